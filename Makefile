@@ -1,0 +1,38 @@
+# `make demo` and `make test` each set up what they need on a fresh machine.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STORE  ?= demo-store
+
+.PHONY: env demo test test-slow lint lock clean
+
+env: $(VENV)/.installed
+
+# The stamp is older than the lock after every change of the lock, so that the environment follows it.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@command -v uv >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
+	uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	uv pip sync --quiet --python $(BIN)/python requirements.lock
+	uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: env
+	$(BIN)/segue run --preset miniature --store $(STORE)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -m "not slow"
+
+test-slow: env
+	$(BIN)/pytest -m slow
+
+lock:
+	uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) $(STORE) build *.egg-info

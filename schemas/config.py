@@ -1,0 +1,10 @@
+"""The base of every stage's configuration: typed, frozen, strict, and described in the docstring under each field."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """Knobs of one stage or model. Every field counts in the stage's fingerprint, so what does not change a result
+    (device, workers, batch size, paths) belongs in `Settings`, not here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
