@@ -1,0 +1,104 @@
+"""Identity: what makes two artifacts the same one.
+
+A fingerprint is the hash of canonical JSON, so it is the same in every process, on every machine and in every order of
+the fields. A value that has no stable JSON form raises instead of getting an address or a repr for an identity.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+FINGERPRINT_LENGTH = 16
+"""Hexadecimal digits of a fingerprint: 64 bits, which name the few hundred versions of a store without collision."""
+
+
+class WeightsRef(str):
+    """The name of weights: a hub id (`org/name`, `org/name@revision`, `org/name/file`), `demucs:<model>`, a local path, an
+    fsspec URL, or `checkpoint:<kind or id>` for a model that this store has trained.
+
+    Its identity is the digest of the weights that it names, never the name: the same files under another path are the
+    same weights, and other files under the same name are not.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(min_length=1))
+
+
+def weights_in(value: Any) -> list[WeightsRef]:
+    """Every `WeightsRef` in a Config (or a mapping, list or tuple of them), in order, each once."""
+    if isinstance(value, WeightsRef):
+        return [value]
+    if isinstance(value, BaseModel):
+        items: Iterable[Any] = [getattr(value, name) for name in type(value).model_fields]
+    elif isinstance(value, Mapping):
+        items = value.values()
+    elif isinstance(value, list | tuple):
+        items = value
+    else:
+        items = []
+    return list(dict.fromkeys(found for item in items for found in weights_in(item)))
+
+
+def canonical(value: Any, digests: Mapping[str, str] | None = None) -> str:
+    """The canonical JSON of `value`: sorted keys, no spaces; a `WeightsRef` stands as its digest out of `digests`.
+
+    Raises:
+        ValueError: the value, or something in it, has no stable identity (an object, a set, NaN, bytes, a function, or
+            weights whose digest is not given).
+    """
+    return json.dumps(_plain(value, "value", digests or {}), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def _plain(value: Any, where: str, digests: Mapping[str, str]) -> Any:
+    if isinstance(value, WeightsRef):
+        if value not in digests:
+            raise ValueError(f"expected the digest of the weights {str(value)!r} at {where}, got none")
+        return {"weights": digests[value]}
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"expected a finite number at {where}, got {value}: it has no stable identity")
+        return value
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name), f"{where}.{name}", digests) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise ValueError(f"expected text keys at {where}, got {wrong[0]!r}")
+        return {key: _plain(item, f"{where}.{key}", digests) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{position}]", digests) for position, item in enumerate(value)]
+    raise ValueError(
+        f"expected text, a number, a list, a mapping or a Config at {where}, got {type(value).__name__}: "
+        "it has no stable identity"
+    )
+
+
+def fingerprint(value: Any, digests: Mapping[str, str] | None = None) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of `canonical(value, digests)`."""
+    return hashlib.sha256(canonical(value, digests).encode()).hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def stage_fingerprint(
+    stage: str, version: int, config: BaseModel, digests: Mapping[str, str], upstream: Mapping[str, str]
+) -> str:
+    """The version that a stage writes: its name, its code's VERSION, its configuration with the digests of the weights
+    that it loads, and the fingerprints of what it reads (by table)."""
+    return fingerprint({"stage": stage, "version": version, "config": config, "upstream": upstream}, digests)
+
+
+def keys_digest(keys: Iterable[tuple[str, ...]]) -> str:
+    """The identity of a set of keys, whatever their order."""
+    digest = hashlib.sha256()
+    for key in sorted(keys):
+        digest.update(json.dumps(key).encode())
+    return digest.hexdigest()[:FINGERPRINT_LENGTH]

@@ -1,0 +1,34 @@
+"""Where and how a run runs: everything that changes no result and so enters no fingerprint."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.config import Config
+
+
+class Settings(Config):
+    """The places and means of one run."""
+
+    store: str = "segue-store"
+    """The store: a folder or any fsspec URL."""
+    source: str | None = None
+    """The recordings: a folder or any fsspec URL, read recursively. The presets that make their own corpus need none."""
+    requests: str | None = None
+    """What to generate: a CSV, JSONL or Parquet file or URL; None takes the preset's own requests."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live; `auto` takes CUDA where there is one."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that decode audio; 0 takes one for each core."""
+    batch_size: int = Field(default=8, ge=1)
+    """Items that a device works on at once. It never changes a result."""
+    task_runner: Literal["threads", "dask"] = "threads"
+    """What runs the shards of a stage."""
+    concurrency: int = Field(default=1, ge=1)
+    """Shards in work at once. Torch uses every core for one shard already, so more helps only on larger machines."""
+    dask_address: str | None = None
+    """The scheduler of a running Dask cluster; None starts a local one."""
+    max_refused: float = Field(default=0.5, ge=0, le=1)
+    """Share of a stage's items above which refusals fail the stage."""
+    offline: bool = False
+    """Never ask the network for weights."""

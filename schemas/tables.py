@@ -1,0 +1,299 @@
+"""Every table of the store: its columns, its key, and which of its versions a view shows.
+
+A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+TEXT, TEXTS = pa.string(), pa.list_(pa.string())
+VECTOR = pa.list_(pa.float32())
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, columns, key and meaning."""
+
+    name: str
+    about: str
+    """One row is …"""
+    key: tuple[str, ...]
+    schema: pa.Schema
+    accumulates: bool = False
+    """Every version is part of the view (records), rather than the newest one alone (derived data)."""
+    identity: tuple[str, ...] | None = None
+    """The columns whose values enter a shard's content digest; None: all of them. Left out: where and when."""
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    return pa.schema(list(columns.items()))
+
+
+_LOCATION = pa.struct([("uri", TEXT), ("stamp", TEXT)])
+
+TRACKS = Table(
+    "tracks",
+    "a distinct recording",
+    ("track_id",),
+    _schema(
+        track_id=TEXT,
+        uri=TEXT,
+        files=pa.list_(_LOCATION),
+        metadata_stamp=TEXT,
+        format=TEXT,
+        sample_rate=pa.int32(),
+        channels=pa.int16(),
+        frames=pa.int64(),
+        seconds=pa.float64(),
+        loudness=pa.float64(),
+        true_peak=pa.float64(),
+        silence=pa.float64(),
+        clipping=pa.float64(),
+        title=TEXT,
+        artist=TEXT,
+        album=TEXT,
+        genre=TEXT,
+        moods=TEXTS,
+        keywords=TEXTS,
+        instrument=TEXT,
+        bpm=pa.float64(),
+        key=TEXT,
+        description=TEXT,
+        licence=TEXT,
+        split=TEXT,
+        warnings=TEXTS,
+        shard=pa.int32(),
+    ),
+    identity=(
+        *("track_id", "title", "artist", "album", "genre", "moods", "keywords", "instrument"),
+        *("bpm", "key", "description", "licence", "split"),
+    ),
+)
+PIECES = Table(
+    "pieces",
+    "a piece of the demo corpus, with the truth about it",
+    ("piece_id",),
+    _schema(
+        piece_id=TEXT,
+        uri=TEXT,
+        seed=pa.int64(),
+        split=TEXT,
+        seconds=pa.float64(),
+        sample_rate=pa.int32(),
+        title=TEXT,
+        artist=TEXT,
+        genre=TEXT,
+        moods=TEXTS,
+        instruments=TEXTS,
+        key=TEXT,
+        bpm=pa.float64(),
+        chords=TEXTS,
+        melody=pa.list_(pa.struct([("onset", pa.float64()), ("seconds", pa.float64()), ("pitch", pa.int32())])),
+        description=TEXT,
+    ),
+)
+CHROMA = Table(
+    "chroma",
+    "the melody condition of a track: 12 bins a frame, from the stems that carry melody",
+    ("track_id",),
+    _schema(track_id=TEXT, frame_rate=pa.float64(), chroma=pa.list_(VECTOR)),
+)
+CLAP = Table(
+    "clap",
+    "joint audio-text embeddings of a track, one a window, with the window's start in seconds",
+    ("track_id",),
+    _schema(track_id=TEXT, starts=pa.list_(pa.float64()), embeddings=pa.list_(VECTOR)),
+)
+TOKENS = Table(
+    "tokens",
+    "codec codes [K, T] of a track",
+    ("track_id",),
+    _schema(
+        track_id=TEXT,
+        frame_rate=pa.float64(),
+        cardinality=pa.int32(),
+        frames=pa.int32(),
+        codes=pa.list_(pa.list_(pa.uint16())),
+    ),
+)
+CHECKPOINTS = Table(
+    "checkpoints",
+    "a trained model",
+    ("checkpoint_id",),
+    _schema(
+        checkpoint_id=TEXT,
+        kind=TEXT,
+        path=TEXT,
+        recipe=TEXT,
+        parents=TEXTS,
+        data_digest=TEXT,
+        rows_seen=pa.int64(),
+        steps=pa.int64(),
+        parameters=pa.int64(),
+        digest=TEXT,
+        metrics=pa.map_(TEXT, pa.float64()),
+        created_at=pa.timestamp("us", tz="UTC"),
+    ),
+    accumulates=True,
+    identity=("checkpoint_id", "kind", "digest", "metrics"),
+)
+TRAINING = Table(
+    "training",
+    "one logged step of a training",
+    ("checkpoint_id", "step", "split"),
+    _schema(
+        checkpoint_id=TEXT,
+        step=pa.int64(),
+        split=TEXT,
+        loss=pa.float64(),
+        codebook_loss=pa.list_(pa.float64()),
+        learning_rate=pa.float64(),
+        gradient_norm=pa.float64(),
+        tokens_per_second=pa.float64(),
+        metrics=pa.map_(TEXT, pa.float64()),
+    ),
+    accumulates=True,
+    identity=("checkpoint_id", "step", "split", "loss", "codebook_loss", "learning_rate", "gradient_norm", "metrics"),
+)
+REQUESTS = Table(
+    "requests",
+    "one clip to make",
+    ("request_id",),
+    _schema(
+        request_id=TEXT,
+        name=TEXT,
+        line=pa.int32(),
+        description=TEXT,
+        melody=TEXT,
+        clap=TEXT,
+        prompt=TEXT,
+        prompt_seconds=pa.float64(),
+        seconds=pa.float64(),
+        takes=pa.int32(),
+        seed=pa.int64(),
+        guidance=pa.float64(),
+        temperature=pa.float64(),
+        top_k=pa.int32(),
+        top_p=pa.float64(),
+        bpm=pa.float64(),
+        key=TEXT,
+        title=TEXT,
+        shard=pa.int32(),
+    ),
+)
+GENERATIONS = Table(
+    "generations",
+    "codes made for a request",
+    ("request_id", "take"),
+    _schema(
+        request_id=TEXT,
+        take=pa.int32(),
+        checkpoint_id=TEXT,
+        frame_rate=pa.float64(),
+        cardinality=pa.int32(),
+        frames=pa.int32(),
+        prompt_frames=pa.int32(),
+        seed=pa.int64(),
+        codes=pa.list_(pa.list_(pa.uint16())),
+        chroma_frame_rate=pa.float64(),
+        chroma=pa.list_(VECTOR),
+    ),
+)
+CLIPS = Table(
+    "clips",
+    "a decoded file of generated sound",
+    ("request_id", "take"),
+    _schema(
+        request_id=TEXT,
+        take=pa.int32(),
+        checkpoint_id=TEXT,
+        path=TEXT,
+        format=TEXT,
+        sample_rate=pa.int32(),
+        channels=pa.int16(),
+        seconds=pa.float64(),
+        loudness_before=pa.float64(),
+        loudness=pa.float64(),
+        true_peak_before=pa.float64(),
+        true_peak=pa.float64(),
+        silence=pa.float64(),
+        clipping=pa.float64(),
+        bytes=pa.int64(),
+        sha256=TEXT,
+    ),
+)
+SCORES = Table(
+    "scores",
+    "how well a clip follows its request",
+    ("request_id", "take"),
+    _schema(
+        request_id=TEXT,
+        take=pa.int32(),
+        seconds_asked=pa.float64(),
+        seconds=pa.float64(),
+        silence=pa.float64(),
+        clipping=pa.float64(),
+        chroma_similarity=pa.float64(),
+        chroma_similarity_untrained=pa.float64(),
+        chroma_similarity_chance=pa.float64(),
+        chroma_similarity_ceiling=pa.float64(),
+        clap_similarity=pa.float64(),
+        key_asked=TEXT,
+        key=TEXT,
+        key_correct=pa.bool_(),
+        bpm_asked=pa.float64(),
+        bpm=pa.float64(),
+        bpm_correct=pa.bool_(),
+        nearest_track=TEXT,
+        nearest_similarity=pa.float64(),
+    ),
+)
+REPORTS = Table(
+    "reports",
+    "a written report page",
+    ("report_id",),
+    _schema(report_id=TEXT, path=TEXT, clips=pa.int64(), bytes=pa.int64(), sha256=TEXT),
+)
+WEIGHTS = Table(
+    "weights",
+    "published or local weights, held to what the first use of their name got",
+    ("reference",),
+    _schema(reference=TEXT, revision=TEXT, digest=TEXT, stamp=TEXT, bytes=pa.int64()),
+    accumulates=True,
+)
+REJECTS = Table(
+    "rejects",
+    "something that a stage refused",
+    ("stage", "key"),
+    _schema(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT),
+)
+RUNS = Table(
+    "runs",
+    "one stage in one run",
+    ("run_id", "stage"),
+    _schema(
+        run_id=TEXT,
+        stage=TEXT,
+        fingerprint=TEXT,
+        inputs=pa.map_(TEXT, TEXT),
+        started_at=pa.timestamp("us", tz="UTC"),
+        seconds=pa.float64(),
+        rows_made=pa.int64(),
+        rows_reused=pa.int64(),
+        rows_refused=pa.int64(),
+        device=TEXT,
+        code_version=TEXT,
+        outputs=TEXTS,
+        error=TEXT,
+    ),
+    accumulates=True,
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, REQUESTS, GENERATIONS, CLIPS, SCORES, REPORTS),
+        *(WEIGHTS, REJECTS, RUNS),
+    )
+}

@@ -1,0 +1,213 @@
+"""Weights by name: one place that finds them, fetches them, and holds to what the first use of a name got.
+
+The first use of a reference writes its revision and digest into the table `weights`; every later use must match, so
+that a moved tag, a half-finished download or an edited file is an error rather than another model under the same name.
+"""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+
+from schemas.identity import WeightsRef, fingerprint
+from schemas.store import Store, cache_folder
+from schemas.tables import CHECKPOINTS, WEIGHTS
+
+DEMUCS_ROOT = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
+DEMUCS_FILES = {"htdemucs": ("955717e8-8726e21a.th",), "htdemucs_ft": ("f7e0c4bc-ba3fe64a.th", "d12395a8-e57c48e6.th",
+                "92cfc3b6-ef3bcb9c.th", "04573f0d-f3cf25b2.th")}
+"""The files of Demucs' published models (their names end in the first digits of their SHA-256)."""
+
+HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.th", "*.yaml"]
+"""What is fetched of a hub repository: weights that need no unpickling, configuration and vocabulary."""
+
+
+class MissingWeights(ValueError):
+    """Weights that a run needs are not there; the message says which and how to get them."""
+
+
+class NotTrainedYet(MissingWeights):
+    """A model of this store's own that is still to be trained by an earlier stage."""
+
+
+@dataclass(frozen=True)
+class LocalWeights:
+    """Weights that lie on this machine."""
+
+    reference: str
+    path: Path
+    """A folder or a file."""
+    digest: str
+    """SHA-256 of the files, 64 hexadecimal digits."""
+
+
+class WeightsLibrary:
+    """Finds weights for one run.
+
+    Args:
+        store: where records of first uses and the store's own checkpoints are.
+        recipes: the recipe (fingerprint) that this run follows for each kind of checkpoint; `checkpoint:<kind>` is the
+            newest of that recipe, or of any recipe where the run does not name one.
+        offline: never ask the network.
+    """
+
+    def __init__(self, store: Store, recipes: Mapping[str, str] | None = None, offline: bool = False) -> None:
+        self.store = store
+        self.recipes = dict(recipes or {})
+        self.offline = offline
+        self._found: dict[str, LocalWeights] = {}
+
+    def get(self, reference: WeightsRef) -> LocalWeights:
+        """The weights of a name, fetched if they must be.
+
+        Raises:
+            NotTrainedYet: a checkpoint that an earlier stage of this store is still to train.
+            MissingWeights: they cannot be found or fetched, or are no longer what the first use of the name got.
+        """
+        if reference.startswith("checkpoint:"):
+            return self._checkpoint(reference)
+        if reference not in self._found:
+            path, revision = self._fetch(reference)
+            self._found[reference] = LocalWeights(reference, path, self._hold(reference, path, revision))
+        return self._found[reference]
+
+    def checkpoint(self, name: str) -> dict | None:
+        """The newest row of `checkpoints` for a kind (by this run's recipe), or the row of an id; None if none."""
+        rows: list[dict] = []
+        recipe = self.recipes.get(name)
+        for version in [recipe] if recipe else self.store.versions(CHECKPOINTS):
+            rows += self.store.read(CHECKPOINTS, version).to_pylist()
+        rows = [row for row in rows if name in (row["kind"], row["checkpoint_id"])]
+        return max(rows, key=lambda row: row["created_at"], default=None)
+
+    def _checkpoint(self, reference: WeightsRef) -> LocalWeights:
+        name = reference.removeprefix("checkpoint:")
+        row = self.checkpoint(name)
+        if row is None:
+            raise NotTrainedYet(f"expected a trained checkpoint {name!r} in {self.store.url}, got none: train it first")
+        return LocalWeights(reference, self.store.local(row["path"]), row["digest"])
+
+    def _fetch(self, reference: str) -> tuple[Path, str]:
+        """Where the weights lie now, and their revision (empty where the source has none)."""
+        if reference.startswith("demucs:"):
+            return self._demucs(reference.removeprefix("demucs:")), ""
+        if "://" in reference:
+            return self._download(reference, reference), ""
+        path = Path(reference).expanduser()
+        if path.exists():
+            return path, ""
+        if path.is_absolute() or reference.startswith((".", "~")):
+            raise MissingWeights(f"expected weights at {reference}, got nothing there: give an existing file or folder")
+        return self._hub(reference)
+
+    def _demucs(self, model: str) -> Path:
+        if model not in DEMUCS_FILES:
+            raise MissingWeights(f"expected a Demucs model of {sorted(DEMUCS_FILES)}, got {model!r}")
+        folder = cache_folder() / "weights" / f"demucs-{model}"
+        for name in DEMUCS_FILES[model]:
+            if not (folder / name).exists():
+                file = self._download(DEMUCS_ROOT + name, f"demucs:{model}")
+                folder.mkdir(parents=True, exist_ok=True)
+                os.replace(file, folder / name)
+        return folder
+
+    def _download(self, url: str, reference: str) -> Path:
+        target = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rstrip("/").rsplit("/", 1)[-1]
+        if target.exists():
+            return target
+        if self.offline:
+            raise MissingWeights(_how_to_get(reference, "the run is offline"))
+        temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.inprogress")
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            filesystem, path = fsspec.core.url_to_fs(url)
+            filesystem.get(path, str(temporary), recursive=bool(filesystem.isdir(path)))
+            os.replace(temporary, target)
+        except Exception as error:  # every protocol has errors of its own
+            raise MissingWeights(_how_to_get(reference, f"{type(error).__name__}: {error}")) from error
+        return target
+
+    def _hub(self, reference: str) -> tuple[Path, str]:
+        from huggingface_hub import hf_hub_download, snapshot_download
+
+        name, _, revision = reference.partition("@")
+        parts = name.split("/")
+        repository, file = "/".join(parts[:2]), "/".join(parts[2:])
+        recorded = self._recorded(reference)
+        wanted = (recorded["revision"] if recorded else None) or revision or None
+        try:
+            if file:
+                found = hf_hub_download(repository, file, revision=wanted, local_files_only=self.offline)
+            else:
+                found = snapshot_download(
+                    repository, revision=wanted, allow_patterns=HUB_PATTERNS, local_files_only=self.offline
+                )
+        except Exception as error:  # the hub's client raises many kinds, one for each way of not being there
+            raise MissingWeights(_how_to_get(reference, type(error).__name__)) from error
+        snapshot = Path(found).parents[len(parts) - 3] if file else Path(found)
+        return Path(found), snapshot.name
+
+    def _recorded(self, reference: str) -> dict | None:
+        rows = self.store.read(WEIGHTS, "1", shards=[fingerprint(str(reference))]).to_pylist()
+        return rows[0] if rows else None
+
+    def _hold(self, reference: str, path: Path, revision: str) -> str:
+        """The digest, computed where the files changed since it was recorded, and recorded on the first use."""
+        recorded, stamp = self._recorded(reference), _stamp(path)
+        if recorded and recorded["stamp"] == stamp:
+            return str(recorded["digest"])
+        digest, size = _digest(path)
+        if recorded and recorded["digest"] != digest:
+            shard = self.store.shard_path(WEIGHTS, "1", fingerprint(str(reference)))
+            raise MissingWeights(
+                f"expected the weights {reference} with digest {recorded['digest'][:16]}…, as first used in this store, got "
+                f"{digest[:16]}…: restore them, give them another name, or remove {shard} from the store to accept them"
+            )
+        row = {"reference": str(reference), "revision": revision, "digest": digest, "stamp": stamp, "bytes": size}
+        rows = pa.Table.from_pylist([row], schema=WEIGHTS.schema)
+        self.store.write_shard(WEIGHTS, "1", fingerprint(str(reference)), rows, input_key=fingerprint(str(reference)))
+        return digest
+
+
+def folder_digest(path: Path) -> str:
+    """SHA-256 over the names and contents of a file or of a folder's files."""
+    return _digest(path)[0]
+
+
+def _members(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+
+
+def _stamp(path: Path) -> str:
+    """Changes whenever a file's name, size or time does; cheap, where a digest reads gigabytes."""
+    facts = []
+    for file in _members(path):
+        status = file.stat()
+        facts.append([file.name, status.st_size, status.st_mtime_ns])
+    return fingerprint(facts)
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    for file in _members(path):
+        name = file.name if path.is_file() else file.relative_to(path).as_posix()
+        digest.update(f"{len(name)}:{name}:{file.stat().st_size}:".encode())
+        with open(file, "rb") as handle:
+            while block := handle.read(1 << 22):
+                digest.update(block)
+                size += len(block)
+    return digest.hexdigest(), size
+
+
+def _how_to_get(reference: str, why: str) -> str:
+    return (
+        f"missing weights {reference} ({' '.join(why.split())[:200]}): run once with a network, or copy them to this machine "
+        "and give their folder in place of the name, e.g. --set STAGE.FIELD=/path/to/folder"
+    )

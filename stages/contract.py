@@ -1,0 +1,177 @@
+"""What a stage is given and what it gives back: the whole contract between a stage and what runs it.
+
+A stage is a module with these names, and nothing else is asked of it:
+
+```
+READS: tuple[Table, ...]      what it is made from; the first one drives it
+CONSULTS: tuple[Table, ...]   (optional) what it looks rows up in, by `context.rows(...)`: their versions enter the
+                              stage's identity, their membership does not
+WRITES: Table                 what it makes
+VERSION: int                  raised when its code gives other results
+class Config(schemas.Config)  its knobs; weights are fields of type `WeightsRef`, found there by the runner
+```
+
+and one of
+
+```
+def shard(config, context, *tables: pa.Table) -> Shard
+    Maps: the rows of WRITES for one shard. `tables` are the rows of that shard of each of READS; the first holds only the rows
+    that are still to be made. Its key columns that WRITES has too say which rows were made from which.
+
+def whole(config, context, *tables: pa.Table) -> Whole
+    Reduces: everything of READS at once. `context.identity` names the result. May also define
+    `KIND: str`, the kind of checkpoint that it trains.
+
+def survey(config, context, known: pa.Table, refused: pa.Table) -> Survey
+def arrivals(config, context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]
+    Takes in from outside the store: `known` are its rows of earlier runs, `refused` its rejects. `survey` only counts.
+    Each Arrival is the complete new content of one shard; shards that do not change are not given.
+```
+
+A stage never imports another stage. It asks `context.check_stopped()` between batches, tells `context.progress`, and
+raises only for what no item is to blame for; a bad item is a `Reject`.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from schemas import Settings, Store, WeightsRef
+from schemas.tables import Table
+from schemas.weights import LocalWeights, WeightsLibrary
+
+
+class Stopped(Exception):
+    """The run was asked to stop; what is done is kept and the next run goes on from there."""
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Something that a stage refused."""
+
+    key: str
+    """The row's key in the driving table, or the URI or line where it has none yet."""
+    uri: str
+    kind: str
+    """A short word: `unreadable`, `empty`, `silent`, `too short`, `not finite`, `unknown melody` …"""
+    message: str
+    """What was expected, what came, and what to do, for a person."""
+    stamp: str | None = None
+    """For arrivals: the state of the file, so that it is read again only after it changed."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What `shard` made: rows as dicts by column (lists and numpy arrays for nested columns), and what it refused."""
+
+    rows: Sequence[Mapping[str, Any]]
+    rejects: Sequence[Reject] = ()
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What `whole` made: rows of WRITES and of other tables beside it."""
+
+    rows: Sequence[Mapping[str, Any]]
+    also: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """Rows by table name, e.g. `{"training": [...]}`; their version and shard are those of the rows."""
+    rejects: Sequence[Reject] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What `arrivals` would do: counts of rows."""
+
+    make: int
+    reuse: int
+    drop: int
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """The complete new content of one shard of a stage that takes in from outside."""
+
+    number: int
+    rows: Sequence[Mapping[str, Any]]
+    made: int
+    """How many of the rows are new or changed."""
+    rejects: Sequence[Reject] = ()
+    """All rejects of the stage as they stand now: the unchanged ones of earlier runs and the new ones."""
+
+
+class Progress:
+    """How far a stage is; the command line draws it, and nobody needs to listen."""
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        """A piece of work begins: `total` things to do, each a `unit` (`tracks`, `steps`, `clips`)."""
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` more things are done; `note` is a short reading, such as the loss."""
+
+
+@dataclass
+class Context:
+    """What a stage knows of the run it is in."""
+
+    store: Store
+    settings: Settings
+    run_id: str
+    stage: str
+    fingerprint: str
+    """The version that the stage writes."""
+    versions: Mapping[str, str]
+    """The version of every table that the stage reads or consults, by table name."""
+    library: WeightsLibrary
+    identity: str = ""
+    """For whole-set stages: the fingerprint with the digest of the rows read; for `train…`, the checkpoint's id."""
+    data_digest: str = ""
+    """For whole-set stages: the digest of the rows read."""
+    progress: Progress = field(default_factory=Progress)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+        import torch
+
+        if self.settings.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.settings.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("expected a CUDA device, got a machine without one: use --set settings.device=cpu")
+        return self.settings.device
+
+    def weights(self, reference: WeightsRef) -> LocalWeights:
+        """The weights that a field of the stage's Config names, as a local file or folder."""
+        return self.library.get(reference)
+
+    def checkpoint(self, reference: WeightsRef) -> dict:
+        """The row of `checkpoints` behind a reference `checkpoint:<kind or id>`."""
+        row = self.library.checkpoint(reference.removeprefix("checkpoint:"))
+        if row is None:
+            raise ValueError(f"expected a trained checkpoint for {str(reference)!r} in {self.store.url}, got none")
+        return row
+
+    def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of a table that the stage reads or consults, at this run's version."""
+        if table.name not in self.versions:
+            raise ValueError(f"expected {table.name} in READS or CONSULTS of {self.stage}, got {sorted(self.versions)}")
+        return self.store.read(table, self.versions[table.name], columns=columns)
+
+    def scratch(self) -> Path:
+        """A local folder for the resumable state of this stage's work, kept until the work is done. On a remote store
+        it is under the user's cache, so a run goes on where it was only on the same machine."""
+        from schemas.store import cache_folder
+
+        relative = f"scratch/{self.stage}-{self.identity or self.fingerprint}"
+        base = Path(self.store.path(relative)) if self.store.is_local else cache_folder() / self.store.root.strip("/") / relative
+        base.mkdir(parents=True, exist_ok=True)
+        return base
+
+    def check_stopped(self) -> None:
+        """Raise `Stopped` if the run was asked to stop."""
+        if self.stop.is_set():
+            raise Stopped(f"{self.stage} was asked to stop")
