@@ -1,0 +1,80 @@
+"""Chroma: how strong each of the twelve pitch classes is in every frame, the melody condition of MusicGen
+(arXiv:2306.05284, 2.2).
+
+The power spectrum of a long window is gathered into pitch classes by a bank of Gaussian bumps (D. Ellis, "Chroma feature
+analysis and synthesis", 2007, as librosa's `filters.chroma` has it), and each frame is divided by its strongest class. Frames
+are computed in groups, so memory does not grow with the length of the recording."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+PITCH_CLASSES = 12
+"""Bins of a frame; bin 0 is C."""
+
+SMALLEST_MAXIMUM = 1e-6
+"""Floor of the divisor: frames in which nothing sounds stay zero."""
+
+FRAMES_A_GROUP = 256
+"""Frames that are transformed at once: about 50 MB at a window of 16384."""
+
+CENTRE_OCTAVE, OCTAVE_WIDTH = 5.0, 2.0
+"""The bank's weight over pitch: a Gaussian around the 5th octave above 27.5 Hz (880 Hz), this many octaves wide."""
+
+
+def chroma(
+    wav: Float[Tensor, "B N"], sample_rate: int = 32_000, window: int = 16_384, hop: int = 4_096
+) -> Float[Tensor, "B F 12"]:
+    """The chroma of a batch, F = N // hop + 1 frames (with N at least `window`: a shorter one is padded with zeros on both
+    sides first), strongest bin 1 in every frame that is not silent.
+
+    Args:
+        wav: mono signals.
+        sample_rate: Hz.
+        window: length of the periodic Hann window and of the Fourier transform, samples.
+        hop: samples between frames; frame f is centred on sample f * hop.
+
+    Raises:
+        ValueError: no samples, or a rate, window or hop below 1.
+    """
+    if wav.shape[-1] < 1:
+        raise ValueError("expected at least 1 sample, got none")
+    if min(sample_rate, window, hop) < 1:
+        raise ValueError(f"expected positive rate, window and hop, got {sample_rate}, {window} and {hop}")
+    missing = max(window - wav.shape[-1], 0)
+    wav = functional.pad(wav, (missing // 2, missing - missing // 2))
+    padded = functional.pad(wav[:, None], (window // 2, window // 2), mode="reflect")[:, 0]
+    hann = torch.hann_window(window, dtype=wav.dtype, device=wav.device)
+    bank = chroma_filters(sample_rate, window).to(wav)
+    frames = padded.unfold(-1, window, hop)
+    groups = []
+    for group in frames.split(FRAMES_A_GROUP, dim=1):
+        spectrum = torch.fft.rfft(group * hann, dim=-1) / hann.square().sum().sqrt()
+        groups.append(spectrum.abs().square() @ bank.T)
+    energy = torch.cat(groups, dim=1)
+    return energy / energy.amax(-1, keepdim=True).clamp(min=SMALLEST_MAXIMUM)
+
+
+def one_hot(chroma: Float[Tensor, "*batch F 12"]) -> Float[Tensor, "*batch F 12"]:
+    """Only the strongest class of each frame, as the melody models of MusicGen see it: 1 there, 0 elsewhere. A silent frame
+    gives bin 0, not zeros (the reference does so, and the published weights were trained with it)."""
+    return functional.one_hot(chroma.argmax(-1), PITCH_CLASSES).to(chroma.dtype)
+
+
+def chroma_filters(sample_rate: int, fft_size: int) -> Float[Tensor, "12 bins"]:
+    """The bank that gathers `fft_size // 2 + 1` frequencies into pitch classes, tuned to A4 = 440 Hz."""
+    hertz = torch.arange(1, fft_size, dtype=torch.float64) * sample_rate / fft_size
+    # Distances in semitones above A0; the frequency 0 is put an octave and a half below the first bin.
+    semitones = PITCH_CLASSES * torch.log2(hertz / 27.5)
+    semitones = torch.cat([semitones[:1] - 1.5 * PITCH_CLASSES, semitones])
+    # A bump is as wide as the distance to the next frequency, and at least a semitone.
+    width = torch.cat([semitones.diff().clamp(min=1.0), torch.ones(1, dtype=torch.float64)])
+    half = PITCH_CLASSES // 2
+    distance = semitones - torch.arange(PITCH_CLASSES, dtype=torch.float64)[:, None]
+    distance = torch.remainder(distance + half, PITCH_CLASSES) - half
+    bank = torch.exp(-0.5 * (2 * distance / width).square())
+    bank = bank / bank.norm(dim=0, keepdim=True)
+    bank = bank * torch.exp(-0.5 * ((semitones / PITCH_CLASSES - CENTRE_OCTAVE) / OCTAVE_WIDTH).square())
+    # The distances count from A; bin 0 is to be C.
+    return bank.roll(-3, dims=0)[:, : fft_size // 2 + 1].float()
