@@ -1,5 +1,7 @@
 """The base of every stage's configuration: typed, frozen, strict, and described in the docstring under each field."""
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -8,3 +10,6 @@ class Config(BaseModel):
     (device, workers, batch size, paths) belongs in `Settings`, not here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ()
+    """Fields that change when or how often something is done, never its result, and so enter no fingerprint."""

@@ -13,6 +13,8 @@ from typing import Any
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from schemas.config import Config
+
 FINGERPRINT_LENGTH = 16
 """Hexadecimal digits of a fingerprint: 64 bits, which name the few hundred versions of a store without collision."""
 
@@ -69,7 +71,9 @@ def _plain(value: Any, where: str, digests: Mapping[str, str]) -> Any:
             raise ValueError(f"expected a finite number at {where}, got {value}: it has no stable identity")
         return value
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name), f"{where}.{name}", digests) for name in type(value).model_fields}
+        outside = value.NOT_IDENTITY if isinstance(value, Config) else ()
+        names = [name for name in type(value).model_fields if name not in outside]
+        return {name: _plain(getattr(value, name), f"{where}.{name}", digests) for name in names}
     if isinstance(value, Mapping):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:

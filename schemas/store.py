@@ -51,7 +51,6 @@ class Store:
         self.root = root.rstrip("/")
         self.url = self.filesystem.unstrip_protocol(self.root)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
-        self._footers: dict[str, tuple[object, Footer]] = {}
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -194,9 +193,13 @@ class Store:
             return None
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"expected a Parquet shard at {path}, got a file that cannot be read: {error}") from error
-        values = {key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"}
+        values = {
+            key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"
+        }
         if "input_key" not in values:
-            raise ValueError(f"expected a shard with an input_key in its footer, got {path}, which something else wrote")
+            raise ValueError(
+                f"expected a shard with an input_key in its footer, got {path}, which something else wrote"
+            )
         return Footer(
             values["input_key"], values["output_key"], values["content"], metadata.num_rows, int(values["refused"])
         )
@@ -249,6 +252,14 @@ class Store:
             part = pq.read_table(pa.BufferReader(data), columns=names, partitioning=None)
             parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
         return pa.concat_tables(parts) if parts else schema.empty_table()
+
+    def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of every version: for records, which accumulate."""
+        names = list(columns) if columns is not None else table.schema.names
+        empty = pa.schema([table.schema.field(name) for name in names]).empty_table()
+        return pa.concat_tables(
+            [empty, *(self.read(table, version, columns=names) for version in self.versions(table))]
+        )
 
     def sweep(self, folder: str) -> None:
         """Remove the temporary files that killed runs left right under `folder`, once they are an hour old."""

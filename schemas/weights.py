@@ -19,8 +19,10 @@ from schemas.store import Store, cache_folder
 from schemas.tables import CHECKPOINTS, WEIGHTS
 
 DEMUCS_ROOT = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
-DEMUCS_FILES = {"htdemucs": ("955717e8-8726e21a.th",), "htdemucs_ft": ("f7e0c4bc-ba3fe64a.th", "d12395a8-e57c48e6.th",
-                "92cfc3b6-ef3bcb9c.th", "04573f0d-f3cf25b2.th")}
+DEMUCS_FILES = {
+    "htdemucs": ("955717e8-8726e21a.th",),
+    "htdemucs_ft": ("f7e0c4bc-ba3fe64a.th", "d12395a8-e57c48e6.th", "92cfc3b6-ef3bcb9c.th", "04573f0d-f3cf25b2.th"),
+}
 """The files of Demucs' published models (their names end in the first digits of their SHA-256)."""
 
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.th", "*.yaml"]
@@ -32,7 +34,11 @@ class MissingWeights(ValueError):
 
 
 class NotTrainedYet(MissingWeights):
-    """A model of this store's own that is still to be trained by an earlier stage."""
+    """A model of this store's own that is still to be trained, by the stage `trainer` where the run has one."""
+
+    def __init__(self, message: str, trainer: str = "") -> None:
+        super().__init__(message)
+        self.trainer = trainer
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,12 @@ class WeightsLibrary:
         return folder
 
     def _download(self, url: str, reference: str) -> Path:
-        target = cache_folder() / "weights" / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rstrip("/").rsplit("/", 1)[-1]
+        target = (
+            cache_folder()
+            / "weights"
+            / hashlib.sha256(url.encode()).hexdigest()[:16]
+            / url.rstrip("/").rsplit("/", 1)[-1]
+        )
         if target.exists():
             return target
         if self.offline:

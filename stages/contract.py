@@ -20,7 +20,8 @@ def shard(config, context, *tables: pa.Table) -> Shard
 
 def whole(config, context, *tables: pa.Table) -> Whole
     Reduces: everything of READS at once. `context.identity` names the result. May also define
-    `KIND: str`, the kind of checkpoint that it trains.
+    `KINDS: tuple[str, ...]`, the kinds of checkpoint that it trains, and a Config field `refresh` ("missing", "changed"
+    or "never", in NOT_IDENTITY), which says when a run of the whole catalog makes it anew.
 
 def survey(config, context, known: pa.Table, refused: pa.Table) -> Survey
 def arrivals(config, context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]
@@ -157,6 +158,8 @@ class Context:
 
     def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a table that the stage reads or consults, at this run's version."""
+        if table.accumulates:
+            return self.store.read_all(table, columns)
         if table.name not in self.versions:
             raise ValueError(f"expected {table.name} in READS or CONSULTS of {self.stage}, got {sorted(self.versions)}")
         return self.store.read(table, self.versions[table.name], columns=columns)
@@ -167,9 +170,20 @@ class Context:
         from schemas.store import cache_folder
 
         relative = f"scratch/{self.stage}-{self.identity or self.fingerprint}"
-        base = Path(self.store.path(relative)) if self.store.is_local else cache_folder() / self.store.root.strip("/") / relative
+        base = (
+            Path(self.store.path(relative))
+            if self.store.is_local
+            else cache_folder() / self.store.root.strip("/") / relative
+        )
         base.mkdir(parents=True, exist_ok=True)
         return base
+
+    def __getstate__(self) -> dict:
+        """What travels to another process: all but the listener and the event, which are this process's own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("progress", "stop")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, progress=Progress(), stop=threading.Event())
 
     def check_stopped(self) -> None:
         """Raise `Stopped` if the run was asked to stop."""
