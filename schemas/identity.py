@@ -20,8 +20,8 @@ FINGERPRINT_LENGTH = 16
 
 
 class WeightsRef(str):
-    """The name of weights: a hub id (`org/name`, `org/name@revision`, `org/name/file`), `demucs:<model>`, a local path, an
-    fsspec URL, or `checkpoint:<kind or id>` for a model that this store has trained.
+    """The name of weights: a hub id (`org/name`, `org/name@revision`, `org/name/file`), `demucs:<model>`, a local path,
+    an fsspec URL, or `checkpoint:<kind or id>` for a model that this store has trained.
 
     Its identity is the digest of the weights that it names, never the name: the same files under another path are the
     same weights, and other files under the same name are not.

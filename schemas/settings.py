@@ -13,7 +13,7 @@ class Settings(Config):
     store: str = "segue-store"
     """The store: a folder or any fsspec URL."""
     source: str | None = None
-    """The recordings: a folder or any fsspec URL, read recursively. The presets that make their own corpus need none."""
+    """The recordings: a folder or any fsspec URL, read recursively; `miniature` makes its own where none is given."""
     requests: str | None = None
     """What to generate: a CSV, JSONL or Parquet file or URL; None takes the preset's own requests."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

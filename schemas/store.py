@@ -250,6 +250,8 @@ class Store:
             except FileNotFoundError:
                 continue
             part = pq.read_table(pa.BufferReader(data), columns=names, partitioning=None)
+            for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
+                part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
             parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
         return pa.concat_tables(parts) if parts else schema.empty_table()
 

@@ -176,8 +176,8 @@ class WeightsLibrary:
         if recorded and recorded["digest"] != digest:
             shard = self.store.shard_path(WEIGHTS, "1", fingerprint(str(reference)))
             raise MissingWeights(
-                f"expected the weights {reference} with digest {recorded['digest'][:16]}…, as first used in this store, got "
-                f"{digest[:16]}…: restore them, give them another name, or remove {shard} from the store to accept them"
+                f"expected the weights {reference} with digest {recorded['digest'][:16]}…, as first used in this "
+                f"store, got {digest[:16]}…: restore them, give them another name, or remove {shard} to accept them"
             )
         row = {"reference": str(reference), "revision": revision, "digest": digest, "stamp": stamp, "bytes": size}
         rows = pa.Table.from_pylist([row], schema=WEIGHTS.schema)
@@ -219,6 +219,6 @@ def _digest(path: Path) -> tuple[str, int]:
 
 def _how_to_get(reference: str, why: str) -> str:
     return (
-        f"missing weights {reference} ({' '.join(why.split())[:200]}): run once with a network, or copy them to this machine "
-        "and give their folder in place of the name, e.g. --set STAGE.FIELD=/path/to/folder"
+        f"missing weights {reference} ({' '.join(why.split())[:200]}): run once with a network, or copy them to this "
+        "machine and give their folder in place of the name, e.g. --set STAGE.FIELD=/path/to/folder"
     )

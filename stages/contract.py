@@ -15,8 +15,8 @@ and one of
 
 ```
 def shard(config, context, *tables: pa.Table) -> Shard
-    Maps: the rows of WRITES for one shard. `tables` are the rows of that shard of each of READS; the first holds only the rows
-    that are still to be made. Its key columns that WRITES has too say which rows were made from which.
+    Maps: the rows of WRITES for one shard. `tables` are the rows of that shard of each of READS; the first holds only
+    the rows that are still to be made. Its key columns that WRITES has too say which rows were made from which.
 
 def whole(config, context, *tables: pa.Table) -> Whole
     Reduces: everything of READS at once. `context.identity` names the result. May also define

@@ -79,7 +79,7 @@ class Chain:
         """
         if name not in self._fingerprints:
             step = self.steps[name]
-            digests = {reference: self._digest(reference) for reference in weights_in(step.config)}
+            digests: dict[str, str] = {reference: self._digest(reference) for reference in weights_in(step.config)}
             found = stage_fingerprint(name, step.stage.VERSION, step.config, digests, self.versions(name))
             self._fingerprints[name] = found
             for kind in getattr(step.stage, "KINDS", ()):
@@ -87,7 +87,7 @@ class Chain:
         return self._fingerprints[name]
 
     def _digest(self, reference: WeightsRef) -> str:
-        """The digest of weights; `checkpoint:<kind>` is the checkpoint of this run's recipe, where a stage trains it."""
+        """The digest of weights; `checkpoint:<kind>` is of this run's own recipe, where a stage of it trains that."""
         kind = reference.removeprefix("checkpoint:")
         trainer = next((step for step in self.steps.values() if kind in getattr(step.stage, "KINDS", ())), None)
         if trainer:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from schemas.content import row_keys
 from schemas.identity import keys_digest
 from schemas.tables import REJECTS, RUNS, TABLES
-from stages.contract import Context, Reject, Shard
+from stages.contract import Context, Reject, Shard, Stopped
 from stages.planning import Plan, Step, consulted_digest, driving_key, plan_stage, whole_shard
 
 
@@ -56,6 +56,8 @@ def run_stage(step: Step, context: Context, asked: bool = True) -> StageResult:
     for job in plan.jobs:
         try:
             results.append(run_job(step, context, job))
+        except Stopped:
+            raise
         except Exception as error:  # the other shards' work is worth having, and each failure is told at the end
             failures.append((job, error))
     return finish_stage(step, context, plan, results, failures, started)
@@ -159,8 +161,8 @@ def _check_input(step: Step, context: Context) -> None:
     for table in step.stage.READS:
         if not table.accumulates and not context.store.shards(table, context.versions[table.name]):
             raise ValueError(
-                f"expected the table {table.name} (version {context.versions[table.name]}) for {step.name}, got nothing in "
-                f"{context.store.url}: run the stage that makes it first, with the same preset and settings"
+                f"expected the table {table.name} (version {context.versions[table.name]}) for {step.name}, got "
+                f"nothing in {context.store.url}: run the stage that makes it first, with the same preset and settings"
             )
 
 
@@ -240,7 +242,7 @@ def _run_arrivals(step: Step, context: Context) -> Counts:
 
 
 def _as_table(rows: Sequence, table) -> pa.Table:  # type: ignore[no-untyped-def]
-    """Rows as Arrow, with the table's columns; a column that a row lacks is null, and one that the table lacks an error."""
+    """Rows as Arrow, with the table's columns: one that a row lacks is null, one that the table lacks is an error."""
     unknown = {name for row in rows for name in row} - set(table.schema.names)
     if unknown:
         raise ValueError(f"expected columns of {table.name} ({', '.join(table.schema.names)}), got {sorted(unknown)}")
