@@ -5,6 +5,7 @@ earlier recipe makes an earlier version the current one again); a table of recor
 """
 
 import os
+import re
 import uuid
 from collections.abc import Sequence
 
@@ -26,7 +27,7 @@ def query(store: Store, sql: str) -> pa.Table:
     """The answer to one read-only statement over the store's tables.
 
     Raises:
-        QueryError: the statement is not one SELECT (or DESCRIBE, SHOW, EXPLAIN), or DuckDB refuses it.
+        QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, or DuckDB refuses it.
     """
     with duckdb.connect(":memory:") as connection:
         if not store.is_local:
@@ -34,9 +35,9 @@ def query(store: Store, sql: str) -> pa.Table:
         for view in _views(store):
             connection.execute(view)
         try:
-            statements = connection.extract_statements(sql)
-            allowed = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
-            if len(statements) != 1 or statements[0].type not in allowed:
+            # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
+            statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
+            if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
                 raise QueryError(f"expected one SELECT (the store is read-only here), got {kinds}")
             return connection.sql(sql).to_arrow_table()

@@ -1,0 +1,38 @@
+"""Where the packs and recordings that are not part of the repository lie, and quiet, private surroundings for every test."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def _folder(variable: str, default: Path) -> Path:
+    folder = Path(os.environ.get(variable, default))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here: set {variable} to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def oracles() -> Path:
+    """The folder of reference numbers (`SEGUE_ORACLES`)."""
+    return _folder("SEGUE_ORACLES", SHARED / "oracles")
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """The folder of real recordings (`SEGUE_CORPUS`)."""
+    return _folder("SEGUE_CORPUS", SHARED / "corpus")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

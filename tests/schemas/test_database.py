@@ -1,0 +1,104 @@
+from datetime import UTC, datetime, timedelta
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from schemas import Store
+from schemas.database import FILE, QueryError, query, write_views
+from schemas.tables import REJECTS, RUNS, TABLES, TRACKS
+
+
+def add_track(store: Store, version: str, name: str) -> None:
+    rows = pa.Table.from_pylist([{"track_id": name, "title": name}], schema=TRACKS.schema)
+    store.write_shard(TRACKS, version, "0", rows, input_key="k")
+
+
+def add_run(store: Store, stage: str, version: str, minute: int) -> None:
+    row = {"run_id": f"r{minute}", "stage": stage, "fingerprint": version, "outputs": ["tracks"]}
+    row["started_at"] = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
+    rows = pa.Table.from_pylist([row], schema=RUNS.schema)
+    store.write_shard(RUNS, "1", f"r{minute}-{stage}", rows, input_key="k")
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "it's a store") if request.param == "local" else f"memory://{tmp_path.name}")
+
+
+def test_every_table_can_be_queried_in_an_empty_store(store):
+    for table in TABLES.values():
+        assert query(store, f"SELECT * FROM {table.name}").schema.names == table.schema.names
+    assert query(store, "SHOW TABLES").num_rows == len(TABLES)
+
+
+def test_the_view_shows_the_version_of_the_latest_run_even_if_it_is_the_older_one(store):
+    add_track(store, "aaa", "first")
+    add_track(store, "zzz", "second")
+    add_run(store, "ingest", "zzz", 1)
+    add_run(store, "ingest", "aaa", 2)
+    assert query(store, "SELECT title FROM tracks").to_pylist() == [{"title": "first"}]
+    add_run(store, "ingest", "zzz", 3)
+    assert query(store, "SELECT title FROM tracks").to_pylist() == [{"title": "second"}]
+
+
+def test_records_show_every_version_and_rejects_those_of_the_current_stages(store):
+    for version in ("old", "new"):
+        rows = pa.Table.from_pylist([{"stage": "ingest", "key": version}], schema=REJECTS.schema)
+        store.write_shard(REJECTS, version, "0", rows, input_key="k")
+    add_run(store, "ingest", "old", 1)
+    add_run(store, "ingest", "new", 2)
+    assert query(store, "SELECT count(*) AS n FROM runs").to_pylist() == [{"n": 2}]
+    assert query(store, "SELECT key FROM rejects").to_pylist() == [{"key": "new"}]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "COPY tracks TO 'out.csv'",
+        "EXPLAIN ANALYZE COPY tracks TO 'out.csv'",
+        "DROP VIEW tracks",
+        "SELECT 1; SELECT 2",
+        "ATTACH 'x.db'",
+        "CREATE TABLE t AS SELECT 1",
+        "SET threads = 1",
+        "",
+    ],
+)
+def test_a_statement_that_is_not_one_select_is_refused(store, statement, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QueryError):
+        query(store, statement)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_wrong_query_gives_duckdbs_reason(store):
+    with pytest.raises(QueryError, match="nope"):
+        query(store, "SELECT nope FROM tracks")
+    assert query(store, "EXPLAIN SELECT * FROM tracks").num_rows == 1
+    assert query(store, "DESCRIBE tracks").num_rows == len(TRACKS.schema)
+
+
+def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        assert client.execute("SELECT title FROM tracks").fetchall() == [("first",)]
+        add_track(store, "v2", "second")
+        add_run(store, "ingest", "v2", 1)
+        write_views(store)
+        assert client.execute("SELECT title FROM tracks").fetchall() == [("first",)]
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        assert client.execute("SELECT title FROM tracks").fetchall() == [("second",)]
+    assert [path.name for path in tmp_path.iterdir() if "inprogress" in path.name] == []
+
+
+def test_a_view_over_files_of_an_earlier_release_has_every_column(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    path = store.path(store.shard_path(TRACKS, "v1", "0"))
+    pa.parquet.write_table(pa.parquet.read_table(path, partitioning=None).drop_columns(["bpm", "split"]), path)
+    assert query(store, "SELECT title, bpm, split FROM tracks").to_pylist() == [
+        {"title": "first", "bpm": None, "split": None}
+    ]

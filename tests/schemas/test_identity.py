@@ -1,0 +1,95 @@
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas import Config, WeightsRef
+from schemas.identity import canonical, fingerprint, keys_digest, stage_fingerprint, weights_in
+
+
+class Inner(Config):
+    width: int = 4
+
+
+class Knobs(Config):
+    NOT_IDENTITY = ("refresh",)
+
+    rate: float = 0.5
+    inner: Inner = Inner()
+    refresh: str = "missing"
+    weights: WeightsRef | None = None
+
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda items: st.lists(items, max_size=4) | st.dictionaries(st.text(), items, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(plain)
+def test_equal_values_have_equal_fingerprints_whatever_the_order_of_their_fields(value):
+    def reordered(item):
+        if isinstance(item, dict):
+            return {key: reordered(item[key]) for key in reversed(list(item))}
+        return [reordered(one) for one in item] if isinstance(item, list) else item
+
+    assert fingerprint(value) == fingerprint(reordered(value))
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, float("nan"), float("inf"), b"bytes", print, {1: "a"}])
+def test_a_value_without_a_stable_identity_is_refused(value):
+    with pytest.raises(ValueError, match="expected"):
+        canonical({"field": value})
+
+
+def test_a_fingerprint_is_the_same_in_another_process():
+    code = "from schemas.identity import fingerprint; print(fingerprint({'b': [1, 2.5, None], 'a': 'ä'}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert other == fingerprint({"a": "ä", "b": [1, 2.5, None]})
+
+
+def test_each_part_of_a_stage_changes_its_fingerprint_and_the_rest_does_not():
+    reference = WeightsRef("some/model")
+    base = stage_fingerprint("chroma", 1, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t1"})
+    same = stage_fingerprint("chroma", 1, Knobs(weights=reference, refresh="never"), {reference: "d1"}, {"tracks": "t1"})
+    others = [
+        stage_fingerprint("clap", 1, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t1"}),
+        stage_fingerprint("chroma", 2, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t1"}),
+        stage_fingerprint("chroma", 1, Knobs(weights=reference, rate=0.25), {reference: "d1"}, {"tracks": "t1"}),
+        stage_fingerprint("chroma", 1, Knobs(weights=reference), {reference: "d2"}, {"tracks": "t1"}),
+        stage_fingerprint("chroma", 1, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t2"}),
+    ]
+    assert same == base
+    assert len({base, *others}) == 6
+
+
+def test_weights_are_known_by_their_digest_and_not_by_their_name():
+    one, two = WeightsRef("/models/a"), WeightsRef("/elsewhere/b")
+    assert fingerprint(Knobs(weights=one), {one: "d"}) == fingerprint(Knobs(weights=two), {two: "d"})
+    with pytest.raises(ValueError, match="digest of the weights '/models/a'"):
+        fingerprint(Knobs(weights=one))
+
+
+def test_weights_are_found_wherever_a_config_names_them():
+    class Outer(Config):
+        knobs: Knobs = Knobs(weights=WeightsRef("a"))
+        more: tuple[WeightsRef, ...] = (WeightsRef("b"), WeightsRef("a"))
+
+    assert weights_in(Outer()) == ["a", "b"]
+    assert weights_in(Outer.model_validate_json(Outer().model_dump_json())) == ["a", "b"]
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), unique=True), st.randoms())
+def test_the_digest_of_keys_depends_on_which_they_are_and_not_on_their_order(keys, random):
+    shuffled = list(keys)
+    random.shuffle(shuffled)
+    assert keys_digest(shuffled) == keys_digest(keys)
+    assert keys_digest([*keys, ("one", "more than ever " * 3)]) != keys_digest(keys)
+
+
+def test_keys_that_join_to_the_same_text_are_told_apart():
+    assert keys_digest([("a", "b")]) != keys_digest([("ab",)])
+    assert keys_digest([("a,b", "c")]) != keys_digest([("a", "b,c")])
