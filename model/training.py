@@ -1,0 +1,193 @@
+"""How a network learns: AdamW, learning rate, clipping, averaged weights, and the exact state of all of it.
+
+MusicGen (arXiv:2306.05284, 3.1): AdamW with betas (0.9, 0.95), decoupled weight decay 0.1, gradients clipped to norm
+1.0, a cosine learning rate after a linear warm-up of 4000 steps, weights averaged with decay 0.99. `state` is all that
+a later process needs to go on as if nothing had happened, bit for bit: no random generator is part of it, because every
+draw of a training is a function of its seed and step (`step_seed`).
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Shaped
+from pydantic import Field
+from torch import Tensor, nn
+
+from schemas import Config
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps for each parameter."""
+
+
+class OptimizationConfig(Config):
+    """How the weights move. The defaults are MusicGen's for its medium model."""
+
+    steps: int = Field(default=1_000_000, ge=1)
+    """Updates in all (arXiv:2306.05284, 3.1)."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """The peak, reached at the end of the warm-up (AudioCraft's grid for the medium and large models)."""
+    warmup_steps: int = Field(default=4000, ge=0)
+    """Steps of linear warm-up (arXiv:2306.05284, 3.1)."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """The learning rate at the last step as a share of the peak (AudioCraft's `lr_min_ratio`)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's two moments a step (arXiv:2306.05284, 3.1)."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to AdamW's denominator (AudioCraft's `optim.adam.eps`)."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay, of every parameter (arXiv:2306.05284, 3.1)."""
+    gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this 2-norm over all parameters (arXiv:2306.05284, 3.1)."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1)."""
+    ema_interval: int = Field(default=10, ge=1)
+    """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`)."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
+    float16, whose narrow range needs loss scaling; bfloat16 does not."""
+    patience: int = Field(default=10, ge=1)
+    """Updates that may be left out in a row, because the loss or a gradient was not finite, before training stops."""
+
+
+def learning_rate(step: int, config: OptimizationConfig) -> float:
+    """The learning rate of update `step` (from 0): linear to the peak over the warm-up, then half a cosine wave to the
+    floor. The first update already moves, unlike AudioCraft's, whose warm-up starts at zero."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    share = config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    return config.learning_rate * share
+
+
+def step_seed(seed: int, *parts: int) -> int:
+    """A seed of 63 bits for one purpose: a function of the training's seed, the step and whatever else is given."""
+    text = ",".join(str(int(part)) for part in (seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update was like."""
+
+    learning_rate: float
+    gradient_norm: float
+    """2-norm over all parameters before clipping."""
+    applied: bool
+    """False where a gradient was not finite, so that the weights stayed as they were."""
+
+
+class Optimization:
+    """The moving state of a training: moments, averaged weights, and the number of updates asked for so far.
+
+    Args:
+        model: its parameters that require a gradient are trained; the others never move and are not averaged.
+        config: how they move.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizationConfig) -> None:
+        self.config = config
+        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        if not self.parameters:
+            raise ValueError("expected a model with parameters to train, got one whose parameters are all frozen")
+        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self.adam = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+            foreach=True,
+        )
+        self.step = 0
+        self.left_out = 0
+
+    def update(self) -> Update:
+        """Move the weights along the gradients that have been accumulated, and clear them.
+
+        A gradient that is not finite leaves weights and moments as they were; the step still counts, so the schedule
+        and the order of the data stay what they were.
+
+        Raises:
+            ValueError: more than `patience` updates in a row had gradients that were not finite.
+        """
+        rate = learning_rate(self.step, self.config)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_norm, foreach=True))
+        applied = math.isfinite(norm)
+        if applied:
+            self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        self.left_out = 0 if applied else self.left_out + 1
+        if self.left_out > self.config.patience:
+            raise ValueError(
+                f"expected finite gradients, got {self.left_out} updates in a row without (step {self.step}): lower the "
+                f"learning rate ({self.config.learning_rate}) or train in float32"
+            )
+        self.step += 1
+        if self.step % self.config.ema_interval == 0:
+            torch._foreach_lerp_(
+                list(self.average.values()),
+                [value.detach() for value in self.parameters.values()],
+                1 - self.config.ema_decay,
+            )
+        return Update(rate, norm, applied)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model has its averaged weights; after it, the moving ones again, bit for bit."""
+        moving = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._fill(self.average)
+        try:
+            yield
+        finally:
+            self._fill(moving)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
+        and counters."""
+        found = {"step": torch.tensor(self.step), "left_out": torch.tensor(self.left_out)}
+        for name, parameter in self.parameters.items():
+            found[f"weights.{name}"] = parameter.detach()
+            found[f"average.{name}"] = self.average[name]
+            for moment in MOMENTS:
+                if parameter in self.adam.state:
+                    found[f"{moment}.{name}"] = self.adam.state[parameter][moment]
+        return {name: value.cpu().contiguous() for name, value in found.items()}
+
+    def load(self, state: Mapping[str, Shaped[Tensor, "..."]]) -> None:
+        """Take up a state that `state` gave, copying it into place.
+
+        Raises:
+            ValueError: it is the state of another model.
+        """
+        expected = set(self.parameters)
+        got = {name.removeprefix("weights.") for name in state if name.startswith("weights.")}
+        if expected != got:
+            differing = sorted(expected ^ got)[:3]
+            raise ValueError(
+                f"expected the state of {len(expected)} parameters, got {len(got)}; not in both: {differing}"
+            )
+        self.step, self.left_out = int(state["step"]), int(state["left_out"])
+        self._fill({name: state[f"weights.{name}"] for name in self.parameters})
+        self.adam.state.clear()
+        for name, parameter in self.parameters.items():
+            self.average[name] = state[f"average.{name}"].to(parameter.device, copy=True)
+            if f"exp_avg.{name}" in state:
+                self.adam.state[parameter] = {
+                    # AdamW counts its steps on the CPU, wherever the weights are.
+                    moment: state[f"{moment}.{name}"].to("cpu" if moment == "step" else parameter.device, copy=True)
+                    for moment in MOMENTS
+                }
+
+    def _fill(self, values: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                if parameter.shape != values[name].shape:
+                    raise ValueError(f"expected {name} of {tuple(parameter.shape)}, got {tuple(values[name].shape)}")
+                parameter.copy_(values[name])
