@@ -1,0 +1,99 @@
+"""Where a recording lies, and its bytes as a file that seeks.
+
+A recording is named by an absolute local path or an fsspec URL. Names come from other people's disks and buckets, so a
+name is taken as it is: `::` in it chains nothing, unless a URL stands after it, and bytes that are no UTF-8 survive the
+trip through a table of text as a percent-encoded `file://` URL.
+"""
+
+import os
+import stat
+from typing import IO
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+import fsspec
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+WHOLE_BYTES = 64 * 2**20
+"""Remote files up to this size are fetched whole, in one request; larger ones are read through a window."""
+
+WINDOW_BYTES = 8 * 2**20
+"""The window for larger remote files, so that memory stays bounded whatever their length."""
+
+
+class AudioError(ValueError):
+    """A recording that cannot be used; `kind` is a short word for the table of rejects."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(kind, message)
+        self.kind, self.message = kind, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def locate(uri: str) -> tuple[AbstractFileSystem, str]:
+    """The filesystem of `uri` and the path in it.
+
+    Raises:
+        ValueError: no filesystem is known for its protocol.
+    """
+    if uri.startswith("file://"):
+        path = uri.removeprefix("file://")
+        if not os.path.lexists(path):
+            path = os.fsdecode(unquote_to_bytes(path))
+        return LocalFileSystem(), path
+    if "://" not in uri:
+        return LocalFileSystem(), os.path.abspath(uri)
+    if "::" in uri and "://" not in uri.rpartition("::")[2]:
+        protocol = uri.partition("://")[0]
+        filesystem = fsspec.filesystem(protocol)
+        # Some filesystems take any `::` for a chain of their own, so it is out of their sight here.
+        return filesystem, str(filesystem._strip_protocol(uri.replace("::", "\0"))).replace("\0", "::")
+    filesystem, path = fsspec.core.url_to_fs(uri)
+    return filesystem, str(path)
+
+
+def uri_of(filesystem: AbstractFileSystem, path: str, source: str) -> str:
+    """The name under which `locate` finds again the `path` that a listing of `source` gave: a plain absolute path on a
+    local disk, else a URL, with the rest of the source's chain (`zip://…::s3://…`) if it has one."""
+    if isinstance(filesystem, LocalFileSystem):
+        try:
+            path.encode()
+            return path
+        except UnicodeEncodeError:
+            return "file://" + quote_from_bytes(os.fsencode(path))
+    outer, chained, rest = source.partition("::")
+    if not chained or "://" not in rest:
+        return str(filesystem.unstrip_protocol(path))
+    if "://" in outer:
+        return f"{outer.partition('://')[0]}://{path}::{rest}"
+    return f"{outer}::{rest.partition('://')[0]}://{path}"
+
+
+def open_binary(uri: str) -> IO[bytes]:
+    """The bytes of a recording as a file that seeks.
+
+    Raises:
+        AudioError: there is no such file, it may not be read, or it is a folder, pipe, socket or device.
+        OSError: the disk or the network failed; asking again may help.
+    """
+    filesystem, path = locate(uri)
+    try:
+        if isinstance(filesystem, LocalFileSystem):
+            # Without O_NONBLOCK the opening of a pipe that nobody writes to would wait for ever.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                os.close(descriptor)
+                raise AudioError("not a file", f"expected a regular file, got {path!r}, which is none")
+            return os.fdopen(descriptor, "rb")
+        size = filesystem.size(path)
+        if size is not None and size <= WHOLE_BYTES:
+            return filesystem.open(path, "rb", cache_type="all")
+        return filesystem.open(path, "rb", block_size=WINDOW_BYTES, cache_type="readahead")
+    except FileNotFoundError as error:
+        raise AudioError("missing", f"expected a recording at {uri!r}, got no such file") from error
+    except PermissionError as error:
+        raise AudioError("unreadable", f"expected a readable file, got {uri!r}, which may not be read") from error
+    except IsADirectoryError as error:
+        raise AudioError("not a file", f"expected a file, got {uri!r}, which is a folder") from error
