@@ -249,7 +249,8 @@ class Store:
                 data = self.read_bytes(self.shard_path(table, version, shard))
             except FileNotFoundError:
                 continue
-            part = pq.read_table(pa.BufferReader(data), columns=names, partitioning=None)
+            file = pq.ParquetFile(pa.BufferReader(data))
+            part = file.read(columns=[name for name in names if name in file.schema_arrow.names])
             for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
             parts.append(part.replace_schema_metadata(None).select(names).cast(schema))

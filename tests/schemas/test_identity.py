@@ -54,7 +54,9 @@ def test_a_fingerprint_is_the_same_in_another_process():
 def test_each_part_of_a_stage_changes_its_fingerprint_and_the_rest_does_not():
     reference = WeightsRef("some/model")
     base = stage_fingerprint("chroma", 1, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t1"})
-    same = stage_fingerprint("chroma", 1, Knobs(weights=reference, refresh="never"), {reference: "d1"}, {"tracks": "t1"})
+    same = stage_fingerprint(
+        "chroma", 1, Knobs(weights=reference, refresh="never"), {reference: "d1"}, {"tracks": "t1"}
+    )
     others = [
         stage_fingerprint("clap", 1, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t1"}),
         stage_fingerprint("chroma", 2, Knobs(weights=reference), {reference: "d1"}, {"tracks": "t1"}),
