@@ -181,6 +181,10 @@ REQUESTS = Table(
         title=TEXT,
         shard=pa.int32(),
     ),
+    identity=(
+        *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds", "seconds", "takes", "seed"),
+        *("guidance", "temperature", "top_k", "top_p", "bpm", "key", "title"),
+    ),
 )
 GENERATIONS = Table(
     "generations",

@@ -1,0 +1,209 @@
+"""A requests file, CSV, JSONL or Parquet, line by line: what each line asks for, or why it cannot be understood.
+
+One bad line never costs the others; a file that is no requests file at all is one `ValueError`.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+LONGEST_TEXT, LONGEST_NAME = 2_000, 200
+"""Characters of a description or reference, and of a name or title; longer ones are a mistake, not a wish."""
+
+_KEY = re.compile(r"([A-Ga-g])([#♯b♭]?)\s*(major|maj|minor|min|m)?", re.ASCII | re.IGNORECASE)
+
+
+def _text(value: str) -> str:
+    """Words on one line: runs of white space become one space; other control characters are refused."""
+    value = " ".join(value.split())
+    if not value.isprintable():
+        raise ValueError("expected printable UTF-8 text")
+    return value
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
+
+
+def _key(value: str) -> str:
+    """A key as `A minor` or `F# major`."""
+    match = _KEY.fullmatch(value.strip())
+    if not match:
+        raise ValueError("expected a key such as 'A minor', 'F# major' or 'Bbm'")
+    note, accidental, mode = match.groups()
+    minor = mode is not None and (mode == "m" or mode.lower().startswith("min"))
+    sign = accidental.lower().replace("♯", "#").replace("♭", "b")
+    return f"{note.upper()}{sign} {'minor' if minor else 'major'}"
+
+
+Words = Annotated[str, AfterValidator(_text), Field(max_length=LONGEST_TEXT)]
+Name = Annotated[str, AfterValidator(_text), Field(max_length=LONGEST_NAME)]
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+
+
+class RequestLine(BaseModel):
+    """What one line asks for; None where it does not say. Unknown columns, wrong types and numbers that no clip can
+    have are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    name: Name | None = None
+    """The user's own id of the clip; two lines that differ in it alone are two clips."""
+    title: Name | None = None
+    """The clip's title, for its tags; changes no sound."""
+    description: Words | None = None
+    """What it should sound like."""
+    melody: Words | None = None
+    """The recording whose melody it follows: `track:`, `title:` or `file:`."""
+    clap: Words | None = None
+    """What its sound should be near to in CLAP's space: `track:`, `title:`, `file:` or `text:`."""
+    prompt: Words | None = None
+    """The recording that it goes on from: `track:`, `title:` or `file:`."""
+    prompt_seconds: Real | None = Field(default=None, gt=0)
+    """How much of the prompt the clip begins with, seconds."""
+    seconds: Real | None = Field(default=None, gt=0)
+    """The clip's length, the prompt included, seconds."""
+    takes: Whole | None = Field(default=None, ge=1)
+    """How many different clips to make."""
+    seed: Whole | None = Field(default=None, ge=0, lt=2**63)
+    """Where chance starts; without one it follows from the request itself."""
+    guidance: Real | None = Field(default=None, ge=0, le=100)
+    """Classifier-free guidance; 1 is none, 0 ignores the conditions."""
+    temperature: Real | None = Field(default=None, ge=0, le=100)
+    """Of the softmax; 0 always takes the likeliest code."""
+    top_k: Whole | None = Field(default=None, ge=0, lt=2**31)
+    """Codes that may be drawn; 0 is all."""
+    top_p: Real | None = Field(default=None, ge=0, le=1)
+    """Probability mass that may be drawn; 0 leaves it to top_k."""
+    bpm: Real | None = Field(default=None, ge=20, le=400)
+    """Tempo, beats a minute."""
+    key: Annotated[str, AfterValidator(_key)] | None = None
+    """Key and mode, such as `A minor`."""
+
+
+COLUMNS = tuple(RequestLine.model_fields)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a requests file: its number (the row's, from 1, in Parquet) and what it says."""
+
+    number: int
+    request: RequestLine | None
+    kind: str = ""
+    problem: str = ""
+    """Where `request` is None: a short word for what is wrong, and a sentence."""
+
+
+def read_lines(url: str) -> list[Line]:
+    """The lines of a requests file, in their order; lines without anything on them are left out.
+
+    Args:
+        url: path or fsspec URL of a `.csv`, `.jsonl` (`.ndjson`) or `.parquet` file; `.gz` and the like are unpacked.
+
+    Raises:
+        ValueError: the file is not there, cannot be parsed, or asks for nothing.
+    """
+    unpacked = re.sub(r"\.(gz|bz2|xz|zst)$", "", url.lower())
+    form = next((suffix for suffix in FORMS if unpacked.endswith(suffix)), None)
+    if form is None:
+        raise ValueError(f"expected requests in a {', '.join(FORMS)} file, got {url}")
+    try:
+        with fsspec.open(url, "rb", compression="infer") as file:
+            data = file.read()
+    except (OSError, ValueError, ImportError) as error:
+        raise ValueError(f"expected a requests file at {url}, got {type(error).__name__}: {error}") from error
+    try:
+        lines = [_check(number, values) for number, values in FORMS[form](data)]
+    except (pa.ArrowException, ValueError, csv.Error) as error:
+        raise ValueError(f"expected requests as {form} in {url}: {error}") from error
+    if not lines:
+        raise ValueError(f"expected at least one request in {url}, got none")
+    return lines
+
+
+def _check(number: int, values: dict[str, Any] | str) -> Line:
+    """A line's request, or what is wrong with it; `values` is a sentence where the line cannot be parsed."""
+    if isinstance(values, str):
+        return Line(number, None, "unreadable", f"line {number}: {values}")
+    unknown = sorted(repr(name)[:40] for name in values if name not in COLUMNS)
+    if unknown:
+        problem = f"expected the columns {', '.join(COLUMNS)}, got {', '.join(unknown)}"
+        return Line(number, None, "unknown column", f"line {number}: {problem}")
+    try:
+        return Line(number, RequestLine.model_validate(values))
+    except ValidationError as error:
+        problems = [f"{_where(one)}: {_what(one['msg'])}, got {repr(one['input'])[:80]}" for one in error.errors()]
+        return Line(number, None, "bad value", f"line {number}: {'; '.join(dict.fromkeys(problems))}")
+
+
+def _where(error: Any) -> str:
+    return str(error["loc"][0]) if error["loc"] else "line"
+
+
+def _what(message: str) -> str:
+    """Pydantic's sentence in this project's words."""
+    return message.removeprefix("Value error, ").replace("Input should be", "expected", 1)
+
+
+def _csv(data: bytes) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    # A byte that is not UTF-8 becomes a surrogate, so that it spoils its own line only.
+    reader = csv.reader(io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline=""))
+    header = [name.strip().lower() for name in next(reader, [])]
+    if not set(header) & set(COLUMNS) or len(set(header)) < len(header):
+        raise ValueError(f"expected a first line with some of {', '.join(COLUMNS)}, each once, got {str(header)[:200]}")
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield number, f"expected comma-separated values, got {error}"
+            continue
+        filled = {name: cell for name, cell in zip(header, cells, strict=False) if cell.strip()}
+        if any(cell.strip() for cell in cells[len(header) :]):
+            yield number, f"expected {len(header)} cells, got {len(cells)}: put cells with commas in double quotes"
+        elif filled:
+            yield number, filled
+
+
+def _jsonl(data: bytes) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, f"expected one JSON object a line, got {error}"
+            continue
+        if isinstance(values, dict):
+            yield number, _given(values)
+        else:
+            yield number, f"expected one JSON object a line, got {str(values)[:80]}"
+
+
+def _parquet(data: bytes) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for number, values in enumerate(pq.read_table(pa.BufferReader(data)).to_pylist(), start=1):
+        yield number, _given(values)
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    """Null and the empty text say nothing."""
+    return {name: value for name, value in values.items() if value is not None and value != ""}
+
+
+FORMS = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+"""File suffix -> what yields its lines: number and values, or number and what is wrong with the line."""

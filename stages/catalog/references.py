@@ -1,0 +1,156 @@
+"""How a request names the sound or the words that it refers to.
+
+```
+track:9f86d081          a recording of the store, by its id or by a beginning of it that no other track has
+title:Silver Window     a recording of the store, by its exact title, or by `title:Artist/Title`
+file:hum.wav            an audio file, relative to the requests file, or an absolute path, or any fsspec URL
+text:slow strings       words (for CLAP only); `text` alone takes the request's own description
+```
+
+In the table `requests` a reference stands resolved: `track:` with the whole id, `file:` with the whole place, `text:`
+with the words. Only what the operator's requests file says is ever opened as a file; no text of a track's metadata is.
+"""
+
+import hashlib
+import os
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import fsspec
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+SHORTEST_PREFIX = 6
+"""Digits of a track's id that a reference must give at least; fewer would not stay unique as tracks come."""
+
+
+class UnknownReference(ValueError):
+    """A reference is not written as one, or names nothing, or more than one thing."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A resolved reference: `kind` is `track`, `file` or `text`; `value` its id, its place, or the words."""
+
+    kind: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.value}"
+
+
+def parse(text: str, kinds: tuple[str, ...]) -> Reference:
+    """A reference of one of `kinds` (of `track`, `title`, `file`, `text`) as written, not yet resolved.
+
+    Raises:
+        UnknownReference: it is not of the form `kind:value` with one of the kinds.
+    """
+    kind, colon, value = text.partition(":")
+    kind, value = kind.strip(), value.strip()
+    if kind == "text" and "text" in kinds and not value:
+        return Reference("text", "")
+    if kind not in kinds or not colon or not value:
+        forms = ", ".join(f"{kind}:…" for kind in kinds)
+        raise UnknownReference(f"expected one of {forms}, got {text[:80]!r}")
+    if kind == "file" and value.startswith("//"):  # file:///a/path, a URL whose protocol looks like the kind
+        value = f"file:{value}"
+    return Reference(kind, value)
+
+
+@dataclass
+class TrackNames:
+    """The recordings of the store by the names that people use for them.
+
+    Args:
+        tracks: the columns `track_id`, `title`, `artist` of the table `tracks`.
+    """
+
+    tracks: pa.Table
+    _ids: list[str] = field(init=False)
+    _titles: Mapping[str, list[str]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._ids = sorted(self.tracks.column("track_id").to_pylist())
+        titles: dict[str, list[str]] = {}
+        for row in self.tracks.to_pylist():
+            if row["title"]:
+                names = {row["title"], f"{row['artist']}/{row['title']}" if row["artist"] else row["title"]}
+                for name in names:
+                    titles.setdefault(name, []).append(row["track_id"])
+        self._titles = titles
+
+    def resolve(self, reference: Reference) -> Reference:
+        """The `track:` reference with the whole id behind a `track:` or `title:` one.
+
+        Raises:
+            UnknownReference: no track, or more than one, has that name.
+        """
+        if reference.kind == "title":
+            found, what = sorted(self._titles.get(reference.value, [])), f"the title {reference.value!r}"
+            advice = "write title:Artist/Title or track:<id>"
+        else:
+            found, what = self._with_prefix(reference.value.lower()), f"an id that begins with {reference.value!r}"
+            advice = "give more digits"
+        if not found:
+            raise UnknownReference(f"expected a track with {what}, got none among the {len(self._ids)} tracks")
+        if len(found) > 1:
+            some = ", ".join(track[:12] for track in found[:3])
+            raise UnknownReference(f"expected one track with {what}, got {len(found)} ({some}…): {advice}")
+        return Reference("track", found[0])
+
+    def _with_prefix(self, prefix: str) -> list[str]:
+        if len(prefix) < SHORTEST_PREFIX:
+            raise UnknownReference(f"expected at least {SHORTEST_PREFIX} digits of a track's id, got {prefix!r}")
+        start = bisect_left(self._ids, prefix)
+        end = next((i for i in range(start, len(self._ids)) if not self._ids[i].startswith(prefix)), len(self._ids))
+        return self._ids[start:end]
+
+
+@dataclass
+class Files:
+    """The audio files that a requests file refers to, by place and by content.
+
+    Args:
+        base: the folder (path or fsspec URL) that relative places start from; None where there is none.
+    """
+
+    base: str | None
+    _digests: dict[str, str] = field(default_factory=dict)
+
+    def resolve(self, reference: Reference) -> Reference:
+        """The `file:` reference with the whole place.
+
+        Raises:
+            UnknownReference: the place is relative and there is nothing that it is relative to.
+        """
+        place = reference.value
+        if "://" in place or os.path.isabs(place):
+            return reference
+        if self.base is None:
+            raise UnknownReference(f"expected an absolute path or URL, got {place!r}: these requests lie in no folder")
+        return Reference("file", f"{self.base.rstrip('/')}/{place}")
+
+    def digest(self, reference: Reference) -> str:
+        """SHA-256 of a file's content: a request is a new one when the file that it refers to changed, and the same
+        when the file merely moved.
+
+        Raises:
+            UnknownReference: there is no such file, or it cannot be read.
+        """
+        if reference.value not in self._digests:
+            digest = hashlib.sha256()
+            try:
+                filesystem, path = fsspec.core.url_to_fs(reference.value)
+                if isinstance(filesystem, LocalFileSystem) and os.path.exists(path) and not os.path.isfile(path):
+                    raise UnknownReference(f"expected an audio file at {reference.value}, got a folder or a device")
+                with filesystem.open(path, "rb") as file:
+                    while block := file.read(1 << 20):
+                        digest.update(block)
+            except UnknownReference:
+                raise
+            except Exception as error:  # each protocol has errors of its own for what is not there
+                reason = "nothing there" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+                raise UnknownReference(f"expected an audio file at {reference.value}, got {reason}") from error
+            self._digests[reference.value] = digest.hexdigest()
+        return self._digests[reference.value]
