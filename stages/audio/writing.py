@@ -1,0 +1,99 @@
+"""Encoding clips: float samples to the bytes of a FLAC, WAV, MP3 or Ogg Vorbis file, with tags.
+
+The same samples and tags give the same bytes on the same machine, so that a run that was killed and one that was not
+end with the same files.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import soundfile
+
+from stages.audio.ogg import with_serial
+
+AudioFormat = Literal["flac", "wav", "mp3", "ogg"]
+
+BLOCK = 2**14
+"""Samples given to an encoder at once; libvorbis overflows its stack on minutes at a time."""
+
+_ENCODINGS = {
+    "flac": ("FLAC", "PCM_16"),
+    "wav": ("WAV", "PCM_16"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "ogg": ("OGG", "VORBIS"),
+}
+_MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+_ID3_FRAMES = {
+    "title": "TIT2",
+    "artist": "TPE1",
+    "album": "TALB",
+    "genre": "TCON",
+    "bpm": "TBPM",
+    "key": "TKEY",
+    "date": "TDRC",
+    "copyright": "TCOP",
+}
+
+
+def encode_audio(
+    samples: np.ndarray, sample_rate: int, format: AudioFormat, tags: Mapping[str, str] | None = None
+) -> bytes:
+    """Encode float samples [C, N] in [-1, 1]: FLAC and WAV at 16 bits, MP3 and Ogg Vorbis at their encoders' defaults.
+
+    Args:
+        tags: by name (`title`, `artist`, `description`, or a name of one's own), written as Vorbis comments or ID3.
+
+    Raises:
+        ValueError: the samples are empty, not finite or beyond full scale, or the format cannot hold them.
+    """
+    if format not in _ENCODINGS:
+        raise ValueError(f"expected one of {', '.join(_ENCODINGS)}, got {format!r}")
+    if samples.ndim != 2 or not samples.size:
+        raise ValueError(f"expected samples [channels, samples], got the shape {samples.shape}")
+    peak = float(np.abs(samples).max())
+    if not peak <= 1:
+        raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:g}: bring it down first, or it would clip")
+    if format == "mp3" and (sample_rate not in _MP3_RATES or samples.shape[0] > 2):
+        got = f"{samples.shape[0]} channels at {sample_rate} Hz"
+        raise ValueError(f"expected one or two channels at one of {_MP3_RATES} Hz for MP3, got {got}")
+    container, encoding = _ENCODINGS[format]
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", sample_rate, samples.shape[0], encoding, format=container) as encoder:
+        for start in range(0, samples.shape[1], BLOCK):
+            block = np.ascontiguousarray(samples[:, start : start + BLOCK].T)
+            encoder.write(np.rint(block * 32_767).astype(np.int16) if encoding == "PCM_16" else block)
+    if tags:
+        _write_tags(file, format, tags)
+    return with_serial(file.getvalue(), 1) if format == "ogg" else file.getvalue()
+
+
+def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) -> None:
+    file.seek(0)
+    if format in ("flac", "ogg"):
+        from mutagen.flac import FLAC
+        from mutagen.oggvorbis import OggVorbis
+
+        opened = FLAC(file) if format == "flac" else OggVorbis(file)
+        for name, value in tags.items():
+            opened[name] = value
+        file.seek(0)
+        opened.save(file)
+    else:
+        from mutagen.id3 import COMM, TXXX, Frames
+        from mutagen.mp3 import MP3
+        from mutagen.wave import WAVE
+
+        framed = MP3(file) if format == "mp3" else WAVE(file)
+        framed.add_tags()
+        for name, value in tags.items():
+            if name == "description":
+                frame = COMM(encoding=3, lang="eng", desc="", text=[value])
+            elif name in _ID3_FRAMES:
+                frame = Frames[_ID3_FRAMES[name]](encoding=3, text=[value])
+            else:
+                frame = TXXX(encoding=3, desc=name, text=[value])
+            framed.tags.add(frame)  # type: ignore[attr-defined]
+        file.seek(0)
+        framed.save(file)
