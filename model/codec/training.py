@@ -1,0 +1,251 @@
+"""One training step of an EnCodec, and the state of a training that can stop and go on bit for bit.
+
+The network is transformers' `EncodecModel`, whose own forward pass gives the encoder no gradient: here encoder and
+decoder are run around `train_quantizer`. The loss is the reconstruction part of EnCodec's (arXiv:2210.13438, 3.4): L1
+of the waveform, multi-scale spectral, commitment.
+
+Two departures make minutes on a CPU enough. Weight normalisation is folded into plain weights while training (a
+quarter of the time of a small network) and comes back on export. And the network learns as a plain autoencoder first:
+codebooks start by k-means on latents that already mean something.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from transformers import EncodecConfig, EncodecModel
+
+from model.codec.losses import MultiScaleSpectralLoss, SpectralLossConfig
+from model.codec.quantizer import QuantizerConfig, start_codebooks, train_quantizer
+from model.training import Optimization, OptimizationConfig, step_seed
+from schemas import Config
+
+
+class CodecConfig(Config):
+    """The network; the defaults are those of EnCodec for music at 32 kHz (MusicGen, arXiv:2306.05284, 3.1)."""
+
+    sample_rate: int = Field(default=32_000, ge=1_000)
+    """Hz."""
+    channels: int = Field(default=1, ge=1, le=2)
+    """Channels of the audio."""
+    filters: int = Field(default=64, ge=1)
+    """Channels of the first convolution; they double with every ratio."""
+    ratios: tuple[int, ...] = Field(default=(8, 5, 4, 4), min_length=1)
+    """Strides in the decoder's order; their product is the hop, in samples."""
+    width: int = Field(default=128, ge=1)
+    """Of the latents and the codebooks' entries."""
+    residual_layers: int = Field(default=1, ge=1)
+    """Residual blocks at each ratio."""
+    lstm_layers: int = Field(default=2, ge=1)
+    """Recurrent layers around the bottleneck."""
+    causal: bool = False
+    """Whether a frame sees only its past."""
+    codebooks: int = Field(default=4, ge=1)
+    """K, the levels of the residual quantiser."""
+    cardinality: int = Field(default=2048, ge=2)
+    """V, the entries of a codebook; a power of two, as transformers counts bits."""
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.ratios)
+
+
+class CodecTrainingConfig(Config):
+    """What is minimised. Optimiser and data are AudioCraft's for EnCodec; the loss weights are for a sum without
+    discriminator and balancer."""
+
+    optimization: OptimizationConfig = OptimizationConfig(
+        steps=600_000,
+        learning_rate=3e-4,
+        warmup_steps=0,
+        betas=(0.5, 0.9),
+        weight_decay=0.0,
+        ema_interval=1,
+        precision="float32",
+    )
+    """How the weights move. The codebooks are averaged like the weights."""
+    batch_size: int = Field(default=64, ge=1)
+    """Segments a step."""
+    segment: float = Field(default=1.0, gt=0)
+    """Length of a segment, seconds."""
+    waveform_weight: float = Field(default=20.0, ge=0)
+    """Of the L1 of the waveform. With 1, a small network did not find the phase in thousands of steps."""
+    spectral_weight: float = Field(default=1.0, ge=0)
+    """Of the spectral loss."""
+    commitment_weight: float = Field(default=1.0, ge=0)
+    """Of the commitment loss."""
+    quantizer: QuantizerConfig = QuantizerConfig()
+    """How codebooks learn."""
+    quantizer_start: int = Field(default=0, ge=0)
+    """Steps as a plain autoencoder, before the codebooks start."""
+    start_batches: int = Field(default=16, ge=1)
+    """Batches whose latents the codebooks start from."""
+    spectral: SpectralLossConfig = SpectralLossConfig()
+    """The scales of the spectral loss."""
+
+
+@dataclass(frozen=True)
+class CodecStep:
+    """What one step was like."""
+
+    loss: float
+    waveform: float
+    """L1, full scale."""
+    spectral: float
+    commitment: float
+    learning_rate: float
+    gradient_norm: float
+
+
+def new_network(config: CodecConfig, seed: int) -> EncodecModel:
+    """An untrained EnCodec; its codebooks are zeros. The process's random state is left as it was.
+
+    Raises:
+        ValueError: a cardinality that is no power of two.
+    """
+    bits = config.cardinality.bit_length() - 1
+    if 2**bits != config.cardinality:
+        raise ValueError(f"expected a power of two for cardinality, got {config.cardinality}")
+    # transformers knows the number of codebooks only through kilobits a second, rounded down.
+    kilobits = config.codebooks * bits * math.ceil(config.sample_rate / config.hop) / 1000
+    settings = EncodecConfig(
+        sampling_rate=config.sample_rate,
+        audio_channels=config.channels,
+        num_filters=config.filters,
+        num_residual_layers=config.residual_layers,
+        upsampling_ratios=list(config.ratios),
+        hidden_size=config.width,
+        num_lstm_layers=config.lstm_layers,
+        use_causal_conv=config.causal,
+        use_conv_shortcut=False,
+        codebook_size=config.cardinality,
+        target_bandwidths=[kilobits],
+    )
+    if settings.num_quantizers != config.codebooks:
+        raise AssertionError(f"{kilobits} kbit/s gives {settings.num_quantizers} codebooks, not {config.codebooks}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EncodecModel(settings)
+
+
+def fold_weight_norm(network: EncodecModel) -> EncodecModel:
+    """Replace normalised weights by plain ones, in place: the same function, faster."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+    return network
+
+
+class CodecTraining:
+    """A training in progress.
+
+    Args:
+        network: from `new_network`; its weights are trained in place.
+        config: what is minimised.
+        seed: of the draws that codebooks make; every draw is a function of it and the step.
+        batch: the segments [B, C, N] of a step, a function of the step alone.
+    """
+
+    def __init__(
+        self, network: EncodecModel, config: CodecTrainingConfig, seed: int, batch: Callable[[int], Tensor]
+    ) -> None:
+        self.network = fold_weight_norm(network).train()
+        self.config, self.seed, self.batch = config, seed, batch
+        self.spectral = MultiScaleSpectralLoss(network.config.sampling_rate, config.spectral).to(network.device)
+        self.optimization = Optimization(network, config.optimization)
+        self.average = {name: value.clone() for name, value in self._codebooks().items()}
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.optimization.step
+
+    def advance(self) -> CodecStep:
+        """Do one step.
+
+        Raises:
+            ValueError: too many steps in a row without finite gradients.
+        """
+        step, config, network = self.step, self.config, self.network
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step))
+        if step == config.quantizer_start:
+            self._start(generator)
+        original = self.batch(step)
+        latents = network.encoder(original)
+        if step < config.quantizer_start:
+            quantized, commitment = latents, latents.new_zeros(())
+        else:
+            result = train_quantizer(network.quantizer, latents, config.quantizer, generator)
+            quantized, commitment = result.latents, result.commitment
+        reconstruction = network.decoder(quantized)[..., : original.shape[-1]]
+        waveform = F.l1_loss(reconstruction, original)
+        spectral = self.spectral(reconstruction, original)
+        loss = (
+            config.waveform_weight * waveform
+            + config.spectral_weight * spectral
+            + config.commitment_weight * commitment
+        )
+        loss.backward()
+        update = self.optimization.update()
+        if self.step % config.optimization.ema_interval == 0:
+            for name, value in self._codebooks().items():
+                # Until they have started, the codebooks hold nothing to average.
+                started = step > config.quantizer_start
+                self.average[name].lerp_(value, 1 - config.optimization.ema_decay if started else 1.0)
+        return CodecStep(
+            float(loss), float(waveform), float(spectral), float(commitment), update.learning_rate, update.gradient_norm
+        )
+
+    @torch.no_grad()
+    def _start(self, generator: torch.Generator) -> None:
+        """Start the codebooks from the batches just before this step (before step 0: numbered below it)."""
+        latents = [self.network.encoder(self.batch(self.step - 1 - i)) for i in range(self.config.start_batches)]
+        start_codebooks(self.network.quantizer, torch.cat(latents), self.config.quantizer, generator)
+
+    def trained(self) -> EncodecModel:
+        """A copy of the network as it would be kept now: averaged, weights normalised again, in evaluation mode.
+
+        It is what `save_pretrained` writes and `from_pretrained` reads back: judge this one, not the one in training.
+        """
+        copy = EncodecModel(self.network.config)
+        with self.optimization.averaged():
+            state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
+        state |= {name: value.cpu() for name, value in self.average.items()}
+        for name, module in copy.named_modules():
+            if parametrize.is_parametrized(module, "weight"):
+                weight = state.pop(f"{name}.weight")
+                norm = weight.square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True).sqrt()
+                state[f"{name}.parametrizations.weight.original0"] = norm
+                state[f"{name}.parametrizations.weight.original1"] = weight
+        copy.load_state_dict(state)
+        return copy.eval()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, as named tensors on the CPU."""
+        buffers = {f"buffers.{name}": value for name, value in self.network.quantizer.state_dict().items()}
+        averages = {f"codebooks.{name}": value for name, value in self.average.items()}
+        own = {name: value.detach().cpu().clone() for name, value in (buffers | averages).items()}
+        return self.optimization.state() | own
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a state that `state` gave.
+
+        Raises:
+            ValueError: it is the state of another network.
+        """
+        self.optimization.load(state)
+        prefix = "buffers."
+        self.network.quantizer.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        )
+        for name, value in self.average.items():
+            value.copy_(state[f"codebooks.{name}"])
+
+    def _codebooks(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self.network.state_dict().items() if name.endswith("codebook.embed")}
