@@ -1,4 +1,4 @@
-"""Where the packs and recordings that are not part of the repository lie, and quiet, private surroundings for every test."""
+"""Where the packs and recordings outside the repository lie, and quiet, private surroundings for every test."""
 
 import os
 from pathlib import Path

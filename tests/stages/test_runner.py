@@ -193,7 +193,7 @@ def test_a_stage_whose_input_is_missing_says_which_stage_to_run(tmp_path):
     step, context = chain.steps["mapping"], chain.context("mapping", "r1")
     from stages.runner import run_job
 
-    with pytest.raises(ValueError, match="expected the table tracks .* run the stage that makes it first"):
+    with pytest.raises(ValueError, match=r"expected the table tracks .* run the stage that makes it first"):
         run_job(step, context, "0")
 
 

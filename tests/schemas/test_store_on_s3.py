@@ -1,0 +1,72 @@
+"""The store on an object store, over the real S3 protocol (moto's server on loopback)."""
+
+import pyarrow as pa
+import pytest
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from schemas import Settings, Store
+from schemas.database import query
+from schemas.tables import CHROMA, TRACKS
+from stages.planning import Chain, Step
+from stages.runner import run_stage
+from tests.stages.test_runner import Knobs, contents, make_mapping, make_source
+
+
+@pytest.fixture(scope="module")
+def server():
+    """One server for the module: the filesystem keeps its connection by class."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        S3FileSystem.clear_instance_cache()
+        yield
+        S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server, tmp_path):
+    name = f"music-{abs(hash(tmp_path))}"
+    S3FileSystem().mkdir(name)
+    return f"s3://{name}/store"
+
+
+def test_a_run_on_s3_equals_a_run_on_a_disk_and_can_be_queried(bucket, tmp_path):
+    found = []
+    for url in (bucket, str(tmp_path)):
+        steps = [Step("source", make_source(list("abcde")), Knobs()), Step("mapping", make_mapping([]), Knobs())]
+        chain = Chain(steps, Settings(store=url))
+        for turn, made in (("r1", 5), ("r2", 0)):
+            for step in steps:
+                assert run_stage(step, chain.context(step.name, turn)).counts.made == made
+        found.append(contents(chain))
+        assert query(chain.store, "SELECT count(*) AS n FROM chroma JOIN tracks USING (track_id)").to_pylist() == [
+            {"n": 5}
+        ]
+    assert found[0] == found[1]
+
+
+def test_a_folder_of_weights_goes_to_s3_and_comes_back_as_local_files(bucket):
+    store = Store(bucket)
+    with store.new_folder("models/one") as folder:
+        (folder / "text_encoder").mkdir()
+        (folder / "text_encoder" / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"numbers")
+    local = Store(bucket).local("models/one")
+    assert (local / "model.safetensors").read_bytes() == b"numbers"
+    assert (local / "text_encoder" / "config.json").read_text() == "{}"
+
+
+def test_a_removed_shard_is_gone_for_every_reader(bucket):
+    store, other = Store(bucket), Store(bucket)
+    rows = pa.Table.from_pylist([{"track_id": "a"}], schema=TRACKS.schema)
+    store.write_shard(TRACKS, "v", "0", rows, "k")
+    assert other.shards(TRACKS, "v") == ["0"]
+    store.remove_shard(TRACKS, "v", "0")
+    assert other.shards(TRACKS, "v") == []
+    assert other.read(CHROMA, "v").num_rows == 0

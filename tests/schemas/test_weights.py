@@ -1,0 +1,95 @@
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from schemas import Store, WeightsRef
+from schemas.tables import CHECKPOINTS, WEIGHTS
+from schemas.weights import MissingWeights, NotTrainedYet, WeightsLibrary, folder_digest
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "weights"
+    place.mkdir()
+    (place / "model.safetensors").write_bytes(b"numbers")
+    return place
+
+
+def add_checkpoint(store, name, kind, recipe, minute):
+    with store.new_folder(f"models/{name}") as place:
+        (place / "model.safetensors").write_text(name)
+    row = {"checkpoint_id": name, "kind": kind, "path": f"models/{name}", "recipe": recipe, "digest": f"digest-{name}"}
+    row["created_at"] = datetime(2026, 1, 1, 0, minute, tzinfo=UTC)
+    store.write_shard(CHECKPOINTS, recipe, name, pa.Table.from_pylist([row], schema=CHECKPOINTS.schema), name)
+
+
+def test_the_first_use_of_weights_is_recorded_and_the_same_files_elsewhere_have_the_same_digest(
+    store, folder, tmp_path
+):
+    found = WeightsLibrary(store).get(WeightsRef(str(folder)))
+    copy = folder.rename(tmp_path / "moved")
+    assert folder_digest(copy) == found.digest
+    record = store.read_all(WEIGHTS).to_pylist()
+    assert [(row["reference"], row["digest"], row["bytes"]) for row in record] == [(str(folder), found.digest, 7)]
+
+
+def test_weights_that_changed_under_their_name_are_refused(store, folder):
+    WeightsLibrary(store).get(WeightsRef(str(folder)))
+    (folder / "model.safetensors").write_bytes(b"other numbers")
+    with pytest.raises(MissingWeights, match="as first used in this store"):
+        WeightsLibrary(store).get(WeightsRef(str(folder)))
+
+
+def test_a_touched_file_with_the_same_content_is_accepted(store, folder):
+    first = WeightsLibrary(store).get(WeightsRef(str(folder)))
+    (folder / "model.safetensors").write_bytes(b"numbers")
+    assert WeightsLibrary(store).get(WeightsRef(str(folder))).digest == first.digest
+
+
+@pytest.mark.parametrize("reference", ["facebook/encodec_32khz", "demucs:htdemucs", "org/name/file.pt", "s3://b/model"])
+def test_without_a_network_missing_weights_are_one_line_that_says_which_and_how_to_get_them(store, reference):
+    with pytest.raises(MissingWeights, match="run once with a network") as caught:
+        WeightsLibrary(store, offline=True).get(WeightsRef(reference))
+    assert reference in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reference", ["/nowhere/model", "./nowhere", "demucs:unheard"])
+def test_a_path_or_model_that_does_not_exist_is_told_by_its_name(store, reference):
+    with pytest.raises(MissingWeights, match=r"expected .* got"):
+        WeightsLibrary(store).get(WeightsRef(reference))
+
+
+def test_a_url_is_copied_once_and_then_found_without_it(store, tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/bucket/model/weights.bin", b"numbers")
+    reference = WeightsRef("memory://bucket/model")
+    found = WeightsLibrary(store).get(reference)
+    assert (found.path / "weights.bin").read_bytes() == b"numbers"
+    memory.rm("/bucket", recursive=True)
+    assert WeightsLibrary(store, offline=True).get(reference).digest == found.digest
+
+
+def test_a_kind_of_checkpoint_is_the_newest_of_the_runs_own_recipe(store):
+    add_checkpoint(store, "a1", "codec", "recipe-a", 1)
+    add_checkpoint(store, "a2", "codec", "recipe-a", 3)
+    add_checkpoint(store, "b1", "codec", "recipe-b", 5)
+    reference = WeightsRef("checkpoint:codec")
+    assert WeightsLibrary(store).get(reference).digest == "digest-b1"
+    own = WeightsLibrary(store, {"codec": "recipe-a"}).get(reference)
+    assert own.digest == "digest-a2"
+    assert (own.path / "model.safetensors").read_text() == "a2"
+    assert WeightsLibrary(store).get(WeightsRef("checkpoint:a1")).digest == "digest-a1"
+
+
+def test_a_checkpoint_that_is_still_to_be_trained_is_told_apart_from_missing_weights(store):
+    with pytest.raises(NotTrainedYet, match="train it first"):
+        WeightsLibrary(store).get(WeightsRef("checkpoint:codec"))
