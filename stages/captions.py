@@ -1,0 +1,66 @@
+"""The sentence that a track is trained with: its description, at times with other metadata merged into it.
+
+AudioCraft's augmentation (`augment_music_info_description`), so that a model follows "genre: jazz. bpm: 92" as well as
+prose, and prose that names only some of these. Unlike there, `drop_other` is the probability of leaving a field out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from schemas import Config
+
+MERGED = ("genre", "moods", "keywords", "instrument", "key", "bpm")
+"""The columns of `tracks` that may be merged into a description."""
+
+
+class CaptionConfig(Config):
+    """How the text of a training example is made."""
+
+    merge: float = Field(default=0.25, ge=0, le=1)
+    """Probability that other metadata is merged into the description (AudioCraft's `merge_text_p`)."""
+    drop_description: float = Field(default=0.5, ge=0, le=1)
+    """Probability that the description is left out where other metadata is merged (AudioCraft's `drop_desc_p`)."""
+    drop_other: float = Field(default=0.5, ge=0, le=1)
+    """Probability that a field is left out of the merged metadata (AudioCraft's `drop_other_p`)."""
+    drop_words: float = Field(default=0.2, ge=0, le=1)
+    """Probability that a word is left out of the text (AudioCraft's `word_dropout`: 0.2 with melody, 0.3 without)."""
+
+
+def plain_caption(track: Mapping[str, Any]) -> str | None:
+    """The text of a track as it is: its description, else its other metadata, else None."""
+    description = (track["description"] or "").strip()
+    return description or ". ".join(_fields(track)) or None
+
+
+def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> str | None:
+    """The text of one training example, drawn anew for each.
+
+    Args:
+        track: a row of `tracks`.
+        random: where the draws come from; the same state gives the same text.
+    """
+    description = (track["description"] or "").strip()
+    if random.random() < config.merge:
+        fields = [field for field in _fields(track) if random.random() >= config.drop_other]
+        random.shuffle(fields)
+        keep = random.random() >= config.drop_description or not fields
+        text = ". ".join([description.rstrip("."), *fields] if keep and description else fields)
+    else:
+        text = description or ". ".join(_fields(track))
+    words = text.split()
+    kept = [word for word, draw in zip(words, random.random(len(words)), strict=True) if draw >= config.drop_words]
+    return " ".join(kept) or None
+
+
+def _fields(track: Mapping[str, Any]) -> list[str]:
+    """The other metadata of a track that has a value, each as `name: value`."""
+    found = []
+    for name in MERGED:
+        value = track[name]
+        text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
+        if text:
+            found.append(f"{name}: {text}")
+    return found

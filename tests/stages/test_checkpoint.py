@@ -1,0 +1,91 @@
+"""A trained language model's folder: what is written is what is read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.conditioners import ChromaConfig, ClapConfig, TextConfig
+from model.language_model import LanguageModelConfig
+from model.music_model import Attributes, MusicModel, MusicModelConfig
+from schemas import WeightsRef
+from schemas.weights import LocalWeights, folder_digest
+from stages.checkpoint import CheckpointFacts, TrainedModel, load_checkpoint, load_text_encoder, save_checkpoint
+from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, FRAME_RATE, text_encoder
+
+
+def configuration(finetune: bool) -> MusicModelConfig:
+    return MusicModelConfig(
+        language_model=LanguageModelConfig(
+            codebooks=CODEBOOKS,
+            cardinality=CARDINALITY,
+            width=16,
+            heads=2,
+            layers=2,
+            cross=("description", "clap"),
+            prepend=("chroma",),
+        ),
+        description=TextConfig(width=16, finetune=finetune),
+        chroma=ChromaConfig(frames=10),
+        clap=ClapConfig(width=3),
+    )
+
+
+def saved(tmp_path: Path, finetune: bool) -> tuple[TrainedModel, Path, LocalWeights]:
+    """A model written into `tmp_path/checkpoint`, and the text encoder that it began with."""
+    source = text_encoder(tmp_path / "encoder")
+    encoder, tokenizer = load_text_encoder(source)
+    torch.manual_seed(1)
+    model = MusicModel(configuration(finetune), encoder, tokenizer).eval()
+    facts = CheckpointFacts(
+        model=model.config,
+        frame_rate=FRAME_RATE,
+        segment_seconds=2.0,
+        text_encoder=str(source),
+        text_encoder_digest=folder_digest(source),
+        versions={"tokens": "abc"},
+    )
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    save_checkpoint(folder, model, facts)
+    return TrainedModel(model, facts), folder, LocalWeights(str(source), source, folder_digest(source))
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_a_model_read_back_is_the_same_bit_for_bit(tmp_path: Path, finetune: bool) -> None:
+    written, folder, found = saved(tmp_path, finetune)
+    read = load_checkpoint(folder, lambda reference: found)
+    assert read.facts == written.facts
+    state = read.model.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in written.model.state_dict().items())
+    codes = torch.randint(CARDINALITY, (2, CODEBOOKS, 20))
+    attributes = [Attributes("fast jazz", torch.eye(12)[:7], torch.ones(3)), Attributes()]
+    with torch.no_grad():
+        assert torch.equal(read.model(codes, attributes).logits, written.model(codes, attributes).logits)
+    assert not read.model.training
+
+
+def test_a_learned_text_encoder_travels_with_the_checkpoint_and_a_frozen_one_does_not(tmp_path: Path) -> None:
+    def refuse(reference: WeightsRef) -> LocalWeights:
+        raise AssertionError(f"asked for {reference}")
+
+    load_checkpoint(saved(tmp_path / "learned", True)[1], refuse)
+    with pytest.raises(AssertionError, match="asked for"):
+        load_checkpoint(saved(tmp_path / "frozen", False)[1], refuse)
+
+
+def test_another_text_encoder_than_the_one_it_was_trained_with_is_refused(tmp_path: Path) -> None:
+    _, folder, found = saved(tmp_path, False)
+    other = LocalWeights(found.reference, found.path, "0" * 64)
+    with pytest.raises(ValueError, match=f"with digest {found.digest}, as checkpoint was trained with, got 000"):
+        load_checkpoint(folder, lambda reference: other)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a language model's checkpoint in .*nowhere"):
+        load_checkpoint(tmp_path / "nowhere", lambda reference: pytest.fail("asked for weights"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="expected a language model's checkpoint"):
+        load_checkpoint(tmp_path, lambda reference: pytest.fail("asked for weights"))
+    with pytest.raises(ValueError, match="expected a T5 encoder and its tokenizer in"):
+        load_text_encoder(tmp_path)
