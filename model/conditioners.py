@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from model.chroma import one_hot
 from model.language_model import Condition
 from schemas import Config
 
@@ -38,6 +39,9 @@ class ChromaConfig(Config):
     """Frames of the condition, 7.8125 a second (30 s); a shorter melody is repeated, a longer one is cut."""
     null: Literal["zeros", "first_bin"] = "zeros"
     """No melody is zeros, unlike any melody; or, as in musicgen-melody, the projection of an endless C."""
+    one_hot: bool = True
+    """Only the strongest pitch class of a frame counts (AudioCraft: `chroma_stem.argmax`), so that the melody says
+    nothing of timbre (arXiv:2306.05284, 2.3)."""
 
 
 class ClapConfig(Config):
@@ -127,7 +131,8 @@ class ChromaConditioner(nn.Module):
             elif melody.ndim != 2 or melody.shape[1] != SEMITONES or not len(melody):
                 raise ValueError(f"expected a chroma [F, {SEMITONES}], got {list(melody.shape)}")
             else:
-                row.copy_(melody[torch.arange(self.config.frames) % len(melody)])
+                seen = one_hot(melody) if self.config.one_hot else melody
+                row.copy_(seen[torch.arange(self.config.frames) % len(melody)])
         with_null = self.config.null == "first_bin"
         return PreparedVectors(vectors, torch.tensor([with_null or melody is not None for melody in melodies]))
 
