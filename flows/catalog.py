@@ -1,0 +1,59 @@
+"""The whole catalog as one Prefect flow: from recordings to a catalog of generated clips.
+
+Stages are plain functions whose stale shards are tasks, not flows of their own: a flow costs a second, and a night on
+which nothing changed should cost none.
+"""
+
+from collections.abc import Sequence
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+
+from flows.console import LineProgress, result_rows
+from flows.recipe import Recipe, StageName, chosen, with_source
+from flows.running import Run, current_run, run_stages
+from flows.tasks import as_tasks, task_runner
+from schemas import Settings
+from stages.planning import Step
+
+
+def run_recipe(recipe: Recipe, settings: Settings, stages: Sequence[str] | None) -> None:
+    """Run stages of a recipe inside a flow, and leave the run's table as an artifact.
+
+    Raises:
+        StageFailed: a stage did not do all that was asked; what it did is kept.
+    """
+    steps = recipe.steps()
+    names = chosen(steps, stages, recipe.preset)
+    settings = with_source(settings, names, [step.name for step in steps])
+    run = current_run.get() or Run(progress=LineProgress(get_run_logger().info))
+    try:
+        run_in_flow(steps, settings, names, bool(stages), run)
+    finally:
+        create_table_artifact(
+            key="segue-run", table=result_rows(run.results), description=f"Run {run.run_id} in {settings.store}"
+        )
+
+
+def run_in_flow(steps: Sequence[Step], settings: Settings, names: Sequence[str], asked: bool, run: Run) -> None:
+    """Run stages with their jobs as tasks of the flow run that this is called in."""
+    with task_runner(settings) as runner:
+        try:
+            run_stages(steps, settings, names, asked, run, as_tasks(runner))
+        except BaseException:
+            # Whoever waits is interrupted, not the threads in work: they look at this between batches.
+            run.stop.set()
+            raise
+
+
+@flow(name="catalog", flow_run_name="catalog {recipe.preset} into {settings.store}", persist_result=False)
+def catalog(recipe: Recipe = Recipe(), settings: Settings = Settings(), stages: list[StageName] | None = None) -> None:
+    """The whole catalog, or some of its stages.
+
+    Args:
+        recipe: what is made: a preset, and what differs from it.
+        settings: where and by what means.
+        stages: names of the stages to run; none means all.
+    """
+    run_recipe(recipe, settings, stages)

@@ -1,0 +1,129 @@
+"""`--set stage.field=value`: words of a command line as a difference from a recipe, and pydantic's errors as one line.
+
+Values are JSON where they parse and the field is not text, so that `--set train.steps=100` is a number and
+`--set generate.checkpoint=1e9` a name.
+"""
+
+import json
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+MOST_ERRORS = 3
+"""Errors told in one line; a person mends these first."""
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `over` laid on it: mappings merge key by key, anything else in `over` stands as it is."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
+        below = merged.get(key)
+        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
+    """The difference that the `stage.field=value` of a command line ask for, by stage.
+
+    Args:
+        models: the model behind each first name of a path (`settings`, `ingest`, `train` …).
+
+    Raises:
+        ValueError: a pair has another form, or names no field; the message names what is allowed.
+    """
+    difference: dict[str, dict[str, Any]] = {}
+    for pair in pairs:
+        path, equals, text = pair.partition("=")
+        names = path.strip().split(".")
+        if not equals or len(names) < 2:
+            raise ValueError(f"expected --set stage.field=value, got {pair!r}")
+        if names[0] not in models:
+            raise ValueError(f"unknown stage {names[0]!r} in --set {pair}; allowed: {', '.join(models)}")
+        annotation = _field_at(models[names[0]], names, pair)
+        level: dict[str, Any] = difference.setdefault(names[0], {})
+        for name in names[1:-1]:
+            if not isinstance(level.get(name), dict):
+                level[name] = {}
+            level = level[name]
+        level[names[-1]] = _value(text, annotation)
+    return difference
+
+
+def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
+    """What is wrong with values, in one line that names the fields and what is allowed."""
+    found = []
+    for one in error.errors()[:MOST_ERRORS]:
+        names = [str(name) for name in one["loc"]]
+        if one["type"] == "extra_forbidden":
+            parent = _model_at(model, names[:-1])
+            allowed = ", ".join(parent.model_fields) if parent else "nothing here"
+            found.append(f"unknown field {prefix}{'.'.join(names)}; allowed: {allowed}")
+            continue
+        message = one["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+        got = "" if isinstance(one["input"], Mapping | BaseModel) else f", got {one['input']!r}"
+        place = f"{prefix}{'.'.join(names)}".rstrip(".")
+        found.append(f"{place}: {message}{got}" if place else message)
+    rest = error.error_count() - len(found)
+    return " ".join("; ".join(found).split()) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _field_at(model: type[BaseModel], names: Sequence[str], pair: str) -> Any:
+    """The annotation of the field at the end of a path whose first name is the stage."""
+    current: type[BaseModel] | None = model
+    annotation: Any = model
+    for position, name in enumerate(names[1:], start=1):
+        where = ".".join(names[:position])
+        if current is None:
+            if _is_mapping(annotation):
+                return Any
+            raise ValueError(f"{where} in --set {pair} has no fields of its own: give it a value")
+        if name not in current.model_fields:
+            raise ValueError(f"unknown field {where}.{name} in --set; allowed: {', '.join(current.model_fields)}")
+        annotation = current.model_fields[name].annotation
+        current = _model_in(annotation)
+    return annotation
+
+
+def _model_at(model: type[BaseModel], names: Sequence[str]) -> type[BaseModel] | None:
+    """The model at a path of pydantic's, which also names the branches of unions."""
+    current: type[BaseModel] | None = model
+    for name in names:
+        if current is not None and name in current.model_fields:
+            current = _model_in(current.model_fields[name].annotation)
+    return current
+
+
+def _branches(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    for branch in _branches(annotation):
+        if isinstance(branch, type) and issubclass(branch, BaseModel):
+            return branch
+    return None
+
+
+def _is_mapping(annotation: Any) -> bool:
+    return any(get_origin(branch) in (dict, Mapping) or branch is dict for branch in _branches(annotation))
+
+
+def _is_text(branch: Any) -> bool:
+    if get_origin(branch) is Literal:
+        return all(isinstance(value, str) for value in get_args(branch))
+    return isinstance(branch, type) and issubclass(branch, str)
+
+
+def _value(text: str, annotation: Any) -> Any:
+    branches = _branches(annotation)
+    wanted = [branch for branch in branches if branch is not type(None)]
+    if all(_is_text(branch) for branch in wanted):
+        return None if text == "null" and len(wanted) < len(branches) else text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

@@ -1,0 +1,146 @@
+"""A recipe: the configuration of every stage, as a preset's difference with what was asked for laid on it."""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Annotated, Any
+
+import stages.chroma
+import stages.clap
+import stages.decode
+import stages.demo
+import stages.demo_models
+import stages.evaluate
+import stages.generate
+import stages.ingest
+import stages.report
+import stages.tokenize
+import stages.train
+import stages.train_codec
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, field_validator, model_validator
+
+import stages.requests
+from flows.overrides import merge
+from flows.presets import PRESETS, preset_difference
+from schemas import Config, Settings, Store
+from schemas.identity import weights_in
+from stages.planning import Step
+
+STAGES: Mapping[str, ModuleType] = {
+    "demo": stages.demo,
+    "ingest": stages.ingest,
+    "train_codec": stages.train_codec,
+    "demo_models": stages.demo_models,
+    "chroma": stages.chroma,
+    "clap": stages.clap,
+    "tokenize": stages.tokenize,
+    "train": stages.train,
+    "requests": stages.requests,
+    "generate": stages.generate,
+    "decode": stages.decode,
+    "evaluate": stages.evaluate,
+    "report": stages.report,
+}
+"""Every stage, in the order of a whole run."""
+
+
+def known_stage(name: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}; allowed: {', '.join(STAGES)}")
+    return name
+
+
+StageName = Annotated[str, AfterValidator(known_stage), WithJsonSchema({"type": "string", "enum": list(STAGES)})]
+"""A stage's name, checked where a run is asked for."""
+
+GPU_STAGES = frozenset({"train_codec", "demo_models", "chroma", "clap", "tokenize", "train", "generate", "decode"})
+"""Stages that run models, and so want an accelerator where there is one."""
+
+
+class Recipe(Config):
+    """What is made, as opposed to where and by what means (`Settings`)."""
+
+    preset: str = Field(default="miniature", json_schema_extra={"enum": list(PRESETS)})
+    """The preset that fills whatever is not given."""
+    demo: stages.demo.Config = stages.demo.Config()
+    ingest: stages.ingest.Config = stages.ingest.Config()
+    train_codec: stages.train_codec.Config = stages.train_codec.Config()
+    demo_models: stages.demo_models.Config = stages.demo_models.Config()
+    chroma: stages.chroma.Config = stages.chroma.Config()
+    clap: stages.clap.Config = stages.clap.Config()
+    tokenize: stages.tokenize.Config = stages.tokenize.Config()
+    train: stages.train.Config = stages.train.Config()
+    requests: stages.requests.Config = stages.requests.Config()
+    generate: stages.generate.Config = stages.generate.Config()
+    decode: stages.decode.Config = stages.decode.Config()
+    evaluate: stages.evaluate.Config = stages.evaluate.Config()
+    report: stages.report.Config = stages.report.Config()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("preset", cls.model_fields["preset"].default)
+        return merge(preset_difference(name), given) if isinstance(name, str) else given
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        preset_difference(name)
+        return name
+
+    def steps(self) -> list[Step]:
+        """The stages that take part, in order: those that train a stand-in do only where something names it."""
+        return [Step(name, STAGES[name], getattr(self, name)) for name in STAGES if self._takes_part(name)]
+
+    def _takes_part(self, name: str) -> bool:
+        named = {str(reference) for reference in weights_in(self)}
+        if name == "train_codec":
+            return bool(named & {f"checkpoint:{kind}" for kind in stages.train_codec.KINDS})
+        if name in ("demo", "demo_models"):
+            return bool(named & {f"checkpoint:{kind}" for kind in stages.demo_models.KINDS})
+        return True
+
+
+def stage_models() -> dict[str, type[BaseModel]]:
+    """The model behind each first name of a `--set` path."""
+    return {"settings": Settings, **{name: STAGES[name].Config for name in STAGES}}
+
+
+def chosen(steps: Sequence[Step], asked: Sequence[str] | None, preset: str) -> list[str]:
+    """The names of the stages to run, in order: all that take part, or those asked for. Generating begins with reading
+    what is asked for, so `generate` brings `requests`.
+
+    Raises:
+        ValueError: a stage is not known, or takes no part in the recipe.
+    """
+    taking_part = [step.name for step in steps]
+    if not asked:
+        return taking_part
+    for name in asked:
+        if known_stage(name) not in taking_part:
+            raise ValueError(
+                f"{name} takes no part in the preset {preset}, where nothing names a model that it trains; "
+                f"allowed: {', '.join(taking_part)}"
+            )
+    wanted = {*asked, "requests"} if "generate" in asked else set(asked)
+    return [name for name in taking_part if name in wanted]
+
+
+def with_source(settings: Settings, names: Sequence[str], taking_part: Sequence[str]) -> Settings:
+    """The settings, with the demo corpus of the store for a source where a recipe that makes one was given none.
+
+    Raises:
+        ValueError: recordings are to be taken in, and nothing says from where.
+    """
+    if settings.source is not None or "ingest" not in names:
+        return settings
+    if "demo" not in taking_part:
+        raise ValueError("expected --source (a folder or URL of recordings), got none: this preset makes no corpus")
+    store = Store(settings.store)
+    return settings.model_copy(update={"source": store.path("demo") if store.is_local else f"{store.url}/demo"})
