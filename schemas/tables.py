@@ -258,6 +258,7 @@ REPORTS = Table(
     "a written report page",
     ("report_id",),
     _schema(report_id=TEXT, path=TEXT, clips=pa.int64(), bytes=pa.int64(), sha256=TEXT),
+    identity=("report_id", "path", "clips"),
 )
 WEIGHTS = Table(
     "weights",
