@@ -1,0 +1,138 @@
+"""Line charts as SVG paths: the numbers are worked out here, the template draws them, and nothing needs a script."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 640, 260
+LEFT, RIGHT, TOP, BOTTOM = 44, 86, 12, 30
+"""Pixels of the drawing and its margins; the right one holds the names of the lines."""
+
+MOST_POINTS = 240
+"""Points of a line; a longer series is averaged in equal groups."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """A named line: equally many `x` and `y`, `x` rising."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A drawn line: its name, where the name stands, its SVG path and its last value."""
+
+    name: str
+    path: str
+    label_x: float
+    label_y: float
+    last: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: its place in pixels and its text."""
+
+    place: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """All that a template needs to draw a chart."""
+
+    title: str
+    x_name: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def line_chart(title: str, x_name: str, series: Sequence[Series]) -> Chart | None:
+    """A chart of all series on common axes, or None where none has two finite points.
+
+    Raises:
+        ValueError: a series whose x and y differ in length.
+    """
+    cleaned = []
+    for one in series:
+        if len(one.x) != len(one.y):
+            raise ValueError(f"expected as many x as y for {one.name!r}, got {len(one.x)} and {len(one.y)}")
+        points = [(float(x), float(y)) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        if len(points) >= 2:
+            cleaned.append((one.name, _thin(points)))
+    if not cleaned:
+        return None
+    x_ticks = _ticks(*_ends([x for _, points in cleaned for x, _ in points]))
+    y_ticks = _ticks(*_ends([y for _, points in cleaned for _, y in points]))
+    x_low, x_high = _ends([x for _, points in cleaned for x, _ in points])
+    y_low, y_high = y_ticks[0], y_ticks[-1]
+
+    def across(x: float) -> float:
+        return round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1)
+
+    def down(y: float) -> float:
+        return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    drawn = [
+        (name, "M" + "L".join(f"{across(x)} {down(y)}" for x, y in points), down(points[-1][1]), points[-1][1])
+        for name, points in cleaned
+    ]
+    places = _apart([place for _, _, place, _ in drawn])
+    lines = tuple(
+        Line(name, path, WIDTH - RIGHT + 8, place, f"{last:.3g}")
+        for (name, path, _, last), place in zip(drawn, places, strict=True)
+    )
+    return Chart(
+        title,
+        x_name,
+        lines,
+        tuple(Tick(across(x), f"{x:,.6g}") for x in x_ticks if x_low <= x <= x_high),
+        tuple(Tick(down(y), f"{y:,.4g}") for y in y_ticks),
+    )
+
+
+def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    if len(points) <= MOST_POINTS:
+        return points
+    groups = [points[i * len(points) // MOST_POINTS : (i + 1) * len(points) // MOST_POINTS] for i in range(MOST_POINTS)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+
+
+def _ends(values: list[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if high - low < 1e-9 * max(1.0, abs(high)):
+        margin = max(1.0, abs(high)) / 2
+        return low - margin, high + margin
+    return low, high
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Four to eight round numbers (1, 2 or 5 times a power of ten apart) that enclose the range."""
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(step * number, 12) for number in range(first, last + 1)]
+
+
+def _apart(places: list[float], distance: float = 14.0) -> list[float]:
+    """The same places, moved as little as keeps labels a line's height apart and inside the drawing."""
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    moved = list(places)
+    for before, after in zip(order, order[1:], strict=False):
+        moved[after] = max(moved[after], moved[before] + distance)
+    limit = HEIGHT - BOTTOM + 4.0
+    for index in reversed(order):
+        moved[index] = min(moved[index], limit)
+        limit = moved[index] - distance
+    return moved

@@ -1,0 +1,147 @@
+"""What the numbers say and whether it holds: each claim with its evidence, and plainly where it fails.
+
+The melody is compared with three things, always over the clips that have both numbers: what an untrained model of the same
+architecture makes of the same request, what the right notes at the wrong times would score (chance), and what the codec
+leaves of the reference itself (the ceiling).
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Row = dict
+"""A row of a table, by column."""
+
+Verdict = Literal["holds", "does not hold", "not clear", "not measured"]
+
+STANDARD_ERRORS = 2.0
+"""A difference counts when its mean is this many standard errors from zero: about 95 % confidence."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, the verdict on it, and the sentence with the numbers behind that."""
+
+    claim: str
+    verdict: Verdict
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A mean over clips, drawn as a bar from 0 to 1."""
+
+    name: str
+    about: str
+    mean: float
+    count: int
+
+
+MELODY = (
+    ("chroma_similarity_ceiling", "Codec ceiling", "the reference melody itself, through the codec"),
+    ("chroma_similarity", "Trained model", "the clips of this catalog"),
+    ("chroma_similarity_untrained", "Untrained model", "same architecture, request and seed; random weights"),
+    ("chroma_similarity_chance", "Chance", "the asked pitch classes at shuffled times"),
+)
+
+
+def melody_bars(scores: Sequence[Row]) -> list[Bar]:
+    """Mean chroma similarity of trained, untrained, chance and ceiling, each over the clips that have it."""
+    bars = []
+    for column, name, about in MELODY:
+        values = [row[column] for row in scores if row[column] is not None]
+        if values:
+            bars.append(Bar(name, about, statistics.fmean(values), len(values)))
+    return bars
+
+
+def findings(scores: Sequence[Row], metrics: dict[str, float]) -> list[Finding]:
+    """Everything that a catalog should show, in the order of importance.
+
+    Args:
+        scores: rows of `scores`.
+        metrics: those of the checkpoint that made the clips.
+    """
+    return [
+        _melody(scores, "chroma_similarity_untrained", "Clips follow the asked melody better than an untrained model's do"),
+        _melody(scores, "chroma_similarity_chance", "Clips follow the asked melody better than chance"),
+        _below(
+            metrics,
+            "Held-out cross-entropy is under ln(cardinality), and under a unigram model's",
+            ("valid_cross_entropy", "valid_cross_entropy_unigram", "ln_cardinality"),
+            ("the model", "a unigram model", "ln(cardinality)"),
+        ),
+        _below(
+            metrics,
+            "The right condition predicts better than none, and none better than a wrong one",
+            ("valid_cross_entropy", "valid_cross_entropy_none", "valid_cross_entropy_shuffled"),
+            ("the right condition", "none", "a shuffled one"),
+        ),
+        _lengths(scores),
+        _share(scores, "key_correct", "key", "Clips are in the key that was asked for", 1 / 24),
+        _share(scores, "bpm_correct", "bpm", "Clips have the tempo that was asked for", None),
+    ]
+
+
+def _melody(scores: Sequence[Row], against: str, claim: str) -> Finding:
+    pairs = [
+        (row["chroma_similarity"], row[against])
+        for row in scores
+        if row["chroma_similarity"] is not None and row[against] is not None
+    ]
+    if not pairs:
+        return Finding(claim, "not measured", "No clip has both numbers.")
+    ours, theirs = (statistics.fmean(column) for column in zip(*pairs, strict=True))
+    wins = sum(one > other for one, other in pairs)
+    evidence = f"{ours:.1%} against {theirs:.1%} of frames on average; better in {wins} of {len(pairs)} clips"
+    if len(pairs) < 3:
+        return Finding(claim, "not clear", f"{evidence}: too few to tell.")
+    differences = [one - other for one, other in pairs]
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    mean = ours - theirs
+    evidence += f" (difference {100 * mean:+.1f} ± {100 * error:.1f} points, mean ± standard error)."
+    if mean > STANDARD_ERRORS * error:
+        return Finding(claim, "holds", evidence)
+    return Finding(claim, "not clear" if mean > 0 else "does not hold", evidence)
+
+
+def _below(metrics: dict[str, float], claim: str, names: Sequence[str], words: Sequence[str]) -> Finding:
+    values = [metrics.get(name) for name in names]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        missing = ", ".join(name for name, value in zip(names, values, strict=True) if value is None)
+        return Finding(claim, "not measured", f"The checkpoint has no {missing}.")
+    evidence = "; ".join(f"{word} {value:.3f}" for word, value in zip(words, known, strict=True)) + " nats a code."
+    rising = all(one < other for one, other in zip(known, known[1:], strict=False))
+    return Finding(claim, "holds" if rising else "does not hold", evidence)
+
+
+def _lengths(scores: Sequence[Row]) -> Finding:
+    claim = "Clips are as long as asked"
+    off = [abs(row["seconds"] - row["seconds_asked"]) for row in scores if row["seconds_asked"] is not None]
+    if not off:
+        return Finding(claim, "not measured", "There are no clips.")
+    right = sum(value <= 0.02 for value in off)
+    evidence = f"{right} of {len(off)} within 0.02 s; the furthest is off by {max(off):.2f} s."
+    return Finding(claim, "holds" if right == len(off) else "does not hold", evidence)
+
+
+def _share(scores: Sequence[Row], column: str, heard: str, claim: str, chance: float | None) -> Finding:
+    """A share of right answers; where chance is known it must be beaten by two standard errors."""
+    asked = [row for row in scores if row[f"{heard}_asked"] is not None]
+    judged = [bool(row[column]) for row in asked if row[column] is not None]
+    if not judged:
+        return Finding(claim, "not measured", "No request names one." if not asked else "None could be heard.")
+    share = statistics.fmean(judged)
+    evidence = f"{sum(judged)} of {len(judged)} ({share:.0%}) by the estimator"
+    if len(asked) > len(judged):
+        evidence += f"; in {len(asked) - len(judged)} more nothing could be heard"
+    if chance is None:
+        return Finding(claim, "holds" if share > 0.5 else "does not hold", f"{evidence}; an octave is forgiven.")
+    error = math.sqrt(chance * (1 - chance) / len(judged))
+    verdict: Verdict = "does not hold"
+    if share > chance:
+        verdict = "holds" if share > chance + STANDARD_ERRORS * error else "not clear"
+    return Finding(claim, verdict, f"{evidence}; chance is {chance:.1%}. “Holds” says better than chance, not always.")

@@ -1,0 +1,130 @@
+"use strict";
+// Search, filter, sort and paging over the cards that are in the page already; one clip plays at a time, and its picture
+// shows how far it is. Without this script every card is there, in the order of the requests.
+(() => {
+  const list = document.getElementById("cards");
+  if (!list) return;
+  const cards = Array.from(list.children);
+  const first = Number(list.dataset.first);
+  const find = document.getElementById("find");
+  const kind = document.getElementById("kind");
+  const sort = document.getElementById("sort");
+  const count = document.getElementById("count");
+  const more = document.querySelector(".more");
+  const empty = document.getElementById("empty");
+  let limit = first;
+  let texts = null;
+
+  // What a card says, in small letters and without accents, read when the first search needs it.
+  const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+  const read = () => texts || (texts = new Map(cards.map((card) => [card, plain(card.textContent)])));
+
+  const value = (card, name) => {
+    const text = card.dataset[name];
+    return text === undefined ? null : Number(text);
+  };
+
+  const ordered = () => {
+    if (!sort.value) return cards;
+    const up = sort.value.startsWith("-");
+    const name = up ? sort.value.slice(1) : sort.value;
+    const rated = cards.filter((card) => value(card, name) !== null);
+    const rest = cards.filter((card) => value(card, name) === null);
+    rated.sort((one, other) => (up ? 1 : -1) * (value(one, name) - value(other, name)));
+    return rated.concat(rest);
+  };
+
+  const draw = () => {
+    const words = plain(find.value).split(/\s+/).filter(Boolean);
+    const said = words.length ? read() : null;
+    const order = ordered();
+    let matching = 0;
+    for (const card of order) {
+      const fits =
+        (!kind.value || card.dataset.kinds.split(" ").includes(kind.value)) &&
+        words.every((word) => said.get(card).includes(word));
+      if (fits) matching += 1;
+      card.hidden = !fits || matching > limit;
+    }
+    if (order.some((card, place) => list.children[place] !== card)) list.append(...order);
+    const shown = Math.min(matching, limit);
+    count.textContent = shown < matching ? `${shown} of ${matching} clips` : `${matching} of ${cards.length} clips`;
+    more.hidden = shown === matching;
+    empty.hidden = matching > 0;
+  };
+
+  const restart = () => {
+    limit = first;
+    draw();
+  };
+  let waiting = 0;
+  find.addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(restart, cards.length > 500 ? 150 : 0);
+  });
+  kind.addEventListener("change", restart);
+  sort.addEventListener("change", restart);
+  document.getElementById("more").addEventListener("click", () => {
+    limit += first;
+    draw();
+  });
+  document.getElementById("all").addEventListener("click", () => {
+    limit = cards.length;
+    draw();
+  });
+  document.getElementById("clear").addEventListener("click", () => {
+    find.value = "";
+    kind.value = "";
+    restart();
+    find.focus();
+  });
+  find.form.addEventListener("submit", (event) => event.preventDefault());
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest("input, select, textarea, audio");
+    if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) {
+      event.preventDefault();
+      find.focus();
+    }
+  });
+
+  // Media events do not bubble, but they can be caught on their way down.
+  list.addEventListener(
+    "play",
+    (event) => {
+      for (const other of list.querySelectorAll(".card.playing audio")) if (other !== event.target) other.pause();
+      event.target.closest(".card").classList.add("playing");
+    },
+    true,
+  );
+  for (const end of ["pause", "ended"]) {
+    list.addEventListener(end, (event) => event.target.closest(".card").classList.remove("playing"), true);
+  }
+  list.addEventListener(
+    "timeupdate",
+    (event) => {
+      const audio = event.target;
+      const share = audio.duration > 0 ? audio.currentTime / audio.duration : 0;
+      audio.closest(".card").querySelector(".played").style.transform = `scaleX(${share})`;
+    },
+    true,
+  );
+  list.addEventListener("click", (event) => {
+    const picture = event.target.closest(".picture");
+    if (!picture) return;
+    const audio = picture.parentElement.querySelector("audio");
+    const share = (event.clientX - picture.getBoundingClientRect().left) / picture.clientWidth;
+    const go = () => {
+      audio.currentTime = Math.max(0, share) * audio.duration;
+    };
+    if (audio.readyState > 0) go();
+    else audio.addEventListener("loadedmetadata", go, { once: true });
+    audio.play();
+  });
+
+  // A link to a clip shows it, however far down it is.
+  const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target && cards.includes(target)) limit = Math.max(limit, cards.indexOf(target) + 1);
+  find.form.hidden = false;
+  draw();
+  if (target) target.scrollIntoView();
+})();
