@@ -55,6 +55,15 @@ def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ra
     return " ".join(kept) or None
 
 
+def request_text(description: str | None, key: str | None, bpm: float | None) -> str | None:
+    """The text of a request: its description, followed by the key and the tempo that it names in the form in which
+    training merges them."""
+    fields = _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})
+    if not fields:
+        return description
+    return ". ".join([description.rstrip("."), *fields] if description else fields)
+
+
 def _fields(track: Mapping[str, Any]) -> list[str]:
     """The other metadata of a track that has a value, each as `name: value`."""
     found = []

@@ -103,10 +103,8 @@ class Corpus:
         melody = embedding = None
         if chroma_frames and self.chroma.counts[track]:
             count = min(chroma_frames, math.ceil(self.seconds(frames) * MELODY_RATE))
-            places = np.rint((begin + np.arange(count) / MELODY_RATE) * self.chroma_rate).astype(np.int64)
-            places = places[places < self.chroma.counts[track]]
-            if places.size:
-                melody = torch.from_numpy(self.chroma.row(track)[places])
+            frames_of_melody = melody_at(self.chroma.row(track), self.chroma_rate, begin, count)
+            melody = torch.from_numpy(frames_of_melody) if len(frames_of_melody) else None
         if clap and self.embeddings.counts[track]:
             nearest = int(np.abs(self.embedding_starts[track] - begin).argmin())
             embedding = torch.from_numpy(self.embeddings.row(track)[nearest].copy())
@@ -120,6 +118,12 @@ class Corpus:
             found = self.window_codes(window, frames)
             codes[item, :, : found.shape[1]], lengths[item] = found, found.shape[1]
         return Batch(torch.from_numpy(codes), torch.from_numpy(lengths), attributes)
+
+
+def melody_at(chroma: np.ndarray, chroma_rate: float, begin: float, count: int) -> np.ndarray:
+    """The melody [F, 12] of a track: `count` frames at `MELODY_RATE` from second `begin` on, fewer where it ends."""
+    places = np.rint((begin + np.arange(count) / MELODY_RATE) * chroma_rate).astype(np.int64)
+    return chroma[places[places < len(chroma)]]
 
 
 def tiled_windows(corpus: Corpus, tracks: Sequence[int], frames: int, shortest: int, most: int) -> list[Window]:
