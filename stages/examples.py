@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import Int
 
-from model.music_model import Attributes
+from model.music_model import Attributes, MusicModelConfig
 from model.objective import Batch
 
 MELODY_RATE = 32_000 / 4096
@@ -87,28 +87,23 @@ class Corpus:
         block = self.codes.values[start : start + self.codebooks * total].reshape(self.codebooks, total)
         return block[:, window.start : window.start + frames]
 
-    def attributes(
-        self, window: Window, frames: int, description: str | None, chroma_frames: int | None, clap: bool
-    ) -> Attributes:
-        """The conditions of a window.
+    def attributes(self, window: Window, frames: int, model: MusicModelConfig, description: str | None) -> Attributes:
+        """The conditions of a window that a model reads: `description`, the melody of the same span of time (without
+        what lies past its end or the end of the track), and the joint embedding whose own window starts nearest.
 
         Args:
-            frames: its length in frames of codes.
-            description: its text.
-            chroma_frames: most frames of melody; None where the model has none. The melody is that of the window's
-                span: frames past its end or past the end of the track are left out.
-            clap: the model is conditioned on joint embeddings; it gets the one whose window starts nearest.
+            frames: the window's length in frames of codes.
         """
         begin, track = self.seconds(window.start), window.track
         melody = embedding = None
-        if chroma_frames and self.chroma.counts[track]:
-            count = min(chroma_frames, math.ceil(self.seconds(frames) * MELODY_RATE))
-            frames_of_melody = melody_at(self.chroma.row(track), self.chroma_rate, begin, count)
-            melody = torch.from_numpy(frames_of_melody) if len(frames_of_melody) else None
-        if clap and self.embeddings.counts[track]:
+        if model.chroma is not None and self.chroma.counts[track]:
+            count = min(model.chroma.frames, math.ceil(self.seconds(frames) * MELODY_RATE))
+            span = melody_at(self.chroma.row(track), self.chroma_rate, begin, count)
+            melody = torch.from_numpy(span) if len(span) else None
+        if model.clap is not None and self.embeddings.counts[track]:
             nearest = int(np.abs(self.embedding_starts[track] - begin).argmin())
             embedding = torch.from_numpy(self.embeddings.row(track)[nearest].copy())
-        return Attributes(description=description, chroma=melody, clap=embedding)
+        return Attributes(description if model.description is not None else None, melody, embedding)
 
     def batch(self, windows: Sequence[Window], frames: int, attributes: Sequence[Attributes]) -> Batch:
         """The codes of some windows, with conditions given for each."""
@@ -140,6 +135,16 @@ def tiled_windows(corpus: Corpus, tracks: Sequence[int], frames: int, shortest: 
     if len(found) <= most:
         return found
     return [found[position * len(found) // most] for position in range(most)]
+
+
+def code_frequencies(corpus: Corpus, tracks: Sequence[int]) -> Int[np.ndarray, "K V"]:
+    """How often each code of each codebook occurs in some tracks."""
+    offsets = np.arange(corpus.codebooks)[:, None] * corpus.cardinality
+    found = np.zeros(corpus.codebooks * corpus.cardinality, dtype=np.int64)
+    for track in tracks:
+        codes = corpus.window_codes(Window(track, 0), int(corpus.frames[track]))
+        found += np.bincount((codes + offsets).ravel(), minlength=found.size)
+    return found.reshape(corpus.codebooks, corpus.cardinality)
 
 
 def _only(table: pa.Table, column: str) -> float:
