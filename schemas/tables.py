@@ -30,7 +30,7 @@ def _schema(**columns: pa.DataType) -> pa.Schema:
     return pa.schema(list(columns.items()))
 
 
-_LOCATION = pa.struct([("uri", TEXT), ("stamp", TEXT)])
+_LOCATION = pa.struct([("uri", TEXT), ("stamp", TEXT), ("tags", TEXT)])
 
 TRACKS = Table(
     "tracks",
@@ -182,7 +182,18 @@ REQUESTS = Table(
         shard=pa.int32(),
     ),
     identity=(
-        *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds", "seconds", "takes", "seed"),
+        *(
+            "request_id",
+            "name",
+            "description",
+            "melody",
+            "clap",
+            "prompt",
+            "prompt_seconds",
+            "seconds",
+            "takes",
+            "seed",
+        ),
         *("guidance", "temperature", "top_k", "top_p", "bpm", "key", "title"),
     ),
 )

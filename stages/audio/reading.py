@@ -98,7 +98,7 @@ def stream_audio(file: IO[bytes]) -> Iterator[AudioStream]:
     container = container_of(file)
     refusal = ""
     if container not in DEMUXERS or not _needs_ffmpeg(file, container):
-        source = _Source(file)
+        source = FileSource(file)
         try:
             opened = soundfile.SoundFile(source)
         except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
@@ -138,7 +138,7 @@ def _check_header(sample_rate: int, channels: int) -> None:
         raise AudioError("sample rate", f"expected 1 to {MAX_SAMPLE_RATE} Hz, got a header of {sample_rate} Hz")
 
 
-class _Source:
+class FileSource:
     """A file as libsndfile's callbacks want it: with no name to judge by, and keeping the error of a disk or network
     that failed inside a callback, where it would be printed and taken for the end of the file."""
 
@@ -170,7 +170,7 @@ class _Source:
             raise self._error
 
 
-def _libsndfile_blocks(opened: soundfile.SoundFile, source: _Source) -> Iterator[np.ndarray]:
+def _libsndfile_blocks(opened: soundfile.SoundFile, source: FileSource) -> Iterator[np.ndarray]:
     read, claimed = 0, opened.frames
     while True:
         try:

@@ -81,13 +81,14 @@ def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) 
         file.seek(0)
         opened.save(file)
     else:
-        from mutagen.id3 import COMM, TXXX, Frames
+        from mutagen.id3 import COMM, TXXX, Frame, Frames
         from mutagen.mp3 import MP3
         from mutagen.wave import WAVE
 
         framed = MP3(file) if format == "mp3" else WAVE(file)
         framed.add_tags()
         for name, value in tags.items():
+            frame: Frame
             if name == "description":
                 frame = COMM(encoding=3, lang="eng", desc="", text=[value])
             elif name in _ID3_FRAMES:

@@ -1,0 +1,109 @@
+"""Ingest: every recording under the source becomes a row of `tracks`, or of `rejects`.
+
+A file whose place, size and time (or ETag) are as they were is not read again. Files that are read are identified by
+their encoded audio, measured, and described by what tables, sidecars, manifests and tags say of them; metadata that
+changed later changes the row and reads no sound. The same content in two places is one track.
+"""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+from pydantic import Field
+
+import schemas
+from schemas.tables import TRACKS
+from stages.contract import Arrival, Context, Reject, Survey
+from stages.intake.examination import Limits, Refused
+from stages.intake.ledger import Ledger
+from stages.intake.listing import list_source
+from stages.intake.pool import examine_all
+
+READS, WRITES, VERSION = (), TRACKS, 1
+
+SAVE_EVERY = 128
+"""Files after which what was read is written down, so that a run that is killed has not read for nothing."""
+
+
+class Config(schemas.Config):
+    """Which recordings are taken, and how they are parted."""
+
+    limits: Limits = Limits()
+    """Which recordings are taken."""
+    shard_size: int = Field(default=512, ge=1)
+    """Tracks in a shard: the unit of work of every stage after this one."""
+    valid: float = Field(default=0.05, ge=0, le=0.5)
+    """Share of artists (of tracks, where no artist is known) in the split `valid`."""
+    test: float = Field(default=0.05, ge=0, le=0.5)
+    """Share of artists (of tracks, where no artist is known) in the split `test`."""
+
+
+def survey(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Survey:
+    """What `arrivals` would do, from the listing and its metadata alone; no recording is opened."""
+    ledger, standing = _open(config, context, known, refused)
+    before = refused.to_pylist()
+    unread, drop, changed = ledger.unread(standing), len(ledger.without_file()), ledger.outdated()
+    here = {file.uri for file in ledger.listing.recordings}
+    news = set(standing) - {row["key"] for row in before}
+    lost = {row["key"] for row in before} - set(standing) - here
+    return Survey(len(unread) + changed + len(news), len(ledger.rows) - drop - changed, drop + len(lost))
+
+
+def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]:
+    """The shards that change, each as it becomes.
+
+    The last shard is given whenever it is full and every `SAVE_EVERY` files. At the end come all that changed, the last
+    one first: were an earlier one to lose a row before that, a run killed in between would find room there.
+
+    Raises:
+        ValueError: there is no source, or nothing in it.
+    """
+    ledger, rejects = _open(config, context, known, refused)
+    recorded = {(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
+    unread, since = ledger.unread(rejects), 0
+    context.progress.start("reading recordings", len(unread), "tracks")
+    for file, result in examine_all(unread, config.limits, context.settings.workers, context.check_stopped):
+        filled = False
+        if isinstance(result, Refused):
+            stamp = file.stamp if result.lasting else None
+            rejects[file.uri] = Reject(file.uri, file.uri, result.kind, result.message, stamp)
+        else:
+            filled = ledger.add(file, result) and ledger.is_full(ledger.last_shard)
+        since += 1
+        if filled or since == SAVE_EVERY:
+            since, recorded = 0, _entries(rejects)
+            ledger.refresh(max(ledger.last_shard, 0))
+            yield _arrival(ledger, max(ledger.last_shard, 0), rejects)
+        context.progress.advance()
+    ledger.drop()
+    stale = [shard for shard in ledger.shards() if ledger.refresh(shard)]
+    if not stale and recorded != _entries(rejects):
+        stale = [max(ledger.last_shard, 0)]
+    for shard in reversed(stale):
+        yield _arrival(ledger, shard, rejects)
+
+
+def _open(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> tuple[Ledger, dict[str, Reject]]:
+    """The rows as they were, against the source as it is, and the rejects that still stand."""
+    source = context.settings.source
+    if source is None:
+        raise ValueError("expected a folder or URL of recordings, got none: name it by --source")
+    listing = list_source(source, context.store.url)
+    written = [int(shard) for shard in context.store.shards(TRACKS, context.fingerprint)]
+    shares = (config.valid, config.test)
+    ledger = Ledger(known.to_pylist(), listing, max(written, default=-1), config.shard_size, shares)
+    stamps = {file.uri: file.stamp for file in listing.recordings}
+    standing = {reject.key: reject for reject in listing.rejects}
+    for row in refused.to_pylist():
+        lasts = row["stamp"] is not None and stamps.get(row["uri"]) == row["stamp"]
+        if lasts or listing.is_closed(row["uri"]):
+            standing[row["key"]] = Reject(row["key"], row["uri"], row["kind"], row["message"], row["stamp"])
+    return ledger, standing
+
+
+def _entries(rejects: dict[str, Reject]) -> set[tuple[str, str, str | None]]:
+    return {(one.key, one.kind, one.stamp) for one in rejects.values()}
+
+
+def _arrival(ledger: Ledger, shard: int, rejects: dict[str, Reject]) -> Arrival:
+    rows, made = ledger.content(shard)
+    return Arrival(shard, rows, made, list(rejects.values()))

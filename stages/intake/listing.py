@@ -1,0 +1,255 @@
+"""What lies at a source, recursively: recordings, the metadata beside them, and what can only be refused.
+
+The listing opens no recording. Each file has a stamp (its size with its ETag or time), by which a later run knows it
+unread. Names that begin with a dot are hidden, as are all files in such folders.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from stages.audio.places import locate, uri_of
+from stages.contract import Reject
+from stages.metadata.fields import clean_text
+
+AUDIO_EXTENSIONS = frozenset(
+    (
+        *("3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "ape", "asf", "au", "caf", "flac", "m4a", "m4b", "mka"),
+        *("mp2", "mp3", "mp4", "oga", "ogg", "opus", "snd", "w64", "wav", "wave", "webm", "wma", "wv"),
+    )
+)
+"""What names a recording. The content decides what it really is; other files at the source are none of ours."""
+
+METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file at the source."""
+
+    uri: str
+    """An absolute path or a URL that `stages.audio.locate` finds."""
+    relative: str
+    """Its place under the source, with `/`."""
+    stamp: str
+    size: int
+
+
+@dataclass
+class Listing:
+    """Everything that concerns us at a source."""
+
+    recordings: list[File] = field(default_factory=list)
+    """In the order of their URIs."""
+    metadata: list[File] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    """Names of recordings that are no files, and folders and links that lead nowhere."""
+    closed: list[str] = field(default_factory=list)
+    """URIs of folders that could not be read: nobody knows what became of the files in them."""
+
+    def is_closed(self, uri: str) -> bool:
+        return any(uri.startswith(f"{folder}/") for folder in self.closed)
+
+
+def list_source(source: str, store: str = "") -> Listing:
+    """List a folder, bucket or single file.
+
+    Args:
+        store: the URL of a store, whose files are none of the source's where it lies inside of it.
+
+    Raises:
+        ValueError: there is nothing at `source`, or no recording; an unmounted disk must not empty the tables.
+        OSError: the network failed.
+    """
+    try:
+        filesystem, root = locate(source)
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"expected a folder or a URL that can be read as the source, got {source!r}: {error}"
+        ) from error
+    listing = Listing()
+    if isinstance(filesystem, LocalFileSystem):
+        if not os.path.exists(root):
+            raise ValueError(
+                f"expected a folder or URL of recordings as the source, got {source!r}, which is not there"
+            )
+        walk = _Walk(root if os.path.isdir(root) else os.path.dirname(root), listing)
+        if os.path.isdir(root):
+            walk.all(store)
+        else:
+            walk.file(root)
+    else:
+        _list_remote(filesystem, root, source, store, listing)
+    listing.recordings.sort(key=lambda file: file.uri)
+    listing.metadata.sort(key=lambda file: file.uri)
+    listing.rejects.sort(key=lambda reject: reject.key)
+    if not listing.recordings and not listing.rejects:
+        kinds = "wav, flac, mp3, ogg, m4a …"
+        raise ValueError(f"expected recordings ({kinds}) at {source!r}, got none: is the disk mounted, the path right?")
+    return listing
+
+
+def is_recording(name: str) -> bool:
+    return PurePosixPath(name).suffix[1:].lower() in AUDIO_EXTENSIONS
+
+
+def _sort(file: File, listing: Listing) -> None:
+    if is_recording(file.relative):
+        listing.recordings.append(file)
+    elif file.relative.lower().endswith(METADATA_EXTENSIONS):
+        listing.metadata.append(file)
+
+
+# -- a local disk ------------------------------------------------------------------------------------------------------
+
+
+class _Walk:
+    """A walk over a folder: real folders first, then those that links lead to, so that each is listed once, by its own
+    name if it has one under the source. Links to what is listed already add nothing; circles are refused."""
+
+    def __init__(self, root: str, listing: Listing) -> None:
+        self._root, self._listing = root, listing
+        self._seen: set[tuple[int, int]] = set()
+        self._links: list[str] = []
+
+    def all(self, store: str) -> None:
+        filesystem, store_root = locate(store) if store else (None, "")
+        inside = os.path.realpath(store_root).startswith(os.path.realpath(self._root).rstrip("/") + "/")
+        if isinstance(filesystem, LocalFileSystem) and inside and os.path.isdir(store_root):
+            self._enter(store_root)
+        self._descend(self._root)
+        while self._links:
+            links, self._links = sorted(self._links), []
+            for link in links:
+                self._follow(link)
+
+    def file(self, path: str) -> None:
+        """Take in one entry that is no folder."""
+        relative = os.path.relpath(path, self._root)
+        try:
+            state = os.stat(path)
+        except OSError as error:
+            self._refuse(path, "unreadable", f"expected a file, got {error.strerror or error}")
+            return
+        if not stat.S_ISREG(state.st_mode):
+            if is_recording(relative):
+                kind = _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
+                self._refuse(path, "not a file", f"expected a regular file, got {kind}")
+        elif is_recording(relative) and not os.access(path, os.R_OK):
+            self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
+        else:
+            uri = uri_of(LocalFileSystem(), path, self._root)
+            _sort(File(uri, relative, f"{state.st_size}-{state.st_mtime_ns}", state.st_size), self._listing)
+
+    def _enter(self, folder: str) -> bool:
+        """Note a folder as listed; False if it was."""
+        state = os.stat(folder)
+        place = (state.st_dev, state.st_ino)
+        if place in self._seen:
+            return False
+        self._seen.add(place)
+        return True
+
+    def _descend(self, folder: str) -> None:
+        """List a folder and the real folders in it; links are put by."""
+        waiting = [folder]
+        while waiting:
+            current = waiting.pop()
+            try:
+                if not self._enter(current):
+                    continue
+                with os.scandir(current) as entries:
+                    children = [entry for entry in entries if not entry.name.startswith(".")]
+            except OSError as error:
+                self._listing.closed.append(uri_of(LocalFileSystem(), current, self._root))
+                why = error.strerror or str(error)
+                self._refuse(
+                    current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks stay"
+                )
+                continue
+            for entry in children:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_symlink() and not os.path.isfile(entry.path):
+                    self._links.append(entry.path)
+                else:
+                    self.file(entry.path)
+
+    def _follow(self, link: str) -> None:
+        try:
+            os.stat(link)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                self._refuse(link, "link loop", "expected a link to recordings, got one that leads back to itself")
+            elif is_recording(link):
+                self._refuse(link, "broken link", f"expected a file behind the link, got: {error.strerror or error}")
+            return
+        target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+        if not os.path.isdir(link):
+            self.file(link)
+        elif place == target or place.startswith(target.rstrip("/") + "/"):
+            self._refuse(link, "link loop", f"expected a link to other recordings, got one to {target!r} above it")
+        else:
+            self._descend(link)
+
+    def _refuse(self, path: str, kind: str, message: str) -> None:
+        uri = uri_of(LocalFileSystem(), path, self._root)
+        self._listing.rejects.append(Reject(uri, uri, kind, clean_text(message), stamp=LISTED))
+
+
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+LISTED = "listed"
+"""The stamp of what was refused by its name and kind alone, without being read."""
+
+
+# -- object stores and others ------------------------------------------------------------------------------------------
+
+
+def _list_remote(filesystem: AbstractFileSystem, root: str, source: str, store: str, listing: Listing) -> None:
+    filesystem.invalidate_cache()
+    try:
+        found = filesystem.find(root, detail=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"expected a folder or URL of recordings as the source, got {source!r}, not there") from error
+    other, store_root = locate(store) if store else (None, "")
+    hidden = store_root.rstrip("/") + "/" if other == filesystem else None
+    inside = hidden is not None and hidden.startswith(root.rstrip("/") + "/") and hidden != root.rstrip("/") + "/"
+    for path, relative, entry in _entries(found, root):
+        if entry.get("type", "file") != "file" or any(part.startswith(".") for part in PurePosixPath(relative).parts):
+            continue
+        if inside and path.startswith(str(hidden)):
+            continue
+        size = int(entry.get("size") or 0)
+        _sort(File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size), listing)
+
+
+def _entries(found: Any, root: str) -> Iterator[tuple[str, str, dict]]:
+    for path, entry in sorted(found.items()):
+        relative = path[len(root) :].lstrip("/") if path.startswith(root) else path
+        yield path, relative or PurePosixPath(path).name, entry
+
+
+def _version(entry: dict) -> str:
+    """What an object store says about the state of an object: its ETag or checksum, else its time."""
+    for name in (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "LastModified",
+        "last_modified",
+        "updated",
+        "mtime",
+        "created",
+        "date_time",
+    ):
+        if entry.get(name):
+            return str(entry[name]).strip('"')
+    return ""

@@ -1,0 +1,1 @@
+"""What is said of recordings, by whom, and made safe."""

@@ -1,0 +1,179 @@
+"""What is said of a recording, made safe: typed, bounded, free of control characters, and field by field.
+
+Metadata is written by other people and programs. A field of the wrong type or beyond its bounds is dropped with a
+sentence that says so, and never costs the track; no value is a path, a query or markup to anything that reads it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TEXT_LENGTHS = {
+    "title": 500,
+    "artist": 500,
+    "album": 500,
+    "genre": 500,
+    "instrument": 500,
+    "key": 100,
+    "description": 5_000,
+    "licence": 500,
+}
+"""The text columns of `tracks`, and how many characters each may have; longer ones are cut."""
+
+LIST_FIELDS = ("moods", "keywords")
+LIST_ITEMS, LIST_ITEM_LENGTH = 64, 100
+"""How many items a list may have, and how many characters each."""
+
+BPM_RANGE = (20.0, 400.0)
+"""Tempi that are believed, in beats a minute."""
+
+FIELDS = (*TEXT_LENGTHS, *LIST_FIELDS, "bpm")
+
+_ALIASES = {"license": "licence", "mood": "moods", "caption": "description", "text": "description", "tempo": "bpm"}
+"""Other names for the same fields, which rank behind the name itself."""
+
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]+")
+"""Control characters, and the marks that turn the direction of the text after them."""
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+WARNINGS = 20
+"""Sentences that are kept for one track."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """What one source says: `values` holds only fields that it knows, typed as in `tracks`."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        return json.dumps({"values": self.values, "warnings": self.warnings}, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Fields":
+        plain = json.loads(text)
+        return cls(plain["values"], tuple(plain["warnings"]))
+
+
+def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> Fields:
+    """The fields of `tracks` in a mapping from outside; names that mean nothing here are passed over.
+
+    Args:
+        raw: names and values as a parser gave them.
+        where: what the sentences call the source, such as a file's name.
+        separators: the characters that part the items of a list given as one text.
+    """
+    named: dict[str, Any] = {}
+    for name, value in raw.items():
+        if isinstance(name, str):
+            plain = name.strip().lower()
+            if plain in FIELDS:
+                named[plain] = value
+    for name, value in raw.items():
+        if isinstance(name, str) and name.strip().lower() in _ALIASES:
+            named.setdefault(_ALIASES[name.strip().lower()], value)
+    values, warnings = {}, []
+    for name, value in sorted(named.items()):
+        try:
+            known, remark = _typed(name, value, separators)
+        except ValueError as error:
+            known, remark = None, f"{error}, so it was dropped"
+        if remark:
+            warnings.append(f"{clean_text(where)[:200]}: {name}: {remark}")
+        if known is not None:
+            values[name] = known
+    return Fields(values, tuple(warnings))
+
+
+def resolve(sources: Iterable[Fields]) -> Fields:
+    """All fields that any source knows; of two, the earlier source's. Every source's warnings, each once."""
+    values: dict[str, Any] = {}
+    warnings: dict[str, None] = {}
+    for source in sources:
+        values = {**source.values, **values}
+        warnings.update(dict.fromkeys(source.warnings))
+    return Fields(values, tuple(list(warnings)[:WARNINGS]))
+
+
+def clean_text(text: str) -> str:
+    """`text` without control characters and surrogates, runs of white space as one space."""
+    return " ".join(_UNSAFE.sub(" ", _SURROGATES.sub("\ufffd", text)).split())
+
+
+def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
+    """A value as its column wants it (None: unknown), and a sentence where it was changed.
+
+    Raises:
+        ValueError: it has the wrong type or is out of bounds.
+    """
+    if value is None or value == "" or value == [] or (isinstance(value, float) and math.isnan(value)):
+        return None, None
+    if name == "bpm":
+        return _tempo(value), None
+    if name in LIST_FIELDS:
+        return _items(value, separators)
+    if isinstance(value, list | tuple):
+        value = ", ".join(_one_text(item) for item in value[:LIST_ITEMS])
+    elif isinstance(value, str) and separators == ";" and ";" in value and name in ("instrument", "genre"):
+        value = ", ".join(part.strip() for part in value.split(";") if part.strip())
+    text, longest = clean_text(_one_text(value)), TEXT_LENGTHS[name]
+    if len(text) > longest:
+        return text[:longest].rstrip(), f"expected at most {longest} characters, got {len(text):,}, so it was cut"
+    return text or None, None
+
+
+def _one_text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"expected text, got {_shown(value)}")
+    if isinstance(value, str) and _SURROGATES.search(value):
+        raise ValueError("expected UTF-8, got other bytes")
+    return str(value)
+
+
+def _tempo(value: Any) -> float | None:
+    low, high = BPM_RANGE
+    wanted = f"expected a number from {low:g} to {high:g}"
+    if isinstance(value, list | tuple) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str):
+        if not value.strip():
+            return None
+        try:
+            value = float(value)
+        except ValueError:
+            raise ValueError(f"{wanted}, got {_shown(value)}") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{wanted}, got {_shown(value)}")
+    if value == 0:  # what taggers write for "unknown"
+        return None
+    if not low <= value <= high:
+        raise ValueError(f"{wanted}, got {_shown(value)}")
+    return float(value)
+
+
+def _items(value: Any, separators: str) -> tuple[list[str] | None, str | None]:
+    if isinstance(value, str):
+        value = re.split(f"[{re.escape(separators)}]", _one_text(value))
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"expected a list of texts, got {_shown(value)}")
+    # Cut before cleaning: a list of a million items must not cost more than a look.
+    texts = [clean_text(_one_text(item)[: 4 * LIST_ITEM_LENGTH]) for item in value[: 4 * LIST_ITEMS]]
+    kept = list(dict.fromkeys(text[:LIST_ITEM_LENGTH].rstrip() for text in texts if text))[:LIST_ITEMS]
+    if len(value) > LIST_ITEMS or any(len(text) > LIST_ITEM_LENGTH for text in texts):
+        limit = f"at most {LIST_ITEMS} items of {LIST_ITEM_LENGTH} characters"
+        return kept or None, f"expected {limit}, got more, so it was cut"
+    return kept or None, None
+
+
+def _shown(value: Any) -> str:
+    """A value as a sentence may show it: short, whatever came."""
+    if isinstance(value, Mapping | list | tuple | set):
+        return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value):,}"
+    if isinstance(value, int) and value.bit_length() > 128:
+        return "a number of more than 38 digits"
+    text = clean_text(repr(value) if not isinstance(value, bytes) else f"{len(value):,} bytes")
+    return text if len(text) <= 60 else f"{text[:57]}…"
