@@ -214,7 +214,7 @@ class LanguageModel(nn.Module):
         Frames from `lengths` on are padding: the model sees the special token there, and they are not predictions.
         Raises ValueError for codes of another shape or out of range, lengths outside 1 … T, or wrong conditions.
         """
-        if codes.ndim != 3 or codes.shape[1] != self.config.codebooks or codes.shape[2] < 1:
+        if codes.ndim != 3 or codes.shape[1] != self.config.codebooks or not codes.numel():
             raise ValueError(f"expected codes [B, {self.config.codebooks}, T], got {list(codes.shape)}")
         batch, _, frames = codes.shape
         inside = torch.ones((batch, frames), dtype=torch.bool, device=codes.device)
