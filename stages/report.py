@@ -143,15 +143,17 @@ def _notes(refused: int) -> list[str]:
         "Chroma similarity is the share of frames, at 7.8 a second, whose strongest pitch class is the asked one: the "
         "mean cosine of the quantised chroma (MusicGen, arXiv:2306.05284, section 4).",
         "Chance is the expected similarity with the asked frames in random order: the right pitch classes at the wrong "
-        "times. The untrained model has the same architecture, request and seed, and random weights; only some clips of "
-        "each shard are compared with it, and n says how many. The ceiling is the reference's own codes, decoded; clips "
+        "times.",
+        "The untrained model has the same architecture, request and seed, and random weights; only some clips of each "
+        "shard are compared with it, and n says how many. The ceiling is the reference’s own codes, decoded; clips "
         "whose melody came from a file have none.",
-        "Key: Krumhansl–Schmuckler with Sha’ath’s profiles; the estimator itself is exactly right on about 60 % of eight "
-        "seconds of the demo corpus and mostly errs by the relative key. Tempo: autocorrelation of onset strength, right "
-        "within 4 % or an octave; on the demo corpus it is in 94 % of pieces.",
+        "Key: Krumhansl–Schmuckler with Sha’ath’s profiles. The estimator itself is exactly right on about 60 % of "
+        "eight seconds of the demo corpus and mostly errs by the relative key.",
+        "Tempo: autocorrelation of onset strength, right within 4 % or an octave; on the demo corpus the estimator is "
+        "in 94 % of pieces.",
         "A comparison holds when its mean difference is more than two standard errors above zero.",
-        "The nearest track is that of the training split whose CLAP embedding has the highest cosine with the clip’s: a "
-        "value near 1 would be a copy.",
+        "Text match is the CLAP cosine of clip and description. The nearest track is that of the training split whose "
+        "CLAP embedding has the highest cosine with the clip’s: near 1 it would be a copy.",
     ]
     if refused:
         notes.append(f"{refused} clips are left out because their files cannot be read; the table rejects says why.")

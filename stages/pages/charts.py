@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 86, 12, 30
@@ -67,7 +68,9 @@ def line_chart(title: str, x_name: str, series: Sequence[Series]) -> Chart | Non
     for one in series:
         if len(one.x) != len(one.y):
             raise ValueError(f"expected as many x as y for {one.name!r}, got {len(one.x)} and {len(one.y)}")
-        points = [(float(x), float(y)) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        points = [
+            (float(x), float(y)) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)
+        ]
         if len(points) >= 2:
             cleaned.append((one.name, _thin(points)))
     if not cleaned:
@@ -129,7 +132,7 @@ def _apart(places: list[float], distance: float = 14.0) -> list[float]:
     """The same places, moved as little as keeps labels a line's height apart and inside the drawing."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     moved = list(places)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         moved[after] = max(moved[after], moved[before] + distance)
     limit = HEIGHT - BOTTOM + 4.0
     for index in reversed(order):

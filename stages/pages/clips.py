@@ -126,13 +126,15 @@ def view(
 
 
 def _facts(clip: Row, request: Row, references: Mapping[str, str], tracks: Mapping[str, Row]) -> tuple[Score, ...]:
-    facts = [
-        Score(name.capitalize(), _named(reference, tracks)) for name, reference in references.items()
-    ]
+    facts = [Score(name.capitalize(), _named(reference, tracks)) for name, reference in references.items()]
     sampling = f"guidance {request['guidance']:g}, temperature {request['temperature']:g}, top-k {request['top_k']}"
     facts.append(Score("Sampling", sampling + (f", top-p {request['top_p']:g}" if request["top_p"] else "")))
     loudness = f"{_number(clip['loudness'], '.1f')} LUFS, peak {_number(clip['true_peak'], '.1f')} dBTP"
-    return (*facts, Score("Level", loudness), Score("File", f"{clip['format'].upper()}, {clip['sample_rate'] / 1000:g} kHz"))
+    return (
+        *facts,
+        Score("Level", loudness),
+        Score("File", f"{clip['format'].upper()}, {clip['sample_rate'] / 1000:g} kHz"),
+    )
 
 
 def _named(reference: str, tracks: Mapping[str, Row]) -> str:
@@ -147,12 +149,14 @@ def _named(reference: str, tracks: Mapping[str, Row]) -> str:
 def _scores(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
     found = []
     if score.get("key_asked") is not None:
-        found.append(Score("Key", score["key"] or "none heard", f"asked {score['key_asked']}", _verdict(score["key_correct"])))
+        found.append(
+            Score("Key", score["key"] or "none heard", f"asked {score['key_asked']}", _verdict(score["key_correct"]))
+        )
     if score.get("bpm_asked") is not None:
         heard = _number(score["bpm"], ".0f", " bpm")
         found.append(Score("Tempo", heard, f"asked {score['bpm_asked']:.0f}", _verdict(score["bpm_correct"])))
     if score.get("clap_similarity") is not None:
-        found.append(Score("Text match", f"{score['clap_similarity']:.2f}", "CLAP cosine of clip and description"))
+        found.append(Score("Text match", f"{score['clap_similarity']:.2f}"))
     if score.get("nearest_track") is not None:
         track = tracks.get(score["nearest_track"], {})
         name = track.get("title") or score["nearest_track"][:SHORT]
@@ -161,7 +165,9 @@ def _scores(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
         found.append(Score("Length", f"{score['seconds']:.2f} s", f"asked {score['seconds_asked']:.2f}", "wrong"))
     for name, word in (("silence", "Silence"), ("clipping", "Clipping")):
         if score.get(name):
-            found.append(Score(word, f"{score[name]:.1%}", "", "wrong" if score[name] > 0.5 or name == "clipping" else ""))
+            found.append(
+                Score(word, f"{score[name]:.1%}", "", "wrong" if score[name] > 0.5 or name == "clipping" else "")
+            )
     return tuple(found)
 
 

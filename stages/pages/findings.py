@@ -1,14 +1,15 @@
 """What the numbers say and whether it holds: each claim with its evidence, and plainly where it fails.
 
-The melody is compared with three things, always over the clips that have both numbers: what an untrained model of the same
-architecture makes of the same request, what the right notes at the wrong times would score (chance), and what the codec
-leaves of the reference itself (the ceiling).
+The melody is compared with three things, always over the clips that have both numbers: what an untrained model of the
+same architecture makes of the same request, what the right notes at the wrong times would score (chance), and what the
+codec leaves of the reference itself (the ceiling).
 """
 
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 Row = dict
@@ -18,6 +19,9 @@ Verdict = Literal["holds", "does not hold", "not clear", "not measured"]
 
 STANDARD_ERRORS = 2.0
 """A difference counts when its mean is this many standard errors from zero: about 95 % confidence."""
+
+LUCK = 0.025
+"""A share of right answers counts when chance alone gives so many less often than this (exact binomial tail)."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +69,20 @@ def findings(scores: Sequence[Row], metrics: dict[str, float]) -> list[Finding]:
         metrics: those of the checkpoint that made the clips.
     """
     return [
-        _melody(scores, "chroma_similarity_untrained", "Clips follow the asked melody better than an untrained model's do"),
+        _melody(
+            scores, "chroma_similarity_untrained", "Clips follow the asked melody better than an untrained model's do"
+        ),
         _melody(scores, "chroma_similarity_chance", "Clips follow the asked melody better than chance"),
         _below(
             metrics,
             "Held-out cross-entropy is under ln(cardinality), and under a unigram model's",
-            ("valid_cross_entropy", "valid_cross_entropy_unigram", "ln_cardinality"),
+            ("valid_cross_entropy", "valid_cross_entropy_unigram", "uniform_cross_entropy"),
             ("the model", "a unigram model", "ln(cardinality)"),
         ),
         _below(
             metrics,
             "The right condition predicts better than none, and none better than a wrong one",
-            ("valid_cross_entropy", "valid_cross_entropy_none", "valid_cross_entropy_shuffled"),
+            ("valid_cross_entropy", "valid_cross_entropy_unconditional", "valid_cross_entropy_shuffled"),
             ("the right condition", "none", "a shuffled one"),
         ),
         _lengths(scores),
@@ -114,7 +120,7 @@ def _below(metrics: dict[str, float], claim: str, names: Sequence[str], words: S
         missing = ", ".join(name for name, value in zip(names, values, strict=True) if value is None)
         return Finding(claim, "not measured", f"The checkpoint has no {missing}.")
     evidence = "; ".join(f"{word} {value:.3f}" for word, value in zip(words, known, strict=True)) + " nats a code."
-    rising = all(one < other for one, other in zip(known, known[1:], strict=False))
+    rising = all(one < other for one, other in pairwise(known))
     return Finding(claim, "holds" if rising else "does not hold", evidence)
 
 
@@ -129,7 +135,7 @@ def _lengths(scores: Sequence[Row]) -> Finding:
 
 
 def _share(scores: Sequence[Row], column: str, heard: str, claim: str, chance: float | None) -> Finding:
-    """A share of right answers; where chance is known it must be beaten by two standard errors."""
+    """A share of right answers; where chance is known, luck must be an unlikely explanation."""
     asked = [row for row in scores if row[f"{heard}_asked"] is not None]
     judged = [bool(row[column]) for row in asked if row[column] is not None]
     if not judged:
@@ -140,8 +146,11 @@ def _share(scores: Sequence[Row], column: str, heard: str, claim: str, chance: f
         evidence += f"; in {len(asked) - len(judged)} more nothing could be heard"
     if chance is None:
         return Finding(claim, "holds" if share > 0.5 else "does not hold", f"{evidence}; an octave is forgiven.")
-    error = math.sqrt(chance * (1 - chance) / len(judged))
+    right = sum(judged)
+    by_luck = sum(
+        math.comb(len(judged), n) * chance**n * (1 - chance) ** (len(judged) - n) for n in range(right, len(judged) + 1)
+    )
     verdict: Verdict = "does not hold"
     if share > chance:
-        verdict = "holds" if share > chance + STANDARD_ERRORS * error else "not clear"
+        verdict = "holds" if by_luck < LUCK else "not clear"
     return Finding(claim, verdict, f"{evidence}; chance is {chance:.1%}. “Holds” says better than chance, not always.")

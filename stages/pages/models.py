@@ -48,7 +48,7 @@ def _view(row: Row, training: Sequence[Row], made_clips: bool) -> CheckpointView
 
 
 def metrics_of(row: Row) -> dict[str, float]:
-    """The metrics of a row of `checkpoints`, without those that have no value."""
+    """The metrics of a row of `checkpoints` or `training`, without those that have no value."""
     return {name: value for name, value in (row["metrics"] or []) if value is not None}
 
 
@@ -59,7 +59,9 @@ def _charts(training: Sequence[Row]) -> list[Chart]:
     for row in sorted(training, key=lambda row: row["step"]):
         splits.setdefault(row["split"], []).append(row)
     drawn = [line_chart("Loss", "steps", [_series(split, rows, "loss") for split, rows in sorted(splits.items())])]
-    judged = next((name for name in ("valid", "train") if any(row["codebook_loss"] for row in splits.get(name, []))), None)
+    judged = next(
+        (name for name in ("valid", "train") if any(row["codebook_loss"] for row in splits.get(name, []))), None
+    )
     if judged:
         rows = [row for row in splits[judged] if row["codebook_loss"]]
         books = [
@@ -73,8 +75,8 @@ def _charts(training: Sequence[Row]) -> list[Chart]:
     for name in names:
         lines = []
         for split, rows in sorted(splits.items()):
-            points = [(row["step"], dict(row["metrics"] or []).get(name)) for row in rows]
-            points = [(step, value) for step, value in points if value is not None]
+            known = [(row["step"], metrics_of(row)) for row in rows]
+            points = [(step, metrics[name]) for step, metrics in known if name in metrics]
             lines.append(Series(split, [step for step, _ in points], [value for _, value in points]))
         drawn.append(line_chart(name.replace("_", " "), "steps", lines))
     return [chart for chart in drawn if chart is not None]

@@ -1,7 +1,7 @@
 """The page: one HTML file with its style and script inside, that asks no network for anything.
 
 Text from metadata is data. The template escapes all of it, and the page's Content-Security-Policy allows one style and
-one script by their hashes, and pictures and sound from beside the page: were a tag to slip through, it would do nothing.
+one script by their hashes, and pictures and sound from beside the page: a tag that slipped through would do nothing.
 """
 
 import base64

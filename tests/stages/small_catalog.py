@@ -35,7 +35,12 @@ def melody_clip(seed: int, seconds: float = 4.0, sample_rate: int = 16_000) -> n
         start, hertz = note / 3, 220 * 2 ** (draw.choice((0, 2, 3, 5, 7, 10, 12, 15)) / 12)
         after = np.maximum(time - start, 0)
         for harmonic in (1, 2, 3, 4):
-            sound += (time >= start) * np.exp(-4 * harmonic**0.5 * after) * np.sin(6.2832 * harmonic * hertz * after) / harmonic
+            sound += (
+                (time >= start)
+                * np.exp(-4 * harmonic**0.5 * after)
+                * np.sin(6.2832 * harmonic * hertz * after)
+                / harmonic
+            )
     return (0.5 * sound / np.abs(sound).max()).astype(np.float32)[None]
 
 
@@ -97,19 +102,45 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
             score |= {"key_asked": request["key"], "key": "A minor" if right else "C major", "key_correct": right}
         if request["bpm"]:
             score |= {"bpm_asked": request["bpm"], "bpm": 92.4, "bpm_correct": True}
-        scores.append(score | {"clap_similarity": draw.random(), "nearest_track": track_id(number), "nearest_similarity": 0.6})
+        scores.append(
+            score | {"clap_similarity": draw.random(), "nearest_track": track_id(number), "nearest_similarity": 0.6}
+        )
     tracks = [
-        {"track_id": track_id(number), "title": f"{TITLES[number % 6]} (source)", "artist": "Otter & Vale", "seconds": 10.0}
+        {
+            "track_id": track_id(number),
+            "title": f"{TITLES[number % 6]} (source)",
+            "artist": "Otter & Vale",
+            "seconds": 10.0,
+        }
         | {"split": "train"}
         for number in range(7)
     ]
-    metrics = {"valid_cross_entropy": 3.1, "valid_cross_entropy_none": 3.4, "valid_cross_entropy_shuffled": 3.7}
-    metrics |= {"valid_cross_entropy_unigram": 4.6, "ln_cardinality": 5.545}
+    metrics = {
+        "valid_cross_entropy": 3.1,
+        "valid_cross_entropy_unconditional": 3.4,
+        "valid_cross_entropy_shuffled": 3.7,
+    }
+    metrics |= {"valid_cross_entropy_unigram": 4.6, "uniform_cross_entropy": 5.545}
     checkpoint = {"checkpoint_id": CHECKPOINT, "kind": "language_model", "path": f"models/{CHECKPOINT}", "steps": 800}
-    checkpoint |= {"recipe": VERSION, "data_digest": "da7ada7ada7ada7a", "digest": "0" * 64, "metrics": list(metrics.items())}
-    checkpoint |= {"parameters": 4_100_000, "rows_seen": 96, "parents": [], "created_at": datetime(2026, 1, 2, tzinfo=UTC)}
+    checkpoint |= {
+        "recipe": VERSION,
+        "data_digest": "da7ada7ada7ada7a",
+        "digest": "0" * 64,
+        "metrics": list(metrics.items()),
+    }
+    checkpoint |= {
+        "parameters": 4_100_000,
+        "rows_seen": 96,
+        "parents": [],
+        "created_at": datetime(2026, 1, 2, tzinfo=UTC),
+    }
     training = [
-        {"checkpoint_id": CHECKPOINT, "step": step, "split": split, "loss": 5.5 * 0.5 ** (step / 600) + off + 0.05 * (step % 3)}
+        {
+            "checkpoint_id": CHECKPOINT,
+            "step": step,
+            "split": split,
+            "loss": 5.5 * 0.5 ** (step / 600) + off + 0.05 * (step % 3),
+        }
         | {"codebook_loss": [5.5 * (0.4 + 0.1 * k) ** (step / 600) + off for k in range(4)], "learning_rate": 1e-3}
         for split, off in (("train", 0.0), ("valid", 0.2))
         for step in range(0, 801, 10 if split == "train" else 100)
@@ -121,7 +152,9 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
         write(store, table, rows)
     versions = {table.name: VERSION for table in (CLIPS, GENERATIONS, SCORES, REQUESTS, TRACKS)}
     settings = Settings(store=folder, device="cpu")
-    return Context(store, settings, "run", "report", VERSION, versions, WeightsLibrary(store), identity="report-identity")
+    return Context(
+        store, settings, "run", "report", VERSION, versions, WeightsLibrary(store), identity="report-identity"
+    )
 
 
 def write(store: Store, table: Table, rows: list[dict]) -> None:
