@@ -33,6 +33,7 @@ A stage never imports another stage. It asks `context.check_stopped()` between b
 raises only for what no item is to blame for; a bad item is a `Reject`.
 """
 
+import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -165,18 +166,23 @@ class Context:
         return self.store.read(table, self.versions[table.name], columns=columns)
 
     def scratch(self) -> Path:
-        """A local folder for the resumable state of this stage's work, kept until the work is done. On a remote store
-        it is under the user's cache, so a run goes on where it was only on the same machine."""
+        """A local folder for the resumable state of this stage's work, kept until the runner has written the rows that
+        come of it. On a remote store it is under the user's cache, so work goes on only on the same machine."""
+        base = self._scratch_path()
+        base.mkdir(parents=True, exist_ok=True)
+        return base
+
+    def clear_scratch(self) -> None:
+        """Remove that folder."""
+        shutil.rmtree(self._scratch_path(), ignore_errors=True)
+
+    def _scratch_path(self) -> Path:
         from schemas.store import cache_folder
 
         relative = f"scratch/{self.stage}-{self.identity or self.fingerprint}"
-        base = (
-            Path(self.store.path(relative))
-            if self.store.is_local
-            else cache_folder() / self.store.root.strip("/") / relative
-        )
-        base.mkdir(parents=True, exist_ok=True)
-        return base
+        if self.store.is_local:
+            return Path(self.store.path(relative))
+        return cache_folder() / self.store.root.strip("/") / relative
 
     def __getstate__(self) -> dict:
         """What travels to another process: all but the listener and the event, which are this process's own."""

@@ -216,6 +216,7 @@ def _run_whole(step: Step, context: Context) -> Counts:
     _write_rejects(context, shard, [_reject_row(context, reject, None) for reject in made.rejects])
     rows = _as_table(made.rows, stage.WRITES)
     context.store.write_shard(stage.WRITES, context.fingerprint, shard, rows, context.identity, len(made.rejects))
+    context.clear_scratch()  # the rows stand, so the state that led to them is no longer needed
     return Counts(rows.num_rows, 0, len(made.rejects))
 
 
