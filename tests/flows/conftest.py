@@ -1,0 +1,106 @@
+"""A real Prefect server for the tests that need one, on the loopback, with a home of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before anything imports Prefect, which reads its settings once.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="segue-prefect-")
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+os.environ["PREFECT_CLI_PROMPT"] = "false"
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running Prefect server."""
+
+    url: str
+    environment: dict[str, str]
+
+    def command(self, *words: str, timeout: float = 120, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        """Run a program that talks to this server."""
+        return subprocess.run(
+            words, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home = tmp_path_factory.mktemp("prefect")
+    url = f"http://127.0.0.1:{port}/api"
+    environment = os.environ | {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "COLUMNS": "200",
+    }
+    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with open(home / "server.log", "w") as log:
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 120
+            while not _answers(f"{url}/health"):
+                assert process.poll() is None, f"the server ended:\n{(home / 'server.log').read_text()}"
+                assert time.monotonic() < deadline, "the server did not start within two minutes"
+                time.sleep(0.2)
+            yield Server(url, environment)
+        finally:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@pytest.fixture
+def on_server(server: Server) -> Iterator[Server]:
+    """Flows that this process runs report to the server."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        yield server
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def write_words(source: Path):
+    """Writes files for the tiny stages: one for each word, two a shard."""
+
+    def write(*words: str) -> None:
+        for number, word in enumerate(words):
+            (source / f"{number}.txt").write_text(word)
+
+    return write

@@ -1,0 +1,62 @@
+"""Stages in their order, without Prefect, on tiny stages that are real in all but size."""
+
+import threading
+
+import pytest
+
+from flows.running import Run, in_turn, run_stages
+from schemas import Settings, Store
+from schemas.database import query
+from stages.contract import Stopped
+from stages.planning import Step
+from stages.runner import StageFailed
+from tests.flows import tiny_mapping, tiny_source
+
+STEPS = [Step("ingest", tiny_source, tiny_source.Config()), Step("chroma", tiny_mapping, tiny_mapping.Config())]
+
+
+@pytest.fixture
+def settings(tmp_path, source):
+    return Settings(store=str(tmp_path / "store"), source=str(source))
+
+
+def rows(settings, sql):
+    return query(Store(settings.store), sql).to_pylist()
+
+
+def test_a_run_makes_everything_and_a_second_one_nothing(settings, write_words):
+    write_words("1", "2", "3")
+    first, second = Run(), Run()
+    run_stages(STEPS, settings, ["ingest", "chroma"], False, first, in_turn)
+    run_stages(STEPS, settings, ["ingest", "chroma"], False, second, in_turn)
+    assert [(one.stage, one.counts.made, one.counts.reused) for one in first.results] == [
+        ("ingest", 3, 0),
+        ("chroma", 3, 0),
+    ]
+    assert [(one.stage, one.counts.made, one.counts.reused) for one in second.results] == [
+        ("ingest", 0, 3),
+        ("chroma", 0, 3),
+    ]
+    assert rows(settings, "SELECT count(*) AS n FROM runs") == [{"n": 4}]
+
+
+def test_a_failed_shard_fails_the_run_keeps_the_others_and_holds_back_what_follows(settings, write_words):
+    write_words("1", "2", "fail", "4", "5", "6")
+    run = Run()
+    following = Step("again", tiny_mapping, tiny_mapping.Config(scale=2.0))
+    with pytest.raises(StageFailed, match=r"shard 1: expected a number in 2\.txt"):
+        run_stages([*STEPS, following], settings, ["ingest", "chroma", "again"], False, run, in_turn)
+    assert [one.stage for one in run.results] == ["ingest", "chroma"]
+    assert [row["track_id"] for row in rows(settings, "SELECT track_id FROM chroma ORDER BY ALL")] == [
+        *("0.txt", "1.txt", "4.txt", "5.txt")
+    ]
+    assert "expected a number" in rows(settings, "SELECT error FROM runs WHERE stage = 'chroma'")[0]["error"]
+
+
+def test_a_run_that_was_asked_to_stop_ends_at_the_next_batch(settings, write_words):
+    write_words("1", "2", "wait")
+    run = Run()
+    threading.Timer(0.5, run.stop.set).start()
+    with pytest.raises(Stopped):
+        run_stages(STEPS, settings, ["ingest", "chroma"], False, run, in_turn)
+    assert rows(settings, "SELECT count(*) AS n FROM tracks")[0]["n"] == 3
