@@ -3,14 +3,15 @@
 A note is a sum of sinusoids with amplitudes, decays and a vibrato of its own (additive synthesis), or a carrier whose
 phase is modulated by another sinusoid (frequency modulation: Chowning, JAES 1973). A plucked string is the sum of its
 modes, each decaying faster the higher it is, which is what the Karplus-Strong loop (CMJ 1983) settles into, without
-the loop's mistuning at low sample rates. Partials above 0.45 of the sample rate are left out, so nothing aliases."""
+the loop's mistuning at low sample rates. Partials above 0.45 of the sample rate are left out, so nothing aliases.
+
+Notes are numpy arrays: thousands of short vectors gain nothing from torch's threads and lose time at their barriers."""
 
 import math
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float32
 
 from model.synthesis.score import Note
 from model.synthesis.theory import frequency
@@ -72,8 +73,8 @@ INSTRUMENTS = {
 
 
 def play(
-    instrument: str, notes: tuple[Note, ...], samples: int, sample_rate: int, generator: torch.Generator
-) -> Float[Tensor, " N"]:
+    instrument: str, notes: tuple[Note, ...], samples: int, sample_rate: int, generator: np.random.Generator
+) -> Float32[np.ndarray, " N"]:
     """One part of a piece.
 
     Args:
@@ -89,7 +90,7 @@ def play(
     if instrument not in INSTRUMENTS:
         raise ValueError(f"expected one of {', '.join(INSTRUMENTS)}, got {instrument!r}")
     sound = INSTRUMENTS[instrument]
-    part = torch.zeros(samples)
+    part = np.zeros(samples, np.float32)
     for note in notes:
         start = round(note.onset * sample_rate)
         # The note rings on for its release, as far as the piece goes.
@@ -97,41 +98,41 @@ def play(
         if length > 0:
             part[start : start + length] += note.velocity * _tone(sound, note, length, sample_rate, generator)
     if sound.drive:
-        part = torch.tanh(sound.drive * part) / math.tanh(sound.drive)
+        part = np.tanh(sound.drive * part) / math.tanh(sound.drive)
     return sound.level * part
 
 
 def _tone(
-    sound: Instrument, note: Note, length: int, sample_rate: int, generator: torch.Generator
-) -> Float[Tensor, " N"]:
-    time = torch.arange(length, dtype=torch.float32) / sample_rate
+    sound: Instrument, note: Note, length: int, sample_rate: int, generator: np.random.Generator
+) -> Float32[np.ndarray, " N"]:
+    time = np.arange(length, dtype=np.float32) / np.float32(sample_rate)
     hertz = frequency(note.pitch)
     copies = (-sound.detune / 2, sound.detune / 2) if sound.detune else (0.0,)
-    tone = sum(
-        (_partials(sound, hertz * 2 ** (shift / 12), time, sample_rate) for shift in copies), torch.zeros(length)
-    ) / len(copies)
+    tone = sum(_partials(sound, hertz * 2 ** (shift / 12), time, sample_rate) for shift in copies) / len(copies)
     if sound.breath:
-        tone = tone + sound.breath * torch.randn(length, generator=generator)
-    attack = (time / sound.attack).clamp(max=1.0)
-    release = ((time[-1] - time) / sound.release).clamp(max=1.0)
-    return tone * attack * release * torch.exp(-sound.decay * time)
+        tone = tone + sound.breath * generator.standard_normal(length, np.float32)
+    attack = np.minimum(time / sound.attack, 1.0)
+    release = np.minimum((time[-1] - time) / sound.release, 1.0)
+    return tone * attack * release * np.exp(-sound.decay * time)
 
 
-def _partials(sound: Instrument, hertz: float, time: Float[Tensor, " N"], sample_rate: int) -> Float[Tensor, " N"]:
+def _partials(
+    sound: Instrument, hertz: float, time: Float32[np.ndarray, " N"], sample_rate: int
+) -> Float32[np.ndarray, " N"]:
     phase = 2 * math.pi * hertz * time
     if sound.vibrato_hertz:
         # The integral of a sinusoidal deviation of the frequency; it sets in as the note gets going.
         rate = 2 * math.pi * sound.vibrato_hertz
         deviation = hertz * (2 ** (sound.vibrato_semitones / 12) - 1)
-        phase = phase + 2 * math.pi * deviation / rate * (1 - torch.cos(rate * time)) * (time / 0.3).clamp(max=1.0)
+        phase = phase + 2 * math.pi * deviation / rate * (1 - np.cos(rate * time)) * np.minimum(time / 0.3, 1.0)
     if sound.modulator_ratio:
-        index = sound.modulation_index * torch.exp(-sound.brightness_decay * time)
-        return torch.sin(phase + index * torch.sin(sound.modulator_ratio * phase))
+        index = sound.modulation_index * np.exp(-sound.brightness_decay * time)
+        return np.sin(phase + index * np.sin(sound.modulator_ratio * phase))
     audible = [n for n in range(1, len(sound.partials) + 1) if n * hertz < 0.45 * sample_rate and sound.partials[n - 1]]
-    total = torch.zeros_like(time)
+    total = np.zeros_like(time)
     for n in audible:
-        partial = torch.sin(n * phase)
+        partial = np.sin(n * phase)
         if sound.brightness_decay and n > 1:
-            partial = partial * torch.exp(-sound.brightness_decay * (n - 1) * time)
-        total.add_(partial, alpha=sound.partials[n - 1])
+            partial = partial * np.exp(-sound.brightness_decay * (n - 1) * time)
+        total += np.float32(sound.partials[n - 1]) * partial
     return total

@@ -3,6 +3,7 @@
 The stems carry Demucs' names (arXiv:2211.08553), with the melody in the place of the vocals: what a melody condition is
 taken from (MusicGen, arXiv:2306.05284, 2.2) is then `vocals` and `other` here as in recorded music."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,8 +34,8 @@ def render(piece: Piece, sample_rate: int = 16_000) -> Float[Tensor, "stems N"]:
     if sample_rate < 8_000:
         raise ValueError(f"expected a sample rate of at least 8000 Hz, got {sample_rate}")
     samples = round(piece.seconds * sample_rate)
-    generator = torch.Generator().manual_seed(piece.seed * 1_000_003 + piece.index)
-    stems = torch.stack(
+    generator = np.random.default_rng([piece.seed, piece.index])
+    parts = np.stack(
         [
             GENRES[piece.genre].drum_level * play_drums(piece.hits, samples, sample_rate, generator),
             BASS_LEVEL * play(piece.bass, piece.bass_notes, samples, sample_rate, generator),
@@ -42,6 +43,6 @@ def render(piece: Piece, sample_rate: int = 16_000) -> Float[Tensor, "stems N"]:
             MELODY_LEVEL * play(piece.lead, piece.melody, samples, sample_rate, generator),
         ]
     )
-    mix = stems.sum(0)
-    gain = min(RMS / float(mix.square().mean().sqrt()), PEAK / float(mix.abs().max()))
-    return stems * gain
+    mix = parts.sum(0)
+    gain = min(RMS / float(np.sqrt(np.square(mix).mean())), PEAK / float(np.abs(mix).max()))
+    return torch.from_numpy((parts * gain).astype(np.float32))

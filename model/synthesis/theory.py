@@ -51,6 +51,6 @@ class Key:
         return PITCH_CLASSES[(self.tonic + root) % 12] + quality
 
 
-def frequency(pitch: float) -> float:
+def frequency(pitch: int) -> float:
     """Frequency of a MIDI pitch in Hz, A4 = 440 Hz."""
-    return 440.0 * 2.0 ** ((pitch - 69.0) / 12.0)
+    return 440.0 * 2.0 ** ((pitch - 69) / 12)

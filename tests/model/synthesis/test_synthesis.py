@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,18 +94,18 @@ def test_the_melody_stem_sounds_the_pitch_that_the_score_says(rendered):
 
 
 def test_a_drum_sounds_when_the_score_says_and_not_before():
-    part = play_drums((Hit(0.5, "kick", 1.0),), 16_000, 16_000, torch.Generator().manual_seed(0))
-    assert part[:8000].abs().max() == 0
-    assert part[8000:9000].abs().max() > 0.3
+    part = play_drums((Hit(0.5, "kick", 1.0),), 16_000, 16_000, np.random.default_rng(0))
+    assert np.abs(part[:8000]).max() == 0
+    assert np.abs(part[8000:9000]).max() > 0.3
 
 
 @pytest.mark.parametrize("instrument", INSTRUMENTS)
 def test_every_instrument_is_in_tune_and_silent_outside_its_notes(instrument):
     pitch = 43 if "bass" in instrument else 69
-    part = play(instrument, (Note(0.25, 1.0, pitch),), 32_000, 16_000, torch.Generator().manual_seed(0))
-    assert part[:4000].abs().max() == 0
-    assert part[-4000:].abs().max() == 0
-    spectrum = torch.fft.rfft(part[4000:20_000] * torch.hann_window(16_000)).abs()
+    part = play(instrument, (Note(0.25, 1.0, pitch),), 32_000, 16_000, np.random.default_rng(0))
+    assert np.abs(part[:4000]).max() == 0
+    assert np.abs(part[-4000:]).max() == 0
+    spectrum = np.abs(np.fft.rfft(part[4000:20_000] * np.hanning(16_000)))
     hertz = 440 * 2 ** ((pitch - 69) / 12)
     around = spectrum[round(hertz * 0.8) : round(hertz * 1.25)]
     assert abs(round(hertz * 0.8) + int(around.argmax()) - hertz) < hertz * 0.02
@@ -127,7 +128,7 @@ def test_bad_arguments_are_refused_with_what_was_expected():
         compose(-1, 0)
     with pytest.raises(ValueError, match="at least 8000"):
         render(PIECES[0], 4000)
-    generator = torch.Generator()
+    generator = np.random.default_rng(0)
     with pytest.raises(ValueError, match="got 'kazoo'"):
         play("kazoo", (), 10, 16_000, generator)
     with pytest.raises(ValueError, match="got gong"):
