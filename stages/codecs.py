@@ -20,5 +20,7 @@ def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None) ->
     try:
         network = EncodecModel.from_pretrained(path, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"expected an EnCodec folder (config.json, model.safetensors) in {path}, got {error}") from error
+        raise ValueError(
+            f"expected an EnCodec folder (config.json, model.safetensors) in {path}, got {error}"
+        ) from error
     return Codec(network, device, codebooks)

@@ -1,0 +1,170 @@
+"""Clips: generated codes through the codec's decoder to audio files, at one loudness and never clipped.
+
+Every clip is decoded alone, so its file depends on its codes and nothing else. Loudness and peaks are measured twice:
+of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format can
+come back above the limit that its samples kept; such a clip is turned down and encoded again.
+
+Samples of 16 bits are rounded without dither: an EnCodec's own noise lies some 60 dB above that rounding, so dither
+would change nothing that can be heard and would ask for a seed.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+import schemas
+from schemas import WeightsRef
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS
+from stages.audio import AudioFormat, Measures, encode_audio, measure, normalise_loudness
+from stages.contract import Context, Reject, Shard
+
+if TYPE_CHECKING:
+    from model.codec.codec import Codec
+
+READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 1
+
+ATTEMPTS = 4
+"""How often a clip is turned down and encoded again until its decoded file keeps the limit."""
+
+
+class Config(schemas.Config):
+    """How codes become files."""
+
+    codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
+    """The codec that the model's codes belong to (MusicGen, arXiv:2306.05284, 3.1)."""
+    format: AudioFormat = "flac"
+    """Form of the files: FLAC and WAV at 16 bits, MP3 and Ogg Vorbis at their encoders' defaults."""
+    loudness: float = Field(default=-16.0, ge=-50, le=-5)
+    """Integrated loudness of a clip, LUFS by ITU-R BS.1770 (AES TD1008 for music that is levelled track by track)."""
+    true_peak: float = Field(default=-1.0, ge=-20, le=0)
+    """Highest true peak, dBTP (EBU R 128, AES TD1008)."""
+    max_gain: float = Field(default=30.0, ge=0, le=60)
+    """Most that a quiet clip is raised, dB: what is nearly silent stays nearly silent, rather than becoming noise."""
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A finished file and what was measured of it."""
+
+    data: bytes
+    samples: int
+    measures: Measures
+
+
+def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Shard:
+    """A file and a row for every generation.
+
+    Raises:
+        ValueError: the codec is not one that the codes can belong to.
+    """
+    from stages.codecs import load_codec
+
+    codec = load_codec(context.weights(config.codec).path, context.device)
+    asked = {row["request_id"]: row for row in requests.to_pylist()}
+    rows, rejects = [], []
+    context.progress.start("decode", generations.num_rows, "clips")
+    for generation in generations.to_pylist():
+        context.check_stopped()
+        _check_fits(config, codec, generation)
+        request = asked[generation["request_id"]]
+        key = f"{generation['request_id']}/{generation['take']}"
+        sound = _decode(codec, generation, request["seconds"])
+        if np.isfinite(sound).all():
+            rows.append(_write(config, context, generation, request, sound, codec.sample_rate))
+        else:
+            message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
+            rejects.append(Reject(key, "", "not finite", message))
+        context.progress.advance()
+    return Shard(rows, rejects)
+
+
+def _check_fits(config: Config, codec: "Codec", generation: Mapping[str, Any]) -> None:
+    wanted = (len(generation["codes"]), generation["cardinality"], generation["frame_rate"])
+    if wanted != (codec.codebooks, codec.cardinality, codec.frame_rate):
+        raise ValueError(
+            f"expected a codec of {wanted[0]} codebooks of {wanted[1]} codes at {wanted[2]:g} frames a second, which "
+            f"the checkpoint {generation['checkpoint_id']} makes, got {config.codec} with {codec.codebooks} of "
+            f"{codec.cardinality} at {codec.frame_rate:g}"
+        )
+
+
+def _decode(codec: "Codec", generation: Mapping[str, Any], seconds: float) -> np.ndarray:
+    """The sound of a generation, float32 [C, N], cut to the seconds that were asked for, to the sample."""
+    import torch
+
+    codes = torch.tensor(np.array(generation["codes"], dtype=np.int64))
+    return codec.decode_track(codes)[:, : round(seconds * codec.sample_rate)].float().numpy()
+
+
+def _write(
+    config: Config,
+    context: Context,
+    generation: Mapping[str, Any],
+    request: Mapping[str, Any],
+    sound: np.ndarray,
+    sample_rate: int,
+) -> dict[str, Any]:
+    """Write the file of a clip; its row."""
+    before = measure(sound, sample_rate)
+    encoded = _encode(config, sound, sample_rate, before, _tags(generation, request))
+    name = f"{generation['request_id']}-{generation['take']}.{config.format}"
+    path = f"audio/version={context.fingerprint}/{name}"
+    context.store.write_bytes(path, encoded.data)
+    return {
+        "request_id": generation["request_id"],
+        "take": generation["take"],
+        "checkpoint_id": generation["checkpoint_id"],
+        "path": path,
+        "format": config.format,
+        "sample_rate": sample_rate,
+        "channels": sound.shape[0],
+        "seconds": encoded.samples / sample_rate,
+        "loudness_before": before.loudness,
+        "loudness": encoded.measures.loudness,
+        "true_peak_before": before.true_peak,
+        "true_peak": encoded.measures.true_peak,
+        "silence": encoded.measures.silence,
+        "clipping": encoded.measures.clipping,
+        "bytes": len(encoded.data),
+        "sha256": hashlib.sha256(encoded.data).hexdigest(),
+    }
+
+
+def _encode(config: Config, sound: np.ndarray, sample_rate: int, before: Measures, tags: Mapping[str, str]) -> _Encoded:
+    """A file at the target loudness, whose decoded sound keeps the true-peak limit."""
+    import soundfile
+
+    target = config.loudness if before.loudness is None else min(config.loudness, before.loudness + config.max_gain)
+    limit = config.true_peak
+    for _ in range(ATTEMPTS):
+        levelled, _gain = normalise_loudness(sound, sample_rate, target, limit)
+        data = encode_audio(levelled, sample_rate, config.format, tags)
+        heard, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        encoded = _Encoded(data, len(heard), measure(heard.T, sample_rate))
+        over = (encoded.measures.true_peak or -np.inf) - config.true_peak
+        if over <= 0:
+            break
+        limit -= float(over) + 0.01
+    return encoded
+
+
+def _tags(generation: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, str]:
+    """What a player and the next reader of the file should know: text alone, and that a machine made it."""
+    tags = {
+        "title": request["title"] or request["name"] or f"Request {request['request_id']}",
+        "artist": "Segue (generated)",
+        "generated": "true",
+        "request": request["request_id"],
+        "take": str(generation["take"]),
+        "checkpoint": generation["checkpoint_id"],
+        "seed": str(generation["seed"]),
+    }
+    if request["description"]:
+        tags["description"] = request["description"]
+    return tags

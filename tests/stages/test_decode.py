@@ -1,0 +1,208 @@
+"""Clips: as long as asked, as loud as asked, never clipped, and the same files whatever happened on the way."""
+
+import hashlib
+import io
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import mutagen
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+import torch
+
+from schemas import Settings, Store, WeightsRef
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS
+from schemas.weights import WeightsLibrary
+from stages import decode
+from stages.audio import measure
+from stages.contract import Context, Stopped
+from stages.decode import Config
+from stages.planning import Step
+from stages.runner import StageFailed, run_stage
+from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
+
+SECONDS = (1.0, 1.013, 2.5, 0.3)
+HOSTILE = "../../x\"><script>alert(1)</script> '; DROP TABLE clips; --"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return codec_folder(tmp_path_factory.mktemp("codec"), loudness=30.0)
+
+
+def new_store(folder: Path) -> Store:
+    store = Store(str(folder))
+    random = np.random.default_rng(4)
+    requests, generations = [], []
+    for number, seconds in enumerate(SECONDS):
+        request = {
+            "request_id": f"{number:016x}",
+            "line": number + 2,
+            "seconds": seconds,
+            "seed": 7,
+            "takes": 1 + number % 2,
+        }
+        requests.append(
+            request | {"title": HOSTILE if number == 1 else None, "description": "slow strings", "shard": 0}
+        )
+        frames = int(np.ceil(seconds * FRAME_RATE - 1e-6))
+        for take in range(1 + number % 2):
+            codes = list(random.integers(CARDINALITY, size=(CODEBOOKS, frames)).astype(np.uint16))
+            row = {"request_id": request["request_id"], "take": take, "checkpoint_id": "c1", "frame_rate": FRAME_RATE}
+            generations.append(row | {"cardinality": CARDINALITY, "frames": frames, "seed": 7, "codes": codes})
+    store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(requests, schema=REQUESTS.schema), "k")
+    store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(generations, schema=GENERATIONS.schema), "k")
+    return store
+
+
+def context_for(store: Store) -> Context:
+    settings = Settings(store=store.url, device="cpu", max_refused=1.0)
+    return Context(store, settings, "run", "decode", "d", {"requests": "r", "generations": "g"}, WeightsLibrary(store))
+
+
+def made(store: Store, config: Config) -> list[dict]:
+    run_stage(Step("decode", decode, config), context_for(store))
+    return store.read(CLIPS, "d").to_pylist()
+
+
+@pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
+def test_clips_have_the_asked_length_and_loudness_and_keep_the_peak_limit(
+    tmp_path: Path, folder: Path, form: str
+) -> None:
+    store = new_store(tmp_path / "s")
+    config = Config.model_validate({"codec": str(folder), "format": form, "loudness": -23.0})
+    rows = made(store, config)
+    assert len(rows) == 6
+    for row in rows:
+        data = store.read_bytes(row["path"])
+        assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        assert row["path"] == f"audio/version=d/{row['request_id']}-{row['take']}.{form}"
+        heard, rate = soundfile.read(io.BytesIO(data), always_2d=True, dtype="float32")
+        asked = round(SECONDS[int(row["request_id"], 16)] * SAMPLE_RATE)
+        assert rate == SAMPLE_RATE == row["sample_rate"]
+        assert len(heard) == round(row["seconds"] * rate)
+        assert len(heard) == asked if form != "mp3" else abs(len(heard) - asked) < 1152
+        again = measure(heard.T, rate)
+        assert again.true_peak is not None
+        assert again.true_peak <= -1.0
+        assert row["true_peak"] == again.true_peak
+        assert row["clipping"] == 0
+        if asked >= 0.4 * SAMPLE_RATE:
+            assert row["loudness"] == pytest.approx(-23.0, abs=0.5)
+
+
+def test_a_lossless_clip_below_the_peak_limit_is_the_codec_s_sound_but_for_one_gain(
+    tmp_path: Path, folder: Path
+) -> None:
+    from stages.codecs import load_codec
+
+    store = new_store(tmp_path / "s")
+    rows = made(store, Config.model_validate({"codec": str(folder), "loudness": -40.0, "max_gain": 60.0}))
+    generation = store.read(GENERATIONS, "g").to_pylist()[3]
+    row = next(
+        row for row in rows if (row["request_id"], row["take"]) == (generation["request_id"], generation["take"])
+    )
+    codes = torch.tensor(generation["codes"])
+    raw = load_codec(folder).decode(codes[None])[0].numpy()
+    heard, _ = soundfile.read(io.BytesIO(store.read_bytes(row["path"])), always_2d=True, dtype="float32")
+    raw = raw[:, : len(heard)]
+    gain = 10 ** ((-40.0 - row["loudness_before"]) / 20)
+    np.testing.assert_allclose(heard.T, raw * gain, atol=1.1 / 32767)
+
+
+@pytest.mark.parametrize("loudness", [1e4, 30.0, 1.0])
+def test_loud_and_quiet_codecs_end_alike_without_clipping(tmp_path: Path, loudness: float) -> None:
+    folder = codec_folder(tmp_path / "codec", loudness)
+    rows = made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder), "max_gain": 60.0}))
+    for row in rows:
+        assert row["clipping"] == 0
+        assert row["true_peak"] <= -1.0
+        if row["loudness_before"] is not None and row["loudness_before"] > -70:
+            assert -19.0 < row["loudness"] < -15.9  # noise has peaks, and limiting them costs some loudness
+
+
+def test_what_is_nearly_silent_is_raised_by_no_more_than_the_cap(tmp_path: Path) -> None:
+    folder = codec_folder(tmp_path / "codec", 2.0)
+    rows = made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder), "max_gain": 6.0}))
+    quiet = [row for row in rows if row["loudness_before"] is not None]
+    assert quiet
+    for row in quiet:
+        assert row["loudness"] - row["loudness_before"] == pytest.approx(6.0, abs=0.2)
+
+
+def test_silence_stays_silence(tmp_path: Path) -> None:
+    folder = codec_folder(tmp_path / "codec", 0.0)
+    store = new_store(tmp_path / "s")
+    rows = made(store, Config.model_validate({"codec": str(folder)}))
+    assert len(rows) == 6
+    for row in rows:
+        assert (row["loudness"], row["true_peak"], row["silence"]) == (None, None, 1.0)
+        heard, _ = soundfile.read(io.BytesIO(store.read_bytes(row["path"])))
+        assert not heard.any()
+
+
+def test_sound_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    folder = codec_folder(tmp_path / "codec", float("nan"))
+    store = new_store(tmp_path / "s")
+    result = run_stage(Step("decode", decode, Config.model_validate({"codec": str(folder)})), context_for(store))
+    assert (result.counts.made, result.counts.refused) == (0, 6)
+
+
+def test_a_codec_that_cannot_belong_to_the_codes_is_refused_by_name(tmp_path: Path) -> None:
+    folder = codec_folder(tmp_path / "the-other-codec", cardinality=32)
+    with pytest.raises(StageFailed, match=r"2 codebooks of 16 codes at 25 .* c1 .*the-other-codec with 2 of 32 at 25"):
+        made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder)}))
+
+
+@pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
+def test_tags_say_what_the_clip_is_and_that_it_was_generated(tmp_path: Path, folder: Path, form: str) -> None:
+    store = new_store(tmp_path / "s")
+    row = made(store, Config.model_validate({"codec": str(folder), "format": form}))[1]
+    tags = {name.lower(): str(value) for name, value in _tags(Path(store.path(row["path"])))}
+    assert tags["title"] == HOSTILE
+    assert tags["description"] == "slow strings"
+    assert (tags["generated"], tags["request"], tags["checkpoint"]) == ("true", row["request_id"], "c1")
+    assert (tags["take"], tags["seed"]) == (str(row["take"]), "7")
+
+
+def _tags(path: Path) -> Iterator[tuple[str, str]]:
+    names = {"TIT2": "title", "TPE1": "artist"}
+    found = mutagen.File(path).tags
+    for name, value in found.items():
+        if hasattr(value, "text"):
+            name = "description" if name.startswith("COMM") else names.get(name) or value.desc
+            yield name, value.text[0]
+        else:
+            yield name, value[0]
+
+
+def test_a_run_that_was_stopped_ends_with_the_files_of_one_that_was_not(tmp_path: Path, folder: Path) -> None:
+    config = Config.model_validate({"codec": str(folder), "format": "ogg"})
+    stores = [new_store(tmp_path / name) for name in ("a", "b")]
+    context = context_for(stores[1])
+
+    class StopsAtTheFourth(threading.Event):
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked == 4
+
+    context.stop = StopsAtTheFourth()
+    with pytest.raises(Stopped):
+        run_stage(Step("decode", decode, config), context)
+    rows = [made(store, config) for store in stores]
+    assert rows[0] == rows[1]
+
+
+def test_a_clip_is_the_same_alone_and_among_others(tmp_path: Path, folder: Path) -> None:
+    config = Config(codec=WeightsRef(str(folder)))
+    among = {(row["request_id"], row["take"]): row["sha256"] for row in made(new_store(tmp_path / "a"), config)}
+    store = new_store(tmp_path / "b")
+    one = store.read(GENERATIONS, "g").slice(3, 1)
+    store.write_shard(GENERATIONS, "g", "0", one, "k")
+    (row,) = made(store, config)
+    assert row["sha256"] == among[row["request_id"], row["take"]]
