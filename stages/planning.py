@@ -25,6 +25,8 @@ class Step:
     name: str
     stage: ModuleType
     config: Config
+    after: str | None = None
+    """The stage that makes the files that this one takes in, where one of the recipe does."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,8 @@ class Chain:
 
     def upstream(self, name: str) -> Step | None:
         """The stage that makes what drives this one."""
-        reads = self.steps[name].stage.READS
-        return self.writer(reads[0]) if reads else None
+        step = self.steps[name]
+        return self.writer(step.stage.READS[0]) if step.stage.READS else self.steps.get(step.after or "")
 
 
 def data_digest(stage: ModuleType, context: Context) -> str:
@@ -237,6 +239,11 @@ def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
     for name in names:
         step, upstream = chain.steps[name], chain.upstream(name)
         driver = plans.get(upstream.name) if upstream else None
+        if driver is not None and driver.jobs and step.after:  # what it takes in is not there to be surveyed
+            plans[name] = Plan(
+                name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"after {driver.stage}"
+            )
+            continue
         try:
             plan = plan_stage(step, chain.context(name, run_id="plan"), asked)
         except NotTrainedYet as error:
