@@ -24,7 +24,7 @@ def run_recipe(recipe: Recipe, settings: Settings, stages: Sequence[str] | None)
     Raises:
         StageFailed: a stage did not do all that was asked; what it did is kept.
     """
-    steps = recipe.steps()
+    steps = recipe.steps(settings.source)
     names = chosen(steps, stages, recipe.preset)
     settings = with_source(settings, names, [step.name for step in steps])
     run = current_run.get() or Run(progress=LineProgress(get_run_logger().info))

@@ -203,7 +203,7 @@ def _understand(
             recipe = Recipe.model_validate({"preset": preset, **difference})
         except ValidationError as error:
             raise Mistake(explain(error, Recipe)) from error
-        steps = recipe.steps()
+        steps = recipe.steps(settings.source)
         names = chosen(steps, list(stages or ()), preset)
         settings = with_source(settings, names, [step.name for step in steps])
     except Mistake:

@@ -6,19 +6,19 @@ from typing import Annotated, Any
 
 import stages.chroma
 import stages.clap
-import stages.decode
 import stages.demo
 import stages.demo_models
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, field_validator, model_validator
+
+import stages.decode
 import stages.evaluate
 import stages.generate
 import stages.ingest
 import stages.report
+import stages.requests
 import stages.tokenize
 import stages.train
 import stages.train_codec
-from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, field_validator, model_validator
-
-import stages.requests
 from flows.overrides import merge
 from flows.presets import PRESETS, preset_difference
 from schemas import Config, Settings, Store
@@ -94,9 +94,16 @@ class Recipe(Config):
         preset_difference(name)
         return name
 
-    def steps(self) -> list[Step]:
-        """The stages that take part, in order: those that train a stand-in do only where something names it."""
-        return [Step(name, STAGES[name], getattr(self, name)) for name in STAGES if self._takes_part(name)]
+    def steps(self, source: str | None) -> list[Step]:
+        """The stages that take part, in order: those that train a stand-in do only where something names it.
+
+        Args:
+            source: where the recordings are; None where the demo corpus is to be taken in.
+        """
+        after = {} if source else {"ingest": "demo"}
+        return [
+            Step(name, STAGES[name], getattr(self, name), after.get(name)) for name in STAGES if self._takes_part(name)
+        ]
 
     def _takes_part(self, name: str) -> bool:
         named = {str(reference) for reference in weights_in(self)}

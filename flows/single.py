@@ -12,7 +12,9 @@ def _flow_of(stage: str) -> Flow:
         run_recipe(recipe, settings, [stage])
 
     run.__doc__ = f"{STAGES[stage].__doc__}\n\nArgs:\n    recipe: what is made.\n    settings: where and by what means."
-    return flow(run, name=stage, flow_run_name=f"{stage} {{recipe.preset}} into {{settings.store}}", persist_result=False)
+    return flow(
+        run, name=stage, flow_run_name=f"{stage} {{recipe.preset}} into {{settings.store}}", persist_result=False
+    )
 
 
 demo = _flow_of("demo")

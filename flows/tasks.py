@@ -7,7 +7,6 @@ job may run twice, even at the same time.
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any
 
 from prefect import task
@@ -21,7 +20,7 @@ from flows.failures import is_transient
 from flows.recipe import GPU_STAGES
 from flows.running import Execute, Outcome
 from schemas import Settings
-from stages.contract import Context, Progress
+from stages.contract import Context
 from stages.planning import Step
 from stages.runner import Counts, run_job
 
@@ -30,24 +29,13 @@ RETRY_DELAYS = [2.0, 10.0, 30.0]
 
 
 class Job:
-    """One job of a stage, with all that it needs; it travels to a worker of a cluster without the bar and the event
-    of the process that asked."""
+    """One job of a stage, with all that it needs. Not a dataclass: Prefect searches those for futures, deep down."""
 
     def __init__(self, step: Step, context: Context, name: str) -> None:
         self.step, self.context, self.name = step, context, name
 
     def __str__(self) -> str:
         return f"{self.step.name} {self.name}"
-
-    def __getstate__(self) -> tuple[Step, Context, str]:
-        travelling: Any = replace(self.context, progress=Progress())
-        travelling.stop = None
-        return self.step, travelling, self.name
-
-    def __setstate__(self, state: tuple[Step, Context, str]) -> None:
-        step, context, name = state
-        arrived = {field: value for field, value in vars(context).items() if field != "stop"}
-        self.__init__(step, Context(**arrived), name)  # type: ignore[misc]
 
 
 def _try_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
