@@ -1,6 +1,7 @@
 """A small EnCodec of random weights, in the files that transformers reads."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import EncodecConfig, EncodecModel
@@ -24,7 +25,7 @@ def codec_folder(folder: Path, loudness: float = 1.0, cardinality: int = CARDINA
         normalize=False,
         use_causal_conv=False,
     )
-    network = EncodecModel(config)
+    network: Any = EncodecModel(config)
     with torch.no_grad():
         for layer in network.quantizer.layers:
             layer.codebook.embed.normal_()
