@@ -9,7 +9,7 @@ says; each prefix goes in front of those before it.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -72,7 +72,7 @@ class LanguageModelConfig(Config):
         return frozenset(self.cross + self.prepend + self.sum + self.interpolate)
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _fits(self) -> "LanguageModelConfig":
         if self.width % (2 * self.heads):
             raise ValueError(
                 f"expected a width that is a multiple of 2 * heads, got {self.width} and {self.heads} heads"

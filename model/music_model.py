@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -55,7 +54,7 @@ class MusicModelConfig(Config):
         return tuple(name for name, config in present.items() if config is not None)
 
     @model_validator(mode="after")
-    def _all_are_fused(self) -> Self:
+    def _all_are_fused(self) -> "MusicModelConfig":
         if frozenset(self.conditions) != self.language_model.conditions:
             raise ValueError(
                 f"expected the language model to fuse {sorted(self.conditions)}, "
