@@ -53,7 +53,7 @@ class Codec:
         Raises:
             ValueError: another number of channels, or no samples.
         """
-        if wav.ndim != 3 or wav.shape[1] != self.channels or wav.shape[2] == 0:
+        if wav.shape[1] != self.channels or wav.shape[2] == 0:
             raise ValueError(f"expected a waveform [B, {self.channels}, N > 0], got {tuple(wav.shape)}")
         latents = self.network.encoder(wav.to(self.device))
         residual = latents
@@ -71,7 +71,7 @@ class Codec:
         Raises:
             ValueError: another number of codebooks, no frames, or a code that is not in the codebooks.
         """
-        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.network.config.num_quantizers or codes.shape[2] == 0:
+        if not 1 <= codes.shape[1] <= self.network.config.num_quantizers or codes.shape[2] == 0:
             raise ValueError(f"expected codes [B, {self.codebooks}, T > 0], got {tuple(codes.shape)}")
         if int(codes.min()) < 0 or int(codes.max()) >= self.cardinality:
             raise ValueError(

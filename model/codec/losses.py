@@ -7,6 +7,7 @@ Le Roux et al., arXiv:1811.02508.
 
 import math
 import warnings
+from typing import Literal
 
 import torch
 import torchaudio
@@ -32,6 +33,10 @@ class SpectralLossConfig(Config):
     """Upper edge, Hz; None is half the sample rate."""
     floor: float = 1e-5
     """Added to the power before the logarithm."""
+    linear_weight: float = 1.0
+    """Of the part on mel power, whose few loudest bands outweigh all others."""
+    logarithm: Literal["square", "absolute"] = "square"
+    """Distance of logarithms: mean square as published, or mean absolute difference."""
     normalized: bool = False
     """Divide spectra by the norm of their window, and the sum over scales by the sum of its weights."""
     weighted_logarithm: bool = True
@@ -81,7 +86,7 @@ class MelSpectrogram(nn.Module):
 
 
 class MultiScaleSpectralLoss(nn.Module):
-    """Sum over scales of the L1 distance of mel spectra and the weighted mean square of their log10."""
+    """Sum over scales of the L1 distance of mel spectra and the weighted distance of their log10."""
 
     def __init__(self, sample_rate: int, config: SpectralLossConfig):
         super().__init__()
@@ -102,6 +107,8 @@ class MultiScaleSpectralLoss(nn.Module):
             for size in sizes
         )
         self.weights = [math.sqrt(size - 1) if config.weighted_logarithm else 1.0 for size in sizes]
+        self.linear_weight = config.linear_weight
+        self.logarithm = F.mse_loss if config.logarithm == "square" else F.l1_loss
         self.total = sum(self.weights) + len(sizes) if config.normalized else 1.0
 
     def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
@@ -109,7 +116,7 @@ class MultiScaleSpectralLoss(nn.Module):
         for weight, scale in zip(self.weights, self.scales, strict=True):
             made, made_log = scale(reconstruction)
             true, true_log = scale(original)
-            loss = loss + F.l1_loss(made, true) + weight * F.mse_loss(made_log, true_log)
+            loss = loss + self.linear_weight * F.l1_loss(made, true) + weight * self.logarithm(made_log, true_log)
         return loss / self.total
 
 

@@ -4,9 +4,11 @@ The network is transformers' `EncodecModel`, whose own forward pass gives the en
 decoder are run around `train_quantizer`. The loss is the reconstruction part of EnCodec's (arXiv:2210.13438, 3.4): L1
 of the waveform, multi-scale spectral, commitment.
 
-Two departures make minutes on a CPU enough. Weight normalisation is folded into plain weights while training (a
-quarter of the time of a small network) and comes back on export. And the network learns as a plain autoencoder first:
-codebooks start by k-means on latents that already mean something.
+Three departures make minutes on a CPU enough. Weight normalisation is folded into plain weights while training (it
+costs a small network much of its time) and comes back on export. Convolutions start scaled so that each gives unit
+variance on real sound (Mishkin and Matas, arXiv:1511.06422): by default the biases of the initial network drown the
+signal, and hundreds of steps go by before a latent depends on the input. And the network can learn as a plain
+autoencoder first, so that codebooks start by k-means on latents that already mean something.
 """
 
 import math
@@ -14,8 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
@@ -142,6 +145,34 @@ def fold_weight_norm(network: EncodecModel) -> EncodecModel:
     return network
 
 
+@torch.no_grad()
+def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> None:
+    """Scale every convolution, in order, so that it gives unit variance on `wav`, with no bias; and the last one so
+    that the network's first answers are as loud as `wav`. Expects plain weights (`fold_weight_norm`)."""
+
+    def rescaled(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+        assert module.bias is not None
+        deviation = (output - module.bias[:, None]).std().clamp(min=1e-8)
+        module.weight.div_(deviation)
+        output = (output - module.bias[:, None]) / deviation
+        module.bias.zero_()
+        return output
+
+    hooks = [
+        module.register_forward_hook(rescaled)
+        for module in network.modules()
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+    ]
+    try:
+        network.decoder(network.encoder(wav))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = [module for module in network.decoder.modules() if isinstance(module, nn.Conv1d)][-1]
+    last.weight.mul_(wav.std())
+
+
 class CodecTraining:
     """A training in progress.
 
@@ -157,6 +188,7 @@ class CodecTraining:
     ) -> None:
         self.network = fold_weight_norm(network).train()
         self.config, self.seed, self.batch = config, seed, batch
+        scale_activations(network, batch(0))
         self.spectral = MultiScaleSpectralLoss(network.config.sampling_rate, config.spectral).to(network.device)
         self.optimization = Optimization(network, config.optimization)
         self.average = {name: value.clone() for name, value in self._codebooks().items()}
@@ -198,9 +230,8 @@ class CodecTraining:
                 # Until they have started, the codebooks hold nothing to average.
                 started = step > config.quantizer_start
                 self.average[name].lerp_(value, 1 - config.optimization.ema_decay if started else 1.0)
-        return CodecStep(
-            float(loss), float(waveform), float(spectral), float(commitment), update.learning_rate, update.gradient_norm
-        )
+        parts = (float(part.detach()) for part in (loss, waveform, spectral, commitment))
+        return CodecStep(*parts, update.learning_rate, update.gradient_norm)
 
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
@@ -208,23 +239,43 @@ class CodecTraining:
         latents = [self.network.encoder(self.batch(self.step - 1 - i)) for i in range(self.config.start_batches)]
         start_codebooks(self.network.quantizer, torch.cat(latents), self.config.quantizer, generator)
 
+    @torch.no_grad()
+    def untrained(self) -> EncodecModel:
+        """A copy of the network as it is now, with codebooks started from the first batches: what training is to beat.
+
+        Raises:
+            ValueError: training has begun.
+        """
+        if self.step > 0:
+            raise ValueError(f"expected a training that has not begun, got one after {self.step} steps")
+        copy = EncodecModel(self.network.config)
+        copy.load_state_dict(self._normalised(self.network.state_dict()))
+        fold_weight_norm(copy)
+        latents = torch.cat([self.network.encoder(self.batch(i)) for i in range(self.config.start_batches)]).cpu()
+        start_codebooks(copy.quantizer, latents, self.config.quantizer, torch.Generator().manual_seed(self.seed))
+        return copy.eval()
+
     def trained(self) -> EncodecModel:
         """A copy of the network as it would be kept now: averaged, weights normalised again, in evaluation mode.
 
         It is what `save_pretrained` writes and `from_pretrained` reads back: judge this one, not the one in training.
         """
-        copy = EncodecModel(self.network.config)
         with self.optimization.averaged():
-            state = {name: value.detach().cpu() for name, value in self.network.state_dict().items()}
-        state |= {name: value.cpu() for name, value in self.average.items()}
-        for name, module in copy.named_modules():
-            if parametrize.is_parametrized(module, "weight"):
-                weight = state.pop(f"{name}.weight")
-                norm = weight.square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True).sqrt()
-                state[f"{name}.parametrizations.weight.original0"] = norm
-                state[f"{name}.parametrizations.weight.original1"] = weight
-        copy.load_state_dict(state)
+            state = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        copy = EncodecModel(self.network.config)
+        copy.load_state_dict(self._normalised(state | self.average))
         return copy.eval()
+
+    def _normalised(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state of plain weights as one of normalised weights: direction as it is, and length."""
+        found = {name: value.detach().cpu() for name, value in state.items()}
+        for name, module in self.network.named_modules():
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                weight = found.pop(f"{name}.weight")
+                length = weight.square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True).sqrt()
+                found[f"{name}.parametrizations.weight.original0"] = length
+                found[f"{name}.parametrizations.weight.original1"] = weight
+        return found
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors on the CPU."""

@@ -1,0 +1,95 @@
+"""Tokenize: the codec's codes of every track, [K, T] integers, what the language model learns to continue.
+
+EnCodec (arXiv:2210.13438) through transformers, at the codec's own rate and channels. A recording is encoded in
+windows that overlap (`Codec.encode_track`); only its own windows ever share a batch, and how many is part of the
+recipe, so a row depends on the recording and the codec alone: not on its neighbours, nor on `settings.batch_size`.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import Field, model_validator
+
+import schemas
+from model.codec.codec import Codec
+from schemas import WeightsRef
+from schemas.tables import TOKENS, TRACKS
+from stages.audio import AudioError, read_audio
+from stages.codecs import load_codec
+from stages.contract import Context, Reject, Shard
+from stages.segments import as_channels
+
+READS, WRITES, VERSION = (TRACKS,), TOKENS, 1
+
+
+class Config(schemas.Config):
+    """How recordings become codes."""
+
+    codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
+    """An EnCodec in transformers' format (MusicGen, arXiv:2306.05284, 3.1)."""
+    codebooks: int | None = Field(default=None, ge=1)
+    """Levels to keep; None keeps all that the codec has."""
+    window_seconds: float = Field(default=30.0, gt=0)
+    """Length of a window; recordings up to this are encoded in one pass."""
+    context_seconds: float = Field(default=1.0, ge=0)
+    """Sound on either side of a window's kept part that is encoded and thrown away."""
+    windows_at_once: int = Field(default=4, ge=1)
+    """Windows of one recording in a pass. It bounds memory, and counts in the recipe because sums are rounded by it."""
+
+    @model_validator(mode="after")
+    def _windows_keep_something(self) -> "Config":
+        if self.window_seconds <= 2 * self.context_seconds:
+            raise ValueError(
+                f"expected window_seconds > 2 * context_seconds, got {self.window_seconds} and {self.context_seconds}"
+            )
+        return self
+
+
+def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
+    """Codes for every track that can still be read and lasts at least a frame.
+
+    Raises:
+        ValueError: the weights are no codec that can be used here.
+    """
+    codec = load_codec(context.weights(config.codec).path, context.device, config.codebooks)
+    if codec.cardinality > 2**16:
+        raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
+    rows, rejects = [], []
+    context.progress.start("tokenize", tracks.num_rows, "tracks")
+    for track_id, uri in zip(*(tracks.column(name).to_pylist() for name in ("track_id", "uri")), strict=True):
+        context.check_stopped()
+        try:
+            codes = _codes(config, codec, uri)
+        except AudioError as error:
+            rejects.append(Reject(track_id, uri, error.kind, str(error)))
+        else:
+            rows.append(_row(track_id, codec, codes))
+        context.progress.advance()
+    return Shard(rows, rejects)
+
+
+def _codes(config: Config, codec: Codec, uri: str) -> np.ndarray:
+    """Codes uint16 [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
+    recording = read_audio(uri)
+    samples = as_channels(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
+    if samples.shape[1] < codec.hop:
+        raise AudioError(
+            "too short",
+            f"expected at least one frame of {codec.hop / codec.sample_rate:.3f} s, got {recording.seconds:.4f} s",
+        )
+    context = round(config.context_seconds * codec.frame_rate)
+    window = max(round(config.window_seconds * codec.frame_rate), 2 * context + 1)
+    codes = codec.encode_track(torch.from_numpy(samples), window, context, config.windows_at_once)
+    return codes.numpy().astype(np.uint16)
+
+
+def _row(track_id: str, codec: Codec, codes: np.ndarray) -> dict[str, Any]:
+    return {
+        "track_id": track_id,
+        "frame_rate": codec.frame_rate,
+        "cardinality": codec.cardinality,
+        "frames": codes.shape[1],
+        "codes": list(codes),
+    }
