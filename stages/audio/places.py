@@ -5,6 +5,7 @@ name is taken as it is: `::` in it chains nothing, unless a URL stands after it,
 trip through a table of text as a percent-encoded `file://` URL.
 """
 
+import io
 import os
 import stat
 from typing import IO
@@ -88,8 +89,9 @@ def open_binary(uri: str) -> IO[bytes]:
                 raise AudioError("not a file", f"expected a regular file, got {path!r}, which is none")
             return os.fdopen(descriptor, "rb")
         size = filesystem.size(path)
-        if size is not None and size <= WHOLE_BYTES:
-            return filesystem.open(path, "rb", cache_type="all")
+        # An archive closes its file when the filesystem object goes, so nothing may be left to read from it.
+        if not filesystem.cachable or (size is not None and size <= WHOLE_BYTES):
+            return io.BytesIO(filesystem.cat_file(path))
         return filesystem.open(path, "rb", block_size=WINDOW_BYTES, cache_type="readahead")
     except FileNotFoundError as error:
         raise AudioError("missing", f"expected a recording at {uri!r}, got no such file") from error

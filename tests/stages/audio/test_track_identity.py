@@ -1,0 +1,156 @@
+"""Identity: retagging keeps it, other sound changes it, and a container that is not all there is told."""
+
+import io
+import struct
+
+import mutagen
+import numpy as np
+import pytest
+from mutagen.apev2 import APEv2
+from mutagen.id3 import APIC, TIT2, ID3NoHeaderError
+from mutagen.mp4 import MP4
+
+from stages.audio import AudioError
+from stages.audio.identity import track_identity
+from tests.stages.recordings import encoded, encoded_by_ffmpeg, tones
+
+FORMATS = {
+    "wav": lambda sound: encoded("WAV", sound),
+    "aiff": lambda sound: encoded("AIFF", sound),
+    "flac": lambda sound: encoded("FLAC", sound),
+    "mp3": lambda sound: encoded("MP3", sound),
+    "ogg": lambda sound: encoded("OGG", sound),
+    "opus": lambda sound: encoded("OGG", sound, 48_000, "OPUS"),
+    "m4a": lambda sound: encoded_by_ffmpeg("mp4", "aac", sound),
+    "wma": lambda sound: encoded_by_ffmpeg("asf", "wmav2", sound),
+    "aac": lambda sound: encoded_by_ffmpeg("adts", "aac", sound),
+}
+
+
+def _identity(data: bytes) -> str:
+    return track_identity(io.BytesIO(data))
+
+
+def _tagged(data: bytes, title: str) -> bytes:
+    """The file with a title and a large picture or text, so that its pages and offsets move."""
+    file = io.BytesIO(data)
+    opened = mutagen.File(file)
+    if opened.tags is None:
+        opened.add_tags()
+    if isinstance(opened.tags, mutagen.id3.ID3):
+        opened.tags.add(TIT2(encoding=3, text=[title]))
+        opened.tags.add(APIC(encoding=3, mime="image/png", type=3, desc="", data=bytes(50_000)))
+    elif isinstance(opened, MP4):
+        opened["\xa9nam"] = [title]
+        opened["\xa9cmt"] = ["x" * 50_000]
+    elif isinstance(opened.tags, mutagen.asf.ASFTags):
+        opened["Title"] = [title]
+        opened["Description"] = ["x" * 10_000]
+    else:
+        opened["title"] = [title]
+        opened["description"] = ["x" * 200_000]
+    file.seek(0)
+    opened.save(file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "aac"])
+def test_retagging_keeps_the_identity(name):
+    data = FORMATS[name](tones())
+    once = _tagged(data, "A")
+    twice = _tagged(once, "Another title – longer")
+    assert len({data, once, twice}) == 3
+    assert _identity(data) == _identity(once) == _identity(twice)
+
+
+@pytest.mark.parametrize("name", ["mp3", "aac"])
+def test_tags_at_the_end_of_mpeg_audio_are_no_part_of_it(name):
+    data = FORMATS[name](tones())
+    file = io.BytesIO(data)
+    tags = APEv2()
+    tags["Title"] = "x" * 1000
+    tags.save(file)
+    ape = file.getvalue()
+    id3v1 = b"TAG" + b"title".ljust(125, b"\0")
+    lyrics = b"LYRICSBEGIN" + b"IND0000200"
+    lyrics += b"%06d" % len(lyrics) + b"LYRICS200"
+    variants = [ape, data + id3v1, ape + id3v1, data + lyrics + id3v1, data + b"TAG+" + bytes(223) + id3v1]
+    assert {_identity(variant) for variant in variants} == {_identity(data)}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_other_sound_has_another_identity(name):
+    first, second = tones(seed=1), tones(seed=2)
+    assert _identity(FORMATS[name](first)) != _identity(FORMATS[name](second))
+
+
+def test_the_same_samples_in_two_containers_are_two_recordings():
+    sound = tones()
+    identities = [_identity(FORMATS[name](sound)) for name in ("wav", "aiff", "flac")]
+    assert len(set(identities)) == 3
+
+
+def test_flac_packed_harder_is_the_same_recording_and_without_a_digest_its_frames_count():
+    import soundfile
+
+    sound, files = tones(), []
+    for level in (0.0, 1.0):
+        file = io.BytesIO()
+        soundfile.write(file, sound.T, 44_100, format="FLAC", compression_level=level)
+        files.append(file.getvalue())
+    assert files[0] != files[1]
+    assert _identity(files[0]) == _identity(files[1])
+    blank = [data[:26] + bytes(16) + data[42:] for data in files]
+    assert len({_identity(files[0]), _identity(blank[0]), _identity(blank[1])}) == 3
+    assert _identity(_tagged(blank[0], "A")) == _identity(blank[0])
+
+
+def test_the_format_of_the_samples_counts():
+    sound = np.zeros((1, 1000), np.float32)
+    rates = [encoded("WAV", sound, rate, "PCM_16") for rate in (16_000, 48_000)]
+    assert _identity(rates[0]) != _identity(rates[1])
+
+
+@pytest.mark.parametrize("name", ["wav", "aiff", "ogg", "opus", "m4a", "wma"])
+def test_a_container_that_was_cut_is_told(name):
+    data = FORMATS[name](tones(3.0))
+    with pytest.raises(AudioError) as caught:
+        _identity(data[: int(len(data) * 0.6)])
+    assert caught.value.kind == "truncated"
+
+
+def test_a_file_that_claims_four_gigabytes_is_told_with_both_sizes():
+    data = encoded("WAV", tones(0.1), subtype="PCM_16")
+    place = data.index(b"data")
+    for claim in (0xFFFFFFFF, 4_000_000_000):
+        with pytest.raises(AudioError, match=f"{claim:,} bytes"):
+            _identity(data[: place + 4] + struct.pack("<I", claim) + data[place + 8 :])
+    mp4 = struct.pack(">I", 24) + b"ftypM4A " + bytes(12) + struct.pack(">I4sQ", 1, b"mdat", 2**40)
+    with pytest.raises(AudioError, match="1,099,511,627,776"):
+        _identity(mp4)
+
+
+def test_what_has_no_rule_is_identified_by_all_of_its_bytes():
+    assert _identity(b"something else") != _identity(b"something els2")
+    with pytest.raises(AudioError) as caught:
+        _identity(b"")
+    assert caught.value.kind == "empty"
+
+
+def test_real_recordings_survive_new_tags(corpus, tmp_path):
+    paths = sorted([*corpus.rglob("*.ogg"), *corpus.rglob("*.mp3")])
+    identities = set()
+    for path in paths:
+        data = path.read_bytes()
+        assert _identity(_tagged(data, "Retagged")) == _identity(data)
+        identities.add(_identity(data))
+    assert len(identities) == len(paths) >= 2
+
+
+def test_mpeg_audio_without_any_tag_is_not_shortened_by_chance():
+    data = FORMATS["mp3"](tones(0.3))
+    with pytest.raises(ID3NoHeaderError):
+        mutagen.id3.ID3(io.BytesIO(data))
+    import hashlib
+
+    assert _identity(data) == hashlib.sha256(b"mp3\0" + data).hexdigest()
