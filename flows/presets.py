@@ -17,12 +17,65 @@ CLAP = "lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt"
 
 
 def miniature() -> Difference:
-    """Everything made and trained on this machine in minutes: demo corpus, codec, separator, CLAP, language model."""
-    return {}
+    """Everything made and trained on this machine in minutes: a demo corpus, codec, separator, CLAP, language model."""
+    return {
+        "chroma": {"separator": "checkpoint:separator"},
+        "clap": {"model": "checkpoint:clap"},
+        "tokenize": {"codec": "checkpoint:codec"},
+        "train": {"text_encoder": "checkpoint:text_encoder"},
+        "requests": {"default_set": "demo"},
+        "generate": {"codec": "checkpoint:codec", "separator": "checkpoint:separator", "clap": "checkpoint:clap"},
+        "decode": {"codec": "checkpoint:codec"},
+        "evaluate": {"codec": "checkpoint:codec", "clap": "checkpoint:clap"},
+    }
+
+
+def musicgen_small() -> Difference:
+    """MusicGen-small: 1024 wide, 24 layers, 16 heads; text by cross-attention; published weights around it."""
+    return _published(width=1024, layers=24, heads=16)
+
+
+def musicgen_medium() -> Difference:
+    """MusicGen-medium: 1536 wide, 48 layers, 24 heads; text by cross-attention; published weights around it."""
+    return _published(width=1536, layers=48, heads=24)
+
+
+def musicgen_large() -> Difference:
+    """MusicGen-large: 2048 wide, 48 layers, 32 heads; text by cross-attention; published weights around it."""
+    return _published(width=2048, layers=48, heads=32)
+
+
+def musicgen_melody() -> Difference:
+    """MusicGen-melody: 1536 wide, 48 layers, 24 heads; chroma and text prepended; published weights around it."""
+    difference = _published(width=1536, layers=48, heads=24)
+    model = difference["train"]["model"]
+    model["language_model"] |= {"cross": (), "prepend": ("description", "chroma")}
+    model["chroma"] = {}
+    return difference
+
+
+def _published(width: int, layers: int, heads: int) -> Difference:
+    """The published sizes (arXiv:2306.05284, 4.1) and the published weights."""
+    return {
+        "chroma": {"separator": SEPARATOR},
+        "clap": {"model": CLAP},
+        "tokenize": {"codec": ENCODEC},
+        "train": {
+            "model": {"language_model": {"width": width, "layers": layers, "heads": heads}},
+            "text_encoder": TEXT_ENCODER,
+        },
+        "generate": {"codec": ENCODEC, "separator": SEPARATOR, "clap": CLAP},
+        "decode": {"codec": ENCODEC},
+        "evaluate": {"codec": ENCODEC, "clap": CLAP},
+    }
 
 
 PRESETS: Mapping[str, Callable[[], Difference]] = {
     "miniature": miniature,
+    "musicgen-small": musicgen_small,
+    "musicgen-medium": musicgen_medium,
+    "musicgen-large": musicgen_large,
+    "musicgen-melody": musicgen_melody,
 }
 
 

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Annotated, Any
 
-import stages.chroma
 import stages.clap
 import stages.demo
 import stages.demo_models
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, field_validator, model_validator
 
+import stages.chroma
 import stages.decode
 import stages.evaluate
 import stages.generate
@@ -86,7 +86,12 @@ class Recipe(Config):
         if not isinstance(given, Mapping):
             return given
         name = given.get("preset", cls.model_fields["preset"].default)
-        return merge(preset_difference(name), given) if isinstance(name, str) else given
+        if not isinstance(name, str):
+            return given
+        # A field's default may be a model whose own fields differ from its class's defaults, so whoever gives one of
+        # them must not get the class's defaults for the others.
+        defaults = {stage: module.Config().model_dump() for stage, module in STAGES.items()}
+        return merge(merge(defaults, preset_difference(name)), given)
 
     @field_validator("preset")
     @classmethod

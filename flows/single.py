@@ -12,9 +12,8 @@ def _flow_of(stage: str) -> Flow:
         run_recipe(recipe, settings, [stage])
 
     run.__doc__ = f"{STAGES[stage].__doc__}\n\nArgs:\n    recipe: what is made.\n    settings: where and by what means."
-    return flow(
-        run, name=stage, flow_run_name=f"{stage} {{recipe.preset}} into {{settings.store}}", persist_result=False
-    )
+    name = f"{stage} {{recipe.preset}} into {{settings.store}}"
+    return flow(name=stage, flow_run_name=name, persist_result=False)(run)
 
 
 demo = _flow_of("demo")
