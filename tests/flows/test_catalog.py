@@ -1,4 +1,4 @@
-"""Shards as Prefect tasks: failures are collected and raised, passing ones tried again; what is not stale is no task."""
+"""Shards as Prefect tasks: failures are collected and raised, passing ones tried again; only what is stale is one."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """A stage that maps tracks to chroma by what their text files say: a number, or a way to fail.
 
-`fail`: a wrong value. `flaky`: a connection lost the first time. `full`: a full disk. `wait`: works until stopped. `kill`: the
-process is killed the first time. Each try leaves a line in `<file>.tries`.
+`fail`: a wrong value. `flaky`: a connection lost the first time. `full`: a full disk. `wait`: works until it is told to
+stop. `kill`: the process is killed the first time. Each try leaves a line in `<file>.tries`.
 """
 
 import errno

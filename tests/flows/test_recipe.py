@@ -1,0 +1,93 @@
+"""Recipes and presets: what is given wins, and the rest is the preset's."""
+
+import pytest
+from pydantic import ValidationError
+
+from flows.presets import PRESETS, about
+from flows.recipe import GPU_STAGES, STAGES, Recipe, chosen, with_source
+from schemas import Settings
+
+SIZES = {
+    "musicgen-small": (1024, 24, 16),
+    "musicgen-medium": (1536, 48, 24),
+    "musicgen-large": (2048, 48, 32),
+    "musicgen-melody": (1536, 48, 24),
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_is_a_recipe_and_survives_a_round_trip_as_json(preset):
+    recipe = Recipe(preset=preset)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+    assert about(preset)
+
+
+@pytest.mark.parametrize("preset", SIZES)
+def test_the_published_presets_have_the_published_sizes_and_weights(preset):
+    recipe = Recipe(preset=preset)
+    model = recipe.train.model.language_model
+    assert (model.width, model.layers, model.heads) == SIZES[preset]
+    assert recipe.tokenize.codec == recipe.decode.codec == "facebook/encodec_32khz"
+    assert recipe.train.text_encoder == "google-t5/t5-base"
+    assert recipe.chroma.separator == "demucs:htdemucs"
+    assert recipe.evaluate.clap == "lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt"
+    assert not {"demo", "demo_models", "train_codec"} & {step.name for step in recipe.steps(None)}
+
+
+def test_only_melody_prepends_chroma_and_text():
+    assert Recipe(preset="musicgen-melody").train.model.language_model.prepend == ("description", "chroma")
+    assert Recipe(preset="musicgen-melody").train.model.language_model.cross == ()
+    assert Recipe(preset="musicgen-small").train.model.language_model.cross == ("description",)
+    assert Recipe(preset="musicgen-small").train.model.chroma is None
+
+
+def test_what_is_given_wins_and_the_preset_and_the_stage_fill_the_rest():
+    plain = Recipe(preset="musicgen-large")
+    given = Recipe.model_validate({"preset": "musicgen-large", "train": {"model": {"language_model": {"heads": 8}}}})
+    assert given.train.model.language_model.heads == 8
+    assert given.train.model.language_model.width == 2048
+    partly = Recipe.model_validate(
+        {"preset": "musicgen-large", "train_codec": {"training": {"optimization": {"steps": 7}}}}
+    )
+    before, after = plain.train_codec.training.optimization, partly.train_codec.training.optimization
+    assert after == before.model_copy(update={"steps": 7})
+    as_config = STAGES["decode"].Config(format="ogg")
+    assert Recipe(preset="musicgen-small", decode=as_config).decode.format == "ogg"
+
+
+@pytest.mark.parametrize("wrong", [{"preset": "huge"}, {"trian": {}}, {"train": {"stepz": 1}}, {"preset": 3}])
+def test_a_wrong_recipe_is_refused(wrong):
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(wrong)
+
+
+def test_the_recipe_has_a_field_for_each_stage_in_the_order_of_a_run():
+    assert [name for name in Recipe.model_fields if name != "preset"] == list(STAGES)
+    assert set(STAGES) > GPU_STAGES
+
+
+def test_the_miniature_trains_its_own_models_from_its_own_corpus(tmp_path):
+    recipe, settings = Recipe(), Settings(store=str(tmp_path))
+    names = [step.name for step in recipe.steps(None)]
+    assert names == list(STAGES)
+    assert with_source(settings, names, names).source == str(tmp_path / "demo")
+    given = settings.model_copy(update={"source": "/music"})
+    assert with_source(given, names, names).source == "/music"
+
+
+def test_published_presets_expect_a_source():
+    names = [step.name for step in Recipe(preset="musicgen-small").steps(None)]
+    with pytest.raises(ValueError, match="expected --source"):
+        with_source(Settings(), names, names)
+    assert with_source(Settings(), ["report"], names).source is None
+
+
+def test_stages_are_chosen_by_name_and_generate_brings_requests():
+    steps = Recipe().steps(None)
+    assert chosen(steps, None, "miniature") == list(STAGES)
+    assert chosen(steps, ["report", "generate"], "miniature") == ["requests", "generate", "report"]
+    with pytest.raises(ValueError, match=r"unknown stage 'sing'; allowed: demo, ingest"):
+        chosen(steps, ["sing"], "miniature")
+    with pytest.raises(ValueError, match="takes no part"):
+        chosen(Recipe(preset="musicgen-small").steps(None), ["train_codec"], "musicgen-small")
