@@ -24,7 +24,7 @@ def next_code_probabilities(
     greedy = temperature == 0
     scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None, None]
     probabilities = scaled.softmax(-1)
-    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    ordered, order = probabilities.sort(dim=-1, descending=True)
     last = (torch.where(top_k > 0, top_k, size).clamp(max=size) - 1)[:, None, None].expand(-1, logits.shape[1], 1)
     keep_k = probabilities >= ordered.gather(-1, last)
     before = ordered.cumsum(-1) - ordered
