@@ -43,7 +43,6 @@ class ClipView:
     description: str
     audio: str
     """The file's address relative to the page."""
-    mime: str
     picture: str
     length: str
     facts: tuple[Score, ...]
@@ -55,9 +54,6 @@ class ClipView:
     """Values to sort by, larger first; NaN-free, what is missing is left out."""
     kinds: tuple[str, ...]
     """Words to filter by: `melody`, `clap`, `prompt`, `key`, `tempo`."""
-
-
-MIME = {"flac": "audio/flac", "wav": "audio/wav", "mp3": "audio/mpeg", "ogg": "audio/ogg"}
 
 
 def relative_address(path: str) -> str:
@@ -104,7 +100,6 @@ def view(
         title=(request["title"] or request["name"] or description or clip["request_id"][:SHORT]) + takes,
         description=description,
         audio=relative_address(clip["path"]),
-        mime=MIME.get(clip["format"], ""),
         picture=picture,
         length=minutes(clip["seconds"]),
         facts=_facts(clip, request, references, tracks),
@@ -112,6 +107,7 @@ def view(
         meter=_meter(score),
         lineage=(
             ("Request", clip["request_id"]),
+            *((f"{name.capitalize()} reference", reference) for name, reference in references.items()),
             ("Line", f"{request['line']} of the requests file" if request["line"] is not None else "–"),
             ("Take and seed", f"{clip['take']}, {generation['seed']}"),
             ("Checkpoint", clip["checkpoint_id"]),
@@ -143,7 +139,7 @@ def _named(reference: str, tracks: Mapping[str, Row]) -> str:
     track = tracks.get(value) if kind == "track" else None
     if track is None:
         return reference[:200]
-    return f"{track['title'] or 'untitled'} ({value[:SHORT]})"
+    return " by ".join(filter(None, (track["title"] or "untitled", track["artist"])))
 
 
 def _scores(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:

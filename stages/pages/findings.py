@@ -146,11 +146,22 @@ def _share(scores: Sequence[Row], column: str, heard: str, claim: str, chance: f
         evidence += f"; in {len(asked) - len(judged)} more nothing could be heard"
     if chance is None:
         return Finding(claim, "holds" if share > 0.5 else "does not hold", f"{evidence}; an octave is forgiven.")
-    right = sum(judged)
-    by_luck = sum(
-        math.comb(len(judged), n) * chance**n * (1 - chance) ** (len(judged) - n) for n in range(right, len(judged) + 1)
-    )
+    by_luck = _binomial_tail(len(judged), sum(judged), chance)
     verdict: Verdict = "does not hold"
     if share > chance:
         verdict = "holds" if by_luck < LUCK else "not clear"
     return Finding(claim, verdict, f"{evidence}; chance is {chance:.1%}. “Holds” says better than chance, not always.")
+
+
+def _binomial_tail(count: int, right: int, chance: float) -> float:
+    """How likely at least `right` of `count` answers are by chance alone; logarithms hold for thousands of clips."""
+    every = math.lgamma(count + 1)
+    terms = (
+        every
+        - math.lgamma(n + 1)
+        - math.lgamma(count - n + 1)
+        + n * math.log(chance)
+        + (count - n) * math.log1p(-chance)
+        for n in range(right, count + 1)
+    )
+    return min(1.0, sum(math.exp(term) for term in terms))

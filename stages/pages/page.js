@@ -15,9 +15,18 @@
   let limit = first;
   let texts = null;
 
-  // What a card says, in small letters and without accents, read when the first search needs it.
+  // What a card says, in small letters and without accents, read when the first search needs it. Identities are kept
+  // apart: a short word such as "33" stands in many of them by accident.
   const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
-  const read = () => texts || (texts = new Map(cards.map((card) => [card, plain(card.textContent)])));
+  const said = (card) => {
+    const ids = card.querySelector(".ids").textContent;
+    return { words: plain(card.textContent.replace(ids, "")), ids: ids.toLowerCase() };
+  };
+  const read = () => texts || (texts = new Map(cards.map((card) => [card, said(card)])));
+  const says = (card, word) => {
+    const text = read().get(card);
+    return text.words.includes(word) || (word.length >= 6 && text.ids.includes(word));
+  };
 
   const value = (card, name) => {
     const text = card.dataset[name];
@@ -34,22 +43,36 @@
     return rated.concat(rest);
   };
 
+  // Of many cards only those that are shown have a player; the others hold a link to their clip until then.
+  const player = (card) => {
+    const link = card.querySelector(".listen");
+    if (!link) return;
+    const audio = document.createElement("audio");
+    audio.controls = true;
+    audio.preload = "none";
+    audio.src = link.getAttribute("href");
+    audio.setAttribute("aria-label", card.querySelector("h3").textContent);
+    link.replaceWith(audio);
+  };
+
   const draw = () => {
     const words = plain(find.value).split(/\s+/).filter(Boolean);
-    const said = words.length ? read() : null;
-    const order = ordered();
+    const shown = [];
     let matching = 0;
-    for (const card of order) {
+    for (const card of ordered()) {
       const fits =
         (!kind.value || card.dataset.kinds.split(" ").includes(kind.value)) &&
-        words.every((word) => said.get(card).includes(word));
+        words.every((word) => says(card, word));
       if (fits) matching += 1;
-      card.hidden = !fits || matching > limit;
+      const show = fits && matching <= limit;
+      if (card.hidden === show) card.hidden = !show;
+      if (show) shown.push(card);
     }
-    if (order.some((card, place) => list.children[place] !== card)) list.append(...order);
-    const shown = Math.min(matching, limit);
-    count.textContent = shown < matching ? `${shown} of ${matching} clips` : `${matching} of ${cards.length} clips`;
-    more.hidden = shown === matching;
+    shown.forEach(player);
+    // Hidden cards may lie in any order behind those that are shown.
+    if (shown.some((card, place) => list.children[place] !== card)) list.prepend(...shown);
+    count.textContent = `${shown.length} of ${shown.length < matching ? matching : cards.length} clips`;
+    more.hidden = shown.length === matching;
     empty.hidden = matching > 0;
   };
 

@@ -20,6 +20,10 @@ from stages.pages.findings import Bar, Finding
 
 HERE = Path(__file__).parent
 
+PLAYERS = 240
+"""Cards whose player is in the page from the start. A browser takes a millisecond and more to set up each, so further
+cards hold a link to the clip, which the script turns into a player once the card is shown."""
+
 CLIPS_AT_FIRST = 48
 """Cards that are shown before the reader asks for more; without a script all are."""
 
@@ -72,6 +76,7 @@ def render(page: Page) -> bytes:
         style=Markup(style),
         script=Markup(script),
         at_first=CLIPS_AT_FIRST,
+        players=PLAYERS,
         minutes=minutes,
     )
     # A lone surrogate, which broken file names bring, has no UTF-8 form.
