@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from model.language_model import LanguageModel
@@ -36,12 +36,12 @@ class Batch:
             yield Batch(self.codes[piece], self.lengths[piece], self.attributes[piece])
 
 
-def prediction_counts(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> Int[Tensor, " K"]:
-    """How many codes of each codebook a batch predicts: those inside the recording that the pattern's tail reaches."""
+def predicted(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> Bool[Tensor, "B K T"]:
+    """Which codes of a batch are predicted: those inside the recording, but for the tail that the pattern leaves."""
     pattern = model.pattern(frames)
-    reached = pattern.frame_placement(pattern.steps("valid"), outputs=True).mask
+    reached = pattern.frame_placement(pattern.steps("valid"), outputs=True, mode="valid").mask
     inside = torch.arange(frames) < lengths.cpu()[:, None]
-    return (reached & inside[:, None]).sum((0, 2))
+    return reached & inside[:, None]
 
 
 def accumulate_gradients(model: MusicModel, batch: Batch, items: int, precision: Precision) -> Float[Tensor, " K"]:
@@ -50,10 +50,10 @@ def accumulate_gradients(model: MusicModel, batch: Batch, items: int, precision:
     The gradient is that of the whole batch in one piece, but for rounding. Returns each codebook's cross-entropy, nats.
     """
     frames = batch.codes.shape[-1]
-    totals = prediction_counts(model.language_model, frames, batch.lengths).to(model.device)
+    totals = predicted(model.language_model, frames, batch.lengths).sum((0, 2)).to(model.device)
     codebooks = torch.zeros(len(totals), device=model.device)
     for part in batch.parts(items):
-        shares = prediction_counts(model.language_model, frames, part.lengths).to(model.device) / totals
+        shares = predicted(model.language_model, frames, part.lengths).sum((0, 2)).to(model.device) / totals
         with _precision(model, precision):
             loss = model.loss(part.codes.to(model.device), part.attributes, part.lengths.to(model.device))
         (loss.codebooks * shares).mean().backward()
@@ -70,7 +70,7 @@ def held_out_cross_entropy(model: MusicModel, batches: Iterable[Batch], precisio
     sums, counts = torch.zeros(books, dtype=torch.float64), torch.zeros(books, dtype=torch.float64)
     try:
         for batch in batches:
-            held = prediction_counts(model.language_model, batch.codes.shape[-1], batch.lengths)
+            held = predicted(model.language_model, batch.codes.shape[-1], batch.lengths).sum((0, 2))
             with _precision(model, precision):
                 loss = model.loss(batch.codes.to(model.device), batch.attributes, batch.lengths.to(model.device))
             sums += loss.codebooks.cpu().double() * held
@@ -95,9 +95,7 @@ def unigram_cross_entropy(
     sums, counts = torch.zeros(len(surprise)).double(), torch.zeros(len(surprise)).double()
     for batch in batches:
         frames = batch.codes.shape[-1]
-        pattern = model.pattern(frames)
-        reached = pattern.frame_placement(pattern.steps("valid"), outputs=True).mask
-        mask = reached & (torch.arange(frames) < batch.lengths[:, None])[:, None]
+        mask = predicted(model, frames, batch.lengths)
         values = surprise.gather(1, batch.codes.transpose(0, 1).flatten(1)).unflatten(1, (-1, frames)).transpose(0, 1)
         sums += (values * mask).sum((0, 2))
         counts += mask.sum((0, 2))

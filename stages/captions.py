@@ -4,7 +4,7 @@ AudioCraft's augmentation (`augment_music_info_description`), so that a model fo
 prose, and prose that names only some of these. Unlike there, `drop_other` is the probability of leaving a field out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class CaptionConfig(Config):
 def plain_caption(track: Mapping[str, Any]) -> str | None:
     """The text of a track as it is: its description, else its other metadata, else None."""
     description = (track["description"] or "").strip()
-    return description or ". ".join(_fields(track)) or None
+    return description or _joined("", _fields(track)) or None
 
 
 def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> str | None:
@@ -43,13 +43,15 @@ def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ra
         random: where the draws come from; the same state gives the same text.
     """
     description = (track["description"] or "").strip()
+    fields: list[str] = []
     if random.random() < config.merge:
         fields = [field for field in _fields(track) if random.random() >= config.drop_other]
         random.shuffle(fields)
-        keep = random.random() >= config.drop_description or not fields
-        text = ". ".join([description.rstrip("."), *fields] if keep and description else fields)
-    else:
-        text = description or ". ".join(_fields(track))
+        if fields and random.random() < config.drop_description:
+            description = ""
+    elif not description:
+        fields = _fields(track)
+    text = _joined(description, fields)
     words = text.split()
     kept = [word for word, draw in zip(words, random.random(len(words)), strict=True) if draw >= config.drop_words]
     return " ".join(kept) or None
@@ -58,10 +60,11 @@ def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ra
 def request_text(description: str | None, key: str | None, bpm: float | None) -> str | None:
     """The text of a request: its description, followed by the key and the tempo that it names in the form in which
     training merges them."""
-    fields = _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})
-    if not fields:
-        return description
-    return ". ".join([description.rstrip("."), *fields] if description else fields)
+    return _joined(description or "", _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})) or None
+
+
+def _joined(description: str, fields: Sequence[str]) -> str:
+    return ". ".join([description.rstrip("."), *fields]) if description and fields else description or ". ".join(fields)
 
 
 def _fields(track: Mapping[str, Any]) -> list[str]:

@@ -37,9 +37,9 @@ class CheckpointFacts(Config):
     segment_seconds: float
     """Length of the windows that the model was trained on."""
     text_encoder: str | None
-    """Reference of the text encoder that training began with; None for a model without text."""
+    """Reference of a frozen text encoder; None where it learned too, so that its weights are here, or there is none."""
     text_encoder_digest: str | None
-    """Digest of that encoder's files."""
+    """Digest of the files of the text encoder that training began with; None for a model without text."""
     versions: Mapping[str, str]
     """The versions of the tables that it learned from: tracks, chroma, clap and tokens."""
 

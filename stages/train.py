@@ -243,11 +243,12 @@ def _export(
     if encoder is not None and encoder.startswith("checkpoint:"):
         encoder = WeightsRef(f"checkpoint:{context.checkpoint(encoder)['checkpoint_id']}")
         parents = [encoder.removeprefix("checkpoint:")]
+    learns = config.model.description is not None and config.model.description.finetune
     facts = CheckpointFacts(
         model=config.model,
         frame_rate=corpus.frame_rate,
         segment_seconds=config.segment_seconds,
-        text_encoder=encoder,
+        text_encoder=None if learns else encoder,
         text_encoder_digest=context.weights(encoder).digest if encoder else None,
         versions=dict(context.versions),
     )

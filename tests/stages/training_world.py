@@ -1,0 +1,130 @@
+"""A store with a small world in it and the recipe of a small language model; run as a program, it trains."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from schemas import Settings, Store, WeightsRef
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, Table
+from stages import train
+from stages.contract import Context, Progress
+from stages.planning import Chain, Step
+from stages.runner import run_stage
+from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
+
+LANGUAGE_MODEL = {
+    **{"codebooks": CODEBOOKS, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 2, "dropout": 0.1},
+    **{"cross": ("description", "clap"), "prepend": ("chroma",)},
+}
+
+
+def recipe(folder: Path, **changes: object) -> train.Config:
+    """A training that takes seconds; `optimization` is merged, every other change replaces."""
+    optimization = {
+        **{"steps": 30, "learning_rate": 3e-3, "warmup_steps": 5, "precision": "float32", "ema_decay": 0.9},
+        **{"ema_interval": 1, "floor": 0.05},
+        **changes.pop("optimization", {}),  # type: ignore[dict-item]
+    }
+    values = {
+        "model": {
+            "language_model": LANGUAGE_MODEL,
+            "description": {"width": 16, "finetune": True},
+            "chroma": {"frames": 16},
+            "clap": {"width": 3},
+        },
+        "text_encoder": WeightsRef(str(folder / "encoder")),
+        "optimization": optimization,
+        "captions": {"merge": 0.1, "drop_words": 0.0},
+        **{"batch": 6, "micro_batch": 4, "segment_seconds": 2.0, "condition_dropout": 0.1, "chroma_dropout": 0.1},
+        **{"log_every": 5, "valid_every": 10, "save_every": 4},
+    }
+    return train.Config.model_validate(values | changes)
+
+
+def fill(folder: Path, **tables: object) -> None:
+    """Write a store with the small world's tables (or those given) and a text encoder under `folder`."""
+    store = Store(str(folder / "store"))
+    found = world() | tables
+    for table in (TRACKS, CHROMA, CLAP, TOKENS):
+        rows = found[table.name]
+        store.write_shard(table, _version(table), "0", rows, input_key="all")
+    if not (folder / "encoder").exists():
+        text_encoder(folder / "encoder")
+
+
+def _version(table: Table) -> str:
+    return f"{table.name}-version"
+
+
+class WorldChain(Chain):
+    """A chain whose one stage reads tables that are simply there."""
+
+    def versions(self, name: str) -> dict[str, str]:
+        return {table.name: _version(table) for table in (TRACKS, CHROMA, CLAP, TOKENS)}
+
+
+def make_context(folder: Path, config: train.Config, progress: Progress | None = None) -> tuple[Step, Context]:
+    step = Step("train", _train_module(), config)
+    chain = WorldChain([step], Settings(store=str(folder / "store"), device="cpu"))
+    context = chain.context("train", "run")
+    context.progress = progress or Progress()
+    return step, context
+
+
+def _train_module() -> ModuleType:
+    return train
+
+
+def train_in(folder: Path, config: train.Config, progress: Progress | None = None) -> dict:
+    """Train through the runner; the row of `checkpoints`."""
+    step, context = make_context(folder, config, progress)
+    run_stage(step, context)
+    return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1]
+
+
+class KillAt(Progress):
+    """Ends this process without warning when a step has been made, or a moment after."""
+
+    def __init__(self, step: int, delay: float) -> None:
+        self.step, self.delay, self.done = step, delay, 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.done == self.step:
+            threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def train_in_a_process_of_its_own(folder: Path, kill: KillAt | None) -> int:
+    """Train in a fork of this process; the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            torch.set_num_threads(1)
+            train_in(folder, recipe(folder), kill)
+            status = 0
+        finally:
+            os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    if os.WIFEXITED(ended) and os.WEXITSTATUS(ended):
+        raise RuntimeError(f"the training in {folder} failed")
+    return os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else 0
+
+
+def main() -> None:
+    """Train in the first folder until it is killed, as often as there are moments to, and then to the end; then in the
+    second folder, undisturbed. Prints the signal that ended each training."""
+    killed, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
+    moments = [KillAt(step, delay) for step, delay in json.loads(sys.argv[3])]
+    print(json.dumps([train_in_a_process_of_its_own(killed, moment) for moment in [*moments, None]]))
+    train_in_a_process_of_its_own(undisturbed, None)
+
+
+if __name__ == "__main__":
+    main()
