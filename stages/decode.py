@@ -86,7 +86,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
 
 def _check_fits(config: Config, codec: "Codec", generation: Mapping[str, Any]) -> None:
     wanted = (len(generation["codes"]), generation["cardinality"], generation["frame_rate"])
-    if wanted != (codec.codebooks, codec.cardinality, codec.frame_rate):
+    if wanted[0] > codec.codebooks or wanted[1:] != (codec.cardinality, codec.frame_rate):
         raise ValueError(
             f"expected a codec of {wanted[0]} codebooks of {wanted[1]} codes at {wanted[2]:g} frames a second, which "
             f"the checkpoint {generation['checkpoint_id']} makes, got {config.codec} with {codec.codebooks} of "

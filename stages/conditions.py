@@ -1,0 +1,272 @@
+"""What a request is generated from: its references as tensors.
+
+What refers to tracks is read from the versions of the tables that the model learned from, and of each table only the
+shards that hold those tracks. What refers to files or words is computed, by the models that the settings of `generate`
+name; they are loaded when the first request needs them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from model.codec.codec import Codec
+from model.music_model import Attributes
+from schemas import WeightsRef
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
+from stages.audio import AudioError, Recording, read_audio
+from stages.captions import request_text
+from stages.catalog.references import Reference
+from stages.checkpoint import CheckpointFacts
+from stages.codecs import load_codec
+from stages.contract import Context
+from stages.examples import MELODY_RATE, melody_at
+from stages.segments import as_channels
+
+if TYPE_CHECKING:
+    from stages.joint_embedding import JointEmbedder
+    from stages.stems import Separator
+
+SOURCES = {"melody": CHROMA, "clap": CLAP, "prompt": TOKENS}
+"""The column of `requests` that refers to a track -> the table that holds what it is for."""
+
+
+HEARD_AFTER = 10.0
+"""Seconds of a melody's file after what is needed of it that are separated as well."""
+
+
+class RequestRefused(ValueError):
+    """A request that this model cannot follow; `kind` is the reject's short word."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """The models that read files and words; None for one that is not configured."""
+
+    codec: WeightsRef | None
+    separator: WeightsRef | None
+    clap: WeightsRef | None
+    vocabulary: WeightsRef | None
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """The conditions of one request."""
+
+    attributes: Attributes
+    prompt: Int[Tensor, "K P"] | None
+    melody: Float[np.ndarray, "F 12"] | None
+    """The melody that was asked for over the length of the clip, at `MELODY_RATE`; None where none was."""
+
+
+class Conditions:
+    """Finds the conditions of requests.
+
+    Args:
+        facts: of the model that they are for.
+        models: what reads files and words.
+    """
+
+    def __init__(self, context: Context, facts: CheckpointFacts, models: Models) -> None:
+        self.context, self.facts, self.models = context, facts, models
+        self._rows: dict[str, dict[str, dict]] = {name: {} for name in SOURCES}
+        self._recordings: dict[str, Recording] = {}
+
+    def look_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
+        """Read what the tables hold of all tracks that the requests refer to."""
+        for column, table in SOURCES.items():
+            references = [_reference(row[column]) for row in requests if row[column]]
+            ids = {reference.value for reference in references if reference.kind == "track"}
+            if ids:
+                self._rows[column] = self._read(table, ids)
+
+    def of(self, request: Mapping[str, Any]) -> Given:
+        """The conditions of a request.
+
+        Raises:
+            RequestRefused: it refers to what is not there, or asks for what the model was not trained with.
+            MissingWeights: a model that it needs cannot be had.
+        """
+        self._check_model_reads(request)
+        melody = self._melody(request) if request["melody"] else None
+        text = request_text(request["description"], request["key"], request["bpm"])
+        attributes = Attributes(
+            description=text if "description" in self.facts.model.conditions else None,
+            chroma=None if melody is None else torch.from_numpy(melody),
+            clap=self._embedding(request) if request["clap"] else None,
+        )
+        prompt = self._prompt(request) if request["prompt"] else None
+        return Given(attributes, prompt, None if melody is None else self._asked_melody(melody, request["seconds"]))
+
+    def _check_model_reads(self, request: Mapping[str, Any]) -> None:
+        for column, condition in (("description", "description"), ("melody", "chroma"), ("clap", "clap")):
+            if request[column] and condition not in self.facts.model.conditions:
+                known = ", ".join(self.facts.model.conditions) or "no conditions"
+                raise RequestRefused(
+                    "no such condition",
+                    f"{column}: expected a model that was trained with {condition}, got one with {known}",
+                )
+
+    def _version(self, table: Table) -> str:
+        return self.facts.versions.get(table.name, self.context.versions[table.name])
+
+    def _read(self, table: Table, ids: set[str]) -> dict[str, dict]:
+        """The rows of some tracks by id; shard n of a table holds the tracks of shard n of `tracks`."""
+        store, wanted = self.context.store, pa.array(sorted(ids))
+        tracks = store.read(TRACKS, self._version(TRACKS), columns=["track_id", "shard"])
+        shards = pc.unique(tracks.filter(pc.is_in(tracks.column("track_id"), wanted)).column("shard")).to_pylist()
+        rows = store.read(table, self._version(table), [str(shard) for shard in sorted(shards)])
+        found = rows.filter(pc.is_in(rows.column("track_id"), wanted)).to_pylist()
+        return {row["track_id"]: row for row in found}
+
+    def _row(self, column: str, reference: Reference) -> dict:
+        row = self._rows[column].get(reference.value)
+        if row is None:
+            table = SOURCES[column]
+            raise RequestRefused(
+                f"unknown {column}",
+                f"{column}: expected the track {reference.value} in {table.name} (version {self._version(table)}, "
+                "which the model learned from), got no such row: it may have been refused there, or come later",
+            )
+        return row
+
+    def _recording(self, column: str, reference: Reference) -> Recording:
+        if reference.value not in self._recordings:
+            try:
+                self._recordings[reference.value] = read_audio(reference.value)
+            except AudioError as error:
+                raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
+        return self._recordings[reference.value]
+
+    # -- melody ---------------------------------------------------------------------------------------------------
+
+    def _melody(self, request: Mapping[str, Any]) -> Float[np.ndarray, "F 12"]:
+        """The beginning of the reference's melody, as long as the windows of training were."""
+        reference = _reference(request["melody"])
+        if reference.kind == "track":
+            row = self._row("melody", reference)
+            chroma, rate = np.array(row["chroma"], dtype=np.float32).reshape(-1, 12), row["frame_rate"]
+        else:
+            chroma, rate = self._chroma_of_file(reference)
+        longest = math.ceil(self.facts.segment_seconds * MELODY_RATE)
+        assert self.facts.model.chroma is not None
+        melody = melody_at(chroma, rate, 0.0, min(longest, self.facts.model.chroma.frames))
+        if not len(melody):
+            raise RequestRefused(
+                "unknown melody", f"melody: expected at least one frame of chroma, got none in {reference}"
+            )
+        return melody
+
+    @cached_property
+    def _separator(self) -> "Separator | None":
+        from stages.stems import load_separator
+
+        reference = self.models.separator
+        return load_separator(self.context.weights(reference), self.context.device) if reference else None
+
+    def _chroma_of_file(self, reference: Reference) -> tuple[Float[np.ndarray, "F 12"], float]:
+        """The chroma of the beginning of a file, and its frames a second, as the stage `chroma` measures it."""
+        from stages.stems import ChromaSettings, melody_chroma
+
+        recording, settings = self._recording("melody", reference), ChromaSettings()
+        # The separator hears some of what follows, so that the last frames are as they are in the whole recording.
+        seconds = self.facts.segment_seconds + HEARD_AFTER
+        samples = recording.samples[:, : math.ceil(seconds * recording.sample_rate)]
+        if not samples.any():
+            raise RequestRefused("unknown melody", f"melody: expected sound in {reference}, got digital silence")
+        chroma = melody_chroma(samples, recording.sample_rate, self._separator, settings, self.context.device)
+        return chroma, settings.frame_rate
+
+    def _asked_melody(self, melody: Float[np.ndarray, "F 12"], seconds: float) -> Float[np.ndarray, "F 12"]:
+        """The melody frame by frame over the clip: the model repeats a short one from its start."""
+        assert self.facts.model.chroma is not None
+        count = min(math.ceil(seconds * MELODY_RATE), self.facts.model.chroma.frames)
+        return melody[np.arange(count) % len(melody)]
+
+    # -- joint embedding ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _embedder(self) -> "JointEmbedder":
+        from stages.joint_embedding import load_joint_embedder
+
+        assert self.models.clap is not None
+        vocabulary = self.models.vocabulary
+        words = self.context.weights(vocabulary).path if vocabulary else None
+        return load_joint_embedder(self.context.weights(self.models.clap).path, self.context.device, words)
+
+    def _embedding(self, request: Mapping[str, Any]) -> Float[Tensor, "E"]:
+        """The joint embedding of words, or of the beginning of a recording."""
+        reference = _reference(request["clap"])
+        if reference.kind == "track":
+            embedding = np.array(self._row("clap", reference)["embeddings"][0], dtype=np.float32)
+        elif self.models.clap is None:
+            raise RequestRefused("no clap", f"clap: expected generate.clap for {reference}, got none")
+        elif reference.kind == "file":
+            recording = self._recording("clap", reference)
+            seconds = self._embedder.window / self._embedder.sample_rate
+            samples = recording.samples[:, : math.ceil(seconds * recording.sample_rate)]
+            embedding = self._embedder.embed_audio(samples, recording.sample_rate, seconds).embeddings[0]
+        elif self._embedder.text is None:
+            message = f"clap: expected generate.vocabulary to read {reference} with a LAION checkpoint, got none"
+            raise RequestRefused("no vocabulary", message)
+        else:
+            embedding = self._embedder.embed_text([reference.value])[0]
+        assert self.facts.model.clap is not None
+        if len(embedding) != self.facts.model.clap.width:
+            raise ValueError(
+                f"expected joint embeddings of width {self.facts.model.clap.width}, as the model learned, got "
+                f"{len(embedding)} for {reference}: generate.clap is to be the model that the stage clap used"
+            )
+        return torch.from_numpy(embedding)
+
+    # -- continuation ---------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _codec(self) -> Codec:
+        assert self.models.codec is not None
+        decoder = self.facts.model.language_model
+        codec = load_codec(self.context.weights(self.models.codec).path, self.context.device, decoder.codebooks)
+        if (codec.cardinality, codec.frame_rate) != (decoder.cardinality, self.facts.frame_rate):
+            raise ValueError(
+                f"expected a codec of {decoder.cardinality} codes at {self.facts.frame_rate:g} frames a second, as the "
+                f"model learned, got generate.codec = {self.models.codec} with {codec.cardinality} at "
+                f"{codec.frame_rate:g}"
+            )
+        return codec
+
+    def _prompt(self, request: Mapping[str, Any]) -> Int[Tensor, "K P"]:
+        """The codes that the clip begins with."""
+        reference = _reference(request["prompt"])
+        wanted = max(1, round(request["prompt_seconds"] * self.facts.frame_rate))
+        if reference.kind == "track":
+            codes = torch.tensor(np.array(self._row("prompt", reference)["codes"], dtype=np.int64))
+        elif self.models.codec is None:
+            raise RequestRefused("no codec", "prompt: expected generate.codec for a prompt that is a file, got none")
+        else:
+            codec, recording = self._codec, self._recording("prompt", reference)
+            sound = as_channels(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
+            # The codec looks both ways, so it hears a second of what follows the prompt as well.
+            heard = (wanted + round(self.facts.frame_rate)) * codec.hop
+            codes = codec.encode_track(torch.from_numpy(sound[:, :heard]))
+        if codes.shape[1] < wanted:
+            got = codes.shape[1] / self.facts.frame_rate
+            message = f"prompt: expected {request['prompt_seconds']:g} s of {reference}, got {got:g}"
+            raise RequestRefused("prompt too short", message)
+        return codes[:, :wanted]
+
+
+def _reference(text: str) -> Reference:
+    kind, _, value = text.partition(":")
+    return Reference(kind, value)

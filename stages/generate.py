@@ -1,0 +1,178 @@
+"""Generations: the codes that a trained model makes for each request and take (MusicGen, arXiv:2306.05284, 3).
+
+A take's codes depend on the model, the request and the take's seed alone, never on what is generated beside it or on
+how often the work was broken off (`model.generation` says how). Conditions are read from the versions of the tables
+that the model learned from, so that codes and embeddings of another codec or CLAP never reach it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BeforeValidator, Field
+
+import schemas
+from schemas import WeightsRef
+from schemas.identity import fingerprint
+from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
+from stages.contract import Context, Reject, Shard, Stopped
+
+if TYPE_CHECKING:
+    from model.generation import GenerationRequest
+    from stages.checkpoint import TrainedModel
+    from stages.conditions import Given
+
+READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 1
+
+AT_ONCE = 64
+"""Takes whose conditions are in memory together; the model decodes them in batches of its own size."""
+
+
+def _reference(value: Any) -> Any:
+    """`latest` and the ids of checkpoints as references to weights."""
+    if value == "latest":
+        return "checkpoint:language_model"
+    if isinstance(value, str) and value and not set(value) & set(":/."):
+        return f"checkpoint:{value}"
+    return value
+
+
+class Config(schemas.Config):
+    """Which model generates, and what reads the files and words that requests refer to."""
+
+    checkpoint: Annotated[WeightsRef, BeforeValidator(_reference)] = WeightsRef("checkpoint:language_model")
+    """The language model: `latest`, the newest of this recipe, or the `checkpoint_id` of one to stay with."""
+    longest: float = Field(default=1.0, gt=0)
+    """Longest clip, in windows that the model was trained on (AudioCraft refuses more than one of MusicGen's 30 s)."""
+    codec: WeightsRef | None = WeightsRef("facebook/encodec_32khz")
+    """What encodes prompts that are files: the codec that `tokenize` used. None refuses them."""
+    separator: WeightsRef | None = WeightsRef("demucs:htdemucs")
+    """What separates melodies that are files: the separator that `chroma` used. None takes the full mix."""
+    clap: WeightsRef | None = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
+    """What embeds words and files for CLAP: the model that `clap` used. None refuses them."""
+    vocabulary: WeightsRef | None = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
+    """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; a model folder has its own."""
+
+
+@dataclass(frozen=True)
+class _Take:
+    """One clip to generate."""
+
+    row: Mapping[str, Any]
+    number: int
+    given: "Given"
+
+    @property
+    def seed(self) -> int:
+        """The first take has the request's own seed, so that more takes leave it as it is."""
+        seed = self.row["seed"]
+        return seed if self.number == 0 else int(fingerprint([seed, self.number])[:15], 16)
+
+
+def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
+    """The generations of every take of the requests.
+
+    Raises:
+        ValueError: the checkpoint is no language model, or its weights are broken.
+        MissingWeights: weights that a request needs cannot be had.
+    """
+    from stages.checkpoint import load_checkpoint
+    from stages.conditions import Conditions, Models, RequestRefused
+
+    local = context.weights(config.checkpoint)
+    trained = load_checkpoint(local.path, context.weights, context.device)
+    models = Models(config.codec, config.separator, config.clap, config.vocabulary)
+    conditions = Conditions(context, trained.facts, models)
+    rows = requests.to_pylist()
+    conditions.look_up(rows)
+    takes: list[_Take] = []
+    rejects = []
+    for row in rows:
+        context.check_stopped()
+        try:
+            _check_length(config, trained, row)
+            given = conditions.of(row)
+        except RequestRefused as error:
+            message = f"line {row['line']}: {error}"
+            rejects.append(Reject(row["request_id"], row["name"] or "", error.kind, message))
+            continue
+        takes += [_Take(row, number, given) for number in range(row["takes"])]
+    checkpoint_id = _checkpoint_id(config, context, local.digest)
+    return Shard(_generate(context, trained, takes, checkpoint_id), rejects)
+
+
+def _check_length(config: Config, trained: "TrainedModel", row: Mapping[str, Any]) -> None:
+    from stages.conditions import RequestRefused
+
+    limit = config.longest * trained.facts.segment_seconds
+    if row["seconds"] > limit + 1e-6:
+        raise RequestRefused(
+            "too long",
+            f"expected at most {limit:g} s, {config.longest:g} times the windows that the model was trained on "
+            f"(generate.longest), got {row['seconds']:g}",
+        )
+
+
+def _checkpoint_id(config: Config, context: Context, digest: str) -> str:
+    if config.checkpoint.startswith("checkpoint:"):
+        return str(context.checkpoint(config.checkpoint)["checkpoint_id"])
+    return digest[:16]
+
+
+def _generate(context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str) -> list[dict]:
+    from model.generation import GenerationStoppedError, generate
+    from stages.examples import MELODY_RATE
+
+    facts, rows = trained.facts, []
+    asked = [_asked(take, facts.frame_rate) for take in takes]
+    context.progress.start("generate", sum(one.frames - one.prompt_frames for one in asked), "frames")
+    for first in range(0, len(takes), AT_ONCE):
+        part = slice(first, first + AT_ONCE)
+        try:
+            made = generate(
+                trained.model,
+                asked[part],
+                stop=context.stop.is_set,
+                progress=lambda frames: context.progress.advance(frames),
+            )
+        except GenerationStoppedError as error:
+            raise Stopped(str(error)) from error
+        except FloatingPointError as error:
+            raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
+        for take, one, codes in zip(takes[part], asked[part], made, strict=True):
+            melody = take.given.melody
+            rows.append(
+                {
+                    "request_id": take.row["request_id"],
+                    "take": take.number,
+                    "checkpoint_id": checkpoint_id,
+                    "frame_rate": facts.frame_rate,
+                    "cardinality": facts.model.language_model.cardinality,
+                    "frames": one.frames,
+                    "prompt_frames": one.prompt_frames,
+                    "seed": take.seed,
+                    "codes": list(codes.numpy().astype(np.uint16)),
+                    "chroma_frame_rate": None if melody is None else MELODY_RATE,
+                    "chroma": None if melody is None else list(melody),
+                }
+            )
+    return rows
+
+
+def _asked(take: _Take, frame_rate: float) -> "GenerationRequest":
+    from model.generation import GenerationRequest
+
+    row = take.row
+    return GenerationRequest(
+        attributes=take.given.attributes,
+        frames=math.ceil(row["seconds"] * frame_rate - 1e-6),
+        seed=take.seed,
+        guidance=row["guidance"],
+        temperature=row["temperature"],
+        top_k=row["top_k"],
+        top_p=row["top_p"],
+        prompt=take.given.prompt,
+    )
