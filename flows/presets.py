@@ -24,7 +24,12 @@ def miniature() -> Difference:
         "tokenize": {"codec": "checkpoint:codec"},
         "train": {"text_encoder": "checkpoint:text_encoder"},
         "requests": {"default_set": "demo"},
-        "generate": {"codec": "checkpoint:codec", "separator": "checkpoint:separator", "clap": "checkpoint:clap"},
+        "generate": {
+            "codec": "checkpoint:codec",
+            "separator": "checkpoint:separator",
+            "clap": "checkpoint:clap",
+            "vocabulary": None,
+        },
         "decode": {"codec": "checkpoint:codec"},
         "evaluate": {"codec": "checkpoint:codec", "clap": "checkpoint:clap"},
     }
