@@ -1,9 +1,9 @@
 """Chroma: how strong each of the twelve pitch classes is in every frame, the melody condition of MusicGen
 (arXiv:2306.05284, 2.2).
 
-The power spectrum of a long window is gathered into pitch classes by a bank of Gaussian bumps (D. Ellis, "Chroma feature
-analysis and synthesis", 2007, as librosa's `filters.chroma` has it), and each frame is divided by its strongest class. Frames
-are computed in groups, so memory does not grow with the length of the recording."""
+The power spectrum of a long window is gathered into pitch classes by a bank of Gaussian bumps (D. Ellis, "Chroma
+feature analysis and synthesis", 2007, as librosa's `filters.chroma` has it), and each frame is divided by its strongest
+class. Frames are computed in groups, so memory does not grow with the length of the recording."""
 
 import torch
 from jaxtyping import Float
@@ -26,8 +26,8 @@ CENTRE_OCTAVE, OCTAVE_WIDTH = 5.0, 2.0
 def chroma(
     wav: Float[Tensor, "B N"], sample_rate: int = 32_000, window: int = 16_384, hop: int = 4_096
 ) -> Float[Tensor, "B F 12"]:
-    """The chroma of a batch, F = N // hop + 1 frames (with N at least `window`: a shorter one is padded with zeros on both
-    sides first), strongest bin 1 in every frame that is not silent.
+    """The chroma of a batch, F = N // hop + 1 frames (with N at least `window`: a shorter one is padded with zeros on
+    both sides first), strongest bin 1 in every frame that is not silent.
 
     Args:
         wav: mono signals.
@@ -57,8 +57,8 @@ def chroma(
 
 
 def one_hot(chroma: Float[Tensor, "*batch F 12"]) -> Float[Tensor, "*batch F 12"]:
-    """Only the strongest class of each frame, as the melody models of MusicGen see it: 1 there, 0 elsewhere. A silent frame
-    gives bin 0, not zeros (the reference does so, and the published weights were trained with it)."""
+    """Only the strongest class of each frame, as the melody models of MusicGen see it: 1 there, 0 elsewhere. A silent
+    frame gives bin 0, not zeros (the reference does so, and the published weights were trained with it)."""
     return functional.one_hot(chroma.argmax(-1), PITCH_CLASSES).to(chroma.dtype)
 
 

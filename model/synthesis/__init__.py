@@ -1,7 +1,8 @@
 """Synthesised music whose truth is known: the demo corpus of the `miniature` preset.
 
 Read in this order: theory, score, genres, composition, captions (what is played), instruments, drums, rendering (how it
-sounds). `compose(seed, index)` makes a piece, `render(piece)` its stems, `caption(piece, variant)` a sentence about it."""
+sounds). `compose(seed, index)` makes a piece, `render(piece)` its stems, `caption(piece, variant)` a sentence about
+it."""
 
 from model.synthesis.captions import caption
 from model.synthesis.composition import compose

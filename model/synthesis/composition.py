@@ -1,7 +1,7 @@
 """Composing a piece: a key, a progression, a melody with a motif that returns, a bass line and a drum pattern.
 
-Everything is drawn from one `random.Random` seeded by (seed, index), so a piece can be made again at any time, its stems
-included, without being stored."""
+Everything is drawn from one `random.Random` seeded by (seed, index), so a piece can be made again at any time, its
+stems included, without being stored."""
 
 import random
 

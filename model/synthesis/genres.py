@@ -36,7 +36,8 @@ QUARTERS = (0.0, 1.0, 2.0, 3.0)
 
 GENRES = {
     "ambient": Genre(
-        (62, 76), ("bells", "flute", "violin"), ("pad", "strings"), "sub bass", (0.0,), 4.0, False, (0.0,), 3.9, 0.25, {}
+        (62, 76), ("bells", "flute", "violin"), ("pad", "strings"), "sub bass", (0.0,), 4.0, False, (0.0,), 3.9, 0.25,
+        {}
     ),
     "folk": Genre(
         (88, 108), ("flute", "violin", "guitar"), ("guitar", "strings"), "upright bass",
@@ -76,9 +77,9 @@ GENRES = {
 """Name -> how it is made."""
 
 ARTISTS = (
-    "Glass Harbour", "The Paper Comets", "Mira Lindqvist", "Otter & Vale", "Kilo Sunday", "North Arcade", "Juniper Static",
-    "Ada Fenwick", "Velvet Tramline", "Soft Machinery Club", "Tomas Okoye", "Red Lantern Trio", "Low Tide Choir",
-    "Pilot Moth", "Saffron Ellis", "Blue Kiln",
+    "Glass Harbour", "The Paper Comets", "Mira Lindqvist", "Otter & Vale", "Kilo Sunday", "North Arcade",
+    "Juniper Static", "Ada Fenwick", "Velvet Tramline", "Soft Machinery Club", "Tomas Okoye",
+    "Red Lantern Trio", "Low Tide Choir", "Pilot Moth", "Saffron Ellis", "Blue Kiln",
 )  # fmt: skip
 """Invented artists. Each plays two genres, so that a split by artist leaves every genre on both sides."""
 

@@ -54,13 +54,15 @@ INSTRUMENTS = {
     # Melodies.
     "flute": Instrument((1.0, 0.35, 0.12, 0.04), 0.05, 0.08, vibrato_hertz=5.0, vibrato_semitones=0.25, breath=0.015),
     "violin": Instrument(_falling(12, 0.9), 0.07, 0.1, vibrato_hertz=6.0, vibrato_semitones=0.4, level=0.55),
-    "synth": Instrument(_falling(14, 1.0), 0.01, 0.05, vibrato_hertz=5.5, vibrato_semitones=0.15, detune=0.15, level=0.4),
+    "synth": Instrument(_falling(14, 1.0), 0.01, 0.05, vibrato_hertz=5.5, vibrato_semitones=0.15, detune=0.15,
+                        level=0.4),
     "bells": Instrument((1.0,), 0.002, 0.1, 1.6, 2.5, modulator_ratio=3.5, modulation_index=2.2, level=0.9),
     "guitar": Instrument(_falling(12, 0.7), 0.003, 0.04, 1.5, 1.3, level=0.7),
     # Chords.
     "organ": Instrument((1.0, 0.8, 0.0, 0.6, 0.0, 0.0, 0.0, 0.35), 0.01, 0.03, level=0.5),
     "pad": Instrument(_falling(6, 1.5), 0.35, 0.3, detune=0.12, level=0.6),
-    "strings": Instrument(_falling(9, 1.1), 0.12, 0.15, vibrato_hertz=5.2, vibrato_semitones=0.15, detune=0.08, level=0.45),
+    "strings": Instrument(_falling(9, 1.1), 0.12, 0.15, vibrato_hertz=5.2, vibrato_semitones=0.15, detune=0.08,
+                          level=0.45),
     "electric piano": Instrument((1.0,), 0.003, 0.08, 1.2, 3.0, modulator_ratio=1.0, modulation_index=1.3, level=0.8),
     "distorted guitar": Instrument(_falling(8, 0.8), 0.004, 0.03, 0.5, 0.3, drive=3.0, level=0.35),
     # Basses.

@@ -1,0 +1,43 @@
+"""CLAP: joint audio-text embeddings of a track, one a window (arXiv:2211.06687; as a condition, arXiv:2306.05284,
+2.2)."""
+
+import pyarrow as pa
+from pydantic import Field
+
+import schemas
+from schemas import WeightsRef
+from schemas.tables import CLAP, TRACKS
+from stages.audio import AudioError, read_audio
+from stages.contract import Context, Reject, Shard
+from stages.joint_embedding import load_joint_embedder
+
+READS, WRITES, VERSION = (TRACKS,), CLAP, 1
+
+
+class Config(schemas.Config):
+    """Which model embeds, and how often."""
+
+    model: WeightsRef = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
+    """A LAION checkpoint (`.pt`) or a folder of `transformers.ClapModel` (AudioCraft's `clap` conditioner has the
+    former)."""
+    hop_seconds: float = Field(default=10.0, gt=0)
+    """Seconds from one window to the next; the model's windows are 10 s long (arXiv:2211.06687, 3.3), so that by
+    default they lie side by side, and the last one ends with the track."""
+
+
+def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
+    """The embeddings of the tracks of one shard."""
+    embedder = load_joint_embedder(context.weights(config.model).path, context.device)
+    rows, rejects = [], []
+    context.progress.start("clap", tracks.num_rows, "tracks")
+    for track in tracks.select(["track_id", "uri"]).to_pylist():
+        context.check_stopped()
+        try:
+            recording = read_audio(track["uri"])
+        except AudioError as error:
+            rejects.append(Reject(track["track_id"], track["uri"], error.kind, str(error)))
+        else:
+            found = embedder.embed_audio(recording.samples, recording.sample_rate, config.hop_seconds)
+            rows.append({"track_id": track["track_id"], "starts": found.starts, "embeddings": list(found.embeddings)})
+        context.progress.advance()
+    return Shard(rows, rejects)
