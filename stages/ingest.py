@@ -5,7 +5,7 @@ their encoded audio, measured, and described by what tables, sidecars, manifests
 changed later changes the row and reads no sound. The same content in two places is one track.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 from pydantic import Field
@@ -13,9 +13,9 @@ from pydantic import Field
 import schemas
 from schemas.tables import TRACKS
 from stages.contract import Arrival, Context, Reject, Survey
-from stages.intake.examination import Limits, Refused
+from stages.intake.examination import Examined, Limits, Refused
 from stages.intake.ledger import Ledger
-from stages.intake.listing import list_source
+from stages.intake.listing import File, list_source
 from stages.intake.pool import examine_all
 
 READS, WRITES, VERSION = (), TRACKS, 1
@@ -51,17 +51,41 @@ def survey(config: Config, context: Context, known: pa.Table, refused: pa.Table)
 def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]:
     """The shards that change, each as it becomes.
 
-    The last shard is given whenever it is full and every `SAVE_EVERY` files. At the end come all that changed, the last
-    one first: were an earlier one to lose a row before that, a run killed in between would find room there.
-
     Raises:
         ValueError: there is no source, or nothing in it.
     """
     ledger, rejects = _open(config, context, known, refused)
     recorded = {(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
-    unread, since = ledger.unread(rejects), 0
+    unread = ledger.unread(rejects)
     context.progress.start("reading recordings", len(unread), "tracks")
-    for file, result in examine_all(unread, config.limits, context.settings.workers, context.check_stopped):
+
+    def examined() -> Iterator[tuple[File, Examined | Refused]]:
+        for found in examine_all(unread, config.limits, context.settings.workers, context.check_stopped):
+            yield found
+            context.progress.advance()
+
+    for shard in take_in(ledger, rejects, recorded, examined()):
+        rows, made = ledger.content(shard)
+        yield Arrival(shard, rows, made, list(rejects.values()))
+
+
+def take_in(
+    ledger: Ledger,
+    rejects: dict[str, Reject],
+    recorded: set[tuple[str, str, str | None]],
+    results: Iterable[tuple[File, Examined | Refused]],
+    save_every: int = SAVE_EVERY,
+) -> Iterator[int]:
+    """Enter what was read into `ledger` and `rejects`, and tell which shards to write, and when.
+
+    The last shard is written whenever it is full and every `save_every` files. At the end come all that changed, the
+    last one first: were an earlier one to lose a row before that, a run killed in between would find room there.
+
+    Args:
+        recorded: key, kind and stamp of the rejects that the store holds.
+    """
+    since = 0
+    for file, result in results:
         filled = False
         if isinstance(result, Refused):
             stamp = file.stamp if result.lasting else None
@@ -69,17 +93,15 @@ def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Tabl
         else:
             filled = ledger.add(file, result) and ledger.is_full(ledger.last_shard)
         since += 1
-        if filled or since == SAVE_EVERY:
+        if filled or since == save_every:
             since, recorded = 0, _entries(rejects)
             ledger.refresh(max(ledger.last_shard, 0))
-            yield _arrival(ledger, max(ledger.last_shard, 0), rejects)
-        context.progress.advance()
+            yield max(ledger.last_shard, 0)
     ledger.drop()
     stale = [shard for shard in ledger.shards() if ledger.refresh(shard)]
     if not stale and recorded != _entries(rejects):
         stale = [max(ledger.last_shard, 0)]
-    for shard in reversed(stale):
-        yield _arrival(ledger, shard, rejects)
+    yield from reversed(stale)
 
 
 def _open(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> tuple[Ledger, dict[str, Reject]]:
@@ -102,8 +124,3 @@ def _open(config: Config, context: Context, known: pa.Table, refused: pa.Table) 
 
 def _entries(rejects: dict[str, Reject]) -> set[tuple[str, str, str | None]]:
     return {(one.key, one.kind, one.stamp) for one in rejects.values()}
-
-
-def _arrival(ledger: Ledger, shard: int, rejects: dict[str, Reject]) -> Arrival:
-    rows, made = ledger.content(shard)
-    return Arrival(shard, rows, made, list(rejects.values()))

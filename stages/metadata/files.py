@@ -23,6 +23,10 @@ UNPACKED_BYTES = 2**30
 """Where the unpacking of a gzipped manifest stops."""
 
 
+LEAST_BYTES = 64
+"""What a line counts for at least, so that a file of empty lines is bounded too."""
+
+
 @dataclass
 class Rows:
     """The rows of a file, one after the other; when they are through, `problem` says what could not be read."""
@@ -100,7 +104,7 @@ def _lines(file: Any, rows: Rows) -> Iterator[Any]:
     number = broken = total = 0
     while total < UNPACKED_BYTES:
         line = file.readline(LINE_BYTES)
-        total += len(line)
+        total += max(len(line), LEAST_BYTES)
         if not line:
             break
         number += 1
