@@ -4,15 +4,15 @@ Every clip is decoded alone, so its file depends on its codes and nothing else. 
 of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format can
 come back above the limit that its samples kept; such a clip is turned down and encoded again.
 
-Samples of 16 bits are rounded without dither: an EnCodec's own noise lies some 60 dB above that rounding, so dither
-would change nothing that can be heard and would ask for a seed.
+Samples are rounded to 16 or 24 bits without dither: an EnCodec's own noise lies far above the rounding even of
+16 bits, so dither would change nothing that can be heard.
 """
 
 import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,9 @@ class Config(schemas.Config):
     codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
     """The codec that the model's codes belong to (MusicGen, arXiv:2306.05284, 3.1)."""
     format: AudioFormat = "flac"
-    """Form of the files: FLAC and WAV at 16 bits, MP3 and Ogg Vorbis at their encoders' defaults."""
+    """Form of the files; MP3 and Ogg Vorbis at their encoders' defaults."""
+    bits: Literal[16, 24] = 16
+    """Bits a sample of FLAC and WAV files."""
     loudness: float = Field(default=-16.0, ge=-50, le=-5)
     """Integrated loudness of a clip, LUFS by ITU-R BS.1770 (AES TD1008 for music that is levelled track by track)."""
     true_peak: float = Field(default=-1.0, ge=-20, le=0)
@@ -144,7 +146,7 @@ def _encode(config: Config, sound: np.ndarray, sample_rate: int, before: Measure
     limit = config.true_peak
     for _ in range(ATTEMPTS):
         levelled, _gain = normalise_loudness(sound, sample_rate, target, limit)
-        data = encode_audio(levelled, sample_rate, config.format, tags)
+        data = encode_audio(levelled, sample_rate, config.format, tags, config.bits)
         heard, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
         encoded = _Encoded(data, len(heard), measure(heard.T, sample_rate))
         over = (encoded.measures.true_peak or -np.inf) - config.true_peak

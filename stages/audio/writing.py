@@ -19,8 +19,8 @@ BLOCK = 2**14
 """Samples given to an encoder at once; libvorbis overflows its stack on minutes at a time."""
 
 _ENCODINGS = {
-    "flac": ("FLAC", "PCM_16"),
-    "wav": ("WAV", "PCM_16"),
+    "flac": ("FLAC", "PCM"),
+    "wav": ("WAV", "PCM"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
     "ogg": ("OGG", "VORBIS"),
 }
@@ -38,9 +38,14 @@ _ID3_FRAMES = {
 
 
 def encode_audio(
-    samples: np.ndarray, sample_rate: int, format: AudioFormat, tags: Mapping[str, str] | None = None
+    samples: np.ndarray,
+    sample_rate: int,
+    format: AudioFormat,
+    tags: Mapping[str, str] | None = None,
+    bits: Literal[16, 24] = 16,
 ) -> bytes:
-    """Encode float samples [C, N] in [-1, 1]: FLAC and WAV at 16 bits, MP3 and Ogg Vorbis at their encoders' defaults.
+    """Encode float samples [C, N] in [-1, 1]: FLAC and WAV rounded to `bits`, MP3 and Ogg Vorbis at their encoders'
+    defaults.
 
     Args:
         tags: by name (`title`, `artist`, `description`, or a name of one's own), written as Vorbis comments or ID3.
@@ -59,14 +64,23 @@ def encode_audio(
         got = f"{samples.shape[0]} channels at {sample_rate} Hz"
         raise ValueError(f"expected one or two channels at one of {_MP3_RATES} Hz for MP3, got {got}")
     container, encoding = _ENCODINGS[format]
+    whole = encoding == "PCM"
+    encoding = f"PCM_{bits}" if whole else encoding
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", sample_rate, samples.shape[0], encoding, format=container) as encoder:
         for start in range(0, samples.shape[1], BLOCK):
             block = np.ascontiguousarray(samples[:, start : start + BLOCK].T)
-            encoder.write(np.rint(block * 32_767).astype(np.int16) if encoding == "PCM_16" else block)
+            encoder.write(_rounded(block, bits) if whole else block)
     if tags:
         _write_tags(file, format, tags)
     return with_serial(file.getvalue(), 1) if format == "ogg" else file.getvalue()
+
+
+def _rounded(block: np.ndarray, bits: int) -> np.ndarray:
+    """Samples as integers of `bits`; 24 stand in the upper bits of 32, as libsndfile takes them."""
+    if bits == 16:
+        return np.rint(block * 32_767).astype(np.int16)
+    return np.rint(block.astype(np.float64) * (2**23 - 1)).astype(np.int32) << 8
 
 
 def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) -> None:

@@ -17,9 +17,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import fsspec
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 
 SHORTEST_PREFIX = 6
 """Digits of a track's id that a reference must give at least; fewer would not stay unique as tracks come."""
@@ -136,21 +134,18 @@ class Files:
         when the file merely moved.
 
         Raises:
-            UnknownReference: there is no such file, or it cannot be read.
+            UnknownReference: there is no such file, or it may not be read.
+            OSError: the disk or the network failed; that is no reason to take a request for gone.
         """
+        from stages.audio import AudioError, open_binary
+
         if reference.value not in self._digests:
             digest = hashlib.sha256()
             try:
-                filesystem, path = fsspec.core.url_to_fs(reference.value)
-                if isinstance(filesystem, LocalFileSystem) and os.path.exists(path) and not os.path.isfile(path):
-                    raise UnknownReference(f"expected an audio file at {reference.value}, got a folder or a device")
-                with filesystem.open(path, "rb") as file:
+                with open_binary(reference.value) as file:
                     while block := file.read(1 << 20):
                         digest.update(block)
-            except UnknownReference:
-                raise
-            except Exception as error:  # each protocol has errors of its own for what is not there
-                reason = "nothing there" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
-                raise UnknownReference(f"expected an audio file at {reference.value}, got {reason}") from error
+            except (AudioError, ValueError, ImportError) as error:
+                raise UnknownReference(str(error)) from error
             self._digests[reference.value] = digest.hexdigest()
         return self._digests[reference.value]

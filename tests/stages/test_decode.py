@@ -94,13 +94,15 @@ def test_clips_have_the_asked_length_and_loudness_and_keep_the_peak_limit(
             assert row["loudness"] == pytest.approx(-23.0, abs=0.5)
 
 
+@pytest.mark.parametrize(("form", "bits"), [("flac", 16), ("flac", 24), ("wav", 24)])
 def test_a_lossless_clip_below_the_peak_limit_is_the_codec_s_sound_but_for_one_gain(
-    tmp_path: Path, folder: Path
+    tmp_path: Path, folder: Path, form: str, bits: int
 ) -> None:
     from stages.codecs import load_codec
 
     store = new_store(tmp_path / "s")
-    rows = made(store, Config.model_validate({"codec": str(folder), "loudness": -40.0, "max_gain": 60.0}))
+    levels = {"loudness": -40.0, "max_gain": 60.0}
+    rows = made(store, Config.model_validate({"codec": str(folder), "format": form, "bits": bits} | levels))
     generation = store.read(GENERATIONS, "g").to_pylist()[3]
     row = next(
         row for row in rows if (row["request_id"], row["take"]) == (generation["request_id"], generation["take"])
@@ -110,7 +112,8 @@ def test_a_lossless_clip_below_the_peak_limit_is_the_codec_s_sound_but_for_one_g
     heard, _ = soundfile.read(io.BytesIO(store.read_bytes(row["path"])), always_2d=True, dtype="float32")
     raw = raw[:, : len(heard)]
     gain = 10 ** ((-40.0 - row["loudness_before"]) / 20)
-    np.testing.assert_allclose(heard.T, raw * gain, atol=1.1 / 32767)
+    assert soundfile.info(io.BytesIO(store.read_bytes(row["path"]))).subtype == f"PCM_{bits}"
+    np.testing.assert_allclose(heard.T, raw * gain, atol=1.1 / 2 ** (bits - 1))
 
 
 @pytest.mark.parametrize("loudness", [1e4, 30.0, 1.0])
