@@ -60,8 +60,9 @@ class Sources:
     def stamp(self, recording: File) -> list:
         """What the explicit sources say of a recording now, as plain values: equal for equal metadata."""
         sidecar = self._sidecars.get(_stem(recording.relative))
-        shared = [said.to_json() for said in (*self._from_tables(recording), *self._from_manifests(recording))]
-        return [shared, [sidecar.uri, sidecar.stamp] if sidecar else None]
+        shared = [*self._from_tables(recording), *self._from_manifests(recording)]
+        spoken = [fields.to_json() for fields in shared if fields != Fields()]
+        return [spoken, [sidecar.uri, sidecar.stamp] if sidecar else None]
 
     def explicit(self, recording: File) -> list[Fields]:
         """What is said of a recording outside its own file, the more explicit first."""
