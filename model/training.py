@@ -148,6 +148,10 @@ class Optimization:
         finally:
             self._fill(moving)
 
+    def keep_averaged(self) -> None:
+        """Leave the model with its averaged weights for good: the training is over."""
+        self._fill(self.average)
+
     def state(self) -> dict[str, Tensor]:
         """Everything that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
         and counters."""
