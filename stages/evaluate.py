@@ -32,6 +32,8 @@ class Config(schemas.Config):
     clap: WeightsRef | None = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
     """What compares clips with words and with tracks (MusicGen, section 4, "CLAP"): the model that `clap` used. None
     leaves those scores out."""
+    vocabulary: WeightsRef | None = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
+    """RoBERTa's vocabulary, for the words of a LAION checkpoint, which brings none; None where `clap` is a folder."""
     untrained_clips: int = Field(default=8, ge=0)
     """How many clips of a shard, of those that follow a melody, are compared with an untrained model's."""
     untrained_seed: int = Field(default=0, ge=0)
@@ -56,8 +58,8 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
     comparisons = compare(
         context, config.codec, wanted, request_of, generation_of, config.untrained_clips, config.untrained_seed
     )
-    likeness = Likeness(context, config.clap) if config.clap else None
-    rows, rejects = [], []
+    likeness = Likeness(context, config.clap, config.vocabulary) if config.clap else None
+    rows, rejects, embedded = [], [], []
     for clip in wanted:
         context.check_stopped()
         request, generation = request_of[clip["request_id"]], generation_of[key_of(clip)]
@@ -69,10 +71,14 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
         row = {"request_id": clip["request_id"], "take": clip["take"], "seconds_asked": request["seconds"]}
         row |= {"seconds": recording.seconds, "silence": clip["silence"], "clipping": clip["clipping"]}
         row |= _follows_melody(recording, generation, comparisons) | _follows_words(recording, request)
-        if likeness is not None:
-            row |= likeness.of(recording, request["description"])
         rows.append(row)
+        if likeness is not None:
+            embedded.append(likeness.embed(recording))
         context.progress.advance()
+    if likeness is not None:
+        descriptions = [request_of[row["request_id"]]["description"] for row in rows]
+        for row, found in zip(rows, likeness.of(embedded, descriptions), strict=True):
+            row |= found
     return Shard(rows, rejects)
 
 

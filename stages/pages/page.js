@@ -15,12 +15,13 @@
   let limit = first;
   let texts = null;
 
-  // What a card says, in small letters and without accents, read when the first search needs it. Identities are kept
-  // apart: a short word such as "33" stands in many of them by accident.
+  // What a card's words are, in small letters and without accents, read when the first search needs it. Scores are
+  // left out and identities kept apart: a short word such as "33" stands in many of them by accident.
   const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   const said = (card) => {
-    const ids = card.querySelector(".ids").textContent;
-    return { words: plain(card.textContent.replace(ids, "")), ids: ids.toLowerCase() };
+    const words = card.querySelectorAll("h3, .description, .scores small, .pairs:not(.ids)");
+    const text = Array.from(words, (node) => node.textContent).join(" ");
+    return { words: plain(text), ids: card.querySelector(".ids").textContent.toLowerCase() };
   };
   const read = () => texts || (texts = new Map(cards.map((card) => [card, said(card)])));
   const says = (card, word) => {
