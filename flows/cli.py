@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from types import FrameType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -24,11 +24,13 @@ from flows.console import BarProgress, LineProgress, plan_rows, print_table, res
 from flows.failures import is_fault, tell
 from flows.overrides import explain, merge, parse_overrides
 from flows.presets import PRESETS, about, preset_difference
-from flows.recipe import Recipe, chosen, stage_models, with_source
 from flows.running import Run, current_run, in_turn, run_stages
 from schemas import Settings, Store
 from stages.contract import Stopped
 from stages.planning import Chain, Plan, Step, plan_chain
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
@@ -68,7 +70,7 @@ class Mistake(ValueError):
 class Asked:
     """What a command line asks for."""
 
-    recipe: Recipe
+    recipe: "Recipe"
     settings: Settings
     steps: list[Step]
     names: list[str]
@@ -189,6 +191,8 @@ def _understand(
     Raises:
         Mistake: a preset, stage, field or value is not one of those allowed.
     """
+    from flows.recipe import Recipe, chosen, stage_models, with_source  # every stage, which `segue sql` does without
+
     try:
         preset_difference(preset)
         difference = parse_overrides(sets or (), stage_models())

@@ -1,0 +1,184 @@
+"""The command line's contract: names, exit codes, and one line for whatever a person got wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from flows.cli import run_command
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    return make_recordings(tmp_path / "recordings", 3)
+
+
+def make_recordings(folder: Path, count: int, seconds: float = 1.0) -> Path:
+    folder.mkdir()
+    for number in range(count):
+        tone = 0.3 * np.sin(np.arange(int(16_000 * seconds)) * (0.05 + 0.001 * number))
+        soundfile.write(folder / f"{number}.flac", tone, 16_000)
+    return folder
+
+
+def segue(*words: str, environment: dict[str, str] | None = None, **options) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from flows.cli import main; main()", *words]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, **streams, **options)
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        (["run", "--preset", "huge"], ["unknown preset 'huge'", "miniature", "musicgen-melody"]),
+        (["run", "sing"], ["unknown stage 'sing'", "ingest", "report"]),
+        (["plan", "--set", "trian.steps=3"], ["unknown stage 'trian'", "settings", "train_codec"]),
+        (["plan", "--set", "decode.fromat=ogg"], ["unknown field decode.fromat", "format", "loudness"]),
+        (["plan", "--set", "decode.format=midi"], ["decode.format", "'flac'", "'midi'"]),
+        (["run", "--set", "settings.device=tpu"], ["settings.device", "'cpu' or 'cuda'", "'tpu'"]),
+        (["run", "--set", "settings.batch_size=0"], ["settings.batch_size", "greater than or equal to 1"]),
+        (["run", "--set", "decode"], ["stage.field=value"]),
+        (["run", "train_codec", "--preset", "musicgen-small"], ["takes no part"]),
+        (["run", "--preset", "musicgen-small"], ["expected --source"]),
+        (["sql", "SELECT 1", "--format", "xml"], ["--format", "csv"]),
+        (["sql", "SELECT 1", "--store", "/nowhere/at/all"], ["expected a store", "/nowhere/at/all"]),
+        (["sing"], ["sing"]),
+        (["run", "--loud"], ["--loud"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_what_is_allowed_and_exit_code_2(words, allowed, capfd):
+    assert run_command(words) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert all(word in lines[0] for word in allowed), lines[0]
+
+
+def test_presets_are_listed_with_their_differences(capfd):
+    assert run_command(["presets"]) == 0
+    out = capfd.readouterr().out
+    assert "musicgen-large: " in out
+    assert "    train.model.language_model.width=2048" in out
+
+
+def test_help_names_every_command(capfd):
+    assert run_command(["--help"]) == 0
+    out = capfd.readouterr().out
+    assert all(name in out for name in ("run", "plan", "sql", "presets"))
+
+
+def test_a_plan_computes_nothing_and_tells_what_would_be_made(recordings, tmp_path, capfd):
+    store = tmp_path / "store"
+    assert run_command(["plan", "ingest", "--source", str(recordings), "--store", str(store)]) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert out[0].split()[:5] == ["stage", "shards", "make", "reuse", "drop"]
+    assert out[1].split()[:4] == ["ingest", "1", "3", "0"]
+    assert not store.exists()
+
+
+def test_the_whole_miniature_is_planned_from_an_empty_store(tmp_path, capfd):
+    assert run_command(["plan", "--store", str(tmp_path / "store")]) == 0
+    lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines()}
+    assert "after demo" in lines["ingest"]
+    assert all(int(line.split()[1]) >= 1 for name, line in lines.items() if name != "stage")
+
+
+def test_missing_weights_are_one_line_at_once_and_exit_code_1(recordings, tmp_path, capfd):
+    words = ["--preset", "musicgen-small", "--source", str(recordings), "--store", str(tmp_path / "store")]
+    assert run_command(["run", *words, "--set", "settings.offline=true"]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert "missing weights" in lines[0]
+
+
+def test_a_store_that_cannot_be_written_is_one_line_and_exit_code_1(recordings, tmp_path, capfd):
+    (tmp_path / "store").write_text("a file where the store should be")
+    assert run_command(["plan", "ingest", "--source", str(recordings), "--store", str(tmp_path / "store")]) in (0, 1)
+    capfd.readouterr()
+    assert run_command(["run", "ingest", "--source", str(tmp_path / "no"), "--store", str(tmp_path / "s")]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert "not there" in lines[0]
+
+
+def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordings, tmp_path):
+    words = ["run", "ingest", "--source", str(recordings), "--store", str(tmp_path / "store")]
+    first = segue(*words, environment=server.environment)
+    out, errors = first.communicate(timeout=120)
+    assert first.returncode == 0, errors
+    assert out.splitlines()[0].split() == ["stage", "rows", "made", "reused", "refused", "seconds"]
+    assert out.splitlines()[1].split()[:4] == ["ingest", "3", "0", "0"]
+    assert "reading recordings: 3/3 tracks" in errors
+    nowhere = server.environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    second = segue(*words, environment=nowhere)
+    out, errors = second.communicate(timeout=60)
+    assert second.returncode == 0, errors
+    assert out.splitlines()[1].split()[:4] == ["ingest", "0", "3", "0"]
+
+
+def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(server, tmp_path, capfd):
+    source, store = make_recordings(tmp_path / "many", 300, seconds=4.0), tmp_path / "store"
+    words = ["run", "ingest", "--source", str(source), "--store", str(store), "--set", "settings.workers=1"]
+    process = segue(*words, environment=server.environment)
+    try:
+        for line in process.stderr:
+            if "reading recordings" in line:
+                break
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert [line for line in errors.splitlines() if "reading recordings" not in line] == [
+        "segue: stopped; what is done is kept, and the same command goes on from there"
+    ]
+    again = segue(*words, environment=server.environment)
+    out, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    row = out.splitlines()[1].split()
+    assert int(row[1]) + int(row[2]) == 300
+
+
+def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
+    from flows.recipe import Recipe
+    from flows.running import Run, in_turn, run_stages
+    from schemas import Settings
+
+    store = str(tmp_path / "store")
+    settings = Settings(store=store, source=str(recordings), workers=1)
+    run_stages(Recipe().steps(settings.source), settings, ["ingest"], True, Run(), in_turn)
+    capfd.readouterr()
+    question = "SELECT format, seconds, moods FROM tracks ORDER BY uri LIMIT 1"
+    assert run_command(["sql", question, "--store", store, "--format", "csv"]) == 0
+    assert capfd.readouterr().out.splitlines()[0] == "format,seconds,moods"
+    assert run_command(["sql", question, "--store", store, "--format", "json"]) == 0
+    assert json.loads(capfd.readouterr().out)[0]["seconds"] == 1.0
+    assert run_command(["sql", question, "--store", store]) == 0
+    assert "(1 row)" in capfd.readouterr().out
+    assert run_command(["sql", "DROP VIEW tracks", "--store", store]) == 2
+    assert "read-only" in capfd.readouterr().err
+    assert run_command(["sql", "SELECT nothing FROM tracks", "--store", store]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert "nothing" in lines[0]
+
+
+def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
+    (tmp_path / "store").mkdir()
+    question = "SELECT range AS number FROM range(200000)"
+    process = segue(
+        "sql", question, "--store", str(tmp_path / "store"), "--format", "csv", environment=dict(os.environ)
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert "Traceback" not in process.stderr.read()
+    process.wait(30)

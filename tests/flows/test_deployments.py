@@ -1,0 +1,124 @@
+"""`prefect.yaml`: every deployment loads, and a real server, work pool and worker run one, by hand and on schedule."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from schemas import Store
+from schemas.database import query
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+DEPLOYMENTS = PROJECT["deployments"]
+TRAINING = {"catalog", "train", "train_codec", "demo_models"}
+
+
+def flow_name(deployment):
+    return deployment["entrypoint"].rsplit(".", 1)[-1]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=flow_name)
+def test_every_entrypoint_loads_and_takes_the_parameters_it_is_deployed_with(deployment):
+    from prefect.flows import load_flow_from_entrypoint
+
+    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    assert flow.name == flow_name(deployment)
+    taken = flow.validate_parameters(deployment["parameters"])
+    assert taken["recipe"].preset == "miniature"
+    with pytest.raises(Exception, match="trian"):
+        flow.validate_parameters({"recipe": {"trian": {}}})
+
+
+def test_the_catalog_and_every_stage_are_deployed_once_on_the_pool_they_want():
+    from flows.recipe import GPU_STAGES, STAGES
+
+    assert sorted(map(flow_name, DEPLOYMENTS)) == sorted(["catalog", *STAGES])
+    for deployment in DEPLOYMENTS:
+        name = flow_name(deployment)
+        assert deployment["work_pool"]["name"] == ("gpu" if name in GPU_STAGES | {"catalog"} else "cpu")
+        assert name not in TRAINING or deployment["concurrency_limit"]["limit"] == 1
+
+
+def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest_on_demand():
+    schedules = {flow_name(one): one["schedules"][0]["cron"].split() for one in DEPLOYMENTS if "schedules" in one}
+    assert set(schedules) == {"catalog", "ingest"}
+    assert schedules["catalog"][1].isdigit()
+    assert schedules["catalog"][2:] == ["*", "*", "*"]
+    assert schedules["ingest"][0].isdigit()
+    assert schedules["ingest"][1:] == ["*", "*", "*", "*"]
+
+
+@pytest.fixture
+def deployed(server, tmp_path):
+    """All deployments on the server, on a store and a source of this test, ingest every ten seconds; a worker runs."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(3):
+        soundfile.write(source / f"{number}.flac", 0.3 * np.sin(np.arange(16_000) * (0.05 + number / 100)), 16_000)
+    store = Store(str(tmp_path / "store"))
+    project = PROJECT | {"deployments": [_on(one, str(tmp_path / "store"), str(source)) for one in DEPLOYMENTS]}
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(project))
+    prefect = [sys.executable, "-m", "prefect"]
+    for pool in ("cpu", "gpu"):
+        made = server.command(*prefect, "work-pool", "create", pool, "--type", "process", "--overwrite")
+        assert made.returncode == 0, made.stderr
+    environment = server.environment | {"PWD": str(tmp_path)}
+    deploy = subprocess.run(
+        [*prefect, "deploy", "--all"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    assert deploy.returncode == 0, deploy.stdout + deploy.stderr
+    with open(tmp_path / "worker.log", "w") as log:
+        worker = subprocess.Popen(
+            [*prefect, "worker", "start", "--pool", "cpu"], env=environment, cwd=tmp_path, stdout=log, stderr=log
+        )
+        try:
+            yield store
+        finally:
+            worker.terminate()
+            try:
+                worker.wait(30)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+
+
+def _on(deployment, store, source):
+    settings = {"store": store, "source": source, "workers": 1}
+    changed = deployment | {"parameters": {"recipe": {"preset": "miniature"}, "settings": settings}}
+    changed.pop("schedules", None)
+    return changed | ({"schedules": [{"interval": 10}]} if flow_name(deployment) == "ingest" else {})
+
+
+def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(server, deployed, tmp_path):
+    prefect = [sys.executable, "-m", "prefect"]
+    run = [*prefect, "deployment", "run", "ingest/hourly"]
+    wrong = server.command(*run, "--param", 'recipe={"ingest": {"shard_size": 0}}', timeout=240)
+    assert wrong.returncode != 0
+    assert "shard_size" in wrong.stdout + wrong.stderr
+    ran = server.command(*run, "--watch", timeout=400)
+    log = (tmp_path / "worker.log").read_text()
+    assert ran.returncode == 0, ran.stdout + ran.stderr + log
+    assert query(deployed, "SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 3}]
+    assert scheduled_run(server, "ingest", seconds=300), (tmp_path / "worker.log").read_text()
+    assert query(deployed, "SELECT count(*) AS n FROM runs").to_pylist()[0]["n"] >= 2
+
+
+def scheduled_run(server, name, seconds):
+    """Whether the scheduler started a run of the deployment `name` and that run completed."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    deadline = time.monotonic() + seconds
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[name])))
+            if any(run.auto_scheduled and run.state and run.state.is_completed() for run in runs):
+                return True
+            time.sleep(1)
+    return False
