@@ -56,7 +56,7 @@ def whole(
     used = sorted({row["checkpoint_id"] for row in clip_rows})
     checkpoint_rows = checkpoints.to_pylist()
     judged = next((row for row in checkpoint_rows if row["checkpoint_id"] in used), None)
-    versions = ", ".join(f"{name} {version}" for name, version in sorted(context.versions.items()))
+    versions = ", ".join(f"{table.name} {context.versions[table.name]}" for table in (GENERATIONS, CLIPS, SCORES))
     page = Page(
         title=config.title,
         summary=_summary(clip_rows, track_rows, len(used)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 44, 86, 12, 30
+LEFT, RIGHT, TOP, BOTTOM = 52, 124, 12, 30
 """Pixels of the drawing and its margins; the right one holds the names of the lines."""
 
 MOST_POINTS = 240
@@ -113,8 +113,8 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _ends(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    if high - low < 1e-9 * max(1.0, abs(high)):
-        margin = max(1.0, abs(high)) / 2
+    if high - low <= 1e-9 * abs(high):
+        margin = abs(high) / 2 or 0.5
         return low - margin, high + margin
     return low, high
 
