@@ -12,6 +12,9 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 124, 12, 30
 MOST_POINTS = 240
 """Points of a line; a longer series is averaged in equal groups."""
 
+SMALLEST_RANGE = 1e-9
+"""Values that differ by less are drawn as one level."""
+
 
 @dataclass(frozen=True)
 class Series:
@@ -113,8 +116,8 @@ def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 def _ends(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
-    if high - low <= 1e-9 * abs(high):
-        margin = abs(high) / 2 or 0.5
+    if high - low <= SMALLEST_RANGE * max(1.0, abs(high)):
+        margin = abs(high) / 2 if abs(high) > SMALLEST_RANGE else 0.5
         return low - margin, high + margin
     return low, high
 
