@@ -4,7 +4,6 @@ and words, so that a text model learns the words and not one template."""
 import random
 import re
 
-from model.synthesis.composition import FAST
 from model.synthesis.score import Piece
 
 TEMPLATES = (
@@ -33,7 +32,7 @@ def caption(piece: Piece, variant: int = 0) -> str:
         "bass": piece.bass,
         "key": piece.key.name,
         "tempo": str(round(piece.tempo)),
-        "speed": "fast" if piece.tempo >= FAST else "slow",
+        "speed": "fast" if piece.is_fast else "slow",
         "drums": "with drums" if piece.hits else "without drums",
     }
     capitals = {name.capitalize(): value.capitalize() for name, value in facts.items()}

@@ -6,7 +6,7 @@ stems included, without being stored."""
 import random
 
 from model.synthesis.genres import ARTISTS, GENRES, Genre, genre_of
-from model.synthesis.score import Chord, Hit, Note, Piece
+from model.synthesis.score import FAST, Chord, Hit, Note, Piece
 from model.synthesis.theory import PROGRESSIONS, Key
 
 LONGEST_BODY, TAIL = 11.0, 0.6
@@ -14,9 +14,6 @@ LONGEST_BODY, TAIL = 11.0, 0.6
 
 MELODY_LOWEST, CHORD_LOWEST, BASS_LOWEST = 67, 52, 33
 """MIDI pitches of the registers: the melody above G4, chords from E3, bass from A1."""
-
-FAST = 100
-"""Beats a minute from which a piece counts as fast."""
 
 MOODS = {
     ("major", True): ("happy", "uplifting", "energetic", "playful"),

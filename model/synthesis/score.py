@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from model.synthesis.theory import Key
 
+FAST = 100
+"""Beats a minute from which a piece counts as fast."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -61,6 +64,11 @@ class Piece:
     accompaniment_notes: tuple[Note, ...]
     bass_notes: tuple[Note, ...]
     hits: tuple[Hit, ...]
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether a listener would call the piece fast."""
+        return self.tempo >= FAST
 
     @property
     def instruments(self) -> tuple[str, ...]:
