@@ -18,11 +18,57 @@ CLAP = "lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt"
 
 def miniature() -> Difference:
     """Everything made and trained on this machine in minutes: a demo corpus, codec, separator, CLAP, language model."""
+    learning = {"learning_rate": 2e-3, "floor": 0.05, "ema_interval": 1, "precision": "float32"}
     return {
+        "ingest": {"valid": 0.1, "test": 0.1},
+        "train_codec": {
+            "network": {
+                "sample_rate": 16_000,
+                "filters": 12,
+                "ratios": (8, 5, 4, 2),
+                "width": 64,
+                "lstm_layers": 1,
+                "cardinality": 256,
+            },
+            "training": {
+                "optimization": {**learning, "steps": 700, "warmup_steps": 50, "betas": (0.9, 0.95), "ema_decay": 0.9},
+                "batch_size": 8,
+                "segment": 0.5,
+                "waveform_weight": 50.0,
+                "spectral": {"range_start": 8},
+            },
+            "save_every": 100,
+        },
         "chroma": {"separator": "checkpoint:separator"},
         "clap": {"model": "checkpoint:clap"},
         "tokenize": {"codec": "checkpoint:codec"},
-        "train": {"text_encoder": "checkpoint:text_encoder"},
+        "train": {
+            "model": {
+                "language_model": {
+                    "cardinality": 256,
+                    "width": 128,
+                    "heads": 4,
+                    "layers": 4,
+                    "dropout": 0.1,
+                    "cross": ("description",),
+                    "prepend": ("chroma", "clap"),
+                },
+                "description": {"width": 64, "finetune": True},
+                "chroma": {"frames": 32},
+                "clap": {"width": 64},
+            },
+            "text_encoder": "checkpoint:text_encoder",
+            "optimization": {**learning, "steps": 400, "warmup_steps": 30, "ema_decay": 0.98},
+            "batch": 16,
+            "micro_batch": 16,
+            "segment_seconds": 4.0,
+            "condition_dropout": 0.1,
+            "chroma_dropout": 0.2,
+            "clap_dropout": 0.2,
+            "log_every": 25,
+            "valid_every": 100,
+            "save_every": 100,
+        },
         "requests": {"default_set": "demo"},
         "generate": {
             "codec": "checkpoint:codec",
@@ -31,7 +77,7 @@ def miniature() -> Difference:
             "vocabulary": None,
         },
         "decode": {"codec": "checkpoint:codec"},
-        "evaluate": {"codec": "checkpoint:codec", "clap": "checkpoint:clap"},
+        "evaluate": {"codec": "checkpoint:codec", "clap": "checkpoint:clap", "vocabulary": None},
     }
 
 
