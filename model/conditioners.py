@@ -121,7 +121,7 @@ class ChromaConditioner(nn.Module):
         self.config = config
         self.projection = nn.Linear(SEMITONES, width)
 
-    def prepare(self, melodies: Sequence[Float[Tensor, "F 12"] | None]) -> PreparedVectors:
+    def prepare(self, melodies: Sequence[Float[Tensor, "_ 12"] | None]) -> PreparedVectors:
         """Repeat each melody from its start, or cut it; ValueError for a melody that is empty or not [F, 12]."""
         vectors = torch.zeros(len(melodies), self.config.frames, SEMITONES)
         for row, melody in zip(vectors, melodies, strict=True):
@@ -148,7 +148,7 @@ class ClapConditioner(nn.Module):
         self.config = config
         self.projection = nn.Linear(config.width, width)
 
-    def prepare(self, embeddings: Sequence[Float[Tensor, "E"] | None]) -> PreparedVectors:
+    def prepare(self, embeddings: Sequence[Float[Tensor, "_"] | None]) -> PreparedVectors:
         """Stack; ValueError for an embedding that is not [E]."""
         vectors = torch.zeros(len(embeddings), 1, self.config.width)
         for row, embedding in zip(vectors, embeddings, strict=True):

@@ -100,7 +100,7 @@ def generate(
     *,
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Int[Tensor, "K T"]]:
+) -> list[Int[Tensor, "K _"]]:
     """Codes [K, frames] of each request, on the CPU.
 
     `progress` is told of frames as they are made; in all they are the requests' frames less their prompts'. `stop` is
@@ -125,7 +125,7 @@ def generate_conditioned(
     *,
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> list[Int[Tensor, "K T"]]:
+) -> list[Int[Tensor, "K _"]]:
     """`generate` from embedded conditions: for each request two rows, the conditions and their nulls.
 
     The requests' attributes are not read. A model without conditions takes empty mappings, and needs no guidance.

@@ -76,38 +76,63 @@ class Attention(nn.Module):
         queries: Float[Tensor, "B H S E"],
         keys: Float[Tensor, "B H L E"],
         values: Float[Tensor, "B H L E"],
-        *,
         causal: bool = False,
-        mask: Bool[Tensor, "B 1 1 L"] | None = None,
     ) -> Float[Tensor, "B S D"]:
+        """Mix the values by how well their keys fit the queries, and project."""
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, is_causal=causal)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, None, dropout, is_causal=causal)
         return self.out_projection(mixed.transpose(1, 2).flatten(2))
+
+    def attend_alike(
+        self,
+        queries: Float[Tensor, "B H S E"],
+        keys: Float[Tensor, "B H L E"],
+        values: Float[Tensor, "B H L E"],
+        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """The same for decoding, by matrix products that give a row the same bits wherever it stands in a batch.
+
+        The fused kernel does not on the CPU: with two threads or more, its last bits change with the row's place.
+        """
+        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return self.out_projection((scores.softmax(-1) @ values).transpose(1, 2).flatten(2))
 
     def over_self(self, inputs: Float[Tensor, "B S D"], cache: LayerCache | None, start: int) -> Float[Tensor, "B S D"]:
         """Causal attention; with a cache, over what it holds before `start` too (then one position at a time)."""
         queries, keys, values = self.split(self.in_projection(inputs), 3)
         steps = inputs.shape[1]
-        if cache is not None:
-            cache.keys[:, :, start : start + steps] = keys
-            cache.values[:, :, start : start + steps] = values
-            keys, values = cache.keys[:, :, : start + steps], cache.values[:, :, : start + steps]
-        return self.attend(queries, keys, values, causal=steps > 1)
+        if cache is None:
+            return self.attend(queries, keys, values, causal=True)
+        cache.keys[:, :, start : start + steps] = keys
+        cache.values[:, :, start : start + steps] = values
+        if steps > 1:
+            causal = torch.ones((1, 1, steps, steps), dtype=torch.bool, device=inputs.device).tril()
+            return self.attend_alike(queries, keys, values, causal)
+        return self.attend_alike(queries, cache.keys[:, :, : start + 1], cache.values[:, :, : start + 1])
 
     def project_source(self, source: Float[Tensor, "B L D"]) -> list[Float[Tensor, "B H L E"]]:
         """Keys and values of the conditions."""
         return self.split(F.linear(source, self.in_projection.weight[source.shape[-1] :]), 2)
 
-    def over_source(
+    def over_source(self, inputs: Float[Tensor, "B S D"], source: Float[Tensor, "B L D"]) -> Float[Tensor, "B S D"]:
+        """Attention to the conditions."""
+        keys, values = self.project_source(source)
+        return self.attend(self._queries(inputs), keys, values)
+
+    def over_remembered(
         self,
         inputs: Float[Tensor, "B S D"],
         keys: Float[Tensor, "B H L E"],
         values: Float[Tensor, "B H L E"],
-        mask: Bool[Tensor, "B 1 1 L"] | None,
+        mask: Bool[Tensor, "B 1 1 L"],
     ) -> Float[Tensor, "B S D"]:
-        """Attention to the conditions."""
-        (queries,) = self.split(F.linear(inputs, self.in_projection.weight[: inputs.shape[-1]]), 1)
-        return self.attend(queries, keys, values, mask=mask)
+        """Attention to conditions that are projected already."""
+        return self.attend_alike(self._queries(inputs), keys, values, mask)
+
+    def _queries(self, inputs: Float[Tensor, "B S D"]) -> Float[Tensor, "B H S E"]:
+        return self.split(F.linear(inputs, self.in_projection.weight[: inputs.shape[-1]]), 1)[0]
 
 
 class Layer(nn.Module):
@@ -134,13 +159,16 @@ class Layer(nn.Module):
     ) -> Float[Tensor, "B S D"]:
         hidden = inputs + self.dropout(self.self_attention.over_self(self.self_norm(inputs), cache, start))
         if self.cross_attention is not None and self.cross_norm is not None:
+            normed = self.cross_norm(hidden)
             if cache is not None and cache.cross_keys is not None and cache.cross_values is not None:
-                keys, values = cache.cross_keys, cache.cross_values
+                assert cross_mask is not None
+                attended = self.cross_attention.over_remembered(
+                    normed, cache.cross_keys, cache.cross_values, cross_mask
+                )
             elif source is not None:
-                keys, values = self.cross_attention.project_source(source)
+                attended = self.cross_attention.over_source(normed, source)
             else:
                 raise ValueError("expected a source for cross-attention, got none")
-            attended = self.cross_attention.over_source(self.cross_norm(hidden), keys, values, cross_mask)
             hidden = hidden + self.dropout(attended)
         expanded = self.dropout(F.gelu(self.expand(self.feedforward_norm(hidden))))
         return hidden + self.dropout(self.contract(expanded))

@@ -9,7 +9,8 @@ from model.conditioners import ChromaConfig, ClapConfig, TextConfig
 from model.language_model import LanguageModelConfig
 from model.music_model import MusicModel, MusicModelConfig
 
-WORDS = "<pad> </s> <unk> calm piano at night drums loud fast bass with strings in C minor".split()
+WORDS = ["<pad>", "</s>", "<unk>", "calm", "piano", "at", "night", "drums", "loud", "fast", "bass", "in", "C", "minor"]
+WORDS += ["with", "strings", "and"]
 CLAP_WIDTH = 8
 
 

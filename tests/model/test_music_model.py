@@ -1,0 +1,134 @@
+"""The music model: attributes to loss, what a checkpoint of it holds, and how conditions are dropped."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model.conditioners import ClapConfig
+from model.language_model import LanguageModelConfig
+from model.music_model import Attributes, MusicModel, MusicModelConfig, drop_conditions
+from tests.model.tiny_model import (
+    CLAP_WIDTH,
+    config,
+    melody,
+    music_model,
+    random_codes,
+    text_encoder,
+    tokenizer,
+)
+
+FULL = Attributes("calm piano", melody(0, 4, 7), torch.ones(CLAP_WIDTH))
+
+
+def test_the_defaults_are_those_of_musicgen_small() -> None:
+    sizes = MusicModelConfig().language_model
+    assert (sizes.codebooks, sizes.cardinality, sizes.width, sizes.heads, sizes.layers) == (4, 2048, 1024, 16, 24)
+    assert sizes.codebook_delays == (0, 1, 2, 3)
+    assert MusicModelConfig().conditions == ("description",)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Attributes("loud drums", FULL.chroma, FULL.clap),
+        Attributes(None, FULL.chroma, FULL.clap),
+        Attributes(FULL.description, melody(1, 5, 8), FULL.clap),
+        Attributes(FULL.description, None, FULL.clap),
+        Attributes(FULL.description, FULL.chroma, -torch.ones(CLAP_WIDTH)),
+        Attributes(FULL.description, FULL.chroma, None),
+    ],
+)
+def test_every_condition_and_its_absence_change_the_prediction(other: Attributes) -> None:
+    model, codes = music_model(), random_codes(2, 7)
+    with torch.no_grad():
+        logits = model(codes[:1].expand(2, -1, -1), [FULL, other]).logits
+    assert (logits[0] - logits[1]).abs().max() > 1e-4
+
+
+def test_the_loss_is_the_mean_of_its_codebooks_and_falls_when_learned_from() -> None:
+    model, codes = music_model(config(finetune=True)).train(), random_codes(4, 9)
+    items, lengths = [FULL, Attributes(), FULL, Attributes("bass")], torch.tensor([9, 7, 9, 5])
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        loss = model.loss(codes, items, lengths)
+        torch.testing.assert_close(loss.mean, loss.codebooks.mean())
+        optimizer.zero_grad()
+        loss.mean.backward()
+        optimizer.step()
+        losses.append(loss.mean.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_attributes_prepared_beforehand_give_the_same_loss() -> None:
+    model, codes, items = music_model(), random_codes(2, 7), [FULL, Attributes("bass")]
+    assert model.loss(codes, items).mean == model.loss(codes, model.prepare(items)).mean
+
+
+def test_a_checkpoint_holds_all_but_a_frozen_encoder() -> None:
+    frozen, finetuned = music_model(config()), music_model(config(finetune=True))
+    assert not any("encoder" in name for name in frozen.weights())
+    assert any("encoder" in name for name in finetuned.weights())
+    codes, other = random_codes(1, 7), music_model(config(), seed=1)
+    assert other.loss(codes, [FULL]).mean != frozen.loss(codes, [FULL]).mean
+    other.load_weights(frozen.weights())
+    assert other.loss(codes, [FULL]).mean == frozen.loss(codes, [FULL]).mean
+
+
+def test_weights_of_another_model_are_refused_by_name() -> None:
+    model = music_model()
+    weights = model.weights()
+    del weights["clap.projection.bias"]
+    with pytest.raises(ValueError, match=r"\['clap.projection.bias'\] missing and \[\] unknown"):
+        model.load_weights(weights)
+
+
+def test_dropping_nulls_every_condition_of_an_item_the_joint_embedding_too() -> None:
+    (dropped,) = drop_conditions([FULL], 1.0, torch.Generator())
+    assert vars(dropped) == {"description": None, "chroma": None, "clap": None}
+    (kept,) = drop_conditions([FULL], 0.0, torch.Generator())
+    assert kept is FULL
+
+
+def test_items_are_dropped_at_the_given_rate_and_each_on_its_own() -> None:
+    generator = torch.Generator().manual_seed(11)
+    draws = torch.tensor(
+        [[item is not FULL for item in drop_conditions([FULL] * 4, 0.3, generator)] for _ in range(4000)]
+    ).double()
+    # Four standard deviations of a share of 4000 (16000) draws, and of a correlation of 4000 pairs.
+    assert abs(draws.mean() - 0.3) < 4 * (0.3 * 0.7 / 16_000) ** 0.5
+    assert (draws.mean(0) - 0.3).abs().max() < 4 * (0.3 * 0.7 / 4000) ** 0.5
+    correlation = torch.corrcoef(draws.T) - torch.eye(4)
+    assert correlation.abs().max() < 4 / 4000**0.5
+
+
+def test_what_is_dropped_depends_on_the_generator_alone() -> None:
+    first = drop_conditions([FULL] * 50, 0.5, torch.Generator().manual_seed(2))
+    second = drop_conditions([FULL] * 50, 0.5, torch.Generator().manual_seed(2))
+    assert [item is FULL for item in first] == [item is FULL for item in second]
+
+
+def test_a_config_whose_conditions_are_not_fused_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"expected the language model to fuse \['clap', 'description'\]"):
+        MusicModelConfig(clap=ClapConfig())
+    with pytest.raises(ValidationError, match=r"to fuse \[\], got .* \['description'\]"):
+        MusicModelConfig(description=None)
+
+
+def test_bad_input_says_what_was_expected() -> None:
+    model = music_model()
+    with pytest.raises(ValueError, match="expected attributes of 2 items, got 1"):
+        model(random_codes(2, 5), [FULL])
+    with pytest.raises(ValueError, match=r"expected codes \[B, 3, T\], got \[1, 2, 5\]"):
+        model(random_codes(1, 5, codebooks=2), [FULL])
+    with pytest.raises(ValueError, match=r"expected a probability from 0 to 1, got 1\.5"):
+        drop_conditions([FULL], 1.5, torch.Generator())
+    with pytest.raises(ValueError, match="expected a text encoder and a tokenizer"):
+        MusicModel(config())
+    narrow = MusicModelConfig(
+        language_model=LanguageModelConfig(codebooks=3, cardinality=24, width=32, heads=4, layers=1),
+        description=config().description,
+    )
+    words_only = MusicModel(narrow, text_encoder(), tokenizer())
+    with pytest.raises(ValueError, match=r"expected conditions among \['description'\], got chroma in item 1"):
+        words_only.prepare([Attributes("bass"), FULL])
