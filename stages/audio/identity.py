@@ -3,7 +3,8 @@
 A library is retagged again and again, and nothing that was computed from the sound may be lost by it. The digest takes
 
 - FLAC: the MD5 of the samples that the encoder left in STREAMINFO, with the stream's parameters (RFC 9639, 8.2); where
-  it is zero, all bytes after the metadata blocks. The same samples packed harder are the same recording.
+  it is zero, all bytes after the metadata blocks. The same samples packed harder are the same recording. The MD5 is
+  taken at its word.
 - MPEG audio and AAC in ADTS: the bytes between the tags at both ends (ID3v2, ID3v1, APEv2, Lyrics3).
 - WAV and AIFF: the format chunk and the sample chunk.
 - Ogg: every packet of every stream but the second, which is the comment header in Vorbis, Opus, Speex and FLAC, and the

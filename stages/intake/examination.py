@@ -78,7 +78,7 @@ def examine(uri: str, limits: Limits) -> Examined | Refused:
                     raise AudioError("empty", f"expected audio, got a {stream.format} file with no samples in it")
                 seconds, measures = frames / stream.sample_rate, meter.result()
             if seconds < limits.min_seconds:
-                got = f"{seconds:.3g} s ({frames:,} samples)"
+                got = f"{seconds:.4g} s ({frames:,} samples)"
                 raise AudioError("too short", f"expected at least {limits.min_seconds:g} s, got {got}")
             if measures.silence == 1 and limits.silent == "reject":
                 peak = "all zeros" if measures.true_peak is None else f"a true peak of {measures.true_peak:.1f} dBTP"

@@ -10,7 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from stages.intake.examination import Examined
@@ -84,14 +84,20 @@ class Ledger:
     def refresh(self, shard: int) -> bool:
         """Bring the rows of a shard up to date, their files and what is said of them; tell whether it must be written.
         Rows with no file wait to be dropped, and those in a folder that cannot be read now stay as they are."""
+        stale: dict[str, str] = {}
         for track_id in self._shards[shard]:
             places, row = self._files[track_id], self.rows[track_id]
             if not places or any(self.listing.is_closed(place["uri"]) for place in places):
                 continue
             stamp = self._metadata_stamp(places)
             if row["files"] != places or row["metadata_stamp"] != stamp:
-                self.rows[track_id] = {**row, **self._described(track_id, places), "metadata_stamp": stamp}
-                self._changed.add(track_id)
+                stale[track_id] = stamp
+        files = [self._listed[place["uri"]] for track_id in stale for place in self._files[track_id]]
+        said = dict(zip((file.uri for file in files), self._sources.explicit(files), strict=True))
+        for track_id, stamp in stale.items():
+            row = self.rows[track_id]
+            self.rows[track_id] = {**row, **self._described(track_id, said), "metadata_stamp": stamp}
+        self._changed |= stale.keys()
         return shard in self._short or not self._changed.isdisjoint(self._shards[shard])
 
     def drop(self) -> None:
@@ -130,13 +136,12 @@ class Ledger:
         said = [[place["tags"], *self._sources.stamp(self._listed[place["uri"]])] for place in places]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
-    def _described(self, track_id: str, places: list[dict]) -> Row:
+    def _described(self, track_id: str, said: Mapping[str, list[Fields]]) -> Row:
         """The columns that are not measured. Where a recording lies in several places, what is said of the first comes
         before what is said of the others."""
-        said: list[Fields] = []
-        for place in places:
-            said += [*self._sources.explicit(self._listed[place["uri"]]), Fields.from_json(place["tags"])]
-        known = resolve(said)
+        places = self._files[track_id]
+        sources = [one for place in places for one in (*said[place["uri"]], Fields.from_json(place["tags"]))]
+        known = resolve(sources)
         columns: Row = {name: known.values.get(name) for name in FIELDS}
         columns["split"] = split_of(columns["artist"] or "", track_id, *self._shares)
         return {**columns, "uri": places[0]["uri"], "files": places, "warnings": list(known.warnings)}

@@ -69,7 +69,7 @@ def list_source(source: str, store: str = "") -> Listing:
         OSError: the network failed.
     """
     try:
-        filesystem, root = locate(source)
+        filesystem, root = locate(os.path.expanduser(source))
     except (ImportError, ValueError) as error:
         raise ValueError(
             f"expected a folder or a URL that can be read as the source, got {source!r}: {error}"

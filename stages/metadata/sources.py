@@ -8,7 +8,8 @@ are read on every run, since each speaks of many tracks; a sidecar only when its
 import posixpath
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -24,6 +25,7 @@ TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 SIDECAR_BYTES = 4 * 2**20
 TABLE_BYTES = 512 * 2**20
+SIDECARS_AT_ONCE = 16
 
 
 @dataclass
@@ -64,11 +66,17 @@ class Sources:
         spoken = [fields.to_json() for fields in shared if fields != Fields()]
         return [spoken, [sidecar.uri, sidecar.stamp] if sidecar else None]
 
-    def explicit(self, recording: File) -> list[Fields]:
-        """What is said of a recording outside its own file, the more explicit first."""
-        sidecar = self._sidecars.get(_stem(recording.relative))
-        beside = [_read_sidecar(sidecar)] if sidecar else []
-        return [*self._from_tables(recording), *beside, *self._from_manifests(recording)]
+    def explicit(self, recordings: Sequence[File]) -> list[list[Fields]]:
+        """What is said of each recording outside its own file, the more explicit first.
+
+        Sidecars are read side by side: on an object store each is a request of its own."""
+        sidecars = [self._sidecars.get(_stem(recording.relative)) for recording in recordings]
+        with ThreadPoolExecutor(SIDECARS_AT_ONCE) as threads:
+            beside = list(threads.map(lambda file: [_read_sidecar(file)] if file else [], sidecars))
+        return [
+            [*self._from_tables(recording), *said, *self._from_manifests(recording)]
+            for recording, said in zip(recordings, beside, strict=True)
+        ]
 
     def _from_tables(self, recording: File) -> Iterator[Fields]:
         for folder in _folders(recording.relative):

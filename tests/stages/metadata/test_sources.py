@@ -26,7 +26,7 @@ def _said(folder, relative):
     listing = list_source(str(folder))
     sources = Sources(listing.recordings, listing.metadata)
     recording = next(file for file in listing.recordings if file.relative == relative)
-    return resolve(sources.explicit(recording))
+    return resolve(sources.explicit([recording])[0])
 
 
 def _stamp(folder, relative):

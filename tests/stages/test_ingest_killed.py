@@ -1,0 +1,49 @@
+"""Ingest killed with -9 again and again while it writes shards; one more run gives the undisturbed tables."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.stages.recordings import write
+from tests.stages.test_ingest import World
+
+CODE = """
+import sys
+from schemas import Settings, Store
+from schemas.weights import WeightsLibrary
+from stages import ingest
+from stages.contract import Context
+from stages.planning import Step
+from stages.runner import run_job
+source, store = sys.argv[1:]
+settings = Settings(store=store, source=source, workers=1)
+context = Context(Store(store), settings, "run", "ingest", "v", {}, WeightsLibrary(Store(store)))
+run_job(Step("ingest", ingest, ingest.Config(shard_size=3)), context, "all")
+"""
+
+
+def test_a_run_killed_with_9_leaves_what_an_undisturbed_run_makes(tmp_path):
+    calm, broken = World(tmp_path / "calm", shard_size=3), World(tmp_path / "broken", shard_size=3)
+    broken.music, broken.source = calm.music, calm.source
+    for number in range(27):
+        calm.add(f"{number:02}.flac", number % 24, seconds=2.0)
+        if number % 9 == 0:
+            write(calm.music / f"{number:02} bad.wav", b"bad")
+    calm.run()
+    folder = Path(broken.store.path("tracks/version=v"))
+    command = [sys.executable, "-c", CODE, calm.source, broken.store.url]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for wanted in (1, 4):
+        process = subprocess.Popen(command, env=environment)
+        while process.poll() is None and len(list(folder.glob("*.parquet"))) < wanted:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert broken.tables() != calm.tables()
+    broken.run()
+    assert 0 < broken.read < 27
+    assert broken.tables() == calm.tables()
+    assert len(broken.rows()) == 24
