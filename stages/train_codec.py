@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 class Config(schemas.Config):
     """How a codec is trained; the defaults are those of the 32 kHz EnCodec of MusicGen (arXiv:2306.05284, 3.1)."""
 
-    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "save_every")
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "log_every", "valid_every", "save_every")
 
     network: CodecConfig = CodecConfig()
     """What is trained."""
@@ -110,8 +110,7 @@ def whole(config: Config, context: Context, tracks: pa.Table) -> Whole:
         training = CodecTraining(network, config.training, step_seed(config.seed, 0, CODEBOOKS), segments)
         untrained = _judge(training.untrained(), context, held_out)
         journal = _train(config, context, training, held_out)
-        trained = training.trained()
-        quality = _judge(trained, context, held_out)
+        quality = _judge(training.trained(), context, held_out)
         rejects = [
             Reject(source.track_id, source.uri, segments.unreadable[source.track_id].kind, str(error))
             for source in splits.train
@@ -120,7 +119,7 @@ def whole(config: Config, context: Context, tracks: pa.Table) -> Whole:
     finally:
         segments.close()
     metrics = _named(quality, "valid") | _named(untrained, "valid", "_untrained")
-    row = _export(config, context, trained, metrics, rows_seen=len(splits.train))
+    row = _export(config, context, training.trained(), metrics, rows_seen=len(splits.train))
     return Whole([row], also={"training": journal.training_rows(context.identity)}, rejects=rejects)
 
 
@@ -188,6 +187,9 @@ def _train(config: Config, context: Context, training: CodecTraining, held_out: 
     sums, count = torch.zeros(len(names), dtype=torch.float64), 0
     if saved:
         training.load(saved.tensors)
+        for row in journal.rows:
+            # JSON knows no tuples, and a map's items are to be tuples.
+            row["metrics"] = [(name, value) for name, value in row["metrics"]]
         sums, count = saved.tensors[SUMS], int(saved.tensors[COUNT])
     steps = config.training.optimization.steps
     context.progress.start("training the codec", steps, "steps")
@@ -221,6 +223,7 @@ def _train(config: Config, context: Context, training: CodecTraining, held_out: 
 
 
 def _judge(network: EncodecModel, context: Context, held_out: Sequence[torch.Tensor]) -> CodecQuality:
+    """Judge a network that is of no other use: a `Codec` changes its form."""
     return judge(Codec(network, context.device), held_out)
 
 

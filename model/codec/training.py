@@ -230,8 +230,14 @@ class CodecTraining:
                 # Until they have started, the codebooks hold nothing to average.
                 started = step > config.quantizer_start
                 self.average[name].lerp_(value, 1 - config.optimization.ema_decay if started else 1.0)
-        parts = (float(part.detach()) for part in (loss, waveform, spectral, commitment))
-        return CodecStep(*parts, update.learning_rate, update.gradient_norm)
+        return CodecStep(
+            loss=float(loss.detach()),
+            waveform=float(waveform.detach()),
+            spectral=float(spectral.detach()),
+            commitment=float(commitment.detach()),
+            learning_rate=update.learning_rate,
+            gradient_norm=update.gradient_norm,
+        )
 
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:

@@ -1,0 +1,123 @@
+"""Tokenize: codes of every track, the same whatever is beside it."""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import EncodecModel
+
+from schemas import WeightsRef
+from schemas.tables import REJECTS
+from stages.audio import read_audio, resample, to_mono
+from stages.runner import StageFailed
+from stages.tokenize import Config
+from tests.stages.codec_world import piece, tokens_of, track
+from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, HOP, SAMPLE_RATE, codec_folder
+
+
+def config(tmp_path: Path, **changes: object) -> Config:
+    if not (tmp_path / "codec").exists():
+        codec_folder(tmp_path / "codec")
+    return Config(codec=WeightsRef(str(tmp_path / "codec")), **changes)  # type: ignore[arg-type]
+
+
+def matrix(row: dict) -> np.ndarray:
+    return np.array(row["codes"])
+
+
+def test_codes_are_those_of_transformers_for_a_recording_of_one_window(tmp_path: Path) -> None:
+    row = track(tmp_path / "a.wav", piece(1, 3.01), "train")
+    made, _ = tokens_of(tmp_path / "store", [row], config(tmp_path))
+    found = made[row["track_id"]]
+    network = EncodecModel.from_pretrained(tmp_path / "codec").eval()
+    with torch.no_grad():
+        wav = torch.from_numpy(read_audio(row["uri"]).samples)[None]
+        expected = network.encode(wav).audio_codes[0, 0]
+    assert matrix(found).shape == (CODEBOOKS, math.ceil(3.01 * SAMPLE_RATE / HOP))
+    assert np.array_equal(matrix(found), expected.numpy())
+    assert (found["frames"], found["cardinality"], found["frame_rate"]) == (expected.shape[1], CARDINALITY, FRAME_RATE)
+
+
+def test_a_row_does_not_depend_on_its_neighbours_their_order_or_the_batch_setting(tmp_path: Path) -> None:
+    rows = [track(tmp_path / f"{n}.wav", piece(n, 2.0 + 0.7 * n), "train") for n in range(4)]
+    chosen = config(tmp_path, window_seconds=1.0, context_seconds=0.2)
+    together, _ = tokens_of(tmp_path / "a", rows, chosen, batch_size=8)
+    backwards, _ = tokens_of(tmp_path / "b", rows[::-1], chosen, batch_size=1)
+    assert together == backwards
+    for number, row in enumerate(rows):
+        alone, _ = tokens_of(tmp_path / f"alone{number}", [row], chosen)
+        assert alone[row["track_id"]] == together[row["track_id"]]
+
+
+def test_stereo_is_mixed_and_other_rates_are_resampled(tmp_path: Path) -> None:
+    left, right = (piece(n, 2.0, 44_100) for n in (1, 2))
+    stereo = np.stack([left, right], axis=1)
+    row = track(tmp_path / "stereo.wav", stereo, "train", 44_100)
+    mixed = resample(to_mono(read_audio(row["uri"]).samples), 44_100, SAMPLE_RATE)
+    soundfile.write(tmp_path / "mixed.wav", mixed.T, SAMPLE_RATE, subtype="FLOAT")
+    other = track(tmp_path / "other.wav", piece(3), "train") | {"uri": str(tmp_path / "mixed.wav")}
+    made, _ = tokens_of(tmp_path / "store", [row, other], config(tmp_path))
+    assert made[row["track_id"]]["codes"] == made[other["track_id"]]["codes"]
+
+
+def test_fewer_codebooks_are_the_first_ones(tmp_path: Path) -> None:
+    row = track(tmp_path / "a.wav", piece(1), "train")
+    full, _ = tokens_of(tmp_path / "a", [row], config(tmp_path))
+    one, _ = tokens_of(tmp_path / "b", [row], config(tmp_path, codebooks=1))
+    assert one[row["track_id"]]["codes"] == full[row["track_id"]]["codes"][:1]
+
+
+def test_a_recording_that_cannot_be_encoded_is_refused_and_the_others_are_kept(tmp_path: Path) -> None:
+    rows = [track(tmp_path / f"{n}.wav", piece(n), "train") for n in range(3)]
+    rows += [track(tmp_path / "short.wav", piece(1, 0.03), "train")]
+    Path(rows[1]["uri"]).unlink()
+    made, context = tokens_of(tmp_path / "store", rows, config(tmp_path))
+    rejects = {one["key"]: one for one in context.store.read(REJECTS, context.fingerprint).to_pylist()}
+    assert set(made) == {rows[0]["track_id"], rows[2]["track_id"]}
+    assert set(rejects) == {rows[1]["track_id"], rows[3]["track_id"]}
+    assert rejects[rows[3]["track_id"]]["kind"] == "too short"
+    assert "expected at least one frame of 0.040 s" in rejects[rows[3]["track_id"]]["message"]
+
+
+def test_a_folder_that_is_no_codec_fails_with_what_was_expected(tmp_path: Path) -> None:
+    row = track(tmp_path / "a.wav", piece(1), "train")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("nothing")
+    with pytest.raises(StageFailed, match="expected an EnCodec folder"):
+        tokens_of(tmp_path / "store", [row], Config(codec=WeightsRef(str(tmp_path / "empty"))))
+
+
+def test_windows_that_are_all_context_are_refused() -> None:
+    with pytest.raises(ValueError, match="window_seconds > 2"):
+        Config(window_seconds=2.0, context_seconds=1.0)
+
+
+def test_real_recordings_have_a_code_for_every_frame_and_seams_change_few(tmp_path: Path, corpus: Path) -> None:
+    rows = []
+    for path in sorted(corpus.rglob("*")):
+        if path.suffix in (".mp3", ".ogg") and path.stat().st_size < 400_000:
+            sound = read_audio(str(path))
+            row = {"track_id": path.stem, "uri": str(path), "seconds": sound.seconds, "shard": 0}
+            rows.append(row)
+    assert len(rows) >= 5
+    whole, _ = tokens_of(tmp_path / "whole", rows, config(tmp_path, window_seconds=1000.0))
+    seams, _ = tokens_of(tmp_path / "seams", rows, config(tmp_path, window_seconds=6.0))
+    shares = []
+    for row in rows:
+        one, other = matrix(whole[row["track_id"]]), matrix(seams[row["track_id"]])
+        assert one.shape == other.shape == (CODEBOOKS, math.ceil(round(row["seconds"] * SAMPLE_RATE) / HOP))
+        shares.append(float((one == other).mean()))
+    assert min(shares) > 0.95
+    assert sum(shares) / len(shares) > 0.99
+
+
+def test_a_retagged_copy_elsewhere_has_the_same_codes(tmp_path: Path) -> None:
+    row = track(tmp_path / "a.wav", piece(1), "train")
+    shutil.copy(tmp_path / "a.wav", tmp_path / "b.wav")
+    one, _ = tokens_of(tmp_path / "a", [row], config(tmp_path))
+    other, _ = tokens_of(tmp_path / "b", [row | {"uri": str(tmp_path / "b.wav")}], config(tmp_path))
+    assert one == other

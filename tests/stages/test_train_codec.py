@@ -1,0 +1,184 @@
+"""The codec's training as a stage: resume after a kill, what it exports and reports, and bad corpora."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, EncodecModel
+
+from model.codec.judging import judge
+from schemas.tables import REJECTS, TRAINING
+from stages.audio import read_audio
+from stages.codecs import load_codec
+from stages.contract import Progress, Stopped
+from stages.runner import StageFailed
+from stages.segments import Segments, Sounds, Source
+from tests.stages.codec_world import CARDINALITY, CODEBOOKS, HOP, SAMPLE_RATE, piece, recipe, track, tracks, train_in
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Sums are rounded by the number of threads; the processes that are killed here use one as well."""
+    torch.set_num_threads(1)
+
+
+def killed_at(place: Path, rows: list[dict], step: int) -> None:
+    rows_file = place.with_suffix(".json")
+    rows_file.write_text(json.dumps(rows))
+    arguments = [sys.executable, "-m", "tests.stages.codec_world", str(place), str(rows_file), "{}", str(step)]
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == -9, done.stderr
+
+
+def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    rows = tracks(tmp_path / "music")
+    undisturbed, context = train_in(tmp_path / "a", rows, recipe())
+    for step in (3, 6):
+        killed_at(tmp_path / "b", rows, step)
+    again, other = train_in(tmp_path / "b", rows, recipe())
+    assert again["digest"] == undisturbed["digest"]
+    assert again["metrics"] == undisturbed["metrics"]
+    assert again["checkpoint_id"] == undisturbed["checkpoint_id"]
+    ours, theirs = (one.store.read(TRAINING, one.fingerprint).to_pylist() for one in (other, context))
+    assert ours == theirs
+
+
+def test_the_number_of_reading_threads_and_the_batch_setting_change_nothing(tmp_path: Path) -> None:
+    rows = tracks(tmp_path / "music")
+    one, _ = train_in(tmp_path / "a", rows, recipe(), workers=1, batch_size=1)
+    other, _ = train_in(tmp_path / "b", rows, recipe(), workers=4, batch_size=8)
+    assert one["digest"] == other["digest"]
+
+
+def test_the_checkpoint_is_a_folder_that_transformers_and_the_other_stages_load(tmp_path: Path) -> None:
+    rows = tracks(tmp_path / "music")
+    row, context = train_in(tmp_path / "store", rows, recipe())
+    folder = context.store.local(row["path"])
+    network = EncodecModel.from_pretrained(folder)
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    wav = piece(99)
+    inputs = extractor(raw_audio=wav, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    with torch.no_grad():
+        codes = network.encode(**inputs).audio_codes[0]
+    assert torch.equal(load_codec(folder).encode(torch.from_numpy(wav)[None, None]), codes)
+    assert codes.shape == (1, CODEBOOKS, len(wav) // HOP)
+    held_out = [torch.from_numpy(read_audio(one["uri"]).samples)[None] for one in rows if one["split"] == "valid"]
+    assert judge(load_codec(folder), held_out).si_snr == pytest.approx(dict(row["metrics"])["valid_si_snr"], abs=1e-3)
+    assert extractor.sampling_rate == network.config.sampling_rate == SAMPLE_RATE
+    assert (row["kind"], row["steps"], row["rows_seen"]) == ("codec", 12, 8)
+    assert row["parameters"] == sum(value.numel() for value in network.parameters())
+
+
+def test_rows_of_training_and_metrics_say_how_the_codec_fares(tmp_path: Path) -> None:
+    row, context = train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe())
+    logged = context.store.read(TRAINING, context.fingerprint).to_pylist()
+    assert [(one["step"], one["split"]) for one in logged] == [
+        *((5, "train"), (6, "valid"), (10, "train"), (12, "train"), (12, "valid"))
+    ]
+    learning = [one for one in logged if one["split"] == "train"]
+    assert all(one["loss"] > 0 and one["learning_rate"] > 0 for one in learning[:2])
+    assert {name for name, _ in learning[0]["metrics"]} == {"waveform", "spectral", "commitment"}
+    metrics = dict(row["metrics"])
+    last = dict(logged[-1]["metrics"])
+    assert metrics["valid_si_snr"] == last["si_snr"]
+    for level in range(1, CODEBOOKS + 1):
+        assert 1 / CARDINALITY <= metrics[f"valid_codebook_{level}_used"] <= 1
+        assert 1 <= metrics[f"valid_codebook_{level}_perplexity"] <= CARDINALITY + 1e-3
+    assert {"valid_log_mel_distance", "valid_si_snr_untrained", "valid_log_mel_distance_untrained"} <= set(metrics)
+
+
+def test_training_on_music_beats_the_untrained_codec_on_held_out_pieces(tmp_path: Path) -> None:
+    training = recipe(optimization={"steps": 150, "ema_decay": 0.0}).training
+    training = training.model_copy(update={"quantizer_start": 40})
+    config = recipe(training=training.model_dump(), valid_every=1000, save_every=1000)
+    metrics = dict(train_in(tmp_path / "store", tracks(tmp_path / "music", 30), config)[0]["metrics"])
+    assert metrics["valid_si_snr"] > metrics["valid_si_snr_untrained"] + 3
+    assert metrics["valid_log_mel_distance"] < metrics["valid_log_mel_distance_untrained"]
+
+
+def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> None:
+    class StopAt(Progress):
+        context = None
+
+        def advance(self, count: int = 1, note: str = "") -> None:
+            if note.startswith("loss"):
+                self.context.stop.set()
+
+    from stages import train_codec
+    from stages.planning import Step
+    from tests.stages.codec_world import context_of
+
+    rows = tracks(tmp_path / "music")
+    step = Step("train_codec", train_codec, recipe())
+    context = context_of(tmp_path / "a", step, rows)
+    context.progress = StopAt()
+    context.progress.context = context
+    with pytest.raises(Stopped):
+        train_codec.whole(step.config, context, context.rows(train_codec.READS[0]))
+    assert list(context.scratch().glob("*.safetensors"))
+    finished, _ = train_in(tmp_path / "a", rows, recipe())
+    assert finished["digest"] == train_in(tmp_path / "b", rows, recipe())[0]["digest"]
+
+
+def test_where_the_split_valid_is_empty_a_share_of_the_training_tracks_is_held_out(tmp_path: Path) -> None:
+    rows = [row | {"split": "train"} for row in tracks(tmp_path / "music")]
+    row, _ = train_in(tmp_path / "store", rows, recipe(held_out_share=0.3))
+    assert row["rows_seen"] == 7
+
+
+def test_a_recording_that_can_no_longer_be_read_is_refused_and_the_others_are_learnt_from(tmp_path: Path) -> None:
+    rows = tracks(tmp_path / "music")
+    Path(rows[1]["uri"]).write_bytes(b"RIFF nothing")
+    row, context = train_in(tmp_path / "store", rows, recipe())
+    rejects = context.store.read(REJECTS, context.fingerprint).to_pylist()
+    assert [one["key"] for one in rejects] == [rows[1]["track_id"]]
+    assert row["steps"] == 12
+
+
+@pytest.mark.parametrize(
+    ("samples", "silence", "message"),
+    [
+        (piece(1, 0.1), 0.0, "of 3 recordings 3 are too short and 0 too silent"),
+        (np.zeros(16_000, np.float32), 1.0, "of 3 recordings 0 are too short and 3 too silent"),
+    ],
+)
+def test_a_corpus_that_cannot_teach_is_told_so_before_training(
+    tmp_path: Path, samples: np.ndarray, silence: float, message: str
+) -> None:
+    rows = [track(tmp_path / f"{n}.wav", samples, "train", silence=silence) for n in range(3)]
+    with pytest.raises(StageFailed, match=message):
+        train_in(tmp_path / "store", rows, recipe())
+
+
+def test_a_corpus_of_fewer_frames_than_codes_is_told_so_before_training(tmp_path: Path) -> None:
+    network = recipe().network.model_copy(update={"cardinality": 2048})
+    with pytest.raises(StageFailed, match=r"at least 2048 frames of sound .* got 16\.0 s"):
+        train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(network=network.model_dump()))
+
+
+def test_segments_are_a_function_of_seed_and_step_and_longer_recordings_are_drawn_more_often(tmp_path: Path) -> None:
+    rows = [track(tmp_path / "short.wav", np.full(4_000, 0.25, np.float32), "train")]
+    rows += [track(tmp_path / "long.wav", np.full(12_000, -0.25, np.float32), "train")]
+    sources = [Source(row["track_id"], row["uri"], row["seconds"]) for row in rows]
+
+    def segments(seed: int, workers: int) -> Segments:
+        return Segments(sources, Sounds(SAMPLE_RATE, 1), 200, 400, 6.0, seed, workers, "cpu")
+
+    first, second, other = segments(1, 1), segments(1, 3), segments(2, 1)
+    later = second(7)
+    assert torch.equal(second(5), first(5))
+    assert torch.equal(first(7), later)
+    assert not torch.equal(first(5), other(5))
+    batch = first(0)
+    assert batch.shape == (200, 1, 400)
+    assert 0.15 < float((batch[:, 0, 0] > 0).float().mean()) < 0.35
+    levels = 20 * torch.log10(batch[:, 0, 0].abs() / 0.25)
+    assert -6.01 < levels.min() < -4
+    assert 4 < levels.max() < 6.01
+    for made in (first, second, other):
+        made.close()
