@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
+from tests.stages.ingest_world import RATE, World
 from tests.stages.recordings import encoded, encoded_by_ffmpeg, tones, write
-from tests.stages.test_ingest import RATE, World
 
 GOOD = encoded("WAV", tones(0.6, sample_rate=RATE), RATE, "PCM_16")
 

@@ -7,8 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.stages.ingest_world import World
 from tests.stages.recordings import write
-from tests.stages.test_ingest import World
 
 CODE = """
 import sys

@@ -6,8 +6,8 @@ from s3fs import S3FileSystem
 
 from schemas.tables import TRACKS
 from stages.runner import Counts
+from tests.stages.ingest_world import RATE, World
 from tests.stages.recordings import encoded, encoded_by_ffmpeg, tones
-from tests.stages.test_ingest import RATE, World
 
 
 @pytest.fixture
