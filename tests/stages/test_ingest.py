@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import threading
 from pathlib import Path
 
 import mutagen
@@ -13,10 +12,10 @@ from schemas import Settings
 from schemas.tables import REJECTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
-from stages.contract import Context, Stopped
+from stages.contract import Context
 from stages.planning import Step, plan_stage
-from stages.runner import Counts, run_job
-from tests.stages.ingest_world import Counter, World
+from stages.runner import Counts
+from tests.stages.ingest_world import World
 from tests.stages.recordings import write
 
 
@@ -231,36 +230,6 @@ def test_tracks_in_a_folder_that_cannot_be_read_for_a_night_are_kept(world, monk
     assert world.read == 0
     assert world.rows() == before
     assert list(world.rejects()) == ["closed/bad.wav"]
-
-
-def test_a_run_stopped_anywhere_and_run_again_equals_an_undisturbed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest.take_in, "__defaults__", (3,))
-    calm, broken = World(tmp_path / "calm", shard_size=4), World(tmp_path / "broken", shard_size=4)
-    broken.music = calm.music
-    broken.source = calm.source
-    for number in range(11):
-        calm.add(f"{number:02}.flac", number % 9, seconds=0.5)
-    for name in ("03 bad.wav", "10 bad.wav"):
-        write(calm.music / name, b"bad")
-    calm.run()
-    step = Step("ingest", ingest, broken.config)
-    for stop_after in (2, 1, 4, 0):
-        context = broken.context()
-        context.stop = threading.Event()
-
-        class StopAfter(Counter):
-            def advance(self, count=1, note="", wanted=stop_after, event=context.stop):
-                super().advance(count)
-                if self.done > wanted:
-                    event.set()
-
-        context.progress = StopAfter()
-        with pytest.raises(Stopped):
-            run_job(step, context, "all")
-    broken.run()
-    assert broken.tables() == calm.tables()
-    assert len(broken.rows()) == 9
-    assert len(broken.rejects()) == 2
 
 
 def test_plans_count_what_runs_do(world):

@@ -4,10 +4,17 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-from tests.stages.ingest_world import World
+import pytest
+
+from stages import ingest
+from stages.contract import Stopped
+from stages.planning import Step
+from stages.runner import run_job
+from tests.stages.ingest_world import Counter, World
 from tests.stages.recordings import write
 
 CODE = """
@@ -47,3 +54,33 @@ def test_a_run_killed_with_9_leaves_what_an_undisturbed_run_makes(tmp_path):
     assert 0 < broken.read < 27
     assert broken.tables() == calm.tables()
     assert len(broken.rows()) == 24
+
+
+def test_a_run_stopped_anywhere_and_run_again_equals_an_undisturbed_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(ingest.take_in, "__defaults__", (3,))
+    calm, broken = World(tmp_path / "calm", shard_size=4), World(tmp_path / "broken", shard_size=4)
+    broken.music = calm.music
+    broken.source = calm.source
+    for number in range(11):
+        calm.add(f"{number:02}.flac", number % 9, seconds=0.5)
+    for name in ("03 bad.wav", "10 bad.wav"):
+        write(calm.music / name, b"bad")
+    calm.run()
+    step = Step("ingest", ingest, broken.config)
+    for stop_after in (2, 1, 4, 0):
+        context = broken.context()
+        context.stop = threading.Event()
+
+        class StopAfter(Counter):
+            def advance(self, count=1, note="", wanted=stop_after, event=context.stop):
+                super().advance(count)
+                if self.done > wanted:
+                    event.set()
+
+        context.progress = StopAfter()
+        with pytest.raises(Stopped):
+            run_job(step, context, "all")
+    broken.run()
+    assert broken.tables() == calm.tables()
+    assert len(broken.rows()) == 9
+    assert len(broken.rejects()) == 2
