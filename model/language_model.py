@@ -54,6 +54,9 @@ class LanguageModelConfig(Config):
     """Conditions of length 1 added to every step."""
     interpolate: tuple[str, ...] = ()
     """Conditions stretched over the steps and added."""
+    interpolate_steps: int | None = Field(None, ge=1)
+    """Steps over which they are stretched; None is the sequence's own, as in AudioCraft. The steps of a training window
+    keep a melody's pace in sequences of any length: a longer one stays at the condition's last vector."""
     cross_positions: bool = False
     """Whether positions are added to what cross-attention reads (AudioCraft: `cross_attention_pos_emb`)."""
     position_period: float = Field(10_000.0, gt=1)
@@ -187,8 +190,9 @@ class LanguageModel(nn.Module):
                     raise ValueError(f"expected {name} of length 1 to be summed, got {embedding.shape[1]}")
                 added.append(embedding.expand(-1, steps, -1))
             if name in config.interpolate:
-                frames = torch.arange(steps, device=embedding.device) * embedding.shape[1] // steps
-                added.append(embedding[:, frames])
+                frames = torch.arange(steps, device=embedding.device) * embedding.shape[1]
+                frames = frames // (config.interpolate_steps or steps)
+                added.append(embedding[:, frames.clamp(max=embedding.shape[1] - 1)])
         source = torch.cat(sources, dim=1) if sources else None
         if source is not None and config.cross_positions:
             table = position_table(source.shape[1], config.width, config.position_period, source.device)

@@ -211,3 +211,15 @@ def test_bad_conditions_say_what_was_expected() -> None:
         model(random_codes(1, 5), {"genre": genre(1, 8)})
     with pytest.raises(ValueError, match="expected genre of length 1 to be summed, got 2"):
         model(random_codes(1, 5), {"genre": genre(2, 16)})
+
+
+def test_a_stretched_condition_keeps_its_pace_in_sequences_of_any_length_where_its_steps_are_given() -> None:
+    torch.manual_seed(0)
+    sizes = {"codebooks": 2, "cardinality": 8, "width": 16, "heads": 2, "layers": 1, "cross": ()}
+    model = LanguageModel(LanguageModelConfig(**sizes, interpolate=("chroma",), interpolate_steps=40))
+    condition = Condition(torch.randn(1, 10, 16), torch.ones(1, 10, dtype=torch.bool))
+    whole, short, long = (model.fuse({"chroma": condition}, steps).added for steps in (40, 25, 50))
+    assert torch.equal(whole, condition.embedding.repeat_interleave(4, dim=1))
+    assert torch.equal(short, whole[:, :25])
+    assert torch.equal(long[:, :40], whole)
+    assert torch.equal(long[:, 40:], whole[:, -1:].expand(-1, 10, -1))
