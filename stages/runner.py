@@ -4,6 +4,7 @@ It needs no Prefect: `run_stage` does a stage from plan to row; flows call its t
 `stages.planning`, `run_job`, `finish_stage`) so that each job is a task of theirs.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -112,7 +113,7 @@ def finish_stage(
         "rows_made": counts.made,
         "rows_reused": counts.reused,
         "rows_refused": counts.refused,
-        "device": context.device if plan.jobs else context.settings.device,
+        "device": _device(context),
         "code_version": code_version(),
         "outputs": [writes.name],
         "error": problem,
@@ -122,6 +123,11 @@ def finish_stage(
     if problem:
         raise StageFailed(problem) from (failures[0][1] if failures else None)
     return StageResult(step.name, counts, seconds)
+
+
+def _device(context: Context) -> str:
+    """Where tensors were; a stage that loaded no torch had none, and does not wait for it to load now."""
+    return context.device if "torch" in sys.modules else "cpu"
 
 
 def code_version() -> str:
