@@ -32,6 +32,9 @@ from stages.planning import Chain, Plan, Step, plan_chain
 if TYPE_CHECKING:
     from flows.recipe import Recipe
 
+INTERRUPTED = 130
+"""The exit code of a run that was asked to stop (128 + SIGINT), by whichever signal."""
+
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
 
@@ -156,6 +159,8 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), standalone_mode=False)
         sys.stdout.flush()
+        if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
+            raise Stopped("interrupted")
         return code if isinstance(code, int) else 0
     except TyperException as error:
         message = getattr(error, "format_message", lambda: str(error))()
@@ -167,7 +172,7 @@ def run_command(arguments: Sequence[str]) -> int:
         return 2
     except (KeyboardInterrupt, Stopped):
         print("segue: stopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone; nothing more to tell
         return 1
@@ -242,7 +247,7 @@ def _stoppable(current: Run) -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         received.append(number)
         if len(received) > 1:
-            os._exit(130)
+            os._exit(INTERRUPTED)
         current.stop.set()
         raise KeyboardInterrupt
 

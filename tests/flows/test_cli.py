@@ -138,7 +138,7 @@ def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(
     finally:
         process.kill()
     assert process.returncode == 130, errors
-    assert [line for line in errors.splitlines() if "reading recordings" not in line] == [
+    assert [line for line in errors.splitlines() if line and "reading recordings" not in line] == [
         "segue: stopped; what is done is kept, and the same command goes on from there"
     ]
     again = segue(*words, environment=server.environment)

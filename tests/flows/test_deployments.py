@@ -56,7 +56,7 @@ def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest
 
 @pytest.fixture
 def deployed(server, tmp_path):
-    """All deployments on the server, on a store and a source of this test, ingest every ten seconds; a worker runs."""
+    """All deployments on the server, on a store and a source of this test, without schedules; a worker runs."""
     source = tmp_path / "source"
     source.mkdir()
     for number in range(3):
@@ -91,7 +91,7 @@ def _on(deployment, store, source):
     settings = {"store": store, "source": source, "workers": 1}
     changed = deployment | {"parameters": {"recipe": {"preset": "miniature"}, "settings": settings}}
     changed.pop("schedules", None)
-    return changed | ({"schedules": [{"interval": 10}]} if flow_name(deployment) == "ingest" else {})
+    return changed
 
 
 def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(server, deployed, tmp_path):
@@ -100,11 +100,15 @@ def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameter
     wrong = server.command(*run, "--param", 'recipe={"ingest": {"shard_size": 0}}', timeout=240)
     assert wrong.returncode != 0
     assert "shard_size" in wrong.stdout + wrong.stderr
-    ran = server.command(*run, "--watch", timeout=400)
+    ran = server.command(*run, "--watch", timeout=600)
     log = (tmp_path / "worker.log").read_text()
     assert ran.returncode == 0, ran.stdout + ran.stderr + log
     assert query(deployed, "SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 3}]
-    assert scheduled_run(server, "ingest", seconds=300), (tmp_path / "worker.log").read_text()
+    # Only now: a run by hand waits behind those of a schedule that is faster than the machine.
+    words = ("deployment", "schedule", "create", "ingest/hourly", "--interval", "5")
+    scheduled = server.command(*prefect, *words, timeout=240)
+    assert scheduled.returncode == 0, scheduled.stdout + scheduled.stderr
+    assert scheduled_run(server, "ingest", seconds=400), (tmp_path / "worker.log").read_text()
     assert query(deployed, "SELECT count(*) AS n FROM runs").to_pylist()[0]["n"] >= 2
 
 
