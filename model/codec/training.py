@@ -89,8 +89,9 @@ class CodecTrainingConfig(Config):
     """Steps as a plain autoencoder, before the codebooks start."""
     start_batches: int = Field(default=16, ge=1)
     """Batches whose latents the codebooks start from."""
-    spectral: SpectralLossConfig = SpectralLossConfig()
-    """The scales of the spectral loss."""
+    spectral: SpectralLossConfig = SpectralLossConfig(linear_weight=0.0, logarithm="absolute", weighted_logarithm=False)
+    """The spectral loss. The published form needs EnCodec's balancer of gradients: in a plain sum it drowns the
+    waveform's part and the network answers with silence; logarithms alone, equally weighted, do not."""
 
 
 @dataclass(frozen=True)

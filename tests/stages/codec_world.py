@@ -65,7 +65,10 @@ def recipe(**changes: object) -> train_codec.Config:
     training = {
         **{"optimization": optimization, "batch_size": 4, "segment": 0.25, "quantizer_start": 4, "start_batches": 4},
         **{"waveform_weight": 50.0, "quantizer": {"decay": 0.9, "dropout": 0.2}},
-        "spectral": {"range_start": 7, "range_end": 9, "mel_bands": 16, "linear_weight": 0.0, "logarithm": "absolute"},
+        "spectral": {
+            **{"range_start": 7, "range_end": 9, "mel_bands": 16},
+            **{"linear_weight": 0.0, "logarithm": "absolute", "weighted_logarithm": False},
+        },
     }
     network = {
         **{"sample_rate": SAMPLE_RATE, "filters": 4, "ratios": (4, 5, 4), "width": 16, "lstm_layers": 1},
