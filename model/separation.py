@@ -35,7 +35,7 @@ class SeparationConfig(Config):
 
 def train_separator(
     network: nn.Module,
-    pieces: Sequence[Float[Tensor, "stems N"]],
+    pieces: Sequence[Float[Tensor, "stems _"]],
     sample_rate: int,
     config: SeparationConfig,
     seed: int,
@@ -74,7 +74,7 @@ def train_separator(
 
 
 def _excerpt(
-    pieces: Sequence[Float[Tensor, "stems N"]], length: int, generator: torch.Generator
+    pieces: Sequence[Float[Tensor, "stems _"]], length: int, generator: torch.Generator
 ) -> Float[Tensor, "stems n"]:
     piece = pieces[int(torch.randint(len(pieces), (1,), generator=generator))]
     start = int(torch.randint(piece.shape[1] - length + 1, (1,), generator=generator))

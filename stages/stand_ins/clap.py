@@ -82,8 +82,7 @@ def train(
             functional.normalize(audio, dim=-1), functional.normalize(text, dim=-1), model.logit_scale_a.exp()
         )
 
-    with torch.random.fork_rng(devices=[]):
-        train_joint_embedding(model, network, pairs, config.training, step_seed(seed, 1), on_step)
+    train_joint_embedding(model, network, pairs, config.training, step_seed(seed, 1), on_step)
     model.cpu()
     return found
 

@@ -17,7 +17,7 @@ class TrainingMusic:
     """Pieces with their stems; the last of them are held out to judge by."""
 
     pieces: list[Piece]
-    stems: list[Float[Tensor, "stems N"]]
+    stems: list[Float[Tensor, "stems _"]]
     sample_rate: int
     held_out: int
 

@@ -20,8 +20,9 @@ from schemas.weights import LocalWeights
 from stages.stand_ins.music import TrainingMusic
 from stages.stems import MELODY_STEMS, load_separator, melody_chroma
 
-SIGNATURE = "segue"
-"""What the model is called in its repository."""
+SIGNATURE, BAG = "stems", "segue"
+"""What the network and the bag with it alone in it are called in the repository. Demucs looks for networks first, so
+two equal names would give the bare network."""
 
 
 class SeparatorConfig(Config):
@@ -78,7 +79,7 @@ def save(network: HTDemucs, folder: Path) -> None:
     arguments, named = cast(tuple[tuple, dict[str, Any]], network._init_args_kwargs)  # kept by Demucs' own decorator
     package: dict[str, Any] = {"klass": HTDemucs, "args": arguments, "kwargs": named, "training_args": {}}
     save_with_checksum(package | {"state": get_state(network, None)}, folder / f"{SIGNATURE}.th")
-    (folder / f"{SIGNATURE}.yaml").write_text(yaml.safe_dump({"models": [SIGNATURE]}), encoding="utf-8")
+    (folder / f"{BAG}.yaml").write_text(yaml.safe_dump({"models": [SIGNATURE]}), encoding="utf-8")
 
 
 def judge(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:

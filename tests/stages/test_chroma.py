@@ -1,0 +1,190 @@
+"""The stage `chroma` and the stems under it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from demucs.apply import BagOfModels, apply_model
+from demucs.htdemucs import HTDemucs
+from demucs.pretrained import get_model
+from safetensors.torch import load_file
+from transformers import MusicgenMelodyFeatureExtractor
+
+from model.chroma import one_hot
+from model.synthesis import compose, render
+from schemas import WeightsRef
+from schemas.weights import LocalWeights
+from stages import chroma, stems
+from stages.stems import Separator, load_separator, melody_chroma
+from tests.stages.world_of_sound import make_context, save_separator, tracks_of, write_sound
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return save_separator(tmp_path_factory.mktemp("separator"))
+
+
+@pytest.fixture(scope="module")
+def separator(repository):
+    return load_separator(LocalWeights("test", repository, ""))
+
+
+def mix(index: int = 0) -> np.ndarray:
+    return render(compose(0, index)).sum(0, keepdim=True).numpy()
+
+
+def test_rows_hold_raw_chroma_at_musicgens_frame_rate(tmp_path, repository):
+    paths = [write_sound(tmp_path / f"{index}.wav", mix(index)) for index in range(2)]
+    config = chroma.Config(separator=WeightsRef(str(repository)))
+    made = chroma.shard(config, make_context(tmp_path), tracks_of(*paths))
+    assert [row["track_id"] for row in made.rows] == ["0.wav", "1.wav"]
+    assert made.rejects == []
+    for row, index in zip(made.rows, range(2), strict=True):
+        found = np.stack(row["chroma"])
+        assert row["frame_rate"] == 7.8125
+        assert found.shape == (round(compose(0, index).seconds * 32_000) // 4096 + 1, 12)
+        assert found.dtype == np.float32
+        assert np.allclose(found.max(1), 1, atol=1e-6)
+
+
+def test_a_row_is_the_same_every_time_whatever_else_is_in_the_shard(tmp_path, repository):
+    paths = [write_sound(tmp_path / f"{index}.wav", mix(index)[:, :48_000]) for index in range(3)]
+    config = chroma.Config(separator=WeightsRef(str(repository)))
+    together = chroma.shard(config, make_context(tmp_path, batch_size=8), tracks_of(*paths)).rows
+    alone = chroma.shard(config, make_context(tmp_path, batch_size=1), tracks_of(paths[2])).rows
+    assert np.array_equal(np.stack(together[2]["chroma"]), np.stack(alone[0]["chroma"]))
+
+
+def test_without_a_separator_the_chroma_is_that_of_the_mix(tmp_path):
+    path = write_sound(tmp_path / "a.wav", mix())
+    row = chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path)).rows[0]
+    expected = melody_chroma(mix(), 16_000, None)
+    # Where the piece has rung out, the file's 16 bits decide.
+    assert (np.stack(row["chroma"]).argmax(1) == expected.argmax(1))[:-8].all()
+
+
+def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_done(tmp_path):
+    good = write_sound(tmp_path / "good.wav", mix()[:, :32_000])
+    silent = write_sound(tmp_path / "silent.wav", np.zeros((1, 32_000), np.float32))
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no sound at all")
+    tracks = tracks_of(silent, broken, tmp_path / "missing.wav", good)
+    made = chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks)
+    assert [row["track_id"] for row in made.rows] == ["good.wav"]
+    kinds = {reject.key: reject.kind for reject in made.rejects}
+    assert kinds.keys() == {"silent.wav", "broken.wav", "missing.wav"}
+    assert kinds["silent.wav"] == "silent"
+    assert all(reject.message for reject in made.rejects)
+
+
+def test_oracle_a_recording_that_is_stored_has_the_reference_chroma(tmp_path, oracles):
+    if not (oracles / "chroma.safetensors").exists():
+        pytest.skip(f"no oracle pack `chroma` in {oracles}")
+    tensors = load_file(str(oracles / "chroma.safetensors"))
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tensors["wav"].numpy().T, 32_000, subtype="FLOAT")
+    row = chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path)).rows[0]
+    expected = tensors["raw.chroma"][0]
+    torch.testing.assert_close(torch.tensor(np.stack(row["chroma"])), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_melody_is_vocals_and_other_as_audiocraft_sums_them(separator):
+    samples = mix()[:, :40_000]
+    with torch.no_grad():
+        whole = apply_model(separator.bag, torch.from_numpy(samples)[None], shifts=0, overlap=0.25)
+    sources = separator.bag.sources
+    expected = whole[0, sources.index("vocals"), 0] + whole[0, sources.index("other"), 0]
+    assert torch.equal(torch.from_numpy(separator.melody(samples, 16_000)[0]), expected)
+
+
+def test_transformers_gives_the_same_melody_for_the_same_stems(separator):
+    samples = mix()[:, :96_000]
+    extractor = MusicgenMelodyFeatureExtractor(feature_size=12, sampling_rate=32_000, stem_indices=[2, 3])
+    with torch.no_grad():
+        whole = apply_model(separator.bag, torch.from_numpy(samples)[None], shifts=0, overlap=0.25)
+    theirs = extractor(whole, sampling_rate=16_000, return_tensors="pt")["input_features"][0]
+    ours = one_hot(torch.from_numpy(melody_chroma(samples, 16_000, separator)))
+    # Their resampler is another one (torchaudio's), so a frame between two equally strong classes may differ.
+    assert ours.shape == theirs.shape
+    assert (ours == theirs).all(1).float().mean() >= 0.9
+
+
+def test_a_long_recording_in_blocks_sounds_as_if_it_were_separated_whole(separator, monkeypatch):
+    samples = np.concatenate([mix(index) for index in range(2)], axis=1)
+    whole = separator.melody(samples, 16_000)
+    monkeypatch.setattr(stems, "BLOCK_SECONDS", 4.0)
+    blocks = Separator(separator.bag, "cpu").melody(samples, 16_000)
+    assert blocks.shape == whole.shape
+    difference = np.square(blocks - whole).mean() / np.square(whole).mean()
+    assert difference < 0.1
+    first = round(2.5 * 16_000)
+    assert np.abs(blocks[0, :first] - whole[0, :first]).max() < 1e-4
+
+
+def test_stereo_mono_and_other_rates_are_brought_to_what_the_separator_takes(separator):
+    sound = mix()[:, :32_000]
+    mono = separator.melody(sound, 16_000)
+    stereo = separator.melody(np.repeat(sound, 2, axis=0), 16_000)
+    assert np.allclose(mono, stereo, atol=1e-6)
+    assert separator.melody(np.repeat(sound, 3, axis=1), 48_000).shape == mono.shape
+
+
+def test_demucs_itself_reads_the_repository(repository):
+    found = get_model("segue", repo=repository)
+    assert isinstance(found, BagOfModels)
+    ours = load_separator(LocalWeights("test", repository, "")).bag
+    for name, value in found.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[name])
+
+
+def test_a_single_file_is_a_repository_too_and_a_published_name_finds_its_bag(repository, tmp_path):
+    file = next(repository.glob("*.th"))
+    assert load_separator(LocalWeights("test", file, "")).sample_rate == 16_000
+    published = tmp_path / "demucs-htdemucs"
+    published.mkdir()
+    package = torch.load(file, weights_only=False)
+    torch.save(package, published / "955717e8.th")
+    assert load_separator(LocalWeights("demucs:htdemucs", published, "")).bag.sources == package["kwargs"]["sources"]
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_repository_whose_pickle_names_code_is_refused_and_does_not_run(tmp_path):
+    torch.save(
+        {"klass": HTDemucs, "args": (), "kwargs": {"sources": Trap(tmp_path / "ran")}, "state": {}}, tmp_path / "x.th"
+    )
+    with pytest.raises(ValueError, match="cannot be loaded safely"):
+        load_separator(LocalWeights("test", tmp_path, ""))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damaged_ambiguous_and_empty_repositories_are_refused_with_a_reason(repository, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(repository, damaged)
+    file = next(damaged.glob("*.th"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    (tmp_path / "empty").mkdir()
+    lost = tmp_path / "lost"
+    shutil.copytree(repository, lost)
+    (lost / "segue.yaml").write_text("models: [another]\n")
+    odd = tmp_path / "odd"
+    shutil.copytree(repository, odd)
+    (odd / "segue.yaml").write_text("- a\n")
+    for folder, reason in ((damaged, "digest"), (tmp_path / "empty", "0 .th"), (lost, "another"), (odd, "`models`")):
+        with pytest.raises(ValueError, match=reason):
+            load_separator(LocalWeights("test", folder, ""))
+
+
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="at least 1 sample"):
+        melody_chroma(np.zeros((1, 0), np.float32), 16_000, None)
