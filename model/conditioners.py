@@ -6,49 +6,17 @@ absent is a null: vectors of zeros with an empty mask, which the decoder sees al
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from model.chroma import one_hot
+from model.configuration import ChromaConfig, ClapConfig, TextConfig
 from model.language_model import Condition
-from schemas import Config
 
 SEMITONES = 12
-
-
-class TextConfig(Config):
-    """A description read by a T5 encoder."""
-
-    width: int = Field(768, ge=1)
-    """Width of the encoder's output (t5-base)."""
-    finetune: bool = False
-    """Whether the encoder learns with the language model (AudioCraft: `finetune`)."""
-    max_tokens: int = Field(512, ge=2)
-    """Longer descriptions are cut, tokens (the length T5 was trained with)."""
-
-
-class ChromaConfig(Config):
-    """A melody: the pitch class that dominates each frame."""
-
-    frames: int = Field(235, ge=1)
-    """Frames of the condition, 7.8125 a second (30 s); a shorter melody is repeated, a longer one is cut."""
-    null: Literal["zeros", "first_bin"] = "zeros"
-    """No melody is zeros, unlike any melody; or, as in musicgen-melody, the projection of an endless C."""
-    one_hot: bool = True
-    """Only the strongest pitch class of a frame counts (AudioCraft: `chroma_stem.argmax`), so that the melody says
-    nothing of timbre (arXiv:2306.05284, 2.3)."""
-
-
-class ClapConfig(Config):
-    """A point of the joint space of text and audio (LAION-CLAP, arXiv:2211.06687)."""
-
-    width: int = Field(512, ge=1)
-    """E, width of the embedding."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,35 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.training import Optimization, OptimizationConfig, step_seed
-from schemas import Config
+from model.learning import ContrastiveConfig
+from model.training import Optimization, step_seed
 
 LARGEST_SCALE = 100.0
 """Of the similarities (arXiv:2103.00020, 2.5)."""
-
-
-class ContrastiveConfig(Config):
-    """How the two sides are trained."""
-
-    batch: int = Field(default=32, ge=2)
-    """Pairs a step; each is told from all others of its batch."""
-    gain: float = Field(default=6.0, ge=0)
-    """A spectrogram is made louder or softer by up to this, dB."""
-    optimization: OptimizationConfig = OptimizationConfig(
-        steps=240,
-        learning_rate=2e-3,
-        warmup_steps=10,
-        betas=(0.9, 0.98),
-        weight_decay=0.05,
-        ema_decay=0.9,
-        ema_interval=1,
-        precision="float32",
-    )
-    """How the weights move."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,22 +5,18 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import model_validator
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from model.conditioners import (
     ChromaConditioner,
-    ChromaConfig,
     ClapConditioner,
-    ClapConfig,
     PreparedText,
     PreparedVectors,
     TextConditioner,
-    TextConfig,
 )
-from model.language_model import Condition, LanguageModel, LanguageModelConfig, Loss, Prediction, cross_entropy
-from schemas import Config
+from model.configuration import MusicModelConfig
+from model.language_model import Condition, LanguageModel, Loss, Prediction, cross_entropy
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,34 +29,6 @@ class Attributes:
     """The melody, 7.8125 frames a second, bin 0 = C."""
     clap: Float[Tensor, "E"] | None = None
     """A joint embedding of text and audio."""
-
-
-class MusicModelConfig(Config):
-    """A language model and the conditions it reads; the defaults are musicgen-small."""
-
-    language_model: LanguageModelConfig = LanguageModelConfig()
-    """The decoder; its `cross`, `prepend`, `sum` and `interpolate` say how each condition joins."""
-    description: TextConfig | None = TextConfig()
-    """Text; None does without."""
-    chroma: ChromaConfig | None = None
-    """Melody; None does without."""
-    clap: ClapConfig | None = None
-    """Joint embedding; None does without."""
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Names of the conditions, in the order in which they are fused."""
-        present = {"description": self.description, "chroma": self.chroma, "clap": self.clap}
-        return tuple(name for name, config in present.items() if config is not None)
-
-    @model_validator(mode="after")
-    def _all_are_fused(self) -> "MusicModelConfig":
-        if frozenset(self.conditions) != self.language_model.conditions:
-            raise ValueError(
-                f"expected the language model to fuse {sorted(self.conditions)}, "
-                f"got cross, prepend, sum and interpolate of {sorted(self.language_model.conditions)}"
-            )
-        return self
 
 
 @dataclass(frozen=True, eq=False)

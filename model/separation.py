@@ -7,30 +7,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
-from model.training import Optimization, OptimizationConfig, step_seed
-from schemas import Config
-
-
-class SeparationConfig(Config):
-    """How a separator is trained."""
-
-    segment_seconds: float = Field(default=2.0, gt=0)
-    """Length of the excerpts, and of what the network sees at once."""
-    batch: int = Field(default=4, ge=1)
-    """Excerpts a step."""
-    optimization: OptimizationConfig = OptimizationConfig(
-        steps=120,
-        learning_rate=3e-3,
-        warmup_steps=10,
-        weight_decay=0.0,
-        ema_decay=0.9,
-        ema_interval=1,
-        precision="float32",
-    )
-    """How the weights move: two minutes of one core, against the weeks of the published models."""
+from model.learning import SeparationConfig
+from model.training import Optimization, step_seed
 
 
 def train_separator(

@@ -11,47 +11,15 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Shaped
-from pydantic import Field
 from torch import Tensor, nn
 
-from schemas import Config
+from model.learning import OptimizationConfig
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
-
-
-class OptimizationConfig(Config):
-    """How the weights move. The defaults are MusicGen's for its medium model."""
-
-    steps: int = Field(default=1_000_000, ge=1)
-    """Updates in all (arXiv:2306.05284, 3.1)."""
-    learning_rate: float = Field(default=1e-4, gt=0)
-    """The peak, reached at the end of the warm-up (AudioCraft's grid for the medium and large models)."""
-    warmup_steps: int = Field(default=4000, ge=0)
-    """Steps of linear warm-up (arXiv:2306.05284, 3.1)."""
-    floor: float = Field(default=0.0, ge=0, le=1)
-    """The learning rate at the last step as a share of the peak (AudioCraft's `lr_min_ratio`)."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """Decay of AdamW's two moments a step (arXiv:2306.05284, 3.1)."""
-    epsilon: float = Field(default=1e-8, gt=0)
-    """Added to AdamW's denominator (AudioCraft's `optim.adam.eps`)."""
-    weight_decay: float = Field(default=0.1, ge=0)
-    """Decoupled weight decay, of every parameter (arXiv:2306.05284, 3.1)."""
-    gradient_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this 2-norm over all parameters (arXiv:2306.05284, 3.1)."""
-    ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1)."""
-    ema_interval: int = Field(default=10, ge=1)
-    """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`)."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
-    float16, whose narrow range needs loss scaling; bfloat16 does not."""
-    patience: int = Field(default=10, ge=1)
-    """Updates that may be left out in a row, because the loss or a gradient was not finite, before training stops."""
 
 
 def learning_rate(step: int, config: OptimizationConfig) -> float:
@@ -126,8 +94,8 @@ class Optimization:
         self.left_out = 0 if applied else self.left_out + 1
         if self.left_out > self.config.patience:
             raise ValueError(
-                f"expected finite gradients, got {self.left_out} updates in a row without (step {self.step}): lower the "
-                f"learning rate ({self.config.learning_rate}) or train in float32"
+                f"expected finite gradients, got {self.left_out} updates in a row without (step {self.step}): lower "
+                f"the learning rate ({self.config.learning_rate}) or train in float32"
             )
         self.step += 1
         if self.step % self.config.ema_interval == 0:

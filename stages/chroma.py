@@ -12,7 +12,6 @@ from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
 from stages.audio import AudioError, read_audio
 from stages.contract import Context, Reject, Shard
-from stages.stems import ChromaSettings, load_separator, melody_chroma
 
 READS, WRITES, VERSION = (TRACKS,), CHROMA, 1
 
@@ -33,6 +32,8 @@ class Config(schemas.Config):
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     """The chroma of the tracks of one shard. A track that is digital silence has no melody and is refused as such."""
+    from stages.stems import ChromaSettings, load_separator, melody_chroma  # with torch, which a plan does without
+
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
     settings = ChromaSettings(config.sample_rate, config.window, config.hop)
     rows, rejects = [], []

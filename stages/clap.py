@@ -9,7 +9,6 @@ from schemas import WeightsRef
 from schemas.tables import CLAP, TRACKS
 from stages.audio import AudioError, read_audio
 from stages.contract import Context, Reject, Shard
-from stages.joint_embedding import load_joint_embedder
 
 READS, WRITES, VERSION = (TRACKS,), CLAP, 1
 
@@ -27,6 +26,8 @@ class Config(schemas.Config):
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     """The embeddings of the tracks of one shard."""
+    from stages.joint_embedding import load_joint_embedder  # with torch, which a plan does without
+
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
     rows, rejects = [], []
     context.progress.start("clap", tracks.num_rows, "tracks")

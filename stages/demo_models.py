@@ -9,19 +9,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 import schemas
-from model.training import step_seed
 from schemas.tables import CHECKPOINTS
 from schemas.weights import folder_digest
 from stages.contract import Context, Whole
-from stages.stand_ins import clap as clap_stand_in
-from stages.stand_ins import separator as separator_stand_in
-from stages.stand_ins.music import TrainingMusic, make_music
-from stages.stand_ins.text_encoder import TextEncoderConfig, save_text_encoder
+from stages.stand_ins.configuration import ClapStandInConfig, SeparatorConfig, TextEncoderConfig
+
+if TYPE_CHECKING:
+    from stages.stand_ins.music import TrainingMusic
 
 READS, WRITES, VERSION = (), CHECKPOINTS, 1
 KINDS = ("separator", "clap", "text_encoder")
@@ -43,9 +42,9 @@ class Config(schemas.Config):
     """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
     held_out: int = Field(default=48, ge=4)
     """Further pieces that they are judged by."""
-    separator: separator_stand_in.SeparatorConfig = separator_stand_in.SeparatorConfig()
+    separator: SeparatorConfig = SeparatorConfig()
     """The stand-in for htdemucs."""
-    clap: clap_stand_in.ClapStandInConfig = clap_stand_in.ClapStandInConfig()
+    clap: ClapStandInConfig = ClapStandInConfig()
     """The stand-in for LAION's music CLAP."""
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     """The stand-in for T5."""
@@ -65,35 +64,46 @@ class _Facts:
 
 
 class _Trainer:
-    """One run of the stage; the music is made when the first model needs it."""
+    """One run of the stage; the music is made when the first model needs it, and torch is loaded only then too."""
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context = config, context
 
     @cached_property
-    def music(self) -> TrainingMusic:
+    def music(self) -> "TrainingMusic":
+        from stages.stand_ins.music import make_music
+
         config = self.config
         return make_music(self.context, config.seed, config.pieces, config.held_out, config.sample_rate)
 
     def separator(self, folder: Path) -> _Facts:
+        from model.training import step_seed
+        from stages.stand_ins import separator
+
         config, music = self.config.separator, self.music
         on_step = self._steps("training the separator", config.training.optimization.steps)
-        network = separator_stand_in.train(config, music, step_seed(self.config.seed, 1), self.context.device, on_step)
-        separator_stand_in.save(network, folder)
+        network = separator.train(config, music, step_seed(self.config.seed, 1), self.context.device, on_step)
+        separator.save(network, folder)
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        metrics = separator_stand_in.judge(folder, music, self.context.device)
+        metrics = separator.judge(folder, music, self.context.device)
         return _Facts(config.training.optimization.steps, parameters, self.config.pieces, metrics)
 
     def clap(self, folder: Path) -> _Facts:
+        from model.training import step_seed
+        from stages.stand_ins import clap
+
         config, music = self.config.clap, self.music
         on_step = self._steps("training CLAP", config.training.optimization.steps)
-        found = clap_stand_in.train(config, music, step_seed(self.config.seed, 2), self.context.device, on_step)
-        clap_stand_in.save(found, folder)
+        found = clap.train(config, music, step_seed(self.config.seed, 2), self.context.device, on_step)
+        clap.save(found, folder)
         parameters = sum(parameter.numel() for parameter in found.model.parameters())
-        metrics = clap_stand_in.judge(folder, music, self.context.device)
+        metrics = clap.judge(folder, music, self.context.device)
         return _Facts(config.training.optimization.steps, parameters, self.config.pieces, metrics)
 
     def text_encoder(self, folder: Path) -> _Facts:
+        from model.training import step_seed
+        from stages.stand_ins.text_encoder import save_text_encoder
+
         parameters = save_text_encoder(self.config.text_encoder, step_seed(self.config.seed, 3), folder)
         return _Facts(0, parameters, 0, {})
 

@@ -5,21 +5,20 @@ windows that overlap (`Codec.encode_track`); only its own windows ever share a b
 recipe, so a row depends on the recording and the codec alone: not on its neighbours, nor on `settings.batch_size`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from pydantic import Field, model_validator
 
 import schemas
-from model.codec.codec import Codec
 from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import AudioError, read_audio
-from stages.codecs import load_codec
 from stages.contract import Context, Reject, Shard
-from stages.segments import as_channels
+
+if TYPE_CHECKING:
+    from model.codec.codec import Codec
 
 READS, WRITES, VERSION = (TRACKS,), TOKENS, 1
 
@@ -53,6 +52,8 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     Raises:
         ValueError: the weights are no codec that can be used here.
     """
+    from stages.codecs import load_codec  # with torch, which a plan does without
+
     codec = load_codec(context.weights(config.codec).path, context.device, config.codebooks)
     if codec.cardinality > 2**16:
         raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
@@ -70,8 +71,12 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     return Shard(rows, rejects)
 
 
-def _codes(config: Config, codec: Codec, uri: str) -> np.ndarray:
+def _codes(config: Config, codec: "Codec", uri: str) -> np.ndarray:
     """Codes uint16 [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
+    import torch
+
+    from stages.segments import as_channels
+
     recording = read_audio(uri)
     samples = as_channels(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
     if samples.shape[1] < codec.hop:
@@ -85,7 +90,7 @@ def _codes(config: Config, codec: Codec, uri: str) -> np.ndarray:
     return codes.numpy().astype(np.uint16)
 
 
-def _row(track_id: str, codec: Codec, codes: np.ndarray) -> dict[str, Any]:
+def _row(track_id: str, codec: "Codec", codes: np.ndarray) -> dict[str, Any]:
     return {
         "track_id": track_id,
         "frame_rate": codec.frame_rate,

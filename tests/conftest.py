@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.smallest_run import segue
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -36,3 +38,17 @@ def corpus() -> Path:
 def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def catalog(tmp_path_factory, home) -> Path:
+    """A store that one undisturbed run has filled."""
+    store = tmp_path_factory.mktemp("catalog") / "store"
+    done = segue(store, home)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return store

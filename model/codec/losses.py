@@ -7,7 +7,6 @@ Le Roux et al., arXiv:1811.02508.
 
 import math
 import warnings
-from typing import Literal
 
 import torch
 import torchaudio
@@ -15,32 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from schemas import Config
-
-
-class SpectralLossConfig(Config):
-    """The scales and the weighting of the multi-scale mel loss; defaults from AudioCraft's EnCodec."""
-
-    range_start: int = 6
-    """Log2 of the smallest FFT, samples."""
-    range_end: int = 11
-    """Log2 of the FFT after the largest, samples."""
-    mel_bands: int = 64
-    """Bands of the mel filter bank at every scale."""
-    lowest_frequency: float = 64.0
-    """Lower edge of the filter bank, Hz."""
-    highest_frequency: float | None = None
-    """Upper edge, Hz; None is half the sample rate."""
-    floor: float = 1e-5
-    """Added to the power before the logarithm."""
-    linear_weight: float = 1.0
-    """Of the part on mel power, whose few loudest bands outweigh all others."""
-    logarithm: Literal["square", "absolute"] = "square"
-    """Distance of logarithms: mean square as published, or mean absolute difference."""
-    normalized: bool = False
-    """Divide spectra by the norm of their window, and the sum over scales by the sum of its weights."""
-    weighted_logarithm: bool = True
-    """Weight a scale's logarithmic part by sqrt(FFT size - 1), which evens out the two parts' gradients; else by 1."""
+from model.codec.configuration import SpectralLossConfig
 
 
 class MelSpectrogram(nn.Module):

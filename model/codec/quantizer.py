@@ -15,23 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.encodec.modeling_encodec import EncodecEuclideanCodebook, EncodecResidualVectorQuantizer
 
-from schemas import Config
-
-
-class QuantizerConfig(Config):
-    """How codebooks learn."""
-
-    decay: float = 0.99
-    """Of the moving averages of counts and sums, a step (EnCodec, 3.2)."""
-    epsilon: float = 1e-5
-    """Laplace smoothing of the counts, in vectors (AudioCraft)."""
-    dead_code_share: float = 0.1
-    """A code whose moving count is under this share of the mean count is replaced by a vector of the batch; 0 replaces
-    none. (Published: an absolute count of 2 a batch, which says nothing without the batch's size.)"""
-    kmeans_iterations: int = 50
-    """Lloyd's iterations of the start (EnCodec, 3.2)."""
-    dropout: float = 0.0
-    """Share of the items that train with a random number of codebooks, 1 to K (SoundStream, III-C)."""
+from model.codec.configuration import QuantizerConfig
 
 
 @dataclass(frozen=True)

@@ -17,81 +17,15 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
 
-from model.codec.losses import MultiScaleSpectralLoss, SpectralLossConfig
-from model.codec.quantizer import QuantizerConfig, start_codebooks, train_quantizer
-from model.training import Optimization, OptimizationConfig, step_seed
-from schemas import Config
-
-
-class CodecConfig(Config):
-    """The network; the defaults are those of EnCodec for music at 32 kHz (MusicGen, arXiv:2306.05284, 3.1)."""
-
-    sample_rate: int = Field(default=32_000, ge=1_000)
-    """Hz."""
-    channels: int = Field(default=1, ge=1, le=2)
-    """Channels of the audio."""
-    filters: int = Field(default=64, ge=1)
-    """Channels of the first convolution; they double with every ratio."""
-    ratios: tuple[int, ...] = Field(default=(8, 5, 4, 4), min_length=1)
-    """Strides in the decoder's order; their product is the hop, in samples."""
-    width: int = Field(default=128, ge=1)
-    """Of the latents and the codebooks' entries."""
-    residual_layers: int = Field(default=1, ge=1)
-    """Residual blocks at each ratio."""
-    lstm_layers: int = Field(default=2, ge=1)
-    """Recurrent layers around the bottleneck."""
-    causal: bool = False
-    """Whether a frame sees only its past."""
-    codebooks: int = Field(default=4, ge=1)
-    """K, the levels of the residual quantiser."""
-    cardinality: int = Field(default=2048, ge=2)
-    """V, the entries of a codebook; a power of two, as transformers counts bits."""
-
-    @property
-    def hop(self) -> int:
-        """Samples a frame."""
-        return math.prod(self.ratios)
-
-
-class CodecTrainingConfig(Config):
-    """What is minimised. Optimiser and data are AudioCraft's for EnCodec; the loss weights are for a sum without
-    discriminator and balancer."""
-
-    optimization: OptimizationConfig = OptimizationConfig(
-        steps=600_000,
-        learning_rate=3e-4,
-        warmup_steps=0,
-        betas=(0.5, 0.9),
-        weight_decay=0.0,
-        ema_interval=1,
-        precision="float32",
-    )
-    """How the weights move. The codebooks are averaged like the weights."""
-    batch_size: int = Field(default=64, ge=1)
-    """Segments a step."""
-    segment: float = Field(default=1.0, gt=0)
-    """Length of a segment, seconds."""
-    waveform_weight: float = Field(default=20.0, ge=0)
-    """Of the L1 of the waveform. With 1, a small network did not find the phase in thousands of steps."""
-    spectral_weight: float = Field(default=1.0, ge=0)
-    """Of the spectral loss."""
-    commitment_weight: float = Field(default=1.0, ge=0)
-    """Of the commitment loss."""
-    quantizer: QuantizerConfig = QuantizerConfig()
-    """How codebooks learn."""
-    quantizer_start: int = Field(default=0, ge=0)
-    """Steps as a plain autoencoder, before the codebooks start."""
-    start_batches: int = Field(default=16, ge=1)
-    """Batches whose latents the codebooks start from."""
-    spectral: SpectralLossConfig = SpectralLossConfig(linear_weight=0.0, logarithm="absolute", weighted_logarithm=False)
-    """The spectral loss. The published form needs EnCodec's balancer of gradients: in a plain sum it drowns the
-    waveform's part and the network answers with silence; logarithms alone, equally weighted, do not."""
+from model.codec.configuration import CodecConfig, CodecTrainingConfig
+from model.codec.losses import MultiScaleSpectralLoss
+from model.codec.quantizer import start_codebooks, train_quantizer
+from model.training import Optimization, step_seed
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 
-from model.joint_embedding import ContrastiveConfig, Embedded, Pairs, accuracy, ranks, train_joint_embedding
+from model.joint_embedding import Embedded, Pairs, accuracy, ranks, train_joint_embedding
 from model.synthesis import Piece, caption
 from model.synthesis.captions import TEMPLATES
 from model.synthesis.genres import GENRES
 from model.training import step_seed
-from schemas import Config
 from stages.joint_embedding import load_joint_embedder
+from stages.stand_ins.configuration import ClapStandInConfig
 from stages.stand_ins.music import TrainingMusic
 from stages.stand_ins.words import LONGEST_TEXT, ROBERTA, captions_of, learn_vocabulary
 
@@ -31,30 +30,6 @@ IMAGE = 128
 
 NAMED = {"genre": "this {} song", "lead": "led by {}", "accompaniment": "over {}"}
 """What a piece is asked about, and a sentence that names one answer."""
-
-
-class ClapStandInConfig(Config):
-    """The network and its training. The published HTSAT-base has 128 channels, 12 blocks and 512 dimensions at 48
-    kHz."""
-
-    width: int = Field(default=64, ge=16)
-    """Channels of the first audio layer; the second has twice as many."""
-    blocks: tuple[int, ...] = (1, 1)
-    """Transformer blocks of each audio layer."""
-    heads: tuple[int, ...] = (4, 8)
-    """Attention heads of each audio layer."""
-    patch: int = Field(default=8, ge=2)
-    """Spectrogram bins and frames that are one audio token."""
-    text_width: int = Field(default=64, ge=16)
-    """Width of the text transformer."""
-    text_layers: int = Field(default=2, ge=1)
-    """Its layers."""
-    embedding: int = Field(default=64, ge=8)
-    """Dimensions of the joint space."""
-    vocabulary: int = Field(default=700, ge=300)
-    """Largest number of tokens."""
-    training: ContrastiveConfig = ContrastiveConfig()
-    """How it learns."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,40 +9,19 @@ import torch
 import yaml
 from demucs.htdemucs import HTDemucs
 from demucs.states import get_state, save_with_checksum
-from pydantic import Field
 from torch.nn import functional
 
-from model.separation import SeparationConfig, scale_invariant_sdr, train_separator
+from model.separation import scale_invariant_sdr, train_separator
 from model.synthesis import STEMS
 from model.training import step_seed
-from schemas import Config
 from schemas.weights import LocalWeights
+from stages.stand_ins.configuration import SeparatorConfig
 from stages.stand_ins.music import TrainingMusic
 from stages.stems import MELODY_STEMS, load_separator, melody_chroma
 
 SIGNATURE, BAG = "stems", "segue"
 """What the network and the bag with it alone in it are called in the repository. Demucs looks for networks first, so
 two equal names would give the bare network."""
-
-
-class SeparatorConfig(Config):
-    """The network and its training. The published htdemucs has 48 channels, an STFT of 4096 and 5 layers at 44.1
-    kHz."""
-
-    channels: int = Field(default=16, ge=8)
-    """Channels of the outermost layer; each further layer has twice as many."""
-    fft: int = Field(default=1024, ge=256)
-    """STFT window, samples."""
-    depth: int = Field(default=4, ge=1)
-    """Layers of encoder and decoder."""
-    bottom_channels: int = Field(default=64, ge=8)
-    """Width of the transformer between encoder and decoder."""
-    layers: int = Field(default=1, ge=1)
-    """Layers of that transformer."""
-    heads: int = Field(default=4, ge=1)
-    """Its heads."""
-    training: SeparationConfig = SeparationConfig()
-    """How it learns."""
 
 
 def new_separator(config: SeparatorConfig, sample_rate: int, seed: int) -> HTDemucs:

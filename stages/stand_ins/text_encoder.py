@@ -5,25 +5,11 @@ Its weights are random: it learns together with the language model, which must b
 from pathlib import Path
 
 import torch
-from pydantic import Field
 from transformers import T5Config, T5EncoderModel
 
 from model.training import step_seed
-from schemas import Config
+from stages.stand_ins.configuration import TextEncoderConfig
 from stages.stand_ins.words import T5, captions_of, learn_vocabulary
-
-
-class TextEncoderConfig(Config):
-    """The network. The published t5-base has 12 layers of 768."""
-
-    width: int = Field(default=96, ge=8)
-    """Width of the encoder, and so of the text condition."""
-    layers: int = Field(default=2, ge=1)
-    """Transformer layers."""
-    heads: int = Field(default=4, ge=1)
-    """Attention heads."""
-    vocabulary: int = Field(default=700, ge=300)
-    """Largest number of tokens."""
 
 
 def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int:
