@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from model.music_model import Attributes
 from model.objective import accumulate_gradients, held_out_cross_entropy
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
-from stages import train
+from stages import language_training, train
 from stages.captions import CaptionConfig, drawn_caption, plain_caption
 from stages.checkpoint import load_checkpoint
 from stages.contract import Progress, Stopped
@@ -157,7 +157,7 @@ def test_a_checkpoint_read_back_has_the_cross_entropy_that_its_row_tells(learned
     read = load_checkpoint(context.store.local(learned["path"]), context.weights)
     tables = world()
     corpus = Corpus(tables["tracks"], tables["chroma"], tables["clap"], tables["tokens"])
-    windows = tiled_windows(corpus, train.split_tracks(corpus, learned["config"])["valid"], 50, 40, 256)
+    windows = tiled_windows(corpus, language_training.split_tracks(corpus, learned["config"])["valid"], 50, 40, 256)
     judge = Judging(corpus, windows, 50, 4, "float32")
     told = [dict(learned["metrics"])[f"valid_cross_entropy_codebook_{book}"] for book in range(CODEBOOKS)]
     assert judge.codebooks(read.model) == pytest.approx(told, abs=1e-5)
@@ -179,7 +179,7 @@ def test_validation_equals_a_naive_sum_over_single_predictions(place: Path, corp
     config = recipe(place, segment_seconds=1.5)
     _, context = make_context(place, config)
     torch.manual_seed(0)
-    model = train._initial_model(config, context)
+    model = language_training._initial_model(config, context)
     windows = tiled_windows(corpus, [0, 1], 37, 10, 100)
     attributes = [Attributes() for _ in windows]  # texts of one length, so that alone and together are the same
     batch = corpus.batch(windows, 37, attributes)
@@ -201,7 +201,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_t
 ) -> None:
     config = recipe(place, **ALL_DROPPED)
     _, context = make_context(place, config)
-    model = train._initial_model(config, context).eval()
+    model = language_training._initial_model(config, context).eval()
     windows = [Window(0, 95), Window(1, 0), Window(2, 60), Window(3, 97), Window(4, 10)]
     batch = corpus.batch(windows, 50, [Attributes() for _ in windows])
     found = []
@@ -221,14 +221,14 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_t
 
 def test_examples_are_a_function_of_seed_step_and_item(place: Path, corpus: Corpus) -> None:
     config, tracks = recipe(place), list(range(8))
-    again = train.draw_batch(corpus, tracks, config, 3)
-    batch = train.draw_batch(corpus, tracks, config, 3)
+    again = language_training.draw_batch(corpus, tracks, config, 3)
+    batch = language_training.draw_batch(corpus, tracks, config, 3)
     assert torch.equal(batch.codes, again.codes)
     assert [item.description for item in batch.attributes] == [item.description for item in again.attributes]
-    larger = train.draw_batch(corpus, tracks, recipe(place, batch=9), 3)
+    larger = language_training.draw_batch(corpus, tracks, recipe(place, batch=9), 3)
     assert torch.equal(larger.codes[:6], batch.codes)
-    assert not torch.equal(train.draw_batch(corpus, tracks, config, 4).codes, batch.codes)
-    assert not torch.equal(train.draw_batch(corpus, tracks, recipe(place, seed=1), 3).codes, batch.codes)
+    assert not torch.equal(language_training.draw_batch(corpus, tracks, config, 4).codes, batch.codes)
+    assert not torch.equal(language_training.draw_batch(corpus, tracks, recipe(place, seed=1), 3).codes, batch.codes)
 
 
 def test_an_example_holds_the_codes_melody_and_embedding_of_one_span_of_time(place: Path) -> None:
@@ -267,12 +267,12 @@ def test_a_track_without_chroma_or_embeddings_trains_with_null_there(place: Path
 
 def test_all_conditions_of_an_item_are_dropped_together_and_each_item_on_its_own(place: Path, corpus: Corpus) -> None:
     config = recipe(place, batch=1000, condition_dropout=0.3, chroma_dropout=0.0, segment_seconds=0.2)
-    attributes = train.draw_batch(corpus, list(range(24)), config, 0).attributes
+    attributes = language_training.draw_batch(corpus, list(range(24)), config, 0).attributes
     gone = [item.description is None for item in attributes]
     assert gone == [item.chroma is None for item in attributes] == [item.clap is None for item in attributes]
     assert 240 < sum(gone) < 360
     alone = recipe(place, batch=1000, condition_dropout=0.0, chroma_dropout=0.5, segment_seconds=0.2)
-    attributes = train.draw_batch(corpus, list(range(24)), alone, 0).attributes
+    attributes = language_training.draw_batch(corpus, list(range(24)), alone, 0).attributes
     assert 430 < sum(item.chroma is None for item in attributes) < 570
     assert not any(item.description is None or item.clap is None for item in attributes)
 
@@ -380,7 +380,7 @@ def test_without_a_valid_split_the_same_share_of_training_tracks_is_held_out(pla
     ]
     tracks = pa.Table.from_pylist(rows, schema=TRACKS.schema)
     corpus = Corpus(tracks, tables["chroma"], tables["clap"], tables["tokens"])
-    found = train.split_tracks(corpus, recipe(place, held_out_share=0.2))
+    found = language_training.split_tracks(corpus, recipe(place, held_out_share=0.2))
     assert (len(found["train"]), len(found["valid"]), len(found["test"])) == (16, 4, 4)
     assert not set(found["train"]) & set(found["valid"])
     assert corpus.frame_rate == FRAME_RATE

@@ -1,0 +1,79 @@
+"""The knobs of learning: how weights move, and how the stand-ins for published weights are trained.
+
+They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas import Config
+
+
+class OptimizationConfig(Config):
+    """How the weights move. The defaults are MusicGen's for its medium model."""
+
+    steps: int = Field(default=1_000_000, ge=1)
+    """Updates in all (arXiv:2306.05284, 3.1)."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """The peak, reached at the end of the warm-up (AudioCraft's grid for the medium and large models)."""
+    warmup_steps: int = Field(default=4000, ge=0)
+    """Steps of linear warm-up (arXiv:2306.05284, 3.1)."""
+    floor: float = Field(default=0.0, ge=0, le=1)
+    """The learning rate at the last step as a share of the peak (AudioCraft's `lr_min_ratio`)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's two moments a step (arXiv:2306.05284, 3.1)."""
+    epsilon: float = Field(default=1e-8, gt=0)
+    """Added to AdamW's denominator (AudioCraft's `optim.adam.eps`)."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay, of every parameter (arXiv:2306.05284, 3.1)."""
+    gradient_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this 2-norm over all parameters (arXiv:2306.05284, 3.1)."""
+    ema_decay: float = Field(default=0.99, ge=0, lt=1)
+    """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1)."""
+    ema_interval: int = Field(default=10, ge=1)
+    """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`)."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
+    float16, whose narrow range needs loss scaling; bfloat16 does not."""
+    patience: int = Field(default=10, ge=1)
+    """Updates that may be left out in a row, because the loss or a gradient was not finite, before training stops."""
+
+
+class SeparationConfig(Config):
+    """How a separator is trained."""
+
+    segment_seconds: float = Field(default=2.0, gt=0)
+    """Length of the excerpts, and of what the network sees at once."""
+    batch: int = Field(default=4, ge=1)
+    """Excerpts a step."""
+    optimization: OptimizationConfig = OptimizationConfig(
+        steps=120,
+        learning_rate=3e-3,
+        warmup_steps=10,
+        weight_decay=0.0,
+        ema_decay=0.9,
+        ema_interval=1,
+        precision="float32",
+    )
+    """How the weights move: two minutes of one core, against the weeks of the published models."""
+
+
+class ContrastiveConfig(Config):
+    """How the two sides are trained."""
+
+    batch: int = Field(default=32, ge=2)
+    """Pairs a step; each is told from all others of its batch."""
+    gain: float = Field(default=6.0, ge=0)
+    """A spectrogram is made louder or softer by up to this, dB."""
+    optimization: OptimizationConfig = OptimizationConfig(
+        steps=240,
+        learning_rate=2e-3,
+        warmup_steps=10,
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+        ema_decay=0.9,
+        ema_interval=1,
+        precision="float32",
+    )
+    """How the weights move."""
