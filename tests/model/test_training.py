@@ -123,10 +123,12 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_and_counts_as_a_step()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert optimization.step == 3
     descend(model, optimization, range(3, 4))
-    with pytest.raises(ValueError, match=r"expected finite gradients, got 3 updates in a row without"):
-        for _ in range(3):
-            (model(torch.randn(4, 3)).sum() * math.inf).backward()
-            optimization.update()
+    for _ in range(2):
+        (model(torch.randn(4, 3)).sum() * math.inf).backward()
+        optimization.update()
+    (model(torch.randn(4, 3)).sum() * math.inf).backward()
+    with pytest.raises(ValueError, match="expected finite gradients, got 3 updates in a row without"):
+        optimization.update()
 
 
 def test_the_state_of_another_model_is_refused() -> None:
