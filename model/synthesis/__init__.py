@@ -2,11 +2,10 @@
 
 Read in this order: theory, score, genres, composition, captions (what is played), instruments, drums, rendering (how it
 sounds). `compose(seed, index)` makes a piece, `render(piece)` its stems, `caption(piece, variant)` a sentence about
-it."""
+it. What is played needs no torch, and so `render` is imported from `model.synthesis.rendering`."""
 
 from model.synthesis.captions import caption
 from model.synthesis.composition import compose
-from model.synthesis.rendering import STEMS, render
 from model.synthesis.score import Chord, Hit, Note, Piece
 
-__all__ = ["STEMS", "Chord", "Hit", "Note", "Piece", "caption", "compose", "render"]
+__all__ = ["Chord", "Hit", "Note", "Piece", "caption", "compose"]

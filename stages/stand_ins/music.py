@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from model.synthesis import Piece, compose, render
+from model.synthesis import Piece, compose
+from model.synthesis.rendering import render
 from stages.contract import Context
 
 FIRST_INDEX = 10_000

@@ -12,7 +12,7 @@ from demucs.states import get_state, save_with_checksum
 from torch.nn import functional
 
 from model.separation import scale_invariant_sdr, train_separator
-from model.synthesis import STEMS
+from model.synthesis.rendering import STEMS
 from model.training import step_seed
 from schemas.weights import LocalWeights
 from stages.stand_ins.configuration import SeparatorConfig

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import MusicgenMelodyFeatureExtractor
 
 from model.chroma import one_hot
-from model.synthesis import compose, render
+from model.synthesis import compose
+from model.synthesis.rendering import render
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages import chroma, stems

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from model.synthesis import compose, render
+from model.synthesis import compose
+from model.synthesis.rendering import render
 from schemas import WeightsRef
 from stages import clap
 from tests.stages.world_of_sound import make_context, save_clap, tracks_of, write_sound

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.synthesis import compose, render
+from model.synthesis import compose
+from model.synthesis.rendering import render
 from stages import demo
 from stages.audio import read_audio
 from stages.contract import Stopped

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from model.chroma import chroma
-from model.synthesis import compose, render
+from model.synthesis import compose
+from model.synthesis.rendering import render
 from schemas import Settings, Store, WeightsRef
 from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, REJECTS, REQUESTS, SCORES, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary

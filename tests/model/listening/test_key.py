@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from model.listening import estimate_key, parse_key, pitch_class_profile
-from model.synthesis import compose, render
+from model.synthesis import compose
+from model.synthesis.rendering import render
 
 
 def chords(pitches: list[list[int]], sample_rate: int) -> torch.Tensor:

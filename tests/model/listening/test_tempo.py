@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from model.listening import estimate_tempo, tempo_is_correct
-from model.synthesis import compose, render
+from model.synthesis import compose
+from model.synthesis.rendering import render
 
 
 def clicks(bpm: float, seconds: float = 8.0, sample_rate: int = 16_000) -> torch.Tensor:

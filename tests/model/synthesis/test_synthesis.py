@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from model.chroma import chroma
-from model.synthesis import STEMS, caption, compose, render
+from model.synthesis import caption, compose
 from model.synthesis.drums import play_drums
 from model.synthesis.genres import ARTISTS, GENRES
 from model.synthesis.instruments import INSTRUMENTS, play
+from model.synthesis.rendering import STEMS, render
 from model.synthesis.score import Hit, Note
 from model.synthesis.theory import PITCH_CLASSES, SCALES, Key
 
