@@ -254,12 +254,13 @@ class Store:
             for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
             parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
-        return pa.concat_tables(parts) if parts else schema.empty_table()
+        # Not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest.
+        return pa.concat_tables(parts) if parts else pa.Table.from_batches([], schema)
 
     def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows of every version: for records, which accumulate."""
         names = list(columns) if columns is not None else table.schema.names
-        empty = pa.schema([table.schema.field(name) for name in names]).empty_table()
+        empty = pa.Table.from_batches([], pa.schema([table.schema.field(name) for name in names]))
         return pa.concat_tables(
             [empty, *(self.read(table, version, columns=names) for version in self.versions(table))]
         )
