@@ -91,6 +91,18 @@ def test_the_whole_miniature_is_planned_from_an_empty_store(tmp_path, capfd):
     assert all(int(line.split()[1]) >= 1 for name, line in lines.items() if name != "stage")
 
 
+def test_a_plan_loads_nothing_that_only_work_needs(tmp_path):
+    heavy = ("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scipy", "matplotlib")
+    script = (
+        "import sys; from flows.cli import run_command; "
+        f"code = run_command(['plan', '--store', {str(tmp_path / 'store')!r}]); "
+        f"print(code, [name for name in {heavy} if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", script]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "0 []"
+
+
 def test_missing_weights_are_one_line_at_once_and_exit_code_1(recordings, tmp_path, capfd):
     words = ["--preset", "musicgen-small", "--source", str(recordings), "--store", str(tmp_path / "store")]
     assert run_command(["run", *words, "--set", "settings.offline=true"]) == 1
