@@ -28,6 +28,10 @@ MEL_BINS = 64
 IMAGE = 128
 """The spectrogram of a window, 256 frames of 64 bins, is folded into a square of this size."""
 
+INITIAL_WEIGHTS, INITIAL_SCALE = 2.5, 5.0
+"""Times the usual spread of the initial weights, and the first scale of the similarities (usually 14). In a training as
+short as this the usual values hold it up: with them the genre is named right half as often after the same steps."""
+
 NAMED = {"genre": "this {} song", "lead": "led by {}", "accompaniment": "over {}"}
 """What a piece is asked about, and a sentence that names one answer."""
 
@@ -76,7 +80,7 @@ def new_clap(config: ClapStandInConfig, sample_rate: int, seed: int) -> ClapStan
         truncation="rand_trunc",
         padding="repeatpad",
     )
-    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_factor": INITIAL_WEIGHTS}
     audio = {
         "spec_size": IMAGE,
         "num_mel_bins": MEL_BINS,
@@ -103,7 +107,13 @@ def new_clap(config: ClapStandInConfig, sample_rate: int, seed: int) -> ClapStan
     }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
-        sizes = ClapConfig(text_config=text | still, audio_config=audio | still, projection_dim=config.embedding)
+        sizes = ClapConfig(
+            text_config=text | still,
+            audio_config=audio | still,
+            projection_dim=config.embedding,
+            logit_scale_init_value=INITIAL_SCALE,
+            initializer_factor=INITIAL_WEIGHTS,
+        )
         return ClapStandIn(ClapModel(sizes), extractor, tokenizer)
 
 

@@ -189,3 +189,13 @@ def test_damaged_ambiguous_and_empty_repositories_are_refused_with_a_reason(repo
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="at least 1 sample"):
         melody_chroma(np.zeros((1, 0), np.float32), 16_000, None)
+
+
+def test_real_recordings_have_a_melody_and_real_silence_is_refused(tmp_path, corpus, repository):
+    tracks = tracks_of(corpus / "orchestral" / "silence.ogg", corpus / "electronic" / "electro_1.mp3")
+    made = chroma.shard(chroma.Config(separator=WeightsRef(str(repository))), make_context(tmp_path), tracks)
+    assert [(reject.key, reject.kind) for reject in made.rejects] == [("silence.ogg", "silent")]
+    assert [row["track_id"] for row in made.rows] == ["electro_1.mp3"]
+    found = np.stack(made.rows[0]["chroma"])
+    assert abs(len(found) - 15 * 7.8125) < 3
+    assert found.max(1).min() > 0.99
