@@ -4,6 +4,7 @@
 Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only the strongest bin counts
 (`model.chroma.one_hot`, which the published melody models do), so that this table serves both."""
 
+import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
@@ -11,6 +12,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
 from stages.audio import AudioError, read_audio
+from stages.audio.loudness import SILENCE_DBFS
 from stages.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CHROMA, 1
@@ -31,7 +33,7 @@ class Config(schemas.Config):
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
-    """The chroma of the tracks of one shard. A track that is digital silence has no melody and is refused as such."""
+    """The chroma of the tracks of one shard. A silent track has no melody and is refused as such."""
     from stages.stems import ChromaSettings, load_separator, melody_chroma  # with torch, which a plan does without
 
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
@@ -45,11 +47,12 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
         except AudioError as error:
             rejects.append(Reject(track["track_id"], track["uri"], error.kind, str(error)))
         else:
-            if recording.samples.any():
+            peak = float(np.abs(recording.samples).max())
+            if peak >= 10 ** (SILENCE_DBFS / 20):
                 found = melody_chroma(recording.samples, recording.sample_rate, separator, settings, context.device)
                 rows.append({"track_id": track["track_id"], "frame_rate": settings.frame_rate, "chroma": list(found)})
             else:
-                message = "expected sound to take a melody from, got digital silence from beginning to end"
+                message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
                 rejects.append(Reject(track["track_id"], track["uri"], "silent", message))
         context.progress.advance()
     return Shard(rows, rejects)
