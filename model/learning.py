@@ -67,7 +67,7 @@ class ContrastiveConfig(Config):
     gain: float = Field(default=6.0, ge=0)
     """A spectrogram is made louder or softer by up to this, dB."""
     optimization: OptimizationConfig = OptimizationConfig(
-        steps=240,
+        steps=200,
         learning_rate=2e-3,
         warmup_steps=10,
         betas=(0.9, 0.98),
