@@ -12,7 +12,7 @@ env: $(VENV)/.installed
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@command -v uv >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
 	uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-	uv pip sync --quiet --python $(BIN)/python requirements.lock
+	uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements.lock
 	uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
@@ -25,7 +25,7 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: env
 	$(BIN)/pytest -m slow

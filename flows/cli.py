@@ -7,6 +7,7 @@ with 130. Prefect is imported only once there is something to run: its start tak
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """The exit code of a run that was asked to stop (128 + SIGINT), by whichever signal."""
+
+STOPPED = "segue: stopped; what is done is kept, and the same command goes on from there"
+
+GRACE_SECONDS = 15.0
+"""What a run that was asked to stop has to end in good order; after that it ends at once, which the store survives as it
+survives a kill."""
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
@@ -171,7 +178,7 @@ def run_command(arguments: Sequence[str]) -> int:
         print(f"segue: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except (KeyboardInterrupt, Stopped):
-        print("segue: stopped; what is done is kept, and the same command goes on from there", file=sys.stderr)
+        print(STOPPED, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone; nothing more to tell
@@ -229,6 +236,9 @@ def _start(asked: Asked, stages: Sequence[str] | None, current: Run) -> None:
         return
     for name, value in QUIET_PREFECT.items():
         os.environ.setdefault(name, value)
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
     from flows.catalog import catalog
 
     token = current_run.set(current)
@@ -236,6 +246,11 @@ def _start(asked: Asked, stages: Sequence[str] | None, current: Run) -> None:
         catalog(recipe=asked.recipe, settings=asked.settings, stages=list(stages) if stages else None)
     finally:
         current_run.reset(token)
+
+
+def _end_at_once() -> None:
+    print(STOPPED, file=sys.stderr, flush=True)
+    os._exit(INTERRUPTED)
 
 
 @contextmanager
@@ -249,6 +264,10 @@ def _stoppable(current: Run) -> Iterator[None]:
         if len(received) > 1:
             os._exit(INTERRUPTED)
         current.stop.set()
+        # Ctrl-C reaches Prefect's own server too, and a client that has lost it tries for minutes.
+        late = threading.Timer(GRACE_SECONDS, _end_at_once)
+        late.daemon = True
+        late.start()
         raise KeyboardInterrupt
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

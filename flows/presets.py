@@ -118,7 +118,8 @@ def musicgen_melody() -> Difference:
     difference = _published(width=1536, layers=48, heads=24)
     model = difference["train"]["model"]
     model["language_model"] |= {"cross": (), "prepend": ("description", "chroma")}
-    model["chroma"] = {}
+    model["chroma"] = {"null": "first_bin"}
+    difference["train"]["condition_dropout"] = 0.2
     return difference
 
 
@@ -131,6 +132,7 @@ def _published(width: int, layers: int, heads: int) -> Difference:
         "train": {
             "model": {"language_model": {"width": width, "layers": layers, "heads": heads}},
             "text_encoder": TEXT_ENCODER,
+            "condition_dropout": 0.3,
         },
         "generate": {"codec": ENCODEC, "separator": SEPARATOR, "clap": CLAP},
         "decode": {"codec": ENCODEC},

@@ -106,12 +106,13 @@ class Recipe(Config):
             source: where the recordings are; None where the demo corpus is to be taken in.
         """
         after = {} if source else {"ingest": "demo"}
-        return [
-            Step(name, STAGES[name], getattr(self, name), after.get(name)) for name in STAGES if self._takes_part(name)
-        ]
+        names = [name for name in STAGES if self._takes_part(name, source)]
+        return [Step(name, STAGES[name], getattr(self, name), after.get(name)) for name in names]
 
-    def _takes_part(self, name: str) -> bool:
+    def _takes_part(self, name: str, source: str | None) -> bool:
         named = {str(reference) for reference in weights_in(self)}
+        if name == "demo" and source is not None:
+            return False
         if name == "train_codec":
             return bool(named & {f"checkpoint:{kind}" for kind in stages.train_codec.KINDS})
         if name in ("demo", "demo_models"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from schemas import Settings
+from schemas.identity import weights_in
 from stages.contract import Context, Progress, Stopped
 from stages.planning import Chain, Step, plan_stage
 from stages.runner import Counts, StageFailed, StageResult, finish_stage, run_job
@@ -80,6 +81,7 @@ def run_stages(
     from schemas.database import write_views  # DuckDB takes a fifth of a second that `segue plan` can do without
 
     chain = Chain(steps, settings)
+    chain.library.fetch_all(weights_in([chain.steps[name].config for name in names]))
     for name in names:
         if run.stop.is_set():
             raise Stopped(f"{name} was asked to stop")

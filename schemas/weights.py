@@ -7,7 +7,7 @@ that a moved tag, a half-finished download or an edited file is an error rather 
 import hashlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,17 @@ HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.th", "*.yaml"]
 
 class MissingWeights(ValueError):
     """Weights that a run needs are not there; the message says which and how to get them."""
+
+
+class WeightsNotFetched(MissingWeights):
+    """Weights that are not on this machine and cannot be fetched now."""
+
+    def __init__(self, references: str, why: str) -> None:
+        super().__init__(
+            f"missing weights {references} ({' '.join(why.split())[:200]}): run once with a network, or copy them to "
+            "this machine and give their folder in place of the name, e.g. --set STAGE.FIELD=/path/to/folder"
+        )
+        self.references, self.why = references, why
 
 
 class NotTrainedYet(MissingWeights):
@@ -82,6 +93,23 @@ class WeightsLibrary:
             self._found[reference] = LocalWeights(reference, path, self._hold(reference, path, revision))
         return self._found[reference]
 
+    def fetch_all(self, references: Iterable[WeightsRef]) -> None:
+        """Fetch published weights before any work begins, so that what is missing is told at once and all together.
+
+        Raises:
+            MissingWeights: some cannot be found or fetched.
+        """
+        missing: dict[str, WeightsNotFetched] = {}
+        for reference in references:
+            if not reference.startswith("checkpoint:"):
+                try:
+                    self.get(reference)
+                except WeightsNotFetched as error:
+                    missing[reference] = error
+                    self.offline = True  # one host that cannot be reached is waited for, not each of them
+        if missing:
+            raise WeightsNotFetched(", ".join(missing), next(iter(missing.values())).why)
+
     def checkpoint(self, name: str) -> dict | None:
         """The newest row of `checkpoints` for a kind (by this run's recipe), or the row of an id; None if none."""
         rows: list[dict] = []
@@ -132,7 +160,7 @@ class WeightsLibrary:
         if target.exists():
             return target
         if self.offline:
-            raise MissingWeights(_how_to_get(reference, "the run is offline"))
+            raise WeightsNotFetched(reference, "the run is offline")
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.inprogress")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -140,7 +168,7 @@ class WeightsLibrary:
             filesystem.get(path, str(temporary), recursive=bool(filesystem.isdir(path)))
             os.replace(temporary, target)
         except Exception as error:  # every protocol has errors of its own
-            raise MissingWeights(_how_to_get(reference, f"{type(error).__name__}: {error}")) from error
+            raise WeightsNotFetched(reference, f"{type(error).__name__}: {error}") from error
         return target
 
     def _hub(self, reference: str) -> tuple[Path, str]:
@@ -159,7 +187,7 @@ class WeightsLibrary:
                     repository, revision=wanted, allow_patterns=HUB_PATTERNS, local_files_only=self.offline
                 )
         except Exception as error:  # the hub's client raises many kinds, one for each way of not being there
-            raise MissingWeights(_how_to_get(reference, type(error).__name__)) from error
+            raise WeightsNotFetched(reference, type(error).__name__) from error
         snapshot = Path(found).parents[len(parts) - 3] if file else Path(found)
         return Path(found), snapshot.name
 
@@ -215,10 +243,3 @@ def _digest(path: Path) -> tuple[str, int]:
                 digest.update(block)
                 size += len(block)
     return digest.hexdigest(), size
-
-
-def _how_to_get(reference: str, why: str) -> str:
-    return (
-        f"missing weights {reference} ({' '.join(why.split())[:200]}): run once with a network, or copy them to this "
-        "machine and give their folder in place of the name, e.g. --set STAGE.FIELD=/path/to/folder"
-    )

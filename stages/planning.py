@@ -235,6 +235,7 @@ def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
     Raises:
         MissingWeights: published weights cannot be had.
     """
+    chain.library.fetch_all(weights_in([chain.steps[name].config for name in names]))
     plans: dict[str, Plan] = {}
     for name in names:
         step, upstream = chain.steps[name], chain.upstream(name)

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 import schemas
 from schemas.identity import fingerprint
-from schemas.tables import REQUESTS, TRACKS
+from schemas.tables import PIECES, REQUESTS, TRACKS
 from stages.catalog.lines import Line, RequestLine, read_lines
 from stages.catalog.references import Files, Reference, TrackNames, UnknownReference, parse
 from stages.contract import Arrival, Context, Reject, Survey
@@ -34,9 +34,11 @@ SOUNDS = ("track", "title", "file")
 class Config(schemas.Config):
     """What a line means where it says nothing, and what no line may ask for."""
 
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("default_set",)
+
     default_set: Literal["demo", "text"] = "text"
     """The requests of a run that names no file: `text`, descriptions alone, or `demo`, which refers to tracks of the
-    demo corpus too."""
+    demo corpus too, where the store has it."""
     seconds: float = Field(default=8.0, gt=0)
     """Length of a clip, seconds (AudioCraft's `set_generation_params` takes 15, or 30 in its demos; 8 keeps a first
     catalog cheap)."""
@@ -121,9 +123,15 @@ def _same(before: Mapping[int, list[dict]], after: Mapping[int, list[dict]], num
     return by_id(before.get(number, [])) == by_id(after.get(number, []))
 
 
+def _default_set(config: Config, context: Context) -> str:
+    """What stands in for a requests file. The demo set refers to pieces that only a store with the demo corpus has."""
+    return config.default_set if context.store.versions(PIECES) else "text"
+
+
 def _change(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> _Change:
     url = context.settings.requests
-    place = url or str(files("stages").joinpath(f"{config.default_set}_requests.csv"))
+    default_set = _default_set(config, context)
+    place = url or str(files("stages").joinpath(f"{default_set}_requests.csv"))
     reader = _Reader(config, context, Files(_folder(url) if url else None))
     rows: dict[str, dict] = {}
     rejects, names = [], dict[str, int]()
@@ -140,9 +148,7 @@ def _change(config: Config, context: Context, known: pa.Table, refused: pa.Table
         except _Refused as error:
             problem = str(error) if line.request is None else f"line {line.number}: {error}"
             stamp = fingerprint([error.kind, problem, place])
-            rejects.append(
-                Reject(f"line {line.number}", url or f"the {config.default_set} set", error.kind, problem, stamp)
-            )
+            rejects.append(Reject(f"line {line.number}", url or f"the {default_set} set", error.kind, problem, stamp))
             continue
         rows[row["request_id"]] = row
         if row["name"] is not None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.smallest_run import segue
 
@@ -41,14 +42,25 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of one test run share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")
-def catalog(tmp_path_factory, home) -> Path:
+def home(common: Path) -> Path:
+    """Where Prefect and the cache of the runs below are."""
+    return common / "home"
+
+
+@pytest.fixture(scope="session")
+def catalog(common: Path, home: Path) -> Path:
     """A store that one undisturbed run has filled."""
-    store = tmp_path_factory.mktemp("catalog") / "store"
-    done = segue(store, home)
-    assert done.returncode == 0, done.stderr[-4000:]
+    store = common / "catalog"
+    with FileLock(common / "catalog.lock"):
+        if not (common / "catalog.done").exists():
+            done = segue(store, home)
+            assert done.returncode == 0, done.stderr[-4000:]
+            (common / "catalog.done").touch()
     return store

@@ -15,7 +15,7 @@ from hypothesis import strategies as some
 
 from model.synthesis.composition import compose
 from schemas import Settings, Store
-from schemas.tables import REJECTS, REQUESTS, TRACKS
+from schemas.tables import PIECES, REJECTS, REQUESTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import requests
 from stages.catalog.lines import COLUMNS, read_lines
@@ -335,6 +335,8 @@ def test_the_demo_set_refers_to_pieces_of_the_demo_corpus(tmp_path: Path) -> Non
     pieces = [compose(0, index) for index in range(96)]
     tracks = [{"track_id": f"{i:064x}", "title": p.title, "artist": p.artist} for i, p in enumerate(pieces)]
     store.write_shard(TRACKS, "t", "0", pa.Table.from_pylist(tracks, schema=TRACKS.schema), "k")
+    piece = {"piece_id": "0-0000", "title": pieces[0].title}
+    store.write_shard(PIECES, "p", "0", pa.Table.from_pylist([piece], schema=PIECES.schema), "k")
     result = take_in(store, None, Config(default_set="demo"))
     rows = rows_of(store)
     assert result.counts.refused == 0
@@ -345,8 +347,9 @@ def test_the_demo_set_refers_to_pieces_of_the_demo_corpus(tmp_path: Path) -> Non
     assert all(4 <= row["seconds"] <= 8 for row in rows)
 
 
-def test_the_text_set_needs_no_tracks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("default_set", ["text", "demo"])
+def test_a_store_without_the_demo_corpus_gets_the_text_set(tmp_path: Path, default_set: str) -> None:
     store = Store(str(tmp_path / "store"))
-    result = take_in(store, None)
+    result = take_in(store, None, Config(default_set=default_set))
     assert result.counts.refused == 0
     assert result.counts.made == 8

@@ -1,0 +1,90 @@
+"""The whole pipeline as its user runs it: once, again, and killed at random instants in every stage."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from schemas import Store
+from schemas.database import query
+from schemas.tables import CHECKPOINTS, CLIPS
+from schemas.weights import folder_digest
+from tests.smallest_run import command, digests, environment, segue
+
+STAGES = (
+    *("demo", "ingest", "train_codec", "demo_models", "chroma", "clap", "tokenize", "train"),
+    *("requests", "generate", "decode", "evaluate", "report"),
+)
+
+
+def test_one_command_fills_every_table_and_the_store_is_complete(catalog):
+    store = Store(str(catalog))
+    for table in ("tracks", "chroma", "clap", "tokens", "checkpoints", "training", "requests", "generations", "clips"):
+        assert query(store, f"SELECT count(*) AS n FROM {table}").to_pylist()[0]["n"] > 0, table
+    for row in store.read_all(CHECKPOINTS).to_pylist():
+        assert folder_digest(store.local(row["path"])) == row["digest"]
+    for row in store.read(CLIPS, store.versions(CLIPS)[0]).to_pylist():
+        assert store.exists(row["path"])
+    assert store.exists("report/index.html")
+    assert (catalog / "segue.duckdb").exists()
+    assert list(catalog.rglob("*.inprogress")) == []
+
+
+def test_a_second_run_makes_nothing(catalog, home):
+    before = digests(Store(str(catalog)))
+    done = segue(catalog, home)
+    assert done.returncode == 0, done.stderr[-4000:]
+    rows = query(
+        Store(str(catalog)),
+        "SELECT stage, rows_made FROM runs WHERE run_id = (SELECT max(run_id) FROM runs) ORDER BY started_at",
+    ).to_pylist()
+    assert [row["stage"] for row in rows] == list(STAGES)
+    assert {row["rows_made"] for row in rows} == {0}
+    assert digests(Store(str(catalog))) == before
+
+
+def test_a_request_can_be_traced_to_the_data_that_its_model_saw(catalog):
+    answer = query(
+        Store(str(catalog)),
+        """SELECT c.path, r.description, k.data_digest, k.rows_seen
+           FROM clips c JOIN requests r USING (request_id) JOIN checkpoints k USING (checkpoint_id)""",
+    )
+    assert answer.num_rows == query(Store(str(catalog)), "SELECT * FROM clips").num_rows
+    assert all(row["rows_seen"] > 0 for row in answer.to_pylist())
+
+
+def kill_in(stage: str, store: Path, home: Path, delay: float) -> bool:
+    """Start a run, kill it and all its processes once it works on `stage`, and tell whether it was still at work."""
+    process = subprocess.Popen(
+        command(store, "run"),
+        env=environment(home),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(f"{stage}:"):
+            break
+    time.sleep(delay)
+    running = process.poll() is None
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        running = False
+    process.wait()
+    process.stderr.close()
+    return running
+
+
+def test_a_run_killed_in_every_stage_and_run_to_the_end_equals_an_undisturbed_one(catalog, home, tmp_path):
+    draw, store = random.Random(0), tmp_path / "store"
+    killed = {stage: kill_in(stage, store, home, draw.random() * 0.6) for stage in STAGES}
+    assert sum(killed.values()) >= 10, json.dumps(killed)
+    done = segue(store, home)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert digests(Store(str(store))) == digests(Store(str(catalog)))
