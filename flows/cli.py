@@ -39,8 +39,8 @@ INTERRUPTED = 130
 STOPPED = "segue: stopped; what is done is kept, and the same command goes on from there"
 
 GRACE_SECONDS = 15.0
-"""What a run that was asked to stop has to end in good order; after that it ends at once, which the store survives as it
-survives a kill."""
+"""What a run that was asked to stop has to end in good order; after that it ends at once, which the store survives as
+it survives a kill."""
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Annotated, Any
 
-import stages.clap
-import stages.demo
-import stages.demo_models
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, field_validator, model_validator
 
 import stages.chroma
+import stages.clap
 import stages.decode
+import stages.demo
+import stages.demo_models
 import stages.evaluate
 import stages.generate
 import stages.ingest
