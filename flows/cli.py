@@ -81,7 +81,10 @@ class Asked:
     """What a command line asks for."""
 
     recipe: "Recipe"
+    given: Settings
+    """As given: whether there is a source of one's own decides which stages take part."""
     settings: Settings
+    """With the demo corpus for a source where none was given."""
     steps: list[Step]
     names: list[str]
     by_name: bool
@@ -221,12 +224,12 @@ def _understand(
             raise Mistake(explain(error, Recipe)) from error
         steps = recipe.steps(settings.source)
         names = chosen(steps, list(stages or ()), preset)
-        settings = with_source(settings, names, [step.name for step in steps])
+        complete = with_source(settings, names, [step.name for step in steps])
     except Mistake:
         raise
     except ValueError as error:
         raise Mistake(str(error)) from error
-    return Asked(recipe, settings, steps, names, bool(stages))
+    return Asked(recipe, settings, complete, steps, names, bool(stages))
 
 
 def _start(asked: Asked, stages: Sequence[str] | None, current: Run) -> None:
@@ -243,7 +246,7 @@ def _start(asked: Asked, stages: Sequence[str] | None, current: Run) -> None:
 
     token = current_run.set(current)
     try:
-        catalog(recipe=asked.recipe, settings=asked.settings, stages=list(stages) if stages else None)
+        catalog(recipe=asked.recipe, settings=asked.given, stages=list(stages) if stages else None)
     finally:
         current_run.reset(token)
 

@@ -32,6 +32,7 @@ SMALLEST = {
 
 def environment(home: Path) -> dict[str, str]:
     """A private Prefect and cache, and one thread."""
+    (home / "prefect").mkdir(parents=True, exist_ok=True)  # its server does not make parents
     private = {"PREFECT_HOME": str(home / "prefect"), "XDG_CACHE_HOME": str(home / "cache"), "OMP_NUM_THREADS": "1"}
     return {**os.environ, **private, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "HF_HUB_OFFLINE": "1"}
 
