@@ -52,7 +52,7 @@ def tables_section() -> str:
 def about(module: Path) -> str:
     """The first sentence of a module's docstring, or of its package's."""
     text = ast.get_docstring(ast.parse(module.read_text())) or ""
-    return " ".join(re.split(r"(?<=[.:])\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".:").split())
+    return " ".join(re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".").split())
 
 
 def tree_section() -> str:
