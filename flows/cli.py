@@ -244,11 +244,27 @@ def _start(asked: Asked, stages: Sequence[str] | None, current: Run) -> None:
     disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
     from flows.catalog import catalog
 
+    _start_server()
     token = current_run.set(current)
     try:
         catalog(recipe=asked.recipe, settings=asked.given, stages=list(stages) if stages else None)
     finally:
         current_run.reset(token)
+
+
+def _start_server() -> None:
+    """Start Prefect's own server, where no other is set, deaf to Ctrl-C: a terminal sends that to every process, and a
+    run that is asked to stop still has its end to tell."""
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child begins with the mask of its parent
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _end_at_once() -> None:
@@ -267,7 +283,7 @@ def _stoppable(current: Run) -> Iterator[None]:
         if len(received) > 1:
             os._exit(INTERRUPTED)
         current.stop.set()
-        # Ctrl-C reaches Prefect's own server too, and a client that has lost it tries for minutes.
+        # Whatever still works then, or waits for a server that has gone, is not waited for any longer.
         late = threading.Timer(GRACE_SECONDS, _end_at_once)
         late.daemon = True
         late.start()
