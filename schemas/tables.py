@@ -92,6 +92,7 @@ PIECES = Table(
         melody=pa.list_(pa.struct([("onset", pa.float64()), ("seconds", pa.float64()), ("pitch", pa.int32())])),
         description=TEXT,
     ),
+    identity=("piece_id", "seed", "index", "seconds", "sample_rate", "title", "description"),
 )
 CHROMA = Table(
     "chroma",
@@ -283,6 +284,7 @@ REJECTS = Table(
     "something that a stage refused",
     ("stage", "key"),
     _schema(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT),
+    identity=("stage", "key", "kind", "message"),
 )
 RUNS = Table(
     "runs",
