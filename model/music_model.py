@@ -8,14 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from model.conditioners import (
+from model.conditioning.conditioners import (
     ChromaConditioner,
     ClapConditioner,
     PreparedText,
     PreparedVectors,
     TextConditioner,
 )
-from model.configuration import MusicModelConfig
+from model.conditioning.configuration import MusicModelConfig
 from model.language_model import Condition, LanguageModel, Loss, Prediction, cross_entropy
 
 

@@ -25,7 +25,7 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
 from stages.audio import AudioError, Recording, read_audio
 from stages.captions import request_text
 from stages.catalog.references import Reference
-from stages.checkpoint import CheckpointFacts
+from stages.checkpoints.folder import CheckpointFacts
 from stages.codecs import load_codec
 from stages.contract import Context
 from stages.examples import MELODY_RATE, melody_at

@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import Int
 
-from model.music_model import Attributes, MusicModelConfig
+from model.conditioning.configuration import MusicModelConfig
+from model.music_model import Attributes
 from model.objective import Batch
 
 MELODY_RATE = 32_000 / 4096

@@ -22,7 +22,7 @@ from stages.contract import Context, Reject, Shard, Stopped
 
 if TYPE_CHECKING:
     from model.generation import GenerationRequest
-    from stages.checkpoint import TrainedModel
+    from stages.checkpoints.folder import TrainedModel
     from stages.conditions import Given
 
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 1
@@ -79,7 +79,7 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
         ValueError: the checkpoint is no language model, or its weights are broken.
         MissingWeights: weights that a request needs cannot be had.
     """
-    from stages.checkpoint import load_checkpoint
+    from stages.checkpoints.folder import load_checkpoint
     from stages.conditions import Conditions, Models, RequestRefused
 
     local = context.weights(config.checkpoint)

@@ -22,7 +22,7 @@ from model.training import Optimization, step_seed
 from schemas import WeightsRef
 from schemas.weights import folder_digest
 from stages.captions import drawn_caption
-from stages.checkpoint import CheckpointFacts, load_text_encoder, save_checkpoint
+from stages.checkpoints.folder import CheckpointFacts, load_text_encoder, save_checkpoint
 from stages.contract import Context, Whole
 from stages.examples import Corpus, Window, tiled_windows
 from stages.journal import Journal, load_state, save_state

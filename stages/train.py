@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 import schemas
-from model.configuration import MusicModelConfig
+from model.conditioning.configuration import MusicModelConfig
 from model.learning import OptimizationConfig
 from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from model import generation
-from model.conditioners import ChromaConfig
+from model.conditioning.configuration import ChromaConfig
 from model.generation import GenerationRequest, GenerationStoppedError, generate, generate_conditioned
 from model.language_model import Condition
 from model.music_model import Attributes, MusicModel

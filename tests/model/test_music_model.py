@@ -4,9 +4,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.conditioners import ClapConfig
+from model.conditioning.configuration import ClapConfig, MusicModelConfig
 from model.language_model import LanguageModelConfig
-from model.music_model import Attributes, MusicModel, MusicModelConfig, drop_conditions
+from model.music_model import Attributes, MusicModel, drop_conditions
 from tests.model.tiny_model import (
     CLAP_WIDTH,
     config,

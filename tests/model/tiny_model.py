@@ -5,9 +5,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from model.conditioners import ChromaConfig, ClapConfig, TextConfig
+from model.conditioning.configuration import ChromaConfig, ClapConfig, MusicModelConfig, TextConfig
 from model.language_model import LanguageModelConfig
-from model.music_model import MusicModel, MusicModelConfig
+from model.music_model import MusicModel
 
 WORDS = ["<pad>", "</s>", "<unk>", "calm", "piano", "at", "night", "drums", "loud", "fast", "bass", "in", "C", "minor"]
 WORDS += ["with", "strings", "and"]

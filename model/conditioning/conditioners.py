@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from model.chroma import one_hot
-from model.configuration import ChromaConfig, ClapConfig, TextConfig
+from model.conditioning.configuration import ChromaConfig, ClapConfig, TextConfig
 from model.language_model import Condition
 
 SEMITONES = 12

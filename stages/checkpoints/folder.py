@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
-from model.music_model import MusicModel, MusicModelConfig
+from model.conditioning.configuration import MusicModelConfig
+from model.music_model import MusicModel
 from schemas import Config, WeightsRef
 from schemas.weights import LocalWeights
 

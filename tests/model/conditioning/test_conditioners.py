@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from model.conditioners import (
+from model.conditioning.conditioners import (
     ChromaConditioner,
     ChromaConfig,
     ClapConditioner,

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.conditioners import ChromaConfig, ClapConfig, TextConfig
+from model.conditioning.configuration import ChromaConfig, ClapConfig, MusicModelConfig, TextConfig
 from model.language_model import LanguageModelConfig
-from model.music_model import Attributes, MusicModel, MusicModelConfig
+from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights, folder_digest
-from stages.checkpoint import CheckpointFacts, TrainedModel, load_checkpoint, load_text_encoder, save_checkpoint
+from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_checkpoint, load_text_encoder, save_checkpoint
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, FRAME_RATE, text_encoder
 
 
