@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.tables import Table
+from schemas.table import Table
 
 
 def row_keys(rows: pa.Table, key: Sequence[str]) -> list[tuple[str, ...]]:

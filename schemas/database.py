@@ -13,7 +13,8 @@ import duckdb
 import pyarrow as pa
 
 from schemas.store import Store
-from schemas.tables import REJECTS, RUNS, TABLES, Table
+from schemas.table import Table
+from schemas.tables import REJECTS, RUNS, TABLES
 
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from schemas.content import content_digest, row_keys
 from schemas.identity import keys_digest
-from schemas.tables import Table
+from schemas.table import Table
 
 STALE_SECONDS = 3600.0
 """Age after which a temporary file is the remains of a killed run, rather than another run's work."""

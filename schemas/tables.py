@@ -3,31 +3,12 @@
 A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`.
 """
 
-from dataclasses import dataclass
-
 import pyarrow as pa
+
+from schemas.table import Table, columns
 
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 VECTOR = pa.list_(pa.float32())
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table's name, columns, key and meaning."""
-
-    name: str
-    about: str
-    """One row is …"""
-    key: tuple[str, ...]
-    schema: pa.Schema
-    accumulates: bool = False
-    """Every version is part of the view (records), rather than the newest one alone (derived data)."""
-    identity: tuple[str, ...] | None = None
-    """The columns whose values enter a shard's content digest; None: all of them. Left out: where and when."""
-
-
-def _schema(**columns: pa.DataType) -> pa.Schema:
-    return pa.schema(list(columns.items()))
 
 
 _LOCATION = pa.struct([("uri", TEXT), ("stamp", TEXT), ("tags", TEXT)])
@@ -36,7 +17,7 @@ TRACKS = Table(
     "tracks",
     "a distinct recording",
     ("track_id",),
-    _schema(
+    columns(
         track_id=TEXT,
         uri=TEXT,
         files=pa.list_(_LOCATION),
@@ -74,7 +55,7 @@ PIECES = Table(
     "pieces",
     "a piece of the demo corpus, with the truth about it",
     ("piece_id",),
-    _schema(
+    columns(
         piece_id=TEXT,
         uri=TEXT,
         seed=pa.int64(),
@@ -98,19 +79,19 @@ CHROMA = Table(
     "chroma",
     "the melody condition of a track: 12 bins a frame, from the stems that carry melody",
     ("track_id",),
-    _schema(track_id=TEXT, frame_rate=pa.float64(), chroma=pa.list_(VECTOR)),
+    columns(track_id=TEXT, frame_rate=pa.float64(), chroma=pa.list_(VECTOR)),
 )
 CLAP = Table(
     "clap",
     "joint audio-text embeddings of a track, one a window, with the window's start in seconds",
     ("track_id",),
-    _schema(track_id=TEXT, starts=pa.list_(pa.float64()), embeddings=pa.list_(VECTOR)),
+    columns(track_id=TEXT, starts=pa.list_(pa.float64()), embeddings=pa.list_(VECTOR)),
 )
 TOKENS = Table(
     "tokens",
     "codec codes [K, T] of a track",
     ("track_id",),
-    _schema(
+    columns(
         track_id=TEXT,
         frame_rate=pa.float64(),
         cardinality=pa.int32(),
@@ -122,7 +103,7 @@ CHECKPOINTS = Table(
     "checkpoints",
     "a trained model",
     ("checkpoint_id",),
-    _schema(
+    columns(
         checkpoint_id=TEXT,
         kind=TEXT,
         path=TEXT,
@@ -143,7 +124,7 @@ TRAINING = Table(
     "training",
     "one logged step of a training",
     ("checkpoint_id", "step", "split"),
-    _schema(
+    columns(
         checkpoint_id=TEXT,
         step=pa.int64(),
         split=TEXT,
@@ -161,7 +142,7 @@ REQUESTS = Table(
     "requests",
     "one clip to make",
     ("request_id",),
-    _schema(
+    columns(
         request_id=TEXT,
         name=TEXT,
         line=pa.int32(),
@@ -202,7 +183,7 @@ GENERATIONS = Table(
     "generations",
     "codes made for a request",
     ("request_id", "take"),
-    _schema(
+    columns(
         request_id=TEXT,
         take=pa.int32(),
         checkpoint_id=TEXT,
@@ -220,7 +201,7 @@ CLIPS = Table(
     "clips",
     "a decoded file of generated sound",
     ("request_id", "take"),
-    _schema(
+    columns(
         request_id=TEXT,
         take=pa.int32(),
         checkpoint_id=TEXT,
@@ -243,7 +224,7 @@ SCORES = Table(
     "scores",
     "how well a clip follows its request",
     ("request_id", "take"),
-    _schema(
+    columns(
         request_id=TEXT,
         take=pa.int32(),
         seconds_asked=pa.float64(),
@@ -269,28 +250,28 @@ REPORTS = Table(
     "reports",
     "a written report page",
     ("report_id",),
-    _schema(report_id=TEXT, path=TEXT, clips=pa.int64(), bytes=pa.int64(), sha256=TEXT),
+    columns(report_id=TEXT, path=TEXT, clips=pa.int64(), bytes=pa.int64(), sha256=TEXT),
     identity=("report_id", "path", "clips"),
 )
 WEIGHTS = Table(
     "weights",
     "published or local weights, held to what the first use of their name got",
     ("reference",),
-    _schema(reference=TEXT, revision=TEXT, digest=TEXT, stamp=TEXT, bytes=pa.int64()),
+    columns(reference=TEXT, revision=TEXT, digest=TEXT, stamp=TEXT, bytes=pa.int64()),
     accumulates=True,
 )
 REJECTS = Table(
     "rejects",
     "something that a stage refused",
     ("stage", "key"),
-    _schema(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT),
+    columns(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT),
     identity=("stage", "key", "kind", "message"),
 )
 RUNS = Table(
     "runs",
     "one stage in one run",
     ("run_id", "stage"),
-    _schema(
+    columns(
         run_id=TEXT,
         stage=TEXT,
         fingerprint=TEXT,

@@ -21,7 +21,8 @@ from torch import Tensor
 from model.codec.codec import Codec
 from model.music_model import Attributes
 from schemas import WeightsRef
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
+from schemas.table import Table
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.audio import AudioError, Recording, read_audio
 from stages.captions import request_text
 from stages.catalog.references import Reference

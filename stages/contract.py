@@ -43,7 +43,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas import Settings, Store, WeightsRef
-from schemas.tables import Table
+from schemas.table import Table
 from schemas.weights import LocalWeights, WeightsLibrary
 
 

@@ -11,7 +11,8 @@ from types import ModuleType
 import torch
 
 from schemas import Settings, Store, WeightsRef
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, Table
+from schemas.table import Table
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
 from stages import train
 from stages.contract import Context, Progress
 from stages.planning import Chain, Step
