@@ -45,7 +45,7 @@ def test_the_text_lines_up() -> None:
 
 
 def test_the_image_is_well_formed_and_holds_a_title_as_text() -> None:
-    root = ElementTree.fromstring(pattern_svg(patterns.delayed(3, (0, 1)), 'a "delay" <of> one & more'))  # noqa: S314
+    root = ElementTree.fromstring(pattern_svg(patterns.delayed(3, (0, 1)), 'a "delay" <of> one & more'))
     texts = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert texts[0] == 'a "delay" <of> one & more'
     assert [text for text in texts if text and re.fullmatch(r"\d", text)].count("3") == 3  # two codes and a step
