@@ -64,7 +64,7 @@ def pattern_svg(pattern: Pattern, title: str) -> str:
     ]
     for codebook, row in enumerate(cells):
         y = TOP + codebook * pitch
-        parts.append(f'<text x="4" y="{y + CELL / 2 + 4:g}">codebook {codebook + 1}</text>')
+        parts.append(f'<text x="4" y="{y + CELL // 2 + 4}">codebook {codebook + 1}</text>')
         for step, frame in enumerate(row):
             x = LEFT + step * pitch
             if frame is None:
@@ -72,11 +72,11 @@ def pattern_svg(pattern: Pattern, title: str) -> str:
                 continue
             hue = HUES[codebook % len(HUES)]
             parts.append(f'<rect fill="{hue}" x="{x}" y="{y}" width="{CELL}" height="{CELL}" rx="5"/>')
-            middle = f'x="{x + CELL / 2:g}" y="{y + CELL / 2 + 4:g}"'
-            parts.append(f'<text class="code" {middle} text-anchor="middle">{frame}</text>')
+            centre = f'x="{x + CELL // 2}" y="{y + CELL // 2 + 4}"'
+            parts.append(f'<text class="code" {centre} text-anchor="middle">{frame}</text>')
     baseline = TOP + len(cells) * pitch + BOTTOM
     parts.append(f'<text x="4" y="{baseline}">step</text>')
     for step in range(len(cells[0])):
-        x = LEFT + step * pitch + CELL / 2
-        parts.append(f'<text x="{x:g}" y="{baseline}" text-anchor="middle">{step}</text>')
+        middle = LEFT + step * pitch + CELL // 2
+        parts.append(f'<text x="{middle}" y="{baseline}" text-anchor="middle">{step}</text>')
     return "\n".join([*parts, "</svg>", ""])
