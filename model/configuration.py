@@ -38,7 +38,7 @@ class LanguageModelConfig(Config):
     prepend: tuple[str, ...] = ()
     """Conditions put before the codes (musicgen-melody: description and chroma)."""
     sum: tuple[str, ...] = ()
-    """Conditions of length 1 added to every step."""
+    """Conditions that are added: one of length 1 to every step, a longer one frame by frame."""
     interpolate: tuple[str, ...] = ()
     """Conditions stretched over the steps and added."""
     interpolate_steps: int | None = Field(None, ge=1)
@@ -46,6 +46,9 @@ class LanguageModelConfig(Config):
     keep a melody's pace in sequences of any length: a longer one stays at the condition's last vector."""
     cross_positions: bool = False
     """Whether positions are added to what cross-attention reads (AudioCraft: `cross_attention_pos_emb`)."""
+    padding: Literal["masked", "attended"] = "masked"
+    """What cross-attention makes of the zeros that fill a condition up to the longest of its batch: no keys, as in
+    transformers, so that a batch equals its rows alone; or keys like any other (AudioCraft, in training too)."""
     position_period: float = Field(10_000.0, gt=1)
     """Longest period of the sinusoidal positions, steps / 2π."""
 

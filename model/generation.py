@@ -161,11 +161,7 @@ def _make_ready(
         codes[0, :, : request.prompt_frames] = request.prompt
     pattern = model.pattern(frames)
     sequence = pattern.build(codes, model.special)[0]
-    fused = model.fuse(conditions, pattern.steps("valid"))
-    if fused.added is not None:
-        # The steps past those of training take what the last of them takes.
-        steps = torch.arange(sequence.shape[1], device=fused.added.device).clamp(max=fused.added.shape[1] - 1)
-        fused = Fused(fused.prefix, fused.added[:, steps], fused.source)
+    fused = model.fuse(conditions, pattern)
     generator = torch.Generator().manual_seed(request.seed)
     uniform = torch.rand((sequence.shape[1], codebooks), generator=generator, dtype=torch.float64)
     return _Task(number, request, fused, pattern, sequence, uniform, pattern.first_steps[request.prompt_frames])
@@ -232,7 +228,7 @@ def _begin(model: LanguageModel, task: _Task, cache: Cache, ways: int) -> Float[
     if task.fused.prefix is not None:
         inputs = torch.cat([task.fused.prefix.to(inputs.dtype), inputs], dim=1)
     if task.fused.source is not None:
-        model.transformer.remember_source(cache, task.fused.source)
+        model.transformer.remember_source(cache, task.fused.source, task.fused.source_mask)
     return model.transformer(inputs, cache=cache)[:, -1:]
 
 

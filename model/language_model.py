@@ -50,8 +50,13 @@ class Fused:
     """Conditions in the form in which the decoder takes them; None where there are none."""
 
     prefix: Float[Tensor, "B P D"] | None
+    """Put before the steps."""
     added: Float[Tensor, "B S D"] | None
+    """Added to the steps."""
     source: Float[Tensor, "B L D"] | None
+    """Read by cross-attention."""
+    source_mask: Bool[Tensor, "B L"] | None
+    """Which vectors of `source` are keys; None where there is no source."""
 
 
 class LanguageModel(nn.Module):
@@ -100,8 +105,13 @@ class LanguageModel(nn.Module):
             embedded = embedded + self.embeddings[codebook](sequence[:, codebook])
         return embedded
 
-    def fuse(self, conditions: Mapping[str, Condition], steps: int) -> Fused:
-        """Bring the conditions into the form the decoder takes for a sequence of `steps` steps.
+    def fuse(self, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full") -> Fused:
+        """Bring the conditions into the form the decoder takes for the sequence of a pattern.
+
+        What is added in `valid` mode is the beginning of what is added in `full` mode. A summed condition of one vector
+        goes to every step; a longer one is frame-wise: a step gets the vector of the frame that comes next. It may go
+        on past the pattern's frames, for a clip shorter than its melody. A stretched one ends with the valid steps, and
+        the steps after them stay at its last vector.
 
         Raises ValueError if a condition is missing or unknown, or of the wrong width or length.
         """
@@ -110,7 +120,9 @@ class LanguageModel(nn.Module):
             raise ValueError(f"expected conditions {sorted(config.conditions)}, got {sorted(conditions)}")
         prefixes: list[Tensor] = []
         sources: list[Tensor] = []
+        masks: list[Tensor] = []
         added: list[Tensor] = []
+        steps = pattern.steps(mode)
         for name, condition in conditions.items():
             embedding = condition.embedding
             if embedding.shape[-1] != config.width:
@@ -119,21 +131,30 @@ class LanguageModel(nn.Module):
                 prefixes.insert(0, embedding)
             if name in config.cross:
                 sources.append(embedding)
+                masks.append(self._keys(condition.mask))
             if name in config.sum:
-                if embedding.shape[1] != 1:
-                    raise ValueError(f"expected {name} of length 1 to be summed, got {embedding.shape[1]}")
-                added.append(embedding.expand(-1, steps, -1))
+                added.append(_along_frames(name, embedding, pattern, steps))
             if name in config.interpolate:
                 frames = torch.arange(steps, device=embedding.device) * embedding.shape[1]
-                frames = frames // (config.interpolate_steps or steps)
+                frames = frames // (config.interpolate_steps or pattern.steps("valid"))
                 added.append(embedding[:, frames.clamp(max=embedding.shape[1] - 1)])
         source = torch.cat(sources, dim=1) if sources else None
         if source is not None and config.cross_positions:
             table = position_table(source.shape[1], config.width, config.position_period, source.device)
             source = source + table.to(source.dtype)
         return Fused(
-            torch.cat(prefixes, dim=1) if prefixes else None, torch.stack(added).sum(0) if added else None, source
+            torch.cat(prefixes, dim=1) if prefixes else None,
+            torch.stack(added).sum(0) if added else None,
+            source,
+            torch.cat(masks, dim=1) if masks else None,
         )
+
+    def _keys(self, mask: Bool[Tensor, "B L"]) -> Bool[Tensor, "B L"]:
+        """Which vectors of a condition cross-attention reads; of a null, whose mask is empty, one vector of zeros."""
+        if self.config.padding == "attended":
+            return torch.ones_like(mask)
+        null = ~mask.any(dim=1, keepdim=True)
+        return mask | (null & (torch.arange(mask.shape[1], device=mask.device) == 0))
 
     def logits(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B K S V"]:
         """What each codebook's head says of the next step."""
@@ -165,12 +186,12 @@ class LanguageModel(nn.Module):
         pattern = self.pattern(frames)
         embedded = self.embed(pattern.build(codes, self.special, mode))
         steps = embedded.shape[1]
-        fused = self.fuse(conditions, steps)
+        fused = self.fuse(conditions, pattern, mode)
         if fused.added is not None:
             embedded = embedded + fused.added
         if fused.prefix is not None:
             embedded = torch.cat([fused.prefix.to(embedded.dtype), embedded], dim=1)
-        hidden = self.transformer(embedded, fused.source)[:, -steps:]
+        hidden = self.transformer(embedded, fused.source, fused.source_mask)[:, -steps:]
         logits, mask = pattern.revert_outputs(self.logits(hidden), mode, fill=0.0)
         return Prediction(logits, mask & inside[:, None])
 
@@ -179,6 +200,18 @@ class LanguageModel(nn.Module):
         lowest, highest = torch.stack(codes.aminmax()).tolist()
         if lowest < 0 or highest >= self.config.cardinality:
             raise ValueError(f"expected codes from 0 to {self.config.cardinality - 1}, got {lowest} to {highest}")
+
+
+def _along_frames(name: str, embedding: Float[Tensor, "B L D"], pattern: Pattern, steps: int) -> Float[Tensor, "B S D"]:
+    """The vectors of a summed condition, one a step."""
+    length = embedding.shape[1]
+    if length == 1:
+        return embedding.expand(-1, steps, -1)
+    if length < pattern.frames:
+        raise ValueError(
+            f"expected {name} of length 1 or of {pattern.frames} frames or more to be summed, got {length}"
+        )
+    return embedding[:, pattern.upcoming_frames[:steps].to(embedding.device)]
 
 
 def cross_entropy(prediction: Prediction, codes: Int[Tensor, "B K T"]) -> Loss:

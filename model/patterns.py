@@ -65,6 +65,20 @@ class Pattern:
                 first.setdefault(coordinate.frame, number)
         return tuple(first[frame] for frame in range(self.frames))
 
+    @cached_property
+    def upcoming_frames(self) -> Int[Tensor, "S"]:
+        """For each step of the whole layout the frame that the first codebook of the next step holds, at most the last.
+
+        This is what a frame-wise condition has to say at that step: its vector is there when the frame's first code is
+        predicted. A step with no codes after it stays at the frame of the one before.
+        """
+        frames, latest = [], 0
+        for following in (*self.layout[1:], ()):
+            if following:
+                latest = min(min(following, key=lambda coordinate: coordinate.codebook).frame, self.frames - 1)
+            frames.append(latest)
+        return torch.tensor(frames)
+
     @lru_cache(maxsize=8)  # noqa: B019 - patterns are few, small and themselves cached
     def sequence_placement(self, mode: Mode = "full") -> Placement:
         """For each place [K, S] of the sequence the code of [K, T] that goes there."""

@@ -76,11 +76,12 @@ class Attention(nn.Module):
         queries: Float[Tensor, "B H S E"],
         keys: Float[Tensor, "B H L E"],
         values: Float[Tensor, "B H L E"],
+        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
         causal: bool = False,
     ) -> Float[Tensor, "B S D"]:
         """Mix the values by how well their keys fit the queries, and project."""
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(queries, keys, values, None, dropout, is_causal=causal)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, is_causal=causal)
         return self.out_projection(mixed.transpose(1, 2).flatten(2))
 
     def attend_alike(
@@ -116,10 +117,12 @@ class Attention(nn.Module):
         """Keys and values of the conditions."""
         return self.split(F.linear(source, self.in_projection.weight[source.shape[-1] :]), 2)
 
-    def over_source(self, inputs: Float[Tensor, "B S D"], source: Float[Tensor, "B L D"]) -> Float[Tensor, "B S D"]:
+    def over_source(
+        self, inputs: Float[Tensor, "B S D"], source: Float[Tensor, "B L D"], mask: Bool[Tensor, "B 1 1 L"] | None
+    ) -> Float[Tensor, "B S D"]:
         """Attention to the conditions."""
         keys, values = self.project_source(source)
-        return self.attend(self._queries(inputs), keys, values)
+        return self.attend(self._queries(inputs), keys, values, mask)
 
     def over_remembered(
         self,
@@ -153,6 +156,7 @@ class Layer(nn.Module):
         self,
         inputs: Float[Tensor, "B S D"],
         source: Float[Tensor, "B L D"] | None,
+        source_mask: Bool[Tensor, "B 1 1 L"] | None,
         cache: LayerCache | None,
         cross_mask: Bool[Tensor, "B 1 1 L2"] | None,
         start: int,
@@ -166,7 +170,7 @@ class Layer(nn.Module):
                     normed, cache.cross_keys, cache.cross_values, cross_mask
                 )
             elif source is not None:
-                attended = self.cross_attention.over_source(normed, source)
+                attended = self.cross_attention.over_source(normed, source, source_mask)
             else:
                 raise ValueError("expected a source for cross-attention, got none")
             hidden = hidden + self.dropout(attended)
@@ -194,9 +198,10 @@ class Transformer(nn.Module):
         self,
         inputs: Float[Tensor, "B S D"],
         source: Float[Tensor, "B L D"] | None = None,
+        source_mask: Bool[Tensor, "B L"] | None = None,
         cache: Cache | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """Hidden states of the inputs, which attend causally to each other and to all of `source`.
+        """Hidden states of the inputs, which attend causally to each other, and to `source` where the mask is true.
 
         With a cache, the inputs are its next positions (many only as its first), and it grows by them.
         """
@@ -211,7 +216,8 @@ class Transformer(nn.Module):
         hidden = inputs + positions.to(inputs.dtype)
         for number, layer in enumerate(self.layers):
             memory = None if cache is None else cache.layers[number]
-            hidden = layer(hidden, source, memory, None if cache is None else cache.cross_mask, start)
+            seen = None if source_mask is None else source_mask[:, None, None]
+            hidden = layer(hidden, source, seen, memory, None if cache is None else cache.cross_mask, start)
         if cache is not None:
             cache.length = start + steps
         return hidden
@@ -236,12 +242,17 @@ class Transformer(nn.Module):
         positions = position_table(length, self.width, self.period, weight.device)
         return Cache(layers, positions, mask if source_length else None)
 
-    def remember_source(self, cache: Cache, source: Float[Tensor, "B L D"]) -> None:
-        """Project the conditions of the cache's rows once, into its first L places; the rest stays masked."""
+    def remember_source(
+        self, cache: Cache, source: Float[Tensor, "B L D"], source_mask: Bool[Tensor, "B L"] | None = None
+    ) -> None:
+        """Project the conditions of the cache's rows once, into its first L places; the rest stays masked.
+
+        Of the L vectors those are keys where `source_mask` is true; all without one.
+        """
         length = source.shape[1]
         if cache.cross_mask is None or length > cache.cross_mask.shape[-1]:
             raise ValueError(f"expected a cache with room for {length} condition vectors, got a smaller one")
-        cache.cross_mask[..., :length] = True
+        cache.cross_mask[..., :length] = True if source_mask is None else source_mask[:, None, None]
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             assert isinstance(layer, Layer) and layer.cross_attention is not None  # noqa: PT018
             assert memory.cross_keys is not None and memory.cross_values is not None  # noqa: PT018

@@ -52,6 +52,7 @@ def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
         feedforward_multiplier=facts["hidden_scale"],
         position_period=facts["max_period"],
         cross_positions=case["cross_attention_pos_emb"],
+        padding="attended",
         **fusions,
         **PATTERNS[case.get("pattern", "delay")],
     )

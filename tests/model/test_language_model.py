@@ -40,9 +40,10 @@ def test_inputs_with_fused_conditions_equal_the_oracle(oracles: Path, name: str)
     case = _case(pack, name)
     model = language_model(oracles, case)
     codes = pack.tensors["codes"]
-    embedded = model.embed(model.pattern(codes.shape[-1]).build(codes, model.special, "valid"))
+    pattern = model.pattern(codes.shape[-1])
+    embedded = model.embed(pattern.build(codes, model.special, "valid"))
     torch.testing.assert_close(embedded, pack.tensors[f"{name}.emb_sum"], rtol=1e-5, atol=1e-5)
-    fused = model.fuse(_conditions(pack, case), embedded.shape[1])
+    fused = model.fuse(_conditions(pack, case), pattern, "valid")
     inputs = embedded if fused.added is None else embedded + fused.added
     inputs = inputs if fused.prefix is None else torch.cat([fused.prefix, inputs], dim=1)
     torch.testing.assert_close(inputs, pack.tensors[f"{name}.fused"], rtol=1e-5, atol=1e-5)
@@ -209,7 +210,7 @@ def test_bad_conditions_say_what_was_expected() -> None:
         model(random_codes(1, 5), {"genre": genre(1, 16), "mood": genre(1, 16)})
     with pytest.raises(ValueError, match="expected genre of width 16, got 8"):
         model(random_codes(1, 5), {"genre": genre(1, 8)})
-    with pytest.raises(ValueError, match="expected genre of length 1 to be summed, got 2"):
+    with pytest.raises(ValueError, match="expected genre of length 1 or of 5 frames or more to be summed, got 2"):
         model(random_codes(1, 5), {"genre": genre(2, 16)})
 
 
@@ -218,7 +219,8 @@ def test_a_stretched_condition_keeps_its_pace_in_sequences_of_any_length_where_i
     sizes = {"codebooks": 2, "cardinality": 8, "width": 16, "heads": 2, "layers": 1, "cross": ()}
     model = LanguageModel(LanguageModelConfig(**sizes, interpolate=("chroma",), interpolate_steps=40))
     condition = Condition(torch.randn(1, 10, 16), torch.ones(1, 10, dtype=torch.bool))
-    whole, short, long = (model.fuse({"chroma": condition}, steps).added for steps in (40, 25, 50))
+    # One step more than frames: delays of 0 and 1 in valid mode.
+    whole, short, long = (model.fuse({"chroma": condition}, model.pattern(n), "valid").added for n in (39, 24, 49))
     assert torch.equal(whole, condition.embedding.repeat_interleave(4, dim=1))
     assert torch.equal(short, whole[:, :25])
     assert torch.equal(long[:, :40], whole)
