@@ -22,7 +22,7 @@ from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
 from stages.captions import request_text
-from stages.checkpoints.folder import load_checkpoint
+from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import load_codec
 from stages.contract import Context, Stopped
 

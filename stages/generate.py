@@ -79,7 +79,7 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
         ValueError: the checkpoint is no language model, or its weights are broken.
         MissingWeights: weights that a request needs cannot be had.
     """
-    from stages.checkpoints.folder import load_checkpoint
+    from stages.checkpoints.loading import load_checkpoint
     from stages.conditions import Conditions, Models, RequestRefused
 
     local = context.weights(config.checkpoint)

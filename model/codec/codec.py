@@ -4,6 +4,7 @@ A `Codec` wraps an `EncodecModel` from transformers. What it makes of a recordin
 on what is encoded or decoded beside it: see `encode_track` and `decode_track`.
 """
 
+import hashlib
 import math
 
 import torch
@@ -12,6 +13,22 @@ from torch import Tensor
 from transformers import EncodecModel
 
 from model.codec.training import fold_weight_norm
+
+
+def codebook_identity(network: EncodecModel, levels: int) -> str:
+    """What a codec's codes mean, as 64 hexadecimal digits: SHA-256 of the float32 values of its first `levels`
+    codebooks. Codes of networks that agree in it can be read by each other, in whatever form the networks came.
+
+    Raises:
+        ValueError: the network has fewer codebooks.
+    """
+    layers = network.quantizer.layers
+    if not 1 <= levels <= len(layers):
+        raise ValueError(f"expected 1 to {len(layers)} codebooks, got {levels}")
+    digest = hashlib.sha256()
+    for layer in layers[:levels]:
+        digest.update(layer.codebook.embed.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Codec:
@@ -45,6 +62,11 @@ class Codec:
     def frame_rate(self) -> float:
         """Frames a second."""
         return self.sample_rate / self.hop
+
+    @property
+    def identity(self) -> str:
+        """`codebook_identity` of the codebooks in use."""
+        return codebook_identity(self.network, self.codebooks)
 
     @torch.no_grad()
     def encode(self, wav: Float[Tensor, "B C N"]) -> Int[Tensor, "B K T"]:

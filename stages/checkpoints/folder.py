@@ -3,34 +3,57 @@
 ```
 model.safetensors   the averaged weights of language model and conditioners (and of a text encoder that learned too)
 config.json         what the model is, and what its codes and conditions came from
-text_encoder/       configuration and tokenizer of the text encoder
+text_encoder/       configuration and tokenizer of the text encoder; its weights where it came with the model
+codec/              the codec of its codes, where it came with the model
 ```
 
-The weights of a frozen text encoder are not copied: `config.json` names them with their digest.
+A model that was trained here leaves a frozen text encoder and the codec where they are, and `config.json` says with
+which digest and identity. A model that was brought in with both keeps both, so that its folder needs nothing else.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel
+from transformers import AutoTokenizer, EncodecModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
+from model.codec.codec import codebook_identity
 from model.conditioning.configuration import MusicModelConfig
 from model.music_model import MusicModel
 from schemas import Config, WeightsRef
 from schemas.weights import LocalWeights
 
-WEIGHTS, CONFIG, TEXT_ENCODER = "model.safetensors", "config.json", "text_encoder"
+WEIGHTS, CONFIG, TEXT_ENCODER, CODEC = "model.safetensors", "config.json", "text_encoder", "codec"
+
+
+class CodecFacts(Config):
+    """The codec that a model's codes belong to."""
+
+    reference: str | None
+    """Where it was had, as a name of weights; None where nobody knows, or it lies with the model."""
+    identity: str
+    """`codebook_identity` of the levels in use: the same codec in every form that it comes in."""
+    sample_rate: int
+    """Of the sound, Hz."""
+    frame_rate: float
+    """Frames of codes a second."""
+    codebooks: int
+    """K of the codes: a mono codec that encodes left and right by turns has twice its own levels."""
+    cardinality: int
+    """V, codes of a codebook."""
+    channels: int
+    """Channels of the sound that the codes stand for."""
 
 
 class CheckpointFacts(Config):
     """What a checkpoint says of itself beside its weights (`config.json`)."""
 
-    format: int = 1
-    """Raised when the folder's layout changes."""
+    format: Literal[1, 2] = 2
+    """Raised when the folder's layout changes; 1 knew no codec."""
     model: MusicModelConfig
     """The network; `model.language_model` has the codec's codebooks and cardinality."""
     frame_rate: float
@@ -38,11 +61,13 @@ class CheckpointFacts(Config):
     segment_seconds: float
     """Length of the windows that the model was trained on."""
     text_encoder: str | None
-    """Reference of a frozen text encoder; None where it learned too, so that its weights are here, or there is none."""
+    """Reference of a frozen text encoder that is kept elsewhere; None where its weights are here, or there is none."""
     text_encoder_digest: str | None
-    """Digest of the files of the text encoder that training began with; None for a model without text."""
-    versions: Mapping[str, str]
-    """The versions of the tables that it learned from: tracks, chroma, clap and tokens."""
+    """Digest of the files of the text encoder that training began with; None where there is none or nobody knows."""
+    versions: Mapping[str, str] = {}
+    """The versions of the tables that it learned from, by table; none where it was not trained here."""
+    codec: CodecFacts | None = None
+    """What its codes mean; None where nobody knows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,29 +76,40 @@ class TrainedModel:
 
     model: MusicModel
     facts: CheckpointFacts
+    codec: EncodecModel | None = None
+    """The codec, where it came with the model."""
 
 
-def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts) -> None:
-    """Write a model into an existing folder, with the weights that it has now."""
+def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, codec: EncodecModel | None = None) -> None:
+    """Write a model into an existing folder, with the weights that it has now, and `codec` with it if it is given.
+
+    The weights of a frozen text encoder are written exactly where `facts.text_encoder` names no other place.
+    """
     weights = {name: value.detach().cpu().clone() for name, value in model.weights().items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if model.description is not None:
-        model.description.encoder.config.save_pretrained(folder / TEXT_ENCODER)
+        if facts.text_encoder is None and not model.description.config.finetune:
+            model.description.encoder.save_pretrained(folder / TEXT_ENCODER)
+        else:
+            model.description.encoder.config.save_pretrained(folder / TEXT_ENCODER)
         model.description.tokenizer.save_pretrained(folder / TEXT_ENCODER)
+    if codec is not None:
+        codec.save_pretrained(folder / CODEC)
 
 
-def load_checkpoint(
+def load_folder(
     folder: Path, weights: Callable[[WeightsRef], LocalWeights], device: str | torch.device = "cpu"
 ) -> TrainedModel:
     """Read a model that `save_checkpoint` wrote.
 
     Args:
         folder: the local folder, as `context.weights(reference).path` gives it.
-        weights: finds a frozen text encoder (`context.weights`).
+        weights: finds a frozen text encoder that is kept elsewhere (`context.weights`).
 
     Raises:
-        ValueError: the folder is not such a checkpoint, or its text encoder is no longer the one it was trained with.
+        ValueError: the folder is not such a checkpoint, or its text encoder or codec is no longer the one it was
+            trained with.
         MissingWeights: its text encoder cannot be had.
     """
     try:
@@ -85,18 +121,49 @@ def load_checkpoint(
         tokenizer = AutoTokenizer.from_pretrained(folder / TEXT_ENCODER)
         if facts.model.description.finetune:
             encoder = T5EncoderModel(T5Config.from_pretrained(folder / TEXT_ENCODER))
+        elif facts.text_encoder is None:
+            encoder = load_text_encoder(folder / TEXT_ENCODER)[0]
         else:
-            reference = facts.text_encoder or ""
-            found = weights(WeightsRef(reference))
+            found = weights(WeightsRef(facts.text_encoder))
             if found.digest != facts.text_encoder_digest:
                 raise ValueError(
-                    f"expected the text encoder {reference} with digest {facts.text_encoder_digest}, as {folder.name} "
-                    f"was trained with, got {found.digest}"
+                    f"expected the text encoder {facts.text_encoder} with digest {facts.text_encoder_digest}, as "
+                    f"{folder.name} was trained with, got {found.digest}"
                 )
             encoder = load_text_encoder(found.path)[0]
     model = MusicModel(facts.model, encoder, tokenizer)
     model.load_weights(load_file(folder / WEIGHTS))
-    return TrainedModel(model.to(device).eval(), facts)
+    return TrainedModel(model.to(device).eval(), facts, _codec_inside(folder, facts))
+
+
+def _codec_inside(folder: Path, facts: CheckpointFacts) -> EncodecModel | None:
+    """The codec that lies with a model; None where there is none."""
+    if not (folder / CODEC).is_dir():
+        return None
+    network = load_encodec(folder / CODEC)
+    if facts.codec is None:
+        raise ValueError(f"expected facts of the codec in {folder / CONFIG}, which has one inside, got none")
+    levels = facts.codec.codebooks * network.config.audio_channels // facts.codec.channels
+    if (found := codebook_identity(network, levels)) != facts.codec.identity:
+        raise ValueError(
+            f"expected the codec with identity {facts.codec.identity}, whose codes {folder.name} speaks, in "
+            f"{folder / CODEC}, got {found}"
+        )
+    return network
+
+
+def load_encodec(path: Path) -> EncodecModel:
+    """An EnCodec from a local folder in transformers' form, on the CPU.
+
+    Raises:
+        ValueError: there is no such codec.
+    """
+    try:
+        return EncodecModel.from_pretrained(path, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"expected an EnCodec folder (config.json, model.safetensors) in {path}, got {error}"
+        ) from error
 
 
 def load_text_encoder(path: Path) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:

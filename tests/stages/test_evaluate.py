@@ -16,7 +16,7 @@ from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, REJECTS, REQUESTS, 
 from schemas.weights import WeightsLibrary
 from stages import evaluate
 from stages.audio import encode_audio, resample
-from stages.checkpoints.folder import load_checkpoint
+from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import load_codec
 from stages.comparisons import untrained
 from stages.contract import Context

@@ -18,7 +18,8 @@ from schemas import Settings, Store, WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REJECTS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary, folder_digest
 from stages import generate
-from stages.checkpoints.folder import CheckpointFacts, load_checkpoint, load_text_encoder, save_checkpoint
+from stages.checkpoints.folder import CheckpointFacts, load_text_encoder, save_checkpoint
+from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import load_codec
 from stages.conditions import Conditions, Models
 from stages.contract import Context, Stopped

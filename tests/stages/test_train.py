@@ -19,7 +19,7 @@ from model.objective import accumulate_gradients, held_out_cross_entropy
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
 from stages import language_training, train
 from stages.captions import CaptionConfig, drawn_caption, plain_caption
-from stages.checkpoints.folder import load_checkpoint
+from stages.checkpoints.loading import load_checkpoint
 from stages.contract import Progress, Stopped
 from stages.examples import Corpus, Window, code_frequencies, tiled_windows
 from stages.judging import Judging

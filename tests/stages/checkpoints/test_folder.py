@@ -10,7 +10,8 @@ from model.language_model import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights, folder_digest
-from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_checkpoint, load_text_encoder, save_checkpoint
+from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_text_encoder, save_checkpoint
+from stages.checkpoints.loading import load_checkpoint
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, FRAME_RATE, text_encoder
 
 
