@@ -41,6 +41,7 @@ TRACKS = Table(
         bpm=pa.float64(),
         key=TEXT,
         description=TEXT,
+        paraphrases=TEXTS,
         licence=TEXT,
         split=TEXT,
         warnings=TEXTS,
@@ -48,7 +49,7 @@ TRACKS = Table(
     ),
     identity=(
         *("track_id", "title", "artist", "album", "genre", "moods", "keywords", "instrument"),
-        *("bpm", "key", "description", "licence", "split"),
+        *("bpm", "key", "description", "paraphrases", "licence", "split"),
     ),
 )
 PIECES = Table(
@@ -93,11 +94,16 @@ TOKENS = Table(
     ("track_id",),
     columns(
         track_id=TEXT,
+        codec=TEXT,
+        codec_reference=TEXT,
+        sample_rate=pa.int32(),
+        channels=pa.int16(),
         frame_rate=pa.float64(),
         cardinality=pa.int32(),
         frames=pa.int32(),
         codes=pa.list_(pa.list_(pa.uint16())),
     ),
+    identity=("track_id", "codec", "channels", "frame_rate", "cardinality", "frames", "codes"),
 )
 CHECKPOINTS = Table(
     "checkpoints",
@@ -187,6 +193,8 @@ GENERATIONS = Table(
         request_id=TEXT,
         take=pa.int32(),
         checkpoint_id=TEXT,
+        codec=TEXT,
+        channels=pa.int16(),
         frame_rate=pa.float64(),
         cardinality=pa.int32(),
         frames=pa.int32(),

@@ -133,8 +133,10 @@ class Ledger:
         return file.stamp == stamp if file is not None else self.listing.is_closed(uri)
 
     def _metadata_stamp(self, places: list[dict]) -> str:
+        """Changes with what is said of a recording, and with which fields are read of it: a release that reads one more
+        goes through all metadata once, and through no sound."""
         said = [[place["tags"], *self._sources.stamp(self._listed[place["uri"]])] for place in places]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([FIELDS, said]).encode()).hexdigest()[:16]
 
     def _described(self, track_id: str, said: Mapping[str, list[Fields]]) -> Row:
         """The columns that are not measured. Where a recording lies in several places, what is said of the first comes

@@ -23,14 +23,16 @@ TEXT_LENGTHS = {
 }
 """The text columns of `tracks`, and how many characters each may have; longer ones are cut."""
 
-LIST_FIELDS = ("moods", "keywords")
-LIST_ITEMS, LIST_ITEM_LENGTH = 64, 100
-"""How many items a list may have, and how many characters each."""
+LIST_LENGTHS = {"moods": 100, "keywords": 100, "paraphrases": 5_000}
+"""The columns of `tracks` that are lists, and how many characters an item may have; longer ones are cut."""
+
+LIST_ITEMS = 64
+"""How many items a list may have."""
 
 BPM_RANGE = (20.0, 400.0)
 """Tempi that are believed, in beats a minute."""
 
-FIELDS = (*TEXT_LENGTHS, *LIST_FIELDS, "bpm")
+FIELDS = (*TEXT_LENGTHS, *LIST_LENGTHS, "bpm")
 
 _ALIASES = {"license": "licence", "mood": "moods", "caption": "description", "text": "description", "tempo": "bpm"}
 """Other names for the same fields, which rank behind the name itself."""
@@ -114,8 +116,10 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
         return None, None
     if name == "bpm":
         return _tempo(value), None
-    if name in LIST_FIELDS:
-        return _items(value, separators)
+    if name in LIST_LENGTHS:
+        # A sentence holds the characters that part the items of other lists, so one text is one paraphrase.
+        value = [value] if name == "paraphrases" and isinstance(value, str) else value
+        return _items(value, separators, LIST_LENGTHS[name])
     if isinstance(value, list | tuple):
         value = ", ".join(_one_text(item) for item in value[:LIST_ITEMS])
     elif isinstance(value, str) and separators == ";" and ";" in value and name in ("instrument", "genre"):
@@ -155,16 +159,16 @@ def _tempo(value: Any) -> float | None:
     return float(value)
 
 
-def _items(value: Any, separators: str) -> tuple[list[str] | None, str | None]:
+def _items(value: Any, separators: str, longest: int) -> tuple[list[str] | None, str | None]:
     if isinstance(value, str):
         value = re.split(f"[{re.escape(separators)}]", _one_text(value))
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected a list of texts, got {_shown(value)}")
     # Cut before cleaning: a list of a million items must not cost more than a look.
-    texts = [clean_text(_one_text(item)[: 4 * LIST_ITEM_LENGTH]) for item in value[: 4 * LIST_ITEMS]]
-    kept = list(dict.fromkeys(text[:LIST_ITEM_LENGTH].rstrip() for text in texts if text))[:LIST_ITEMS]
-    if len(value) > LIST_ITEMS or any(len(text) > LIST_ITEM_LENGTH for text in texts):
-        limit = f"at most {LIST_ITEMS} items of {LIST_ITEM_LENGTH} characters"
+    texts = [clean_text(_one_text(item)[: 4 * longest]) for item in value[: 4 * LIST_ITEMS]]
+    kept = list(dict.fromkeys(text[:longest].rstrip() for text in texts if text))[:LIST_ITEMS]
+    if len(value) > LIST_ITEMS or any(len(text) > longest for text in texts):
+        limit = f"at most {LIST_ITEMS} items of {longest:,} characters"
         return kept or None, f"expected {limit}, got more, so it was cut"
     return kept or None, None
 

@@ -135,6 +135,20 @@ def test_a_changed_sidecar_updates_the_row_and_reads_no_sound(world):
     assert (row["artist"], row["title"], row["warnings"]) == ("three", "from tags", [])
 
 
+def test_a_changed_paraphrase_is_other_training_data_and_reads_no_sound(world):
+    world.add("a.flac", 1)
+    write(world.music / "a.json", json.dumps({"description": "A waltz", "paraphrases": ["In three", "Dance"]}).encode())
+    world.run()
+    assert world.rows()["a.flac"]["paraphrases"] == ["In three", "Dance"]
+    before = world.store.footer(TRACKS, "v", "0")
+    write(world.music / "a.json", json.dumps({"description": "A waltz", "paraphrases": ["In three"]}).encode())
+    assert world.run() == Counts(1, 0, 0)
+    assert world.read == 0
+    after = world.store.footer(TRACKS, "v", "0")
+    assert after.content != before.content  # what a training reads
+    assert after.output_key == before.output_key  # what chroma, clap and tokens are made from
+
+
 def test_the_same_content_in_two_places_is_one_track(world):
     first = world.add("b.flac", 1)
     write(world.music / "b.json", b'{"title": "from b", "genre": "jazz"}')

@@ -11,9 +11,8 @@ from hypothesis import strategies as some
 from stages.metadata.fields import (
     BPM_RANGE,
     FIELDS,
-    LIST_FIELDS,
-    LIST_ITEM_LENGTH,
     LIST_ITEMS,
+    LIST_LENGTHS,
     TEXT_LENGTHS,
     WARNINGS,
     Fields,
@@ -40,11 +39,11 @@ def test_anything_becomes_fields_that_a_table_can_hold(raw):
             assert isinstance(value, float)
             assert BPM_RANGE[0] <= value <= BPM_RANGE[1]
             continue
-        texts = value if name in LIST_FIELDS else [value]
+        texts = value if name in LIST_LENGTHS else [value]
         assert texts
         assert len(texts) <= LIST_ITEMS
         for text in texts:
-            assert 0 < len(text) <= (LIST_ITEM_LENGTH if name in LIST_FIELDS else TEXT_LENGTHS[name])
+            assert 0 < len(text) <= (LIST_LENGTHS | TEXT_LENGTHS)[name]
             assert not any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text)
             text.encode()
     for warning in fields.warnings:
@@ -82,6 +81,16 @@ def test_lists_are_split_by_what_their_source_uses():
     assert read_fields({"instrument": "orchestra;percussion"}, "t", ";").values == {
         "instrument": "orchestra, percussion"
     }
+
+
+def test_paraphrases_are_whole_sentences_whatever_signs_they_hold():
+    several = ["Slow, dark; sad.", "A sad piece", "", "A sad piece"]
+    kept = {"paraphrases": ["Slow, dark; sad.", "A sad piece"]}
+    assert read_fields({"paraphrases": several}, "t").values == kept
+    assert read_fields({"Paraphrases": "Slow, dark; sad."}, "t", ";").values == {"paraphrases": ["Slow, dark; sad."]}
+    long = read_fields({"paraphrases": ["y" * 6_000]}, "t")
+    assert long.values["paraphrases"] == ["y" * LIST_LENGTHS["paraphrases"]]
+    assert "at most 64 items of 5,000 characters" in long.warnings[0]
 
 
 def test_empty_values_are_unknown_and_not_wrong():
