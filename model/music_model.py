@@ -1,34 +1,81 @@
 """The music model: conditioners and language model in one, from raw attributes to predictions (arXiv:2306.05284)."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from model.conditioning.conditioners import (
-    ChromaConditioner,
-    ClapConditioner,
-    PreparedText,
-    PreparedVectors,
-    TextConditioner,
-)
-from model.conditioning.configuration import MusicModelConfig
+from model.chroma import PITCH_CLASSES
+from model.conditioning.configuration import FIELDS, NUMBER_FIELDS, MusicModelConfig
+from model.conditioning.joint import ClapConditioner
+from model.conditioning.labels import TableConditioner
+from model.conditioning.melody import ChromaConditioner
+from model.conditioning.numbers import NumberConditioner
+from model.conditioning.prepared import PreparedTokens, PreparedVectors
+from model.conditioning.text import TextConditioner
 from model.language_model import Condition, LanguageModel, Loss, Prediction, cross_entropy
+
+CONDITIONS = ("description", *FIELDS, "chroma", "clap")
+"""Every condition that there may be, in the order in which they are fused."""
 
 
 @dataclass(frozen=True, eq=False)
 class Attributes:
-    """The raw conditions of one item; None is a condition that it does not have."""
+    """The raw conditions of one item; None, or no entry in `fields`, is a condition that it does not have.
+
+    Raises ValueError for a text that is empty or blank, a field that is unknown or of the wrong kind, a number that is
+    not finite, and a melody or embedding of the wrong shape.
+    """
 
     description: str | None = None
     """What the music is, in words."""
     chroma: Float[Tensor, "F 12"] | None = None
-    """The melody, 7.8125 frames a second, bin 0 = C."""
+    """The melody at the rate of `ChromaConfig.frame_rate`, bin 0 = C."""
     clap: Float[Tensor, "E"] | None = None
     """A joint embedding of text and audio."""
+    fields: Mapping[str, str | float] = field(default_factory=dict)
+    """Other metadata by its name in `FIELDS`: text, or a number in the field's unit (beats a minute, seconds)."""
+
+    def __post_init__(self) -> None:
+        if self.description is not None and not self.description.strip():
+            raise ValueError(f"expected a description or None, got {self.description!r}")
+        for name, value in self.fields.items():
+            if name not in FIELDS:
+                raise ValueError(f"expected fields among {list(FIELDS)}, got {name!r}")
+            if name in NUMBER_FIELDS:
+                if isinstance(value, bool | str) or value is None or not math.isfinite(value):
+                    raise ValueError(f"expected a finite number for the field {name}, got {value!r}")
+            elif not isinstance(value, str) or not value.strip():
+                raise ValueError(f"expected a text for the field {name}, got {value!r}")
+        if self.chroma is not None and (
+            self.chroma.ndim != 2 or self.chroma.shape[1] != PITCH_CLASSES or not len(self.chroma)
+        ):
+            raise ValueError(f"expected a chroma [F, {PITCH_CLASSES}], got {list(self.chroma.shape)}")
+        if self.clap is not None and self.clap.ndim != 1:
+            raise ValueError(f"expected a joint embedding [E], got {list(self.clap.shape)}")
+        for name, tensor in (("chroma", self.chroma), ("clap", self.clap)):
+            if tensor is not None and not tensor.isfinite().all():
+                raise ValueError(f"expected finite values in {name}, got some that are not")
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the conditions that the item has, in the order of `CONDITIONS`."""
+        alone = {"description": self.description, "chroma": self.chroma, "clap": self.clap}
+        return tuple(name for name in CONDITIONS if name in self.fields or alone.get(name) is not None)
+
+    def without(self, names: Sequence[str]) -> "Attributes":
+        """These attributes with some conditions taken away, by name."""
+        kept = {name: value for name, value in self.fields.items() if name not in names}
+        return Attributes(
+            None if "description" in names else self.description,
+            None if "chroma" in names else self.chroma,
+            None if "clap" in names else self.clap,
+            kept,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,21 +83,15 @@ class Prepared:
     """A batch of attributes ready for the device: `MusicModel.prepare` makes it, a data loader may."""
 
     rows: int
-    description: PreparedText | None
-    chroma: PreparedVectors | None
-    clap: PreparedVectors | None
+    conditions: Mapping[str, PreparedTokens | PreparedVectors]
+    """By name, in the order in which they are fused."""
 
     def to(self, device: torch.device) -> "Prepared":
-        return Prepared(
-            self.rows,
-            None if self.description is None else self.description.to(device),
-            None if self.chroma is None else self.chroma.to(device),
-            None if self.clap is None else self.clap.to(device),
-        )
+        return Prepared(self.rows, {name: prepared.to(device) for name, prepared in self.conditions.items()})
 
 
 class MusicModel(nn.Module):
-    """Text, melody and joint embedding in; logits of codec codes out.
+    """Text, other metadata, melody and joint embedding in; logits of codec codes out.
 
     `text_encoder` and `tokenizer` are needed if the model reads descriptions. A frozen encoder is part of the module
     (it moves with it), but not of `weights`.
@@ -71,6 +112,12 @@ class MusicModel(nn.Module):
             if text_encoder is None or tokenizer is None:
                 raise ValueError("expected a text encoder and a tokenizer for a model that reads text, got none")
             self.description = TextConditioner(config.description, width, text_encoder, tokenizer)
+        self.fields = nn.ModuleDict(
+            {
+                name: NumberConditioner(one, width) if one.kind == "number" else TableConditioner(one, width)
+                for name, one in config.fields.items()
+            }
+        )
         self.chroma = None if config.chroma is None else ChromaConditioner(config.chroma, width)
         self.clap = None if config.clap is None else ClapConditioner(config.clap, width)
 
@@ -81,30 +128,26 @@ class MusicModel(nn.Module):
 
     def prepare(self, attributes: Sequence[Attributes]) -> Prepared:
         """Tokenise and stack on the host. Raises ValueError for a condition that the model does not read."""
+        known = self.config.conditions
         for number, item in enumerate(attributes):
-            for name, value in vars(item).items():
-                if value is not None and name not in self.config.conditions:
-                    raise ValueError(
-                        f"expected conditions among {list(self.config.conditions)}, got {name} in item {number}"
-                    )
-        return Prepared(
-            len(attributes),
-            None if self.description is None else self.description.prepare([item.description for item in attributes]),
-            None if self.chroma is None else self.chroma.prepare([item.chroma for item in attributes]),
-            None if self.clap is None else self.clap.prepare([item.clap for item in attributes]),
-        )
+            for name in item.given:
+                if name not in known:
+                    raise ValueError(f"expected conditions among {list(known)}, got {name} in item {number}")
+        conditions: dict[str, PreparedTokens | PreparedVectors] = {}
+        if self.description is not None:
+            conditions["description"] = self.description.prepare([item.description for item in attributes])
+        for name, conditioner in self.fields.items():
+            assert isinstance(conditioner, TableConditioner | NumberConditioner)
+            conditions[name] = conditioner.prepare([item.fields.get(name) for item in attributes])  # type: ignore[misc]
+        if self.chroma is not None:
+            conditions["chroma"] = self.chroma.prepare([item.chroma for item in attributes])
+        if self.clap is not None:
+            conditions["clap"] = self.clap.prepare([item.clap for item in attributes])
+        return Prepared(len(attributes), conditions)
 
     def condition(self, prepared: Prepared) -> dict[str, Condition]:
         """Embed on the device, in the order in which conditions are fused."""
-        prepared = prepared.to(self.device)
-        conditions: dict[str, Condition] = {}
-        if self.description is not None and prepared.description is not None:
-            conditions["description"] = self.description(prepared.description)
-        if self.chroma is not None and prepared.chroma is not None:
-            conditions["chroma"] = self.chroma(prepared.chroma)
-        if self.clap is not None and prepared.clap is not None:
-            conditions["clap"] = self.clap(prepared.clap)
-        return conditions
+        return {name: self._conditioner(name)(one) for name, one in prepared.to(self.device).conditions.items()}
 
     def forward(
         self,
@@ -143,6 +186,9 @@ class MusicModel(nn.Module):
             raise ValueError(f"expected the weights of this model, got {missing} missing and {unknown} unknown")
         self.load_state_dict(dict(weights), strict=False)
 
+    def _conditioner(self, name: str) -> nn.Module:
+        return self.fields[name] if name in self.fields else self.get_submodule(name)
+
     def _is_frozen(self, name: str) -> bool:
         frozen = self.config.description is not None and not self.config.description.finetune
         return frozen and name.startswith("description.encoder.")
@@ -153,11 +199,42 @@ def drop_conditions(
 ) -> list[Attributes]:
     """Null all conditions of an item, so that the model also learns music without them (classifier-free guidance).
 
-    Each item is drawn on its own, and the joint embedding goes with the rest: with one draw a batch the batch's size
-    would change the noise of training, and a condition that is never dropped cannot be guided.
-    MusicGen drops with probability 0.2 (arXiv:2306.05284, 3.1).
+    Each item is drawn on its own, and every kind of condition goes, the joint embedding too: with one draw a batch, as
+    in AudioCraft, the batch's size would change the noise of training, and a condition that is never dropped cannot be
+    guided. MusicGen drops with probability 0.2 (arXiv:2306.05284, 3.1).
+
+    Raises ValueError for a probability outside 0 … 1.
     """
-    if not 0 <= probability <= 1:
-        raise ValueError(f"expected a probability from 0 to 1, got {probability}")
+    _check_probability("probability", probability)
     draws = torch.rand(len(attributes), generator=generator, device=generator.device).tolist()
     return [Attributes() if draw < probability else item for item, draw in zip(attributes, draws, strict=True)]
+
+
+def drop_attributes(
+    attributes: Sequence[Attributes], probabilities: Mapping[str, float], generator: torch.Generator
+) -> list[Attributes]:
+    """Null single conditions of an item, each on its own, so that the model learns to do with any subset of them
+    (AudioCraft's `AttributeDropout`, which draws once a batch).
+
+    Args:
+        probabilities: by name out of `CONDITIONS`; the others are kept. Every item takes one draw for each of
+            `CONDITIONS`, so what happens to one condition depends on no other's probability.
+
+    Raises ValueError for an unknown name, or a probability outside 0 … 1.
+    """
+    for name, probability in probabilities.items():
+        if name not in CONDITIONS:
+            raise ValueError(f"expected conditions among {list(CONDITIONS)}, got {name!r}")
+        _check_probability(f"probability of {name}", probability)
+    limits = [probabilities.get(name, 0.0) for name in CONDITIONS]
+    draws = torch.rand(len(attributes), len(limits), generator=generator, device=generator.device).tolist()
+    found = []
+    for item, row in zip(attributes, draws, strict=True):
+        dropped = [name for name, draw, limit in zip(CONDITIONS, row, limits, strict=True) if draw < limit]
+        found.append(item.without(dropped) if set(dropped) & set(item.given) else item)
+    return found
+
+
+def _check_probability(what: str, probability: float) -> None:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"expected a {what} from 0 to 1, got {probability}")

@@ -7,14 +7,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from model.conditioning.conditioners import (
-    ChromaConditioner,
-    ChromaConfig,
-    ClapConditioner,
-    ClapConfig,
-    TextConditioner,
-    TextConfig,
-)
+from model.conditioning.configuration import ChromaConfig, ClapConfig, TextConfig
+from model.conditioning.joint import ClapConditioner
+from model.conditioning.melody import ChromaConditioner
+from model.conditioning.text import TextConditioner
 from tests.model.oracles import Pack, read_pack
 from tests.model.tiny_model import melody, text_encoder, tokenizer
 
