@@ -25,8 +25,9 @@ def whole(config, context, *tables: pa.Table) -> Whole
 
 def survey(config, context, known: pa.Table, refused: pa.Table) -> Survey
 def arrivals(config, context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]
-    Takes in from outside the store: `known` are its rows of earlier runs, `refused` its rejects. `survey` only counts.
-    Each Arrival is the complete new content of one shard; shards that do not change are not given.
+    Takes in from outside the store: `known` are its rows of earlier runs, `refused` its rejects. `survey` only counts,
+    and is given the columns `SURVEYED` of the rows alone where the stage names some. Each Arrival is the complete new
+    content of one shard; shards that do not change are not given.
 ```
 
 A stage never imports another stage. It asks `context.check_stopped()` between batches, tells `context.progress`, and

@@ -15,10 +15,14 @@ from schemas.tables import TRACKS
 from stages.contract import Arrival, Context, Reject, Survey
 from stages.intake.examination import Examined, Limits, Refused
 from stages.intake.ledger import Ledger
-from stages.intake.listing import File, list_source
+from stages.intake.listing import File, Listing, list_source
 from stages.intake.pool import examine_all
+from stages.intake.standstill import COLUMNS, stands_still
 
 READS, WRITES, VERSION = (), TRACKS, 1
+
+SURVEYED = COLUMNS
+"""All that `survey` needs of the rows that are there, where nothing has changed."""
 
 SAVE_EVERY = 128
 """Files after which what was read is written down, so that a run that is killed has not read for nothing."""
@@ -39,7 +43,11 @@ class Config(schemas.Config):
 
 def survey(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Survey:
     """What `arrivals` would do, from the listing and its metadata alone; no recording is opened."""
-    ledger, standing = _open(config, context, known, refused)
+    listing = _list(context)
+    standing = _standing(listing, refused)
+    if stands_still(listing, known, standing, refused):
+        return Survey(0, known.num_rows, 0)
+    ledger = _open(config, context, listing, context.store.read(TRACKS, context.fingerprint))
     before = refused.to_pylist()
     unread, drop, changed = ledger.unread(standing), len(ledger.without_file()), ledger.outdated()
     here = {file.uri for file in ledger.listing.recordings}
@@ -54,7 +62,8 @@ def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Tabl
     Raises:
         ValueError: there is no source, or nothing in it.
     """
-    ledger, rejects = _open(config, context, known, refused)
+    listing = _list(context)
+    ledger, rejects = _open(config, context, listing, known), _standing(listing, refused)
     recorded = {(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
     unread = ledger.unread(rejects)
     context.progress.start("reading recordings", len(unread), "tracks")
@@ -104,22 +113,32 @@ def take_in(
     yield from reversed(stale)
 
 
-def _open(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> tuple[Ledger, dict[str, Reject]]:
-    """The rows as they were, against the source as it is, and the rejects that still stand."""
+def _list(context: Context) -> Listing:
     source = context.settings.source
     if source is None:
         raise ValueError("expected a folder or URL of recordings, got none: name it by --source")
-    listing = list_source(source, context.store.url)
+    return list_source(source, context.store.url)
+
+
+def _open(config: Config, context: Context, listing: Listing, known: pa.Table) -> Ledger:
+    """The rows as they were, against the source as it is."""
     written = [int(shard) for shard in context.store.shards(TRACKS, context.fingerprint)]
     shares = (config.valid, config.test)
-    ledger = Ledger(known.to_pylist(), listing, max(written, default=-1), config.shard_size, shares)
-    stamps = {file.uri: file.stamp for file in listing.recordings}
+    return Ledger(known.to_pylist(), listing, max(written, default=-1), config.shard_size, shares)
+
+
+def _standing(listing: Listing, refused: pa.Table) -> dict[str, Reject]:
+    """The rejects that hold for what is listed: those of the listing itself, and earlier ones of files that are as they
+    were."""
     standing = {reject.key: reject for reject in listing.rejects}
-    for row in refused.to_pylist():
+    rows = refused.to_pylist()
+    places = {row["uri"] for row in rows}
+    stamps = {file.uri: file.stamp for file in listing.recordings if file.uri in places}
+    for row in rows:
         lasts = row["stamp"] is not None and stamps.get(row["uri"]) == row["stamp"]
         if lasts or listing.is_closed(row["uri"]):
             standing[row["key"]] = Reject(row["key"], row["uri"], row["kind"], row["message"], row["stamp"])
-    return ledger, standing
+    return standing
 
 
 def _entries(rejects: dict[str, Reject]) -> set[tuple[str, str, str | None]]:

@@ -169,7 +169,8 @@ def plan_stage(step: Step, context: Context, asked: bool) -> Plan:
 
 
 def _plan_arrivals(step: Step, context: Context) -> Plan:
-    known = context.store.read(step.stage.WRITES, context.fingerprint)
+    columns = getattr(step.stage, "SURVEYED", None)
+    known = context.store.read(step.stage.WRITES, context.fingerprint, columns=columns)
     refused = context.store.read(REJECTS, context.fingerprint)
     survey = step.stage.survey(step.config, context, known, refused)
     jobs = (EVERYTHING,) if survey.make or survey.drop else ()

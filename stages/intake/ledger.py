@@ -10,7 +10,7 @@ import hashlib
 import json
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from stages.intake.examination import Examined
@@ -133,10 +133,7 @@ class Ledger:
         return file.stamp == stamp if file is not None else self.listing.is_closed(uri)
 
     def _metadata_stamp(self, places: list[dict]) -> str:
-        """Changes with what is said of a recording, and with which fields are read of it: a release that reads one more
-        goes through all metadata once, and through no sound."""
-        said = [[place["tags"], *self._sources.stamp(self._listed[place["uri"]])] for place in places]
-        return hashlib.sha256(json.dumps([FIELDS, said]).encode()).hexdigest()[:16]
+        return metadata_stamp([self._sources.stamp(self._listed[place["uri"]]) for place in places])
 
     def _described(self, track_id: str, said: Mapping[str, list[Fields]]) -> Row:
         """The columns that are not measured. Where a recording lies in several places, what is said of the first comes
@@ -147,6 +144,13 @@ class Ledger:
         columns: Row = {name: known.values.get(name) for name in FIELDS}
         columns["split"] = split_of(columns["artist"] or "", track_id, *self._shares)
         return {**columns, "uri": places[0]["uri"], "files": places, "warnings": list(known.warnings)}
+
+
+def metadata_stamp(said: Sequence[list]) -> str:
+    """What `Sources.stamp` gave for the files of a row, in short. It changes with what is said of a recording, and with
+    which fields are read of it: a release that reads one more goes through all metadata once, and through no sound. (A
+    file's own tags change with the file.)"""
+    return hashlib.sha256(json.dumps([FIELDS, list(said)]).encode()).hexdigest()[:16]
 
 
 def split_of(artist: str, track_id: str, valid: float, test: float) -> str:

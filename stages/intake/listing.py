@@ -30,9 +30,9 @@ AUDIO_EXTENSIONS = frozenset(
 METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
-    """A file at the source."""
+    """A file at the source; a million of them are in memory together."""
 
     uri: str
     """An absolute path or a URL that `stages.audio.locate` finds."""
@@ -97,7 +97,8 @@ def list_source(source: str, store: str = "") -> Listing:
 
 
 def is_recording(name: str) -> bool:
-    return PurePosixPath(name).suffix[1:].lower() in AUDIO_EXTENSIONS
+    stem, dot, extension = name.rpartition("/")[2].rpartition(".")
+    return bool(stem and dot) and extension.lower() in AUDIO_EXTENSIONS
 
 
 def _sort(file: File, listing: Listing) -> None:
@@ -115,7 +116,8 @@ class _Walk:
     name if it has one under the source. Links to what is listed already add nothing; circles are refused."""
 
     def __init__(self, root: str, listing: Listing) -> None:
-        self._root, self._listing = root, listing
+        self._root, self._listing, self._disk = root, listing, LocalFileSystem()
+        self._start = len(root.rstrip("/")) + 1
         self._seen: set[tuple[int, int]] = set()
         self._links: list[str] = []
 
@@ -131,8 +133,8 @@ class _Walk:
                 self._follow(link)
 
     def file(self, path: str) -> None:
-        """Take in one entry that is no folder."""
-        relative = os.path.relpath(path, self._root)
+        """Take in one entry that is no folder, from under the root."""
+        relative = path[self._start :]
         try:
             state = os.stat(path)
         except OSError as error:
@@ -145,7 +147,7 @@ class _Walk:
         elif is_recording(relative) and not os.access(path, os.R_OK):
             self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
         else:
-            uri = uri_of(LocalFileSystem(), path, self._root)
+            uri = uri_of(self._disk, path, self._root)
             _sort(File(uri, relative, f"{state.st_size}-{state.st_mtime_ns}", state.st_size), self._listing)
 
     def _enter(self, folder: str) -> bool:
@@ -168,7 +170,7 @@ class _Walk:
                 with os.scandir(current) as entries:
                     children = [entry for entry in entries if not entry.name.startswith(".")]
             except OSError as error:
-                self._listing.closed.append(uri_of(LocalFileSystem(), current, self._root))
+                self._listing.closed.append(uri_of(self._disk, current, self._root))
                 why = error.strerror or str(error)
                 self._refuse(
                     current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks stay"
@@ -200,7 +202,7 @@ class _Walk:
             self._descend(link)
 
     def _refuse(self, path: str, kind: str, message: str) -> None:
-        uri = uri_of(LocalFileSystem(), path, self._root)
+        uri = uri_of(self._disk, path, self._root)
         self._listing.rejects.append(Reject(uri, uri, kind, clean_text(message), stamp=LISTED))
 
 

@@ -23,6 +23,9 @@ from stages.metadata.files import Rows, read_json
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """The names of AudioFolder tables, the first before the others in one folder."""
 
+NOTHING_SAID = ([], None)
+"""What `Sources.stamp` gives for a recording of which nothing is said outside its own file."""
+
 SIDECAR_BYTES = 4 * 2**20
 TABLE_BYTES = 512 * 2**20
 SIDECARS_AT_ONCE = 16
@@ -61,10 +64,17 @@ class Sources:
 
     def stamp(self, recording: File) -> list:
         """What the explicit sources say of a recording now, as plain values: equal for equal metadata."""
+        if self.silent:
+            return list(NOTHING_SAID)
         sidecar = self._sidecars.get(_stem(recording.relative))
         shared = [*self._from_tables(recording), *self._from_manifests(recording)]
         spoken = [fields.to_json() for fields in shared if fields != Fields()]
         return [spoken, [sidecar.uri, sidecar.stamp] if sidecar else None]
+
+    @property
+    def silent(self) -> bool:
+        """There is no table, sidecar or manifest at all."""
+        return not (self._sidecars or self._table_files or self._manifest_files)
 
     def explicit(self, recordings: Sequence[File]) -> list[list[Fields]]:
         """What is said of each recording outside its own file, the more explicit first.
@@ -89,6 +99,8 @@ class Sources:
 
     @cached_property
     def _tables(self) -> Mapping[str, list[_Said]]:
+        if not self._table_files:
+            return {}
         known = {_normal(recording.relative) for recording in self._recordings}
         tables = defaultdict(list)
         for file in sorted(self._table_files, key=lambda one: TABLES.index(PurePosixPath(one.relative).name)):
@@ -108,6 +120,8 @@ class Sources:
 
     @cached_property
     def _manifests(self) -> list[_Said]:
+        if not self._manifest_files:
+            return []
         by_name = defaultdict(list)
         for recording in self._recordings:
             by_name[_normal(PurePosixPath(recording.relative).name)].append(recording)

@@ -1,0 +1,58 @@
+"""Whether a source is just as the rows of earlier runs say, which on most nights it is, of a million recordings too.
+
+The ledger would answer as well, but it takes all rows apart in memory. Here columns are compared as columns.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.contract import Reject
+from stages.intake.ledger import metadata_stamp
+from stages.intake.listing import Listing
+from stages.metadata.sources import NOTHING_SAID, Sources
+
+COLUMNS = ("files", "metadata_stamp")
+"""The columns of `tracks` that are compared."""
+
+
+def stands_still(listing: Listing, known: pa.Table, standing: dict[str, Reject], refused: pa.Table) -> bool:
+    """Nothing is new, gone or changed: neither recordings, nor what is said of them, nor what was refused.
+
+    Args:
+        known: `COLUMNS` of the rows of earlier runs.
+        standing: the rejects that hold for this listing, by key.
+        refused: the rejects of earlier runs.
+    """
+    if listing.closed or set(standing) != set(refused.column("key").to_pylist()):
+        return False
+    read = [file for file in listing.recordings if file.uri not in standing]
+    files = known.column("files").combine_chunks()
+    if not len(files) or len(read) != len(files.flatten()):
+        return False
+    places = _places(files.flatten().field("uri"), files.flatten().field("stamp"))
+    listed = _places(pa.array([file.uri for file in read]), pa.array([file.stamp for file in read]))
+    # As many of one as of the other, none twice, and all of these among those: they are the same.
+    if pc.count_distinct(places).as_py() != len(places) or not pc.all(pc.is_in(listed, value_set=places)).as_py():
+        return False
+    return _said_is_as_it_was(listing, known)
+
+
+def _places(uris: pa.Array, stamps: pa.Array) -> pa.Array:
+    parts = [uris.cast(pa.large_string()), stamps.cast(pa.large_string()), pa.scalar("\0", pa.large_string())]
+    return pc.binary_join_element_wise(*parts)
+
+
+def _said_is_as_it_was(listing: Listing, known: pa.Table) -> bool:
+    """Every row's stamp of its metadata is what the metadata of its files gives now."""
+    sources = Sources(listing.recordings, listing.metadata)
+    stamps, files = known.column("metadata_stamp"), known.column("files")
+    if sources.silent:
+        counts = pc.unique(pc.list_value_length(files)).to_pylist()
+        silence = {count: metadata_stamp([list(NOTHING_SAID)] * count) for count in counts}
+        expected = pa.array([silence[count] for count in pc.list_value_length(files).to_pylist()])
+        return bool(pc.all(pc.equal(stamps.combine_chunks(), expected)).as_py())
+    by_uri = {file.uri: file for file in listing.recordings}
+    return all(
+        stamp == metadata_stamp([sources.stamp(by_uri[place["uri"]]) for place in places.as_py()])
+        for stamp, places in zip(stamps.to_pylist(), files, strict=True)
+    )
