@@ -50,10 +50,11 @@ class Update:
 
 
 class Optimization:
-    """The moving state of a training: moments, averaged weights, and the number of updates asked for so far.
+    """The moving state of a training: moments, averaged weights, buffers, and the number of updates asked for so far.
 
     Args:
-        model: its parameters that require a gradient are trained; the others never move and are not averaged.
+        model: its parameters that require a gradient are trained; the others never move and are not averaged. Its
+            buffers (codebooks that learn by moving averages of their own) are part of the state, not of the average.
         config: how they move.
     """
 
@@ -62,6 +63,9 @@ class Optimization:
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise ValueError("expected a model with parameters to train, got one whose parameters are all frozen")
+        # Only what a state dictionary holds: other buffers follow from the configuration.
+        stored = model.state_dict().keys()
+        self.buffers = {name: value for name, value in model.named_buffers() if name in stored}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.adam = torch.optim.AdamW(
             list(self.parameters.values()),
@@ -122,7 +126,7 @@ class Optimization:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
-        and counters."""
+        buffers, and counters."""
         found = {"step": torch.tensor(self.step), "left_out": torch.tensor(self.left_out)}
         for name, parameter in self.parameters.items():
             found[f"weights.{name}"] = parameter.detach()
@@ -130,6 +134,7 @@ class Optimization:
             for moment in MOMENTS:
                 if parameter in self.adam.state:
                     found[f"{moment}.{name}"] = self.adam.state[parameter][moment]
+        found |= {f"buffers.{name}": value for name, value in self.buffers.items()}
         return {name: value.cpu().contiguous() for name, value in found.items()}
 
     def load(self, state: Mapping[str, Shaped[Tensor, "..."]]) -> None:
@@ -138,15 +143,14 @@ class Optimization:
         Raises:
             ValueError: it is the state of another model.
         """
-        expected = set(self.parameters)
-        got = {name.removeprefix("weights.") for name in state if name.startswith("weights.")}
-        if expected != got:
-            differing = sorted(expected ^ got)[:3]
-            raise ValueError(
-                f"expected the state of {len(expected)} parameters, got {len(got)}; not in both: {differing}"
-            )
+        for kind, what, own in (("weights", "parameters", self.parameters), ("buffers", "buffers", self.buffers)):
+            got = {name.removeprefix(f"{kind}.") for name in state if name.startswith(f"{kind}.")}
+            if set(own) != got:
+                differing = sorted(set(own) ^ got)[:3]
+                raise ValueError(f"expected the state of {len(own)} {what}, got {len(got)}; not in both: {differing}")
         self.step, self.left_out = int(state["step"]), int(state["left_out"])
         self._fill({name: state[f"weights.{name}"] for name in self.parameters})
+        _copy(self.buffers, {name: state[f"buffers.{name}"] for name in self.buffers})
         self.adam.state.clear()
         for name, parameter in self.parameters.items():
             self.average[name] = state[f"average.{name}"].to(parameter.device, copy=True)
@@ -158,8 +162,13 @@ class Optimization:
                 }
 
     def _fill(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                if parameter.shape != values[name].shape:
-                    raise ValueError(f"expected {name} of {tuple(parameter.shape)}, got {tuple(values[name].shape)}")
-                parameter.copy_(values[name])
+        _copy(self.parameters, values)
+
+
+def _copy(into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy tensors into others of the same names, in place."""
+    with torch.no_grad():
+        for name, value in into.items():
+            if value.shape != values[name].shape:
+                raise ValueError(f"expected {name} of {tuple(value.shape)}, got {tuple(values[name].shape)}")
+            value.copy_(values[name])

@@ -220,10 +220,8 @@ class CodecTraining:
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on, as named tensors on the CPU."""
-        buffers = {f"buffers.{name}": value for name, value in self.network.quantizer.state_dict().items()}
-        averages = {f"codebooks.{name}": value for name, value in self.average.items()}
-        own = {name: value.detach().cpu().clone() for name, value in (buffers | averages).items()}
-        return self.optimization.state() | own
+        averages = {f"codebooks.{name}": value.detach().cpu().clone() for name, value in self.average.items()}
+        return self.optimization.state() | averages
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a state that `state` gave.
@@ -232,10 +230,6 @@ class CodecTraining:
             ValueError: it is the state of another network.
         """
         self.optimization.load(state)
-        prefix = "buffers."
-        self.network.quantizer.load_state_dict(
-            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-        )
         for name, value in self.average.items():
             value.copy_(state[f"codebooks.{name}"])
 

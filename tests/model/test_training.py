@@ -101,6 +101,42 @@ def test_a_state_taken_up_by_another_process_goes_on_bit_for_bit(at: int) -> Non
     assert all(torch.equal(expected[name], got[name]) for name in expected)
 
 
+class _Counting(nn.Module):
+    """A network with buffers that move as it trains: a running mean that is stored, and one that is not."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.network = network(seed)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("table", torch.arange(3.0), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * inputs.detach().mean(0))
+        return self.network(inputs - self.mean + self.table)
+
+
+def test_buffers_come_back_bit_for_bit_and_are_not_averaged() -> None:
+    undisturbed, killed, resumed = _Counting(), _Counting(), _Counting(seed=99)
+    whole = Optimization(undisturbed, small())
+    descend(undisturbed, whole, range(40))
+    before = Optimization(killed, small())
+    descend(killed, before, range(17))
+    after = Optimization(resumed, small())
+    after.load(before.state())
+    assert torch.equal(resumed.mean, killed.mean)
+    descend(resumed, after, range(17, 40))
+    expected, got = whole.state(), after.state()
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if name.startswith("buffers.")] == ["buffers.mean"]
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    with whole.averaged():
+        assert torch.equal(undisturbed.mean, expected["buffers.mean"])
+    del got["buffers.mean"]
+    with pytest.raises(ValueError, match=r"expected the state of 1 buffers, got 0; not in both: \['mean'\]"):
+        after.load(got)
+
+
 def test_what_is_frozen_neither_moves_nor_is_part_of_the_state() -> None:
     model = network()
     model[0].requires_grad_(False)
