@@ -23,7 +23,7 @@ from stages.metadata.files import Rows, read_json
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """The names of AudioFolder tables, the first before the others in one folder."""
 
-NOTHING_SAID = ([], None)
+NOTHING_SAID: tuple[list, None] = ([], None)
 """What `Sources.stamp` gives for a recording of which nothing is said outside its own file."""
 
 SIDECAR_BYTES = 4 * 2**20
