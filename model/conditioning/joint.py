@@ -72,7 +72,8 @@ class ClapConditioner(nn.Module):
         return PreparedVectors(vectors, torch.tensor([[embedding is not None] for embedding in embeddings]))
 
     def forward(self, prepared: PreparedVectors) -> Condition:
-        """Vectors [B, 1, D]. In training mode the codebooks move, drawing from torch's own generator.
+        """Vectors [B, 1, D]. In training mode the codebooks move, drawing from torch's own generator; those of a frozen
+        conditioner stay.
 
         Raises ValueError for codebooks that have not started.
         """
@@ -89,7 +90,7 @@ class ClapConditioner(nn.Module):
         assert self.quantizer is not None
         assert self.config.quantizer is not None
         latents = prepared.vectors.transpose(1, 2)
-        if not self.training:
+        if not (self.training and self.projection.weight.requires_grad):
             return self.quantizer.decode(self.quantizer.encode(latents)).transpose(1, 2)
         # Only what is there: nulls, were they to count as in AudioCraft, would draw entries to the zero vector.
         present = prepared.mask[:, 0]
