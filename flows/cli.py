@@ -5,42 +5,25 @@ with 130. Prefect is imported only once there is something to run: its start tak
 """
 
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from contextlib import nullcontext
+from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 from typer.exceptions import TyperException
 
 from flows.answers import print_answer
+from flows.asking import Asked, Mistake, Place, asking
 from flows.console import BarProgress, LineProgress, plan_rows, print_table, result_rows
 from flows.failures import is_fault, tell
-from flows.overrides import explain, merge, parse_overrides
 from flows.presets import PRESETS, about, preset_difference
 from flows.running import Run, current_run, in_turn, run_stages
+from flows.stopping import INTERRUPTED, STOPPED, start_server, stoppable
 from schemas import Settings, Store
 from stages.contract import Stopped
-from stages.planning import Chain, Plan, Step, plan_chain
-
-if TYPE_CHECKING:
-    from flows.recipe import Recipe
-
-INTERRUPTED = 130
-"""The exit code of a run that was asked to stop (128 + SIGINT), by whichever signal."""
-
-STOPPED = "segue: stopped; what is done is kept, and the same command goes on from there"
-
-GRACE_SECONDS = 15.0
-"""What a run that was asked to stop has to end in good order; after that it ends at once, which the store survives as
-it survives a kill."""
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
@@ -64,68 +47,26 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Stages = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to run; none means all.")]
-Preset = Annotated[str, typer.Option(help="What fills whatever is not set; see `segue presets`.")]
-Source = Annotated[str | None, typer.Option(help="Recordings: a folder or URL.")]
-Place = Annotated[str | None, typer.Option("--store", help="The store: a folder or URL.")]
-Requests = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSONL or Parquet file.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any knob, or settings.…")]
-
-
-class Mistake(ValueError):
-    """Something on the command line that cannot be meant."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a command line asks for."""
-
-    recipe: "Recipe"
-    given: Settings
-    """As given: whether there is a source of one's own decides which stages take part."""
-    settings: Settings
-    """With the demo corpus for a source where none was given."""
-    steps: list[Step]
-    names: list[str]
-    by_name: bool
-
-    def plans(self) -> list[Plan]:
-        return plan_chain(Chain(self.steps, self.settings), self.names, self.by_name)
-
 
 @app.command()
-def run(
-    stages: Stages = None,
-    preset: Preset = "miniature",
-    source: Source = None,
-    store: Place = None,
-    requests: Requests = None,
-    set_: Sets = None,
-) -> int:
+@asking
+def run(asked: Asked) -> int:
     """Run the whole catalog, or some stages, and end with a table of what was made."""
-    asked = _understand(stages, preset, source, store, requests, set_)
     errors = Console(stderr=True)
     progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
     current = Run(progress=progress)
     try:
-        with _stoppable(current), progress if isinstance(progress, BarProgress) else nullcontext():
-            _start(asked, stages, current)
+        with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
+            _start(asked, current)
     finally:
         print_table(_console(), result_rows(current.results))
     return 0
 
 
 @app.command()
-def plan(
-    stages: Stages = None,
-    preset: Preset = "miniature",
-    source: Source = None,
-    store: Place = None,
-    requests: Requests = None,
-    set_: Sets = None,
-) -> int:
+@asking
+def plan(asked: Asked) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
-    asked = _understand(stages, preset, source, store, requests, set_)
     print_table(_console(), plan_rows(asked.plans()))
     return 0
 
@@ -193,49 +134,10 @@ def run_command(arguments: Sequence[str]) -> int:
         return 1
 
 
-def _understand(
-    stages: Sequence[str] | None,
-    preset: str,
-    source: str | None,
-    store: str | None,
-    requests: str | None,
-    sets: Sequence[str] | None,
-) -> Asked:
-    """What a command line asks for.
-
-    Raises:
-        Mistake: a preset, stage, field or value is not one of those allowed.
-    """
-    from flows.recipe import Recipe, chosen, stage_models, with_source  # every stage, which `segue sql` does without
-
-    try:
-        preset_difference(preset)
-        difference = parse_overrides(sets or (), stage_models())
-        options = {"source": source, "store": store, "requests": requests}
-        given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-        given = merge(given, difference.pop("settings", {}))
-        try:
-            settings = Settings.model_validate(given)
-        except ValidationError as error:
-            raise Mistake(explain(error, Settings, "settings.")) from error
-        try:
-            recipe = Recipe.model_validate({"preset": preset, **difference})
-        except ValidationError as error:
-            raise Mistake(explain(error, Recipe)) from error
-        steps = recipe.steps(settings.source)
-        names = chosen(steps, list(stages or ()), preset)
-        complete = with_source(settings, names, [step.name for step in steps])
-    except Mistake:
-        raise
-    except ValueError as error:
-        raise Mistake(str(error)) from error
-    return Asked(recipe, settings, complete, steps, names, bool(stages))
-
-
-def _start(asked: Asked, stages: Sequence[str] | None, current: Run) -> None:
+def _start(asked: Asked, current: Run) -> None:
     """Run what is asked, as a flow of Prefect where there is work, and without one where there is none."""
     if not any(plan.jobs for plan in asked.plans()):
-        run_stages(asked.steps, asked.settings, asked.names, asked.by_name, current, in_turn)
+        run_stages(asked.steps, asked.settings, asked.names, asked.stages is not None, current, in_turn)
         return
     for name, value in QUIET_PREFECT.items():
         os.environ.setdefault(name, value)
@@ -244,57 +146,12 @@ def _start(asked: Asked, stages: Sequence[str] | None, current: Run) -> None:
     disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
     from flows.catalog import catalog
 
-    _start_server()
+    start_server()
     token = current_run.set(current)
     try:
-        catalog(recipe=asked.recipe, settings=asked.given, stages=list(stages) if stages else None)
+        catalog(recipe=asked.recipe, settings=asked.given, stages=asked.stages)
     finally:
         current_run.reset(token)
-
-
-def _start_server() -> None:
-    """Start Prefect's own server, where no other is set, deaf to Ctrl-C: a terminal sends that to every process, and a
-    run that is asked to stop still has its end to tell."""
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL
-
-    if PREFECT_API_URL.value():
-        return
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # a child begins with the mask of its parent
-    try:
-        SubprocessASGIServer().start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _end_at_once() -> None:
-    print(STOPPED, file=sys.stderr, flush=True)
-    os._exit(INTERRUPTED)
-
-
-@contextmanager
-def _stoppable(current: Run) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the run to stop at its next batch; the second ends the process at once, which
-    the store survives as it survives a kill."""
-    received: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        if len(received) > 1:
-            os._exit(INTERRUPTED)
-        current.stop.set()
-        # Whatever still works then, or waits for a server that has gone, is not waited for any longer.
-        late = threading.Timer(GRACE_SECONDS, _end_at_once)
-        late.daemon = True
-        late.start()
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _console() -> Console:

@@ -1,11 +1,54 @@
-"""Loading a codec: an EnCodec folder in transformers' format, published or trained here, as a `Codec`."""
+"""Codecs by folder: a `Codec`, or a `StereoCodec` where a mono one is to encode both sides; and whether it is the one
+that some codes belong to.
 
+Codes of another codec decode to noise without an error, so what carries codes carries the identity of its codec too.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import EncodecModel
 
 from model.codec.codec import Codec, codebook_identity
-from stages.checkpoints.folder import CodecFacts, load_encodec
+from model.codec.stereo import StereoCodec
+from stages.checkpoints.folder import CheckpointFacts, CodecFacts, load_encodec
+
+AnyCodec = Codec | StereoCodec
+
+SHORT = 12
+"""Digits of an identity that a person is told."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What is known of codes: enough to tell whether a codec can read them."""
+
+    codebooks: int
+    cardinality: int
+    frame_rate: float
+    identity: str | None
+    """Of their codec; None for codes of a time when it was not written down."""
+    channels: int | None
+    """Of the sound that they stand for; None: those of their codec."""
+    reference: str | None = field(default=None, compare=False)
+    """Where their codec was had, for a person to read."""
+
+
+def codes_of_row(row: Mapping[str, Any]) -> Codes:
+    """The codes of a row of `tokens` or `generations`."""
+    found = (len(row["codes"]), row["cardinality"], row["frame_rate"], row["codec"], row["channels"])
+    return Codes(*found, reference=row.get("codec_reference"))
+
+
+def codes_of_model(facts: CheckpointFacts) -> Codes:
+    """The codes that a language model makes."""
+    network, codec = facts.model.language_model, facts.codec
+    if codec is None:
+        return Codes(network.codebooks, network.cardinality, facts.frame_rate, None, None)
+    sizes = (codec.codebooks, codec.cardinality, codec.frame_rate)
+    return Codes(*sizes, codec.identity, codec.channels, codec.reference)
 
 
 def codec_facts(network: EncodecModel, codebooks: int, channels: int, reference: str | None = None) -> CodecFacts:
@@ -22,7 +65,7 @@ def codec_facts(network: EncodecModel, codebooks: int, channels: int, reference:
     config = network.config
     return CodecFacts(
         reference=reference,
-        identity=codebook_identity(network, codebooks * config.audio_channels // channels),
+        identity=codebook_identity(network, codebooks // _sides(network, channels)),
         sample_rate=config.sampling_rate,
         frame_rate=config.sampling_rate / config.hop_length,
         codebooks=codebooks,
@@ -31,13 +74,87 @@ def codec_facts(network: EncodecModel, codebooks: int, channels: int, reference:
     )
 
 
-def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None) -> Codec:
+def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, channels: int | None = None) -> AnyCodec:
     """The codec of a local folder (`context.weights(reference).path`).
 
     Args:
-        codebooks: how many levels to use; None takes all.
+        codebooks: K of the codes; None takes all levels. A mono codec that encodes both sides gives two a level.
+        channels: of the sound; None takes the codec's own. A mono codec can encode 2.
 
     Raises:
-        ValueError: the folder holds no EnCodec, or one that a `Codec` cannot be.
+        ValueError: the folder holds no EnCodec, or one that cannot give such codes.
     """
-    return Codec(load_encodec(path), device, codebooks)
+    return _as_codec(load_encodec(path), device, codebooks, channels)
+
+
+def load_codec_of(codes: Codes, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
+    """The codec of a local folder, for codes that must be its own.
+
+    Args:
+        got: what named the codec, such as `decode.codec = facebook/encodec_32khz`.
+        speaker: what the codes are of, such as `the checkpoint 0123456789abcdef`.
+
+    Raises:
+        ValueError: it is another codec than that of the codes.
+    """
+    network = load_encodec(path)
+    channels = codes.channels or network.config.audio_channels
+    sides = _sides(network, channels)
+    levels, own = codes.codebooks // sides, network.config.num_quantizers
+    fits = codes.codebooks % sides == 0 and 1 <= levels <= own and channels >= network.config.audio_channels
+    rate = network.config.sampling_rate / network.config.hop_length
+    if not fits or (codes.cardinality, codes.frame_rate) != (network.config.codebook_size, rate):
+        raise ValueError(
+            f"expected a codec of {codes.codebooks} codebooks of {codes.cardinality} codes at {codes.frame_rate:g} "
+            f"frames a second for {channels} channels, which {speaker} speaks, got {got} with {own * sides} of "
+            f"{network.config.codebook_size} at {rate:g}"
+        )
+    _check_identity(codes, codebook_identity(network, levels), speaker, got)
+    return _as_codec(network, device, codes.codebooks, channels)
+
+
+def check_codes(expected: Codes, found: Codes, speaker: str, got: str) -> None:
+    """Refuse codes that a model does not speak.
+
+    Args:
+        speaker: who speaks the expected ones, such as `the checkpoint 0123456789abcdef`.
+        got: what the others are, such as `tokens made by facebook/encodec_32khz`.
+
+    Raises:
+        ValueError: they are codes of another codec, or of other sizes.
+    """
+    expected_sizes = (expected.codebooks, expected.cardinality, expected.frame_rate)
+    found_sizes = (found.codebooks, found.cardinality, found.frame_rate)
+    if expected_sizes != found_sizes:
+        raise ValueError(
+            f"expected codes of {expected.codebooks} codebooks of {expected.cardinality} at {expected.frame_rate:g} "
+            f"frames a second, which {speaker} speaks, got {got} with {found.codebooks} of {found.cardinality} at "
+            f"{found.frame_rate:g}"
+        )
+    if found.identity is not None:
+        _check_identity(expected, found.identity, speaker, got)
+
+
+def _check_identity(expected: Codes, found: str, speaker: str, got: str) -> None:
+    if expected.identity is not None and expected.identity != found:
+        named = f"the codec {expected.reference}" if expected.reference else "the codec"
+        raise ValueError(
+            f"expected {named} (identity {expected.identity[:SHORT]}…), which {speaker} speaks, got {got} (identity "
+            f"{found[:SHORT]}…)"
+        )
+
+
+def _sides(network: EncodecModel, channels: int) -> int:
+    """How often a network encodes a recording: twice where it is mono and the sound is stereo."""
+    return 2 if channels == 2 and network.config.audio_channels == 1 else 1
+
+
+def _as_codec(network: EncodecModel, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:
+    own = network.config.audio_channels
+    if channels is not None and channels != own and (own, channels) != (1, 2):
+        raise ValueError(f"expected a codec of {channels} channels, got one of {own}")
+    sides = _sides(network, channels or own)
+    if codebooks is not None and codebooks % sides:
+        raise ValueError(f"expected an even number of codebooks, left and right by turns, got {codebooks}")
+    codec = Codec(network, device, None if codebooks is None else codebooks // sides)
+    return StereoCodec(codec) if sides == 2 else codec

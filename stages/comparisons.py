@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import T5EncoderModel
 
 from model.chroma import chroma
-from model.codec.codec import Codec
 from model.generation import GenerationRequest, GenerationStoppedError, generate
 from model.listening import agreement_with, expected_agreement
 from model.music_model import Attributes, MusicModel
@@ -23,7 +22,7 @@ from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
 from stages.captions import request_text
 from stages.checkpoints.loading import load_checkpoint
-from stages.codecs import load_codec
+from stages.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
 from stages.contract import Context, Stopped
 
 CHROMA_SAMPLE_RATE, CHROMA_HOP = 32_000, 4_096
@@ -90,16 +89,14 @@ def compare(
     melodic = [generation_of[key_of(clip)] for clip in clips if generation_of[key_of(clip)]["chroma"]]
     if not melodic:
         return comparisons
-    codec = load_codec(context.weights(codec_reference).path, context.device)
-    for generation in melodic:
-        _check_fits(codec_reference, codec, generation)
+    codecs = _codecs(context, codec_reference, melodic)
     tracks = {key_of(row): _melody_track(request_of[row["request_id"]]) for row in melodic}
     codes = _codes_of_tracks(context, {track for track in tracks.values() if track})
     for generation in melodic:
         context.check_stopped()
         reference = codes.get(tracks[key_of(generation)] or "")
-        if reference is not None:
-            heard = _hear(codec, reference[:, : generation["frames"]])
+        if reference is not None and reference.kind == codes_of_row(generation):
+            heard = _hear(codecs[reference.kind], reference.codes[:, : generation["frames"]])
             comparisons.ceiling[key_of(generation)] = similarity(heard, generation)
     chosen = _chosen(untrained_clips, generation_of.values())
     compared = [generation for generation in melodic if key_of(generation) in chosen]
@@ -107,7 +104,8 @@ def compare(
         own = [generation for generation in compared if generation["checkpoint_id"] == checkpoint]
         made = _by_untrained(context, checkpoint, untrained_seed, own, request_of)
         comparisons.untrained |= {
-            key_of(row): similarity(_hear(codec, one), row) for row, one in zip(own, made, strict=False)
+            key_of(row): similarity(_hear(codecs[codes_of_row(row)], one), row)
+            for row, one in zip(own, made, strict=False)
         }
     return comparisons
 
@@ -119,14 +117,14 @@ def _chosen(count: int, generations: Iterable[Row]) -> set[Key]:
     return set(sorted(melodic, key=lambda key: hashlib.sha256(f"{key[0]}/{key[1]}".encode()).digest())[:count])
 
 
-def _check_fits(reference: WeightsRef, codec: Codec, generation: Row) -> None:
-    expected = (len(generation["codes"]), generation["cardinality"], generation["frame_rate"])
-    found = (codec.codebooks, codec.cardinality, codec.frame_rate)
-    if expected != found:
-        raise ValueError(
-            f"expected a codec of {expected[0]} codebooks of {expected[1]} codes at {expected[2]:g} frames a second, "
-            f"as the generations have, got evaluate.codec = {reference} with {found[0]} of {found[1]} at {found[2]:g}"
-        )
+def _codecs(context: Context, reference: WeightsRef, generations: Iterable[Row]) -> dict[Codes, AnyCodec]:
+    """The codec for each kind of codes among the generations: more than one where models of several kinds made them."""
+    found: dict[Codes, AnyCodec] = {}
+    path, got = context.weights(reference).path, f"evaluate.codec = {reference}"
+    for row in generations:
+        if (codes := codes_of_row(row)) not in found:
+            found[codes] = load_codec_of(codes, path, context.device, got, f"the checkpoint {row['checkpoint_id']}")
+    return found
 
 
 def _melody_track(request: Row) -> str | None:
@@ -135,7 +133,15 @@ def _melody_track(request: Row) -> str | None:
     return value if kind == "track" else None
 
 
-def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, Int[Tensor, "K T"]]:
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """A track as the store's own codes: there is no ceiling for a model that speaks others."""
+
+    codes: Int[Tensor, "K T"]
+    kind: Codes
+
+
+def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, _Reference]:
     """Codes by track, out of the shards of `tokens` that hold them."""
     if not ids:
         return {}
@@ -143,12 +149,15 @@ def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, Int[Tensor, "
     tracks = context.rows(TRACKS, ["track_id", "shard"])
     shards = pc.unique(tracks.filter(pc.is_in(tracks.column("track_id"), wanted)).column("shard")).to_pylist()
     version = context.versions[TOKENS.name]
-    tokens = context.store.read(TOKENS, version, [str(one) for one in sorted(shards)], ["track_id", "codes"])
+    tokens = context.store.read(TOKENS, version, [str(one) for one in sorted(shards)])
     found = tokens.filter(pc.is_in(tokens.column("track_id"), wanted)).to_pylist()
-    return {row["track_id"]: torch.tensor(np.array(row["codes"], dtype=np.int64)) for row in found}
+    return {
+        row["track_id"]: _Reference(torch.tensor(np.array(row["codes"], dtype=np.int64)), codes_of_row(row))
+        for row in found
+    }
 
 
-def _hear(codec: Codec, codes: Int[Tensor, "K T"]) -> Float[Tensor, "F 12"]:
+def _hear(codec: AnyCodec, codes: Int[Tensor, "K T"]) -> Float[Tensor, "F 12"]:
     """The chroma of decoded codes."""
     return chroma_of(codec.decode_track(codes).numpy(), codec.sample_rate)
 

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.codec.codec import Codec
 from model.music_model import Attributes
 from schemas import WeightsRef
 from schemas.table import Table
@@ -27,7 +26,7 @@ from stages.audio import AudioError, Recording, read_audio
 from stages.captions import request_text
 from stages.catalog.references import Reference
 from stages.checkpoints.folder import CheckpointFacts
-from stages.codecs import load_codec
+from stages.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.contract import Context
 from stages.examples import MELODY_RATE, melody_at
 from stages.segments import as_channels
@@ -235,24 +234,22 @@ class Conditions:
     # -- continuation ---------------------------------------------------------------------------------------------
 
     @cached_property
-    def _codec(self) -> Codec:
+    def _codec(self) -> AnyCodec:
         assert self.models.codec is not None
-        decoder = self.facts.model.language_model
-        codec = load_codec(self.context.weights(self.models.codec).path, self.context.device, decoder.codebooks)
-        if (codec.cardinality, codec.frame_rate) != (decoder.cardinality, self.facts.frame_rate):
-            raise ValueError(
-                f"expected a codec of {decoder.cardinality} codes at {self.facts.frame_rate:g} frames a second, as the "
-                f"model learned, got generate.codec = {self.models.codec} with {codec.cardinality} at "
-                f"{codec.frame_rate:g}"
-            )
-        return codec
+        path, got = self.context.weights(self.models.codec).path, f"generate.codec = {self.models.codec}"
+        return load_codec_of(codes_of_model(self.facts), path, self.context.device, got, "the model")
 
     def _prompt(self, request: Mapping[str, Any]) -> Int[Tensor, "K P"]:
         """The codes that the clip begins with."""
         reference = _reference(request["prompt"])
         wanted = max(1, round(request["prompt_seconds"] * self.facts.frame_rate))
         if reference.kind == "track":
-            codes = torch.tensor(np.array(self._row("prompt", reference)["codes"], dtype=np.int64))
+            row = self._row("prompt", reference)
+            try:
+                check_codes(codes_of_model(self.facts), codes_of_row(row), "the model", f"tokens of {reference.value}")
+            except ValueError as error:
+                raise RequestRefused("other codec", f"prompt: {error}") from error
+            codes = torch.tensor(np.array(row["codes"], dtype=np.int64))
         elif self.models.codec is None:
             raise RequestRefused("no codec", "prompt: expected generate.codec for a prompt that is a file, got none")
         else:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stages.audio import Recording
     from stages.comparisons import Comparisons
 
-READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CHROMA, CLAP, TOKENS), SCORES, 1
+READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CHROMA, CLAP, TOKENS), SCORES, 2
 
 
 class Config(schemas.Config):

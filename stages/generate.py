@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from stages.checkpoints.folder import TrainedModel
     from stages.conditions import Given
 
-READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 1
+READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 2
 
 AT_ONCE = 64
 """Takes whose conditions are in memory together; the model decodes them in batches of its own size."""
@@ -149,6 +149,8 @@ def _generate(context: Context, trained: "TrainedModel", takes: list[_Take], che
                     "request_id": take.row["request_id"],
                     "take": take.number,
                     "checkpoint_id": checkpoint_id,
+                    "codec": facts.codec.identity if facts.codec else None,
+                    "channels": facts.codec.channels if facts.codec else None,
                     "frame_rate": facts.frame_rate,
                     "cardinality": facts.model.language_model.cardinality,
                     "frames": one.frames,

@@ -1,11 +1,12 @@
 """Tokenize: the codec's codes of every track, [K, T] integers, what the language model learns to continue.
 
-EnCodec (arXiv:2210.13438) through transformers, at the codec's own rate and channels. A recording is encoded in
+EnCodec (arXiv:2210.13438) through transformers, at the codec's own rate and its own channels or as stereo by a mono
+codec. Every row says which codec its codes are of. A recording is encoded in
 windows that overlap (`Codec.encode_track`); only its own windows ever share a batch, and how many is part of the
 recipe, so a row depends on the recording and the codec alone: not on its neighbours, nor on `settings.batch_size`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,9 @@ from stages.audio import AudioError, read_audio
 from stages.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
-    from model.codec.codec import Codec
+    from stages.codecs import AnyCodec
 
-READS, WRITES, VERSION = (TRACKS,), TOKENS, 1
+READS, WRITES, VERSION = (TRACKS,), TOKENS, 2
 
 
 class Config(schemas.Config):
@@ -28,8 +29,11 @@ class Config(schemas.Config):
 
     codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
     """An EnCodec in transformers' format (MusicGen, arXiv:2306.05284, 3.1)."""
+    channels: Literal["codec", "stereo"] = "codec"
+    """What is encoded: the codec's own channels, or left and right, each alone by a mono codec, their codes by turns
+    (L0, R0, L1, R1, …), as the stereo models of MusicGen speak them (AudioCraft: `interleave_stereo_codebooks`)."""
     codebooks: int | None = Field(default=None, ge=1)
-    """Levels to keep; None keeps all that the codec has."""
+    """Codebooks of the codes, of both sides together; None keeps all that the codec has."""
     window_seconds: float = Field(default=30.0, gt=0)
     """Length of a window; recordings up to this are encoded in one pass."""
     context_seconds: float = Field(default=1.0, ge=0)
@@ -54,7 +58,16 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     """
     from stages.codecs import load_codec  # with torch, which a plan does without
 
-    codec = load_codec(context.weights(config.codec).path, context.device, config.codebooks)
+    channels = 2 if config.channels == "stereo" else None
+    codec = load_codec(context.weights(config.codec).path, context.device, config.codebooks, channels)
+    about = {
+        "codec": codec.identity,
+        "codec_reference": _lasting(config.codec, context),
+        "sample_rate": codec.sample_rate,
+        "channels": codec.channels,
+        "frame_rate": codec.frame_rate,
+        "cardinality": codec.cardinality,
+    }
     if codec.cardinality > 2**16:
         raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
     rows, rejects = [], []
@@ -66,12 +79,12 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
         except AudioError as error:
             rejects.append(Reject(track_id, uri, error.kind, str(error)))
         else:
-            rows.append(_row(track_id, codec, codes))
+            rows.append({"track_id": track_id, **about, "frames": codes.shape[1], "codes": list(codes)})
         context.progress.advance()
     return Shard(rows, rejects)
 
 
-def _codes(config: Config, codec: "Codec", uri: str) -> np.ndarray:
+def _codes(config: Config, codec: "AnyCodec", uri: str) -> np.ndarray:
     """Codes uint16 [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
     import torch
 
@@ -90,11 +103,8 @@ def _codes(config: Config, codec: "Codec", uri: str) -> np.ndarray:
     return codes.numpy().astype(np.uint16)
 
 
-def _row(track_id: str, codec: "Codec", codes: np.ndarray) -> dict[str, Any]:
-    return {
-        "track_id": track_id,
-        "frame_rate": codec.frame_rate,
-        "cardinality": codec.cardinality,
-        "frames": codes.shape[1],
-        "codes": list(codes),
-    }
+def _lasting(reference: WeightsRef, context: Context) -> str:
+    """A name of weights that will still mean the same: the newest checkpoint of a kind by its id."""
+    if reference.startswith("checkpoint:"):
+        return f"checkpoint:{context.checkpoint(reference)['checkpoint_id']}"
+    return reference

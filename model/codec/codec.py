@@ -6,6 +6,7 @@ on what is encoded or decoded beside it: see `encode_track` and `decode_track`.
 
 import hashlib
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +23,7 @@ def codebook_identity(network: EncodecModel, levels: int) -> str:
     Raises:
         ValueError: the network has fewer codebooks.
     """
-    layers = network.quantizer.layers
+    layers: Any = network.quantizer.layers
     if not 1 <= levels <= len(layers):
         raise ValueError(f"expected 1 to {len(layers)} codebooks, got {levels}")
     digest = hashlib.sha256()

@@ -1,0 +1,126 @@
+"""Stereo out of a mono codec: left and right are encoded alone, and their codes take turns (MusicGen, 2306.05284, 3.1).
+
+The published stereo models interleave codebooks, L0, R0, L1, R1, …, so that a frame has twice the codes; the two codes
+of a level share a delay (`delays=(0, 0, 1, 1, 2, 2, 3, 3)`). AudioCraft can also interleave frames, left at the even
+and right at the odd ones, which doubles the frame rate instead.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from model.codec.codec import Codec
+
+CODEBOOKS, FRAMES = 1, 2
+"""Dimensions of codes [B, K, T]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """The codes of both channels."""
+
+    left: Int[Tensor, "B K T"]
+    right: Int[Tensor, "B K T"]
+
+
+def interleave(sides: Sides, by: Literal["codebooks", "frames"] = "codebooks") -> Int[Tensor, "B _ _"]:
+    """Codes in which left and right take turns: [B, 2K, T] by codebooks, [B, K, 2T] by frames; left begins.
+
+    Raises:
+        ValueError: sides of different shapes.
+    """
+    if sides.left.shape != sides.right.shape:
+        raise ValueError(f"expected sides of one shape, got {list(sides.left.shape)} and {list(sides.right.shape)}")
+    along = CODEBOOKS if by == "codebooks" else FRAMES
+    return torch.stack([sides.left, sides.right], dim=along + 1).flatten(along, along + 1)
+
+
+def part(codes: Int[Tensor, "B _ _"], by: Literal["codebooks", "frames"] = "codebooks") -> Sides:
+    """What `interleave` was given.
+
+    Raises:
+        ValueError: an odd number of codebooks or frames.
+    """
+    along = CODEBOOKS if by == "codebooks" else FRAMES
+    if codes.shape[along] % 2:
+        raise ValueError(f"expected left and right by turns, an even number of {by}, got {codes.shape[along]}")
+    left, right = codes.unflatten(along, (-1, 2)).unbind(along + 1)
+    return Sides(left, right)
+
+
+class StereoCodec:
+    """A mono codec that takes and gives two channels, with the interface of `Codec`.
+
+    Args:
+        codec: it encodes each side as the recording that it would be alone, so equal sides have equal codes.
+
+    Raises:
+        ValueError: a codec of more than one channel.
+    """
+
+    channels = 2
+
+    def __init__(self, codec: Codec) -> None:
+        if codec.channels != 1:
+            raise ValueError(f"expected a mono codec to encode both sides with, got one of {codec.channels} channels")
+        self.codec = codec
+        self.network, self.device = codec.network, codec.device
+        self.codebooks = 2 * codec.codebooks
+        self.cardinality, self.sample_rate, self.hop = codec.cardinality, codec.sample_rate, codec.hop
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.codec.frame_rate
+
+    @property
+    def identity(self) -> str:
+        """That of the mono codec: its codebooks mean the same on either side."""
+        return self.codec.identity
+
+    def encode(self, wav: Float[Tensor, "B 2 N"]) -> Int[Tensor, "B K T"]:
+        """Codes of waveforms in one pass, T = ceil(N / hop).
+
+        Raises:
+            ValueError: another number of channels, or no samples.
+        """
+        self._check(wav.shape[1], tuple(wav.shape))
+        return interleave(Sides(self.codec.encode(wav[:, :1]), self.codec.encode(wav[:, 1:])))
+
+    def decode(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B 2 N"]:
+        """Waveforms of codes in one pass, N = T * hop.
+
+        Raises:
+            ValueError: an odd number of codebooks, no frames, or a code that is not in the codebooks.
+        """
+        sides = part(codes)
+        return torch.cat([self.codec.decode(sides.left), self.codec.decode(sides.right)], dim=1)
+
+    def encode_track(
+        self, wav: Float[Tensor, "2 N"], window: int = 1500, context: int = 50, windows_at_once: int = 4
+    ) -> Int[Tensor, "K T"]:
+        """Codes of a whole recording, each side as `Codec.encode_track` gives them.
+
+        Raises:
+            ValueError: windows that are all context, or a bad waveform.
+        """
+        self._check(wav.shape[0], tuple(wav.shape))
+        left, right = (self.codec.encode_track(side, window, context, windows_at_once) for side in wav.split(1))
+        return interleave(Sides(left[None], right[None]))[0]
+
+    def decode_track(self, codes: Int[Tensor, "K T"], window: int = 1500, context: int = 50) -> Float[Tensor, "2 N"]:
+        """The sound of a whole recording's codes, each side as `Codec.decode_track` gives it.
+
+        Raises:
+            ValueError: windows that are all context, or bad codes.
+        """
+        sides = part(codes[None])
+        parts = [self.codec.decode_track(side[0], window, context) for side in (sides.left, sides.right)]
+        return torch.cat(parts, dim=0)
+
+    def _check(self, channels: int, shape: tuple[int, ...]) -> None:
+        if channels != self.channels:
+            raise ValueError(f"expected a waveform of left and right, got {channels} channels of shape {shape}")
