@@ -124,7 +124,7 @@ class MusicModel(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.language_model.out_norm.weight.device
+        return self.language_model.device
 
     def prepare(self, attributes: Sequence[Attributes]) -> Prepared:
         """Tokenise and stack on the host. Raises ValueError for a condition that the model does not read."""

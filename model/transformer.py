@@ -1,198 +1,128 @@
-"""The decoder of MusicGen: pre-norm self-attention, cross-attention to conditions, feed-forward (arXiv:2306.05284).
+"""The decoder of MusicGen: self-attention, cross-attention to conditions, feed-forward (arXiv:2306.05284, 3.1).
 
-No biases but in the layer norms, exact GELU, sinusoidal positions over everything that is in the sequence, prefixes
-included. While decoding, keys and values live in a `Cache` that is allocated once; those of the conditions are
-projected once.
+As published: norms before each part, no biases but theirs, exact GELU, sinusoidal positions over everything that is in
+the sequence, prefixes included. AudioCraft's other forms are fields of the configuration. While decoding, keys and
+values live in a `Cache` that is allocated once; those of the conditions are projected once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import Attention, Cache, LayerCache, reach
+from model.configuration import LanguageModelConfig
+from model.positions import Rotation, positions
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
-def position_table(length: int, width: int, period: float, device: torch.device) -> Float[Tensor, "{length} {width}"]:
-    """Sinusoids: cosines in the first half of the width, sines in the second (arXiv:1706.03762, 3.5)."""
-    half = width // 2
-    frequencies = period ** (torch.arange(half, device=device, dtype=torch.float32) / (half - 1))
-    phase = torch.arange(length, device=device, dtype=torch.float32)[:, None] / frequencies
-    return torch.cat([phase.cos(), phase.sin()], dim=-1)
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What all layers of a pass have in common."""
 
-
-@dataclass
-class LayerCache:
-    """What one layer remembers: keys and values of the sequence, and of the conditions."""
-
-    keys: Float[Tensor, "B H S E"]
-    values: Float[Tensor, "B H S E"]
-    cross_keys: Float[Tensor, "B H L E"] | None = None
-    cross_values: Float[Tensor, "B H L E"] | None = None
-
-
-@dataclass
-class Cache:
-    """The memory of a decoding run, of fixed size from the start: `length` positions of it are filled.
-
-    `cross_mask` says which condition vectors belong to a row; the rest pads rows to a common length.
-    """
-
-    layers: list[LayerCache]
-    positions: Float[Tensor, "S D"]
-    cross_mask: Bool[Tensor, "B 1 1 L"] | None = None
-    length: int = 0
-
-    def rows(self, start: int, stop: int) -> "Cache":
-        """A view of some rows: what is written to it is written here."""
-        cut = slice(start, stop)
-        layers = [
-            LayerCache(
-                layer.keys[cut],
-                layer.values[cut],
-                None if layer.cross_keys is None else layer.cross_keys[cut],
-                None if layer.cross_values is None else layer.cross_values[cut],
-            )
-            for layer in self.layers
-        ]
-        return Cache(layers, self.positions, None if self.cross_mask is None else self.cross_mask[cut], self.length)
-
-
-class Attention(nn.Module):
-    """Multi-head attention without biases; queries, keys and values in one matrix, in this order."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.in_projection = nn.Linear(width, 3 * width, bias=False)
-        self.out_projection = nn.Linear(width, width, bias=False)
-
-    def split(self, projected: Float[Tensor, "B S X"], parts: int) -> list[Float[Tensor, "B H S E"]]:
-        """Part a projection into queries, keys, values and each of these into heads."""
-        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected.chunk(parts, dim=-1)]
-
-    def attend(
-        self,
-        queries: Float[Tensor, "B H S E"],
-        keys: Float[Tensor, "B H L E"],
-        values: Float[Tensor, "B H L E"],
-        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
-        causal: bool = False,
-    ) -> Float[Tensor, "B S D"]:
-        """Mix the values by how well their keys fit the queries, and project."""
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(queries, keys, values, mask, dropout, is_causal=causal)
-        return self.out_projection(mixed.transpose(1, 2).flatten(2))
-
-    def attend_alike(
-        self,
-        queries: Float[Tensor, "B H S E"],
-        keys: Float[Tensor, "B H L E"],
-        values: Float[Tensor, "B H L E"],
-        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
-    ) -> Float[Tensor, "B S D"]:
-        """The same for decoding, by matrix products that give a row the same bits wherever it stands in a batch.
-
-        The fused kernel does not on the CPU: with two threads or more, its last bits change with the row's place.
-        """
-        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
-        if mask is not None:
-            scores = scores.masked_fill(~mask, float("-inf"))
-        return self.out_projection((scores.softmax(-1) @ values).transpose(1, 2).flatten(2))
-
-    def over_self(self, inputs: Float[Tensor, "B S D"], cache: LayerCache | None, start: int) -> Float[Tensor, "B S D"]:
-        """Causal attention; with a cache, over what it holds before `start` too (then one position at a time)."""
-        queries, keys, values = self.split(self.in_projection(inputs), 3)
-        steps = inputs.shape[1]
-        if cache is None:
-            return self.attend(queries, keys, values, causal=True)
-        cache.keys[:, :, start : start + steps] = keys
-        cache.values[:, :, start : start + steps] = values
-        if steps > 1:
-            causal = torch.ones((1, 1, steps, steps), dtype=torch.bool, device=inputs.device).tril()
-            return self.attend_alike(queries, keys, values, causal)
-        return self.attend_alike(queries, cache.keys[:, :, : start + 1], cache.values[:, :, : start + 1])
-
-    def project_source(self, source: Float[Tensor, "B L D"]) -> list[Float[Tensor, "B H L E"]]:
-        """Keys and values of the conditions."""
-        return self.split(F.linear(source, self.in_projection.weight[source.shape[-1] :]), 2)
-
-    def over_source(
-        self, inputs: Float[Tensor, "B S D"], source: Float[Tensor, "B L D"], mask: Bool[Tensor, "B 1 1 L"] | None
-    ) -> Float[Tensor, "B S D"]:
-        """Attention to the conditions."""
-        keys, values = self.project_source(source)
-        return self.attend(self._queries(inputs), keys, values, mask)
-
-    def over_remembered(
-        self,
-        inputs: Float[Tensor, "B S D"],
-        keys: Float[Tensor, "B H L E"],
-        values: Float[Tensor, "B H L E"],
-        mask: Bool[Tensor, "B 1 1 L"],
-    ) -> Float[Tensor, "B S D"]:
-        """Attention to conditions that are projected already."""
-        return self.attend_alike(self._queries(inputs), keys, values, mask)
-
-    def _queries(self, inputs: Float[Tensor, "B S D"]) -> Float[Tensor, "B H S E"]:
-        return self.split(F.linear(inputs, self.in_projection.weight[: inputs.shape[-1]]), 1)[0]
+    rotation: Rotation | None
+    """Of queries and keys, where positions are rotary."""
+    reach: Bool[Tensor, "1 1 S S"] | None
+    """Which steps see which; None for plain causality, or for a single step after those remembered."""
+    source: Float[Tensor, "B L D"] | None
+    """Conditions for cross-attention that are not remembered."""
+    source_mask: Bool[Tensor, "B 1 1 L2"] | None
+    """Which vectors of the conditions, given or remembered, are keys; None for all."""
+    start: int
+    """Steps that are remembered."""
 
 
 class Layer(nn.Module):
-    """Self-attention, cross-attention (if any), feed-forward, each normed before and added after."""
+    """Self-attention, cross-attention (if any), feed-forward, each added to what goes in, and normed before or after.
 
-    def __init__(self, width: int, heads: int, multiplier: int, dropout: float, cross: bool) -> None:
+    `self_scale` and the like are the learned scales of what is added (layer scale, arXiv:2103.17239, 2), if any.
+    """
+
+    def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
+        width, cross = config.width, bool(config.cross)
+        self.norm_first, self.activation = config.norm == "before", ACTIVATIONS[config.activation]
         self.self_norm = nn.LayerNorm(width)
-        self.self_attention = Attention(width, heads, dropout)
+        self.self_attention = Attention(config, cross=False)
         self.cross_norm = nn.LayerNorm(width) if cross else None
-        self.cross_attention = Attention(width, heads, dropout) if cross else None
+        self.cross_attention = Attention(config, cross=True) if cross else None
         self.feedforward_norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, multiplier * width, bias=False)
-        self.contract = nn.Linear(multiplier * width, width, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.expand = nn.Linear(width, config.expanded_width, bias=config.feedforward_bias)
+        self.contract = nn.Linear(config.expanded_width, width, bias=config.feedforward_bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+        def scale(present: bool) -> nn.Parameter | None:
+            initial = config.layer_scale
+            return nn.Parameter(torch.full((width,), initial)) if present and initial is not None else None
+
+        self.self_scale, self.cross_scale, self.feedforward_scale = scale(True), scale(cross), scale(True)
 
     def forward(
-        self,
-        inputs: Float[Tensor, "B S D"],
-        source: Float[Tensor, "B L D"] | None,
-        source_mask: Bool[Tensor, "B 1 1 L"] | None,
-        cache: LayerCache | None,
-        cross_mask: Bool[Tensor, "B 1 1 L2"] | None,
-        start: int,
+        self, inputs: Float[Tensor, "B S D"], surroundings: Surroundings, cache: LayerCache | None
     ) -> Float[Tensor, "B S D"]:
-        hidden = inputs + self.dropout(self.self_attention.over_self(self.self_norm(inputs), cache, start))
-        if self.cross_attention is not None and self.cross_norm is not None:
-            normed = self.cross_norm(hidden)
-            if cache is not None and cache.cross_keys is not None and cache.cross_values is not None:
-                assert cross_mask is not None
-                attended = self.cross_attention.over_remembered(
-                    normed, cache.cross_keys, cache.cross_values, cross_mask
-                )
-            elif source is not None:
-                attended = self.cross_attention.over_source(normed, source, source_mask)
-            else:
-                raise ValueError("expected a source for cross-attention, got none")
-            hidden = hidden + self.dropout(attended)
-        expanded = self.dropout(F.gelu(self.expand(self.feedforward_norm(hidden))))
-        return hidden + self.dropout(self.contract(expanded))
+        if self.norm_first:
+            hidden = inputs + self._self_attended(self.self_norm(inputs), surroundings, cache)
+            if self.cross_norm is not None:
+                hidden = hidden + self._cross_attended(self.cross_norm(hidden), surroundings, cache)
+            return hidden + self._fed_forward(self.feedforward_norm(hidden))
+        hidden = self.self_norm(inputs + self._self_attended(inputs, surroundings, cache))
+        if self.cross_norm is not None:
+            # AudioCraft's layers that are normed after ask the conditions with the layer's inputs, not with what self-
+            # attention made of them; weights that were trained so need it.
+            hidden = self.cross_norm(hidden + self._cross_attended(inputs, surroundings, cache))
+        return self.feedforward_norm(hidden + self._fed_forward(hidden))
+
+    def _self_attended(
+        self, inputs: Float[Tensor, "B S D"], around: Surroundings, cache: LayerCache | None
+    ) -> Float[Tensor, "B S D"]:
+        """What self-attention adds."""
+        attended = self.self_attention.over_self(inputs, around.rotation, around.reach, cache, around.start)
+        return _scaled(self.dropout(attended), self.self_scale)
+
+    def _cross_attended(
+        self, inputs: Float[Tensor, "B S D"], around: Surroundings, cache: LayerCache | None
+    ) -> Float[Tensor, "B S D"]:
+        """What the conditions add."""
+        assert self.cross_attention is not None
+        if cache is not None and cache.cross_keys is not None and cache.cross_values is not None:
+            attended = self.cross_attention.over_remembered(
+                inputs, cache.cross_keys, cache.cross_values, around.source_mask
+            )
+        elif around.source is not None:
+            attended = self.cross_attention.over_source(inputs, around.source, around.source_mask)
+        else:
+            raise ValueError("expected a source for cross-attention, got none")
+        return _scaled(self.dropout(attended), self.cross_scale)
+
+    def _fed_forward(self, inputs: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """What the feed-forward part adds."""
+        expanded = self.dropout(self.activation(self.expand(inputs)))
+        return _scaled(self.dropout(self.contract(expanded)), self.feedforward_scale)
+
+
+def _scaled(added: Float[Tensor, "B S D"], scale: Float[Tensor, "D"] | None) -> Float[Tensor, "B S D"]:
+    return added if scale is None else added * scale
 
 
 class Transformer(nn.Module):
     """A stack of layers. Weights start Gaussian, narrower with depth (AudioCraft: `gaussian`, `current`)."""
 
-    def __init__(
-        self, width: int, heads: int, layers: int, multiplier: int, dropout: float, cross: bool, period: float
-    ) -> None:
+    def __init__(self, config: LanguageModelConfig) -> None:
         super().__init__()
-        if width % (2 * heads):
-            raise ValueError(f"expected a width that is a multiple of 2 * heads, got {width} and {heads} heads")
-        self.width, self.heads, self.period = width, heads, period
-        self.layers = nn.ModuleList(Layer(width, heads, multiplier, dropout, cross) for _ in range(layers))
+        self.config = config
+        self.checkpointing = False
+        """Whether a layer's activations are computed anew for the gradient instead of kept: less memory, more time, the
+        same numbers (arXiv:1604.06174)."""
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         for depth, layer in enumerate(self.layers, start=1):
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
-                    initialise(module.weight, depth)
+                    initialise(module, depth)
 
     def forward(
         self,
@@ -210,14 +140,26 @@ class Transformer(nn.Module):
         if start and steps != 1:
             raise ValueError(f"expected one position at a time after the first {start}, got {steps}")
         if cache is None:
-            positions = position_table(steps, self.width, self.period, inputs.device)
+            place = positions(steps, self.config, inputs.device)
+            plain = self.config.past_context is None
         else:
-            positions = cache.positions[start : start + steps]
-        hidden = inputs + positions.to(inputs.dtype)
+            place = cache.positions.between(start, start + steps)
+            plain = steps == 1
+        surroundings = Surroundings(
+            place.rotation,
+            None if plain else reach(steps, self.config.past_context, inputs.device),
+            source,
+            cache.cross_mask if cache is not None else None if source_mask is None else source_mask[:, None, None],
+            start,
+        )
+        hidden = inputs if place.sinusoids is None else inputs + place.sinusoids.to(inputs.dtype)
         for number, layer in enumerate(self.layers):
-            memory = None if cache is None else cache.layers[number]
-            seen = None if source_mask is None else source_mask[:, None, None]
-            hidden = layer(hidden, source, seen, memory, None if cache is None else cache.cross_mask, start)
+            if cache is not None:
+                hidden = layer(hidden, surroundings, cache.layers[number])
+            elif self.checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, surroundings, None, use_reentrant=False)
+            else:
+                hidden = layer(hidden, surroundings, None)
         if cache is not None:
             cache.length = start + steps
         return hidden
@@ -225,22 +167,22 @@ class Transformer(nn.Module):
     def allocate(self, rows: int, length: int, source_length: int) -> Cache:
         """An empty cache for `rows` rows of up to `length` positions and condition vectors of `source_length`."""
         weight = next(self.parameters())
+        heads, size = self.config.heads, self.config.width // self.config.heads
 
-        def empty(positions: int) -> Tensor:
-            return weight.new_zeros((rows, self.heads, positions, self.width // self.heads))
+        def empty(heads: int, positions: int) -> Tensor:
+            return weight.new_zeros((rows, heads, positions, size))
 
         layers = [
             LayerCache(
-                empty(length),
-                empty(length),
-                empty(source_length) if source_length else None,
-                empty(source_length) if source_length else None,
+                empty(self.config.key_value_heads or heads, length),
+                empty(self.config.key_value_heads or heads, length),
+                empty(heads, source_length) if source_length else None,
+                empty(heads, source_length) if source_length else None,
             )
             for _ in self.layers
         ]
         mask = torch.zeros((rows, 1, 1, source_length), dtype=torch.bool, device=weight.device)
-        positions = position_table(length, self.width, self.period, weight.device)
-        return Cache(layers, positions, mask if source_length else None)
+        return Cache(layers, positions(length, self.config, weight.device), mask if source_length else None)
 
     def remember_source(
         self, cache: Cache, source: Float[Tensor, "B L D"], source_mask: Bool[Tensor, "B L"] | None = None
@@ -260,7 +202,10 @@ class Transformer(nn.Module):
             memory.cross_keys[:, :, :length], memory.cross_values[:, :, :length] = keys, values
 
 
-def initialise(weight: Tensor, depth: int | None = None) -> None:
-    """Truncated Gaussian of deviation 1 / sqrt(fan in), in layer `depth` divided by sqrt(2 * depth)."""
+def initialise(module: nn.Linear | nn.Embedding, depth: int | None = None) -> None:
+    """Truncated Gaussian of deviation 1 / sqrt(fan in), in layer `depth` divided by sqrt(2 * depth); biases zero."""
+    weight = module.weight
     deviation = weight.shape[-1] ** -0.5 / (1.0 if depth is None else (2 * depth) ** 0.5)
     nn.init.trunc_normal_(weight, 0.0, deviation, -3 * deviation, 3 * deviation)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

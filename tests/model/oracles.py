@@ -8,7 +8,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.language_model import LanguageModel, LanguageModelConfig, name_from_audiocraft
+from model.audiocraft_names import state_from_audiocraft
+from model.language_model import LanguageModel, LanguageModelConfig
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
 PATTERNS: dict[str, dict[str, Any]] = {
@@ -19,6 +20,9 @@ PATTERNS: dict[str, dict[str, Any]] = {
     "coarse_first": {"pattern": "coarse_first"},
     "musiclm(group_by=2)": {"pattern": "grouped", "group": 2},
 }
+
+
+POSITIONS = {"sin": "sinusoidal", "rope": "rotary", "sin_rope": "both"}
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,41 @@ class Pack:
 def read_pack(folder: Path, name: str) -> Pack:
     facts = json.loads((folder / f"{name}.json").read_text())
     return Pack(facts, load_file(folder / f"{name}.safetensors"))
+
+
+def variant(folder: Path, case: dict[str, Any]) -> LanguageModel:
+    """The network of a case of `lm_variants`, with its own weights."""
+    pack = read_pack(folder, "lm_variants")
+    facts = pack.facts["config"] | case["overrides"]
+    config = LanguageModelConfig(
+        codebooks=facts["n_q"],
+        cardinality=facts["card"],
+        width=facts["dim"],
+        heads=facts["num_heads"],
+        layers=facts["num_layers"],
+        feedforward_multiplier=facts["hidden_scale"],
+        activation=facts["activation"],
+        norm="before" if facts["norm_first"] else "after",
+        attention_bias=facts["bias_attn"],
+        feedforward_bias=facts["bias_ff"],
+        head_bias=facts["bias_proj"],
+        layer_scale=facts["layer_scale"],
+        query_key_norm=facts.get("qk_layer_norm", False),
+        key_value_heads=facts["num_heads"] // facts.get("kv_repeat", 1),
+        past_context=facts.get("past_context"),
+        positions=POSITIONS[facts["positional_embedding"]],
+        xpos=facts.get("xpos", False),
+        position_period=facts["max_period"],
+        position_scale=facts["positional_scale"],
+        delays=facts["delays"],
+        cross=(),
+        padding="attended",
+    )
+    start = f"{case['name']}.weights."
+    weights = {name.removeprefix(start): value for name, value in pack.tensors.items() if name.startswith(start)}
+    model = LanguageModel(config)
+    model.load_state_dict(state_from_audiocraft(weights))
+    return model.eval()
 
 
 def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
@@ -57,5 +96,5 @@ def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
         **PATTERNS[case.get("pattern", "delay")],
     )
     model = LanguageModel(config)
-    model.load_state_dict({name_from_audiocraft(name): value for name, value in weights.tensors.items()})
+    model.load_state_dict(state_from_audiocraft(weights.tensors))
     return model.eval()

@@ -1,0 +1,184 @@
+"""Multi-head attention, over the sequence itself and over conditions, with and without memory (arXiv:1706.03762, 3.2).
+
+Keys and values may have fewer heads than queries have, each serving a group of them (grouped-query attention,
+arXiv:2305.13245); queries and keys may be normed, so that their products stay bounded (arXiv:2302.05442, 2).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.configuration import LanguageModelConfig
+from model.positions import Positions, Rotation
+
+
+@dataclass
+class LayerCache:
+    """What one layer remembers: keys and values of the sequence (in their own few heads), and of the conditions."""
+
+    keys: Float[Tensor, "B G S E"]
+    values: Float[Tensor, "B G S E"]
+    cross_keys: Float[Tensor, "B H L E"] | None = None
+    cross_values: Float[Tensor, "B H L E"] | None = None
+
+
+@dataclass
+class Cache:
+    """The memory of a decoding run, of fixed size from the start: `length` positions of it are filled.
+
+    `cross_mask` says which condition vectors belong to a row; the rest pads rows to a common length.
+    """
+
+    layers: list[LayerCache]
+    positions: Positions
+    cross_mask: Bool[Tensor, "B 1 1 L"] | None = None
+    length: int = 0
+
+    def rows(self, start: int, stop: int) -> "Cache":
+        """A view of some rows: what is written to it is written here."""
+        cut = slice(start, stop)
+        layers = [
+            LayerCache(
+                layer.keys[cut],
+                layer.values[cut],
+                None if layer.cross_keys is None else layer.cross_keys[cut],
+                None if layer.cross_values is None else layer.cross_values[cut],
+            )
+            for layer in self.layers
+        ]
+        return Cache(layers, self.positions, None if self.cross_mask is None else self.cross_mask[cut], self.length)
+
+
+def reach(steps: int, past_context: int | None, device: torch.device) -> Bool[Tensor, "1 1 {steps} {steps}"]:
+    """Which steps each step sees: itself and those before it, at most `past_context` of them."""
+    seen = torch.ones((steps, steps), dtype=torch.bool, device=device).tril()
+    if past_context is not None:
+        seen = seen.triu(-past_context)
+    return seen[None, None]
+
+
+class Attention(nn.Module):
+    """Queries, keys and values come out of one matrix, in this order.
+
+    Args:
+        config: sizes and options.
+        cross: whether keys and values come from conditions, not from the sequence.
+    """
+
+    def __init__(self, config: LanguageModelConfig, cross: bool) -> None:
+        super().__init__()
+        self.width, self.heads = config.width, config.heads
+        self.key_value_heads = config.heads if cross or config.key_value_heads is None else config.key_value_heads
+        self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
+        self.past_context = None if cross else config.past_context
+        self.key_width = config.width // config.heads * self.key_value_heads
+        self.in_projection: nn.Module = nn.Linear(
+            config.width, config.width + 2 * self.key_width, bias=config.attention_bias
+        )
+        self.out_projection = nn.Linear(config.width, config.width, bias=config.attention_bias)
+        normed = config.cross_query_key_norm if cross else config.query_key_norm
+        self.query_norm: nn.Module = nn.LayerNorm(config.width) if normed else nn.Identity()
+        self.key_norm: nn.Module = nn.LayerNorm(self.key_width) if normed else nn.Identity()
+
+    def attend(
+        self,
+        queries: Float[Tensor, "B H S E"],
+        keys: Float[Tensor, "B G L E"],
+        values: Float[Tensor, "B G L E"],
+        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
+        causal: bool = False,
+    ) -> Float[Tensor, "B S D"]:
+        """Mix the values by how well their keys fit the queries, and project."""
+        dropout, grouped = self.dropout if self.training else 0.0, self.key_value_heads < self.heads
+        mixed = F.scaled_dot_product_attention(
+            queries, keys, values, mask, dropout, is_causal=causal, enable_gqa=grouped
+        )
+        return self.out_projection(mixed.transpose(1, 2).flatten(2))
+
+    def attend_alike(
+        self,
+        queries: Float[Tensor, "B H S E"],
+        keys: Float[Tensor, "B G L E"],
+        values: Float[Tensor, "B G L E"],
+        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
+    ) -> Float[Tensor, "B S D"]:
+        """The same for decoding, by matrix products that give a row the same bits wherever it stands in a batch.
+
+        The fused kernel does not on the CPU: with two threads or more, its last bits change with the row's place.
+        The queries of a group stand under each other, so that its keys are read as they are remembered, once.
+        """
+        group, steps = self.heads // self.key_value_heads, queries.shape[2]
+        stacked = queries.unflatten(1, (-1, group)).flatten(2, 3)
+        scores = (stacked * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+        if mask is not None:
+            seen = mask if group == 1 else mask.expand(-1, -1, steps, -1).repeat(1, 1, group, 1)
+            scores = scores.masked_fill(~seen, float("-inf"))
+        mixed = (scores.softmax(-1) @ values).unflatten(2, (group, steps)).flatten(1, 2)
+        return self.out_projection(mixed.transpose(1, 2).flatten(2))
+
+    def over_self(
+        self,
+        inputs: Float[Tensor, "B S D"],
+        rotation: Rotation | None,
+        mask: Bool[Tensor, "1 1 S S"] | None,
+        cache: LayerCache | None,
+        start: int,
+    ) -> Float[Tensor, "B S D"]:
+        """Causal attention (narrowed by `mask`, if any); with a cache, one position at a time after the first call, and
+        over what the cache holds before `start` too."""
+        queries, keys, values = self.in_projection(inputs).split([self.width, self.key_width, self.key_width], -1)
+        queries, keys = self._part(self.query_norm(queries)), self._part(self.key_norm(keys))
+        values = self._part(values)
+        if rotation is not None:
+            queries, keys = rotation.of_queries(queries), rotation.of_keys(keys)
+        if cache is None:
+            return self.attend(queries, keys, values, mask, causal=mask is None)
+        stop = start + inputs.shape[1]
+        cache.keys[:, :, start:stop], cache.values[:, :, start:stop] = keys, values
+        if mask is not None:
+            return self.attend_alike(queries, keys, values, mask)
+        first = 0 if self.past_context is None else max(0, start - self.past_context)
+        return self.attend_alike(queries, cache.keys[:, :, first:stop], cache.values[:, :, first:stop])
+
+    def project_source(
+        self, source: Float[Tensor, "B L D"]
+    ) -> tuple[Float[Tensor, "B H L E"], Float[Tensor, "B H L E"]]:
+        """Keys and values of the conditions."""
+        keys, values = self._projected(source, self.width, 3 * self.width).chunk(2, dim=-1)
+        return self._part(self.key_norm(keys)), self._part(values)
+
+    def over_source(
+        self, inputs: Float[Tensor, "B S D"], source: Float[Tensor, "B L D"], mask: Bool[Tensor, "B 1 1 L"] | None
+    ) -> Float[Tensor, "B S D"]:
+        """Attention to the conditions."""
+        keys, values = self.project_source(source)
+        return self.attend(self._source_queries(inputs), keys, values, mask)
+
+    def over_remembered(
+        self,
+        inputs: Float[Tensor, "B S D"],
+        keys: Float[Tensor, "B H L E"],
+        values: Float[Tensor, "B H L E"],
+        mask: Bool[Tensor, "B 1 1 L"] | None,
+    ) -> Float[Tensor, "B S D"]:
+        """Attention to conditions that are projected already."""
+        return self.attend_alike(self._source_queries(inputs), keys, values, mask)
+
+    def _source_queries(self, inputs: Float[Tensor, "B S D"]) -> Float[Tensor, "B H S E"]:
+        return self._part(self.query_norm(self._projected(inputs, 0, self.width)))
+
+    def _projected(self, inputs: Float[Tensor, "B S D"], start: int, stop: int) -> Float[Tensor, "B S X"]:
+        """What some rows of the projection's matrix make of the inputs."""
+        projection = self.in_projection
+        if isinstance(projection, nn.Linear):
+            bias = None if projection.bias is None else projection.bias[start:stop]
+            return F.linear(inputs, projection.weight[start:stop], bias)
+        # A module in its place, as low-rank adaptation puts one there, may be more than a matrix: it gives the whole.
+        return projection(inputs)[..., start:stop]
+
+    def _part(self, projected: Float[Tensor, "B S X"]) -> Float[Tensor, "B H S E"]:
+        """Part vectors into heads."""
+        return projected.unflatten(-1, (-1, self.width // self.heads)).transpose(1, 2)
