@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import T5EncoderModel
 
 from model.chroma import chroma
-from model.generation import GenerationRequest, GenerationStoppedError, generate
+from model.decoding import GenerationStoppedError
+from model.generation import GenerationRequest, generate
 from model.listening import agreement_with, expected_agreement
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef

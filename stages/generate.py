@@ -123,7 +123,8 @@ def _checkpoint_id(config: Config, context: Context, digest: str) -> str:
 
 
 def _generate(context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str) -> list[dict]:
-    from model.generation import GenerationStoppedError, generate
+    from model.decoding import GenerationStoppedError
+    from model.generation import generate
     from stages.examples import MELODY_RATE
 
     facts, rows = trained.facts, []
