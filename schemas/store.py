@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import fsspec
@@ -21,26 +20,12 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.content import content_digest, row_keys
+from schemas.footer import Footer, footer_of
 from schemas.identity import keys_digest
 from schemas.table import Table
 
 STALE_SECONDS = 3600.0
 """Age after which a temporary file is the remains of a killed run, rather than another run's work."""
-
-
-@dataclass(frozen=True)
-class Footer:
-    """What a shard's Parquet footer says of it, read without reading a row."""
-
-    input_key: str
-    """Identity of the keys that the shard was made from."""
-    output_key: str
-    """Identity of the keys of its own rows."""
-    content: str
-    """Digest of its rows (of the table's `identity` columns)."""
-    rows: int
-    refused: int
-    """Items that the stage refused while it made this shard."""
 
 
 class Store:
@@ -51,6 +36,7 @@ class Store:
         self.root = root.rstrip("/")
         self.url = self.filesystem.unstrip_protocol(self.root)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
+        self._footers: dict[tuple[str, int, int], Footer] = {}
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -187,22 +173,20 @@ class Store:
         """
         path = self.path(self.shard_path(table, version, shard))
         try:
-            with self.filesystem.open(path, "rb", cache_type="none" if self.is_local else "readahead") as file:
-                metadata = pq.read_metadata(file)
+            if not self.is_local:
+                with self.filesystem.open(path, "rb", cache_type="readahead") as file:
+                    return footer_of(pq.read_metadata(file), path)
+            # A plan asks for the same footers once a stage. A file that was replaced is another one by these three.
+            state = os.stat(path)
+            place = (path, state.st_ino, state.st_mtime_ns)
+            if place not in self._footers:
+                with open(path, "rb") as file:
+                    self._footers[place] = footer_of(pq.read_metadata(file), path)
+            return self._footers[place]
         except FileNotFoundError:
             return None
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"expected a Parquet shard at {path}, got a file that cannot be read: {error}") from error
-        values = {
-            key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"
-        }
-        if "input_key" not in values:
-            raise ValueError(
-                f"expected a shard with an input_key in its footer, got {path}, which something else wrote"
-            )
-        return Footer(
-            values["input_key"], values["output_key"], values["content"], metadata.num_rows, int(values["refused"])
-        )
 
     def write_shard(
         self, table: Table, version: str, shard: str, rows: pa.Table, input_key: str, refused: int = 0

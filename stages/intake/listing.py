@@ -101,11 +101,8 @@ def is_recording(name: str) -> bool:
     return bool(stem and dot) and extension.lower() in AUDIO_EXTENSIONS
 
 
-def _sort(file: File, listing: Listing) -> None:
-    if is_recording(file.relative):
-        listing.recordings.append(file)
-    elif file.relative.lower().endswith(METADATA_EXTENSIONS):
-        listing.metadata.append(file)
+def is_metadata(name: str) -> bool:
+    return name.lower().endswith(METADATA_EXTENSIONS)
 
 
 # -- a local disk ------------------------------------------------------------------------------------------------------
@@ -140,15 +137,17 @@ class _Walk:
         except OSError as error:
             self._refuse(path, "unreadable", f"expected a file, got {error.strerror or error}")
             return
+        wanted = is_recording(relative)
         if not stat.S_ISREG(state.st_mode):
-            if is_recording(relative):
+            if wanted:
                 kind = _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
                 self._refuse(path, "not a file", f"expected a regular file, got {kind}")
-        elif is_recording(relative) and not os.access(path, os.R_OK):
+        elif wanted and state.st_mode & _READABLE_BY_ALL != _READABLE_BY_ALL and not os.access(path, os.R_OK):
             self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
-        else:
+        elif wanted or is_metadata(relative):
             uri = uri_of(self._disk, path, self._root)
-            _sort(File(uri, relative, f"{state.st_size}-{state.st_mtime_ns}", state.st_size), self._listing)
+            file = File(uri, relative, f"{state.st_size}-{state.st_mtime_ns}", state.st_size)
+            (self._listing.recordings if wanted else self._listing.metadata).append(file)
 
     def _enter(self, folder: str) -> bool:
         """Note a folder as listed; False if it was."""
@@ -206,6 +205,8 @@ class _Walk:
         self._listing.rejects.append(Reject(uri, uri, kind, clean_text(message), stamp=LISTED))
 
 
+_READABLE_BY_ALL = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 LISTED = "listed"
@@ -230,7 +231,10 @@ def _list_remote(filesystem: AbstractFileSystem, root: str, source: str, store: 
         if inside and path.startswith(str(hidden)):
             continue
         size = int(entry.get("size") or 0)
-        _sort(File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size), listing)
+        wanted = is_recording(relative)
+        if wanted or is_metadata(relative):
+            file = File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size)
+            (listing.recordings if wanted else listing.metadata).append(file)
 
 
 def _entries(found: Any, root: str) -> Iterator[tuple[str, str, dict]]:

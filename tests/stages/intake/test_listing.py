@@ -104,6 +104,7 @@ def test_a_folder_that_cannot_be_read_is_refused_and_remembered(tmp_path, monkey
 def test_a_file_without_permission_is_refused(tmp_path, monkeypatch):
     write(tmp_path / "a.wav", b"x")
     write(tmp_path / "b.wav", b"x")
+    (tmp_path / "a.wav").chmod(0o000)
     # As the system answers anyone but root, whom no mode keeps out.
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.wav"))
     assert _kinds(tmp_path) == {"a.wav": "unreadable"}
