@@ -1,91 +1,150 @@
-"""The decoder: causal, equal to a plain reckoning of it, and the same with its memory as without."""
+"""The decoder in all its forms: causal, equal to a plain reckoning, and the same with its memory as without."""
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.attention import Attention
 from model.configuration import LanguageModelConfig
-from model.positions import position_table
 from model.transformer import Transformer
-
-WIDTH, HEADS = 16, 2
-
-
-def _transformer(cross: bool = False, layers: int = 2) -> Transformer:
-    torch.manual_seed(0)
-    sizes = {"width": WIDTH, "heads": HEADS, "layers": layers, "cross": ("description",) if cross else ()}
-    return Transformer(LanguageModelConfig.model_validate(sizes)).eval()
-
-
-def _plain_attention(attention: Attention, inputs: Tensor, source: Tensor, causal: bool) -> Tensor:
-    """Attention head by head and step by step, for one row."""
-    queries, keys, values = attention.in_projection.weight.chunk(3)
-    size = WIDTH // HEADS
-    mixed = torch.zeros_like(inputs)
-    for head in range(HEADS):
-        part = slice(head * size, (head + 1) * size)
-        for step, vector in enumerate(inputs):
-            seen = source[: step + 1] if causal else source
-            scores = (seen @ keys[part].T) @ (queries[part] @ vector) / size**0.5
-            mixed[step, part] = scores.softmax(0) @ (seen @ values[part].T)
-    return mixed @ attention.out_projection.weight.T
-
-
-def _plain_transformer(transformer: Transformer, inputs: Tensor, source: Tensor | None) -> Tensor:
-    hidden = inputs + position_table(len(inputs), WIDTH, 10_000.0, inputs.device)
-    for layer in transformer.layers:
-        normed = layer.self_norm(hidden)
-        hidden = hidden + _plain_attention(layer.self_attention, normed, normed, True)
-        if source is not None:
-            hidden = hidden + _plain_attention(layer.cross_attention, layer.cross_norm(hidden), source, False)
-        hidden = hidden + layer.contract(nn.functional.gelu(layer.expand(layer.feedforward_norm(hidden))))
-    return hidden
+from tests.model.plain_transformer import FORMS, WIDTH, run_plainly, transformer
 
 
 @pytest.mark.parametrize("cross", [False, True])
-def test_the_decoder_equals_attention_written_as_loops(cross: bool) -> None:
-    transformer, inputs = _transformer(cross), torch.randn(2, 7, WIDTH)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_decoder_equals_attention_written_as_loops(form: str, cross: bool) -> None:
+    made, inputs = transformer(form, cross), torch.randn(2, 7, WIDTH)
     source = torch.randn(2, 5, WIDTH) if cross else None
     with torch.no_grad():
-        found = transformer(inputs, source)
+        found = made(inputs, source)
         for row in range(2):
-            expected = _plain_transformer(transformer, inputs[row], None if source is None else source[row])
+            expected = run_plainly(made, inputs[row], None if source is None else source[row])
             torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_no_gradient_reaches_a_later_step() -> None:
-    transformer = _transformer(cross=True)
+@pytest.mark.parametrize("form", FORMS)
+def test_no_gradient_reaches_a_later_step_or_one_past_the_context(form: str) -> None:
+    made = transformer(form, cross=True, layers=1)
+    past = made.config.past_context or 9
     inputs, source = torch.randn(1, 9, WIDTH, requires_grad=True), torch.randn(1, 4, WIDTH, requires_grad=True)
     for step in range(9):
-        ahead, conditions = torch.autograd.grad(transformer(inputs, source)[0, step].sum(), (inputs, source))
+        # A random sum: after a norm, a plain one is the same for all inputs.
+        direction = torch.randn(WIDTH)
+        ahead, conditions = torch.autograd.grad((made(inputs, source)[0, step] * direction).sum(), (inputs, source))
         reach = ahead[0].abs().amax(-1)
-        assert (reach[: step + 1] > 0).all()
-        assert (reach[step + 1 :] == 0).all()
+        seen = torch.arange(9)
+        assert torch.equal(reach > 0, (seen <= step) & (seen >= step - past))
         assert (conditions.abs().amax(-1) > 0).all()
 
 
 @pytest.mark.parametrize("cross", [False, True])
-def test_step_by_step_with_a_cache_is_the_same_as_at_once(cross: bool) -> None:
-    transformer, inputs = _transformer(cross), torch.randn(3, 12, WIDTH)
+@pytest.mark.parametrize("form", FORMS)
+def test_step_by_step_with_a_cache_is_the_same_as_at_once(form: str, cross: bool) -> None:
+    made, inputs = transformer(form, cross), torch.randn(3, 12, WIDTH)
     source = torch.randn(3, 5, WIDTH) if cross else None
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]).bool() if cross else None
     with torch.no_grad():
-        expected = transformer(inputs, source)
-        cache = transformer.allocate(3, 12, 8 if cross else 0)
+        expected = made(inputs, source, mask)
+        cache = made.allocate(3, 12, 8 if cross else 0)
         if source is not None:
-            transformer.remember_source(cache, source)
-        found = [transformer(inputs[:, :4], cache=cache)]
-        found += [transformer(inputs[:, step : step + 1], cache=cache) for step in range(4, 12)]
+            made.remember_source(cache, source, mask)
+        found = [made(inputs[:, :4], cache=cache)]
+        found += [made(inputs[:, step : step + 1], cache=cache) for step in range(4, 12)]
     assert cache.length == 12
     torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_what_is_written_to_rows_of_a_cache_is_in_the_cache() -> None:
-    transformer = _transformer(cross=True)
-    cache = transformer.allocate(4, 6, 3)
+@pytest.mark.parametrize("form", FORMS)
+def test_decoding_gives_a_row_the_same_bits_wherever_it_stands(form: str) -> None:
+    made, inputs, source = transformer(form, cross=True), torch.randn(6, 9, WIDTH), torch.randn(6, 5, WIDTH)
+    mask = torch.arange(5) < torch.tensor([5, 1, 3, 2, 4, 5])[:, None]
+
+    def decoded(order: Tensor) -> Tensor:
+        cache = made.allocate(6, 9, 5)
+        made.remember_source(cache, source[order], mask[order])
+        found = [made(inputs[order][:, :3], cache=cache)]
+        found += [made(inputs[order][:, step : step + 1], cache=cache) for step in range(3, 9)]
+        return torch.cat(found, dim=1)
+
+    order = torch.tensor([4, 2, 5, 0, 1, 3])
     with torch.no_grad():
-        transformer.remember_source(cache.rows(2, 4), torch.randn(2, 2, WIDTH))
-        transformer(torch.randn(2, 5, WIDTH), cache=cache.rows(2, 4))
+        assert torch.equal(decoded(torch.arange(6))[order], decoded(order))
+
+
+def test_grouped_heads_are_remembered_as_they_are_and_not_repeated() -> None:
+    cache = transformer("grouped heads", cross=True).allocate(3, 5, 2)
+    assert [tuple(layer.keys.shape) for layer in cache.layers] == [(3, 2, 5, 4)] * 2
+    assert [tuple(layer.cross_keys.shape) for layer in cache.layers if layer.cross_keys is not None] == [
+        (3, 4, 2, 4)
+    ] * 2
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_masked_vectors_of_the_source_change_nothing(masked: bool) -> None:
+    made, inputs, source = transformer(cross=True), torch.randn(2, 6, WIDTH), torch.randn(2, 5, WIDTH)
+    mask = torch.arange(5) < torch.tensor([2, 5])[:, None]
+    other = torch.where(mask[..., None], source, 7.0)
+    with torch.no_grad():
+        first, second = (made(inputs, given, mask if masked else None) for given in (source, other))
+    assert torch.equal(first, second) == masked
+    assert torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("form", FORMS)
+def test_checkpointed_layers_give_the_same_loss_and_gradients_bit_for_bit(form: str, dropout: float) -> None:
+    made = transformer(form, cross=True, dropout=dropout).train()
+    inputs, source = torch.randn(2, 7, WIDTH, requires_grad=True), torch.randn(2, 3, WIDTH, requires_grad=True)
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    wanted = [inputs, source, *made.parameters()]
+    results = []
+    for made.checkpointing in (False, True):
+        torch.manual_seed(5)
+        loss = made(inputs, source, mask).square().mean()
+        gradients = torch.autograd.grad(loss, wanted)
+        # What is drawn after the layers must not depend on whether they were checkpointed either.
+        results.append((loss.detach(), *gradients, torch.rand(3)))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_checkpointed_layers_keep_less_for_the_gradient() -> None:
+    made, inputs = transformer(layers=4), torch.randn(2, 16, WIDTH)
+    kept = []
+    for made.checkpointing in (False, True):
+        sizes: list[int] = []
+
+        def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            made(inputs)
+        kept.append(sum(sizes))
+    assert kept[1] < kept[0] / 5
+
+
+def test_dropout_drops_and_attention_may_have_its_own_share() -> None:
+    inputs = torch.randn(1, 6, WIDTH)
+    sizes = {"width": WIDTH, "heads": 4, "layers": 1, "cross": ()}
+    for shares in ({"dropout": 0.5, "attention_dropout": 0.0}, {"attention_dropout": 0.5}):
+        torch.manual_seed(0)
+        made = Transformer(LanguageModelConfig.model_validate(sizes | shares))
+        layer = made.layers[0]
+        assert (layer.self_attention.dropout, layer.dropout.p) == (
+            shares["attention_dropout"],
+            shares.get("dropout", 0.0),
+        )
+        with torch.no_grad():
+            assert not torch.equal(made(inputs), made(inputs))
+            made.eval()
+            assert torch.equal(made(inputs), made(inputs))
+
+
+def test_what_is_written_to_rows_of_a_cache_is_in_the_cache() -> None:
+    made = transformer(cross=True)
+    cache = made.allocate(4, 6, 3)
+    with torch.no_grad():
+        made.remember_source(cache.rows(2, 4), torch.randn(2, 2, WIDTH))
+        made(torch.randn(2, 5, WIDTH), cache=cache.rows(2, 4))
     written = [
         layer.keys.abs().sum((1, 2, 3)) + layer.cross_keys.abs().sum((1, 2, 3))
         for layer in cache.layers
@@ -96,23 +155,32 @@ def test_what_is_written_to_rows_of_a_cache_is_in_the_cache() -> None:
     assert cache.cross_mask.sum((1, 2, 3)).tolist() == [0, 0, 2, 2]
 
 
-def test_deeper_layers_start_narrower() -> None:
+def test_deeper_layers_start_narrower_and_biases_at_zero() -> None:
     torch.manual_seed(0)
-    transformer = Transformer(LanguageModelConfig(width=128, heads=4, layers=4, cross=()))
-    for depth, layer in enumerate(transformer.layers, start=1):
+    config = LanguageModelConfig(width=128, heads=4, layers=4, cross=(), feedforward_bias=True, attention_bias=True)
+    for depth, layer in enumerate(Transformer(config).layers, start=1):
         deviation = layer.contract.weight.std().item()
         # A Gaussian cut at three deviations has 0.9866 of its deviation.
         assert deviation == pytest.approx(0.9866 * (4 * 128) ** -0.5 / (2 * depth) ** 0.5, rel=0.02)
+        for linear in (layer.expand, layer.contract, layer.self_attention.in_projection):
+            assert (linear.bias == 0).all()
+
+
+def test_a_layer_scale_starts_from_its_value() -> None:
+    made = Transformer(LanguageModelConfig(width=16, heads=4, layers=2, layer_scale=1e-3))
+    for layer in made.layers:
+        for scale in (layer.self_scale, layer.cross_scale, layer.feedforward_scale):
+            assert torch.equal(scale, torch.full((16,), 1e-3))
 
 
 def test_wrong_use_says_what_was_expected() -> None:
-    transformer = _transformer(cross=True)
+    made = transformer(cross=True)
     with pytest.raises(ValueError, match="expected a source for cross-attention, got none"):
-        transformer(torch.randn(1, 3, WIDTH))
-    cache = transformer.allocate(1, 6, 2)
+        made(torch.randn(1, 3, WIDTH))
+    cache = made.allocate(1, 6, 2)
     with pytest.raises(ValueError, match="room for 3 condition vectors"):
-        transformer.remember_source(cache, torch.randn(1, 3, WIDTH))
-    transformer.remember_source(cache, torch.randn(1, 2, WIDTH))
-    transformer(torch.randn(1, 2, WIDTH), cache=cache)
+        made.remember_source(cache, torch.randn(1, 3, WIDTH))
+    made.remember_source(cache, torch.randn(1, 2, WIDTH))
+    made(torch.randn(1, 2, WIDTH), cache=cache)
     with pytest.raises(ValueError, match="one position at a time after the first 2, got 2"):
-        transformer(torch.randn(1, 2, WIDTH), cache=cache)
+        made(torch.randn(1, 2, WIDTH), cache=cache)
