@@ -33,11 +33,11 @@ class Attributes:
 
     description: str | None = None
     """What the music is, in words."""
-    chroma: Float[Tensor, "F 12"] | None = None
-    """The melody at the rate of `ChromaConfig.frame_rate`, bin 0 = C."""
-    clap: Float[Tensor, "E"] | None = None
-    """A joint embedding of text and audio."""
-    fields: Mapping[str, str | float] = field(default_factory=dict)
+    chroma: Float[Tensor, "..."] | None = None
+    """The melody [F, 12] at the rate of `ChromaConfig.frame_rate`, bin 0 = C."""
+    clap: Float[Tensor, "..."] | None = None
+    """A joint embedding [E] of text and audio."""
+    fields: Mapping[str, str | float | int] = field(default_factory=dict)
     """Other metadata by its name in `FIELDS`: text, or a number in the field's unit (beats a minute, seconds)."""
 
     def __post_init__(self) -> None:
@@ -47,7 +47,7 @@ class Attributes:
             if name not in FIELDS:
                 raise ValueError(f"expected fields among {list(FIELDS)}, got {name!r}")
             if name in NUMBER_FIELDS:
-                if isinstance(value, bool | str) or value is None or not math.isfinite(value):
+                if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                     raise ValueError(f"expected a finite number for the field {name}, got {value!r}")
             elif not isinstance(value, str) or not value.strip():
                 raise ValueError(f"expected a text for the field {name}, got {value!r}")

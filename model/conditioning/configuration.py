@@ -173,6 +173,15 @@ class MusicModelConfig(Config):
                 f"expected the language model to fuse {sorted(self.conditions)}, "
                 f"got cross, prepend, sum and interpolate of {sorted(self.language_model.conditions)}"
             )
-        if self.chroma is not None and not self.chroma.match_length and "chroma" in self.language_model.sum:
-            raise ValueError("expected match_length = true for a melody that is summed, got false")
+        for name in self.language_model.sum:
+            if self._varies(name):
+                raise ValueError(
+                    f"expected conditions of one length to be summed, got {name}, which is as long as its text or tune"
+                )
         return self
+
+    def _varies(self, name: str) -> bool:
+        """Whether the length of a condition depends on the item."""
+        if name == "chroma":
+            return self.chroma is not None and not self.chroma.match_length
+        return name == "description" or (name in self.fields and self.fields[name].kind == "words")

@@ -61,8 +61,8 @@ class ClapConditioner(nn.Module):
         vectors = embeddings[drawn.to(embeddings.device)].to(self.projection.weight.device, torch.float32)
         start_codebooks(self.quantizer, vectors.T[None], self.config.quantizer.learning, generator)
 
-    def prepare(self, embeddings: Sequence[Float[Tensor, "_"] | None]) -> PreparedVectors:
-        """Stack; None is a null. ValueError for an embedding that is not [E]."""
+    def prepare(self, embeddings: Sequence[Float[Tensor, "..."] | None]) -> PreparedVectors:
+        """Stack embeddings [E]; None is a null. ValueError for one of another shape."""
         vectors = torch.zeros(len(embeddings), 1, self.config.width)
         for row, embedding in zip(vectors, embeddings, strict=True):
             if embedding is not None:

@@ -20,13 +20,13 @@ class ChromaConditioner(nn.Module):
         self.config = config
         self.projection = nn.Linear(PITCH_CLASSES, width)
 
-    def prepare(self, melodies: Sequence[Float[Tensor, "_ _"] | None]) -> PreparedVectors:
-        """Stack melodies of `config.frame_rate` frames a second, repeated, cut or padded as configured.
+    def prepare(self, melodies: Sequence[Float[Tensor, "..."] | None]) -> PreparedVectors:
+        """Stack melodies [F, 12] of `config.frame_rate` frames a second, repeated, cut or padded as configured.
 
         None is a null. Raises ValueError for a melody that is empty or not [F, 12].
         """
         for melody in melodies:
-            if melody is not None and (melody.shape[1] != PITCH_CLASSES or not len(melody)):
+            if melody is not None and (melody.ndim != 2 or melody.shape[1] != PITCH_CLASSES or not len(melody)):
                 raise ValueError(f"expected a chroma [F, {PITCH_CLASSES}], got {list(melody.shape)}")
         most = self.config.frames
         if self.config.match_length:

@@ -34,7 +34,7 @@ class NumberConditioner(nn.Module):
         self.config = config
         self.projection = nn.Linear(2 * config.waves, width)
 
-    def prepare(self, numbers: Sequence[float | None]) -> PreparedVectors:
+    def prepare(self, numbers: Sequence[float | int | None]) -> PreparedVectors:
         """The waves of each number, in the field's unit; None is a null. ValueError for one that is not finite."""
         for number in numbers:
             if number is not None and not math.isfinite(number):

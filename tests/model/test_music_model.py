@@ -1,4 +1,4 @@
-"""The music model: attributes to loss, what a checkpoint of it holds, and how conditions are dropped."""
+"""The music model: attributes to loss, what a checkpoint of it holds, and what it refuses."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from model.conditioning.configuration import ClapConfig, MusicModelConfig
 from model.language_model import LanguageModelConfig
-from model.music_model import Attributes, MusicModel, drop_conditions
+from model.music_model import Attributes, MusicModel
 from tests.model.tiny_model import (
     CLAP_WIDTH,
     config,
@@ -83,31 +83,6 @@ def test_weights_of_another_model_are_refused_by_name() -> None:
         model.load_weights(weights)
 
 
-def test_dropping_nulls_every_condition_of_an_item_the_joint_embedding_too() -> None:
-    (dropped,) = drop_conditions([FULL], 1.0, torch.Generator())
-    assert dropped.given == ()
-    (kept,) = drop_conditions([FULL], 0.0, torch.Generator())
-    assert kept is FULL
-
-
-def test_items_are_dropped_at_the_given_rate_and_each_on_its_own() -> None:
-    generator = torch.Generator().manual_seed(11)
-    draws = torch.tensor(
-        [[item is not FULL for item in drop_conditions([FULL] * 4, 0.3, generator)] for _ in range(4000)]
-    ).double()
-    # Four standard deviations of a share of 4000 (16000) draws, and of a correlation of 4000 pairs.
-    assert abs(draws.mean() - 0.3) < 4 * (0.3 * 0.7 / 16_000) ** 0.5
-    assert (draws.mean(0) - 0.3).abs().max() < 4 * (0.3 * 0.7 / 4000) ** 0.5
-    correlation = torch.corrcoef(draws.T) - torch.eye(4)
-    assert correlation.abs().max() < 4 / 4000**0.5
-
-
-def test_what_is_dropped_depends_on_the_generator_alone() -> None:
-    first = drop_conditions([FULL] * 50, 0.5, torch.Generator().manual_seed(2))
-    second = drop_conditions([FULL] * 50, 0.5, torch.Generator().manual_seed(2))
-    assert [item is FULL for item in first] == [item is FULL for item in second]
-
-
 def test_a_config_whose_conditions_are_not_fused_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"expected the language model to fuse \['clap', 'description'\]"):
         MusicModelConfig(clap=ClapConfig())
@@ -121,8 +96,6 @@ def test_bad_input_says_what_was_expected() -> None:
         model(random_codes(2, 5), [FULL])
     with pytest.raises(ValueError, match=r"expected codes \[B, 3, T\], got \[1, 2, 5\]"):
         model(random_codes(1, 5, codebooks=2), [FULL])
-    with pytest.raises(ValueError, match=r"expected a probability from 0 to 1, got 1\.5"):
-        drop_conditions([FULL], 1.5, torch.Generator())
     with pytest.raises(ValueError, match="expected a text encoder and a tokenizer"):
         MusicModel(config())
     narrow = MusicModelConfig(
@@ -132,3 +105,5 @@ def test_bad_input_says_what_was_expected() -> None:
     words_only = MusicModel(narrow, text_encoder(), tokenizer())
     with pytest.raises(ValueError, match=r"expected conditions among \['description'\], got chroma in item 1"):
         words_only.prepare([Attributes("bass"), FULL])
+    with pytest.raises(ValueError, match=r"expected conditions among \['description'\], got bpm in item 0"):
+        words_only.prepare([Attributes("bass", fields={"bpm": 120.0})])

@@ -97,9 +97,11 @@ def test_bad_melodies_and_settings_say_what_was_expected() -> None:
         ChromaConditioner(ChromaConfig(), 8).prepare([torch.zeros(0, 12)])
     with pytest.raises(ValueError, match=r"expected a chroma \[F, 12\], got \[4, 11\]"):
         ChromaConditioner(ChromaConfig(), 8).prepare([torch.zeros(4, 11)])
+    with pytest.raises(ValueError, match=r"expected a chroma \[F, 12\], got \[12\]"):
+        ChromaConditioner(ChromaConfig(), 8).prepare([None, torch.zeros(12)])
     with pytest.raises(ValidationError, match="expected null = zeros for melodies that keep their length"):
         ChromaConfig(match_length=False, null="first_bin")
-    with pytest.raises(ValidationError, match="expected match_length = true for a melody that is summed"):
+    with pytest.raises(ValidationError, match="expected conditions of one length to be summed, got chroma"):
         MusicModelConfig.model_validate(
             {"description": None, "chroma": {"match_length": False}, "language_model": {"cross": [], "sum": ["chroma"]}}
         )

@@ -1,0 +1,125 @@
+"""What holds for every kind of condition: nulls, batches, and values that were stored."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from pydantic import ValidationError
+
+from model.chroma import chroma
+from model.music_model import CONDITIONS, Attributes
+from schemas.tables import CHROMA, CLAP, TRACKS
+from tests.model.conditioning.every_condition import ITEMS, config, embeddings, everything, music_model
+from tests.model.tiny_model import random_codes
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_in_a_batch_every_condition_of_an_item_is_what_it_is_alone(quantized: bool) -> None:
+    model = music_model(config(quantized))
+    with torch.no_grad():
+        together = model.condition(model.prepare(ITEMS))
+        assert tuple(together) == ("description", "genre", "keywords", "bpm", "chroma", "clap")
+        for row, item in enumerate(ITEMS):
+            for name, alone in model.condition(model.prepare([item])).items():
+                length = alone.mask.shape[1]
+                found = together[name]
+                torch.testing.assert_close(found.embedding[row, :length], alone.embedding[0], rtol=0, atol=1e-6)
+                assert torch.equal(found.mask[row, :length], alone.mask[0])
+                assert not found.embedding[row, length:].any()
+                assert not found.mask[row, length:].any()
+
+
+def test_in_a_batch_an_item_is_predicted_as_it_is_alone() -> None:
+    model, codes = music_model(), random_codes(len(ITEMS), 7, codebooks=2, cardinality=11)
+    with torch.no_grad():
+        together = model(codes, ITEMS).logits
+        for row, item in enumerate(ITEMS):
+            alone = model(codes[row : row + 1], [item]).logits[0]
+            torch.testing.assert_close(together[row], alone, rtol=0, atol=1e-5)
+
+
+def test_what_an_item_does_not_have_is_zeros_outside_the_mask_and_nothing_else_is() -> None:
+    model = music_model()
+    with torch.no_grad():
+        found = model.condition(model.prepare(ITEMS))
+    for name, condition in found.items():
+        present = condition.embedding.abs().amax(-1) > 0
+        assert torch.equal(present, condition.mask)
+        assert condition.mask.any(-1).tolist() == [name in item.given for item in ITEMS]
+
+
+@pytest.mark.parametrize("name", ["description", "genre", "keywords", "bpm", "chroma", "clap"])
+def test_taking_one_condition_away_changes_the_prediction(name: str) -> None:
+    model, codes, item = music_model(), random_codes(1, 7, codebooks=2, cardinality=11), everything()
+    assert name in item.given
+    with torch.no_grad():
+        logits = model(codes.expand(2, -1, -1), [item, item.without([name])]).logits
+    assert (logits[0] - logits[1]).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("how", ["cross", "prepend", "interpolate"])
+def test_every_condition_can_join_in_every_way_of_any_length(how: str) -> None:
+    names = ("description", "genre", "keywords", "bpm", "chroma", "clap")
+    model = music_model(config(**({"cross": ()} | {how: names})))
+    codes = random_codes(len(ITEMS), 7, codebooks=2, cardinality=11)
+    with torch.no_grad():
+        logits = model(codes[:1].expand_as(codes), ITEMS).logits.flatten(1)
+    assert torch.cdist(logits, logits)[~torch.eye(len(ITEMS), dtype=torch.bool)].min() > 1e-4
+
+
+def test_conditions_of_one_length_can_be_summed_and_others_are_refused() -> None:
+    summed = ("genre", "bpm", "chroma", "clap")
+    rest = ("description", "keywords")
+    model = music_model(config(match_length=True, cross=rest, sum=summed))
+    codes = random_codes(len(ITEMS), 6, codebooks=2, cardinality=11)
+    with torch.no_grad():
+        logits = model(codes[:1].expand_as(codes), ITEMS).logits.flatten(1)
+    assert torch.cdist(logits, logits)[~torch.eye(len(ITEMS), dtype=torch.bool)].min() > 1e-4
+    for name in rest:
+        with pytest.raises(ValidationError, match=f"expected conditions of one length to be summed, got {name}"):
+            config(match_length=True, cross=tuple({*rest, *summed} - {name}), sum=(name,))
+
+
+def test_values_read_from_the_tables_give_the_numbers_of_live_ones(tmp_path: Path) -> None:
+    """A recording's conditions, computed here and taken from rows of the tables that hold them."""
+    wav = torch.randn(1, 60_000, generator=torch.Generator().manual_seed(4))
+    melody, embedding = chroma(wav, window=4096, hop=2048)[0], embeddings(1)[0]
+    live = Attributes(
+        "calm piano", melody, embedding, {"genre": "Jazz", "keywords": "slow, café", "bpm": 97.3, "seconds": 1.875}
+    )
+    rows = {
+        TRACKS: {
+            "track_id": "a", "description": "calm piano", "genre": "Jazz", "keywords": ["slow", "café"],
+            "bpm": 97.3, "seconds": 1.875,
+        },
+        CHROMA: {"track_id": "a", "frame_rate": 15.625, "chroma": melody.tolist()},
+        CLAP: {"track_id": "a", "starts": [0.0], "embeddings": [embedding.tolist()]},
+    }  # fmt: skip
+    stored = {}
+    for table, row in rows.items():
+        whole = {name: None for name in table.schema.names} | row
+        pq.write_table(pa.Table.from_pylist([whole], schema=table.schema), tmp_path / "row.parquet")
+        stored[table] = pq.read_table(tmp_path / "row.parquet").to_pylist()[0]
+    track = stored[TRACKS]
+    cached = Attributes(
+        track["description"],
+        torch.from_numpy(np.array(stored[CHROMA]["chroma"], dtype=np.float32)),
+        torch.from_numpy(np.array(stored[CLAP]["embeddings"][0], dtype=np.float32)),
+        {"genre": track["genre"], "keywords": ", ".join(track["keywords"]), "bpm": track["bpm"], "seconds": 1.875},
+    )
+    settings = config().model_dump()
+    settings["fields"]["seconds"] = {"kind": "number", "lowest": 0.0, "highest": 512.0}
+    settings["language_model"]["cross"] = (*settings["language_model"]["cross"], "seconds")
+    settings["chroma"]["one_hot"] = False
+    model = music_model(type(config()).model_validate(settings))
+    with torch.no_grad():
+        expected, found = (model.condition(model.prepare([item])) for item in (live, cached))
+    assert tuple(found) == ("description", "genre", "keywords", "bpm", "seconds", "chroma", "clap")
+    for name, condition in found.items():
+        assert torch.equal(condition.embedding, expected[name].embedding), name
+        assert torch.equal(condition.mask, expected[name].mask), name
+        assert condition.mask.all(), name
+    assert set(found) < set(CONDITIONS)

@@ -1,0 +1,67 @@
+"""A training of a model with codebooks for joint embeddings: killed and resumed, it ends as an undisturbed one."""
+
+import torch
+
+from model.learning import OptimizationConfig
+from model.music_model import Attributes, MusicModel, drop_attributes, drop_conditions
+from model.objective import Batch, accumulate_gradients
+from model.training import Optimization, step_seed
+from tests.model.conditioning.every_condition import config, everything, music_model
+from tests.model.tiny_model import random_codes
+
+STEPS = 12
+OPTIMIZATION = OptimizationConfig(steps=STEPS, warmup_steps=2, learning_rate=1e-2, ema_interval=1, precision="float32")
+
+
+def _new(seed: int = 0) -> MusicModel:
+    """Some codes die within a few steps, so the resumed training has to draw the same vectors for them."""
+    settings = config().model_dump()
+    settings["clap"]["quantizer"]["learning"] |= {"decay": 0.5, "dead_code_share": 0.3}
+    return music_model(type(config()).model_validate(settings), seed)
+
+
+def _train(model: MusicModel, optimization: Optimization, steps: range) -> None:
+    """Every draw is a function of the step, as in the stage that trains."""
+    model.train()
+    for step in steps:
+        generator = torch.Generator().manual_seed(step_seed(1, step, 1))
+        items: list[Attributes] = [everything(10 * step + item) for item in range(4)]
+        items = drop_attributes(items, {"chroma": 0.5, "genre": 0.5}, generator)
+        items = drop_conditions(items, 0.2, generator)
+        codes = random_codes(4, 6, seed=step, codebooks=2, cardinality=11)
+        torch.manual_seed(step_seed(1, step, 2))
+        accumulate_gradients(model, Batch(codes, torch.tensor([6, 6, 5, 6]), items), 2, "float32")
+        optimization.update()
+
+
+def test_a_training_with_codebooks_killed_and_resumed_ends_bit_for_bit_as_an_undisturbed_one() -> None:
+    undisturbed = _new()
+    started = {name: value.clone() for name, value in undisturbed.named_buffers()}
+    whole = Optimization(undisturbed, OPTIMIZATION)
+    _train(undisturbed, whole, range(STEPS))
+
+    killed = _new()
+    before = Optimization(killed, OPTIMIZATION)
+    _train(killed, before, range(5))
+    kept = {name: value.clone() for name, value in before.state().items()}
+    resumed = _new(seed=99)
+    after = Optimization(resumed, OPTIMIZATION)
+    after.load(kept)
+    _train(resumed, after, range(5, STEPS))
+
+    expected, got = whole.state(), after.state()
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    moved = [name for name, value in started.items() if not torch.equal(value, expected[f"buffers.{name}"])]
+    assert any("codebook.embed" in name for name in moved)
+    assert all(torch.equal(value, resumed.weights()[name]) for name, value in undisturbed.weights().items())
+
+
+def test_the_codebooks_are_part_of_a_checkpoint() -> None:
+    trained, other = _new(), _new(seed=3)
+    _train(trained, Optimization(trained, OPTIMIZATION), range(2))
+    assert any("clap.quantizer" in name for name in trained.weights())
+    other.load_weights(trained.weights())
+    item, codes = [everything()], random_codes(1, 6, codebooks=2, cardinality=11)
+    with torch.no_grad():
+        assert torch.equal(trained.eval()(codes, item).logits, other.eval()(codes, item).logits)
