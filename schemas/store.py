@@ -180,7 +180,7 @@ class Store:
             state = os.stat(path)
             place = (path, state.st_ino, state.st_mtime_ns)
             if place not in self._footers:
-                with open(path, "rb") as file:
+                with pa.OSFile(path) as file:
                     self._footers[place] = footer_of(pq.read_metadata(file), path)
             return self._footers[place]
         except FileNotFoundError:
