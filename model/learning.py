@@ -77,3 +77,22 @@ class ContrastiveConfig(Config):
         precision="float32",
     )
     """How the weights move."""
+
+
+class LoraConfig(Config):
+    """Fine-tuning through low-rank updates of frozen weights: W + alpha / rank · B A (LoRA, arXiv:2106.09685, 4.1).
+    The weights that are kept are the sums, so nothing that comes after knows of it."""
+
+    rank: int = Field(default=8, ge=1)
+    """Rows of A and columns of B (arXiv:2106.09685, 7.2: 4 to 8 do for most)."""
+    alpha: int = Field(default=16, ge=1)
+    """Updates count alpha / rank times, so that another rank asks for no other learning rate (arXiv:2106.09685, 4.1)."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropped share of what the updates see."""
+    targets: tuple[Literal["attention", "cross_attention", "feedforward"], ...] = Field(
+        default=("attention", "cross_attention"), min_length=1
+    )
+    """The layers of the decoder that get updates, where it has them (arXiv:2106.09685, 4.2: attention alone)."""
+    conditioners: bool = True
+    """Whether the conditioners learn too, whole: a condition that the checkpoint did not have needs it. A text encoder
+    learns only where `model.description.finetune` says so as well."""

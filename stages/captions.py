@@ -1,7 +1,7 @@
 """The sentence that a track is trained with: its description, at times with other metadata merged into it.
 
-AudioCraft's augmentation (`augment_music_info_description`), so that a model follows "genre: jazz. bpm: 92" as well as
-prose, and prose that names only some of these. Unlike there, `drop_other` is the probability of leaving a field out.
+AudioCraft's augmentation (`augment_music_info_description` and paraphrases), so that a model follows "genre: jazz. bpm:
+92" as well as prose, and prose in other words. Unlike there, `drop_other` is the probability of leaving a field out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +19,9 @@ MERGED = ("genre", "moods", "keywords", "instrument", "key", "bpm")
 class CaptionConfig(Config):
     """How the text of a training example is made."""
 
+    paraphrase: float = Field(default=0.0, ge=0, le=1)
+    """Probability that the description is replaced by one of the track's paraphrases, each as likely as the others
+    (AudioCraft's `paraphrase_p`)."""
     merge: float = Field(default=0.25, ge=0, le=1)
     """Probability that other metadata is merged into the description (AudioCraft's `merge_text_p`)."""
     drop_description: float = Field(default=0.5, ge=0, le=1)
@@ -31,8 +34,7 @@ class CaptionConfig(Config):
 
 def plain_caption(track: Mapping[str, Any]) -> str | None:
     """The text of a track as it is: its description, else its other metadata, else None."""
-    description = (track["description"] or "").strip()
-    return description or _joined("", _fields(track)) or None
+    return _description(track) or _joined("", _fields(track)) or None
 
 
 def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> str | None:
@@ -42,7 +44,10 @@ def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ra
         track: a row of `tracks`.
         random: where the draws come from; the same state gives the same text.
     """
-    description = (track["description"] or "").strip()
+    description = _description(track)
+    paraphrases = track["paraphrases"] or []
+    if description and paraphrases and random.random() < config.paraphrase:
+        description = paraphrases[int(random.integers(len(paraphrases)))]
     fields: list[str] = []
     if random.random() < config.merge:
         fields = [field for field in _fields(track) if random.random() >= config.drop_other]
@@ -61,6 +66,10 @@ def request_text(description: str | None, key: str | None, bpm: float | None) ->
     """The text of a request: its description, followed by the key and the tempo that it names in the form in which
     training merges them."""
     return _joined(description or "", _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})) or None
+
+
+def _description(track: Mapping[str, Any]) -> str:
+    return (track["description"] or "").strip()
 
 
 def _joined(description: str, fields: Sequence[str]) -> str:

@@ -5,8 +5,9 @@ slice of it: nothing here walks over frames.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +15,17 @@ import pyarrow.compute as pc
 import torch
 from jaxtyping import Int
 
-from model.conditioning.configuration import MusicModelConfig
+from model.conditioning.configuration import FIELDS, MusicModelConfig
 from model.music_model import Attributes
 from model.objective import Batch
+from stages.captions import MERGED
+from stages.checkpoints.folder import CodecFacts
 
 MELODY_RATE = 32_000 / 4096
-"""Frames a second of a melody as the model reads it (arXiv:2306.05284, 4.1: hop 4096 at 32 kHz)."""
+"""Frames a second of a melody as MusicGen reads it (arXiv:2306.05284, 4.1: hop 4096 at 32 kHz)."""
 
-TEXT_COLUMNS = ("description", "genre", "moods", "keywords", "instrument", "key", "bpm")
+METADATA = tuple(dict.fromkeys(("description", "paraphrases", *MERGED, *FIELDS)))
+"""The columns of `tracks` that captions and conditions are made of."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,15 @@ class Corpus:
         self.cardinality = int(_only(tokens, "cardinality"))
         self.frames = tokens.column("frames").to_numpy()
         self.codes, self.codebooks = _pack_codes(tokens, self.cardinality)
+        self.codec = _codec_facts(tokens, self.codebooks)
 
-        rows = tracks.select(["track_id", "split", *TEXT_COLUMNS]).to_pylist()
+        rows = tracks.select(["track_id", "split", *METADATA]).to_pylist()
         known = {row["track_id"]: row for row in rows}
         unknown = [track_id for track_id in self.ids if track_id not in known]
         if unknown:
             raise ValueError(f"expected a row in tracks for every row of tokens, got none for {unknown[0]}")
-        self.texts = [known[track_id] for track_id in self.ids]
-        self.splits = [row["split"] for row in self.texts]
+        self.metadata = [known[track_id] for track_id in self.ids]
+        self.splits = [row["split"] for row in self.metadata]
 
         self.chroma_rate = float(_only(chroma, "frame_rate")) if chroma.num_rows else math.nan
         self.chroma = _pack_vectors(chroma, "chroma", self.ids, "chroma bins")
@@ -88,9 +93,22 @@ class Corpus:
         block = self.codes.values[start : start + self.codebooks * total].reshape(self.codebooks, total)
         return block[:, window.start : window.start + frames]
 
+    def fields(self, track: int, names: Iterable[str]) -> dict[str, str | float]:
+        """What `tracks` says of a track in some columns: lists as one text, numbers as they are; no entry where it says
+        nothing."""
+        found: dict[str, str | float] = {}
+        for name in names:
+            value = self.metadata[track][name]
+            if isinstance(value, list):
+                value = ", ".join(value)
+            if isinstance(value, float) or (value and value.strip()):
+                found[name] = value
+        return found
+
     def attributes(self, window: Window, frames: int, model: MusicModelConfig, description: str | None) -> Attributes:
-        """The conditions of a window that a model reads: `description`, the melody of the same span of time (without
-        what lies past its end or the end of the track), and the joint embedding whose own window starts nearest.
+        """The conditions of a window that a model reads: `description`, what `tracks` says in the fields, the melody of
+        the same span of time (without what lies past its end or the end of the track), and the joint embedding whose
+        own window starts nearest.
 
         Args:
             frames: the window's length in frames of codes.
@@ -98,13 +116,15 @@ class Corpus:
         begin, track = self.seconds(window.start), window.track
         melody = embedding = None
         if model.chroma is not None and self.chroma.counts[track]:
-            count = min(model.chroma.frames, math.ceil(self.seconds(frames) * MELODY_RATE))
-            span = melody_at(self.chroma.row(track), self.chroma_rate, begin, count)
+            rate = model.chroma.frame_rate
+            count = min(model.chroma.frames, math.ceil(frames * (rate / self.frame_rate)))
+            span = melody_at(self.chroma.row(track), self.chroma_rate, begin, count, rate)
             melody = torch.from_numpy(span) if len(span) else None
         if model.clap is not None and self.embeddings.counts[track]:
             nearest = int(np.abs(self.embedding_starts[track] - begin).argmin())
             embedding = torch.from_numpy(self.embeddings.row(track)[nearest].copy())
-        return Attributes(description if model.description is not None else None, melody, embedding)
+        text = description if model.description is not None else None
+        return Attributes(text, melody, embedding, self.fields(track, model.fields))
 
     def batch(self, windows: Sequence[Window], frames: int, attributes: Sequence[Attributes]) -> Batch:
         """The codes of some windows, with conditions given for each."""
@@ -116,9 +136,17 @@ class Corpus:
         return Batch(torch.from_numpy(codes), torch.from_numpy(lengths), attributes)
 
 
-def melody_at(chroma: np.ndarray, chroma_rate: float, begin: float, count: int) -> np.ndarray:
-    """The melody [F, 12] of a track: `count` frames at `MELODY_RATE` from second `begin` on, fewer where it ends."""
-    places = np.rint((begin + np.arange(count) / MELODY_RATE) * chroma_rate).astype(np.int64)
+def melody_at(
+    chroma: np.ndarray, chroma_rate: float, begin: float, count: int, rate: float = MELODY_RATE
+) -> np.ndarray:
+    """The melody [F, 12] of a track from second `begin` on, fewer frames than asked for where it ends.
+
+    Args:
+        chroma: the melody of the whole track, `chroma_rate` frames a second.
+        count: frames that are wanted.
+        rate: of these, frames a second; each is the frame of `chroma` that is nearest in time.
+    """
+    places = np.rint((begin + np.arange(count) / rate) * chroma_rate).astype(np.int64)
     return chroma[places[places < len(chroma)]]
 
 
@@ -148,11 +176,30 @@ def code_frequencies(corpus: Corpus, tracks: Sequence[int]) -> Int[np.ndarray, "
     return found.reshape(corpus.codebooks, corpus.cardinality)
 
 
-def _only(table: pa.Table, column: str) -> float:
+def _only(table: pa.Table, column: str) -> Any:
     values = pc.unique(table.column(column)).to_pylist()
     if len(values) != 1:
-        raise ValueError(f"expected one {column} in all rows, got {sorted(values)}: they come from different models")
+        found = sorted(values, key=str)
+        raise ValueError(f"expected one {column} in all rows, got {found}: they come from different models")
     return values[0]
+
+
+def _codec_facts(tokens: pa.Table, codebooks: int) -> CodecFacts | None:
+    """The codec that the codes are of; None where it was not written down."""
+    identity, channels, sample_rate = (_only(tokens, name) for name in ("codec", "channels", "sample_rate"))
+    if identity is None:
+        return None
+    # A codec that moved has several names in the rows of its time; each of them led to this one.
+    names = sorted(name for name in pc.unique(tokens.column("codec_reference")).to_pylist() if name)
+    return CodecFacts(
+        reference=names[0] if names else None,
+        identity=identity,
+        sample_rate=sample_rate,
+        frame_rate=_only(tokens, "frame_rate"),
+        codebooks=codebooks,
+        cardinality=_only(tokens, "cardinality"),
+        channels=channels,
+    )
 
 
 def _pack_codes(tokens: pa.Table, cardinality: int) -> tuple[Packed, int]:

@@ -62,7 +62,7 @@ class Judging:
         return sorted({window.track for window in self.windows})
 
     def _right(self, model: MusicModel, window: Window) -> Attributes:
-        text = plain_caption(self.corpus.texts[window.track])
+        text = plain_caption(self.corpus.metadata[window.track])
         return self.corpus.attributes(window, self.frames, model.config, text)
 
     def _wrong(self, model: MusicModel, window: Window, one: str | None = None) -> Attributes:
@@ -73,7 +73,11 @@ class Judging:
         wrong = self._right(model, Window(other, min(window.start, last)))
         if one is None:
             return wrong
-        return replace(self._right(model, window), **{one: getattr(wrong, one)})
+        right = self._right(model, window)
+        if one in model.config.fields:
+            told = {name: value for name, value in right.fields.items() if name != one}
+            return replace(right, fields=told | {name: value for name, value in wrong.fields.items() if name == one})
+        return replace(right, **{one: getattr(wrong, one)})
 
     def _batches(self, model: MusicModel, conditions: Callable[[Window], Attributes] | None) -> Iterator[Batch]:
         given = conditions or (lambda window: self._right(model, window))

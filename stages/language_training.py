@@ -3,38 +3,34 @@
 Apart from the stage itself, which a plan reads, because this loads torch.
 """
 
-import hashlib
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from model.music_model import MusicModel, drop_conditions
+from model.music_model import MusicModel
 from model.objective import Batch, accumulate_gradients
 from model.training import Optimization, step_seed
-from schemas import WeightsRef
 from schemas.weights import folder_digest
-from stages.captions import drawn_caption
-from stages.checkpoints.folder import CheckpointFacts, load_text_encoder, save_checkpoint
+from stages.checkpoints.folder import CheckpointFacts, save_checkpoint
 from stages.contract import Context, Whole
-from stages.examples import Corpus, Window, tiled_windows
+from stages.drawing import DROPOUT, JOINT_CODEBOOKS, draw_batch, segment_frames, split_tracks, word_embedder
+from stages.examples import Corpus, tiled_windows
+from stages.initial_model import Beginning, initial_model
 from stages.journal import Journal, load_state, save_state
 from stages.judging import Judging, chance
 
 if TYPE_CHECKING:
     from stages.train import Config
 
-INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT = 0, 1, 2
-"""What a seed is for; part of it, so that no two purposes share their draws."""
-
-log = logging.getLogger(__name__)
+ADAPTER = "adapter"
+"""Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
 
 
 def train_language_model(
@@ -55,70 +51,37 @@ def train_language_model(
 
     # Dropout draws from torch's own generator, which is seeded anew at every step and given back as it was.
     with torch.random.fork_rng():
-        model = _initial_model(config, context)
-        optimization = Optimization(model, config.optimization)
-        journal = _train(config, context, corpus, splits["train"], model, optimization, judges.get("valid"))
+        draw = partial(draw_batch, corpus, splits["train"], config, embed_words=word_embedder(config, context))
+        begun = initial_model(config, context)
+        _check_codec(corpus, config, begun)
+        _start_joint_codebooks(corpus, config, begun.model, splits["train"])
+        optimization = Optimization(begun.model, config.optimization)
+        journal = _train(config, context, draw, begun.model, optimization, judges.get("valid"))
         with optimization.averaged():
             metrics = {"uniform_cross_entropy": chance(corpus.cardinality)}
             for split, judge in judges.items():
-                metrics |= judge.metrics(model, split, splits["train"])
-            row = _export(config, context, corpus, model, metrics, rows_seen=len(splits["train"]))
+                metrics |= judge.metrics(begun.model, split, splits["train"])
+            row = _export(config, context, corpus, begun, metrics, rows_seen=len(splits["train"]))
     return Whole([row], also={"training": journal.training_rows(context.identity)})
 
 
-def segment_frames(corpus: Corpus, config: "Config") -> int:
-    """Frames of codes of one example."""
-    return max(1, round(config.segment_seconds * corpus.frame_rate))
-
-
-def split_tracks(corpus: Corpus, config: "Config") -> dict[str, list[int]]:
-    """The positions of the tracks of each split that are long enough; a share of `train` is held out where `valid` is
-    empty, the same tracks as long as they are there."""
-    long_enough = [
-        track for track, frames in enumerate(corpus.frames) if corpus.seconds(frames) >= config.shortest_seconds
-    ]
-    found = {
-        split: [track for track in long_enough if corpus.splits[track] == split] for split in ("train", "valid", "test")
-    }
-    if not found["valid"] and len(found["train"]) > 1:
-        ordered = sorted(found["train"], key=lambda track: hashlib.sha256(corpus.ids[track].encode()).digest())
-        count = max(1, round(config.held_out_share * len(ordered)))
-        found["valid"], found["train"] = sorted(ordered[:count]), sorted(ordered[count:])
-        log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
-    return found
-
-
-def draw_batch(corpus: Corpus, tracks: Sequence[int], config: "Config", step: int) -> Batch:
-    """The examples of one step: a function of the seed, the step and the number of the item alone."""
-    frames = segment_frames(corpus, config)
-    windows, attributes = [], []
-    for item in range(config.batch):
-        random = np.random.default_rng([config.seed, step, item])
-        track = tracks[int(random.integers(len(tracks)))]
-        last = max(0, int(corpus.frames[track]) - max(1, round(config.smallest_share * frames)))
-        window = Window(track, int(random.integers(last + 1)))
-        caption = drawn_caption(corpus.texts[track], config.captions, random)
-        drops = random.random(3)
-        found = corpus.attributes(window, frames, config.model, caption)
-        found = replace(found, description=None) if drops[0] < config.description_dropout else found
-        found = replace(found, chroma=None) if drops[1] < config.chroma_dropout else found
-        found = replace(found, clap=None) if drops[2] < config.clap_dropout else found
-        windows.append(window)
-        attributes.append(found)
-    generator = torch.Generator().manual_seed(step_seed(config.seed, step, CONDITION_DROPOUT))
-    return corpus.batch(windows, frames, drop_conditions(attributes, config.condition_dropout, generator))
+def _start_joint_codebooks(corpus: Corpus, config: "Config", model: MusicModel, trained_on: Sequence[int]) -> None:
+    """Fill the codebooks of joint embeddings, where a model has some that are empty, from those it will learn from."""
+    if model.clap is not None and not model.clap.started:
+        embeddings = np.concatenate([corpus.embeddings.row(track) for track in trained_on])
+        generator = torch.Generator().manual_seed(step_seed(config.seed, 0, JOINT_CODEBOOKS))
+        model.clap.start(torch.from_numpy(embeddings), generator)
 
 
 def _train(
     config: "Config",
     context: Context,
-    corpus: Corpus,
-    tracks: Sequence[int],
+    draw: Callable[[int], Batch],
     model: MusicModel,
     optimization: Optimization,
     judge: Judging | None,
 ) -> Journal:
-    """All steps, from where an earlier run of the same training was."""
+    """All steps, from where an earlier run of the same training was; `draw` gives the examples of one."""
     saved = load_state(context.scratch())
     journal = saved.journal if saved else Journal()
     if saved:
@@ -128,19 +91,19 @@ def _train(
     context.progress.advance(optimization.step, "resumed" if saved else "")
     model.train()
     with ThreadPoolExecutor(max_workers=1) as reader:
-        upcoming = reader.submit(draw_batch, corpus, tracks, config, optimization.step)
+        upcoming = reader.submit(draw, optimization.step)
         while optimization.step < steps:
             if context.stop.is_set():
                 save_state(context, optimization.state(), journal)
             context.check_stopped()
             began = time.perf_counter()
             batch = upcoming.result()
-            upcoming = reader.submit(draw_batch, corpus, tracks, config, optimization.step + 1)
+            upcoming = reader.submit(draw, optimization.step + 1)
             torch.manual_seed(step_seed(config.seed, optimization.step, DROPOUT))
             codebooks = accumulate_gradients(model, batch, config.micro_batch, config.optimization.precision).tolist()
             update = optimization.update()
             step, last = optimization.step, optimization.step == steps
-            journal.note(codebooks, corpus.codebooks * int(batch.lengths.sum()), time.perf_counter() - began)
+            journal.note(codebooks, len(codebooks) * int(batch.lengths.sum()), time.perf_counter() - began)
             if step % config.log_every == 0 or last:
                 journal.log_training(step, update)
             if judge and (step % config.valid_every == 0 or last):
@@ -152,45 +115,39 @@ def _train(
     return journal
 
 
-def _initial_model(config: "Config", context: Context) -> MusicModel:
-    encoder, tokenizer = None, None
-    if config.text_encoder is not None:
-        encoder, tokenizer = load_text_encoder(context.weights(config.text_encoder).path)
-    torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
-    return MusicModel(config.model, encoder, tokenizer).to(context.device)
-
-
 def _export(
-    config: "Config", context: Context, corpus: Corpus, model: MusicModel, metrics: dict[str, float], rows_seen: int
+    config: "Config", context: Context, corpus: Corpus, begun: Beginning, metrics: dict[str, float], rows_seen: int
 ) -> dict:
-    """Write the checkpoint's folder, and give its row."""
-    encoder, parents = config.text_encoder, []
-    if encoder is not None and encoder.startswith("checkpoint:"):
-        encoder = WeightsRef(f"checkpoint:{context.checkpoint(encoder)['checkpoint_id']}")
-        parents = [encoder.removeprefix("checkpoint:")]
-    learns = config.model.description is not None and config.model.description.finetune
+    """Write the checkpoint's folder, and give its row. An adapted model is a plain one after this."""
     facts = CheckpointFacts(
         model=config.model,
         frame_rate=corpus.frame_rate,
         segment_seconds=config.segment_seconds,
-        text_encoder=None if learns else encoder,
-        text_encoder_digest=context.weights(encoder).digest if encoder else None,
+        text_encoder=begun.text_encoder,
+        text_encoder_digest=begun.text_encoder_digest,
         versions=dict(context.versions),
+        codec=corpus.codec,
     )
+    learned = sum(value.numel() for value in begun.model.parameters() if value.requires_grad)
     path = f"models/{context.identity}"
     with context.store.new_folder(path) as folder:
-        save_checkpoint(folder, model, facts)
+        if config.lora is not None:
+            from stages.low_rank import merge, save_adapter
+
+            save_adapter(begun.model, folder / ADAPTER)
+            merge(begun.model)
+        save_checkpoint(folder, begun.model, facts, begun.codec if corpus.codec else None)
         digest = folder_digest(folder)
     return {
         "checkpoint_id": context.identity,
         "kind": "language_model",
         "path": path,
         "recipe": context.fingerprint,
-        "parents": parents,
+        "parents": begun.parents,
         "data_digest": context.data_digest,
         "rows_seen": rows_seen,
         "steps": config.optimization.steps,
-        "parameters": sum(value.numel() for value in model.parameters() if value.requires_grad),
+        "parameters": learned,
         "digest": digest,
         "metrics": list(metrics.items()),
         "created_at": datetime.now(UTC),
@@ -223,3 +180,32 @@ def _check(corpus: Corpus, config: "Config", trained_on: Sequence[int]) -> None:
     if config.model.clap is not None and corpus.embeddings.values.shape[1] != config.model.clap.width:
         width = corpus.embeddings.values.shape[1]
         raise ValueError(f"expected joint embeddings of width {config.model.clap.width}, got {width}")
+    if "chroma" in network.sum and config.model.chroma is not None and 1 < config.model.chroma.frames < frames:
+        raise ValueError(
+            f"expected train.model.chroma.frames of {frames} or more, a melody frame for every frame of codes to be "
+            f"added to, got {config.model.chroma.frames}"
+        )
+    untold = [name for name in config.model.fields if not any(corpus.fields(track, [name]) for track in trained_on)]
+    if untold:
+        raise ValueError(
+            f"expected {', '.join(untold)} of at least one track of the split train, as train.model.fields reads it, "
+            f"got none in {len(trained_on)} tracks"
+        )
+
+
+def _check_codec(corpus: Corpus, config: "Config", begun: Beginning) -> None:
+    """Tokens of another codec than that of the checkpoint which training begins with are noise to it."""
+    if begun.facts is None:
+        return
+    if begun.facts.frame_rate != corpus.frame_rate:
+        raise ValueError(
+            f"expected tokens of {begun.facts.frame_rate:g} frames a second, as train.initial = {config.initial} "
+            f"speaks, got {corpus.frame_rate:g}"
+        )
+    theirs, ours = begun.facts.codec, corpus.codec
+    if theirs is not None and ours is not None and theirs.identity != ours.identity:
+        raise ValueError(
+            f"expected tokens of the codec {theirs.reference or ''} (identity {theirs.identity[:16]}…), which "
+            f"train.initial = {config.initial} speaks, got those of {ours.reference or ''} (identity "
+            f"{ours.identity[:16]}…): let tokenize.codec be that codec"
+        )

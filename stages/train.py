@@ -3,36 +3,47 @@
 MusicGen (arXiv:2306.05284): windows of tracks drawn uniformly, the delay pattern, conditions dropped at random so that
 generation can be guided, AdamW, and averaged weights, which are the ones that are kept. Every draw is a function of the
 seed, the step and the item, and the state is kept every few steps: a training that was killed and run again ends with
-the same weights, on the CPU bit for bit.
+the same weights, on the CPU bit for bit. It may start from any checkpoint, and then learn all weights or low-rank
+updates of them.
 """
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 import pyarrow as pa
 from pydantic import Field, model_validator
 
 import schemas
 from model.conditioning.configuration import MusicModelConfig
-from model.learning import OptimizationConfig
+from model.learning import LoraConfig, OptimizationConfig
 from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
 from stages.captions import CaptionConfig
 from stages.contract import Context, Whole
 
-READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 1
+READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 2
 KINDS = ("language_model",)
+
+PUBLISHED_DROPOUT = {"chroma": 0.5}
+"""How often AudioCraft's melody model loses one condition alone, where it does."""
 
 
 class Config(schemas.Config):
     """How the language model is trained; the defaults are MusicGen's for 30 s of 32 kHz mono with text."""
 
-    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "log_every", "valid_every", "save_every")
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "checkpoint_layers", "log_every", "valid_every", "save_every")
 
     model: MusicModelConfig = MusicModelConfig()
     """The network. Its codebooks and cardinality are those of the codec that made the tokens."""
+    initial: WeightsRef | None = None
+    """The checkpoint that training starts from, in any form; None for fresh weights. `model` must be its model, but for
+    conditions that it lacks, which start fresh, and may have twice its codebooks, for stereo out of mono. Of a store's
+    own checkpoints `checkpoint:<id>`."""
+    lora: LoraConfig | None = None
+    """Train low-rank updates of the decoder of `initial`, instead of all weights."""
     text_encoder: WeightsRef | None = WeightsRef("google-t5/t5-base")
-    """The T5 encoder that reads descriptions, frozen or learning as `model.description.finetune` says; None for a model
-    without text (arXiv:2306.05284, 3.1)."""
+    """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or learning as `model.description.finetune`
+    says; None for a model without text, or for the encoder that `initial` brings along, which this one replaces."""
     optimization: OptimizationConfig = OptimizationConfig()
     """Optimiser, learning rate, averaging, and the number of steps."""
     captions: CaptionConfig = CaptionConfig()
@@ -54,13 +65,17 @@ class Config(schemas.Config):
     condition_dropout: float = Field(default=0.2, ge=0, le=1)
     """Probability that an item loses all of its conditions, for classifier-free guidance (AudioCraft's
     `classifier_free_guidance.training_dropout` with melody; 0.3 without)."""
-    description_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Probability that an item loses its text alone (AudioCraft's `attribute_dropout.text`)."""
-    chroma_dropout: float = Field(default=0.5, ge=0, le=1)
-    """Probability that an item loses its melody alone (AudioCraft's `attribute_dropout.wav.self_wav`)."""
-    clap_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Probability that an item loses its joint embedding alone (not in AudioCraft, whose joint embedding stands in for
-    the text)."""
+    attribute_dropout: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Probability that an item loses one condition alone, by the condition's name; drawn for each item and condition.
+    One that is not named: 0.5 for the melody (AudioCraft's `attribute_dropout.wav.self_wav`), 0 for the others."""
+    joint_text: float = Field(default=0.0, ge=0, le=1)
+    """Probability that an item's joint embedding is that of its caption, as it was drawn, instead of its sound's
+    (AudioCraft's `text_p`)."""
+    joint_embedding: WeightsRef | None = None
+    """The model that embeds captions, where `joint_text` asks for it: the one that the stage `clap` used."""
+    joint_vocabulary: WeightsRef | None = None
+    """RoBERTa's vocabulary, which a LAION checkpoint in `joint_embedding` reads words with; a model folder has its own.
+    """
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_windows: int = Field(default=256, ge=1)
@@ -68,6 +83,9 @@ class Config(schemas.Config):
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
     never. Asking for the stage by name always does."""
+    checkpoint_layers: bool = False
+    """Keep only what goes into each layer and compute the rest of it again for its gradient: less memory, more time,
+    the same result (AudioCraft's `transformer_lm.checkpointing`)."""
     log_every: int = Field(default=50, ge=1)
     """Steps between two rows of `training`."""
     valid_every: int = Field(default=500, ge=1)
@@ -77,12 +95,54 @@ class Config(schemas.Config):
 
     @model_validator(mode="after")
     def _text_has_an_encoder(self) -> Self:
-        if (self.model.description is None) != (self.text_encoder is None):
+        wanted, given = self.model.description is not None, self.text_encoder is not None
+        if wanted != given and not (wanted and self.initial is not None):
             raise ValueError(
                 f"expected a text encoder exactly where the model reads text, got text_encoder = {self.text_encoder} "
                 f"for conditions {self.model.conditions}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> Self:
+        if self.initial is not None and self.initial.removeprefix("checkpoint:") in KINDS:
+            raise ValueError(
+                f"expected the id of one checkpoint in initial (checkpoint:<id>), got {self.initial}: that is what this "
+                "recipe trains"
+            )
+        if self.lora is not None and self.initial is None:
+            raise ValueError("expected initial, the checkpoint that lora is to adapt, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _dropout_is_of_conditions(self) -> Self:
+        unknown = sorted(set(self.attribute_dropout) - set(self.model.conditions))
+        if unknown:
+            raise ValueError(
+                f"expected attribute_dropout of conditions that the model reads ({', '.join(self.model.conditions)}), "
+                f"got {', '.join(unknown)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_text_has_an_embedding(self) -> Self:
+        if (self.joint_text > 0) != (self.joint_embedding is not None):
+            raise ValueError(
+                f"expected joint_embedding exactly where joint_text is above 0, got joint_embedding = "
+                f"{self.joint_embedding} for joint_text = {self.joint_text:g}"
+            )
+        if self.joint_vocabulary is not None and self.joint_embedding is None:
+            raise ValueError(f"expected joint_embedding beside joint_vocabulary = {self.joint_vocabulary}, got none")
+        if self.joint_text > 0 and self.model.clap is None:
+            raise ValueError(f"expected a model that reads clap for joint_text, got one of {self.model.conditions}")
+        return self
+
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """`attribute_dropout` of every condition that the model reads."""
+        return {
+            name: self.attribute_dropout.get(name, PUBLISHED_DROPOUT.get(name, 0.0)) for name in self.model.conditions
+        }
 
 
 def whole(

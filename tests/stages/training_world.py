@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
 import torch
 
 from schemas import Settings, Store, WeightsRef
@@ -15,6 +17,7 @@ from schemas.table import Table
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
 from stages import train
 from stages.contract import Context, Progress
+from stages.examples import Corpus
 from stages.planning import Chain, Step
 from stages.runner import run_stage
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
@@ -42,10 +45,16 @@ def recipe(folder: Path, **changes: object) -> train.Config:
         "text_encoder": WeightsRef(str(folder / "encoder")),
         "optimization": optimization,
         "captions": {"merge": 0.1, "drop_words": 0.0},
-        **{"batch": 6, "micro_batch": 4, "segment_seconds": 2.0, "condition_dropout": 0.1, "chroma_dropout": 0.1},
+        **{"batch": 6, "micro_batch": 4, "segment_seconds": 2.0, "condition_dropout": 0.1},
+        **{"attribute_dropout": {"chroma": 0.1}},
         **{"log_every": 5, "valid_every": 10, "save_every": 4},
     }
     return train.Config.model_validate(values | changes)
+
+
+def world_corpus(tables: Mapping[str, pa.Table]) -> Corpus:
+    """The corpus of a world's tables."""
+    return Corpus(tables["tracks"], tables["chroma"], tables["clap"], tables["tokens"])
 
 
 def fill(folder: Path, **tables: object) -> None:

@@ -1,0 +1,116 @@
+"""Which examples a language model learns from: tracks by split, and the draws of each step.
+
+Every draw is a function of the seed, the step and the number of the item alone, so a training that goes on where it was
+killed sees what it would have seen, and a larger batch begins with the smaller one.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from model.music_model import drop_attributes, drop_conditions
+from model.objective import Batch
+from model.training import step_seed
+from stages.captions import drawn_caption
+from stages.contract import Context
+from stages.examples import Corpus, Window
+
+if TYPE_CHECKING:
+    from stages.train import Config
+
+INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT, JOINT_CODEBOOKS = 0, 1, 2, 3
+"""What a seed is for; part of it, so that no two purposes share their draws."""
+
+EmbedWords = Callable[[str], Float[Tensor, " E"]]
+"""The joint embedding of a text."""
+
+log = logging.getLogger(__name__)
+
+
+def segment_frames(corpus: Corpus, config: "Config") -> int:
+    """Frames of codes of one example."""
+    return max(1, round(config.segment_seconds * corpus.frame_rate))
+
+
+def split_tracks(corpus: Corpus, config: "Config") -> dict[str, list[int]]:
+    """The positions of the tracks of each split that are long enough; a share of `train` is held out where `valid` is
+    empty, the same tracks as long as they are there."""
+    long_enough = [
+        track for track, frames in enumerate(corpus.frames) if corpus.seconds(frames) >= config.shortest_seconds
+    ]
+    found = {
+        split: [track for track in long_enough if corpus.splits[track] == split] for split in ("train", "valid", "test")
+    }
+    if not found["valid"] and len(found["train"]) > 1:
+        ordered = sorted(found["train"], key=lambda track: hashlib.sha256(corpus.ids[track].encode()).digest())
+        count = max(1, round(config.held_out_share * len(ordered)))
+        found["valid"], found["train"] = sorted(ordered[:count]), sorted(ordered[count:])
+        log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
+    return found
+
+
+def draw_batch(
+    corpus: Corpus, tracks: Sequence[int], config: "Config", step: int, embed_words: EmbedWords | None = None
+) -> Batch:
+    """The examples of one step.
+
+    Args:
+        tracks: positions in the corpus of those that are drawn from, uniformly.
+        embed_words: embeds captions, where `config.joint_text` asks for it.
+    """
+    frames = segment_frames(corpus, config)
+    windows, attributes = [], []
+    for item in range(config.batch):
+        random = np.random.default_rng([config.seed, step, item])
+        track = tracks[int(random.integers(len(tracks)))]
+        last = max(0, int(corpus.frames[track]) - max(1, round(config.smallest_share * frames)))
+        window = Window(track, int(random.integers(last + 1)))
+        caption = drawn_caption(corpus.metadata[track], config.captions, random)
+        found = corpus.attributes(window, frames, config.model, caption)
+        if embed_words is not None and random.random() < config.joint_text and caption is not None:
+            found = replace(found, clap=embed_words(caption))
+        generator = torch.Generator().manual_seed(step_seed(config.seed, step, CONDITION_DROPOUT, item))
+        kept = drop_attributes([found], config.dropouts, generator)
+        attributes += drop_conditions(kept, config.condition_dropout, generator)
+        windows.append(window)
+    return corpus.batch(windows, frames, attributes)
+
+
+def word_embedder(config: "Config", context: Context) -> EmbedWords | None:
+    """What embeds captions; None where the recipe does not ask for it. The very function that generation embeds words
+    by, and nothing is kept of what it finds: captions are drawn anew each time.
+
+    Raises:
+        ValueError: the weights are no joint embedding, read no words, or embed in another width than the model reads.
+        MissingWeights: they cannot be had.
+    """
+    if config.joint_embedding is None:
+        return None
+    from stages.joint_embedding import load_joint_embedder  # with what reads sound, which other trainings do without
+
+    vocabulary = context.weights(config.joint_vocabulary).path if config.joint_vocabulary else None
+    embedder = load_joint_embedder(context.weights(config.joint_embedding).path, context.device, vocabulary)
+    if embedder.text is None:
+        raise ValueError(
+            f"expected train.joint_vocabulary, with which the LAION checkpoint {config.joint_embedding} reads words, "
+            "got none"
+        )
+
+    def embed(words: str) -> Float[Tensor, " E"]:
+        return torch.from_numpy(embedder.embed_text([words])[0])
+
+    assert config.model.clap is not None
+    width = len(embed("music"))
+    if width != config.model.clap.width:
+        raise ValueError(
+            f"expected joint embeddings of width {config.model.clap.width}, as train.model.clap says, got {width} of "
+            f"train.joint_embedding = {config.joint_embedding}"
+        )
+    return embed

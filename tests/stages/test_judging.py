@@ -1,0 +1,69 @@
+"""Held-out cross-entropy and gradients of parts of a batch, against the whole computed in one piece or by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.music_model import Attributes
+from model.objective import accumulate_gradients, held_out_cross_entropy
+from stages.examples import Corpus, Window, tiled_windows
+from stages.initial_model import initial_model
+from tests.stages.tiny_models import CODEBOOKS, world
+from tests.stages.training_world import fill, make_context, recipe, world_corpus
+
+ALL_DROPPED = {"condition_dropout": 1.0, "captions": {"merge": 0.0, "drop_words": 0.0}}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the small world and a text encoder."""
+    folder = tmp_path_factory.mktemp("world")
+    fill(folder)
+    return folder
+
+
+@pytest.fixture
+def corpus() -> Corpus:
+    return world_corpus(world())
+
+
+def test_validation_equals_a_naive_sum_over_single_predictions(place: Path, corpus: Corpus) -> None:
+    config = recipe(place, segment_seconds=1.5)
+    _, context = make_context(place, config)
+    torch.manual_seed(0)
+    model = initial_model(config, context).model
+    windows = tiled_windows(corpus, [0, 1], 37, 10, 100)
+    attributes = [Attributes() for _ in windows]  # texts of one length, so that alone and together are the same
+    batch = corpus.batch(windows, 37, attributes)
+    assert sorted(set(batch.lengths.tolist())) == [26, 37]
+    found = held_out_cross_entropy(model, batch.parts(2), "float32")
+    model.eval()
+    sums, counts = [0.0] * CODEBOOKS, [0] * CODEBOOKS
+    for codes, length in zip(batch.codes, batch.lengths.tolist(), strict=True):
+        logits = model(codes[None], [Attributes()], torch.tensor([length])).logits[0].detach().log_softmax(-1)
+        for book in range(CODEBOOKS):
+            for frame in range(min(length, 37 - book)):  # codebook k is k steps late, so its last k frames are not seen
+                sums[book] -= float(logits[book, frame, codes[book, frame]])
+                counts[book] += 1
+    assert found.tolist() == pytest.approx([total / count for total, count in zip(sums, counts, strict=True)], abs=1e-5)
+
+
+def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_they_are(
+    place: Path, corpus: Corpus
+) -> None:
+    config = recipe(place, **ALL_DROPPED)
+    _, context = make_context(place, config)
+    model = initial_model(config, context).model.eval()
+    windows = [Window(0, 95), Window(1, 0), Window(2, 60), Window(3, 97), Window(4, 10)]
+    batch = corpus.batch(windows, 50, [Attributes() for _ in windows])
+    found = []
+    for items in (5, 2, 1):
+        model.zero_grad()
+        codebooks = accumulate_gradients(model, batch, items, "float32")
+        gradients = torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None])
+        found.append((codebooks, gradients))
+    expected = model.loss(batch.codes, batch.attributes, batch.lengths)
+    for codebooks, gradients in found:
+        torch.testing.assert_close(codebooks, expected.codebooks.detach(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(gradients, found[0][1], atol=1e-6, rtol=1e-4)
