@@ -75,11 +75,11 @@ class ClapConditioner(nn.Module):
         """Vectors [B, 1, D]. In training mode the codebooks move, drawing from torch's own generator; those of a frozen
         conditioner stay.
 
-        Raises ValueError for codebooks that have not started.
+        Raises ValueError for an embedding where the codebooks have not started.
         """
         vectors = prepared.vectors
         if self.quantizer is not None:
-            if not self.started:
+            if not self.started and prepared.mask.any():
                 raise ValueError("expected codebooks that hold joint embeddings, got empty ones: `start` fills them")
             # Whatever precision the decoder runs in: distances are differences of large squares.
             with torch.autocast(vectors.device.type, enabled=False):

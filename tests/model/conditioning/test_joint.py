@@ -169,7 +169,8 @@ def test_bad_embeddings_and_codebooks_say_what_was_expected() -> None:
     empty = _quantized(started=False)
     for mode in (True, False):
         with pytest.raises(ValueError, match="expected codebooks that hold joint embeddings, got empty ones"):
-            empty.train(mode)(empty.prepare([torch.zeros(WIDTH)]))
+            empty.train(mode)(empty.prepare([None, torch.zeros(WIDTH)]))
+        assert not empty(empty.prepare([None, None])).embedding.any()
     with pytest.raises(ValueError, match=r"expected at least 8 joint embeddings of width 6 .* got 7 of width 6"):
         empty.start(_embeddings(7), torch.Generator())
     with pytest.raises(ValueError, match="got 20 of width 5"):
