@@ -1,4 +1,4 @@
-"""The command line: `segue run`, `plan`, `sql` and `presets`.
+"""The command line: `segue run`, `plan`, `sql`, `presets` and `convert`.
 
 What a person got wrong is one line and exit code 2; a run that did not do all that was asked ends with 1, a stopped one
 with 130. Prefect is imported only once there is something to run: its start takes seconds.
@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -24,6 +25,9 @@ from flows.running import Run, current_run, in_turn, run_stages
 from flows.stopping import INTERRUPTED, STOPPED, start_server, stoppable
 from schemas import Settings, Store
 from stages.contract import Stopped
+
+Form = Literal["hf", "audiocraft", "segue"]
+"""The forms of checkpoints, as `segue convert --to` names them."""
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
@@ -97,6 +101,24 @@ def presets() -> int:
         print(f"{name}: {about(name)}")
         for line in _lines(preset_difference(name)):
             print(f"    {line}")
+    return 0
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint: a folder, a hub id, checkpoint:ID.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; new, or empty.")],
+    to: Annotated[Form, typer.Option(help="Hugging Face's MusicGen, AudioCraft, or this project's own.")],
+    codec: Annotated[str | None, typer.Option(help="The codec, where the checkpoint neither has nor names it.")] = None,
+    store: Place = None,
+) -> int:
+    """Write a checkpoint in another form, with all that it needs."""
+    from flows.conversion import convert_checkpoint
+
+    try:
+        print(convert_checkpoint(source, destination, to, codec, store))
+    except ValueError as error:
+        raise Mistake(str(error)) from error
     return 0
 
 

@@ -88,7 +88,12 @@ def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, ch
 
 
 def load_codec_of(codes: Codes, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
-    """The codec of a local folder, for codes that must be its own.
+    """The codec of a local folder, for codes that must be its own; arguments and errors are those of `network_of`."""
+    return _as_codec(network_of(codes, path, got, speaker), device, codes.codebooks, codes.channels)
+
+
+def network_of(codes: Codes, path: Path, got: str, speaker: str) -> EncodecModel:
+    """The network of a local folder, for codes that must be its own, on the CPU.
 
     Args:
         got: what named the codec, such as `decode.codec = facebook/encodec_32khz`.
@@ -98,19 +103,19 @@ def load_codec_of(codes: Codes, path: Path, device: str, got: str, speaker: str)
         ValueError: it is another codec than that of the codes.
     """
     network = load_encodec(path)
-    channels = codes.channels or network.config.audio_channels
-    sides = _sides(network, channels)
-    levels, own = codes.codebooks // sides, network.config.num_quantizers
-    fits = codes.codebooks % sides == 0 and 1 <= levels <= own and channels >= network.config.audio_channels
+    own, levels = network.config.audio_channels, network.config.num_quantizers
+    sides = _sides(network, codes.channels)
     rate = network.config.sampling_rate / network.config.hop_length
+    fits = codes.codebooks % sides == 0 and codes.codebooks <= sides * levels and codes.channels in (None, sides * own)
     if not fits or (codes.cardinality, codes.frame_rate) != (network.config.codebook_size, rate):
+        channels = "" if codes.channels is None else f" for {codes.channels} channels"
         raise ValueError(
             f"expected a codec of {codes.codebooks} codebooks of {codes.cardinality} codes at {codes.frame_rate:g} "
-            f"frames a second for {channels} channels, which {speaker} speaks, got {got} with {own * sides} of "
-            f"{network.config.codebook_size} at {rate:g}"
+            f"frames a second{channels}, which {speaker} speaks, got {got} with {sides * levels} of "
+            f"{network.config.codebook_size} at {rate:g} for {sides * own}"
         )
-    _check_identity(codes, codebook_identity(network, levels), speaker, got)
-    return _as_codec(network, device, codes.codebooks, channels)
+    _check_identity(codes, codebook_identity(network, codes.codebooks // sides), speaker, got)
+    return network
 
 
 def check_codes(expected: Codes, found: Codes, speaker: str, got: str) -> None:
@@ -144,16 +149,15 @@ def _check_identity(expected: Codes, found: str, speaker: str, got: str) -> None
         )
 
 
-def _sides(network: EncodecModel, channels: int) -> int:
+def _sides(network: EncodecModel, channels: int | None) -> int:
     """How often a network encodes a recording: twice where it is mono and the sound is stereo."""
     return 2 if channels == 2 and network.config.audio_channels == 1 else 1
 
 
 def _as_codec(network: EncodecModel, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:
-    own = network.config.audio_channels
-    if channels is not None and channels != own and (own, channels) != (1, 2):
-        raise ValueError(f"expected a codec of {channels} channels, got one of {own}")
-    sides = _sides(network, channels or own)
+    sides = _sides(network, channels)
+    if channels not in (None, sides * network.config.audio_channels):
+        raise ValueError(f"expected a codec of {channels} channels, got one of {network.config.audio_channels}")
     if codebooks is not None and codebooks % sides:
         raise ValueError(f"expected an even number of codebooks, left and right by turns, got {codebooks}")
     codec = Codec(network, device, None if codebooks is None else codebooks // sides)

@@ -11,6 +11,7 @@ A model that was trained here leaves a frozen text encoder and the codec where t
 which digest and identity. A model that was brought in with both keeps both, so that its folder needs nothing else.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Literal
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, EncodecModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
@@ -113,31 +115,50 @@ def load_folder(
         MissingWeights: its text encoder cannot be had.
     """
     try:
-        facts = CheckpointFacts.model_validate_json((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
+        facts = _read_facts(folder)
+        encoder, tokenizer = None, None
+        if facts.model.description is not None:
+            tokenizer = AutoTokenizer.from_pretrained(folder / TEXT_ENCODER)
+            if facts.model.description.finetune:
+                encoder = T5EncoderModel(T5Config.from_pretrained(folder / TEXT_ENCODER))
+            else:
+                encoder = _frozen_text_encoder(folder, facts, weights)
+        model = MusicModel(facts.model, encoder, tokenizer)
+        model.load_weights(load_file(folder / WEIGHTS))
+    except (OSError, KeyError, ValidationError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error
-    encoder, tokenizer = None, None
-    if facts.model.description is not None:
-        tokenizer = AutoTokenizer.from_pretrained(folder / TEXT_ENCODER)
-        if facts.model.description.finetune:
-            encoder = T5EncoderModel(T5Config.from_pretrained(folder / TEXT_ENCODER))
-        elif facts.text_encoder is None:
-            encoder = load_text_encoder(folder / TEXT_ENCODER)[0]
-        else:
-            found = weights(WeightsRef(facts.text_encoder))
-            if found.digest != facts.text_encoder_digest:
-                raise ValueError(
-                    f"expected the text encoder {facts.text_encoder} with digest {facts.text_encoder_digest}, as "
-                    f"{folder.name} was trained with, got {found.digest}"
-                )
-            encoder = load_text_encoder(found.path)[0]
-    model = MusicModel(facts.model, encoder, tokenizer)
-    model.load_weights(load_file(folder / WEIGHTS))
-    return TrainedModel(model.to(device).eval(), facts, _codec_inside(folder, facts))
+    return TrainedModel(model.to(device).eval(), facts, codec_inside(folder, facts))
 
 
-def _codec_inside(folder: Path, facts: CheckpointFacts) -> EncodecModel | None:
-    """The codec that lies with a model; None where there is none."""
+def _read_facts(folder: Path) -> CheckpointFacts:
+    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if isinstance(written, dict) and written.get("format") == 1 and isinstance(written.get("model"), dict):
+        # The first format's models learned with padded vectors as keys, which was no choice then.
+        decoder = written["model"].setdefault("language_model", {})
+        decoder.setdefault("padding", "attended")
+    return CheckpointFacts.model_validate_json(json.dumps(written))
+
+
+def _frozen_text_encoder(
+    folder: Path, facts: CheckpointFacts, weights: Callable[[WeightsRef], LocalWeights]
+) -> T5EncoderModel:
+    if facts.text_encoder is None:
+        return load_text_encoder(folder / TEXT_ENCODER)[0]
+    found = weights(WeightsRef(facts.text_encoder))
+    if found.digest != facts.text_encoder_digest:
+        raise ValueError(
+            f"expected the text encoder {facts.text_encoder} with digest {facts.text_encoder_digest}, as "
+            f"{folder.name} was trained with, got {found.digest}"
+        )
+    return load_text_encoder(found.path)[0]
+
+
+def codec_inside(folder: Path, facts: CheckpointFacts) -> EncodecModel | None:
+    """The codec that lies with a model in its folder; None where there is none.
+
+    Raises:
+        ValueError: it is not the one whose codes the model learned.
+    """
     if not (folder / CODEC).is_dir():
         return None
     network = load_encodec(folder / CODEC)

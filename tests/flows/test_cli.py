@@ -2,38 +2,18 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from flows.cli import run_command
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.flows.command_line import ROOT, make_recordings, segue
 
 
 @pytest.fixture
 def recordings(tmp_path):
     return make_recordings(tmp_path / "recordings", 3)
-
-
-def make_recordings(folder: Path, count: int, seconds: float = 1.0) -> Path:
-    folder.mkdir()
-    for number in range(count):
-        tone = 0.3 * np.sin(np.arange(int(16_000 * seconds)) * (0.05 + 0.001 * number))
-        soundfile.write(folder / f"{number}.flac", tone, 16_000)
-    return folder
-
-
-def segue(*words: str, environment: dict[str, str] | None = None, **options) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from flows.cli import main; main()", *words]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, **streams, **options)
 
 
 @pytest.mark.parametrize(
@@ -134,30 +114,6 @@ def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordi
     out, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
     assert out.splitlines()[1].split()[:4] == ["ingest", "0", "3", "0"]
-
-
-def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(server, tmp_path, capfd):
-    source, store = make_recordings(tmp_path / "many", 300, seconds=4.0), tmp_path / "store"
-    words = ["run", "ingest", "--source", str(source), "--store", str(store), "--set", "settings.workers=1"]
-    process = segue(*words, environment=server.environment)
-    try:
-        for line in process.stderr:
-            if "reading recordings" in line:
-                break
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130, errors
-    assert [line for line in errors.splitlines() if line and "reading recordings" not in line] == [
-        "segue: stopped; what is done is kept, and the same command goes on from there"
-    ]
-    again = segue(*words, environment=server.environment)
-    out, errors = again.communicate(timeout=120)
-    assert again.returncode == 0, errors
-    row = out.splitlines()[1].split()
-    assert int(row[1]) + int(row[2]) == 300
 
 
 def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
