@@ -5,6 +5,7 @@ them, so that whatever reads the checkpoint reads a plain model; the updates alo
 """
 
 from pathlib import Path
+from typing import Any
 
 import peft
 from peft.tuners.lora import LoraLayer
@@ -50,9 +51,8 @@ def save_adapter(model: MusicModel, folder: Path) -> None:
     """Write the updates of an adapted model into a new folder, as `peft.PeftModel.from_pretrained` reads them for the
     decoder (`MusicModel.language_model`) that training began with."""
     folder.mkdir()
-    settings = model.language_model.peft_config["default"]
-    assert isinstance(settings, peft.PeftConfig)
-    settings.save_pretrained(str(folder))
+    settings: Any = model.language_model.peft_config
+    settings["default"].save_pretrained(str(folder))
     updates = peft.get_peft_model_state_dict(model.language_model)
     named = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in updates.items()}
     save_file(named, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
