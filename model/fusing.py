@@ -75,14 +75,17 @@ def fuse(
             frames = frames // (config.interpolate_steps or pattern.steps("valid"))
             added.append(embedding[:, frames.clamp(max=embedding.shape[1] - 1)])
     source = torch.cat(sources, dim=1) if sources else None
-    if source is not None and config.cross_positions:
+    keys = torch.cat(masks, dim=1) if masks else None
+    if source is not None and keys is not None and config.cross_positions:
         table = position_table(source.shape[1], config.width, CROSS_POSITION_PERIOD, source.device)
-        source = source + (config.cross_position_scale * table).to(source.dtype)
+        # Padding that is not read takes no place either.
+        places = (keys.cumsum(1) - 1).clamp(min=0)
+        source = source + (config.cross_position_scale * table).to(source.dtype)[places]
     return Fused(
         torch.cat(prefixes, dim=1) if prefixes else None,
         torch.stack(added).sum(0) if added else None,
         source,
-        torch.cat(masks, dim=1) if masks else None,
+        keys,
     )
 
 

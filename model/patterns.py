@@ -67,15 +67,14 @@ class Pattern:
 
     @cached_property
     def upcoming_frames(self) -> Int[Tensor, "S"]:
-        """For each step of the whole layout the frame that the first codebook of the next step holds, at most the last.
+        """For each step of the whole layout the latest frame that the next step holds, at most the last there is.
 
         This is what a frame-wise condition has to say at that step: its vector is there when the frame's first code is
         predicted. A step with no codes after it stays at the frame of the one before.
         """
         frames, latest = [], 0
         for following in (*self.layout[1:], ()):
-            if following:
-                latest = min(min(following, key=lambda coordinate: coordinate.codebook).frame, self.frames - 1)
+            latest = min(max((coordinate.frame for coordinate in following), default=latest), self.frames - 1)
             frames.append(latest)
         return torch.tensor(frames)
 

@@ -9,7 +9,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.audiocraft_names import state_from_audiocraft
-from model.language_model import LanguageModel, LanguageModelConfig
+from model.configuration import LanguageModelConfig
+from model.fusing import Condition
+from model.language_model import LanguageModel
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
 PATTERNS: dict[str, dict[str, Any]] = {
@@ -22,6 +24,8 @@ PATTERNS: dict[str, dict[str, Any]] = {
 }
 
 
+VARIANTS = ["post_norm_bias", "rope", "rope_xpos", "sin_rope", "layer_scale_qk_norm", "past_context5", "kv_repeat"]
+VARIANTS += ["plain_mha"]
 POSITIONS = {"sin": "sinusoidal", "rope": "rotary", "sin_rope": "both"}
 
 
@@ -35,6 +39,19 @@ class Pack:
     @property
     def cases(self) -> list[dict[str, Any]]:
         return self.facts["cases"]
+
+    def case(self, name: str) -> dict[str, Any]:
+        return next(case for case in self.cases if case["name"] == name)
+
+    def conditions(self, case: dict[str, Any]) -> dict[str, Condition]:
+        """What a case of `lm_forward` is conditioned with, in the order in which it is fused."""
+        name = case["name"]
+        return {
+            condition: Condition(
+                self.tensors[f"{name}.cond.{condition}"], self.tensors[f"{name}.cond_mask.{condition}"].bool()
+            )
+            for condition in case["condition_order"]
+        }
 
 
 def read_pack(folder: Path, name: str) -> Pack:

@@ -6,60 +6,28 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from model import patterns
 from model.audiocraft_names import name_from_audiocraft
 from model.language_model import (
-    Condition,
     LanguageModel,
     LanguageModelConfig,
     Prediction,
     cross_entropy,
 )
-from tests.model.oracles import Pack, language_model, read_pack
+from tests.model.oracles import language_model, read_pack
 from tests.model.tiny_model import random_codes
 
 CASES = ["none", "cross", "cross_pos_emb", "prepend", "sum", "input_interpolate", "sum_prepend_cross"]
-
-
-def _case(pack: Pack, name: str) -> dict:
-    return next(case for case in pack.cases if case["name"] == name)
-
-
-def _conditions(pack: Pack, case: dict) -> dict[str, Condition]:
-    name = case["name"]
-    return {
-        condition: Condition(
-            pack.tensors[f"{name}.cond.{condition}"], pack.tensors[f"{name}.cond_mask.{condition}"].bool()
-        )
-        for condition in case["condition_order"]
-    }
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_inputs_with_fused_conditions_equal_the_oracle(oracles: Path, name: str) -> None:
-    pack = read_pack(oracles, "lm_forward")
-    case = _case(pack, name)
-    model = language_model(oracles, case)
-    codes = pack.tensors["codes"]
-    pattern = model.pattern(codes.shape[-1])
-    embedded = model.embed(pattern.build(codes, model.special, "valid"))
-    torch.testing.assert_close(embedded, pack.tensors[f"{name}.emb_sum"], rtol=1e-5, atol=1e-5)
-    fused = model.fuse(_conditions(pack, case), pattern, "valid")
-    inputs = embedded if fused.added is None else embedded + fused.added
-    inputs = inputs if fused.prefix is None else torch.cat([fused.prefix, inputs], dim=1)
-    torch.testing.assert_close(inputs, pack.tensors[f"{name}.fused"], rtol=1e-5, atol=1e-5)
-    assert (fused.source is None) == (f"{name}.cross_src" not in pack.tensors)
-    if fused.source is not None:
-        torch.testing.assert_close(fused.source, pack.tensors[f"{name}.cross_src"], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["valid", "full"])
 @pytest.mark.parametrize("name", CASES)
 def test_logits_and_masks_equal_the_oracle(oracles: Path, name: str, mode: str) -> None:
     pack = read_pack(oracles, "lm_forward")
-    case = _case(pack, name)
+    case = pack.case(name)
     key = name if mode == "valid" else f"{name}.full"
     with torch.no_grad():
-        found = language_model(oracles, case)(pack.tensors["codes"], _conditions(pack, case), mode=mode)
+        found = language_model(oracles, case)(pack.tensors["codes"], pack.conditions(case), mode=mode)
     assert torch.equal(found.mask, pack.tensors[f"{key}.mask"])
     if f"{key}.logits" in pack.tensors:
         expected = pack.tensors[f"{key}.logits"]
@@ -72,10 +40,10 @@ def test_logits_and_masks_equal_the_oracle(oracles: Path, name: str, mode: str) 
 @pytest.mark.parametrize("name", CASES)
 def test_losses_and_gradients_equal_the_oracle(oracles: Path, name: str) -> None:
     pack = read_pack(oracles, "lm_forward")
-    case = _case(pack, name)
+    case = pack.case(name)
     model = language_model(oracles, case)
     codes = pack.tensors["codes"]
-    loss = cross_entropy(model(codes, _conditions(pack, case)), codes)
+    loss = cross_entropy(model(codes, pack.conditions(case)), codes)
     torch.testing.assert_close(loss.mean, pack.tensors[f"{name}.ce"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss.codebooks, pack.tensors[f"{name}.ce_per_codebook"], rtol=1e-5, atol=1e-5)
     loss.mean.backward()
@@ -92,36 +60,35 @@ def test_losses_and_gradients_equal_the_oracle(oracles: Path, name: str) -> None
 @pytest.mark.parametrize("name", CASES)
 def test_losses_of_padded_codes_equal_the_oracle(oracles: Path, name: str) -> None:
     pack = read_pack(oracles, "lm_forward")
-    case = _case(pack, name)
+    case = pack.case(name)
     codes = pack.tensors["padded_codes"]
     with torch.no_grad():
-        found = language_model(oracles, case)(codes, _conditions(pack, case), pack.tensors["valid_lengths"])
+        found = language_model(oracles, case)(codes, pack.conditions(case), pack.tensors["valid_lengths"])
     loss = cross_entropy(found, codes)
     assert torch.equal(found.mask, pack.tensors[f"{name}.padded.mask"])
     torch.testing.assert_close(loss.mean, pack.tensors[f"{name}.padded.ce"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss.codebooks, pack.tensors[f"{name}.padded.ce_per_codebook"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["lm_weights_self", "lm_weights_cross", "lm_weights_stereo8"])
-def test_every_weight_of_the_oracle_has_its_place(oracles: Path, name: str) -> None:
-    pattern = "delay[0,0,1,1,2,2,3,3]" if name.endswith("stereo8") else "delay"
-    fusions = {"cross": ["description"]} if name.endswith("cross") else {}
-    model = language_model(
-        oracles, {"weights": name, "fuse2cond": fusions, "cross_attention_pos_emb": False, "pattern": pattern}
-    )
-    for theirs, value in read_pack(oracles, name).tensors.items():
-        assert torch.equal(model.state_dict()[name_from_audiocraft(theirs)], value), theirs
-
-
-def test_an_unknown_weight_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"got 'transformer\.layers\.0\.nonsense'"):
-        name_from_audiocraft("transformer.layers.0.nonsense")
-
-
 def _small(**changes: object) -> LanguageModel:
     torch.manual_seed(0)
     sizes = {"codebooks": 3, "cardinality": 24, "width": 16, "heads": 2, "layers": 2, "cross": ()}
     return LanguageModel(LanguageModelConfig.model_validate(sizes | changes)).eval()
+
+
+def test_patterns_of_a_config_are_those_of_its_numbers() -> None:
+    assert (
+        _small(pattern="unroll", flattening=(0, 1, 1)).pattern(5).layout
+        == patterns.unrolled(5, (0, 1, 1), (0, 0, 0)).layout
+    )
+    assert _small(flatten_first=2, empty_initial=1).pattern(5).layout == patterns.delayed(5, (0, 1, 2), 2, 1).layout
+    assert _small(pattern="coarse_first", delays=(0, 1, 2)).pattern(5).layout == patterns.coarse_first(5, (1, 2)).layout
+    assert _small(pattern="grouped", group=3).pattern(5).layout == patterns.grouped(5, 3, 3).layout
+
+
+def test_the_feedforward_width_is_a_multiple_or_a_number_of_its_own() -> None:
+    assert _small().transformer.layers[0].expand.weight.shape == (64, 16)
+    assert _small(feedforward_width=40).transformer.layers[0].contract.weight.shape == (16, 40)
 
 
 @pytest.mark.parametrize("pattern", ["delay", "unroll", "coarse_first", "grouped"])
@@ -171,6 +138,12 @@ def test_the_loss_of_an_even_guess_is_the_logarithm_of_the_cardinality() -> None
     ("changes", "words"),
     [
         ({"width": 20, "heads": 3}, "expected an even width that 3 heads divide, got 20"),
+        ({"width": 17, "heads": 1}, "expected an even width that 1 heads divide, got 17"),
+        ({"width": 12, "heads": 4, "positions": "rotary"}, "heads of even width for rotary positions, got 3"),
+        ({"xpos": True}, "xpos with rotary positions, got sinusoidal ones"),
+        ({"heads": 4, "key_value_heads": 3}, "key_value_heads that divide 4 heads, got 3"),
+        ({"heads": 4, "key_value_heads": 2, "query_key_norm": True}, "4 key_value_heads with query_key_norm, got 2"),
+        ({"flattening": (0, 1)}, r"expected 3 numbers of flattening, got \(0, 1\)"),
         ({"delays": (0, 1)}, r"expected 3 delays, each 0 or more, got \(0, 1\)"),
         ({"delays": (0, 1, -2)}, r"expected 3 delays, each 0 or more, got \(0, 1, -2\)"),
         ({"pattern": "grouped", "group": 2}, "divides 3 codebooks, got 2"),
@@ -196,32 +169,3 @@ def test_bad_codes_and_lengths_say_what_was_expected() -> None:
         model(random_codes(2, 5), {}, torch.tensor([0, 5]))
     with pytest.raises(ValueError, match=r"expected 2 lengths from 1 to 5, got \[3, 6\]"):
         model(random_codes(2, 5), {}, torch.tensor([3, 6]))
-
-
-def test_bad_conditions_say_what_was_expected() -> None:
-    model = _small(sum=("genre",))
-
-    def genre(length: int, width: int) -> Condition:
-        return Condition(torch.zeros(1, length, width), torch.ones(1, length, dtype=torch.bool))
-
-    with pytest.raises(ValueError, match=r"expected conditions \['genre'\], got \[\]"):
-        model(random_codes(1, 5), {})
-    with pytest.raises(ValueError, match=r"expected conditions \['genre'\], got \['genre', 'mood'\]"):
-        model(random_codes(1, 5), {"genre": genre(1, 16), "mood": genre(1, 16)})
-    with pytest.raises(ValueError, match="expected genre of \[1, 1 or more, 16\], got \[1, 1, 8\]"):
-        model(random_codes(1, 5), {"genre": genre(1, 8)})
-    with pytest.raises(ValueError, match="expected genre of length 1 or at least 5, one a frame, to be summed, got 2"):
-        model(random_codes(1, 5), {"genre": genre(2, 16)})
-
-
-def test_a_stretched_condition_keeps_its_pace_in_sequences_of_any_length_where_its_steps_are_given() -> None:
-    torch.manual_seed(0)
-    sizes = {"codebooks": 2, "cardinality": 8, "width": 16, "heads": 2, "layers": 1, "cross": ()}
-    model = LanguageModel(LanguageModelConfig(**sizes, interpolate=("chroma",), interpolate_steps=40))
-    condition = Condition(torch.randn(1, 10, 16), torch.ones(1, 10, dtype=torch.bool))
-    # One step more than frames: delays of 0 and 1 in valid mode.
-    whole, short, long = (model.fuse({"chroma": condition}, model.pattern(n), "valid").added for n in (39, 24, 49))
-    assert torch.equal(whole, condition.embedding.repeat_interleave(4, dim=1))
-    assert torch.equal(short, whole[:, :25])
-    assert torch.equal(long[:, :40], whole)
-    assert torch.equal(long[:, 40:], whole[:, -1:].expand(-1, 10, -1))

@@ -83,11 +83,13 @@ def test_outputs_read_back_to_frames_equal_the_oracle(oracles: Path) -> None:
 def any_pattern(draw: st.DrawFn) -> Pattern:
     codebooks, frames = draw(st.integers(1, 8)), draw(st.integers(1, 20))
     delays = tuple(draw(st.lists(st.integers(0, 6), min_size=codebooks, max_size=codebooks)))
-    match draw(st.sampled_from(["delay", "unroll", "coarse first", "grouped"])):
+    match draw(st.sampled_from(["delay", "stereo", "unroll", "coarse first", "grouped"])):
+        case "stereo":
+            return patterns.delayed(frames, (0, 0, 1, 1, 2, 2, 3, 3))
         case "delay":
             return patterns.delayed(frames, delays, draw(st.integers(0, 4)), draw(st.integers(0, 3)))
         case "unroll":
-            flattening = sorted(draw(st.lists(st.integers(0, 3), min_size=codebooks, max_size=codebooks)))
+            flattening = draw(st.lists(st.integers(0, 3), min_size=codebooks, max_size=codebooks))
             return patterns.unrolled(frames, tuple(flattening), delays)
         case "coarse first":
             return patterns.coarse_first(frames, delays[1:])
@@ -102,6 +104,33 @@ def test_what_is_built_is_read_back_unchanged(pattern: Pattern, batch: int) -> N
     assert torch.equal(pattern.revert(sequence, -1), codes)
     assert (sequence[..., 0] == 10**6).all()
     assert int((sequence != 10**6).sum()) == codes.numel()
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_pattern())
+def test_what_a_valid_sequence_holds_is_the_beginning_of_the_full_one_and_is_read_back(pattern: Pattern) -> None:
+    codes = torch.arange(pattern.codebooks * pattern.frames).view(1, pattern.codebooks, -1)
+    full, valid = pattern.build(codes, SPECIAL), pattern.build(codes, SPECIAL, "valid")
+    assert torch.equal(full[..., : valid.shape[-1]], valid)
+    assert valid.shape[-1] == pattern.steps("valid")
+    found = pattern.revert(valid, -1)
+    assert torch.equal(found[found >= 0], codes[found >= 0])
+
+
+@settings(max_examples=80, deadline=None)
+@given(any_pattern())
+def test_a_frame_is_upcoming_right_before_its_first_code(pattern: Pattern) -> None:
+    upcoming = pattern.upcoming_frames
+    assert len(upcoming) == pattern.steps()
+    assert upcoming[torch.tensor(pattern.first_steps) - 1].tolist() == list(range(pattern.frames))
+    assert upcoming.max() == pattern.frames - 1
+
+
+def test_upcoming_frames_of_delayed_codebooks_are_those_of_the_first_and_stay_at_the_last() -> None:
+    assert patterns.delayed(4, (0, 1, 2)).upcoming_frames.tolist() == [0, 1, 2, 3, 3, 3, 3]
+    assert patterns.delayed(3, (0, 0)).upcoming_frames.tolist() == [0, 1, 2, 2]
+    assert patterns.coarse_first(3, (0,)).upcoming_frames.tolist() == [0, 1, 2, 0, 1, 2, 2]
+    assert patterns.unrolled(2, (0, 1), (0, 0)).upcoming_frames.tolist() == [0, 0, 1, 1, 1]
 
 
 @settings(max_examples=80, deadline=None)
