@@ -1,16 +1,23 @@
 """The draws of a training: which tracks, windows and conditions a step sees, and how often something is dropped."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from schemas.tables import TRACKS
-from stages.drawing import draw_batch, split_tracks
+from schemas import WeightsRef
+from schemas.tables import REQUESTS, TRACKS
+from stages import train
+from stages.checkpoints.folder import CheckpointFacts
+from stages.conditions import Conditions, Models
+from stages.drawing import draw_batch, split_tracks, word_embedder
 from stages.examples import Corpus
+from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_models import FRAME_RATE, world
-from tests.stages.training_world import recipe, world_corpus
+from tests.stages.training_world import LANGUAGE_MODEL, fill, make_context, recipe, world_corpus
 
 
 @pytest.fixture
@@ -53,3 +60,114 @@ def test_without_a_valid_split_the_same_share_of_training_tracks_is_held_out(tmp
     assert (len(found["train"]), len(found["valid"]), len(found["test"])) == (16, 4, 4)
     assert not set(found["train"]) & set(found["valid"])
     assert corpus.frame_rate == FRAME_RATE
+
+
+def rate_holds(count: int, total: int, probability: float) -> bool:
+    """Whether a count is what a probability gives, within five standard deviations; 0 and 1 are exact."""
+    return abs(count - total * probability) <= 5 * math.sqrt(total * probability * (1 - probability))
+
+
+FIELDS_MODEL = {
+    "language_model": LANGUAGE_MODEL | {"cross": ("description", "clap", "genre", "bpm"), "prepend": ("chroma",)},
+    "description": {"width": 16, "finetune": True},
+    "fields": {"bpm": {"kind": "number", "lowest": 40, "highest": 240}, "genre": {"kind": "label"}},
+    "chroma": {"frames": 16},
+    "clap": {"width": 3},
+}
+
+
+def test_conditions_are_dropped_by_name_as_often_as_asked_and_each_on_its_own(tmp_path: Path) -> None:
+    rows = [row | {"bpm": 92.0} for row in world()["tracks"].to_pylist()]
+    corpus = world_corpus(world() | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
+    wanted = {"description": 0.0, "genre": 0.25, "bpm": 1.0, "chroma": 0.6, "clap": 0.1}
+    config = recipe(
+        tmp_path, model=FIELDS_MODEL, batch=2000, condition_dropout=0, attribute_dropout=wanted, segment_seconds=0.2
+    )
+    given = [item.given for item in draw_batch(corpus, list(range(24)), config, 0).attributes]
+    gone = {name: np.array([name not in names for names in given]) for name in config.model.conditions}
+    for name, probability in wanted.items():
+        assert rate_holds(int(gone[name].sum()), len(given), probability), name
+    for one, other in [("genre", "chroma"), ("chroma", "clap")]:
+        assert rate_holds(int((gone[one] & gone[other]).sum()), len(given), wanted[one] * wanted[other])
+
+
+def test_what_an_item_loses_depends_on_no_other_item(tmp_path: Path, corpus: Corpus) -> None:
+    few, many = (recipe(tmp_path, batch=size, condition_dropout=0.4, segment_seconds=0.2) for size in (7, 40))
+    assert [item.given for item in draw_batch(corpus, [0, 1, 2], few, 5).attributes] == [
+        item.given for item in draw_batch(corpus, [0, 1, 2], many, 5).attributes
+    ][:7]
+
+
+def test_a_melody_is_dropped_as_in_the_published_model_where_nothing_is_said_of_it(tmp_path: Path) -> None:
+    said_nothing = recipe(tmp_path, attribute_dropout={})
+    assert said_nothing.dropouts == {"description": 0.0, "chroma": 0.5, "clap": 0.0}
+    assert train.Config().dropouts == {"description": 0.0}
+    assert recipe(tmp_path, attribute_dropout={"clap": 0.3}).dropouts["chroma"] == 0.5
+    with pytest.raises(ValueError, match=r"expected attribute_dropout of conditions .*\(description\), got chroma"):
+        train.Config(attribute_dropout={"chroma": 0.5})
+    with pytest.raises(ValueError, match="less than or equal to 1"):
+        recipe(tmp_path, attribute_dropout={"chroma": 1.5})
+
+
+# -- joint embeddings of words -------------------------------------------------------------------------------------
+
+
+def joint(tmp_path: Path, probability: float, **changes: object) -> train.Config:
+    fill(tmp_path)
+    folder = clap_folder(tmp_path / "clap", 3)
+    changes = {"captions": {"merge": 0.5}, "condition_dropout": 0.0, "segment_seconds": 0.2} | changes
+    return recipe(tmp_path, joint_text=probability, joint_embedding=str(folder), **changes)
+
+
+def test_an_item_has_the_joint_embedding_of_its_own_caption_as_often_as_asked(tmp_path: Path, corpus: Corpus) -> None:
+    config = joint(tmp_path, 0.3, batch=400)
+    _, context = make_context(tmp_path, config)
+    embed = word_embedder(config, context)
+    items = draw_batch(corpus, list(range(24)), config, 2, embed).attributes
+    plain = draw_batch(corpus, list(range(24)), config, 2).attributes
+    changed = [not torch.equal(item.clap, other.clap) for item, other in zip(items, plain, strict=True)]
+    assert rate_holds(sum(changed), 400, 0.3)
+    for item, other, spoken in zip(items, plain, changed, strict=True):
+        assert item.description == other.description
+        assert not spoken or torch.equal(item.clap, embed(item.description))
+    assert len({item.description for item in items}) > 10  # captions as they were drawn, not one a track
+
+
+def test_words_are_embedded_as_generation_embeds_the_same_words(tmp_path: Path) -> None:
+    config = joint(tmp_path, 1.0)
+    _, context = make_context(tmp_path, config)
+    facts = CheckpointFacts(
+        model=config.model, frame_rate=25.0, segment_seconds=2.0, text_encoder=None, text_encoder_digest=None
+    )
+    models = Models(codec=None, separator=None, clap=config.joint_embedding, vocabulary=None)
+    words = "slow jazz piano. key: A minor"
+    request = dict.fromkeys(REQUESTS.schema.names) | {"clap": f"text:{words}", "seconds": 2.0}
+    asked = Conditions(context, facts, models).of(request).attributes.clap
+    assert torch.equal(asked, word_embedder(config, context)(words))
+
+
+def test_an_item_without_a_caption_keeps_the_embedding_of_its_sound(tmp_path: Path) -> None:
+    rows = [{"track_id": row["track_id"], "split": row["split"]} for row in world()["tracks"].to_pylist()]
+    corpus = world_corpus(world() | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
+    config = joint(tmp_path, 1.0)
+    _, context = make_context(tmp_path, config)
+    items = draw_batch(corpus, [0, 1], config, 0, word_embedder(config, context)).attributes
+    plain = draw_batch(corpus, [0, 1], config, 0).attributes
+    assert all(torch.equal(item.clap, other.clap) for item, other in zip(items, plain, strict=True))
+
+
+def test_words_that_cannot_be_embedded_are_refused_by_the_name_of_the_setting(tmp_path: Path) -> None:
+    fill(tmp_path)
+    clap_folder(tmp_path / "wide", 5)
+    config = recipe(tmp_path, joint_text=0.5, joint_embedding=str(tmp_path / "wide"))
+    with pytest.raises(ValueError, match=r"width 3, as train\.model\.clap says, got 5 of train\.joint_embedding = "):
+        word_embedder(config, make_context(tmp_path, config)[1])
+    with pytest.raises(ValueError, match=r"expected joint_embedding exactly where joint_text is above 0, got .* None"):
+        recipe(tmp_path, joint_text=0.5)
+    with pytest.raises(ValueError, match=r"expected joint_embedding exactly where joint_text is above 0, got .*wide"):
+        recipe(tmp_path, joint_embedding=str(tmp_path / "wide"))
+    with pytest.raises(ValueError, match="expected joint_embedding beside joint_vocabulary = words"):
+        recipe(tmp_path, joint_vocabulary="words")
+    with pytest.raises(ValueError, match="expected a model that reads clap for joint_text"):
+        train.Config(joint_text=0.5, joint_embedding=WeightsRef("clap"))
+    assert word_embedder(recipe(tmp_path), make_context(tmp_path, recipe(tmp_path))[1]) is None

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.tables import CLAP, TOKENS
+from model.conditioning.configuration import MusicModelConfig
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.examples import Corpus, Window, code_frequencies, tiled_windows
-from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, world
+from tests.stages.tiny_models import CARDINALITY, CHROMA_RATE, CODEBOOKS, FRAME_RATE, world
 from tests.stages.training_world import recipe, world_corpus
 
 
@@ -84,3 +85,43 @@ def test_tokens_that_contradict_themselves_are_refused(corpus: Corpus) -> None:
         build(codes=[[12] * 100, [0] * 100])
     with pytest.raises(ValueError, match="expected a row in tracks for every row of tokens, got none for 0000"):
         Corpus(tables["tracks"].slice(1), tables["chroma"], tables["clap"], tables["tokens"])
+
+
+def test_a_frame_wise_melody_has_the_frame_that_is_nearest_in_time_to_each_frame_of_codes(tmp_path: Path) -> None:
+    tables = world(tracks=1, seconds=12.0)
+    numbered = np.repeat(np.arange(94, dtype=np.float32)[:, None], 12, axis=1)
+    row = tables["chroma"].to_pylist()[0] | {"chroma": list(numbered)}
+    corpus = world_corpus(tables | {"chroma": pa.Table.from_pylist([row], schema=CHROMA.schema)})
+    chroma = {"frames": 50, "frame_rate": FRAME_RATE, "one_hot": False}
+    model = recipe(tmp_path, model=recipe(tmp_path).model.model_dump() | {"chroma": chroma}).model
+    for start in (0, 7, 131, 250):
+        melody = corpus.attributes(Window(0, start), 50, model, None).chroma[:, 0].double().numpy()
+        assert len(melody) == 50  # one for each frame of codes
+        codes_at, melody_at = (start + np.arange(50)) / FRAME_RATE, melody / CHROMA_RATE
+        assert np.abs(codes_at - melody_at).max() <= 0.5 / CHROMA_RATE + 1e-9
+    ending = corpus.attributes(Window(0, 270), 50, model, None).chroma[:, 0]
+    assert len(ending) == 30 + 1  # up to the last frame of chroma, a little after the last frame of codes
+    assert ending[-1] == 93
+
+
+def test_fields_are_what_the_columns_of_tracks_say_and_nothing_where_they_say_nothing() -> None:
+    tables = world(tracks=3)
+    told = {"moods": ["dark", "calm"], "artist": " Ada ", "bpm": 92.5, "seconds": 4.0, "title": "x"}
+    said_nothing = {"moods": [], "artist": " ", "bpm": None, "genre": None}
+    rows = [row | change for row, change in zip(tables["tracks"].to_pylist(), [told, said_nothing, {}], strict=True)]
+    corpus = world_corpus(tables | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
+    names = ["bpm", "moods", "artist", "genre", "seconds"]
+    assert corpus.fields(0, names) == {
+        **{"bpm": 92.5, "moods": "dark, calm", "artist": " Ada ", "genre": "jazz", "seconds": 4.0}
+    }
+    assert corpus.fields(1, names) == {}
+    assert corpus.fields(2, names) == {"moods": "dark", "genre": "jazz"}
+    model = MusicModelConfig.model_validate(
+        {
+            "language_model": {"cross": ("genre", "bpm")},
+            "description": None,
+            "fields": {"genre": {"kind": "label"}, "bpm": {"kind": "number", "lowest": 40, "highest": 240}},
+        }
+    )
+    given = corpus.attributes(Window(0, 0), 10, model, "never read")
+    assert (given.given, dict(given.fields)) == (("genre", "bpm"), {"genre": "jazz", "bpm": 92.5})

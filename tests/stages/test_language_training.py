@@ -8,8 +8,8 @@ import pytest
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages import train
 from stages.runner import StageFailed
-from tests.stages.tiny_models import world
-from tests.stages.training_world import fill, recipe, train_in
+from tests.stages.tiny_models import FRAME_RATE, world
+from tests.stages.training_world import LANGUAGE_MODEL, fill, recipe, train_in
 
 
 def failing(folder: Path, config: train.Config, **changed: pa.Table) -> str:
@@ -49,3 +49,28 @@ def test_data_that_cannot_be_trained_on_is_refused_with_what_was_expected_and_wh
 def test_a_model_reads_text_exactly_where_it_has_a_text_encoder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected a text encoder exactly where the model reads text"):
         recipe(tmp_path, text_encoder=None)
+
+
+def test_fields_that_no_track_of_the_training_split_has_are_refused_by_name(tmp_path: Path) -> None:
+    fields = {name: {"kind": "label"} for name in ("genre", "artist", "album")}
+    decoder = LANGUAGE_MODEL | {"cross": ("description", "clap", *fields)}
+    config = recipe(tmp_path, model=recipe(tmp_path).model.model_dump() | {"language_model": decoder, "fields": fields})
+    assert "expected artist, album of at least one track of the split train" in failing(tmp_path, config)
+    held_out = [
+        row | ({"artist": "Ada"} if row["split"] == "test" else {"album": "All"})
+        for row in world()["tracks"].to_pylist()
+    ]
+    message = failing(tmp_path, config, tracks=pa.Table.from_pylist(held_out, schema=TRACKS.schema))
+    assert "expected artist of at least one track" in message
+    assert "got none in 16 tracks" in message
+
+
+def test_a_melody_too_short_to_be_added_frame_by_frame_is_refused(tmp_path: Path) -> None:
+    decoder = LANGUAGE_MODEL | {"prepend": (), "sum": ("chroma",)}
+    frame_wise = {"frames": 49, "frame_rate": FRAME_RATE}
+    changes = {"language_model": decoder, "chroma": frame_wise}
+    config = recipe(tmp_path, model=recipe(tmp_path).model.model_dump() | changes)
+    assert "expected train.model.chroma.frames of 50 or more" in failing(tmp_path, config)
+    changes["chroma"] = frame_wise | {"frames": 50}
+    fits = recipe(tmp_path, model=config.model.model_dump() | changes, optimization={"steps": 2})
+    assert train_in(tmp_path, fits)["kind"] == "language_model"
