@@ -65,7 +65,7 @@ def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ra
 def request_text(description: str | None, key: str | None, bpm: float | None) -> str | None:
     """The text of a request: its description, followed by the key and the tempo that it names in the form in which
     training merges them."""
-    return _joined(description or "", _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})) or None
+    return _joined((description or "").strip(), _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})) or None
 
 
 def _description(track: Mapping[str, Any]) -> str:

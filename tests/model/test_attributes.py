@@ -2,11 +2,13 @@
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
 
 from model.music_model import CONDITIONS, Attributes, drop_attributes, drop_conditions
+from tests.model.oracles import read_pack
 from tests.model.tiny_model import melody
 
 FULL = Attributes(
@@ -69,6 +71,14 @@ def test_dropping_nulls_every_kind_of_condition_of_an_item() -> None:
     assert dropped.given == ()
     (kept,) = drop_conditions([FULL], 0.0, torch.Generator())
     assert kept is FULL
+
+
+def test_items_drawn_one_by_one_are_dropped_where_the_oracle_drops(oracles: Path) -> None:
+    """The reference draws once for a whole batch, which for batches of one item is the same."""
+    facts = read_pack(oracles, "conditioning").facts["cfg_dropout"]
+    generator = seeded(facts["seed"])
+    drops = [drop_conditions([FULL], facts["p"], generator)[0] is not FULL for _ in facts["drops_per_call"]]
+    assert drops == facts["drops_per_call"]
 
 
 def test_items_are_dropped_at_the_given_rate_and_each_on_its_own() -> None:

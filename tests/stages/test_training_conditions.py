@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, strategies
 from safetensors.torch import load_file
 
+from model.music_model import Attributes
 from schemas.tables import CHECKPOINTS
 from stages import train
+from stages.captions import MERGED, CaptionConfig, drawn_caption, plain_caption, request_text
 from stages.checkpoints.loading import load_checkpoint
 from stages.contract import Progress, Stopped
 from stages.runner import StageFailed, run_stage
@@ -49,6 +53,31 @@ class _StopAt(Progress):
         self.done += count
         if self.done >= self.step:
             self.context.stop.set()  # type: ignore[attr-defined]
+
+
+NAMES = ("description", *MERGED, "paraphrases")
+TEXT = strategies.none() | strategies.text(" \t.,é音ab", max_size=6)
+LISTS = strategies.none() | strategies.lists(strategies.text(" .ab", max_size=3), max_size=3)
+NUMBERS = strategies.none() | strategies.floats(20, 300)
+
+
+@example(track=dict.fromkeys(NAMES) | {"description": " \t"}, seed=0)
+@given(
+    track=strategies.fixed_dictionaries(
+        {
+            name: {"moods": LISTS, "keywords": LISTS, "paraphrases": LISTS, "bpm": NUMBERS}.get(name, TEXT)
+            for name in NAMES
+        }
+    ),
+    seed=strategies.integers(0, 2**32),
+)
+def test_whatever_the_metadata_a_text_is_never_blank(track: dict, seed: int) -> None:
+    """A blank description would be refused in the midst of a training."""
+    texts = [plain_caption(track), request_text(track["description"], track["key"], track["bpm"])]
+    config = CaptionConfig(merge=0.5, drop_words=0.5)
+    texts += [drawn_caption(track, config, np.random.default_rng([seed, draw])) for draw in range(5)]
+    for text in texts:
+        Attributes(text)
 
 
 def test_codebooks_of_joint_embeddings_come_back_bit_for_bit_after_a_stop(tmp_path: Path) -> None:

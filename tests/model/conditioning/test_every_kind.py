@@ -13,6 +13,7 @@ from model.chroma import chroma
 from model.music_model import CONDITIONS, Attributes
 from schemas.tables import CHROMA, CLAP, TRACKS
 from tests.model.conditioning.every_condition import ITEMS, config, embeddings, everything, music_model
+from tests.model.oracles import read_pack
 from tests.model.tiny_model import random_codes
 
 
@@ -49,6 +50,18 @@ def test_what_an_item_does_not_have_is_zeros_outside_the_mask_and_nothing_else_i
         present = condition.embedding.abs().amax(-1) > 0
         assert torch.equal(present, condition.mask)
         assert condition.mask.any(-1).tolist() == [name in item.given for item in ITEMS]
+
+
+def test_alone_a_null_is_one_vector_and_never_none_as_in_the_oracle(oracles: Path) -> None:
+    """A decoder that reads nothing at all would have nothing to attend to, and a prefix of no length no place."""
+    facts = read_pack(oracles, "conditioning").facts["nulls"]["nullify_condition_B3_T9_D6_dim1"]
+    model = music_model()
+    with torch.no_grad():
+        found = model.condition(model.prepare([Attributes()] * facts["cond_shape"][0]))
+    for condition in found.values():
+        assert list(condition.mask.shape) == facts["mask_shape"]
+        assert not condition.mask.any()
+        assert not condition.embedding.any()
 
 
 @pytest.mark.parametrize("name", ["description", "genre", "keywords", "bpm", "chroma", "clap"])
