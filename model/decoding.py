@@ -117,13 +117,14 @@ class _Lane:
     def __init__(self, model: LanguageModel, tasks: Sequence[Task], number: int, steps: int) -> None:
         passes = [task.passes[number] for task in tasks]
         self.model, (self.ways, prefix, source) = model, passes[0].beginning
-        rows, width, like = self.ways * ROWS, model.config.width, {"device": model.device, "dtype": model.dtype}
+        rows, width = self.ways * ROWS, model.config.width
+        empty = torch.zeros((rows, 1, width), device=model.device, dtype=model.dtype)
         self.cache = model.transformer.allocate(rows, prefix + steps, source)
         if self.cache.cross_mask is not None:
             # Rows left empty must have something to look at: attention over nothing is not a number.
             self.cache.cross_mask[self.ways * len(tasks) :, ..., :1] = True
-        self.added = None if passes[0].fused.added is None else torch.zeros((rows, steps, width), **like)
-        self.hidden = torch.zeros((rows, 1, width), **like)
+        self.added = None if passes[0].fused.added is None else empty.repeat(1, steps, 1)
+        self.hidden = empty
         for row, (task, one) in enumerate(zip(tasks, passes, strict=True)):
             mine = slice(self.ways * row, self.ways * (row + 1))
             if self.added is not None and one.fused.added is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from model.decoding import UNKNOWN, Drawing, Pass, Task, complete
@@ -44,7 +44,7 @@ class GenerationRequest:
     """Draw among so many of the likeliest codes; 0 among all."""
     top_p: float = 0.0
     """Draw among the likeliest codes of this share; 0 leaves it to `top_k`."""
-    prompt: Int[Tensor, "_ _"] | None = None
+    prompt: Shaped[Tensor, "..."] | None = None
     """Codes [K, P] to go on from; the clip begins with them."""
 
     def __post_init__(self) -> None:
@@ -57,8 +57,6 @@ class GenerationRequest:
         for name in ("guidance", "guidance_text"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise ValueError(f"expected a finite {name} of 0 or more, got {value}")
-        if self.guidance_form not in ("one_pass", "two_pass"):
-            raise ValueError(f"expected the guidance_form one_pass or two_pass, got {self.guidance_form!r}")
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"expected a temperature of 0 or more, got {self.temperature}")
         if self.top_k < 0:
