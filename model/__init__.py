@@ -8,5 +8,5 @@ One legend of dimensions holds for every shape in this package:
     L  length of a condition    F  frames of chroma
     E  width of an embedding    V  entries of a codebook (cardinality)
     P  frames of a prompt       N  samples of a waveform
-    C  channels
+    C  channels                 G  heads of keys and values
 """

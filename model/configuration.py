@@ -42,7 +42,7 @@ class LanguageModelConfig(Config):
     """Whether the feed-forward layers have biases (AudioCraft: `bias_ff`)."""
     head_bias: bool = False
     """Whether the heads that give the logits have biases (AudioCraft: `bias_proj`)."""
-    layer_scale: float | None = None
+    layer_scale: float | None = Field(None, gt=0, allow_inf_nan=False)
     """What the learned scale of each part of a layer starts from (arXiv:2103.17239); None is no such scale."""
     query_key_norm: bool = False
     """Whether queries and keys of self-attention are normed (arXiv:2302.05442, 2; AudioCraft: `qk_layer_norm`)."""
@@ -79,11 +79,11 @@ class LanguageModelConfig(Config):
     keep a melody's pace in sequences of any length: a longer one stays at the condition's last vector."""
     cross_positions: bool = False
     """Whether positions are added to what cross-attention reads (AudioCraft: `cross_attention_pos_emb`)."""
+    cross_position_scale: float = Field(1.0, allow_inf_nan=False)
+    """What these are multiplied by (AudioCraft: `cross_attention_pos_emb_scale`)."""
     padding: Literal["masked", "attended"] = "masked"
     """What cross-attention makes of the zeros that fill a condition up to the longest of its batch: no keys, as in
     transformers, so that a batch equals its rows alone; or keys like any other (AudioCraft, in training too)."""
-    cross_position_scale: float = 1.0
-    """What these are multiplied by (AudioCraft: `cross_attention_pos_emb_scale`)."""
     positions: Literal["sinusoidal", "rotary", "both"] = "sinusoidal"
     """Sinusoids added to the inputs, rotations of queries and keys (arXiv:2104.09864), or both (AudioCraft:
     `positional_embedding`)."""
@@ -91,7 +91,7 @@ class LanguageModelConfig(Config):
     """Whether rotations fade with distance (arXiv:2212.10554)."""
     position_period: float = Field(10_000.0, gt=1)
     """Longest period of the positions, steps / 2π (AudioCraft: `max_period`)."""
-    position_scale: float = 1.0
+    position_scale: float = Field(1.0, allow_inf_nan=False)
     """What sinusoids are multiplied by; of a rotation, the share that is not left unturned (AudioCraft:
     `positional_scale`)."""
 
