@@ -14,7 +14,7 @@ from model.music_model import CONDITIONS, Attributes
 from schemas.tables import CHROMA, CLAP, TRACKS
 from tests.model.conditioning.every_condition import ITEMS, config, embeddings, everything, music_model
 from tests.model.oracles import read_pack
-from tests.model.tiny_model import random_codes
+from tests.model.tiny_model import melody, random_codes
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -94,6 +94,23 @@ def test_conditions_of_one_length_can_be_summed_and_others_are_refused() -> None
     for name in rest:
         with pytest.raises(ValidationError, match=f"expected conditions of one length to be summed, got {name}"):
             config(match_length=True, cross=tuple({*rest, *summed} - {name}), sum=(name,))
+
+
+@pytest.mark.parametrize("changed", range(6))
+def test_a_frame_of_a_summed_melody_first_matters_where_its_own_codes_are_predicted(changed: int) -> None:
+    """At the codec's frame rate, `sum` gives each step the pitch that sounds there."""
+    rest = ("description", "genre", "keywords", "bpm", "clap")
+    model = music_model(config(match_length=True, cross=rest, sum=("chroma",)))
+    pitches = [0, 4, 7, 0, 4, 7]
+    other = [*pitches[:changed], 11, *pitches[changed + 1 :]]
+    codes = random_codes(1, 6, codebooks=2, cardinality=11).expand(2, -1, -1)
+    with torch.no_grad():
+        found = model(codes, [Attributes(chroma=melody(*pitches)), Attributes(chroma=melody(*other))])
+    differs = (found.logits[0] - found.logits[1]).abs().amax(-1) > 1e-6
+    first = [row.nonzero()[0, 0].item() if row.any() else 6 for row in differs & found.mask[0]]
+    # The second codebook is a step late, so that it is predicted where the next frame's pitch is there as well; its
+    # last frame has no prediction.
+    assert first == [changed, max(0, changed - 1)]
 
 
 def test_values_read_from_the_tables_give_the_numbers_of_live_ones(tmp_path: Path) -> None:

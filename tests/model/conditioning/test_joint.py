@@ -113,6 +113,18 @@ def test_training_gives_the_vectors_of_the_codebooks_as_they_were_before_they_mo
     assert torch.equal(found.mask, expected.mask)
 
 
+def test_codebooks_learn_in_full_precision_whatever_the_decoder_runs_in() -> None:
+    half, full = _quantized().train(), _quantized().train()
+    prepared = half.prepare(list(_embeddings(20, seed=2)))
+    torch.manual_seed(0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert half(prepared).embedding.dtype == torch.bfloat16
+    torch.manual_seed(0)
+    full(prepared)
+    expected = _buffers(full)
+    assert all(torch.equal(value, expected[name]) for name, value in half.named_buffers())
+
+
 def test_a_null_moves_no_codebook() -> None:
     together, alone = _quantized().train(), _quantized().train()
     embeddings = list(_embeddings(6, seed=2))
