@@ -35,7 +35,9 @@ class ClapConditioner(nn.Module):
     @property
     def started(self) -> bool:
         """Whether the codebooks hold something; True where there are none."""
-        return self.quantizer is None or all(bool(codebook.inited) for codebook in codebooks_of(self.quantizer))
+        if self.quantizer is None:
+            return True
+        return bool(torch.cat([codebook.inited for codebook in codebooks_of(self.quantizer)]).all())
 
     def start(self, embeddings: Float[Tensor, "M E"], generator: torch.Generator) -> None:
         """Set the codebooks by k-means, before training: the gist of the embeddings that it will see.
