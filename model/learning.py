@@ -27,8 +27,8 @@ class OptimizationConfig(Config):
     """Added to AdamW's denominator (AudioCraft's `optim.adam.eps`)."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay, of every parameter (arXiv:2306.05284, 3.1)."""
-    gradient_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to this 2-norm over all parameters (arXiv:2306.05284, 3.1)."""
+    gradient_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this 2-norm over all parameters (arXiv:2306.05284, 3.1); None leaves them."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
     """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1)."""
     ema_interval: int = Field(default=10, ge=1)

@@ -90,7 +90,8 @@ class Optimization:
         rate = learning_rate(self.step, self.config)
         for group in self.adam.param_groups:
             group["lr"] = rate
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_norm, foreach=True))
+        largest = math.inf if self.config.gradient_norm is None else self.config.gradient_norm
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), largest, foreach=True))
         applied = math.isfinite(norm)
         if applied:
             self.adam.step()
