@@ -1,11 +1,8 @@
 """The stage train: exact resume, what its rows tell, and what a checkpoint read back says."""
 
-import json
 import math
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from schemas.tables import CHECKPOINTS, TRAINING
-from stages import train
 from stages.checkpoints.loading import load_checkpoint
 from stages.contract import Progress, Stopped
 from stages.drawing import split_tracks
@@ -21,9 +17,16 @@ from stages.examples import tiled_windows
 from stages.judging import Judging
 from stages.runner import run_stage
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, world
-from tests.stages.training_world import fill, make_context, recipe, train_in, world_corpus
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.stages.training_world import (
+    fill,
+    kept_rows,
+    kept_weights,
+    killed_and_undisturbed,
+    make_context,
+    recipe,
+    train_in,
+    world_corpus,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +37,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def tables(folder: Path, config: train.Config) -> dict[str, list[dict]]:
-    """What a training left in the store, without what tells the time."""
-    _, context = make_context(folder, config)
-    found = {}
-    for table in (CHECKPOINTS, TRAINING):
-        rows = context.store.read(table, context.fingerprint, [context.identity])
-        found[table.name] = rows.drop_columns(
-            [{"checkpoints": "created_at", "training": "tokens_per_second"}[table.name]]
-        )
-    return {name: rows.to_pylist() for name, rows in found.items()}
-
-
-def weights(folder: Path, config: train.Config) -> dict[str, torch.Tensor]:
-    _, context = make_context(folder, config)
-    return load_file(folder / "store" / "models" / context.identity / "model.safetensors")
-
-
 def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     for folder in (undisturbed, killed):
@@ -58,17 +44,13 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
     config = recipe(undisturbed)  # the same files under another path are the same weights, so this is one recipe
     draw = random.Random(11)
     moments = [(draw.randrange(1, 6), draw.uniform(0, 0.1)) for _ in range(5)] + [(1, 0.0)]
-    arguments = [str(killed), str(undisturbed), json.dumps(moments)]
-    command = [sys.executable, "-m", "tests.stages.training_world", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    deaths = json.loads(done.stdout)
+    deaths = killed_and_undisturbed((killed, undisturbed), moments, {})
     assert deaths[-1] == 0
     assert deaths.count(signal.SIGKILL) >= 4
-    expected, got = weights(undisturbed, config), weights(killed, recipe(killed))
+    expected, got = kept_weights(undisturbed, config), kept_weights(killed, recipe(killed))
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
-    assert tables(undisturbed, config) == tables(killed, recipe(killed))
+    assert kept_rows(undisturbed, config) == kept_rows(killed, recipe(killed))
     assert not list((killed / "store" / "scratch").iterdir())
 
 
@@ -92,12 +74,12 @@ def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read
     meanwhile = context.store.read(TRAINING, context.fingerprint, [context.identity])
     assert meanwhile.column("step").to_pylist() == [5]
     resumed = train_in(place, config)
-    stopped = weights(place, config)
+    stopped = kept_weights(place, config)
     # The same recipe, never stopped: `save_every` is not part of a recipe, so make its work undone instead.
     context.store.remove_shard(CHECKPOINTS, context.fingerprint, context.identity)
     again = train_in(place, config)
     assert again["digest"] == resumed["digest"]
-    assert all(torch.equal(value, weights(place, config)[name]) for name, value in stopped.items())
+    assert all(torch.equal(value, kept_weights(place, config)[name]) for name, value in stopped.items())
 
 
 def test_seeds_give_different_models_and_logging_does_not(place: Path) -> None:

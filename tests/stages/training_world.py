@@ -3,18 +3,20 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import pyarrow as pa
 import torch
+from safetensors.torch import load_file
 
 from schemas import Settings, Store, WeightsRef
 from schemas.table import Table
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
 from stages import train
 from stages.contract import Context, Progress
 from stages.examples import Corpus
@@ -22,6 +24,7 @@ from stages.planning import Chain, Step
 from stages.runner import run_stage
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
 
+ROOT = Path(__file__).resolve().parents[2]
 LANGUAGE_MODEL = {
     **{"codebooks": CODEBOOKS, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 2, "dropout": 0.1},
     **{"cross": ("description", "clap"), "prepend": ("chroma",)},
@@ -79,6 +82,35 @@ class WorldChain(Chain):
         return {table.name: _version(table) for table in (TRACKS, CHROMA, CLAP, TOKENS)}
 
 
+def kept_weights(folder: Path, config: train.Config) -> dict[str, torch.Tensor]:
+    """The weights of the checkpoint that a training has written."""
+    _, context = make_context(folder, config)
+    return load_file(folder / "store" / "models" / context.identity / "model.safetensors")
+
+
+def kept_rows(folder: Path, config: train.Config) -> dict[str, list[dict]]:
+    """What a training left in the store, without what tells the time."""
+    _, context = make_context(folder, config)
+    found = {}
+    for table, column in ((CHECKPOINTS, "created_at"), (TRAINING, "tokens_per_second")):
+        rows = context.store.read(table, context.fingerprint, [context.identity])
+        found[table.name] = rows.drop_columns([column]).to_pylist()
+    return found
+
+
+def killed_and_undisturbed(folders: Sequence[Path], moments: Sequence[tuple[int, float]], changes: dict) -> list[int]:
+    """Train in the first of two folders, killed at some moments, and in the second; the signals that ended the first.
+
+    In a process of its own, as it forks.
+    """
+    arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes)]
+    command = [sys.executable, "-m", "tests.stages.training_world", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
 def make_context(folder: Path, config: train.Config, progress: Progress | None = None) -> tuple[Step, Context]:
     step = Step("train", _train_module(), config)
     chain = WorldChain([step], Settings(store=str(folder / "store"), device="cpu"))
@@ -110,14 +142,14 @@ class KillAt(Progress):
             threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
-def train_in_a_process_of_its_own(folder: Path, kill: KillAt | None) -> int:
+def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | None) -> int:
     """Train in a fork of this process; the signal that ended it, 0 for none."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             torch.set_num_threads(1)
-            train_in(folder, recipe(folder), kill)
+            train_in(folder, recipe(folder, **changes), kill)
             status = 0
         finally:
             os._exit(status)
@@ -129,11 +161,13 @@ def train_in_a_process_of_its_own(folder: Path, kill: KillAt | None) -> int:
 
 def main() -> None:
     """Train in the first folder until it is killed, as often as there are moments to, and then to the end; then in the
-    second folder, undisturbed. Prints the signal that ended each training."""
+    second folder, undisturbed. Prints the signal that ended each training. Both follow the recipe with the changes
+    given."""
     killed, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
+    changes = json.loads(sys.argv[4])
     moments = [KillAt(step, delay) for step, delay in json.loads(sys.argv[3])]
-    print(json.dumps([train_in_a_process_of_its_own(killed, moment) for moment in [*moments, None]]))
-    train_in_a_process_of_its_own(undisturbed, None)
+    print(json.dumps([train_in_a_process_of_its_own(killed, changes, moment) for moment in [*moments, None]]))
+    train_in_a_process_of_its_own(undisturbed, changes, None)
 
 
 if __name__ == "__main__":
