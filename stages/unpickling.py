@@ -38,7 +38,7 @@ def load_pickle(path: Path, classes: Sequence[type] = ()) -> Any:
     try:
         with torch.serialization.safe_globals([*NUMBERS, *classes]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, BadZipFile) as error:
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
         why = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
         raise ValueError(
             f"expected PyTorch weights that name no code in {path}, got a file that cannot be loaded safely: "

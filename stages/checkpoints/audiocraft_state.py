@@ -45,12 +45,18 @@ def load_state(model: MusicModel, state: Mapping[str, Tensor], places: Mapping[s
             found[ours.get(name, name)] = value
     if missing := sorted(theirs[name] for name in set(own) - set(found)):
         raise ValueError(f"expected all weights of the language model, got none of {missing}")
-    if unknown := sorted(set(found) - set(own)):
+    if unknown := sorted(_known_there(name) for name in set(found) - set(own)):
         raise ValueError(f"expected weights that the configuration speaks of, got {unknown}")
     for name, value in found.items():
         if value.shape != own[name].shape:
             raise ValueError(f"expected {theirs[name]} {list(own[name].shape)}, got {list(value.shape)}")
     model.load_weights(found)
+
+
+def _known_there(name: str) -> str:
+    """The name in AudioCraft's file of a tensor that this model does not have."""
+    decoder = "language_model."
+    return name_to_audiocraft(name.removeprefix(decoder)) if name.startswith(decoder) else name
 
 
 def state_of(model: MusicModel, places: Mapping[str, str], text_encoder: bool) -> dict[str, Tensor]:

@@ -1,6 +1,8 @@
 """AudioCraft's files around weights of one's own: the configuration of MusicGen, and small codecs and text encoders."""
 
+import copy
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,13 @@ import torch
 from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
+from model.audiocraft_names import state_to_audiocraft
+from model.language_model import LanguageModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights, folder_digest
 from stages.checkpoints.audiocraft_codec import write_audiocraft_codec
-from stages.checkpoints.audiocraft_package import LANGUAGE_MODEL_FILE, write_package
+from stages.checkpoints.audiocraft_decoder import decoder_config
+from stages.checkpoints.audiocraft_package import LANGUAGE_MODEL_FILE, Section, write_package
 from tests.stages.tiny_models import text_encoder
 
 SAMPLE_RATE, TEXT_WIDTH, LABELS, LABEL_WIDTH, JOINT_WIDTH = 8_000, 16, 30, 5, 6
@@ -48,6 +53,33 @@ DECODER |= {"activation": "gelu", "norm_first": True, "bias_ff": False, "bias_at
 DECODER |= {"causal": True, "custom": False, "memory_efficient": True, "positional_embedding": "sin", "xpos": False}
 DECODER |= {"layer_scale": None, "past_context": None, "norm": "layer_norm", "cross_attention": False, "kv_repeat": 1}
 DECODER |= {"emb_lr": None, "weight_init": "gaussian", "depthwise_init": "current", "zero_bias_init": True}
+
+
+FORMS: dict[str, dict[str, Any]] = {
+    "text": {"fusing": {"cross": ["description"]}},
+    "melody": {"fusing": {"prepend": ["self_wav", "description"]}},
+    "labels": {"fusing": {"cross": ["description"], "sum": ["genre"]}},
+    "joint": {"fusing": {"cross": ["description"]}, "joint": True},
+    "unconditional": {"fusing": {}},
+    "stereo": {
+        "fusing": {"cross": ["description"]},
+        "decoder": {"n_q": 4},
+        "settings": {"interleave_stereo_codebooks": {"use": True}}
+        | {"codebooks_pattern": {"modeling": "delay", "delay": {"delays": [0, 0, 1, 1]}}},
+    },
+    "one level of two": {"fusing": {}, "decoder": {"n_q": 1}, "settings": {"compression_model_n_q": 1}},
+    "rotary": {"fusing": {}, "decoder": {"positional_embedding": "rope", "xpos": True, "bias_attn": True}},
+    "normed after": {"fusing": {"cross": ["description"]}, "decoder": {"norm_first": False, "bias_proj": True}},
+    "short memory": {"fusing": {}, "decoder": {"past_context": 4, "memory_efficient": False, "custom": True}},
+    "grouped heads": {"fusing": {}, "decoder": {"kv_repeat": 2, "hidden_scale": 2.3, "layer_scale": 0.1}},
+    "unrolled": {"fusing": {}, "settings": {"codebooks_pattern": {"modeling": "unroll", "unroll": {}}}},
+    "grouped": {"fusing": {}, "settings": {"codebooks_pattern": {"modeling": "musiclm", "musiclm": {"group_by": 1}}}},
+    "coarse first": {
+        "fusing": {},
+        "settings": {"codebooks_pattern": {"modeling": "coarse_first", "coarse_first": {"delays": [1]}}},
+    },
+}
+"""Forms of a model: what conditions it, and settings beside those above."""
 
 
 def settings_of(decoder: Mapping[str, Any], fusing: Mapping[str, list[str]], conditioners: Any) -> dict[str, Any]:
@@ -131,3 +163,53 @@ def text_encoders(folder: Path) -> Callable[[WeightsRef], LocalWeights]:
         return LocalWeights(str(reference), path, folder_digest(path))
 
     return find
+
+
+@dataclass(frozen=True)
+class Written:
+    """A folder as AudioCraft would leave it."""
+
+    folder: Path
+    state: dict[str, Tensor]
+    """Of the language model and its conditioners."""
+
+
+def form(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration of a form, and its conditioners."""
+    given = FORMS[name]
+    named = [one for one in CONDITIONERS if any(one in names for names in given["fusing"].values())]
+    conditioners = {one: CONDITIONERS[one] for one in named}
+    if given.get("joint"):
+        conditioners = {"description": JOINT}
+    settings = settings_of(given.get("decoder", {}), given["fusing"], conditioners) | given.get("settings", {})
+    return copy.deepcopy(settings), conditioners
+
+
+def decoder_state(settings: dict[str, Any]) -> dict[str, Tensor]:
+    """Random weights of a configuration's decoder, under AudioCraft's names."""
+    config = decoder_config(Section("", settings), {name: name for name in settings["conditioners"]})
+    torch.manual_seed(2)
+    network = LanguageModel(config)
+    for value in network.parameters():
+        torch.nn.init.normal_(value, std=0.3)
+    return state_to_audiocraft(network.state_dict(), config)
+
+
+def change(settings: dict[str, Any], place: str, value: Any) -> None:
+    """Set a setting by its dotted name."""
+    *sections, key = place.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+    settings[key] = value
+
+
+def written(tmp_path: Path, name: str, place: str = "", value: Any = None) -> Written:
+    """A checkpoint of a form, with the setting at `place` set to `value` if there is one."""
+    settings, conditioners = form(name)
+    if place:
+        change(settings, place, value)
+    state = decoder_state(settings) | conditioner_state(conditioners, settings["transformer_lm"]["dim"])
+    folder = tmp_path / "audiocraft"
+    folder.mkdir()
+    write_files(folder, state, settings, codec(2, 16))
+    return Written(folder, state)

@@ -8,88 +8,31 @@ import torch
 import yaml
 from torch import Tensor
 
-from model.audiocraft_names import state_to_audiocraft
 from model.conditioning.configuration import ChromaConfig, MusicModelConfig, TextConfig
 from model.configuration import LanguageModelConfig
-from model.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel
 from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft import music_model_of, read_audiocraft, write_audiocraft
 from stages.checkpoints.audiocraft_codec import write_codec_reference
-from stages.checkpoints.audiocraft_decoder import decoder_config
-from stages.checkpoints.audiocraft_package import CODEC_FILE, LANGUAGE_MODEL_FILE, Section, read_package, write_package
+from stages.checkpoints.audiocraft_package import CODEC_FILE, LANGUAGE_MODEL_FILE, read_package, write_package
 from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_text_encoder
 from stages.checkpoints.loading import form_of, load_checkpoint
 from stages.codecs import codec_facts
 from tests.model.oracles import read_pack
 from tests.stages.checkpoints.audiocraft_files import (
-    CONDITIONERS,
+    FORMS,
     JOINT,
     codec,
     conditioner_state,
+    decoder_state,
     settings_of,
     text_encoders,
-    write_files,
+    written,
 )
 from tests.stages.tiny_models import text_encoder
 
-FORMS: dict[str, dict[str, Any]] = {
-    "text": {"fusing": {"cross": ["description"]}},
-    "melody": {"fusing": {"prepend": ["self_wav", "description"]}},
-    "labels": {"fusing": {"cross": ["description"], "sum": ["genre"]}},
-    "joint": {"fusing": {"cross": ["description"]}, "joint": True},
-    "unconditional": {"fusing": {}},
-    "stereo": {
-        "fusing": {"cross": ["description"]},
-        "decoder": {"n_q": 4},
-        "settings": {"interleave_stereo_codebooks": {"use": True}}
-        | {"codebooks_pattern": {"modeling": "delay", "delay": {"delays": [0, 0, 1, 1]}}},
-    },
-    "one level of two": {"fusing": {}, "decoder": {"n_q": 1}, "settings": {"compression_model_n_q": 1}},
-    "rotary": {"fusing": {}, "decoder": {"positional_embedding": "rope", "xpos": True, "bias_attn": True}},
-    "normed after": {"fusing": {"cross": ["description"]}, "decoder": {"norm_first": False, "bias_proj": True}},
-    "short memory": {"fusing": {}, "decoder": {"past_context": 4, "memory_efficient": False, "custom": True}},
-    "grouped heads": {"fusing": {}, "decoder": {"kv_repeat": 2, "hidden_scale": 2.3, "layer_scale": 0.1}},
-    "unrolled": {"fusing": {}, "settings": {"codebooks_pattern": {"modeling": "unroll", "unroll": {}}}},
-    "grouped": {"fusing": {}, "settings": {"codebooks_pattern": {"modeling": "musiclm", "musiclm": {"group_by": 1}}}},
-    "coarse first": {
-        "fusing": {},
-        "settings": {"codebooks_pattern": {"modeling": "coarse_first", "coarse_first": {"delays": [1]}}},
-    },
-}
 PROJECTION = ["output_proj.weight", "output_proj.bias"]
 CODES = torch.randint(16, (2, 4, 9), generator=torch.Generator().manual_seed(0))
-
-
-def form(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The configuration of a form, and its conditioners."""
-    given = FORMS[name]
-    named = [one for one in CONDITIONERS if any(one in names for names in given["fusing"].values())]
-    conditioners = {one: CONDITIONERS[one] for one in named}
-    if given.get("joint"):
-        conditioners = {"description": JOINT}
-    settings = settings_of(given.get("decoder", {}), given["fusing"], conditioners) | given.get("settings", {})
-    return settings, conditioners
-
-
-def decoder_state(settings: dict[str, Any]) -> dict[str, Tensor]:
-    """Random weights of a configuration's decoder, under AudioCraft's names."""
-    config = decoder_config(Section("", settings), {name: name for name in settings["conditioners"]})
-    torch.manual_seed(2)
-    network = LanguageModel(config)
-    for value in network.parameters():
-        torch.nn.init.normal_(value, std=0.3)
-    return state_to_audiocraft(network.state_dict(), config)
-
-
-def written(tmp_path: Path, name: str) -> tuple[Path, dict[str, Tensor]]:
-    """A folder as AudioCraft would leave it, and its state."""
-    settings, conditioners = form(name)
-    state = decoder_state(settings) | conditioner_state(conditioners, settings["transformer_lm"]["dim"])
-    folder = tmp_path / "there"
-    folder.mkdir()
-    write_files(folder, state, settings, codec(2, 16))
-    return folder, state
 
 
 def logits(model: MusicModel) -> Tensor:
@@ -104,7 +47,8 @@ def logits(model: MusicModel) -> Tensor:
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_model_that_is_read_and_written_and_read_is_the_same_bit_for_bit(tmp_path: Path, name: str) -> None:
-    folder, state = written(tmp_path, name)
+    there = written(tmp_path, name)
+    folder, state = there.folder, there.state
     find, back = text_encoders(tmp_path), tmp_path / "back"
     first = read_audiocraft(folder, find)
     back.mkdir()
@@ -124,7 +68,7 @@ def test_a_model_that_is_read_and_written_and_read_is_the_same_bit_for_bit(tmp_p
 
 
 def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
-    folder, _ = written(tmp_path, "melody")
+    folder = written(tmp_path, "melody").folder
     find = text_encoders(tmp_path)
     trained = read_audiocraft(folder, find)
     facts = trained.facts
@@ -147,13 +91,14 @@ def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
 
 
 def test_two_sides_by_a_mono_codec_are_stereo(tmp_path: Path) -> None:
-    trained = read_audiocraft(written(tmp_path, "stereo")[0], text_encoders(tmp_path))
+    trained = read_audiocraft(written(tmp_path, "stereo").folder, text_encoders(tmp_path))
     assert trained.facts.codec == codec_facts(codec(2, 16), codebooks=4, channels=2)
     assert trained.facts.model.language_model.delays == (0, 0, 1, 1)
 
 
 def test_weights_of_half_precision_become_whole(tmp_path: Path) -> None:
-    folder, state = written(tmp_path, "text")
+    there = written(tmp_path, "text")
+    folder, state = there.folder, there.state
     content = torch.load(folder / LANGUAGE_MODEL_FILE, weights_only=True)
     content["best_state"] = {name: value.half() for name, value in state.items()}
     torch.save(content, folder / LANGUAGE_MODEL_FILE)
@@ -187,7 +132,7 @@ ASKED_OF_A_CODEC = {
 def test_an_export_holds_every_setting_that_audiocrafts_builders_ask_for(
     tmp_path: Path, file: str, asked: dict[str, list[str]]
 ) -> None:
-    folder, _ = written(tmp_path, "melody")
+    folder = written(tmp_path, "melody").folder
     trained = read_audiocraft(folder, text_encoders(tmp_path))
     back = tmp_path / "back"
     back.mkdir()
@@ -232,7 +177,7 @@ def test_a_model_that_was_trained_here_computes_the_same_from_audiocrafts_form(t
 
 
 def test_a_codec_that_audiocraft_has_by_name_is_written_by_name(tmp_path: Path) -> None:
-    folder, _ = written(tmp_path, "unconditional")
+    folder = written(tmp_path, "unconditional").folder
     codec(2, 16).save_pretrained(tmp_path / "codec")
     write_codec_reference("facebook/encodec_32khz", folder)
 
