@@ -83,7 +83,8 @@ class LanguageModelConfig(Config):
     """What these are multiplied by (AudioCraft: `cross_attention_pos_emb_scale`)."""
     padding: Literal["masked", "attended"] = "masked"
     """What cross-attention makes of the zeros that fill a condition up to the longest of its batch: no keys, as in
-    transformers, so that a batch equals its rows alone; or keys like any other (AudioCraft, in training too)."""
+    transformers, so that a batch equals its rows alone; or keys like any other (AudioCraft, in training too). Padding
+    of a prefix is a key in any case, as it is in both."""
     positions: Literal["sinusoidal", "rotary", "both"] = "sinusoidal"
     """Sinusoids added to the inputs, rotations of queries and keys (arXiv:2104.09864), or both (AudioCraft:
     `positional_embedding`)."""

@@ -41,21 +41,21 @@ FORMS: dict[str, dict[str, Any]] = {
 }
 
 
-def transformer(form: str = "as published", cross: bool = False, layers: int = 2, dropout: float = 0.0) -> Transformer:
+def transformer(form: str = "as published", cross: bool = False, **changes: object) -> Transformer:
     """A small decoder whose biases, norms and scales are not the ones they start with, so that they matter."""
     torch.manual_seed(0)
-    sizes = {"width": WIDTH, "heads": HEADS, "layers": layers, "cross": ("description",) if cross else ()}
-    made = Transformer(LanguageModelConfig.model_validate(sizes | {"dropout": dropout} | FORMS[form])).eval()
-    return disturb(made)
+    sizes = {"width": WIDTH, "heads": HEADS, "layers": 2, "cross": ("description",) if cross else ()}
+    made = Transformer(LanguageModelConfig.model_validate(sizes | FORMS[form] | changes)).eval()
+    disturb(made)
+    return made
 
 
-def disturb(module: Transformer) -> Transformer:
+def disturb(module: nn.Module) -> None:
     """Move all vectors away from where they start."""
     with torch.no_grad():
         for parameter in module.parameters():
             if parameter.ndim == 1:
                 parameter += 0.3 * torch.randn_like(parameter)
-    return module
 
 
 def run_plainly(transformer: Transformer, inputs: Tensor, source: Tensor | None) -> Tensor:

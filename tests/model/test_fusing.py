@@ -11,6 +11,7 @@ from model.fusing import Condition, fuse
 from model.language_model import LanguageModel
 from model.patterns import delayed
 from tests.model.oracles import language_model, read_pack
+from tests.model.plain_transformer import disturb
 from tests.model.tiny_model import random_codes
 
 CASES = ["none", "cross", "cross_pos_emb", "prepend", "sum", "input_interpolate", "sum_prepend_cross"]
@@ -77,10 +78,7 @@ def test_cross_attention_reads_what_means_something_and_one_zero_of_a_null() -> 
 @pytest.mark.parametrize("form", [{}, {"cross_positions": True}, {"attention_bias": True, "norm": "after"}])
 def test_a_batch_of_conditions_of_different_lengths_equals_each_row_alone(form: dict) -> None:
     model = _model(cross=("text", "clap"), **form)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.3 * torch.randn_like(parameter)
+    disturb(model)
     lengths, codes = (5, 2, 0, 1), random_codes(4, 9)
     text, clap = _condition(*lengths), _condition(1, 0, 1, 0)
 

@@ -11,7 +11,7 @@ from model.fusing import Condition
 from model.language_model import LanguageModel, cross_entropy
 from model.positions import Positions, positions
 from tests.model.oracles import VARIANTS, read_pack, variant
-from tests.model.plain_transformer import FORMS
+from tests.model.plain_transformer import FORMS, disturb
 from tests.model.tiny_model import config, random_codes
 
 
@@ -19,10 +19,7 @@ def _model(form: str) -> LanguageModel:
     torch.manual_seed(0)
     settings = config(cross=("description",), prepend=("chroma",), sum=("clap",), head_bias=True, **FORMS[form])
     model = LanguageModel(settings.language_model).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter += 0.3 * torch.randn_like(parameter)
+    disturb(model)
     return model
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from model.configuration import LanguageModelConfig
@@ -36,10 +38,8 @@ def test_no_gradient_reaches_a_later_step_or_one_past_the_context(form: str) -> 
         assert (conditions.abs().amax(-1) > 0).all()
 
 
-@pytest.mark.parametrize("cross", [False, True])
-@pytest.mark.parametrize("form", FORMS)
-def test_step_by_step_with_a_cache_is_the_same_as_at_once(form: str, cross: bool) -> None:
-    made, inputs = transformer(form, cross), torch.randn(3, 12, WIDTH)
+def _assert_steps_equal_the_whole(made: Transformer, known: int) -> None:
+    cross, inputs = bool(made.config.cross), torch.randn(3, 12, WIDTH)
     source = torch.randn(3, 5, WIDTH) if cross else None
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]).bool() if cross else None
     with torch.no_grad():
@@ -47,27 +47,73 @@ def test_step_by_step_with_a_cache_is_the_same_as_at_once(form: str, cross: bool
         cache = made.allocate(3, 12, 8 if cross else 0)
         if source is not None:
             made.remember_source(cache, source, mask)
-        found = [made(inputs[:, :4], cache=cache)]
-        found += [made(inputs[:, step : step + 1], cache=cache) for step in range(4, 12)]
+        found = [made(inputs[:, :known], cache=cache)]
+        found += [made(inputs[:, step : step + 1], cache=cache) for step in range(known, 12)]
     assert cache.length == 12
     torch.testing.assert_close(torch.cat(found, dim=1), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("cross", [False, True])
 @pytest.mark.parametrize("form", FORMS)
-def test_decoding_gives_a_row_the_same_bits_wherever_it_stands(form: str) -> None:
-    made, inputs, source = transformer(form, cross=True), torch.randn(6, 9, WIDTH), torch.randn(6, 5, WIDTH)
-    mask = torch.arange(5) < torch.tensor([5, 1, 3, 2, 4, 5])[:, None]
+def test_step_by_step_with_a_cache_is_the_same_as_at_once(form: str, cross: bool) -> None:
+    _assert_steps_equal_the_whole(transformer(form, cross), known=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {
+            "norm": st.sampled_from(["before", "after"]),
+            "attention_bias": st.booleans(),
+            "positions": st.sampled_from(["rotary", "both"]),
+            "xpos": st.booleans(),
+            "position_scale": st.floats(0, 1),
+            "layer_scale": st.none() | st.floats(0.01, 1),
+            "cross_query_key_norm": st.booleans(),
+            "key_value_heads": st.sampled_from([1, 2, 4, None]),
+            "past_context": st.none() | st.integers(1, 14),
+        }
+    ),
+    st.booleans(),
+    st.integers(1, 11),
+)
+def test_step_by_step_is_the_same_as_at_once_for_any_mixture_of_forms(form: dict, cross: bool, known: int) -> None:
+    _assert_steps_equal_the_whole(transformer("as published", cross, **form), known)
+
+
+def _assert_rows_have_their_own_bits(made: Transformer) -> None:
+    """For as many rows as the engine decodes: matrix products of another number may treat the last ones otherwise."""
+    rows, width = 16, made.config.width
+    inputs, source = torch.randn(rows, 9, width), torch.randn(rows, 5, width)
+    mask = torch.arange(5) < (torch.arange(rows) % 5 + 1)[:, None]
 
     def decoded(order: Tensor) -> Tensor:
-        cache = made.allocate(6, 9, 5)
-        made.remember_source(cache, source[order], mask[order])
-        found = [made(inputs[order][:, :3], cache=cache)]
-        found += [made(inputs[order][:, step : step + 1], cache=cache) for step in range(3, 9)]
+        cache = made.allocate(rows, 9, 5)
+        for place, row in enumerate(order.tolist()):
+            own, mine = cache.rows(place, place + 1), slice(row, row + 1)
+            made.remember_source(own, source[mine], mask[mine])
+            made(inputs[mine, :3], cache=own)
+        cache.length = 3
+        found = [made(inputs[order][:, step : step + 1], cache=cache) for step in range(3, 9)]
         return torch.cat(found, dim=1)
 
-    order = torch.tensor([4, 2, 5, 0, 1, 3])
+    order = torch.randperm(rows)
     with torch.no_grad():
-        assert torch.equal(decoded(torch.arange(6))[order], decoded(order))
+        assert torch.equal(decoded(torch.arange(rows))[order], decoded(order))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_decoding_gives_a_row_the_same_bits_wherever_it_stands(form: str) -> None:
+    _assert_rows_have_their_own_bits(transformer(form, cross=True))
+
+
+def test_decoding_gives_a_row_the_same_bits_wherever_it_stands_where_there_are_two_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _assert_rows_have_their_own_bits(transformer("all together", cross=True, width=224, layers=1))
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_grouped_heads_are_remembered_as_they_are_and_not_repeated() -> None:
