@@ -83,7 +83,9 @@ def initial_model(config: "Config", context: Context) -> Beginning:
     torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
     model = MusicModel(config.model, text.network, text.tokenizer)
     if trained is not None:
-        _take_over(model, trained)
+        fresh = _take_over(model, trained)
+        if fresh and config.lora is not None and not config.lora.conditioners:
+            raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
     if config.lora is not None:
         from stages.low_rank import adapt  # with peft, which other trainings do without
 
@@ -167,8 +169,8 @@ def _condition_fields(config: MusicModelConfig, name: str) -> dict[str, Any]:
     return facts
 
 
-def _take_over(model: MusicModel, trained: TrainedModel) -> None:
-    """Give a model the weights of a checkpoint; conditions that the checkpoint lacks keep their own."""
+def _take_over(model: MusicModel, trained: TrainedModel) -> list[str]:
+    """Give a model the weights of a checkpoint. Conditions that the checkpoint lacks keep their own: their names."""
     given = trained.model.weights()
     if model.config.language_model.codebooks == 2 * trained.facts.model.language_model.codebooks:
         given = stereo_weights(given)
@@ -178,3 +180,4 @@ def _take_over(model: MusicModel, trained: TrainedModel) -> None:
     fresh = [name for name in model.config.conditions if name not in trained.facts.model.conditions]
     if fresh:
         log.warning("conditions that train.initial does not have start fresh: %s", ", ".join(fresh))
+    return fresh

@@ -15,6 +15,8 @@ from stages.checkpoints.folder import CheckpointFacts
 from stages.conditions import Conditions, Models
 from stages.drawing import draw_batch, split_tracks, word_embedder
 from stages.examples import Corpus
+from stages.joint_embedding import load_joint_embedder
+from tests.stages.clap_models import laion_network, write_laion, write_vocabulary
 from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_models import FRAME_RATE, world
 from tests.stages.training_world import LANGUAGE_MODEL, fill, make_context, recipe, world_corpus
@@ -154,6 +156,25 @@ def test_an_item_without_a_caption_keeps_the_embedding_of_its_sound(tmp_path: Pa
     items = draw_batch(corpus, [0, 1], config, 0, word_embedder(config, context)).attributes
     plain = draw_batch(corpus, [0, 1], config, 0).attributes
     assert all(torch.equal(item.clap, other.clap) for item, other in zip(items, plain, strict=True))
+
+
+def test_a_laion_checkpoint_reads_words_with_the_vocabulary_that_is_named_and_is_refused_without(
+    tmp_path: Path,
+) -> None:
+    fill(tmp_path)
+    write_laion(tmp_path / "laion.pt", laion_network(seed=4))
+    model = recipe(tmp_path).model.model_dump() | {"clap": {"width": 512}}
+    changes = {"model": model, "joint_text": 1.0, "joint_embedding": str(tmp_path / "laion.pt")}
+    config = recipe(tmp_path, **changes)
+    with pytest.raises(
+        ValueError, match=r"expected train\.joint_vocabulary, with which the LAION checkpoint .* got none"
+    ):
+        word_embedder(config, make_context(tmp_path, config)[1])
+    vocabulary = write_vocabulary(tmp_path / "words")
+    config = recipe(tmp_path, joint_vocabulary=str(vocabulary), **changes)
+    embed = word_embedder(config, make_context(tmp_path, config)[1])
+    expected = load_joint_embedder(tmp_path / "laion.pt", vocabulary=vocabulary).embed_text(["Techno!"])[0]
+    assert torch.equal(embed("Techno!"), torch.from_numpy(expected))
 
 
 def test_words_that_cannot_be_embedded_are_refused_by_the_name_of_the_setting(tmp_path: Path) -> None:

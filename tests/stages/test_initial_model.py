@@ -95,6 +95,9 @@ def test_conditions_that_the_checkpoint_lacks_start_fresh_and_are_named(place: P
     before, after = kept_weights(place, first["config"]), kept_weights(place, config)
     assert all(torch.allclose(value, after[name], atol=1e-6) for name, value in before.items())
     assert {name.rpartition("genre")[0] for name in after.keys() - before.keys()} == {"fields."}
+    frozen = going_on(place, first, model=model, lora={"conditioners": False})
+    with pytest.raises(StageFailed, match=r"expected train\.lora\.conditioners = true .*, got \['genre'\] frozen"):
+        train_in(place, frozen)
 
 
 def test_a_model_unlike_the_checkpoint_is_refused_field_by_field(place: Path, first: dict) -> None:
