@@ -81,7 +81,7 @@ def tell(error: BaseException) -> str:
         return f"the disk is full: {message}; make room, and run the same command again to go on"
     if isinstance(cause, MemoryError):
         return (
-            f"out of memory: {message}; lower settings.batch_size or settings.workers, and run the same command again"
+            f"out of memory: {message}; lower settings.workers or settings.concurrency, and run the same command again"
         )
     if not isinstance(error, ValueError | OSError | StageFailed):
         return f"{type(error).__name__}: {message}"

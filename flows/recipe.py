@@ -127,7 +127,7 @@ def stage_models() -> dict[str, type[BaseModel]]:
 
 def chosen(steps: Sequence[Step], asked: Sequence[str] | None, preset: str) -> list[str]:
     """The names of the stages to run, in order: all that take part, or those asked for. Generating begins with reading
-    what is asked for, so `generate` brings `requests`.
+    what is asked for, so `generate` brings `requests`; and `ingest` brings `demo` where it takes in that corpus.
 
     Raises:
         ValueError: a stage is not known, or takes no part in the recipe.
@@ -142,6 +142,7 @@ def chosen(steps: Sequence[Step], asked: Sequence[str] | None, preset: str) -> l
                 f"allowed: {', '.join(taking_part)}"
             )
     wanted = {*asked, "requests"} if "generate" in asked else set(asked)
+    wanted |= {step.after for step in steps if step.name in wanted and step.after in taking_part}
     return [name for name in taking_part if name in wanted]
 
 

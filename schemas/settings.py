@@ -20,8 +20,6 @@ class Settings(Config):
     """Where tensors live; `auto` takes CUDA where there is one."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode audio; 0 takes one for each core."""
-    batch_size: int = Field(default=8, ge=1)
-    """Items that a device works on at once. It never changes a result."""
     task_runner: Literal["threads", "dask"] = "threads"
     """What runs the shards of a stage."""
     concurrency: int = Field(default=1, ge=1)

@@ -13,7 +13,13 @@ from transformers import EncodecModel
 
 from model.codec.codec import Codec, codebook_identity
 from model.codec.stereo import StereoCodec
-from stages.checkpoints.folder import CheckpointFacts, CodecFacts, load_encodec
+from schemas import WeightsRef
+from schemas.weights import LocalWeights
+from stages.checkpoints.audiocraft_codec import read_audiocraft_codec
+from stages.checkpoints.audiocraft_package import CODEC_FILE
+from stages.checkpoints.folder import CONFIG, CheckpointFacts, CodecFacts, codec_inside, load_encodec, read_facts
+from stages.checkpoints.hugging_face import read_hugging_face_codec
+from stages.checkpoints.loading import form_of
 
 AnyCodec = Codec | StereoCodec
 
@@ -84,7 +90,35 @@ def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, ch
     Raises:
         ValueError: the folder holds no EnCodec, or one that cannot give such codes.
     """
-    return _as_codec(load_encodec(path), device, codebooks, channels)
+    return _as_codec(read_network(path), device, codebooks, channels)
+
+
+def read_network(path: Path) -> EncodecModel:
+    """The EnCodec of a local folder, on the CPU: the folder's own, or the one inside a language model's checkpoint.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if (path / CODEC_FILE).is_file() and not (path / CONFIG).is_file():
+        return read_audiocraft_codec(path, _elsewhere).network
+    try:
+        form = form_of(path)
+    except ValueError:  # no language model's
+        return load_encodec(path)
+    if form == "hf":
+        return read_hugging_face_codec(path)
+    if form == "audiocraft":
+        return read_audiocraft_codec(path, _elsewhere).network
+    facts = read_facts(path)
+    inside = codec_inside(path, facts)
+    if inside is None:
+        named = f": it speaks that of {facts.codec.reference}" if facts.codec and facts.codec.reference else ""
+        raise ValueError(f"expected a codec in the checkpoint {path}, got none inside{named}")
+    return inside
+
+
+def _elsewhere(reference: WeightsRef) -> LocalWeights:
+    raise ValueError(f"expected a codec in the folder, got only its name there: give {reference} itself")
 
 
 def load_codec_of(codes: Codes, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
@@ -102,7 +136,7 @@ def network_of(codes: Codes, path: Path, got: str, speaker: str) -> EncodecModel
     Raises:
         ValueError: it is another codec than that of the codes.
     """
-    network = load_encodec(path)
+    network = read_network(path)
     own, levels = network.config.audio_channels, network.config.num_quantizers
     sides = _sides(network, codes.channels)
     rate = network.config.sampling_rate / network.config.hop_length

@@ -1,9 +1,9 @@
 """Tokenize: the codec's codes of every track, [K, T] integers, what the language model learns to continue.
 
 EnCodec (arXiv:2210.13438) through transformers, at the codec's own rate and its own channels or as stereo by a mono
-codec. Every row says which codec its codes are of. A recording is encoded in
-windows that overlap (`Codec.encode_track`); only its own windows ever share a batch, and how many is part of the
-recipe, so a row depends on the recording and the codec alone: not on its neighbours, nor on `settings.batch_size`.
+codec. Every row says which codec its codes are of. A recording is encoded in windows that overlap
+(`Codec.encode_track`); only its own windows ever share a batch, and how many is part of the recipe, so a row depends on
+the recording and the codec alone, not on its neighbours.
 """
 
 from typing import TYPE_CHECKING, Literal

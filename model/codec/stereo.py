@@ -22,8 +22,8 @@ CODEBOOKS, FRAMES = 1, 2
 class Sides:
     """The codes of both channels."""
 
-    left: Int[Tensor, "B K T"]
-    right: Int[Tensor, "B K T"]
+    left: Int[Tensor, "B _ _"]
+    right: Int[Tensor, "B _ _"]
 
 
 def interleave(sides: Sides, by: Literal["codebooks", "frames"] = "codebooks") -> Int[Tensor, "B _ _"]:
@@ -81,7 +81,7 @@ class StereoCodec:
         """That of the mono codec: its codebooks mean the same on either side."""
         return self.codec.identity
 
-    def encode(self, wav: Float[Tensor, "B 2 N"]) -> Int[Tensor, "B K T"]:
+    def encode(self, wav: Float[Tensor, "B C N"]) -> Int[Tensor, "B K T"]:
         """Codes of waveforms in one pass, T = ceil(N / hop).
 
         Raises:
@@ -100,7 +100,7 @@ class StereoCodec:
         return torch.cat([self.codec.decode(sides.left), self.codec.decode(sides.right)], dim=1)
 
     def encode_track(
-        self, wav: Float[Tensor, "2 N"], window: int = 1500, context: int = 50, windows_at_once: int = 4
+        self, wav: Float[Tensor, "C N"], window: int = 1500, context: int = 50, windows_at_once: int = 4
     ) -> Int[Tensor, "K T"]:
         """Codes of a whole recording, each side as `Codec.encode_track` gives them.
 

@@ -71,6 +71,11 @@ class CheckpointFacts(Config):
     codec: CodecFacts | None = None
     """What its codes mean; None where nobody knows."""
 
+    @property
+    def segment_frames(self) -> int:
+        """Length of the windows that the model was trained on in frames of codes, as training counts it."""
+        return max(1, round(self.segment_seconds * self.frame_rate))
+
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
@@ -115,7 +120,7 @@ def load_folder(
         MissingWeights: its text encoder cannot be had.
     """
     try:
-        facts = _read_facts(folder)
+        facts = read_facts(folder)
         encoder, tokenizer = None, None
         if facts.model.description is not None:
             tokenizer = AutoTokenizer.from_pretrained(folder / TEXT_ENCODER)
@@ -130,7 +135,12 @@ def load_folder(
     return TrainedModel(model.to(device).eval(), facts, codec_inside(folder, facts))
 
 
-def _read_facts(folder: Path) -> CheckpointFacts:
+def read_facts(folder: Path) -> CheckpointFacts:
+    """What `config.json` says.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is none.
+    """
     written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if isinstance(written, dict) and written.get("format") == 1 and isinstance(written.get("model"), dict):
         # The first format's models learned with padded vectors as keys, which was no choice then.

@@ -25,7 +25,7 @@ def recordings(tmp_path):
         (["plan", "--set", "decode.fromat=ogg"], ["unknown field decode.fromat", "format", "loudness"]),
         (["plan", "--set", "decode.format=midi"], ["decode.format", "'flac'", "'midi'"]),
         (["run", "--set", "settings.device=tpu"], ["settings.device", "'cpu' or 'cuda'", "'tpu'"]),
-        (["run", "--set", "settings.batch_size=0"], ["settings.batch_size", "greater than or equal to 1"]),
+        (["run", "--set", "settings.concurrency=0"], ["settings.concurrency", "greater than or equal to 1"]),
         (["run", "--set", "decode"], ["stage.field=value"]),
         (["run", "train_codec", "--preset", "musicgen-small"], ["takes no part"]),
         (["run", "--preset", "musicgen-small"], ["expected --source"]),

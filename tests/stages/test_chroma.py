@@ -55,8 +55,8 @@ def test_rows_hold_raw_chroma_at_musicgens_frame_rate(tmp_path, repository):
 def test_a_row_is_the_same_every_time_whatever_else_is_in_the_shard(tmp_path, repository):
     paths = [write_sound(tmp_path / f"{index}.wav", mix(index)[:, :48_000]) for index in range(3)]
     config = chroma.Config(separator=WeightsRef(str(repository)))
-    together = chroma.shard(config, make_context(tmp_path, batch_size=8), tracks_of(*paths)).rows
-    alone = chroma.shard(config, make_context(tmp_path, batch_size=1), tracks_of(paths[2])).rows
+    together = chroma.shard(config, make_context(tmp_path), tracks_of(*paths)).rows
+    alone = chroma.shard(config, make_context(tmp_path), tracks_of(paths[2])).rows
     assert np.array_equal(np.stack(together[2]["chroma"]), np.stack(alone[0]["chroma"]))
 
 

@@ -32,8 +32,8 @@ def test_a_row_has_an_embedding_of_unit_length_for_every_window(tmp_path, model)
 def test_a_row_is_the_same_every_time_whatever_else_is_in_the_shard(tmp_path, model):
     paths = [write_sound(tmp_path / f"{index}.wav", mix(index)) for index in range(3)]
     config = clap.Config(model=WeightsRef(str(model)))
-    together = clap.shard(config, make_context(tmp_path, batch_size=8), tracks_of(*paths)).rows
-    alone = clap.shard(config, make_context(tmp_path, batch_size=1), tracks_of(paths[1])).rows
+    together = clap.shard(config, make_context(tmp_path), tracks_of(*paths)).rows
+    alone = clap.shard(config, make_context(tmp_path), tracks_of(paths[1])).rows
     assert np.array_equal(np.stack(together[1]["embeddings"]), np.stack(alone[0]["embeddings"]))
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import mutagen
@@ -18,6 +19,7 @@ from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from schemas.weights import WeightsLibrary
 from stages import decode
 from stages.audio import measure
+from stages.codecs import load_codec
 from stages.contract import Context, Stopped
 from stages.decode import Config
 from stages.planning import Step
@@ -98,8 +100,6 @@ def test_clips_have_the_asked_length_and_loudness_and_keep_the_peak_limit(
 def test_a_lossless_clip_below_the_peak_limit_is_the_codec_s_sound_but_for_one_gain(
     tmp_path: Path, folder: Path, form: str, bits: int
 ) -> None:
-    from stages.codecs import load_codec
-
     store = new_store(tmp_path / "s")
     levels = {"loudness": -40.0, "max_gain": 60.0}
     rows = made(store, Config.model_validate({"codec": str(folder), "format": form, "bits": bits} | levels))
@@ -158,6 +158,35 @@ def test_a_codec_that_cannot_belong_to_the_codes_is_refused_by_name(tmp_path: Pa
     folder = codec_folder(tmp_path / "the-other-codec", cardinality=32)
     with pytest.raises(StageFailed, match=r"2 codebooks of 16 codes at 25 .* c1 .*the-other-codec with 2 of 32 at 25"):
         made(new_store(tmp_path / "s"), Config.model_validate({"codec": str(folder)}))
+
+
+def say(store: Store, **about: object) -> None:
+    """Write down which codec the generations are of."""
+    rows = [row | about for row in store.read(GENERATIONS, "g").to_pylist()]
+    store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(rows, schema=GENERATIONS.schema), "k")
+
+
+def test_a_codec_of_the_same_sizes_is_refused_by_its_identity(tmp_path: Path, folder: Path) -> None:
+    store = new_store(tmp_path / "s")
+    say(store, codec=load_codec(folder).identity, channels=1)
+    assert len(made(store, Config.model_validate({"codec": str(folder)}))) == 6
+    say(store, codec="0" * 64)
+    expected = (
+        r"expected the codec \(identity 000000000000…\), which the checkpoint c1 speaks, got decode.codec = .*codec"
+    )
+    other = Config.model_validate({"codec": str(folder), "format": "wav"})
+    with pytest.raises(StageFailed, match=expected):
+        run_stage(Step("decode", decode, other), replace(context_for(store), fingerprint="e"))
+
+
+def test_stereo_codes_of_a_mono_codec_become_two_channels(tmp_path: Path, folder: Path) -> None:
+    store = new_store(tmp_path / "s")
+    say(store, codec=load_codec(folder, codebooks=1).identity, channels=2)
+    rows = made(store, Config.model_validate({"codec": str(folder), "format": "wav", "true_peak": 0.0}))
+    assert {row["channels"] for row in rows} == {2}
+    heard, _ = soundfile.read(io.BytesIO(store.read_bytes(rows[2]["path"])), always_2d=True, dtype="float32")
+    assert heard.shape == (round(SECONDS[1] * SAMPLE_RATE), 2)
+    assert not np.array_equal(heard[:, 0], heard[:, 1])
 
 
 @pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])

@@ -5,14 +5,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 import torch
 from transformers import EncodecModel
 
 from schemas import WeightsRef
-from schemas.tables import REJECTS
+from schemas.content import content_digest
+from schemas.tables import REJECTS, TOKENS
 from stages.audio import read_audio, resample, to_mono
+from stages.codecs import load_codec
 from stages.runner import StageFailed
 from stages.tokenize import Config
 from tests.stages.codec_world import piece, tokens_of, track
@@ -42,11 +45,11 @@ def test_codes_are_those_of_transformers_for_a_recording_of_one_window(tmp_path:
     assert (found["frames"], found["cardinality"], found["frame_rate"]) == (expected.shape[1], CARDINALITY, FRAME_RATE)
 
 
-def test_a_row_does_not_depend_on_its_neighbours_their_order_or_the_batch_setting(tmp_path: Path) -> None:
+def test_a_row_does_not_depend_on_its_neighbours_or_their_order(tmp_path: Path) -> None:
     rows = [track(tmp_path / f"{n}.wav", piece(n, 2.0 + 0.7 * n), "train") for n in range(4)]
     chosen = config(tmp_path, window_seconds=1.0, context_seconds=0.2)
-    together, _ = tokens_of(tmp_path / "a", rows, chosen, batch_size=8)
-    backwards, _ = tokens_of(tmp_path / "b", rows[::-1], chosen, batch_size=1)
+    together, _ = tokens_of(tmp_path / "a", rows, chosen)
+    backwards, _ = tokens_of(tmp_path / "b", rows[::-1], chosen)
     assert together == backwards
     for number, row in enumerate(rows):
         alone, _ = tokens_of(tmp_path / f"alone{number}", [row], chosen)
@@ -62,6 +65,37 @@ def test_stereo_is_mixed_and_other_rates_are_resampled(tmp_path: Path) -> None:
     other = track(tmp_path / "other.wav", piece(3), "train") | {"uri": str(tmp_path / "mixed.wav")}
     made, _ = tokens_of(tmp_path / "store", [row, other], config(tmp_path))
     assert made[row["track_id"]]["codes"] == made[other["track_id"]]["codes"]
+
+
+def test_rows_say_which_codec_they_are_of_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    row = track(tmp_path / "a.wav", piece(1), "train")
+    one, _ = tokens_of(tmp_path / "a", [row], config(tmp_path))
+    shutil.copytree(tmp_path / "codec", tmp_path / "same")
+    other, _ = tokens_of(tmp_path / "b", [row], Config(codec=WeightsRef(str(tmp_path / "same"))))
+    first, second = one[row["track_id"]], other[row["track_id"]]
+    assert first["codec"] == second["codec"] == load_codec(tmp_path / "codec").identity
+    assert (first["codec_reference"], second["codec_reference"]) == (str(tmp_path / "codec"), str(tmp_path / "same"))
+    assert (first["channels"], first["sample_rate"]) == (1, SAMPLE_RATE)
+    rows = [pa.Table.from_pylist([found], schema=TOKENS.schema) for found in (first, second)]
+    assert content_digest(TOKENS, rows[0]) == content_digest(TOKENS, rows[1])
+
+
+def test_stereo_keeps_the_sides_apart_and_mono_has_equal_ones(tmp_path: Path) -> None:
+    left, right = piece(1), piece(2)
+    rows = [
+        track(tmp_path / "stereo.wav", np.stack([left, right], axis=1), "train"),
+        track(tmp_path / "left.wav", left, "train"),
+        track(tmp_path / "right.wav", right, "train"),
+    ]
+    stereo, _ = tokens_of(tmp_path / "a", rows, config(tmp_path, channels="stereo"))
+    mono, _ = tokens_of(tmp_path / "b", rows, config(tmp_path))
+    both = matrix(stereo[rows[0]["track_id"]])
+    assert both.shape[0] == 2 * CODEBOOKS
+    for side, row in enumerate(rows[1:]):
+        alone = matrix(mono[row["track_id"]])
+        assert np.array_equal(both[side::2], alone)
+        assert np.array_equal(matrix(stereo[row["track_id"]]), np.repeat(alone, 2, axis=0))
+    assert stereo[rows[0]["track_id"]]["channels"] == 2
 
 
 def test_fewer_codebooks_are_the_first_ones(tmp_path: Path) -> None:

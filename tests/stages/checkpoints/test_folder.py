@@ -1,5 +1,7 @@
 """A trained language model's folder: what is written is what is read."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,16 @@ import torch
 from model.conditioning.configuration import ChromaConfig, ClapConfig, MusicModelConfig, TextConfig
 from model.language_model import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
-from schemas import WeightsRef
 from schemas.weights import LocalWeights, folder_digest
-from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_text_encoder, save_checkpoint
+from stages.checkpoints.folder import (
+    CheckpointFacts,
+    TrainedModel,
+    load_encodec,
+    load_text_encoder,
+    save_checkpoint,
+)
 from stages.checkpoints.loading import load_checkpoint
+from tests.stages.checkpoints.small_checkpoint import find, refuse, same_weights, small_checkpoint
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, FRAME_RATE, text_encoder
 
 
@@ -67,9 +75,6 @@ def test_a_model_read_back_is_the_same_bit_for_bit(tmp_path: Path, finetune: boo
 
 
 def test_a_learned_text_encoder_travels_with_the_checkpoint_and_a_frozen_one_does_not(tmp_path: Path) -> None:
-    def refuse(reference: WeightsRef) -> LocalWeights:
-        raise AssertionError(f"asked for {reference}")
-
     load_checkpoint(saved(tmp_path / "learned", True)[1], refuse)
     with pytest.raises(AssertionError, match="asked for"):
         load_checkpoint(saved(tmp_path / "frozen", False)[1], refuse)
@@ -90,3 +95,57 @@ def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> No
         load_checkpoint(tmp_path, lambda reference: pytest.fail("asked for weights"))
     with pytest.raises(ValueError, match="expected a T5 encoder and its tokenizer in"):
         load_text_encoder(tmp_path)
+
+
+def test_a_folder_with_text_encoder_and_codec_inside_needs_nothing_else(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    facts = small.trained.facts.model_copy(update={"text_encoder": None})
+    codec = load_encodec(small.codec)
+    (tmp_path / "whole").mkdir()
+    save_checkpoint(tmp_path / "whole", small.trained.model, facts, codec)
+    shutil.rmtree(small.text_encoder)
+    shutil.rmtree(small.codec)
+    read = load_checkpoint(tmp_path / "whole", refuse)
+    assert same_weights(read, small.trained)
+    assert read.codec is not None
+    ours = codec.state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in read.codec.state_dict().items())
+
+
+def test_a_codec_inside_that_is_not_the_models_is_refused_by_its_identity(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    save_checkpoint(small.folder, small.trained.model, small.trained.facts, load_encodec(small.codec))
+    network = load_encodec(small.codec)
+    with torch.no_grad():
+        network.quantizer.layers[0].codebook.embed.neg_()
+    network.save_pretrained(small.folder / "codec")
+    assert small.trained.facts.codec is not None
+    expected = f"expected the codec with identity {small.trained.facts.codec.identity}, whose codes checkpoint speaks"
+    with pytest.raises(ValueError, match=expected):
+        load_checkpoint(small.folder, find)
+
+
+def test_a_folder_of_the_first_format_loads_as_it_learned_without_a_codec(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    config = json.loads((small.folder / "config.json").read_text())
+    del config["codec"], config["model"]["language_model"]["padding"]
+    (small.folder / "config.json").write_text(json.dumps(config | {"format": 1}))
+    read = load_checkpoint(small.folder, find)
+    assert read.facts.codec is None
+    assert read.codec is None
+    assert read.facts.model.language_model.padding == "attended"
+    assert same_weights(read, small.trained)
+    (small.folder / "config.json").write_text(json.dumps(config | {"format": 3}))
+    with pytest.raises(ValueError, match="expected a language model's checkpoint in"):
+        load_checkpoint(small.folder, find)
+
+
+def test_damaged_weights_are_refused_by_name(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    weights = small.folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"expected a language model's checkpoint in .*checkpoint, got"):
+        load_checkpoint(small.folder, find)
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"expected a language model's checkpoint in .*checkpoint, got"):
+        load_checkpoint(small.folder, find)

@@ -1,0 +1,176 @@
+"""Checkpoints from form to form: nothing of a model changes, and a folder is written whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from flows.cli import run_command
+from schemas import WeightsRef
+from stages.checkpoints.converting import convert
+from stages.checkpoints.folder import load_encodec
+from stages.checkpoints.loading import Form, form_of, load_checkpoint
+from stages.codecs import codes_of_model, load_codec, load_codec_of
+from tests.stages.checkpoints.small_checkpoint import find, refuse, same_weights, small_checkpoint
+from tests.stages.tiny_codec import codec_folder
+
+
+def test_an_own_checkpoint_converted_to_its_own_form_needs_nothing_else(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    made = convert(small.folder, tmp_path / "new", "segue", find)
+    assert (made.source, made.destination) == ("segue", "segue")
+    assert made.codec.startswith("its codec (identity ")
+    shutil.rmtree(small.codec)
+    shutil.rmtree(small.text_encoder)
+    read = load_checkpoint(tmp_path / "new", refuse)
+    assert same_weights(read, small.trained)
+    assert read.facts.codec == small.trained.facts.codec
+    assert read.codec is not None
+
+
+def test_there_and_back_through_hugging_faces_form_every_tensor_is_the_same(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    convert(small.folder, tmp_path / "hf", "hf", find)
+    convert(tmp_path / "hf", tmp_path / "back", "segue", refuse)
+    assert [form_of(tmp_path / name) for name in ("hf", "back")] == ["hf", "segue"]
+    back = load_checkpoint(tmp_path / "back", refuse)
+    assert same_weights(back, small.trained)
+    ours, theirs = load_encodec(small.codec).state_dict(), load_encodec(tmp_path / "back" / "codec").state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert back.facts.codec is not None
+    assert small.trained.facts.codec is not None
+    assert back.facts.codec.identity == small.trained.facts.codec.identity
+    assert back.facts.segment_seconds == small.trained.facts.segment_seconds
+
+
+def test_a_stereo_model_goes_there_and_back_with_the_mono_codec_that_it_speaks(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path, codebooks=4, channels=2)
+    convert(small.folder, tmp_path / "hf", "hf", find)
+    convert(tmp_path / "hf", tmp_path / "back", "segue", refuse)
+    back = load_checkpoint(tmp_path / "back", refuse)
+    assert same_weights(back, small.trained)
+    assert back.facts.model.language_model.codebook_delays == (0, 0, 1, 1)
+    assert back.facts.codec is not None
+    assert (back.facts.codec.codebooks, back.facts.codec.channels) == (4, 2)
+
+
+@pytest.mark.parametrize("form", ["segue", "hf"])
+def test_a_converted_folder_is_a_codec_wherever_a_codec_is_asked_for(tmp_path: Path, form: Form) -> None:
+    small = small_checkpoint(tmp_path)
+    convert(small.folder, tmp_path / "new", form, find)
+    codec, own = load_codec(tmp_path / "new"), load_codec(small.codec)
+    assert codec.identity == own.identity
+    codes = torch.randint(16, (2, 30))
+    assert torch.equal(codec.decode_track(codes), own.decode_track(codes))
+    spoken = codes_of_model(load_checkpoint(tmp_path / "new", find).facts)
+    assert load_codec_of(spoken, tmp_path / "new", "cpu", "decode.codec = new", "the model").identity == own.identity
+
+
+def test_a_checkpoint_that_only_names_its_codec_is_not_one(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match=f"got none inside: it speaks that of {small.codec}"):
+        load_codec(small.folder)
+
+
+def test_a_codec_may_be_given_and_is_checked_by_its_identity(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    shutil.move(small.codec, tmp_path / "moved")
+    with pytest.raises(FileNotFoundError):
+        convert(small.folder, tmp_path / "lost", "hf", lambda reference: find_existing(reference))
+    convert(small.folder, tmp_path / "found", "hf", find, WeightsRef(str(tmp_path / "moved")))
+    network = load_encodec(tmp_path / "moved")
+    with torch.no_grad():
+        network.quantizer.layers[1].codebook.embed.mul_(2)
+    network.save_pretrained(tmp_path / "other")
+    with pytest.raises(
+        ValueError, match=r"expected the codec .*codec \(identity .*…\), which the checkpoint speaks, got"
+    ):
+        convert(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "other")))
+    codec_folder(tmp_path / "larger", cardinality=32)
+    with pytest.raises(ValueError, match=r"expected a codec of 2 codebooks of 16 codes .* with 2 of 32"):
+        convert(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "larger")))
+    assert not (tmp_path / "wrong").exists()
+
+
+def find_existing(reference: WeightsRef):
+    if not Path(reference).exists():
+        raise FileNotFoundError(reference)
+    return find(reference)
+
+
+def test_a_checkpoint_that_knows_no_codec_gets_the_facts_of_the_one_that_is_given(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path, named=False)
+    assert convert(small.folder, tmp_path / "without", "segue", find).codec == "no codec"
+    with pytest.raises(ValueError, match="expected the codec of the model's codes"):
+        convert(small.folder, tmp_path / "hf", "hf", find)
+    convert(small.folder, tmp_path / "with", "segue", find, WeightsRef(str(small.codec)))
+    facts = load_checkpoint(tmp_path / "with", refuse).facts.codec
+    assert facts is not None
+    assert (facts.identity, facts.channels) == (load_codec(small.codec).identity, 1)
+
+
+def test_a_folder_that_is_taken_stays_as_it_is_and_an_empty_one_is_filled(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine").write_text("kept")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"expected a new or empty folder to write to, got .*taken"):
+        convert(small.folder, tmp_path / "taken", "segue", find)
+    assert [file.name for file in (tmp_path / "taken").iterdir()] == ["mine"]
+    convert(small.folder, tmp_path / "empty", "segue", find)
+    assert form_of(tmp_path / "empty") == "segue"
+
+
+def test_what_is_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    config = json.loads((small.folder / "config.json").read_text())
+    config["model"]["language_model"]["position_period"] = 500.0
+    (small.folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="500"):
+        convert(small.folder, tmp_path / "new", "hf", find)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder"]
+    child = os.fork()
+    if child == 0:  # dies where the weights are written, as a kill would have it
+        import stages.checkpoints.folder as form
+
+        form.save_file = lambda *_, **__: os._exit(9)
+        convert(small.folder, tmp_path / "new", "segue", find)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_tells_what_was_written_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = small_checkpoint(tmp_path)
+    capfd.readouterr()
+    assert run_command(["convert", str(small.folder), str(tmp_path / "new"), "--to", "hf"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert "(segue) is written as hf to" in lines[0]
+    assert "2 codebooks, 1 channels" in lines[0]
+    assert form_of(tmp_path / "new") == "hf"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder", "new"]
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small = small_checkpoint(tmp_path)
+    (tmp_path / "evil").mkdir()
+    torch.save({"best_state": {}, "xp.cfg": os.system}, tmp_path / "evil" / "state_dict.bin")
+    capfd.readouterr()
+    cases = [
+        ([str(small.folder), "new", "--to", "mp3"], ["mp3", "audiocraft"]),
+        ([str(tmp_path / "codec"), "new", "--to", "hf"], ["expected a language model's checkpoint", "encodec"]),
+        ([str(tmp_path / "nowhere"), "new", "--to", "hf"], ["nowhere", "got nothing there"]),
+        ([str(tmp_path / "evil"), "new", "--to", "hf"], ["state_dict.bin", "cannot be loaded safely"]),
+        ([str(small.folder), "codec", "--to", "hf"], ["new or empty folder"]),
+        (["checkpoint:0123", "new", "--to", "hf", "--store", str(tmp_path / "none")], ["expected a store"]),
+    ]
+    for (source, destination, *words), told in cases:
+        assert run_command(["convert", source, str(tmp_path / destination), *words]) == 2
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert all(word in lines[0] for word in told), lines[0]
+    assert not (tmp_path / "new").exists()
