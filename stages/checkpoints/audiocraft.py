@@ -63,7 +63,7 @@ def read_audiocraft(folder: Path, weights: Callable[[WeightsRef], LocalWeights])
         CheckpointFacts(
             model=read.model.config,
             frame_rate=facts.frame_rate,
-            segment_seconds=package.config.part("dataset").needed("segment_duration"),
+            segment_seconds=package.config.part("dataset").number("segment_duration"),
             text_encoder=read.text_encoder,
             text_encoder_digest=read.text_encoder_digest,
             codec=facts,

@@ -162,10 +162,12 @@ def network_config(settings: Section) -> EncodecConfig:
         raise ValueError(f"expected seanet.lstm of at least one layer, got {values['lstm']}")
     quantizer.refuse_others({"n_q", "bins"} | _QUANTIZER_TRAINING)
     levels, cardinality = quantizer.get("n_q", 8), quantizer.get("bins", 1024)
-    bits = cardinality.bit_length() - 1
-    if 2**bits != cardinality:
+    if levels < 1:
+        raise ValueError(f"expected at least one codebook for rvq.n_q, got {levels}")
+    bits = max(cardinality, 1).bit_length() - 1
+    if 2**bits != cardinality or not bits:
         raise ValueError(f"expected a power of two for rvq.bins, got {cardinality}")
-    sample_rate = codec.needed("sample_rate")
+    sample_rate = int(codec.number("sample_rate"))
     channels = codec.get("channels", values["channels"])
     if channels != values["channels"]:
         raise ValueError(f"expected encodec.channels of seanet.channels, {values['channels']}, got {channels}")
@@ -195,6 +197,11 @@ def _one_network(seanet: Section) -> dict[str, Any]:
             raise ValueError(
                 f"expected one seanet.{key} for encoder and decoder, got {encoder[key]!r} and {decoder[key]!r}"
             )
+    for key in ("channels", "dimension", "n_filters", "n_residual_layers", "compress", "dilation_base"):
+        if decoder[key] < 1:
+            raise ValueError(f"expected seanet.{key} of at least 1, got {decoder[key]}")
+    if not decoder["ratios"] or not all(isinstance(ratio, int) and ratio > 0 for ratio in decoder["ratios"]):
+        raise ValueError(f"expected whole numbers above 0 for seanet.ratios, got {decoder['ratios']}")
     return decoder
 
 

@@ -139,7 +139,7 @@ def _chroma(details: Section, settings: Section) -> ChromaConfig:
     for key, usual in (("nfft", MELODY_WINDOW), ("winlen", MELODY_WINDOW), ("winhop", MELODY_WINDOW // 4)):
         details.demand(key, None, usual)
     details.demand("norm", None, float("inf"))
-    seconds = settings.part("dataset").needed("segment_duration")
+    seconds = settings.part("dataset").number("segment_duration")
     return ChromaConfig(frames=melody_frames(seconds), null="first_bin", one_hot=details.get("argmax", False))
 
 

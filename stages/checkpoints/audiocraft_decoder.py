@@ -123,7 +123,7 @@ def _fusion(fuser: Section, conditions: Mapping[str, str]) -> dict[str, Any]:
         "cross_position_scale": float(fuser.get("cross_attention_pos_emb_scale", 1.0)),
     }
     for theirs, field in FUSIONS.items():
-        names = fuser.values.get(theirs) or []
+        names = fuser.get(theirs, [])
         for name in names:
             if name not in conditions:
                 raise ValueError(

@@ -5,6 +5,7 @@ Each is a PyTorch pickle of `best_state` (the tensors by name), `xp.cfg` (the co
 The YAML still holds references from one setting to another (`${sample_rate}`), as OmegaConf writes them.
 """
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,13 @@ class Section:
         if self.values.get(key) is None:
             raise ValueError(f"expected {self.called(key)} in the configuration, got none")
         return self.values[key]
+
+    def number(self, key: str) -> float:
+        """The value of a setting that must be a number above 0. ValueError if it is not."""
+        value = self.needed(key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"expected a number above 0 for {self.called(key)}, got {value!r}")
+        return value
 
     def get(self, key: str, default: Any) -> Any:
         """The value of a setting, or what AudioCraft takes where there is none. ValueError for one of another type."""

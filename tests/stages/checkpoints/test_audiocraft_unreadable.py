@@ -44,6 +44,7 @@ UNREADABLE: list[tuple[str, Any, str]] = [
     ("codebooks_pattern.delay.delays", [0], r"expected 2 delays, each 0 or more, got \(0,\)"),
     ("codebooks_pattern", {"modeling": "unroll", "unroll": {"flattening": [0, 0]}}, "unroll.flattening to be .* got"),
     ("fuser.ignore", ["genre"], r"expected fuser.ignore to be \[\] or None, got \['genre'\]"),
+    ("fuser.prepend", "self_wav", r"expected fuser.prepend to be like \[\], got 'self_wav'"),
     ("fuser.film", [], r"expected settings of fuser among .*, got \['film'\]"),
     ("fuser.sum", ["mood"], r"expected conditions of fuser.sum among \['description', .*\], got mood"),
     ("fuser.prepend", ["description"], r"each condition to join in one way, .* got \['description'\] in several"),
@@ -59,6 +60,7 @@ UNREADABLE: list[tuple[str, Any, str]] = [
     ("conditioners.year", CONDITIONERS["genre"], "expected fields among .*, got 'year'"),
     ("conditioners.title", CONDITIONERS["description"], "expected a T5 for description, got one for title"),
     ("conditioners.joint", JOINT | {"clap": JOINT["clap"] | {"normalize": False}}, "clap.normalize to be True"),
+    ("dataset.segment_duration", "long", "expected a number above 0 for dataset.segment_duration, got 'long'"),
     ("dataset.segment_duration", None, "expected dataset.segment_duration in the configuration, got none"),
 ]
 
