@@ -37,10 +37,15 @@ def miniature() -> Difference:
                     "warmup_steps": 50,
                     "betas": (0.9, 0.95),
                     "weight_decay": 0.0,
+                    "gradient_norm": 1.0,
                     "ema_decay": 0.9,
                 },
                 "batch_size": 8,
                 "segment": 0.5,
+                # In its minutes the reconstruction alone is learnt, and a plain sum of logarithms learns it fastest.
+                "adversarial": None,
+                "balancer": None,
+                "weight_norm": False,
                 "waveform_weight": 50.0,
                 "spectral_weight": 0.333,
                 "quantizer": {"decay": 0.97, "dead_code_share": 0.2},
@@ -49,10 +54,10 @@ def miniature() -> Difference:
                     "range_start": 8,
                     "linear_weight": 0.0,
                     "logarithm": "absolute",
-                    "weighted_logarithm": False,
+                    "normalized": False,
                 },
             },
-            "gain": 3.0,
+            "gain": (-3.0, 3.0),
             "valid_every": 300,
             "save_every": 150,
         },
@@ -122,6 +127,34 @@ def musicgen_melody() -> Difference:
     return difference
 
 
+def musicgen_stereo_small() -> Difference:
+    """MusicGen-stereo-small: musicgen-small with both sides by turns, 8 codebooks; published weights around it."""
+    return _stereo(musicgen_small())
+
+
+def musicgen_stereo_medium() -> Difference:
+    """MusicGen-stereo-medium: musicgen-medium with both sides by turns, 8 codebooks; published weights around it."""
+    return _stereo(musicgen_medium())
+
+
+def musicgen_stereo_large() -> Difference:
+    """MusicGen-stereo-large: musicgen-large with both sides by turns, 8 codebooks; published weights around it."""
+    return _stereo(musicgen_large())
+
+
+def musicgen_stereo_melody() -> Difference:
+    """MusicGen-stereo-melody: musicgen-melody with both sides by turns, 8 codebooks; published weights around it."""
+    return _stereo(musicgen_melody())
+
+
+def _stereo(mono: Difference) -> Difference:
+    """The same model of a mono codec's codes for both sides; a level's two share a delay (the model cards of
+    facebook/musicgen-stereo-small and its siblings; AudioCraft's `interleave_stereo_codebooks`)."""
+    mono["tokenize"]["channels"] = "stereo"
+    mono["train"]["model"]["language_model"] |= {"codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3)}
+    return mono
+
+
 def _published(width: int, layers: int, heads: int) -> Difference:
     """The published sizes (arXiv:2306.05284, 4.1) and the published weights."""
     return {
@@ -145,6 +178,10 @@ PRESETS: Mapping[str, Callable[[], Difference]] = {
     "musicgen-medium": musicgen_medium,
     "musicgen-large": musicgen_large,
     "musicgen-melody": musicgen_melody,
+    "musicgen-stereo-small": musicgen_stereo_small,
+    "musicgen-stereo-medium": musicgen_stereo_medium,
+    "musicgen-stereo-large": musicgen_stereo_large,
+    "musicgen-stereo-melody": musicgen_stereo_melody,
 }
 
 

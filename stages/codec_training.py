@@ -5,10 +5,11 @@ Apart from the stage itself, which a plan reads, because this loads torch.
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import torch
@@ -16,7 +17,8 @@ from transformers import EncodecFeatureExtractor, EncodecModel
 
 from model.codec.codec import Codec
 from model.codec.judging import CodecQuality, judge
-from model.codec.training import CodecStep, CodecTraining, new_network
+from model.codec.network import new_network
+from model.codec.training import CodecTraining
 from model.training import step_seed
 from schemas.weights import folder_digest
 from stages.audio import AudioError
@@ -30,25 +32,31 @@ if TYPE_CHECKING:
 INITIAL_WEIGHTS, DATA, CODEBOOKS = 0, 1, 2
 """What a seed is for; part of it, so that no two purposes share their draws."""
 
-SUMS, COUNT = "sums", "count"
-"""Names in the saved state: the losses since the last row of `training`, and of how many steps."""
+SUMS, COUNTS = "sums", "counts"
+"""Names in the saved state: the losses since the last row of `training`, and of how many steps each."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class _Splits:
-    """Recordings to learn from, and others to judge by."""
+    """Recordings to learn from, others to judge by, and those that nobody looked at on the way."""
 
     train: list[Source]
     valid: list[Source]
+    test: list[Source]
 
 
 def train_codec(config: "Config", context: Context, tracks: pa.Table) -> Whole:
     """What the stage `train_codec` does."""
     splits = _split(config, tracks)
     sounds = Sounds(config.network.sample_rate, config.network.channels)
-    held_out = _held_out(config, sounds, splits.valid)
+    held_out = _judged_on(config, sounds, splits.valid)
+    if not held_out:
+        raise ValueError(
+            f"expected a held-out recording with sound in its first {config.held_out_seconds:g} s, got none in "
+            f"{len(splits.valid)}"
+        )
     samples = round(config.training.segment * config.network.sample_rate / config.network.hop) * config.network.hop
     network = new_network(config.network, step_seed(config.seed, 0, INITIAL_WEIGHTS))
     network.to(torch.device(context.device))  # type: ignore[arg-type]
@@ -58,15 +66,19 @@ def train_codec(config: "Config", context: Context, tracks: pa.Table) -> Whole:
         config.training.batch_size,
         samples,
         config.gain,
+        config.mix,
         step_seed(config.seed, 0, DATA),
         context.settings.workers or torch.get_num_threads(),
         context.device,
     )
     try:
         training = CodecTraining(network, config.training, step_seed(config.seed, 0, CODEBOOKS), segments)
-        untrained = _judge(training.untrained(), context, held_out)
+        metrics = _named(_judge(training.untrained(), context, held_out), "valid", "_untrained")
         journal = _train(config, context, training, held_out)
-        quality = _judge(training.trained(), context, held_out)
+        metrics = _named(_judge(training.trained(), context, held_out), "valid") | metrics
+        for split, sources in (("train", splits.train), ("test", splits.test)):
+            if sound := _judged_on(config, sounds, sources):
+                metrics |= _named(_judge(training.trained(), context, sound), split)
         rejects = [
             Reject(source.track_id, source.uri, segments.unreadable[source.track_id].kind, str(error))
             for source in splits.train
@@ -74,33 +86,32 @@ def train_codec(config: "Config", context: Context, tracks: pa.Table) -> Whole:
         ]
     finally:
         segments.close()
-    metrics = _named(quality, "valid") | _named(untrained, "valid", "_untrained")
     row = _export(config, context, training.trained(), metrics, rows_seen=len(splits.train))
     return Whole([row], also={"training": journal.training_rows(context.identity)}, rejects=rejects)
 
 
 def _split(config: "Config", tracks: pa.Table) -> _Splits:
     """What can be trained on; everything that would make a training useless is told before it begins."""
-    rows = tracks.select(["track_id", "uri", "seconds", "silence", "split"]).to_pylist()
-    shortest = config.training.segment
-    long_enough = [row for row in rows if row["seconds"] >= shortest]
-    usable = [row for row in long_enough if (row["silence"] or 0.0) <= config.largest_silence]
-    parts: dict[str, list[Source]] = {"train": [], "valid": []}
-    for row in sorted(usable, key=lambda row: row["track_id"]):
-        if row["split"] in parts:
+    rows = tracks.select(["track_id", "uri", "seconds", "silence", "sample_rate", "split"]).to_pylist()
+    faults = Counter(_fault(config, row) for row in rows)
+    parts: dict[str, list[Source]] = {"train": [], "valid": [], "test": []}
+    for row in sorted(rows, key=lambda row: row["track_id"]):
+        if _fault(config, row) is None and row["split"] in parts:
             parts[row["split"]].append(Source(row["track_id"], row["uri"], row["seconds"]))
     if not parts["valid"] and len(parts["train"]) > 1:
         ordered = sorted(parts["train"], key=_hash)
         count = max(1, round(config.held_out_share * len(ordered)))
         log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
-        parts = {"train": sorted(ordered[count:], key=lambda one: one.track_id), "valid": ordered[:count]}
+        parts |= {"train": sorted(ordered[count:], key=lambda one: one.track_id), "valid": ordered[:count]}
+    left_out = " and ".join(f"{count} are {fault}" for fault, count in sorted(faults.items(), key=str) if fault)
     if not parts["train"] or not parts["valid"]:
         raise ValueError(
-            f"expected a recording to train a codec on and another to judge it by, each of {shortest:g} s or more and "
-            f"at most {config.largest_silence:.0%} silent, got {len(parts['train'])} and {len(parts['valid'])}: of "
-            f"{len(rows)} recordings {len(rows) - len(long_enough)} are too short and "
-            f"{len(long_enough) - len(usable)} too silent"
+            f"expected a recording to train a codec on and another to judge it by, of {config.training.segment:g} s "
+            f"and {config.network.sample_rate} Hz at least and at most {config.largest_silence:.0%} silent, got "
+            f"{len(parts['train'])} and {len(parts['valid'])}: of {len(rows)} recordings {left_out or 'all are usable'}"
         )
+    if left_out:
+        log.warning("of %d recordings %s: they are left out", len(rows), left_out)
     seconds = sum(source.seconds for source in parts["train"])
     cardinality, frames = config.network.cardinality, seconds * config.network.sample_rate / config.network.hop
     if frames < cardinality:
@@ -108,30 +119,37 @@ def _split(config: "Config", tracks: pa.Table) -> _Splits:
             f"expected at least {cardinality} frames of sound for codebooks of {cardinality} entries, got "
             f"{seconds:.1f} s ({frames:.0f} frames) in {len(parts['train'])} recordings"
         )
-    return _Splits(parts["train"], sorted(parts["valid"], key=_hash)[: config.held_out_tracks])
+    return _Splits(parts["train"], parts["valid"], parts["test"])
+
+
+def _fault(config: "Config", row: Mapping[str, Any]) -> str | None:
+    """Why a recording cannot teach, if it cannot."""
+    if row["seconds"] < config.training.segment:
+        return "too short"
+    if (row["silence"] or 0.0) > config.largest_silence:
+        return "too silent"
+    if row["sample_rate"] < config.network.sample_rate and not config.upsample:
+        return f"of less than {config.network.sample_rate} Hz (see train_codec.upsample)"
+    return None
 
 
 def _hash(source: Source) -> bytes:
     return hashlib.sha256(source.track_id.encode()).digest()
 
 
-def _held_out(config: "Config", sounds: Sounds, sources: Sequence[Source]) -> list[torch.Tensor]:
-    """The waveforms [1, C, N] to judge by."""
-    found, problem = [], None
+def _judged_on(config: "Config", sounds: Sounds, sources: Sequence[Source]) -> list[torch.Tensor]:
+    """The waveforms [1, C, N] of recordings to judge by, the first of them by hash; those that cannot be read or have
+    no sound there are left out."""
+    found = []
     length = round(config.held_out_seconds * config.network.sample_rate)
-    for source in sources:
+    for source in sorted(sources, key=_hash)[: config.held_out_tracks]:
         try:
             wav = torch.from_numpy(sounds.read(source)[:, :length]).clone()
         except AudioError as error:
-            problem = error
+            log.warning("left out of judging: %s", error)
             continue
         if wav.abs().max() > 0 and wav.shape[1] >= config.network.hop:
             found.append(wav[None])
-    if not found:
-        raise ValueError(
-            f"expected a held-out recording with sound in its first {config.held_out_seconds:g} s, got none in "
-            f"{len(sources)}" + (f": {problem}" if problem else "")
-        )
     return found
 
 
@@ -139,36 +157,37 @@ def _train(config: "Config", context: Context, training: CodecTraining, held_out
     """All steps, from where an earlier run of the same training was."""
     saved = load_state(context.scratch())
     journal = saved.journal if saved else Journal()
-    names = [field.name for field in fields(CodecStep)]
-    sums, count = torch.zeros(len(names), dtype=torch.float64), 0
+    names = ("loss", "gradient_norm", *training.parts)
+    sums, counts = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.float64)
     if saved:
         training.load(saved.tensors)
         for row in journal.rows:
             # JSON knows no tuples, and a map's items are to be tuples.
             row["metrics"] = [(name, value) for name, value in row["metrics"]]
-        sums, count = saved.tensors[SUMS], int(saved.tensors[COUNT])
+        sums, counts = saved.tensors[SUMS], saved.tensors[COUNTS]
     steps = config.training.optimization.steps
     context.progress.start("training the codec", steps, "steps")
     context.progress.advance(training.step, "resumed" if saved else "")
 
     def save() -> None:
-        save_state(context, training.state() | {SUMS: sums.clone(), COUNT: torch.tensor(count)}, journal)
+        save_state(context, training.state() | {SUMS: sums.clone(), COUNTS: counts.clone()}, journal)
 
     while training.step < steps:
         if context.stop.is_set():
             save()
         context.check_stopped()
         done = training.advance()
-        sums += torch.tensor([getattr(done, name) for name in names], dtype=torch.float64)
-        count += 1
+        values = {"loss": done.loss, "gradient_norm": done.gradient_norm, **done.parts}
+        sums += torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64)
+        counts += torch.tensor([float(name in values) for name in names], dtype=torch.float64)
         last = training.step == steps
         if training.step % config.log_every == 0 or last:
-            means = dict(zip(names, (sums / count).tolist(), strict=True))
-            row = {"step": training.step, "split": "train", "loss": means.pop("loss")}
-            row |= {"learning_rate": done.learning_rate, "gradient_norm": means.pop("gradient_norm")}
-            means.pop("learning_rate")
+            # Judges that had no turn since the last row have no mean.
+            means = {name: value for name, value in zip(names, (sums / counts).tolist(), strict=True) if value == value}
+            row = {"step": training.step, "split": "train", "loss": means.pop("loss", None)}
+            row |= {"learning_rate": done.learning_rate, "gradient_norm": means.pop("gradient_norm", None)}
             journal.rows.append(row | {"metrics": list(means.items())})
-            sums, count = torch.zeros_like(sums), 0
+            sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
         if training.step > config.training.quantizer_start and (training.step % config.valid_every == 0 or last):
             quality = _named(_judge(training.trained(), context, held_out))
             journal.rows.append({"step": training.step, "split": "valid", "metrics": list(quality.items())})
@@ -186,6 +205,7 @@ def _judge(network: EncodecModel, context: Context, held_out: Sequence[torch.Ten
 def _named(quality: CodecQuality, before: str = "", after: str = "") -> dict[str, float]:
     """The measures as metrics, a codebook's with its number from 1."""
     found = {"si_snr": quality.si_snr, "log_mel_distance": quality.log_mel_distance}
+    found |= {"multi_scale_mel_distance": quality.multi_scale_mel_distance, "bit_rate": quality.bit_rate}
     for level, (used, perplexity) in enumerate(zip(quality.used, quality.perplexity, strict=True), start=1):
         found |= {f"codebook_{level}_used": used, f"codebook_{level}_perplexity": perplexity}
     prefix = f"{before}_" if before else ""

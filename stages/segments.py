@@ -1,4 +1,5 @@
-"""Segments of recordings for training on sound: drawn by duration, the same for the same seed and step.
+"""Segments of recordings for training on sound: drawn by duration, made louder or softer, mixed, the same for the same
+seed and step (EnCodec, arXiv:2210.13438, 4.1).
 
 Which samples a step sees is a function of (seed, step) alone: not of threads, of what happens to be in memory, or of
 where a training was killed. Decoded recordings are kept while they fit in memory.
@@ -22,6 +23,9 @@ KEPT_SAMPLES = 2**28
 
 ATTEMPTS = 16
 """Draws for one segment before training gives up on a corpus that can mostly not be read."""
+
+SECOND = 1
+"""What a draw is for, beside the first segment of an item; part of its seed."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Segments:
     Args:
         sources: recordings that last at least one segment.
         samples: N, at the rate of `sounds`.
-        gain: largest change of a segment's level up or down, dB.
+        gain: least and largest change of a segment's level, dB.
+        mix: how likely a segment is the sum of two.
         workers: threads that decode.
     """
 
@@ -90,13 +95,15 @@ class Segments:
         sounds: Sounds,
         batch: int,
         samples: int,
-        gain: float,
+        gain: tuple[float, float],
+        mix: float,
         seed: int,
         workers: int,
         device: str,
     ) -> None:
         self.sources, self.sounds, self.device = list(sources), sounds, device
-        self.items, self.samples, self.gain, self.seed = batch, samples, gain, seed
+        self.items, self.samples, self.seed = batch, samples, seed
+        self.gain, self.mix = gain, mix
         # Longer recordings are drawn more often: every second of the corpus is as likely as any other.
         self.ends = torch.tensor([source.seconds for source in sources], dtype=torch.float64).cumsum(0)
         self.unreadable: dict[str, AudioError] = {}
@@ -117,8 +124,20 @@ class Segments:
         return [self._pool.submit(self._draw, step, item) for item in range(self.items)]
 
     def _draw(self, step: int, item: int) -> Tensor:
+        segment = self._segment(step, item)
+        if self.mix == 0:
+            return segment
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, item))
+        if float(torch.rand((), generator=generator, dtype=torch.float64)) >= self.mix:
+            return segment
+        mixed = segment + self._segment(step, item, SECOND)
+        # Two loud recordings together are not to be louder than a recording can be.
+        return mixed / mixed.abs().max().clamp(min=1.0)
+
+    def _segment(self, step: int, item: int, *purpose: int) -> Tensor:
+        lowest, highest = self.gain
         for attempt in range(ATTEMPTS):
-            generator = torch.Generator().manual_seed(step_seed(self.seed, step, item, attempt))
+            generator = torch.Generator().manual_seed(step_seed(self.seed, step, item, attempt, *purpose))
             place, where, level = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
             chosen = int(torch.searchsorted(self.ends, place * float(self.ends[-1]), right=True))
             source = self.sources[min(chosen, len(self.sources) - 1)]
@@ -131,6 +150,7 @@ class Segments:
             segment = torch.from_numpy(sound[:, start : start + self.samples])
             # A resampled recording can be a few samples shorter than its seconds say.
             segment = torch.nn.functional.pad(segment, (0, self.samples - segment.shape[1]))
-            return segment * 10 ** ((2 * level - 1) * self.gain / 20)
+            decibels = (2 * level - 1) * (highest - lowest) / 2 + (highest + lowest) / 2
+            return segment * 10 ** (decibels / 20)
         worst = next(iter(self.unreadable.values()))
         raise ValueError(f"expected recordings that can be read again, got {len(self.unreadable)} that cannot: {worst}")

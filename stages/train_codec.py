@@ -1,4 +1,5 @@
-"""The codec's training: an EnCodec learns from the corpus's own sound, from nothing (EnCodec, arXiv:2210.13438).
+"""The codec's training: an EnCodec learns from the corpus's own sound, from nothing (EnCodec, arXiv:2210.13438), with
+judges against it or without.
 
 For corpora that no published codec fits, and for machines that cannot fetch one. The result is a folder that
 transformers' `EncodecModel.from_pretrained` reads. Every draw is a function of the seed and the step, and the state is
@@ -8,19 +9,20 @@ kept every few steps: a training that was killed and run again ends with the sam
 from typing import ClassVar, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, field_validator
 
 import schemas
 from model.codec.configuration import CodecConfig, CodecTrainingConfig
 from schemas.tables import CHECKPOINTS, TRACKS
 from stages.contract import Context, Whole
 
-READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 1
+READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 2
 KINDS = ("codec",)
 
 
 class Config(schemas.Config):
-    """How a codec is trained; the defaults are those of the 32 kHz EnCodec of MusicGen (arXiv:2306.05284, 3.1)."""
+    """How a codec is trained; the defaults are those of the 32 kHz EnCodec of MusicGen (arXiv:2306.05284, 3.1) in
+    AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml."""
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "log_every", "valid_every", "save_every")
 
@@ -30,16 +32,21 @@ class Config(schemas.Config):
     """What is minimised, how, and for how many steps."""
     seed: int = Field(default=0, ge=0)
     """Initial weights, order of the data and all draws follow from it."""
-    gain: float = Field(default=0.0, ge=0, le=40)
-    """A segment is made louder or softer by up to this, dB."""
+    gain: tuple[float, float] = (0.0, 0.0)
+    """Least and largest change of a segment's level, dB; drawn evenly between them (EnCodec, 4.1: -10 to 6)."""
+    mix: float = Field(default=0.0, ge=0, le=1)
+    """How likely a segment is the sum of two, each with a gain of its own (EnCodec, 4.1: 0.24)."""
     largest_silence: float = Field(default=0.9, ge=0, le=1)
     """Recordings with a larger share of silence are left out."""
+    upsample: bool = False
+    """Whether recordings of a lower sample rate than the network's take part too. Above half of their rate they hold
+    nothing, and a codec that learns from them learns to give nothing there."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_seconds: float = Field(default=10.0, gt=0)
-    """Of each held-out recording, from its start, that the codec is judged on."""
+    """Of each recording, from its start, that the codec is judged on."""
     held_out_tracks: int = Field(default=64, ge=1)
-    """Most recordings that the codec is judged on, by hash."""
+    """Most recordings of a split that the codec is judged on, by hash."""
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
     never. Asking for the stage by name always does."""
@@ -50,13 +57,20 @@ class Config(schemas.Config):
     save_every: int = Field(default=250, ge=1)
     """Steps between two saves of the state: what a killed training loses at most."""
 
+    @field_validator("gain")
+    @classmethod
+    def _gain_is_a_range(cls, gain: tuple[float, float]) -> tuple[float, float]:
+        if not -60 <= gain[0] <= gain[1] <= 60:
+            raise ValueError(f"expected the least and the largest gain, -60 to 60 dB, got {gain}")
+        return gain
+
 
 def whole(config: Config, context: Context, tracks: pa.Table) -> Whole:
     """Train, and give one row of `checkpoints` with the rows of `training` beside it.
 
     Raises:
-        ValueError: the corpus cannot be trained on (nothing that is long and loud enough, or that can be read), or the
-            gradients stay not finite.
+        ValueError: the corpus cannot be trained on (nothing that is long and loud enough and of a high enough sample
+            rate, or that can be read), or the gradients stay not finite.
         Stopped: the run was asked to stop; the state is kept.
     """
     from stages.codec_training import train_codec  # with torch, which a plan does without

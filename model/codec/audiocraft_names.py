@@ -23,7 +23,7 @@ def audiocraft_codec_names(network: EncodecModel) -> dict[str, str]:
     """For every entry of a network's state, its name in the state of AudioCraft's `EncodecModel`.
 
     Raises:
-        ValueError: the network's weight normalisation is folded away (`model.codec.training.fold_weight_norm`).
+        ValueError: the network's weight normalisation is folded away (`model.codec.network.fold_weight_norm`).
     """
     if network.config.norm_type == "weight_norm" and not any(
         "parametrizations" in name for name in network.state_dict()

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import EncodecModel
 
-from model.codec.training import fold_weight_norm
+from model.codec.network import fold_weight_norm
 
 
 def codebook_identity(network: EncodecModel, levels: int) -> str:

@@ -1,12 +1,13 @@
 """How far a reconstruction is from its original: spectral losses to train on, and the figures to report.
 
 The multi-scale spectral loss of EnCodec (arXiv:2210.13438, 3.4; after Gritsenko et al., arXiv:2008.01160): at every
-scale an L1 distance of mel power spectra and a mean square of their logarithms. Scale-invariant signal-to-noise ratio:
-Le Roux et al., arXiv:1811.02508.
+scale an L1 distance of mel power spectra and a mean square of their logarithms. The multi-resolution STFT loss of
+Parallel WaveGAN (arXiv:1910.11480, 3.2). Scale-invariant signal-to-noise ratio: Le Roux et al., arXiv:1811.02508.
 """
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 import torchaudio
@@ -14,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.codec.configuration import SpectralLossConfig
+from model.codec.configuration import CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
 
 
 class MelSpectrogram(nn.Module):
@@ -94,6 +95,89 @@ class MultiScaleSpectralLoss(nn.Module):
         return loss / self.total
 
 
+class MultiResolutionStftLoss(nn.Module):
+    """Means over resolutions of the spectral convergence and of the L1 distance of log magnitudes, weighted."""
+
+    def __init__(self, config: StftLossConfig):
+        super().__init__()
+        self.config = config
+        for i, window in enumerate(config.windows):
+            self.register_buffer(f"window_{i}", torch.hann_window(window), persistent=False)
+
+    def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
+        config, tiny = self.config, torch.finfo(torch.float32).eps
+        convergence, magnitude = original.new_zeros(()), original.new_zeros(())
+        for i in range(len(config.ffts)):
+            made, true = self._magnitudes(reconstruction, i), self._magnitudes(original, i)
+            convergence = convergence + (true - made).norm() / (true.norm() + tiny)
+            magnitude = magnitude + F.l1_loss((true + tiny).log(), (made + tiny).log())
+        return (config.convergence * convergence + config.magnitude * magnitude) / len(config.ffts)
+
+    def _magnitudes(self, wav: Tensor, resolution: int) -> Tensor:
+        fft, hop = self.config.ffts[resolution], self.config.hops[resolution]
+        window = self.get_buffer(f"window_{resolution}")
+        spectrum = torch.stft(wav.flatten(0, 1), fft, hop, len(window), window, return_complex=True)
+        # A root has no gradient at zero.
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-7).sqrt()
+
+
+class SiSnrLoss(nn.Module):
+    """Minus the mean SI-SNR, dB, of overlapping segments, the last filled up with zeros. Finite for silence too: to
+    every energy a little is added, in proportion to the segment."""
+
+    def __init__(self, sample_rate: int, config: SiSnrLossConfig):
+        super().__init__()
+        self.segment = int(config.segment * sample_rate)
+        self.step = int(self.segment * (1 - config.overlap))
+        if self.step < 1:
+            raise ValueError(f"expected segments of a sample and more after the overlap, got {config}")
+
+    def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
+        tiny = torch.finfo(torch.float32).eps * self.segment
+        made, true = (self._segments(wav) for wav in (reconstruction, original))
+        projection = (made * true).sum(-1, keepdim=True) / (true.square().sum(-1, keepdim=True) + tiny) * true
+        signal, noise = projection.square().sum(-1), (made - projection).square().sum(-1)
+        return -10 * ((signal + tiny).log10() - (noise + tiny).log10()).mean()
+
+    def _segments(self, wav: Tensor) -> Tensor:
+        """[B, C, segments, samples], means removed."""
+        segments = math.ceil(wav.shape[-1] / self.step)
+        missing = (segments - 1) * self.step + self.segment - wav.shape[-1]
+        found = F.pad(wav, (0, missing)).unfold(-1, self.segment, self.step)
+        return found - found.mean(-1, keepdim=True)
+
+
+class Reconstruction(nn.Module):
+    """What a training minimises of a reconstruction's distance to its original; a loss of weight 0 is not computed."""
+
+    def __init__(self, sample_rate: int, config: CodecTrainingConfig):
+        super().__init__()
+        given = {
+            "waveform": config.waveform_weight,
+            "spectral": config.spectral_weight,
+            "stft": config.stft_weight,
+            "si_snr": config.si_snr_weight,
+        }
+        self.weights = {name: weight for name, weight in given.items() if weight > 0}
+        """Of every loss, by its name."""
+        made: dict[str, Callable[[], nn.Module]] = {
+            "waveform": nn.L1Loss,
+            "spectral": lambda: MultiScaleSpectralLoss(sample_rate, config.spectral),
+            "stft": lambda: MultiResolutionStftLoss(config.stft),
+            "si_snr": lambda: SiSnrLoss(sample_rate, config.si_snr),
+        }
+        self.losses = nn.ModuleDict({name: made[name]() for name in self.weights})
+        # Reflections at the ends are as long as half a window, or the share of it that a step leaves.
+        largest = [2 ** (config.spectral.range_end - 1) * 3 // 8 + 1] if "spectral" in self.weights else []
+        largest += [max(config.stft.ffts) // 2 + 1] if "stft" in self.weights else []
+        self.shortest = max([1, *largest])
+        """Samples that a sound must have."""
+
+    def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> dict[str, Tensor]:
+        """Every loss, before its weight."""
+        return {name: loss(reconstruction, original) for name, loss in self.losses.items()}
+
+
 def si_snr(reconstruction: Float[Tensor, "... N"], original: Float[Tensor, "... N"]) -> Float[Tensor, "..."]:
     """Scale-invariant signal-to-noise ratio in dB, means removed; higher is better.
 
@@ -109,9 +193,25 @@ def si_snr(reconstruction: Float[Tensor, "... N"], original: Float[Tensor, "... 
 
 
 def log_mel_distance(
+    reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"], sample_rate: int, window: int = 1024
+) -> Float[Tensor, ""]:
+    """Mean absolute difference in dB of mel power spectra (64 bands from 64 Hz, floor -50 dB of full scale's unit
+    power); lower is better, and unlike SI-SNR it forgives a wrong phase.
+
+    Args:
+        window: of the spectra, samples; they step by a quarter of it.
+    """
+    mel = MelSpectrogram(sample_rate, window, window // 4, 64, 64.0, None, 1e-5).to(original.device)
+    return 10 * F.l1_loss(mel(reconstruction)[1], mel(original)[1])
+
+
+def multi_scale_mel_distance(
     reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"], sample_rate: int
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference in dB of mel power spectra (1024-sample windows, 64 bands, floor -50 dB of full scale's
-    unit power); lower is better, and unlike SI-SNR it forgives a wrong phase."""
-    mel = MelSpectrogram(sample_rate, 1024, 256, 64, 64.0, None, 1e-5).to(original.device)
-    return 10 * F.l1_loss(mel(reconstruction)[1], mel(original)[1])
+    """Mean of `log_mel_distance` over the scales of EnCodec's loss, windows of 64 to 1024 samples; dB, lower is better.
+    Short windows hear smeared attacks, long ones wrong pitches."""
+    distances = [
+        log_mel_distance(reconstruction, original, sample_rate, 2**exponent)
+        for exponent in range(SpectralLossConfig().range_start, SpectralLossConfig().range_end)
+    ]
+    return torch.stack(distances).mean()

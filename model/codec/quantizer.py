@@ -6,6 +6,7 @@ the codebooks (van den Oord et al., arXiv:1711.00937, appendix A.1), a k-means s
 (SoundStream, arXiv:2107.03312, III-C; EnCodec, arXiv:2210.13438, 3.2).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,18 +43,22 @@ def train_quantizer(
     latents: Float[Tensor, "B D T"],
     config: QuantizerConfig,
     generator: torch.Generator,
+    bandwidths: Sequence[int] = (),
 ) -> Quantized:
     """One training pass: codes from the codebooks as they are, then the codebooks move.
 
     The gradient of the output reaches `latents` unchanged; each level's commitment is the mean square between its
     residual and the entry chosen for it, and later levels see residuals of detached entries.
 
+    Args:
+        bandwidths: numbers of codebooks that dropout chooses from; with fewer than two it chooses from 1 to K.
+
     Returns: the quantised latents, codes of every level (also those that dropout left out of the sum) and the mean
     commitment over levels.
     """
     batch, width, frames = latents.shape
     levels = len(codebooks_of(quantizer))
-    active = _active_levels(batch, levels, config.dropout, generator).to(latents.device)
+    active = _active_levels(batch, levels, config.dropout, generator, bandwidths).to(latents.device)
     residual = latents.permute(0, 2, 1)
     total = torch.zeros_like(residual)
     codes, losses = [], []
@@ -73,12 +78,15 @@ def train_quantizer(
     return Quantized(quantized, torch.stack(codes, dim=1), torch.stack(losses).mean())
 
 
-def _active_levels(batch: int, levels: int, dropout: float, generator: torch.Generator) -> Int[Tensor, " B"]:
+def _active_levels(
+    batch: int, levels: int, dropout: float, generator: torch.Generator, bandwidths: Sequence[int] = ()
+) -> Int[Tensor, " B"]:
     """How many codebooks each item of the batch trains with."""
     if dropout == 0:
         return torch.full((batch,), levels)
+    choices = torch.tensor(bandwidths if len(bandwidths) > 1 else range(1, levels + 1))
     dropped = torch.rand(batch, generator=generator) < dropout
-    return torch.where(dropped, torch.randint(1, levels + 1, (batch,), generator=generator), levels)
+    return torch.where(dropped, choices[torch.randint(len(choices), (batch,), generator=generator)], levels)
 
 
 def update_codebook(

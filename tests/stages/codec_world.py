@@ -64,17 +64,19 @@ def recipe(**changes: object) -> train_codec.Config:
     }
     training = {
         **{"optimization": optimization, "batch_size": 4, "segment": 0.25, "quantizer_start": 4, "start_batches": 4},
-        **{"waveform_weight": 50.0, "quantizer": {"decay": 0.9, "dropout": 0.2}},
+        **{"waveform_weight": 50.0, "spectral_weight": 1.0, "quantizer": {"decay": 0.9, "dropout": 0.2}},
+        **{"adversarial": None, "balancer": None, "weight_norm": False},
         "spectral": {
             **{"range_start": 7, "range_end": 9, "mel_bands": 16},
-            **{"linear_weight": 0.0, "logarithm": "absolute", "weighted_logarithm": False},
+            **{"linear_weight": 0.0, "logarithm": "absolute", "normalized": False},
         },
     }
     network = {
         **{"sample_rate": SAMPLE_RATE, "filters": 4, "ratios": (4, 5, 4), "width": 16, "lstm_layers": 1},
         **{"codebooks": CODEBOOKS, "cardinality": CARDINALITY},
     }
-    values = {"network": network, "training": training, "gain": 6.0, "log_every": 5, "valid_every": 6, "save_every": 2}
+    values = {"network": network, "training": training, "gain": (-6.0, 6.0)}
+    values |= {"log_every": 5, "valid_every": 6, "save_every": 2}
     return train_codec.Config.model_validate(values | changes)
 
 

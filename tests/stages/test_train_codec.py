@@ -48,10 +48,10 @@ def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(
     assert ours == theirs
 
 
-def test_the_number_of_reading_threads_and_the_batch_setting_change_nothing(tmp_path: Path) -> None:
+def test_the_number_of_reading_threads_changes_nothing(tmp_path: Path) -> None:
     rows = tracks(tmp_path / "music")
-    one, _ = train_in(tmp_path / "a", rows, recipe(), workers=1, batch_size=1)
-    other, _ = train_in(tmp_path / "b", rows, recipe(), workers=4, batch_size=8)
+    one, _ = train_in(tmp_path / "a", rows, recipe(), workers=1)
+    other, _ = train_in(tmp_path / "b", rows, recipe(), workers=4)
     assert one["digest"] == other["digest"]
 
 
@@ -143,8 +143,8 @@ def test_a_recording_that_can_no_longer_be_read_is_refused_and_the_others_are_le
 @pytest.mark.parametrize(
     ("samples", "silence", "message"),
     [
-        (piece(1, 0.1), 0.0, "of 3 recordings 3 are too short and 0 too silent"),
-        (np.zeros(16_000, np.float32), 1.0, "of 3 recordings 0 are too short and 3 too silent"),
+        (piece(1, 0.1), 0.0, "of 3 recordings 3 are too short"),
+        (np.zeros(16_000, np.float32), 1.0, "of 3 recordings 3 are too silent"),
     ],
 )
 def test_a_corpus_that_cannot_teach_is_told_so_before_training(
@@ -167,7 +167,7 @@ def test_segments_are_a_function_of_seed_and_step_and_longer_recordings_are_draw
     sources = [Source(row["track_id"], row["uri"], row["seconds"]) for row in rows]
 
     def segments(seed: int, workers: int) -> Segments:
-        return Segments(sources, Sounds(SAMPLE_RATE, 1), 200, 400, 6.0, seed, workers, "cpu")
+        return Segments(sources, Sounds(SAMPLE_RATE, 1), 200, 400, (-6.0, 6.0), 0.0, seed, workers, "cpu")
 
     first, second, other = segments(1, 1), segments(1, 3), segments(2, 1)
     later = second(7)

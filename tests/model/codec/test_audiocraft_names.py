@@ -4,7 +4,7 @@ import pytest
 from transformers import EncodecConfig, EncodecModel
 
 from model.codec.audiocraft_names import audiocraft_codec_names
-from model.codec.training import fold_weight_norm
+from model.codec.network import fold_weight_norm
 
 
 def network(norm: str) -> EncodecModel:

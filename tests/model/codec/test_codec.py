@@ -8,7 +8,8 @@ from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
 from model.codec.codec import Codec
-from model.codec.training import CodecConfig, fold_weight_norm, new_network, scale_activations
+from model.codec.configuration import CodecConfig
+from model.codec.network import fold_weight_norm, new_network, scale_activations
 
 NETWORK = CodecConfig(
     sample_rate=8_000, filters=4, ratios=(4, 5, 4), width=16, lstm_layers=1, codebooks=3, cardinality=16

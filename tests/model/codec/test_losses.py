@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.codec.losses import MelSpectrogram, MultiScaleSpectralLoss, SpectralLossConfig, log_mel_distance, si_snr
+from model.codec.configuration import SpectralLossConfig
+from model.codec.losses import MelSpectrogram, MultiScaleSpectralLoss, log_mel_distance, si_snr
 
 
 def cases(oracles: Path) -> dict[str, dict]:

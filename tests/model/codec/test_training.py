@@ -9,17 +9,10 @@ from torch import Tensor
 from transformers import EncodecModel
 
 from model.codec.codec import Codec
+from model.codec.configuration import CodecConfig, CodecTrainingConfig, QuantizerConfig, SpectralLossConfig
 from model.codec.judging import judge
-from model.codec.losses import SpectralLossConfig
-from model.codec.quantizer import QuantizerConfig
-from model.codec.training import (
-    CodecConfig,
-    CodecTraining,
-    CodecTrainingConfig,
-    fold_weight_norm,
-    new_network,
-    scale_activations,
-)
+from model.codec.network import fold_weight_norm, new_network, scale_activations
+from model.codec.training import CodecTraining
 from model.training import OptimizationConfig, step_seed
 
 NETWORK = CodecConfig(
@@ -51,9 +44,13 @@ def config(steps: int, quantizer_start: int = 3, ema_decay: float = 0.5) -> Code
         quantizer=QuantizerConfig(decay=0.9, dropout=0.2),
         quantizer_start=quantizer_start,
         start_batches=4,
+        adversarial=None,
+        balancer=None,
+        weight_norm=False,
         waveform_weight=50.0,
+        spectral_weight=1.0,
         spectral=SpectralLossConfig(
-            range_start=7, range_end=10, mel_bands=24, linear_weight=0.0, logarithm="absolute", weighted_logarithm=False
+            range_start=7, range_end=10, mel_bands=24, linear_weight=0.0, logarithm="absolute", normalized=False
         ),
     )
 
@@ -131,7 +128,7 @@ def test_training_beats_the_untrained_codec_on_sound_that_it_did_not_see() -> No
 def test_before_the_codebooks_start_the_encoder_learns_with_no_commitment() -> None:
     training = begin()
     steps = [training.advance() for _ in range(5)]
-    assert [step.commitment == 0 for step in steps] == [True, True, True, False, False]
+    assert [step.parts["commitment"] == 0 for step in steps] == [True, True, True, False, False]
 
 
 def test_the_encoder_gets_a_gradient_through_the_quantiser() -> None:

@@ -1,0 +1,105 @@
+"""The network of a codec, new: transformers' `EncodecModel`, with plain or normalised weights, scaled to its sound."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import EncodecConfig, EncodecModel
+
+from model.codec.configuration import CodecConfig
+
+
+def new_network(config: CodecConfig, seed: int) -> EncodecModel:
+    """An untrained EnCodec; its codebooks are zeros. The process's random state is left as it was.
+
+    Raises:
+        ValueError: a cardinality that is no power of two.
+    """
+    bits = config.cardinality.bit_length() - 1
+    if 2**bits != config.cardinality:
+        raise ValueError(f"expected a power of two for cardinality, got {config.cardinality}")
+    rate = math.ceil(config.sample_rate / config.hop)
+    kilobits = [_kilobits(number, bits, rate) for number in (*config.bandwidths, config.codebooks)]
+    settings = EncodecConfig(
+        sampling_rate=config.sample_rate,
+        audio_channels=config.channels,
+        num_filters=config.filters,
+        num_residual_layers=config.residual_layers,
+        upsampling_ratios=list(config.ratios),
+        hidden_size=config.width,
+        num_lstm_layers=config.lstm_layers,
+        use_causal_conv=config.causal,
+        use_conv_shortcut=config.convolutional_shortcut,
+        codebook_size=config.cardinality,
+        target_bandwidths=kilobits,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return EncodecModel(settings)
+
+
+def _kilobits(codebooks: int, bits: int, frame_rate: int) -> float:
+    """Kilobits a second, through which alone transformers knows numbers of codebooks: it divides, and rounds down."""
+    found = codebooks * bits * frame_rate / 1000
+    while found * 1000 / (bits * frame_rate) < codebooks or 1000 * found // (frame_rate * bits) < codebooks:
+        found = math.nextafter(found, math.inf)
+    return found
+
+
+def fold_weight_norm(network: EncodecModel) -> EncodecModel:
+    """Replace normalised weights by plain ones, in place: the same function, faster."""
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+    return network
+
+
+@torch.no_grad()
+def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> None:
+    """Scale every convolution, in order, so that it gives unit variance on `wav`, with no bias; and the last one so
+    that the network's first answers are as loud as `wav`. Expects plain weights (`fold_weight_norm`)."""
+
+    def rescaled(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+        assert module.bias is not None
+        deviation = (output - module.bias[:, None]).std().clamp(min=1e-8)
+        module.weight.div_(deviation)
+        output = (output - module.bias[:, None]) / deviation
+        module.bias.zero_()
+        return output
+
+    hooks = [
+        module.register_forward_hook(rescaled)
+        for module in network.modules()
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+    ]
+    try:
+        network.decoder(network.encoder(wav))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = [module for module in network.decoder.modules() if isinstance(module, nn.Conv1d)][-1]
+    last.weight.mul_(wav.std())
+
+
+def plain_weights(network: EncodecModel) -> bool:
+    """Whether the weight normalisation is folded away."""
+    return not any(parametrize.is_parametrized(module, "weight") for module in network.modules())
+
+
+def with_weight_norm(network: EncodecModel, state: Mapping[str, Tensor]) -> EncodecModel:
+    """A new network, on the CPU, of the configuration of `network` and with its state; its weights are normalised,
+    whether the state has them plain or not: direction as it is, and length."""
+    found = {name: value.detach().cpu().clone() for name, value in state.items()}
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and f"{name}.weight" in found:
+            weight = found.pop(f"{name}.weight")
+            length = weight.square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True).sqrt()
+            found[f"{name}.parametrizations.weight.original0"] = length
+            found[f"{name}.parametrizations.weight.original1"] = weight
+    made = EncodecModel(network.config)
+    made.load_state_dict(found)
+    return made
