@@ -2,15 +2,18 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 
 from model.music_model import Attributes
 from model.objective import accumulate_gradients, held_out_cross_entropy
+from schemas.tables import TRACKS
 from stages.examples import Corpus, Window, tiled_windows
 from stages.initial_model import initial_model
+from stages.judging import Judging
 from tests.stages.tiny_models import CODEBOOKS, world
-from tests.stages.training_world import fill, make_context, recipe, world_corpus
+from tests.stages.training_world import LANGUAGE_MODEL, fill, make_context, recipe, world_corpus
 
 ALL_DROPPED = {"condition_dropout": 1.0, "captions": {"merge": 0.0, "drop_words": 0.0}}
 
@@ -67,3 +70,19 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_t
     for codebooks, gradients in found:
         torch.testing.assert_close(codebooks, expected.codebooks.detach(), atol=1e-5, rtol=0)
         torch.testing.assert_close(gradients, found[0][1], atol=1e-6, rtol=1e-4)
+
+
+def test_a_field_alone_is_shuffled_with_that_of_another_track_and_nothing_else_is(place: Path) -> None:
+    decoder = LANGUAGE_MODEL | {"cross": ("description", "clap", "genre", "instrument")}
+    fields = {"genre": {"kind": "label"}, "instrument": {"kind": "words"}}
+    config = recipe(place, model=recipe(place).model.model_dump() | {"language_model": decoder, "fields": fields})
+    rows = world()["tracks"].to_pylist()
+    rows = [row | {"genre": f"genre {number}", "instrument": "piano"} for number, row in enumerate(rows)]
+    corpus = world_corpus(world() | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
+    model = initial_model(config, make_context(place, config)[1]).model
+    windows = tiled_windows(corpus, [0, 6, 12], 50, 40, 100)
+    metrics = Judging(corpus, windows, 50, 4, "float32").metrics(model, "valid", [1, 2])
+    right = metrics["valid_cross_entropy"]
+    assert metrics["valid_cross_entropy_shuffled_instrument"] == right  # which all tracks share
+    assert metrics["valid_cross_entropy_shuffled_genre"] != pytest.approx(right, abs=1e-5)
+    assert {f"valid_cross_entropy_shuffled_{name}" for name in model.config.conditions} <= metrics.keys()
