@@ -22,6 +22,9 @@ TYPES: dict[str, type[MusicgenConfig] | type[MusicgenMelodyConfig]] = {
     "musicgen": MusicgenConfig,
     "musicgen_melody": MusicgenMelodyConfig,
 }
+PARTS = ("text_encoder", "audio_encoder", "decoder")
+IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+"""What is not for a file to say: transformers would fetch the kernels that it names, and run them."""
 ACTIVATIONS = ("gelu", "relu")
 POSITIONS = 2048
 """Positions that transformers makes sinusoids for at first; it makes more when they are needed."""
@@ -37,10 +40,11 @@ def read_configuration(folder: Path) -> HuggingFaceConfig:
     kind = raw.get("model_type")
     if kind not in TYPES:
         raise ValueError(f"expected a model of type {' or '.join(TYPES)} in {folder}, got {kind!r}")
-    if lacking := [name for name in ("text_encoder", "audio_encoder", "decoder") if name not in raw]:
+    if lacking := [name for name in PARTS if not isinstance(raw.get(name), dict)]:
         raise ValueError(f"expected a text_encoder, an audio_encoder and a decoder in {folder}, got no {lacking[0]}")
+    whole = _weights_as_they_are(raw, folder) | {name: _weights_as_they_are(raw[name], folder) for name in PARTS}
     try:
-        config = TYPES[kind].from_dict(raw)
+        config = TYPES[kind].from_dict(whole)
     except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"expected the configuration of a {kind} in {folder}, got {error}") from error
     part: Any
@@ -51,6 +55,13 @@ def read_configuration(folder: Path) -> HuggingFaceConfig:
         if type(part) is not wanted:
             raise ValueError(f"expected {name} of type {wanted.model_type} in {folder}, got {part.model_type!r}")
     return config
+
+
+def _weights_as_they_are(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration less what says how it is to be computed; ValueError for quantised weights."""
+    if "quantization_config" in raw:
+        raise ValueError(f"expected weights that are not quantised in {folder}, got a quantization_config")
+    return {name: value for name, value in raw.items() if name not in IMPLEMENTATIONS}
 
 
 def read_json(file: Path) -> dict[str, Any]:

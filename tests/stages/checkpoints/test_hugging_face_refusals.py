@@ -44,6 +44,10 @@ CONFIGURATIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda config: config.pop("audio_encoder"),
         "expected a text_encoder, an audio_encoder and a decoder in .*theirs, got no audio_encoder",
     ),
+    "quantised weights": (
+        lambda config: config["text_encoder"].update(quantization_config={"quant_method": "bitsandbytes"}),
+        "expected weights that are not quantised in .*theirs, got a quantization_config",
+    ),
     "another text encoder": (
         lambda config: config.update(text_encoder={"model_type": "bert"}),
         "expected text_encoder of type t5 in .*theirs, got 'bert'",
@@ -214,6 +218,17 @@ def test_code_that_a_folder_brings_for_its_tokenizer_is_not_run(folder: Path, tm
     except ValueError as error:
         assert "expected a tokenizer in" in str(error)  # noqa: PT017
     assert not (tmp_path / "ran").exists()
+
+
+def test_kernels_that_a_configuration_names_are_not_fetched(folder: Path) -> None:
+    def name_kernels(config: dict[str, Any]) -> None:
+        for part in (config, config["text_encoder"], config["audio_encoder"], config["decoder"]):
+            part.update(attn_implementation="somebody/kernels", _attn_implementation="somebody/kernels")
+
+    edit(folder / "config.json", name_kernels)
+    read = read_hugging_face(folder)
+    assert read.model.description is not None
+    assert read.model.description.encoder.config._attn_implementation in ("sdpa", "eager")
 
 
 def test_a_tokenizer_with_more_words_than_the_text_encoder_is_refused(folder: Path) -> None:
