@@ -91,12 +91,12 @@ def music_model_of(package: Package, weights: Callable[[WeightsRef], LocalWeight
         MissingWeights: its text encoder cannot be had.
     """
     settings, encoder, tokenizer, found, reference = package.config, None, None, None, None
-    conditioners = read_conditioners(settings)
-    if conditioners.text_encoder is not None:
-        reference = SIZES[conditioners.text_encoder].hub
-        found = weights(WeightsRef(reference))
-        encoder, tokenizer = load_text_encoder(found.path)
     try:
+        conditioners = read_conditioners(settings)
+        if conditioners.text_encoder is not None:
+            reference = SIZES[conditioners.text_encoder].hub
+            found = weights(WeightsRef(reference))
+            encoder, tokenizer = load_text_encoder(found.path)
         config = MusicModelConfig(
             language_model=decoder_config(settings, {there: here for here, there in conditioners.places.items()}),
             description=encoder and TextConfig(width=encoder.config.d_model, finetune=conditioners.finetuned),

@@ -41,6 +41,7 @@ CLAP_CHECKPOINT = {
 _CLAP_TRAINING = {"text_p", "batch_size", "autocast_dtype", "cache_path", "q_dropout", "kmeans_init"}
 _CLAP_TRAINING |= {"threshold_ema_dead_code", "orthogonal_reg_weight", "orthogonal_reg_active_codes_only"}
 _CLAP_TRAINING |= set(CLAP_CHECKPOINT) | {"attribute"}
+"""How it was trained, and which network embeds: here embeddings are given, and whoever gives them chooses it."""
 
 
 @dataclass(frozen=True)

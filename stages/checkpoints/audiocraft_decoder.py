@@ -144,7 +144,9 @@ def decoder_settings(config: LanguageModelConfig, places: Mapping[str, str]) -> 
     """The sections `transformer_lm`, `codebooks_pattern` and `fuser` of AudioCraft's configuration.
 
     `padding` has no counterpart: AudioCraft attends to padding. It tells in a batch of conditions of different
-    lengths, and there alone; a row for itself is computed alike.
+    lengths, and there alone; a row for itself is computed alike. Two forms are the same there in training only: while
+    it decodes, AudioCraft 1.3.0 turns rotary positions all alike, and stretches an interpolated condition over one step
+    at a time.
 
     Args:
         places: the name there of each condition here.

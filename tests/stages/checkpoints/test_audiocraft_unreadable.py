@@ -57,6 +57,7 @@ UNREADABLE: list[tuple[str, Any, str]] = [
     ("conditioners.description.t5.name", "byt5", "expected conditioners.description.t5.name to be 't5-small' or"),
     ("conditioners.description.t5.normalize_text", True, "t5.normalize_text to be False, got True"),
     ("conditioners.genre.lut.tokenizer", "whitespace", "to be 'noop', as words are lemmatised by spaCy there, got"),
+    ("conditioners.genre.lut.n_bins", -1, "got LabelConfig.rows: Input should be greater than or equal to 2"),
     ("conditioners.year", CONDITIONERS["genre"], "expected fields among .*, got 'year'"),
     ("conditioners.title", CONDITIONERS["description"], "expected a T5 for description, got one for title"),
     ("conditioners.joint", JOINT | {"clap": JOINT["clap"] | {"normalize": False}}, "clap.normalize to be True"),
@@ -140,6 +141,13 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: Callable[[Path], obje
     folder = written(tmp_path, "unconditional").folder
     damage(folder / LANGUAGE_MODEL_FILE)
     with pytest.raises(ValueError, match=message):
+        read_audiocraft(folder, nowhere)
+
+
+def test_a_folder_without_a_codec_is_refused(tmp_path: Path) -> None:
+    folder = written(tmp_path, "unconditional").folder
+    (folder / CODEC_FILE).unlink()
+    with pytest.raises(ValueError, match=r"expected compression_state_dict.bin in .*, got no such file"):
         read_audiocraft(folder, nowhere)
 
 
