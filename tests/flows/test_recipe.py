@@ -12,6 +12,10 @@ SIZES = {
     "musicgen-medium": (1536, 48, 24),
     "musicgen-large": (2048, 48, 32),
     "musicgen-melody": (1536, 48, 24),
+    "musicgen-stereo-small": (1024, 24, 16),
+    "musicgen-stereo-medium": (1536, 48, 24),
+    "musicgen-stereo-large": (2048, 48, 32),
+    "musicgen-stereo-melody": (1536, 48, 24),
 }
 
 
@@ -40,6 +44,16 @@ def test_only_melody_prepends_chroma_and_text():
     assert Recipe(preset="musicgen-melody").train.model.language_model.cross == ()
     assert Recipe(preset="musicgen-small").train.model.language_model.cross == ("description",)
     assert Recipe(preset="musicgen-small").train.model.chroma is None
+
+
+@pytest.mark.parametrize("name", ["small", "medium", "large", "melody"])
+def test_a_stereo_preset_is_the_mono_one_with_a_mono_codec_s_codes_of_both_sides(name):
+    mono, stereo = Recipe(preset=f"musicgen-{name}"), Recipe(preset=f"musicgen-stereo-{name}")
+    assert stereo.tokenize.channels == "stereo"
+    model = stereo.train.model.language_model
+    assert (model.codebooks, model.codebook_delays) == (8, (0, 0, 1, 1, 2, 2, 3, 3))
+    assert model.model_copy(update={"codebooks": 4, "delays": None}) == mono.train.model.language_model
+    assert stereo.train.condition_dropout == mono.train.condition_dropout
 
 
 def test_what_is_given_wins_and_the_preset_and_the_stage_fill_the_rest():
@@ -83,10 +97,13 @@ def test_published_presets_expect_a_source():
     assert with_source(Settings(), ["report"], names).source is None
 
 
-def test_stages_are_chosen_by_name_and_generate_brings_requests():
+def test_stages_are_chosen_by_name_and_generate_brings_requests_and_ingest_the_demo_corpus():
     steps = Recipe().steps(None)
     assert chosen(steps, None, "miniature") == list(STAGES)
     assert chosen(steps, ["report", "generate"], "miniature") == ["requests", "generate", "report"]
+    assert chosen(steps, ["ingest"], "miniature") == ["demo", "ingest"]
+    assert chosen(Recipe().steps("recordings"), ["ingest"], "miniature") == ["ingest"]
+    assert chosen(Recipe(preset="musicgen-small").steps(None), ["ingest"], "musicgen-small") == ["ingest"]
     with pytest.raises(ValueError, match=r"unknown stage 'sing'; allowed: demo, ingest"):
         chosen(steps, ["sing"], "miniature")
     with pytest.raises(ValueError, match="takes no part"):

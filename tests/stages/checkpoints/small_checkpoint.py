@@ -44,13 +44,14 @@ class SmallCheckpoint:
 
 
 def small_checkpoint(
-    folder: Path, codebooks: int = CODEBOOKS, channels: int = 1, named: bool = True
+    folder: Path, codebooks: int = CODEBOOKS, channels: int = 1, named: bool = True, reads: bool = True
 ) -> SmallCheckpoint:
-    """Write a model that reads text, as training leaves it: text encoder and codec are named, not inside.
+    """Write a model as training leaves it: text encoder and codec are named, not inside.
 
     Args:
         folder: `checkpoint`, `codec` and `encoder` are written into it.
         named: whether the checkpoint says which codec it speaks.
+        reads: whether the model reads text.
     """
     codec, source = codec_folder(folder / "codec"), text_encoder(folder / "encoder")
     delays = tuple(number // 2 for number in range(codebooks))
@@ -61,18 +62,19 @@ def small_checkpoint(
         heads=2,
         layers=2,
         delays=delays if channels == 2 else None,
-        cross=("description",),
+        cross=("description",) if reads else (),
     )
-    encoder, tokenizer = load_text_encoder(source)
+    encoder, tokenizer = load_text_encoder(source) if reads else (None, None)
     torch.manual_seed(3)
-    config = MusicModelConfig(language_model=language_model, description=TextConfig(width=16))
+    description = TextConfig(width=16) if reads else None
+    config = MusicModelConfig(language_model=language_model, description=description)
     model = MusicModel(config, encoder, tokenizer).eval()
     facts = CheckpointFacts(
         model=config,
         frame_rate=FRAME_RATE,
         segment_seconds=2.0,
-        text_encoder=str(source),
-        text_encoder_digest=folder_digest(source),
+        text_encoder=str(source) if reads else None,
+        text_encoder_digest=folder_digest(source) if reads else None,
         versions={"tokens": "abc"},
         codec=_facts(codec, codebooks, channels) if named else None,
     )

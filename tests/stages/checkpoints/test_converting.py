@@ -46,6 +46,16 @@ def test_there_and_back_through_hugging_faces_form_every_tensor_is_the_same(tmp_
     assert back.facts.segment_seconds == small.trained.facts.segment_seconds
 
 
+def test_there_and_back_through_audiocrafts_form_every_tensor_is_the_same(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path, reads=False)
+    convert(small.folder, tmp_path / "audiocraft", "audiocraft", find)
+    assert form_of(tmp_path / "audiocraft") == "audiocraft"
+    convert(tmp_path / "audiocraft", tmp_path / "back", "segue", find)
+    back = load_checkpoint(tmp_path / "back", refuse)
+    assert same_weights(back, small.trained)
+    assert load_codec(tmp_path / "audiocraft").identity == load_codec(small.codec).identity
+
+
 def test_a_stereo_model_goes_there_and_back_with_the_mono_codec_that_it_speaks(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, codebooks=4, channels=2)
     convert(small.folder, tmp_path / "hf", "hf", find)
