@@ -161,11 +161,13 @@ REQUESTS = Table(
         takes=pa.int32(),
         seed=pa.int64(),
         guidance=pa.float64(),
+        guidance_text=pa.float64(),
         temperature=pa.float64(),
         top_k=pa.int32(),
         top_p=pa.float64(),
         bpm=pa.float64(),
         key=TEXT,
+        fields=pa.map_(TEXT, TEXT),
         title=TEXT,
         shard=pa.int32(),
     ),
@@ -182,7 +184,7 @@ REQUESTS = Table(
             "takes",
             "seed",
         ),
-        *("guidance", "temperature", "top_k", "top_p", "bpm", "key", "title"),
+        *("guidance", "guidance_text", "temperature", "top_k", "top_p", "bpm", "key", "fields", "title"),
     ),
 )
 GENERATIONS = Table(

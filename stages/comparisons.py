@@ -15,9 +15,10 @@ from transformers import T5EncoderModel
 
 from model.chroma import chroma
 from model.decoding import GenerationStoppedError
-from model.generation import GenerationRequest, generate
+from model.generation import GenerationRequest
 from model.listening import agreement_with, expected_agreement
 from model.music_model import Attributes, MusicModel
+from model.windows import generate_long
 from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
@@ -25,6 +26,7 @@ from stages.captions import request_text
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
 from stages.contract import Context, Stopped
+from stages.strides import STRIDE, stride_frames
 
 CHROMA_SAMPLE_RATE, CHROMA_HOP = 32_000, 4_096
 """Sounds are brought to this rate (Hz) and cut into frames of this hop (samples) to be compared with a melody."""
@@ -171,7 +173,8 @@ def _by_untrained(
     if context.library.checkpoint(checkpoint) is None:
         return []
     local = context.weights(WeightsRef(f"checkpoint:{checkpoint}"))
-    model = untrained(load_checkpoint(local.path, context.weights).model, seed).to(context.device)
+    trained = load_checkpoint(local.path, context.weights)
+    model, window = untrained(trained.model, seed).to(context.device), trained.facts.segment_frames
     asked = []
     for row in generations:
         request, codes = request_of[row["request_id"]], np.array(row["codes"], dtype=np.int64)
@@ -187,6 +190,7 @@ def _by_untrained(
                 frames=row["frames"],
                 seed=row["seed"],
                 guidance=request["guidance"],
+                guidance_text=1.0 if request["guidance_text"] is None else request["guidance_text"],
                 temperature=request["temperature"],
                 top_k=request["top_k"],
                 top_p=request["top_p"],
@@ -194,7 +198,14 @@ def _by_untrained(
             )
         )
     try:
-        return generate(model, asked, stop=context.stop.is_set)
+        return generate_long(
+            model,
+            asked,
+            window=window,
+            stride=stride_frames(STRIDE, window),
+            frame_rate=trained.facts.frame_rate,
+            stop=context.stop.is_set,
+        )
     except GenerationStoppedError as error:
         raise Stopped(str(error)) from error
 

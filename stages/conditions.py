@@ -28,7 +28,8 @@ from stages.catalog.references import Reference
 from stages.checkpoints.folder import CheckpointFacts
 from stages.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.contract import Context
-from stages.examples import MELODY_RATE, melody_at
+from stages.examples import melody_at
+from stages.melodies import clip_frames, heard, over_clip
 from stages.segments import as_channels
 
 if TYPE_CHECKING:
@@ -65,10 +66,13 @@ class Models:
 class Given:
     """The conditions of one request."""
 
+    frames: int
+    """Length of the clip, in frames of codes."""
     attributes: Attributes
+    """With as much of the melody as the clip can hear."""
     prompt: Int[Tensor, "K P"] | None
     melody: Float[np.ndarray, "F 12"] | None
-    """The melody that was asked for over the length of the clip, at `MELODY_RATE`; None where none was."""
+    """The melody that was asked for over the length of the clip, at the rate of the model's; None where none was."""
 
 
 class Conditions:
@@ -106,18 +110,39 @@ class Conditions:
             description=text if "description" in self.facts.model.conditions else None,
             chroma=None if melody is None else torch.from_numpy(melody),
             clap=self._embedding(request) if request["clap"] else None,
+            fields=self._fields(request),
         )
         prompt = self._prompt(request) if request["prompt"] else None
-        return Given(attributes, prompt, None if melody is None else self._asked_melody(melody, request["seconds"]))
+        asked = None if melody is None else over_clip(melody, self.facts, request["seconds"])
+        return Given(clip_frames(self.facts, request["seconds"]), attributes, prompt, asked)
 
     def _check_model_reads(self, request: Mapping[str, Any]) -> None:
+        reads = self.facts.model.conditions
         for column, condition in (("description", "description"), ("melody", "chroma"), ("clap", "clap")):
-            if request[column] and condition not in self.facts.model.conditions:
-                known = ", ".join(self.facts.model.conditions) or "no conditions"
-                raise RequestRefused(
-                    "no such condition",
-                    f"{column}: expected a model that was trained with {condition}, got one with {known}",
-                )
+            if request[column]:
+                self._check_reads(column, condition)
+        for column in ("key", "bpm"):
+            if request[column] is not None and column not in reads:
+                self._check_reads(column, "description")  # which they are part of
+        for name, _ in request["fields"] or ():
+            self._check_reads(name, name)
+        if request["guidance_text"] not in (None, 1) and ("description" not in reads or len(reads) < 2):
+            message = "expected a model that was trained with a description and other conditions, got one with"
+            raise RequestRefused("no such condition", f"guidance_text: {message} {self._reads}")
+
+    def _check_reads(self, column: str, condition: str) -> None:
+        if condition not in self.facts.model.conditions:
+            message = f"expected a model that was trained with {condition}, got one with {self._reads}"
+            raise RequestRefused("no such condition", f"{column}: {message}")
+
+    @property
+    def _reads(self) -> str:
+        return ", ".join(self.facts.model.conditions) or "no conditions"
+
+    def _fields(self, request: Mapping[str, Any]) -> dict[str, str | float]:
+        """The other conditions that the model reads and the request has; every clip has a length."""
+        given = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
+        return {name: given[name] for name in self.facts.model.fields if given.get(name) is not None}
 
     def _version(self, table: Table) -> str:
         return self.facts.versions.get(table.name, self.context.versions[table.name])
@@ -153,16 +178,15 @@ class Conditions:
     # -- melody ---------------------------------------------------------------------------------------------------
 
     def _melody(self, request: Mapping[str, Any]) -> Float[np.ndarray, "F 12"]:
-        """The beginning of the reference's melody, as long as the windows of training were."""
-        reference = _reference(request["melody"])
+        """As much of the beginning of the reference's melody as the model can hear."""
+        assert self.facts.model.chroma is not None
+        reference, wanted = _reference(request["melody"]), heard(self.facts, request["seconds"])
         if reference.kind == "track":
             row = self._row("melody", reference)
             chroma, rate = np.array(row["chroma"], dtype=np.float32).reshape(-1, 12), row["frame_rate"]
         else:
-            chroma, rate = self._chroma_of_file(reference)
-        longest = math.ceil(self.facts.segment_seconds * MELODY_RATE)
-        assert self.facts.model.chroma is not None
-        melody = melody_at(chroma, rate, 0.0, min(longest, self.facts.model.chroma.frames))
+            chroma, rate = self._chroma_of_file(reference, wanted.seconds)
+        melody = melody_at(chroma, rate, 0.0, wanted.frames, self.facts.model.chroma.frame_rate)
         if not len(melody):
             raise RequestRefused(
                 "unknown melody", f"melody: expected at least one frame of chroma, got none in {reference}"
@@ -176,24 +200,17 @@ class Conditions:
         reference = self.models.separator
         return load_separator(self.context.weights(reference), self.context.device) if reference else None
 
-    def _chroma_of_file(self, reference: Reference) -> tuple[Float[np.ndarray, "F 12"], float]:
-        """The chroma of the beginning of a file, and its frames a second, as the stage `chroma` measures it."""
+    def _chroma_of_file(self, reference: Reference, seconds: float) -> tuple[Float[np.ndarray, "F 12"], float]:
+        """The chroma of the first seconds of a file, and its frames a second, as the stage `chroma` measures it."""
         from stages.stems import ChromaSettings, melody_chroma
 
         recording, settings = self._recording("melody", reference), ChromaSettings()
         # The separator hears some of what follows, so that the last frames are as they are in the whole recording.
-        seconds = self.facts.segment_seconds + HEARD_AFTER
-        samples = recording.samples[:, : math.ceil(seconds * recording.sample_rate)]
+        samples = recording.samples[:, : math.ceil((seconds + HEARD_AFTER) * recording.sample_rate)]
         if not samples.any():
             raise RequestRefused("unknown melody", f"melody: expected sound in {reference}, got digital silence")
         chroma = melody_chroma(samples, recording.sample_rate, self._separator, settings, self.context.device)
         return chroma, settings.frame_rate
-
-    def _asked_melody(self, melody: Float[np.ndarray, "F 12"], seconds: float) -> Float[np.ndarray, "F 12"]:
-        """The melody frame by frame over the clip: the model repeats a short one from its start."""
-        assert self.facts.model.chroma is not None
-        count = min(math.ceil(seconds * MELODY_RATE), self.facts.model.chroma.frames)
-        return melody[np.arange(count) % len(melody)]
 
     # -- joint embedding ------------------------------------------------------------------------------------------
 

@@ -5,10 +5,9 @@ how often the work was broken off (`model.generation` says how). Conditions are 
 that the model learned from, so that codes and embeddings of another codec or CLAP never reach it.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from stages.contract import Context, Reject, Shard, Stopped
+from stages.strides import STRIDE, stride_frames
 
 if TYPE_CHECKING:
     from model.generation import GenerationRequest
@@ -45,8 +45,12 @@ class Config(schemas.Config):
 
     checkpoint: Annotated[WeightsRef, BeforeValidator(_reference)] = WeightsRef("checkpoint:language_model")
     """The language model: `latest`, the newest of this recipe, or the `checkpoint_id` of one to stay with."""
-    longest: float = Field(default=1.0, gt=0)
-    """Longest clip, in windows that the model was trained on (AudioCraft refuses more than one of MusicGen's 30 s)."""
+    stride: float = Field(default=STRIDE, gt=0, lt=1)
+    """A clip longer than the windows that the model was trained on is made window by window. Each begins so much later
+    than the one before, as a share of a window, and goes on from its end (AudioCraft: `extend_stride`, 18 s of 30)."""
+    guidance_form: Literal["one_pass", "two_pass"] = "one_pass"
+    """Whether guidance's null is padded to the length of the conditions, or has a pass and a length of its own
+    (AudioCraft: `two_step_cfg`, off)."""
     codec: WeightsRef | None = WeightsRef("facebook/encodec_32khz")
     """What encodes prompts that are files: the codec that `tokenize` used. None refuses them."""
     separator: WeightsRef | None = WeightsRef("demucs:htdemucs")
@@ -93,7 +97,6 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
     for row in rows:
         context.check_stopped()
         try:
-            _check_length(config, trained, row)
             given = conditions.of(row)
         except RequestRefused as error:
             message = f"line {row['line']}: {error}"
@@ -101,19 +104,7 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
             continue
         takes += [_Take(row, number, given) for number in range(row["takes"])]
     checkpoint_id = _checkpoint_id(config, context, local.digest)
-    return Shard(_generate(context, trained, takes, checkpoint_id), rejects)
-
-
-def _check_length(config: Config, trained: "TrainedModel", row: Mapping[str, Any]) -> None:
-    from stages.conditions import RequestRefused
-
-    limit = config.longest * trained.facts.segment_seconds
-    if row["seconds"] > limit + 1e-6:
-        raise RequestRefused(
-            "too long",
-            f"expected at most {limit:g} s, {config.longest:g} times the windows that the model was trained on "
-            f"(generate.longest), got {row['seconds']:g}",
-        )
+    return Shard(_generate(config, context, trained, takes, checkpoint_id), rejects)
 
 
 def _checkpoint_id(config: Config, context: Context, digest: str) -> str:
@@ -122,20 +113,25 @@ def _checkpoint_id(config: Config, context: Context, digest: str) -> str:
     return digest[:16]
 
 
-def _generate(context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str) -> list[dict]:
+def _generate(
+    config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str
+) -> list[dict]:
     from model.decoding import GenerationStoppedError
-    from model.generation import generate
-    from stages.examples import MELODY_RATE
+    from model.windows import generate_long
 
-    facts, rows = trained.facts, []
-    asked = [_asked(take, facts.frame_rate) for take in takes]
+    facts, chroma, rows = trained.facts, trained.facts.model.chroma, []
+    window = facts.segment_frames
+    asked = [_asked(take, config) for take in takes]
     context.progress.start("generate", sum(one.frames - one.prompt_frames for one in asked), "frames")
     for first in range(0, len(takes), AT_ONCE):
         part = slice(first, first + AT_ONCE)
         try:
-            made = generate(
+            made = generate_long(
                 trained.model,
                 asked[part],
+                window=window,
+                stride=stride_frames(config.stride, window),
+                frame_rate=facts.frame_rate,
                 stop=context.stop.is_set,
                 progress=lambda frames: context.progress.advance(frames),
             )
@@ -158,22 +154,24 @@ def _generate(context: Context, trained: "TrainedModel", takes: list[_Take], che
                     "prompt_frames": one.prompt_frames,
                     "seed": take.seed,
                     "codes": list(codes.numpy().astype(np.uint16)),
-                    "chroma_frame_rate": None if melody is None else MELODY_RATE,
+                    "chroma_frame_rate": None if melody is None or chroma is None else chroma.frame_rate,
                     "chroma": None if melody is None else list(melody),
                 }
             )
     return rows
 
 
-def _asked(take: _Take, frame_rate: float) -> "GenerationRequest":
+def _asked(take: _Take, config: Config) -> "GenerationRequest":
     from model.generation import GenerationRequest
 
     row = take.row
     return GenerationRequest(
         attributes=take.given.attributes,
-        frames=math.ceil(row["seconds"] * frame_rate - 1e-6),
+        frames=take.given.frames,
         seed=take.seed,
         guidance=row["guidance"],
+        guidance_text=1.0 if row["guidance_text"] is None else row["guidance_text"],
+        guidance_form=config.guidance_form,
         temperature=row["temperature"],
         top_k=row["top_k"],
         top_p=row["top_p"],

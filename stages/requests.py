@@ -21,14 +21,17 @@ from pydantic import Field
 import schemas
 from schemas.identity import fingerprint
 from schemas.tables import PIECES, REQUESTS, TRACKS
-from stages.catalog.lines import Line, RequestLine, read_lines
+from stages.catalog.lines import FIELDS, Line, RequestLine, read_lines
 from stages.catalog.references import Files, Reference, TrackNames, UnknownReference, parse
 from stages.contract import Arrival, Context, Reject, Survey
 
-READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 1
+READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 2
 
 SOUNDS = ("track", "title", "file")
 """Kinds of references that a melody or a prompt may be."""
+
+NOTHING: Mapping[str, Any] = {"guidance_text": 1.0, "fields": []}
+"""Columns that came later, with the value that asks for nothing."""
 
 
 class Config(schemas.Config):
@@ -48,6 +51,9 @@ class Config(schemas.Config):
     """Clips a request."""
     guidance: float = Field(default=3.0, ge=0)
     """Classifier-free guidance coefficient (MusicGen, arXiv:2306.05284, 3)."""
+    guidance_text: float = Field(default=1.0, ge=0)
+    """How far the description is followed beside other conditions; 1 is like them (MusicGen-Style's double guidance,
+    arXiv:2407.12563)."""
     temperature: float = Field(default=1.0, ge=0)
     """Of the softmax (MusicGen, 3)."""
     top_k: int = Field(default=250, ge=0)
@@ -205,13 +211,16 @@ class _Reader:
         if line.request is None:
             raise _Refused(line.kind, line.problem)
         asked = line.request
-        row: dict[str, Any] = {name: getattr(asked, name) for name in RequestLine.model_fields}
-        for name in ("seconds", "takes", "guidance", "temperature", "top_k", "top_p"):
+        row: dict[str, Any] = {name: getattr(asked, name) for name in RequestLine.model_fields if name not in FIELDS}
+        row["fields"] = [(name, value) for name in sorted(FIELDS) if (value := getattr(asked, name)) is not None]
+        for name in ("seconds", "takes", "guidance", "guidance_text", "temperature", "top_k", "top_p"):
             row[name] = getattr(self.config, name) if row[name] is None else row[name]
         if asked.prompt and asked.prompt_seconds is None:
             row["prompt_seconds"] = self.config.prompt_seconds
         self._check(row)
         meant = row | {column: self._resolve(row, column) for column in ("melody", "clap", "prompt")}
+        # A column that came later and says nothing leaves a request's id and seed as they were without it.
+        meant = {name: value for name, value in meant.items() if name not in NOTHING or value != NOTHING[name]}
         if row["seed"] is None:
             sound = {name: value for name, value in meant.items() if name not in ("title", "takes", "seed")}
             row["seed"] = meant["seed"] = int(fingerprint(sound)[:8], 16) >> 1

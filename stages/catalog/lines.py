@@ -36,6 +36,24 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _list(value: Any) -> Any:
+    """Several texts as one, as training joins them: a list in JSONL and Parquet."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return ", ".join(item.strip() for item in value if item.strip())
+    return value
+
+
+def _items(value: Any) -> Any:
+    """The same, where commas and semicolons part the items of a text."""
+    return _list(re.split("[,;]", value) if isinstance(value, str) else value)
+
+
+def _said(value: str) -> str:
+    if not value:
+        raise ValueError("expected some text")
+    return value
+
+
 def _key(value: str) -> str:
     """A key as `A minor` or `F# major`."""
     match = _KEY.fullmatch(value.strip())
@@ -49,6 +67,8 @@ def _key(value: str) -> str:
 
 Words = Annotated[str, AfterValidator(_text), Field(max_length=LONGEST_TEXT)]
 Name = Annotated[str, AfterValidator(_text), Field(max_length=LONGEST_NAME)]
+Label = Annotated[Name, BeforeValidator(_list), AfterValidator(_said)]
+Labels = Annotated[Words, BeforeValidator(_items), AfterValidator(_said)]
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
 Whole = Annotated[int, BeforeValidator(_number)]
 
@@ -81,6 +101,8 @@ class RequestLine(BaseModel):
     """Where chance starts; without one it follows from the request itself."""
     guidance: Real | None = Field(default=None, ge=0, le=100)
     """Classifier-free guidance; 1 is none, 0 ignores the conditions."""
+    guidance_text: Real | None = Field(default=None, ge=0, le=100)
+    """How far the description is followed beside melody, clap and fields; 1 like them, more exaggerates."""
     temperature: Real | None = Field(default=None, ge=0, le=100)
     """Of the softmax; 0 always takes the likeliest code."""
     top_k: Whole | None = Field(default=None, ge=0, lt=2**31)
@@ -91,9 +113,24 @@ class RequestLine(BaseModel):
     """Tempo, beats a minute."""
     key: Annotated[str, AfterValidator(_key)] | None = None
     """Key and mode, such as `A minor`."""
+    genre: Label | None = None
+    """Its genre, for a model that was trained with genres as a condition; the columns below likewise."""
+    moods: Labels | None = None
+    """One or more, such as `calm, dark`."""
+    keywords: Labels | None = None
+    """Other words for it, such as `film, chase`."""
+    instrument: Label | None = None
+    """What plays."""
+    artist: Label | None = None
+    """Whose music it is to be like."""
+    album: Label | None = None
+    """Which album's music it is to be like."""
 
 
 COLUMNS = tuple(RequestLine.model_fields)
+
+FIELDS = ("genre", "moods", "keywords", "instrument", "artist", "album")
+"""The columns that stand together in the column `fields` of `requests`: what only some models read."""
 
 
 @dataclass(frozen=True)
@@ -201,8 +238,8 @@ def _parquet(data: bytes) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Null and the empty text say nothing."""
-    return {name: value for name, value in values.items() if value is not None and value != ""}
+    """Null, the empty text and the empty list say nothing."""
+    return {name: value for name, value in values.items() if value not in (None, "", [])}
 
 
 FORMS = {".csv": _csv, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}

@@ -1,123 +1,32 @@
-"""Generations: each take's codes follow from model, request and seed; what it cannot follow is refused by its line."""
+"""Generations: each take's codes follow from model, request and seed, whatever its length."""
 
 import threading
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import soundfile
-import torch
 
-from model.chroma import chroma
-from model.conditioning.configuration import MusicModelConfig
-from model.music_model import MusicModel
-from schemas import Settings, Store, WeightsRef
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REJECTS, REQUESTS, TOKENS, TRACKS
-from schemas.weights import WeightsLibrary, folder_digest
+from schemas import Store, WeightsRef
+from schemas.tables import CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
 from stages import generate
-from stages.checkpoints.folder import CheckpointFacts, load_text_encoder, save_checkpoint
-from stages.checkpoints.loading import load_checkpoint
-from stages.codecs import load_codec
-from stages.conditions import Conditions, Models
-from stages.contract import Context, Stopped
+from stages.contract import Stopped
 from stages.generate import Config
-from stages.joint_embedding import load_joint_embedder
-from stages.planning import Step, consulted_digest
-from stages.runner import StageFailed, run_stage
-from tests.stages.tiny_clap import clap_folder
-from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
-from tests.stages.tiny_models import text_encoder
+from stages.planning import consulted_digest
+from stages.runner import StageFailed
+from tests.stages.generation_world import (
+    DEFAULTS,
+    TRACK,
+    VERSIONS,
+    config_of,
+    context_for,
+    filled_store,
+    made,
+    model_config,
+    put_checkpoint,
+)
+from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE
 
-TRACK = "ab" * 32
-SECONDS = 2.0
-"""What the model was trained on."""
-VERSIONS = {"requests": "r", "tracks": "t", "chroma": "h", "clap": "e", "tokens": "k"}
-DEFAULTS: dict[str, Any] = {
-    **{"description": None, "melody": None, "clap": None, "prompt": None, "prompt_seconds": None, "seconds": 1.2},
-    **{"takes": 1, "seed": 5, "guidance": 3.0, "temperature": 1.0, "top_k": 250, "top_p": 0.0, "shard": 0},
-}
-
-
-def model_config(**without: None) -> MusicModelConfig:
-    values: dict[str, Any] = {
-        "description": {"width": 16, "finetune": True},
-        "chroma": {"frames": 16},
-        "clap": {"width": 3},
-    } | without
-    cross = tuple(name for name in ("description", "clap") if values[name] is not None)
-    prepend = ("chroma",) if values["chroma"] is not None else ()
-    sizes = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 2}
-    return MusicModelConfig.model_validate(values | {"language_model": sizes | {"cross": cross, "prepend": prepend}})
-
-
-def put_checkpoint(store: Store, folder: Path, name: str, config: MusicModelConfig, day: int = 1) -> None:
-    """A language model of random weights as a checkpoint of the store."""
-    encoder, tokenizer = load_text_encoder(text_encoder(folder / "encoder")) if config.description else (None, None)
-    torch.manual_seed(day)
-    model = MusicModel(config, encoder, tokenizer)
-    with torch.no_grad():
-        for value in model.parameters():
-            value.mul_(3.0)  # or all codes are about as likely, whatever the conditions
-    facts = CheckpointFacts(
-        model=config,
-        frame_rate=FRAME_RATE,
-        segment_seconds=SECONDS,
-        text_encoder="encoder" if encoder else None,
-        text_encoder_digest=None,
-        versions={name: version for name, version in VERSIONS.items() if name != "requests"},
-    )
-    with store.new_folder(f"models/{name}") as new:
-        save_checkpoint(new, model, facts)
-        digest = folder_digest(new)
-    row: dict[str, Any] = {"checkpoint_id": name, "kind": "language_model", "path": f"models/{name}", "digest": digest}
-    row["created_at"] = datetime(2026, 1, day, tzinfo=UTC)
-    store.write_shard(CHECKPOINTS, "c", name, pa.Table.from_pylist([row], schema=CHECKPOINTS.schema), name)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    store = Store(str(tmp_path / "store"))
-    random = np.random.default_rng(2)
-    codes = list(random.integers(CARDINALITY, size=(CODEBOOKS, 80)).astype(np.uint16))
-    melody = list(np.eye(12, dtype=np.float32)[random.integers(12, size=25)])
-    rows: dict[Any, dict] = {
-        TRACKS: {"track_id": TRACK, "title": "One", "shard": 3},
-        CHROMA: {"track_id": TRACK, "frame_rate": 7.8125, "chroma": melody},
-        CLAP: {
-            "track_id": TRACK,
-            "starts": [0.0, 10.0],
-            "embeddings": [np.ones(3, np.float32), np.zeros(3, np.float32)],
-        },
-        TOKENS: {"track_id": TRACK, "frame_rate": FRAME_RATE, "cardinality": CARDINALITY, "frames": 80, "codes": codes},
-    }
-    for table, row in rows.items():
-        shown = pa.Table.from_pylist([row], schema=table.schema)
-        store.write_shard(table, VERSIONS[table.name], "3", shown, "k")
-    put_checkpoint(store, tmp_path, "one", model_config())
-    return store
-
-
-def context_for(store: Store, **settings: Any) -> Context:
-    given = Settings(store=store.url, device="cpu", max_refused=1.0, **settings)
-    return Context(store, given, "run", "generate", "g", VERSIONS, WeightsLibrary(store))
-
-
-def made(store: Store, requests: list[dict], config: Config | None = None) -> dict[tuple[str, int], dict]:
-    """Generations by request and take."""
-    rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2} | request for n, request in enumerate(requests)]
-    store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(rows, schema=REQUESTS.schema), "k")
-    run_stage(Step("generate", generate, config or PLAIN), context_for(store))
-    return {(row["request_id"], row["take"]): row for row in store.read(GENERATIONS, "g").to_pylist()}
-
-
-def config(**fields: Any) -> Config:
-    return Config.model_validate({"codec": None, "separator": None, "clap": None, "vocabulary": None} | fields)
-
-
-PLAIN = config()
 REQUESTS_OF_ALL_KINDS: list[dict] = [
     {"description": "slow jazz piano"},
     {"description": "slow jazz piano", "melody": f"track:{TRACK}", "seconds": 2.0, "guidance": 5.0},
@@ -125,12 +34,19 @@ REQUESTS_OF_ALL_KINDS: list[dict] = [
     {"prompt": f"track:{TRACK}", "prompt_seconds": 0.8, "seconds": 1.5, "temperature": 0.5},
     {"description": "rock", "key": "A minor", "bpm": 92.0, "top_p": 0.9},
     {"seconds": 0.3},
+    {"description": "slow jazz piano", "melody": f"track:{TRACK}", "seconds": 4.7, "guidance_text": 2.0},
+    {"prompt": f"track:{TRACK}", "prompt_seconds": 2.5, "seconds": 5.0},
 ]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return filled_store(tmp_path)
 
 
 def test_every_request_and_take_gets_codes_of_its_length(store: Store) -> None:
     rows = made(store, REQUESTS_OF_ALL_KINDS)
-    assert len(rows) == 8
+    assert len(rows) == 10
     for (request_id, take), row in rows.items():
         asked = DEFAULTS | REQUESTS_OF_ALL_KINDS[int(request_id, 16)]
         codes = np.array(row["codes"])
@@ -175,6 +91,7 @@ def test_new_requests_leave_finished_ones_as_they_are(store: Store) -> None:
         {"key": "A minor"},
         {"bpm": 120.0},
         {"guidance": 1.0},
+        {"melody": f"track:{TRACK}", "guidance_text": 4.0},
         {"temperature": 0.0},
     ],
 )
@@ -191,100 +108,44 @@ def test_a_clip_begins_with_its_prompt(store: Store) -> None:
     np.testing.assert_array_equal(np.array(row["codes"])[:, :20], codes[:, :20])
 
 
-def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store) -> None:
-    row = made(store, [{"melody": f"track:{TRACK}", "seconds": 1.2}])[f"{0:016x}", 0]
+@pytest.mark.parametrize("seconds", [0.4, 1.2, 2.0, 2.1, 7.0])
+def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store, seconds: float) -> None:
+    row = made(store, [{"melody": f"track:{TRACK}", "seconds": seconds}])[f"{0:016x}", 0]
     reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     assert row["chroma_frame_rate"] == 7.8125
-    np.testing.assert_array_equal(np.array(row["chroma"]), reference[:10])
+    # It is 25 frames long, and starts over in a clip of several windows.
+    frames = np.arange(np.ceil(seconds * 7.8125)).astype(int) % 25
+    np.testing.assert_array_equal(np.array(row["chroma"]), reference[frames])
     assert made(store, [{"seconds": 0.2, "request_id": "e" * 16}])["e" * 16, 0]["chroma"] is None
 
 
-def test_a_prompt_and_a_melody_may_be_files(store: Store, tmp_path: Path) -> None:
-    codec = codec_folder(tmp_path / "codec")
-    time = np.arange(3 * 44_100) / 44_100
-    tone = 0.4 * np.stack([np.sin(2 * np.pi * 440 * time), np.sin(2 * np.pi * 440 * time)], axis=1)
-    soundfile.write(tmp_path / "a.wav", tone, 44_100)
-    file = f"file:{tmp_path}/a.wav"
-    rows = made(
-        store,
-        [{"prompt": file, "prompt_seconds": 0.8}, {"melody": file}, {"melody": file, "seed": 9}],
-        config(codec=str(codec)),
-    )
-    import soxr
-
-    sound = soxr.resample(tone.mean(axis=1), 44_100, SAMPLE_RATE).astype(np.float32)
-    codes = load_codec(codec).encode(torch.from_numpy(sound)[None, None, : 45 * 320])[0]
-    np.testing.assert_array_equal(np.array(rows[f"{0:016x}", 0]["codes"])[:, :20], codes[:, :20])
-    assert (np.array(rows[f"{1:016x}", 0]["chroma"])[2:].argmax(axis=1) == 9).all()  # A
-    expected = chroma(torch.from_numpy(soxr.resample(tone.mean(axis=1), 44_100, 32_000).astype(np.float32))[None])[0]
-    np.testing.assert_allclose(np.array(rows[f"{1:016x}", 0]["chroma"])[:8], expected[:8], atol=1e-4)
+def test_a_clip_longer_than_the_training_windows_is_made_in_windows(store: Store) -> None:
+    base = {"description": "slow jazz piano", "melody": f"track:{TRACK}", "guidance": 4.0}
+    rows = made(store, [base | {"seconds": seconds} for seconds in (2.0, 2.8, 4.4, 20.0)])
+    codes = [np.array(rows[f"{number:016x}", 0]["codes"]) for number in range(4)]
+    assert [one.shape[1] for one in codes] == [50, 70, 110, 500]
+    for one in codes[1:]:
+        np.testing.assert_array_equal(one[:, :50], codes[0])
+    np.testing.assert_array_equal(codes[3][:, :80], codes[2][:, :80])
 
 
-def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path: Path) -> None:
-    folder = clap_folder(tmp_path / "clap", 3)
-    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(160_000) / 9), 16_000)
-    soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(size=160_000) * 0.1, 16_000)
-    asked = ["text:slow jazz", "text:fast rock", f"file:{tmp_path}/a.wav", f"file:{tmp_path}/b.wav"]
-    seen: list[torch.Tensor] = []
-    conditions = Conditions(
-        context_for(store),
-        load_checkpoint(Path(store.path("models/one")), context_for(store).weights).facts,
-        Models(None, None, WeightsRef(str(folder)), None),
-    )
-    for clap in asked:
-        found = conditions.of(DEFAULTS | {"clap": clap, "key": None, "bpm": None}).attributes.clap
-        assert found is not None
-        seen.append(found)
-    embedder = load_joint_embedder(folder)
-    np.testing.assert_array_equal(seen[0].numpy(), embedder.embed_text(["slow jazz"])[0])
-    sound, _ = soundfile.read(tmp_path / "b.wav", dtype="float32", always_2d=True)
-    np.testing.assert_array_equal(seen[3].numpy(), embedder.embed_audio(sound.T, 16_000, 10.0).embeddings[0])
-    assert all(not torch.equal(one, other) for n, one in enumerate(seen) for other in seen[:n])
-    rows = made(store, [{"clap": one} for one in asked], config(clap=str(folder)))
-    assert rows[f"{0:016x}", 0]["codes"] != rows[f"{3:016x}", 0]["codes"]
+def test_another_stride_or_form_of_guidance_is_another_clip(store: Store, tmp_path: Path) -> None:
+    put_checkpoint(store, tmp_path, "two", model_config(prepend=("description", "chroma")), day=2)
+    asked, found = {"description": "slow jazz piano", "seconds": 4.0}, []
+    for number, config in enumerate((config_of(), config_of(stride=0.3), config_of(guidance_form="two_pass"))):
+        name = f"{number}" * 16
+        found.append(str(made(store, [asked | {"request_id": name}], config)[name, 0]["codes"]))
+    assert len(set(found)) == 3
 
 
-REFUSED = [
-    ({"melody": "track:" + "cd" * 32}, "unknown melody", "chroma"),
-    ({"clap": "track:" + "cd" * 32}, "unknown clap", "clap"),
-    ({"prompt": "track:" + "cd" * 32, "prompt_seconds": 0.5}, "unknown prompt", "tokens"),
-    ({"melody": "file:/nothing/there.wav"}, "unknown melody", "/nothing/there.wav"),
-    ({"prompt": "file:/nothing/there.wav", "prompt_seconds": 0.5}, "no codec", "generate.codec"),
-    ({"clap": "text:words"}, "no clap", "generate.clap"),
-    ({"prompt": f"track:{TRACK}", "prompt_seconds": 4.0, "seconds": 1.9}, "prompt too short", "got 3.2"),
-    ({"seconds": 2.1}, "too long", "at most 2 s"),
-]
-
-
-@pytest.mark.parametrize(("request_", "kind", "says"), REFUSED)
-def test_a_request_that_cannot_be_followed_is_refused_by_its_line(
-    store: Store, request_: dict, kind: str, says: str
-) -> None:
-    rows = made(store, [{"description": "rock"}, request_])
-    assert list(rows) == [(f"{0:016x}", 0)]
-    (reject,) = store.read(REJECTS, "g").to_pylist()
-    assert (reject["key"], reject["kind"]) == (f"{1:016x}", kind)
-    assert reject["message"].startswith("line 3: ")
-    assert says in reject["message"]
-
-
-@pytest.mark.parametrize(
-    ("without", "asked"),
-    [
-        ("description", {"description": "rock"}),
-        ("chroma", {"melody": f"track:{TRACK}"}),
-        ("clap", {"clap": f"track:{TRACK}"}),
-    ],
-)
-def test_a_condition_that_the_model_was_not_trained_with_is_refused(
-    store: Store, tmp_path: Path, without: str, asked: dict
-) -> None:
-    put_checkpoint(store, tmp_path, "two", model_config(**{without: None}), day=2)
-    rows = made(store, [{}, asked])
-    assert list(rows) == [(f"{0:016x}", 0)]
-    (reject,) = store.read(REJECTS, "g").to_pylist()
-    assert reject["kind"] == "no such condition"
-    assert without in reject["message"]
+@pytest.mark.parametrize("prompt_seconds", [0.4, 1.3, 2.0, 3.1])
+def test_a_prompt_shorter_or_longer_than_a_window_is_gone_on_from(store: Store, prompt_seconds: float) -> None:
+    asked = {"prompt": f"track:{TRACK}", "prompt_seconds": prompt_seconds, "seconds": 5.2, "melody": f"track:{TRACK}"}
+    row = made(store, [asked])[f"{0:016x}", 0]
+    codes, frames = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"]), round(prompt_seconds * FRAME_RATE)
+    assert row["prompt_frames"] == frames
+    assert np.array(row["codes"]).shape == (CODEBOOKS, 130)
+    np.testing.assert_array_equal(np.array(row["codes"])[:, :frames], codes[:, :frames])
 
 
 def test_a_refused_request_is_tried_again_when_its_track_has_come(store: Store) -> None:
@@ -304,16 +165,11 @@ def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Sto
     put_checkpoint(store, tmp_path, "two", model_config(), day=2)
     assert Config(checkpoint=WeightsRef("latest")).checkpoint == "checkpoint:language_model"
     assert Config().checkpoint == "checkpoint:language_model"
-    assert isinstance(config(checkpoint="one").checkpoint, WeightsRef)
+    assert isinstance(config_of(checkpoint="one").checkpoint, WeightsRef)
     rows = made(store, [{}])
-    pinned = made(store, [{"request_id": "d" * 16}], config(checkpoint="one"))
+    pinned = made(store, [{"request_id": "d" * 16}], config_of(checkpoint="one"))
     assert rows[f"{0:016x}", 0]["checkpoint_id"] == "two"
     assert pinned["d" * 16, 0]["checkpoint_id"] == "one"
-
-
-def test_a_longer_clip_may_be_allowed(store: Store) -> None:
-    row = made(store, [{"seconds": 3.0}], config(longest=1.5))[f"{0:016x}", 0]
-    assert row["frames"] == 75
 
 
 def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
@@ -331,7 +187,7 @@ def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
 
     context.stop = StopsLater()
     with pytest.raises(Stopped):
-        generate.shard(PLAIN, context, table)
+        generate.shard(config_of(), context, table)
     assert context.stop.asked == 11
 
 
