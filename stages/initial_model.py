@@ -76,7 +76,7 @@ def initial_model(config: "Config", context: Context) -> Beginning:
     trained, parents = None, []
     if config.initial is not None:
         trained = load_checkpoint(context.weights(config.initial).path, context.weights)
-        _check_same_model(config, trained.facts.model)
+        check_same_model(config, trained.facts.model)
         if config.initial.startswith("checkpoint:"):
             parents.append(str(context.checkpoint(config.initial)["checkpoint_id"]))
     text = _text_encoder(config, context, trained)
@@ -127,7 +127,9 @@ def _text_encoder(config: "Config", context: Context, trained: TrainedModel | No
     return _TextEncoder(conditioner.encoder, conditioner.tokenizer, facts.text_encoder, facts.text_encoder_digest)
 
 
-def _check_same_model(config: "Config", checkpoint: MusicModelConfig) -> None:
+def check_same_model(config: "Config", checkpoint: MusicModelConfig) -> None:
+    """Raise ValueError, field by field, unless a recipe's model is that of the checkpoint it starts from: the same, or
+    with conditions added, or with its codebooks doubled."""
     decoder = checkpoint.language_model
     if config.model.language_model.codebooks == 2 * decoder.codebooks:
         decoder = stereo_configuration(decoder)

@@ -1,0 +1,45 @@
+"""Presets: the published ones are the published models, so that training can start from published weights."""
+
+import pytest
+from transformers import EncodecConfig, MusicgenConfig, MusicgenMelodyConfig, T5Config
+
+from flows.presets import PRESETS
+from flows.recipe import Recipe
+from stages.checkpoints.hugging_face_configuration import model_configuration
+from stages.initial_model import check_same_model
+
+SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32), "melody": (1536, 48, 24)}
+"""Width, layers and heads of facebook/musicgen-<name>, stereo ones included (their config.json)."""
+
+
+def as_published(name: str, stereo: bool) -> MusicgenConfig | MusicgenMelodyConfig:
+    width, layers, heads = SIZES[name]
+    decoder = {"vocab_size": 2048, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    decoder |= {"ffn_dim": 4 * width, "num_codebooks": 8 if stereo else 4, "audio_channels": 2 if stereo else 1}
+    parts = {
+        "text_encoder": T5Config(d_model=768, vocab_size=32_128).to_dict(),
+        "audio_encoder": EncodecConfig(sampling_rate=32_000).to_dict(),
+        "decoder": decoder,
+    }
+    return MusicgenMelodyConfig(**parts, chroma_length=235) if name == "melody" else MusicgenConfig(**parts)
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("musicgen-")])
+def test_training_of_a_published_preset_can_start_from_the_published_weights(preset: str) -> None:
+    *_, name = preset.split("-")
+    checkpoint = model_configuration(as_published(name, "stereo" in preset), melody_rate=7.8125, max_tokens=512)
+    recipe = Recipe(preset=preset)
+    check_same_model(recipe.train, checkpoint)
+    assert recipe.train.model.conditions == checkpoint.conditions
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_stereo_preset_can_start_from_the_mono_weights(name: str) -> None:
+    mono = model_configuration(as_published(name, stereo=False), melody_rate=7.8125, max_tokens=512)
+    check_same_model(Recipe(preset=f"musicgen-stereo-{name}").train, mono)
+
+
+def test_weights_of_another_size_are_refused() -> None:
+    medium = model_configuration(as_published("medium", stereo=False), melody_rate=7.8125, max_tokens=512)
+    with pytest.raises(ValueError, match=r"layers: expected 48, got 24"):
+        check_same_model(Recipe(preset="musicgen-small").train, medium)
