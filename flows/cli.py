@@ -1,4 +1,4 @@
-"""The command line: `segue run`, `plan`, `sql`, `presets` and `convert`.
+"""The command line: `segue run`, `plan`, `sql`, `presets`, `convert` and `pattern`.
 
 What a person got wrong is one line and exit code 2; a run that did not do all that was asked ends with 1, a stopped one
 with 130. Prefect is imported only once there is something to run: its start takes seconds.
@@ -118,6 +118,34 @@ def convert(
     try:
         print(convert_checkpoint(source, destination, to, codec, store))
     except ValueError as error:
+        raise Mistake(str(error)) from error
+    return 0
+
+
+@app.command()
+def pattern(
+    name: Annotated[Literal["delay", "unroll", "coarse_first", "grouped"], typer.Argument(help="The pattern.")],
+    codebooks: Annotated[int, typer.Option(help="K, codebooks of the codec.")] = 4,
+    frames: Annotated[int, typer.Option(min=1, help="How many frames are shown.")] = 6,
+    delays: Annotated[str | None, typer.Option(help="One a codebook, such as 0,0,1,1,2,2,3,3 for stereo.")] = None,
+    group: Annotated[int, typer.Option(help="Codebooks of a group of the pattern grouped.")] = 2,
+    svg: Annotated[Path | None, typer.Option(help="A file to draw it into, rather than on the terminal.")] = None,
+    title: Annotated[str | None, typer.Option(help="What stands over the image; by default, the command.")] = None,
+) -> int:
+    """Show in which order a model with such a pattern predicts the codes."""
+    from flows.figures import draw_pattern
+
+    knobs: dict[str, Any] = {"pattern": name, "codebooks": codebooks, "group": group}
+    if delays is not None:
+        knobs["delays"] = delays.split(",")
+    said = title or f"{name}, {codebooks} codebooks" + (f", delays {delays}" if delays else "")
+    try:
+        drawn = draw_pattern(knobs, frames, said if svg else None)
+        if svg:
+            svg.write_text(drawn, encoding="utf-8")
+        else:
+            print(drawn)
+    except (ValueError, OSError) as error:
         raise Mistake(str(error)) from error
     return 0
 

@@ -64,17 +64,7 @@ class LanguageModel(nn.Module):
 
     def pattern(self, frames: int) -> Pattern:
         """The layout of the codes of so many frames."""
-        config, delays = self.config, self.config.codebook_delays
-        match config.pattern:
-            case "delay":
-                return patterns.delayed(frames, delays, config.flatten_first, config.empty_initial)
-            case "unroll":
-                flattening = tuple(range(config.codebooks)) if config.flattening is None else config.flattening
-                return patterns.unrolled(frames, flattening, delays)
-            case "coarse_first":
-                return patterns.coarse_first(frames, delays[1:])
-            case "grouped":
-                return patterns.grouped(frames, config.codebooks, config.group)
+        return pattern_of(self.config, frames)
 
     def embed(self, sequence: Int[Tensor, "B K S"]) -> Float[Tensor, "B S D"]:
         """The sum of the embeddings of all codebooks."""
@@ -134,6 +124,20 @@ class LanguageModel(nn.Module):
         lowest, highest = torch.stack(codes.aminmax()).tolist()
         if lowest < 0 or highest >= self.config.cardinality:
             raise ValueError(f"expected codes from 0 to {self.config.cardinality - 1}, got {lowest} to {highest}")
+
+
+def pattern_of(config: LanguageModelConfig, frames: int) -> Pattern:
+    """The layout of the codes of so many frames in a model so configured."""
+    match config.pattern:
+        case "delay":
+            return patterns.delayed(frames, config.codebook_delays, config.flatten_first, config.empty_initial)
+        case "unroll":
+            flattening = tuple(range(config.codebooks)) if config.flattening is None else config.flattening
+            return patterns.unrolled(frames, flattening, config.codebook_delays)
+        case "coarse_first":
+            return patterns.coarse_first(frames, config.codebook_delays[1:])
+        case "grouped":
+            return patterns.grouped(frames, config.codebooks, config.group)
 
 
 def cross_entropy(prediction: Prediction, codes: Int[Tensor, "B K T"]) -> Loss:

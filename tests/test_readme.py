@@ -1,6 +1,7 @@
 """README tells the truth: its tables and its tree are those of the code, its commands and queries run.
 
-`python -m tests.test_readme STORE` writes the tables, the tree and the answers of STORE into README.md.
+`python -m tests.test_readme STORE` writes the tables, the tree and the answers of STORE into README.md, and draws its
+figures.
 """
 
 import ast
@@ -12,12 +13,26 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli import run_command
 from schemas import Store
 from schemas.database import query
 from schemas.tables import TABLES
 from tests.smallest_run import ROOT, command, environment
 
 README = ROOT / "README.md"
+
+FIGURES = {
+    "delay": ("Delay: each codebook one step later than the one before", "delay"),
+    "parallel": ("Parallel: no delay", "delay --delays 0,0,0,0"),
+    "unroll": ("Unroll: one code a step", "unroll --frames 3"),
+    "coarse-first": ("Coarse first: the whole first codebook, then the others", "coarse_first"),
+    "grouped": ("Grouped: groups of codebooks one after another, flattened", "grouped --frames 4"),
+    "stereo": (
+        "Stereo: left and right by turns, a delay for each pair",
+        "delay --codebooks 8 --delays 0,0,1,1,2,2,3,3",
+    ),
+}
+"""README's figures of patterns: a title, and what `segue pattern` is asked for."""
 
 QUERIES = {
     "What did the last run do, and what did it cost?": """
@@ -81,6 +96,12 @@ def queries_section(store: Store) -> str:
     return "\n\n".join(parts)
 
 
+def draw_figure(name: str, place: Path) -> None:
+    """Draw one of README's figures into a file."""
+    title, words = FIGURES[name]
+    assert run_command(["pattern", *words.split(), "--title", title, "--svg", str(place)]) == 0
+
+
 def section(name: str, text: str) -> str:
     """What stands between the marks of a section of README."""
     found = re.search(rf"<!-- {name}: begin[^>]*-->\n(.*?)<!-- {name}: end -->", text, re.DOTALL)
@@ -97,6 +118,14 @@ def replaced(name: str, text: str, new: str) -> str:
 @pytest.mark.parametrize(("name", "made"), [("tables", tables_section), ("tree", tree_section)])
 def test_a_generated_section_is_what_the_code_says(name, made):
     assert section(name, README.read_text()) == made(), "run: python -m tests.test_readme STORE"
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_what_the_code_draws(name, tmp_path):
+    draw_figure(name, tmp_path / "figure.svg")
+    place = ROOT / "docs" / "patterns" / f"{name}.svg"
+    assert place.read_text() == (tmp_path / "figure.svg").read_text(), "run: python -m tests.test_readme STORE"
+    assert f"](docs/patterns/{name}.svg)" in README.read_text()
 
 
 def test_the_queries_run_and_answer_in_the_columns_that_readme_shows(catalog):
@@ -146,6 +175,8 @@ def test_every_command_of_readme_runs(catalog, home, tmp_path, corpus):
 
 
 if __name__ == "__main__":
+    for name in FIGURES:
+        draw_figure(name, ROOT / "docs" / "patterns" / f"{name}.svg")
     text = replaced("tables", README.read_text(), tables_section())
     text = replaced("tree", text, tree_section())
     README.write_text(replaced("queries", text, queries_section(Store(sys.argv[1]))))
