@@ -1,4 +1,4 @@
-"""`segue pattern`: what a codebook pattern looks like, in a terminal or as an image; README's figures are drawn by it."""
+"""`segue pattern`: what a codebook pattern looks like, on a terminal or as an image; README's figures are its work."""
 
 from typing import Any
 
