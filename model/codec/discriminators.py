@@ -29,7 +29,7 @@ class Judgement:
 
     logits: Float[Tensor, "B 1 *place"]
     """How original every place of the sound seems."""
-    features: list[Float[Tensor, "B _ *place"]]
+    features: list[Float[Tensor, "B _ ..."]]
     """Outputs of the layers before, the earliest first."""
 
 

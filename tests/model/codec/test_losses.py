@@ -6,10 +6,41 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from model.codec.configuration import SpectralLossConfig
-from model.codec.losses import MelSpectrogram, MultiScaleSpectralLoss, log_mel_distance, si_snr
+from model.codec.configuration import CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
+from model.codec.losses import (
+    MelSpectrogram,
+    MultiResolutionStftLoss,
+    MultiScaleSpectralLoss,
+    Reconstruction,
+    SiSnrLoss,
+    log_mel_distance,
+    multi_scale_mel_distance,
+    si_snr,
+)
+
+
+def chord(seed: int) -> Tensor:
+    """Two tones with a little noise [1, 1, 4000]."""
+    generator, time = torch.Generator().manual_seed(seed), torch.arange(4_000) / 8_000
+    pitches = 110 * 2 ** (2 * torch.rand(2, 1, generator=generator))
+    tones = torch.sin(2 * math.pi * pitches * time).sum(0) + 0.05 * torch.randn(4_000, generator=generator)
+    return 0.2 * tones[None, None]
+
+
+def only(name: str) -> Reconstruction:
+    """One loss, with windows that a short sound has room for."""
+    others = {f"{one}_weight": float(one == name) for one in ("waveform", "spectral", "stft", "si_snr")}
+    config = CodecTrainingConfig(
+        spectral=SpectralLossConfig(range_end=10),
+        stft=StftLossConfig(ffts=(256, 512), hops=(64, 128), windows=(200, 400)),
+        si_snr=SiSnrLossConfig(segment=0.2),
+        **others,
+    )
+    return Reconstruction(8_000, config)
 
 
 def cases(oracles: Path) -> dict[str, dict]:
@@ -47,6 +78,67 @@ def test_mel_features_and_their_distance_equal_the_oracle(oracles: Path) -> None
     torch.testing.assert_close(logarithm, pack["wrapper_last_scale.log10"], rtol=1e-4, atol=1e-5)
     distance = (logarithm - mel(pack["target"])[1]).abs().mean()
     torch.testing.assert_close(distance, pack["mel_l1.loss"].squeeze(), rtol=1e-4, atol=0)
+
+
+def test_the_multi_resolution_stft_loss_equals_the_oracle(oracles: Path) -> None:
+    case, pack = cases(oracles)["mrstft"], load_file(oracles / "spectral_losses.safetensors")
+    config = StftLossConfig(
+        ffts=tuple(case["n_ffts"]),
+        hops=tuple(case["hop_lengths"]),
+        windows=tuple(case["win_lengths"]),
+        convergence=case["factor_sc"],
+        magnitude=case["factor_mag"],
+    )
+    loss = MultiResolutionStftLoss(config)(pack["pred"], pack["target"])
+    torch.testing.assert_close(loss, pack["mrstft.loss"].squeeze(), rtol=1e-4, atol=0)
+
+
+def test_the_si_snr_loss_equals_the_oracle(oracles: Path) -> None:
+    case, pack = cases(oracles)["sisnr"], load_file(oracles / "spectral_losses.safetensors")
+    loss = SiSnrLoss(case["sample_rate"], SiSnrLossConfig(segment=case["segment"], overlap=case["overlap"]))
+    torch.testing.assert_close(loss(pack["pred"], pack["target"]), pack["sisnr.loss"], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["stft", "si_snr"])
+def test_gradients_that_the_pack_does_not_hold_are_those_of_finite_differences(name: str) -> None:
+    made, true = chord(0).double().requires_grad_(), chord(1).double()
+    loss = only(name).double()
+    loss(made, true)[name].backward()
+    direction = torch.randn(made.shape, generator=torch.Generator().manual_seed(2)).double()
+    step = 1e-9 * direction  # magnitudes have a floor, which is a corner
+    with torch.no_grad():
+        slope = (loss(made + step, true)[name] - loss(made - step, true)[name]) / 2e-9
+    assert float((made.grad * direction).sum()) == pytest.approx(float(slope), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["waveform", "spectral", "stft", "si_snr"])
+def test_every_loss_falls_to_its_least_where_nothing_is_lost_and_has_a_gradient_in_silence(name: str) -> None:
+    true, loss = chord(0), only(name)
+    assert loss(true, true)[name] < loss(0.9 * chord(1), true)[name]
+    assert loss(true, true)[name] <= loss(true + 0.01 * chord(1), true)[name]
+    silence = torch.zeros_like(true).requires_grad_()
+    loss(silence, torch.zeros_like(true))[name].backward()
+    assert silence.grad.isfinite().all()
+
+
+def test_a_loss_of_weight_0_is_not_computed_and_a_training_without_any_is_refused() -> None:
+    assert set(Reconstruction(8_000, CodecTrainingConfig()).weights) == {"waveform", "spectral"}
+    with pytest.raises(ValidationError, match="a weight above 0 for a loss of the reconstruction"):
+        CodecTrainingConfig(waveform_weight=0.0, spectral_weight=0.0)
+
+
+def test_the_multi_scale_mel_distance_counts_decibels_and_hears_what_one_scale_does_not() -> None:
+    noise = torch.randn(1, 1, 32_000, generator=torch.Generator().manual_seed(0)) * 0.3
+    assert float(multi_scale_mel_distance(noise, noise, 16_000)) == 0
+    # At the smallest scales some bands are empty, as published, and count as equal.
+    assert 4.5 < float(multi_scale_mel_distance(noise / 2, noise, 16_000)) < 6.03
+    click = torch.zeros(1, 1, 32_000)
+    click[..., 16_000] = 1.0
+    later = click.roll(100)
+    long, short = (float(log_mel_distance(later, click, 16_000, window)) for window in (1024, 64))
+    several = float(multi_scale_mel_distance(later, click, 16_000))
+    assert several > 0
+    assert long != pytest.approx(short, rel=0.1)
 
 
 def test_si_snr_is_the_ratio_of_the_noise_that_was_added_whatever_the_gain() -> None:
