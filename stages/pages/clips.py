@@ -123,7 +123,10 @@ def view(
 
 def _facts(clip: Row, request: Row, references: Mapping[str, str], tracks: Mapping[str, Row]) -> tuple[Score, ...]:
     facts = [Score(name.capitalize(), _named(reference, tracks)) for name, reference in references.items()]
+    facts += [Score(name.capitalize(), value) for name, value in request["fields"] or ()]
     sampling = f"guidance {request['guidance']:g}, temperature {request['temperature']:g}, top-k {request['top_k']}"
+    if request["guidance_text"] not in (None, 1):
+        sampling = f"text guidance {request['guidance_text']:g}, {sampling}"
     facts.append(Score("Sampling", sampling + (f", top-p {request['top_p']:g}" if request["top_p"] else "")))
     loudness = f"{_number(clip['loudness'], '.1f')} LUFS, peak {_number(clip['true_peak'], '.1f')} dBTP"
     return (

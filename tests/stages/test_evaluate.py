@@ -24,7 +24,7 @@ from stages.evaluate import Config
 from stages.joint_embedding import load_joint_embedder
 from stages.planning import Step
 from stages.runner import run_stage
-from tests.stages.test_generate import model_config, put_checkpoint
+from tests.stages.generation_world import model_config, put_checkpoint
 from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, codec_folder
 

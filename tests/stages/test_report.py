@@ -61,9 +61,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def context(store: Path) -> Context:
-    requests = [request_row(number) for number in range(12)]
+    requests = [request_row(number) for number in range(11)] + [request_row(11, guidance_text=4.5)]
     requests += [
-        request_row(12 + number, title=text, description=text, name=text, melody=None)
+        request_row(12 + number, title=text, description=text, name=text, melody=None, fields=[("genre", f"[{text}]")])
         for number, text in enumerate(HOSTILE)
     ]
     return small_catalog(str(store), requests)
@@ -98,6 +98,7 @@ def test_hostile_text_is_text_and_nothing_else(page: Tags) -> None:
     said = "".join(page.text)
     for text in HOSTILE:
         assert text in said
+        assert f"[{text}]" in said
     assert len(page.of("script")) == 1
     assert len(page.of("img")) == 19
     for _, attributes in page.tags:
@@ -122,6 +123,13 @@ def test_lineage_leads_from_a_clip_to_its_request_its_checkpoint_and_its_data(pa
     assert f"model-{CHECKPOINT}" in {attributes.get("id") for attributes in page.of("article")}
     for part in (request_row(3)["request_id"], "da7ada7ada7ada7a", "5 of the requests file", "scores"):
         assert part in said
+
+
+def test_a_clip_says_what_it_was_asked_for(page: Tags) -> None:
+    said = "".join(page.text)
+    assert said.count("Genre") == len(HOSTILE)
+    assert said.count("text guidance 4.5, guidance 3, temperature 1, top-k 250") == 1
+    assert said.count("text guidance") == 1
 
 
 def test_ids_are_unique_and_labels_and_headings_are_there(page: Tags) -> None:
