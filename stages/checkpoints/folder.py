@@ -5,6 +5,7 @@ model.safetensors   the averaged weights of language model and conditioners (and
 config.json         what the model is, and what its codes and conditions came from
 text_encoder/       configuration and tokenizer of the text encoder; its weights where it came with the model
 codec/              the codec of its codes, where it came with the model
+adapter/            low-rank updates in peft's form, where it learned by them; the weights have them already
 ```
 
 A model that was trained here leaves a frozen text encoder and the codec where they are, and `config.json` says with
