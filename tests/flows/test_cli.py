@@ -16,6 +16,9 @@ def recordings(tmp_path):
     return make_recordings(tmp_path / "recordings", 3)
 
 
+HEAVY = ("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scipy", "matplotlib")
+
+
 @pytest.mark.parametrize(
     ("words", "allowed"),
     [
@@ -52,7 +55,7 @@ def test_presets_are_listed_with_their_differences(capfd):
 def test_help_names_every_command(capfd):
     assert run_command(["--help"]) == 0
     out = capfd.readouterr().out
-    assert all(name in out for name in ("run", "plan", "sql", "presets"))
+    assert all(name in out for name in ("run", "plan", "sql", "presets", "convert"))
 
 
 def test_a_plan_computes_nothing_and_tells_what_would_be_made(recordings, tmp_path, capfd):
@@ -71,15 +74,16 @@ def test_the_whole_miniature_is_planned_from_an_empty_store(tmp_path, capfd):
     assert all(int(line.split()[1]) >= 1 for name, line in lines.items() if name != "stage")
 
 
-def test_a_plan_loads_nothing_that_only_work_needs(tmp_path):
-    heavy = ("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scipy", "matplotlib")
+@pytest.mark.parametrize("words", [["plan"], ["convert", "--help"]])
+def test_a_plan_or_a_help_loads_nothing_that_only_work_needs(words, tmp_path):
+    store = [] if "--help" in words else ["--store", str(tmp_path / "store")]
     script = (
         "import sys; from flows.cli import run_command; "
-        f"code = run_command(['plan', '--store', {str(tmp_path / 'store')!r}]); "
-        f"print(code, [name for name in {heavy} if name in sys.modules])"
+        f"code = run_command({[*words, *store]}); "
+        f"print(code, [name for name in {HEAVY} if name in sys.modules])"
     )
-    words = [sys.executable, "-c", script]
-    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    program = [sys.executable, "-c", script]
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.splitlines()[-1] == "0 []"
 
 

@@ -8,12 +8,15 @@ import pytest
 import soundfile
 import torch
 
+from flows.cli import run_command
 from flows.recipe import Recipe
 from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from stages.checkpoints.folder import load_encodec
+from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import load_codec
+from tests.stages.checkpoints.small_checkpoint import refuse
 from tests.stages.codec_world import piece
 from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
@@ -132,3 +135,15 @@ def test_melody_following_is_compared_in_stereo_too(store: Store) -> None:
     assert len(rows) == 1
     assert rows[0]["chroma_similarity_ceiling"] is not None
     assert rows[0]["chroma_similarity_untrained"] is not None
+
+
+def test_the_checkpoint_knows_its_codec_and_is_converted_by_its_id_with_it(store: Store, tmp_path: Path) -> None:
+    row = rows_of(store, "SELECT checkpoint_id FROM checkpoints")[0]
+    words = ["convert", f"checkpoint:{row['checkpoint_id']}", str(tmp_path / "out"), "--to", "segue"]
+    assert run_command([*words, "--store", store.url]) == 0
+    read = load_checkpoint(tmp_path / "out", refuse)
+    codec = read.facts.codec
+    assert codec is not None
+    assert (codec.codebooks, codec.channels, codec.sample_rate) == (2 * CODEBOOKS, 2, SAMPLE_RATE)
+    assert codec.reference == str(Path(store.root).parent / "codec")
+    assert codec.identity == load_codec(tmp_path / "out").identity
