@@ -52,7 +52,7 @@ def names_in_hugging_face(name: str) -> tuple[str, ...]:
 
 
 def to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
-    """The weights of a `MusicModel`, less its text encoder's, by their names there; no two share memory.
+    """The weights of a `MusicModel`, less its text encoder's, by their names there, in the same memory.
 
     Raises ValueError for a parameter that has no place there.
     """
@@ -60,7 +60,7 @@ def to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, S
     for name, weight in weights.items():
         theirs = names_in_hugging_face(name)
         parts = weight.detach().cpu().chunk(len(theirs))
-        tensors |= {their: part.clone().contiguous() for their, part in zip(theirs, parts, strict=True)}
+        tensors |= {their: part.contiguous() for their, part in zip(theirs, parts, strict=True)}
     return tensors
 
 

@@ -52,7 +52,7 @@ from stages.checkpoints.hugging_face_fit import (
 )
 from stages.checkpoints.hugging_face_tensors import SAFETENSORS, read_tensors
 
-GENERATION, FEATURES = "generation_config.json", "preprocessor_config.json"
+GENERATION, FEATURES, PROCESSOR = "generation_config.json", "preprocessor_config.json", "processor_config.json"
 SEGMENT_SECONDS, MELODY_RATE, MAX_TOKENS = 30.0, 7.8125, 512
 """What published models have, for folders that do not say: training windows, frames of a melody a second, and tokens
 of a description."""
@@ -178,7 +178,6 @@ def _facts(
 ) -> CheckpointFacts:
     """What the folder says of its model."""
     generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
-    features = read_json(folder / FEATURES) if (folder / FEATURES).is_file() else {}
     decoder: Any = config.decoder
     start = generation.get("decoder_start_token_id", decoder.pad_token_id)
     if start != decoder.vocab_size:
@@ -187,15 +186,14 @@ def _facts(
             f"got {start}"
         )
     check_fit(folder, decoder, codec)
-    melody_rate = MELODY_RATE
-    if features.get("hop_length"):
-        melody_rate = features["sampling_rate"] / features["hop_length"]
     stereo = decoder.audio_channels == 2
     sound: Any = codec.config
     frame_rate = sound.sampling_rate / sound.hop_length
     longest = generation.get("max_length")
+    if longest is not None and (not isinstance(longest, int) or longest < 1):
+        raise ValueError(f"expected a max_length of 1 step or more in {folder / GENERATION}, got {longest!r}")
     return CheckpointFacts(
-        model=model_configuration(config, melody_rate, min(tokenizer.model_max_length, MAX_TOKENS)),
+        model=model_configuration(config, _melody_rate(folder), min(tokenizer.model_max_length, MAX_TOKENS)),
         frame_rate=frame_rate,
         segment_seconds=longest / frame_rate if longest else SEGMENT_SECONDS,
         text_encoder=None,
@@ -210,6 +208,21 @@ def _facts(
             channels=2 if stereo else sound.audio_channels,
         ),
     )
+
+
+def _melody_rate(folder: Path) -> float:
+    """Frames a second of a melody as the folder's feature extractor makes them, wherever that is described."""
+    features: dict[str, Any] = {}
+    if (folder / FEATURES).is_file():
+        features = read_json(folder / FEATURES)
+    elif (folder / PROCESSOR).is_file():
+        features = read_json(folder / PROCESSOR).get("feature_extractor", {})
+    if features.get("feature_extractor_type") != MusicgenMelodyFeatureExtractor.__name__:
+        return MELODY_RATE
+    rate, hop = features.get("sampling_rate"), features.get("hop_length")
+    if not (isinstance(rate, int) and isinstance(hop, int) and rate > 0 and hop > 0):
+        raise ValueError(f"expected a feature extractor with sampling_rate and hop_length in {folder}, got {features}")
+    return rate / hop
 
 
 def _feature_extractor(

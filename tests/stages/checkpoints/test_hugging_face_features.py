@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from model.codec.codec import Codec
 from model.conditioning.configuration import ChromaConfig, ClapConfig, LabelConfig, MusicModelConfig, TextConfig
 from model.configuration import LanguageModelConfig
-from model.hugging_face_names import from_hugging_face, names_in_hugging_face
 from model.music_model import MusicModel
 from stages.checkpoints.folder import CheckpointFacts, TrainedModel
 from stages.checkpoints.hugging_face import read_hugging_face, write_hugging_face
@@ -119,10 +117,3 @@ def test_a_codec_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
         write_hugging_face(replace(known, codec=other), tmp_path)
     with pytest.raises(ValueError, match="got one whose weight norm is folded in"):
         write_hugging_face(trained(Codec(codec).network), tmp_path)
-
-
-def test_parameters_that_have_no_place_in_the_form_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected a parameter of a MusicGen as Hugging Face's, got 'clap.projection"):
-        names_in_hugging_face("clap.projection.weight")
-    with pytest.raises(ValueError, match=r"got .*layers.0.self_scale"):
-        from_hugging_face({}, {"language_model.transformer.layers.0.self_scale": torch.Size((4,))})

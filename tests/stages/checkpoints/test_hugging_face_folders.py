@@ -102,6 +102,18 @@ def test_a_folder_that_does_not_say_gets_what_published_models_have(tmp_path: Pa
     assert facts.model.description.max_tokens == 512
 
 
+@pytest.mark.parametrize("name", ["preprocessor_config.json", "processor_config.json"])
+def test_a_melodys_rate_is_that_of_the_feature_extractor(name: str, tmp_path: Path) -> None:
+    folder = save(random_musicgen(SHAPES["melody"]), SHAPES["melody"], tmp_path)
+    features = json.loads((folder / "preprocessor_config.json").read_text()) | {"hop_length": 3200}
+    (folder / "preprocessor_config.json").unlink()
+    described = features if name == "preprocessor_config.json" else {"feature_extractor": features}
+    (folder / name).write_text(json.dumps(described))
+    chroma = read_hugging_face(folder).facts.model.chroma
+    assert chroma is not None
+    assert chroma.frame_rate == 10.0
+
+
 def test_loading_any_checkpoint_recognises_the_form(tmp_path: Path) -> None:
     folder = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path)
     (folder / "state_dict.bin").write_bytes(b"AudioCraft's, as published repositories hold it too")

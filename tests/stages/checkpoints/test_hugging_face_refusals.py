@@ -111,6 +111,12 @@ def test_a_decoder_and_a_codec_of_different_cardinality_are_refused(folder: Path
         read_hugging_face(folder)
 
 
+def test_a_length_that_is_none_is_refused(folder: Path) -> None:
+    edit(folder / "generation_config.json", lambda config: config.update(max_length="long"))
+    with pytest.raises(ValueError, match=r"expected a max_length of 1 step or more in .*, got 'long'"):
+        read_hugging_face(folder)
+
+
 def test_another_first_token_is_refused(folder: Path) -> None:
     edit(folder / "generation_config.json", lambda config: config.update(decoder_start_token_id=0))
     with pytest.raises(ValueError, match="to start from token 16, the one after the codes, got 0"):
