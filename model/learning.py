@@ -86,7 +86,7 @@ class LoraConfig(Config):
     rank: int = Field(default=8, ge=1)
     """Rows of A and columns of B (arXiv:2106.09685, 7.2: 4 to 8 do for most)."""
     alpha: int = Field(default=16, ge=1)
-    """Updates count alpha / rank times, so that another rank asks for no other learning rate (arXiv:2106.09685, 4.1)."""
+    """Updates count alpha / rank times: another rank asks for no other learning rate (arXiv:2106.09685, 4.1)."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropped share of what the updates see."""
     targets: tuple[Literal["attention", "cross_attention", "feedforward"], ...] = Field(

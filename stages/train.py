@@ -42,8 +42,8 @@ class Config(schemas.Config):
     lora: LoraConfig | None = None
     """Train low-rank updates of the decoder of `initial`, instead of all weights."""
     text_encoder: WeightsRef | None = WeightsRef("google-t5/t5-base")
-    """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or learning as `model.description.finetune`
-    says; None for a model without text, or for the encoder that `initial` brings along, which this one replaces."""
+    """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or learning by `model.description.finetune`.
+    None for a model without text, or for the encoder that `initial` brings along, which this one would replace."""
     optimization: OptimizationConfig = OptimizationConfig()
     """Optimiser, learning rate, averaging, and the number of steps."""
     captions: CaptionConfig = CaptionConfig()
@@ -107,8 +107,8 @@ class Config(schemas.Config):
     def _starts_from_something(self) -> Self:
         if self.initial is not None and self.initial.removeprefix("checkpoint:") in KINDS:
             raise ValueError(
-                f"expected the id of one checkpoint in initial (checkpoint:<id>), got {self.initial}: that is what this "
-                "recipe trains"
+                f"expected the id of one checkpoint in initial (checkpoint:<id>), got {self.initial}, which names what "
+                "this recipe trains"
             )
         if self.lora is not None and self.initial is None:
             raise ValueError("expected initial, the checkpoint that lora is to adapt, got none")
