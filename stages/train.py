@@ -42,7 +42,7 @@ class Config(schemas.Config):
     lora: LoraConfig | None = None
     """Train low-rank updates of the decoder of `initial`, instead of all weights."""
     text_encoder: WeightsRef | None = WeightsRef("google-t5/t5-base")
-    """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or learning by `model.description.finetune`.
+    """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or not by `model.description.finetune`.
     None for a model without text, or for the encoder that `initial` brings along, which this one would replace."""
     optimization: OptimizationConfig = OptimizationConfig()
     """Optimiser, learning rate, averaging, and the number of steps."""
