@@ -94,6 +94,7 @@ class Balancer:
         Raises:
             ValueError: it is the state of a balancer of other losses.
         """
-        if state["sums"].shape != self.sums.shape:
-            raise ValueError(f"expected averages of {len(self.sums)} losses, got {len(state['sums'])}")
+        got = len(state["sums"]) if "sums" in state else 0
+        if got != len(self.sums):
+            raise ValueError(f"expected the averages of {len(self.sums)} losses, got {got}")
         self.sums, self.counts = (state[name].to(self.sums.device, copy=True) for name in ("sums", "counts"))

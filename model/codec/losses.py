@@ -49,7 +49,7 @@ class MelSpectrogram(nn.Module):
         self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
-    def forward(self, wav: Float[Tensor, "B C N"]) -> tuple[Float[Tensor, "B M F"], Float[Tensor, "B M F"]]:
+    def forward(self, wav: Float[Tensor, "B C N"]) -> tuple[Float[Tensor, "_ M F"], Float[Tensor, "_ M F"]]:
         """Power a mel band and frame, and its log10; channels are stacked along the batch."""
         side = (self.fft - self.hop) // 2
         padded = F.pad(wav, (side, side), mode="reflect").flatten(0, 1)

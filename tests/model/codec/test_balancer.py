@@ -104,7 +104,7 @@ def test_a_state_brings_back_the_averages_bit_for_bit() -> None:
     last(first, range(2))
     second.load(first.state())
     assert torch.equal(last(second, range(2, 4)), expected)
-    with pytest.raises(ValueError, match="expected averages of 1 losses, got 2"):
+    with pytest.raises(ValueError, match="expected the averages of 1 losses, got 2"):
         Balancer({"one": 1.0}, BalancerConfig()).load(first.state())
 
 
