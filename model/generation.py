@@ -138,12 +138,16 @@ def _rows(conditions: Mapping[str, Condition]) -> int:
 
 def _known_codes(model: LanguageModel, request: GenerationRequest) -> Int[Tensor, "K T"]:
     """The prompt, and the rest open."""
-    codebooks = model.config.codebooks
-    codes = torch.full((codebooks, request.frames), UNKNOWN)
+    codes = torch.full((model.config.codebooks, request.frames), UNKNOWN)
     if request.prompt is not None:
-        if request.prompt.shape[0] != codebooks:
-            raise ValueError(f"expected a prompt of {codebooks} codebooks, got {list(request.prompt.shape)}")
-        if request.prompt_frames:
-            model.check_range(request.prompt)
+        check_prompt(model, request.prompt)
         codes[:, : request.prompt_frames] = request.prompt
     return codes
+
+
+def check_prompt(model: LanguageModel, prompt: Int[Tensor, "K P"]) -> None:
+    """Raise ValueError unless these are codes of the model."""
+    if prompt.shape[0] != model.config.codebooks:
+        raise ValueError(f"expected a prompt of {model.config.codebooks} codebooks, got {list(prompt.shape)}")
+    if prompt.shape[1]:
+        model.check_range(prompt)

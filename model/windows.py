@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.conditioning.configuration import ChromaConfig
-from model.generation import GenerationRequest, generate
+from model.generation import GenerationRequest, check_prompt, generate
 from model.music_model import MusicModel
 
 
@@ -128,6 +128,9 @@ def generate_long(
 
     Raises as `generate` does; ValueError for a bad stride too.
     """
+    for request in requests:
+        if request.prompt is not None:  # all of it, though the windows may read its end alone
+            check_prompt(model.language_model, request.prompt)
 
     def decode(asked: list[WindowRequest]) -> list[Int[Tensor, "K _"]]:
         windows = []

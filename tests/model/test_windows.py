@@ -205,3 +205,12 @@ def test_a_stride_that_leaves_nothing_to_go_on_from_says_so(stride: int) -> None
 def test_a_prompt_as_long_as_the_clip_says_so() -> None:
     with pytest.raises(ValueError, match="expected more frames than the prompt's 60, got 60"):
         windows_over(60, 60, WINDOW, STRIDE)
+
+
+def test_a_prompt_that_is_not_of_the_model_is_refused_wherever_it_is_wrong() -> None:
+    prompt = random_codes(1, 40)[0]
+    with pytest.raises(ValueError, match=r"expected a prompt of 3 codebooks, got \[2, 40\]"):
+        in_windows(music_model(), [GenerationRequest(Attributes(), 60, 0, prompt=prompt[:2])])
+    prompt[1, 0] = 24
+    with pytest.raises(ValueError, match="expected codes from 0 to 23, got 0 to 24"):
+        in_windows(music_model(), [GenerationRequest(Attributes(), 60, 0, prompt=prompt)])

@@ -14,7 +14,7 @@ from schemas import Settings, Store
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REJECTS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary, folder_digest
 from stages import generate
-from stages.checkpoints.folder import CheckpointFacts, load_text_encoder, save_checkpoint
+from stages.checkpoints.folder import CheckpointFacts, CodecFacts, load_text_encoder, save_checkpoint
 from stages.contract import Context
 from stages.generate import Config
 from stages.planning import Step
@@ -34,7 +34,9 @@ DEFAULTS: dict[str, Any] = {
 """A request that asks for 1.2 seconds of anything."""
 
 
-def model_config(prepend: tuple[str, ...] = ("chroma",), **changes: Any) -> MusicModelConfig:
+def model_config(
+    prepend: tuple[str, ...] = ("chroma",), codebooks: int = CODEBOOKS, **changes: Any
+) -> MusicModelConfig:
     """Of a model that reads text, melody and joint embedding, unless it is told otherwise."""
     values: dict[str, Any] = {
         "description": {"width": 16, "finetune": True},
@@ -47,11 +49,13 @@ def model_config(prepend: tuple[str, ...] = ("chroma",), **changes: Any) -> Musi
         "prepend": [name for name in read if name in prepend],
         "cross": [name for name in read if name not in prepend],
     }
-    sizes = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 2}
+    sizes = {"codebooks": codebooks, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 2}
     return MusicModelConfig.model_validate(values | {"language_model": sizes | fused})
 
 
-def put_checkpoint(store: Store, folder: Path, name: str, config: MusicModelConfig, day: int = 1) -> None:
+def put_checkpoint(
+    store: Store, folder: Path, name: str, config: MusicModelConfig, day: int = 1, codec: CodecFacts | None = None
+) -> None:
     """A language model of random weights as a checkpoint of the store."""
     encoder, tokenizer = load_text_encoder(text_encoder(folder / "encoder")) if config.description else (None, None)
     torch.manual_seed(day)
@@ -66,6 +70,7 @@ def put_checkpoint(store: Store, folder: Path, name: str, config: MusicModelConf
         text_encoder="encoder" if encoder else None,
         text_encoder_digest=None,
         versions={name: version for name, version in VERSIONS.items() if name != "requests"},
+        codec=codec,
     )
     with store.new_folder(f"models/{name}") as new:
         save_checkpoint(new, model, facts)

@@ -13,8 +13,9 @@ from model.chroma import chroma as measured_chroma
 from schemas import Store, WeightsRef
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages import chroma, clap, tokenize
+from stages.checkpoints.folder import load_encodec
 from stages.checkpoints.loading import load_checkpoint
-from stages.codecs import load_codec
+from stages.codecs import codec_facts, load_codec
 from stages.conditions import Conditions, Given, Models
 from stages.joint_embedding import load_joint_embedder
 from tests.stages.codec_world import piece
@@ -31,7 +32,7 @@ from tests.stages.generation_world import (
     refused,
 )
 from tests.stages.tiny_clap import clap_folder
-from tests.stages.tiny_codec import SAMPLE_RATE, codec_folder
+from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, SAMPLE_RATE, codec_folder
 from tests.stages.world_of_sound import save_separator
 
 FIELDS = {
@@ -86,6 +87,36 @@ def test_a_prompt_and_a_melody_may_be_files(store: Store, tmp_path: Path) -> Non
     np.testing.assert_allclose(np.array(rows[f"{1:016x}", 0]["chroma"])[:8], expected[:8], atol=1e-4)
 
 
+def listening_codec(folder: Path, sound: np.ndarray) -> Path:
+    """A small codec whose codebooks are made of what its encoder says of a sound, so that codes tell sounds apart."""
+    network = load_encodec(codec_folder(folder))
+    with torch.no_grad():
+        residual = network.encoder(torch.from_numpy(sound.astype(np.float32))[None, None])[0].T
+        for layer in network.quantizer.layers:
+            table = residual[torch.linspace(0, len(residual) - 1, CARDINALITY).long()]
+            layer.codebook.embed.copy_(table)
+            residual = residual - table[torch.cdist(residual, table).argmin(1)]
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_a_stereo_model_goes_on_from_both_sides_of_a_file(store: Store, tmp_path: Path) -> None:
+    sides = np.stack([piece(number, 4.0, SAMPLE_RATE) for number in (1, 2)])
+    codec = listening_codec(tmp_path / "codec", sides[0])
+    facts = codec_facts(load_encodec(codec), codebooks=2 * CODEBOOKS, channels=2)
+    put_checkpoint(store, tmp_path, "two", model_config(codebooks=2 * CODEBOOKS), day=2, codec=facts)
+    soundfile.write(tmp_path / "a.wav", sides.T, SAMPLE_RATE, subtype="FLOAT")
+    asked = {"prompt": f"file:{tmp_path}/a.wav", "prompt_seconds": 2.4, "seconds": 6.0}
+    row = made(store, [asked], config_of(codec=str(codec)))[f"{0:016x}", 0]
+    assert (row["channels"], row["codec"]) == (2, facts.identity)
+    codes, heard = np.array(row["codes"]), torch.from_numpy(sides[:, None, : (60 + 25) * 320].astype(np.float32))
+    left, right = (load_codec(codec).encode(side[None])[0] for side in heard)
+    assert codes.shape == (4, 150)
+    np.testing.assert_array_equal(codes[0::2, :60], left[:, :60])
+    np.testing.assert_array_equal(codes[1::2, :60], right[:, :60])
+    assert not torch.equal(left, right)
+
+
 def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path: Path) -> None:
     folder = clap_folder(tmp_path / "clap", 3)
     soundfile.write(tmp_path / "a.wav", np.sin(np.arange(160_000) / 9), 16_000)
@@ -125,7 +156,7 @@ def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(
     store: Store, tmp_path: Path, seconds: float
 ) -> None:
     separator, joint = save_separator(tmp_path / "separator"), clap_folder(tmp_path / "clap", 3)
-    codec, path = codec_folder(tmp_path / "codec"), tmp_path / "a.wav"
+    codec, path = listening_codec(tmp_path / "codec", piece(0, 4.0, SAMPLE_RATE)), tmp_path / "a.wav"
     soundfile.write(path, np.concatenate([piece(number, 6.0, 16_000) for number in range(4)]), 16_000)
     _put_track(store, path, separator, joint, codec)
     conditions = conditions_of(store, separator=str(separator), clap=str(joint), codec=str(codec))
@@ -142,6 +173,7 @@ def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     assert cached.attributes.chroma.std() > 0.1
     assert torch.equal(cached.prompt, live.prompt)
+    assert len(live.prompt[0].unique()) > 4
 
 
 def test_the_model_hears_all_of_a_melody_in_a_long_clip_and_its_beginning_in_a_short_one(store: Store) -> None:
