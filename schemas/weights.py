@@ -28,6 +28,10 @@ DEMUCS_FILES = {
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.th", "*.yaml"]
 """What is fetched of a hub repository: weights that need no unpickling, configuration and vocabulary."""
 
+AUDIOCRAFT_FILES = ["state_dict.bin", "compression_state_dict.bin"]
+"""What is fetched besides where there is no such weight: AudioCraft's models, which are read without running what is in
+them."""
+
 
 class MissingWeights(ValueError):
     """Weights that a run needs are not there; the message says which and how to get them."""
@@ -186,6 +190,10 @@ class WeightsLibrary:
                 found = snapshot_download(
                     repository, revision=wanted, allow_patterns=HUB_PATTERNS, local_files_only=self.offline
                 )
+                if not any(path.suffix in (".safetensors", ".th") for path in Path(found).rglob("*")):
+                    found = snapshot_download(
+                        repository, revision=wanted, allow_patterns=AUDIOCRAFT_FILES, local_files_only=self.offline
+                    )
         except Exception as error:  # the hub's client raises many kinds, one for each way of not being there
             raise WeightsNotFetched(reference, type(error).__name__) from error
         snapshot = Path(found).parents[len(parts) - 3] if file else Path(found)
