@@ -120,12 +120,20 @@ def load_joint_embedder(path: Path, device: str = "cpu", vocabulary: Path | None
 
 def _from_folder(path: Path, device: str) -> JointEmbedder:
     try:
-        network = ClapModel.from_pretrained(path, dtype=torch.float32).eval().to(device)
-        extractor, tokenizer = AutoFeatureExtractor.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+        # How it attends is said, as a configuration could name kernels to fetch and run.
+        kind: Any = ClapModel  # its annotations know one of the two answers alone
+        network, report = kind.from_pretrained(
+            path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, output_loading_info=True
+        )
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(f"no weights for {', '.join(missing[:3])}")
+        extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"expected a CLAP folder (config, weights, feature extractor, tokenizer) in {path}, got {error}"
         ) from error
+    network = network.eval().to(device)
     if network.config.audio_config.enable_fusion or extractor.truncation == "fusion":
         raise ValueError(f"expected a CLAP model without feature fusion, got one with it in {path}")
 

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stages.joint_embedding import load_joint_embedder, window_starts
 from tests.stages.clap_models import SENTENCES, laion_network, write_laion, write_transformers, write_vocabulary
@@ -91,6 +92,15 @@ def test_files_and_folders_that_are_no_clap_are_refused_with_a_reason(tmp_path):
     for name, reason in (("other.pt", "LAION CLAP"), ("text.pt", "loaded safely"), ("empty", "CLAP folder")):
         with pytest.raises(ValueError, match=reason):
             load_joint_embedder(tmp_path / name)
+
+
+def test_a_folder_that_lacks_weights_is_refused_rather_than_filled_with_random_ones(tmp_path):
+    write_transformers(tmp_path, laion_network(seed=1))
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["text_projection.linear1.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"no weights for text_projection\.linear1\.weight"):
+        load_joint_embedder(tmp_path)
 
 
 def test_a_laion_checkpoint_without_a_vocabulary_embeds_sound_and_says_why_it_has_no_words(tmp_path):
