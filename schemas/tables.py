@@ -172,18 +172,8 @@ REQUESTS = Table(
         shard=pa.int32(),
     ),
     identity=(
-        *(
-            "request_id",
-            "name",
-            "description",
-            "melody",
-            "clap",
-            "prompt",
-            "prompt_seconds",
-            "seconds",
-            "takes",
-            "seed",
-        ),
+        *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds"),
+        *("seconds", "takes", "seed"),
         *("guidance", "guidance_text", "temperature", "top_k", "top_p", "bpm", "key", "fields", "title"),
     ),
 )
