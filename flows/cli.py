@@ -118,6 +118,8 @@ def convert(
     try:
         print(convert_checkpoint(source, destination, to, codec, store))
     except ValueError as error:
+        if is_fault(error):
+            raise
         raise Mistake(str(error)) from error
     return 0
 

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -31,6 +31,9 @@ from schemas import Config, WeightsRef
 from schemas.weights import LocalWeights
 
 WEIGHTS, CONFIG, TEXT_ENCODER, CODEC = "model.safetensors", "config.json", "text_encoder", "codec"
+
+T5_ATTENTION = "sdpa"
+"""What transformers takes by itself."""
 
 
 class CodecFacts(Config):
@@ -124,9 +127,10 @@ def load_folder(
         facts = read_facts(folder)
         encoder, tokenizer = None, None
         if facts.model.description is not None:
-            tokenizer = AutoTokenizer.from_pretrained(folder / TEXT_ENCODER)
+            tokenizer = _tokenizer(folder / TEXT_ENCODER)
             if facts.model.description.finetune:
-                encoder = T5EncoderModel(T5Config.from_pretrained(folder / TEXT_ENCODER))
+                config = T5Config.from_pretrained(folder / TEXT_ENCODER, attn_implementation=T5_ATTENTION)
+                encoder = T5EncoderModel(config)
             else:
                 encoder = _frozen_text_encoder(folder, facts, weights)
         model = MusicModel(facts.model, encoder, tokenizer)
@@ -191,7 +195,7 @@ def load_encodec(path: Path) -> EncodecModel:
         ValueError: there is no such codec.
     """
     try:
-        return EncodecModel.from_pretrained(path, dtype=torch.float32)
+        return _from_pretrained(EncodecModel, path, "eager")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"expected an EnCodec folder (config.json, model.safetensors) in {path}, got {error}"
@@ -205,6 +209,21 @@ def load_text_encoder(path: Path) -> tuple[T5EncoderModel, PreTrainedTokenizerBa
         ValueError: there is no such encoder.
     """
     try:
-        return T5EncoderModel.from_pretrained(path, dtype=torch.float32), AutoTokenizer.from_pretrained(path)
+        return _from_pretrained(T5EncoderModel, path, T5_ATTENTION), _tokenizer(path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"expected a T5 encoder and its tokenizer in {path}, got {error}") from error
+
+
+def _from_pretrained(kind: Any, path: Path, attention: str) -> Any:
+    """A network of transformers, whole: weights that are missing would be random numbers, with no more than a warning.
+    How it attends is said, as a configuration could name kernels to fetch and run."""
+    network, report = kind.from_pretrained(
+        path, dtype=torch.float32, attn_implementation=attention, local_files_only=True, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"no weights for {', '.join(missing[:3])}")
+    return network
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from model.conditioning.configuration import ChromaConfig, ClapConfig, MusicModelConfig, TextConfig
 from model.language_model import LanguageModelConfig
@@ -149,3 +150,33 @@ def test_damaged_weights_are_refused_by_name(tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(ValueError, match=r"expected a language model's checkpoint in .*checkpoint, got"):
         load_checkpoint(small.folder, find)
+
+
+def test_no_code_that_a_folder_names_is_fetched_or_run(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    (tmp_path / "whole").mkdir()
+    facts = small.trained.facts.model_copy(update={"text_encoder": None})
+    save_checkpoint(tmp_path / "whole", small.trained.model, facts, load_encodec(small.codec))
+    inside = tmp_path / "whole" / "text_encoder"
+    (inside / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for file, words in (
+        (inside / "tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}),
+        (inside / "config.json", {"attn_implementation": "somebody/kernels"}),
+        (tmp_path / "whole" / "codec" / "config.json", {"attn_implementation": "somebody/kernels"}),
+    ):
+        file.write_text(json.dumps(json.loads(file.read_text()) | words))
+    assert same_weights(load_checkpoint(tmp_path / "whole", refuse), small.trained)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_that_are_missing_are_refused_rather_than_made_up(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    for folder, name, load in (
+        (small.codec, "quantizer.layers.0.codebook.embed", load_encodec),
+        (small.text_encoder, "encoder.final_layer_norm.weight", load_text_encoder),
+    ):
+        tensors = load_file(folder / "model.safetensors")
+        del tensors[name]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=rf"{folder}, got no weights for {name}"):
+            load(folder)
