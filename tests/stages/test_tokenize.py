@@ -11,14 +11,16 @@ import soundfile
 import torch
 from transformers import EncodecModel
 
-from schemas import WeightsRef
+from schemas import Settings, Store, WeightsRef
 from schemas.content import content_digest
-from schemas.tables import REJECTS, TOKENS
+from schemas.tables import REJECTS, TOKENS, TRACKS
+from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono
 from stages.codecs import load_codec
-from stages.runner import StageFailed
+from stages.planning import Step
+from stages.runner import StageFailed, run_stage
 from stages.tokenize import Config
-from tests.stages.codec_world import piece, tokens_of, track
+from tests.stages.codec_world import RowsChain, piece, recipe, tokens_of, track, tracks
 from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, HOP, SAMPLE_RATE, codec_folder
 
 
@@ -155,3 +157,20 @@ def test_a_retagged_copy_elsewhere_has_the_same_codes(tmp_path: Path) -> None:
     one, _ = tokens_of(tmp_path / "a", [row], config(tmp_path))
     other, _ = tokens_of(tmp_path / "b", [row | {"uri": str(tmp_path / "b.wav")}], config(tmp_path))
     assert one == other
+
+
+def test_a_codec_that_the_store_has_trained_is_named_by_its_id(tmp_path: Path) -> None:
+    rows, store = tracks(tmp_path / "music"), Store(str(tmp_path / "store"))
+    store.write_shard(TRACKS, "given", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), input_key="all")
+    training = recipe(optimization={"steps": 6})
+    tokenizing = Config(codec=WeightsRef("checkpoint:codec"))
+    steps = [Step("train_codec", train_codec, training), Step("tokenize", tokenize, tokenizing)]
+    chain = RowsChain(steps, Settings(store=store.url, device="cpu"))
+    trained = chain.context("train_codec", "run")
+    run_stage(steps[0], trained)
+    context = chain.context("tokenize", "run")
+    run_stage(steps[1], context)
+    found = store.read(TOKENS, context.fingerprint).to_pylist()
+    assert len(found) == len(rows)
+    assert {row["codec_reference"] for row in found} == {f"checkpoint:{trained.identity}"}
+    assert {row["codec"] for row in found} == {load_codec(store.local(f"models/{trained.identity}")).identity}
