@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,21 @@ from stages.planning import Chain, Step
 from stages.runner import run_stage
 
 SAMPLE_RATE, HOP, CODEBOOKS, CARDINALITY = 8_000, 80, 3, 16
+
+JUDGED: dict[str, Any] = {
+    "training": {
+        "adversarial": {
+            "spectrogram": {"filters": 2, "ffts": (128, 64), "hops": (32, 16), "windows": (128, 64)},
+            "period": {"periods": (2, 3), "filters": (2, 4)},
+            "scale": {"scales": 2, "filters": 4, "strides": (4,), "largest": 8},
+            "update_probability": 0.6,
+        },
+        "balancer": {"decay": 0.9},
+        "weight_norm": True,
+    },
+    "mix": 0.5,
+}
+"""Changes to `recipe`: judges of every kind, balanced gradients, mixed segments."""
 
 
 def piece(number: int, seconds: float = 2.0, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
@@ -56,7 +72,7 @@ def tracks(folder: Path, count: int = 10) -> list[dict]:
 
 
 def recipe(**changes: object) -> train_codec.Config:
-    """A training that takes a second or two; `optimization` is merged, every other change replaces."""
+    """A training that takes a second or two; `optimization` and `training` are merged, every other change replaces."""
     optimization = {
         **{"steps": 12, "learning_rate": 3e-3, "warmup_steps": 3, "betas": (0.9, 0.95), "weight_decay": 0.0},
         **{"ema_decay": 0.5, "ema_interval": 1, "precision": "float32"},
@@ -71,6 +87,7 @@ def recipe(**changes: object) -> train_codec.Config:
             **{"linear_weight": 0.0, "logarithm": "absolute", "normalized": False},
         },
     }
+    training |= changes.pop("training", {})  # type: ignore[arg-type]
     network = {
         **{"sample_rate": SAMPLE_RATE, "filters": 4, "ratios": (4, 5, 4), "width": 16, "lstm_layers": 1},
         **{"codebooks": CODEBOOKS, "cardinality": CARDINALITY},

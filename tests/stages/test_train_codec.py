@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoFeatureExtractor, EncodecModel
 
 from model.codec.judging import judge
@@ -17,7 +18,18 @@ from stages.codecs import load_codec
 from stages.contract import Progress, Stopped
 from stages.runner import StageFailed
 from stages.segments import Segments, Sounds, Source
-from tests.stages.codec_world import CARDINALITY, CODEBOOKS, HOP, SAMPLE_RATE, piece, recipe, track, tracks, train_in
+from tests.stages.codec_world import (
+    CARDINALITY,
+    CODEBOOKS,
+    HOP,
+    JUDGED,
+    SAMPLE_RATE,
+    piece,
+    recipe,
+    track,
+    tracks,
+    train_in,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,21 +38,22 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def killed_at(place: Path, rows: list[dict], step: int) -> None:
+def killed_at(place: Path, rows: list[dict], step: int, changes: dict) -> None:
     rows_file = place.with_suffix(".json")
     rows_file.write_text(json.dumps(rows))
-    arguments = [sys.executable, "-m", "tests.stages.codec_world", str(place), str(rows_file), "{}", str(step)]
+    arguments = [sys.executable, "-m", "tests.stages.codec_world", str(place), str(rows_file), json.dumps(changes)]
     root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(arguments, cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*arguments, str(step)], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.returncode == -9, done.stderr
 
 
-def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, JUDGED], ids=["alone", "against judges"])
+def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, changes: dict) -> None:
     rows = tracks(tmp_path / "music")
-    undisturbed, context = train_in(tmp_path / "a", rows, recipe())
-    for step in (3, 6):
-        killed_at(tmp_path / "b", rows, step)
-    again, other = train_in(tmp_path / "b", rows, recipe())
+    undisturbed, context = train_in(tmp_path / "a", rows, recipe(**changes))
+    for step in (3, 6) if not changes else (7,):
+        killed_at(tmp_path / "b", rows, step, changes)
+    again, other = train_in(tmp_path / "b", rows, recipe(**changes))
     assert again["digest"] == undisturbed["digest"]
     assert again["metrics"] == undisturbed["metrics"]
     assert again["checkpoint_id"] == undisturbed["checkpoint_id"]
@@ -90,6 +103,32 @@ def test_rows_of_training_and_metrics_say_how_the_codec_fares(tmp_path: Path) ->
         assert 1 / CARDINALITY <= metrics[f"valid_codebook_{level}_used"] <= 1
         assert 1 <= metrics[f"valid_codebook_{level}_perplexity"] <= CARDINALITY + 1e-3
     assert {"valid_log_mel_distance", "valid_si_snr_untrained", "valid_log_mel_distance_untrained"} <= set(metrics)
+    # 3 codebooks of 4 bits, 100 frames a second.
+    assert metrics["valid_bit_rate"] == pytest.approx(1.2)
+
+
+def test_every_split_that_has_recordings_has_metrics_of_its_own(tmp_path: Path) -> None:
+    def names(split: str) -> set[str]:
+        return {name.removeprefix(f"{split}_") for name in metrics if name.startswith(f"{split}_")}
+
+    rows = tracks(tmp_path / "music")
+    metrics = dict(train_in(tmp_path / "a", rows, recipe())[0]["metrics"])
+    assert names("train") == {name for name in names("valid") if not name.endswith("untrained")}
+    assert {"si_snr", "multi_scale_mel_distance", "bit_rate", "codebook_3_used"} <= names("train")
+    assert names("test") == set()
+    without, rows[1]["split"] = metrics, "test"
+    metrics = dict(train_in(tmp_path / "b", rows, recipe())[0]["metrics"])
+    assert names("test") == names("train")
+    assert metrics["test_si_snr"] != metrics["train_si_snr"] != without["train_si_snr"]
+
+
+def test_rows_of_training_tell_what_the_judges_say(tmp_path: Path) -> None:
+    _, context = train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(**JUDGED))
+    logged = [one for one in context.store.read(TRAINING, context.fingerprint).to_pylist() if one["split"] == "train"]
+    named = {name for one in logged for name, _ in one["metrics"]}
+    judged = {f"{name}_{kind}" for name in ("adversarial", "features") for kind in ("spectrogram", "period", "scale")}
+    assert named == {"waveform", "spectral", "commitment", "discriminator", *judged}
+    assert all(value == value for one in logged for _, value in one["metrics"])
 
 
 def test_training_on_music_beats_the_untrained_codec_on_held_out_pieces(tmp_path: Path) -> None:
@@ -159,6 +198,49 @@ def test_a_corpus_of_fewer_frames_than_codes_is_told_so_before_training(tmp_path
     network = recipe().network.model_copy(update={"cardinality": 2048})
     with pytest.raises(StageFailed, match=r"at least 2048 frames of sound .* got 16\.0 s"):
         train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(network=network.model_dump()))
+
+
+def test_recordings_of_a_lower_rate_are_left_out_and_told_so_before_training(tmp_path: Path) -> None:
+    low = [track(tmp_path / f"low{n}.wav", piece(n, 2.0, 4_000), "train", sample_rate=4_000) for n in range(4)]
+    with pytest.raises(StageFailed, match=r"of 4 recordings 4 are of less than 8000 Hz \(see train_codec.upsample\)"):
+        train_in(tmp_path / "a", low, recipe())
+    row, _ = train_in(tmp_path / "b", low + tracks(tmp_path / "music"), recipe())
+    assert row["rows_seen"] == 8
+    row, _ = train_in(tmp_path / "c", low + tracks(tmp_path / "music"), recipe(upsample=True))
+    assert row["rows_seen"] == 12
+
+
+def test_segments_too_short_for_the_judges_are_told_so_before_training(tmp_path: Path) -> None:
+    changes = {"training": {"adversarial": {}}}
+    with pytest.raises(StageFailed, match=r"expected segments of 2048 samples at least, .* got 2000"):
+        train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(**changes))
+
+
+@pytest.mark.parametrize("gain", [(3.0, -3.0), (-90.0, 0.0)])
+def test_a_gain_that_is_no_range_is_refused(gain: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match="expected the least and the largest gain"):
+        recipe(gain=gain)
+
+
+def test_mixed_segments_are_sums_of_two_as_often_as_asked_and_never_pass_full_scale(tmp_path: Path) -> None:
+    levels = (0.25, 0.5, 0.9)
+    rows = [track(tmp_path / f"{level}.wav", np.full(4_000, level, np.float32), "train") for level in levels]
+    sources = [Source(row["track_id"], row["uri"], row["seconds"]) for row in rows]
+
+    def heard(mix: float) -> list[float]:
+        segments = Segments(sources, Sounds(SAMPLE_RATE, 1), 300, 400, (0.0, 0.0), mix, 1, 2, "cpu")
+        found = segments(0)[:, 0, 0]
+        assert torch.equal(found, segments(0)[:, 0, 0])
+        segments.close()
+        return [round(value, 2) for value in found.tolist()]
+
+    plain, some, always = heard(0.0), heard(0.3), heard(1.0)
+    assert set(plain) == set(levels)
+    assert set(always) == {0.5, 0.75, 1.0}
+    # 0.3 of 300 with a deviation of 7.9; an item that is not mixed is what it was.
+    mixed = [number for number, (one, other) in enumerate(zip(plain, some, strict=True)) if one != other]
+    assert 60 < len(mixed) < 120
+    assert all(some[number] == always[number] for number in mixed)
 
 
 def test_segments_are_a_function_of_seed_and_step_and_longer_recordings_are_drawn_more_often(tmp_path: Path) -> None:
