@@ -172,6 +172,61 @@ def _published(width: int, layers: int, heads: int) -> Difference:
     }
 
 
+def encodec_32khz() -> Difference:
+    """MusicGen's EnCodec trained on your music: 64 filters, 4 codebooks of 2048, 50 frames a second; musicgen-small on
+    it."""
+    # What the codec's training differs in from the stage's own defaults, which are this codec's (arXiv:2306.05284, 3.1;
+    # AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml): nothing.
+    return _with_own_codec(musicgen_small())
+
+
+def encodec_24khz() -> Difference:
+    """EnCodec for 24 kHz trained on your music, causal, 1.5 to 24 kbit/s; musicgen-small on 8 of its codebooks, 6
+    kbit/s."""
+    difference = _with_own_codec(musicgen_small())
+    # Everything here: EnCodec, arXiv:2210.13438. Network: 3.1 and 3.2, and the files of facebook/encodec_24khz.
+    difference["train_codec"] = {
+        "network": {
+            "sample_rate": 24_000,
+            "filters": 32,
+            "ratios": (8, 5, 4, 2),
+            "causal": True,
+            "convolutional_shortcut": True,
+            "codebooks": 32,
+            "cardinality": 1024,
+            "bandwidths": (2, 4, 8, 16),
+        },
+        "training": {
+            # 4.4: 300 epochs of 2,000 updates of 64 seconds. 3.4: the weights, and judges that learn in two steps of
+            # three; spectra of 7 scales. 3.2: every item at one of the bandwidths.
+            "optimization": {"steps": 600_000},
+            "waveform_weight": 0.1,
+            "spectral_weight": 1.0,
+            "spectral": {"range_start": 5, "range_end": 12},
+            "adversarial": {
+                "weight": 3.0,
+                "feature_weight": 3.0,
+                "update_probability": 2 / 3,
+                "spectrogram": {"negative_slope": 0.2},
+            },
+            "quantizer": {"dropout": 1.0},
+        },
+        # 4.1, of what has to do with music.
+        "gain": (-10.0, 6.0),
+        "mix": 0.24,
+    }
+    difference["tokenize"]["codebooks"] = 8
+    difference["train"]["model"]["language_model"] |= {"codebooks": 8, "cardinality": 1024}
+    return difference
+
+
+def _with_own_codec(difference: Difference) -> Difference:
+    """The same models on a codec that the store trains."""
+    for stage in ("tokenize", "generate", "decode", "evaluate"):
+        difference[stage]["codec"] = "checkpoint:codec"
+    return difference
+
+
 PRESETS: Mapping[str, Callable[[], Difference]] = {
     "miniature": miniature,
     "musicgen-small": musicgen_small,
@@ -182,6 +237,8 @@ PRESETS: Mapping[str, Callable[[], Difference]] = {
     "musicgen-stereo-medium": musicgen_stereo_medium,
     "musicgen-stereo-large": musicgen_stereo_large,
     "musicgen-stereo-melody": musicgen_stereo_melody,
+    "encodec-32khz": encodec_32khz,
+    "encodec-24khz": encodec_24khz,
 }
 
 

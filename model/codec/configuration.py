@@ -66,8 +66,8 @@ class SpectralLossConfig(Config):
     normalized: bool = True
     """Divide spectra by the norm of their window, and the sum over scales by the sum of its weights."""
     weighted_logarithm: bool = False
-    """Weight a scale's logarithmic part by sqrt(FFT size - 1), which evens out the two parts' gradients where spectra
-    are not normalised (EnCodec, 3.4); else by 1."""
+    """Weight a scale's logarithmic part by sqrt(FFT size - 1) (AudioCraft's `alphas`, after Gritsenko et al.,
+    arXiv:2008.01160); else by 1, as EnCodec does."""
 
 
 class StftLossConfig(Config):
