@@ -1,1 +1,2 @@
-"""An EnCodec (arXiv:2210.13438) trained from nothing, and used: quantizer, losses, training, codec, in this order."""
+"""An EnCodec (arXiv:2210.13438) trained from nothing, and used: network, quantizer, losses, discriminators, adversary,
+balancer, training, codec, in this order."""

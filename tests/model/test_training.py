@@ -64,6 +64,18 @@ def test_the_updates_are_those_of_adamw_written_out() -> None:
         torch.testing.assert_close(parameter.detach(), value, atol=1e-10, rtol=0)
 
 
+def test_without_a_largest_norm_gradients_stay_as_they_are() -> None:
+    def moments(largest: float | None) -> torch.Tensor:
+        holder = nn.Linear(2, 1, bias=False)
+        optimization = Optimization(holder, small(gradient_norm=largest))
+        holder.weight.grad = torch.tensor([[30.0, -40.0]])
+        assert optimization.update().gradient_norm == pytest.approx(50.0)
+        return optimization.state()["exp_avg.weight"]
+
+    torch.testing.assert_close(moments(None), 50 * moments(1.0), rtol=1e-5, atol=0)
+    assert torch.equal(moments(None), moments(100.0))
+
+
 @pytest.mark.parametrize("interval", [1, 3])
 def test_averaged_weights_are_those_of_a_naive_average(interval: int) -> None:
     model = network()
