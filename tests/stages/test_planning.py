@@ -1,0 +1,84 @@
+"""What a plan says, and when what was made is made anew, with tiny stages."""
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from schemas import Settings
+from schemas.tables import CHROMA, CLAP, TRACKS
+from stages.contract import Context, Reject, Shard
+from stages.planning import Chain, Step, plan_chain
+from stages.runner import run_stage
+from tests.stages.tiny_stages import Knobs, Training, make_chain, make_mapping, make_source, make_training, run
+
+
+@pytest.mark.parametrize(("refresh", "times"), [("missing", 1), ("changed", 2), ("never", 0)])
+def test_a_whole_set_stage_is_made_anew_as_its_refresh_policy_says(tmp_path, refresh, times):
+    calls: list[str] = []
+    for run_id, names in (("r1", "ab"), ("r2", "ab"), ("r3", "abc")):
+        steps = [*make_chain(tmp_path, list(names), make_mapping([])).steps.values()]
+        chain = Chain(
+            [*steps, Step("training", make_training(calls), Training(refresh=refresh))], Settings(store=str(tmp_path))
+        )
+        for step in chain.steps.values():
+            run_stage(step, chain.context(step.name, run_id), asked=False)
+    assert len(calls) == times
+    assert len(set(calls)) == times
+
+
+def test_asked_by_name_a_whole_set_stage_runs_against_its_policy(tmp_path):
+    calls: list[str] = []
+    steps = [*make_chain(tmp_path, list("ab"), make_mapping([])).steps.values()]
+    chain = Chain(
+        [*steps, Step("training", make_training(calls), Training(refresh="never"))], Settings(store=str(tmp_path))
+    )
+    for step in chain.steps.values():
+        run_stage(step, chain.context(step.name, "r1"), asked=True)
+    assert len(calls) == 1
+
+
+def test_what_was_refused_for_want_of_something_consulted_is_tried_again_once_that_changed(tmp_path):
+    calls: list[str] = []
+
+    def consulting(names: str) -> Chain:
+        mapping = make_mapping([])
+        looking = make_mapping(calls)
+        looking.READS, looking.CONSULTS, looking.WRITES = (CHROMA,), (TRACKS,), CLAP
+
+        def shard(config, context, chroma):
+            wanted, known = chroma.column("track_id").to_pylist(), context.rows(TRACKS).column("track_id").to_pylist()
+            calls.extend(wanted)
+            if "c" in known:
+                return Shard([{"track_id": name} for name in wanted])
+            return Shard([], [Reject(name, name, "unknown", "c is not there") for name in wanted])
+
+        looking.shard = shard
+        steps = [Step("source", make_source(list(names)), Knobs()), Step("mapping", mapping, Knobs())]
+        return Chain([*steps, Step("looking", looking, Knobs())], Settings(store=str(tmp_path), max_refused=1.0))
+
+    assert run(consulting("ab"), "r1")[2].refused == 2
+    assert run(consulting("ab"), "r2")[2].refused == 2
+    assert calls == ["a", "b"]
+    third = run(consulting("abc"), "r3")[2]
+    assert (third.made, third.refused) == (3, 0)
+
+
+def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):
+    chain = make_chain(tmp_path, list("abcd"), make_mapping([]))
+    plans = plan_chain(chain, ["source", "mapping"], asked=False)
+    assert [(plan.stage, plan.make, plan.estimated) for plan in plans] == [("source", 4, False), ("mapping", 4, True)]
+    run(chain)
+    assert [(plan.jobs, plan.reuse) for plan in plan_chain(chain, ["source", "mapping"], asked=False)] == [
+        ((), 4),
+        ((), 4),
+    ]
+
+
+def test_a_context_travels_to_another_process_without_its_listener(tmp_path):
+    chain = make_chain(tmp_path, list("ab"), make_mapping([]))
+    context = replace(chain.context("source", "r1"))
+    context.stop.set()
+    other: Context = pickle.loads(pickle.dumps(context))
+    assert other.fingerprint == context.fingerprint
+    assert not other.stop.is_set()
