@@ -10,7 +10,7 @@ from schemas.database import query
 from schemas.tables import CHROMA, TRACKS
 from stages.planning import Chain, Step
 from stages.runner import run_stage
-from tests.stages.test_runner import Knobs, contents, make_mapping, make_source
+from tests.stages.tiny_stages import Knobs, contents, make_mapping, make_source
 
 
 @pytest.fixture(scope="module")
