@@ -23,8 +23,8 @@ from model.training import step_seed
 from schemas.weights import folder_digest
 from stages.audio import AudioError
 from stages.contract import Context, Reject, Whole
-from stages.journal import Journal, load_state, save_state
 from stages.segments import Segments, Sounds, Source
+from stages.training.journal import Journal, load_state, save_state
 
 if TYPE_CHECKING:
     from stages.train_codec import Config

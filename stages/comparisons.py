@@ -22,11 +22,11 @@ from model.windows import generate_long
 from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
-from stages.captions import request_text
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
 from stages.contract import Context, Stopped
 from stages.strides import STRIDE, stride_frames
+from stages.training.captions import request_text
 
 CHROMA_SAMPLE_RATE, CHROMA_HOP = 32_000, 4_096
 """Sounds are brought to this rate (Hz) and cut into frames of this hop (samples) to be compared with a melody."""

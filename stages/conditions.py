@@ -23,14 +23,14 @@ from schemas import WeightsRef
 from schemas.table import Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.audio import AudioError, Recording, read_audio
-from stages.captions import request_text
 from stages.catalog.references import Reference
 from stages.checkpoints.folder import CheckpointFacts
 from stages.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.contract import Context
-from stages.examples import melody_at
 from stages.melodies import clip_frames, heard, over_clip
 from stages.segments import as_channels
+from stages.training.captions import request_text
+from stages.training.examples import melody_at
 
 if TYPE_CHECKING:
     from stages.joint_embedding import JointEmbedder

@@ -18,8 +18,8 @@ from model.conditioning.configuration import MusicModelConfig
 from model.learning import LoraConfig, OptimizationConfig
 from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
-from stages.captions import CaptionConfig
 from stages.contract import Context, Whole
+from stages.training.captions import CaptionConfig
 
 READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 2
 KINDS = ("language_model",)
@@ -155,6 +155,6 @@ def whole(
             model reads), or the loss stays not finite.
         Stopped: the run was asked to stop; the state is kept.
     """
-    from stages.language_training import train_language_model  # with torch, which a plan does without
+    from stages.training.language_training import train_language_model  # with torch, which a plan does without
 
     return train_language_model(config, context, tracks, chroma, clap, tokens)

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from schemas.tables import CHECKPOINTS, TRAINING
 from stages.checkpoints.loading import load_checkpoint
 from stages.contract import Progress, Stopped
-from stages.drawing import split_tracks
-from stages.examples import tiled_windows
-from stages.judging import Judging
 from stages.runner import run_stage
+from stages.training.drawing import split_tracks
+from stages.training.examples import tiled_windows
+from stages.training.judging import Judging
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, world
 from tests.stages.training_world import (
     fill,

@@ -19,9 +19,9 @@ from schemas.table import Table
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
 from stages import train
 from stages.contract import Context, Progress
-from stages.examples import Corpus
 from stages.planning import Chain, Step
 from stages.runner import run_stage
+from stages.training.examples import Corpus
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
 
 ROOT = Path(__file__).resolve().parents[2]

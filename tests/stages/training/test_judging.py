@@ -9,9 +9,9 @@ import torch
 from model.music_model import Attributes
 from model.objective import accumulate_gradients, held_out_cross_entropy
 from schemas.tables import TRACKS
-from stages.examples import Corpus, Window, tiled_windows
-from stages.initial_model import initial_model
-from stages.judging import Judging
+from stages.training.examples import Corpus, Window, tiled_windows
+from stages.training.initial_model import initial_model
+from stages.training.judging import Judging
 from tests.stages.tiny_models import CODEBOOKS, world
 from tests.stages.training_world import LANGUAGE_MODEL, fill, make_context, recipe, world_corpus
 

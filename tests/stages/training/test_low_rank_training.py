@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from stages import train
 from stages.checkpoints.loading import load_checkpoint
-from stages.examples import Window
+from stages.training.examples import Window
 from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_models import world
 from tests.stages.training_world import (

@@ -22,8 +22,8 @@ from stages.checkpoints.folder import (
 from stages.checkpoints.hugging_face import write_hugging_face
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import codec_facts
-from stages.initial_model import initial_model
 from stages.runner import StageFailed
+from stages.training.initial_model import initial_model
 from tests.stages.tiny_codec import CARDINALITY, codec_folder
 from tests.stages.tiny_models import FRAME_RATE, world
 from tests.stages.training_world import LANGUAGE_MODEL, fill, kept_weights, make_context, recipe, train_in

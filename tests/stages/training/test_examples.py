@@ -8,7 +8,7 @@ import pytest
 
 from model.conditioning.configuration import MusicModelConfig
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.examples import Corpus, Window, code_frequencies, tiled_windows
+from stages.training.examples import Corpus, Window, code_frequencies, tiled_windows
 from tests.stages.tiny_models import CARDINALITY, CHROMA_RATE, CODEBOOKS, FRAME_RATE, world
 from tests.stages.training_world import recipe, world_corpus
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from model.music_model import drop_attributes, drop_conditions
 from model.objective import Batch
 from model.training import step_seed
-from stages.captions import drawn_caption
 from stages.contract import Context
-from stages.examples import Corpus, Window
+from stages.training.captions import drawn_caption
+from stages.training.examples import Corpus, Window
 
 if TYPE_CHECKING:
     from stages.train import Config

@@ -12,8 +12,8 @@ import torch
 
 from model.music_model import Attributes, MusicModel
 from model.objective import Batch, Precision, held_out_cross_entropy, unigram_cross_entropy
-from stages.captions import plain_caption
-from stages.examples import Corpus, Window, code_frequencies
+from stages.training.captions import plain_caption
+from stages.training.examples import Corpus, Window, code_frequencies
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from schemas import WeightsRef
 from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_text_encoder
 from stages.checkpoints.loading import load_checkpoint
 from stages.contract import Context
-from stages.drawing import INITIAL_WEIGHTS
+from stages.training.drawing import INITIAL_WEIGHTS
 
 if TYPE_CHECKING:
     from stages.train import Config
@@ -87,7 +87,7 @@ def initial_model(config: "Config", context: Context) -> Beginning:
         if fresh and config.lora is not None and not config.lora.conditioners:
             raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
     if config.lora is not None:
-        from stages.low_rank import adapt  # with peft, which other trainings do without
+        from stages.training.low_rank import adapt  # with peft, which other trainings do without
 
         adapt(model, config.lora)
     model.language_model.transformer.checkpointing = config.checkpoint_layers

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from schemas.tables import TRACKS
-from stages.captions import CaptionConfig, drawn_caption, plain_caption, request_text
+from stages.training.captions import CaptionConfig, drawn_caption, plain_caption, request_text
 
 DRAWS = 3000
 DESCRIPTION = "A slow waltz."

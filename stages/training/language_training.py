@@ -20,11 +20,11 @@ from model.training import Optimization, step_seed
 from schemas.weights import folder_digest
 from stages.checkpoints.folder import CheckpointFacts, save_checkpoint
 from stages.contract import Context, Whole
-from stages.drawing import DROPOUT, JOINT_CODEBOOKS, draw_batch, segment_frames, split_tracks, word_embedder
-from stages.examples import Corpus, tiled_windows
-from stages.initial_model import Beginning, initial_model
-from stages.journal import Journal, load_state, save_state
-from stages.judging import Judging, chance
+from stages.training.drawing import DROPOUT, JOINT_CODEBOOKS, draw_batch, segment_frames, split_tracks, word_embedder
+from stages.training.examples import Corpus, tiled_windows
+from stages.training.initial_model import Beginning, initial_model
+from stages.training.journal import Journal, load_state, save_state
+from stages.training.judging import Judging, chance
 
 if TYPE_CHECKING:
     from stages.train import Config
@@ -132,7 +132,7 @@ def _export(
     path = f"models/{context.identity}"
     with context.store.new_folder(path) as folder:
         if config.lora is not None:
-            from stages.low_rank import merge, save_adapter
+            from stages.training.low_rank import merge, save_adapter
 
             save_adapter(begun.model, folder / ADAPTER)
             merge(begun.model)

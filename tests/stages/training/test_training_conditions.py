@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from model.music_model import Attributes
 from schemas.tables import CHECKPOINTS
 from stages import train
-from stages.captions import MERGED, CaptionConfig, drawn_caption, plain_caption, request_text
 from stages.checkpoints.loading import load_checkpoint
 from stages.contract import Progress, Stopped
 from stages.runner import StageFailed, run_stage
+from stages.training.captions import MERGED, CaptionConfig, drawn_caption, plain_caption, request_text
 from tests.stages.tiny_models import world
 from tests.stages.training_world import LANGUAGE_MODEL, fill, make_context, recipe, train_in
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from model.learning import LoraConfig
 from model.music_model import Attributes, MusicModel
-from stages.low_rank import adapt, merge, save_adapter
+from stages.training.low_rank import adapt, merge, save_adapter
 from tests.model.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 ALL = LoraConfig(rank=3, targets=("attention", "cross_attention", "feedforward"))

@@ -13,9 +13,9 @@ from schemas.tables import REQUESTS, TRACKS
 from stages import train
 from stages.checkpoints.folder import CheckpointFacts
 from stages.conditions import Conditions, Models
-from stages.drawing import draw_batch, split_tracks, word_embedder
-from stages.examples import Corpus
 from stages.joint_embedding import load_joint_embedder
+from stages.training.drawing import draw_batch, split_tracks, word_embedder
+from stages.training.examples import Corpus
 from tests.stages.clap_models import laion_network, write_laion, write_vocabulary
 from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_models import FRAME_RATE, world

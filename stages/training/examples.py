@@ -18,8 +18,8 @@ from jaxtyping import Int
 from model.conditioning.configuration import FIELDS, MusicModelConfig
 from model.music_model import Attributes
 from model.objective import Batch
-from stages.captions import MERGED
 from stages.checkpoints.folder import CodecFacts
+from stages.training.captions import MERGED
 
 MELODY_RATE = 32_000 / 4096
 """Frames a second of a melody as MusicGen reads it (arXiv:2306.05284, 4.1: hop 4096 at 32 kHz)."""
