@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.codec.codec import Codec
+from model.codec.coder import Margins
 
 CODEBOOKS, FRAMES = 1, 2
 """Dimensions of codes [B, K, T]."""
@@ -77,6 +78,11 @@ class StereoCodec:
         return self.codec.frame_rate
 
     @property
+    def margins(self) -> Margins:
+        """Those of the mono codec."""
+        return self.codec.margins
+
+    @property
     def identity(self) -> str:
         """That of the mono codec: its codebooks mean the same on either side."""
         return self.codec.identity
@@ -100,7 +106,11 @@ class StereoCodec:
         return torch.cat([self.codec.decode(sides.left), self.codec.decode(sides.right)], dim=1)
 
     def encode_track(
-        self, wav: Float[Tensor, "C N"], window: int = 1500, context: int = 50, windows_at_once: int = 4
+        self,
+        wav: Float[Tensor, "C N"],
+        window: int | None = None,
+        context: int | None = None,
+        windows_at_once: int = 4,
     ) -> Int[Tensor, "K T"]:
         """Codes of a whole recording, each side as `Codec.encode_track` gives them.
 
@@ -111,7 +121,9 @@ class StereoCodec:
         left, right = (self.codec.encode_track(side, window, context, windows_at_once) for side in wav.split(1))
         return interleave(Sides(left[None], right[None]))[0]
 
-    def decode_track(self, codes: Int[Tensor, "K T"], window: int = 1500, context: int = 50) -> Float[Tensor, "2 N"]:
+    def decode_track(
+        self, codes: Int[Tensor, "K T"], window: int | None = None, context: int | None = None
+    ) -> Float[Tensor, "2 N"]:
         """The sound of a whole recording's codes, each side as `Codec.decode_track` gives it.
 
         Raises:

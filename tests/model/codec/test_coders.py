@@ -1,0 +1,301 @@
+"""Codecs of every kind through one protocol: codes and sound are transformers', alone, in windows and in batches."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import MimiConfig, MimiModel
+
+from model.codec.codec import Codec, codebook_identity, coder_of
+from model.codec.coder import CodecNetwork
+from model.codec.dac import reach
+from model.codec.stereo import StereoCodec
+from tests.model.codec.small_codecs import (
+    CARDINALITY,
+    HOPS,
+    LEVELS,
+    RATE,
+    small_codec,
+    small_dac,
+    small_mimi,
+    sound,
+)
+
+KINDS = list(HOPS)
+
+
+def filled(kind: str, wav: Tensor) -> Tensor:
+    """A waveform as the codec's feature extractor gives it: DAC's ends with whole frames."""
+    return torch.nn.functional.pad(wav, (0, -wav.shape[-1] % HOPS[kind])) if kind == "dac" else wav
+
+
+@torch.no_grad()
+def theirs(kind: str, network: Any, wav: Tensor, levels: int = LEVELS) -> Tensor:
+    """Codes [B, K, T] by transformers' own way."""
+    if kind == "encodec":
+        return network.encode(wav).audio_codes[0][:, :levels]
+    if kind == "dac":
+        return network.encode(filled(kind, wav), n_quantizers=levels).audio_codes
+    return network.encode(wav, num_quantizers=levels).audio_codes
+
+
+@torch.no_grad()
+def theirs_back(kind: str, network: Any, codes: Tensor) -> Tensor:
+    """Sound [B, C, N] by transformers' own way."""
+    if kind == "encodec":
+        return network.decode(codes[None], [None]).audio_values
+    if kind == "dac":
+        return network.decode(audio_codes=codes).audio_values[:, None]
+    return network.decode(codes).audio_values
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def codec(kind: str) -> Codec:
+    return Codec(small_codec(kind))
+
+
+def test_codes_and_sound_are_those_of_transformers(kind: str, codec: Codec) -> None:
+    wav = torch.stack([sound(4_000, seed=1), sound(4_000, seed=2)])
+    untouched = small_codec(kind)
+    codes = codec.encode(wav)
+    assert torch.equal(codes, theirs(kind, untouched, wav))
+    assert all(len(level.unique()) > 3 for level in codes.transpose(0, 1))
+    back = theirs_back(kind, untouched, codes)
+    made = codec.decode(codes)
+    torch.testing.assert_close(made[..., : back.shape[-1]], back)
+    assert made.std() > 0.01
+
+
+def test_sizes_are_those_of_the_network(kind: str, codec: Codec) -> None:
+    assert (codec.sample_rate, codec.channels, codec.hop) == (RATE, 1, HOPS[kind])
+    assert (codec.codebooks, codec.cardinality, codec.frame_rate) == (LEVELS, CARDINALITY, RATE / HOPS[kind])
+
+
+@pytest.mark.parametrize("samples", [1, 79, 80, 81, 160, 161, 4_000, 8_001])
+def test_frames_are_the_samples_over_the_hop_rounded_up_there_and_back(codec: Codec, samples: int) -> None:
+    frames = math.ceil(samples / codec.hop)
+    codes = codec.encode(sound(samples)[None])
+    assert codes.shape == (1, LEVELS, frames)
+    assert codec.decode(codes).shape == (1, 1, frames * codec.hop)
+
+
+def test_the_end_of_a_recording_is_what_the_feature_extractor_makes_of_it(kind: str, codec: Codec) -> None:
+    wav = sound(4_001)[None]
+    assert torch.equal(codec.encode(wav), theirs(kind, small_codec(kind), wav))
+
+
+def test_an_odd_stride_costs_the_end_of_a_sound_a_few_samples_and_moves_none() -> None:
+    network = small_dac()
+    codec = Codec(network)
+    codes = codec.encode(sound(800)[None])
+    made, back = codec.decode(codes), theirs_back("dac", network, codes)
+    lacking = made.shape[-1] - back.shape[-1]
+    assert 0 < lacking < codec.hop
+    assert torch.equal(made[..., :-lacking], back)
+    assert not made[..., -lacking:].any()
+
+
+def test_windows_of_a_long_recording_give_the_codes_and_the_sound_of_one_pass(kind: str, codec: Codec) -> None:
+    wav = sound(90_033)
+    window = 2 * (codec.margins.before + codec.margins.after) + 11
+    assert window * codec.hop * 2 < wav.shape[-1]
+    whole = codec.encode(wav[None])[0]
+    windowed = codec.encode_track(wav, window=window)
+    assert windowed.shape == whole.shape
+    assert float((whole == windowed).float().mean()) > 0.998
+    heard, parts = codec.decode(whole[None])[0], codec.decode_track(whole, window=window)
+    assert heard.shape == parts.shape
+    assert (heard - parts).square().mean().sqrt() < 1e-3 * heard.square().mean().sqrt()
+    bare = codec.encode_track(wav, window=window, context=0)
+    assert (whole == bare).float().mean() < (whole == windowed).float().mean()
+
+
+def test_codes_do_not_depend_on_what_else_is_in_the_batch_or_came_before(codec: Codec) -> None:
+    wavs = torch.stack([sound(8_000, seed=seed) for seed in range(3)])
+    together = codec.encode(wavs)
+    for wav, codes in zip(wavs, together, strict=True):
+        assert torch.equal(codec.encode(wav[None])[0], codes)
+    sounds = codec.decode(together)
+    for codes, made in zip(together, sounds, strict=True):
+        torch.testing.assert_close(codec.decode(codes[None])[0], made)
+    long = sound(60_000, seed=9)
+    window = codec.margins.before + codec.margins.after + 20
+    alone = codec.encode_track(long, window=window, windows_at_once=1)
+    assert torch.equal(codec.encode_track(long, window=window, windows_at_once=4), alone)
+
+
+def test_a_window_lasts_half_a_minute_or_twice_what_it_throws_away(codec: Codec) -> None:
+    thrown = codec.margins.before + codec.margins.after
+    frames = max(round(30 * codec.frame_rate), 2 * thrown)
+    wav = sound(frames * codec.hop + 1)
+    default, same = codec.encode_track(wav), codec.encode_track(wav, window=frames)
+    assert torch.equal(default, same)
+
+
+def test_fewer_codebooks_are_the_first_ones(kind: str, codec: Codec) -> None:
+    wav = sound(4_000)[None]
+    fewer = Codec(small_codec(kind), codebooks=2)
+    codes = fewer.encode(wav)
+    assert torch.equal(codes, codec.encode(wav)[:, :2])
+    assert torch.equal(codes, theirs(kind, small_codec(kind), wav, levels=2))
+    torch.testing.assert_close(
+        fewer.decode(codes)[..., :3_900], theirs_back(kind, small_codec(kind), codes)[..., :3_900]
+    )
+
+
+def test_both_sides_by_a_mono_codec_are_what_each_would_be_alone(codec: Codec) -> None:
+    stereo = StereoCodec(codec)
+    wav = sound(12_345, channels=2)
+    codes = stereo.encode_track(wav)
+    assert codes.shape[0] == stereo.codebooks == 2 * LEVELS
+    for side in (0, 1):
+        alone = codec.encode_track(wav[side : side + 1])
+        assert torch.equal(codes[side::2], alone)
+        assert torch.equal(stereo.decode_track(codes)[side : side + 1], codec.decode_track(alone))
+    assert stereo.margins == codec.margins
+
+
+def test_an_identity_is_that_of_the_tables_in_use_whatever_else_the_network_is(kind: str, codec: Codec) -> None:
+    identities = {codebook_identity(small_codec(kind), levels) for levels in (1, 2, 3)}
+    assert len(identities) == 3
+    assert codec.identity == codebook_identity(small_codec(kind), LEVELS)
+    others = {codebook_identity(small_codec(other), LEVELS) for other in KINDS if other != kind}
+    assert len(others) == 2
+    assert codec.identity not in others | {codebook_identity(small_codec(kind, seed=1), LEVELS)}
+    moved = small_codec(kind)
+    with torch.no_grad():
+        for name, value in moved.named_parameters():
+            if name.startswith("decoder."):
+                value.add_(1.0)
+    assert codebook_identity(moved, LEVELS) == codec.identity
+    with pytest.raises(ValueError, match="expected 1 to 3 codebooks, got 4"):
+        codebook_identity(moved, LEVELS + 1)
+
+
+def test_a_waveform_or_codes_that_are_not_the_codec_s_are_refused(codec: Codec) -> None:
+    with pytest.raises(ValueError, match=r"expected a waveform \[B, 1, N > 0\], got \(1, 2, 800\)"):
+        codec.encode(torch.zeros(1, 2, 800))
+    with pytest.raises(ValueError, match="expected codes from 0 to 15, got 16 to 16"):
+        codec.decode(torch.full((1, LEVELS, 5), 16))
+    with pytest.raises(ValueError, match=r"expected codes \[B, 3, T > 0\], got \(1, 4, 5\)"):
+        codec.decode(torch.zeros(1, LEVELS + 1, 5, dtype=torch.long))
+    with pytest.raises(ValueError, match="expected a window of more frames than the"):
+        codec.encode_track(sound(8_000), window=codec.margins.before + codec.margins.after)
+    with pytest.raises(ValueError, match="expected 1 or more windows at once, got 0"):
+        codec.encode_track(sound(8_000), windows_at_once=0)
+
+
+def test_more_codebooks_than_there_are_are_refused(kind: str) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 3 codebooks, got 4"):
+        Codec(small_codec(kind), codebooks=LEVELS + 1)
+
+
+def touched(codec: Codec, frames: int, frame: int) -> tuple[int, int]:
+    """How many frames before and after a changed one have other latents or other sound, at most."""
+    network: Any = codec.network
+    wav = sound(frames * codec.hop)[None].requires_grad_()
+    network.encoder(wav)[..., frame].sum().backward()
+    heard = wav.grad[0, 0].nonzero().squeeze(1) // codec.hop
+    latents = torch.randn(1, network.config.hidden_size, frames, requires_grad=True)
+    network.decoder(latents)[..., frame * codec.hop : (frame + 1) * codec.hop].sum().backward()
+    spoken = latents.grad[0].abs().sum(0).nonzero().squeeze(1)
+    return (
+        int(max(frame - heard.min(), frame - spoken.min())),
+        int(max(heard.max() - frame, spoken.max() - frame)),
+    )
+
+
+@pytest.mark.parametrize("strides", [(2, 5, 8), (2, 4, 8, 8), (3, 2)])
+def test_dac_looks_as_far_as_its_margins_say_and_hardly_less(strides: tuple[int, ...]) -> None:
+    codec = Codec(small_dac(strides))
+    far = codec.margins.before
+    before, after = touched(codec, 4 * far, 2 * far)
+    assert max(before, after) <= far
+    assert max(before, after) >= far - 2
+    assert reach(codec.network.config) == codec.margins.after == far
+
+
+def test_published_dac_looks_twelve_frames_around() -> None:
+    assert Codec(small_dac((2, 4, 8, 8))).margins.before == 12
+
+
+def test_mimi_has_the_published_frames_codebooks_and_margins() -> None:
+    with torch.device("meta"):
+        network = MimiModel(MimiConfig())
+    coder = coder_of(network)
+    assert (coder.sample_rate, coder.hop, coder.frame_rate) == (24_000, 1_920, 12.5)
+    assert (coder.codebooks, coder.cardinality) == (32, 2048)
+    assert (coder.margins.before, coder.margins.after) == (3 * 125 + 8, 0)
+
+
+def test_mimi_hears_nothing_that_comes_later() -> None:
+    codec = Codec(small_mimi())
+    wav = sound(60 * codec.hop)
+    changed = wav.clone()
+    changed[:, 30 * codec.hop :] = sound(30 * codec.hop, seed=8)
+    one, other = codec.encode(wav[None]), codec.encode(changed[None])
+    assert torch.equal(one[..., :30], other[..., :30])
+    assert not torch.equal(one, other)
+    early, late = codec.decode(one), codec.decode(other)
+    torch.testing.assert_close(early[..., : 30 * codec.hop], late[..., : 30 * codec.hop])
+
+
+def test_a_mimi_that_is_not_causal_has_margins_after_too() -> None:
+    codec = Codec(small_mimi(causal=False))
+    assert codec.margins.after > 0
+    wav = sound(90_033)
+    whole, windowed = codec.encode(wav[None])[0], codec.encode_track(wav, window=120)
+    assert float((whole == windowed).float().mean()) > 0.998
+
+
+def test_a_stereo_mimi_takes_two_channels() -> None:
+    codec = Codec(small_mimi(channels=2))
+    codes = codec.encode_track(sound(20_000, channels=2))
+    assert codec.decode_track(codes).shape == (2, 125 * codec.hop)
+
+
+def test_more_of_what_a_deep_mimi_attends_to_leaves_fewer_codes_that_differ() -> None:
+    codec = Codec(small_mimi(layers=8, sliding_window=40))
+    assert codec.margins.before == 3 * 20 + 8
+    wav = sound(96_000)
+    whole = codec.encode(wav[None])[0]
+    agreement = []
+    for context in (5, 20, 40, codec.margins.before):
+        first = 400 - context
+        windowed = codec.encode(wav[None, :, first * codec.hop :])[0][:, context:]
+        agreement.append(float((windowed == whole[:, 400:]).float().mean()))
+    assert agreement == sorted(agreement)
+    assert agreement[-1] > 0.99
+
+
+def test_a_mimi_moves_to_another_place_with_its_tables() -> None:
+    network: Any = small_mimi()
+    codes = Codec(network).encode(sound(4_000)[None])
+    with torch.no_grad():
+        for layer in network.quantizer.semantic_residual_vector_quantizer.layers:
+            layer.codebook.embed_sum.mul_(-1)
+    again = Codec(network).encode(sound(4_000)[None])
+    assert not torch.equal(again[:, 0], codes[:, 0])
+    assert torch.equal(again[:, 1:], codes[:, 1:])
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+def test_half_a_mimi_is_refused(half: str) -> None:
+    network: CodecNetwork = small_mimi()
+    setattr(network, half, None)
+    with pytest.raises(ValueError, match=f"expected a Mimi that encodes and decodes, got one with no {half}"):
+        Codec(network)
+
+
+def test_a_mimi_at_its_transformers_rate_is_refused() -> None:
+    network: Any = small_mimi()
+    network.encoder.downsample = None
+    with pytest.raises(ValueError, match="expected a Mimi of fewer frames than 100 a second, got as many"):
+        Codec(network)
