@@ -1,7 +1,7 @@
 """The codec as the other stages see it: sound to integers and back.
 
-A `Codec` wraps a network of transformers (EnCodec, DAC, Mimi) behind its `Coder`. What it makes of a recording depends on
-the recording alone, never on what is encoded or decoded beside it: see `encode_track` and `decode_track`.
+A `Codec` wraps a network of transformers (EnCodec, DAC, Mimi) behind its `Coder`. What it makes of a recording
+depends on the recording alone, never on what is encoded or decoded beside it: see `encode_track` and `decode_track`.
 """
 
 import hashlib

@@ -1,10 +1,12 @@
 """Small codecs of random weights and every kind, lively enough that their codes differ from frame to frame."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from transformers import DacConfig, DacModel, MimiConfig, MimiModel
+from transformers import DacConfig, DacModel, EncodecModel, MimiConfig, MimiModel
 
 from model.codec.coder import CodecNetwork
 from model.codec.configuration import CodecConfig
@@ -25,12 +27,19 @@ def sound(samples: int, channels: int = 1, seed: int = 3) -> Tensor:
 
 def small_codec(kind: str, seed: int = 0) -> CodecNetwork:
     """An EnCodec, DAC or Mimi for mono at 8 kHz."""
-    with torch.random.fork_rng(devices=[]):
+    if kind == "encodec":
+        return small_encodec(seed)
+    return small_dac(seed=seed) if kind == "dac" else small_mimi(seed=seed)
+
+
+@contextmanager
+def _drawn_from(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        return {"encodec": small_encodec, "dac": small_dac, "mimi": small_mimi}[kind]().eval()
+        yield
 
 
-def small_encodec() -> CodecNetwork:
+def small_encodec(seed: int = 0) -> EncodecModel:
     settings = CodecConfig(
         sample_rate=RATE,
         filters=4,
@@ -40,73 +49,79 @@ def small_encodec() -> CodecNetwork:
         codebooks=LEVELS,
         cardinality=CARDINALITY,
     )
-    made = fold_weight_norm(new_network(settings, int(torch.randint(2**31, ()))))
+    made = fold_weight_norm(new_network(settings, seed))
     scale_activations(made, sound(RATE)[None])
-    for layer in made.quantizer.layers:
-        layer.codebook.embed.normal_()
-    return made
+    with _drawn_from(seed):
+        for layer in made.quantizer.layers:
+            layer.codebook.embed.normal_()
+    return made.eval()
 
 
-@torch.no_grad()
-def small_dac(strides: tuple[int, ...] = (2, 5, 8)) -> DacModel:
+def small_dac(strides: tuple[int, ...] = (2, 5, 8), seed: int = 0) -> DacModel:
     """One with an odd stride, as those published for 16 and 24 kHz have."""
-    made = DacModel(
-        DacConfig(
-            sampling_rate=RATE,
-            encoder_hidden_size=4,
-            decoder_hidden_size=32,
-            downsampling_ratios=list(strides),
-            n_codebooks=LEVELS,
-            codebook_size=CARDINALITY,
-            codebook_dim=4,
+    with _drawn_from(seed):
+        made = DacModel(
+            DacConfig(
+                sampling_rate=RATE,
+                encoder_hidden_size=4,
+                decoder_hidden_size=32,
+                downsampling_ratios=list(strides),
+                n_codebooks=LEVELS,
+                codebook_size=CARDINALITY,
+                codebook_dim=4,
+            )
         )
-    )
-    _enliven(made)
-    for name, weight in made.named_parameters():
-        if "res_unit" in name and "conv2.weight" in name:
-            weight.mul_(0.2)  # or what the units add to their input grows with each, and rounding with it
-    residual = made.encoder(_loud_and_soft())
-    for layer in made.quantizer.quantizers:
-        layer.codebook.weight.copy_(_some(layer.in_proj(residual)))
-        residual = residual - layer(residual)[0]
-    return made
+        _enliven(made)
+        for name, weight in made.named_parameters():
+            if "res_unit" in name and "conv2.weight" in name:
+                weight.mul_(0.2)  # or what the units add to their input grows with each, and rounding with it
+        residual = made.encoder(_loud_and_soft())
+        for layer in made.quantizer.quantizers:
+            layer.codebook.weight.copy_(_some(layer.in_proj(residual)))
+            residual = residual - layer(residual)[0]
+    return made.eval()
 
 
-@torch.no_grad()
-def small_mimi(layers: int = 2, sliding_window: int = 20, causal: bool = True, channels: int = 1) -> MimiModel:
+def small_mimi(
+    layers: int = 2, sliding_window: int = 20, causal: bool = True, channels: int = 1, seed: int = 0
+) -> MimiModel:
     """One whose attention is sharp: untrained weights would nearly take means, which remember nothing."""
-    made = MimiModel(
-        MimiConfig(
-            sampling_rate=RATE,
-            audio_channels=channels,
-            hidden_size=16,
-            num_filters=4,
-            upsampling_ratios=[5, 4, 4],
-            use_causal_conv=causal,
-            codebook_size=CARDINALITY,
-            codebook_dim=8,
-            vector_quantization_hidden_dimension=8,
-            num_quantizers=LEVELS,
-            upsample_groups=16,
-            num_hidden_layers=layers,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            head_dim=8,
-            intermediate_size=32,
-            sliding_window=sliding_window,
-            layer_scale_initial_scale=0.5,
+    with _drawn_from(seed):
+        made = MimiModel(
+            MimiConfig(
+                sampling_rate=RATE,
+                audio_channels=channels,
+                hidden_size=16,
+                num_filters=4,
+                upsampling_ratios=[5, 4, 4],
+                use_causal_conv=causal,
+                codebook_size=CARDINALITY,
+                codebook_dim=8,
+                vector_quantization_hidden_dimension=8,
+                num_quantizers=LEVELS,
+                upsample_groups=16,
+                num_hidden_layers=layers,
+                num_attention_heads=2,
+                num_key_value_heads=2,
+                head_dim=8,
+                intermediate_size=32,
+                sliding_window=sliding_window,
+                layer_scale_initial_scale=0.5,
+            )
         )
-    )
-    _enliven(made)
-    latents = made.encoder(_loud_and_soft(channels)).latents
-    for part in (made.quantizer.semantic_residual_vector_quantizer, made.quantizer.acoustic_residual_vector_quantizer):
-        residual = part.input_proj(latents)
-        for layer in part.layers:
-            layer.codebook.embed_sum.copy_(3 * _some(residual))
-            layer.codebook.cluster_usage.fill_(3.0)
-            residual = residual - layer.decode(layer.encode(residual))
-            layer.codebook._embed = None
-    return made
+        _enliven(made)
+        latents = made.encoder(_loud_and_soft(channels)).latents
+        for part in (
+            made.quantizer.semantic_residual_vector_quantizer,
+            made.quantizer.acoustic_residual_vector_quantizer,
+        ):
+            residual = part.input_proj(latents)
+            for layer in part.layers:
+                layer.codebook.embed_sum.copy_(3 * _some(residual))
+                layer.codebook.cluster_usage.fill_(3.0)
+                residual = residual - layer.decode(layer.encode(residual))
+                layer.codebook._embed = None
+    return made.eval()
 
 
 def _loud_and_soft(channels: int = 1) -> Tensor:

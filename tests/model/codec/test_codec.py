@@ -10,17 +10,11 @@ from transformers import EncodecConfig, EncodecModel
 from model.codec.codec import Codec
 from model.codec.configuration import CodecConfig
 from model.codec.network import fold_weight_norm, new_network, scale_activations
+from tests.model.codec.small_codecs import sound
 
 NETWORK = CodecConfig(
     sample_rate=8_000, filters=4, ratios=(4, 5, 4), width=16, lstm_layers=1, codebooks=3, cardinality=16
 )
-
-
-def sound(samples: int, channels: int = 1, seed: int = 3) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    time = torch.arange(samples) / 8_000
-    noise = torch.randn(channels, samples, generator=generator)
-    return 0.2 * torch.sin(2 * math.pi * (200 + 40 * torch.sin(2 * time)) * time) + 0.02 * noise
 
 
 def network(config: CodecConfig = NETWORK) -> EncodecModel:

@@ -8,7 +8,8 @@ import torch
 from model.codec.codec import Codec, codebook_identity
 from model.codec.configuration import CodecConfig
 from model.codec.stereo import Sides, StereoCodec, interleave, part
-from tests.model.codec.test_codec import network, sound
+from tests.model.codec.small_codecs import sound
+from tests.model.codec.test_codec import network
 from tests.model.oracles import read_pack
 
 
