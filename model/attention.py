@@ -4,6 +4,7 @@ Keys and values may have fewer heads than queries have, each serving a group of 
 arXiv:2305.13245); queries and keys may be normed, so that their products stay bounded (arXiv:2302.05442, 2).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.configuration import LanguageModelConfig
+from model.matrices import Sections
 from model.positions import Positions, Rotation
 
 
@@ -37,19 +39,35 @@ class Cache:
     cross_mask: Bool[Tensor, "B 1 1 L"] | None = None
     length: int = 0
 
-    def rows(self, start: int, stop: int) -> "Cache":
-        """A view of some rows: what is written to it is written here."""
+    def rows(self, start: int, stop: int, source: int | None = None) -> "Cache":
+        """A view of some rows, of the first `source` condition vectors if that is given: what is written to it is
+        written here. It counts its own length, from this one's."""
         cut = slice(start, stop)
         layers = [
             LayerCache(
                 layer.keys[cut],
                 layer.values[cut],
-                None if layer.cross_keys is None else layer.cross_keys[cut],
-                None if layer.cross_values is None else layer.cross_values[cut],
+                None if layer.cross_keys is None else layer.cross_keys[cut, :, :source],
+                None if layer.cross_values is None else layer.cross_values[cut, :, :source],
             )
             for layer in self.layers
         ]
-        return Cache(layers, self.positions, None if self.cross_mask is None else self.cross_mask[cut], self.length)
+        mask = None if self.cross_mask is None else self.cross_mask[cut, ..., :source]
+        return Cache(layers, self.positions, mask, self.length)
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """Rows of a step that remember equally much, and so are attended to together."""
+
+    rows: slice
+    """Which of the step's rows."""
+    start: int
+    """Steps that they remember."""
+    rotation: Rotation | None
+    """Of their queries and keys, where positions are rotary."""
+    source_mask: Bool[Tensor, "B 1 1 L"] | None
+    """Which of the condition vectors that they remember are keys."""
 
 
 def reach(steps: int, past_context: int | None, device: torch.device) -> Bool[Tensor, "1 1 {steps} {steps}"]:
@@ -70,7 +88,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: LanguageModelConfig, cross: bool) -> None:
         super().__init__()
-        self.width, self.heads = config.width, config.heads
+        self.width, self.heads, self.cross = config.width, config.heads, cross
         self.key_value_heads = config.heads if cross or config.key_value_heads is None else config.key_value_heads
         self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
         self.past_context = None if cross else config.past_context
@@ -98,14 +116,14 @@ class Attention(nn.Module):
         )
         return self.out_projection(mixed.transpose(1, 2).flatten(2))
 
-    def attend_alike(
+    def mix_alike(
         self,
         queries: Float[Tensor, "B H S E"],
         keys: Float[Tensor, "B G L E"],
         values: Float[Tensor, "B G L E"],
         mask: Bool[Tensor, "#B 1 #S L"] | None = None,
     ) -> Float[Tensor, "B S D"]:
-        """The same for decoding, by matrix products that give a row the same bits wherever it stands in a batch.
+        """What `attend` mixes, by matrix products that give a row the same bits wherever it stands in a batch.
 
         The fused kernel does not on the CPU: with two threads or more, its last bits change with the row's place.
         The queries of a group stand under each other, so that its keys are read as they are remembered, once.
@@ -117,7 +135,7 @@ class Attention(nn.Module):
             seen = mask if group == 1 else mask.expand(-1, -1, steps, -1).repeat(1, 1, group, 1)
             scores = scores.masked_fill(~seen, float("-inf"))
         mixed = (scores.softmax(-1) @ values).unflatten(2, (group, steps)).flatten(1, 2)
-        return self.out_projection(mixed.transpose(1, 2).flatten(2))
+        return mixed.transpose(1, 2).flatten(2)
 
     def over_self(
         self,
@@ -125,23 +143,37 @@ class Attention(nn.Module):
         rotation: Rotation | None,
         mask: Bool[Tensor, "1 1 S S"] | None,
         cache: LayerCache | None,
-        start: int,
     ) -> Float[Tensor, "B S D"]:
-        """Causal attention (narrowed by `mask`, if any); with a cache, one position at a time after the first call, and
-        over what the cache holds before `start` too."""
-        queries, keys, values = self.in_projection(inputs).split([self.width, self.key_width, self.key_width], -1)
-        queries, keys = self._part(self.query_norm(queries)), self._part(self.key_norm(keys))
-        values = self._part(values)
+        """Causal attention (narrowed by `mask`, if any) from the first step on, which a cache remembers."""
+        queries, keys, values = self._parts(inputs)
         if rotation is not None:
             queries, keys = rotation.of_queries(queries), rotation.of_keys(keys)
         if cache is None:
             return self.attend(queries, keys, values, mask, causal=mask is None)
-        stop = start + inputs.shape[1]
-        cache.keys[:, :, start:stop], cache.values[:, :, start:stop] = keys, values
-        if mask is not None:
-            return self.attend_alike(queries, keys, values, mask)
-        first = 0 if self.past_context is None else max(0, start - self.past_context)
-        return self.attend_alike(queries, cache.keys[:, :, first:stop], cache.values[:, :, first:stop])
+        stop = inputs.shape[1]
+        cache.keys[:, :, :stop], cache.values[:, :, :stop] = keys, values
+        return self.out_projection(self.mix_alike(queries, keys, values, mask))
+
+    def over_remembered_steps(
+        self, inputs: Float[Tensor, "B 1 D"], caches: Sequence[LayerCache], spans: Sequence[Span]
+    ) -> Float[Tensor, "B 1 D"]:
+        """Attention of one more step of every row to what its cache holds before it, and to itself."""
+        all_queries, all_keys, all_values = self._parts(inputs)
+        mixed = []
+        for span, cache in zip(spans, caches, strict=True):
+            queries, keys = all_queries[span.rows], all_keys[span.rows]
+            if span.rotation is not None:
+                queries, keys = span.rotation.of_queries(queries), span.rotation.of_keys(keys)
+            stop = span.start + 1
+            cache.keys[:, :, span.start : stop], cache.values[:, :, span.start : stop] = keys, all_values[span.rows]
+            first = 0 if self.past_context is None else max(0, span.start - self.past_context)
+            mixed.append(self.mix_alike(queries, cache.keys[:, :, first:stop], cache.values[:, :, first:stop]))
+        return self.out_projection(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+
+    def _parts(self, inputs: Float[Tensor, "B S D"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the inputs themselves, in heads."""
+        queries, keys, values = self.in_projection(inputs).split([self.width, self.key_width, self.key_width], -1)
+        return self._part(self.query_norm(queries)), self._part(self.key_norm(keys)), self._part(values)
 
     def project_source(
         self, source: Float[Tensor, "B L D"]
@@ -157,15 +189,15 @@ class Attention(nn.Module):
         keys, values = self.project_source(source)
         return self.attend(self._source_queries(inputs), keys, values, mask)
 
-    def over_remembered(
-        self,
-        inputs: Float[Tensor, "B S D"],
-        keys: Float[Tensor, "B H L E"],
-        values: Float[Tensor, "B H L E"],
-        mask: Bool[Tensor, "B 1 1 L"] | None,
+    def over_remembered_source(
+        self, inputs: Float[Tensor, "B S D"], caches: Sequence[LayerCache], spans: Sequence[Span]
     ) -> Float[Tensor, "B S D"]:
         """Attention to conditions that are projected already."""
-        return self.attend_alike(self._source_queries(inputs), keys, values, mask)
+        queries, mixed = self._source_queries(inputs), []
+        for span, cache in zip(spans, caches, strict=True):
+            assert cache.cross_keys is not None and cache.cross_values is not None  # noqa: PT018
+            mixed.append(self.mix_alike(queries[span.rows], cache.cross_keys, cache.cross_values, span.source_mask))
+        return self.out_projection(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
 
     def _source_queries(self, inputs: Float[Tensor, "B S D"]) -> Float[Tensor, "B H S E"]:
         return self._part(self.query_norm(self._projected(inputs, 0, self.width)))
@@ -176,6 +208,8 @@ class Attention(nn.Module):
         if isinstance(projection, nn.Linear):
             bias = None if projection.bias is None else projection.bias[start:stop]
             return F.linear(inputs, projection.weight[start:stop], bias)
+        if isinstance(projection, Sections):
+            return projection.section(inputs, start, stop)
         # A module in its place, as low-rank adaptation puts one there, may be more than a matrix: it gives the whole.
         return projection(inputs)[..., start:stop]
 

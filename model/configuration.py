@@ -9,6 +9,10 @@ from pydantic import Field, model_validator
 
 from schemas import Config
 
+Precision = Literal["float32", "float16", "bfloat16", "int8"]
+"""What the weights are while a model decodes; sums are in float32 whatever they are. `float16` halves what is read of
+each weight; `bfloat16` and `int8` round what the weights are multiplied by, too, which is faster for many rows."""
+
 
 class LanguageModelConfig(Config):
     """Size and form of the language model; the defaults are musicgen-small (arXiv:2306.05284, 4)."""

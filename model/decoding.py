@@ -1,11 +1,15 @@
-"""The decoding engine: batches of sequences, step by step, with their conditions' keys and values cached.
+"""The decoding engine: sequences side by side, step by step, with their conditions' keys and values cached.
+
+There are so many slots. A sequence that is finished makes room for the next, so sequences of any length, prompt and
+conditions go together, each where it is; one that stands alone pays for itself alone.
 
 Sums in floating point depend on the shapes they are computed in, so a row of a batch has the same bits in any company
 only if every shape follows from the row alone. Hence conditions and what is known beforehand are read for each task by
-itself, decoding always runs on the same number of rows, filled up with empty ones, and tasks share a batch only if
-their sequences begin alike, so that step for step they attend to equally many positions.
+itself, a row attends to exactly what it remembers, and matrices are multiplied by numbers of rows that are proven to
+leave the bits as they are (`model.matrices`).
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,14 +18,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.attention import Cache
+from model.configuration import Precision
 from model.guidance import guide
 from model.language_model import Fused, LanguageModel
+from model.packing import for_decoding
 from model.sampling import draw, next_code_probabilities
 
-ROWS = 8
-"""Tasks of a batch. Another number gives other rounding, hence (rarely) other tokens."""
+SLOTS = 8
+"""Tasks that are decoded together."""
 SOURCE_STEP = 32
 """The length of what cross-attention reads is filled up to a multiple of this."""
+BLOCK = 64
+"""Steps by which the cache grows. Room for more would stand between a head's keys and the next head's, and reading
+around it takes the CPU twice as long as copying the cache now and then."""
 UNKNOWN = -1
 """A code that is to be drawn."""
 
@@ -49,11 +58,13 @@ class Pass:
     fused: Fused
 
     @property
-    def beginning(self) -> tuple[int, ...]:
-        """Rows, and lengths of the prefix and of what cross-attention reads, filled up."""
-        prefix, source = self.fused.prefix, self.fused.source
-        filled = 0 if source is None else -(-source.shape[1] // SOURCE_STEP) * SOURCE_STEP
-        return (self.rows, 0 if prefix is None else prefix.shape[1], filled)
+    def prefix_length(self) -> int:
+        return 0 if self.fused.prefix is None else self.fused.prefix.shape[1]
+
+    @property
+    def source_length(self) -> int:
+        """Of what cross-attention reads, filled up."""
+        return 0 if self.fused.source is None else -(-self.fused.source.shape[1] // SOURCE_STEP) * SOURCE_STEP
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +88,9 @@ class Task:
         return self.sequence.shape[1]
 
     @property
-    def beginning(self) -> tuple[int, tuple[tuple[int, ...], ...]]:
-        """What tasks of one batch have in common."""
-        return (self.start, tuple(one.beginning for one in self.passes))
+    def rows(self) -> int:
+        """Of all its passes."""
+        return sum(one.rows for one in self.passes)
 
     def frames_made(self, step: int) -> int:
         """Frames that count as made by this step: the task's new frames, spread evenly over its steps."""
@@ -94,43 +105,147 @@ def complete(
     tasks: Sequence[Task],
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    precision: Precision = "float32",
 ) -> list[Int[Tensor, "K _"]]:
     """The whole sequence of each task, on the CPU.
 
-    Raises GenerationStoppedError when `stop` says so, FloatingPointError where logits are not finite.
+    Raises GenerationStoppedError when `stop` says so, FloatingPointError where logits are not finite, ValueError for a
+    precision that the device has no kernel for.
     """
-    alike: dict[tuple[int, tuple[tuple[int, ...], ...]], list[int]] = {}
-    for number in sorted(range(len(tasks)), key=lambda number: tasks[number].steps):
-        alike.setdefault(tasks[number].beginning, []).append(number)
-    done: dict[int, Tensor] = {}
-    for group in alike.values():
-        for first in range(0, len(group), ROWS):
-            batch = group[first : first + ROWS]
-            found = _decode(model, [tasks[number] for number in batch], stop, progress)
-            done |= {number: row[:, : tasks[number].steps] for number, row in zip(batch, found, strict=True)}
-    return [done[number] for number in range(len(tasks))]
+    if not tasks:
+        return []
+    engine = _Engine(for_decoding(model, precision), tasks)
+    while engine.slots:
+        if stop is not None and stop():
+            first = engine.slots[0]
+            raise GenerationStoppedError(f"stopped at step {first.step} of {first.task.steps}")
+        made = engine.step()
+        if progress is not None and made:
+            progress(made)
+    return [engine.done[number] for number in range(len(tasks))]
 
 
-class _Lane:
-    """One pass over all tasks of a batch: its cache, and the hidden states of the latest step."""
+@dataclass(eq=False)
+class _Slot:
+    """A task that is being decoded."""
 
-    def __init__(self, model: LanguageModel, tasks: Sequence[Task], number: int, steps: int) -> None:
-        passes = [task.passes[number] for task in tasks]
-        self.model, (self.ways, prefix, source) = model, passes[0].beginning
-        rows, width = self.ways * ROWS, model.config.width
-        empty = torch.zeros((rows, 1, width), device=model.device, dtype=model.dtype)
-        self.cache = model.transformer.allocate(rows, prefix + steps, source)
-        if self.cache.cross_mask is not None:
-            # Rows left empty must have something to look at: attention over nothing is not a number.
-            self.cache.cross_mask[self.ways * len(tasks) :, ..., :1] = True
-        self.added = None if passes[0].fused.added is None else empty.repeat(1, steps, 1)
-        self.hidden = empty
-        for row, (task, one) in enumerate(zip(tasks, passes, strict=True)):
-            mine = slice(self.ways * row, self.ways * (row + 1))
-            if self.added is not None and one.fused.added is not None:
-                self.added[mine, : task.steps] = one.fused.added
-            self.hidden[mine] = self._begin(task, one, self.cache.rows(mine.start, mine.stop))
-        self.cache.length = prefix + tasks[0].start
+    number: int
+    """Which of the tasks."""
+    task: Task
+    sequence: Int[Tensor, "K S"]
+    hidden: Float[Tensor, "W 1 D"]
+    """Hidden states of its latest step, a row an answer."""
+    step: int
+    """The step that is to be drawn."""
+    place: int
+    """Its first row in the cache."""
+
+
+class _Engine:
+    """The slots, and a cache that has rows for each."""
+
+    def __init__(self, model: LanguageModel, tasks: Sequence[Task]) -> None:
+        self.model, self.tasks = model, tasks
+        # The longest first, so that no slot is left to run by itself for long.
+        self.waiting = deque(sorted(range(len(tasks)), key=lambda number: tasks[number].start - tasks[number].steps))
+        self.places = max(task.rows for task in tasks)
+        passes = [one for task in tasks for one in task.passes]
+        self.longest = max(one.prefix_length + task.steps for task in tasks for one in task.passes)
+        self.cache = model.transformer.allocate(
+            self.places * min(SLOTS, len(tasks)),
+            self._room(max(one.prefix_length + task.start for task in tasks for one in task.passes)),
+            max(one.source_length for one in passes),
+        )
+        self.finite = torch.ones((), dtype=torch.bool, device=model.device)
+        self.done: dict[int, Tensor] = {}
+        self.slots: list[_Slot] = []
+        self.passes: list[Cache] = []
+        """What the rows of the slots remember, in their order; neighbours that remember equally much together."""
+        self._admit(range(0, self.places * min(SLOTS, len(tasks)), self.places))
+
+    def _room(self, length: int) -> int:
+        """For how many steps there is room where `length` are needed."""
+        return min(self.longest, length + BLOCK) if self.model.device.type == "cpu" else self.longest
+
+    def step(self) -> int:
+        """Draw the next codes of every slot and read them; how many frames that made."""
+        drawn = self._drawn()
+        made = 0
+        for slot, codes in zip(self.slots, drawn, strict=True):
+            known = slot.sequence[:, slot.step]
+            slot.sequence[:, slot.step] = torch.where(known == UNKNOWN, codes, known)
+            made += slot.task.frames_made(slot.step)
+        over = [slot for slot in self.slots if slot.step + 1 == slot.task.steps]
+        if over:
+            if not self.finite:
+                raise FloatingPointError("expected finite logits, got NaN or infinity: the model's weights are broken")
+            self.done |= {slot.number: slot.sequence.cpu() for slot in over}
+            self.slots = [slot for slot in self.slots if slot.step + 1 < slot.task.steps]
+            self._gather_caches()
+        if self.slots:
+            self._read()
+        if over:
+            self._admit([slot.place for slot in over])
+        return made
+
+    def _drawn(self) -> Int[Tensor, "B K"]:
+        """The codes that the slots' latest hidden states lead to."""
+        logits = self.model.logits(torch.cat([slot.hidden for slot in self.slots]))[:, :, 0].float()
+        settings = torch.tensor(
+            [
+                [how.guidance, how.guidance_text, how.temperature, how.top_k, how.top_p]
+                for how in (slot.task.drawing for slot in self.slots)
+            ],
+            dtype=torch.float64,
+        )
+        top_k = settings[:, 3].long().to(self.model.device)
+        guidance, guidance_text, temperature, _, top_p = settings.float().to(self.model.device).unbind(1)
+        answers = logits.split([slot.task.rows for slot in self.slots])
+        guided = torch.cat(
+            [
+                guide(answer[None], guidance[row : row + 1], guidance_text[row : row + 1])
+                for row, answer in enumerate(answers)
+            ]
+        )
+        self.finite &= guided.isfinite().all()
+        uniform = torch.stack([slot.task.uniform[slot.step] for slot in self.slots]).to(self.model.device)
+        return draw(next_code_probabilities(guided, temperature, top_k, top_p), uniform)
+
+    def _read(self) -> None:
+        """Read the codes that every slot has got."""
+        longest = max(cache.length for cache in self.passes)
+        if longest == self.cache.layers[0].keys.shape[2]:
+            self.model.transformer.lengthen(self.cache, self._room(longest))
+            self._gather_caches()
+        codes = torch.stack([slot.sequence[:, slot.step] for slot in self.slots])
+        rows = torch.tensor([slot.task.rows for slot in self.slots], device=codes.device)
+        inputs = self.model.embed(codes[:, :, None]).repeat_interleave(rows, 0)
+        if self.model.config.sum or self.model.config.interpolate:
+            added = [
+                one.fused.added[:, slot.step : slot.step + 1].expand(one.rows, -1, -1)
+                for slot in self.slots
+                for one in slot.task.passes
+                if one.fused.added is not None
+            ]
+            inputs = inputs + torch.cat(added)
+        hidden = self.model.transformer.step(inputs, self.passes)
+        for slot, part in zip(self.slots, hidden.split([slot.task.rows for slot in self.slots]), strict=True):
+            slot.hidden, slot.step = part, slot.step + 1
+
+    def _admit(self, places: Sequence[int]) -> None:
+        """Begin tasks that wait in places that are free."""
+        for place in places:
+            if self.waiting:
+                number = self.waiting.popleft()
+                task = self.tasks[number]
+                sequence, first, hidden = task.sequence.to(self.model.device, copy=True), place, []
+                for one in task.passes:
+                    cache = self.cache.rows(first, first + one.rows, one.source_length)
+                    hidden.append(self._begin(task, one, cache))
+                    first += one.rows
+                self.slots.append(_Slot(number, task, sequence, torch.cat(hidden), task.start, place))
+        self.slots.sort(key=lambda slot: slot.place)
+        self._gather_caches()
 
     def _begin(self, task: Task, one: Pass, cache: Cache) -> Float[Tensor, "W 1 D"]:
         """Read what is known of one task, its conditions and first steps, into its rows of the cache."""
@@ -143,51 +258,17 @@ class _Lane:
             self.model.transformer.remember_source(cache, one.fused.source, one.fused.source_mask)
         return self.model.transformer(inputs, cache=cache)[:, -1:]
 
-    def logits(self) -> Float[Tensor, "B W K V"]:
-        """What each row says of the next step."""
-        return self.model.logits(self.hidden)[:, :, 0].float().unflatten(0, (ROWS, self.ways))
-
-    def advance(self, codes: Int[Tensor, "B K"], step: int) -> None:
-        """Read the codes of a step."""
-        inputs = self.model.embed(codes[:, :, None]).repeat_interleave(self.ways, 0)
-        inputs = inputs if self.added is None else inputs + self.added[:, step : step + 1]
-        self.hidden = self.model.transformer(inputs, cache=self.cache)
-
-
-def _decode(
-    model: LanguageModel,
-    tasks: Sequence[Task],
-    stop: Callable[[], bool] | None,
-    progress: Callable[[int], None] | None,
-) -> Int[Tensor, "B K S"]:
-    """The whole sequences of tasks that begin alike, decoded together."""
-    device, codebooks = model.device, model.config.codebooks
-    start, steps = tasks[0].start, max(task.steps for task in tasks)
-    sequences = torch.full((ROWS, codebooks, steps), model.special, device=device)
-    uniform = torch.zeros((ROWS, steps, codebooks), dtype=torch.float64)
-    settings = torch.tensor([[1.0, 1.0, 1.0, 0.0, 0.0]] * ROWS, dtype=torch.float64)
-    for row, task in enumerate(tasks):
-        how = task.drawing
-        sequences[row, :, : task.steps] = task.sequence.to(device)
-        uniform[row, : task.steps] = task.uniform
-        settings[row] = torch.tensor([how.guidance, how.guidance_text, how.temperature, how.top_k, how.top_p])
-    uniform, top_k = uniform.to(device), settings[:, 3].long().to(device)
-    guidance, guidance_text, temperature, _, top_p = settings.float().to(device).unbind(1)
-    lanes = [_Lane(model, tasks, number, steps) for number in range(len(tasks[0].passes))]
-    finite = torch.ones((), dtype=torch.bool, device=device)
-    for step in range(start, steps):
-        if stop is not None and stop():
-            raise GenerationStoppedError(f"stopped at step {step} of {steps}")
-        logits = guide(torch.cat([lane.logits() for lane in lanes], dim=1), guidance, guidance_text)
-        finite &= logits.isfinite().all()
-        drawn = draw(next_code_probabilities(logits, temperature, top_k, top_p), uniform[:, step])
-        known = sequences[:, :, step]
-        sequences[:, :, step] = torch.where(known == UNKNOWN, drawn, known)
-        if progress is not None and (made := sum(task.frames_made(step) for task in tasks)):
-            progress(made)
-        if step + 1 < steps:
-            for lane in lanes:
-                lane.advance(sequences[:, :, step], step)
-    if not finite:
-        raise FloatingPointError("expected finite logits, got NaN or infinity: the model's weights are broken")
-    return sequences[: len(tasks)].cpu()
+    def _gather_caches(self) -> None:
+        """Find the rows that remember equally much: to attend once for all of them is faster."""
+        self.passes = []
+        beginning, end, alike = 0, 0, None
+        for slot in self.slots:
+            row = slot.place
+            for one in slot.task.passes:
+                length = one.prefix_length + slot.step
+                if (length, one.source_length) != alike or row != end:
+                    beginning, alike = row, (length, one.source_length)
+                    self.passes.append(self.cache)
+                row = end = row + one.rows
+                self.passes[-1] = self.cache.rows(beginning, end, one.source_length)
+                self.passes[-1].length = length

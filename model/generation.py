@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor
 
+from model.configuration import Precision
 from model.decoding import UNKNOWN, Drawing, Pass, Task, complete
 from model.guidance import GuidanceForm, answers, condition_passes
 from model.language_model import Condition, LanguageModel
@@ -73,11 +74,13 @@ def generate(
     model: MusicModel,
     requests: Sequence[GenerationRequest],
     *,
+    precision: Precision = "float32",
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Int[Tensor, "K _"]]:
     """Codes [K, frames] of each request, on the CPU.
 
+    `precision` is that of the weights while they decode: `model.configuration.Precision` says what it costs.
     `progress` is told of frames as they are made; in all they are the requests' frames less their prompts'. `stop` is
     asked before every step, and ends the work with GenerationStoppedError. Raises ValueError for a request with
     conditions that the model does not read or a prompt of other codes, FloatingPointError for a broken model.
@@ -90,7 +93,9 @@ def generate(
                 condition_passes(model, request.attributes, request.guidance_form, request.guidance_text)
                 for request in requests
             ]
-        return generate_conditioned(model.language_model, requests, conditions, stop=stop, progress=progress)
+        return generate_conditioned(
+            model.language_model, requests, conditions, precision=precision, stop=stop, progress=progress
+        )
     finally:
         model.train(training)
 
@@ -101,6 +106,7 @@ def generate_conditioned(
     requests: Sequence[GenerationRequest],
     conditions: Sequence[Sequence[Mapping[str, Condition]]],
     *,
+    precision: Precision = "float32",
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Int[Tensor, "K _"]]:
@@ -125,7 +131,7 @@ def generate_conditioned(
         start = pattern.first_steps[request.prompt_frames]
         tasks.append(Task(read, sequence, start, uniform, drawing, request.frames - request.prompt_frames))
     found = []
-    for pattern, sequence in zip(patterns, complete(model, tasks, stop, progress), strict=True):
+    for pattern, sequence in zip(patterns, complete(model, tasks, stop, progress, precision), strict=True):
         codes = pattern.revert(sequence[None], UNKNOWN)[0]
         assert codes.min() >= 0, "every code of a finished clip is known"
         found.append(codes)

@@ -5,7 +5,7 @@ the sequence, prefixes included. AudioCraft's other forms are fields of the conf
 values live in a `Cache` that is allocated once; those of the conditions are projected once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import Attention, Cache, LayerCache, reach
+from model.attention import Attention, Cache, LayerCache, Span, reach
 from model.configuration import LanguageModelConfig
 from model.positions import Rotation, positions
 
@@ -28,13 +28,15 @@ class Surroundings:
     rotation: Rotation | None
     """Of queries and keys, where positions are rotary."""
     reach: Bool[Tensor, "1 1 S S"] | None
-    """Which steps see which; None for plain causality, or for a single step after those remembered."""
+    """Which steps see which; None for plain causality."""
     source: Float[Tensor, "B L D"] | None
     """Conditions for cross-attention that are not remembered."""
     source_mask: Bool[Tensor, "B 1 1 L2"] | None
-    """Which vectors of the conditions, given or remembered, are keys; None for all."""
-    start: int
-    """Steps that are remembered."""
+    """Which vectors of these are keys; None for all."""
+    first: bool
+    """Whether there is nothing before the inputs: else they are one step, after those remembered."""
+    spans: Sequence[Span]
+    """The rows of each cache, if there are caches."""
 
 
 class Layer(nn.Module):
@@ -63,36 +65,38 @@ class Layer(nn.Module):
         self.self_scale, self.cross_scale, self.feedforward_scale = scale(True), scale(cross), scale(True)
 
     def forward(
-        self, inputs: Float[Tensor, "B S D"], surroundings: Surroundings, cache: LayerCache | None
+        self, inputs: Float[Tensor, "B S D"], surroundings: Surroundings, caches: Sequence[LayerCache]
     ) -> Float[Tensor, "B S D"]:
         if self.norm_first:
-            hidden = inputs + self._self_attended(self.self_norm(inputs), surroundings, cache)
+            hidden = inputs + self._self_attended(self.self_norm(inputs), surroundings, caches)
             if self.cross_norm is not None:
-                hidden = hidden + self._cross_attended(self.cross_norm(hidden), surroundings, cache)
+                hidden = hidden + self._cross_attended(self.cross_norm(hidden), surroundings, caches)
             return hidden + self._fed_forward(self.feedforward_norm(hidden))
-        hidden = self.self_norm(inputs + self._self_attended(inputs, surroundings, cache))
+        hidden = self.self_norm(inputs + self._self_attended(inputs, surroundings, caches))
         if self.cross_norm is not None:
             # AudioCraft's layers that are normed after ask the conditions with the layer's inputs, not with what self-
             # attention made of them; weights that were trained so need it.
-            hidden = self.cross_norm(hidden + self._cross_attended(inputs, surroundings, cache))
+            hidden = self.cross_norm(hidden + self._cross_attended(inputs, surroundings, caches))
         return self.feedforward_norm(hidden + self._fed_forward(hidden))
 
     def _self_attended(
-        self, inputs: Float[Tensor, "B S D"], around: Surroundings, cache: LayerCache | None
+        self, inputs: Float[Tensor, "B S D"], around: Surroundings, caches: Sequence[LayerCache]
     ) -> Float[Tensor, "B S D"]:
         """What self-attention adds."""
-        attended = self.self_attention.over_self(inputs, around.rotation, around.reach, cache, around.start)
+        if around.first:
+            cache = caches[0] if caches else None
+            attended = self.self_attention.over_self(inputs, around.rotation, around.reach, cache)
+        else:
+            attended = self.self_attention.over_remembered_steps(inputs, caches, around.spans)
         return _scaled(self.dropout(attended), self.self_scale)
 
     def _cross_attended(
-        self, inputs: Float[Tensor, "B S D"], around: Surroundings, cache: LayerCache | None
+        self, inputs: Float[Tensor, "B S D"], around: Surroundings, caches: Sequence[LayerCache]
     ) -> Float[Tensor, "B S D"]:
         """What the conditions add."""
         assert self.cross_attention is not None
-        if cache is not None and cache.cross_keys is not None and cache.cross_values is not None:
-            attended = self.cross_attention.over_remembered(
-                inputs, cache.cross_keys, cache.cross_values, around.source_mask
-            )
+        if caches and caches[0].cross_keys is not None:
+            attended = self.cross_attention.over_remembered_source(inputs, caches, around.spans)
         elif around.source is not None:
             attended = self.cross_attention.over_source(inputs, around.source, around.source_mask)
         else:
@@ -135,33 +139,55 @@ class Transformer(nn.Module):
 
         With a cache, the inputs are its next positions (many only as its first), and it grows by them.
         """
-        start = 0 if cache is None else cache.length
         steps = inputs.shape[1]
-        if start and steps != 1:
-            raise ValueError(f"expected one position at a time after the first {start}, got {steps}")
-        if cache is None:
-            place = positions(steps, self.config, inputs.device)
-            plain = self.config.past_context is None
-        else:
-            place = cache.positions.between(start, start + steps)
-            plain = steps == 1
+        if cache is not None and cache.length:
+            if steps != 1:
+                raise ValueError(f"expected one position at a time after the first {cache.length}, got {steps}")
+            return self.step(inputs, [cache])
+        place = positions(steps, self.config, inputs.device) if cache is None else cache.positions.between(0, steps)
+        plain = self.config.past_context is None if cache is None else steps == 1
         surroundings = Surroundings(
             place.rotation,
             None if plain else reach(steps, self.config.past_context, inputs.device),
             source,
-            cache.cross_mask if cache is not None else None if source_mask is None else source_mask[:, None, None],
-            start,
+            None if source_mask is None else source_mask[:, None, None],
+            True,
+            [] if cache is None else [Span(slice(None), 0, place.rotation, cache.cross_mask)],
         )
         hidden = inputs if place.sinusoids is None else inputs + place.sinusoids.to(inputs.dtype)
         for number, layer in enumerate(self.layers):
             if cache is not None:
-                hidden = layer(hidden, surroundings, cache.layers[number])
+                hidden = layer(hidden, surroundings, [cache.layers[number]])
             elif self.checkpointing and torch.is_grad_enabled():
-                hidden = checkpoint(layer, hidden, surroundings, None, use_reentrant=False)
+                hidden = checkpoint(layer, hidden, surroundings, [], use_reentrant=False)
             else:
-                hidden = layer(hidden, surroundings, None)
+                hidden = layer(hidden, surroundings, [])
         if cache is not None:
-            cache.length = start + steps
+            cache.length = steps
+        return hidden
+
+    def step(self, inputs: Float[Tensor, "B 1 D"], caches: Sequence[Cache]) -> Float[Tensor, "B 1 D"]:
+        """Hidden states of one more position of every row, each where its cache ends; every cache grows by it.
+
+        The caches have the inputs' rows in turn. Only what each remembers is attended to, so that rows that remember
+        different numbers of steps go together.
+        """
+        spans, sinusoids, first = [], [], 0
+        for cache in caches:
+            rows = slice(first, first + len(cache.layers[0].keys))
+            place = cache.positions.between(cache.length, cache.length + 1)
+            spans.append(Span(rows, cache.length, place.rotation, cache.cross_mask))
+            if place.sinusoids is not None:
+                sinusoids.append(place.sinusoids.to(inputs.dtype).expand(rows.stop - rows.start, 1, -1))
+            first = rows.stop
+        if first != len(inputs):
+            raise ValueError(f"expected caches of {len(inputs)} rows in all, as the inputs, got {first}")
+        surroundings = Surroundings(None, None, None, None, False, spans)
+        hidden = inputs + torch.cat(sinusoids) if sinusoids else inputs
+        for number, layer in enumerate(self.layers):
+            hidden = layer(hidden, surroundings, [cache.layers[number] for cache in caches])
+        for cache in caches:
+            cache.length += 1
         return hidden
 
     def allocate(self, rows: int, length: int, source_length: int) -> Cache:
@@ -184,6 +210,15 @@ class Transformer(nn.Module):
         mask = torch.zeros((rows, 1, 1, source_length), dtype=torch.bool, device=weight.device)
         return Cache(layers, positions(length, self.config, weight.device), mask if source_length else None)
 
+    def lengthen(self, cache: Cache, length: int) -> None:
+        """Make room for `length` positions. Views of the cache's rows stay with what they were taken of."""
+        kept = cache.layers[0].keys.shape[2]
+        for layer in cache.layers:
+            layer.keys, layer.values = (
+                F.pad(remembered, (0, 0, 0, length - kept)) for remembered in (layer.keys, layer.values)
+            )
+        cache.positions = positions(length, self.config, layer.keys.device)
+
     def remember_source(
         self, cache: Cache, source: Float[Tensor, "B L D"], source_mask: Bool[Tensor, "B L"] | None = None
     ) -> None:
@@ -194,6 +229,7 @@ class Transformer(nn.Module):
         length = source.shape[1]
         if cache.cross_mask is None or length > cache.cross_mask.shape[-1]:
             raise ValueError(f"expected a cache with room for {length} condition vectors, got a smaller one")
+        cache.cross_mask[:] = False
         cache.cross_mask[..., :length] = True if source_mask is None else source_mask[:, None, None]
         for layer, memory in zip(self.layers, cache.layers, strict=True):
             assert isinstance(layer, Layer) and layer.cross_attention is not None  # noqa: PT018

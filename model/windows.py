@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.conditioning.configuration import ChromaConfig
+from model.configuration import Precision
 from model.generation import GenerationRequest, check_prompt, generate
 from model.music_model import MusicModel
 
@@ -112,6 +113,7 @@ def generate_long(
     window: int,
     stride: int,
     frame_rate: float,
+    precision: Precision = "float32",
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Int[Tensor, "K _"]]:
@@ -125,6 +127,7 @@ def generate_long(
         window: frames that the model was trained on.
         stride: frames from one window to the next (AudioCraft's `extend_stride`: 18 s of 30 s).
         frame_rate: of the codes, Hz, by which the melody is cut.
+        precision: of the weights while they decode.
 
     Raises as `generate` does; ValueError for a bad stride too.
     """
@@ -144,7 +147,7 @@ def generate_long(
                 melody = melody_from(attributes.chroma, one.window.start / frame_rate, model.config.chroma)
                 attributes = replace(attributes, chroma=melody)
             windows.append(replace(one.request, attributes=attributes))
-        return generate(model, windows, stop=stop, progress=progress)
+        return generate(model, windows, precision=precision, stop=stop, progress=progress)
 
     return decode_in_windows(requests, window, stride, decode)
 

@@ -33,7 +33,10 @@ def test_a_request_has_the_same_tokens_alone_and_in_any_batch() -> None:
 def _logits_of_each_step(
     model: MusicModel, requests: list[GenerationRequest], monkeypatch: pytest.MonkeyPatch
 ) -> torch.Tensor:
-    """The guided logits [steps, rows, K, V] that a batch is drawn from."""
+    """The guided logits [steps, rows, K, V] that a batch is drawn from, a row the slot of a request, longest first.
+
+    The rows of those that are finished fall away from the end, and are filled up with zeros.
+    """
     seen = []
     plain = decoding.next_code_probabilities
 
@@ -44,20 +47,20 @@ def _logits_of_each_step(
     with monkeypatch.context() as patch:
         patch.setattr(decoding, "next_code_probabilities", listen)
         generate(model, requests)
-    return torch.stack(seen)
+    return torch.nn.utils.rnn.pad_sequence(seen, batch_first=True)
 
 
 def _model_and_requests(
     width: int, heads: int, shortest: int, form: GuidanceForm = "one_pass", guidance_text: float = 1.0
 ) -> tuple[MusicModel, list[GenerationRequest]]:
-    """A prefix of 30, for on few keys every kernel is exact; the longest request last, as the rows of a batch are."""
+    """A prefix of 30, for on few keys every kernel is exact; the longest request first, as the slots have them."""
     settings = config(width=width, heads=heads, layers=2).model_copy(update={"chroma": ChromaConfig(frames=30)})
     attributes = [
         Attributes("calm piano", melody(0, 4, 7)),
         Attributes("loud fast drums and bass", None, torch.ones(CLAP_WIDTH)),
         Attributes(None, melody(2)),
     ]
-    lengths = range(shortest, shortest + 6)
+    lengths = range(shortest + 5, shortest - 1, -1)
     requests = [
         GenerationRequest(item, frames, seed=1, guidance_form=form, guidance_text=guidance_text)
         for item, frames in zip(attributes * 2, lengths, strict=True)

@@ -1,0 +1,35 @@
+"""A language model made ready for decoding: the same model, its matrices in the form that decoding reads fastest."""
+
+import copy
+
+from torch import nn
+
+from model.attention import Attention
+from model.configuration import Precision
+from model.language_model import LanguageModel
+from model.matrices import Matrix, Sections
+
+
+def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
+    """The model with its matrices made ready, for inference alone; what is not a matrix is shared with the model.
+
+    Sums are in float32 whatever the precision, and so is what passes from layer to layer.
+
+    Raises:
+        ValueError: a precision that the device has no kernel for.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    ready = copy.deepcopy(model, shared)
+    proven: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for module in list(ready.modules()):
+        if isinstance(module, Attention):
+            if module.cross and isinstance(module.in_projection, nn.Linear):
+                widths = [module.width, 2 * module.width]
+                module.in_projection = Sections(module.in_projection, widths, precision, proven)
+            else:
+                module.in_projection = Matrix(module.in_projection, precision, proven)
+            module.out_projection = Matrix(module.out_projection, precision, proven)
+    for layer in ready.transformer.layers:
+        layer.expand, layer.contract = (Matrix(one, precision, proven) for one in (layer.expand, layer.contract))
+    ready.heads = nn.ModuleList(Matrix(head, precision, proven) for head in ready.heads)
+    return ready
