@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import EncodecModel
-
-from model.codec.codec import Codec, codebook_identity
+from model.codec.codec import Codec, codebook_identity, coder_of
+from model.codec.coder import CodecNetwork, Coder
 from model.codec.stereo import StereoCodec
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft_codec import read_audiocraft_codec
 from stages.checkpoints.audiocraft_package import CODEC_FILE
-from stages.checkpoints.folder import CONFIG, CheckpointFacts, CodecFacts, codec_inside, load_encodec, read_facts
+from stages.checkpoints.folder import CONFIG, CheckpointFacts, CodecFacts, codec_inside, load_codec_network, read_facts
 from stages.checkpoints.hugging_face import read_hugging_face_codec
 from stages.checkpoints.loading import form_of
 
@@ -57,7 +56,7 @@ def codes_of_model(facts: CheckpointFacts) -> Codes:
     return Codes(*sizes, codec.identity, codec.channels, codec.reference)
 
 
-def codec_facts(network: EncodecModel, codebooks: int, channels: int, reference: str | None = None) -> CodecFacts:
+def codec_facts(network: CodecNetwork, codebooks: int, channels: int, reference: str | None = None) -> CodecFacts:
     """What there is to say of a codec whose codes a model speaks.
 
     Args:
@@ -68,14 +67,14 @@ def codec_facts(network: EncodecModel, codebooks: int, channels: int, reference:
     Raises:
         ValueError: the network has no such levels.
     """
-    config = network.config
+    coder = coder_of(network)
     return CodecFacts(
         reference=reference,
-        identity=codebook_identity(network, codebooks // _sides(network, channels)),
-        sample_rate=config.sampling_rate,
-        frame_rate=config.sampling_rate / config.hop_length,
+        identity=codebook_identity(network, codebooks // _sides(coder, channels)),
+        sample_rate=coder.sample_rate,
+        frame_rate=coder.frame_rate,
         codebooks=codebooks,
-        cardinality=config.codebook_size,
+        cardinality=coder.cardinality,
         channels=channels,
     )
 
@@ -88,13 +87,13 @@ def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, ch
         channels: of the sound; None takes the codec's own. A mono codec can encode 2.
 
     Raises:
-        ValueError: the folder holds no EnCodec, or one that cannot give such codes.
+        ValueError: the folder holds no codec, or one that cannot give such codes.
     """
     return _as_codec(read_network(path), device, codebooks, channels)
 
 
-def read_network(path: Path) -> EncodecModel:
-    """The EnCodec of a local folder, on the CPU: the folder's own, or the one inside a language model's checkpoint.
+def read_network(path: Path) -> CodecNetwork:
+    """The codec of a local folder, on the CPU: the folder's own, or the one inside a language model's checkpoint.
 
     Raises:
         ValueError: there is none.
@@ -104,7 +103,7 @@ def read_network(path: Path) -> EncodecModel:
     try:
         form = form_of(path)
     except ValueError:  # no language model's
-        return load_encodec(path)
+        return load_codec_network(path)
     if form == "hf":
         return read_hugging_face_codec(path)
     if form == "audiocraft":
@@ -126,7 +125,7 @@ def load_codec_of(codes: Codes, path: Path, device: str, got: str, speaker: str)
     return _as_codec(network_of(codes, path, got, speaker), device, codes.codebooks, codes.channels)
 
 
-def network_of(codes: Codes, path: Path, got: str, speaker: str) -> EncodecModel:
+def network_of(codes: Codes, path: Path, got: str, speaker: str) -> CodecNetwork:
     """The network of a local folder, for codes that must be its own, on the CPU.
 
     Args:
@@ -137,16 +136,16 @@ def network_of(codes: Codes, path: Path, got: str, speaker: str) -> EncodecModel
         ValueError: it is another codec than that of the codes.
     """
     network = read_network(path)
-    own, levels = network.config.audio_channels, network.config.num_quantizers
-    sides = _sides(network, codes.channels)
-    rate = network.config.sampling_rate / network.config.hop_length
+    coder = coder_of(network)
+    own, levels = coder.channels, coder.codebooks
+    sides = _sides(coder, codes.channels)
     fits = codes.codebooks % sides == 0 and codes.codebooks <= sides * levels and codes.channels in (None, sides * own)
-    if not fits or (codes.cardinality, codes.frame_rate) != (network.config.codebook_size, rate):
+    if not fits or (codes.cardinality, codes.frame_rate) != (coder.cardinality, coder.frame_rate):
         channels = "" if codes.channels is None else f" for {codes.channels} channels"
         raise ValueError(
             f"expected a codec of {codes.codebooks} codebooks of {codes.cardinality} codes at {codes.frame_rate:g} "
             f"frames a second{channels}, which {speaker} speaks, got {got} with {sides * levels} of "
-            f"{network.config.codebook_size} at {rate:g} for {sides * own}"
+            f"{coder.cardinality} at {coder.frame_rate:g} for {sides * own}"
         )
     _check_identity(codes, codebook_identity(network, codes.codebooks // sides), speaker, got)
     return network
@@ -183,15 +182,16 @@ def _check_identity(expected: Codes, found: str, speaker: str, got: str) -> None
         )
 
 
-def _sides(network: EncodecModel, channels: int | None) -> int:
+def _sides(coder: Coder, channels: int | None) -> int:
     """How often a network encodes a recording: twice where it is mono and the sound is stereo."""
-    return 2 if channels == 2 and network.config.audio_channels == 1 else 1
+    return 2 if channels == 2 and coder.channels == 1 else 1
 
 
-def _as_codec(network: EncodecModel, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:
-    sides = _sides(network, channels)
-    if channels not in (None, sides * network.config.audio_channels):
-        raise ValueError(f"expected a codec of {channels} channels, got one of {network.config.audio_channels}")
+def _as_codec(network: CodecNetwork, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:
+    coder = coder_of(network)
+    sides = _sides(coder, channels)
+    if channels not in (None, sides * coder.channels):
+        raise ValueError(f"expected a codec of {channels} channels, got one of {coder.channels}")
     if codebooks is not None and codebooks % sides:
         raise ValueError(f"expected an even number of codebooks, left and right by turns, got {codebooks}")
     codec = Codec(network, device, None if codebooks is None else codebooks // sides)

@@ -272,8 +272,8 @@ class Conditions:
         else:
             codec, recording = self._codec, self._recording("prompt", reference)
             sound = as_channels(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
-            # The codec looks both ways, so it hears a second of what follows the prompt as well.
-            heard = (wanted + round(self.facts.frame_rate)) * codec.hop
+            # A codec that looks both ways hears some of what follows the prompt as well.
+            heard = (wanted + codec.margins.after) * codec.hop
             codes = codec.encode_track(torch.from_numpy(sound[:, :heard]))
         if codes.shape[1] < wanted:
             got = codes.shape[1] / self.facts.frame_rate

@@ -4,7 +4,7 @@ Every clip is decoded alone, so its file depends on its codes and nothing else. 
 of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format can
 come back above the limit that its samples kept; such a clip is turned down and encoded again.
 
-Samples are rounded to 16 or 24 bits without dither: an EnCodec's own noise lies far above the rounding even of
+Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies far above the rounding even of
 16 bits, so dither would change nothing that can be heard.
 """
 

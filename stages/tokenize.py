@@ -1,9 +1,9 @@
 """Tokenize: the codec's codes of every track, [K, T] integers, what the language model learns to continue.
 
-EnCodec (arXiv:2210.13438) through transformers, at the codec's own rate and its own channels or as stereo by a mono
-codec. Every row says which codec its codes are of. A recording is encoded in windows that overlap
-(`Codec.encode_track`); only its own windows ever share a batch, and how many is part of the recipe, so a row depends on
-the recording and the codec alone, not on its neighbours.
+EnCodec (arXiv:2210.13438), DAC (arXiv:2306.06546) or Mimi (arXiv:2410.00037) through transformers, at the codec's own
+rate and its own channels, or as stereo by a mono codec. Every row says which codec its codes are of. A recording is
+encoded in windows that overlap (`Codec.encode_track`); only its own windows ever share a batch, and how many is part of
+the recipe, so a row depends on the recording and the codec alone, not on its neighbours.
 """
 
 from typing import TYPE_CHECKING, Literal
@@ -28,22 +28,25 @@ class Config(schemas.Config):
     """How recordings become codes."""
 
     codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
-    """An EnCodec in transformers' format (MusicGen, arXiv:2306.05284, 3.1)."""
+    """An EnCodec, DAC or Mimi in transformers' format; MusicGen's is an EnCodec (arXiv:2306.05284, 3.1)."""
     channels: Literal["codec", "stereo"] = "codec"
     """What is encoded: the codec's own channels, or left and right, each alone by a mono codec, their codes by turns
     (L0, R0, L1, R1, …), as the stereo models of MusicGen speak them (AudioCraft: `interleave_stereo_codebooks`)."""
     codebooks: int | None = Field(default=None, ge=1)
     """Codebooks of the codes, of both sides together; None keeps all that the codec has."""
-    window_seconds: float = Field(default=30.0, gt=0)
-    """Length of a window; recordings up to this are encoded in one pass."""
-    context_seconds: float = Field(default=1.0, ge=0)
-    """Sound on either side of a window's kept part that is encoded and thrown away."""
+    window_seconds: float | None = Field(default=None, gt=0)
+    """Length of a window; recordings up to this are encoded in one pass. None is 30 s, or twice what is thrown away of
+    it where that is more (a minute of Mimi)."""
+    context_seconds: float | None = Field(default=None, ge=0)
+    """Sound on either side of a window's kept part that is encoded and thrown away. None is what the codec needs for
+    codes as one pass gives them: a second for EnCodec, what DAC's convolutions see, half a minute of the past for
+    Mimi."""
     windows_at_once: int = Field(default=4, ge=1)
     """Windows of one recording in a pass. It bounds memory, and counts in the recipe because sums are rounded by it."""
 
     @model_validator(mode="after")
     def _windows_keep_something(self) -> "Config":
-        if self.window_seconds <= 2 * self.context_seconds:
+        if self.window_seconds and self.context_seconds and self.window_seconds <= 2 * self.context_seconds:
             raise ValueError(
                 f"expected window_seconds > 2 * context_seconds, got {self.window_seconds} and {self.context_seconds}"
             )
@@ -97,10 +100,13 @@ def _codes(config: Config, codec: "AnyCodec", uri: str) -> np.ndarray:
             "too short",
             f"expected at least one frame of {codec.hop / codec.sample_rate:.3f} s, got {recording.seconds:.4f} s",
         )
-    context = round(config.context_seconds * codec.frame_rate)
-    window = max(round(config.window_seconds * codec.frame_rate), 2 * context + 1)
+    window, context = (_frames(seconds, codec) for seconds in (config.window_seconds, config.context_seconds))
     codes = codec.encode_track(torch.from_numpy(samples), window, context, config.windows_at_once)
     return codes.numpy().astype(np.uint16)
+
+
+def _frames(seconds: float | None, codec: "AnyCodec") -> int | None:
+    return None if seconds is None else round(seconds * codec.frame_rate)
 
 
 def _lasting(reference: WeightsRef, context: Context) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
+from transformers import EncodecModel
 
-from model.codec.codec import codebook_identity
+from model.codec.codec import codebook_identity, coder_of
 from model.conditioning.configuration import MusicModelConfig, TextConfig
 from model.music_model import MusicModel
 from schemas import WeightsRef
@@ -149,9 +150,11 @@ def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
     conditioners = conditioner_settings(model.config, facts.segment_seconds, text)
     if facts.codec is None:
         raise ValueError("expected a model whose codec is known, got one that does not say: name its codec")
+    if not isinstance(trained.codec, EncodecModel | None):
+        raise ValueError(f"expected an EnCodec to write in AudioCraft's form, got {coder_of(trained.codec).kind}")
     sides = facts.codec.channels // (1 if trained.codec is None else trained.codec.config.audio_channels)
     levels = facts.codec.codebooks // sides
-    _write_codec(trained, facts.codec, levels, folder)
+    _write_codec(trained.codec, facts.codec, levels, folder)
     settings = {
         "solver": "musicgen",
         "sample_rate": facts.codec.sample_rate,
@@ -170,8 +173,7 @@ def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
     write_package(folder / LANGUAGE_MODEL_FILE, state, settings)
 
 
-def _write_codec(trained: TrainedModel, codec: CodecFacts, levels: int, folder: Path) -> None:
-    network = trained.codec
+def _write_codec(network: EncodecModel | None, codec: CodecFacts, levels: int, folder: Path) -> None:
     if network is not None and (found := codebook_identity(network, levels)) != codec.identity:
         raise ValueError(f"expected the codec with identity {codec.identity}, which the model speaks, got {found}")
     if codec.reference in PUBLISHED_CODECS:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from model.codec.codec import coder_of
 from schemas import Store, WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.folder import TrainedModel, save_checkpoint
@@ -72,7 +73,7 @@ def _with_codec(trained: TrainedModel, weights: Find, given: WeightsRef | None) 
         return trained
     network = network_of(codes_of_model(facts), weights(named).path, f"the codec {named}", "the checkpoint")
     if facts.codec is None:
-        codebooks, channels = facts.model.language_model.codebooks, network.config.audio_channels
+        codebooks, channels = facts.model.language_model.codebooks, coder_of(network).channels
         found = codec_facts(network, codebooks, channels, str(named))
         facts = facts.model_copy(update={"codec": found})
     return replace(trained, facts=facts, codec=network)

@@ -19,12 +19,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, EncodecModel, PreTrainedTokenizerBase, T5Config, T5EncoderModel
+from transformers import (
+    AutoTokenizer,
+    DacModel,
+    EncodecModel,
+    MimiModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
+)
 
-from model.codec.codec import codebook_identity
+from model.codec.codec import codebook_identity, coder_of
+from model.codec.coder import CodecNetwork
 from model.conditioning.configuration import MusicModelConfig
 from model.music_model import MusicModel
 from schemas import Config, WeightsRef
@@ -32,8 +42,15 @@ from schemas.weights import LocalWeights
 
 WEIGHTS, CONFIG, TEXT_ENCODER, CODEC = "model.safetensors", "config.json", "text_encoder", "codec"
 
-T5_ATTENTION = "sdpa"
-"""What transformers takes by itself."""
+ATTENTION = "sdpa"
+"""What transformers takes by itself for networks that attend."""
+
+CODECS: Mapping[str, tuple[Any, str]] = {
+    "encodec": (EncodecModel, "eager"),
+    "dac": (DacModel, "eager"),
+    "mimi": (MimiModel, ATTENTION),
+}
+"""`model_type` of a codec's configuration -> its class, and how that attends."""
 
 
 class CodecFacts(Config):
@@ -87,11 +104,11 @@ class TrainedModel:
 
     model: MusicModel
     facts: CheckpointFacts
-    codec: EncodecModel | None = None
+    codec: CodecNetwork | None = None
     """The codec, where it came with the model."""
 
 
-def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, codec: EncodecModel | None = None) -> None:
+def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, codec: CodecNetwork | None = None) -> None:
     """Write a model into an existing folder, with the weights that it has now, and `codec` with it if it is given.
 
     The weights of a frozen text encoder are written exactly where `facts.text_encoder` names no other place.
@@ -129,7 +146,7 @@ def load_folder(
         if facts.model.description is not None:
             tokenizer = _tokenizer(folder / TEXT_ENCODER)
             if facts.model.description.finetune:
-                config = T5Config.from_pretrained(folder / TEXT_ENCODER, attn_implementation=T5_ATTENTION)
+                config = T5Config.from_pretrained(folder / TEXT_ENCODER, attn_implementation=ATTENTION)
                 encoder = T5EncoderModel(config)
             else:
                 encoder = _frozen_text_encoder(folder, facts, weights)
@@ -168,7 +185,7 @@ def _frozen_text_encoder(
     return load_text_encoder(found.path)[0]
 
 
-def codec_inside(folder: Path, facts: CheckpointFacts) -> EncodecModel | None:
+def codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | None:
     """The codec that lies with a model in its folder; None where there is none.
 
     Raises:
@@ -176,10 +193,10 @@ def codec_inside(folder: Path, facts: CheckpointFacts) -> EncodecModel | None:
     """
     if not (folder / CODEC).is_dir():
         return None
-    network = load_encodec(folder / CODEC)
+    network = load_codec_network(folder / CODEC)
     if facts.codec is None:
         raise ValueError(f"expected facts of the codec in {folder / CONFIG}, which has one inside, got none")
-    levels = facts.codec.codebooks * network.config.audio_channels // facts.codec.channels
+    levels = facts.codec.codebooks * coder_of(network).channels // facts.codec.channels
     if (found := codebook_identity(network, levels)) != facts.codec.identity:
         raise ValueError(
             f"expected the codec with identity {facts.codec.identity}, whose codes {folder.name} speaks, in "
@@ -188,18 +205,37 @@ def codec_inside(folder: Path, facts: CheckpointFacts) -> EncodecModel | None:
     return network
 
 
+def load_codec_network(path: Path) -> CodecNetwork:
+    """A codec from a local folder in transformers' form, of the kind that its configuration says, on the CPU.
+
+    Raises:
+        ValueError: there is no codec, or one of a kind that is not known here.
+    """
+    expected = f"expected a codec's folder (config.json, model.safetensors) of type {', '.join(CODECS)} in {path}"
+    try:
+        written = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        kind = written.get("model_type") if isinstance(written, dict) else None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{expected}, got {error}") from error
+    if not isinstance(kind, str) or kind not in CODECS:
+        raise ValueError(f"{expected}, got one of type {kind!r}")
+    network, attention = CODECS[kind]
+    try:
+        return _from_pretrained(network, path, attention)
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+        raise ValueError(f"{expected}, got {error}") from error
+
+
 def load_encodec(path: Path) -> EncodecModel:
     """An EnCodec from a local folder in transformers' form, on the CPU.
 
     Raises:
         ValueError: there is no such codec.
     """
-    try:
-        return _from_pretrained(EncodecModel, path, "eager")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"expected an EnCodec folder (config.json, model.safetensors) in {path}, got {error}"
-        ) from error
+    network = load_codec_network(path)
+    if not isinstance(network, EncodecModel):
+        raise ValueError(f"expected an EnCodec in {path}, got a {coder_of(network).kind}")
+    return network
 
 
 def load_text_encoder(path: Path) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
@@ -209,7 +245,7 @@ def load_text_encoder(path: Path) -> tuple[T5EncoderModel, PreTrainedTokenizerBa
         ValueError: there is no such encoder.
     """
     try:
-        return _from_pretrained(T5EncoderModel, path, T5_ATTENTION), _tokenizer(path)
+        return _from_pretrained(T5EncoderModel, path, ATTENTION), _tokenizer(path)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"expected a T5 encoder and its tokenizer in {path}, got {error}") from error
 

@@ -32,7 +32,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from model.codec.codec import codebook_identity
+from model.codec.codec import codebook_identity, coder_of
 from model.hugging_face_names import POSITION_TABLE, from_hugging_face, to_hugging_face
 from model.music_model import MusicModel
 from stages.checkpoints.folder import CheckpointFacts, CodecFacts, TrainedModel
@@ -111,6 +111,9 @@ def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
     if trained.codec is None:
         raise ValueError("expected the codec of the model's codes, which Hugging Face's form holds too, got none")
     codec = trained.codec
+    if not isinstance(codec, EncodecModel):
+        kind = coder_of(codec).kind
+        raise ValueError(f"expected an EnCodec, by which Hugging Face's MusicGen speaks its codes, got {kind}")
     if model.description is None:
         raise ValueError("expected a model that reads descriptions, as Hugging Face's MusicGen does, got one without")
     encoder, tokenizer = model.description.encoder, model.description.tokenizer

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import EncodecModel, PreTrainedTokenizerBase, T5EncoderModel
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
+from model.codec.coder import CodecNetwork
 from model.conditioning.configuration import MusicModelConfig
 from model.configuration import LanguageModelConfig
 from model.music_model import MusicModel
@@ -49,7 +50,7 @@ class Beginning:
     """Ids of the checkpoints of the store that it was made from."""
     facts: CheckpointFacts | None
     """Of the checkpoint that it begins from; None for fresh weights."""
-    codec: EncodecModel | None
+    codec: CodecNetwork | None
     """What came with that checkpoint."""
 
 

@@ -99,5 +99,5 @@ def test_a_row_says_what_its_codes_are(folder: Path) -> None:
 
 
 def test_a_folder_without_a_codec_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected an EnCodec folder"):
+    with pytest.raises(ValueError, match="expected a codec's folder"):
         load_codec(tmp_path)

@@ -123,7 +123,7 @@ def test_a_folder_that_is_no_codec_fails_with_what_was_expected(tmp_path: Path) 
     row = track(tmp_path / "a.wav", piece(1), "train")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("nothing")
-    with pytest.raises(StageFailed, match="expected an EnCodec folder"):
+    with pytest.raises(StageFailed, match="expected a codec's folder"):
         tokens_of(tmp_path / "store", [row], Config(codec=WeightsRef(str(tmp_path / "empty"))))
 
 
