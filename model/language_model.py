@@ -94,30 +94,68 @@ class LanguageModel(nn.Module):
         Frames from `lengths` on are padding: the model sees the special token there, and they are not predictions.
         Raises ValueError for codes of another shape or out of range, lengths outside 1 … T, or wrong conditions.
         """
+        inside = self._inside(codes, lengths)
+        pattern = self.pattern(codes.shape[-1])
+        sequence = pattern.build(torch.where(inside[:, None], codes, self.special), self.special, mode)
+        hidden = self._decode(sequence, conditions, pattern, mode)
+        logits, mask = pattern.revert_outputs(self.logits(hidden), mode, fill=0.0)
+        return Prediction(logits, mask & inside[:, None])
+
+    def loss(
+        self,
+        codes: Int[Tensor, "B K T"],
+        conditions: Mapping[str, Condition],
+        lengths: Int[Tensor, "B"] | None = None,
+    ) -> Loss:
+        """`cross_entropy` of what `forward` predicts, in less time and memory: codes are brought into the order of the
+        predictions instead of these into the order of the codes, and codebook after codebook is judged.
+
+        Codes may be on the host: they are looked over where they are, so that nothing waits for the device.
+        Raises as `forward` does.
+        """
+        inside = self._inside(codes, lengths)
+        pattern = self.pattern(codes.shape[-1])
+        sequence = pattern.build(torch.where(inside[:, None], codes, self.special), self.special, "valid")
+        sequence = sequence.to(self.device, non_blocking=True)
+        normed = self.out_norm(self._decode(sequence, conditions, pattern, "valid")).flatten(0, 1)
+        targets = sequence[:, :, 1:].transpose(0, 1).flatten(1)
+        targets = torch.where(targets == self.special, -100, targets)
+        sums = [
+            F.cross_entropy(head(normed).float(), wanted, ignore_index=-100, reduction="sum")
+            for head, wanted in zip(self.heads, targets, strict=True)
+        ]
+        codebooks = torch.stack(sums) / (targets >= 0).sum(1)
+        return Loss(codebooks.mean(), codebooks)
+
+    def _inside(self, codes: Int[Tensor, "B K T"], lengths: Int[Tensor, "B"] | None) -> Bool[Tensor, "B T"]:
+        """Which frames are no padding. Raises as `forward` does for codes and lengths."""
         if codes.ndim != 3 or codes.shape[1] != self.config.codebooks or not codes.numel():
             raise ValueError(f"expected codes [B, {self.config.codebooks}, T], got {list(codes.shape)}")
         batch, _, frames = codes.shape
-        for name, condition in conditions.items():
-            if len(condition.embedding) != batch:
-                raise ValueError(f"expected {name} of {batch} rows, as the codes, got {len(condition.embedding)}")
         inside = torch.ones((batch, frames), dtype=torch.bool, device=codes.device)
         if lengths is not None:
             if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > frames:
                 raise ValueError(f"expected {batch} lengths from 1 to {frames}, got {lengths.tolist()}")
             inside = torch.arange(frames, device=codes.device) < lengths.to(codes.device)[:, None]
         self.check_range(torch.where(inside[:, None], codes, 0))
-        codes = torch.where(inside[:, None], codes, self.special)
-        pattern = self.pattern(frames)
-        embedded = self.embed(pattern.build(codes, self.special, mode))
+        return inside
+
+    def _decode(
+        self, sequence: Int[Tensor, "B K S"], conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode
+    ) -> Float[Tensor, "B S-1 D"]:
+        """Hidden states of every step but the last, after which nothing is left to predict."""
+        for name, condition in conditions.items():
+            if len(condition.embedding) != len(sequence):
+                got = len(condition.embedding)
+                raise ValueError(f"expected {name} of {len(sequence)} rows, as the codes, got {got}")
+        embedded = self.embed(sequence[:, :, :-1])
         steps = embedded.shape[1]
         fused = self.fuse(conditions, pattern, mode)
         if fused.added is not None:
-            embedded = embedded + fused.added
+            embedded = embedded + fused.added[:, :steps]
         if fused.prefix is not None:
             embedded = torch.cat([fused.prefix.to(embedded.dtype), embedded], dim=1)
-        hidden = self.transformer(embedded, fused.source, fused.source_mask)[:, -steps:]
-        logits, mask = pattern.revert_outputs(self.logits(hidden), mode, fill=0.0)
-        return Prediction(logits, mask & inside[:, None])
+        return self.transformer(embedded, fused.source, fused.source_mask)[:, -steps:]
 
     def check_range(self, codes: Int[Tensor, "..."]) -> None:
         """Raise ValueError unless all of these are entries of a codebook."""

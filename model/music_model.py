@@ -17,7 +17,7 @@ from model.conditioning.melody import ChromaConditioner
 from model.conditioning.numbers import NumberConditioner
 from model.conditioning.prepared import PreparedTokens, PreparedVectors
 from model.conditioning.text import TextConditioner
-from model.language_model import Condition, LanguageModel, Loss, Prediction, cross_entropy
+from model.language_model import Condition, LanguageModel, Loss, Prediction
 
 CONDITIONS = ("description", *FIELDS, "chroma", "clap")
 """Every condition that there may be, in the order in which they are fused."""
@@ -159,10 +159,7 @@ class MusicModel(nn.Module):
 
         `lengths` [B] are the frames that each item really has. Raises ValueError for bad codes, lengths or attributes.
         """
-        prepared = attributes if isinstance(attributes, Prepared) else self.prepare(attributes)
-        if prepared.rows != codes.shape[0]:
-            raise ValueError(f"expected attributes of {codes.shape[0]} items, got {prepared.rows}")
-        return self.language_model(codes, self.condition(prepared), lengths)
+        return self.language_model(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
 
     def loss(
         self,
@@ -171,7 +168,7 @@ class MusicModel(nn.Module):
         lengths: Int[Tensor, "B"] | None = None,
     ) -> Loss:
         """Cross-entropy of `forward`, in nats: the mean over codebooks and each codebook's [K]."""
-        return cross_entropy(self(codes, attributes, lengths), codes)
+        return self.language_model.loss(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
 
     def weights(self) -> dict[str, Tensor]:
         """The state that a checkpoint of this model holds: all but a frozen text encoder."""
@@ -185,6 +182,12 @@ class MusicModel(nn.Module):
             missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
             raise ValueError(f"expected the weights of this model, got {missing} missing and {unknown} unknown")
         self.load_state_dict(dict(weights), strict=False)
+
+    def _conditions_of(self, attributes: Sequence[Attributes] | Prepared, rows: int) -> dict[str, Condition]:
+        prepared = attributes if isinstance(attributes, Prepared) else self.prepare(attributes)
+        if prepared.rows != rows:
+            raise ValueError(f"expected attributes of {rows} items, got {prepared.rows}")
+        return self.condition(prepared)
 
     def _conditioner(self, name: str) -> nn.Module:
         return self.fields[name] if name in self.fields else self.get_submodule(name)

@@ -47,7 +47,8 @@ def predicted(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> 
 def accumulate_gradients(model: MusicModel, batch: Batch, items: int, precision: Precision) -> Float[Tensor, " K"]:
     """Add the gradient of a batch's cross-entropy to the parameters', working on `items` examples at once.
 
-    The gradient is that of the whole batch in one piece, but for rounding. Returns each codebook's cross-entropy, nats.
+    The gradient is that of the whole batch in one piece, but for rounding. Returns each codebook's cross-entropy, nats,
+    on the model's device: reading it is what waits for the device, and nothing here does.
     """
     frames = batch.codes.shape[-1]
     totals = predicted(model.language_model, frames, batch.lengths).sum((0, 2)).to(model.device)
@@ -55,10 +56,10 @@ def accumulate_gradients(model: MusicModel, batch: Batch, items: int, precision:
     for part in batch.parts(items):
         shares = predicted(model.language_model, frames, part.lengths).sum((0, 2)).to(model.device) / totals
         with _precision(model, precision):
-            loss = model.loss(part.codes.to(model.device), part.attributes, part.lengths.to(model.device))
+            loss = model.loss(part.codes, part.attributes, part.lengths)
         (loss.codebooks * shares).mean().backward()
         codebooks += loss.codebooks.detach() * shares
-    return codebooks.cpu()
+    return codebooks
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def held_out_cross_entropy(model: MusicModel, batches: Iterable[Batch], precisio
         for batch in batches:
             held = predicted(model.language_model, batch.codes.shape[-1], batch.lengths).sum((0, 2))
             with _precision(model, precision):
-                loss = model.loss(batch.codes.to(model.device), batch.attributes, batch.lengths.to(model.device))
+                loss = model.loss(batch.codes, batch.attributes, batch.lengths)
             sums += loss.codebooks.cpu().double() * held
             counts += held
     finally:

@@ -73,7 +73,7 @@ class Optimization:
             betas=config.betas,
             eps=config.epsilon,
             weight_decay=config.weight_decay,
-            foreach=True,
+            fused=True,  # one pass over memory, where the others make a dozen
         )
         self.step = 0
         self.left_out = 0
@@ -157,9 +157,7 @@ class Optimization:
             self.average[name] = state[f"average.{name}"].to(parameter.device, copy=True)
             if f"exp_avg.{name}" in state:
                 self.adam.state[parameter] = {
-                    # AdamW counts its steps on the CPU, wherever the weights are.
-                    moment: state[f"{moment}.{name}"].to("cpu" if moment == "step" else parameter.device, copy=True)
-                    for moment in MOMENTS
+                    moment: state[f"{moment}.{name}"].to(parameter.device, copy=True) for moment in MOMENTS
                 }
 
     def _fill(self, values: Mapping[str, Tensor]) -> None:

@@ -100,8 +100,9 @@ def _train(
             batch = upcoming.result()
             upcoming = reader.submit(draw, optimization.step + 1)
             torch.manual_seed(step_seed(config.seed, optimization.step, DROPOUT))
-            codebooks = accumulate_gradients(model, batch, config.micro_batch, config.optimization.precision).tolist()
+            losses = accumulate_gradients(model, batch, config.micro_batch, config.optimization.precision)
             update = optimization.update()
+            codebooks = losses.tolist()
             step, last = optimization.step, optimization.step == steps
             journal.note(codebooks, len(codebooks) * int(batch.lengths.sum()), time.perf_counter() - began)
             if step % config.log_every == 0 or last:

@@ -1,5 +1,6 @@
 """The language model against AudioCraft's logits, losses and gradients, and its own promises."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,8 @@ from pydantic import ValidationError
 
 from model import patterns
 from model.audiocraft_names import name_from_audiocraft
-from model.language_model import (
-    LanguageModel,
-    LanguageModelConfig,
-    Prediction,
-    cross_entropy,
-)
+from model.fusing import Condition
+from model.language_model import LanguageModel, LanguageModelConfig, Loss, Prediction, cross_entropy
 from tests.model.oracles import language_model, read_pack
 from tests.model.tiny_model import random_codes
 
@@ -37,13 +34,24 @@ def test_logits_and_masks_equal_the_oracle(oracles: Path, name: str, mode: str) 
         assert mode == "full"
 
 
+def _loss_of_predictions(
+    model: LanguageModel, codes: torch.Tensor, conditions: dict[str, Condition], lengths: torch.Tensor | None = None
+) -> Loss:
+    """The loss written out, over logits in the order of the codes."""
+    return cross_entropy(model(codes, conditions, lengths), codes)
+
+
+LOSSES = [_loss_of_predictions, LanguageModel.loss]
+
+
+@pytest.mark.parametrize("loss_of", LOSSES)
 @pytest.mark.parametrize("name", CASES)
-def test_losses_and_gradients_equal_the_oracle(oracles: Path, name: str) -> None:
+def test_losses_and_gradients_equal_the_oracle(oracles: Path, name: str, loss_of: Callable[..., Loss]) -> None:
     pack = read_pack(oracles, "lm_forward")
     case = pack.case(name)
     model = language_model(oracles, case)
     codes = pack.tensors["codes"]
-    loss = cross_entropy(model(codes, pack.conditions(case)), codes)
+    loss = loss_of(model, codes, pack.conditions(case))
     torch.testing.assert_close(loss.mean, pack.tensors[f"{name}.ce"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(loss.codebooks, pack.tensors[f"{name}.ce_per_codebook"], rtol=1e-5, atol=1e-5)
     loss.mean.backward()
@@ -63,11 +71,14 @@ def test_losses_of_padded_codes_equal_the_oracle(oracles: Path, name: str) -> No
     case = pack.case(name)
     codes = pack.tensors["padded_codes"]
     with torch.no_grad():
-        found = language_model(oracles, case)(codes, pack.conditions(case), pack.tensors["valid_lengths"])
-    loss = cross_entropy(found, codes)
+        model = language_model(oracles, case)
+        found = model(codes, pack.conditions(case), pack.tensors["valid_lengths"])
+        fast = model.loss(codes, pack.conditions(case), pack.tensors["valid_lengths"])
     assert torch.equal(found.mask, pack.tensors[f"{name}.padded.mask"])
-    torch.testing.assert_close(loss.mean, pack.tensors[f"{name}.padded.ce"], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(loss.codebooks, pack.tensors[f"{name}.padded.ce_per_codebook"], rtol=1e-5, atol=1e-5)
+    for loss in (cross_entropy(found, codes), fast):
+        expected = pack.tensors[f"{name}.padded.ce_per_codebook"]
+        torch.testing.assert_close(loss.mean, pack.tensors[f"{name}.padded.ce"], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loss.codebooks, expected, rtol=1e-5, atol=1e-5)
 
 
 def _small(**changes: object) -> LanguageModel:
@@ -121,9 +132,23 @@ def test_what_lies_past_a_length_changes_nothing_and_counts_for_nothing() -> Non
     assert cross_entropy(first, codes).mean == cross_entropy(second, other).mean
 
 
-def test_a_gradient_of_the_loss_is_finite_where_nothing_is_predicted() -> None:
+@pytest.mark.parametrize("pattern", ["delay", "unroll", "coarse_first", "grouped"])
+def test_the_loss_is_that_of_the_predictions_whatever_the_pattern_and_the_padding(pattern: str) -> None:
+    model, codes, lengths = (
+        _small(pattern=pattern, group=3, empty_initial=1),
+        random_codes(3, 9),
+        torch.tensor([4, 9, 7]),
+    )
+    for given in (None, lengths):
+        expected, found = _loss_of_predictions(model, codes, {}, given), model.loss(codes, {}, given)
+        torch.testing.assert_close(found.codebooks, expected.codebooks)
+        torch.testing.assert_close(found.mean, expected.mean)
+
+
+@pytest.mark.parametrize("loss_of", LOSSES)
+def test_a_gradient_of_the_loss_is_finite_where_nothing_is_predicted(loss_of: Callable[..., Loss]) -> None:
     model, codes = _small(), random_codes(2, 5)
-    cross_entropy(model(codes, {}, torch.tensor([3, 5])), codes).mean.backward()
+    loss_of(model, codes, {}, torch.tensor([3, 5])).mean.backward()
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in model.parameters())
 
 
