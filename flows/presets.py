@@ -10,8 +10,10 @@ from typing import Any
 Difference = dict[str, Any]
 """A nested mapping of stage, field and value."""
 
-ENCODEC = "facebook/encodec_32khz"
+ENCODEC, DAC, MIMI = "facebook/encodec_32khz", "descript/dac_44khz", "kyutai/mimi"
 TEXT_ENCODER = "google-t5/t5-base"
+OWN_CODEC = "checkpoint:codec"
+"""The codec that the store trains."""
 SEPARATOR = "demucs:htdemucs"
 CLAP = "lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt"
 
@@ -177,13 +179,13 @@ def encodec_32khz() -> Difference:
     it."""
     # What the codec's training differs in from the stage's own defaults, which are this codec's (arXiv:2306.05284, 3.1;
     # AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml): nothing.
-    return _with_own_codec(musicgen_small())
+    return _with_codec(musicgen_small(), OWN_CODEC)
 
 
 def encodec_24khz() -> Difference:
     """EnCodec for 24 kHz trained on your music, causal, 1.5 to 24 kbit/s; musicgen-small on 8 of its codebooks, 6
     kbit/s."""
-    difference = _with_own_codec(musicgen_small())
+    difference = _with_codec(musicgen_small(), OWN_CODEC)
     # Everything here: EnCodec, arXiv:2210.13438. Network: 3.1 and 3.2, and the files of facebook/encodec_24khz.
     difference["train_codec"] = {
         "network": {
@@ -220,10 +222,27 @@ def encodec_24khz() -> Difference:
     return difference
 
 
-def _with_own_codec(difference: Difference) -> Difference:
-    """The same models on a codec that the store trains."""
+def dac_44khz() -> Difference:
+    """Musicgen-small on the published DAC: 44.1 kHz, 9 codebooks of 1024, 86 frames a second, 7.8 kbit/s."""
+    # The codec's sizes: arXiv:2306.06546 and the files of descript/dac_44khz.
+    difference = _with_codec(musicgen_small(), DAC)
+    difference["train"]["model"]["language_model"] |= {"codebooks": 9, "cardinality": 1024}
+    return difference
+
+
+def mimi_24khz() -> Difference:
+    """Musicgen-small on the published Mimi: 24 kHz, 8 of its 32 codebooks of 2048, 12.5 frames a second, 1.1 kbit/s."""
+    # The codec's sizes: arXiv:2410.00037, 3.3, and the files of kyutai/mimi. 8 codebooks are what Moshi speaks.
+    difference = _with_codec(musicgen_small(), MIMI)
+    difference["tokenize"]["codebooks"] = 8
+    difference["train"]["model"]["language_model"] |= {"codebooks": 8, "cardinality": 2048}
+    return difference
+
+
+def _with_codec(difference: Difference, codec: str) -> Difference:
+    """The same models on another codec."""
     for stage in ("tokenize", "generate", "decode", "evaluate"):
-        difference[stage]["codec"] = "checkpoint:codec"
+        difference[stage]["codec"] = codec
     return difference
 
 
@@ -239,6 +258,8 @@ PRESETS: Mapping[str, Callable[[], Difference]] = {
     "musicgen-stereo-melody": musicgen_stereo_melody,
     "encodec-32khz": encodec_32khz,
     "encodec-24khz": encodec_24khz,
+    "dac-44khz": dac_44khz,
+    "mimi-24khz": mimi_24khz,
 }
 
 

@@ -12,7 +12,7 @@ from transformers import DacConfig, DacModel
 from model.codec.coder import Coder, Margins
 
 DILATIONS = (1, 3, 9)
-"""Of the residual units before each change of rate (arXiv:2306.06546, 3.1), whose kernels are 7 wide."""
+"""Of the residual units at each rate, whose kernels are 7 wide (descript-audio-codec, `EncoderBlock`)."""
 
 
 def dac_coder(network: DacModel) -> Coder:

@@ -1,0 +1,152 @@
+"""From recordings to clips on a DAC and on a Mimi: sizes, rate and length are the codec's."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from transformers import DacConfig, MimiConfig
+
+from flows.recipe import Recipe
+from flows.running import Run, in_turn, run_stages
+from schemas import Settings, Store
+from schemas.database import query
+from stages.checkpoints.loading import load_checkpoint
+from stages.codecs import load_codec
+from stages.runner import StageFailed
+from tests.model.codec.small_codecs import CARDINALITY, HOPS, LEVELS, RATE, small_codec
+from tests.stages.checkpoints.small_checkpoint import refuse
+from tests.stages.codec_world import piece
+from tests.stages.tiny_clap import clap_folder
+
+STAGES = ["ingest", "chroma", "clap", "tokenize", "train", "requests", "generate", "decode", "evaluate"]
+SECONDS, PROMPT_SECONDS = 1.2, 0.4
+
+
+def recipe(folder: Path, kind: str, codebooks: int = LEVELS) -> Recipe:
+    """A model that reads melodies and speaks a small codec's codes, with small models around it."""
+    codec, clap = folder / "codec", clap_folder(folder / "clap", 8)
+    small_codec(kind).save_pretrained(codec)
+    learning = {"steps": 4, "warmup_steps": 1, "precision": "float32", "ema_interval": 1}
+    model = {
+        "language_model": {
+            **{"codebooks": codebooks, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 1},
+            **{"cross": (), "prepend": ("chroma",)},
+        },
+        **{"description": None, "chroma": {"frames": 16}},
+    }
+    differences = {
+        "ingest": {"valid": 0.0, "test": 0.0},
+        "chroma": {"separator": None},
+        "clap": {"model": str(clap)},
+        "tokenize": {"codec": str(codec), "codebooks": None},
+        "train": {
+            **{"model": model, "text_encoder": None, "optimization": learning},
+            **{"batch": 2, "micro_batch": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
+        },
+        "generate": {"codec": str(codec), "separator": None, "clap": None, "vocabulary": None},
+        "decode": {"codec": str(codec), "format": "wav"},
+        "evaluate": {"codec": str(codec), "clap": None, "vocabulary": None, "untrained_clips": 1},
+    }
+    return Recipe.model_validate({"preset": f"{kind}-{'44khz' if kind == 'dac' else '24khz'}", **differences})
+
+
+def settings_of(folder: Path) -> Settings:
+    """Four recordings in a folder, and the settings for a store beside them."""
+    (folder / "recordings").mkdir()
+    for number in range(4):
+        soundfile.write(folder / "recordings" / f"{number}.wav", piece(number), RATE)
+    return Settings(
+        store=str(folder / "store"), source=str(folder / "recordings"), workers=1, requests=str(folder / "requests.csv")
+    )
+
+
+@pytest.fixture(scope="module", params=["dac", "mimi"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def store(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A catalog, and clips of a model that learned from it."""
+    folder = tmp_path_factory.mktemp(kind)
+    settings = settings_of(folder)
+    steps, store = recipe(folder, kind).steps(settings.source), Store(settings.store)
+    run_stages(steps, settings, STAGES[:4], True, Run(), in_turn)
+    track = query(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'").to_pylist()[0]["track_id"]
+    rows = [
+        {"name": "melody", "melody": f"track:{track}"},
+        {"name": "from a track", "prompt": f"track:{track}", "prompt_seconds": PROMPT_SECONDS},
+        {"name": "from a file", "prompt": f"file:{settings.source}/0.wav", "prompt_seconds": PROMPT_SECONDS},
+    ]
+    with open(folder / "requests.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["name", "melody", "prompt", "seconds", "prompt_seconds"])
+        writer.writeheader()
+        writer.writerows(row | {"seconds": SECONDS} for row in rows)
+    run_stages(steps, settings, STAGES, True, Run(), in_turn)
+    return store
+
+
+def rows_of(store: Store, sql: str) -> list[dict]:
+    return query(store, sql).to_pylist()
+
+
+def test_clips_have_the_sizes_the_rate_and_the_length_of_the_codec(store: Store, kind: str) -> None:
+    rows = rows_of(store, "SELECT * FROM clips JOIN generations USING (request_id, take)")
+    assert len(rows) == 3, rows_of(store, "SELECT message FROM rejects")
+    codec = load_codec(Path(store.root).parent / "codec")
+    for row in rows:
+        codes = np.array(row["codes"])
+        assert codes.shape == (LEVELS, -(-round(SECONDS * RATE) // HOPS[kind]))
+        assert (row["frame_rate"], row["cardinality"], row["codec"]) == (RATE / HOPS[kind], CARDINALITY, codec.identity)
+        sound, rate = soundfile.read(store.path(row["path"]), always_2d=True)
+        assert (rate, sound.shape) == (RATE, (round(SECONDS * RATE), 1))
+        assert sound.std() > 0
+
+
+def test_a_prompt_is_the_recording_s_own_codes_whether_a_track_or_a_file(store: Store, kind: str) -> None:
+    rows = rows_of(
+        store,
+        "SELECT requests.name, generations.codes FROM generations JOIN requests USING (request_id) "
+        "WHERE prompt IS NOT NULL",
+    )
+    tokens = rows_of(store, "SELECT codes FROM tokens JOIN tracks USING (track_id) WHERE uri LIKE '%0.wav'")[0]
+    prompt = np.array(tokens["codes"])[:, : round(PROMPT_SECONDS * RATE / HOPS[kind])]
+    found = {row["name"]: np.array(row["codes"])[:, : prompt.shape[1]] for row in rows}
+    assert np.array_equal(found["from a track"], prompt)
+    assert np.array_equal(found["from a file"], prompt)
+
+
+def test_melody_following_is_compared_with_what_the_codec_lets_through(store: Store) -> None:
+    rows = rows_of(store, "SELECT * FROM scores WHERE chroma_similarity IS NOT NULL")
+    assert len(rows) == 1
+    assert rows[0]["chroma_similarity_ceiling"] is not None
+    assert rows[0]["chroma_similarity_untrained"] is not None
+
+
+def test_the_checkpoint_says_which_codec_it_speaks(store: Store, kind: str) -> None:
+    row = rows_of(store, "SELECT checkpoint_id FROM checkpoints")[0]
+    codec = load_checkpoint(store.local(f"models/{row['checkpoint_id']}"), refuse).facts.codec
+    assert codec is not None
+    assert (codec.codebooks, codec.cardinality, codec.channels) == (LEVELS, CARDINALITY, 1)
+    assert (codec.sample_rate, codec.frame_rate) == (RATE, RATE / HOPS[kind])
+
+
+def test_a_language_model_of_other_sizes_than_the_codec_is_refused(tmp_path: Path, kind: str) -> None:
+    settings = settings_of(tmp_path)
+    steps = recipe(tmp_path, kind, codebooks=4).steps(settings.source)
+    with pytest.raises(
+        StageFailed, match=r"expected tokens of 4 codebooks .*, as train.model.language_model says, got 3 "
+    ):
+        run_stages(steps, settings, STAGES[:5], True, Run(), in_turn)
+
+
+def test_presets_name_published_codecs_and_have_their_sizes() -> None:
+    dac, mimi = Recipe(preset="dac-44khz"), Recipe(preset="mimi-24khz")
+    for chosen, name in ((dac, "descript/dac_44khz"), (mimi, "kyutai/mimi")):
+        assert {chosen.tokenize.codec, chosen.generate.codec, chosen.decode.codec, chosen.evaluate.codec} == {name}
+    sizes = dac.train.model.language_model
+    assert (sizes.codebooks, sizes.cardinality) == (DacConfig().n_codebooks, DacConfig().codebook_size)
+    sizes = mimi.train.model.language_model
+    assert (sizes.codebooks, sizes.cardinality) == (mimi.tokenize.codebooks, MimiConfig().codebook_size)
