@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.attention_by_products import attend_by_products, pays
 from model.configuration import LanguageModelConfig
 from model.matrices import Sections
 from model.positions import Positions, Rotation
@@ -111,9 +112,12 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "B S D"]:
         """Mix the values by how well their keys fit the queries, and project."""
         dropout, grouped = self.dropout if self.training else 0.0, self.key_value_heads < self.heads
-        mixed = F.scaled_dot_product_attention(
-            queries, keys, values, mask, dropout, is_causal=causal, enable_gqa=grouped
-        )
+        if not dropout and pays(queries, keys, mask):
+            mixed = attend_by_products(queries, keys, values, mask, causal)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                queries, keys, values, mask, dropout, is_causal=causal, enable_gqa=grouped
+            )
         return self.out_projection(mixed.transpose(1, 2).flatten(2))
 
     def mix_alike(
