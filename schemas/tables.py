@@ -139,10 +139,32 @@ TRAINING = Table(
         learning_rate=pa.float64(),
         gradient_norm=pa.float64(),
         tokens_per_second=pa.float64(),
+        model_flops_utilisation=pa.float64(),
         metrics=pa.map_(TEXT, pa.float64()),
     ),
     accumulates=True,
     identity=("checkpoint_id", "step", "split", "loss", "codebook_loss", "learning_rate", "gradient_norm", "metrics"),
+)
+RECONSTRUCTIONS = Table(
+    "reconstructions",
+    "a held-out segment through a codec that was trained here, kept to be heard beside the original",
+    ("checkpoint_id", "number"),
+    columns(
+        checkpoint_id=TEXT,
+        number=pa.int32(),
+        track_id=TEXT,
+        original=TEXT,
+        original_sha256=TEXT,
+        decoded=TEXT,
+        decoded_sha256=TEXT,
+        sample_rate=pa.int32(),
+        channels=pa.int16(),
+        seconds=pa.float64(),
+        si_snr=pa.float64(),
+        log_mel_distance=pa.float64(),
+        multi_scale_mel_distance=pa.float64(),
+    ),
+    accumulates=True,
 )
 REQUESTS = Table(
     "requests",
@@ -292,7 +314,8 @@ RUNS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, REQUESTS, GENERATIONS, CLIPS, SCORES, REPORTS),
+        *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
+        *(REQUESTS, GENERATIONS, CLIPS, SCORES, REPORTS),
         *(WEIGHTS, REJECTS, RUNS),
     )
 }

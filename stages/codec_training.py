@@ -3,10 +3,9 @@
 Apart from the stage itself, which a plan reads, because this loads torch.
 """
 
-import hashlib
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -16,12 +15,11 @@ import torch
 from transformers import EncodecFeatureExtractor, EncodecModel
 
 from model.codec.codec import Codec
-from model.codec.judging import CodecQuality, judge
 from model.codec.network import new_network
 from model.codec.training import CodecTraining
 from model.training import step_seed
 from schemas.weights import folder_digest
-from stages.audio import AudioError
+from stages.codec_judging import HeldOut, by_hash, compared, held_out, keep_reconstructions, named, quality_of
 from stages.contract import Context, Reject, Whole
 from stages.segments import Segments, Sounds, Source
 from stages.training.journal import Journal, load_state, save_state
@@ -51,8 +49,8 @@ def train_codec(config: "Config", context: Context, tracks: pa.Table) -> Whole:
     """What the stage `train_codec` does."""
     splits = _split(config, tracks)
     sounds = Sounds(config.network.sample_rate, config.network.channels)
-    held_out = _judged_on(config, sounds, splits.valid)
-    if not held_out:
+    valid = held_out(config, sounds, splits.valid)
+    if not valid:
         raise ValueError(
             f"expected a held-out recording with sound in its first {config.held_out_seconds:g} s, got none in "
             f"{len(splits.valid)}"
@@ -73,12 +71,15 @@ def train_codec(config: "Config", context: Context, tracks: pa.Table) -> Whole:
     )
     try:
         training = CodecTraining(network, config.training, step_seed(config.seed, 0, CODEBOOKS), segments)
-        metrics = _named(_judge(training.untrained(), context, held_out), "valid", "_untrained")
-        journal = _train(config, context, training, held_out)
-        metrics = _named(_judge(training.trained(), context, held_out), "valid") | metrics
-        for split, sources in (("train", splits.train), ("test", splits.test)):
-            if sound := _judged_on(config, sounds, sources):
-                metrics |= _named(_judge(training.trained(), context, sound), split)
+        test = held_out(config, sounds, splits.test)
+        untrained, metrics = Codec(training.untrained(), context.device), dict[str, float]()
+        for split, heard in (("valid", valid), ("test", test)):
+            metrics |= compared(untrained, heard, split) if heard else {}
+        journal = _train(config, context, training, valid)
+        trained = Codec(training.trained(), context.device)
+        for split, heard in (("valid", valid), ("test", test), ("train", held_out(config, sounds, splits.train))):
+            metrics |= named(quality_of(trained, heard), split) if heard else {}
+        reconstructions = keep_reconstructions(config, context, trained, valid)
         rejects = [
             Reject(source.track_id, source.uri, segments.unreadable[source.track_id].kind, str(error))
             for source in splits.train
@@ -87,7 +88,8 @@ def train_codec(config: "Config", context: Context, tracks: pa.Table) -> Whole:
     finally:
         segments.close()
     row = _export(config, context, training.trained(), metrics, rows_seen=len(splits.train))
-    return Whole([row], also={"training": journal.training_rows(context.identity)}, rejects=rejects)
+    also = {"training": journal.training_rows(context.identity), "reconstructions": reconstructions}
+    return Whole([row], also=also, rejects=rejects)
 
 
 def _split(config: "Config", tracks: pa.Table) -> _Splits:
@@ -99,7 +101,7 @@ def _split(config: "Config", tracks: pa.Table) -> _Splits:
         if _fault(config, row) is None and row["split"] in parts:
             parts[row["split"]].append(Source(row["track_id"], row["uri"], row["seconds"]))
     if not parts["valid"] and len(parts["train"]) > 1:
-        ordered = sorted(parts["train"], key=_hash)
+        ordered = sorted(parts["train"], key=by_hash)
         count = max(1, round(config.held_out_share * len(ordered)))
         log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
         parts |= {"train": sorted(ordered[count:], key=lambda one: one.track_id), "valid": ordered[:count]}
@@ -133,27 +135,7 @@ def _fault(config: "Config", row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _hash(source: Source) -> bytes:
-    return hashlib.sha256(source.track_id.encode()).digest()
-
-
-def _judged_on(config: "Config", sounds: Sounds, sources: Sequence[Source]) -> list[torch.Tensor]:
-    """The waveforms [1, C, N] of recordings to judge by, the first of them by hash; those that cannot be read or have
-    no sound there are left out."""
-    found = []
-    length = round(config.held_out_seconds * config.network.sample_rate)
-    for source in sorted(sources, key=_hash)[: config.held_out_tracks]:
-        try:
-            wav = torch.from_numpy(sounds.read(source)[:, :length]).clone()
-        except AudioError as error:
-            log.warning("left out of judging: %s", error)
-            continue
-        if wav.abs().max() > 0 and wav.shape[1] >= config.network.hop:
-            found.append(wav[None])
-    return found
-
-
-def _train(config: "Config", context: Context, training: CodecTraining, held_out: list[torch.Tensor]) -> Journal:
+def _train(config: "Config", context: Context, training: CodecTraining, valid: list[HeldOut]) -> Journal:
     """All steps, from where an earlier run of the same training was."""
     saved = load_state(context.scratch())
     journal = saved.journal if saved else Journal()
@@ -189,27 +171,12 @@ def _train(config: "Config", context: Context, training: CodecTraining, held_out
             journal.rows.append(row | {"metrics": list(means.items())})
             sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
         if training.step > config.training.quantizer_start and (training.step % config.valid_every == 0 or last):
-            quality = _named(_judge(training.trained(), context, held_out))
+            quality = named(quality_of(Codec(training.trained(), context.device), valid))
             journal.rows.append({"step": training.step, "split": "valid", "metrics": list(quality.items())})
         if training.step % config.save_every == 0 or last:
             save()
         context.progress.advance(1, f"loss {done.loss:.3f}")
     return journal
-
-
-def _judge(network: EncodecModel, context: Context, held_out: Sequence[torch.Tensor]) -> CodecQuality:
-    """Judge a network that is of no other use: a `Codec` changes its form."""
-    return judge(Codec(network, context.device), held_out)
-
-
-def _named(quality: CodecQuality, before: str = "", after: str = "") -> dict[str, float]:
-    """The measures as metrics, a codebook's with its number from 1."""
-    found = {"si_snr": quality.si_snr, "log_mel_distance": quality.log_mel_distance}
-    found |= {"multi_scale_mel_distance": quality.multi_scale_mel_distance, "bit_rate": quality.bit_rate}
-    for level, (used, perplexity) in enumerate(zip(quality.used, quality.perplexity, strict=True), start=1):
-        found |= {f"codebook_{level}_used": used, f"codebook_{level}_perplexity": perplexity}
-    prefix = f"{before}_" if before else ""
-    return {f"{prefix}{name}{after}": value for name, value in found.items()}
 
 
 def _export(

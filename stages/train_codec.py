@@ -24,7 +24,10 @@ class Config(schemas.Config):
     """How a codec is trained; the defaults are those of the 32 kHz EnCodec of MusicGen (arXiv:2306.05284, 3.1) in
     AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml."""
 
-    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "log_every", "valid_every", "save_every")
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
+        *("refresh", "log_every", "valid_every", "save_every"),
+        *("reconstructions", "reconstruction_seconds"),
+    )
 
     network: CodecConfig = CodecConfig()
     """What is trained."""
@@ -47,6 +50,10 @@ class Config(schemas.Config):
     """Of each recording, from its start, that the codec is judged on."""
     held_out_tracks: int = Field(default=64, ge=1)
     """Most recordings of a split that the codec is judged on, by hash."""
+    reconstructions: int = Field(default=4, ge=0)
+    """Held-out recordings whose beginnings are kept to be heard, as they are and as the codec gives them back."""
+    reconstruction_seconds: float = Field(default=8.0, gt=0)
+    """Most seconds of each that are kept."""
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
     never. Asking for the stage by name always does."""

@@ -1,5 +1,6 @@
 """The codec's training as a stage: resume after a kill, what it exports and reports, and bad corpora."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoFeatureExtractor, EncodecModel
 
-from model.codec.judging import judge
-from schemas.tables import REJECTS, TRAINING
+from model.codec.judging import fidelity, judge, judge_scalar
+from schemas.tables import RECONSTRUCTIONS, REJECTS, TRAINING
+from schemas.weights import folder_digest
 from stages.audio import read_audio
 from stages.codecs import load_codec
 from stages.contract import Progress, Stopped
@@ -57,8 +59,10 @@ def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(
     assert again["digest"] == undisturbed["digest"]
     assert again["metrics"] == undisturbed["metrics"]
     assert again["checkpoint_id"] == undisturbed["checkpoint_id"]
-    ours, theirs = (one.store.read(TRAINING, one.fingerprint).to_pylist() for one in (other, context))
-    assert ours == theirs
+    for table in (TRAINING, RECONSTRUCTIONS):
+        ours, theirs = (one.store.read(table, one.fingerprint).to_pylist() for one in (other, context))
+        assert ours == theirs
+        assert ours
 
 
 def test_the_number_of_reading_threads_changes_nothing(tmp_path: Path) -> None:
@@ -81,7 +85,9 @@ def test_the_checkpoint_is_a_folder_that_transformers_and_the_other_stages_load(
     assert torch.equal(load_codec(folder).encode(torch.from_numpy(wav)[None, None]), codes)
     assert codes.shape == (1, CODEBOOKS, len(wav) // HOP)
     held_out = [torch.from_numpy(read_audio(one["uri"]).samples)[None] for one in rows if one["split"] == "valid"]
-    assert judge(load_codec(folder), held_out).si_snr == pytest.approx(dict(row["metrics"])["valid_si_snr"], abs=1e-3)
+    assert judge(load_codec(folder), held_out).fidelity.si_snr == pytest.approx(
+        dict(row["metrics"])["valid_si_snr"], abs=1e-3
+    )
     assert extractor.sampling_rate == network.config.sampling_rate == SAMPLE_RATE
     assert (row["kind"], row["steps"], row["rows_seen"]) == ("codec", 12, 8)
     assert row["parameters"] == sum(value.numel() for value in network.parameters())
@@ -113,13 +119,61 @@ def test_every_split_that_has_recordings_has_metrics_of_its_own(tmp_path: Path) 
 
     rows = tracks(tmp_path / "music")
     metrics = dict(train_in(tmp_path / "a", rows, recipe())[0]["metrics"])
-    assert names("train") == {name for name in names("valid") if not name.endswith("untrained")}
+    assert names("train") == {name for name in names("valid") if not name.endswith(("_untrained", "_scalar"))}
     assert {"si_snr", "multi_scale_mel_distance", "bit_rate", "codebook_3_used"} <= names("train")
     assert names("test") == set()
     without, rows[1]["split"] = metrics, "test"
     metrics = dict(train_in(tmp_path / "b", rows, recipe())[0]["metrics"])
-    assert names("test") == names("train")
+    assert names("test") == names("valid")
     assert metrics["test_si_snr"] != metrics["train_si_snr"] != without["train_si_snr"]
+
+
+def test_a_plain_codec_of_the_same_bit_rate_is_judged_on_the_same_recordings(tmp_path: Path) -> None:
+    rows = tracks(tmp_path / "music")
+    metrics = dict(train_in(tmp_path / "store", rows, recipe())[0]["metrics"])
+    held_out = [torch.from_numpy(read_audio(one["uri"]).samples)[None] for one in rows if one["split"] == "valid"]
+    plain = judge_scalar(held_out, SAMPLE_RATE, metrics["valid_bit_rate"])
+    assert 1.1 < metrics["valid_bit_rate_scalar"] == plain.bit_rate <= metrics["valid_bit_rate"]
+    for name in ("si_snr", "log_mel_distance", "multi_scale_mel_distance"):
+        assert metrics[f"valid_{name}_scalar"] == pytest.approx(getattr(plain.fidelity, name))
+
+
+def test_reconstructions_are_what_the_checkpoint_makes_of_held_out_recordings(tmp_path: Path) -> None:
+    rows = tracks(tmp_path / "music", 30)
+    row, context = train_in(tmp_path / "store", rows, recipe(reconstruction_seconds=1.5))
+    kept = context.store.read(RECONSTRUCTIONS, context.fingerprint).to_pylist()
+    held_out = {one["track_id"]: one["uri"] for one in rows if one["split"] == "valid"}
+    assert [one["number"] for one in kept] == [1, 2, 3, 4]
+    assert len({one["track_id"] for one in kept} & set(held_out)) == 4
+    codec = load_codec(context.store.local(row["path"]))
+    for one in kept:
+        sounds = {name: context.store.local(one[name]) for name in ("original", "decoded")}
+        original, decoded = (torch.from_numpy(read_audio(str(place)).samples) for place in sounds.values())
+        assert original.shape == decoded.shape == (1, 12_000)
+        assert (one["sample_rate"], one["channels"], one["seconds"]) == (SAMPLE_RATE, 1, 1.5)
+        torch.testing.assert_close(
+            original[0], torch.from_numpy(read_audio(held_out[one["track_id"]]).samples)[0, :12_000]
+        )
+        again = codec.decode(codec.encode(original[None]))[0, :, :12_000]
+        assert float((again - decoded).abs().max()) < 0.02
+        found = fidelity(decoded[None], original[None], SAMPLE_RATE)
+        assert one["si_snr"] == pytest.approx(found.si_snr, abs=0.05)
+        for name, place in sounds.items():
+            assert hashlib.sha256(place.read_bytes()).hexdigest() == one[f"{name}_sha256"]
+    # The codec's folder is the codec's alone.
+    assert folder_digest(context.store.local(row["path"])) == row["digest"]
+
+
+def test_how_many_reconstructions_are_kept_changes_neither_the_recipe_nor_the_codec(tmp_path: Path) -> None:
+    rows = tracks(tmp_path / "music")
+    some, context = train_in(tmp_path / "a", rows, recipe())
+    none, other = train_in(tmp_path / "b", rows, recipe(reconstructions=0))
+    assert context.store.read(RECONSTRUCTIONS, context.fingerprint).num_rows == 2
+    assert other.store.read(RECONSTRUCTIONS, other.fingerprint).num_rows == 0
+    assert not other.store.exists("audio")
+    assert [some[name] for name in ("checkpoint_id", "digest", "metrics")] == [
+        none[name] for name in ("checkpoint_id", "digest", "metrics")
+    ]
 
 
 def test_rows_of_training_tell_what_the_judges_say(tmp_path: Path) -> None:

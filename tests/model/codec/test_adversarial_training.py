@@ -107,8 +107,8 @@ def test_every_kind_of_network_learns_against_judges_in_a_few_dozen_steps(causal
     # Balanced as published, the spectra come first; the phase, and with it the waveform, takes thousands of steps.
     first, last = ([step.parts["spectral"] for step in part] for part in (steps[:10], steps[-10:]))
     assert sum(last) < 0.6 * sum(first)
-    assert after.multi_scale_mel_distance < before.multi_scale_mel_distance - 5
-    assert after.log_mel_distance < before.log_mel_distance - 5
+    assert after.fidelity.multi_scale_mel_distance < before.fidelity.multi_scale_mel_distance - 5
+    assert after.fidelity.log_mel_distance < before.fidelity.log_mel_distance - 5
 
 
 def test_a_causal_codec_hears_no_future_and_answers_with_none() -> None:

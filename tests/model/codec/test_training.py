@@ -120,8 +120,8 @@ def test_training_beats_the_untrained_codec_on_sound_that_it_did_not_see() -> No
     for _ in range(80):
         training.advance()
     after = judge(Codec(training.trained()), held_out)
-    assert after.si_snr > before.si_snr + 3
-    assert after.log_mel_distance < before.log_mel_distance - 1
+    assert after.fidelity.si_snr > before.fidelity.si_snr + 3
+    assert after.fidelity.log_mel_distance < before.fidelity.log_mel_distance - 1
     assert max(after.perplexity) > 4
 
 
