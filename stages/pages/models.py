@@ -1,12 +1,25 @@
 """Checkpoints as the page shows them: what each is, where it comes from, its metrics and its training curves."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from stages.pages.charts import Chart, Series, line_chart
-from stages.pages.rendering import CheckpointView
 
 Row = dict
 """A row of a table, by column."""
+
+
+@dataclass(frozen=True)
+class CheckpointView:
+    """A checkpoint and how it was trained."""
+
+    checkpoint_id: str
+    kind: str
+    created: str
+    facts: tuple[tuple[str, str], ...]
+    metrics: tuple[tuple[str, str], ...]
+    charts: tuple[Chart, ...]
+    made_clips: bool
 
 
 def checkpoint_views(checkpoints: Sequence[Row], training: Sequence[Row], used: Iterable[str]) -> list[CheckpointView]:

@@ -1,7 +1,41 @@
 "use strict";
-// Search, filter, sort and paging over the cards that are in the page already; one clip plays at a time, and its picture
-// shows how far it is. Without this script every card is there, in the order of the requests.
+// One sound plays at a time, and its picture shows how far it is. Search, filter, sort and paging over the cards that are
+// in the page already: without this script every card is there, in the order of the requests.
 (() => {
+  // Media events do not bubble, but they can be caught on their way down.
+  document.addEventListener(
+    "play",
+    (event) => {
+      for (const other of document.querySelectorAll(".plays.playing audio")) if (other !== event.target) other.pause();
+      event.target.closest(".plays").classList.add("playing");
+    },
+    true,
+  );
+  for (const end of ["pause", "ended"]) {
+    document.addEventListener(end, (event) => event.target.closest(".plays").classList.remove("playing"), true);
+  }
+  document.addEventListener(
+    "timeupdate",
+    (event) => {
+      const audio = event.target;
+      const share = audio.duration > 0 ? audio.currentTime / audio.duration : 0;
+      audio.closest(".plays").querySelector(".played").style.transform = `scaleX(${share})`;
+    },
+    true,
+  );
+  document.addEventListener("click", (event) => {
+    const picture = event.target.closest(".picture");
+    if (!picture) return;
+    const audio = picture.parentElement.querySelector("audio");
+    const share = (event.clientX - picture.getBoundingClientRect().left) / picture.clientWidth;
+    const go = () => {
+      audio.currentTime = Math.max(0, share) * audio.duration;
+    };
+    if (audio.readyState > 0) go();
+    else audio.addEventListener("loadedmetadata", go, { once: true });
+    audio.play();
+  });
+
   const list = document.getElementById("cards");
   if (!list) return;
   const cards = Array.from(list.children);
@@ -109,40 +143,6 @@
       event.preventDefault();
       find.focus();
     }
-  });
-
-  // Media events do not bubble, but they can be caught on their way down.
-  list.addEventListener(
-    "play",
-    (event) => {
-      for (const other of list.querySelectorAll(".card.playing audio")) if (other !== event.target) other.pause();
-      event.target.closest(".card").classList.add("playing");
-    },
-    true,
-  );
-  for (const end of ["pause", "ended"]) {
-    list.addEventListener(end, (event) => event.target.closest(".card").classList.remove("playing"), true);
-  }
-  list.addEventListener(
-    "timeupdate",
-    (event) => {
-      const audio = event.target;
-      const share = audio.duration > 0 ? audio.currentTime / audio.duration : 0;
-      audio.closest(".card").querySelector(".played").style.transform = `scaleX(${share})`;
-    },
-    true,
-  );
-  list.addEventListener("click", (event) => {
-    const picture = event.target.closest(".picture");
-    if (!picture) return;
-    const audio = picture.parentElement.querySelector("audio");
-    const share = (event.clientX - picture.getBoundingClientRect().left) / picture.clientWidth;
-    const go = () => {
-      audio.currentTime = Math.max(0, share) * audio.duration;
-    };
-    if (audio.readyState > 0) go();
-    else audio.addEventListener("loadedmetadata", go, { once: true });
-    audio.play();
   });
 
   // A link to a clip shows it, however far down it is.

@@ -1,4 +1,4 @@
-"""A small picture of a clip: its mel spectrogram as a PNG of a few kilobytes that is transparent where nothing sounds,
+"""A small picture of a sound: its mel spectrogram as a PNG of a few kilobytes that is transparent where nothing sounds,
 so that the same file suits a light page and a dark one."""
 
 import struct
@@ -10,7 +10,10 @@ import torch
 from model.listening import log_spectrogram
 
 WIDTH, HEIGHT = 320, 72
-"""Pixels: moments and mel bands."""
+"""Pixels of a clip's picture: moments and mel bands."""
+
+WIDE, HIGH = 640, 128
+"""Those of a picture that another is to be compared with."""
 
 SHADES = 16
 """Colours of the palette: a pixel takes half a byte."""
@@ -22,20 +25,21 @@ RAMP = ((88, 86, 180, 0), (112, 84, 178, 150), (190, 80, 140, 225), (240, 132, 7
 """Red, green, blue and opacity from quiet to loud: tones that stand out from white and from black."""
 
 
-def spectrogram_png(samples: np.ndarray, sample_rate: int) -> bytes:
-    """A PNG of a clip, 320 × 72 pixels, time from left to right and pitch upwards.
+def spectrogram_png(samples: np.ndarray, sample_rate: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
+    """A PNG of a sound, time from left to right and pitch upwards.
 
     Args:
         samples: float32 [C, N].
         sample_rate: Hz.
+        width, height: pixels.
 
     Raises:
         ValueError: no samples, or a sample rate below 8 kHz.
     """
     mono = torch.from_numpy(samples).mean(0)
     seconds = max(len(mono), 1) / sample_rate
-    picture = log_spectrogram(mono, sample_rate, bands=HEIGHT, frames_a_second=WIDTH / seconds, window_seconds=0.064)
-    levels = ((picture[:, :WIDTH] + RANGE) / RANGE).clamp(0, 1) * (SHADES - 1)
+    picture = log_spectrogram(mono, sample_rate, bands=height, frames_a_second=width / seconds, window_seconds=0.064)
+    levels = ((picture[:, :width] + RANGE) / RANGE).clamp(0, 1) * (SHADES - 1)
     return _png(levels.round().flip(0).to(torch.uint8).numpy())
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from stages.pages.charts import Chart
 from stages.pages.clips import ClipView, minutes
+from stages.pages.codecs import CodecView
 from stages.pages.contents import TableSize
 from stages.pages.findings import Bar, Finding
+from stages.pages.models import CheckpointView
 
 HERE = Path(__file__).parent
 
@@ -29,19 +30,6 @@ CLIPS_AT_FIRST = 48
 
 
 @dataclass(frozen=True)
-class CheckpointView:
-    """A checkpoint and how it was trained."""
-
-    checkpoint_id: str
-    kind: str
-    created: str
-    facts: tuple[tuple[str, str], ...]
-    metrics: tuple[tuple[str, str], ...]
-    charts: tuple[Chart, ...]
-    made_clips: bool
-
-
-@dataclass(frozen=True)
 class Page:
     """Everything that the page says."""
 
@@ -50,6 +38,8 @@ class Page:
     findings: Sequence[Finding]
     bars: Sequence[Bar]
     clips: Sequence[ClipView]
+    codec: CodecView | None
+    """None where the store trained none."""
     checkpoints: Sequence[CheckpointView]
     tables: Sequence[TableSize]
     notes: Sequence[str]

@@ -12,6 +12,7 @@ from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
     GENERATIONS,
+    RECONSTRUCTIONS,
     REQUESTS,
     SCORES,
     TRACKS,
@@ -24,6 +25,20 @@ from stages.contract import Context
 
 VERSION = "0123456789abcdef"
 CHECKPOINT = "feedc0ffee123456"
+CODEC = "c0dec00000000001"
+CODEC_METRICS = {
+    **{
+        "valid_si_snr": 7.0,
+        "valid_log_mel_distance": 5.0,
+        "valid_multi_scale_mel_distance": 6.1,
+        "valid_bit_rate": 1.6,
+    },
+    **{"valid_si_snr_untrained": -44.0, "valid_log_mel_distance_untrained": 25.0, "valid_bit_rate_untrained": 1.6},
+    **{"valid_si_snr_scalar": 0.75, "valid_log_mel_distance_scalar": 38.0, "valid_bit_rate_scalar": 1.59},
+    **{"valid_codebook_1_used": 0.96, "valid_codebook_1_perplexity": 170.25},
+    **{"valid_codebook_2_used": 0.53, "valid_codebook_2_perplexity": 61.0},
+    **{"train_si_snr": 7.5, "train_log_mel_distance": 4.5, "train_bit_rate": 1.6},
+}
 TITLES = ("Silver Window", "Quiet River", "Paper Garden", "Salt Harbour", "Hollow Engine", "Amber Tide")
 
 
@@ -155,6 +170,29 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
     return Context(
         store, settings, "run", "report", VERSION, versions, WeightsLibrary(store), identity="report-identity"
     )
+
+
+def add_codec(context: Context, reconstructions: int = 2, metrics: dict[str, float] | None = None) -> dict:
+    """Put a trained codec into the store, with sound files before and after it; its row of `checkpoints`."""
+    store, rows = context.store, []
+    for number in range(1, reconstructions + 1):
+        row = {"checkpoint_id": CODEC, "number": number, "track_id": track_id(number), "sample_rate": 16_000}
+        row |= {"channels": 1, "seconds": 4.0, "si_snr": 6.5, "log_mel_distance": 5.25, "multi_scale_mel_distance": 6.0}
+        sound = melody_clip(100 + number)
+        noise = 0.02 * np.random.default_rng(number).standard_normal(sound.shape).astype(np.float32)
+        for name, samples in (("original", sound), ("decoded", sound + noise)):
+            data = encode_audio(samples, 16_000, "flac", {})
+            row |= {name: f"audio/checkpoint={CODEC}/{number}-{name}.flac"}
+            row |= {f"{name}_sha256": hashlib.sha256(data).hexdigest()}
+            store.write_bytes(row[name], data)
+        rows.append(row)
+    codec = {"checkpoint_id": CODEC, "kind": "codec", "path": f"models/{CODEC}", "steps": 900, "recipe": VERSION}
+    codec |= {"data_digest": "da7a", "digest": "1" * 64, "parameters": 1_500_000, "rows_seen": 96, "parents": []}
+    codec |= {"metrics": list((CODEC_METRICS if metrics is None else metrics).items())}
+    codec |= {"created_at": datetime(2026, 1, 1, tzinfo=UTC)}
+    for table, new in ((CHECKPOINTS, [codec]), (RECONSTRUCTIONS, rows)):
+        store.write_shard(table, CODEC, "0", pa.Table.from_pylist(new, schema=table.schema), input_key="made by a test")
+    return codec
 
 
 def write(store: Store, table: Table, rows: list[dict]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from schemas.tables import SCORES
 from stages import report
 from stages.contract import Context, Stopped, Whole
-from tests.stages.small_catalog import CHECKPOINT, request_row, small_catalog
+from tests.stages.small_catalog import CHECKPOINT, add_codec, request_row, small_catalog
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -221,3 +221,54 @@ def test_a_clip_path_that_leads_out_of_the_store_is_never_linked() -> None:
     for path in ("/etc/passwd", "../x.flac", "audio/../../x", ""):
         with pytest.raises(ValueError, match="inside the store"):
             relative_address(path)
+
+
+def test_a_codec_that_was_trained_here_is_measured_and_heard_beside_the_original(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    add_codec(context, 3)
+    assert not make(context).rejects
+    page = Tags((tmp_path / "report/index.html").read_text())
+    said = " ".join("".join(page.text).split())
+    assert "about 17% of the energy" in said
+    assert "SI-SNR 7.0 dB against −44.0" in said
+    assert "SI-SNR 7.0 dB against 0.8" in said
+    assert "The scalar quantiser sends fewer samples" in said
+    heard = [row for row in page.of("audio") if "checkpoint=" in str(row["src"])]
+    assert [str(row["src"]).rsplit("/", 1)[1] for row in heard] == [
+        f"{number}-{side}.flac" for number in (1, 2, 3) for side in ("original", "decoded")
+    ]
+    assert heard[0]["aria-label"] == "Quiet River (source) by Otter & Vale, original"
+    for image in page.of("img"):
+        assert (tmp_path / "report" / str(image["src"])).is_file()
+    assert len({image["src"] for image in page.of("img")}) == 7
+
+
+def test_a_store_that_trained_no_codec_says_so(page: Tags) -> None:
+    said = "".join(page.text)
+    assert "No codec was trained in this store" in said
+    assert "scalar quantiser" not in said
+
+
+def test_a_codec_of_an_earlier_release_has_a_section_that_says_what_is_missing(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    add_codec(context, 0, {"valid_si_snr": -3.0, "valid_log_mel_distance": 15.0})
+    make(context)
+    said = " ".join("".join(Tags((tmp_path / "report/index.html").read_text()).text).split())
+    assert "there is more error than music in it" in said
+    assert "The checkpoint has no valid_si_snr_scalar, valid_log_mel_distance_scalar." in said
+    assert "No reconstructions of this codec were kept." in said
+
+
+def test_a_reconstruction_whose_file_is_gone_is_left_out_and_told(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    codec = add_codec(context, 2)
+    context.store.remove(f"audio/checkpoint={codec['checkpoint_id']}/1-decoded.flac")
+    made = make(context)
+    assert [(reject.key, reject.kind) for reject in made.rejects] == [
+        (f"{codec['checkpoint_id']}/1/decoded", "missing")
+    ]
+    page = Tags((tmp_path / "report/index.html").read_text())
+    assert len([row for row in page.of("audio") if "checkpoint=" in str(row["src"])]) == 2
+    said = "".join(page.text)
+    assert "Of the codec’s reconstructions 1 cannot be read" in said
+    assert "clips are left out" not in said

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stages.pages import rendering
-from tests.stages.small_catalog import request_row, small_catalog
+from tests.stages.small_catalog import add_codec, request_row, small_catalog
 from tests.stages.test_report import HOSTILE, make
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -31,7 +31,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     requests = [request_row(number) for number in range(60)]
     for number, text in enumerate(HOSTILE):
         requests[number] |= {"title": text, "description": text, "name": text}
-    make(small_catalog(str(folder), requests))
+    context = small_catalog(str(folder), requests)
+    add_codec(context)
+    make(context)
     return (folder / "report/index.html").as_uri()
 
 
@@ -131,6 +133,29 @@ def test_a_clips_sound_loads_and_only_one_plays(page: Any) -> None:
     assert playing == [True, False, True]
 
 
+def test_a_reconstruction_plays_beside_its_original_and_stops_a_clip(page: Any) -> None:
+    assert page.locator("#codec .heard").count() == 2
+    playing = page.evaluate("""async () => {
+        const clip = document.querySelector('.card audio');
+        const [original, decoded] = document.querySelectorAll('.heard audio');
+        const moments = [];
+        for (const one of [clip, original, decoded]) {
+            one.muted = true;
+            await one.play();
+            await new Promise(done => setTimeout(done, 400));
+            moments.push([clip.paused, original.paused, decoded.paused]);
+        }
+        return [moments, getComputedStyle(decoded.closest('.side').querySelector('.played')).transform];
+    }""")
+    assert playing[0] == [[False, True, True], [True, False, True], [True, True, False]]
+    assert float(playing[1].removeprefix("matrix(").split(",")[0]) > 0
+    first, second = (page.locator("#codec .heard .side").nth(number).bounding_box() for number in (0, 1))
+    assert first["y"] == second["y"]
+    page.set_viewport_size({"width": 390, "height": 800})
+    first, second = (page.locator("#codec .heard .side").nth(number).bounding_box() for number in (0, 1))
+    assert second["y"] >= first["y"] + first["height"]
+
+
 def test_the_keyboard_reaches_the_search(page: Any) -> None:
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "find"
@@ -158,7 +183,7 @@ def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Any, width: 
             }
             return 'rgb(255, 255, 255)';
         };
-        const texts = 'p, dt, dd, h1, h2, h3, small, .verdict, .scores li, summary, th, td, a';
+        const texts = 'p, dt, dd, h1, h2, h3, small, figcaption, .verdict, .scores li, summary, th, td, a';
         return Math.min(...[...document.querySelectorAll(texts)]
             .filter(node => node.offsetParent && node.textContent.trim() && !node.closest('.skip')).map(node => {
                 const a = light(getComputedStyle(node).color), b = light(behind(node));
@@ -190,6 +215,7 @@ def test_without_a_script_every_clip_is_there(browser: Any, address: str) -> Non
     opened = browser.new_context(java_script_enabled=False).new_page()
     opened.goto(address)
     assert opened.locator(".card audio").count() == 60
+    assert opened.locator(".heard audio").count() == 4
     assert opened.locator(".card:visible").count() == 60
     assert not opened.locator(".tools").is_visible()
     opened.close()
