@@ -64,7 +64,9 @@ class Codec:
     def __init__(self, network: CodecNetwork, device: str = "cpu", codebooks: int | None = None) -> None:
         coder = coder_of(network)
         if coder.obstacle is not None:
-            raise ValueError(f"expected a codec without {coder.obstacle}, got an {coder.kind} with (such as 48 kHz)")
+            raise ValueError(
+                f"expected a codec whose codes are all of its sound, got an {coder.kind} with {coder.obstacle}"
+            )
         if codebooks is not None and not 1 <= codebooks <= coder.codebooks:
             raise ValueError(f"expected 1 to {coder.codebooks} codebooks, got {codebooks}")
         network.eval().requires_grad_(False).to(device)

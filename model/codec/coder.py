@@ -29,7 +29,6 @@ class Coder:
 
     kind: str
     """For a person to read."""
-    network: CodecNetwork
     sample_rate: int
     """Hz."""
     channels: int

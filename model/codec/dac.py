@@ -34,7 +34,6 @@ def dac_coder(network: DacModel) -> Coder:
     far = reach(config)
     return Coder(
         kind="DAC",
-        network=network,
         sample_rate=config.sampling_rate,
         channels=1,
         hop=hop,

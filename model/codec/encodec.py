@@ -38,7 +38,6 @@ def encodec_coder(network: EncodecModel) -> Coder:
     second = max(1, round(config.sampling_rate / config.hop_length))
     return Coder(
         kind="EnCodec",
-        network=network,
         sample_rate=config.sampling_rate,
         channels=config.audio_channels,
         hop=config.hop_length,
@@ -49,6 +48,6 @@ def encodec_coder(network: EncodecModel) -> Coder:
         encode=encode,
         decode=decode,
         prepare=prepare,
-        # Each chunk's loudness is a number beside its codes, which a language model of codes knows nothing of.
-        obstacle="normalisation and chunks" if config.normalize or config.chunk_length_s is not None else None,
+        # A chunk's loudness is a number beside its codes, which a language model of codes knows nothing of.
+        obstacle="normalisation or chunks, as at 48 kHz" if config.normalize or config.chunk_length_s else None,
     )

@@ -53,7 +53,6 @@ def mimi_coder(network: MimiModel) -> Coder:
 
     return Coder(
         kind="Mimi",
-        network=network,
         sample_rate=config.sampling_rate,
         channels=config.audio_channels,
         hop=math.prod(config.upsampling_ratios) * stride,

@@ -125,7 +125,7 @@ def test_a_codec_that_scales_its_input_is_refused() -> None:
     tiny = EncodecModel(
         EncodecConfig(normalize=True, num_filters=2, hidden_size=8, codebook_size=16, target_bandwidths=[0.3])
     )
-    with pytest.raises(ValueError, match="without normalisation"):
+    with pytest.raises(ValueError, match="codes are all of its sound, got an EnCodec with normalisation or chunks"):
         Codec(tiny)
 
 
