@@ -33,22 +33,26 @@ class Journal:
     steps: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    flops: int = 0
+    """Of the steps since."""
 
-    def note(self, codebooks: Sequence[float], tokens: int, seconds: float) -> None:
-        """One more step of training. One whose loss is not finite adds nothing."""
-        self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+    def note(self, codebooks: Sequence[float], tokens: int, flops: int, seconds: float) -> None:
+        """One more step of training. One whose loss is not finite adds nothing to the loss."""
+        self.tokens, self.flops, self.seconds = self.tokens + tokens, self.flops + flops, self.seconds + seconds
         if abs(sum(codebooks)) < float("inf"):
             before = self.codebooks or [0.0] * len(codebooks)
             self.codebooks = [total + value for total, value in zip(before, codebooks, strict=True)]
             self.steps += 1
 
-    def log_training(self, step: int, update: Update) -> None:
-        """A row for the steps since the last one: their mean loss, with the rate and gradient of the newest."""
+    def log_training(self, step: int, update: Update, matmul_rate: float) -> None:
+        """A row for the steps since the last one: their mean loss, with the rate and gradient of the newest, and how
+        fast they were, also as a share of the device's `matmul_rate`, FLOP a second (`model.utilisation`)."""
         means = [total / self.steps for total in self.codebooks]
         self._log(step, "train", means)
         self.rows[-1] |= {"learning_rate": update.learning_rate, "gradient_norm": update.gradient_norm}
         self.rows[-1] |= {"tokens_per_second": self.tokens / self.seconds if self.seconds else None}
-        self.codebooks, self.steps, self.tokens, self.seconds = [], 0, 0, 0.0
+        self.rows[-1] |= {"model_flops_utilisation": self.flops / self.seconds / matmul_rate if self.seconds else None}
+        self.codebooks, self.steps, self.tokens, self.seconds, self.flops = [], 0, 0, 0.0, 0
 
     def log_held_out(self, step: int, split: str, codebooks: Sequence[float]) -> None:
         """A row for a validation."""

@@ -17,6 +17,7 @@ import torch
 from model.music_model import MusicModel
 from model.objective import Batch, accumulate_gradients
 from model.training import Optimization, step_seed
+from model.utilisation import matmul_rate, training_flops
 from schemas.weights import folder_digest
 from stages.checkpoints.folder import CheckpointFacts, save_checkpoint
 from stages.contract import Context, Whole
@@ -89,6 +90,7 @@ def _train(
     steps = config.optimization.steps
     context.progress.start("training", steps, "steps")
     context.progress.advance(optimization.step, "resumed" if saved else "")
+    rate = matmul_rate(model.device, getattr(torch, config.optimization.precision))
     model.train()
     with ThreadPoolExecutor(max_workers=1) as reader:
         upcoming = reader.submit(draw, optimization.step)
@@ -104,9 +106,11 @@ def _train(
             update = optimization.update()
             codebooks = losses.tolist()
             step, last = optimization.step, optimization.step == steps
-            journal.note(codebooks, len(codebooks) * int(batch.lengths.sum()), time.perf_counter() - began)
+            tokens = len(codebooks) * int(batch.lengths.sum())
+            flops = training_flops(config.model.language_model, batch.codes.shape[-1], frozen=config.lora is not None)
+            journal.note(codebooks, tokens, config.batch * flops, time.perf_counter() - began)
             if step % config.log_every == 0 or last:
-                journal.log_training(step, update)
+                journal.log_training(step, update, rate)
             if judge and (step % config.valid_every == 0 or last):
                 with optimization.averaged():
                     journal.log_held_out(step, "valid", judge.codebooks(model))

@@ -20,8 +20,9 @@ def _drawn(steps: int, length: int, dtype: torch.dtype = torch.float64) -> list[
 def test_causal_attention_and_its_gradients_are_the_fused_kernels(steps: int) -> None:
     drawn = _drawn(steps, steps)
     weights = torch.randn(2, 3, steps, 8, generator=torch.Generator().manual_seed(1)).double()
-    found = attend_by_products(*drawn, causal=True)
-    expected = F.scaled_dot_product_attention(*drawn, is_causal=True)
+    queries, keys, values = drawn
+    found = attend_by_products(queries, keys, values, causal=True)
+    expected = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     for one, other in zip(
         torch.autograd.grad(found, drawn, weights), torch.autograd.grad(expected, drawn, weights), strict=True
@@ -31,11 +32,12 @@ def test_causal_attention_and_its_gradients_are_the_fused_kernels(steps: int) ->
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_attention_to_some_of_the_keys_is_the_fused_kernels(rows: int) -> None:
-    drawn = _drawn(BLOCK + 9, 5)
+    queries, keys, values = _drawn(BLOCK + 9, 5)
     mask = torch.tensor([[True, True, False, True, False], [False, True, True, True, True]])[:rows, None, None]
-    found = attend_by_products(*drawn, mask)
-    torch.testing.assert_close(found, F.scaled_dot_product_attention(*drawn, mask), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(attend_by_products(*drawn), F.scaled_dot_product_attention(*drawn), rtol=1e-6, atol=1e-6)
+    for given in (None, mask):
+        found = attend_by_products(queries, keys, values, given)
+        expected = F.scaled_dot_product_attention(queries, keys, values, given)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_it_takes_the_kernels_place_only_for_gradients_in_bfloat16_on_a_cpu() -> None:

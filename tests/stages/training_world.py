@@ -92,9 +92,10 @@ def kept_rows(folder: Path, config: train.Config) -> dict[str, list[dict]]:
     """What a training left in the store, without what tells the time."""
     _, context = make_context(folder, config)
     found = {}
-    for table, column in ((CHECKPOINTS, "created_at"), (TRAINING, "tokens_per_second")):
+    timed = ["tokens_per_second", "model_flops_utilisation"]
+    for table, columns in ((CHECKPOINTS, ["created_at"]), (TRAINING, timed)):
         rows = context.store.read(table, context.fingerprint, [context.identity])
-        found[table.name] = rows.drop_columns([column]).to_pylist()
+        found[table.name] = rows.drop_columns(columns).to_pylist()
     return found
 
 
