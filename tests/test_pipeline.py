@@ -1,5 +1,7 @@
 """The whole pipeline as its user runs it: once, again, and killed at random instants in every stage."""
 
+import hashlib
+import itertools
 import json
 import os
 import random
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from schemas import Store
 from schemas.database import query
-from schemas.tables import CHECKPOINTS, CLIPS
+from schemas.tables import CHECKPOINTS, CLIPS, RECONSTRUCTIONS
 from schemas.weights import folder_digest
 from tests.smallest_run import command, digests, environment, segue
 
@@ -29,6 +31,10 @@ def test_one_command_fills_every_table_and_the_store_is_complete(catalog):
         assert folder_digest(store.local(row["path"])) == row["digest"]
     for row in store.read(CLIPS, store.versions(CLIPS)[0]).to_pylist():
         assert store.exists(row["path"])
+    kept = store.read_all(RECONSTRUCTIONS).to_pylist()
+    assert kept
+    for row, side in itertools.product(kept, ("original", "decoded")):
+        assert hashlib.sha256(store.read_bytes(row[side])).hexdigest() == row[f"{side}_sha256"]
     assert store.exists("report/index.html")
     assert (catalog / "segue.duckdb").exists()
     assert list(catalog.rglob("*.inprogress")) == []

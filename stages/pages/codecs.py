@@ -146,7 +146,7 @@ def _use(metrics: Mapping[str, float]) -> Finding:
     if not used:
         return Finding(claim, "not measured", "The checkpoint does not say.")
     least = min(used)
-    evidence = f"The least used of {len(used)} has {least:.0f} % of its entries in use on held-out recordings."
+    evidence = f"The least used of {len(used)} has {least:.0f}% of its entries in use on held-out recordings."
     return Finding(claim, "holds" if least > 50 else "does not hold", evidence)
 
 

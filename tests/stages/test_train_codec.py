@@ -164,6 +164,24 @@ def test_reconstructions_are_what_the_checkpoint_makes_of_held_out_recordings(tm
     assert folder_digest(context.store.local(row["path"])) == row["digest"]
 
 
+def test_a_stereo_codec_keeps_both_sides_and_a_recording_that_begins_with_silence_is_passed_over(
+    tmp_path: Path,
+) -> None:
+    rows = tracks(tmp_path / "music")
+    late = np.concatenate([np.zeros(8_000, np.float32), piece(50)])
+    rows = [track(tmp_path / "late.wav", late, "valid"), *rows]
+    network = recipe().network.model_copy(update={"channels": 2})
+    config = recipe(network=network.model_dump(), reconstruction_seconds=1.0)
+    row, context = train_in(tmp_path / "store", rows, config)
+    kept = context.store.read(RECONSTRUCTIONS, context.fingerprint).to_pylist()
+    assert [one["channels"] for one in kept] == [2, 2]
+    assert rows[0]["track_id"] not in {one["track_id"] for one in kept}
+    for one in kept:
+        assert read_audio(str(context.store.local(one["decoded"]))).samples.shape == (2, 8_000)
+    metrics = dict(row["metrics"])
+    assert metrics["valid_bit_rate_scalar"] <= metrics["valid_bit_rate"]
+
+
 def test_how_many_reconstructions_are_kept_changes_neither_the_recipe_nor_the_codec(tmp_path: Path) -> None:
     rows = tracks(tmp_path / "music")
     some, context = train_in(tmp_path / "a", rows, recipe())
