@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STORE  ?= demo-store
 
-.PHONY: env demo test test-slow lint lock clean
+.PHONY: env demo test test-slow bench lint lock clean
 
 env: $(VENV)/.installed
 
@@ -29,6 +29,9 @@ test: lint
 
 test-slow: env
 	$(BIN)/pytest -m slow
+
+bench: env
+	$(BIN)/python -W ignore -m tests.benchmarks.generation --results tests/benchmarks/RESULTS.md
 
 lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 \

@@ -97,7 +97,7 @@ class Attention(nn.Module):
         self.in_projection: nn.Module = nn.Linear(
             config.width, config.width + 2 * self.key_width, bias=config.attention_bias
         )
-        self.out_projection = nn.Linear(config.width, config.width, bias=config.attention_bias)
+        self.out_projection: nn.Module = nn.Linear(config.width, config.width, bias=config.attention_bias)
         normed = config.cross_query_key_norm if cross else config.query_key_norm
         self.query_norm: nn.Module = nn.LayerNorm(config.width) if normed else nn.Identity()
         self.key_norm: nn.Module = nn.LayerNorm(self.key_width) if normed else nn.Identity()
@@ -133,13 +133,16 @@ class Attention(nn.Module):
         The queries of a group stand under each other, so that its keys are read as they are remembered, once.
         """
         group, steps = self.heads // self.key_value_heads, queries.shape[2]
-        stacked = queries.unflatten(1, (-1, group)).flatten(2, 3)
-        scores = (stacked * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
+        if group > 1:
+            queries = queries.unflatten(1, (-1, group)).flatten(2, 3)
+        scores = (queries * queries.shape[-1] ** -0.5) @ keys.transpose(-1, -2)
         if mask is not None:
             seen = mask if group == 1 else mask.expand(-1, -1, steps, -1).repeat(1, 1, group, 1)
-            scores = scores.masked_fill(~seen, float("-inf"))
-        mixed = (scores.softmax(-1) @ values).unflatten(2, (group, steps)).flatten(1, 2)
-        return mixed.transpose(1, 2).flatten(2)
+            scores = torch.where(seen, scores, float("-inf"))
+        mixed = scores.softmax(-1) @ values
+        if group > 1:
+            mixed = mixed.unflatten(2, (group, steps)).flatten(1, 2)
+        return mixed.transpose(1, 2).reshape(len(mixed), steps, self.width)
 
     def over_self(
         self,
@@ -219,4 +222,6 @@ class Attention(nn.Module):
 
     def _part(self, projected: Float[Tensor, "B S X"]) -> Float[Tensor, "B H S E"]:
         """Part vectors into heads."""
-        return projected.unflatten(-1, (-1, self.width // self.heads)).transpose(1, 2)
+        rows, steps, width = projected.shape
+        size = self.width // self.heads
+        return projected.view(rows, steps, width // size, size).transpose(1, 2)

@@ -209,7 +209,14 @@ class _Engine:
         )
         self.finite &= guided.isfinite().all()
         uniform = torch.stack([slot.task.uniform[slot.step] for slot in self.slots]).to(self.model.device)
-        return draw(next_code_probabilities(guided, temperature, top_k, top_p), uniform)
+        return draw(next_code_probabilities(guided, temperature, top_k, top_p, self._largest()), uniform)
+
+    def _largest(self) -> int | None:
+        """The largest `top_k` that counts; None where entries have to be sorted."""
+        drawings = [slot.task.drawing for slot in self.slots]
+        if any(how.top_p > 0 and how.temperature > 0 for how in drawings):
+            return None
+        return max((how.top_k for how in drawings if how.temperature > 0), default=1)
 
     def _read(self) -> None:
         """Read the codes that every slot has got."""

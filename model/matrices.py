@@ -21,6 +21,8 @@ ROWS = 24
 """Rows that are multiplied together: 8 requests, each asked for in up to 3 ways."""
 FEWER = (2, 4, 6, 8, 12, 16, 20)
 """Numbers of rows that are tried for the same bits."""
+FEWEST: dict[Precision, int] = {"float32": 4, "bfloat16": 4, "float16": 2, "int8": 2}
+"""The least of these that are worth it: oneDNN takes longer for two rows than for four."""
 INT8_LARGEST = 127
 """The largest whole number of 8 bits, with its negative."""
 INT8_ZERO = 128
@@ -48,7 +50,7 @@ class Matrix(nn.Module):
             self.product = product(weight, bias, precision)
             if weight.device.type == "cpu":
                 if weight.shape not in proven:
-                    proven[tuple(weight.shape)] = same_bits(self.product, weight)
+                    proven[tuple(weight.shape)] = same_bits(self.product, weight, FEWEST[precision])
                 self.counts = proven[tuple(weight.shape)]
         else:
             self.product = linear
@@ -57,9 +59,11 @@ class Matrix(nn.Module):
         rows = inputs.reshape(-1, inputs.shape[-1])
         number = len(rows)
         wanted = next((count for count in self.counts if count >= number), number)
-        if wanted > number:
-            rows = F.pad(rows, (0, 0, 0, wanted - number))
-        return self.product(rows)[:number].unflatten(0, inputs.shape[:-1])
+        if wanted == number:
+            found = self.product(rows)
+        else:
+            found = self.product(F.pad(rows, (0, 0, 0, wanted - number)))[:number]
+        return found.view(*inputs.shape[:-1], found.shape[-1])
 
 
 class Sections(nn.Module):
@@ -155,8 +159,8 @@ def _check_kernels(precision: Precision) -> None:
         raise ValueError(f"expected a CPU that has FBGEMM's kernels for {precision} weights, got one with {engines}")
 
 
-def same_bits(multiply: Product, weight: Float[Tensor, "Y X"]) -> tuple[int, ...]:
-    """Numbers of rows, `ROWS` the last, in which rows have the bits that they have among `ROWS` rows."""
+def same_bits(multiply: Product, weight: Float[Tensor, "Y X"], fewest: int) -> tuple[int, ...]:
+    """Numbers of rows, from `fewest` to `ROWS`, in which rows have the bits that they have among `ROWS` rows."""
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn((ROWS, weight.shape[1]), generator=generator, dtype=weight.dtype)
     expected = multiply(rows)
@@ -165,4 +169,4 @@ def same_bits(multiply: Product, weight: Float[Tensor, "Y X"]) -> tuple[int, ...
         places = (slice(0, count), slice(ROWS - count, ROWS))
         return all(torch.equal(multiply(rows[place]), expected[place]) for place in places)
 
-    return (*(count for count in FEWER if alike(count)), ROWS)
+    return (*(count for count in FEWER if count >= fewest and alike(count)), ROWS)

@@ -8,6 +8,7 @@ from model.attention import Attention
 from model.configuration import Precision
 from model.language_model import LanguageModel
 from model.matrices import Matrix, Sections
+from model.transformer import Layer
 
 
 def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
@@ -29,7 +30,9 @@ def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
             else:
                 module.in_projection = Matrix(module.in_projection, precision, proven)
             module.out_projection = Matrix(module.out_projection, precision, proven)
-    for layer in ready.transformer.layers:
-        layer.expand, layer.contract = (Matrix(one, precision, proven) for one in (layer.expand, layer.contract))
+    for module in list(ready.modules()):
+        if isinstance(module, Layer):
+            module.expand = Matrix(module.expand, precision, proven)
+            module.contract = Matrix(module.contract, precision, proven)
     ready.heads = nn.ModuleList(Matrix(head, precision, proven) for head in ready.heads)
     return ready

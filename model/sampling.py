@@ -14,21 +14,29 @@ def next_code_probabilities(
     temperature: Float[Tensor, "B"],
     top_k: Int[Tensor, "B"],
     top_p: Float[Tensor, "B"],
+    largest: int | None = None,
 ) -> Float[Tensor, "B K V"]:
     """The distribution that codes are drawn from (AudioCraft: `sample_top_k`, `sample_top_p`).
 
     Temperature 0 is greedy: all on the largest logit. `top_p` > 0 keeps the likeliest entries until those before an
     entry sum to more than it, and goes before `top_k` > 0, which keeps all that are as likely as the k-th (ties stay).
+
+    Where no row has a `top_p`, `largest` may say that no row that is not greedy has a larger `top_k`: then the entries
+    need not be sorted, which takes several times as long.
     """
     size = logits.shape[-1]
     greedy = temperature == 0
     scaled = logits.float() / torch.where(greedy, 1.0, temperature)[:, None, None]
     probabilities = scaled.softmax(-1)
-    ordered, order = probabilities.sort(dim=-1, descending=True)
-    last = (torch.where(top_k > 0, top_k, size).clamp(max=size) - 1)[:, None, None].expand(-1, logits.shape[1], 1)
-    keep_k = probabilities >= ordered.gather(-1, last)
-    before = ordered.cumsum(-1) - ordered
-    keep_p = torch.zeros_like(keep_k).scatter(-1, order, before <= top_p[:, None, None])
+    if largest is None:
+        ordered, order = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        keep_p = torch.zeros_like(probabilities, dtype=torch.bool).scatter(-1, order, before <= top_p[:, None, None])
+    else:
+        ordered = probabilities.topk(max(1, min(largest, size)), dim=-1).values
+        keep_p = torch.ones_like(probabilities, dtype=torch.bool)
+    last = (top_k.clamp(1, ordered.shape[-1]) - 1)[:, None, None].expand(-1, logits.shape[1], 1)
+    keep_k = (probabilities >= ordered.gather(-1, last)) | (top_k == 0)[:, None, None]
     keep = torch.where((top_p > 0)[:, None, None], keep_p, keep_k)
     kept = probabilities * keep
     kept = kept / kept.sum(-1, keepdim=True)

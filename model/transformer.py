@@ -54,8 +54,8 @@ class Layer(nn.Module):
         self.cross_norm = nn.LayerNorm(width) if cross else None
         self.cross_attention = Attention(config, cross=True) if cross else None
         self.feedforward_norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, config.expanded_width, bias=config.feedforward_bias)
-        self.contract = nn.Linear(config.expanded_width, width, bias=config.feedforward_bias)
+        self.expand: nn.Module = nn.Linear(width, config.expanded_width, bias=config.feedforward_bias)
+        self.contract: nn.Module = nn.Linear(config.expanded_width, width, bias=config.feedforward_bias)
         self.dropout = nn.Dropout(config.dropout)
 
         def scale(present: bool) -> nn.Parameter | None:

@@ -87,3 +87,13 @@ def test_draws_are_as_frequent_as_they_are_probable() -> None:
     share = torch.bincount(draw(probabilities, uniform).flatten(), minlength=5) / 20_000
     # Four standard deviations of the largest share.
     assert (share - probabilities[0, 0]).abs().max() < 4 * (0.4 * 0.6 / 20_000) ** 0.5
+
+
+def test_without_top_p_the_distribution_is_the_same_whether_entries_are_sorted_or_not() -> None:
+    logits = torch.randn(5, 3, 40).round(decimals=1)
+    temperature, top_k = torch.tensor([1.0, 0.0, 0.5, 2.0, 1.0]), torch.tensor([7, 30, 0, 1, 60])
+    nothing = torch.zeros(5)
+    expected = next_code_probabilities(logits, temperature, top_k, nothing)
+    assert torch.equal(next_code_probabilities(logits, temperature, top_k, nothing, largest=60), expected)
+    few = next_code_probabilities(logits[:2], temperature[:2], top_k[:2], nothing[:2], largest=7)
+    assert torch.equal(few, expected[:2])

@@ -1,0 +1,129 @@
+"""transformers' MusicGen of the published small shape with random weights, and this project's model of the same
+weights: what the benchmark of generation compares."""
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from transformers import EncodecConfig, MusicgenConfig, MusicgenForConditionalGeneration, T5Config
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
+
+from model.configuration import LanguageModelConfig, Precision
+from model.generation import GenerationRequest, generate_conditioned
+from model.hugging_face_names import from_hugging_face
+from model.language_model import Condition, LanguageModel
+from model.music_model import Attributes
+
+GUIDANCE = 3.0
+TEXT_LENGTH = 16
+"""Vectors of a description."""
+PREFIX = "language_model."
+
+
+@dataclass(frozen=True)
+class Run:
+    """Codes [B, K, T] of a run, and how long each of its steps took, s."""
+
+    codes: Tensor
+    step_seconds: list[float]
+    ready_seconds: float
+    """Until the first step was done."""
+
+
+class _Clock(StoppingCriteria):
+    """When transformers had the codes of each step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
+        self.times.append(time.perf_counter())
+        return torch.zeros(len(input_ids), dtype=torch.bool)
+
+
+def peers(small: bool = False) -> tuple[MusicgenForConditionalGeneration, LanguageModel]:
+    """Both models, of the same weights; `small` is for trying the benchmark itself."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "ffn_dim": 4096}
+    if small:
+        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 256}
+    width = sizes["hidden_size"]
+    text = T5Config(vocab_size=8, d_model=width, d_kv=4, d_ff=4, num_layers=1, num_heads=1)
+    codec = EncodecConfig(num_filters=2, hidden_size=8, codebook_dim=8, codebook_size=2048, upsampling_ratios=[2, 2])
+    decoder = MusicgenDecoderConfig(vocab_size=2048, num_codebooks=4, **sizes)
+    theirs = MusicgenForConditionalGeneration(MusicgenConfig(text_encoder=text, audio_encoder=codec, decoder=decoder))
+    theirs.eval()
+    settings = theirs.generation_config
+    settings.bos_token_id = settings.pad_token_id = settings.decoder_start_token_id = 2048
+    settings.num_return_sequences = 1
+    config = LanguageModelConfig(width=width, layers=sizes["num_hidden_layers"], heads=sizes["num_attention_heads"])
+    with torch.device("meta"):
+        ours = LanguageModel(config)
+    shapes = {PREFIX + name: tensor.shape for name, tensor in ours.state_dict().items()}
+    tensors = {f"decoder.{name}": tensor for name, tensor in theirs.decoder.state_dict().items()}
+    weights = from_hugging_face({name: tensors[name] for name in tensors if "embed_positions" not in name}, shapes)
+    ours.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}, assign=True)
+    return theirs, ours.eval()
+
+
+def descriptions(batch: int, width: int) -> Tensor:
+    """Embedded descriptions [B, L, D] of as many clips, each its own."""
+    return torch.randn((batch, TEXT_LENGTH, width), generator=torch.Generator().manual_seed(1))
+
+
+def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames: int) -> Run:
+    """Greedy codes by transformers' own `generate`, less text encoder and codec."""
+    given = descriptions(batch, model.config.decoder.hidden_size)
+    clock, begun, heard = _Clock(), time.perf_counter(), []
+
+    def listen(audio_codes: Tensor, **_: object) -> SimpleNamespace:
+        heard.append(audio_codes[0])
+        return SimpleNamespace(audio_values=torch.zeros(batch, 1, 1))
+
+    def embed(input_ids: Tensor, attention_mask: Tensor, **_: object) -> BaseModelOutput:
+        return BaseModelOutput(given)
+
+    with (
+        torch.inference_mode(),
+        patch.object(model.text_encoder, "forward", embed),
+        patch.object(model.audio_encoder, "decode", listen),
+    ):
+        model.generate(
+            torch.zeros((batch, TEXT_LENGTH), dtype=torch.long),
+            attention_mask=torch.ones((batch, TEXT_LENGTH), dtype=torch.long),
+            guidance_scale=GUIDANCE,
+            do_sample=False,
+            max_length=frames + 4,
+            stopping_criteria=StoppingCriteriaList([clock]),
+        )
+    return Run(heard[0], _between(clock.times), clock.times[0] - begun)
+
+
+def generate_ours(model: LanguageModel, batch: int, frames: int, precision: Precision) -> Run:
+    """Greedy codes by this project's engine."""
+    times: list[float] = []
+
+    def tick() -> bool:
+        times.append(time.perf_counter())
+        return False
+
+    begun = time.perf_counter()
+    requests = [GenerationRequest(Attributes(), frames, seed=0, guidance=GUIDANCE, temperature=0.0)] * batch
+    given = [[both_ways(one[None])] for one in descriptions(batch, model.config.width)]
+    codes = generate_conditioned(model, requests, given, precision=precision, stop=tick)
+    return Run(torch.stack(codes), _between(times), times[0] - begun)
+
+
+def both_ways(embedded: Tensor) -> dict[str, Condition]:
+    """A description [1, L, D] and its null, whose vectors are read like any others, as transformers reads them."""
+    return {"description": Condition(torch.cat([embedded, torch.zeros_like(embedded)]), torch.ones(2, TEXT_LENGTH) > 0)}
+
+
+def _between(times: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(times)]
