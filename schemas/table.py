@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+TEXT, TEXTS = pa.string(), pa.list_(pa.string())
+
 
 @dataclass(frozen=True)
 class Table:

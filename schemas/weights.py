@@ -15,8 +15,9 @@ import fsspec
 import pyarrow as pa
 
 from schemas.identity import WeightsRef, fingerprint
+from schemas.records import WEIGHTS
 from schemas.store import Store, cache_folder
-from schemas.tables import CHECKPOINTS, WEIGHTS
+from schemas.tables import CHECKPOINTS
 
 DEMUCS_ROOT = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
 DEMUCS_FILES = {

@@ -10,8 +10,8 @@ from types import ModuleType
 from schemas import Config, Settings, Store, WeightsRef
 from schemas.content import row_keys
 from schemas.identity import fingerprint, stage_fingerprint, weights_in
+from schemas.records import REJECTS
 from schemas.table import Table
-from schemas.tables import REJECTS
 from schemas.weights import NotTrainedYet, WeightsLibrary
 from stages.contract import Context
 

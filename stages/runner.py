@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from schemas.content import row_keys
 from schemas.identity import keys_digest
-from schemas.tables import REJECTS, RUNS, TABLES
+from schemas.records import REJECTS, RUNS
+from schemas.tables import TABLES
 from stages.contract import Context, Reject, Shard, Stopped
 from stages.planning import Plan, Step, consulted_digest, driving_key, plan_stage, whole_shard
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from schemas import Store
 from schemas.content import content_digest
-from schemas.tables import RUNS, TABLES, WEIGHTS
+from schemas.records import RUNS, WEIGHTS
+from schemas.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 

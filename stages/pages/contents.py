@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from schemas import Store
-from schemas.tables import RUNS, TABLES
+from schemas.records import RUNS
+from schemas.tables import TABLES
 
 
 @dataclass(frozen=True)

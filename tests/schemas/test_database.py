@@ -6,7 +6,8 @@ import pytest
 
 from schemas import Store
 from schemas.database import FILE, QueryError, query, write_views
-from schemas.tables import REJECTS, RUNS, TABLES, TRACKS
+from schemas.records import REJECTS, RUNS
+from schemas.tables import TABLES, TRACKS
 
 
 def add_track(store: Store, version: str, name: str) -> None:

@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store, WeightsRef
-from schemas.tables import CHECKPOINTS, WEIGHTS
+from schemas.records import WEIGHTS
+from schemas.tables import CHECKPOINTS
 from schemas.weights import MissingWeights, NotTrainedYet, WeightsLibrary, folder_digest
 
 

@@ -11,7 +11,8 @@ import torch
 from model.conditioning.configuration import MusicModelConfig
 from model.music_model import MusicModel
 from schemas import Settings, Store
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REJECTS, REQUESTS, TOKENS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary, folder_digest
 from stages import generate
 from stages.checkpoints.folder import CheckpointFacts, CodecFacts, load_text_encoder, save_checkpoint

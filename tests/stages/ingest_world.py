@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from schemas import Settings, Store
-from schemas.tables import REJECTS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.contract import Context, Progress

@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas import Settings, Store
-from schemas.tables import REJECTS, REQUESTS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import REQUESTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import requests
 from stages.contract import Context

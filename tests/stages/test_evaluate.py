@@ -12,7 +12,8 @@ from model.chroma import chroma
 from model.synthesis import compose
 from model.synthesis.rendering import render
 from schemas import Settings, Store, WeightsRef
-from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, REJECTS, REQUESTS, SCORES, TOKENS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import evaluate
 from stages.audio import encode_audio, resample

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store, WeightsRef
-from schemas.tables import CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import CHROMA, REQUESTS, TOKENS, TRACKS
 from stages import generate
 from stages.contract import Stopped
 from stages.generate import Config

@@ -9,7 +9,8 @@ import mutagen
 import pytest
 
 from schemas import Settings
-from schemas.tables import REJECTS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.contract import Context

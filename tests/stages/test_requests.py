@@ -11,7 +11,8 @@ import soundfile
 from model.synthesis.composition import compose
 from schemas import Settings, Store
 from schemas.identity import fingerprint
-from schemas.tables import PIECES, REJECTS, REQUESTS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import PIECES, REQUESTS, TRACKS
 from stages import requests
 from stages.contract import Stopped
 from stages.planning import Step, plan_stage

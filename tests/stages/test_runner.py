@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.tables import CHROMA, RUNS, TRACKS
+from schemas.records import RUNS
+from schemas.tables import CHROMA, TRACKS
 from stages.contract import Reject, Shard, Stopped
 from stages.planning import plan_stage
 from stages.runner import StageFailed, run_stage

@@ -13,7 +13,8 @@ from transformers import EncodecModel
 
 from schemas import Settings, Store, WeightsRef
 from schemas.content import content_digest
-from schemas.tables import REJECTS, TOKENS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import TOKENS, TRACKS
 from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono
 from stages.codecs import load_codec

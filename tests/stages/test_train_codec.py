@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from transformers import AutoFeatureExtractor, EncodecModel
 
 from model.codec.judging import fidelity, judge, judge_scalar
-from schemas.tables import RECONSTRUCTIONS, REJECTS, TRAINING
+from schemas.records import REJECTS
+from schemas.tables import RECONSTRUCTIONS, TRAINING
 from schemas.weights import folder_digest
 from stages.audio import read_audio
 from stages.codecs import load_codec

@@ -4,7 +4,8 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from schemas.tables import REJECTS, TRACKS
+from schemas.records import REJECTS
+from schemas.tables import TRACKS
 from stages.contract import Reject
 from stages.ingest import take_in
 from stages.intake.examination import Examined, Refused
