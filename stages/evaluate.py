@@ -19,7 +19,7 @@ from stages.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
     from stages.audio import Recording
-    from stages.comparisons import Comparisons
+    from stages.evaluation.comparisons import Comparisons
 
 READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CHROMA, CLAP, TOKENS), SCORES, 2
 
@@ -48,8 +48,8 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
         MissingWeights: weights that the scores need cannot be had.
     """
     from stages.audio import AudioError, read_audio
-    from stages.comparisons import compare, key_of
-    from stages.likeness import Likeness
+    from stages.evaluation.comparisons import compare, key_of
+    from stages.evaluation.likeness import Likeness
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {key_of(row): row for row in generations.to_pylist()}
@@ -85,7 +85,7 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
 def _follows_melody(
     recording: "Recording", generation: Mapping[str, Any], comparisons: "Comparisons"
 ) -> dict[str, float | None]:
-    from stages.comparisons import chance, chroma_of, key_of, similarity
+    from stages.evaluation.comparisons import chance, chroma_of, key_of, similarity
 
     if not generation["chroma"]:
         return {}

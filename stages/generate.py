@@ -14,16 +14,17 @@ import pyarrow as pa
 from pydantic import BeforeValidator, Field
 
 import schemas
+from model.configuration import Precision
 from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from stages.contract import Context, Reject, Shard, Stopped
-from stages.strides import STRIDE, stride_frames
+from stages.generation.strides import STRIDE, stride_frames
 
 if TYPE_CHECKING:
     from model.generation import GenerationRequest
     from stages.checkpoints.folder import TrainedModel
-    from stages.conditions import Given
+    from stages.generation.conditions import Given
 
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 2
 
@@ -51,6 +52,9 @@ class Config(schemas.Config):
     guidance_form: Literal["one_pass", "two_pass"] = "one_pass"
     """Whether guidance's null is padded to the length of the conditions, or has a pass and a length of its own
     (AudioCraft: `two_step_cfg`, off)."""
+    precision: Precision = "float32"
+    """Of the model's weights while it decodes. Less is faster and gives other codes now and then: of random weights'
+    greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md)."""
     codec: WeightsRef | None = WeightsRef("facebook/encodec_32khz")
     """What encodes prompts that are files: the codec that `tokenize` used. None refuses them."""
     separator: WeightsRef | None = WeightsRef("demucs:htdemucs")
@@ -84,7 +88,7 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
         MissingWeights: weights that a request needs cannot be had.
     """
     from stages.checkpoints.loading import load_checkpoint
-    from stages.conditions import Conditions, Models, RequestRefused
+    from stages.generation.conditions import Conditions, Models, RequestRefused
 
     local = context.weights(config.checkpoint)
     trained = load_checkpoint(local.path, context.weights, context.device)
@@ -132,6 +136,7 @@ def _generate(
                 window=window,
                 stride=stride_frames(config.stride, window),
                 frame_rate=facts.frame_rate,
+                precision=config.precision,
                 stop=context.stop.is_set,
                 progress=lambda frames: context.progress.advance(frames),
             )

@@ -80,6 +80,6 @@ def whole(config: Config, context: Context, tracks: pa.Table) -> Whole:
             rate, or that can be read), or the gradients stay not finite.
         Stopped: the run was asked to stop; the state is kept.
     """
-    from stages.codec_training import train_codec  # with torch, which a plan does without
+    from stages.training.codec_training import train_codec  # with torch, which a plan does without
 
     return train_codec(config, context, tracks)

@@ -1,1 +1,1 @@
-"""How a language model is trained: what it begins with, examples drawn, steps taken, state kept, results judged."""
+"""How codecs and language models are trained: what they begin with, examples, steps, kept state, and judgement."""

@@ -19,9 +19,9 @@ from stages import evaluate
 from stages.audio import encode_audio, resample
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import load_codec
-from stages.comparisons import untrained
 from stages.contract import Context
 from stages.evaluate import Config
+from stages.evaluation.comparisons import untrained
 from stages.joint_embedding import load_joint_embedder
 from stages.planning import Step
 from stages.runner import run_stage

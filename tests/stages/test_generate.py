@@ -130,13 +130,14 @@ def test_a_clip_longer_than_the_training_windows_is_made_in_windows(store: Store
     np.testing.assert_array_equal(codes[3][:, :80], codes[2][:, :80])
 
 
-def test_another_stride_or_form_of_guidance_is_another_clip(store: Store, tmp_path: Path) -> None:
+def test_another_stride_form_of_guidance_or_precision_is_another_clip(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "two", model_config(prepend=("description", "chroma")), day=2)
     asked, found = {"description": "slow jazz piano", "seconds": 4.0}, []
-    for number, config in enumerate((config_of(), config_of(stride=0.3), config_of(guidance_form="two_pass"))):
+    changes: list[dict] = [{}, {"stride": 0.3}, {"guidance_form": "two_pass"}, {"precision": "bfloat16"}]
+    for number, config in enumerate(config_of(**change) for change in changes):
         name = f"{number}" * 16
         found.append(str(made(store, [asked | {"request_id": name}], config)[name, 0]["codes"]))
-    assert len(set(found)) == 3
+    assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize("prompt_seconds", [0.4, 1.3, 2.0, 3.1])

@@ -12,7 +12,7 @@ from schemas import WeightsRef
 from schemas.tables import REQUESTS, TRACKS
 from stages import train
 from stages.checkpoints.folder import CheckpointFacts
-from stages.conditions import Conditions, Models
+from stages.generation.conditions import Conditions, Models
 from stages.joint_embedding import load_joint_embedder
 from stages.training.drawing import draw_batch, split_tracks, word_embedder
 from stages.training.examples import Corpus

@@ -19,9 +19,9 @@ from model.codec.network import new_network
 from model.codec.training import CodecTraining
 from model.training import step_seed
 from schemas.weights import folder_digest
-from stages.codec_judging import HeldOut, by_hash, compared, held_out, keep_reconstructions, named, quality_of
 from stages.contract import Context, Reject, Whole
 from stages.segments import Segments, Sounds, Source
+from stages.training.codec_judging import HeldOut, by_hash, compared, held_out, keep_reconstructions, named, quality_of
 from stages.training.journal import Journal, load_state, save_state
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from stages.audio import resample, to_mono
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
 from stages.contract import Context, Stopped
-from stages.strides import STRIDE, stride_frames
+from stages.generation.strides import STRIDE, stride_frames
 from stages.training.captions import request_text
 
 CHROMA_SAMPLE_RATE, CHROMA_HOP = 32_000, 4_096

@@ -16,7 +16,7 @@ from stages import chroma, clap, tokenize
 from stages.checkpoints.folder import load_encodec
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import codec_facts, load_codec
-from stages.conditions import Conditions, Given, Models
+from stages.generation.conditions import Conditions, Given, Models
 from stages.joint_embedding import load_joint_embedder
 from tests.stages.codec_world import piece
 from tests.stages.generation_world import (

@@ -27,7 +27,7 @@ from stages.catalog.references import Reference
 from stages.checkpoints.folder import CheckpointFacts
 from stages.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.contract import Context
-from stages.melodies import clip_frames, heard, over_clip
+from stages.generation.melodies import clip_frames, heard, over_clip
 from stages.segments import as_channels
 from stages.training.captions import request_text
 from stages.training.examples import melody_at

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from stages.checkpoints.folder import CheckpointFacts
-from stages.melodies import Beginning, clip_frames, heard, over_clip
-from stages.strides import STRIDE, stride_frames
+from stages.generation.melodies import Beginning, clip_frames, heard, over_clip
+from stages.generation.strides import STRIDE, stride_frames
 from tests.stages.generation_world import model_config
 
 
