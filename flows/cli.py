@@ -188,8 +188,9 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _start(asked: Asked, current: Run) -> None:
     """Run what is asked, as a flow of Prefect where there is work, and without one where there is none."""
-    if not any(plan.jobs for plan in asked.plans()):
-        run_stages(asked.steps, asked.settings, asked.names, asked.stages is not None, current, in_turn)
+    plans = asked.plans()
+    if not any(plan.jobs for plan in plans):
+        run_stages(asked.steps, asked.settings, asked.names, asked.stages is not None, current, in_turn, plans)
         return
     for name, value in QUIET_PREFECT.items():
         os.environ.setdefault(name, value)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from schemas import Settings
 from schemas.identity import weights_in
 from stages.contract import Context, Progress, Stopped
-from stages.planning import Chain, Step, plan_stage
+from stages.planning import Chain, Plan, Step, plan_stage
 from stages.runner import Counts, StageFailed, StageResult, finish_stage, run_job
 
 
@@ -65,13 +65,20 @@ def in_turn(step: Step, context: Context, jobs: Sequence[str]) -> list[Outcome]:
 
 
 def run_stages(
-    steps: Sequence[Step], settings: Settings, names: Sequence[str], asked: bool, run: Run, execute: Execute
+    steps: Sequence[Step],
+    settings: Settings,
+    names: Sequence[str],
+    asked: bool,
+    run: Run,
+    execute: Execute,
+    planned: Sequence[Plan] = (),
 ) -> None:
     """Run the stages `names` of a recipe.
 
     Args:
         steps: all stages of the recipe, in order.
         asked: the stages were asked for by name, so a `refresh` policy does not hold them back.
+        planned: the plans of stages that have just been found to have no work; the others are planned in their turn.
 
     Raises:
         StageFailed: a stage did not do all that was asked; later ones did not run, what was done is kept.
@@ -80,7 +87,7 @@ def run_stages(
     """
     from schemas.database import write_views  # DuckDB takes a fifth of a second that `segue plan` can do without
 
-    chain = Chain(steps, settings)
+    chain, known = Chain(steps, settings), {plan.stage: plan for plan in planned}
     chain.library.fetch_all(weights_in([chain.steps[name].config for name in names]))
     for name in names:
         if run.stop.is_set():
@@ -88,7 +95,7 @@ def run_stages(
         started = datetime.now(UTC)
         step = chain.steps[name]
         context = replace(chain.context(name, run.run_id), progress=run.progress, stop=run.stop)
-        plan = plan_stage(step, context, asked)
+        plan = known[name] if name in known else plan_stage(step, context, asked)
         outcomes = execute(step, context, plan.jobs) if plan.jobs else []
         counts = [outcome.counts for outcome in outcomes if outcome.counts is not None]
         failures = [(outcome.job, outcome.error) for outcome in outcomes if outcome.error is not None]

@@ -137,7 +137,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make_catalog(Path(folder), given.tracks, given.shard_size)
         print(
-            f"{given.tracks} tracks, shards of {given.shard_size}; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+            f"{given.tracks} tracks, {given.shard_size} a shard; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
         for _ in range(given.repetitions):

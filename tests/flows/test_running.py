@@ -8,7 +8,7 @@ from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from stages.contract import Stopped
-from stages.planning import Step
+from stages.planning import Chain, Step, plan_chain
 from stages.runner import StageFailed
 from tests.flows import tiny_mapping, tiny_source
 
@@ -34,6 +34,20 @@ def test_a_run_makes_everything_and_a_second_one_nothing(settings, write_words):
         ("chroma", 3, 0),
     ]
     assert [(one.stage, one.counts.made, one.counts.reused) for one in second.results] == [
+        ("ingest", 0, 3),
+        ("chroma", 0, 3),
+    ]
+    assert rows(settings, "SELECT count(*) AS n FROM runs") == [{"n": 4}]
+
+
+def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(settings, write_words, monkeypatch):
+    write_words("1", "2", "3")
+    run_stages(STEPS, settings, ["ingest", "chroma"], False, Run(), in_turn)
+    plans = plan_chain(Chain(STEPS, settings), ["ingest", "chroma"], False)
+    planned = Run()
+    monkeypatch.setattr("flows.running.plan_stage", lambda *_: pytest.fail("planned again"))
+    run_stages(STEPS, settings, ["ingest", "chroma"], False, planned, in_turn, plans)
+    assert [(one.stage, one.counts.made, one.counts.reused) for one in planned.results] == [
         ("ingest", 0, 3),
         ("chroma", 0, 3),
     ]
