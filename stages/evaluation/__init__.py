@@ -1,1 +1,1 @@
-"""What the stage `evaluate` compares clips with: other models, the codec's limits, recordings that were learned from."""
+"""What the stage `evaluate` compares clips with: other models, the codec's limits, what the model learned from."""
