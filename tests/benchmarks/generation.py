@@ -65,7 +65,7 @@ def matrix_weights(model: LanguageModel) -> int:
 def qualities(model: LanguageModel, frames: int) -> dict[str, Quality]:
     """Each precision's cost."""
     given = both_ways(descriptions(1, model.config.width))
-    greedy = {name: generate_ours(model, 1, frames, name).codes for name in ("float32", *REDUCED)}
+    greedy = {name: generate_ours(model, 1, frames, name, time.perf_counter).codes for name in ("float32", *REDUCED)}
     own = greedy["float32"]
     random = torch.randint(0, model.config.cardinality, own.shape, generator=torch.Generator().manual_seed(2))
     found: dict[str, Quality] = {}
@@ -89,14 +89,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--frames", type=int, default=20, help="of a run")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side, by turns")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread's CPU time, where others use the machine")
     parser.add_argument("--small", action="store_true", help="a small model, to try the benchmark itself")
     parser.add_argument("--results", type=Path, help="a file to append the tables to")
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    threads, clock = (1, time.process_time) if asked.cpu_time else (asked.threads, time.perf_counter)
+    torch.set_num_threads(threads)
     theirs, ours = peers(asked.small)
     rate = bandwidth()
     lines = [
-        f"## {datetime.date.today()}: generation, {_machine()}, {asked.threads} threads, torch {torch.__version__}",
+        f"## {datetime.date.today()}: generation, {_machine()}, {threads} thread{'s' * (threads > 1)}, "
+        f"{'CPU time' if asked.cpu_time else 'wall time'}, torch {torch.__version__}",
         "",
         f"MusicGen-small shape, guidance {GUIDANCE:g}, greedy, the first {asked.frames} frames, {asked.rounds} runs of "
         f"each side by turns; memory read at {rate / 1e9:.1f} GB/s.",
@@ -110,11 +113,11 @@ def main() -> None:
         for _ in range(asked.rounds):
             for name, made in runs.items():
                 if name == "transformers":
-                    made.append(generate_theirs(theirs, batch, asked.frames))
+                    made.append(generate_theirs(theirs, batch, asked.frames, clock))
                 else:
-                    made.append(generate_ours(ours, batch, asked.frames, name))
+                    made.append(generate_ours(ours, batch, asked.frames, name, clock))
         peer = _steps(runs.pop("transformers"))
-        codes = generate_theirs(theirs, batch, asked.frames).codes
+        codes = generate_theirs(theirs, batch, asked.frames, clock).codes
         for name, made in runs.items():
             own, floor = _steps(made), matrix_weights(ours) * BYTES[name] / rate * 1e3
             middle, least = statistics.median(own), min(own)

@@ -1,7 +1,7 @@
 """transformers' MusicGen of the published small shape with random weights, and this project's model of the same
 weights: what the benchmark of generation compares."""
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -25,6 +25,9 @@ TEXT_LENGTH = 16
 """Vectors of a description."""
 PREFIX = "language_model."
 
+Clock = Callable[[], float]
+"""Wall time, or the time that the process had a CPU, s."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -39,11 +42,11 @@ class Run:
 class _Clock(StoppingCriteria):
     """When transformers had the codes of each step."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.times = clock, list[float]()
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
-        self.times.append(time.perf_counter())
+        self.times.append(self.clock())
         return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
@@ -77,10 +80,11 @@ def descriptions(batch: int, width: int) -> Tensor:
     return torch.randn((batch, TEXT_LENGTH, width), generator=torch.Generator().manual_seed(1))
 
 
-def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames: int) -> Run:
+def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames: int, clock: Clock) -> Run:
     """Greedy codes by transformers' own `generate`, less text encoder and codec."""
     given = descriptions(batch, model.config.decoder.hidden_size)
-    clock, begun, heard = _Clock(), time.perf_counter(), []
+    heard: list[Tensor] = []
+    ticks, begun = _Clock(clock), clock()
 
     def listen(audio_codes: Tensor, **_: object) -> SimpleNamespace:
         heard.append(audio_codes[0])
@@ -100,20 +104,20 @@ def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames:
             guidance_scale=GUIDANCE,
             do_sample=False,
             max_length=frames + 4,
-            stopping_criteria=StoppingCriteriaList([clock]),
+            stopping_criteria=StoppingCriteriaList([ticks]),
         )
-    return Run(heard[0], _between(clock.times), clock.times[0] - begun)
+    return Run(heard[0], _between(ticks.times), ticks.times[0] - begun)
 
 
-def generate_ours(model: LanguageModel, batch: int, frames: int, precision: Precision) -> Run:
+def generate_ours(model: LanguageModel, batch: int, frames: int, precision: Precision, clock: Clock) -> Run:
     """Greedy codes by this project's engine."""
     times: list[float] = []
 
     def tick() -> bool:
-        times.append(time.perf_counter())
+        times.append(clock())
         return False
 
-    begun = time.perf_counter()
+    begun = clock()
     requests = [GenerationRequest(Attributes(), frames, seed=0, guidance=GUIDANCE, temperature=0.0)] * batch
     given = [[both_ways(one[None])] for one in descriptions(batch, model.config.width)]
     codes = generate_conditioned(model, requests, given, precision=precision, stop=tick)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -21,13 +22,14 @@ from flows.recipe import Recipe
 from schemas import Settings, Store
 from schemas.content import row_keys
 from schemas.identity import keys_digest
+from schemas.table import Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.intake.ledger import Ledger, split_of
 from stages.intake.listing import list_source
 from stages.planning import Chain, plan_chain
 
 STAGES = ("ingest", "chroma", "clap", "tokenize")
-MADE_OF_TRACKS = {
+MADE_OF_TRACKS: dict[str, tuple[Table, dict[str, Any]]] = {
     "chroma": (CHROMA, {"frame_rate": 7.8, "chroma": []}),
     "clap": (CLAP, {"starts": [], "embeddings": []}),
     "tokenize": (TOKENS, {"frame_rate": 50.0, "cardinality": 2048, "frames": 1, "codes": [[1]]}),

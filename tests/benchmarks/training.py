@@ -42,10 +42,18 @@ class Both:
         )
         self.precision, self.decoder = precision, decoder
         self.ours = MusicModel(settings).train()
-        sizes = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "ffn_dim": 2048}
-        nothing = {"dropout": 0.0, "attention_dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.0}
-        special = {"pad_token_id": 2048, "bos_token_id": 2048}
-        peer = MusicgenDecoderConfig(vocab_size=2048, num_codebooks=4, **sizes, **nothing, **special)
+        peer = MusicgenDecoderConfig(
+            vocab_size=2048,
+            num_codebooks=4,
+            hidden_size=512,
+            num_hidden_layers=8,
+            num_attention_heads=8,
+            ffn_dim=2048,
+            dropout=0.0,
+            layerdrop=0.0,
+            pad_token_id=2048,
+            bos_token_id=2048,
+        )
         self.theirs = MusicgenForCausalLM(peer).train()
         weights = to_hugging_face(self.ours.weights())
         named = {name.removeprefix("decoder."): weight for name, weight in weights.items() if "decoder." in name}
@@ -91,7 +99,8 @@ class Both:
             for name, value in self.theirs.named_parameters()
             if value.grad is not None
         ]
-        self.ours.zero_grad(), self.theirs.zero_grad()
+        self.ours.zero_grad()
+        self.theirs.zero_grad()
         if abs(ours - theirs) > 1e-3 or max(distances) > TOLERANCE[self.precision]:
             raise SystemExit(f"expected equal losses and gradients, got {ours} and {theirs}, {max(distances)} apart")
         return f"losses {ours:.5f} and {theirs:.5f}, gradients at most {max(distances):.1e} apart"

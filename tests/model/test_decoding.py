@@ -135,3 +135,29 @@ def test_cached_decoding_chooses_what_the_whole_forward_pass_would(settings: dic
     free[:, :3] = False
     assert free.sum() > 9
     assert torch.equal(found[free], best[free])
+
+
+def test_a_finished_request_makes_room_for_the_next() -> None:
+    model, asked = music_model(), 0
+
+    def count() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    lengths = [60] + [10] * (3 * (decoding.SLOTS - 1))
+    requests = [GenerationRequest(Attributes("bass"), frames, seed=frames) for frames in lengths]
+    found = generate(model, requests, stop=count)
+    assert [codes.shape[1] for codes in found] == lengths
+    # The short ones follow each other beside the long one; each draws its frames and the delay of the last codebook.
+    assert asked == 60 + model.config.language_model.codebooks - 1
+
+
+def test_the_cache_grows_with_what_is_in_it_and_the_codes_stay_those_of_one_that_had_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, requests = music_model(), mixed_requests()[:5]
+    roomy = generate(model, requests)
+    monkeypatch.setattr(decoding, "BLOCK", 3)
+    grown = generate(model, requests)
+    assert all(torch.equal(one, other) for one, other in zip(roomy, grown, strict=True))
