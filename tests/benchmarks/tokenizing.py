@@ -56,7 +56,7 @@ def main() -> None:
 
     def theirs() -> Tensor:
         with torch.no_grad():
-            return peer.encode(wav[None]).audio_codes[0, 0]
+            return peer.encode(wav[None], return_dict=False)[0][0, 0]  # type: ignore[index]
 
     def ours() -> Tensor:
         return codec.encode_track(wav)

@@ -106,15 +106,17 @@ class Both:
         return f"losses {ours:.5f} and {theirs:.5f}, gradients at most {max(distances):.1e} apart"
 
 
-def median_seconds(steps: dict[str, Callable[[], None]], repetitions: int) -> dict[str, float]:
-    """What each takes, all taking turns after one of each that is not counted."""
+def median_seconds(
+    steps: dict[str, Callable[[], None]], repetitions: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    """What each takes by a clock, all taking turns after one of each that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for repetition in range(repetitions + 1):
         for name, step in steps.items():
-            begun = time.perf_counter()
+            begun = clock()
             step()
             if repetition:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(clock() - begun)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -124,7 +126,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=2, help="examples a step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument(
+        "--processors",
+        action="store_true",
+        help="seconds of the processors, which say more on a busy machine (1 thread)",
+    )
     given = parser.parse_args()
+    clock = time.process_time if given.processors else time.perf_counter
     torch.set_num_threads(given.threads)
     print(
         f"{given.threads} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
@@ -135,7 +143,7 @@ def main() -> None:
         both = Both(given.batch, precision)
         checked = both.check()
         rate = matmul_rate(torch.device("cpu"), getattr(torch, precision))
-        found = median_seconds({"theirs": both.step_of_theirs, "ours": both.step_of_ours}, given.repetitions)
+        found = median_seconds({"theirs": both.step_of_theirs, "ours": both.step_of_ours}, given.repetitions, clock)
         floor = given.batch * training_flops(both.decoder, FRAMES) / rate
         theirs, ours = found["theirs"], found["ours"]
         figures = f"{theirs:.3f} | {ours:.3f} | {theirs / ours:.2f} | {floor:.3f} | {floor / ours:.0%}"
