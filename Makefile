@@ -32,6 +32,9 @@ test-slow: env
 
 bench: env
 	$(BIN)/python -W ignore -m tests.benchmarks.generation --results tests/benchmarks/RESULTS.md
+	$(BIN)/python -W ignore -m tests.benchmarks.training
+	$(BIN)/python -W ignore -m tests.benchmarks.tokenizing
+	$(BIN)/python -W ignore -m tests.benchmarks.planning
 
 lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 \
