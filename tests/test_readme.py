@@ -79,7 +79,7 @@ def tree_section() -> str:
             module = place / "__init__.py" if place.is_dir() else place
             if module.suffix == ".py" and module.exists() and place.name != "__init__.py":
                 name = f"{place.name}/" if place.is_dir() else place.name
-                lines.append(f"    {name:<22} {about(module)}".rstrip())
+                lines.append(f"    {name:<26} {about(module)}".rstrip())
     return "\n".join(["```", *lines, "```"])
 
 
