@@ -1,0 +1,55 @@
+"""`python -m tests.benchmarks`: every benchmark, one after the other in this process, below one heading.
+
+Where only torch, transformers, safetensors and numpy are installed, those of the model alone run, and the others are
+said to be left out. One whose results are not equal to its peer's ends in an error, and the next ones run all the same.
+"""
+
+import gc
+import importlib
+import importlib.util
+import sys
+import time
+
+from tests.benchmarks.machine import circumstances, describe
+from tests.benchmarks.results import Report, append, headed
+from tests.benchmarks.running import options
+
+OF_THE_MODEL = ("generation", "training", "tokenizing")
+"""What runs in a bare checkout, and on an accelerator."""
+OF_THE_PIPELINE = ("ingest", "rerun", "planning")
+NEEDED = ("pyarrow", "pydantic", "prefect", "soundfile")
+"""What the pipeline's benchmarks need beside what the model's do."""
+
+
+def main() -> None:
+    """Run them, print all figures as Markdown, and append them to a file where one is named."""
+    parser = options(__doc__)
+    every = (*OF_THE_MODEL, *OF_THE_PIPELINE)
+    parser.add_argument("--only", nargs="+", choices=every, default=every, help="the benchmarks to run")
+    given = parser.parse_args()
+    passed_on = ["--device", given.device, "--threads", str(given.threads)]
+    passed_on += [option for option in ("--cpu-time", "--small") if getattr(given, option[2:].replace("-", "_"))]
+    lacking = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    begun, heading = time.perf_counter(), circumstances()
+    reports: list[Report] = []
+    failed: list[str] = []
+    for name in given.only:
+        if name in OF_THE_PIPELINE and lacking:
+            print(f"{name} is left out: {', '.join(lacking)} is not installed", file=sys.stderr)
+            continue
+        print(f"--- {name}", file=sys.stderr)
+        try:
+            benchmark = importlib.import_module(f"tests.benchmarks.{name}")
+            reports.append(benchmark.measure(benchmark.arguments().parse_args(passed_on)))
+        except (Exception, SystemExit) as error:
+            failed.append(f"{name} failed: {type(error).__name__}: {error}")
+            print(failed[-1], file=sys.stderr)
+        gc.collect()
+    took = f"The whole took {(time.perf_counter() - begun) / 60:.1f} minutes"
+    append(headed(reports, describe(given.device, given.threads), ". ".join([heading, took, *failed])), given.results)
+    if failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The machine that figures were measured on, in words: without them a figure says nothing.
+
+No torch is imported here for a processor's sake, so that what measures memory is not weighed down by it.
+"""
+
+import datetime
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = ("torch", "transformers", "prefect", "pyarrow")
+"""Whose versions change figures."""
+
+
+def describe(device: str, threads: int) -> str:
+    """Processor, cores, threads and accelerator, for a heading."""
+    names = [_accelerator(device)] if device != "cpu" else []
+    names.append(f"{_processor()}, {os.cpu_count()} cores, {threads} thread{'s' * (threads > 1)}")
+    return ", ".join(names)
+
+
+def circumstances() -> str:
+    """The time, the load of the machine and the versions of what was measured, in a line."""
+    versions = [f"{name} {metadata.version(name)}" for name in PACKAGES if _installed(name)]
+    now = datetime.datetime.now().astimezone().isoformat(" ", "minutes")
+    return f"{now}, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {', '.join(versions)}"
+
+
+def _processor() -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _accelerator(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

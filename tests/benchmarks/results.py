@@ -1,0 +1,123 @@
+"""Figures of a benchmark beside their peer, their goal and the machine's limit, as Markdown that RESULTS.md keeps."""
+
+import datetime
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+HEADER = ("what", "unit", "peer", "here", "ratio", "goal", "reached", "limit", "share of the limit", "equal")
+"""Of a table of figures."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured number, and what it is held against."""
+
+    what: str
+    """What was measured, such as `float32, batch 8`."""
+    unit: str
+    """Such as `ms a step`."""
+    ours: float
+    better: Literal["less", "more"]
+    """Which numbers are the better ones: less of a time, more of a rate."""
+    peer: float | None = None
+    """The peer's number, in the same unit and from the same run."""
+    ratio_goal: float | None = None
+    """How many times better than the peer's it should be, at the least."""
+    goal: float | None = None
+    """The number that it should reach, where that is not said by a ratio."""
+    limit: float | None = None
+    """What the machine's measured limits would allow, in the same unit."""
+    equal: str = ""
+    """How equal both sides' results were, in words."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better than the peer's it is."""
+        return None if self.peer is None else self._times_better(self.peer)
+
+    @property
+    def share_of_limit(self) -> float | None:
+        """1 is all that the machine can do."""
+        return None if self.limit is None else self._times_better(self.limit)
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether it reaches its goal; None where none is set."""
+        if self.ratio_goal is not None and self.ratio is not None:
+            return self.ratio >= self.ratio_goal
+        return None if self.goal is None else self._times_better(self.goal) >= 1
+
+    def _times_better(self, other: float) -> float:
+        return other / self.ours if self.better == "less" else self.ours / other
+
+    def cells(self) -> list[str]:
+        """Its row of a table below `HEADER`."""
+        goal = f"{'≤' if self.better == 'less' else '≥'} {number(self.goal)}" if self.goal is not None else ""
+        ratio_goal = f"≥ {number(self.ratio_goal)} ×" if self.ratio_goal is not None else goal
+        reached = {None: "", True: "yes", False: "no"}[self.reached]
+        share = "" if self.share_of_limit is None else f"{self.share_of_limit:.0%}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
+        figures = [number(self.peer), number(self.ours), ratio, ratio_goal, reached, number(self.limit), share]
+        return [self.what, self.unit, *figures, self.equal]
+
+
+@dataclass
+class Report:
+    """What one benchmark found. Every figure and remark shows on the error output as soon as it is there."""
+
+    subject: str
+    """What was measured, for a heading."""
+    peer: str
+    """Whose numbers stand in the column `peer`."""
+    figures: list[Figure] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    """Paragraphs and further tables, which come after the figures."""
+
+    def add(self, figure: Figure) -> None:
+        self.figures.append(figure)
+        print(row(figure.cells()), file=sys.stderr, flush=True)
+
+    def say(self, remark: str) -> None:
+        """Add a paragraph, or a table made by `table`."""
+        self.remarks.append(remark)
+        print(remark, file=sys.stderr, flush=True)
+
+    def markdown(self) -> str:
+        """All of it below a heading of its own."""
+        named = ["peer: " + self.peer if name == "peer" else name for name in HEADER]
+        parts = [f"### {self.subject}", table(named, [figure.cells() for figure in self.figures]), *self.remarks]
+        return "\n\n".join(parts) + "\n"
+
+
+def headed(reports: Sequence[Report], machine: str, circumstances: str) -> str:
+    """Reports of one run below a heading of date and hardware."""
+    head = f"## {datetime.date.today()}, {machine}\n\n{circumstances}.\n"
+    return "\n".join([head, *(report.markdown() for report in reports)])
+
+
+def append(text: str, file: Path | None) -> None:
+    """Print it, and put it at the end of a file where one is given."""
+    print(text)
+    if file is not None:
+        with file.open("a", encoding="utf-8") as results:
+            results.write("\n" + text)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    return "\n".join([row(header), row(["---"] * len(header)), *map(row, rows)])
+
+
+def row(cells: Sequence[str]) -> str:
+    """A row of one."""
+    return f"| {' | '.join(cells)} |"
+
+
+def number(value: float | None) -> str:
+    """Its first three digits, or all whole ones; nothing for None."""
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

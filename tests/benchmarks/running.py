@@ -1,0 +1,29 @@
+"""How every benchmark is called: the same options, and the same way to tell what it found.
+
+A benchmark is a module with `arguments()`, the parser of its options, and `measure(given)`, which does what they say.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.benchmarks.machine import circumstances, describe
+from tests.benchmarks.results import Report, append, headed
+
+
+def options(purpose: str | None) -> argparse.ArgumentParser:
+    """A parser of what all benchmarks have in common; each adds its own, whose defaults are what is published."""
+    parser = argparse.ArgumentParser(description=purpose, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, for what computes with tensors")
+    parser.add_argument("--threads", type=int, default=2, help="of torch, and processes where files are read")
+    parser.add_argument("--cpu-time", action="store_true", help="by the processors' time: where others use the machine")
+    parser.add_argument("--small", action="store_true", help="small sizes, to try the benchmark itself")
+    parser.add_argument("--results", type=Path, help="a file to append what was found to")
+    return parser
+
+
+def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Report]) -> None:
+    """Run one benchmark as the command line says, and print what it found below the machine's name."""
+    given = parser.parse_args()
+    report = measure(given)
+    append(headed([report], describe(given.device, given.threads), circumstances()), given.results)
