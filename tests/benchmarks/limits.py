@@ -1,12 +1,11 @@
 """What the machine could do at best, measured in the run that needs it: reading memory, and multiplying matrices."""
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from model.utilisation import matmul_rate
+from tests.benchmarks.timing import wall_clock
 
 READ_BYTES = {"cpu": 2**28, "cuda": 2**32}
 """Size of the tensor whose reading is timed, on each kind of device: far more than its caches hold."""
@@ -26,7 +25,7 @@ class Limits:
 
     def __str__(self) -> str:
         return (
-            f"memory read at {self.bandwidth / 1e9:,.1f} GB/s, matrices multiplied at {self.float32 / 1e9:,.0f} "
+            f"Memory read at {self.bandwidth / 1e9:,.1f} GB/s, matrices multiplied at {self.float32 / 1e9:,.0f} "
             f"GFLOP/s in float32 and {self.bfloat16 / 1e9:,.0f} in bfloat16"
         )
 
@@ -46,26 +45,3 @@ def bandwidth(device: str) -> float:
         large.sum()
         best = min(best, clock() - begun)
     return large.nbytes / best
-
-
-def wall_clock(device: str) -> Callable[[], float]:
-    """A clock, s, that first waits until the device has done what it was given."""
-    if torch.device(device).type != "cuda":
-        return time.perf_counter
-
-    def read() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return read
-
-
-def clock_of(device: str, cpu_time: bool) -> Callable[[], float]:
-    """The processors' time where that is asked for, else the wall's.
-
-    Raises:
-        ValueError: processors' time is asked of another device.
-    """
-    if cpu_time and torch.device(device).type != "cpu":
-        raise ValueError(f"expected --cpu-time with --device cpu, got {device}")
-    return time.process_time if cpu_time else wall_clock(device)

@@ -66,7 +66,7 @@ class Figure:
 
 @dataclass
 class Report:
-    """What one benchmark found. Every figure and remark shows on the error output as soon as it is there."""
+    """What one benchmark found. Every figure shows on the error output as soon as it is there."""
 
     subject: str
     """What was measured, for a heading."""
@@ -83,7 +83,6 @@ class Report:
     def say(self, remark: str) -> None:
         """Add a paragraph, or a table made by `table`."""
         self.remarks.append(remark)
-        print(remark, file=sys.stderr, flush=True)
 
     def markdown(self) -> str:
         """All of it below a heading of its own."""

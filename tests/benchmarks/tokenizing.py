@@ -1,30 +1,40 @@
-"""Codes of a recording against transformers' EnCodec on the same weights: `python -m tests.benchmarks.tokenizing`.
+"""Codes of a recording, and the recording from its codes, against transformers' EnCodec on the same weights:
+`python -m tests.benchmarks.tokenizing`.
 
-The published shape of EnCodec at 32 kHz with random weights; the shares of equal codes come before any time. Beside
-seconds on the clock stand those of the processors, which a busy machine changes less.
+The published shape of EnCodec at 32 kHz with random weights. That codes and samples are equal comes before any time.
+The limit is the time of the network's convolutions at the rate that the device multiplies large matrices, in this run.
 """
 
 import argparse
-import os
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import EncodecConfig, EncodecModel
 
 from model.codec.codec import Codec
+from tests.benchmarks.limits import limits
+from tests.benchmarks.results import Figure, Report
+from tests.benchmarks.running import alone, options
+from tests.benchmarks.timing import clock_of, median_seconds
 
 SAMPLE_RATE = 32_000
 LEAST_EQUAL = 0.999
+LARGEST_DIFFERENCE = 1e-4
+"""Of decoded samples, full scale 1."""
+CHECKED_SECONDS = 10.0
+"""What is compared: less than a window, so that neither side has a seam."""
+SECONDS = {"cpu": 10.0, "cuda": 600.0}
+"""Length of the recording on each kind of device."""
+RATIO_GOAL, SPEED_GOAL = 2.5, 1500.0
+"""On a processor times transformers; on an accelerator times real time."""
 
 
-def networks() -> tuple[EncodecModel, EncodecModel]:
+def networks(device: str, filters: int) -> tuple[EncodecModel, EncodecModel]:
     """Two of the same weights: one for transformers, and one that `Codec` may change."""
     config = EncodecConfig(
         sampling_rate=SAMPLE_RATE,
-        num_filters=64,
+        num_filters=filters,
         upsampling_ratios=[8, 5, 4, 4],
         codebook_size=2048,
         codebook_dim=128,
@@ -39,47 +49,111 @@ def networks() -> tuple[EncodecModel, EncodecModel]:
     for layer in first.quantizer.layers:
         layer.codebook.embed.normal_()
     second.load_state_dict(first.state_dict())
-    return first, second
+    return first.to(device), second.to(device)
 
 
-def main() -> None:
-    """Print a line for RESULTS.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of the recording")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repetitions", type=int, default=5)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    peer, network = networks()
-    codec = Codec(network)
-    wav = 0.3 * torch.randn(1, round(SAMPLE_RATE * given.seconds), generator=torch.Generator().manual_seed(1))
+class Both:
+    """The two sides, and a recording."""
 
-    def theirs() -> Tensor:
+    def __init__(self, device: str, filters: int, seconds: float) -> None:
+        self.peer, network = networks(device, filters)
+        self.codec = Codec(network, device)
+        noise = torch.randn(1, round(SAMPLE_RATE * seconds), generator=torch.Generator().manual_seed(1))
+        self.wav, self.device = 0.3 * noise, device
+        self.codes = self.encode_ours(self.wav)
+
+    def encode_theirs(self, wav: Tensor) -> Tensor:
         with torch.no_grad():
-            return peer.encode(wav[None], return_dict=False)[0][0, 0]  # type: ignore[index]
+            return self.peer.encode(wav[None].to(self.device), return_dict=False)[0][0, 0].cpu()  # type: ignore[index]
 
-    def ours() -> Tensor:
-        return codec.encode_track(wav)
+    def encode_ours(self, wav: Tensor) -> Tensor:
+        return self.codec.encode_track(wav)
 
-    equal = float((theirs() == ours()).float().mean())
-    if equal < LEAST_EQUAL:
-        raise SystemExit(f"expected {LEAST_EQUAL:.1%} of the codes to be equal, got {equal:.2%}")
-    ways: dict[str, Callable[[], Tensor]] = {"transformers": theirs, "here": ours}
-    clock: dict[str, list[float]] = {name: [] for name in ways}
-    processors: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(given.repetitions):
-        for name, encode in ways.items():
-            begun, used = time.perf_counter(), time.process_time()
-            encode()
-            clock[name].append((time.perf_counter() - begun) / given.seconds)
-            processors[name].append((time.process_time() - used) / given.seconds)
-    print(f"{given.threads} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {equal:.2%} equal codes")
-    print("| clock | transformers, s a second of audio | here | ratio |")
-    print("| --- | --- | --- | --- |")
-    for name, seconds in (("wall", clock), ("processors", processors)):
-        peers, own = statistics.median(seconds["transformers"]), statistics.median(seconds["here"])
-        print(f"| {name} | {peers:.4f} | {own:.4f} | {peers / own:.2f} |")
+    def decode_theirs(self, codes: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.peer.decode(codes[None, None].to(self.device), [None], return_dict=False)[0][0].cpu()
+
+    def decode_ours(self, codes: Tensor) -> Tensor:
+        return self.codec.decode_track(codes)
+
+    def equal_codes(self) -> float:
+        """Share of the codes that both sides give a part of the recording."""
+        wav = self.wav[:, : round(SAMPLE_RATE * CHECKED_SECONDS)]
+        share = float((self.encode_theirs(wav) == self.encode_ours(wav)).float().mean())
+        if share < LEAST_EQUAL:
+            raise SystemExit(f"expected {LEAST_EQUAL:.1%} of the codes to be equal, got {share:.2%}")
+        return share
+
+    def sample_difference(self) -> float:
+        """The largest between what both sides decode of a part of the codes."""
+        codes = self.codes[:, : round(CHECKED_SECONDS * self.codec.frame_rate)]
+        difference = float((self.decode_theirs(codes) - self.decode_ours(codes)).abs().max())
+        if difference > LARGEST_DIFFERENCE:
+            raise SystemExit(f"expected samples at most {LARGEST_DIFFERENCE} apart, got {difference}")
+        return difference
+
+    def flops(self) -> tuple[int, int]:
+        """Floating-point operations of encoding and of decoding a second of sound, recurrent layers left out."""
+        with FlopCounterMode(display=False) as encoding:
+            self.encode_theirs(self.wav[:, :SAMPLE_RATE])
+        with FlopCounterMode(display=False) as decoding:
+            self.decode_theirs(self.codes[:, : round(self.codec.frame_rate)])
+        return encoding.get_total_flops(), decoding.get_total_flops()
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
+    parser = options(__doc__)
+    parser.add_argument("--seconds", type=float, help="length of the recording; 10, or 600 on cuda")
+    parser.add_argument("--repetitions", type=int, default=5)
+    return parser
+
+
+def measure(given: argparse.Namespace) -> Report:
+    """Times a second of sound, and how many times faster than the sound itself that is."""
+    torch.set_num_threads(given.threads)
+    kind = torch.device(given.device).type
+    seconds = given.seconds or (1.0 if given.small else SECONDS[kind])
+    both = Both(given.device, 4 if given.small else 64, seconds)
+    equal, apart = f"{both.equal_codes():.2%} of the codes", f"samples {both.sample_difference():.1e} apart"
+    machine, (encoding, decoding) = limits(given.device), both.flops()
+    report = Report("Tokenizing and decoding, EnCodec at 32 kHz, float32", "transformers")
+    clock, repetitions = clock_of(given.device, given.cpu_time), 1 if given.small else given.repetitions
+    for what, flops, equality, theirs, ours in (
+        ("encoding", encoding, equal, lambda: both.encode_theirs(both.wav), lambda: both.encode_ours(both.wav)),
+        ("decoding", decoding, apart, lambda: both.decode_theirs(both.codes), lambda: both.decode_ours(both.codes)),
+    ):
+        times = median_seconds({"theirs": theirs, "ours": ours}, repetitions, clock)
+        to_reach = what == "encoding"
+        if kind == "cpu":
+            figure = Figure(
+                what,
+                "s a second of sound",
+                times["ours"] / seconds,
+                "less",
+                peer=times["theirs"] / seconds,
+                ratio_goal=RATIO_GOAL if to_reach else None,
+                limit=flops / machine.float32,
+                equal=equality,
+            )
+        else:
+            figure = Figure(
+                what,
+                "× real time",
+                seconds / times["ours"],
+                "more",
+                peer=seconds / times["theirs"],
+                goal=SPEED_GOAL if to_reach else None,
+                limit=machine.float32 / flops,
+                equal=equality,
+            )
+        report.add(figure)
+    report.say(
+        f"A recording of {seconds:g} s; the limit: {encoding / 1e9:.1f} GFLOP to encode and {decoding / 1e9:.1f} to "
+        f"decode a second, recurrent layers left out. {machine}."
+    )
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    alone(arguments(), measure)
