@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import (
     AutoFeatureExtractor,
-    AutoTokenizer,
     ClapModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -30,6 +29,7 @@ from transformers import (
 )
 
 from stages.audio import resample, to_mono
+from stages.pretrained import load_network, load_tokenizer
 from stages.unpickling import load_pickle
 
 LONGEST_TEXT = 77
@@ -120,15 +120,9 @@ def load_joint_embedder(path: Path, device: str = "cpu", vocabulary: Path | None
 
 def _from_folder(path: Path, device: str) -> JointEmbedder:
     try:
-        # How it attends is said, as a configuration could name kernels to fetch and run.
-        kind: Any = ClapModel  # its annotations know one of the two answers alone
-        network, report = kind.from_pretrained(
-            path, dtype=torch.float32, attn_implementation="eager", local_files_only=True, output_loading_info=True
-        )
-        if missing := sorted(report["missing_keys"]):
-            raise ValueError(f"no weights for {', '.join(missing[:3])}")
+        network = load_network(ClapModel, path, "eager")
         extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = load_tokenizer(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"expected a CLAP folder (config, weights, feature extractor, tokenizer) in {path}, got {error}"

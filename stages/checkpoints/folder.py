@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
-    AutoTokenizer,
     DacModel,
     EncodecModel,
     MimiModel,
@@ -39,6 +38,7 @@ from model.conditioning.configuration import MusicModelConfig
 from model.music_model import MusicModel
 from schemas import Config, WeightsRef
 from schemas.weights import LocalWeights
+from stages.pretrained import load_network, load_tokenizer
 
 WEIGHTS, CONFIG, TEXT_ENCODER, CODEC = "model.safetensors", "config.json", "text_encoder", "codec"
 
@@ -144,7 +144,7 @@ def load_folder(
         facts = read_facts(folder)
         encoder, tokenizer = None, None
         if facts.model.description is not None:
-            tokenizer = _tokenizer(folder / TEXT_ENCODER)
+            tokenizer = load_tokenizer(folder / TEXT_ENCODER)
             if facts.model.description.finetune:
                 config = T5Config.from_pretrained(folder / TEXT_ENCODER, attn_implementation=ATTENTION)
                 encoder = T5EncoderModel(config)
@@ -221,7 +221,7 @@ def load_codec_network(path: Path) -> CodecNetwork:
         raise ValueError(f"{expected}, got one of type {kind!r}")
     network, attention = CODECS[kind]
     try:
-        return _from_pretrained(network, path, attention)
+        return load_network(network, path, attention)
     except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise ValueError(f"{expected}, got {error}") from error
 
@@ -245,21 +245,6 @@ def load_text_encoder(path: Path) -> tuple[T5EncoderModel, PreTrainedTokenizerBa
         ValueError: there is no such encoder.
     """
     try:
-        return _from_pretrained(T5EncoderModel, path, ATTENTION), _tokenizer(path)
-    except (OSError, ValueError, KeyError) as error:
+        return load_network(T5EncoderModel, path, ATTENTION), load_tokenizer(path)
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise ValueError(f"expected a T5 encoder and its tokenizer in {path}, got {error}") from error
-
-
-def _from_pretrained(kind: Any, path: Path, attention: str) -> Any:
-    """A network of transformers, whole: weights that are missing would be random numbers, with no more than a warning.
-    How it attends is said, as a configuration could name kernels to fetch and run."""
-    network, report = kind.from_pretrained(
-        path, dtype=torch.float32, attn_implementation=attention, local_files_only=True, output_loading_info=True
-    )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"no weights for {', '.join(missing[:3])}")
-    return network
-
-
-def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)

@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     EncodecFeatureExtractor,
     EncodecModel,
     GenerationConfig,
@@ -51,6 +50,7 @@ from stages.checkpoints.hugging_face_fit import (
     remove_identities,
 )
 from stages.checkpoints.hugging_face_tensors import SAFETENSORS, read_tensors
+from stages.pretrained import load_tokenizer
 
 GENERATION, FEATURES, PROCESSOR = "generation_config.json", "preprocessor_config.json", "processor_config.json"
 SEGMENT_SECONDS, MELODY_RATE, MAX_TOKENS = 30.0, 7.8125, 512
@@ -165,7 +165,7 @@ def _tokenizer(folder: Path, encoder: T5EncoderModel) -> PreTrainedTokenizerBase
         # Without this, transformers gives an empty one and no error.
         raise ValueError(f"expected a tokenizer in {folder} ({' or '.join(VOCABULARIES)}), got none")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"expected a tokenizer in {folder}, got {error}") from error
     if len(tokenizer) > encoder.config.vocab_size:

@@ -98,6 +98,14 @@ def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path: Path) -> No
         load_text_encoder(tmp_path)
 
 
+def test_a_text_encoder_whose_weights_do_not_fit_its_configuration_is_said_to_be_none(tmp_path: Path) -> None:
+    source = text_encoder(tmp_path / "encoder")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"d_ff": 2 * config["d_ff"]}))
+    with pytest.raises(ValueError, match="expected a T5 encoder and its tokenizer in"):
+        load_text_encoder(source)
+
+
 def test_a_folder_with_text_encoder_and_codec_inside_needs_nothing_else(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
     facts = small.trained.facts.model_copy(update={"text_encoder": None})
