@@ -22,7 +22,8 @@ from flows.console import BarProgress, LineProgress, plan_rows, print_table, res
 from flows.failures import is_fault, tell
 from flows.presets import PRESETS, about, preset_difference
 from flows.running import Run, current_run, in_turn, run_stages
-from flows.stopping import INTERRUPTED, STOPPED, start_server, stoppable
+from flows.server import start_server
+from flows.stopping import INTERRUPTED, STOPPED, stoppable
 from schemas import Settings, Store
 from stages.contract import Stopped
 
