@@ -1,15 +1,14 @@
 """One step of training against transformers' MusicGen on the same weights: `python -m tests.benchmarks.training`.
 
-The published decoder 512 wide with 8 layers, examples of 500 frames. Both learn by the same AdamW, clipped to the same
-norm; losses and gradients are checked equal before anything is timed, and the two take turns. Floors are what the
-step's matrix products alone would take at the rate that the device multiplies large matrices, in the same run.
+On a processor the decoder is 512 wide with 8 layers and examples have 500 frames; on an accelerator it is
+musicgen-small's, and examples have the 1,500 frames of 30 seconds. Both learn by the same AdamW, clipped to the same
+norm; losses and gradients are checked equal before anything is timed, and the two take turns. The limit is what the
+step's matrix products alone would take at the rate that the device multiplies large matrices, in the same run; a share
+of it is the model FLOPs utilisation.
 """
 
 import argparse
-import os
-import statistics
-import time
-from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,34 +20,56 @@ from model.configuration import LanguageModelConfig
 from model.hugging_face_names import to_hugging_face
 from model.learning import OptimizationConfig
 from model.music_model import Attributes, MusicModel
-from model.objective import Batch, Precision, accumulate_gradients
+from model.objective import Batch, Objective, Part, Precision, accumulate_gradients
 from model.training import Optimization
-from model.utilisation import matmul_rate, training_flops
+from model.utilisation import training_flops
+from tests.benchmarks.limits import limits
+from tests.benchmarks.results import Figure, Report
+from tests.benchmarks.running import alone, options
+from tests.benchmarks.timing import clock_of, median_seconds
 
-FRAMES, CONDITION_LENGTH = 500, 16
+CONDITION_LENGTH = 16
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest distance of a gradient from the peer's, by the gradient's own norm."""
+RATIO_GOALS = {"float32": 1.5, "bfloat16": 2.5}
+"""On a processor, times transformers."""
+UTILISATION_GOALS = {"float32": None, "bfloat16": 45.0}
+"""On an accelerator, per cent."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of the decoder and of a step."""
+
+    width: int
+    layers: int
+    heads: int
+    frames: int
+    examples: int
+
+
+SIZES = {"small": Size(64, 2, 2, 20, 2), "cpu": Size(512, 8, 8, 500, 4), "cuda": Size(1024, 24, 16, 1500, 16)}
 
 
 class Both:
     """The two models, of the same weights, with an example batch and what moves them."""
 
-    def __init__(self, batch: int, precision: Precision) -> None:
+    def __init__(self, size: Size, precision: Precision, device: str) -> None:
         torch.manual_seed(0)
-        decoder = LanguageModelConfig(width=512, layers=8, heads=8, cross=("chroma",))
+        decoder = LanguageModelConfig(width=size.width, layers=size.layers, heads=size.heads, cross=("chroma",))
         settings = MusicModelConfig(
             language_model=decoder, description=None, chroma=ChromaConfig(frames=CONDITION_LENGTH)
         )
-        self.precision, self.decoder = precision, decoder
+        self.precision, self.decoder, self.device = precision, decoder, torch.device(device)
         self.ours = MusicModel(settings).train()
         peer = MusicgenDecoderConfig(
             vocab_size=2048,
             num_codebooks=4,
-            hidden_size=512,
-            num_hidden_layers=8,
-            num_attention_heads=8,
-            ffn_dim=2048,
+            hidden_size=size.width,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            ffn_dim=4 * size.width,
             dropout=0.0,
             layerdrop=0.0,
             pad_token_id=2048,
@@ -58,23 +79,29 @@ class Both:
         weights = to_hugging_face(self.ours.weights())
         named = {name.removeprefix("decoder."): weight for name, weight in weights.items() if "decoder." in name}
         self.theirs.load_state_dict(named, strict=False)
-        codes = torch.randint(2048, (batch, 4, FRAMES))
-        melodies = torch.eye(12)[torch.randint(12, (batch, CONDITION_LENGTH))]
-        self.batch = Batch(codes, torch.full((batch,), FRAMES), [Attributes(chroma=melody) for melody in melodies])
-        sequence = self.ours.language_model.pattern(FRAMES).build(codes, 2048, "valid")
-        self.inputs = sequence[:, :, :-1].reshape(batch * 4, -1)
-        self.labels = sequence[:, :, 1:].transpose(1, 2).clone()  # transformers leaves out its padding token
+        codes = torch.randint(2048, (size.examples, 4, size.frames))
+        melodies = torch.eye(12)[torch.randint(12, (size.examples, CONDITION_LENGTH))]
+        attributes = [Attributes(chroma=melody) for melody in melodies]
+        self.ours.to(self.device)
+        self.theirs.to(self.device)
+        batch = Batch(codes, torch.full((size.examples,), size.frames), attributes).prepared(self.ours)
+        self.part = Part(batch, torch.ones(4), seed=0)
+        self.objective = Objective(self.ours, precision)
+        sequence = self.ours.language_model.pattern(size.frames).build(codes, 2048, "valid")
+        self.inputs = sequence[:, :, :-1].reshape(size.examples * 4, -1).to(self.device)
+        # transformers leaves out its padding token
+        self.labels = sequence[:, :, 1:].transpose(1, 2).clone().to(self.device)
         with torch.no_grad():
-            embedded = self.ours.condition(self.ours.prepare(self.batch.attributes))
+            embedded = self.ours.condition(self.ours.prepare(attributes))
         self.source = embedded["chroma"].embedding
         self.optimization = Optimization(self.ours, OptimizationConfig(precision=precision, warmup_steps=0))
         self.adam = torch.optim.AdamW(self.theirs.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
     def gradients_of_ours(self) -> Tensor:
-        return accumulate_gradients(self.ours, self.batch, len(self.batch.codes), self.precision).mean()
+        return accumulate_gradients(self.objective, [self.part]).mean()
 
     def gradients_of_theirs(self) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             found = self.theirs(input_ids=self.inputs, encoder_hidden_states=self.source, labels=self.labels)
         found.loss.backward()
         return found.loss.detach()
@@ -106,49 +133,59 @@ class Both:
         return f"losses {ours:.5f} and {theirs:.5f}, gradients at most {max(distances):.1e} apart"
 
 
-def median_seconds(
-    steps: dict[str, Callable[[], None]], repetitions: int, clock: Callable[[], float]
-) -> dict[str, float]:
-    """What each takes by a clock, all taking turns after one of each that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for repetition in range(repetitions + 1):
-        for name, step in steps.items():
-            begun = clock()
-            step()
-            if repetition:
-                seconds[name].append(clock() - begun)
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
-def main() -> None:
-    """Print a line a precision, for RESULTS.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=2, help="examples a step")
-    parser.add_argument("--threads", type=int, default=2)
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
+    parser = options(__doc__)
+    parser.add_argument("--examples", type=int, help="of a step; 4, or 16 on cuda")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument(
-        "--processors",
-        action="store_true",
-        help="seconds of the processors, which say more on a busy machine (1 thread)",
-    )
-    given = parser.parse_args()
-    clock = time.process_time if given.processors else time.perf_counter
+    return parser
+
+
+def measure(given: argparse.Namespace) -> Report:
+    """Times of a step in each precision, or the utilisation of an accelerator."""
     torch.set_num_threads(given.threads)
-    print(
-        f"{given.threads} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}"
-    )
-    print("| precision | transformers, s | here, s | ratio | floor of the products, s | share of the matmul rate |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    clock, kind = clock_of(given.device, given.cpu_time), torch.device(given.device).type
+    size = SIZES["small" if given.small else kind]
+    size = replace(size, examples=given.examples or size.examples)
+    machine = limits(given.device)
+    report = Report("Training step, clipping and AdamW included", "transformers")
     for precision in PRECISIONS:
-        both = Both(given.batch, precision)
-        checked = both.check()
-        rate = matmul_rate(torch.device("cpu"), getattr(torch, precision))
-        found = median_seconds({"theirs": both.step_of_theirs, "ours": both.step_of_ours}, given.repetitions, clock)
-        floor = given.batch * training_flops(both.decoder, FRAMES) / rate
-        theirs, ours = found["theirs"], found["ours"]
-        figures = f"{theirs:.3f} | {ours:.3f} | {theirs / ours:.2f} | {floor:.3f} | {floor / ours:.0%}"
-        print(f"| {precision} | {figures} |  <!-- {checked}; {rate / 1e9:.0f} GFLOP/s -->", flush=True)
+        both = Both(size, precision, given.device)
+        equal = both.check()
+        times = median_seconds(
+            {"theirs": both.step_of_theirs, "ours": both.step_of_ours}, 1 if given.small else given.repetitions, clock
+        )
+        least = size.examples * training_flops(both.decoder, size.frames) / getattr(machine, precision)
+        if kind == "cpu":
+            figure = Figure(
+                precision,
+                "s a step",
+                times["ours"],
+                "less",
+                peer=times["theirs"],
+                ratio_goal=RATIO_GOALS[precision],
+                limit=least,
+                equal=equal,
+            )
+        else:
+            figure = Figure(
+                precision,
+                "% of the matmul rate",
+                100 * least / times["ours"],
+                "more",
+                peer=100 * least / times["theirs"],
+                goal=UTILISATION_GOALS[precision],
+                limit=100.0,
+                equal=equal,
+            )
+        report.add(figure)
+        del both
+    report.say(
+        f"{size.width} wide, {size.layers} layers, {size.examples} examples of {size.frames} frames. The limit is the "
+        f"time of the matrix products. {machine}."
+    )
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    alone(arguments(), measure)
