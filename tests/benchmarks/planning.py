@@ -7,8 +7,8 @@ would have left of them, so that there is nothing to do. Its making is not timed
 import argparse
 import hashlib
 import json
-import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +27,11 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.intake.ledger import Ledger, split_of
 from stages.intake.listing import list_source
 from stages.planning import Chain, plan_chain
+from tests.benchmarks.results import Figure, Report
+from tests.benchmarks.running import alone, options
+
+SECONDS_GOAL, MEGABYTES_GOAL = 10.0, 1000.0
+"""For 1,000,000 tracks in 2,000 shards."""
 
 STAGES = ("ingest", "chroma", "clap", "tokenize")
 MADE_OF_TRACKS: dict[str, tuple[Table, dict[str, Any]]] = {
@@ -112,8 +117,8 @@ def _track(file, stamps: Ledger, shard: int) -> dict:  # type: ignore[no-untyped
     }
 
 
-def measure(root: Path, shard_size: int) -> dict:
-    """Plan once in this process: seconds, processor seconds, memory at its highest, and jobs (none, or it is wrong)."""
+def plan_once(root: Path, shard_size: int) -> dict:
+    """Plan in this process: seconds, processor seconds, memory at its highest, and jobs (none, or it is wrong)."""
     begun = time.perf_counter()
     plans = plan_chain(chain_of(root, shard_size), STAGES, True)
     return {
@@ -125,33 +130,46 @@ def measure(root: Path, shard_size: int) -> dict:
     }
 
 
-def main() -> None:
-    """Print a line for RESULTS.md."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tracks", type=int, default=1_000_000)
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
+    parser = options(__doc__)
+    parser.add_argument("--tracks", type=int, help="1,000,000")
     parser.add_argument("--shard-size", type=int, default=500)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--measure", type=Path, help="plan the catalog that is there, and nothing else")
-    given = parser.parse_args()
-    if given.measure is not None:
-        print(json.dumps(measure(given.measure, given.shard_size)))
-        return
+    parser.add_argument("--plan", type=Path, help="plan the catalog that is there, and nothing else")
+    return parser
+
+
+def measure(given: argparse.Namespace) -> Report:
+    """Make a catalog, and plan it some times, each in a process of its own."""
+    report = Report("Planning, nothing to do")
+    tracks = given.tracks or (10_000 if given.small else 1_000_000)
+    plans: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
-        make_catalog(Path(folder), given.tracks, given.shard_size)
-        print(
-            f"{given.tracks} tracks, {given.shard_size} a shard; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-            flush=True,
-        )
-        for _ in range(given.repetitions):
-            command = [sys.executable, "-m", "tests.benchmarks.planning", "--measure", folder]
+        make_catalog(Path(folder), tracks, given.shard_size)
+        for _ in range(1 if given.small else given.repetitions):
+            command = [sys.executable, "-m", "tests.benchmarks.planning", "--plan", folder]
             done = subprocess.run(
                 [*command, "--shard-size", str(given.shard_size)], check=True, capture_output=True, text=True
             )
             found = json.loads(done.stdout)
-            if found["jobs"] or found["rows"] != given.tracks:
-                raise SystemExit(f"expected a plan without work over {given.tracks} rows, got {found}")
-            print(found, flush=True)
+            if found["jobs"] or found["rows"] != tracks:
+                raise SystemExit(f"expected a plan without work over {tracks} rows, got {found}")
+            plans.append(found)
+    shards = -(-tracks // given.shard_size)
+    clock, taken = ("processors", "processor_seconds") if given.cpu_time else ("wall", "seconds")
+    seconds, memory = (statistics.median(plan[name] for plan in plans) for name in (taken, "megabytes"))
+    checked = f"no job, {tracks:,} rows in place"
+    report.add(Figure(f"time by the {clock}", "s", seconds, "less", goal=SECONDS_GOAL, equal=checked))
+    report.add(Figure("memory at its highest", "MB", memory, "less", goal=MEGABYTES_GOAL))
+    each = "; ".join(f"{plan['seconds']} s, {plan['processor_seconds']} of the processors" for plan in plans)
+    report.say(f"{tracks:,} tracks in {shards:,} shards. Each plan, imports included in the processors' time: {each}.")
+    return report
 
 
 if __name__ == "__main__":
-    main()
+    chosen = arguments().parse_args()
+    if chosen.plan is None:
+        alone(arguments(), measure)
+    else:
+        print(json.dumps(plan_once(chosen.plan, chosen.shard_size)))

@@ -70,8 +70,8 @@ class Report:
 
     subject: str
     """What was measured, for a heading."""
-    peer: str
-    """Whose numbers stand in the column `peer`."""
+    peer: str = ""
+    """Whose numbers stand beside ours, where there is such a peer."""
     figures: list[Figure] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     """Paragraphs and further tables, which come after the figures."""
@@ -85,10 +85,12 @@ class Report:
         self.remarks.append(remark)
 
     def markdown(self) -> str:
-        """All of it below a heading of its own."""
-        named = ["peer: " + self.peer if name == "peer" else name for name in HEADER]
-        parts = [f"### {self.subject}", table(named, [figure.cells() for figure in self.figures]), *self.remarks]
-        return "\n\n".join(parts) + "\n"
+        """All of it below a heading of its own; columns that no figure fills are left out."""
+        rows = [figure.cells() for figure in self.figures]
+        filled = [place for place in range(len(HEADER)) if any(cells[place] for cells in rows)]
+        header = [self.peer if HEADER[place] == "peer" else HEADER[place] for place in filled]
+        figures = table(header, [[cells[place] for place in filled] for cells in rows])
+        return "\n\n".join([f"### {self.subject}", figures, *self.remarks]) + "\n"
 
 
 def headed(reports: Sequence[Report], machine: str, circumstances: str) -> str:
