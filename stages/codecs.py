@@ -16,9 +16,10 @@ from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft_codec import read_audiocraft_codec
 from stages.checkpoints.audiocraft_package import CODEC_FILE
-from stages.checkpoints.folder import CONFIG, CheckpointFacts, CodecFacts, codec_inside, load_codec_network, read_facts
+from stages.checkpoints.facts import CONFIG, CheckpointFacts, CodecFacts, read_facts
+from stages.checkpoints.folder import codec_inside, load_codec_network
+from stages.checkpoints.forms import form_of
 from stages.checkpoints.hugging_face import read_hugging_face_codec
-from stages.checkpoints.loading import form_of
 
 AnyCodec = Codec | StereoCodec
 

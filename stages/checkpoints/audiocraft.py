@@ -37,7 +37,8 @@ from stages.checkpoints.audiocraft_decoder import decoder_config, decoder_settin
 from stages.checkpoints.audiocraft_package import LANGUAGE_MODEL_FILE, Package, Section, read_package, write_package
 from stages.checkpoints.audiocraft_state import load_state, state_of
 from stages.checkpoints.audiocraft_text_encoder import SIZES, text_encoder_of
-from stages.checkpoints.folder import CheckpointFacts, CodecFacts, TrainedModel, load_text_encoder
+from stages.checkpoints.facts import CheckpointFacts, CodecFacts
+from stages.checkpoints.folder import TrainedModel, load_text_encoder
 from stages.codecs import codec_facts
 
 PUBLISHED_CODECS = ("facebook/encodec_32khz", "facebook/encodec_24khz")

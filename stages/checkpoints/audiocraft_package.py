@@ -16,9 +16,10 @@ import torch
 import yaml
 from torch import Tensor
 
+from schemas.weights import AUDIOCRAFT_FILES
 from stages.unpickling import load_pickle
 
-LANGUAGE_MODEL_FILE, CODEC_FILE = "state_dict.bin", "compression_state_dict.bin"
+LANGUAGE_MODEL_FILE, CODEC_FILE = AUDIOCRAFT_FILES
 VERSION = "1.3.0"
 """The version of AudioCraft whose form is written."""
 

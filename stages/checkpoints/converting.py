@@ -12,7 +12,8 @@ from model.codec.codec import coder_of
 from schemas import Store, WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.folder import TrainedModel, save_checkpoint
-from stages.checkpoints.loading import Form, form_of, load_checkpoint
+from stages.checkpoints.forms import Form, form_of
+from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import SHORT, codec_facts, codes_of_model, network_of
 
 Find = Callable[[WeightsRef], LocalWeights]

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -34,13 +34,13 @@ from transformers import (
 
 from model.codec.codec import codebook_identity, coder_of
 from model.codec.coder import CodecNetwork
-from model.conditioning.configuration import MusicModelConfig
 from model.music_model import MusicModel
-from schemas import Config, WeightsRef
+from schemas import WeightsRef
 from schemas.weights import LocalWeights
+from stages.checkpoints.facts import CONFIG, CheckpointFacts, read_facts
 from stages.pretrained import load_network, load_tokenizer
 
-WEIGHTS, CONFIG, TEXT_ENCODER, CODEC = "model.safetensors", "config.json", "text_encoder", "codec"
+WEIGHTS, TEXT_ENCODER, CODEC = "model.safetensors", "text_encoder", "codec"
 
 ATTENTION = "sdpa"
 """What transformers takes by itself for networks that attend."""
@@ -51,51 +51,6 @@ CODECS: Mapping[str, tuple[Any, str]] = {
     "mimi": (MimiModel, ATTENTION),
 }
 """`model_type` of a codec's configuration -> its class, and how that attends."""
-
-
-class CodecFacts(Config):
-    """The codec that a model's codes belong to."""
-
-    reference: str | None
-    """Where it was had, as a name of weights; None where nobody knows, or it lies with the model."""
-    identity: str
-    """`codebook_identity` of the levels in use: the same codec in every form that it comes in."""
-    sample_rate: int
-    """Of the sound, Hz."""
-    frame_rate: float
-    """Frames of codes a second."""
-    codebooks: int
-    """K of the codes: a mono codec that encodes left and right by turns has twice its own levels."""
-    cardinality: int
-    """V, codes of a codebook."""
-    channels: int
-    """Channels of the sound that the codes stand for."""
-
-
-class CheckpointFacts(Config):
-    """What a checkpoint says of itself beside its weights (`config.json`)."""
-
-    format: Literal[1, 2] = 2
-    """Raised when the folder's layout changes; 1 knew no codec."""
-    model: MusicModelConfig
-    """The network; `model.language_model` has the codec's codebooks and cardinality."""
-    frame_rate: float
-    """Frames of codes a second."""
-    segment_seconds: float
-    """Length of the windows that the model was trained on."""
-    text_encoder: str | None
-    """Reference of a frozen text encoder that is kept elsewhere; None where its weights are here, or there is none."""
-    text_encoder_digest: str | None
-    """Digest of the files of the text encoder that training began with; None where there is none or nobody knows."""
-    versions: Mapping[str, str] = {}
-    """The versions of the tables that it learned from, by table; none where it was not trained here."""
-    codec: CodecFacts | None = None
-    """What its codes mean; None where nobody knows."""
-
-    @property
-    def segment_frames(self) -> int:
-        """Length of the windows that the model was trained on in frames of codes, as training counts it."""
-        return max(1, round(self.segment_seconds * self.frame_rate))
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,20 +110,6 @@ def load_folder(
     except (OSError, KeyError, ValidationError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error
     return TrainedModel(model.to(device).eval(), facts, codec_inside(folder, facts))
-
-
-def read_facts(folder: Path) -> CheckpointFacts:
-    """What `config.json` says.
-
-    Raises:
-        OSError, ValueError: it cannot be read, or is none.
-    """
-    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if isinstance(written, dict) and written.get("format") == 1 and isinstance(written.get("model"), dict):
-        # The first format's models learned with padded vectors as keys, which was no choice then.
-        decoder = written["model"].setdefault("language_model", {})
-        decoder.setdefault("padding", "attended")
-    return CheckpointFacts.model_validate_json(json.dumps(written))
 
 
 def _frozen_text_encoder(

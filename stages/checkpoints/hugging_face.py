@@ -34,7 +34,8 @@ from transformers import (
 from model.codec.codec import codebook_identity, coder_of
 from model.hugging_face_names import POSITION_TABLE, from_hugging_face, to_hugging_face
 from model.music_model import MusicModel
-from stages.checkpoints.folder import CheckpointFacts, CodecFacts, TrainedModel
+from stages.checkpoints.facts import CheckpointFacts, CodecFacts
+from stages.checkpoints.folder import TrainedModel
 from stages.checkpoints.hugging_face_configuration import (
     HuggingFaceConfig,
     configuration_for,

@@ -10,7 +10,7 @@ from model.chroma import PITCH_CLASSES
 from model.codec.codec import codebook_identity
 from model.hugging_face_names import MELODY_PROJECTION, POSITION_TABLE, TEXT_PROJECTION
 from model.positions import position_table
-from stages.checkpoints.folder import CheckpointFacts
+from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.hugging_face_configuration import HuggingFaceConfig
 
 PERIOD = 10_000.0

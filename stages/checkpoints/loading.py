@@ -1,55 +1,14 @@
-"""A trained language model from a folder, in whichever form it is: this project's, Hugging Face's or AudioCraft's.
+"""A trained language model from a folder, in whichever form it is: this project's, Hugging Face's or AudioCraft's."""
 
-What lies in the folder says which form it is. Published MusicGen repositories hold Hugging Face's and AudioCraft's
-files side by side; they are read as Hugging Face's, which bring tokenizer and codec along.
-"""
-
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
-from stages.checkpoints.folder import CONFIG, TrainedModel, load_folder
-
-Form = Literal["segue", "hf", "audiocraft"]
-
-HUGGING_FACE_TYPES = ("musicgen", "musicgen_melody")
-"""`model_type` of the models of transformers that can be read."""
-
-AUDIOCRAFT_FILE = "state_dict.bin"
-"""What AudioCraft keeps its language model in."""
-
-
-def form_of(folder: Path) -> Form:
-    """The form of the checkpoint in a local folder.
-
-    Raises:
-        ValueError: there is none that can be read.
-    """
-    described = "no config.json"
-    if (folder / CONFIG).is_file():
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"expected JSON in {folder / CONFIG}, got {error}") from error
-        kind = config.get("model_type") if isinstance(config, dict) else None
-        if kind in HUGGING_FACE_TYPES:
-            return "hf"
-        if isinstance(config, dict) and {"format", "model", "segment_seconds"} <= set(config):
-            return "segue"
-        described = "a config.json without a model" if kind is None else f"one of a model of type {kind!r}"
-    if (folder / AUDIOCRAFT_FILE).is_file():
-        return "audiocraft"
-    if not folder.is_dir():
-        described = "a file" if folder.exists() else "nothing there"
-    raise ValueError(
-        f"expected a language model's checkpoint in {folder} (Segue's, Hugging Face's of type "
-        f"{' or '.join(HUGGING_FACE_TYPES)}, or AudioCraft's {AUDIOCRAFT_FILE}), got {described}"
-    )
+from stages.checkpoints.folder import TrainedModel, load_folder
+from stages.checkpoints.forms import form_of
 
 
 def load_checkpoint(

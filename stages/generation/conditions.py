@@ -24,7 +24,7 @@ from schemas.table import Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.audio import AudioError, Recording, read_audio
 from stages.catalog.references import Reference
-from stages.checkpoints.folder import CheckpointFacts
+from stages.checkpoints.facts import CheckpointFacts
 from stages.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.contract import Context
 from stages.generation.melodies import clip_frames, heard, over_clip

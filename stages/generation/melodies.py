@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from model.conditioning.configuration import ChromaConfig
-from stages.checkpoints.folder import CheckpointFacts
+from stages.checkpoints.facts import CheckpointFacts
 
 
 @dataclass(frozen=True)

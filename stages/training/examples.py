@@ -18,7 +18,7 @@ from jaxtyping import Int
 from model.conditioning.configuration import FIELDS, MusicModelConfig
 from model.music_model import Attributes
 from model.objective import Batch
-from stages.checkpoints.folder import CodecFacts
+from stages.checkpoints.facts import CodecFacts
 from stages.training.captions import MERGED
 
 MELODY_RATE = 32_000 / 4096

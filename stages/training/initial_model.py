@@ -19,7 +19,8 @@ from model.music_model import MusicModel
 from model.surgery import stereo_configuration, stereo_weights
 from model.training import step_seed
 from schemas import WeightsRef
-from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_text_encoder
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import TrainedModel, load_text_encoder
 from stages.checkpoints.loading import load_checkpoint
 from stages.contract import Context
 from stages.training.drawing import INITIAL_WEIGHTS

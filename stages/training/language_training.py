@@ -19,7 +19,8 @@ from model.objective import Batch, accumulate_gradients
 from model.training import Optimization, step_seed
 from model.utilisation import matmul_rate, training_flops
 from schemas.weights import folder_digest
-from stages.checkpoints.folder import CheckpointFacts, save_checkpoint
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import save_checkpoint
 from stages.contract import Context, Whole
 from stages.training.drawing import DROPOUT, JOINT_CODEBOOKS, draw_batch, segment_frames, split_tracks, word_embedder
 from stages.training.examples import Corpus, tiled_windows

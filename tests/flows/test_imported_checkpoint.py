@@ -11,7 +11,7 @@ from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from stages.checkpoints.converting import convert
-from stages.checkpoints.loading import Form
+from stages.checkpoints.forms import Form
 from stages.codecs import load_codec
 from tests.stages.checkpoints.small_checkpoint import find, small_checkpoint
 from tests.stages.codec_world import piece

@@ -15,7 +15,8 @@ from schemas.records import REJECTS
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary, folder_digest
 from stages import generate
-from stages.checkpoints.folder import CheckpointFacts, CodecFacts, load_text_encoder, save_checkpoint
+from stages.checkpoints.facts import CheckpointFacts, CodecFacts
+from stages.checkpoints.folder import load_text_encoder, save_checkpoint
 from stages.contract import Context
 from stages.generate import Config
 from stages.planning import Step

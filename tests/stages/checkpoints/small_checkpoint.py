@@ -10,14 +10,8 @@ from model.configuration import LanguageModelConfig
 from model.music_model import MusicModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights, folder_digest
-from stages.checkpoints.folder import (
-    CheckpointFacts,
-    CodecFacts,
-    TrainedModel,
-    load_encodec,
-    load_text_encoder,
-    save_checkpoint,
-)
+from stages.checkpoints.facts import CheckpointFacts, CodecFacts
+from stages.checkpoints.folder import TrainedModel, load_encodec, load_text_encoder, save_checkpoint
 from stages.codecs import codec_facts
 from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, codec_folder
 from tests.stages.tiny_models import text_encoder

@@ -15,8 +15,10 @@ from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft import music_model_of, read_audiocraft, write_audiocraft
 from stages.checkpoints.audiocraft_codec import write_codec_reference
 from stages.checkpoints.audiocraft_package import CODEC_FILE, LANGUAGE_MODEL_FILE, read_package, write_package
-from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_text_encoder
-from stages.checkpoints.loading import form_of, load_checkpoint
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import TrainedModel, load_text_encoder
+from stages.checkpoints.forms import form_of
+from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import codec_facts
 from tests.model.oracles import read_pack
 from tests.stages.checkpoints.audiocraft_files import (

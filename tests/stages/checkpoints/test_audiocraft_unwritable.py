@@ -18,7 +18,8 @@ from model.configuration import LanguageModelConfig
 from model.music_model import MusicModel
 from stages.checkpoints.audiocraft import write_audiocraft
 from stages.checkpoints.audiocraft_package import LANGUAGE_MODEL_FILE
-from stages.checkpoints.folder import CheckpointFacts, TrainedModel, load_text_encoder
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import TrainedModel, load_text_encoder
 from stages.codecs import codec_facts
 from tests.stages.checkpoints.audiocraft_files import codec
 from tests.stages.tiny_models import text_encoder

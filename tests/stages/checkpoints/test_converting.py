@@ -12,7 +12,8 @@ from flows.cli import run_command
 from schemas import WeightsRef
 from stages.checkpoints.converting import convert
 from stages.checkpoints.folder import load_encodec
-from stages.checkpoints.loading import Form, form_of, load_checkpoint
+from stages.checkpoints.forms import Form, form_of
+from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import codes_of_model, load_codec, load_codec_of
 from tests.stages.checkpoints.small_checkpoint import find, refuse, same_weights, small_checkpoint
 from tests.stages.tiny_codec import codec_folder

@@ -12,13 +12,8 @@ from model.conditioning.configuration import ChromaConfig, ClapConfig, MusicMode
 from model.language_model import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from schemas.weights import LocalWeights, folder_digest
-from stages.checkpoints.folder import (
-    CheckpointFacts,
-    TrainedModel,
-    load_encodec,
-    load_text_encoder,
-    save_checkpoint,
-)
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import TrainedModel, load_encodec, load_text_encoder, save_checkpoint
 from stages.checkpoints.loading import load_checkpoint
 from tests.stages.checkpoints.small_checkpoint import find, refuse, same_weights, small_checkpoint
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, FRAME_RATE, text_encoder

@@ -10,7 +10,8 @@ from model.codec.codec import Codec
 from model.conditioning.configuration import ChromaConfig, ClapConfig, LabelConfig, MusicModelConfig, TextConfig
 from model.configuration import LanguageModelConfig
 from model.music_model import MusicModel
-from stages.checkpoints.folder import CheckpointFacts, TrainedModel
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import TrainedModel
 from stages.checkpoints.hugging_face import read_hugging_face, write_hugging_face
 from tests.model.tiny_model import text_encoder, tokenizer
 from tests.stages.checkpoints.hugging_face_models import SHAPES, random_musicgen, save

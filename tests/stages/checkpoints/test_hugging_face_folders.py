@@ -13,7 +13,8 @@ from model.conditioning.configuration import MusicModelConfig, TextConfig
 from model.configuration import LanguageModelConfig
 from model.generation import GenerationRequest, generate
 from model.music_model import Attributes, MusicModel
-from stages.checkpoints.folder import CheckpointFacts, TrainedModel
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import TrainedModel
 from stages.checkpoints.hugging_face import read_hugging_face, write_hugging_face
 from stages.checkpoints.loading import load_checkpoint
 from tests.model.tiny_model import text_encoder, tokenizer

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.checkpoints.folder import CheckpointFacts
+from stages.checkpoints.facts import CheckpointFacts
 from stages.generation.melodies import Beginning, clip_frames, heard, over_clip
 from stages.generation.strides import STRIDE, stride_frames
 from tests.stages.generation_world import model_config

@@ -12,13 +12,8 @@ from model.music_model import MusicModel
 from schemas.tables import TOKENS
 from stages import train
 from stages.checkpoints.audiocraft import write_audiocraft
-from stages.checkpoints.folder import (
-    CheckpointFacts,
-    TrainedModel,
-    load_encodec,
-    load_text_encoder,
-    save_checkpoint,
-)
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.folder import TrainedModel, load_encodec, load_text_encoder, save_checkpoint
 from stages.checkpoints.hugging_face import write_hugging_face
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import codec_facts

@@ -1,0 +1,80 @@
+"""What lies in a folder says in which form its checkpoint is, and what its model reads."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stages.checkpoints.forms import conditions_of, form_of
+from tests.stages.checkpoints.small_checkpoint import small_checkpoint
+
+
+def folder_with(folder: Path, *names: str, **config: object) -> Path:
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"")
+    if config:
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_each_form_is_recognised_by_its_files(tmp_path: Path) -> None:
+    assert form_of(small_checkpoint(tmp_path).folder) == "segue"
+    assert form_of(folder_with(tmp_path / "hf", "model.safetensors", model_type="musicgen")) == "hf"
+    assert form_of(folder_with(tmp_path / "melody", model_type="musicgen_melody")) == "hf"
+    assert form_of(folder_with(tmp_path / "audiocraft", "state_dict.bin", "compression_state_dict.bin")) == "audiocraft"
+
+
+def test_a_published_repository_with_both_forms_is_read_as_hugging_faces(tmp_path: Path) -> None:
+    both = folder_with(tmp_path / "both", "state_dict.bin", "model.safetensors", model_type="musicgen")
+    assert form_of(both) == "hf"
+
+
+@pytest.mark.parametrize(
+    ("files", "config", "got"),
+    [
+        ((), {}, "got no config.json"),
+        (("model.safetensors",), {"model_type": "bert"}, "got one of a model of type 'bert'"),
+        ((), {"hello": 1}, "got a config.json without a model"),
+    ],
+)
+def test_anything_else_is_refused_with_what_it_is(tmp_path: Path, files: tuple, config: dict, got: str) -> None:
+    with pytest.raises(ValueError, match=f"expected a language model's checkpoint in .*{got}"):
+        form_of(folder_with(tmp_path / "other", *files, **config))
+
+
+def test_what_is_no_folder_or_no_json_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="got nothing there"):
+        form_of(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="got a file"):
+        form_of(tmp_path / "file")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="expected JSON in"):
+        form_of(tmp_path)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_what_a_model_reads_is_told_without_its_weights(tmp_path: Path, reads: bool) -> None:
+    small = small_checkpoint(tmp_path, reads=reads)
+    (small.folder / "model.safetensors").unlink()
+    assert conditions_of(small.folder) == (("description",) if reads else ())
+    text = folder_with(tmp_path / "hf", model_type="musicgen")
+    assert conditions_of(text) == ("description",)
+    melody = folder_with(tmp_path / "melody", model_type="musicgen_melody")
+    assert conditions_of(melody) == ("description", "chroma")
+    assert conditions_of(folder_with(tmp_path / "audiocraft", "state_dict.bin")) is None
+
+
+def test_facts_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "own", format=2, model={"width": "wide"}, segment_seconds=2.0)
+    with pytest.raises(ValueError, match=f"expected a language model's checkpoint in {folder}, got"):
+        conditions_of(folder)
+
+
+def test_forms_and_facts_are_read_without_torch() -> None:
+    script = "import stages.checkpoints.forms, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.strip() == "set()"
