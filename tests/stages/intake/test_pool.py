@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 
@@ -29,19 +30,20 @@ def _nothing() -> None:
 def deadly(monkeypatch):
     """Workers whose decoder is killed by files that are named so: the real worker, with a real signal."""
     code = (
-        "import os, time; from stages.intake import worker; read = worker.examine\n"
+        "import os, time; from stages.intake import examination; from stages.processes import worker\n"
+        "read = examination.examine\n"
         "def examine(uri, limits):\n"
         f"    if uri.endswith('crash.wav'): os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
         "    if uri.endswith('hang.wav'): time.sleep(600)\n"
         "    return read(uri, limits)\n"
-        "worker.examine = examine; worker.main()"
+        "examination.examine = examine; worker.main()"
     )
-    start = pool.subprocess.Popen
+    start = subprocess.Popen
 
     def popen(command, **arguments):
         return start([command[0], "-c", code, *command[3:]], **arguments)
 
-    monkeypatch.setattr(pool.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
 
 
 def test_workers_give_what_one_process_gives_in_the_order_asked(tmp_path):
@@ -88,12 +90,12 @@ def test_a_stop_ends_the_reading_and_the_workers(tmp_path, deadly):
 
 
 def test_workers_that_cannot_start_are_an_error_and_no_reject(tmp_path, monkeypatch):
-    start = pool.subprocess.Popen
+    start = subprocess.Popen
 
     def popen(command, **arguments):
         return start([command[0], "-c", "raise SystemExit(3)", *command[3:]], **arguments)
 
-    monkeypatch.setattr(pool.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(RuntimeError, match="exit code 3"):
         list(pool.examine_all(_files(tmp_path, 9), Limits(), 2, _nothing))
 
