@@ -5,17 +5,18 @@ A codebook's cross-entropy is the mean over all of its predicted codes, and the 
 means would be another number; here each part weighs what it holds.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model.language_model import LanguageModel
-from model.music_model import Attributes, MusicModel
+from model.music_model import Attributes, MusicModel, Prepared
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -27,13 +28,26 @@ class Batch:
     codes: Int[Tensor, "B K T"]
     lengths: Int[Tensor, " B"]
     """Frames of each that are codes of its track; what follows is padding."""
-    attributes: Sequence[Attributes]
+    attributes: Sequence[Attributes] | Prepared
 
-    def parts(self, items: int) -> Iterator["Batch"]:
-        """The batch in pieces of at most `items` examples, in order."""
-        for start in range(0, len(self.attributes), items):
-            piece = slice(start, start + items)
-            yield Batch(self.codes[piece], self.lengths[piece], self.attributes[piece])
+    def prepared(self, model: MusicModel) -> "Batch":
+        """The batch with its conditions as the model's device takes them, in memory that it copies from by itself: a
+        reader may do this while the device works."""
+        if isinstance(self.attributes, Prepared):
+            return self
+        ready = model.prepare(self.attributes)
+        return replace(self, attributes=ready.pinned() if model.device.type == "cuda" else ready)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Examples of one step that are worked on at once."""
+
+    batch: Batch
+    shares: Float[Tensor, " K"]
+    """How much of each codebook's predicted codes of the whole step they hold, on the host."""
+    seed: int
+    """What dropout is drawn from. Each part has its own, so that it is drawn alike wherever the part is worked on."""
 
 
 def predicted(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> Bool[Tensor, "B K T"]:
@@ -44,22 +58,55 @@ def predicted(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> 
     return reached & inside[:, None]
 
 
-def accumulate_gradients(model: MusicModel, batch: Batch, items: int, precision: Precision) -> Float[Tensor, " K"]:
-    """Add the gradient of a batch's cross-entropy to the parameters', working on `items` examples at once.
+def shares_of(
+    model: LanguageModel, frames: int, lengths: Int[Tensor, " B"], items: Sequence[range]
+) -> list[Float[Tensor, " K"]]:
+    """How much of each codebook's predicted codes some parts of a step hold: together they make one.
 
-    The gradient is that of the whole batch in one piece, but for rounding. Returns each codebook's cross-entropy, nats,
-    on the model's device: reading it is what waits for the device, and nothing here does.
+    Args:
+        lengths: frames that are codes, of all examples of the step.
+        items: numbers of the examples that each part has.
     """
-    frames = batch.codes.shape[-1]
-    totals = predicted(model.language_model, frames, batch.lengths).sum((0, 2)).to(model.device)
-    codebooks = torch.zeros(len(totals), device=model.device)
-    for part in batch.parts(items):
-        shares = predicted(model.language_model, frames, part.lengths).sum((0, 2)).to(model.device) / totals
-        with _precision(model, precision):
-            loss = model.loss(part.codes, part.attributes, part.lengths)
-        (loss.codebooks * shares).mean().backward()
-        codebooks += loss.codebooks.detach() * shares
-    return codebooks
+    counts = predicted(model, frames, lengths).sum(2)
+    return [counts[list(part)].sum(0) / counts.sum(0) for part in items]
+
+
+class Objective(nn.Module):
+    """A model with what it minimises, in one module, as `DistributedDataParallel` wants it."""
+
+    def __init__(self, model: MusicModel, precision: Precision) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(self, batch: Batch) -> Float[Tensor, " K"]:
+        """Each codebook's cross-entropy, nats."""
+        with _precision(self.model, self.precision):
+            return self.model.loss(batch.codes, batch.attributes, batch.lengths).codebooks
+
+
+def accumulate_gradients(objective: Objective | DistributedDataParallel, parts: Sequence[Part]) -> Float[Tensor, " K"]:
+    """Add the gradient of a step's cross-entropy to the parameters', part after part.
+
+    The gradient is that of the whole step in one piece, but for rounding; with several processes, each of which has
+    some of the parts, all of them have it. Returns what these parts add to each codebook's cross-entropy, nats, on the
+    model's device: reading it is what waits for the device, and nothing here does.
+    """
+    processes = objective.process_group.size() if isinstance(objective, DistributedDataParallel) else 1
+    sums = []
+    for number, part in enumerate(parts, start=1):
+        torch.manual_seed(part.seed)
+        with _keeping_gradients_apart(objective, number < len(parts)):
+            losses = objective(part.batch)
+            weighed = losses * part.shares.to(losses.device, non_blocking=True)
+            # What processes found is averaged, and is to be added.
+            (weighed.mean() * processes).backward()
+        sums.append(weighed.detach())
+    return torch.stack(sums).sum(0)
+
+
+def _keeping_gradients_apart(objective: Objective | DistributedDataParallel, apart: bool) -> AbstractContextManager:
+    """Inside, gradients are only added up in this process: they meet those of the others with the last part."""
+    return objective.no_sync() if apart and isinstance(objective, DistributedDataParallel) else nullcontext()
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from model.learning import OptimizationConfig
@@ -49,6 +49,19 @@ class Update:
     """False where a gradient was not finite, so that the weights stayed as they were."""
 
 
+@dataclass(frozen=True, eq=False)
+class Move:
+    """An `Update` that the device may still be at work on."""
+
+    learning_rate: float
+    gradient_norm: Float[Tensor, ""]
+    applied: Bool[Tensor, ""]
+
+    def read(self) -> Update:
+        """Wait for the device."""
+        return Update(self.learning_rate, float(self.gradient_norm), bool(self.applied))
+
+
 class Optimization:
     """The moving state of a training: moments, averaged weights, buffers, and the number of updates asked for so far.
 
@@ -76,32 +89,38 @@ class Optimization:
             fused=True,  # one pass over memory, where the others make a dozen
         )
         self.step = 0
-        self.left_out = 0
+        self.left_out = torch.zeros((), dtype=torch.int64, device=next(iter(self.parameters.values())).device)
+        """Updates in a row without finite gradients; once there are more than `patience`, it only grows."""
 
     def update(self) -> Update:
-        """Move the weights along the gradients that have been accumulated, and clear them.
+        """`move`, and wait for the device to tell what came of it.
+
+        Raises:
+            ValueError: as `check` does.
+        """
+        update = self.move().read()
+        self.check()
+        return update
+
+    def move(self) -> Move:
+        """Move the weights along the gradients that have been accumulated, and clear them; nothing here waits for the
+        device.
 
         A gradient that is not finite leaves weights and moments as they were; the step still counts, so the schedule
         and the order of the data stay what they were.
-
-        Raises:
-            ValueError: more than `patience` updates in a row had gradients that were not finite.
         """
         rate = learning_rate(self.step, self.config)
         for group in self.adam.param_groups:
             group["lr"] = rate
         largest = math.inf if self.config.gradient_norm is None else self.config.gradient_norm
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), largest, foreach=True))
-        applied = math.isfinite(norm)
-        if applied:
-            self.adam.step()
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), largest, foreach=True)
+        applied = norm.isfinite()
+        # Fused AdamW reads these two on the device, as `torch.amp.GradScaler` uses them, and may leave all as it was.
+        self.adam.grad_scale, self.adam.found_inf = None, (~applied).float()  # type: ignore[attr-defined]
+        self.adam.step()
         self.adam.zero_grad(set_to_none=True)
-        self.left_out = 0 if applied else self.left_out + 1
-        if self.left_out > self.config.patience:
-            raise ValueError(
-                f"expected finite gradients, got {self.left_out} updates in a row without (step {self.step}): lower "
-                f"the learning rate ({self.config.learning_rate}) or train in float32"
-            )
+        again = applied & (self.left_out <= self.config.patience)
+        self.left_out = torch.where(again, 0, self.left_out + 1)
         self.step += 1
         if self.step % self.config.ema_interval == 0:
             torch._foreach_lerp_(
@@ -109,7 +128,17 @@ class Optimization:
                 [value.detach() for value in self.parameters.values()],
                 1 - self.config.ema_decay,
             )
-        return Update(rate, norm, applied)
+        return Move(rate, norm, applied)
+
+    def check(self) -> None:
+        """Wait for the device, and raise ValueError if more than `patience` moves in a row had gradients that were not
+        finite."""
+        left_out = int(self.left_out)
+        if left_out > self.config.patience:
+            raise ValueError(
+                f"expected finite gradients, got {left_out} updates in a row without (step {self.step}): lower "
+                f"the learning rate ({self.config.learning_rate}) or train in float32"
+            )
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -128,7 +157,7 @@ class Optimization:
     def state(self) -> dict[str, Tensor]:
         """Everything that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
         buffers, and counters."""
-        found = {"step": torch.tensor(self.step), "left_out": torch.tensor(self.left_out)}
+        found = {"step": torch.tensor(self.step), "left_out": self.left_out}
         for name, parameter in self.parameters.items():
             found[f"weights.{name}"] = parameter.detach()
             found[f"average.{name}"] = self.average[name]
@@ -149,7 +178,7 @@ class Optimization:
             if set(own) != got:
                 differing = sorted(set(own) ^ got)[:3]
                 raise ValueError(f"expected the state of {len(own)} {what}, got {len(got)}; not in both: {differing}")
-        self.step, self.left_out = int(state["step"]), int(state["left_out"])
+        self.step, self.left_out = int(state["step"]), state["left_out"].to(self.left_out.device, copy=True)
         self._fill({name: state[f"weights.{name}"] for name in self.parameters})
         _copy(self.buffers, {name: state[f"buffers.{name}"] for name in self.buffers})
         self.adam.state.clear()

@@ -20,6 +20,9 @@ class Settings(Config):
     """Where tensors live; `auto` takes CUDA where there is one."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode audio; 0 takes one for each core."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that train a language model together on this machine; None takes one for each GPU, or one on a CPU.
+    Sums are rounded by their number, as by the device."""
     task_runner: Literal["threads", "dask"] = "threads"
     """What runs the shards of a stage."""
     concurrency: int = Field(default=1, ge=1)

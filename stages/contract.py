@@ -6,9 +6,15 @@ A stage is a module with these names, and nothing else is asked of it:
 READS: tuple[Table, ...]      what it is made from; the first one drives it
 CONSULTS: tuple[Table, ...]   (optional) what it looks rows up in, by `context.rows(...)`: their versions enter the
                               stage's identity, their membership does not
+STREAMS: tuple[Table, ...]    (optional, of one that reduces) those of READS that may be larger than memory: it is not
+                              given them, and reads them itself, shard by shard
 WRITES: Table                 what it makes
 VERSION: int                  raised when its code gives other results
 class Config(schemas.Config)  its knobs; weights are fields of type `WeightsRef`, found there by the runner
+
+def needs(config, weights) -> Needs
+    (optional) which of its Config's weights and of CONSULTS have a say in its rows, where that follows from the weights
+    themselves. Only those are looked for, and only they enter the stage's identity. `weights` finds weights by name.
 ```
 
 and one of
@@ -19,7 +25,7 @@ def shard(config, context, *tables: pa.Table) -> Shard
     the rows that are still to be made. Its key columns that WRITES has too say which rows were made from which.
 
 def whole(config, context, *tables: pa.Table) -> Whole
-    Reduces: everything of READS at once. `context.identity` names the result. May also define
+    Reduces: everything of READS at once, but for STREAMS. `context.identity` names the result. May also define
     `KINDS: tuple[str, ...]`, the kinds of checkpoint that it trains, and a Config field `refresh` ("missing", "changed"
     or "never", in NOT_IDENTITY), which says when a run of the whole catalog makes it anew.
 
@@ -43,13 +49,23 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas import Settings, Store, WeightsRef
+from schemas import Config, Settings, Store, WeightsRef
 from schemas.table import Table
 from schemas.weights import LocalWeights, WeightsLibrary
 
 
 class Stopped(Exception):
     """The run was asked to stop; what is done is kept and the next run goes on from there."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What has a say in a stage's rows."""
+
+    config: Config
+    """The stage's configuration, with None in place of weights that have none."""
+    consults: tuple[Table, ...]
+    """Those of CONSULTS that have one."""
 
 
 @dataclass(frozen=True)

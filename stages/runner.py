@@ -216,7 +216,8 @@ def _check_result(step: Step, asked: set, made: set, rejects: Sequence[Reject]) 
 
 def _run_whole(step: Step, context: Context) -> Counts:
     stage, shard = step.stage, whole_shard(step.stage, context)
-    made = stage.whole(step.config, context, *(context.rows(table) for table in stage.READS))
+    given = [table for table in stage.READS if table not in getattr(stage, "STREAMS", ())]
+    made = stage.whole(step.config, context, *(context.rows(table) for table in given))
     for name, rows in made.also.items():
         also = TABLES[name]
         context.store.write_shard(also, context.fingerprint, shard, _as_table(rows, also), context.identity)

@@ -3,14 +3,13 @@
 MusicGen (arXiv:2306.05284): windows of tracks drawn uniformly, the delay pattern, conditions dropped at random so that
 generation can be guided, AdamW, and averaged weights, which are the ones that are kept. Every draw is a function of the
 seed, the step and the item, and the state is kept every few steps: a training that was killed and run again ends with
-the same weights, on the CPU bit for bit. It may start from any checkpoint, and then learn all weights or low-rank
-updates of them.
+the same weights, on the CPU bit for bit. Where there are several GPUs, each has a process of its own, and they train
+one model together. It may start from any checkpoint, and then learn all weights or low-rank updates of them.
 """
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 import schemas
@@ -21,7 +20,8 @@ from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
 from stages.contract import Context, Whole
 from stages.training.captions import CaptionConfig
 
-READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 2
+READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 3
+STREAMS = READS
 KINDS = ("language_model",)
 
 PUBLISHED_DROPOUT = {"chroma": 0.5}
@@ -54,7 +54,8 @@ class Config(schemas.Config):
     """Examples a step (arXiv:2306.05284, 3.1)."""
     micro_batch: int = Field(default=8, ge=1)
     """Examples that are worked on at once; gradients of the parts of a batch are added. It bounds memory, and counts in
-    the recipe because texts are padded and sums are rounded by it."""
+    the recipe because texts are padded and sums are rounded by it. Several processes (`settings.processes`) share the
+    parts, so no more of them help than there are parts."""
     segment_seconds: float = Field(default=30.0, gt=0)
     """Length of an example, seconds (arXiv:2306.05284, 3.1)."""
     smallest_share: float = Field(default=0.8, gt=0, le=1)
@@ -145,16 +146,15 @@ class Config(schemas.Config):
         }
 
 
-def whole(
-    config: Config, context: Context, tracks: pa.Table, chroma: pa.Table, clap: pa.Table, tokens: pa.Table
-) -> Whole:
-    """Train, and give one row of `checkpoints` with the rows of `training` beside it.
+def whole(config: Config, context: Context) -> Whole:
+    """Train, on every GPU of the machine, and give one row of `checkpoints` with the rows of `training` beside it.
 
     Raises:
         ValueError: the data cannot be trained on (none, too short, of another codec, without the conditions that the
-            model reads), or the loss stays not finite.
+            model reads), the loss stays not finite, or more processes are asked for than there can be.
+        ProcessFailed: one of several processes failed or died.
         Stopped: the run was asked to stop; the state is kept.
     """
     from stages.training.language_training import train_language_model  # with torch, which a plan does without
 
-    return train_language_model(config, context, tracks, chroma, clap, tokens)
+    return train_language_model(config, context)

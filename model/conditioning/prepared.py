@@ -1,7 +1,8 @@
 """What conditioners have in common: a batch as the host prepares it, and its way through a projection.
 
 Each conditioner works in two parts: `prepare` on the host (tokenising, stacking) and `forward` on the device. What is
-absent (a null, or what pads a short row) is vectors of zeros outside the mask.
+absent (a null, or what pads a short row) is vectors of zeros outside the mask. A batch goes to the device without
+waiting for it; from page-locked (`pinned`) memory the device copies it by itself.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,10 @@ class PreparedTokens:
     mask: Bool[Tensor, "B L"]
 
     def to(self, device: torch.device) -> "PreparedTokens":
-        return PreparedTokens(self.tokens.to(device), self.mask.to(device))
+        return PreparedTokens(self.tokens.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+    def pinned(self) -> "PreparedTokens":
+        return PreparedTokens(self.tokens.pin_memory(), self.mask.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,10 @@ class PreparedVectors:
     mask: Bool[Tensor, "B L"]
 
     def to(self, device: torch.device) -> "PreparedVectors":
-        return PreparedVectors(self.vectors.to(device), self.mask.to(device))
+        return PreparedVectors(self.vectors.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+    def pinned(self) -> "PreparedVectors":
+        return PreparedVectors(self.vectors.pin_memory(), self.mask.pin_memory())
 
 
 def project(projection: nn.Linear, vectors: Float[Tensor, "B L E"], mask: Bool[Tensor, "B L"]) -> Condition:

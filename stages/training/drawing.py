@@ -7,7 +7,7 @@ killed sees what it would have seen, and a larger batch begins with the smaller 
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.music_model import drop_attributes, drop_conditions
-from model.objective import Batch
+from model.music_model import MusicModel, drop_attributes, drop_conditions
+from model.objective import Batch, Part, shares_of
 from model.training import step_seed
 from stages.contract import Context
 from stages.training.captions import drawn_caption
 from stages.training.examples import Corpus, Window
+from stages.training.ranks import Rank
 
 if TYPE_CHECKING:
     from stages.train import Config
@@ -30,6 +31,18 @@ INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT, JOINT_CODEBOOKS = 0, 1, 2, 3
 
 EmbedWords = Callable[[str], Float[Tensor, " E"]]
 """The joint embedding of a text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What one process works on in one step."""
+
+    parts: Sequence[Part]
+    segment: int
+    """Frames of each example, with what pads it."""
+    frames: int
+    """Frames of codes in all parts of the step, those of other processes too."""
+
 
 log = logging.getLogger(__name__)
 
@@ -57,30 +70,77 @@ def split_tracks(corpus: Corpus, config: "Config") -> dict[str, list[int]]:
 
 
 def draw_batch(
-    corpus: Corpus, tracks: Sequence[int], config: "Config", step: int, embed_words: EmbedWords | None = None
+    corpus: Corpus,
+    tracks: Sequence[int],
+    config: "Config",
+    step: int,
+    embed_words: EmbedWords | None = None,
+    items: range | None = None,
 ) -> Batch:
     """The examples of one step.
 
     Args:
         tracks: positions in the corpus of those that are drawn from, uniformly.
         embed_words: embeds captions, where `config.joint_text` asks for it.
+        items: numbers of the examples that are wanted; None takes all.
     """
     frames = segment_frames(corpus, config)
     windows, attributes = [], []
-    for item in range(config.batch):
-        random = np.random.default_rng([config.seed, step, item])
-        track = tracks[int(random.integers(len(tracks)))]
-        last = max(0, int(corpus.frames[track]) - max(1, round(config.smallest_share * frames)))
-        window = Window(track, int(random.integers(last + 1)))
-        caption = drawn_caption(corpus.metadata[track], config.captions, random)
-        found = corpus.attributes(window, frames, config.model, caption)
-        if embed_words is not None and random.random() < config.joint_text and caption is not None:
+    for item in items or range(config.batch):
+        drawn = _draw_window(corpus, tracks, config, step, item)
+        caption = drawn_caption(corpus.metadata(drawn.window.track), config.captions, drawn.random)
+        found = corpus.attributes(drawn.window, frames, config.model, caption)
+        if embed_words is not None and drawn.random.random() < config.joint_text and caption is not None:
             found = replace(found, clap=embed_words(caption))
         generator = torch.Generator().manual_seed(step_seed(config.seed, step, CONDITION_DROPOUT, item))
         kept = drop_attributes([found], config.dropouts, generator)
         attributes += drop_conditions(kept, config.condition_dropout, generator)
-        windows.append(window)
+        windows.append(drawn.window)
     return corpus.batch(windows, frames, attributes)
+
+
+def draw_parts(
+    corpus: Corpus,
+    tracks: Sequence[int],
+    config: "Config",
+    model: MusicModel,
+    rank: Rank,
+    step: int,
+    embed_words: EmbedWords | None = None,
+) -> Drawn:
+    """Those parts of a step that one process works on, ready for the device of `model`: every `rank.count`-th.
+
+    Of the other parts only the windows are drawn, for what they hold makes the weight of these.
+    """
+    windows = [_draw_window(corpus, tracks, config, step, item).window for item in range(config.batch)]
+    frames = segment_frames(corpus, config)
+    lengths = torch.tensor([min(frames, int(corpus.frames[window.track]) - window.start) for window in windows])
+    items = [
+        range(config.batch)[start : start + config.micro_batch] for start in range(0, config.batch, config.micro_batch)
+    ]
+    shares = shares_of(model.language_model, frames, lengths, items)
+    parts = []
+    for number in range(rank.number, len(items), rank.count):
+        batch = draw_batch(corpus, tracks, config, step, embed_words, items[number])
+        seed = step_seed(config.seed, step, DROPOUT, number)
+        parts.append(Part(batch.prepared(model), shares[number], seed))
+    return Drawn(parts, segment=frames, frames=int(lengths.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class _DrawnWindow:
+    """Where an example lies, and what else of it is drawn from."""
+
+    window: Window
+    random: np.random.Generator
+
+
+def _draw_window(corpus: Corpus, tracks: Sequence[int], config: "Config", step: int, item: int) -> _DrawnWindow:
+    random = np.random.default_rng([config.seed, step, item])
+    track = tracks[int(random.integers(len(tracks)))]
+    shortest = max(1, round(config.smallest_share * segment_frames(corpus, config)))
+    last = max(0, int(corpus.frames[track]) - shortest)
+    return _DrawnWindow(Window(track, int(random.integers(last + 1))), random)
 
 
 def word_embedder(config: "Config", context: Context) -> EmbedWords | None:

@@ -1,12 +1,12 @@
 """Tracks as training examples: windows of codes with the conditions of the same span of time.
 
-All codes lie in one array of 16-bit integers, so a catalog of thousands of hours fits into memory, and an example is a
-slice of it: nothing here walks over frames.
+Codes, melodies and embeddings lie packed in files that are mapped into memory (`stages.training.packing`), and an
+example is slices of them: nothing here walks over frames.
 """
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,40 @@ from model.music_model import Attributes
 from model.objective import Batch
 from stages.checkpoints.facts import CodecFacts
 from stages.training.captions import MERGED
+from stages.training.packing import Packed
 
 MELODY_RATE = 32_000 / 4096
 """Frames a second of a melody as MusicGen reads it (arXiv:2306.05284, 4.1: hop 4096 at 32 kHz)."""
 
 METADATA = tuple(dict.fromkeys(("description", "paraphrases", *MERGED, *FIELDS)))
 """The columns of `tracks` that captions and conditions are made of."""
+
+
+class TrackVectors:
+    """The vectors of a packed table for each track, none for one that the table has no row for."""
+
+    def __init__(self, packed: Packed, ids: Sequence[str], what: str) -> None:
+        vectors, widths = (packed.rows.column(name).to_numpy() for name in ("vectors", "width"))
+        found = sorted(set(widths[vectors > 0].tolist()))
+        if len(found) > 1:
+            raise ValueError(f"expected one number of {what}, got {found}")
+        self.width: int = found[0] if found else 0
+        self._packed = replace(packed, rows=packed.rows.combine_chunks())
+        places = pc.index_in(pa.array(ids, pa.string()), value_set=packed.rows.column("track_id"))
+        self._places = pc.fill_null(places, -1).to_numpy(zero_copy_only=False)
+        self.given = np.array([place >= 0 and vectors[place] > 0 for place in self._places])
+        """Whether a track has vectors."""
+
+    def __contains__(self, track: int) -> bool:
+        return bool(self.given[track])
+
+    def of(self, track: int) -> np.ndarray:
+        """The vectors [count, width] of a track that has some."""
+        return self._packed.matrix(int(self._places[track]))
+
+    def told(self, track: int, column: str) -> Any:
+        """What the table says besides of such a track."""
+        return self._packed.rows.column(column)[int(self._places[track])].as_py()
 
 
 @dataclass(frozen=True)
@@ -38,67 +66,58 @@ class Window:
     """First frame."""
 
 
-class Packed:
-    """Rows of vectors of one width: all values in one array, and where each row's begin. A row may have none."""
-
-    def __init__(self, values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
-        self.values, self.starts, self.counts = values, starts, counts
-
-    def row(self, number: int) -> np.ndarray:
-        return self.values[self.starts[number] : self.starts[number] + self.counts[number]]
-
-
 class Corpus:
     """The tracks of a training with their codes and conditions, in the order of their ids.
 
     Args:
-        tracks, chroma, clap, tokens: rows of these tables. Tracks without tokens are left out; a track without chroma
-            or embeddings (they were refused) has none.
+        tracks: rows of this table.
+        chroma, clap, tokens: these tables, their matrices packed. Tracks without tokens are left out; a track without
+            chroma or embeddings (they were refused) has none.
 
     Raises:
         ValueError: there are no tokens, or they are not all of one codec.
     """
 
-    def __init__(self, tracks: pa.Table, chroma: pa.Table, clap: pa.Table, tokens: pa.Table) -> None:
-        if not tokens.num_rows:
+    def __init__(self, tracks: pa.Table, chroma: Packed, clap: Packed, tokens: Packed) -> None:
+        if not tokens.rows.num_rows:
             raise ValueError("expected codes of at least one track in tokens, got none")
-        tokens = tokens.sort_by("track_id")
-        self.ids: list[str] = tokens.column("track_id").to_pylist()
-        self.frame_rate = float(_only(tokens, "frame_rate"))
-        self.cardinality = int(_only(tokens, "cardinality"))
-        self.frames = tokens.column("frames").to_numpy()
-        self.codes, self.codebooks = _pack_codes(tokens, self.cardinality)
-        self.codec = _codec_facts(tokens, self.codebooks)
+        self._codes = replace(tokens, rows=tokens.rows.sort_by("track_id").combine_chunks())
+        rows = self._codes.rows
+        self.ids: list[str] = rows.column("track_id").to_pylist()
+        self.frame_rate = float(_only(rows, "frame_rate"))
+        self.cardinality = int(_only(rows, "cardinality"))
+        self.frames = rows.column("frames").to_numpy().astype(np.int64)
+        self.codebooks = _codebooks(rows, self.cardinality)
+        self.codec = _codec_facts(rows, self.codebooks)
 
-        rows = tracks.select(["track_id", "split", *METADATA]).to_pylist()
-        known = {row["track_id"]: row for row in rows}
-        unknown = [track_id for track_id in self.ids if track_id not in known]
-        if unknown:
-            raise ValueError(f"expected a row in tracks for every row of tokens, got none for {unknown[0]}")
-        self.metadata = [known[track_id] for track_id in self.ids]
-        self.splits = [row["split"] for row in self.metadata]
+        place = pc.index_in(rows.column("track_id"), value_set=tracks.column("track_id"))
+        if place.null_count:
+            unknown = pc.filter(rows.column("track_id"), pc.is_null(place))[0]
+            raise ValueError(f"expected a row in tracks for every row of tokens, got none for {unknown}")
+        self._told = tracks.select(["split", *METADATA]).take(place).combine_chunks()
+        self.splits: list[str] = self._told.column("split").to_pylist()
 
-        self.chroma_rate = float(_only(chroma, "frame_rate")) if chroma.num_rows else math.nan
-        self.chroma = _pack_vectors(chroma, "chroma", self.ids, "chroma bins")
-        self.embeddings = _pack_vectors(clap, "embeddings", self.ids, "embedding widths")
-        starts = dict(zip(clap.column("track_id").to_pylist(), clap.column("starts").to_pylist(), strict=True))
-        self.embedding_starts = [np.array(starts.get(track_id) or [], dtype=np.float64) for track_id in self.ids]
+        self.chroma_rate = float(_only(chroma.rows, "frame_rate")) if chroma.rows.num_rows else math.nan
+        self.chroma = TrackVectors(chroma, self.ids, "chroma bins")
+        self.embeddings = TrackVectors(clap, self.ids, "embedding widths")
+
+    def metadata(self, track: int) -> dict[str, Any]:
+        """What `tracks` says of a track, by the columns `METADATA`."""
+        return {name: self._told.column(name)[track].as_py() for name in METADATA}
 
     def seconds(self, frames: int) -> float:
         return frames / self.frame_rate
 
     def window_codes(self, window: Window, frames: int) -> Int[np.ndarray, "K T"]:
         """The codes of a window, fewer than `frames` where the track ends before it."""
-        start, total = self.codes.starts[window.track], self.frames[window.track]
-        block = self.codes.values[start : start + self.codebooks * total].reshape(self.codebooks, total)
-        return block[:, window.start : window.start + frames]
+        return self._codes.matrix(window.track)[:, window.start : window.start + frames]
 
     def fields(self, track: int, names: Iterable[str]) -> dict[str, str | float]:
         """What `tracks` says of a track in some columns: lists as one text, numbers as they are; no entry where it says
         nothing."""
         found: dict[str, str | float] = {}
         for name in names:
-            value = self.metadata[track][name]
+            value = self._told.column(name)[track].as_py()
             if isinstance(value, list):
                 value = ", ".join(value)
             if isinstance(value, float) or (value and value.strip()):
@@ -115,14 +134,14 @@ class Corpus:
         """
         begin, track = self.seconds(window.start), window.track
         melody = embedding = None
-        if model.chroma is not None and self.chroma.counts[track]:
+        if model.chroma is not None and track in self.chroma:
             rate = model.chroma.frame_rate
             count = min(model.chroma.frames, math.ceil(frames * (rate / self.frame_rate)))
-            span = melody_at(self.chroma.row(track), self.chroma_rate, begin, count, rate)
+            span = melody_at(self.chroma.of(track), self.chroma_rate, begin, count, rate)
             melody = torch.from_numpy(span) if len(span) else None
-        if model.clap is not None and self.embeddings.counts[track]:
-            nearest = int(np.abs(self.embedding_starts[track] - begin).argmin())
-            embedding = torch.from_numpy(self.embeddings.row(track)[nearest].copy())
+        if model.clap is not None and track in self.embeddings:
+            nearest = int(np.abs(np.array(self.embeddings.told(track, "starts")) - begin).argmin())
+            embedding = torch.from_numpy(self.embeddings.of(track)[nearest].copy())
         text = description if model.description is not None else None
         return Attributes(text, melody, embedding, self.fields(track, model.fields))
 
@@ -202,48 +221,17 @@ def _codec_facts(tokens: pa.Table, codebooks: int) -> CodecFacts | None:
     )
 
 
-def _pack_codes(tokens: pa.Table, cardinality: int) -> tuple[Packed, int]:
-    """All codes in one array, `[K, T]` of each track in turn, and the number of codebooks."""
-    column = tokens.column("codes")
-    books = pc.list_value_length(column).to_numpy()
-    frames = np.repeat(tokens.column("frames").to_numpy().astype(np.int64), books)
-    lengths = np.concatenate(
-        [pc.list_value_length(chunk.flatten()).to_numpy(zero_copy_only=False) for chunk in column.chunks]
-    )
-    ids = tokens.column("track_id")
-    if len(set(books.tolist())) != 1 or books[0] == 0:
+def _codebooks(rows: pa.Table, cardinality: int) -> int:
+    """The number of codebooks of packed tokens. Raises ValueError unless codes are what their rows say."""
+    books, frames, widths = (rows.column(name).to_numpy() for name in ("vectors", "frames", "width"))
+    ids, found = rows.column("track_id"), sorted(set(books.tolist()))
+    if len(found) != 1 or found == [0]:
         odd = int(np.flatnonzero(books != np.median(books))[0]) if books.any() else 0
-        raise ValueError(f"expected one number of codebooks, got {sorted(set(books.tolist()))} (track {ids[odd]})")
-    if (lengths != frames).any():
-        odd = int(np.flatnonzero(lengths != frames)[0])
-        track = ids[odd // int(books[0])]
-        raise ValueError(f"expected {frames[odd]} codes in each codebook of {track}, got {lengths[odd]}")
-    values = np.concatenate([chunk.flatten().flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks])
-    if values.size and int(values.max()) >= cardinality:
-        raise ValueError(f"expected codes below the cardinality {cardinality}, got {int(values.max())}")
-    counts = frames[:: int(books[0])] * int(books[0])
-    return Packed(values, np.cumsum(counts) - counts, counts), int(books[0])
-
-
-def _pack_vectors(table: pa.Table, column: str, ids: Sequence[str], what: str) -> Packed:
-    """The vectors of each track of `ids`, none where the table has no row for it."""
-    parts, widths, row_counts = [], set(), []
-    for chunk in table.column(column).chunks:
-        rows = chunk.flatten()
-        widths |= set(pc.unique(pc.list_value_length(rows)).to_pylist())
-        row_counts.append(pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False))
-        parts.append(rows.flatten().to_numpy(zero_copy_only=False))
-    if len(widths) > 1:
-        raise ValueError(f"expected one number of {what}, got {sorted(widths)}")
-    width = widths.pop() if widths else 1
-    values = (
-        np.concatenate(parts).astype(np.float32, copy=False).reshape(-1, width)
-        if parts
-        else np.zeros((0, 1), np.float32)
-    )
-    counts = np.concatenate(row_counts).astype(np.int64) if row_counts else np.zeros(0, np.int64)
-    begins = np.cumsum(counts) - counts
-    place = {track_id: row for row, track_id in enumerate(table.column("track_id").to_pylist())}
-    rows_of = [place.get(track_id, -1) for track_id in ids]
-    starts = np.array([begins[row] if row >= 0 else 0 for row in rows_of], dtype=np.int64)
-    return Packed(values, starts, np.array([counts[row] if row >= 0 else 0 for row in rows_of], dtype=np.int64))
+        raise ValueError(f"expected one number of codebooks, got {found} (track {ids[odd]})")
+    if (widths != frames).any():
+        odd = int(np.flatnonzero(widths != frames)[0])
+        raise ValueError(f"expected {frames[odd]} codes in each codebook of {ids[odd]}, got {widths[odd]}")
+    largest = int(rows.column("largest").to_numpy().max())
+    if largest >= cardinality:
+        raise ValueError(f"expected codes below the cardinality {cardinality}, got {largest}")
+    return found[0]

@@ -36,13 +36,14 @@ class Journal:
     flops: int = 0
     """Of the steps since."""
 
-    def note(self, codebooks: Sequence[float], tokens: int, flops: int, seconds: float) -> None:
-        """One more step of training. One whose loss is not finite adds nothing to the loss."""
+    def note(self, losses: Sequence[Sequence[float]], tokens: int, flops: int, seconds: float) -> None:
+        """Some more steps of training, each by its codebooks. One whose loss is not finite adds nothing to the loss."""
         self.tokens, self.flops, self.seconds = self.tokens + tokens, self.flops + flops, self.seconds + seconds
-        if abs(sum(codebooks)) < float("inf"):
-            before = self.codebooks or [0.0] * len(codebooks)
-            self.codebooks = [total + value for total, value in zip(before, codebooks, strict=True)]
-            self.steps += 1
+        for codebooks in losses:
+            if abs(sum(codebooks)) < float("inf"):
+                before = self.codebooks or [0.0] * len(codebooks)
+                self.codebooks = [total + value for total, value in zip(before, codebooks, strict=True)]
+                self.steps += 1
 
     def log_training(self, step: int, update: Update, matmul_rate: float) -> None:
         """A row for the steps since the last one: their mean loss, with the rate and gradient of the newest, and how
@@ -90,7 +91,7 @@ class SavedState:
 def load_state(folder: Path) -> SavedState | None:
     """The state of an earlier run of the same training, if there is one; leavings of a save cut short are removed."""
     for leaving in folder.glob(f"{STATE}.*.inprogress"):
-        leaving.unlink()
+        leaving.unlink(missing_ok=True)  # several processes may look at once
     if not (folder / STATE).exists():
         return None
     with safe_open(folder / STATE, framework="pt") as file:

@@ -62,7 +62,7 @@ class Judging:
         return sorted({window.track for window in self.windows})
 
     def _right(self, model: MusicModel, window: Window) -> Attributes:
-        text = plain_caption(self.corpus.metadata[window.track])
+        text = plain_caption(self.corpus.metadata(window.track))
         return self.corpus.attributes(window, self.frames, model.config, text)
 
     def _wrong(self, model: MusicModel, window: Window, one: str | None = None) -> Attributes:

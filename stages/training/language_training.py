@@ -3,43 +3,56 @@
 Apart from the stage itself, which a plan reads, because this loads torch.
 """
 
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from model.music_model import MusicModel
-from model.objective import Batch, accumulate_gradients
 from model.training import Optimization, step_seed
-from model.utilisation import matmul_rate, training_flops
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.folder import save_checkpoint
 from stages.contract import Context, Whole
-from stages.training.drawing import DROPOUT, JOINT_CODEBOOKS, draw_batch, segment_frames, split_tracks, word_embedder
-from stages.training.examples import Corpus, tiled_windows
+from stages.training.drawing import JOINT_CODEBOOKS, draw_parts, segment_frames, split_tracks, word_embedder
+from stages.training.examples import METADATA, Corpus, tiled_windows
 from stages.training.initial_model import Beginning, initial_model
-from stages.training.journal import Journal, load_state, save_state
 from stages.training.judging import Judging, chance
+from stages.training.packing import open_packed, pack_table
+from stages.training.processes import process_count, run_together
+from stages.training.ranks import Rank
+from stages.training.steps import take_steps
 
 if TYPE_CHECKING:
     from stages.train import Config
+
+PACKED = ((CHROMA, "chroma"), (CLAP, "embeddings"), (TOKENS, "codes"))
+"""Tables that may be larger than memory, and the column of each that makes it large."""
 
 ADAPTER = "adapter"
 """Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
 
 
-def train_language_model(
-    config: "Config", context: Context, tracks: pa.Table, chroma: pa.Table, clap: pa.Table, tokens: pa.Table
-) -> Whole:
-    """What the stage `train` does."""
-    corpus = Corpus(tracks, chroma, clap, tokens)
+def train_language_model(config: "Config", context: Context) -> Whole:
+    """What the stage `train` does, in as many processes as the settings say."""
+    for table, column in PACKED:
+        pack_table(context, table, column)
+    count = process_count(context, most=math.ceil(config.batch / config.micro_batch))
+    work = partial(_take_part, config)
+    made = work(context, Rank()) if count == 1 else run_together(work, context, count)
+    assert made is not None
+    return made
+
+
+def _take_part(config: "Config", context: Context, rank: Rank) -> Whole | None:
+    """What each process does. The first one judges and writes what became of it."""
+    tracks = context.rows(TRACKS, ["track_id", "split", *METADATA])
+    corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
     splits = split_tracks(corpus, config)
     _check(corpus, config, splits["train"])
     frames = segment_frames(corpus, config)
@@ -51,14 +64,17 @@ def train_language_model(
             precision = config.optimization.precision
             judges[split] = Judging(corpus, windows, frames, config.micro_batch, precision)
 
-    # Dropout draws from torch's own generator, which is seeded anew at every step and given back as it was.
-    with torch.random.fork_rng():
-        draw = partial(draw_batch, corpus, splits["train"], config, embed_words=word_embedder(config, context))
+    # Dropout draws from torch's own generator, which is seeded anew for every part and given back as it was.
+    with torch.random.fork_rng([torch.cuda.current_device()] if context.device == "cuda" else []):
         begun = initial_model(config, context)
         _check_codec(corpus, config, begun)
         _start_joint_codebooks(corpus, config, begun.model, splits["train"])
+        embed_words = word_embedder(config, context)
+        draw = partial(draw_parts, corpus, splits["train"], config, begun.model, rank, embed_words=embed_words)
         optimization = Optimization(begun.model, config.optimization)
-        journal = _train(config, context, draw, begun.model, optimization, judges.get("valid"))
+        journal = take_steps(config, context, rank, draw, begun.model, optimization, judges.get("valid"))
+        if not rank.leads:
+            return None
         with optimization.averaged():
             metrics = {"uniform_cross_entropy": chance(corpus.cardinality)}
             for split, judge in judges.items():
@@ -70,55 +86,9 @@ def train_language_model(
 def _start_joint_codebooks(corpus: Corpus, config: "Config", model: MusicModel, trained_on: Sequence[int]) -> None:
     """Fill the codebooks of joint embeddings, where a model has some that are empty, from those it will learn from."""
     if model.clap is not None and not model.clap.started:
-        embeddings = np.concatenate([corpus.embeddings.row(track) for track in trained_on])
+        embeddings = np.concatenate([corpus.embeddings.of(track) for track in trained_on if track in corpus.embeddings])
         generator = torch.Generator().manual_seed(step_seed(config.seed, 0, JOINT_CODEBOOKS))
         model.clap.start(torch.from_numpy(embeddings), generator)
-
-
-def _train(
-    config: "Config",
-    context: Context,
-    draw: Callable[[int], Batch],
-    model: MusicModel,
-    optimization: Optimization,
-    judge: Judging | None,
-) -> Journal:
-    """All steps, from where an earlier run of the same training was; `draw` gives the examples of one."""
-    saved = load_state(context.scratch())
-    journal = saved.journal if saved else Journal()
-    if saved:
-        optimization.load(saved.tensors)
-    steps = config.optimization.steps
-    context.progress.start("training", steps, "steps")
-    context.progress.advance(optimization.step, "resumed" if saved else "")
-    rate = matmul_rate(model.device, getattr(torch, config.optimization.precision))
-    model.train()
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        upcoming = reader.submit(draw, optimization.step)
-        while optimization.step < steps:
-            if context.stop.is_set():
-                save_state(context, optimization.state(), journal)
-            context.check_stopped()
-            began = time.perf_counter()
-            batch = upcoming.result()
-            upcoming = reader.submit(draw, optimization.step + 1)
-            torch.manual_seed(step_seed(config.seed, optimization.step, DROPOUT))
-            losses = accumulate_gradients(model, batch, config.micro_batch, config.optimization.precision)
-            update = optimization.update()
-            codebooks = losses.tolist()
-            step, last = optimization.step, optimization.step == steps
-            tokens = len(codebooks) * int(batch.lengths.sum())
-            flops = training_flops(config.model.language_model, batch.codes.shape[-1], frozen=config.lora is not None)
-            journal.note(codebooks, tokens, config.batch * flops, time.perf_counter() - began)
-            if step % config.log_every == 0 or last:
-                journal.log_training(step, update, rate)
-            if judge and (step % config.valid_every == 0 or last):
-                with optimization.averaged():
-                    journal.log_held_out(step, "valid", judge.codebooks(model))
-            if step % config.save_every == 0 or last:
-                save_state(context, optimization.state(), journal)
-            context.progress.advance(1, f"loss {sum(codebooks) / len(codebooks):.3f}")
-    return journal
 
 
 def _export(
@@ -178,13 +148,13 @@ def _check(corpus: Corpus, config: "Config", trained_on: Sequence[int]) -> None:
     if frames <= delay:
         raise ValueError(f"expected segments longer than the largest delay of {delay} frames, got {frames} frames")
     missing = {
-        "chroma": config.model.chroma is not None and not corpus.chroma.counts.any(),
-        "clap": config.model.clap is not None and not corpus.embeddings.counts.any(),
+        "chroma": config.model.chroma is not None and not corpus.chroma.given.any(),
+        "clap": config.model.clap is not None and not corpus.embeddings.given.any(),
     }
     for name in [name for name, nothing in missing.items() if nothing]:
         raise ValueError(f"expected rows in {name} for a model that reads {name}, got none for any track with tokens")
-    if config.model.clap is not None and corpus.embeddings.values.shape[1] != config.model.clap.width:
-        width = corpus.embeddings.values.shape[1]
+    width = corpus.embeddings.width
+    if config.model.clap is not None and width != config.model.clap.width:
         raise ValueError(f"expected joint embeddings of width {config.model.clap.width}, got {width}")
     if "chroma" in network.sum and config.model.chroma is not None and 1 < config.model.chroma.frames < frames:
         raise ValueError(

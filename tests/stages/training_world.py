@@ -1,5 +1,6 @@
 """A store with a small world in it and the recipe of a small language model; run as a program, it trains."""
 
+import io
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file
@@ -22,6 +24,8 @@ from stages.contract import Context, Progress
 from stages.planning import Chain, Step
 from stages.runner import run_stage
 from stages.training.examples import Corpus
+from stages.training.language_training import PACKED
+from stages.training.packing import Packed, pack
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,7 +61,15 @@ def recipe(folder: Path, **changes: object) -> train.Config:
 
 def world_corpus(tables: Mapping[str, pa.Table]) -> Corpus:
     """The corpus of a world's tables."""
-    return Corpus(tables["tracks"], tables["chroma"], tables["clap"], tables["tokens"])
+    return Corpus(tables["tracks"], *(in_memory(tables[table.name], column) for table, column in PACKED))
+
+
+def in_memory(table: pa.Table, column: str) -> Packed:
+    """A packed table that is in no file."""
+    values = io.BytesIO()
+    rows = pack([table], column, values)
+    kind = table.schema.field(column).type.value_type.value_type.to_pandas_dtype()
+    return Packed(rows, np.frombuffer(values.getvalue(), kind))
 
 
 def fill(folder: Path, **tables: object) -> None:

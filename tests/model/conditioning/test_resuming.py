@@ -1,12 +1,15 @@
 """A training of a model with codebooks for joint embeddings: killed and resumed, it ends as an undisturbed one."""
 
+from dataclasses import replace
+
 import torch
 
 from model.learning import OptimizationConfig
 from model.music_model import Attributes, MusicModel, drop_attributes, drop_conditions
-from model.objective import Batch, accumulate_gradients
+from model.objective import Batch, Objective, accumulate_gradients
 from model.training import Optimization, step_seed
 from tests.model.conditioning.every_condition import config, everything, music_model
+from tests.model.steps import parts_of
 from tests.model.tiny_model import random_codes
 
 STEPS = 12
@@ -29,8 +32,9 @@ def _train(model: MusicModel, optimization: Optimization, steps: range) -> None:
         items = drop_attributes(items, {"chroma": 0.5, "genre": 0.5}, generator)
         items = drop_conditions(items, 0.2, generator)
         codes = random_codes(4, 6, seed=step, codebooks=2, cardinality=11)
-        torch.manual_seed(step_seed(1, step, 2))
-        accumulate_gradients(model, Batch(codes, torch.tensor([6, 6, 5, 6]), items), 2, "float32")
+        parts = parts_of(model, Batch(codes, torch.tensor([6, 6, 5, 6]), items), 2)
+        seeded = [replace(part, seed=step_seed(1, step, 2, part.seed)) for part in parts]
+        accumulate_gradients(Objective(model, "float32"), seeded)
         optimization.update()
 
 

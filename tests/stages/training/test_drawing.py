@@ -11,7 +11,7 @@ import torch
 from schemas import WeightsRef
 from schemas.tables import REQUESTS, TRACKS
 from stages import train
-from stages.checkpoints.folder import CheckpointFacts
+from stages.checkpoints.facts import CheckpointFacts
 from stages.generation.conditions import Conditions, Models
 from stages.joint_embedding import load_joint_embedder
 from stages.training.drawing import draw_batch, split_tracks, word_embedder
@@ -57,7 +57,7 @@ def test_without_a_valid_split_the_same_share_of_training_tracks_is_held_out(tmp
         row | {"split": "train" if row["split"] == "valid" else row["split"]} for row in tables["tracks"].to_pylist()
     ]
     tracks = pa.Table.from_pylist(rows, schema=TRACKS.schema)
-    corpus = Corpus(tracks, tables["chroma"], tables["clap"], tables["tokens"])
+    corpus = world_corpus(tables | {"tracks": tracks})
     found = split_tracks(corpus, recipe(tmp_path, held_out_share=0.2))
     assert (len(found["train"]), len(found["valid"]), len(found["test"])) == (16, 4, 4)
     assert not set(found["train"]) & set(found["valid"])

@@ -22,11 +22,7 @@ def test_an_example_holds_the_codes_melody_and_embedding_of_one_span_of_time(tmp
     tables = world(tracks=2, seconds=12.0)
     clap = tables["clap"].to_pylist()
     clap[0] |= {"starts": [0.0, 5.0, 10.0], "embeddings": [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]}
-    corpus = Corpus(
-        *(tables[name] for name in ("tracks", "chroma")),
-        pa.Table.from_pylist(clap, schema=CLAP.schema),
-        tables["tokens"],
-    )
+    corpus = world_corpus(tables | {"clap": pa.Table.from_pylist(clap, schema=CLAP.schema)})
     model = recipe(tmp_path).model
     found = corpus.attributes(Window(0, 150), 50, model, "text")  # from second 6 on, for 2 s
     assert found.clap.tolist() == [0, 1, 0]
@@ -42,9 +38,8 @@ def test_an_example_holds_the_codes_melody_and_embedding_of_one_span_of_time(tmp
 
 def test_a_track_without_chroma_or_embeddings_trains_with_null_there(tmp_path: Path) -> None:
     tables = world(tracks=4)
-    corpus = Corpus(
-        tables["tracks"], tables["chroma"].slice(1), tables["clap"].slice(0, 3), tables["tokens"].slice(0, 4)
-    )
+    fewer = {"chroma": tables["chroma"].slice(1), "clap": tables["clap"].slice(0, 3)}
+    corpus = world_corpus(tables | fewer)
     model = recipe(tmp_path).model
     assert corpus.attributes(Window(0, 0), 50, model, None).chroma is None
     assert corpus.attributes(Window(1, 0), 50, model, None).chroma is not None
@@ -73,18 +68,20 @@ def test_tokens_that_contradict_themselves_are_refused(corpus: Corpus) -> None:
     def build(**changed: object) -> None:
         rows = tables["tokens"].to_pylist()
         rows[1] |= changed
-        Corpus(tables["tracks"], tables["chroma"], tables["clap"], pa.Table.from_pylist(rows, schema=TOKENS.schema))
+        world_corpus(tables | {"tokens": pa.Table.from_pylist(rows, schema=TOKENS.schema)})
 
     with pytest.raises(ValueError, match=r"expected one cardinality in all rows, got \[12, 16\]"):
         build(cardinality=16)
     with pytest.raises(ValueError, match=r"expected one number of codebooks, got \[1, 2\] \(track 0001\)"):
         build(codes=[[0] * 100])
-    with pytest.raises(ValueError, match="expected 100 codes in each codebook of 0001, got 99"):
+    with pytest.raises(ValueError, match="expected 100 values in every list of codes of 0001, got 99"):
         build(codes=[[0] * 100, [0] * 99])
+    with pytest.raises(ValueError, match="expected 100 codes in each codebook of 0001, got 99"):
+        build(codes=[[0] * 99, [0] * 99])
     with pytest.raises(ValueError, match="expected codes below the cardinality 12, got 12"):
         build(codes=[[12] * 100, [0] * 100])
     with pytest.raises(ValueError, match="expected a row in tracks for every row of tokens, got none for 0000"):
-        Corpus(tables["tracks"].slice(1), tables["chroma"], tables["clap"], tables["tokens"])
+        world_corpus(tables | {"tracks": tables["tracks"].slice(1)})
 
 
 def test_a_frame_wise_melody_has_the_frame_that_is_nearest_in_time_to_each_frame_of_codes(tmp_path: Path) -> None:
