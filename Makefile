@@ -31,10 +31,7 @@ test-slow: env
 	$(BIN)/pytest -m slow
 
 bench: env
-	$(BIN)/python -W ignore -m tests.benchmarks.generation --results tests/benchmarks/RESULTS.md
-	$(BIN)/python -W ignore -m tests.benchmarks.training
-	$(BIN)/python -W ignore -m tests.benchmarks.tokenizing
-	$(BIN)/python -W ignore -m tests.benchmarks.planning
+	$(BIN)/python -W ignore -m tests.benchmarks --results tests/benchmarks/RESULTS.md
 
 lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 \

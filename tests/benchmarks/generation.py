@@ -1,58 +1,66 @@
 """`python -m tests.benchmarks.generation`: decoding with guidance against transformers, on the same random weights.
 
-Both decode by turns in this process, so that what else the machine does falls on both; a step's time is the median of
-all steps. Their greedy codes are compared first. The floor is what reading every weight once takes at the bandwidth
-that summing a large tensor reaches. What a precision costs is measured over 200 frames: the share of greedy codes that
-stay as they are where every step reads the codes of float32, the same where every step reads its own, and the
-cross-entropy of random codes. Prints Markdown for RESULTS.md.
+Both decode greedily by turns in this process, so that what else the machine does falls on both, and their codes are
+compared first. On a processor a step's time is the median of all steps; on an accelerator a whole call is timed, with
+everything that has to be made ready, and told as seconds of audio a second. The limit of a step is the longer of two
+times: reading every weight and every remembered key and value once at the measured bandwidth, and the arithmetic of the
+weights at the measured rate of large matrix products (of int8, whose rate is not measured, the first alone).
 
-Needs torch, transformers, safetensors and numpy, and what the model's configuration is made of: pydantic, jaxtyping,
-pyarrow and fsspec.
+What a precision costs is measured over 200 frames: the share of greedy codes that stay as they are where every step
+reads the codes of float32, the same where every step reads its own, and the cross-entropy of random codes.
 """
 
 import argparse
-import datetime
-import platform
 import statistics
-import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from torch import Tensor
+from transformers import MusicgenForConditionalGeneration
 
 from model.configuration import Precision
-from model.language_model import LanguageModel, cross_entropy
-from model.packing import for_decoding
-from tests.benchmarks.peer import GUIDANCE, Run, both_ways, descriptions, generate_ours, generate_theirs, peers
+from model.language_model import LanguageModel
+from tests.benchmarks.limits import Limits, limits
+from tests.benchmarks.peer import GUIDANCE, TEXT_LENGTH, Run, generate_ours, generate_theirs, peers
+from tests.benchmarks.quality import as_table, qualities
+from tests.benchmarks.results import Figure, Report, table
+from tests.benchmarks.running import alone, options
+from tests.benchmarks.timing import Clock, clock_of
 
-BATCHES = (1, 8)
-REDUCED: tuple[Precision, ...] = ("float16", "bfloat16", "int8")
+FRAME_RATE = 50
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
-QUALITY_FRAMES = 200
+CHECKED_FRAMES, LEAST_EQUAL = 20, 0.99
+"""What of float32's codes must be transformers', before anything is timed."""
+QUALITY_FRAMES, FAITHFUL = 200, 0.99
+"""A precision counts as faithful whose own greedy codes are float32's to this share."""
 
 
 @dataclass(frozen=True)
-class Quality:
-    """What a precision costs."""
+class Setting:
+    """What is measured on a kind of device."""
 
-    forced: float
-    """Share of greedy codes that stay where every step reads float32's."""
-    free: float
-    """The same where every step reads its own."""
-    cross_entropy: float
-    """Of random codes, nats."""
+    precisions: tuple[Precision, ...]
+    frames: int
+    """Of a clip."""
+    goals: dict[int, float]
+    """Of float32 by batch: transformers' time in times of ours."""
+    faithful_goals: dict[int, float]
+    """Of the fastest faithful precision by batch: the same, or seconds of audio a second on an accelerator."""
 
 
-def bandwidth() -> float:
-    """What reading memory reaches, bytes a second."""
-    large = torch.ones(2**26)
-    best = float("inf")
-    for _ in range(5):
-        begun = time.perf_counter()
-        large.sum()
-        best = min(best, time.perf_counter() - begun)
-    return large.nbytes / best
+SETTINGS = {
+    "cpu": Setting(("float32", "float16", "bfloat16", "int8"), 20, {1: 1.4, 8: 2.5}, {1: 2.5, 8: 5.0}),
+    "cuda": Setting(("float32", "float16", "bfloat16"), 1500, {}, {1: 15.0, 128: 150.0}),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Runs of both sides."""
+
+    theirs: list[Run]
+    ours: list[Run]
+    audio_seconds: float
+    """What each makes, all its clips together."""
 
 
 def matrix_weights(model: LanguageModel) -> int:
@@ -62,100 +70,119 @@ def matrix_weights(model: LanguageModel) -> int:
     return every - layers * 2 * width * width
 
 
-def qualities(model: LanguageModel, frames: int) -> dict[str, Quality]:
-    """Each precision's cost."""
-    given = both_ways(descriptions(1, model.config.width))
-    greedy = {name: generate_ours(model, 1, frames, name, time.perf_counter).codes for name in ("float32", *REDUCED)}
-    own = greedy["float32"]
-    random = torch.randint(0, model.config.cardinality, own.shape, generator=torch.Generator().manual_seed(2))
-    found: dict[str, Quality] = {}
-    best: Tensor | None = None
-    for name, codes in greedy.items():
-        ready = for_decoding(model, name)
-        with torch.inference_mode():
-            prediction = ready(own.expand(2, -1, -1), given)
-            conditioned, null = prediction.logits
-            chosen = (null + GUIDANCE * (conditioned - null)).argmax(-1)[prediction.mask[0]]
-            best = chosen if best is None else best
-            loss = cross_entropy(ready(random.expand(2, -1, -1), given), random.expand(2, -1, -1)).mean.item()
-        forced, free = ((one == two).float().mean().item() for one, two in ((chosen, best), (codes, own)))
-        found[name] = Quality(forced, free, loss)
-    return found
+def least_seconds(
+    model: LanguageModel, batch: int, frames: int, name: Precision, machine: Limits, device: str
+) -> float:
+    """What the machine's limits leave of a step, in the mean over all steps."""
+    rows, weights = 2 * batch, matrix_weights(model)
+    remembered = rows * (frames / 2 + TEXT_LENGTH) * 2 * model.config.width * model.config.layers * BYTES["float32"]
+    reading = (weights * BYTES[name] + remembered) / machine.bandwidth
+    # A processor multiplies float16 weights as single ones.
+    rates = {"float32": machine.float32, "bfloat16": machine.bfloat16}
+    rates["float16"] = machine.float32 if device == "cpu" else machine.bfloat16
+    return max(reading, 2 * weights * rows / rates[name]) if name in rates else reading
 
 
-def main() -> None:
-    """Measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=20, help="of a run")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side, by turns")
-    parser.add_argument("--cpu-time", action="store_true", help="one thread's CPU time, where others use the machine")
-    parser.add_argument("--small", action="store_true", help="a small model, to try the benchmark itself")
-    parser.add_argument("--results", type=Path, help="a file to append the tables to")
-    asked = parser.parse_args()
-    threads, clock = (1, time.process_time) if asked.cpu_time else (asked.threads, time.perf_counter)
-    torch.set_num_threads(threads)
-    theirs, ours = peers(asked.small)
-    rate = bandwidth()
-    lines = [
-        f"## {datetime.date.today()}: generation, {_machine()}, {threads} thread{'s' * (threads > 1)}, "
-        f"{'CPU time' if asked.cpu_time else 'wall time'}, torch {torch.__version__}",
-        "",
-        f"MusicGen-small shape, guidance {GUIDANCE:g}, greedy, the first {asked.frames} frames, {asked.rounds} runs of "
-        f"each side by turns; memory read at {rate / 1e9:.1f} GB/s.",
-        "",
-        "| batch | weights | transformers, ms a step | ours | ratio | fastest step: theirs, ours, ratio | floor, ms "
-        "| ours to floor | codes equal |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for batch in BATCHES:
-        runs: dict[str, list[Run]] = {name: [] for name in ("transformers", "float32", *REDUCED)}
-        for _ in range(asked.rounds):
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
+    parser = options(__doc__)
+    parser.add_argument("--frames", type=int, help="of a clip; 20, or 1500 on cuda")
+    parser.add_argument("--batches", type=int, nargs="+", help="clips at once; 1 and 8, or 1 and 128 on cuda")
+    parser.add_argument("--rounds", type=int, help="runs of each side, by turns; 3, or 1 on cuda")
+    return parser
+
+
+def measure(given: argparse.Namespace) -> Report:
+    """Quality of each precision, then each batch's times."""
+    torch.set_num_threads(given.threads)
+    kind, clock = torch.device(given.device).type, clock_of(given.device, given.cpu_time)
+    setting, machine = SETTINGS[kind], limits(given.device)
+    theirs, ours = peers(given.small)
+    theirs.to(given.device)
+    ours.to(given.device)
+    frames = given.frames or (4 if given.small else setting.frames)
+    rounds = given.rounds or (3 if kind == "cpu" and not given.small else 1)
+    quality_frames = CHECKED_FRAMES if given.small else QUALITY_FRAMES
+    quality = qualities(ours, quality_frames, setting.precisions)
+    faithful = [name for name, one in quality.items() if one.free >= FAITHFUL]
+    report = Report(f"Generation, MusicGen-small shape, guidance {GUIDANCE:g}", "transformers, float32")
+    steps: list[list[str]] = []
+    for batch in given.batches or setting.faithful_goals:
+        equal = equal_shares(theirs, ours, batch, setting.precisions, clock)
+        peer: list[Run] = []
+        runs: dict[Precision, list[Run]] = {name: [] for name in setting.precisions}
+        for _ in range(rounds):
+            peer.append(generate_theirs(theirs, batch, frames, clock))
             for name, made in runs.items():
-                if name == "transformers":
-                    made.append(generate_theirs(theirs, batch, asked.frames, clock))
-                else:
-                    made.append(generate_ours(ours, batch, asked.frames, name, clock))
-        peer = _steps(runs.pop("transformers"))
-        codes = generate_theirs(theirs, batch, asked.frames, clock).codes
+                made.append(generate_ours(ours, batch, frames, name, clock))
+        best = min(faithful, key=lambda name: middle_step(runs[name]))
         for name, made in runs.items():
-            own, floor = _steps(made), matrix_weights(ours) * BYTES[name] / rate * 1e3
-            middle, least = statistics.median(own), min(own)
-            lines.append(
-                f"| {batch} | {name} | {statistics.median(peer):.1f} | {middle:.1f} | "
-                f"{statistics.median(peer) / middle:.2f} | {min(peer):.1f}, {least:.1f}, {min(peer) / least:.2f} | "
-                f"{floor:.1f} | {middle / floor:.2f} | {(made[0].codes == codes).float().mean():.3f} |"
+            goals = [setting.goals.get(batch)] if name == "float32" else []
+            goals += [setting.faithful_goals.get(batch)] if name == best else []
+            report.add(
+                figure_of(
+                    f"{name}, batch {batch}",
+                    Pair(peer, made, batch * frames / FRAME_RATE),
+                    max((goal for goal in goals if goal is not None), default=None),
+                    least_seconds(ours, batch, frames, name, machine, kind),
+                    equal[name],
+                    kind,
+                )
             )
-            print(lines[-1], flush=True)
-    frames = 20 if asked.small else QUALITY_FRAMES
-    lines += [
-        "",
-        f"| weights | greedy codes as in float32 over {frames} frames, reading float32's | reading their own | "
-        "cross-entropy of random codes |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name, one in qualities(ours, frames).items():
-        lines.append(f"| {name} | {one.forced:.4f} | {one.free:.4f} | {one.cross_entropy:.5f} |")
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if asked.results is not None:
-        with asked.results.open("a", encoding="utf-8") as file:
-            file.write("\n" + text)
+            steps.append([f"{name}, batch {batch}", *fastest_steps(peer, made)])
+    report.say(f"{frames} frames a clip, {rounds} runs of each side by turns. {machine}.")
+    if kind == "cpu":
+        report.say(table(["fastest step", "transformers, ms", "here", "ratio", "packed and begun after, s"], steps))
+    report.say(as_table(quality, quality_frames))
+    return report
 
 
-def _steps(runs: list[Run]) -> list[float]:
-    return [1e3 * seconds for run in runs for seconds in run.step_seconds]
+def equal_shares(
+    theirs: MusicgenForConditionalGeneration,
+    ours: LanguageModel,
+    batch: int,
+    precisions: tuple[Precision, ...],
+    clock: Clock,
+) -> dict[Precision, float]:
+    """Share of the first frames' codes that each precision has in common with transformers."""
+    codes = generate_theirs(theirs, batch, CHECKED_FRAMES, clock).codes
+    found = {name: generate_ours(ours, batch, CHECKED_FRAMES, name, clock).codes for name in precisions}
+    shares = {name: float((own == codes).float().mean()) for name, own in found.items()}
+    if shares["float32"] < LEAST_EQUAL:
+        raise SystemExit(f"expected {LEAST_EQUAL:.0%} of transformers' codes in float32, got {shares['float32']:.2%}")
+    return shares
 
 
-def _machine() -> str:
-    names = [line.split(":")[1].strip() for line in _cpu_lines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+def figure_of(what: str, pair: Pair, goal: float | None, least: float, equal: float, kind: str) -> Figure:
+    """A median step of a processor, or how much audio an accelerator decodes in a second of whole calls.
+
+    Args:
+        goal: least ratio to the peer, or least audio.
+        least: what the machine's limits leave of a step, s.
+        equal: share of the first frames' codes.
+    """
+    same = f"{equal:.1%} of {CHECKED_FRAMES} frames' codes"
+    if kind == "cpu":
+        peer, made = (1e3 * middle_step(runs) for runs in (pair.theirs, pair.ours))
+        return Figure(what, "ms a step", made, "less", peer=peer, ratio_goal=goal, limit=1e3 * least, equal=same)
+    peer, made = (
+        pair.audio_seconds / statistics.median(run.seconds for run in runs) for runs in (pair.theirs, pair.ours)
+    )
+    limit = pair.audio_seconds / (len(pair.ours[0].step_seconds) + 1) / least
+    return Figure(what, "s of audio a second", made, "more", peer=peer, goal=goal, limit=limit, equal=same)
 
 
-def _cpu_lines() -> list[str]:
-    file = Path("/proc/cpuinfo")
-    return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+def middle_step(runs: list[Run]) -> float:
+    """The median of all steps of all runs, s."""
+    return statistics.median(seconds for run in runs for seconds in run.step_seconds)
+
+
+def fastest_steps(theirs: list[Run], ours: list[Run]) -> list[str]:
+    """Cells: each side's fastest step, their ratio, and how long it was until ours had begun."""
+    peer, made = (1e3 * min(min(run.step_seconds) for run in runs) for runs in (theirs, ours))
+    ready = min(run.ready_seconds for run in ours)
+    return [f"{peer:.1f}", f"{made:.1f}", f"{peer / made:.2f}", f"{ready:.2f}"]
 
 
 if __name__ == "__main__":
-    main()
+    alone(arguments(), measure)

@@ -1,7 +1,7 @@
 """transformers' MusicGen of the published small shape with random weights, and this project's model of the same
 weights: what the benchmark of generation compares."""
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -19,14 +19,12 @@ from model.generation import GenerationRequest, generate_conditioned
 from model.hugging_face_names import from_hugging_face
 from model.language_model import Condition, LanguageModel
 from model.music_model import Attributes
+from tests.benchmarks.timing import Clock
 
 GUIDANCE = 3.0
 TEXT_LENGTH = 16
 """Vectors of a description."""
 PREFIX = "language_model."
-
-Clock = Callable[[], float]
-"""Wall time, or the time that the process had a CPU, s."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Run:
     step_seconds: list[float]
     ready_seconds: float
     """Until the first step was done."""
+    seconds: float
+    """Of the whole call, until the device was done with it."""
 
 
 class _Clock(StoppingCriteria):
@@ -47,7 +47,7 @@ class _Clock(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: object) -> Tensor:
         self.times.append(self.clock())
-        return torch.zeros(len(input_ids), dtype=torch.bool)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def peers(small: bool = False) -> tuple[MusicgenForConditionalGeneration, LanguageModel]:
@@ -82,13 +82,14 @@ def descriptions(batch: int, width: int) -> Tensor:
 
 def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames: int, clock: Clock) -> Run:
     """Greedy codes by transformers' own `generate`, less text encoder and codec."""
-    given = descriptions(batch, model.config.decoder.hidden_size)
+    device = model.device
+    given = descriptions(batch, model.config.decoder.hidden_size).to(device)
     heard: list[Tensor] = []
-    ticks, begun = _Clock(clock), clock()
+    ticks, begun = _Clock(_without_waiting(clock, device)), clock()
 
     def listen(audio_codes: Tensor, **_: object) -> SimpleNamespace:
         heard.append(audio_codes[0])
-        return SimpleNamespace(audio_values=torch.zeros(batch, 1, 1))
+        return SimpleNamespace(audio_values=torch.zeros(batch, 1, 1, device=device))
 
     def embed(input_ids: Tensor, attention_mask: Tensor, **_: object) -> BaseModelOutput:
         return BaseModelOutput(given)
@@ -99,34 +100,41 @@ def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames:
         patch.object(model.audio_encoder, "decode", listen),
     ):
         model.generate(
-            torch.zeros((batch, TEXT_LENGTH), dtype=torch.long),
-            attention_mask=torch.ones((batch, TEXT_LENGTH), dtype=torch.long),
+            torch.zeros((batch, TEXT_LENGTH), dtype=torch.long, device=device),
+            attention_mask=torch.ones((batch, TEXT_LENGTH), dtype=torch.long, device=device),
             guidance_scale=GUIDANCE,
             do_sample=False,
             max_length=frames + 4,
             stopping_criteria=StoppingCriteriaList([ticks]),
         )
-    return Run(heard[0], _between(ticks.times), ticks.times[0] - begun)
+    return Run(heard[0].cpu(), _between(ticks.times), ticks.times[0] - begun, clock() - begun)
 
 
 def generate_ours(model: LanguageModel, batch: int, frames: int, precision: Precision, clock: Clock) -> Run:
     """Greedy codes by this project's engine."""
     times: list[float] = []
+    read = _without_waiting(clock, model.device)
 
     def tick() -> bool:
-        times.append(clock())
+        times.append(read())
         return False
 
     begun = clock()
     requests = [GenerationRequest(Attributes(), frames, seed=0, guidance=GUIDANCE, temperature=0.0)] * batch
-    given = [[both_ways(one[None])] for one in descriptions(batch, model.config.width)]
+    given = [[both_ways(one[None])] for one in descriptions(batch, model.config.width).to(model.device)]
     codes = generate_conditioned(model, requests, given, precision=precision, stop=tick)
-    return Run(torch.stack(codes), _between(times), times[0] - begun)
+    return Run(torch.stack(codes), _between(times), times[0] - begun, clock() - begun)
 
 
 def both_ways(embedded: Tensor) -> dict[str, Condition]:
     """A description [1, L, D] and its null, whose vectors are read like any others, as transformers reads them."""
-    return {"description": Condition(torch.cat([embedded, torch.zeros_like(embedded)]), torch.ones(2, TEXT_LENGTH) > 0)}
+    vectors = torch.cat([embedded, torch.zeros_like(embedded)])
+    return {"description": Condition(vectors, torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device))}
+
+
+def _without_waiting(clock: Clock, device: torch.device) -> Clock:
+    """A clock to be read at every step: where reading it would wait for the device, the host's own."""
+    return time.perf_counter if device.type == "cuda" else clock
 
 
 def _between(times: list[float]) -> list[float]:

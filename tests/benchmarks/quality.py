@@ -1,0 +1,56 @@
+"""What a precision of the weights costs while a model decodes: which greedy codes stay, and what codes surprise it."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.configuration import Precision
+from model.language_model import LanguageModel, cross_entropy
+from model.packing import for_decoding
+from tests.benchmarks.peer import GUIDANCE, both_ways, descriptions, generate_ours
+from tests.benchmarks.results import table
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a precision costs."""
+
+    forced: float
+    """Share of greedy codes that stay where every step reads float32's."""
+    free: float
+    """The same where every step reads its own."""
+    cross_entropy: float
+    """Of random codes, nats."""
+
+
+def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ...]) -> dict[Precision, Quality]:
+    """Each precision's cost, float32 first."""
+    given = both_ways(descriptions(1, model.config.width).to(model.device))
+    greedy = {
+        name: generate_ours(model, 1, frames, name, time.perf_counter).codes.to(model.device) for name in precisions
+    }
+    own = greedy["float32"]
+    random = torch.randint(0, model.config.cardinality, own.shape, generator=torch.Generator().manual_seed(2))
+    random = random.to(model.device)
+    found: dict[Precision, Quality] = {}
+    best: Tensor | None = None
+    for name, codes in greedy.items():
+        ready = for_decoding(model, name)
+        with torch.inference_mode():
+            prediction = ready(own.expand(2, -1, -1), given)
+            conditioned, null = prediction.logits
+            chosen = (null + GUIDANCE * (conditioned - null)).argmax(-1)[prediction.mask[0]]
+            best = chosen if best is None else best
+            loss = cross_entropy(ready(random.expand(2, -1, -1), given), random.expand(2, -1, -1)).mean.item()
+        forced, free = ((one == two).float().mean().item() for one, two in ((chosen, best), (codes, own)))
+        found[name] = Quality(forced, free, loss)
+    return found
+
+
+def as_table(found: dict[Precision, Quality], frames: int) -> str:
+    """A table of Markdown."""
+    header = ("weights", f"greedy codes as in float32 over {frames} frames, reading float32's", "reading their own")
+    rows = [[name, f"{one.forced:.4f}", f"{one.free:.4f}", f"{one.cross_entropy:.5f}"] for name, one in found.items()]
+    return table((*header, "cross-entropy of random codes"), rows)
