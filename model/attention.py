@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,10 +27,16 @@ class LayerCache:
     cross_keys: Float[Tensor, "B H L E"] | None = None
     cross_values: Float[Tensor, "B H L E"] | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes, bytes."""
+        kept = (self.keys, self.values, self.cross_keys, self.cross_values)
+        return sum(tensor.nbytes for tensor in kept if tensor is not None)
+
 
 @dataclass
 class Cache:
-    """The memory of a decoding run, of fixed size from the start: `length` positions of it are filled.
+    """The memory of a decoding run: `length` positions of it are filled.
 
     `cross_mask` says which condition vectors belong to a row; the rest pads rows to a common length.
     """
@@ -39,6 +45,11 @@ class Cache:
     positions: Positions
     cross_mask: Bool[Tensor, "B 1 1 L"] | None = None
     length: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """What its layers take, bytes."""
+        return sum(layer.nbytes for layer in self.layers)
 
     def rows(self, start: int, stop: int, source: int | None = None) -> "Cache":
         """A view of some rows, of the first `source` condition vectors if that is given: what is written to it is
@@ -69,6 +80,24 @@ class Span:
     """Of their queries and keys, where positions are rotary."""
     source_mask: Bool[Tensor, "B 1 1 L"] | None
     """Which of the condition vectors that they remember are keys."""
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where each row of a step is, in tensors: of the shapes nothing follows from it."""
+
+    rows: Int[Tensor, "B"]
+    """Their numbers."""
+    at: Int[Tensor, "B"]
+    """Steps that each remembers."""
+    length: int
+    """Of the memory that is read: more than any of these."""
+    seen: Float[Tensor, "B 1 1 L"]
+    """What is added to the scores of the keys of that memory: 0 where a row sees them, else minus infinity."""
+    rotation: Rotation | None
+    """Of each row's query and key, where positions are rotary."""
+    source_seen: Float[Tensor, "B 1 1 L2"] | None
+    """The same as `seen` for the condition vectors."""
 
 
 def reach(steps: int, past_context: int | None, device: torch.device) -> Bool[Tensor, "1 1 {steps} {steps}"]:
@@ -176,6 +205,38 @@ class Attention(nn.Module):
             first = 0 if self.past_context is None else max(0, span.start - self.past_context)
             mixed.append(self.mix_alike(queries, cache.keys[:, :, first:stop], cache.values[:, :, first:stop]))
         return self.out_projection(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+
+    def over_places(self, inputs: Float[Tensor, "B 1 D"], cache: LayerCache, places: Places) -> Float[Tensor, "B 1 D"]:
+        """`over_remembered_steps` in shapes that are the same at every step, for a graph that is captured once."""
+        queries, keys, values = self._parts(inputs)
+        if places.rotation is not None:
+            queries, keys = places.rotation.of_queries(queries), places.rotation.of_keys(keys)
+        cache.keys[places.rows, :, places.at] = keys[:, :, 0].to(cache.keys.dtype)
+        cache.values[places.rows, :, places.at] = values[:, :, 0].to(cache.values.dtype)
+        read = slice(0, places.length)
+        return self.out_projection(
+            self._mix_step(queries, cache.keys[:, :, read], cache.values[:, :, read], places.seen)
+        )
+
+    def over_source_of_places(
+        self, inputs: Float[Tensor, "B 1 D"], cache: LayerCache, places: Places
+    ) -> Float[Tensor, "B 1 D"]:
+        """`over_remembered_source` of one step of every row, in the same shapes at every step."""
+        assert cache.cross_keys is not None and cache.cross_values is not None  # noqa: PT018
+        queries = self._source_queries(inputs)
+        return self.out_projection(self._mix_step(queries, cache.cross_keys, cache.cross_values, places.source_seen))
+
+    def _mix_step(
+        self,
+        queries: Float[Tensor, "B H 1 E"],
+        keys: Float[Tensor, "B G L E"],
+        values: Float[Tensor, "B G L E"],
+        seen: Float[Tensor, "B 1 1 L"] | None,
+    ) -> Float[Tensor, "B 1 D"]:
+        """By the fused kernel. The queries of a group stand under each other, so that its keys are read once."""
+        grouped = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
+        mixed = F.scaled_dot_product_attention(grouped, keys, values, seen)
+        return mixed.reshape(len(queries), 1, self.width)
 
     def _parts(self, inputs: Float[Tensor, "B S D"]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of the inputs themselves, in heads."""

@@ -14,7 +14,7 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 from model.configuration import Precision
-from model.decoding import UNKNOWN, Drawing, Pass, Task, complete
+from model.decoding import UNKNOWN, Drawing, Pass, Resources, Task, complete
 from model.guidance import GuidanceForm, answers, condition_passes
 from model.language_model import Condition, LanguageModel
 from model.music_model import Attributes, MusicModel
@@ -77,13 +77,15 @@ def generate(
     precision: Precision = "float32",
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    resources: Resources = Resources(),
 ) -> list[Int[Tensor, "K _"]]:
     """Codes [K, frames] of each request, on the CPU.
 
     `precision` is that of the weights while they decode: `model.configuration.Precision` says what it costs.
     `progress` is told of frames as they are made; in all they are the requests' frames less their prompts'. `stop` is
-    asked before every step, and ends the work with GenerationStoppedError. Raises ValueError for a request with
-    conditions that the model does not read or a prompt of other codes, FloatingPointError for a broken model.
+    asked before every step, and ends the work with GenerationStoppedError. `resources` is what decoding may take of the
+    machine. Raises ValueError for a request with conditions that the model does not read, a prompt of other codes or
+    too little memory, FloatingPointError for a broken model.
     """
     training = model.training
     model.eval()
@@ -94,7 +96,13 @@ def generate(
                 for request in requests
             ]
         return generate_conditioned(
-            model.language_model, requests, conditions, precision=precision, stop=stop, progress=progress
+            model.language_model,
+            requests,
+            conditions,
+            precision=precision,
+            stop=stop,
+            progress=progress,
+            resources=resources,
         )
     finally:
         model.train(training)
@@ -109,6 +117,7 @@ def generate_conditioned(
     precision: Precision = "float32",
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    resources: Resources = Resources(),
 ) -> list[Int[Tensor, "K _"]]:
     """`generate` from embedded conditions: for each request a mapping a pass, as `condition_passes` gives them.
 
@@ -131,7 +140,8 @@ def generate_conditioned(
         start = pattern.first_steps[request.prompt_frames]
         tasks.append(Task(read, sequence, start, uniform, drawing, request.frames - request.prompt_frames))
     found = []
-    for pattern, sequence in zip(patterns, complete(model, tasks, stop, progress, precision), strict=True):
+    sequences = complete(model, tasks, stop, progress, precision, resources)
+    for pattern, sequence in zip(patterns, sequences, strict=True):
         codes = pattern.revert(sequence[None], UNKNOWN)[0]
         assert codes.min() >= 0, "every code of a finished clip is known"
         found.append(codes)

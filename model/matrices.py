@@ -18,17 +18,21 @@ from torch.nn import functional as F
 from model.configuration import Precision
 
 ROWS = 24
-"""Rows that are multiplied together: 8 requests, each asked for in up to 3 ways."""
+"""Rows that a CPU multiplies together: 8 requests, each asked for in up to 3 ways."""
 FEWER = (2, 4, 6, 8, 12, 16, 20)
-"""Numbers of rows that are tried for the same bits."""
+"""Numbers of rows that are tried there for the same bits."""
 FEWEST: dict[Precision, int] = {"float32": 4, "bfloat16": 4, "float16": 2, "int8": 2}
 """The least of these that are worth it: oneDNN takes longer for two rows than for four."""
+ROWS_ELSEWHERE, FEWER_ELSEWHERE = 384, (8, 16, 32, 64, 128, 192, 256)
+"""The same for other devices, where up to 128 requests go together."""
 INT8_LARGEST = 127
 """The largest whole number of 8 bits, with its negative."""
 INT8_ZERO = 128
 """What stands for zero where activations are without a sign."""
 
 Product = Callable[[Tensor], Tensor]
+Proven = dict[tuple[int, ...], tuple[int, ...]]
+"""Numbers of rows that leave a row's bits as they are, by shape of matrix."""
 
 
 class Matrix(nn.Module):
@@ -42,16 +46,15 @@ class Matrix(nn.Module):
 
     product: Product
 
-    def __init__(self, linear: nn.Module, precision: Precision, proven: dict[tuple[int, ...], tuple[int, ...]]) -> None:
+    def __init__(self, linear: nn.Module, precision: Precision, proven: Proven) -> None:
         super().__init__()
         self.counts: tuple[int, ...] = (ROWS,)
         if isinstance(linear, nn.Linear):
             weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
             self.product = product(weight, bias, precision)
-            if weight.device.type == "cpu":
-                if weight.shape not in proven:
-                    proven[tuple(weight.shape)] = same_bits(self.product, weight, FEWEST[precision])
-                self.counts = proven[tuple(weight.shape)]
+            if weight.shape not in proven:
+                proven[tuple(weight.shape)] = same_bits(self.product, weight, counts_to_try(weight.device, precision))
+            self.counts = proven[tuple(weight.shape)]
         else:
             self.product = linear
 
@@ -69,9 +72,7 @@ class Matrix(nn.Module):
 class Sections(nn.Module):
     """A matrix in parts, each of which may be asked for alone: queries, and keys with values."""
 
-    def __init__(
-        self, linear: nn.Linear, widths: list[int], precision: Precision, proven: dict[tuple[int, ...], tuple[int, ...]]
-    ) -> None:
+    def __init__(self, linear: nn.Linear, widths: list[int], precision: Precision, proven: Proven) -> None:
         super().__init__()
         self.parts = nn.ModuleList()
         self.widths = widths
@@ -159,14 +160,30 @@ def _check_kernels(precision: Precision) -> None:
         raise ValueError(f"expected a CPU that has FBGEMM's kernels for {precision} weights, got one with {engines}")
 
 
-def same_bits(multiply: Product, weight: Float[Tensor, "Y X"], fewest: int) -> tuple[int, ...]:
-    """Numbers of rows, from `fewest` to `ROWS`, in which rows have the bits that they have among `ROWS` rows."""
+def counts_to_try(device: torch.device, precision: Precision) -> tuple[int, ...]:
+    """Numbers of rows that may leave a row's bits as they are, the last of them by definition."""
+    if device.type == "cpu":
+        return (*(count for count in FEWER if count >= FEWEST[precision]), ROWS)
+    # A device that holds nothing has no bits to compare.
+    return (ROWS_ELSEWHERE,) if device.type == "meta" else (*FEWER_ELSEWHERE, ROWS_ELSEWHERE)
+
+
+def same_bits(multiply: Product, weight: Float[Tensor, "Y X"], counts: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of the numbers of rows in which rows have the bits that they have among as many as the last of them."""
+    *fewer, most = counts
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn((ROWS, weight.shape[1]), generator=generator, dtype=weight.dtype)
+    rows = torch.randn((most, weight.shape[1]), generator=generator, dtype=weight.dtype).to(weight.device)
     expected = multiply(rows)
 
     def alike(count: int) -> bool:
-        places = (slice(0, count), slice(ROWS - count, ROWS))
+        places = (slice(0, count), slice(most - count, most))
         return all(torch.equal(multiply(rows[place]), expected[place]) for place in places)
 
-    return (*(count for count in FEWER if count >= fewest and alike(count)), ROWS)
+    return (*(count for count in fewer if alike(count)), most)
+
+
+def bytes_a_weight(weight: Float[Tensor, "Y X"], precision: Precision) -> int:
+    """What a weight takes once it is packed, beside where it came from."""
+    if precision == "float32":  # elsewhere than on a CPU the weights are multiplied by as they are
+        return weight.element_size() if weight.device.type == "cpu" else 0
+    return 1 if precision == "int8" else 2

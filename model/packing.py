@@ -7,7 +7,7 @@ from torch import nn
 from model.attention import Attention
 from model.configuration import Precision
 from model.language_model import LanguageModel
-from model.matrices import Matrix, Sections
+from model.matrices import Matrix, Proven, Sections, bytes_a_weight
 from model.transformer import Layer
 
 
@@ -21,7 +21,7 @@ def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     ready = copy.deepcopy(model, shared)
-    proven: dict[tuple[int, ...], tuple[int, ...]] = {}
+    proven: Proven = {}
     for module in list(ready.modules()):
         if isinstance(module, Attention):
             if module.cross and isinstance(module.in_projection, nn.Linear):
@@ -36,3 +36,15 @@ def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
             module.contract = Matrix(module.contract, precision, proven)
     ready.heads = nn.ModuleList(Matrix(head, precision, proven) for head in ready.heads)
     return ready
+
+
+def packed_bytes(model: LanguageModel, precision: Precision) -> int:
+    """What the matrices take that `for_decoding` makes, beside the model's own weights."""
+    matrices = [*model.heads]
+    for module in model.modules():
+        if isinstance(module, Attention):
+            matrices += [module.in_projection, module.out_projection]
+        if isinstance(module, Layer):
+            matrices += [module.expand, module.contract]
+    linears = [matrix for matrix in matrices if isinstance(matrix, nn.Linear)]
+    return sum(linear.weight.numel() * bytes_a_weight(linear.weight, precision) for linear in linears)

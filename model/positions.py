@@ -6,7 +6,7 @@ arXiv:2104.09864, 3.2), which xPos lets fade with distance (arXiv:2212.10554, 3.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.configuration import LanguageModelConfig
@@ -37,7 +37,7 @@ def fading_rates(head_width: int, device: torch.device) -> Float[Tensor, "pairs"
     return (share + XPOS_SMOOTHING) / (1 + XPOS_SMOOTHING)
 
 
-def _turned(heads: Float[Tensor, "B H S E"], factors: Float[Tensor, "2 S pairs"]) -> Float[Tensor, "B H S E"]:
+def _turned(heads: Float[Tensor, "B H S E"], factors: Float[Tensor, "2 *steps pairs"]) -> Float[Tensor, "B H S E"]:
     """Each pair of neighbouring coordinates as a complex number, times its step's factor; in float32 throughout."""
     real, imaginary = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
     turned = (real * factors[0] - imaginary * factors[1], real * factors[1] + imaginary * factors[0])
@@ -46,10 +46,11 @@ def _turned(heads: Float[Tensor, "B H S E"], factors: Float[Tensor, "2 S pairs"]
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
-    """Complex factors (real parts, then imaginary ones) of queries and of keys, for each step and pair."""
+    """Complex factors (real parts, then imaginary ones) of queries and of keys, for each step and pair; for each row,
+    too, where the steps are [B, 1, S]."""
 
-    queries: Float[Tensor, "2 S pairs"]
-    keys: Float[Tensor, "2 S pairs"]
+    queries: Float[Tensor, "2 *steps pairs"]
+    keys: Float[Tensor, "2 *steps pairs"]
 
     def of_queries(self, heads: Float[Tensor, "B H S E"]) -> Float[Tensor, "B H S E"]:
         """The queries, turned."""
@@ -75,7 +76,7 @@ def rotation(length: int, head_width: int, config: LanguageModelConfig, device: 
 class Positions:
     """What a model's configuration says of the steps of a sequence; None for the way it does not use."""
 
-    sinusoids: Float[Tensor, "S D"] | None
+    sinusoids: Float[Tensor, "*steps D"] | None
     rotation: Rotation | None
 
     def between(self, start: int, stop: int) -> "Positions":
@@ -84,6 +85,16 @@ class Positions:
         return Positions(
             None if sinusoids is None else sinusoids[start:stop],
             None if rotation is None else Rotation(rotation.queries[:, start:stop], rotation.keys[:, start:stop]),
+        )
+
+    def at(self, places: Int[Tensor, "B"]) -> "Positions":
+        """That of one step for each row: sinusoids [B, 1, D], factors [2, B, 1, 1, pairs]."""
+        sinusoids, rotation = self.sinusoids, self.rotation
+        return Positions(
+            None if sinusoids is None else sinusoids[places][:, None],
+            None
+            if rotation is None
+            else Rotation(*(factors[:, places][:, :, None, None] for factors in (rotation.queries, rotation.keys))),
         )
 
 

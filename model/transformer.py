@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import Attention, Cache, LayerCache, Span, reach
+from model.attention import Attention, Cache, LayerCache, Places, Span, reach
 from model.configuration import LanguageModelConfig
 from model.positions import Rotation, positions
 
@@ -37,6 +37,8 @@ class Surroundings:
     """Whether there is nothing before the inputs: else they are one step, after those remembered."""
     spans: Sequence[Span]
     """The rows of each cache, if there are caches."""
+    places: Places | None = None
+    """Where the rows of a step are, if their shapes must not follow from it; then there is one cache, and no span."""
 
 
 class Layer(nn.Module):
@@ -86,6 +88,8 @@ class Layer(nn.Module):
         if around.first:
             cache = caches[0] if caches else None
             attended = self.self_attention.over_self(inputs, around.rotation, around.reach, cache)
+        elif around.places is not None:
+            attended = self.self_attention.over_places(inputs, caches[0], around.places)
         else:
             attended = self.self_attention.over_remembered_steps(inputs, caches, around.spans)
         return _scaled(self.dropout(attended), self.self_scale)
@@ -95,7 +99,9 @@ class Layer(nn.Module):
     ) -> Float[Tensor, "B S D"]:
         """What the conditions add."""
         assert self.cross_attention is not None
-        if caches and caches[0].cross_keys is not None:
+        if around.places is not None:
+            attended = self.cross_attention.over_source_of_places(inputs, caches[0], around.places)
+        elif caches and caches[0].cross_keys is not None:
             attended = self.cross_attention.over_remembered_source(inputs, caches, around.spans)
         elif around.source is not None:
             attended = self.cross_attention.over_source(inputs, around.source, around.source_mask)
@@ -190,13 +196,39 @@ class Transformer(nn.Module):
             cache.length += 1
         return hidden
 
-    def allocate(self, rows: int, length: int, source_length: int) -> Cache:
-        """An empty cache for `rows` rows of up to `length` positions and condition vectors of `source_length`."""
+    def step_at(
+        self, inputs: Float[Tensor, "B 1 D"], cache: Cache, at: Int[Tensor, "B"], length: int
+    ) -> Float[Tensor, "B 1 D"]:
+        """`step` where each row remembers `at` steps, which only the device knows: the shapes follow from `length` of
+        the cache, all that is read of it, alone. Nothing here looks at a value; the cache does not count."""
+        place, past_context = cache.positions.at(at), self.config.past_context
+        keys = torch.arange(length, device=at.device)
+        seen = keys <= at[:, None]
+        if past_context is not None:
+            seen = seen & (keys >= at[:, None] - past_context)
+        places = Places(
+            torch.arange(len(at), device=at.device),
+            at,
+            length,
+            _added_to_scores(seen[:, None, None], inputs),
+            place.rotation,
+            None if cache.cross_mask is None else _added_to_scores(cache.cross_mask, inputs),
+        )
+        surroundings = Surroundings(None, None, None, None, False, [], places)
+        hidden = inputs if place.sinusoids is None else inputs + place.sinusoids.to(inputs.dtype)
+        for layer, memory in zip(self.layers, cache.layers, strict=True):
+            hidden = layer(hidden, surroundings, [memory])
+        return hidden
+
+    def allocate(self, rows: int, length: int, source_length: int, device: torch.device | None = None) -> Cache:
+        """An empty cache for `rows` rows of up to `length` positions and condition vectors of `source_length`, on the
+        weights' device unless another is given."""
         weight = next(self.parameters())
         heads, size = self.config.heads, self.config.width // self.config.heads
+        device = weight.device if device is None else device
 
         def empty(heads: int, positions: int) -> Tensor:
-            return weight.new_zeros((rows, heads, positions, size))
+            return weight.new_zeros((rows, heads, positions, size), device=device)
 
         layers = [
             LayerCache(
@@ -207,8 +239,8 @@ class Transformer(nn.Module):
             )
             for _ in self.layers
         ]
-        mask = torch.zeros((rows, 1, 1, source_length), dtype=torch.bool, device=weight.device)
-        return Cache(layers, positions(length, self.config, weight.device), mask if source_length else None)
+        mask = torch.zeros((rows, 1, 1, source_length), dtype=torch.bool, device=device)
+        return Cache(layers, positions(length, self.config, device), mask if source_length else None)
 
     def lengthen(self, cache: Cache, length: int) -> None:
         """Make room for `length` positions. Views of the cache's rows stay with what they were taken of."""
@@ -236,6 +268,11 @@ class Transformer(nn.Module):
             assert memory.cross_keys is not None and memory.cross_values is not None  # noqa: PT018
             keys, values = layer.cross_attention.project_source(source)
             memory.cross_keys[:, :, :length], memory.cross_values[:, :, :length] = keys, values
+
+
+def _added_to_scores(seen: Bool[Tensor, "B 1 1 L"], like: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B 1 1 L"]:
+    """A mask in the form that fused kernels read without converting it anew in each layer."""
+    return torch.zeros_like(seen, dtype=like.dtype).masked_fill(~seen, float("-inf"))
 
 
 def initialise(module: nn.Linear | nn.Embedding, depth: int | None = None) -> None:

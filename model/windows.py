@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.conditioning.configuration import ChromaConfig
 from model.configuration import Precision
+from model.decoding import Resources
 from model.generation import GenerationRequest, check_prompt, generate
 from model.music_model import MusicModel
 
@@ -116,6 +117,7 @@ def generate_long(
     precision: Precision = "float32",
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
+    resources: Resources = Resources(),
 ) -> list[Int[Tensor, "K _"]]:
     """`generate` for clips of any length: those longer than `window` frames are made in windows.
 
@@ -128,6 +130,7 @@ def generate_long(
         stride: frames from one window to the next (AudioCraft's `extend_stride`: 18 s of 30 s).
         frame_rate: of the codes, Hz, by which the melody is cut.
         precision: of the weights while they decode.
+        resources: what decoding may take of the machine.
 
     Raises as `generate` does; ValueError for a bad stride too.
     """
@@ -147,7 +150,7 @@ def generate_long(
                 melody = melody_from(attributes.chroma, one.window.start / frame_rate, model.config.chroma)
                 attributes = replace(attributes, chroma=melody)
             windows.append(replace(one.request, attributes=attributes))
-        return generate(model, windows, precision=precision, stop=stop, progress=progress)
+        return generate(model, windows, precision=precision, stop=stop, progress=progress, resources=resources)
 
     return decode_in_windows(requests, window, stride, decode)
 

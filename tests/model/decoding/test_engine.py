@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import decoding
 from model.conditioning.configuration import ChromaConfig
+from model.decoding import drawing, exact
+from model.decoding.memory import MOST_SLOTS
 from model.generation import GenerationRequest, generate
 from model.guidance import GuidanceForm
 from model.music_model import Attributes, MusicModel
 from tests.model.generation_requests import mixed_requests
 from tests.model.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STEREO = {"codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3)}
 
 
@@ -38,14 +39,14 @@ def _logits_of_each_step(
     The rows of those that are finished fall away from the end, and are filled up with zeros.
     """
     seen = []
-    plain = decoding.next_code_probabilities
+    plain = drawing.next_code_probabilities
 
     def listen(logits: torch.Tensor, *settings: torch.Tensor) -> torch.Tensor:
         seen.append(logits.clone())
         return plain(logits, *settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "next_code_probabilities", listen)
+        patch.setattr(drawing, "next_code_probabilities", listen)
         generate(model, requests)
     return torch.nn.utils.rnn.pad_sequence(seen, batch_first=True)
 
@@ -145,7 +146,7 @@ def test_a_finished_request_makes_room_for_the_next() -> None:
         asked += 1
         return False
 
-    lengths = [60] + [10] * (3 * (decoding.SLOTS - 1))
+    lengths = [60] + [10] * (3 * (MOST_SLOTS["cpu"] - 1))
     requests = [GenerationRequest(Attributes("bass"), frames, seed=frames) for frames in lengths]
     found = generate(model, requests, stop=count)
     assert [codes.shape[1] for codes in found] == lengths
@@ -158,6 +159,6 @@ def test_the_cache_grows_with_what_is_in_it_and_the_codes_stay_those_of_one_that
 ) -> None:
     model, requests = music_model(), mixed_requests()[:5]
     roomy = generate(model, requests)
-    monkeypatch.setattr(decoding, "BLOCK", 3)
+    monkeypatch.setattr(exact, "BLOCK", 3)
     grown = generate(model, requests)
     assert all(torch.equal(one, other) for one, other in zip(roomy, grown, strict=True))

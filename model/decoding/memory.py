@@ -1,0 +1,117 @@
+"""How many sequences fit side by side into the memory that is free, worked out before any is begun.
+
+Nearly all of it is keys and values: in MusicGen-small 196 kB a step and row in float32, 0.6 GB for half a minute with
+guidance. The engine's own allocation is asked for on a device that holds nothing, so that what is planned is what is
+taken.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from model.configuration import LanguageModelConfig, Precision
+from model.decoding.fixed import filled_up
+from model.decoding.tasks import Task
+from model.language_model import LanguageModel
+from model.packing import packed_bytes
+
+SHARE = 0.9
+"""Of the free memory that a plan takes at most: allocators round up, and others need some too."""
+MOST_SLOTS = {"cpu": 8, "cuda": 128}
+"""Sequences that are decoded together at most, by device. On a CPU more are no faster, and the numbers of rows that are
+proven to leave a row's bits as they are end there (`model.matrices.ROWS`)."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How many sequences are decoded at once, and what that takes."""
+
+    slots: int
+    needed: int
+    """Bytes."""
+    free: int | None
+    """Bytes; None where nobody said."""
+
+    def __str__(self) -> str:
+        free = "" if self.free is None else f" of {_gigabytes(self.free)} free"
+        return f"decoding {self.slots} sequences at once: {_gigabytes(self.needed)}{free}"
+
+
+def plan_memory(
+    model: LanguageModel, tasks: Sequence[Task], precision: Precision, slots: int, free: int | None
+) -> MemoryPlan:
+    """As many slots as fit, `slots` at most.
+
+    Args:
+        free: bytes that there are; None plans for all the slots.
+
+    Raises:
+        ValueError: not even one sequence fits.
+    """
+    needs = Needs(model, tasks, precision)
+    if free is None:
+        return MemoryPlan(slots, needs.of(slots), None)
+    fitting = next((count for count in range(slots, 0, -1) if needs.of(count) <= SHARE * free), 0)
+    if not fitting:
+        raise ValueError(
+            f"expected {_gigabytes(needs.of(1) / SHARE)} of free memory to decode one sequence of {needs.room} steps, "
+            f"got {_gigabytes(free)}: free some, ask for shorter clips, or take a smaller model or a precision of "
+            "fewer bits"
+        )
+    return MemoryPlan(fitting, needs.of(fitting), free)
+
+
+class Needs:
+    """What decoding some tasks takes, by the number of slots."""
+
+    def __init__(self, model: LanguageModel, tasks: Sequence[Task], precision: Precision) -> None:
+        self.model, self.precision = model, precision
+        self.rows = max(task.rows for task in tasks)
+        """Of a slot."""
+        longest = max(task.prefix_length + task.steps for task in tasks)
+        self.room = longest if model.device.type == "cpu" else filled_up(longest)
+        """Steps that a row has room for, prefix included."""
+        self.steps = max(task.steps for task in tasks)
+        self.known = max(task.prefix_length + task.start for task in tasks)
+        """Steps that are read at once."""
+        self.source_length = max(task.source_length for task in tasks)
+        self.weights = packed_bytes(model, precision)
+
+    def of(self, slots: int) -> int:
+        """Bytes of so many slots."""
+        return self.weights + self._remembered(slots) + max(self._drawing(slots), self._beginning())
+
+    def _remembered(self, slots: int) -> int:
+        """Keys and values, and what is known of each sequence."""
+        cache = self.model.transformer.allocate(
+            slots * self.rows, self.room, self.source_length, device=torch.device("meta")
+        )
+        # A layer that grows is there twice while it is copied.
+        growing = cache.layers[0].nbytes if self.model.device.type == "cpu" else 0
+        config = self.model.config
+        added = self.rows * config.width * self.model.dtype.itemsize if config.sum or config.interpolate else 0
+        sequences = slots * self.steps * (config.codebooks * 2 * torch.long.itemsize + added)
+        return cache.nbytes + growing + sequences
+
+    def _drawing(self, slots: int) -> int:
+        """Of a step: logits of each row, and probabilities sorted and summed up."""
+        config, single = self.model.config, torch.float32.itemsize
+        entries = config.codebooks * config.cardinality
+        sorting = 6 * single + 2 * torch.long.itemsize + 2 * torch.float64.itemsize
+        return slots * (self.rows * (2 * entries + _activations(config)) * single + entries * (3 * single + sorting))
+
+    def _beginning(self) -> int:
+        """Of reading what is known of a task, all at once: activations, and each query's weights of what it sees."""
+        config, single = self.model.config, torch.float32.itemsize
+        scores = 3 * config.heads * max(self.known, self.source_length)
+        return self.rows * self.known * (_activations(config) + scores) * single
+
+
+def _activations(config: LanguageModelConfig) -> int:
+    """Numbers that a layer holds at once for a row and step: of the feed-forward part, or of queries, keys, values."""
+    return 2 * config.width + max(2 * config.expanded_width, 6 * config.width)
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
