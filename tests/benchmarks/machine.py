@@ -27,6 +27,13 @@ def circumstances() -> str:
     return f"{now}, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {', '.join(versions)}"
 
 
+def peak_megabytes() -> float:
+    """What this process had of memory at its highest, MB. The usual number, `ru_maxrss`, is also that of the process
+    which started it, where that was larger."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
+
+
 def _processor() -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []

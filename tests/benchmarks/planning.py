@@ -7,7 +7,6 @@ would have left of them, so that there is nothing to do. Its making is not timed
 import argparse
 import hashlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.intake.ledger import Ledger, split_of
 from stages.intake.listing import list_source
 from stages.planning import Chain, plan_chain
+from tests.benchmarks.machine import peak_megabytes
 from tests.benchmarks.results import Figure, Report
 from tests.benchmarks.running import alone, options
 
@@ -124,7 +124,7 @@ def plan_once(root: Path, shard_size: int) -> dict:
     return {
         "seconds": round(time.perf_counter() - begun, 2),
         "processor_seconds": round(time.process_time(), 2),
-        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "megabytes": round(peak_megabytes()),
         "jobs": sum(len(plan.jobs) for plan in plans),
         "rows": plans[0].reuse,
     }
