@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stages.audio.true_peak import TruePeak
+from stages.audio.weighting import Weighting
+
 SILENCE_DBFS = -60.0
 """A window whose every channel has an RMS below this is silent."""
 
@@ -18,6 +21,9 @@ SILENCE_WINDOW = 0.05
 
 FULL_SCALE = 32_767 / 32_768
 """A sample at or beyond 16-bit full scale counts as clipped."""
+
+PART = 2**17
+"""Samples a channel that are measured together: arrays of a megabyte, small beside a whole recording."""
 
 _GATE_LUFS, _RELATIVE_GATE, _OFFSET = -70.0, -10.0, -0.691
 
@@ -52,46 +58,33 @@ class Meter:
     """
 
     def __init__(self, sample_rate: int, channels: int) -> None:
-        import pyloudnorm
-        import soxr
-
-        filters = pyloudnorm.Meter(sample_rate)._filters
-        self._filters = [(one.b, one.a, np.zeros((channels, 2))) for one in filters.values()]
         weights = {5: (1, 1, 1, 1.41, 1.41), 6: (1, 1, 1, 0, 1.41, 1.41), 8: (1, 1, 1, 0, *[1.41] * 4)}
         self._weights = np.array(weights.get(channels, [1.0] * channels))
-        self._hops = _Windows(sample_rate, 0.1)
-        self._windows = _Windows(sample_rate, SILENCE_WINDOW)
-        self._oversampler = soxr.ResampleStream(sample_rate, 4 * sample_rate, channels, dtype="float32", quality="HQ")
-        self._peak, self._clipped, self._values = 0.0, 0, 0
+        self._weighting, self._true_peak = Weighting(sample_rate, channels), TruePeak(channels)
+        self._hops = _Energies(sample_rate, 0.1, channels)
+        self._windows = _Energies(sample_rate, SILENCE_WINDOW, channels)
+        self._clipped, self._values = 0, 0
 
     def update(self, block: np.ndarray) -> None:
-        from scipy.signal import lfilter
-
-        if block.shape[1] == 0:
-            return
-        magnitude = np.abs(block)
-        self._clipped += int((magnitude >= FULL_SCALE).sum())
-        self._values += block.size
-        self._peak = max(self._peak, float(magnitude.max()), self._oversampled_peak(block, last=False))
-        self._windows.update(np.square(block, dtype=np.float64))
-        weighted = block.astype(np.float64)
-        for position, (b, a, state) in enumerate(self._filters):
-            weighted, state = lfilter(b, a, weighted, axis=1, zi=state)
-            self._filters[position] = (b, a, state)
-        self._hops.update(np.square(weighted))
+        for start in range(0, block.shape[1], PART):
+            self._take(block[:, start : start + PART])
 
     def result(self) -> Measures:
+        """The measures of all that came; call it once, at the end."""
         if self._values == 0:
             return Measures(None, None, 1.0, 0.0)
-        peak = max(self._peak, self._oversampled_peak(np.zeros((len(self._weights), 0), np.float32), last=True))
-        means = self._windows.means(partial=True)
+        self._hops.update(self._weighting.finish())
+        means, peak = self._windows.means(partial=True), self._true_peak.result()
         silent = (means.max(axis=0) < 10 ** (SILENCE_DBFS / 10)).mean()
         decibels = 20 * math.log10(peak) if peak > 0 else None
         return Measures(self._loudness(), decibels, float(silent), self._clipped / self._values)
 
-    def _oversampled_peak(self, block: np.ndarray, last: bool) -> float:
-        finer = self._oversampler.resample_chunk(np.ascontiguousarray(block.T, dtype=np.float32), last=last)
-        return float(np.abs(finer).max()) if finer.size else 0.0
+    def _take(self, part: np.ndarray) -> None:
+        self._values += part.size
+        self._clipped += int(np.count_nonzero((part >= FULL_SCALE) | (part <= -FULL_SCALE)))
+        self._true_peak.update(part)
+        self._windows.update(part)
+        self._hops.update(self._weighting.update(part))
 
     def _loudness(self) -> float | None:
         hops = self._weights @ self._hops.means(partial=False)
@@ -105,29 +98,30 @@ class Meter:
         return float(_lufs(above.mean()))
 
 
-class _Windows:
-    """Means of consecutive windows of a stream of energies [C, n], whatever the lengths of its blocks."""
+class _Energies:
+    """Mean squares of consecutive windows of a stream [C, n], whatever the lengths of its blocks."""
 
-    def __init__(self, sample_rate: int, seconds: float) -> None:
+    def __init__(self, sample_rate: int, seconds: float, channels: int) -> None:
         self._length = max(1, round(sample_rate * seconds))
-        self._rest: np.ndarray | None = None
-        self._sums: list[np.ndarray] = []
+        self._rest = np.zeros((channels, 0), np.float32)
+        self._means: list[np.ndarray] = []
 
-    def update(self, energies: np.ndarray) -> None:
-        if self._rest is not None:
-            energies = np.concatenate([self._rest, energies], axis=1)
-        channels, length = energies.shape
+    def update(self, samples: np.ndarray) -> None:
+        samples = np.concatenate([self._rest, samples], axis=1)
+        channels, length = samples.shape
         whole = length // self._length
-        used = energies[:, : whole * self._length].reshape(channels, whole, self._length)
-        self._sums.append(used.mean(axis=2))
-        self._rest = energies[:, whole * self._length :]
+        self._means.append(_mean_squares(samples[:, : whole * self._length].reshape(channels, whole, self._length)))
+        self._rest = samples[:, whole * self._length :]
 
     def means(self, partial: bool) -> np.ndarray:
         """The means [C, windows]; with `partial`, also of the shorter window at the end."""
-        parts = list(self._sums)
-        if partial and self._rest is not None and self._rest.shape[1]:
-            parts.append(self._rest.mean(axis=1, keepdims=True))
-        return np.concatenate(parts, axis=1) if parts else np.zeros((1, 0))
+        last = [_mean_squares(self._rest[:, None])] if partial and self._rest.shape[1] else []
+        return np.concatenate([*self._means, *last], axis=1)
+
+
+def _mean_squares(windows: np.ndarray) -> np.ndarray:
+    """[C, windows, n] → [C, windows]."""
+    return (windows[:, :, None] @ windows[:, :, :, None])[:, :, 0, 0] / windows.shape[2]
 
 
 def _lufs(energy: np.ndarray) -> np.ndarray:

@@ -1,0 +1,76 @@
+"""K-weighting (ITU-R BS.1770-5, Annex 1): the two filters before loudness, as matrix products.
+
+A recursive filter takes one sample after the other. Over a step of 32 samples it is a matrix all the same: samples and
+the state before them go in, weighted samples and the state after them come out. So the steps of a block are one
+product, and only their states, four numbers each, follow on one another. The coefficients are pyloudnorm's, which finds
+them for every sample rate.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+
+STEP = 32
+"""Samples in a step: longer ones have larger products, shorter ones more states."""
+
+STATES = 4
+"""Two for each of the two filters."""
+
+
+class Weighting:
+    """Weights a stream: `update` with blocks in order, then `finish`.
+
+    Args:
+        sample_rate: Hz.
+    """
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        matrix = _matrix(sample_rate)
+        self._weight, self._carry = (part.astype(np.float32) for part in (matrix[:STEP, :STEP], matrix[STEP:, :STEP]))
+        self._enter, self._advance = matrix[:STEP, STEP:], matrix[STEP:, STEP:]
+        self._state = np.zeros((channels, STATES))
+        self._rest = np.zeros((channels, 0), np.float32)
+
+    def update(self, block: np.ndarray) -> np.ndarray:
+        """float [C, n] → float32 [C, n'], the next weighted samples: those of whole steps, the others wait.
+
+        States are float64, since the filter's memory of half a second would add up their rounding."""
+        samples = np.concatenate([self._rest, block], axis=1, dtype=np.float32)
+        count = samples.shape[1] // STEP
+        self._rest = samples[:, count * STEP :]
+        steps = samples[:, : count * STEP].reshape(len(block), count, STEP)
+        weighted = steps @ self._weight
+        weighted += self._states(steps.astype(np.float64) @ self._enter).astype(np.float32) @ self._carry
+        return weighted.reshape(len(block), count * STEP)
+
+    def finish(self) -> np.ndarray:
+        """The samples that waited: float32 [C, n], n < 32."""
+        count = self._rest.shape[1]
+        return self.update(np.zeros((len(self._rest), STEP - count)))[:, :count]
+
+    def _states(self, added: np.ndarray) -> np.ndarray:
+        """The state before each step [C, steps, 4], from what each step alone adds to the one after it.
+
+        Sums over 1, 2, 4 … steps are joined (Hillis and Steele, 1986), so that no loop goes over the steps."""
+        states = np.concatenate([self._state[:, None], added], axis=1)
+        power, reach = self._advance, 1
+        while reach < states.shape[1]:
+            states[:, reach:] += states[:, :-reach] @ power
+            power, reach = power @ power, 2 * reach
+        self._state = states[:, -1]
+        return states[:, :-1]
+
+
+@lru_cache(maxsize=8)
+def _matrix(sample_rate: int) -> np.ndarray:
+    """[32 + 4, 32 + 4]: a row of samples and states times this is a row of weighted samples and next states."""
+    import pyloudnorm
+    from scipy.signal import lfilter
+
+    rows = np.eye(STEP + STATES)
+    samples, states = rows[:, :STEP], []
+    for position, one in enumerate(pyloudnorm.Meter(sample_rate)._filters.values()):
+        given = rows[:, STEP + 2 * position : STEP + 2 * position + 2]
+        samples, after = lfilter(one.b, one.a, samples, axis=1, zi=given)
+        states.append(after)
+    return np.concatenate([samples, *states], axis=1)
