@@ -1,20 +1,14 @@
 """`prefect.yaml`: every deployment loads, and a real server, work pool and worker run one, by hand and on schedule."""
 
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-import yaml
 
 from schemas import Store
 from schemas.database import query
+from tests.flows.command_line import make_recordings
+from tests.flows.deploying import PREFECT, PROJECT, deploy, worker
 
-ROOT = Path(__file__).resolve().parents[2]
-PROJECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS = PROJECT["deployments"]
 TRAINING = {"catalog", "train", "train_codec", "demo_models"}
 
@@ -56,47 +50,14 @@ def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest
 
 @pytest.fixture
 def deployed(server, tmp_path):
-    """All deployments on the server, on a store and a source of this test, without schedules; a worker runs."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for number in range(3):
-        soundfile.write(source / f"{number}.flac", 0.3 * np.sin(np.arange(16_000) * (0.05 + number / 100)), 16_000)
-    store = Store(str(tmp_path / "store"))
-    project = PROJECT | {"deployments": [_on(one, str(tmp_path / "store"), str(source)) for one in DEPLOYMENTS]}
-    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(project))
-    prefect = [sys.executable, "-m", "prefect"]
-    for pool in ("cpu", "gpu"):
-        made = server.command(*prefect, "work-pool", "create", pool, "--type", "process", "--overwrite")
-        assert made.returncode == 0, made.stderr
-    environment = server.environment | {"PWD": str(tmp_path)}
-    deploy = subprocess.run(
-        [*prefect, "deploy", "--all"], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240
-    )
-    assert deploy.returncode == 0, deploy.stdout + deploy.stderr
-    with open(tmp_path / "worker.log", "w") as log:
-        worker = subprocess.Popen(
-            [*prefect, "worker", "start", "--pool", "cpu"], env=environment, cwd=tmp_path, stdout=log, stderr=log
-        )
-        try:
-            yield store
-        finally:
-            worker.terminate()
-            try:
-                worker.wait(30)
-            except subprocess.TimeoutExpired:
-                worker.kill()
-
-
-def _on(deployment, store, source):
-    settings = {"store": store, "source": source, "workers": 1}
-    changed = deployment | {"parameters": {"recipe": {"preset": "miniature"}, "settings": settings}}
-    changed.pop("schedules", None)
-    return changed
+    """All deployments on the server, on a store and a source of this test; a worker runs."""
+    deploy(server, tmp_path, make_recordings(tmp_path / "source", 3), DEPLOYMENTS)
+    with worker(server, tmp_path):
+        yield Store(str(tmp_path / "store"))
 
 
 def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(server, deployed, tmp_path):
-    prefect = [sys.executable, "-m", "prefect"]
-    run = [*prefect, "deployment", "run", "ingest/hourly"]
+    run = [*PREFECT, "deployment", "run", "ingest/hourly"]
     wrong = server.command(*run, "--param", 'recipe={"ingest": {"shard_size": 0}}', timeout=240)
     assert wrong.returncode != 0
     assert "shard_size" in wrong.stdout + wrong.stderr
@@ -106,7 +67,7 @@ def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameter
     assert query(deployed, "SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 3}]
     # Only now: a run by hand waits behind those of a schedule that is faster than the machine.
     words = ("deployment", "schedule", "create", "ingest/hourly", "--interval", "5")
-    scheduled = server.command(*prefect, *words, timeout=240)
+    scheduled = server.command(*PREFECT, *words, timeout=240)
     assert scheduled.returncode == 0, scheduled.stdout + scheduled.stderr
     assert scheduled_run(server, "ingest", seconds=400), (tmp_path / "worker.log").read_text()
     assert query(deployed, "SELECT count(*) AS n FROM runs").to_pylist()[0]["n"] >= 2

@@ -1,6 +1,7 @@
 """Prefect's own server goes with the run that it came with, however that ends."""
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.command_line import make_recordings, segue
+from tests.flows.processes import Process, processes
 
 GONE_SECONDS = 10.0
 """By when nothing of a killed run may be left, on a machine that has other work."""
@@ -29,7 +31,7 @@ def test_a_run_that_is_killed_leaves_neither_its_server_nor_what_watches_it_behi
         "settings.workers=1",
     ]
     process = segue(*words, environment=environment)
-    left: dict[int, str] = {}
+    left: list[Process] = []
     try:
         left = server_and_watcher(process)
         if when == "while it reads recordings":
@@ -39,19 +41,19 @@ def test_a_run_that_is_killed_leaves_neither_its_server_nor_what_watches_it_behi
         deadline = time.monotonic() + GONE_SECONDS
         while still_there(left) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert still_there(left) == {}
+        assert still_there(left) == []
     finally:
         process.kill()
-        for pid in still_there(left):
-            os.kill(pid, 9)
+        for one in still_there(left):
+            os.kill(one.pid, signal.SIGKILL)
 
 
-def server_and_watcher(run: "subprocess.Popen[str]") -> dict[int, str]:
-    """The command lines of a run's server and of what watches it, as soon as both are there, by their numbers."""
+def server_and_watcher(run: "subprocess.Popen[str]") -> list[Process]:
+    """A run's server and what watches it, as soon as both are there."""
     deadline = time.monotonic() + 120
     while True:
-        children = {pid: words for pid, (above, words) in processes().items() if above == run.pid}
-        both = {pid: words for pid, words in children.items() if "uvicorn" in words or words.startswith("/bin/sh")}
+        children = [one for one in processes() if one.parent == run.pid]
+        both = [one for one in children if "uvicorn" in one.words or one.words.startswith("/bin/sh")]
         if len(both) == 2:
             return both
         assert run.poll() is None, run.stderr.read()
@@ -59,13 +61,7 @@ def server_and_watcher(run: "subprocess.Popen[str]") -> dict[int, str]:
         time.sleep(0.02)
 
 
-def still_there(before: dict[int, str]) -> dict[int, str]:
+def still_there(before: list[Process]) -> list[Process]:
     """Those of some processes that have not ended (another process may have got the number of one)."""
-    return {pid: words for pid, (_, words) in processes().items() if before.get(pid) == words}
-
-
-def processes() -> dict[int, tuple[int, str]]:
-    """The parent and the command line of every process that has not ended."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=3) for line in listed.splitlines()]
-    return {int(row[0]): (int(row[1]), row[3]) for row in rows if len(row) == 4 and not row[2].startswith("Z")}
+    known = {(one.pid, one.words) for one in before}
+    return [one for one in processes() if (one.pid, one.words) in known]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.stopping import GRACE_SECONDS, STOPPED
 from tests.flows.command_line import make_recordings, segue
+from tests.flows.processes import processes
 
 
 def started(process: subprocess.Popen[str]) -> None:
@@ -66,6 +67,4 @@ def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_w
 
 def in_group(group: int) -> list[int]:
     """The processes of a process group that have not ended."""
-    listed = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in listed.splitlines()]
-    return [int(pid) for pid, found, state in rows if int(found) == group and not state.startswith("Z")]
+    return [one.pid for one in processes() if one.group == group]

@@ -1,0 +1,55 @@
+"""`prefect.yaml` deployed on the tests' server, with a store and a source of a test, and a worker that runs it."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from tests.flows.conftest import Server
+
+PROJECT = yaml.safe_load((Path(__file__).resolve().parents[2] / "prefect.yaml").read_text())
+PREFECT = [sys.executable, "-m", "prefect"]
+
+
+def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dict]) -> None:
+    """Deploy from `folder`, without schedules, onto the store `<folder>/store`."""
+    settings = {"store": str(folder / "store"), "source": str(source), "workers": 1}
+    ours = {"parameters": {"recipe": {"preset": "miniature"}, "settings": settings}, "schedules": []}
+    (folder / "prefect.yaml").write_text(yaml.safe_dump(PROJECT | {"deployments": [one | ours for one in deployments]}))
+    for pool in ("cpu", "gpu"):
+        made = server.command(*PREFECT, "work-pool", "create", pool, "--type", "process", "--overwrite")
+        assert made.returncode == 0, made.stderr
+    done = subprocess.run(
+        [*PREFECT, "deploy", "--all"],
+        env=server.environment | {"PWD": str(folder)},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@contextmanager
+def worker(server: Server, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker of the pool `cpu`, which writes `<folder>/worker.log`."""
+    with open(folder / "worker.log", "a") as log:
+        process = subprocess.Popen(
+            [*PREFECT, "worker", "start", "--pool", "cpu"],
+            env=server.environment | {"PWD": str(folder)},
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
