@@ -1,0 +1,59 @@
+"""What a benchmark says of its figures."""
+
+import pytest
+
+from tests.benchmarks.results import HEADER, Figure, Report, append, headed, number
+
+
+def test_less_of_a_time_and_more_of_a_rate_are_the_better_ones():
+    time = Figure("a step", "s", 2.0, "less", peer=6.0, ratio_goal=2.5, limit=1.0)
+    rate = Figure("audio", "s a second", 30.0, "more", peer=10.0, ratio_goal=2.5, limit=60.0)
+    for figure in (time, rate):
+        assert figure.ratio == pytest.approx(3.0)
+        assert figure.share_of_limit == pytest.approx(0.5)
+        assert figure.reached is True
+
+
+@pytest.mark.parametrize(("better", "reaching", "missing"), [("less", 10.0, 10.1), ("more", 10.0, 9.9)])
+def test_a_figure_at_its_goal_reaches_it_and_one_beside_it_does_not(better, reaching, missing):
+    assert Figure("", "s", reaching, better, goal=10.0).reached is True
+    assert Figure("", "s", missing, better, goal=10.0).reached is False
+    assert Figure("", "s", missing, better).reached is None
+
+
+def test_a_ratio_below_its_goal_does_not_reach_it():
+    assert Figure("", "s", 2.0, "less", peer=2.9, ratio_goal=1.5).reached is False
+
+
+def test_columns_that_no_figure_fills_are_left_out_and_the_peer_is_named():
+    report = Report("Steps", "transformers")
+    report.add(Figure("float32", "s", 2.0, "less", peer=3.0, ratio_goal=1.4))
+    report.add(Figure("bfloat16", "s", 1.0, "less", peer=3.0))
+    report.say("Of one machine.")
+    lines = report.markdown().splitlines()
+    assert lines[0] == "### Steps"
+    assert lines[2] == "| what | unit | transformers | here | ratio | goal | reached |"
+    assert lines[4] == "| float32 | s | 3 | 2 | 1.50 | ≥ 1.4 × | yes |"
+    assert lines[5] == "| bfloat16 | s | 3 | 1 | 3.00 |  |  |"
+    assert lines[-1] == "Of one machine."
+
+
+def test_every_row_has_a_cell_for_each_heading():
+    assert len(Figure("", "s", 1.0, "less", peer=2.0, goal=3.0, limit=0.5, equal="all").cells()) == len(HEADER)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"), [(None, ""), (0.012345, "0.0123"), (55.72, "55.7"), (177.4, "177"), (1234567.8, "1,234,568")]
+)
+def test_a_number_has_three_digits_or_all_whole_ones(value, written):
+    assert number(value) == written
+
+
+def test_results_are_put_at_the_end_of_a_file_below_date_and_machine(tmp_path, capsys):
+    file = tmp_path / "RESULTS.md"
+    file.write_text("# Results\n")
+    append(headed([Report("Steps")], "a machine, 2 cores", "load 0.1"), file)
+    written = file.read_text()
+    assert written.startswith("# Results\n\n## 2")
+    assert ", a machine, 2 cores\n\nload 0.1.\n\n### Steps\n" in written
+    assert written.endswith(capsys.readouterr().out.removesuffix("\n"))
