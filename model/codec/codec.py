@@ -17,6 +17,7 @@ from model.codec.coder import CodecNetwork, Coder, Margins
 from model.codec.dac import dac_coder
 from model.codec.encodec import encodec_coder
 from model.codec.mimi import mimi_coder
+from model.codec.ready import for_inference
 
 WINDOW_SECONDS = 30.0
 """Length of a window, where the margins of the codec are not so wide that most of it would be thrown away."""
@@ -71,7 +72,7 @@ class Codec:
             raise ValueError(f"expected 1 to {coder.codebooks} codebooks, got {codebooks}")
         network.eval().requires_grad_(False).to(device)
         coder.prepare()
-        self.coder, self.network, self.device = coder, network, device
+        self.coder, self.network, self.device = coder_of(for_inference(network)), network, device
         self.codebooks = coder.codebooks if codebooks is None else codebooks
         self.cardinality, self.sample_rate = coder.cardinality, coder.sample_rate
         self.channels, self.hop = coder.channels, coder.hop

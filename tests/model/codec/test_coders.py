@@ -98,7 +98,9 @@ def test_an_odd_stride_costs_the_end_of_a_sound_a_few_samples_and_moves_none() -
     made, back = codec.decode(codes), theirs_back("dac", network, codes)
     lacking = made.shape[-1] - back.shape[-1]
     assert 0 < lacking < codec.hop
-    assert torch.equal(made[..., :-lacking], back)
+    torch.testing.assert_close(made[..., :-lacking], back)
+    with torch.no_grad():
+        assert torch.equal(coder_of(network).decode(codes)[..., :-lacking], back)
     assert not made[..., -lacking:].any()
 
 
