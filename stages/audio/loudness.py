@@ -1,8 +1,8 @@
 """How loud a recording is, and how much of it is silent or clipped, in one pass over blocks of any length.
 
-Loudness is ITU-R BS.1770's integrated loudness: K-weighted (pyloudnorm's filters), 400 ms blocks at 75 % overlap, gated
-absolutely at -70 LUFS and relatively at -10 LU. True peak is its Annex 2: the highest value at four times the rate.
-pyloudnorm itself wants all samples at once, which a four-hour mix does not afford.
+Loudness is ITU-R BS.1770's integrated loudness: K-weighted, 400 ms blocks at 75 % overlap, gated absolutely at -70 LUFS
+and relatively at -10 LU. True peak is its Annex 2: the highest value at four times the rate. pyloudnorm, which agrees
+with it, wants all samples at once, which a four-hour mix does not afford.
 """
 
 import math

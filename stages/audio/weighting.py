@@ -2,10 +2,14 @@
 
 A recursive filter takes one sample after the other. Over a step of 32 samples it is a matrix all the same: samples and
 the state before them go in, weighted samples and the state after them come out. So the steps of a block are one
-product, and only their states, four numbers each, follow on one another. The coefficients are pyloudnorm's, which finds
-them for every sample rate.
+product, and only their states, four numbers each, follow on one another.
+
+The standard gives coefficients for 48 kHz; for every rate they come from the analogue filters behind them, with the
+parameters that pyloudnorm takes for these (Steinmetz and Reiss, 2021) and the formulas of Bristow-Johnson's cookbook.
 """
 
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -61,16 +65,50 @@ class Weighting:
         return states[:, :-1]
 
 
+@dataclass(frozen=True)
+class _Biquad:
+    """b[0] + b[1] / z + b[2] / z², divided by 1 + a[1] / z + a[2] / z²."""
+
+    b: np.ndarray
+    a: np.ndarray
+
+    def run(self, samples: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Samples [rows, n] and states [rows, 2] → filtered samples and the states after them (direct form II,
+        transposed), sample by sample."""
+        filtered = np.empty_like(samples)
+        first, second = states.T
+        for place in range(samples.shape[1]):
+            given = samples[:, place]
+            filtered[:, place] = given * self.b[0] + first
+            first = given * self.b[1] - filtered[:, place] * self.a[1] + second
+            second = given * self.b[2] - filtered[:, place] * self.a[2]
+        return filtered, np.stack([first, second], axis=1)
+
+
+def _high_shelf(sample_rate: int, decibels: float, hertz: float, quality: float) -> _Biquad:
+    amplitude = 10 ** (decibels / 40)
+    turn = 2 * math.pi * hertz / sample_rate
+    cosine, width = math.cos(turn), math.sqrt(amplitude) * math.sin(turn) / quality
+    more, less = amplitude + 1, amplitude - 1
+    b = np.array([more + less * cosine + width, -2 * (less + more * cosine), more + less * cosine - width]) * amplitude
+    a = np.array([more - less * cosine + width, 2 * (less - more * cosine), more - less * cosine - width])
+    return _Biquad(b / a[0], a / a[0])
+
+
+def _high_pass(sample_rate: int, hertz: float, quality: float) -> _Biquad:
+    turn = 2 * math.pi * hertz / sample_rate
+    cosine, width = math.cos(turn), math.sin(turn) / (2 * quality)
+    b, a = np.array([0.5, -1.0, 0.5]) * (1 + cosine), np.array([1 + width, -2 * cosine, 1 - width])
+    return _Biquad(b / a[0], a / a[0])
+
+
 @lru_cache(maxsize=8)
 def _matrix(sample_rate: int) -> np.ndarray:
     """[32 + 4, 32 + 4]: a row of samples and states times this is a row of weighted samples and next states."""
-    import pyloudnorm
-    from scipy.signal import lfilter
-
     rows = np.eye(STEP + STATES)
     samples, states = rows[:, :STEP], []
-    for position, one in enumerate(pyloudnorm.Meter(sample_rate)._filters.values()):
-        given = rows[:, STEP + 2 * position : STEP + 2 * position + 2]
-        samples, after = lfilter(one.b, one.a, samples, axis=1, zi=given)
+    filters = (_high_shelf(sample_rate, 4.0, 1500.0, math.sqrt(0.5)), _high_pass(sample_rate, 38.0, 0.5))
+    for position, one in enumerate(filters):
+        samples, after = one.run(samples, rows[:, STEP + 2 * position : STEP + 2 * position + 2])
         states.append(after)
     return np.concatenate([samples, *states], axis=1)

@@ -9,7 +9,7 @@ from stages.processes.order import in_order
 from stages.processes.pool import Call, Died, Pool, TookTooLong
 
 FILES_PER_WORKER = 8
-"""A further worker is worth its start of about a second from so many files on."""
+"""A further worker is worth its start of about half a second from so many files on."""
 
 WAITING = 4
 """Files in hand for each worker: it bounds memory, and keeps the others busy while one reads a long file."""
@@ -17,7 +17,7 @@ WAITING = 4
 BASE_SECONDS, SECONDS_PER_MIB = 300.0, 4.0
 """How long a worker may take for a file: a hundred times what is usual, so that only a decoder that hangs meets it."""
 
-MODULES = ("av", "mutagen", "pyloudnorm", "scipy.signal", "soxr")
+MODULES = ("av", "mutagen", "soxr")
 """What a worker imports before its first file."""
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy.signal import lfilter
 
-from stages.audio.weighting import Weighting
+from stages.audio.weighting import Weighting, _matrix
 
 
 def recursive(sound: np.ndarray, rate: int) -> np.ndarray:
@@ -44,3 +44,10 @@ def test_rounding_does_not_add_up_over_a_long_recording():
     found = np.concatenate([weighting.update(sound), weighting.finish()], axis=1)[:, 1_950_000:]
     expected = recursive(sound, 44_100)[:, 1_950_000:]
     assert np.mean(found.astype(np.float64) ** 2) == pytest.approx(np.mean(expected**2), rel=1e-3)
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 384_000])
+def test_a_click_rings_as_in_the_reference_to_the_last_bit_that_counts(rate):
+    """Both filters' coefficients at once, in float64."""
+    click = np.eye(1, 32)
+    np.testing.assert_allclose(_matrix(rate)[0, :32], recursive(click, rate)[0], rtol=1e-12, atol=1e-15)
