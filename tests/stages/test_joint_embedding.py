@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoFeatureExtractor, ClapModel
 
 from stages.joint_embedding import load_joint_embedder, window_starts
 from tests.stages.clap_models import SENTENCES, laion_network, write_laion, write_transformers, write_vocabulary
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clap")
-    network = laion_network(seed=0)
+def made(tmp_path_factory):
+    return tmp_path_factory.mktemp("clap")
+
+
+@pytest.fixture(scope="module")
+def both(made):
+    folder, network = made, laion_network(seed=0)
     write_laion(folder / "laion.pt", network)
     write_transformers(folder / "transformers", network)
     vocabulary = write_vocabulary(folder / "vocabulary")
@@ -47,6 +52,28 @@ def test_the_two_forms_agree_on_a_short_stereo_recording_at_another_rate(both):
     found, other = (model.embed_audio(recording, 22_050, 10.0) for model in (laion, folder))
     assert found.starts == other.starts == [0.0]
     assert np.abs(found.embeddings - other.embeddings).max() < 1e-5
+
+
+def test_a_folder_gives_what_transformers_own_extractor_and_model_give(both, made):
+    recording = sound(13.0)
+    found = both[1].embed_audio(recording, 48_000, 10.0)
+    folder = made / "transformers"
+    network, extractor = ClapModel.from_pretrained(folder).eval(), AutoFeatureExtractor.from_pretrained(folder)
+    pcm = (recording[0] * 32_767).astype(np.int16).astype(np.float32) / np.float32(32_767)
+    for start, embedding in zip((0, 144_000), found.embeddings, strict=True):
+        features = extractor(pcm[start : start + 480_000], sampling_rate=48_000, return_tensors="pt")
+        with torch.no_grad():
+            expected = network.get_audio_features(features["input_features"].float()).pooler_output[0]
+        assert np.abs(embedding - expected.numpy()).max() < 1e-6
+
+
+def test_windows_that_share_a_pass_have_the_embeddings_that_they_have_alone(both, made):
+    recording = sound(33.0)
+    for alone, path in zip(both, (made / "laion.pt", made / "transformers"), strict=True):
+        together = load_joint_embedder(path, windows_at_once=3)
+        found, expected = (model.embed_audio(recording, 48_000, 10.0) for model in (together, alone))
+        assert found.starts == expected.starts == [0.0, 10.0, 20.0, 23.0]
+        assert np.abs(found.embeddings - expected.embeddings).max() < 1e-6
 
 
 def test_the_two_forms_agree_on_words(both):
