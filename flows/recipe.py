@@ -91,7 +91,8 @@ class Recipe(Config):
         # A field's default may be a model whose own fields differ from its class's defaults, so whoever gives one of
         # them must not get the class's defaults for the others.
         defaults = {stage: module.Config().model_dump() for stage, module in STAGES.items()}
-        return merge(merge(defaults, preset_difference(name)), given)
+        preset = merge(defaults, preset_difference(name))
+        return merge(merge(preset, _codec_of_checkpoint(given)), given)
 
     @field_validator("preset")
     @classmethod
@@ -118,6 +119,15 @@ class Recipe(Config):
         if name in ("demo", "demo_models"):
             return bool(named & {f"checkpoint:{kind}" for kind in stages.demo_models.KINDS})
         return True
+
+
+def _codec_of_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The difference that a checkpoint from elsewhere makes: it brings the codec that its codes are decoded by."""
+    generate = merge({}, given).get("generate")
+    checkpoint = generate.get("checkpoint") if isinstance(generate, Mapping) else None
+    if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
+        return {}
+    return {stage: {"codec": checkpoint} for stage in ("generate", "decode", "evaluate")}
 
 
 def stage_models() -> dict[str, type[BaseModel]]:

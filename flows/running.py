@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from schemas import Settings
-from schemas.identity import weights_in
 from stages.contract import Context, Progress, Stopped
 from stages.planning import Chain, Plan, Step, plan_stage
 from stages.runner import Counts, StageFailed, StageResult, finish_stage, run_job
@@ -88,7 +87,7 @@ def run_stages(
     from schemas.database import write_views  # DuckDB takes a fifth of a second that `segue plan` can do without
 
     chain, known = Chain(steps, settings), {plan.stage: plan for plan in planned}
-    chain.library.fetch_all(weights_in([chain.steps[name].config for name in names]))
+    chain.fetch(names)
     for name in names:
         if run.stop.is_set():
             raise Stopped(f"{name} was asked to stop")

@@ -8,6 +8,7 @@ CONSULTS: tuple[Table, ...]   (optional) what it looks rows up in, by `context.r
                               stage's identity, their membership does not
 STREAMS: tuple[Table, ...]    (optional, of one that reduces) those of READS that may be larger than memory: it is not
                               given them, and reads them itself, shard by shard
+OPTIONAL: tuple[Table, ...]   (optional) those of READS that need not be there
 WRITES: Table                 what it makes
 VERSION: int                  raised when its code gives other results
 class Config(schemas.Config)  its knobs; weights are fields of type `WeightsRef`, found there by the runner

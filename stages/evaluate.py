@@ -6,7 +6,7 @@ makes of the same request and seed; and on the reference's own codes, decoded, w
 through. All of them listen to the full mix, as MusicGen's metric does (arXiv:2306.05284, section 4).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,14 +14,15 @@ from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
-from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
-from stages.contract import Context, Reject, Shard
+from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
+from schemas.weights import LocalWeights
+from stages.contract import Context, Needs, Reject, Shard
 
 if TYPE_CHECKING:
     from stages.audio import Recording
     from stages.evaluation.comparisons import Comparisons
 
-READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CHROMA, CLAP, TOKENS), SCORES, 2
+READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CLAP, TOKENS), SCORES, 2
 
 
 class Config(schemas.Config):
@@ -38,6 +39,13 @@ class Config(schemas.Config):
     """How many clips of a shard, of those that follow a melody, are compared with an untrained model's."""
     untrained_seed: int = Field(default=0, ge=0)
     """Where the untrained model's weights come from."""
+
+
+def needs(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Needs:
+    """Without CLAP neither a vocabulary nor the tracks' embeddings."""
+    if config.clap is not None:
+        return Needs(config, CONSULTS)
+    return Needs(config.model_copy(update={"vocabulary": None}), (TRACKS, TOKENS))
 
 
 def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table) -> Shard:

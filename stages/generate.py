@@ -2,10 +2,11 @@
 
 A take's codes depend on the model, the request and the take's seed alone, never on what is generated beside it or on
 how often the work was broken off (`model.generation` says how). Conditions are read from the versions of the tables
-that the model learned from, so that codes and embeddings of another codec or CLAP never reach it.
+that the model learned from, so that codes and embeddings of another codec or CLAP never reach it. A model from
+elsewhere has learned from none: what a request of it refers to is computed from the recordings themselves.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +19,9 @@ from model.configuration import Precision
 from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
-from stages.contract import Context, Reject, Shard, Stopped
+from schemas.weights import LocalWeights
+from stages.checkpoints.forms import conditions_of
+from stages.contract import Context, Needs, Reject, Shard, Stopped
 from stages.generation.strides import STRIDE, stride_frames
 
 if TYPE_CHECKING:
@@ -41,11 +44,17 @@ def _reference(value: Any) -> Any:
     return value
 
 
+def is_foreign(checkpoint: str) -> bool:
+    """Whether a checkpoint, as `Config.checkpoint` names it, is none of the store's own."""
+    return not str(_reference(checkpoint)).startswith("checkpoint:")
+
+
 class Config(schemas.Config):
     """Which model generates, and what reads the files and words that requests refer to."""
 
     checkpoint: Annotated[WeightsRef, BeforeValidator(_reference)] = WeightsRef("checkpoint:language_model")
-    """The language model: `latest`, the newest of this recipe, or the `checkpoint_id` of one to stay with."""
+    """The language model: `latest`, the newest of this recipe; the `checkpoint_id` of one to stay with; or one from
+    elsewhere, by its folder (`./small`), hub id or URL."""
     stride: float = Field(default=STRIDE, gt=0, lt=1)
     """A clip longer than the windows that the model was trained on is made window by window. Each begins so much later
     than the one before, as a share of a window, and goes on from its end (AudioCraft: `extend_stride`, 18 s of 30)."""
@@ -63,6 +72,24 @@ class Config(schemas.Config):
     """What embeds words and files for CLAP: the model that `clap` used. None refuses them."""
     vocabulary: WeightsRef | None = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
     """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; a model folder has its own."""
+
+
+def needs(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Needs:
+    """Of a model from elsewhere no more than what makes the conditions that it reads. The others have no say: a request
+    for them is refused. The table `tracks` says where recordings are.
+
+    Raises:
+        ValueError: the checkpoint is none, or cannot be had.
+    """
+    if not is_foreign(config.checkpoint):
+        return Needs(config, CONSULTS)
+    reads = conditions_of(weights(config.checkpoint).path)
+    unread: dict[str, None] = {}
+    if reads is not None and "chroma" not in reads:
+        unread |= {"separator": None}
+    if reads is not None and "clap" not in reads:
+        unread |= {"clap": None, "vocabulary": None}
+    return Needs(config.model_copy(update=unread), (TRACKS,))
 
 
 @dataclass(frozen=True)
@@ -88,7 +115,8 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
         MissingWeights: weights that a request needs cannot be had.
     """
     from stages.checkpoints.loading import load_checkpoint
-    from stages.generation.conditions import Conditions, Models, RequestRefused
+    from stages.generation.conditions import Conditions, Models
+    from stages.generation.sources import RequestRefused
 
     local = context.weights(config.checkpoint)
     trained = load_checkpoint(local.path, context.weights, context.device)

@@ -12,8 +12,8 @@ from schemas.content import row_keys
 from schemas.identity import fingerprint, stage_fingerprint, weights_in
 from schemas.records import REJECTS
 from schemas.table import Table
-from schemas.weights import NotTrainedYet, WeightsLibrary
-from stages.contract import Context
+from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
+from stages.contract import Context, Needs
 
 EVERYTHING = "all"
 """The name of the one job of a stage that is not made shard by shard."""
@@ -73,6 +73,32 @@ class Chain:
         """The stage that makes a table."""
         return next((step for step in self.steps.values() if table == step.stage.WRITES), None)
 
+    def needs(self, name: str) -> Needs:
+        """What has a say in what a stage makes: all that it names, unless it says less.
+
+        Raises:
+            MissingWeights: that depends on weights that cannot be had.
+        """
+        step = self.steps[name]
+        if hasattr(step.stage, "needs"):
+            found: Needs = step.stage.needs(step.config, self.library.get)
+            return found
+        return Needs(step.config, getattr(step.stage, "CONSULTS", ()))
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Fetch the published weights that stages need before any work begins.
+
+        Raises:
+            MissingWeights: some cannot be found or fetched; what is missing is told all together.
+        """
+        references: list[WeightsRef] = []
+        for name in names:
+            try:
+                references += weights_in(self.needs(name).config)
+            except WeightsNotFetched as error:
+                references.append(WeightsRef(error.references))
+        self.library.fetch_all(references)
+
     def fingerprint(self, name: str) -> str:
         """The version that a stage writes.
 
@@ -82,8 +108,9 @@ class Chain:
         """
         if name not in self._fingerprints:
             step = self.steps[name]
-            digests: dict[str, str] = {reference: self._digest(reference) for reference in weights_in(step.config)}
-            found = stage_fingerprint(name, step.stage.VERSION, step.config, digests, self.versions(name))
+            config = self.needs(name).config
+            digests: dict[str, str] = {reference: self._digest(reference) for reference in weights_in(config)}
+            found = stage_fingerprint(name, step.stage.VERSION, config, digests, self.versions(name))
             self._fingerprints[name] = found
             for kind in getattr(step.stage, "KINDS", ()):
                 self.library.recipes[kind] = found
@@ -102,9 +129,8 @@ class Chain:
 
     def versions(self, name: str) -> dict[str, str]:
         """The version of each table that a stage reads or consults (records, which accumulate, have none)."""
-        stage = self.steps[name].stage
         versions = {}
-        for table in (*stage.READS, *getattr(stage, "CONSULTS", ())):
+        for table in (*self.steps[name].stage.READS, *self.needs(name).consults):
             step = self.writer(table)
             if step is not None and not table.accumulates:
                 versions[table.name] = self.fingerprint(step.name)
@@ -141,7 +167,7 @@ def data_digest(stage: ModuleType, context: Context) -> str:
 
 def consulted_digest(stage: ModuleType, context: Context) -> str | None:
     """The digest of what a stage may look up, so that what it refused is tried again once that changed."""
-    tables = getattr(stage, "CONSULTS", ())
+    tables = [table for table in getattr(stage, "CONSULTS", ()) if table.name in context.versions]
     contents = {}
     for table in tables:
         version = context.versions[table.name]
@@ -237,7 +263,7 @@ def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
     Raises:
         MissingWeights: published weights cannot be had.
     """
-    chain.library.fetch_all(weights_in([chain.steps[name].config for name in names]))
+    chain.fetch(names)
     plans: dict[str, Plan] = {}
     for name in names:
         step, upstream = chain.steps[name], chain.upstream(name)

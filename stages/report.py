@@ -26,7 +26,7 @@ from schemas.tables import (
 from stages.contract import Context, Reject, Whole
 
 READS = (CLIPS, SCORES, REQUESTS, GENERATIONS, CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS)
-WRITES, VERSION = REPORTS, 2
+OPTIONAL, WRITES, VERSION = (SCORES, TRACKS), REPORTS, 2
 
 PAGE, PICTURES = "report/index.html", "report/pictures"
 """The page's address in the store, and the folder of the sounds' pictures, each named by its sound's content."""

@@ -166,6 +166,8 @@ def _problem(step: Step, context: Context, counts: Counts, failures: Sequence[tu
 
 def _check_input(step: Step, context: Context) -> None:
     for table in step.stage.READS:
+        if table in getattr(step.stage, "OPTIONAL", ()):
+            continue
         if not table.accumulates and not context.store.shards(table, context.versions[table.name]):
             raise ValueError(
                 f"expected the table {table.name} (version {context.versions[table.name]}) for {step.name}, got "

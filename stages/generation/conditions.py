@@ -1,8 +1,8 @@
 """What a request is generated from: its references as tensors.
 
-What refers to tracks is read from the versions of the tables that the model learned from, and of each table only the
-shards that hold those tracks. What refers to files or words is computed, by the models that the settings of `generate`
-name; they are loaded when the first request needs them.
+What refers to tracks that the model learned from is read from the tables (`stages.generation.sources`). What refers to
+files or words is computed, by the models that the settings of `generate` name; they are loaded when the first request
+needs them.
 """
 
 import math
@@ -12,23 +12,19 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.music_model import Attributes
 from schemas import WeightsRef
-from schemas.table import Table
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.audio import AudioError, Recording, read_audio
+from stages.segments import as_channels
 from stages.catalog.references import Reference
 from stages.checkpoints.facts import CheckpointFacts
 from stages.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.contract import Context
 from stages.generation.melodies import clip_frames, heard, over_clip
-from stages.segments import as_channels
+from stages.generation.sources import RequestRefused, Sources
 from stages.training.captions import request_text
 from stages.training.examples import melody_at
 
@@ -36,20 +32,8 @@ if TYPE_CHECKING:
     from stages.joint_embedding import JointEmbedder
     from stages.stems import Separator
 
-SOURCES = {"melody": CHROMA, "clap": CLAP, "prompt": TOKENS}
-"""The column of `requests` that refers to a track -> the table that holds what it is for."""
-
-
 HEARD_AFTER = 10.0
 """Seconds of a melody's file after what is needed of it that are separated as well."""
-
-
-class RequestRefused(ValueError):
-    """A request that this model cannot follow; `kind` is the reject's short word."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +69,11 @@ class Conditions:
 
     def __init__(self, context: Context, facts: CheckpointFacts, models: Models) -> None:
         self.context, self.facts, self.models = context, facts, models
-        self._rows: dict[str, dict[str, dict]] = {name: {} for name in SOURCES}
-        self._recordings: dict[str, Recording] = {}
+        self._sources = Sources(context, facts)
 
     def look_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Read what the tables hold of all tracks that the requests refer to."""
-        for column, table in SOURCES.items():
-            references = [_reference(row[column]) for row in requests if row[column]]
-            ids = {reference.value for reference in references if reference.kind == "track"}
-            if ids:
-                self._rows[column] = self._read(table, ids)
+        self._sources.look_up(requests)
 
     def of(self, request: Mapping[str, Any]) -> Given:
         """The conditions of a request.
@@ -144,45 +123,14 @@ class Conditions:
         given = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
         return {name: given[name] for name in self.facts.model.fields if given.get(name) is not None}
 
-    def _version(self, table: Table) -> str:
-        return self.facts.versions.get(table.name, self.context.versions[table.name])
-
-    def _read(self, table: Table, ids: set[str]) -> dict[str, dict]:
-        """The rows of some tracks by id; shard n of a table holds the tracks of shard n of `tracks`."""
-        store, wanted = self.context.store, pa.array(sorted(ids))
-        tracks = store.read(TRACKS, self._version(TRACKS), columns=["track_id", "shard"])
-        shards = pc.unique(tracks.filter(pc.is_in(tracks.column("track_id"), wanted)).column("shard")).to_pylist()
-        rows = store.read(table, self._version(table), [str(shard) for shard in sorted(shards)])
-        found = rows.filter(pc.is_in(rows.column("track_id"), wanted)).to_pylist()
-        return {row["track_id"]: row for row in found}
-
-    def _row(self, column: str, reference: Reference) -> dict:
-        row = self._rows[column].get(reference.value)
-        if row is None:
-            table = SOURCES[column]
-            raise RequestRefused(
-                f"unknown {column}",
-                f"{column}: expected the track {reference.value} in {table.name} (version {self._version(table)}, "
-                "which the model learned from), got no such row: it may have been refused there, or come later",
-            )
-        return row
-
-    def _recording(self, column: str, reference: Reference) -> Recording:
-        if reference.value not in self._recordings:
-            try:
-                self._recordings[reference.value] = read_audio(reference.value)
-            except AudioError as error:
-                raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
-        return self._recordings[reference.value]
-
     # -- melody ---------------------------------------------------------------------------------------------------
 
     def _melody(self, request: Mapping[str, Any]) -> Float[np.ndarray, "F 12"]:
         """As much of the beginning of the reference's melody as the model can hear."""
         assert self.facts.model.chroma is not None
-        reference, wanted = _reference(request["melody"]), heard(self.facts, request["seconds"])
+        reference, wanted = self._sources.reference(request, "melody"), heard(self.facts, request["seconds"])
         if reference.kind == "track":
-            row = self._row("melody", reference)
+            row = self._sources.row("melody", reference)
             chroma, rate = np.array(row["chroma"], dtype=np.float32).reshape(-1, 12), row["frame_rate"]
         else:
             chroma, rate = self._chroma_of_file(reference, wanted.seconds)
@@ -204,7 +152,7 @@ class Conditions:
         """The chroma of the first seconds of a file, and its frames a second, as the stage `chroma` measures it."""
         from stages.stems import ChromaSettings, melody_chroma
 
-        recording, settings = self._recording("melody", reference), ChromaSettings()
+        recording, settings = self._sources.recording("melody", reference), ChromaSettings()
         # The separator hears some of what follows, so that the last frames are as they are in the whole recording.
         samples = recording.samples[:, : math.ceil((seconds + HEARD_AFTER) * recording.sample_rate)]
         if not samples.any():
@@ -225,13 +173,13 @@ class Conditions:
 
     def _embedding(self, request: Mapping[str, Any]) -> Float[Tensor, "E"]:
         """The joint embedding of words, or of the beginning of a recording."""
-        reference = _reference(request["clap"])
+        reference = self._sources.reference(request, "clap")
         if reference.kind == "track":
-            embedding = np.array(self._row("clap", reference)["embeddings"][0], dtype=np.float32)
+            embedding = np.array(self._sources.row("clap", reference)["embeddings"][0], dtype=np.float32)
         elif self.models.clap is None:
             raise RequestRefused("no clap", f"clap: expected generate.clap for {reference}, got none")
         elif reference.kind == "file":
-            recording = self._recording("clap", reference)
+            recording = self._sources.recording("clap", reference)
             seconds = self._embedder.window / self._embedder.sample_rate
             samples = recording.samples[:, : math.ceil(seconds * recording.sample_rate)]
             embedding = self._embedder.embed_audio(samples, recording.sample_rate, seconds).embeddings[0]
@@ -258,10 +206,10 @@ class Conditions:
 
     def _prompt(self, request: Mapping[str, Any]) -> Int[Tensor, "K P"]:
         """The codes that the clip begins with."""
-        reference = _reference(request["prompt"])
+        reference = self._sources.reference(request, "prompt")
         wanted = max(1, round(request["prompt_seconds"] * self.facts.frame_rate))
         if reference.kind == "track":
-            row = self._row("prompt", reference)
+            row = self._sources.row("prompt", reference)
             try:
                 check_codes(codes_of_model(self.facts), codes_of_row(row), "the model", f"tokens of {reference.value}")
             except ValueError as error:
@@ -270,7 +218,7 @@ class Conditions:
         elif self.models.codec is None:
             raise RequestRefused("no codec", "prompt: expected generate.codec for a prompt that is a file, got none")
         else:
-            codec, recording = self._codec, self._recording("prompt", reference)
+            codec, recording = self._codec, self._sources.recording("prompt", reference)
             sound = as_channels(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
             # A codec that looks both ways hears some of what follows the prompt as well.
             heard = (wanted + codec.margins.after) * codec.hop
@@ -280,8 +228,3 @@ class Conditions:
             message = f"prompt: expected {request['prompt_seconds']:g} s of {reference}, got {got:g}"
             raise RequestRefused("prompt too short", message)
         return codes[:, :wanted]
-
-
-def _reference(text: str) -> Reference:
-    kind, _, value = text.partition(":")
-    return Reference(kind, value)

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import soundfile
@@ -15,7 +16,6 @@ from stages.checkpoints.forms import Form
 from stages.codecs import load_codec
 from tests.stages.checkpoints.small_checkpoint import find, small_checkpoint
 from tests.stages.codec_world import piece
-from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_codec import SAMPLE_RATE
 
 
@@ -32,17 +32,10 @@ def settings_in(folder: Path) -> Settings:
     return Settings.model_validate(place | {"device": "cpu", "offline": True})
 
 
-def recipe(folder: Path, checkpoint: Path) -> Recipe:
-    """What a user sets: the folder for the model and its codec; nothing else is published here."""
-    words = {"separator": None, "clap": None, "vocabulary": None}
-    differences = {
-        "chroma": {"separator": None},
-        "clap": {"model": str(clap_folder(folder / "clap", 4))},
-        "tokenize": {"codec": str(checkpoint)},
-        "generate": {"checkpoint": str(checkpoint), "codec": str(checkpoint), **words},
-        "decode": {"codec": str(checkpoint), "format": "wav"},
-    }
-    return Recipe.model_validate({"preset": "musicgen-small", **differences})
+def recipe(checkpoint: Path, preset: str = "musicgen-small", **others: Any) -> Recipe:
+    """What a user sets: the folder, which brings its codec; nothing that is published can be had here."""
+    differences = {"generate": {"checkpoint": str(checkpoint)}, "decode": {"format": "wav"}}
+    return Recipe.model_validate({"preset": preset, **differences, **others})
 
 
 @pytest.mark.parametrize(("form", "channels"), [("hf", 1), ("hf", 2), ("segue", 1)])
@@ -50,7 +43,7 @@ def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form:
     small = small_checkpoint(tmp_path, codebooks=2 * channels, channels=channels)
     convert(small.folder, tmp_path / "imported", form, find)
     settings = settings_in(tmp_path)
-    steps = recipe(tmp_path, tmp_path / "imported").steps("recordings")
+    steps = recipe(tmp_path / "imported").steps("recordings")
     run_stages(steps, settings, ["requests", "generate", "decode"], True, Run(), in_turn)
     joined = "SELECT * FROM clips JOIN generations USING (request_id, take) JOIN requests USING (request_id)"
     rows = query(Store(settings.store), joined).to_pylist()
@@ -60,3 +53,36 @@ def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form:
         sound, rate = soundfile.read(Store(settings.store).path(row["path"]), always_2d=True)
         assert (rate, sound.shape) == (SAMPLE_RATE, (SAMPLE_RATE, channels))
         assert row["prompt_frames"] == (10 if row["prompt"] else 0)
+
+
+def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    convert(small.folder, tmp_path / "imported", "segue", find)
+    settings = settings_in(tmp_path)
+    without = {"evaluate": {"clap": None}, "tokenize": {"codec": str(small.codec)}}
+    steps = recipe(tmp_path / "imported", **without).steps("recordings")
+    run_stages(steps, settings, ["requests", "generate", "decode", "report"], True, Run(), in_turn)
+    page = tmp_path / "store" / "report" / "index.html"
+    assert page.read_text().count("<audio") == 2
+    run_stages(steps, settings, ["requests", "generate", "decode", "evaluate", "report"], True, Run(), in_turn)
+    assert query(Store(settings.store), "SELECT count(*) AS n FROM scores").to_pylist() == [{"n": 2}]
+
+
+def test_a_clip_goes_on_from_a_track_as_from_its_file(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    convert(small.folder, tmp_path / "imported", "hf", find)
+    settings = settings_in(tmp_path).model_copy(update={"source": str(tmp_path / "recordings")})
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "prompt.wav").rename(tmp_path / "recordings" / "prompt.wav")
+    steps = recipe(tmp_path / "imported", preset="miniature").steps(settings.source)
+    run_stages(steps, settings, ["ingest"], True, Run(), in_turn)
+    (track,) = query(Store(settings.store), "SELECT track_id, uri FROM tracks").to_pylist()
+    with open(tmp_path / "requests.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["name", "prompt", "prompt_seconds", "seconds", "seed"])
+        writer.writeheader()
+        for prompt in (f"track:{track['track_id']}", f"file:{tmp_path}/recordings/prompt.wav"):
+            writer.writerow({"name": prompt[:5], "prompt": prompt, "prompt_seconds": 0.4, "seconds": 1.0, "seed": 3})
+    run_stages(steps, settings, ["requests", "generate"], True, Run(), in_turn)
+    rows = query(Store(settings.store), "SELECT codes, prompt_frames FROM generations").to_pylist()
+    assert [row["prompt_frames"] for row in rows] == [10, 10]
+    assert rows[0]["codes"] == rows[1]["codes"]

@@ -70,7 +70,26 @@ def test_what_is_given_wins_and_the_preset_and_the_stage_fill_the_rest():
     assert Recipe(preset="musicgen-small", decode=as_config).decode.format == "ogg"
 
 
-@pytest.mark.parametrize("wrong", [{"preset": "huge"}, {"trian": {}}, {"train": {"stepz": 1}}, {"preset": 3}])
+@pytest.mark.parametrize("preset", ["miniature", "musicgen-small"])
+def test_a_checkpoint_from_elsewhere_brings_its_codec_unless_another_is_named(preset):
+    plain = Recipe(preset=preset)
+    for own in ("latest", "0123456789abcdef", "checkpoint:0123456789abcdef"):
+        given = Recipe.model_validate({"preset": preset, "generate": {"checkpoint": own}})
+        assert (given.generate.codec, given.decode) == (plain.generate.codec, plain.decode)
+    for checkpoint in ("./small", "/models/small", "facebook/musicgen-small", "s3://models/small"):
+        given = Recipe.model_validate({"preset": preset, "generate": {"checkpoint": checkpoint}})
+        assert {given.generate.codec, given.decode.codec, given.evaluate.codec} == {checkpoint}
+        assert given.tokenize == plain.tokenize
+        named = {"preset": preset, "generate": {"checkpoint": checkpoint}, "decode": {"codec": "./codec"}}
+        assert Recipe.model_validate(named).decode.codec == "./codec"
+        assert Recipe.model_validate(given.model_dump()) == given
+    as_config = STAGES["generate"].Config(checkpoint="./small")
+    assert Recipe(preset=preset, generate=as_config).decode.codec == "./small"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"preset": "huge"}, {"trian": {}}, {"train": {"stepz": 1}}, {"preset": 3}, {"generate": 3}]
+)
 def test_a_wrong_recipe_is_refused(wrong):
     with pytest.raises(ValidationError):
         Recipe.model_validate(wrong)

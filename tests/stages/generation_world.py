@@ -56,9 +56,15 @@ def model_config(
 
 
 def put_checkpoint(
-    store: Store, folder: Path, name: str, config: MusicModelConfig, day: int = 1, codec: CodecFacts | None = None
+    store: Store,
+    folder: Path,
+    name: str,
+    config: MusicModelConfig,
+    day: int = 1,
+    codec: CodecFacts | None = None,
+    learned: bool = True,
 ) -> None:
-    """A language model of random weights as a checkpoint of the store."""
+    """A language model of random weights as a checkpoint of the store; `learned` from its tables, or from others."""
     encoder, tokenizer = load_text_encoder(text_encoder(folder / "encoder")) if config.description else (None, None)
     torch.manual_seed(day)
     model = MusicModel(config, encoder, tokenizer)
@@ -71,7 +77,7 @@ def put_checkpoint(
         segment_seconds=SECONDS,
         text_encoder="encoder" if encoder else None,
         text_encoder_digest=None,
-        versions={name: version for name, version in VERSIONS.items() if name != "requests"},
+        versions={name: version for name, version in VERSIONS.items() if learned and name != "requests"},
         codec=codec,
     )
     with store.new_folder(f"models/{name}") as new:

@@ -1,5 +1,6 @@
 """Generations: each take's codes follow from model, request and seed, whatever its length."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from schemas import Store, WeightsRef
 from schemas.records import REJECTS
 from schemas.tables import CHROMA, REQUESTS, TOKENS, TRACKS
+from schemas.weights import WeightsLibrary
 from stages import generate
-from stages.contract import Stopped
+from stages.contract import Needs, Stopped
 from stages.generate import Config
 from stages.planning import consulted_digest
 from stages.runner import StageFailed
@@ -200,3 +202,48 @@ def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
     save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
     with pytest.raises(StageFailed, match="usable model in the checkpoint one"):
         made(store, [{}])
+
+
+def _folder(folder: Path, name: str, *reads: str) -> WeightsRef:
+    """A folder of a checkpoint of no store, as far as a plan looks at it."""
+    (folder / name).mkdir()
+    if name == "audiocraft":
+        (folder / name / "state_dict.bin").touch()
+    else:
+        kind = "musicgen_melody" if "chroma" in reads else "musicgen"
+        (folder / name / "config.json").write_text(json.dumps({"model_type": kind}))
+    return WeightsRef(str(folder / name))
+
+
+@pytest.mark.parametrize(
+    ("form", "reads", "left"),
+    [
+        ("hf", (), {"separator": None, "clap": None, "vocabulary": None}),
+        ("hf", ("chroma",), {"clap": None, "vocabulary": None}),
+        ("audiocraft", (), {}),
+    ],
+)
+def test_of_a_checkpoint_from_elsewhere_only_what_it_reads_is_looked_for(
+    store: Store, tmp_path: Path, form: str, reads: tuple[str, ...], left: dict
+) -> None:
+    config = Config(checkpoint=_folder(tmp_path, form, *reads))
+    found = generate.needs(config, WeightsLibrary(store).get)
+    assert found.config == config.model_copy(update=left)
+    assert found.consults == (TRACKS,)
+
+
+def test_one_of_this_projects_own_form_says_what_it_reads(store: Store, tmp_path: Path) -> None:
+    put_checkpoint(store, tmp_path, "words", model_config(chroma=None, fields={}), day=2)
+    config = Config(checkpoint=WeightsRef(store.path("models/words")))
+    found = generate.needs(config, WeightsLibrary(store).get)
+    assert found.config == config.model_copy(update={"separator": None})
+
+
+def test_a_checkpoint_of_the_store_is_given_all_that_it_may_be_asked_for(store: Store) -> None:
+    for config in (Config(), config_of(checkpoint="one")):
+        assert generate.needs(config, WeightsLibrary(store).get) == Needs(config, generate.CONSULTS)
+
+
+def test_what_is_no_checkpoint_is_said_before_anything_begins(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"expected a language model's checkpoint in {tmp_path}"):
+        generate.needs(Config(checkpoint=WeightsRef(str(tmp_path))), WeightsLibrary(store).get)

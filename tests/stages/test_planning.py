@@ -2,12 +2,14 @@
 
 import pickle
 from dataclasses import replace
+from types import ModuleType
 
 import pytest
 
-from schemas import Settings
+from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHROMA, CLAP, TRACKS
-from stages.contract import Context, Reject, Shard
+from schemas.weights import MissingWeights
+from stages.contract import Context, Needs, Reject, Shard
 from stages.planning import Chain, Step, plan_chain
 from stages.runner import run_stage
 from tests.stages.tiny_stages import Knobs, Training, make_chain, make_mapping, make_source, make_training, run
@@ -62,6 +64,55 @@ def test_what_was_refused_for_want_of_something_consulted_is_tried_again_once_th
     assert calls == ["a", "b"]
     third = run(consulting("abc"), "r3")[2]
     assert (third.made, third.refused) == (3, 0)
+
+
+class Readers(Config):
+    model: WeightsRef
+    separator: WeightsRef | None = WeightsRef("./no/separator")
+
+
+def make_reader(reads: bool) -> ModuleType:
+    """A stage whose model says whether it needs a separator, and whether it looks tracks up."""
+    reader = make_mapping([])
+    reader.CONSULTS, reader.WRITES = (CHROMA,), CLAP
+
+    def needs(config, weights):
+        assert weights(config.model).path.exists()
+        return Needs(config if reads else config.model_copy(update={"separator": None}), (CHROMA,) if reads else ())
+
+    reader.needs = needs
+    return reader
+
+
+def test_what_has_no_say_in_a_stage_is_not_looked_for_and_enters_no_identity(tmp_path):
+    (tmp_path / "model").write_text("weights")
+
+    def chain(reads, level=1.0, separator="./no/separator"):
+        config = Readers(model=str(tmp_path / "model"), separator=separator)
+        steps = [*make_chain(tmp_path, list("ab"), make_mapping([]), level).steps.values()]
+        return Chain([*steps, Step("reader", make_reader(reads), config)], Settings(store=str(tmp_path / "store")))
+
+    assert chain(False).versions("reader").keys() == {"tracks"}
+    assert chain(False).context("reader", "r1").versions.keys() == {"tracks"}
+    assert chain(False).fingerprint("reader") == chain(False, 2.0, "./another").fingerprint("reader")
+    assert len(plan_chain(chain(False), ["source", "mapping", "reader"], asked=False)) == 3
+    with pytest.raises(MissingWeights, match=r"expected weights at \./no/separator"):
+        plan_chain(chain(True), ["source", "mapping", "reader"], asked=False)
+    (tmp_path / "separator").write_text("weights")
+    there = str(tmp_path / "separator")
+    assert chain(True, separator=there).versions("reader").keys() == {"tracks", "chroma"}
+    fingerprints = [chain(True, level, there).fingerprint("reader") for level in (1.0, 2.0)]
+    assert len({*fingerprints, chain(False).fingerprint("reader")}) == 3
+
+
+def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
+    config = Readers(model="somebody/model", separator="somebody/separator")
+    steps = [Step("source", make_source(["a"]), Knobs()), Step("reader", make_reader(True), config)]
+    steps.append(Step("other", make_mapping([]), Readers(model="somebody/else", separator=None)))
+    chain = Chain(steps, Settings(store=str(tmp_path), offline=True))
+    # What the model reads is not known while it is missing, and so not asked for.
+    with pytest.raises(MissingWeights, match=r"missing weights somebody/model, somebody/else \("):
+        chain.fetch(["source", "reader", "other"])
 
 
 def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):

@@ -13,9 +13,9 @@ from schemas import Store
 from schemas.records import RUNS
 from schemas.tables import CHROMA, TRACKS
 from stages.contract import Reject, Shard, Stopped
-from stages.planning import plan_stage
+from stages.planning import Chain, Step, plan_stage
 from stages.runner import StageFailed, run_stage
-from tests.stages.tiny_stages import contents, make_chain, make_mapping, run
+from tests.stages.tiny_stages import Training, contents, make_chain, make_mapping, make_training, run
 
 
 def test_every_row_flows_through_and_a_second_run_does_nothing(tmp_path):
@@ -115,6 +115,17 @@ def test_a_stage_whose_input_is_missing_says_which_stage_to_run(tmp_path):
 
     with pytest.raises(ValueError, match=r"expected the table tracks .* run the stage that makes it first"):
         run_job(step, context, "0")
+
+
+def test_what_is_optional_may_be_missing(tmp_path):
+    mapping = make_mapping([])
+    chain = make_chain(tmp_path, ["a"], mapping)
+    training = Step("training", make_training([]), Training())
+    chain = Chain([*chain.steps.values(), training], chain.settings)
+    with pytest.raises(StageFailed, match=r"expected the table chroma .* run the stage that makes it first"):
+        run_stage(training, chain.context("training", "r1"))
+    training.stage.OPTIONAL = (CHROMA,)
+    assert run_stage(training, chain.context("training", "r2")).counts.made == 1
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from stages.checkpoints.folder import load_encodec
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import codec_facts, load_codec
 from stages.generation.conditions import Conditions, Given, Models
+from stages.generation.sources import RequestRefused
 from stages.joint_embedding import load_joint_embedder
 from tests.stages.codec_world import piece
 from tests.stages.generation_world import (
@@ -174,6 +175,27 @@ def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(
     assert cached.attributes.chroma.std() > 0.1
     assert torch.equal(cached.prompt, live.prompt)
     assert len(live.prompt[0].unique()) > 4
+
+
+def test_to_a_model_that_learned_from_no_table_a_track_is_the_file_that_it_is(store: Store, tmp_path: Path) -> None:
+    separator, joint = save_separator(tmp_path / "separator"), clap_folder(tmp_path / "clap", 3)
+    codec, path = listening_codec(tmp_path / "codec", piece(0, 4.0, SAMPLE_RATE)), tmp_path / "a.wav"
+    soundfile.write(path, np.concatenate([piece(number, 6.0, 16_000) for number in range(4)]), 16_000)
+    tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
+    store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")
+    put_checkpoint(store, tmp_path, "elsewhere", model_config(), day=2, learned=False)
+    conditions = conditions_of(store, "elsewhere", separator=str(separator), clap=str(joint), codec=str(codec))
+    asked = ("melody", "clap", "prompt")
+    track, file = (
+        given(conditions, prompt_seconds=0.8, **dict.fromkeys(asked, place))
+        for place in (f"track:{TRACK}", f"file:{path}")
+    )
+    assert torch.equal(track.attributes.chroma, file.attributes.chroma)
+    assert torch.equal(track.attributes.clap, file.attributes.clap)
+    assert torch.equal(track.prompt, file.prompt)
+    for column in asked:
+        with pytest.raises(RequestRefused, match=f"{column}: expected the track cdcd.* in tracks, got no such row"):
+            given(conditions, prompt_seconds=0.8, **{column: "track:" + "cd" * 32})
 
 
 def test_the_model_hears_all_of_a_melody_in_a_long_clip_and_its_beginning_in_a_short_one(store: Store) -> None:
