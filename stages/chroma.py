@@ -4,18 +4,17 @@
 Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only the strongest bin counts
 (`model.chroma.one_hot`, which the published melody models do), so that this table serves both."""
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
-from stages.audio import AudioError, read_audio
+from stages.audio.ahead import reading_ahead, sources_of
 from stages.audio.loudness import SILENCE_DBFS
 from stages.contract import Context, Reject, Shard
 
-READS, WRITES, VERSION = (TRACKS,), CHROMA, 1
+READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
 
 
 class Config(schemas.Config):
@@ -38,21 +37,18 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
 
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
     settings = ChromaSettings(config.sample_rate, config.window, config.hop)
+    sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (config.sample_rate, 1)
     rows, rejects = [], []
     context.progress.start("chroma", tracks.num_rows, "tracks")
-    for track in tracks.select(["track_id", "uri"]).to_pylist():
-        context.check_stopped()
-        try:
-            recording = read_audio(track["uri"])
-        except AudioError as error:
-            rejects.append(Reject(track["track_id"], track["uri"], error.kind, str(error)))
-        else:
-            peak = float(np.abs(recording.samples).max())
-            if peak >= 10 ** (SILENCE_DBFS / 20):
-                found = melody_chroma(recording.samples, recording.sample_rate, separator, settings, context.device)
-                rows.append({"track_id": track["track_id"], "frame_rate": settings.frame_rate, "chroma": list(found)})
-            else:
+    with reading_ahead(context, sources_of(tracks), sample_rate, channels) as sounds:
+        for source, sound in sounds:
+            if isinstance(sound, Reject):
+                rejects.append(sound)
+            elif sound.peak < 10 ** (SILENCE_DBFS / 20):
                 message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
-                rejects.append(Reject(track["track_id"], track["uri"], "silent", message))
-        context.progress.advance()
+                rejects.append(Reject(source.key, source.uri, "silent", message))
+            else:
+                found = melody_chroma(sound.samples, sound.sample_rate, separator, settings, context.device)
+                rows.append({"track_id": source.key, "frame_rate": settings.frame_rate, "chroma": list(found)})
+            context.progress.advance()
     return Shard(rows, rejects)

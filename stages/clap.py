@@ -7,7 +7,7 @@ from pydantic import Field
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CLAP, TRACKS
-from stages.audio import AudioError, read_audio
+from stages.audio.ahead import reading_ahead, sources_of
 from stages.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CLAP, 1
@@ -31,14 +31,12 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
     rows, rejects = [], []
     context.progress.start("clap", tracks.num_rows, "tracks")
-    for track in tracks.select(["track_id", "uri"]).to_pylist():
-        context.check_stopped()
-        try:
-            recording = read_audio(track["uri"])
-        except AudioError as error:
-            rejects.append(Reject(track["track_id"], track["uri"], error.kind, str(error)))
-        else:
-            found = embedder.embed_audio(recording.samples, recording.sample_rate, config.hop_seconds)
-            rows.append({"track_id": track["track_id"], "starts": found.starts, "embeddings": list(found.embeddings)})
-        context.progress.advance()
+    with reading_ahead(context, sources_of(tracks), embedder.sample_rate, 1) as sounds:
+        for source, sound in sounds:
+            if isinstance(sound, Reject):
+                rejects.append(sound)
+            else:
+                found = embedder.embed_audio(sound.samples, sound.sample_rate, config.hop_seconds)
+                rows.append({"track_id": source.key, "starts": found.starts, "embeddings": list(found.embeddings)})
+            context.progress.advance()
     return Shard(rows, rejects)

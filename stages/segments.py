@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.training import step_seed
-from stages.audio import AudioError, read_audio, resample, to_mono
+from stages.audio import AudioError, as_channels, read_audio
 
 KEPT_SAMPLES = 2**28
 """Decoded samples that are kept in memory: 1 GiB."""
@@ -66,16 +66,6 @@ class Sounds:
 def _decoded(uri: str) -> tuple[np.ndarray, int]:
     recording = read_audio(uri)
     return recording.samples, recording.sample_rate
-
-
-def as_channels(samples: np.ndarray, source_rate: int, sample_rate: int, channels: int) -> np.ndarray:
-    """Samples [C, N] as a codec of `channels` at `sample_rate` takes them: the mean of the channels for mono; for
-    stereo the first two, or the one twice."""
-    if channels == 1:
-        samples = to_mono(samples)
-    elif samples.shape[0] == 1:
-        samples = np.repeat(samples, channels, axis=0)
-    return resample(samples[:channels], source_rate, sample_rate)
 
 
 class Segments:

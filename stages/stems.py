@@ -1,30 +1,35 @@
 """Melody out of a recording: Demucs' stems (arXiv:2211.08553) that carry it, and their chroma (arXiv:2306.05284, 2.2).
 
 As in AudioCraft: the separator gets the signal as it is (no normalisation), `vocals` and `other` are summed, and the
-chroma is taken of their mono mix at 32 kHz. Unlike there nothing is random (`shifts=0`), and a long recording is
-separated in blocks of a fixed length, each with as much of its neighbours as the network sees at once, so that memory
-stays bounded."""
+chroma is taken of their mono mix at 32 kHz. Unlike there nothing is random (`shifts=0`). Segments are joined as they
+come, as `demucs.apply.apply_model` joins them, which keeps four stems of the whole recording and passes segments one by
+one; here only the melody is kept, and an accelerator gets several of a recording's segments at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import demucs
 import numpy as np
 import torch
 import yaml
-from demucs.apply import BagOfModels, apply_model
+from demucs.apply import BagOfModels, TensorChunk
 from demucs.demucs import Demucs
 from demucs.hdemucs import HDemucs
 from demucs.htdemucs import HTDemucs
 from demucs.repo import ModelLoadingError, check_checksum
 from demucs.states import load_model
+from demucs.utils import center_trim
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from model.chroma import chroma
 from schemas.weights import LocalWeights
-from stages.audio import resample, to_mono
+from stages.audio import as_channels, resample, to_mono
 from stages.unpickling import load_pickle
 
 MELODY_STEMS = ("vocals", "other")
@@ -33,8 +38,11 @@ MELODY_STEMS = ("vocals", "other")
 OVERLAP = 0.25
 """Share of a segment that overlaps the next (Demucs' default)."""
 
-BLOCK_SECONDS = 60.0
-"""What is separated at once of a longer recording."""
+SEGMENTS_AT_ONCE = 8
+"""Segments of a recording in a pass on an accelerator. On a processor a segment alone takes no longer than its share
+of a batch, and memory stays low."""
+
+AnyDemucs = Demucs | HDemucs | HTDemucs
 
 
 @dataclass(frozen=True)
@@ -52,42 +60,72 @@ class ChromaSettings:
 
 
 class Separator:
-    """Demucs as a function from a recording to the mono sum of the stems that carry melody."""
+    """Demucs as a function from a recording to the mono sum of the stems that carry melody.
 
-    def __init__(self, bag: BagOfModels, device: str) -> None:
+    Args:
+        bag: networks whose estimates are averaged, each stem by the bag's weights.
+        segments_at_once: how many segments of a recording go through a network together; None is what suits the device.
+
+    Raises:
+        ValueError: the networks do not give those stems.
+    """
+
+    def __init__(self, bag: BagOfModels, device: str, segments_at_once: int | None = None) -> None:
         missing = [stem for stem in MELODY_STEMS if stem not in bag.sources]
         if missing:
             raise ValueError(f"expected a separator with the stems {', '.join(MELODY_STEMS)}, got {bag.sources}")
-        self.bag, self.device = bag.eval(), device
+        self.bag, self.device = bag.eval().to(device), device
+        self._networks: list[Any] = list(bag.models)
         self.sample_rate: int = bag.samplerate
-        self._context = round(float(max(getattr(model, "segment", 10) for model in bag.models)) * self.sample_rate)
-        self._block = max(round(BLOCK_SECONDS * self.sample_rate), self._context)
+        self.channels: int = bag.audio_channels
+        self._at_once = segments_at_once or (1 if device == "cpu" else SEGMENTS_AT_ONCE)
         self._melody = [bag.sources.index(stem) for stem in MELODY_STEMS]
+        totals = [sum(weights) for weights in zip(*bag.weights, strict=True)]
+        self._shares = [[weights[stem] / totals[stem] for stem in self._melody] for weights in bag.weights]
 
     def melody(self, samples: Float[np.ndarray, "C N"], sample_rate: int) -> Float[np.ndarray, "1 M"]:
-        """Vocals and other of a recording as one mono signal at the separator's own `sample_rate`.
-
-        Up to `BLOCK_SECONDS` the result is Demucs' own for the whole recording."""
-        mixed = resample(samples, sample_rate, self.sample_rate)
-        channels = self.bag.audio_channels
-        if mixed.shape[0] != channels:
-            # As AudioCraft's convert_audio: mono is doubled, and anything else goes by way of mono or its first
-            # channels.
-            mixed = mixed[:channels] if mixed.shape[0] > channels > 1 else np.repeat(to_mono(mixed), channels, axis=0)
-        length, parts = mixed.shape[1], []
-        for start in range(0, length, self._block):
-            stop = min(start + self._block, length)
-            left, right = max(start - self._context, 0), min(stop + self._context, length)
-            found = self._separate(torch.from_numpy(mixed[:, left:right].copy()))
-            parts.append(found[start - left : stop - left])
-        return torch.cat(parts).numpy()[None]
-
-    def _separate(self, mixed: Float[Tensor, "C N"]) -> Float[Tensor, " N"]:
+        """Vocals and other of a recording as one mono signal at the separator's own `sample_rate`: Demucs' own for the
+        whole recording, however long, with memory for a few segments beside the recording."""
+        mixed = torch.from_numpy(as_channels(samples, sample_rate, self.sample_rate, self.channels))
+        found = torch.zeros(mixed.shape[1])
         with torch.no_grad():
-            stems = apply_model(
-                self.bag, mixed[None], device=self.device, shifts=0, split=True, overlap=OVERLAP, progress=False
-            )
-        return stems[0, self._melody].sum(0).mean(0)
+            for network, shares in zip(self._networks, self._shares, strict=True):
+                if any(shares):  # of a fine-tuned bag each network gives one stem, and two give the melody
+                    found += torch.cat(list(self._joined(network, shares, mixed))).cpu()
+        return found.numpy()[None]
+
+    def _joined(self, network: Any, shares: list[float], mixed: Float[Tensor, "C N"]) -> Iterator[Tensor]:
+        """What a network says of the melody, stretch after stretch: segments overlap, and each counts the more the
+        farther a sample is from its ends."""
+        length = int(network.segment * self.sample_rate)
+        stride = int((1 - OVERLAP) * length)
+        rising = torch.arange(1, length // 2 + 1)
+        weight = torch.cat([rising, torch.arange(length - length // 2, 0, -1)]).to(self.device)
+        weight = weight / weight.max()
+        each = torch.tensor(shares, device=self.device)[:, None, None]
+        sums = torch.zeros(len(shares), mixed.shape[0], length, device=self.device)
+        weights = torch.zeros(length, device=self.device)
+        for stems in self._segments(network, mixed, length, stride):
+            heard = stems.shape[-1]
+            sums[..., :heard] += weight[:heard] * stems
+            weights[:heard] += weight[:heard]
+            # No later segment reaches what lies before the next one's beginning.
+            done = min(stride, heard)
+            yield (each * (sums[..., :done] / weights[:done])).sum(0).mean(0)
+            sums = functional.pad(sums[..., stride:], (0, stride))
+            weights = functional.pad(weights[stride:], (0, stride))
+
+    def _segments(
+        self, network: Any, mixed: Float[Tensor, "C N"], length: int, stride: int
+    ) -> Iterator[Float[Tensor, "S C n"]]:
+        """The stems of segments of `length` samples, `stride` from one to the next; the last ones are shorter, and a
+        network that takes no less hears what lies around them as well."""
+        chunks = (TensorChunk(mixed, start, length) for start in range(0, mixed.shape[1], stride))
+        for heard, alike in groupby(chunks, key=lambda chunk: chunk.length):
+            taken = network.valid_length(heard) if hasattr(network, "valid_length") else heard
+            while group := list(islice(alike, self._at_once)):
+                batch = torch.stack([chunk.padded(taken) for chunk in group]).to(self.device)
+                yield from center_trim(network(batch)[:, self._melody], heard)
 
 
 def load_separator(weights: LocalWeights, device: str = "cpu") -> Separator:
@@ -117,10 +155,10 @@ def load_separator(weights: LocalWeights, device: str = "cpu") -> Separator:
     if missing:
         raise ValueError(f"expected the models {', '.join(missing)} of the bag in {path}, got {', '.join(files)}")
     networks = [_load_network(files[name]) for name in bag["models"]]
-    return Separator(BagOfModels(networks, bag.get("weights"), bag.get("segment")).to(device), device)
+    return Separator(BagOfModels(networks, bag.get("weights"), bag.get("segment")), device)
 
 
-def _load_network(path: Path) -> Demucs | HDemucs | HTDemucs:
+def _load_network(path: Path) -> AnyDemucs:
     if "-" in path.stem:
         try:
             check_checksum(path, path.stem.rsplit("-", 1)[1])
@@ -130,7 +168,7 @@ def _load_network(path: Path) -> Demucs | HDemucs | HTDemucs:
     if not isinstance(package, dict) or package.get("klass") not in (HTDemucs, HDemucs, Demucs):
         raise ValueError(f"expected the weights of a Demucs network in {path}, got none")
     try:
-        network: Demucs | HDemucs | HTDemucs = load_model(package)
+        network: AnyDemucs = load_model(package)
         return network
     except (KeyError, TypeError, RuntimeError, AssertionError) as error:
         raise ValueError(f"expected the weights of a Demucs network in {path}, got {error}") from error

@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 import schemas
 from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
-from stages.audio import AudioError, read_audio
+from stages.audio.ahead import reading_ahead, sources_of
+from stages.audio.sound import Sound
 from stages.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
@@ -75,33 +76,27 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
         raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
     rows, rejects = [], []
     context.progress.start("tokenize", tracks.num_rows, "tracks")
-    for track_id, uri in zip(*(tracks.column(name).to_pylist() for name in ("track_id", "uri")), strict=True):
-        context.check_stopped()
-        try:
-            codes = _codes(config, codec, uri)
-        except AudioError as error:
-            rejects.append(Reject(track_id, uri, error.kind, str(error)))
-        else:
-            rows.append({"track_id": track_id, **about, "frames": codes.shape[1], "codes": list(codes)})
-        context.progress.advance()
+    with reading_ahead(context, sources_of(tracks), codec.sample_rate, codec.channels) as sounds:
+        for source, sound in sounds:
+            if isinstance(sound, Reject):
+                rejects.append(sound)
+            elif sound.samples.shape[1] < codec.hop:
+                least = codec.hop / codec.sample_rate
+                message = f"expected at least one frame of {least:.3f} s, got {sound.seconds:.4f} s"
+                rejects.append(Reject(source.key, source.uri, "too short", message))
+            else:
+                codes = _codes(config, codec, sound)
+                rows.append({"track_id": source.key, **about, "frames": codes.shape[1], "codes": list(codes)})
+            context.progress.advance()
     return Shard(rows, rejects)
 
 
-def _codes(config: Config, codec: "AnyCodec", uri: str) -> np.ndarray:
+def _codes(config: Config, codec: "AnyCodec", sound: Sound) -> np.ndarray:
     """Codes uint16 [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
     import torch
 
-    from stages.segments import as_channels
-
-    recording = read_audio(uri)
-    samples = as_channels(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
-    if samples.shape[1] < codec.hop:
-        raise AudioError(
-            "too short",
-            f"expected at least one frame of {codec.hop / codec.sample_rate:.3f} s, got {recording.seconds:.4f} s",
-        )
     window, context = (_frames(seconds, codec) for seconds in (config.window_seconds, config.context_seconds))
-    codes = codec.encode_track(torch.from_numpy(samples), window, context, config.windows_at_once)
+    codes = codec.encode_track(torch.from_numpy(sound.samples), window, context, config.windows_at_once)
     return codes.numpy().astype(np.uint16)
 
 

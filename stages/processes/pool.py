@@ -96,8 +96,10 @@ class Pool:
             Died: it ends its process.
             RuntimeError: a worker cannot be started.
         """
-        last_words = ""
+        last_words = "was not begun: the pool is closed"
         for _ in range(2):
+            if self._closed:
+                break
             worker = self._worker()
             try:
                 outcome = worker.ask(call, seconds)
@@ -106,8 +108,6 @@ class Pool:
                 raise TookTooLong(f"{seconds:.0f} s") from error
             except (EOFError, ConnectionError, pickle.UnpicklingError):
                 last_words = worker.last_words()
-                if self._closed:
-                    break
                 continue
             self._free.put(worker)
             return call() if outcome.raised else outcome.result

@@ -9,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from demucs.apply import BagOfModels, apply_model
+from demucs.demucs import Demucs
 from demucs.htdemucs import HTDemucs
 from demucs.pretrained import get_model
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from model.synthesis import compose
 from model.synthesis.rendering import render
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
-from stages import chroma, stems
+from stages import chroma
 from stages.stems import Separator, load_separator, melody_chroma
 from tests.stages.world_of_sound import make_context, save_separator, tracks_of, write_sound
 
@@ -114,16 +115,44 @@ def test_transformers_gives_the_same_melody_for_the_same_stems(separator):
     assert (ours == theirs).all(1).float().mean() >= 0.9
 
 
-def test_a_long_recording_in_blocks_sounds_as_if_it_were_separated_whole(separator, monkeypatch):
+def as_demucs_separates(separator: Separator, samples: np.ndarray) -> torch.Tensor:
+    with torch.no_grad():
+        stems = apply_model(separator.bag, torch.from_numpy(samples)[None], shifts=0, overlap=0.25)[0]
+    sources = separator.bag.sources
+    return (stems[sources.index("vocals")] + stems[sources.index("other")]).mean(0)
+
+
+def test_a_recording_of_any_length_is_separated_as_demucs_separates_the_whole(separator):
+    long = np.concatenate([mix(index) for index in range(8)], axis=1)
+    assert long.shape[1] > 60 * 16_000
+    # A segment is 16,000 samples here, and the next begins 12,000 later.
+    for length in (1, 7_999, 12_000, 12_001, 16_000, 16_001, 28_000, 40_000, long.shape[1]):
+        found = torch.from_numpy(separator.melody(long[:, :length], 16_000)[0])
+        assert torch.equal(found, as_demucs_separates(separator, long[:, :length])), length
+
+
+def test_segments_that_share_a_batch_sound_as_they_do_alone(separator):
     samples = np.concatenate([mix(index) for index in range(2)], axis=1)
-    whole = separator.melody(samples, 16_000)
-    monkeypatch.setattr(stems, "BLOCK_SECONDS", 4.0)
-    blocks = Separator(separator.bag, "cpu").melody(samples, 16_000)
-    assert blocks.shape == whole.shape
-    difference = np.square(blocks - whole).mean() / np.square(whole).mean()
-    assert difference < 0.1
-    first = round(2.5 * 16_000)
-    assert np.abs(blocks[0, :first] - whole[0, :first]).max() < 1e-4
+    alone = separator.melody(samples, 16_000)
+    together = Separator(separator.bag, "cpu", segments_at_once=4).melody(samples, 16_000)
+    assert np.abs(together - alone).max() < 1e-5 * np.abs(alone).max()
+
+
+def test_a_bag_of_several_networks_in_stereo_is_weighed_as_demucs_weighs_it():
+    sizes = {"channels": 8, "nfft": 512, "depth": 2, "t_layers": 1, "t_heads": 2, "bottom_channels": 16}
+    torch.manual_seed(0)
+    networks = [
+        HTDemucs(["drums", "bass", "other", "vocals"], samplerate=16_000, segment=seconds, **sizes)  # type: ignore[arg-type]
+        for seconds in (1, 2, 1)
+    ]
+    networks.append(Demucs(["drums", "bass", "other", "vocals"], samplerate=16_000, segment=3, channels=4, depth=2))
+    # The first says nothing of the melody.
+    weights = [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.5], [0.0, 1.0, 0.5, 0.0], [0.0, 0.0, 0.0, 3.0]]
+    separator = Separator(BagOfModels(networks, weights), "cpu")
+    samples = np.concatenate([mix(0), mix(1)[:, : mix(0).shape[1]]])[:, :70_000]
+    found = torch.from_numpy(separator.melody(samples, 16_000)[0])
+    expected = as_demucs_separates(separator, samples)
+    assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
 def test_stereo_mono_and_other_rates_are_brought_to_what_the_separator_takes(separator):

@@ -1,0 +1,42 @@
+"""What the tests of the pool have done in other processes."""
+
+import os
+import time
+
+import numpy as np
+
+
+class Unsendable(Exception):
+    """Made of more than its message, as some clients' errors are, so that it does not come out of a pickle."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def own_process() -> int:
+    return os.getpid()
+
+
+def large(channels: int, samples: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((channels, samples), np.float32)
+
+
+def raises() -> None:
+    try:
+        raise Unsendable("a", "b")
+    except Unsendable as error:
+        raise ConnectionError("reset by the peer") from error
+
+
+def breaks_elsewhere(here: int) -> str:
+    if os.getpid() != here:
+        raise Unsendable("a", "b")
+    return "done here"
+
+
+def vanishes() -> None:
+    os._exit(7)
+
+
+def sleeps() -> None:
+    time.sleep(600)
