@@ -1,6 +1,5 @@
 """From recordings to clips on a DAC and on a Mimi: sizes, rate and length are the codec's."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -11,55 +10,27 @@ from transformers import DacConfig, MimiConfig
 from flows.recipe import Recipe
 from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
-from schemas.database import query
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import load_codec
 from stages.runner import StageFailed
+from tests.flows import melody_world
+from tests.flows.melody_world import PROMPT_SECONDS, SECONDS, STAGES, continued, filled_store, melody_recipe, rows_of
 from tests.model.codec.small_codecs import CARDINALITY, HOPS, LEVELS, RATE, small_codec
 from tests.stages.checkpoints.small_checkpoint import refuse
 from tests.stages.codec_world import piece
-from tests.stages.tiny_clap import clap_folder
-
-STAGES = ["ingest", "chroma", "clap", "tokenize", "train", "requests", "generate", "decode", "evaluate"]
-SECONDS, PROMPT_SECONDS = 1.2, 0.4
 
 
 def recipe(folder: Path, kind: str, codebooks: int = LEVELS) -> Recipe:
-    """A model that reads melodies and speaks a small codec's codes, with small models around it."""
-    codec, clap = folder / "codec", clap_folder(folder / "clap", 8)
-    small_codec(kind).save_pretrained(codec)
-    learning = {"steps": 4, "warmup_steps": 1, "precision": "float32", "ema_interval": 1}
-    model = {
-        "language_model": {
-            **{"codebooks": codebooks, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 1},
-            **{"cross": (), "prepend": ("chroma",)},
-        },
-        **{"description": None, "chroma": {"frames": 16}},
-    }
-    differences = {
-        "ingest": {"valid": 0.0, "test": 0.0},
-        "chroma": {"separator": None},
-        "clap": {"model": str(clap)},
-        "tokenize": {"codec": str(codec), "codebooks": None},
-        "train": {
-            **{"model": model, "text_encoder": None, "optimization": learning},
-            **{"batch": 2, "micro_batch": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
-        },
-        "generate": {"codec": str(codec), "separator": None, "clap": None, "vocabulary": None},
-        "decode": {"codec": str(codec), "format": "wav"},
-        "evaluate": {"codec": str(codec), "clap": None, "vocabulary": None, "untrained_clips": 1},
-    }
-    return Recipe.model_validate({"preset": f"{kind}-{'44khz' if kind == 'dac' else '24khz'}", **differences})
+    """A model that speaks a small codec's codes."""
+    small_codec(kind).save_pretrained(folder / "codec")
+    preset = f"{kind}-{'44khz' if kind == 'dac' else '24khz'}"
+    sizes = {"codebooks": codebooks, "cardinality": CARDINALITY}
+    return melody_recipe(folder, preset, folder / "codec", sizes, {"codebooks": None})
 
 
 def settings_of(folder: Path) -> Settings:
     """Four recordings in a folder, and the settings for a store beside them."""
-    (folder / "recordings").mkdir()
-    for number in range(4):
-        soundfile.write(folder / "recordings" / f"{number}.wav", piece(number), RATE)
-    return Settings(
-        store=str(folder / "store"), source=str(folder / "recordings"), workers=1, requests=str(folder / "requests.csv")
-    )
+    return melody_world.settings_of(folder, {str(number): piece(number) for number in range(4)}, RATE)
 
 
 @pytest.fixture(scope="module", params=["dac", "mimi"])
@@ -71,25 +42,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 def store(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A catalog, and clips of a model that learned from it."""
     folder = tmp_path_factory.mktemp(kind)
-    settings = settings_of(folder)
-    steps, store = recipe(folder, kind).steps(settings.source), Store(settings.store)
-    run_stages(steps, settings, STAGES[:4], True, Run(), in_turn)
-    track = query(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'").to_pylist()[0]["track_id"]
-    rows = [
-        {"name": "melody", "melody": f"track:{track}"},
-        {"name": "from a track", "prompt": f"track:{track}", "prompt_seconds": PROMPT_SECONDS},
-        {"name": "from a file", "prompt": f"file:{settings.source}/0.wav", "prompt_seconds": PROMPT_SECONDS},
-    ]
-    with open(folder / "requests.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["name", "melody", "prompt", "seconds", "prompt_seconds"])
-        writer.writeheader()
-        writer.writerows(row | {"seconds": SECONDS} for row in rows)
-    run_stages(steps, settings, STAGES, True, Run(), in_turn)
-    return store
-
-
-def rows_of(store: Store, sql: str) -> list[dict]:
-    return query(store, sql).to_pylist()
+    return filled_store(recipe(folder, kind), settings_of(folder))
 
 
 def test_clips_have_the_sizes_the_rate_and_the_length_of_the_codec(store: Store, kind: str) -> None:
@@ -106,16 +59,9 @@ def test_clips_have_the_sizes_the_rate_and_the_length_of_the_codec(store: Store,
 
 
 def test_a_prompt_is_the_recording_s_own_codes_whether_a_track_or_a_file(store: Store, kind: str) -> None:
-    rows = rows_of(
-        store,
-        "SELECT requests.name, generations.codes FROM generations JOIN requests USING (request_id) "
-        "WHERE prompt IS NOT NULL",
-    )
-    tokens = rows_of(store, "SELECT codes FROM tokens JOIN tracks USING (track_id) WHERE uri LIKE '%0.wav'")[0]
-    prompt = np.array(tokens["codes"])[:, : round(PROMPT_SECONDS * RATE / HOPS[kind])]
-    found = {row["name"]: np.array(row["codes"])[:, : prompt.shape[1]] for row in rows}
-    assert np.array_equal(found["from a track"], prompt)
-    assert np.array_equal(found["from a file"], prompt)
+    found = continued(store, round(PROMPT_SECONDS * RATE / HOPS[kind]))
+    assert np.array_equal(found["from a track"], found["recording"])
+    assert np.array_equal(found["from a file"], found["recording"])
 
 
 def test_melody_following_is_compared_with_what_the_codec_lets_through(store: Store) -> None:

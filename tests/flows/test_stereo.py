@@ -1,6 +1,5 @@
 """Stereo from recordings to clips: a mono codec encodes both sides, and a model speaks their codes by turns."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +8,22 @@ import soundfile
 import torch
 
 from flows.cli import run_command
-from flows.recipe import Recipe
-from flows.running import Run, in_turn, run_stages
-from schemas import Settings, Store
-from schemas.database import query
+from schemas import Store
 from stages.checkpoints.folder import load_encodec
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import load_codec
+from tests.flows.melody_world import (
+    PROMPT_SECONDS,
+    SECONDS,
+    continued,
+    filled_store,
+    melody_recipe,
+    rows_of,
+    settings_of,
+)
 from tests.stages.checkpoints.small_checkpoint import refuse
 from tests.stages.codec_world import piece
-from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
-
-STAGES = ["ingest", "chroma", "clap", "tokenize", "train", "requests", "generate", "decode", "evaluate"]
 
 
 def listening_codec(folder: Path) -> Path:
@@ -36,63 +38,15 @@ def listening_codec(folder: Path) -> Path:
     return folder
 
 
-def recipe(folder: Path) -> Recipe:
-    """A stereo model that reads melodies, with small models around it."""
-    codec, clap = str(listening_codec(folder / "codec")), str(clap_folder(folder / "clap", 8))
-    learning = {"steps": 4, "warmup_steps": 1, "precision": "float32", "ema_interval": 1}
-    model = {
-        "language_model": {
-            **{"codebooks": 2 * CODEBOOKS, "delays": (0, 0, 1, 1), "cardinality": CARDINALITY},
-            **{"width": 32, "heads": 2, "layers": 1, "cross": (), "prepend": ("chroma",)},
-        },
-        **{"description": None, "chroma": {"frames": 16}},
-    }
-    differences = {
-        "ingest": {"valid": 0.0, "test": 0.0},
-        "chroma": {"separator": None},
-        "clap": {"model": clap},
-        "tokenize": {"codec": codec, "channels": "stereo"},
-        "train": {
-            **{"model": model, "text_encoder": None, "optimization": learning},
-            **{"batch": 2, "micro_batch": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
-        },
-        "generate": {"codec": codec, "separator": None, "clap": None, "vocabulary": None},
-        "decode": {"codec": codec, "format": "wav"},
-        "evaluate": {"codec": codec, "clap": None, "vocabulary": None, "untrained_clips": 1},
-    }
-    return Recipe.model_validate({"preset": "musicgen-small", **differences})
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A catalog of four stereo recordings and a mono one, and clips of a model that learned from them."""
     folder = tmp_path_factory.mktemp("stereo")
-    (folder / "recordings").mkdir()
-    for number in range(4):
-        sides = np.stack([piece(2 * number), piece(2 * number + 1)], axis=1)
-        soundfile.write(folder / "recordings" / f"{number}.wav", sides, SAMPLE_RATE)
-    soundfile.write(folder / "recordings" / "mono.wav", piece(9), SAMPLE_RATE)
-    settings = Settings(
-        store=str(folder / "store"), source=str(folder / "recordings"), workers=1, requests=str(folder / "requests.csv")
-    )
-    steps, store = recipe(folder).steps(settings.source), Store(settings.store)
-    run_stages(steps, settings, STAGES[:4], True, Run(), in_turn)
-    track = query(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'").to_pylist()[0]["track_id"]
-    rows = [
-        {"name": "melody", "melody": f"track:{track}"},
-        {"name": "from a track", "prompt": f"track:{track}", "prompt_seconds": 0.4},
-        {"name": "from a file", "prompt": f"file:{settings.source}/0.wav", "prompt_seconds": 0.4},
-    ]
-    with open(folder / "requests.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, ["name", "melody", "prompt", "seconds", "prompt_seconds"])
-        writer.writeheader()
-        writer.writerows(row | {"seconds": 1.2} for row in rows)
-    run_stages(steps, settings, STAGES, True, Run(), in_turn)
-    return store
-
-
-def rows_of(store: Store, sql: str) -> list[dict]:
-    return query(store, sql).to_pylist()
+    recordings = {str(number): np.stack([piece(2 * number), piece(2 * number + 1)], axis=1) for number in range(4)}
+    settings = settings_of(folder, recordings | {"mono": piece(9)}, SAMPLE_RATE)
+    sizes = {"codebooks": 2 * CODEBOOKS, "delays": (0, 0, 1, 1), "cardinality": CARDINALITY}
+    codec = listening_codec(folder / "codec")
+    return filled_store(melody_recipe(folder, "musicgen-small", codec, sizes, {"channels": "stereo"}), settings)
 
 
 def test_codes_are_those_of_either_side_by_turns_and_a_mono_recording_has_equal_sides(store: Store) -> None:
@@ -110,24 +64,17 @@ def test_generated_clips_have_two_channels_that_differ(store: Store) -> None:
     rows = rows_of(store, "SELECT * FROM clips JOIN generations USING (request_id, take)")
     assert len(rows) == 3, rows_of(store, "SELECT message FROM rejects")
     for row in rows:
-        assert np.array(row["codes"]).shape == (2 * CODEBOOKS, round(1.2 * FRAME_RATE))
+        assert np.array(row["codes"]).shape == (2 * CODEBOOKS, round(SECONDS * FRAME_RATE))
         sound, rate = soundfile.read(store.path(row["path"]), always_2d=True)
-        assert (rate, sound.shape) == (SAMPLE_RATE, (round(1.2 * SAMPLE_RATE), 2))
+        assert (rate, sound.shape) == (SAMPLE_RATE, (round(SECONDS * SAMPLE_RATE), 2))
         assert not np.array_equal(sound[:, 0], sound[:, 1])
 
 
 def test_a_prompt_has_both_sides_of_the_recording_whether_a_track_or_a_file(store: Store) -> None:
-    rows = rows_of(
-        store,
-        "SELECT requests.name, generations.codes FROM generations JOIN requests USING (request_id) "
-        "WHERE prompt IS NOT NULL",
-    )
-    tokens = rows_of(store, "SELECT codes FROM tokens JOIN tracks USING (track_id) WHERE uri LIKE '%0.wav'")[0]
-    prompt = np.array(tokens["codes"])[:, : round(0.4 * FRAME_RATE)]
-    found = {row["name"]: np.array(row["codes"])[:, : prompt.shape[1]] for row in rows}
-    assert np.array_equal(found["from a track"], prompt)
+    found = continued(store, round(PROMPT_SECONDS * FRAME_RATE))
+    assert np.array_equal(found["from a track"], found["recording"])
     # A file's prompt is encoded with a second after it rather than the whole recording: its last frames may differ.
-    assert np.mean(found["from a file"] == prompt) > 0.9
+    assert np.mean(found["from a file"] == found["recording"]) > 0.9
 
 
 def test_melody_following_is_compared_in_stereo_too(store: Store) -> None:
