@@ -17,13 +17,14 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing import current_process, get_context
+from multiprocessing import current_process, get_context, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from huggingface_hub.utils import disable_progress_bars
 
 from stages.contract import Context, Progress, Stopped
 from stages.training.ranks import Rank
@@ -40,6 +41,9 @@ LOOK_SECONDS = 0.2
 
 LAST_WORDS_SECONDS = 2.0
 """How long after a failure another process may turn out to have died before it, so that the one to blame is named."""
+
+ENDING_SECONDS = 10.0
+"""What a process that has said its last word has to end in good order."""
 
 
 class ProcessFailed(RuntimeError):
@@ -112,6 +116,7 @@ def run_together(work: Work[Result], context: Context, count: int) -> Result:
     threads = max(1, torch.get_num_threads() // count)
     processes: list[SpawnProcess] = []
     ours: list[Connection] = []
+    resource_tracker.ensure_running()  # whose start would undo the next line
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)  # a child begins with the mask of its parent
     try:
         for number in range(count):
@@ -159,6 +164,8 @@ def _listen(context: Context, processes: list[SpawnProcess], ends: list[Connecti
                 case _Failed():
                     failures[number] = said
                     until = min(until, time.monotonic() + LAST_WORDS_SECONDS)
+    for number in (*results, *failures):
+        processes[number].join(ENDING_SECONDS)
     if not failures:
         return results[0]
     number, first = min(failures.items(), key=lambda item: item[1].at)
@@ -197,6 +204,7 @@ def _take_part(work: Work[Any], context: Context, rank: Rank, end: Connection, p
     """What each process does, from its start to its end."""
     if context.device == "cpu":
         torch.set_num_threads(threads)  # as many as all processes had if there were one
+    disable_progress_bars()  # transformers' bars would break into the run's
     if not rank.leads:
         logging.disable(logging.WARNING)  # which the first one gives
     stop = threading.Event()
@@ -204,12 +212,18 @@ def _take_part(work: Work[Any], context: Context, rank: Rank, end: Connection, p
     context = replace(context, progress=_Telling(end) if rank.leads else Progress(), stop=stop)
     try:
         with rank.joined(port, context.device):
-            _send(end, _Done(work(context, rank)))
-    except Exception as error:
-        text = str(error) if isinstance(error, ValueError | Stopped) else f"{type(error).__name__}: {error}"
-        trace = traceback.format_exc()
-        kinds = isinstance(error, ValueError), isinstance(error, Stopped)
-        _send(end, _Failed(time.monotonic(), text, trace, *kinds))
+            try:
+                _send(end, _Done(work(context, rank)))
+            except Exception as error:
+                _send(end, _failure(error))  # before the others hear that this one has gone, and fail for that
+    except Exception as error:  # of meeting the others, or of parting from them
+        _send(end, _failure(error))
+
+
+def _failure(error: Exception) -> _Failed:
+    text = str(error) if isinstance(error, ValueError | Stopped) else f"{type(error).__name__}: {error}"
+    kinds = isinstance(error, ValueError), isinstance(error, Stopped)
+    return _Failed(time.monotonic(), text, traceback.format_exc(), *kinds)
 
 
 def _obey(end: Connection, stop: threading.Event) -> None:

@@ -5,7 +5,6 @@ Every process has the whole model and works on some parts of each step; their gr
 the same update. A training in one process is the case of one, in which nobody is told anything.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,13 +53,7 @@ class Rank:
 
     def distributed(self, objective: Objective) -> Objective | DistributedDataParallel:
         """What averages gradients over all processes as they come about."""
-        if self.count == 1:
-            return objective
-        # Its buckets stay as they are if it looks for parameters without a gradient, rather than being laid out anew
-        # after the first step, and so a training that goes on sums in the order of one that was never stopped. That
-        # there are none such is no news then.
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        return DistributedDataParallel(objective, broadcast_buffers=False, find_unused_parameters=True)
+        return objective if self.count == 1 else DistributedDataParallel(objective, broadcast_buffers=False)
 
     def agreed(self, wish: bool) -> bool:
         """What the first process wishes. No device is waited for."""
