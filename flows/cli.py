@@ -33,7 +33,7 @@ Form = Literal["hf", "audiocraft", "segue"]
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
 
-QUIET_PREFECT = {
+QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # Several first starts at once on a small machine need longer than Prefect's 20 seconds.
@@ -41,8 +41,10 @@ QUIET_PREFECT = {
     # The command line tells what happened itself; Prefect's own log still reaches its server.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    # It warns of every MusicGen that its special token comes after the codes.
+    "TRANSFORMERS_VERBOSITY": "error",
 }
-"""What a run from the command line sets where the user has not."""
+"""What the command line sets where the user has not."""
 
 app = typer.Typer(
     help="From a folder of recordings to a catalog of generated clips.",
@@ -116,6 +118,7 @@ def convert(
     """Write a checkpoint in another form, with all that it needs."""
     from flows.conversion import convert_checkpoint
 
+    _be_quiet()
     try:
         print(convert_checkpoint(source, destination, to, codec, store))
     except ValueError as error:
@@ -193,11 +196,7 @@ def _start(asked: Asked, current: Run) -> None:
     if not any(plan.jobs for plan in plans):
         run_stages(asked.steps, asked.settings, asked.names, asked.stages is not None, current, in_turn, plans)
         return
-    for name, value in QUIET_PREFECT.items():
-        os.environ.setdefault(name, value)
-    from huggingface_hub.utils import disable_progress_bars
-
-    disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
+    _be_quiet()
     from flows.catalog import catalog
 
     start_server()
@@ -206,6 +205,15 @@ def _start(asked: Asked, current: Run) -> None:
         catalog(recipe=asked.recipe, settings=asked.given, stages=asked.stages)
     finally:
         current_run.reset(token)
+
+
+def _be_quiet() -> None:
+    """Leave it to this command line to tell what happens; transformers looks only once, when it is imported."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
 
 
 def _console() -> Console:

@@ -22,15 +22,12 @@ def convert_checkpoint(
     Raises:
         ValueError: the source cannot be had or is no checkpoint that can be converted, or `destination` is taken.
     """
-    from huggingface_hub.utils import disable_progress_bars
-
     from stages.checkpoints.converting import convert  # with torch, which `segue --help` does without
 
     settings = Settings()
     place = Store(store or settings.store)
     if (store is not None or source.startswith("checkpoint:")) and not place.filesystem.exists(place.root):
         raise ValueError(f"expected a store at {place.url}, got nothing there: give --store")
-    disable_progress_bars()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tried in vain is told in one line
     with tempfile.TemporaryDirectory(prefix="segue-convert-") as nowhere:
         if not place.filesystem.exists(place.root):

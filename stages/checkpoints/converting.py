@@ -85,4 +85,5 @@ def _codec_in_words(trained: TrainedModel) -> str:
     if codec is None:
         return "no codec"
     where = "its codec" if trained.codec is not None else f"the name of its codec {codec.reference}"
-    return f"{where} (identity {codec.identity[:SHORT]}…, {codec.codebooks} codebooks, {codec.channels} channels)"
+    sound = {1: "mono", 2: "stereo"}.get(codec.channels, f"{codec.channels} channels")
+    return f"{where} (identity {codec.identity[:SHORT]}…, {codec.codebooks} codebooks, {sound})"

@@ -15,6 +15,8 @@ from stages.checkpoints.folder import load_encodec
 from stages.checkpoints.forms import Form, form_of
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import codes_of_model, load_codec, load_codec_of
+from tests.flows.command_line import segue
+from tests.stages.checkpoints.hugging_face_models import SHAPES, random_musicgen, save
 from tests.stages.checkpoints.small_checkpoint import find, refuse, same_weights, small_checkpoint
 from tests.stages.tiny_codec import codec_folder
 
@@ -161,9 +163,18 @@ def test_the_command_tells_what_was_written_in_one_line(tmp_path: Path, capfd: p
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == 1
     assert "(segue) is written as hf to" in lines[0]
-    assert "2 codebooks, 1 channels" in lines[0]
+    assert "2 codebooks, mono)" in lines[0]
     assert form_of(tmp_path / "new") == "hf"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder", "new"]
+
+
+def test_the_command_leaves_transformers_no_word(tmp_path: Path) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "musicgen")  # transformers warns of its special token
+    process = segue("convert", str(tmp_path / "musicgen"), str(tmp_path / "new"), "--to", "hf")
+    out, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (0, "")
+    assert len(out.splitlines()) == 1
 
 
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
