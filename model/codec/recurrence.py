@@ -1,15 +1,27 @@
-"""The recurrent layers of EnCodec's halves for inference (LSTM, Hochreiter and Schmidhuber 1997), with their matrices
-packed for a CPU.
+"""The recurrent layers of EnCodec's halves for inference (LSTM, Hochreiter and Schmidhuber 1997) on a CPU.
 
-A step multiplies one row for each sequence by a matrix of 16 MB, so its time is that of reading the matrix.
+A step multiplies one row by a matrix of 16 MB, so its time is that of reading the matrix, and four rows take hardly
+longer than one. So a sequence is run as several stretches at once (multiple shooting: Bellen and Zennaro, "Parallel
+algorithms for initial-value problems", 1989): each but the first begins some frames early from nothing, by when what
+the layer would remember is nearly always forgotten. Whether it is, is looked at: where the state that a stretch began
+from is not the one that the stretch before it ended with, up to rounding, the stretches are run again from those, until
+all agree. The answer is that of running the sequence from end to end; only the time depends on how well layers forget.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+ROWS = 4
+"""Rows that are multiplied at once, where there are fewer sequences."""
+RUN_UP = 64
+"""Frames that a stretch begins early. EnCodecs trained here forget all of a state in 50, up to rounding."""
+ROUNDING = 1e-6
+"""By how much states may differ, beside their own size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,22 +32,46 @@ class _Layer:
     inwards: Tensor
     """Packed, of inputs."""
     around: Tensor
-    """Packed, of what the layer remembers."""
+    """Packed, of what the layer gave a step before."""
     bias: Float[Tensor, " G"]
 
 
-class Recurrence:
-    """An LSTM and, added to what it gives, what it was given."""
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a layer remembers of each of R rows."""
 
-    def __init__(self, lstm: nn.LSTM) -> None:
+    hidden: Float[Tensor, "R D"]
+    cell: Float[Tensor, "R D"]
+
+    def first(self, rows: int) -> "_State":
+        return _State(self.hidden[:rows], self.cell[:rows])
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What a layer gave at every step, and its state after the last."""
+
+    found: Float[Tensor, "R T D"]
+    last: _State
+
+
+class Recurrence:
+    """An LSTM and, added to what it gives, what it was given.
+
+    Args:
+        run_up: frames that a stretch begins early.
+    """
+
+    def __init__(self, lstm: nn.LSTM, run_up: int = RUN_UP) -> None:
         self.layers = [_packed(lstm, number) for number in range(lstm.num_layers)]
+        self.run_up = run_up
 
     def __call__(self, items: Sequence[Float[Tensor, "T D"]]) -> list[Float[Tensor, "T D"]]:
         """What it makes of sequences of one length."""
-        given = found = torch.stack(list(items), dim=1)
+        given = found = torch.stack(list(items))
         for layer in self.layers:
-            found = _run(layer, found)
-        return [item.contiguous() for item in (found + given).unbind(1)]
+            found = _through(layer, found, self.run_up)
+        return list((found + given).unbind())
 
 
 def _packed(lstm: nn.LSTM, number: int) -> _Layer:
@@ -49,15 +85,46 @@ def _packed(lstm: nn.LSTM, number: int) -> _Layer:
     return _Layer(lstm.hidden_size, pack(inwards), pack(around), bias)
 
 
-def _run(layer: _Layer, inputs: Float[Tensor, "T B D"]) -> Float[Tensor, "T B D"]:
-    width, multiply = layer.width, torch.ops.mkldnn._linear_pointwise
-    steps = multiply(inputs.flatten(0, 1), layer.inwards, layer.bias, "none", [], "").view(*inputs.shape[:2], -1)
-    found = inputs.new_empty(*inputs.shape[:2], width)
-    hidden = inputs.new_zeros(inputs.shape[1], width)
-    cell = torch.zeros_like(hidden)
-    for step, room in zip(steps, found, strict=True):
-        gates = multiply(hidden, layer.around, None, "none", [], "").add_(step)
+def _through(layer: _Layer, inputs: Float[Tensor, "B T D"], run_up: int) -> Float[Tensor, "B T D"]:
+    """What a layer makes of sequences, in as many stretches as fill the rows and are worth their run-up."""
+    batch, frames, _ = inputs.shape
+    count = max(1, min(ROWS // batch, frames // (2 * run_up)))
+    length = math.ceil(frames / count)
+    products = torch.ops.mkldnn._linear_pointwise(inputs.flatten(0, 1), layer.inwards, layer.bias, "none", [], "")
+    steps = products.new_zeros(batch, count * length, products.shape[1])
+    steps[:, :frames] = products.view(batch, frames, -1)
+    stretches = steps.unflatten(1, (count, length)).transpose(0, 1).flatten(0, 1)  # the first of each sequence first
+    nothing = _State(*steps.new_zeros(2, batch, layer.width))
+    begun = nothing
+    if count > 1:
+        early = stretches[:-batch, -run_up:]
+        begun = _shifted(nothing, _run(layer, early, _State(*steps.new_zeros(2, len(early), layer.width))).last)
+    for _ in range(count):  # each time one more of the stretches begins with the very state of the one before it
+        run = _run(layer, stretches, begun)
+        right = _shifted(nothing, run.last.first(len(stretches) - batch))
+        if _agree(begun, right):
+            break
+        begun = right
+    return run.found.unflatten(0, (count, batch)).transpose(0, 1).flatten(1, 2)[:, :frames]
+
+
+def _shifted(nothing: _State, states: _State) -> _State:
+    """States with which stretches begin: the first with nothing, the others with those of the ones before them."""
+    return _State(torch.cat([nothing.hidden, states.hidden]), torch.cat([nothing.cell, states.cell]))
+
+
+def _agree(one: _State, other: _State) -> bool:
+    pairs = ((one.hidden, other.hidden), (one.cell, other.cell))
+    return all(torch.allclose(a, b, rtol=ROUNDING, atol=ROUNDING) for a, b in pairs)
+
+
+def _run(layer: _Layer, steps: Float[Tensor, "R T G"], begun: _State) -> _Run:
+    """A layer's steps, given what the inputs add to its gates."""
+    width, hidden, cell = layer.width, begun.hidden, begun.cell
+    found = steps.new_empty(steps.shape[1], len(steps), width)
+    for step, room in zip(steps.unbind(1), found, strict=True):
+        gates = torch.ops.mkldnn._linear_pointwise(hidden, layer.around, None, "none", [], "").add_(step)
         taken, kept, shown = gates[:, : 3 * width].sigmoid_().split(width, 1)
         cell = torch.addcmul(cell * kept, taken, gates[:, 3 * width :].tanh_())
         hidden = torch.mul(shown, cell.tanh(), out=room)
-    return found
+    return _Run(found.transpose(0, 1), _State(hidden, cell))
