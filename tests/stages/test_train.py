@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 
 from schemas.tables import CHECKPOINTS, TRAINING
 from stages.checkpoints.loading import load_checkpoint
-from stages.contract import Progress, Stopped
+from stages.contract import Stopped
 from stages.runner import run_stage
 from stages.training.drawing import split_tracks
 from stages.training.examples import tiled_windows
 from stages.training.judging import Judging
 from tests.stages.tiny_models import CARDINALITY, CODEBOOKS, world
 from tests.stages.training_world import (
+    StopAt,
     fill,
     kept_rows,
     kept_weights,
@@ -52,16 +53,6 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
     assert all(torch.equal(expected[name], got[name]) for name in expected)
     assert kept_rows(undisturbed, config) == kept_rows(killed, recipe(killed))
     assert not list((killed / "store" / "scratch").iterdir())
-
-
-class StopAt(Progress):
-    def __init__(self, context: object, step: int) -> None:
-        self.context, self.step, self.done = context, step, 0
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self.done += count
-        if self.done >= self.step:
-            self.context.stop.set()  # type: ignore[attr-defined]
 
 
 def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read_meanwhile(place: Path) -> None:

@@ -111,12 +111,14 @@ def kept_rows(folder: Path, config: train.Config) -> dict[str, list[dict]]:
     return found
 
 
-def killed_and_undisturbed(folders: Sequence[Path], moments: Sequence[tuple[int, float]], changes: dict) -> list[int]:
+def killed_and_undisturbed(
+    folders: Sequence[Path], moments: Sequence[tuple[int, float]], changes: dict, processes: int = 1
+) -> list[int]:
     """Train in the first of two folders, killed at some moments, and in the second; the signals that ended the first.
 
     In a process of its own, as it forks.
     """
-    arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes)]
+    arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes), str(processes)]
     command = [sys.executable, "-m", "tests.stages.training_world", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     if done.returncode:
@@ -124,9 +126,11 @@ def killed_and_undisturbed(folders: Sequence[Path], moments: Sequence[tuple[int,
     return json.loads(done.stdout)
 
 
-def make_context(folder: Path, config: train.Config, progress: Progress | None = None) -> tuple[Step, Context]:
+def make_context(
+    folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1
+) -> tuple[Step, Context]:
     step = Step("train", _train_module(), config)
-    chain = WorldChain([step], Settings(store=str(folder / "store"), device="cpu"))
+    chain = WorldChain([step], Settings(store=str(folder / "store"), device="cpu", processes=processes))
     context = chain.context("train", "run")
     context.progress = progress or Progress()
     return step, context
@@ -136,11 +140,23 @@ def _train_module() -> ModuleType:
     return train
 
 
-def train_in(folder: Path, config: train.Config, progress: Progress | None = None) -> dict:
+def train_in(folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1) -> dict:
     """Train through the runner; the row of `checkpoints`."""
-    step, context = make_context(folder, config, progress)
+    step, context = make_context(folder, config, progress, processes)
     run_stage(step, context)
     return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1]
+
+
+class StopAt(Progress):
+    """Asks a run to stop when so many steps have been made."""
+
+    def __init__(self, context: Context, step: int) -> None:
+        self.context, self.step, self.done = context, step, 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.done >= self.step:
+            self.context.stop.set()
 
 
 class KillAt(Progress):
@@ -155,14 +171,14 @@ class KillAt(Progress):
             threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
 
 
-def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | None) -> int:
+def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | None, processes: int) -> int:
     """Train in a fork of this process; the signal that ended it, 0 for none."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             torch.set_num_threads(1)
-            train_in(folder, recipe(folder, **changes), kill)
+            train_in(folder, recipe(folder, **changes), kill, processes)
             status = 0
         finally:
             os._exit(status)
@@ -175,12 +191,12 @@ def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | No
 def main() -> None:
     """Train in the first folder until it is killed, as often as there are moments to, and then to the end; then in the
     second folder, undisturbed. Prints the signal that ended each training. Both follow the recipe with the changes
-    given."""
+    given, in as many processes as are given."""
     killed, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
-    changes = json.loads(sys.argv[4])
+    changes, processes = json.loads(sys.argv[4]), int(sys.argv[5])
     moments = [KillAt(step, delay) for step, delay in json.loads(sys.argv[3])]
-    print(json.dumps([train_in_a_process_of_its_own(killed, changes, moment) for moment in [*moments, None]]))
-    train_in_a_process_of_its_own(undisturbed, changes, None)
+    print(json.dumps([train_in_a_process_of_its_own(killed, changes, one, processes) for one in [*moments, None]]))
+    train_in_a_process_of_its_own(undisturbed, changes, None, processes)
 
 
 if __name__ == "__main__":

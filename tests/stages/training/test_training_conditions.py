@@ -12,11 +12,11 @@ from model.music_model import Attributes
 from schemas.tables import CHECKPOINTS
 from stages import train
 from stages.checkpoints.loading import load_checkpoint
-from stages.contract import Progress, Stopped
+from stages.contract import Stopped
 from stages.runner import StageFailed, run_stage
 from stages.training.captions import MERGED, CaptionConfig, drawn_caption, plain_caption, request_text
 from tests.stages.tiny_models import world
-from tests.stages.training_world import LANGUAGE_MODEL, fill, make_context, recipe, train_in
+from tests.stages.training_world import LANGUAGE_MODEL, StopAt, fill, make_context, recipe, train_in
 
 STEPS = 9
 
@@ -43,16 +43,6 @@ def _fill(folder: Path) -> None:
     tracks = world()["tracks"].to_pylist()
     rows = [row | {"bpm": 60.0 + 5 * number} for number, row in enumerate(tracks)]
     fill(folder, tracks=world()["tracks"].from_pylist(rows, schema=world()["tracks"].schema))
-
-
-class _StopAt(Progress):
-    def __init__(self, context: object, step: int) -> None:
-        self.context, self.step, self.done = context, step, 0
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        self.done += count
-        if self.done >= self.step:
-            self.context.stop.set()  # type: ignore[attr-defined]
 
 
 NAMES = ("description", *MERGED, "paraphrases")
@@ -84,7 +74,7 @@ def test_codebooks_of_joint_embeddings_come_back_bit_for_bit_after_a_stop(tmp_pa
     _fill(tmp_path)
     config = _recipe(tmp_path)
     step, context = make_context(tmp_path, config)
-    context.progress = _StopAt(context, 4)
+    context.progress = StopAt(context, 4)
     with pytest.raises(Stopped):
         run_stage(step, context)
     kept = load_file(context.scratch() / "state.safetensors")

@@ -54,7 +54,9 @@ def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
     for step in range(3):
         broken = step == 1 and rank.number == rank.count - 1
         before = _vector(model.parameters())
-        accumulate_gradients(objective, [replace(one, shares=one.shares * torch.inf) if broken else one for one in parts])
+        accumulate_gradients(
+            objective, [replace(one, shares=one.shares * torch.inf) if broken else one for one in parts]
+        )
         move = optimization.move().read()
         rank.follow_the_first(optimization.buffers.values())
         after = _vector([*model.parameters(), *optimization.average.values(), *optimization.buffers.values()])
