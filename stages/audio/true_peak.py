@@ -28,13 +28,11 @@ class TruePeak:
     """The true peak of a stream: `update` with blocks in order, then `result`."""
 
     def __init__(self, channels: int) -> None:
-        self._peak, self._length = 0.0, 0
+        self._peak = 0.0
         self._kept = np.zeros((channels, CHUNK), np.float32)
 
     def update(self, block: np.ndarray) -> None:
         """Take float32 [C, n]."""
-        self._length += block.shape[1]
-        self._peak = max(self._peak, float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
         self._search(block, end=0)
 
     def result(self) -> float:
@@ -55,7 +53,9 @@ class TruePeak:
             self._kept = samples
             return
         self._kept = samples[:, (count - 2) * CHUNK :]
-        bounds = _bounds(samples, count)
+        levels = _highest(np.abs(samples[:, : count * CHUNK]))
+        self._peak = max(self._peak, float(levels.max()))
+        bounds = _bounds(samples, levels)
         windows = np.lib.stride_tricks.sliding_window_view(samples, CHUNK + 2 * REACH, axis=1)
         channels, chunks = np.nonzero(bounds > self._peak)
         order = np.argsort(-bounds[channels, chunks])
@@ -70,23 +70,23 @@ class TruePeak:
             order = order[bounds[channels[order], chunks[order]] > self._peak]
 
 
-def _bounds(samples: np.ndarray, count: int) -> np.ndarray:
-    """What no interpolated value in a chunk exceeds: [C, N] → [C, count - 2], without the first chunk and the last."""
-    grid = (len(samples), count, CHUNK)
-    whole = samples[:, : count * CHUNK]
-    levels = _highest(whole.reshape(grid))
-    slopes = np.subtract(whole[:, 1:], whole[:, :-1])
+def _bounds(samples: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """What no interpolated value in a chunk exceeds: [C, N] and its chunks' highest magnitudes [C, chunks] → [C, chunks
+    - 2], without the first chunk and the last."""
+    whole = samples[:, : levels.shape[1] * CHUNK]
+    slopes = whole[:, 1:] - whole[:, :-1]
     bends = np.zeros(whole.shape, np.float32)
     np.subtract(slopes[:, 1:], slopes[:, :-1], out=bends[:, 1:-1])
-    curvature = _highest(bends.reshape(grid))
+    curvature = _highest(np.abs(bends, out=bends))
     around = np.maximum(np.maximum(curvature[:, :-2], curvature[:, 1:-1]), curvature[:, 2:])
     following = np.abs(whole[:, 2 * CHUNK :: CHUNK])
     return np.maximum(levels[:, 1:-1], following) + CURVATURE * around
 
 
-def _highest(chunks: np.ndarray) -> np.ndarray:
-    """The highest magnitude in each: [C, chunks, n] → [C, chunks]."""
-    return np.maximum(chunks.max(axis=2), -chunks.min(axis=2))
+def _highest(magnitudes: np.ndarray) -> np.ndarray:
+    """Of each chunk: [C, chunks * CHUNK] → [C, chunks]."""
+    found: np.ndarray = magnitudes.reshape(len(magnitudes), -1, CHUNK).max(axis=2)
+    return found
 
 
 def _interpolate(windows: np.ndarray) -> np.ndarray:

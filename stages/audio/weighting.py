@@ -2,7 +2,7 @@
 
 A recursive filter takes one sample after the other. Over a step of 32 samples it is a matrix all the same: samples and
 the state before them go in, weighted samples and the state after them come out. So the steps of a block are one
-product, and only their states, four numbers each, follow on one another.
+product, and only their states, four numbers each, follow on one another; and those again are made of groups of steps.
 
 The standard gives coefficients for 48 kHz; for every rate they come from the analogue filters behind them, with the
 parameters that pyloudnorm takes for these (Steinmetz and Reiss, 2021) and the formulas of Bristow-Johnson's cookbook.
@@ -20,6 +20,9 @@ STEP = 32
 STATES = 4
 """Two for each of the two filters."""
 
+GROUP = 16
+"""Steps whose states are found by one product."""
+
 
 class Weighting:
     """Weights a stream: `update` with blocks in order, then `finish`.
@@ -31,7 +34,7 @@ class Weighting:
     def __init__(self, sample_rate: int, channels: int) -> None:
         matrix = _matrix(sample_rate)
         self._weight, self._carry = (part.astype(np.float32) for part in (matrix[:STEP, :STEP], matrix[STEP:, :STEP]))
-        self._enter, self._advance = matrix[:STEP, STEP:], matrix[STEP:, STEP:]
+        self._enter, self._group = matrix[:STEP, STEP:], _group_matrix(sample_rate)
         self._state = np.zeros((channels, STATES))
         self._rest = np.zeros((channels, 0), np.float32)
 
@@ -53,16 +56,30 @@ class Weighting:
         return self.update(np.zeros((len(self._rest), STEP - count)))[:, :count]
 
     def _states(self, added: np.ndarray) -> np.ndarray:
-        """The state before each step [C, steps, 4], from what each step alone adds to the one after it.
+        """The state before each step [C, steps, 4], from what each step alone adds to the state after it."""
+        channels, count, _ = added.shape
+        groups, width = count // GROUP + 1, GROUP * STATES
+        padded = np.zeros((channels, groups * GROUP, STATES))
+        padded[:, :count] = added
+        grouped = padded.reshape(channels, groups, width)
+        starts = _accumulated(self._state, grouped @ self._group[:width, width:], self._group[width:, width:])
+        states = grouped @ self._group[:width, :width] + starts @ self._group[width:, :width]
+        states = states.reshape(padded.shape)
+        self._state = states[:, count]
+        return states[:, :count]
 
-        Sums over 1, 2, 4 … steps are joined (Hillis and Steele, 1986), so that no loop goes over the steps."""
-        states = np.concatenate([self._state[:, None], added], axis=1)
-        power, reach = self._advance, 1
-        while reach < states.shape[1]:
-            states[:, reach:] += states[:, :-reach] @ power
-            power, reach = power @ power, 2 * reach
-        self._state = states[:, -1]
-        return states[:, :-1]
+
+def _accumulated(state: np.ndarray, added: np.ndarray, advance: np.ndarray) -> np.ndarray:
+    """The state [C, 4] and those that follow on it, where each is the one before times `advance`, and what was added:
+    [C, n, 4] → [C, n, 4], the last addition unused.
+
+    Sums of 1, 2, 4 … additions are joined (Hillis and Steele, 1986), so that no loop goes over them."""
+    states = np.concatenate([state[:, None], added[:, :-1]], axis=1)
+    reach = 1
+    while reach < states.shape[1]:
+        states[:, reach:] += states[:, :-reach] @ advance
+        advance, reach = advance @ advance, 2 * reach
+    return states
 
 
 @dataclass(frozen=True)
@@ -112,3 +129,15 @@ def _matrix(sample_rate: int) -> np.ndarray:
         samples, after = one.run(samples, rows[:, STEP + 2 * position : STEP + 2 * position + 2])
         states.append(after)
     return np.concatenate([samples, *states], axis=1)
+
+
+@lru_cache(maxsize=8)
+def _group_matrix(sample_rate: int) -> np.ndarray:
+    """[16 * 4 + 4, 16 * 4 + 4]: a row of what 16 steps add and the state before them, times this, is a row of the state
+    before each of them and the one after all."""
+    rows, advance, before = np.eye((GROUP + 1) * STATES), _matrix(sample_rate)[STEP:, STEP:], []
+    state = rows[:, GROUP * STATES :]
+    for step in range(GROUP):
+        before.append(state)
+        state = state @ advance + rows[:, step * STATES : (step + 1) * STATES]
+    return np.concatenate([*before, state], axis=1)
