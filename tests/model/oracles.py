@@ -64,12 +64,7 @@ def variant(folder: Path, case: dict[str, Any]) -> LanguageModel:
     pack = read_pack(folder, "lm_variants")
     facts = pack.facts["config"] | case["overrides"]
     config = LanguageModelConfig(
-        codebooks=facts["n_q"],
-        cardinality=facts["card"],
-        width=facts["dim"],
-        heads=facts["num_heads"],
-        layers=facts["num_layers"],
-        feedforward_multiplier=facts["hidden_scale"],
+        **_sizes(facts),
         activation=facts["activation"],
         norm="before" if facts["norm_first"] else "after",
         attention_bias=facts["bias_attn"],
@@ -81,11 +76,9 @@ def variant(folder: Path, case: dict[str, Any]) -> LanguageModel:
         past_context=facts.get("past_context"),
         positions=POSITIONS[facts["positional_embedding"]],
         xpos=facts.get("xpos", False),
-        position_period=facts["max_period"],
         position_scale=facts["positional_scale"],
         delays=facts["delays"],
         cross=(),
-        padding="attended",
     )
     start = f"{case['name']}.weights."
     weights = {name.removeprefix(start): value for name, value in pack.tensors.items() if name.startswith(start)}
@@ -100,18 +93,25 @@ def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
     facts = weights.facts["config"]
     fusions = {"cross": ()} | {FUSIONS[how]: tuple(names) for how, names in case["fuse2cond"].items()}
     config = LanguageModelConfig(
-        codebooks=facts["n_q"],
-        cardinality=facts["card"],
-        width=facts["dim"],
-        heads=facts["num_heads"],
-        layers=facts["num_layers"],
-        feedforward_multiplier=facts["hidden_scale"],
-        position_period=facts["max_period"],
+        **_sizes(facts),
         cross_positions=case["cross_attention_pos_emb"],
-        padding="attended",
         **fusions,
         **PATTERNS[case.get("pattern", "delay")],
     )
     model = LanguageModel(config)
     model.load_state_dict(state_from_audiocraft(weights.tensors))
     return model.eval()
+
+
+def _sizes(facts: dict[str, Any]) -> dict[str, Any]:
+    """What every pack says of its network in the same words."""
+    return {
+        "codebooks": facts["n_q"],
+        "cardinality": facts["card"],
+        "width": facts["dim"],
+        "heads": facts["num_heads"],
+        "layers": facts["num_layers"],
+        "feedforward_multiplier": facts["hidden_scale"],
+        "position_period": facts["max_period"],
+        "padding": "attended",
+    }

@@ -1,31 +1,24 @@
 """Chroma equals MusicGen's, follows what is played, and costs bounded memory."""
 
-import json
 import math
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from model import chroma as chroma_module
 from model.chroma import chroma, chroma_filters, one_hot
-
-ORACLES = Path(os.environ.get("SEGUE_ORACLES", Path(__file__).parents[2] / "../shared/oracles"))
+from tests.model.oracles import Pack, read_pack
 
 
 @pytest.fixture(scope="module")
-def oracle():
-    if not (ORACLES / "chroma.safetensors").exists():
-        pytest.skip(f"no oracle pack `chroma` in {ORACLES}: set SEGUE_ORACLES")
-    settings = json.loads((ORACLES / "chroma.json").read_text())
-    return settings, load_file(str(ORACLES / "chroma.safetensors"))
+def oracle(oracles: Path) -> Pack:
+    return read_pack(oracles, "chroma")
 
 
 @pytest.mark.parametrize("name", ["chroma", "chroma_short", "chroma_null", "chroma_silence"])
 def test_oracle_chroma_and_its_argmax_are_equal(oracle, name):
-    settings, tensors = oracle
+    settings, tensors = oracle.facts, oracle.tensors
     wav = {
         "chroma": tensors["wav"],
         "chroma_short": tensors["wav_short"],
@@ -38,7 +31,7 @@ def test_oracle_chroma_and_its_argmax_are_equal(oracle, name):
 
 
 def test_oracle_other_windows_hops_and_rates_are_equal(oracle):
-    settings, tensors = oracle
+    settings, tensors = oracle.facts, oracle.tensors
     found = chroma(tensors["wav"], settings["sample_rate"], 4096, 1024)
     torch.testing.assert_close(found, tensors["raw_r12.chroma"], rtol=1e-4, atol=1e-5)
     found = one_hot(chroma(tensors["wav"], 16_000, 4096, 1000))
@@ -46,7 +39,7 @@ def test_oracle_other_windows_hops_and_rates_are_equal(oracle):
 
 
 def test_oracle_filter_bank_sums_are_equal(oracle):
-    settings, tensors = oracle
+    settings, tensors = oracle.facts, oracle.tensors
     sums = chroma_filters(settings["sample_rate"], settings["nfft"]).sum(1)
     torch.testing.assert_close(sums, tensors["fbanks_nonzero_sum"], rtol=1e-4, atol=1e-5)
 

@@ -10,22 +10,28 @@ SAMPLE_RATE, HOP, CODEBOOKS, CARDINALITY = 8_000, 320, 2, 16
 FRAME_RATE = SAMPLE_RATE / HOP
 
 
-def codec_folder(folder: Path, loudness: float = 1.0, cardinality: int = CARDINALITY) -> Path:
-    """Write one whose last convolution is scaled by `loudness`; it answers codes with noise that they determine."""
-    torch.manual_seed(11)
-    config = EncodecConfig(
+def codec_configuration(levels: int, cardinality: int, channels: int = 1) -> EncodecConfig:
+    """Of an EnCodec of 25 frames a second."""
+    bits = (cardinality - 1).bit_length()
+    return EncodecConfig(
         sampling_rate=SAMPLE_RATE,
+        audio_channels=channels,
         upsampling_ratios=[8, 5, 4, 2],
         num_filters=2,
         hidden_size=8,
         num_lstm_layers=1,
         codebook_size=cardinality,
         codebook_dim=8,
-        target_bandwidths=[CODEBOOKS * (cardinality - 1).bit_length() * FRAME_RATE / 1000],
+        target_bandwidths=[levels * bits * FRAME_RATE / 1000],
         normalize=False,
         use_causal_conv=False,
     )
-    network: Any = EncodecModel(config)
+
+
+def codec_folder(folder: Path, loudness: float = 1.0, cardinality: int = CARDINALITY) -> Path:
+    """Write one whose last convolution is scaled by `loudness`; it answers codes with noise that they determine."""
+    torch.manual_seed(11)
+    network: Any = EncodecModel(codec_configuration(CODEBOOKS, cardinality))
     with torch.no_grad():
         for layer in network.quantizer.layers:
             layer.codebook.embed.normal_()

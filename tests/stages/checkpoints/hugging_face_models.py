@@ -9,7 +9,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from transformers import (
-    EncodecConfig,
     EncodecFeatureExtractor,
     GenerationConfig,
     MusicgenConfig,
@@ -22,8 +21,9 @@ from transformers import (
 
 from model.music_model import MusicModel
 from tests.model.tiny_model import WORDS, tokenizer
+from tests.stages.tiny_codec import HOP, SAMPLE_RATE, codec_configuration
 
-SAMPLE_RATE, HOP, CHROMA_FRAMES, SEGMENT_FRAMES = 8_000, 320, 7, 100
+CHROMA_FRAMES, SEGMENT_FRAMES = 7, 100
 
 
 @dataclass(frozen=True)
@@ -55,24 +55,6 @@ SHAPES = {
     "stereo melody": Shape(melody=True, stereo=True, codebooks=6, feedforward=96, cardinality=64),
     "as wide as a melody": Shape(melody=True, width=12, heads=2, feedforward=24),
 }
-
-
-def codec_configuration(levels: int, cardinality: int, channels: int = 1) -> EncodecConfig:
-    """An EnCodec of 25 frames a second."""
-    bits = (cardinality - 1).bit_length()
-    return EncodecConfig(
-        sampling_rate=SAMPLE_RATE,
-        audio_channels=channels,
-        upsampling_ratios=[8, 5, 4, 2],
-        num_filters=2,
-        hidden_size=8,
-        num_lstm_layers=1,
-        codebook_size=cardinality,
-        codebook_dim=8,
-        target_bandwidths=[levels * bits * SAMPLE_RATE / HOP / 1000],
-        normalize=False,
-        use_causal_conv=False,
-    )
 
 
 def random_musicgen(shape: Shape, seed: int = 0) -> Any:

@@ -18,7 +18,6 @@ from stages.checkpoints.hugging_face import read_hugging_face, write_hugging_fac
 from tests.model.tiny_model import melody, random_codes
 from tests.stages.checkpoints.hugging_face_models import (
     CHROMA_FRAMES,
-    HOP,
     SEGMENT_FRAMES,
     SHAPES,
     Shape,
@@ -29,6 +28,7 @@ from tests.stages.checkpoints.hugging_face_models import (
     random_musicgen,
     save,
 )
+from tests.stages.tiny_codec import HOP
 
 DESCRIPTIONS = ["calm piano at night", "drums", "loud fast bass with strings and drums in C minor"]
 MELODIES = [melody(0, 4, 7), melody(*range(12)), None]

@@ -19,8 +19,6 @@ from stages.checkpoints.hugging_face import read_hugging_face, write_hugging_fac
 from stages.checkpoints.loading import load_checkpoint
 from tests.model.tiny_model import text_encoder, tokenizer
 from tests.stages.checkpoints.hugging_face_models import (
-    HOP,
-    SAMPLE_RATE,
     SHAPES,
     Shape,
     encoded,
@@ -29,6 +27,7 @@ from tests.stages.checkpoints.hugging_face_models import (
     random_musicgen,
     save,
 )
+from tests.stages.tiny_codec import HOP, SAMPLE_RATE
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 DESCRIPTIONS = ["calm piano at night", "drums", "loud fast bass with strings and drums in C minor"]
