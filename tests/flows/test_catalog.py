@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import cloudpickle
 import pytest
 
 from flows.tasks import Job
@@ -100,7 +101,7 @@ def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(setti
     step = Step("chroma", tiny_mapping, tiny_mapping.Config())
     context = Chain(tiny_flow.STEPS, settings).context("chroma", "run")
     context.stop.set()
-    job = pickle.loads(__import__("cloudpickle").dumps(Job(step, context, "0")))
+    job = pickle.loads(cloudpickle.dumps(Job(step, context, "0")))
     assert isinstance(job.context, Context)
     assert type(job.context.progress) is Progress
     assert not job.context.stop.is_set()
