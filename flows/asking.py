@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from flows.overrides import explain, merge, parse_overrides
 from flows.presets import preset_difference
-from schemas import Settings
+from schemas import Settings, Store
 from stages.planning import Chain, Plan, Step, plan_chain
 
 if TYPE_CHECKING:
@@ -67,6 +67,18 @@ def asking(command: Callable[[Asked], int]) -> Callable[..., int]:
     return with_options
 
 
+def store_at(url: str) -> Store:
+    """The store of a command line.
+
+    Raises:
+        Mistake: nothing that is installed can open such a URL.
+    """
+    try:
+        return Store(url)
+    except ValueError as error:
+        raise Mistake(str(error)) from error
+
+
 def understand(stages: Sequence[str], preset: str, options: dict[str, Any], sets: Sequence[str]) -> Asked:
     """What a command line asks for.
 
@@ -92,6 +104,7 @@ def understand(stages: Sequence[str], preset: str, options: dict[str, Any], sets
             recipe = Recipe.model_validate({"preset": preset, **difference})
         except ValidationError as error:
             raise Mistake(explain(error, Recipe)) from error
+        store_at(settings.store)
         steps = recipe.steps(settings.source)
         names = chosen(steps, stages, preset)
         complete = with_source(settings, names, [step.name for step in steps])

@@ -14,7 +14,7 @@ from flows.console import LineProgress, result_rows
 from flows.recipe import Recipe, StageName, chosen, with_source
 from flows.running import Run, current_run, run_stages
 from flows.tasks import as_tasks, task_runner
-from schemas import Settings
+from schemas import Settings, Store
 from stages.planning import Step
 
 
@@ -23,10 +23,12 @@ def run_recipe(recipe: Recipe, settings: Settings, stages: Sequence[str] | None)
 
     Raises:
         StageFailed: a stage did not do all that was asked; what it did is kept.
+        ValueError: weights or settings that the stages need are missing, or the store cannot be written.
     """
     steps = recipe.steps(settings.source)
     names = chosen(steps, stages, recipe.preset)
     settings = with_source(settings, names, [step.name for step in steps])
+    Store(settings.store).check_writable()
     run = current_run.get() or Run(progress=LineProgress(get_run_logger().info))
     try:
         run_in_flow(steps, settings, names, bool(stages), run)

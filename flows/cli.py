@@ -17,7 +17,7 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from flows.answers import print_answer
-from flows.asking import Asked, Mistake, Place, asking
+from flows.asking import Asked, Mistake, Place, asking, store_at
 from flows.console import BarProgress, LineProgress, plan_rows, print_table, result_rows
 from flows.failures import is_fault, tell
 from flows.presets import PRESETS, about, preset_difference
@@ -25,7 +25,8 @@ from flows.running import Run, current_run, in_turn, run_stages
 from flows.server import start_server
 from flows.stopping import INTERRUPTED, STOPPED, stoppable
 from schemas import Settings, Store
-from stages.contract import Stopped
+from stages.contract import Stopped, device_of
+from stages.planning import Plan
 
 Form = Literal["hf", "audiocraft", "segue"]
 """The forms of checkpoints, as `segue convert --to` names them."""
@@ -87,7 +88,7 @@ def sql(
     """Answer a question to the store; nothing can be changed by it."""
     from schemas.database import query as answer
 
-    place = Store(store or Settings().store)
+    place = store_at(store or Settings().store)
     if not place.filesystem.exists(place.root):
         raise Mistake(f"expected a store at {place.url}, got nothing there: give --store")
     try:
@@ -172,6 +173,7 @@ def run_command(arguments: Sequence[str]) -> int:
     except TyperException as error:
         message = getattr(error, "format_message", lambda: str(error))()
         help_asked = message.startswith("Usage:")
+        message = message.replace("Value error, ", "")  # which pydantic, of whom typer asks, says before every reason
         print(message if help_asked else f"segue: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except Mistake as error:
@@ -193,6 +195,8 @@ def run_command(arguments: Sequence[str]) -> int:
 def _start(asked: Asked, current: Run) -> None:
     """Run what is asked, as a flow of Prefect where there is work, and without one where there is none."""
     plans = asked.plans()
+    Store(asked.settings.store).check_writable()  # before Prefect's start, which takes seconds
+    _check_device(asked, plans)
     if not any(plan.jobs for plan in plans):
         run_stages(asked.steps, asked.settings, asked.names, asked.stages is not None, current, in_turn, plans)
         return
@@ -205,6 +209,15 @@ def _start(asked: Asked, current: Run) -> None:
         catalog(recipe=asked.recipe, settings=asked.given, stages=asked.stages)
     finally:
         current_run.reset(token)
+
+
+def _check_device(asked: Asked, plans: Sequence[Plan]) -> None:
+    """Tell at once, not after hours of taking recordings in, that the device asked for is not there."""
+    from flows.recipe import GPU_STAGES
+
+    here = asked.settings.task_runner == "threads"
+    if asked.settings.device == "cuda" and here and any(plan.jobs and plan.stage in GPU_STAGES for plan in plans):
+        device_of(asked.settings)
 
 
 def _be_quiet() -> None:

@@ -31,6 +31,10 @@ PASSING_NAMES = frozenset(
 )
 """Names of the classes for such errors in the clients of object stores, which need not be installed."""
 
+CLIENTS = frozenset({"botocore", "aiobotocore", "boto3", "gcsfs", "google", "adlfs", "azure", "aiohttp"})
+"""Packages of object stores' clients: what they raise is the service's answer, or that it cannot be asked (no
+credentials), not a fault."""
+
 OWN_CODE = tuple(str(Path(__file__).resolve().parents[1] / layer) for layer in ("flows", "stages", "model", "schemas"))
 """Where an error is raised with a message that was written for the user."""
 
@@ -66,6 +70,8 @@ def is_fault(error: BaseException) -> bool:
     if isinstance(error, StageFailed):
         return error.__cause__ is not None and is_fault(error.__cause__)
     if isinstance(error, Stopped | KeyboardInterrupt | OSError | MemoryError) or is_transient(error):
+        return False
+    if type(error).__module__.partition(".")[0] in CLIENTS:
         return False
     if isinstance(error, ValueError) and not isinstance(error, ValidationError):
         frames = traceback.extract_tb(error.__traceback__)

@@ -29,13 +29,13 @@ def query(store: Store, sql: str) -> pa.Table:
     """The answer to one read-only statement over the store's tables.
 
     Raises:
-        QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, or DuckDB refuses it.
+        QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, DuckDB refuses it, or something
+            that is no shard lies among a table's.
     """
     with duckdb.connect(":memory:") as connection:
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
-        for view in _views(store):
-            connection.execute(view)
+        _make_views(connection, store)
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
@@ -44,12 +44,16 @@ def query(store: Store, sql: str) -> pa.Table:
                 raise QueryError(f"expected one SELECT (the store is read-only here), got {kinds}")
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as error:
-            raise QueryError(str(error)) from error
+            raise QueryError(_reason(error)) from error
 
 
 def write_views(store: Store) -> None:
     """Make `<store>/segue.duckdb` anew, with a view a table, so that any DuckDB client opens it. On an object store
-    there is no such file: `query` makes the views in memory."""
+    there is no such file: `query` makes the views in memory.
+
+    Raises:
+        QueryError: something that is no shard lies among a table's.
+    """
     if not store.is_local:
         return
     target = store.path(FILE)
@@ -57,8 +61,7 @@ def write_views(store: Store) -> None:
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
     try:
         with duckdb.connect(temporary) as connection:
-            for view in _views(store):
-                connection.execute(view)
+            _make_views(connection, store)
         os.replace(temporary, target)
     finally:
         for left in (temporary, f"{temporary}.wal"):
@@ -88,9 +91,18 @@ def current_versions(store: Store) -> dict[str, list[str]]:
     return shown
 
 
-def _views(store: Store) -> list[str]:
+def _make_views(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
     shown = current_versions(store)
-    return [_view(store, table, shown[table.name]) for table in TABLES.values()]
+    for table in TABLES.values():
+        try:
+            connection.execute(_view(store, table, shown[table.name]))
+        except duckdb.Error as error:
+            raise QueryError(f"expected nothing but shards of {table.name} in {store.url}: {_reason(error)}") from error
+
+
+def _reason(error: duckdb.Error) -> str:
+    """What DuckDB says, without the statement that it points at."""
+    return str(error).split("\n\nLINE ")[0]
 
 
 def _view(store: Store, table: Table, versions: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from schemas.content import content_digest, row_keys
 from schemas.footer import Footer, footer_of
 from schemas.identity import keys_digest
+from schemas.replacing import replace_file, replace_folder
 from schemas.table import Table
 
 STALE_SECONDS = 3600.0
@@ -29,14 +30,36 @@ STALE_SECONDS = 3600.0
 
 
 class Store:
-    """Tables and files under `url`: a local folder or any fsspec URL (`s3://…`, `gs://…`, `memory://…`)."""
+    """Tables and files under `url`: a local folder or any fsspec URL (`s3://…`, `gs://…`, `memory://…`).
+
+    Raises:
+        ValueError: nothing that is installed can open such a URL.
+    """
 
     def __init__(self, url: str) -> None:
-        self.filesystem, root = fsspec.core.url_to_fs(url)
+        try:
+            self.filesystem, root = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise ValueError(
+                f"expected a folder or a URL that can be opened as the store, got {url!r}: {error}"
+            ) from error
         self.root = root.rstrip("/")
         self.url = self.filesystem.unstrip_protocol(self.root)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         self._footers: dict[tuple[str, int, int], Footer] = {}
+
+    def check_writable(self) -> None:
+        """Write a file and remove it again: hours of work are not to end with the first shard that cannot be kept.
+
+        Raises:
+            ValueError: the store cannot be written; the message says why.
+        """
+        probe = f".{uuid.uuid4().hex}.inprogress"
+        try:
+            self.write_bytes(probe, b"")
+            self.remove(probe)
+        except OSError as error:
+            raise ValueError(f"expected a store that can be written, got {self.url}: {error}") from error
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -80,23 +103,10 @@ class Store:
     def write_bytes(self, relative: str, data: bytes) -> None:
         """Write a file so that it is there whole or not at all."""
         path = self.path(relative)
-        if not self.is_local:
+        if self.is_local:
+            replace_file(path, data)
+        else:
             self.filesystem.pipe_file(path, data)
-            return
-        folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-            raise
-        _sync_folder(folder)
 
     def remove(self, relative: str) -> None:
         path = self.path(relative)
@@ -118,11 +128,7 @@ class Store:
         try:
             yield temporary
             if self.is_local:
-                for file in temporary.rglob("*"):
-                    if file.is_file():
-                        with open(file, "rb") as handle:
-                            os.fsync(handle.fileno())
-                _replace_folder(temporary, Path(target))
+                replace_folder(temporary, Path(target))
             else:
                 for file in sorted(temporary.rglob("*")):
                     if file.is_file():
@@ -186,7 +192,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"expected a Parquet shard at {path}, got a file that cannot be read: {error}") from error
+            raise _unreadable(path, error) from error
 
     def write_shard(
         self, table: Table, version: str, shard: str, rows: pa.Table, input_key: str, refused: int = 0
@@ -223,7 +229,11 @@ class Store:
         shards: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """The rows of a version (of some of its shards), with the table's schema; no rows where there is no shard."""
+        """The rows of a version (of some of its shards), with the table's schema; no rows where there is no shard.
+
+        Raises:
+            ValueError: a shard cannot be read as Parquet.
+        """
         wanted = self.shards(table, version) if shards is None else shards
         names = list(columns) if columns is not None else table.schema.names
         schema = pa.schema([table.schema.field(name) for name in names])
@@ -233,7 +243,10 @@ class Store:
                 data = self.read_bytes(self.shard_path(table, version, shard))
             except FileNotFoundError:
                 continue
-            file = pq.ParquetFile(pa.BufferReader(data))
+            try:
+                file = pq.ParquetFile(pa.BufferReader(data))
+            except (pa.ArrowInvalid, OSError) as error:
+                raise _unreadable(self.path(self.shard_path(table, version, shard)), error) from error
             part = file.read(columns=[name for name in names if name in file.schema_arrow.names])
             for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
@@ -263,22 +276,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segue"
 
 
-def _replace_folder(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`. A rename does not replace a folder that has files in it, so the old one moves
-    away first; whoever is killed between the two finds no folder, and no row that names it."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.inprogress")
-        os.rename(target, old)
-        os.rename(new, target)
-        LocalFileSystem().rm(str(old), recursive=True)
-    else:
-        os.rename(new, target)
-    _sync_folder(str(target.parent))
-
-
-def _sync_folder(folder: str) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _unreadable(path: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"expected a Parquet shard at {path}, got a file that cannot be read: {error}; if it is damaged, remove it: "
+        "the next run makes it anew"
+    )

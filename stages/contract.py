@@ -133,6 +133,21 @@ class Progress:
         """`count` more things are done; `note` is a short reading, such as the loss."""
 
 
+def device_of(settings: Settings) -> str:
+    """`cpu` or `cuda`.
+
+    Raises:
+        ValueError: `cuda` is asked for where there is none.
+    """
+    import torch
+
+    if settings.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("expected a CUDA device, got a machine without one: use --set settings.device=cpu")
+    return settings.device
+
+
 @dataclass
 class Context:
     """What a stage knows of the run it is in."""
@@ -156,13 +171,7 @@ class Context:
     @property
     def device(self) -> str:
         """`cpu` or `cuda`."""
-        import torch
-
-        if self.settings.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if self.settings.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("expected a CUDA device, got a machine without one: use --set settings.device=cpu")
-        return self.settings.device
+        return device_of(self.settings)
 
     def weights(self, reference: WeightsRef) -> LocalWeights:
         """The weights that a field of the stage's Config names, as a local file or folder."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from flows.cli import run_command
 from tests.flows.command_line import ROOT, make_recordings, segue
@@ -34,6 +35,8 @@ HEAVY = ("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scip
         (["run", "--preset", "musicgen-small"], ["expected --source"]),
         (["sql", "SELECT 1", "--format", "xml"], ["--format", "csv"]),
         (["sql", "SELECT 1", "--store", "/nowhere/at/all"], ["expected a store", "/nowhere/at/all"]),
+        (["sql", "SELECT 1", "--store", "s4://bucket"], ["s4://bucket", "Protocol not known"]),
+        (["run", "--store", "s4://bucket"], ["s4://bucket", "Protocol not known"]),
         (["sing"], ["sing"]),
         (["run", "--loud"], ["--loud"]),
     ],
@@ -95,14 +98,48 @@ def test_missing_weights_are_one_line_at_once_and_exit_code_1(recordings, tmp_pa
     assert "missing weights" in lines[0]
 
 
-def test_a_store_that_cannot_be_written_is_one_line_and_exit_code_1(recordings, tmp_path, capfd):
+def test_a_store_that_cannot_be_written_is_one_line_before_anything_is_read(recordings, tmp_path, capfd):
     (tmp_path / "store").write_text("a file where the store should be")
-    assert run_command(["plan", "ingest", "--source", str(recordings), "--store", str(tmp_path / "store")]) in (0, 1)
-    capfd.readouterr()
+    words = ["--source", str(recordings), "--store", str(tmp_path / "store")]
+    assert run_command(["run", "ingest", *words]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert "expected a store that can be written" in lines[0]
+    assert (tmp_path / "store").read_text() == "a file where the store should be"
+
+
+def test_a_source_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capfd):
     assert run_command(["run", "ingest", "--source", str(tmp_path / "no"), "--store", str(tmp_path / "s")]) == 1
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1, lines
     assert "not there" in lines[0]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_one_line_before_anything_is_read(recordings, tmp_path, capfd):
+    words = ["--source", str(recordings), "--store", str(tmp_path / "store"), "--set", "settings.device=cuda"]
+    assert run_command(["run", "ingest", "chroma", "--set", "chroma.separator=null", *words]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert "expected a CUDA device" in lines[0]
+
+
+def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recordings, tmp_path, capfd):
+    from flows.recipe import Recipe
+    from schemas import Settings
+    from schemas.tables import TRACKS
+    from stages.planning import Chain
+
+    settings = Settings(store=str(tmp_path / "store"), source=str(recordings))
+    chain = Chain(Recipe().steps(settings.source), settings)
+    shard = chain.store.shard_path(TRACKS, chain.fingerprint("ingest"), "0")
+    chain.store.write_bytes(shard, b"half of a shar")
+    run = ["run", "ingest", "--source", str(recordings), "--store", settings.store]
+    for words, code in ((run, 1), (["sql", "SELECT 1", "--store", settings.store], 2)):
+        assert run_command(words) == code
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == 1, lines
+        assert chain.store.path(shard) in lines[0]
 
 
 def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordings, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 from types import SimpleNamespace
 
+import botocore.exceptions
 import pytest
 
 from flows.failures import is_fault, is_transient, tell
@@ -85,6 +86,13 @@ def test_an_error_of_our_own_words_is_one_line_and_a_library_s_own_is_a_fault():
     assert is_fault(theirs.value)
     assert is_fault(raised(KeyError("column")))
     assert not is_fault(raised(OSError(errno.ENOSPC, "No space left on device")))
+
+
+def test_what_an_object_store_s_client_says_is_one_line():
+    error = raised(botocore.exceptions.NoCredentialsError())
+    assert not is_fault(error)
+    assert not is_transient(error)
+    assert tell(error) == "NoCredentialsError: Unable to locate credentials"
 
 
 def test_a_full_disk_in_a_shard_is_told_as_such_in_one_line():

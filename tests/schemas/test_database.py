@@ -74,10 +74,21 @@ def test_a_statement_that_is_not_one_select_is_refused(store, statement, tmp_pat
 
 
 def test_a_wrong_query_gives_duckdbs_reason(store):
-    with pytest.raises(QueryError, match="nope"):
+    with pytest.raises(QueryError, match="nope") as refused:
         query(store, "SELECT nope FROM tracks")
+    assert "LINE 1" not in str(refused.value)
     assert query(store, "EXPLAIN SELECT * FROM tracks").num_rows == 1
     assert query(store, "DESCRIBE tracks").num_rows == len(TRACKS.schema)
+
+
+def test_what_is_no_shard_among_a_table_s_shards_is_named(store):
+    add_track(store, "v1", "first")
+    store.write_bytes("tracks/version=v1/copy.parquet", b"half of a shar")
+    with pytest.raises(QueryError, match=r"nothing but shards of tracks.*copy\.parquet"):
+        query(store, "SELECT 1")
+    if store.is_local:
+        with pytest.raises(QueryError, match=r"nothing but shards of tracks.*copy\.parquet"):
+            write_views(store)
 
 
 def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_path):

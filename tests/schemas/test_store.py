@@ -54,6 +54,30 @@ def test_shards_are_listed_in_the_order_of_their_numbers(store):
     assert store.versions(TOKENS) == ["v1"]
 
 
+def test_a_store_is_found_writable_without_a_trace(store):
+    store.check_writable()
+    assert store.filesystem.find(store.root) == []
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"expected a store that can be written, got .*file/store"):
+        Store(str(tmp_path / "file" / "store")).check_writable()
+
+
+@pytest.mark.parametrize("url", ["s4://bucket/store", "gs://bucket/store"])
+def test_a_url_that_nothing_installed_can_open_is_named(url):
+    with pytest.raises(ValueError, match=f"opened as the store, got '{url}': "):
+        Store(url)
+
+
+def test_a_damaged_shard_is_named(store):
+    store.write_bytes(store.shard_path(TOKENS, "v1", "0"), b"half of a shar")
+    for read in (lambda: store.read(TOKENS, "v1"), lambda: store.footer(TOKENS, "v1", "0")):
+        with pytest.raises(ValueError, match=r"expected a Parquet shard at .*version=v1/shard=0\.parquet"):
+            read()
+
+
 def test_a_table_that_is_not_there_has_no_rows_and_its_columns(store):
     rows = store.read(TRACKS, "none")
     assert rows.num_rows == 0

@@ -70,3 +70,10 @@ def test_a_removed_shard_is_gone_for_every_reader(bucket):
     store.remove_shard(TRACKS, "v", "0")
     assert other.shards(TRACKS, "v") == []
     assert other.read(CHROMA, "v").num_rows == 0
+
+
+def test_a_store_that_cannot_be_written_says_so_and_one_that_can_keeps_no_trace(bucket):
+    Store(bucket).check_writable()
+    assert S3FileSystem().find(bucket) == []
+    with pytest.raises(ValueError, match=r"expected a store that can be written, got s3://no-such-bucket/store"):
+        Store("s3://no-such-bucket/store").check_writable()
