@@ -36,17 +36,26 @@ class WeightsRef(str):
 
 def weights_in(value: Any) -> list[WeightsRef]:
     """Every `WeightsRef` in a Config (or a mapping, list or tuple of them), in order, each once."""
+    return list(weights_fields(value))
+
+
+def weights_fields(value: Any, where: str = "") -> dict[WeightsRef, str]:
+    """The same, each with the dotted name of the first field that names it; `where` is the name of `value` itself."""
     if isinstance(value, WeightsRef):
-        return [value]
+        return {value: where}
     if isinstance(value, BaseModel):
-        items: Iterable[Any] = [getattr(value, name) for name in type(value).model_fields]
+        items: Mapping[Any, Any] = {name: getattr(value, name) for name in type(value).model_fields}
     elif isinstance(value, Mapping):
-        items = value.values()
-    elif isinstance(value, list | tuple):
         items = value
+    elif isinstance(value, list | tuple):
+        items = dict(enumerate(value))
     else:
-        items = []
-    return list(dict.fromkeys(found for item in items for found in weights_in(item)))
+        items = {}
+    found: dict[WeightsRef, str] = {}
+    for name, item in items.items():
+        for reference, field in weights_fields(item, f"{where}.{name}" if where else str(name)).items():
+            found.setdefault(reference, field)
+    return found
 
 
 def canonical(value: Any, digests: Mapping[str, str] | None = None) -> str:

@@ -7,7 +7,7 @@ that a moved tag, a half-finished download or an edited file is an error rather 
 import hashlib
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,12 +41,19 @@ class MissingWeights(ValueError):
 class WeightsNotFetched(MissingWeights):
     """Weights that are not on this machine and cannot be fetched now."""
 
-    def __init__(self, references: str, why: str) -> None:
+    def __init__(self, references: Sequence[str], why: str, fields: Mapping[WeightsRef, str] | None = None) -> None:
+        named = {str(reference): field for reference, field in (fields or {}).items() if reference in references}
+        missing = ", ".join(f"{one} ({named[one]})" if one in named else one for one in references)
+        field = next(iter(named.values()), "STAGE.FIELD")
         super().__init__(
-            f"missing weights {references} ({' '.join(why.split())[:200]}): run once with a network, or copy them to "
-            "this machine and give their folder in place of the name, e.g. --set STAGE.FIELD=/path/to/folder"
+            f"missing weights {missing}: {' '.join(why.split())[:200]}; run once with a network, or copy them to this "
+            f"machine and give their folder in place of the name, e.g. --set {field}=/path/to/folder"
         )
-        self.references, self.why = references, why
+        self.references, self.why = tuple(map(str, references)), why
+
+    def of_fields(self, fields: Mapping[WeightsRef, str]) -> "WeightsNotFetched":
+        """The same error, which names the fields where another name may be given."""
+        return WeightsNotFetched(self.references, self.why, fields)
 
 
 class NotTrainedYet(MissingWeights):
@@ -113,7 +120,7 @@ class WeightsLibrary:
                     missing[reference] = error
                     self.offline = True  # one host that cannot be reached is waited for, not each of them
         if missing:
-            raise WeightsNotFetched(", ".join(missing), next(iter(missing.values())).why)
+            raise WeightsNotFetched(list(missing), next(iter(missing.values())).why)
 
     def checkpoint(self, name: str) -> dict | None:
         """The newest row of `checkpoints` for a kind (by this run's recipe), or the row of an id; None if none."""
@@ -128,7 +135,8 @@ class WeightsLibrary:
         name = reference.removeprefix("checkpoint:")
         row = self.checkpoint(name)
         if row is None:
-            raise NotTrainedYet(f"expected a trained checkpoint {name!r} in {self.store.url}, got none: train it first")
+            advice = f"for the folder of that name give ./{name}" if Path(name).is_dir() else "train it first"
+            raise NotTrainedYet(f"expected a trained checkpoint {name!r} in {self.store.url}, got none: {advice}")
         return LocalWeights(reference, self.store.local(row["path"]), row["digest"])
 
     def _fetch(self, reference: str) -> tuple[Path, str]:
@@ -165,7 +173,7 @@ class WeightsLibrary:
         if target.exists():
             return target
         if self.offline:
-            raise WeightsNotFetched(reference, "the run is offline")
+            raise WeightsNotFetched([reference], "the run is offline")
         temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.inprogress")
         temporary.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -173,7 +181,7 @@ class WeightsLibrary:
             filesystem.get(path, str(temporary), recursive=bool(filesystem.isdir(path)))
             os.replace(temporary, target)
         except Exception as error:  # every protocol has errors of its own
-            raise WeightsNotFetched(reference, f"{type(error).__name__}: {error}") from error
+            raise WeightsNotFetched([reference], f"{type(error).__name__}: {error}") from error
         return target
 
     def _hub(self, reference: str) -> tuple[Path, str]:
@@ -196,7 +204,7 @@ class WeightsLibrary:
                         repository, revision=wanted, allow_patterns=AUDIOCRAFT_FILES, local_files_only=self.offline
                     )
         except Exception as error:  # the hub's client raises many kinds, one for each way of not being there
-            raise WeightsNotFetched(reference, type(error).__name__) from error
+            raise WeightsNotFetched([reference], type(error).__name__) from error
         snapshot = Path(found).parents[len(parts) - 3] if file else Path(found)
         return Path(found), snapshot.name
 

@@ -9,11 +9,12 @@ from types import ModuleType
 
 from schemas import Config, Settings, Store, WeightsRef
 from schemas.content import row_keys
-from schemas.identity import fingerprint, stage_fingerprint, weights_in
+from schemas.identity import fingerprint, stage_fingerprint, weights_fields
 from schemas.records import REJECTS
 from schemas.table import Table
 from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.contract import Context, Needs
+from stages.digests import consulted_digest, data_digest
 
 EVERYTHING = "all"
 """The name of the one job of a stage that is not made shard by shard."""
@@ -91,13 +92,18 @@ class Chain:
         Raises:
             MissingWeights: some cannot be found or fetched; what is missing is told all together.
         """
-        references: list[WeightsRef] = []
+        fields: dict[WeightsRef, str] = {}
         for name in names:
             try:
-                references += weights_in(self.needs(name).config)
-            except WeightsNotFetched as error:
-                references.append(WeightsRef(error.references))
-        self.library.fetch_all(references)
+                wanted = weights_fields(self.needs(name).config, name)
+            except WeightsNotFetched as error:  # what else it needs is known when that is there
+                named = weights_fields(self.steps[name].config, name)
+                wanted = {reference: field for reference, field in named.items() if reference in error.references}
+            fields |= {reference: field for reference, field in wanted.items() if reference not in fields}
+        try:
+            self.library.fetch_all(fields)
+        except WeightsNotFetched as error:
+            raise error.of_fields(fields) from error
 
     def fingerprint(self, name: str) -> str:
         """The version that a stage writes.
@@ -109,7 +115,11 @@ class Chain:
         if name not in self._fingerprints:
             step = self.steps[name]
             config = self.needs(name).config
-            digests: dict[str, str] = {reference: self._digest(reference) for reference in weights_in(config)}
+            fields = weights_fields(config, name)
+            try:
+                digests: dict[str, str] = {reference: self._digest(reference) for reference in fields}
+            except WeightsNotFetched as error:
+                raise error.of_fields(fields) from error
             found = stage_fingerprint(name, step.stage.VERSION, config, digests, self.versions(name))
             self._fingerprints[name] = found
             for kind in getattr(step.stage, "KINDS", ()):
@@ -149,31 +159,6 @@ class Chain:
         """The stage that makes what drives this one."""
         step = self.steps[name]
         return self.writer(step.stage.READS[0]) if step.stage.READS else self.steps.get(step.after or "")
-
-
-def data_digest(stage: ModuleType, context: Context) -> str:
-    """The digest of the rows that a whole-set stage reads, from the footers of their shards."""
-    contents = {}
-    for table in stage.READS:
-        versions = context.store.versions(table) if table.accumulates else [context.versions[table.name]]
-        contents[table.name] = [
-            footer.content
-            for version in versions
-            for shard in context.store.shards(table, version)
-            if (footer := context.store.footer(table, version, shard)) and footer.rows
-        ]
-    return fingerprint(contents)
-
-
-def consulted_digest(stage: ModuleType, context: Context) -> str | None:
-    """The digest of what a stage may look up, so that what it refused is tried again once that changed."""
-    tables = [table for table in getattr(stage, "CONSULTS", ()) if table.name in context.versions]
-    contents = {}
-    for table in tables:
-        version = context.versions[table.name]
-        footers = [context.store.footer(table, version, shard) for shard in context.store.shards(table, version)]
-        contents[table.name] = [footer.content for footer in footers if footer]
-    return fingerprint(contents) if tables else None
 
 
 def driving_key(stage: ModuleType) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from schemas.identity import keys_digest
 from schemas.records import REJECTS, RUNS
 from schemas.tables import TABLES
 from stages.contract import Context, Reject, Shard, Stopped
-from stages.planning import Plan, Step, consulted_digest, driving_key, plan_stage, whole_shard
+from stages.digests import consulted_digest
+from stages.planning import Plan, Step, driving_key, plan_stage, whole_shard
 
 
 class StageFailed(RuntimeError):

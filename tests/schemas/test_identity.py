@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Config, WeightsRef
-from schemas.identity import canonical, fingerprint, keys_digest, stage_fingerprint, weights_in
+from schemas.identity import canonical, fingerprint, keys_digest, stage_fingerprint, weights_fields, weights_in
 
 
 class Inner(Config):
@@ -82,6 +82,7 @@ def test_weights_are_found_wherever_a_config_names_them():
 
     assert weights_in(Outer()) == ["a", "b"]
     assert weights_in(Outer.model_validate_json(Outer().model_dump_json())) == ["a", "b"]
+    assert weights_fields(Outer(), "stage") == {"a": "stage.knobs.weights", "b": "stage.more.0"}
 
 
 @given(st.lists(st.tuples(st.text(), st.text()), unique=True), st.randoms())

@@ -94,3 +94,10 @@ def test_a_kind_of_checkpoint_is_the_newest_of_the_runs_own_recipe(store):
 def test_a_checkpoint_that_is_still_to_be_trained_is_told_apart_from_missing_weights(store):
     with pytest.raises(NotTrainedYet, match="train it first"):
         WeightsLibrary(store).get(WeightsRef("checkpoint:codec"))
+
+
+def test_a_folder_that_is_taken_for_the_name_of_a_checkpoint_is_pointed_to(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").mkdir()
+    with pytest.raises(NotTrainedYet, match=r"got none: for the folder of that name give \./small"):
+        WeightsLibrary(store).get(WeightsRef("checkpoint:small"))

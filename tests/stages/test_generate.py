@@ -14,8 +14,8 @@ from schemas.tables import CHROMA, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import generate
 from stages.contract import Needs, Stopped
+from stages.digests import consulted_digest
 from stages.generate import Config
-from stages.planning import consulted_digest
 from stages.runner import StageFailed
 from tests.stages.generation_world import (
     DEFAULTS,

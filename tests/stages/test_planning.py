@@ -111,8 +111,12 @@ def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
     steps.append(Step("other", make_mapping([]), Readers(model="somebody/else", separator=None)))
     chain = Chain(steps, Settings(store=str(tmp_path), offline=True))
     # What the model reads is not known while it is missing, and so not asked for.
-    with pytest.raises(MissingWeights, match=r"missing weights somebody/model, somebody/else \("):
+    told = r"missing weights somebody/model \(reader\.model\), somebody/else \(other\.model\): .*--set reader\.model="
+    with pytest.raises(MissingWeights, match=told):
         chain.fetch(["source", "reader", "other"])
+    # A stage that is not to run may still be part of another's identity.
+    with pytest.raises(MissingWeights, match=r"missing weights somebody/else \(other\.model\): "):
+        chain.fingerprint("other")
 
 
 def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):
