@@ -29,6 +29,12 @@ class Settings(Config):
     """Shards in work at once. Torch uses every core for one shard already, so more helps only on larger machines."""
     dask_address: str | None = None
     """The scheduler of a running Dask cluster; None starts a local one."""
+    decode_at_once: int | None = Field(default=None, ge=1)
+    """Sequences that a language model decodes together at most; None is 8 on a CPU, which takes no more, and 128 on
+    CUDA. Where memory is short they are fewer, and progress says how many."""
+    cuda_graphs: bool = True
+    """Whether a step of decoding on CUDA is captured and launched as one graph; without it each kernel is launched by
+    itself, which takes longer and works where a capture does not."""
     max_refused: float = Field(default=0.5, ge=0, le=1)
     """Share of a stage's items above which refusals fail the stage."""
     offline: bool = False

@@ -6,6 +6,7 @@ that the model learned from, so that codes and embeddings of another codec or CL
 elsewhere has learned from none: what a request of it refers to is computed from the recordings themselves.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,8 +32,11 @@ if TYPE_CHECKING:
 
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 2
 
-AT_ONCE = 64
-"""Takes whose conditions are in memory together; the model decodes them in batches of its own size."""
+AT_ONCE = {"cpu": 64, "cuda": 512}
+"""Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
+are left empty while the last are finished."""
+
+log = logging.getLogger(__name__)
 
 
 def _reference(value: Any) -> Any:
@@ -148,15 +152,25 @@ def _checkpoint_id(config: Config, context: Context, digest: str) -> str:
 def _generate(
     config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str
 ) -> list[dict]:
-    from model.decoding import GenerationStoppedError
+    from model.decoding import GenerationStoppedError, MemoryPlan
     from model.windows import generate_long
+    from stages.generation.machine import resources_of
+
+    reading = ""
+
+    def tell(plan: MemoryPlan) -> None:
+        nonlocal reading
+        if str(plan) != reading:
+            log.info("%s", plan)
+        reading = str(plan)
 
     facts, chroma, rows = trained.facts, trained.facts.model.chroma, []
     window = facts.segment_frames
     asked = [_asked(take, config) for take in takes]
     context.progress.start("generate", sum(one.frames - one.prompt_frames for one in asked), "frames")
-    for first in range(0, len(takes), AT_ONCE):
-        part = slice(first, first + AT_ONCE)
+    at_once = AT_ONCE[context.device]
+    for first in range(0, len(takes), at_once):
+        part = slice(first, first + at_once)
         try:
             made = generate_long(
                 trained.model,
@@ -166,7 +180,8 @@ def _generate(
                 frame_rate=facts.frame_rate,
                 precision=config.precision,
                 stop=context.stop.is_set,
-                progress=lambda frames: context.progress.advance(frames),
+                progress=lambda frames: context.progress.advance(frames, reading),
+                resources=resources_of(context, tell),
             )
         except GenerationStoppedError as error:
             raise Stopped(str(error)) from error

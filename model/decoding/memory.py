@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from model.configuration import LanguageModelConfig, Precision
+from model.decoding.drawing import largest_top_k
 from model.decoding.fixed import filled_up
 from model.decoding.tasks import Task
 from model.language_model import LanguageModel
@@ -54,10 +55,10 @@ def plan_memory(
         return MemoryPlan(slots, needs.of(slots), None)
     fitting = next((count for count in range(slots, 0, -1) if needs.of(count) <= SHARE * free), 0)
     if not fitting:
+        needed = int(needs.of(1) / SHARE)
         raise ValueError(
-            f"expected {_gigabytes(needs.of(1) / SHARE)} of free memory to decode one sequence of {needs.room} steps, "
-            f"got {_gigabytes(free)}: free some, ask for shorter clips, or take a smaller model or a precision of "
-            "fewer bits"
+            f"expected {_gigabytes(needed)} of free memory to decode one sequence of {needs.room} steps, got "
+            f"{_gigabytes(free)}: free some, ask for shorter clips, or take a smaller model or less precision"
         )
     return MemoryPlan(fitting, needs.of(fitting), free)
 
@@ -76,6 +77,8 @@ class Needs:
         self.known = max(task.prefix_length + task.start for task in tasks)
         """Steps that are read at once."""
         self.source_length = max(task.source_length for task in tasks)
+        self.sorted = largest_top_k(tasks) is None
+        """Whether entries are sorted to draw among them."""
         self.weights = packed_bytes(model, precision)
 
     def of(self, slots: int) -> int:
@@ -95,11 +98,11 @@ class Needs:
         return cache.nbytes + growing + sequences
 
     def _drawing(self, slots: int) -> int:
-        """Of a step: logits of each row, and probabilities sorted and summed up."""
-        config, single = self.model.config, torch.float32.itemsize
+        """Of a step: logits of each row, and probabilities summed up, sorted where that is needed."""
+        config, single, double = self.model.config, torch.float32.itemsize, torch.float64.itemsize
         entries = config.codebooks * config.cardinality
-        sorting = 6 * single + 2 * torch.long.itemsize + 2 * torch.float64.itemsize
-        return slots * (self.rows * (2 * entries + _activations(config)) * single + entries * (3 * single + sorting))
+        an_entry = 4 * single + double + (4 * single + 2 * torch.long.itemsize if self.sorted else 0)
+        return slots * (self.rows * (2 * entries + _activations(config)) * single + entries * an_entry)
 
     def _beginning(self) -> int:
         """Of reading what is known of a task, all at once: activations, and each query's weights of what it sees."""
@@ -113,5 +116,5 @@ def _activations(config: LanguageModelConfig) -> int:
     return 2 * config.width + max(2 * config.expanded_width, 6 * config.width)
 
 
-def _gigabytes(size: float) -> str:
+def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"

@@ -25,6 +25,7 @@ from stages.audio import resample, to_mono
 from stages.checkpoints.loading import load_checkpoint
 from stages.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
 from stages.contract import Context, Stopped
+from stages.generation.machine import resources_of
 from stages.generation.strides import STRIDE, stride_frames
 from stages.training.captions import request_text
 
@@ -205,6 +206,7 @@ def _by_untrained(
             stride=stride_frames(STRIDE, window),
             frame_rate=trained.facts.frame_rate,
             stop=context.stop.is_set,
+            resources=resources_of(context),
         )
     except GenerationStoppedError as error:
         raise Stopped(str(error)) from error

@@ -1,6 +1,9 @@
 """Requests of every kind, for tests of what must hold whatever is asked."""
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from model.generation import GenerationRequest
 from model.music_model import Attributes
@@ -33,3 +36,16 @@ def mixed_requests() -> list[GenerationRequest]:
             )
         )
     return requests
+
+
+def assert_alike_in_any_company(
+    make: Callable[[list[GenerationRequest]], list[Tensor]], requests: list[GenerationRequest]
+) -> list[Tensor]:
+    """Each request has the same codes beside the others, in either order, and alone; these codes."""
+    together, backwards = make(requests), make(requests[::-1])[::-1]
+    for number, request in enumerate(requests):
+        (alone,) = make([request])
+        assert alone.shape == (3, request.frames)
+        assert torch.equal(together[number], alone)
+        assert torch.equal(backwards[number], alone)
+    return together

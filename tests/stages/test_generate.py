@@ -1,6 +1,7 @@
 """Generations: each take's codes follow from model, request and seed, whatever its length."""
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from schemas.records import REJECTS
 from schemas.tables import CHROMA, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import generate
-from stages.contract import Needs, Stopped
+from stages.contract import Needs, Progress, Stopped
 from stages.digests import consulted_digest
 from stages.generate import Config
+from stages.generation import machine
 from stages.runner import StageFailed
 from tests.stages.generation_world import (
     DEFAULTS,
@@ -176,11 +178,34 @@ def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Sto
     assert pinned["d" * 16, 0]["checkpoint_id"] == "one"
 
 
+def _asked(number: int) -> pa.Table:
+    """Requests of two seconds each, as the stage is given them."""
+    rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2, "seconds": 2.0} for n in range(number)]
+    return pa.Table.from_pylist(rows, schema=REQUESTS.schema)
+
+
+def test_progress_says_how_many_clips_are_decoded_at_once_and_no_more_are_than_the_settings_allow(store: Store) -> None:
+    notes: list[str] = []
+
+    class Listens(Progress):
+        def advance(self, count: int = 1, note: str = "") -> None:
+            notes.append(note)
+
+    context = context_for(store, decode_at_once=3)
+    context.progress = Listens()
+    generate.shard(config_of(), context, _asked(5))
+    assert notes
+    assert all(re.fullmatch(r"decoding 3 sequences at once: \d\.\d MB of \d+\.\d [GM]B free", note) for note in notes)
+
+
+def test_too_little_memory_is_said_with_what_is_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda device: 100_000)
+    with pytest.raises(StageFailed, match=r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps"):
+        made(store, [{}])
+
+
 def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
     context = context_for(store)
-    context.stop = threading.Event()
-    rows = [DEFAULTS | {"request_id": "a" * 16, "line": 2, "seconds": 2.0}]
-    table = pa.Table.from_pylist(rows, schema=REQUESTS.schema)
 
     class StopsLater(threading.Event):
         asked = 0
@@ -191,7 +216,7 @@ def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
 
     context.stop = StopsLater()
     with pytest.raises(Stopped):
-        generate.shard(config_of(), context, table)
+        generate.shard(config_of(), context, _asked(1))
     assert context.stop.asked == 11
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from model.decoding.memory import MOST_SLOTS
 from model.generation import GenerationRequest, generate
 from model.guidance import GuidanceForm
 from model.music_model import Attributes, MusicModel
-from tests.model.generation_requests import mixed_requests
+from tests.model.generation_requests import assert_alike_in_any_company, mixed_requests
 from tests.model.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -21,14 +22,7 @@ STEREO = {"codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3)}
 
 
 def test_a_request_has_the_same_tokens_alone_and_in_any_batch() -> None:
-    model, requests = music_model(), mixed_requests()
-    together = generate(model, requests)
-    backwards = generate(model, requests[::-1])[::-1]
-    for number, request in enumerate(requests):
-        (alone,) = generate(model, [request])
-        assert together[number].shape == (3, request.frames)
-        assert torch.equal(together[number], alone)
-        assert torch.equal(together[number], backwards[number])
+    assert_alike_in_any_company(partial(generate, music_model()), mixed_requests())
 
 
 def _logits_of_each_step(

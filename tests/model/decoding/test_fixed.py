@@ -12,13 +12,14 @@ from torch.utils._pytree import tree_leaves
 
 from model import generation
 from model.decoding import GenerationStoppedError, Resources, Task
-from model.decoding.engine import complete, decode
+from model.decoding.engine import decode
 from model.decoding.fixed import FixedSteps, filled_up
 from model.decoding.graphs import CapturedSteps
 from model.decoding.tasks import Slot
 from model.generation import GenerationRequest, generate
 from model.music_model import Attributes, MusicModel
 from model.packing import for_decoding
+from tests.model.decoding.tasks_of import tasks_of
 from tests.model.generation_oracles import greedy_case
 from tests.model.generation_requests import mixed_requests
 from tests.model.tiny_model import config, music_model
@@ -54,20 +55,6 @@ def _requests(model: MusicModel) -> list[GenerationRequest]:
         one if one.prompt is None or codebooks == 3 else GenerationRequest(one.attributes, one.frames, one.seed)
         for one in mixed_requests()
     ]
-
-
-def _tasks_of(requests: list[GenerationRequest], model: MusicModel, monkeypatch: pytest.MonkeyPatch) -> list[Task]:
-    """What these become before they are decoded."""
-    seen: list[Task] = []
-
-    def listen(language_model: Any, tasks: Sequence[Task], *rest: Any) -> list[Tensor]:
-        seen.extend(tasks)
-        return complete(language_model, tasks, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(generation, "complete", listen)
-        generate(model, requests)
-    return seen
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -127,9 +114,9 @@ def test_a_broken_model_raises_instead_of_making_noise(monkeypatch: pytest.Monke
         generate(model, [GenerationRequest(Attributes(), 5, seed=0)])
 
 
-def test_a_slot_that_nobody_reads_holds_numbers_to_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slot_that_nobody_reads_holds_numbers_to_the_end() -> None:
     model = music_model()
-    tasks = _tasks_of(mixed_requests()[:3], model, monkeypatch)
+    tasks = tasks_of(model, mixed_requests()[:3])
     steps = FixedSteps(for_decoding(model.language_model, "float32"), tasks, 6)
     with torch.inference_mode():
         decode(steps, tasks, 6)
@@ -153,12 +140,10 @@ class _OnlyOn(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_no_step_waits_for_the_device_or_hands_it_anything(
-    form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_step_waits_for_the_device_or_hands_it_anything(form: dict[str, Any]) -> None:
     """A device that holds nothing cannot answer: a look at a value there is an error."""
     model = music_model(config(**form))
-    tasks = _tasks_of(_requests(model), model, monkeypatch)
+    tasks = tasks_of(model, _requests(model))
     steps = FixedSteps(for_decoding(model.language_model.to("meta"), "float32"), tasks, 3)
     running = [Slot(number, tasks[number], number, tasks[number].start) for number in range(3)]
     with torch.inference_mode(), _OnlyOn("meta") as watched:

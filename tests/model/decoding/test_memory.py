@@ -1,0 +1,139 @@
+"""The plan of memory: what is planned is what is taken, and codes do not depend on how much there is."""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as some
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from model.configuration import Precision
+from model.decoding import MemoryPlan, Resources, Task, complete
+from model.decoding.fixed import FixedSteps
+from model.decoding.memory import SHARE, Needs, plan_memory
+from model.generation import GenerationRequest, generate
+from model.language_model import LanguageModel
+from model.music_model import Attributes, MusicModel
+from model.packing import for_decoding
+from tests.model.decoding.tasks_of import tasks_of
+from tests.model.generation_requests import mixed_requests
+from tests.model.tiny_model import config, melody, music_model, random_codes
+
+CARDINALITY = 300
+
+
+def _peak(model: LanguageModel, tasks: list[Task], precision: Precision, slots: int) -> int:
+    """The most bytes that torch had given out at any instant of decoding."""
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        complete(model, tasks, precision=precision, resources=Resources(slots))
+    assert profiled.profiler is not None
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    given_out = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        given_out += event.nbytes()
+        most = max(most, given_out)
+    return most
+
+
+def _model_and_tasks(form: dict, frames: int, prompt: int, number: int, top_p: float) -> tuple[MusicModel, list[Task]]:
+    model = music_model(config(**({"cardinality": CARDINALITY, "width": 64} | form)))
+    attributes = Attributes("calm piano", melody(1, 2))
+    request = GenerationRequest(attributes, prompt + frames, seed=0, top_p=top_p)
+    if prompt:
+        request = replace(request, prompt=random_codes(1, prompt, cardinality=CARDINALITY)[0])
+    return model, tasks_of(model, [request] * number)
+
+
+# Of FBGEMM's matrices, of float16 and int8, torch's allocator knows nothing.
+@settings(max_examples=8, deadline=None)
+@given(
+    form=some.sampled_from(
+        [{}, {"layers": 6}, {"key_value_heads": 2, "layers": 3}, {"prepend": (), "interpolate": ("chroma",)}]
+    ),
+    precision=some.sampled_from(("float32", "bfloat16")),
+    frames=some.integers(8, 40),
+    prompt=some.sampled_from([0, 0, 20, 150]),
+    slots=some.integers(1, 5),
+    top_p=some.sampled_from([0.0, 0.9]),
+)
+def test_decoding_takes_no_more_than_was_planned_and_not_much_less(
+    form: dict, precision: Precision, frames: int, prompt: int, slots: int, top_p: float
+) -> None:
+    model, tasks = _model_and_tasks(form, frames, prompt, slots, top_p)
+    planned = Needs(model.language_model, tasks, precision).of(slots)
+    assert planned / 1.5 <= _peak(model.language_model, tasks, precision, slots) <= planned
+
+
+@pytest.mark.parametrize("slots", [1, 20])
+@pytest.mark.parametrize(
+    "form", [{"layers": 4}, {"prepend": (), "interpolate": ("chroma",)}, {"codebooks": 8}], ids=str
+)
+def test_what_steps_of_fixed_shapes_hold_is_planned(form: dict, slots: int) -> None:
+    model, tasks = _model_and_tasks(form, 600, 0, 2, 0.0)
+    there = model.language_model.to("meta")
+    steps = FixedSteps(for_decoding(there, "float32"), tasks, slots)
+    kept = [getattr(steps.state, field.name) for field in fields(steps.state)]
+    kept += [getattr(steps.state.drawings, field.name) for field in fields(steps.state.drawings)]
+    held = steps.cache.nbytes + sum(one.nbytes for one in kept if isinstance(one, Tensor))
+    assert held <= Needs(there, tasks, "float32").of(slots) <= 1.5 * held
+
+
+def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
+    model, tasks = _model_and_tasks({}, 200, 0, 8, 0.0)
+    needs = Needs(model.language_model, tasks, "float32")
+    for slots in (2, 3, 8):
+        enough = int(needs.of(slots) / SHARE) + 1
+        plan = plan_memory(model.language_model, tasks, "float32", 8, enough)
+        assert plan == MemoryPlan(slots, needs.of(slots), enough)
+        assert plan_memory(model.language_model, tasks, "float32", 8, enough - 2).slots == slots - 1
+    assert plan_memory(model.language_model, tasks, "float32", 8, 10 * needs.of(8)).slots == 8
+    assert plan_memory(model.language_model, tasks, "float32", 8, None).slots == 8
+
+
+def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
+    model, tasks = _model_and_tasks({}, 50, 0, 4, 0.0)
+    _, longer = _model_and_tasks({}, 60, 0, 4, 0.0)
+    needed = [Needs(model.language_model, tasks, "float32").of(slots) for slots in (1, 2, 3)]
+    assert needed[2] - needed[1] >= needed[1] - needed[0] > 0
+    assert Needs(model.language_model, longer, "float32").of(2) > needed[1]
+    assert Needs(model.language_model, tasks, "int8").of(2) < Needs(model.language_model, tasks, "float16").of(2)
+    assert Needs(model.language_model, tasks, "float16").of(2) < needed[1]
+
+
+def test_a_machine_too_small_for_one_sequence_is_told_what_that_needs_and_what_to_do() -> None:
+    requests = [GenerationRequest(Attributes("bass"), 40, seed=0)]
+    words = r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps, got 0\.1 MB: .* shorter clips"
+    with pytest.raises(ValueError, match=words):
+        generate(music_model(), requests, resources=Resources(free_memory=lambda: 100_000))
+
+
+def test_how_many_go_together_is_told_before_the_first_step() -> None:
+    told: list[MemoryPlan] = []
+
+    def stop() -> bool:
+        assert len(told) == 1
+        return False
+
+    requests = [GenerationRequest(Attributes("bass"), 5, seed=0)] * 9
+    generate(music_model(), requests, stop=stop, resources=Resources(3, lambda: 20_300_000_000, told.append))
+    assert [(plan.slots, plan.free) for plan in told] == [(3, 20_300_000_000)]
+    assert str(replace(told[0], needed=1_234_000_000)) == "decoding 3 sequences at once: 1.2 GB of 20.3 GB free"
+    assert str(MemoryPlan(8, 2_500_000, None)) == "decoding 8 sequences at once: 2.5 MB"
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 100])
+def test_codes_are_the_same_in_any_number_of_slots(slots: int) -> None:
+    model, requests = music_model(), mixed_requests()
+    found = generate(model, requests, resources=Resources(slots))
+    assert all(torch.equal(one, other) for one, other in zip(found, generate(model, requests), strict=True))
+
+
+def test_codes_are_the_same_where_memory_is_short() -> None:
+    model, requests, told = music_model(), mixed_requests(), list[MemoryPlan]()
+    needs = Needs(model.language_model, tasks_of(model, requests), "float32")
+    short = Resources(free_memory=lambda: int(needs.of(3) / SHARE) + 1, tell=told.append)
+    found = generate(model, requests, resources=short)
+    assert [plan.slots for plan in told] == [3]
+    assert all(torch.equal(one, other) for one, other in zip(found, generate(model, requests), strict=True))
