@@ -18,12 +18,19 @@ from stages.planning import Chain, Plan, Step, plan_chain
 if TYPE_CHECKING:
     from flows.recipe import Recipe
 
-Stages = Annotated[list[str] | None, typer.Argument(metavar="[STAGE]...", help="Stages to run; none means all.")]
+Stages = Annotated[
+    list[str] | None, typer.Argument(metavar="STAGE", help="Stages, as `segue plan` lists them; none means all.")
+]
 Preset = Annotated[str, typer.Option(help="What fills whatever is not set; see `segue presets`.")]
 Source = Annotated[str | None, typer.Option(help="Recordings: a folder or URL.")]
-Place = Annotated[str | None, typer.Option("--store", help="The store: a folder or URL.")]
+Place = Annotated[
+    str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {Settings().store}.")
+]
 Requests = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSONL or Parquet file.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any knob, or settings.…")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any knob, of settings too; may be given often."),
+]
 
 
 class Mistake(ValueError):

@@ -59,7 +59,7 @@ app = typer.Typer(
 @app.command()
 @asking
 def run(asked: Asked) -> int:
-    """Run the whole catalog, or some stages, and end with a table of what was made."""
+    """Run the whole catalog or some stages, and tell what was made."""
     errors = Console(stderr=True)
     progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
     current = Run(progress=progress)
@@ -100,7 +100,7 @@ def sql(
 
 @app.command()
 def presets() -> int:
-    """List the presets, and how each differs from the stages' own defaults."""
+    """List the presets, and what each sets differently."""
     for name in PRESETS:
         print(f"{name}: {about(name)}")
         for line in _lines(preset_difference(name)):
@@ -139,7 +139,7 @@ def pattern(
     svg: Annotated[Path | None, typer.Option(help="A file to draw it into, rather than on the terminal.")] = None,
     title: Annotated[str | None, typer.Option(help="What stands over the image; by default, the command.")] = None,
 ) -> int:
-    """Show in which order a model with such a pattern predicts the codes."""
+    """Show in which order a pattern has the codes predicted."""
     from flows.figures import draw_pattern
 
     knobs: dict[str, Any] = {"pattern": name, "codebooks": codebooks, "group": group}
