@@ -50,5 +50,9 @@ class TextConditioner(nn.Module):
     def forward(self, prepared: PreparedTokens) -> Condition:
         """Vectors [B, L, D] of the tokens. The mask enters the encoder, so padding changes no token's vector."""
         with torch.set_grad_enabled(self.config.finetune and torch.is_grad_enabled()):
-            hidden = self.encoder(input_ids=prepared.tokens, attention_mask=prepared.mask.long()).last_hidden_state
+            # Added to the scores. A mask of [B, L] transformers looks at, to leave it out where there is no padding,
+            # and so waits for the device; half of the lowest number, as bfloat16 would round that to infinity.
+            added = torch.zeros_like(prepared.mask, dtype=self.encoder.dtype)
+            added.masked_fill_(~prepared.mask, torch.finfo(added.dtype).min / 2)
+            hidden = self.encoder(input_ids=prepared.tokens, attention_mask=added[:, None, None]).last_hidden_state
         return project(self.projection, hidden, prepared.mask)

@@ -1,0 +1,73 @@
+"""What training minimises: a step in parts, and a step that waits for no device."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model.learning import OptimizationConfig
+from model.objective import Batch, Objective, accumulate_gradients
+from model.training import Optimization
+from tests.model.conditioning.every_condition import ITEMS, config, music_model
+from tests.model.steps import parts_of
+from tests.model.tiny_model import random_codes
+
+
+class NoWaiting(TorchDispatchMode):
+    """Counts what goes from the host to the model's device, and refuses a copy that waits until it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.copied = 0
+
+    def __torch_dispatch__(self, operation: Callable, types: object, arguments: tuple = (), named: dict | None = None):  # type: ignore[no-untyped-def]
+        named = named or {}
+        made = operation(*arguments, **named)
+        if operation is torch.ops.aten._to_copy.default and made.device.type == "meta" != arguments[0].device.type:
+            assert named.get("non_blocking"), "the host waits for a copy"
+            self.copied += 1
+        assert operation is not torch.ops.aten._local_scalar_dense.default or arguments[0].device.type == "cpu"
+        return made
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_no_gradient_of_a_step_waits_for_the_device(checkpointing: bool) -> None:
+    # Tensors on `meta` have no values: whatever looked at one would fail. Codes and conditions begin on the host.
+    crossing = ("description", "genre", "keywords", "bpm", "chroma")
+    model = music_model(config(quantized=False, prepend=("clap",), cross=crossing))
+    model.language_model.transformer.checkpointing = checkpointing
+    batch = Batch(random_codes(7, 6, codebooks=2, cardinality=11), torch.tensor([6, 6, 5, 6, 6, 4, 6]), ITEMS)
+    model.train().to("meta")
+    parts = [replace(part, batch=part.batch.prepared(model)) for part in parts_of(model, batch, 3)]
+    with NoWaiting() as watched:
+        losses = accumulate_gradients(Objective(model, "float32"), parts)
+    assert losses.device.type == "meta"
+    assert watched.copied >= 3 * len(parts)
+    assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
+
+
+def test_no_update_waits_for_the_device() -> None:
+    with FakeTensorMode():
+        model = torch.nn.Linear(3, 2)
+        optimization = Optimization(model, OptimizationConfig(ema_interval=1))
+        model(torch.randn(4, 3)).sum().backward()
+        move = optimization.move()
+        with pytest.raises(DataDependentOutputException):  # so a look at any value would have been noticed
+            move.read()
+        with pytest.raises(DataDependentOutputException):
+            optimization.check()
+
+
+def test_dropout_of_a_part_depends_on_its_seed_and_not_on_the_parts_before_it() -> None:
+    model = music_model(config(quantized=False, dropout=0.5)).train()
+    batch = Batch(random_codes(4, 6, codebooks=2, cardinality=11), torch.tensor([6, 6, 6, 6]), ITEMS[:4])
+    first, second = parts_of(model, batch, 2)
+    objective = Objective(model, "float32")
+    alone = accumulate_gradients(objective, [second])
+    assert torch.equal(accumulate_gradients(objective, [second]), alone)
+    together = accumulate_gradients(objective, [first, second])
+    torch.testing.assert_close(together, accumulate_gradients(objective, [first]) + alone)
+    assert not torch.equal(accumulate_gradients(objective, [replace(second, seed=99)]), alone)
