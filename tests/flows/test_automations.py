@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-import httpx
 import pytest
 import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State
 
 from tests.flows.command_line import make_recordings
 from tests.flows.deploying import PREFECT, PROJECT, deploy, worker
@@ -27,43 +29,44 @@ def test_a_run_is_silent_for_longer_than_its_deployment_lets_pass_between_heartb
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_with_its_worker_is_crashed_by_the_automation_and_the_next_one_runs(server, tmp_path):
+def test_a_run_that_is_killed_with_its_worker_is_crashed_by_the_automation_and_the_next_one_runs(on_server, tmp_path):
     source = make_recordings(tmp_path / "long", 60, seconds=120.0)
-    deploy(server, tmp_path, source, [HOURLY])
+    deploy(on_server, tmp_path, source, [HOURLY])
     words = ["automation", "create", "--from-file", str(ROOT / "flows" / "automations.yaml")]
-    registered = server.command(*PREFECT, *words)
+    registered = on_server.command(*PREFECT, *words)
     assert registered.returncode == 0, registered.stdout + registered.stderr
-    with httpx.Client(base_url=server.url, timeout=30) as client:
-        with worker(server, tmp_path) as process:
+    with get_client(sync_client=True) as client:
+        with worker(on_server, tmp_path) as process:
             killed = asked(client)
             wait_for(lambda: heartbeats(client, killed), 120)
-            assert state(client, killed)["type"] == "RUNNING"
+            assert state(client, killed).is_running()
             for one in family(process.pid):
                 os.kill(one.pid, signal.SIGKILL)
         waiting = asked(client)
-        with worker(server, tmp_path):
-            wait_for(lambda: state(client, waiting)["name"] == "AwaitingConcurrencySlot", 60)
-            assert state(client, killed)["type"] == "RUNNING"
-            wait_for(lambda: state(client, killed)["type"] != "RUNNING", AUTOMATION["trigger"]["within"] + 60)
-            assert state(client, killed)["type"] == "CRASHED"
-            assert state(client, killed)["message"] == AUTOMATION["actions"][0]["message"]
-            wait_for(lambda: state(client, waiting)["type"] == "COMPLETED", 180)
+        with worker(on_server, tmp_path):
+            wait_for(lambda: state(client, waiting).name == "AwaitingConcurrencySlot", 60)
+            assert state(client, killed).is_running()
+            wait_for(lambda: not state(client, killed).is_running(), AUTOMATION["trigger"]["within"] + 60)
+            assert state(client, killed).is_crashed()
+            assert state(client, killed).message == AUTOMATION["actions"][0]["message"]
+            wait_for(lambda: state(client, waiting).is_completed(), 180)
 
 
-def asked(client: httpx.Client) -> str:
+def asked(client: SyncPrefectClient) -> UUID:
     """The id of a new run of the deployment."""
-    deployment = client.get(f"/deployments/name/ingest/{HOURLY['name']}").raise_for_status().json()["id"]
-    return client.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
+    return client.create_flow_run_from_deployment(client.read_deployment_by_name(f"ingest/{HOURLY['name']}").id).id
 
 
-def state(client: httpx.Client, run: str) -> dict[str, Any]:
-    return client.get(f"/flow_runs/{run}").raise_for_status().json()["state"]
+def state(client: SyncPrefectClient, run: UUID) -> State:
+    found = client.read_flow_run(run).state
+    assert found is not None
+    return found
 
 
-def heartbeats(client: httpx.Client, run: str) -> list[Any]:
+def heartbeats(client: SyncPrefectClient, run: UUID) -> list[Any]:
     """What the server has heard of a run."""
     wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
-    return client.post("/events/filter", json={"filter": wanted}).raise_for_status().json()["events"]
+    return client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:
