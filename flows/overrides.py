@@ -11,6 +11,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+AS_JSON = {
+    **dict.fromkeys(("tuple_type", "list_type", "set_type"), 'expected a JSON list such as ["first","second"]'),
+    **dict.fromkeys(("dict_type", "mapping_type"), 'expected a JSON object such as {"name": …}'),
+    **dict.fromkeys(("model_type", "model_attributes_type"), "expected a JSON object, or one of its fields by name"),
+}
+"""What pydantic calls a valid tuple or dictionary, as it is written on a command line, by the type of its error."""
+
 MOST_ERRORS = 3
 """Errors told in one line; a person mends these first."""
 
@@ -63,7 +70,8 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
             allowed = ", ".join(parent.model_fields) if parent else "nothing here"
             found.append(f"unknown field {prefix}{'.'.join(names)}; allowed: {allowed}")
             continue
-        message = one["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+        said = one["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+        message = AS_JSON.get(one["type"], said)
         got = "" if isinstance(one["input"], Mapping | BaseModel) else f", got {one['input']!r}"
         place = f"{prefix}{'.'.join(names)}".rstrip(".")
         found.append(f"{place}: {message}{got}" if place else message)

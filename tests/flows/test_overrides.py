@@ -23,6 +23,7 @@ class Outer(Config):
     name: str = "a"
     weights: WeightsRef | None = "org/name"
     kind: Literal["one", "two"] = "one"
+    pairs: dict[str, float] = Field(default={})
 
 
 MODELS = {"settings": Inner, "train": Outer}
@@ -74,6 +75,9 @@ def test_a_wrong_path_names_what_is_allowed(pair, words):
         ({"kind": "three"}, ["train.kind", "'one' or 'two'", "'three'"]),
         ({"model": {"width": 0}}, ["train.model.width", "greater than or equal to 1", "got 0"]),
         ({"model": {"widht": 0}}, ["unknown field train.model.widht", "width, delays"]),
+        ({"model": {"delays": "0,1"}}, ["train.model.delays", "JSON list", "got '0,1'"]),
+        ({"model": 3}, ["train.model", "JSON object", "got 3"]),
+        ({"pairs": 3}, ["train.pairs", "JSON object", "got 3"]),
         ({"maybe": {"depth": 0}}, ["unknown field train.maybe.depth", "width, delays"]),
     ],
 )
