@@ -133,7 +133,7 @@ def _standing(listing: Listing, refused: pa.Table) -> dict[str, Reject]:
     standing = {reject.key: reject for reject in listing.rejects}
     rows = refused.to_pylist()
     places = {row["uri"] for row in rows}
-    stamps = {file.uri: file.stamp for file in listing.recordings if file.uri in places}
+    stamps = {file.uri: file.stamp for file in listing.recordings if file.uri in places} if places else {}
     for row in rows:
         lasts = row["stamp"] is not None and stamps.get(row["uri"]) == row["stamp"]
         if lasts or listing.is_closed(row["uri"]):

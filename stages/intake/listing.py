@@ -5,34 +5,27 @@ unread. Names that begin with a dot are hidden, as are all files in such folders
 """
 
 import errno
+import gc
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.places import locate, uri_of
 from stages.contract import Reject
+from stages.intake.kinds import is_metadata, is_recording
 from stages.metadata.fields import clean_text
 
-AUDIO_EXTENSIONS = frozenset(
-    (
-        *("3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "ape", "asf", "au", "caf", "flac", "m4a", "m4b", "mka"),
-        *("mp2", "mp3", "mp4", "oga", "ogg", "opus", "snd", "w64", "wav", "wave", "webm", "wma", "wv"),
-    )
-)
-"""What names a recording. The content decides what it really is; other files at the source are none of ours."""
 
-METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file at the source; a million of them are in memory together."""
+class File(NamedTuple):
+    """A file at the source; a million of them are made at once, and in memory together."""
 
     uri: str
     """An absolute path or a URL that `stages.audio.locate` finds."""
@@ -40,6 +33,9 @@ class File:
     """Its place under the source, with `/`."""
     stamp: str
     size: int
+
+
+_URI = attrgetter("uri")
 
 
 @dataclass
@@ -81,14 +77,15 @@ def list_source(source: str, store: str = "") -> Listing:
                 f"expected a folder or URL of recordings as the source, got {source!r}, which is not there"
             )
         walk = _Walk(root if os.path.isdir(root) else os.path.dirname(root), listing)
-        if os.path.isdir(root):
-            walk.all(store)
-        else:
-            walk.file(root)
+        with _uncollected():
+            if os.path.isdir(root):
+                walk.all(store)
+            else:
+                walk.file(root)
     else:
         _list_remote(filesystem, root, source, store, listing)
-    listing.recordings.sort(key=lambda file: file.uri)
-    listing.metadata.sort(key=lambda file: file.uri)
+    listing.recordings.sort(key=_URI)
+    listing.metadata.sort(key=_URI)
     listing.rejects.sort(key=lambda reject: reject.key)
     if not listing.recordings and not listing.rejects:
         kinds = "wav, flac, mp3, ogg, m4a …"
@@ -96,13 +93,17 @@ def list_source(source: str, store: str = "") -> Listing:
     return listing
 
 
-def is_recording(name: str) -> bool:
-    stem, dot, extension = name.rpartition("/")[2].rpartition(".")
-    return bool(stem and dot) and extension.lower() in AUDIO_EXTENSIONS
-
-
-def is_metadata(name: str) -> bool:
-    return name.lower().endswith(METADATA_EXTENSIONS)
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: it would go through a million objects, none of them garbage, again and again while
+    they are made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 # -- a local disk ------------------------------------------------------------------------------------------------------
@@ -130,27 +131,32 @@ class _Walk:
                 self._follow(link)
 
     def file(self, path: str) -> None:
-        """Take in one entry that is no folder, from under the root."""
-        relative = path[self._start :]
+        """Take in one entry that is no folder, from under the root, or what a link there leads to."""
+        wanted = is_recording(path)
+        if wanted or is_metadata(path):
+            self._take(path, wanted, lambda: os.stat(path))
+
+    def _take(self, path: str, wanted: bool, look: Callable[[], os.stat_result]) -> None:
+        """Take in a recording (`wanted`) or a file of metadata."""
         try:
-            state = os.stat(path)
+            state = look()
         except OSError as error:
             self._refuse(path, "unreadable", f"expected a file, got {error.strerror or error}")
             return
-        wanted = is_recording(relative)
-        if not stat.S_ISREG(state.st_mode):
+        mode, size = state.st_mode, state.st_size
+        if not stat.S_ISREG(mode):
             if wanted:
-                kind = _KINDS.get(stat.S_IFMT(state.st_mode), "something else")
+                kind = _KINDS.get(stat.S_IFMT(mode), "something else")
                 self._refuse(path, "not a file", f"expected a regular file, got {kind}")
-        elif wanted and state.st_mode & _READABLE_BY_ALL != _READABLE_BY_ALL and not os.access(path, os.R_OK):
+        elif wanted and mode & _READABLE_BY_ALL != _READABLE_BY_ALL and not os.access(path, os.R_OK):
             self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
-        elif wanted or is_metadata(relative):
-            uri = uri_of(self._disk, path, self._root)
-            file = File(uri, relative, f"{state.st_size}-{state.st_mtime_ns}", state.st_size)
+        else:
+            uri = path if path.isascii() else uri_of(self._disk, path, self._root)
+            file = File(uri, path[self._start :], f"{size}-{state.st_mtime_ns}", size)
             (self._listing.recordings if wanted else self._listing.metadata).append(file)
 
-    def _enter(self, folder: str) -> bool:
-        """Note a folder as listed; False if it was."""
+    def _enter(self, folder: str | int) -> bool:
+        """Note a folder, by its path or descriptor, as listed; False if it was."""
         state = os.stat(folder)
         place = (state.st_dev, state.st_ino)
         if place in self._seen:
@@ -164,24 +170,40 @@ class _Walk:
         while waiting:
             current = waiting.pop()
             try:
-                if not self._enter(current):
-                    continue
-                with os.scandir(current) as entries:
-                    children = [entry for entry in entries if not entry.name.startswith(".")]
+                descriptor = os.open(current, os.O_RDONLY)
+                try:
+                    waiting += self._list(current, descriptor)
+                finally:
+                    os.close(descriptor)
             except OSError as error:
                 self._listing.closed.append(uri_of(self._disk, current, self._root))
                 why = error.strerror or str(error)
                 self._refuse(
                     current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks stay"
                 )
+
+    def _list(self, folder: str, descriptor: int) -> list[str]:
+        """Take in the files of an open folder, whose descriptor spares the system the way to each; the real folders in
+        it."""
+        if not self._enter(descriptor):
+            return []
+        with os.scandir(descriptor) as entries:
+            children = list(entries)
+        inner, prefix = [], folder if folder.endswith("/") else f"{folder}/"
+        for entry in children:
+            name = entry.name
+            if name[0] == ".":
                 continue
-            for entry in children:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                elif entry.is_symlink() and not os.path.isfile(entry.path):
-                    self._links.append(entry.path)
-                else:
-                    self.file(entry.path)
+            path = prefix + name
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(path)
+            elif entry.is_symlink() and not os.path.isfile(path):
+                self._links.append(path)
+            else:
+                wanted = is_recording(name)
+                if wanted or is_metadata(name):
+                    self._take(path, wanted, entry.stat)
+        return inner
 
     def _follow(self, link: str) -> None:
         try:

@@ -25,15 +25,15 @@ def stands_still(listing: Listing, known: pa.Table, standing: dict[str, Reject],
     """
     if listing.closed or set(standing) != set(refused.column("key").to_pylist()):
         return False
-    read = [file for file in listing.recordings if file.uri not in standing]
+    read = [file for file in listing.recordings if file.uri not in standing] if standing else listing.recordings
     places = pc.list_flatten(known.column("files"))
     if not known.num_rows or len(read) != len(places):
         return False
     read_before = pa.table({name: pc.struct_field(places, name) for name in ("uri", "stamp")}).sort_by("uri")
     # A listing is in the order of its URIs, and text sorts in Arrow as it does in Python.
-    for name in ("uri", "stamp"):
-        if not read_before.column(name).equals(pa.chunked_array([[getattr(file, name) for file in read]])):
-            return False
+    read_now = {"uri": [file.uri for file in read], "stamp": [file.stamp for file in read]}
+    if not all(read_before.column(name).equals(pa.chunked_array([values])) for name, values in read_now.items()):
+        return False
     return _said_is_as_it_was(listing, known)
 
 

@@ -228,15 +228,15 @@ def test_tracks_in_a_folder_that_cannot_be_read_for_a_night_are_kept(world, monk
     write(world.music / "closed" / "bad.wav", b"bad")
     world.run()
     before = world.rows()
-    scan = os.scandir
+    opened = os.open
 
-    def scandir(path):
+    def refusing(path, *arguments, **named):
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied")
-        return scan(path)
+        return opened(path, *arguments, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "scandir", scandir)
+        patch.setattr(os, "open", refusing)
         world.run()
         assert world.rows() == before
         assert world.rejects()["closed"]["kind"] == "unreadable"

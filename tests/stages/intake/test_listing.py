@@ -86,14 +86,14 @@ def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path):
 def test_a_folder_that_cannot_be_read_is_refused_and_remembered(tmp_path, monkeypatch):
     write(tmp_path / "good.wav", b"x")
     write(tmp_path / "closed" / "in.wav", b"x")
-    scan = os.scandir
+    opened = os.open
 
-    def scandir(path):
+    def refusing(path, *arguments, **named):
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied")
-        return scan(path)
+        return opened(path, *arguments, **named)
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "open", refusing)
     listing = list_source(str(tmp_path))
     assert [file.relative for file in listing.recordings] == ["good.wav"]
     assert listing.rejects[0].kind == "unreadable"
