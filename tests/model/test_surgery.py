@@ -64,3 +64,9 @@ def test_patterns_without_a_double_are_refused(pattern: str) -> None:
         ValueError, match=f"expected a mono model with the pattern delay to make stereo of, got {pattern}"
     ):
         stereo_configuration(LanguageModelConfig.model_validate({"pattern": pattern}))
+
+
+def test_frames_that_are_flattened_have_no_double_either() -> None:
+    with pytest.raises(ValueError, match="expected a mono model without flatten_first to make stereo of, got 2"):
+        stereo_configuration(LanguageModelConfig(flatten_first=2))
+    assert stereo_configuration(LanguageModelConfig(empty_initial=2)).empty_initial == 2
