@@ -19,8 +19,8 @@ _BY_CODEBOOK = re.compile(r"(?P<kind>language_model\.(?:embeddings|heads)\.)(?P<
 def stereo_configuration(mono: LanguageModelConfig) -> LanguageModelConfig:
     """The decoder with each codebook twice, the two equally late: delays 0, 1, 2, 3 become 0, 0, 1, 1, 2, 2, 3, 3.
 
-    Raises ValueError for a pattern other than `delay`, or one that opens with flattened frames: these order codebooks in
-    ways that have no such double.
+    Raises ValueError for a pattern other than `delay`, or one that opens with flattened frames: these order codebooks
+    in ways that have no such double.
     """
     if mono.pattern != "delay":
         raise ValueError(f"expected a mono model with the pattern delay to make stereo of, got {mono.pattern}")
