@@ -20,6 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.codec.two_taps import NARROWEST, TwoTaps
+
 BLOCK_BYTES = 4 * 2**20
 """What the widest activation of a block takes: a few of them fit in the last cache."""
 MARGINS_A_BLOCK = 8
@@ -119,10 +121,14 @@ class Convolution:
         self.bias, self.stride, self.dilation = bias, stride, dilation
         self.padding, self.activation = padding, activation
         self.span = (kernel - 1) * dilation + 1
-        usual = [1, self.channels, 1, USUAL_ROWS + self.span]
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-            weight.detach()[:, :, None].contiguous(memory_format=torch.channels_last), *self._steps(), 1, usual
-        )
+        self.two_taps: TwoTaps | None = None
+        if kernel == 2 * stride and dilation == 1 and min(stride * self.channels, out_channels) >= NARROWEST:
+            self.two_taps = TwoTaps(weight, bias)
+        else:
+            usual = [1, self.channels, 1, USUAL_ROWS + self.span]
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+                weight[:, :, None].contiguous(memory_format=torch.channels_last), *self._steps(), 1, usual
+            )
         self.sight = Sight(
             before=Fraction(padding.before),
             after=Fraction(self.span - 1 - padding.before),
@@ -136,6 +142,8 @@ class Convolution:
         before, after = self.padding.before, self.padding.after + (-length % self.stride if self.padding.fill else 0)
         if self.activation is not None or before or after:
             rows = self._padded(rows, before, after)
+        if self.two_taps is not None:
+            return self.two_taps(rows)
         image = rows.as_strided((1, self.channels, 1, len(rows)), (rows.numel(), 1, rows.numel(), self.channels))
         made = torch.ops.mkldnn._convolution_pointwise(image, self.weight, self.bias, *self._steps(), 1, "none", [], "")
         return made[0, :, 0].t().contiguous()
@@ -196,10 +204,10 @@ class TransposedConvolution:
         channels, self.channels, self.kernel = weight.shape
         self.stride, self.before, self.after = stride, before, after
         taps = math.ceil(self.kernel / stride)
-        whole = F.pad(weight.detach(), (0, taps * stride - self.kernel)).unflatten(2, (taps, stride)).flip(2)
+        whole = F.pad(weight, (0, taps * stride - self.kernel)).unflatten(2, (taps, stride)).flip(2)
         self.convolution = Convolution(
             whole.permute(3, 1, 0, 2).flatten(0, 1),
-            None if bias is None else bias.detach().repeat(stride),
+            None if bias is None else bias.repeat(stride),
             padding=Padding(taps - 1, taps - 1),
             activation=activation,
         )

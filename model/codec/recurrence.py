@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 ROWS = 4
 """Rows that are multiplied at once, where there are fewer sequences."""
-RUN_UP = 64
-"""Frames that a stretch begins early. EnCodecs trained here forget all of a state in 50, up to rounding."""
+RUN_UP = 48
+"""Frames that a stretch begins early. EnCodecs trained here forget a state in that time, up to rounding."""
 ROUNDING = 1e-6
 """By how much states may differ, beside their own size."""
 

@@ -22,6 +22,7 @@ from model.codec.channels_last import (
     snake_into,
     stretches,
 )
+from model.codec.two_taps import TwoTaps
 
 SIZES = st.integers(1, 5)
 MODES: list[PaddingMode] = ["constant", "reflect", "replicate"]
@@ -77,6 +78,29 @@ def test_a_transposed_convolution_is_that_of_pytorch_without_what_is_cut_off(
     after = data.draw(st.integers(0, whole.shape[-1] - 1 - before))
     made = TransposedConvolution(weight, bias, stride, before, after, elu_into)(inputs[0].t().contiguous())
     close(made, whole[..., before : whole.shape[-1] - after])
+
+
+@given(st.integers(1, 3), SIZES, st.integers(1, 6), st.integers(1, 90), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_two_taps_by_three_products_are_the_convolution(
+    stride: int, channels: int, wanted: int, spare: int, biased: bool
+) -> None:
+    rows, weight = drawn(2 * stride + spare, channels), drawn(wanted, channels, 2 * stride, seed=1)
+    bias = drawn(wanted, seed=2) if biased else None
+    close(TwoTaps(weight, bias)(rows), F.conv1d(rows.t()[None], weight, bias, stride))
+
+
+def test_wide_convolutions_take_that_way_and_are_the_same_ones() -> None:
+    inputs, weight, bias = drawn(1, 128, 39), drawn(512, 128, 8, seed=1) / 32, drawn(512, seed=2)
+    layer = Convolution(weight, bias, 4, padding=Padding(3, 1, mode="reflect"), activation=elu_into)
+    assert layer.two_taps is not None
+    rows = inputs[0].t().contiguous()
+    close(layer(rows), F.conv1d(F.pad(F.elu(inputs), (3, 1), "reflect"), weight, bias, 4))
+    back = TransposedConvolution(drawn(512, 128, 8, seed=3) / 32, bias[:128], 4, 2, 2, elu_into)
+    assert back.convolution.two_taps is not None
+    wide = drawn(1, 512, 11)
+    expected = F.conv_transpose1d(F.elu(wide), drawn(512, 128, 8, seed=3) / 32, bias[:128], 4)[..., 2:-2]
+    close(back(wide[0].t().contiguous()), expected)
 
 
 def test_snake_is_its_formula_in_every_channel() -> None:

@@ -62,10 +62,10 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_layers_that_forget_run_once_and_others_until_all_stretches_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = counted(monkeypatch)
     check(recurrent(1), noise(1, 1_000))
-    assert lengths == [64, 250]
+    assert lengths == [recurrence.RUN_UP, 250]
     lengths.clear()
     check(recurrent(1, memory=20.0), noise(1, 1_000))
-    assert lengths == [64, 250, 250, 250, 250]
+    assert lengths == [recurrence.RUN_UP, 250, 250, 250, 250]
 
 
 def test_what_is_no_number_ends_too() -> None:
