@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 import schemas
-from model.conditioning.configuration import MusicModelConfig
+from model.conditioning.configuration import CONDITIONS, MusicModelConfig
 from model.learning import LoraConfig, OptimizationConfig
 from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
@@ -117,8 +117,9 @@ class Config(schemas.Config):
 
     @model_validator(mode="after")
     def _dropout_is_of_conditions(self) -> Self:
-        unknown = sorted(set(self.attribute_dropout) - set(self.model.conditions))
-        if unknown:
+        # Zero of a condition that is not read takes away what a preset says of it.
+        dropped = {name for name, share in self.attribute_dropout.items() if share or name not in CONDITIONS}
+        if unknown := sorted(dropped - set(self.model.conditions)):
             raise ValueError(
                 f"expected attribute_dropout of conditions that the model reads ({', '.join(self.model.conditions)}), "
                 f"got {', '.join(unknown)}"

@@ -21,6 +21,9 @@ NUMBER_FIELDS = ("bpm", "seconds")
 FIELDS = (*TEXT_FIELDS, *NUMBER_FIELDS)
 """Every condition beside description, chroma and clap, in the order in which they are fused."""
 
+CONDITIONS = ("description", *FIELDS, "chroma", "clap")
+"""Every condition, in that order."""
+
 
 class TextConfig(Config):
     """A description read by a T5 encoder."""
@@ -152,7 +155,7 @@ class MusicModelConfig(Config):
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions, in the order in which they are fused."""
         present = {"description": self.description, **self.fields, "chroma": self.chroma, "clap": self.clap}
-        return tuple(name for name, config in present.items() if config is not None)
+        return tuple(name for name in CONDITIONS if present.get(name) is not None)
 
     @field_validator("fields")
     @classmethod

@@ -70,6 +70,12 @@ def test_what_is_given_wins_and_the_preset_and_the_stage_fill_the_rest():
     assert Recipe(preset="musicgen-small", decode=as_config).decode.format == "ogg"
 
 
+def test_a_condition_of_a_preset_can_be_taken_away():
+    model = {"language_model": {"prepend": ["chroma"]}, "clap": None}
+    train = {"model": model, "attribute_dropout": {"clap": 0}}
+    assert Recipe.model_validate({"train": train}).train.model.conditions == ("description", "chroma")
+
+
 @pytest.mark.parametrize("preset", ["miniature", "musicgen-small"])
 def test_a_checkpoint_from_elsewhere_brings_its_codec_unless_another_is_named(preset):
     plain = Recipe(preset=preset)

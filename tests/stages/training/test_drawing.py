@@ -107,6 +107,9 @@ def test_a_melody_is_dropped_as_in_the_published_model_where_nothing_is_said_of_
     assert recipe(tmp_path, attribute_dropout={"clap": 0.3}).dropouts["chroma"] == 0.5
     with pytest.raises(ValueError, match=r"expected attribute_dropout of conditions .*\(description\), got chroma"):
         train.Config(attribute_dropout={"chroma": 0.5})
+    assert train.Config(attribute_dropout={"chroma": 0.0}).dropouts == {"description": 0.0}
+    with pytest.raises(ValueError, match=r"\(description\), got chorma"):
+        train.Config(attribute_dropout={"chorma": 0.0})
     with pytest.raises(ValueError, match="less than or equal to 1"):
         recipe(tmp_path, attribute_dropout={"chroma": 1.5})
 
