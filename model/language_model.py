@@ -107,11 +107,13 @@ class LanguageModel(nn.Module):
         conditions: Mapping[str, Condition],
         lengths: Int[Tensor, "B"] | None = None,
     ) -> Loss:
-        """`cross_entropy` of what `forward` predicts, in less time and memory: codes are brought into the order of the
-        predictions instead of these into the order of the codes, and codebook after codebook is judged.
+        """Cross-entropy of what `forward` predicts, over all of a codebook's positions, then the mean of codebooks.
 
-        Codes may be on the host: they are looked over where they are, so that nothing waits for the device.
-        Raises as `forward` does.
+        Codes are brought into the order of the predictions instead of these into the order of the codes, and codebook
+        after codebook is judged, which takes less time and memory.
+
+        NaN for a codebook without a single prediction (recordings no longer than its delay). Codes may be on the host:
+        they are looked over where they are, so that nothing waits for the device. Raises as `forward` does.
         """
         inside = self._inside(codes, lengths)
         pattern = self.pattern(codes.shape[-1])
@@ -176,16 +178,3 @@ def pattern_of(config: LanguageModelConfig, frames: int) -> Pattern:
             return patterns.coarse_first(frames, config.codebook_delays[1:])
         case "grouped":
             return patterns.grouped(frames, config.codebooks, config.group)
-
-
-def cross_entropy(prediction: Prediction, codes: Int[Tensor, "B K T"]) -> Loss:
-    """Cross-entropy of the predictions that count: over all of a codebook's positions, then the mean of codebooks.
-
-    NaN for a codebook without a single prediction (recordings no longer than its delay).
-    """
-    targets = torch.where(prediction.mask, codes, -100)
-    flat = F.cross_entropy(
-        prediction.logits.flatten(0, 2).float(), targets.flatten(), ignore_index=-100, reduction="none"
-    )
-    codebooks = flat.view(codes.shape).sum((0, 2)) / prediction.mask.sum((0, 2))
-    return Loss(codebooks.mean(), codebooks)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from model.chroma import PITCH_CLASSES
-from model.conditioning.configuration import FIELDS, NUMBER_FIELDS, MusicModelConfig
+from model.conditioning.configuration import CONDITIONS, FIELDS, NUMBER_FIELDS, MusicModelConfig
 from model.conditioning.joint import ClapConditioner
 from model.conditioning.labels import TableConditioner
 from model.conditioning.melody import ChromaConditioner
@@ -18,9 +18,6 @@ from model.conditioning.numbers import NumberConditioner
 from model.conditioning.prepared import PreparedTokens, PreparedVectors
 from model.conditioning.text import TextConditioner
 from model.language_model import Condition, LanguageModel, Loss, Prediction
-
-CONDITIONS = ("description", *FIELDS, "chroma", "clap")
-"""Every condition that there may be, in the order in which they are fused."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.music_model import Attributes
 from schemas import WeightsRef
-from stages.segments import as_channels
+from stages.audio import as_channels
 from stages.catalog.references import Reference
 from stages.checkpoints.facts import CheckpointFacts
 from stages.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.music_model import CONDITIONS, Attributes, drop_attributes, drop_conditions
+from model.conditioning.configuration import CONDITIONS
+from model.music_model import Attributes, drop_attributes, drop_conditions
 from tests.model.oracles import read_pack
 from tests.model.tiny_model import melody
 

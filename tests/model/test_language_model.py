@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
+from torch.nn import functional as F
 
 from model import patterns
 from model.audiocraft_names import name_from_audiocraft
 from model.fusing import Condition
-from model.language_model import LanguageModel, LanguageModelConfig, Loss, Prediction, cross_entropy
+from model.language_model import LanguageModel, LanguageModelConfig, Loss, Prediction
 from tests.model.oracles import language_model, read_pack
 from tests.model.tiny_model import random_codes
 
@@ -34,11 +35,18 @@ def test_logits_and_masks_equal_the_oracle(oracles: Path, name: str, mode: str) 
         assert mode == "full"
 
 
+def _cross_entropy(prediction: Prediction, codes: torch.Tensor) -> Loss:
+    """The loss written out, over logits in the order of the codes."""
+    targets = torch.where(prediction.mask, codes, -100)
+    flat = F.cross_entropy(prediction.logits.flatten(0, 2), targets.flatten(), ignore_index=-100, reduction="none")
+    codebooks = flat.view(codes.shape).sum((0, 2)) / prediction.mask.sum((0, 2))
+    return Loss(codebooks.mean(), codebooks)
+
+
 def _loss_of_predictions(
     model: LanguageModel, codes: torch.Tensor, conditions: dict[str, Condition], lengths: torch.Tensor | None = None
 ) -> Loss:
-    """The loss written out, over logits in the order of the codes."""
-    return cross_entropy(model(codes, conditions, lengths), codes)
+    return _cross_entropy(model(codes, conditions, lengths), codes)
 
 
 LOSSES = [_loss_of_predictions, LanguageModel.loss]
@@ -75,7 +83,7 @@ def test_losses_of_padded_codes_equal_the_oracle(oracles: Path, name: str) -> No
         found = model(codes, pack.conditions(case), pack.tensors["valid_lengths"])
         fast = model.loss(codes, pack.conditions(case), pack.tensors["valid_lengths"])
     assert torch.equal(found.mask, pack.tensors[f"{name}.padded.mask"])
-    for loss in (cross_entropy(found, codes), fast):
+    for loss in (_cross_entropy(found, codes), fast):
         expected = pack.tensors[f"{name}.padded.ce_per_codebook"]
         torch.testing.assert_close(loss.mean, pack.tensors[f"{name}.padded.ce"], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(loss.codebooks, expected, rtol=1e-5, atol=1e-5)
@@ -129,7 +137,7 @@ def test_what_lies_past_a_length_changes_nothing_and_counts_for_nothing() -> Non
         first, second = model(codes, {}, lengths), model(other, {}, lengths)
     assert torch.equal(first.logits, second.logits)
     assert not first.mask[0, :, 5:].any()
-    assert cross_entropy(first, codes).mean == cross_entropy(second, other).mean
+    assert model.loss(codes, {}, lengths).mean == model.loss(other, {}, lengths).mean
 
 
 @pytest.mark.parametrize("pattern", ["delay", "unroll", "coarse_first", "grouped"])
@@ -153,10 +161,16 @@ def test_a_gradient_of_the_loss_is_finite_where_nothing_is_predicted(loss_of: Ca
 
 
 def test_the_loss_of_an_even_guess_is_the_logarithm_of_the_cardinality() -> None:
-    codes = random_codes(2, 6)
-    prediction = Prediction(torch.zeros(2, 3, 6, 24), torch.ones(2, 3, 6, dtype=torch.bool))
-    loss = cross_entropy(prediction, codes)
-    torch.testing.assert_close(loss.codebooks, torch.full((3,), 24.0).log())
+    model = _small()
+    for head in model.heads:
+        torch.nn.init.zeros_(head.weight)
+    torch.testing.assert_close(model.loss(random_codes(2, 6), {}).codebooks, torch.full((3,), 24.0).log())
+
+
+def test_a_codebook_without_a_prediction_has_no_loss() -> None:
+    loss = _small().loss(random_codes(2, 2), {})
+    assert loss.codebooks[:2].isfinite().all()
+    assert loss.codebooks[2].isnan()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from model.chroma import chroma
-from model.music_model import CONDITIONS, Attributes
+from model.conditioning.configuration import CONDITIONS
+from model.music_model import Attributes
 from schemas.tables import CHROMA, CLAP, TRACKS
 from tests.model.conditioning.every_condition import ITEMS, config, embeddings, everything, music_model
 from tests.model.oracles import read_pack
