@@ -18,6 +18,9 @@ _POSITIONS = {"sin": "sinusoidal", "rope": "rotary", "sin_rope": "both"}
 _PATTERNS = {"unroll": "unroll", "coarse_first": "coarse_first", "musiclm": "grouped"}
 """Beside delay, and parallel, which is a delay of nothing."""
 
+_OPENING = ("flatten_first", "empty_initial")
+"""How a delay pattern begins, by the same names in both."""
+
 _PASSED_OVER = {
     *("emb_lr", "lr", "weight_decay", "weight_init", "depthwise_init", "zero_bias_init", "checkpointing"),
     *("memory_efficient", "custom", "attention_as_float32", "cross_attention", "q_modeling", "two_step_cfg"),
@@ -100,15 +103,16 @@ def _pattern(pattern: Section, decoder: Section, codebooks: int) -> dict[str, An
         pattern.demand("modeling", "delay", "parallel", *_PATTERNS)
         section = pattern.part(name)
     if name == "parallel":
-        return {"pattern": "delay", "delays": (0,) * codebooks}
+        return {"pattern": "delay", "delays": (0,) * codebooks, "empty_initial": section.get("empty_initial", 0)}
     if name == "delay":
-        section.demand("flatten_first", 0)
-        section.demand("empty_initial", 0)
         delays = section.get("delays", list(range(codebooks)))
-        return {"pattern": "delay", "delays": None if delays == list(range(codebooks)) else tuple(delays)}
+        opening = {knob: section.get(knob, 0) for knob in _OPENING}
+        return {"pattern": "delay", "delays": None if delays == list(range(codebooks)) else tuple(delays)} | opening
     if name == "unroll":
-        section.demand("flattening", list(range(codebooks)), None)
-        return {"pattern": "unroll", "delays": tuple(section.get("delays", [0] * codebooks))}
+        each = list(range(codebooks))  # a step for each codebook
+        flattening = each if section.values.get("flattening") is None else section.get("flattening", each)
+        delays = tuple(section.get("delays", [0] * codebooks))
+        return {"pattern": "unroll", "delays": delays, "flattening": None if flattening == each else tuple(flattening)}
     if name == "coarse_first":
         return {"pattern": "coarse_first", "delays": (0, *section.get("delays", [0] * (codebooks - 1)))}
     return {"pattern": "grouped", "group": section.get("group_by", 2)}
@@ -167,13 +171,15 @@ def decoder_settings(config: LanguageModelConfig, places: Mapping[str, str]) -> 
     if config.pattern == "coarse_first":
         delays = delays[1:]
     modeling = {ours: theirs for theirs, ours in _PATTERNS.items()}.get(config.pattern, "delay")
+    pattern: dict[str, Any] = {"group_by": config.group} if modeling == "musiclm" else {"delays": delays}
+    if modeling == "delay":
+        pattern |= {knob: getattr(config, knob) for knob in _OPENING}
+    if modeling == "unroll" and config.flattening is not None:
+        pattern["flattening"] = list(config.flattening)
     whole = config.past_context is None
     return {
         "lm_model": "transformer_lm",
-        "codebooks_pattern": {
-            "modeling": modeling,
-            modeling: {"group_by": config.group} if modeling == "musiclm" else {"delays": delays},
-        },
+        "codebooks_pattern": {"modeling": modeling, modeling: pattern},
         "transformer_lm": {
             "n_q": config.codebooks,
             "card": config.cardinality,

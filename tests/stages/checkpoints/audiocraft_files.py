@@ -72,6 +72,18 @@ FORMS: dict[str, dict[str, Any]] = {
     "normed after": {"fusing": {"cross": ["description"]}, "decoder": {"norm_first": False, "bias_proj": True}},
     "short memory": {"fusing": {}, "decoder": {"past_context": 4, "memory_efficient": False, "custom": True}},
     "grouped heads": {"fusing": {}, "decoder": {"kv_repeat": 2, "hidden_scale": 2.3, "layer_scale": 0.1}},
+    "opening": {
+        "fusing": {},
+        "settings": {"codebooks_pattern": {"modeling": "delay", "delay": {"flatten_first": 2, "empty_initial": 1}}},
+    },
+    "parallel": {
+        "fusing": {},
+        "settings": {"codebooks_pattern": {"modeling": "parallel", "parallel": {"empty_initial": 2}}},
+    },
+    "unrolled in one": {
+        "fusing": {},
+        "settings": {"codebooks_pattern": {"modeling": "unroll", "unroll": {"flattening": [0, 0], "delays": [0, 1]}}},
+    },
     "unrolled": {"fusing": {}, "settings": {"codebooks_pattern": {"modeling": "unroll", "unroll": {}}}},
     "grouped": {"fusing": {}, "settings": {"codebooks_pattern": {"modeling": "musiclm", "musiclm": {"group_by": 1}}}},
     "coarse first": {

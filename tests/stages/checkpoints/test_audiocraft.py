@@ -8,9 +8,11 @@ import torch
 import yaml
 from torch import Tensor
 
+from model import patterns
 from model.conditioning.configuration import ChromaConfig, MusicModelConfig, TextConfig
 from model.configuration import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
+from model.patterns import Pattern
 from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft import music_model_of, read_audiocraft, write_audiocraft
 from stages.checkpoints.audiocraft_codec import write_codec_reference
@@ -67,6 +69,23 @@ def test_a_model_that_is_read_and_written_and_read_is_the_same_bit_for_bit(tmp_p
     assert first.codec is not None
     assert second.codec is not None
     assert all(torch.equal(value, second.codec.state_dict()[key]) for key, value in first.codec.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("opening", patterns.delayed(6, (0, 1), flatten_first=2, empty_initial=1)),
+        ("parallel", patterns.delayed(6, (0, 0), empty_initial=2)),
+        ("unrolled in one", patterns.unrolled(6, (0, 0), (0, 1))),
+        ("unrolled", patterns.unrolled(6, (0, 1), (0, 0))),
+    ],
+)
+def test_the_layout_of_a_pattern_survives_reading_and_writing(tmp_path: Path, name: str, layout: Pattern) -> None:
+    first, back = read_audiocraft(written(tmp_path, name).folder, text_encoders(tmp_path)), tmp_path / "back"
+    back.mkdir()
+    write_audiocraft(first, back)
+    for trained in (first, read_audiocraft(back, text_encoders(tmp_path))):
+        assert trained.model.language_model.pattern(6).layout == layout.layout
 
 
 def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
