@@ -94,9 +94,19 @@ class Report:
 
 
 def headed(reports: Sequence[Report], machine: str, circumstances: str) -> str:
-    """Reports of one run below a heading of date and hardware."""
-    head = f"## {datetime.date.today()}, {machine}\n\n{circumstances}.\n"
+    """Reports of one run below a heading of date and hardware, which goals they reach first."""
+    head = f"## {datetime.date.today()}, {machine}\n\n{circumstances}. {goals(reports)}\n"
     return "\n".join([head, *(report.markdown() for report in reports)])
+
+
+def goals(reports: Iterable[Report]) -> str:
+    """How many goals are reached, and the names of the figures that miss theirs."""
+    judged = [(report, figure) for report in reports for figure in report.figures if figure.reached is not None]
+    missed = [
+        f"{report.subject.split(',')[0].lower()}: {figure.what}" for report, figure in judged if not figure.reached
+    ]
+    reached = f"{len(judged) - len(missed)} of {len(judged)} goals are reached"
+    return f"{reached}; missed: {'; '.join(missed)}." if missed else f"{reached}."
 
 
 def append(text: str, file: Path | None) -> None:

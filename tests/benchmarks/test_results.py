@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.benchmarks.results import HEADER, Figure, Report, append, headed, number
+from tests.benchmarks.results import HEADER, Figure, Report, append, goals, headed, number
 
 
 def test_less_of_a_time_and_more_of_a_rate_are_the_better_ones():
@@ -42,6 +42,15 @@ def test_every_row_has_a_cell_for_each_heading():
     assert len(Figure("", "s", 1.0, "less", peer=2.0, goal=3.0, limit=0.5, equal="all").cells()) == len(HEADER)
 
 
+def test_goals_are_counted_and_the_missed_ones_named():
+    report = Report("Steps, in all", "transformers")
+    report.add(Figure("float32", "s", 2.0, "less", peer=3.0, ratio_goal=1.4))
+    assert goals([report]) == "1 of 1 goals are reached."
+    report.add(Figure("bfloat16", "s", 2.0, "less", peer=3.0, ratio_goal=2.5))
+    report.add(Figure("int8", "s", 2.0, "less", peer=3.0))
+    assert goals([report]) == "1 of 2 goals are reached; missed: steps: bfloat16."
+
+
 @pytest.mark.parametrize(
     ("value", "written"), [(None, ""), (0.012345, "0.0123"), (55.72, "55.7"), (177.4, "177"), (1234567.8, "1,234,568")]
 )
@@ -55,5 +64,5 @@ def test_results_are_put_at_the_end_of_a_file_below_date_and_machine(tmp_path, c
     append(headed([Report("Steps")], "a machine, 2 cores", "load 0.1"), file)
     written = file.read_text()
     assert written.startswith("# Results\n\n## 2")
-    assert ", a machine, 2 cores\n\nload 0.1.\n\n### Steps\n" in written
+    assert ", a machine, 2 cores\n\nload 0.1. 0 of 0 goals are reached.\n\n### Steps\n" in written
     assert written.endswith(capsys.readouterr().out.removesuffix("\n"))
