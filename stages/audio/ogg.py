@@ -17,7 +17,7 @@ def ogg_packets(file: IO[bytes]) -> Iterator[bytes]:
         AudioError: a page is cut, or a stream has no last page.
     """
     file.seek(0)
-    partial: dict[int, bytes] = {}
+    partial: dict[int, bytearray] = {}
     counts: dict[int, int] = {}
     granules: dict[int, bytes] = {}
     open_streams: set[int] = set()
@@ -35,7 +35,7 @@ def ogg_packets(file: IO[bytes]) -> Iterator[bytes]:
         if len(lengths) < header[26] or len(body) < sum(lengths):
             raise AudioError("truncated", "expected a whole Ogg page, got the end of the file in the middle of it")
         if flags & _FIRST:
-            counts[serial], partial[serial] = 0, b""
+            counts[serial], partial[serial] = 0, bytearray()
             open_streams.add(serial)
         if flags & _LAST:
             open_streams.discard(serial)
@@ -43,12 +43,14 @@ def ogg_packets(file: IO[bytes]) -> Iterator[bytes]:
             granules[serial] = header[6:14]
         position = 0
         for length in lengths:
-            partial[serial] = partial.get(serial, b"") + body[position : position + length]
+            # A picture in a comment has a hundred thousand such pieces, so they are not joined anew for each.
+            packet = partial.setdefault(serial, bytearray())
+            packet += body[position : position + length]
             position += length
             if length < 255:
-                packet, partial[serial] = partial[serial], b""
+                partial[serial] = bytearray()
                 if counts.get(serial, 0) != 1:
-                    yield packet
+                    yield bytes(packet)
                 counts[serial] = counts.get(serial, 0) + 1
     if open_streams or not counts:
         raise AudioError("truncated", "expected an Ogg stream with its last page, got a file that ends before it")

@@ -17,8 +17,8 @@ WAITING = 4
 BASE_SECONDS, SECONDS_PER_MIB = 300.0, 4.0
 """How long a worker may take for a file: a hundred times what is usual, so that only a decoder that hangs meets it."""
 
-MODULES = ("av", "mutagen", "soxr")
-"""What a worker imports before its first file."""
+MODULES = ("mutagen", "soxr")
+"""What a worker imports before its first file; PyAV only with the first that libsndfile does not read."""
 
 
 def examine_all(
