@@ -1,0 +1,54 @@
+"""What is DAC's own: how far its convolutions see, and what an odd stride costs."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.codec.codec import Codec, coder_of
+from model.codec.dac import reach
+from tests.model.codec.small_codecs import small_dac, sound
+
+
+def test_an_odd_stride_costs_the_end_of_a_sound_a_few_samples_and_moves_none() -> None:
+    network = small_dac()
+    codec = Codec(network)
+    codes = codec.encode(sound(800)[None])
+    made = codec.decode(codes)
+    with torch.no_grad():
+        back = network.decode(audio_codes=codes).audio_values[:, None]
+    lacking = made.shape[-1] - back.shape[-1]
+    assert 0 < lacking < codec.hop
+    torch.testing.assert_close(made[..., :-lacking], back)
+    with torch.no_grad():
+        assert torch.equal(coder_of(network).decode(codes)[..., :-lacking], back)
+    assert not made[..., -lacking:].any()
+
+
+def touched(codec: Codec, frames: int, frame: int) -> tuple[int, int]:
+    """How many frames before and after a changed one have other latents or other sound, at most."""
+    network: Any = codec.network
+    wav = sound(frames * codec.hop)[None].requires_grad_()
+    network.encoder(wav)[..., frame].sum().backward()
+    heard = wav.grad[0, 0].nonzero().squeeze(1) // codec.hop
+    latents = torch.randn(1, network.config.hidden_size, frames, requires_grad=True)
+    network.decoder(latents)[..., frame * codec.hop : (frame + 1) * codec.hop].sum().backward()
+    spoken = latents.grad[0].abs().sum(0).nonzero().squeeze(1)
+    return (
+        int(max(frame - heard.min(), frame - spoken.min())),
+        int(max(heard.max() - frame, spoken.max() - frame)),
+    )
+
+
+@pytest.mark.parametrize("strides", [(2, 5, 8), (2, 4, 8, 8), (3, 2)])
+def test_dac_looks_as_far_as_its_margins_say_and_hardly_less(strides: tuple[int, ...]) -> None:
+    codec = Codec(small_dac(strides))
+    far = codec.margins.before
+    before, after = touched(codec, 4 * far, 2 * far)
+    assert max(before, after) <= far
+    assert max(before, after) >= far - 2
+    assert reach(codec.network.config) == codec.margins.after == far
+
+
+def test_published_dac_looks_twelve_frames_around() -> None:
+    assert Codec(small_dac((2, 4, 8, 8))).margins.before == 12
