@@ -12,8 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+import yaml
 
-from flows.cli import run_command
+from flows.asking import understand
+from flows.cli import app, run_command
+from flows.recipe import Recipe
 from schemas import Store
 from schemas.database import query
 from schemas.tables import TABLES
@@ -138,11 +142,33 @@ def test_the_queries_run_and_answer_in_the_columns_that_readme_shows(catalog):
         assert answer.num_rows > 0
 
 
-def commands() -> list[list[str]]:
-    """Every `$ segue …` of README's console blocks."""
-    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)
-    lines = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
-    return [shlex.split(line)[1:] for line in lines]
+def blocks(kind: str) -> list[str]:
+    """README's blocks of a kind of code; the kind is empty where none is given."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == kind]
+
+
+def commands(kind: str, prompt: str) -> list[list[str]]:
+    """Every `segue …` of README's blocks of a kind, whose lines of commands begin with a prompt."""
+    lines = [line for block in blocks(kind) for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line)[len(prompt.split()) :] for line in lines if line.startswith(prompt)]
+
+
+def test_a_command_of_readme_that_would_want_a_network_or_days_is_understood():
+    group = typer.main.get_command(app)
+    found = commands("", "segue ")
+    assert {words[0] for words in found} == {"run", "convert"}
+    for words in found:
+        given = group.commands[words[0]].make_context(words[0], words[1:]).params
+        if words[0] == "run":
+            options = {name: given[name] for name in ("source", "store", "requests") if given[name]}
+            assert understand(given["stages"] or [], given["preset"], options, given["set_"] or []).names
+
+
+def test_readmes_recipe_with_conditions_is_one_on_a_published_preset():
+    assert len(blocks("yaml")) == 1
+    recipe = Recipe.model_validate({"preset": "musicgen-small"} | yaml.safe_load(blocks("yaml")[0]))
+    assert set(recipe.train.model.fields) == {"genre", "bpm"}
 
 
 def test_every_command_of_readme_runs(catalog, home, tmp_path, corpus):
@@ -155,11 +181,10 @@ def test_every_command_of_readme_runs(catalog, home, tmp_path, corpus):
     recordings.mkdir()
     for name in ("elf-land.ogg", "victory2.ogg"):
         shutil.copy(corpus / "orchestral" / name, recordings)
-    found = re.search(r"```csv\n(.*?)```", README.read_text(), re.DOTALL)
-    assert found
-    (tmp_path / "requests.csv").write_text(found[1])
-    assert len(commands()) >= 4
-    for words in commands():
+    (tmp_path / "requests.csv").write_text(blocks("csv")[0])
+    found = commands("console", "$ segue ")
+    assert len(found) >= 4
+    for words in found:
         where = words.index("--store")
         done = subprocess.run(
             command(store, *words[:where], *words[where + 2 :]),
