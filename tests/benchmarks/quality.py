@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.configuration import Precision
-from model.language_model import LanguageModel, cross_entropy
+from model.language_model import LanguageModel
 from model.packing import for_decoding
 from tests.benchmarks.peer import GUIDANCE, both_ways, descriptions, generate_ours
 from tests.benchmarks.results import table
@@ -43,7 +43,7 @@ def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ..
             conditioned, null = prediction.logits
             chosen = (null + GUIDANCE * (conditioned - null)).argmax(-1)[prediction.mask[0]]
             best = chosen if best is None else best
-            loss = cross_entropy(ready(random.expand(2, -1, -1), given), random.expand(2, -1, -1)).mean.item()
+            loss = ready.loss(random.expand(2, -1, -1), given).mean.item()
         forced, free = ((one == two).float().mean().item() for one, two in ((chosen, best), (codes, own)))
         found[name] = Quality(forced, free, loss)
     return found

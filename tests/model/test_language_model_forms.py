@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.attention import Cache
 from model.fusing import Condition
-from model.language_model import LanguageModel, cross_entropy
+from model.language_model import LanguageModel
 from model.positions import Positions, positions
 from tests.model.oracles import VARIANTS, read_pack, variant
 from tests.model.plain_transformer import FORMS, disturb
@@ -103,7 +103,7 @@ def test_logits_step_by_step_with_a_cache_equal_those_of_the_whole_sequence_at_o
 @pytest.mark.parametrize("form", FORMS)
 def test_every_parameter_of_every_form_learns(form: str) -> None:
     model, codes = _model(form).train(), random_codes(2, 8)
-    cross_entropy(model(codes, _conditions(2)), codes).mean.backward()
+    model.loss(codes, _conditions(2)).mean.backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from model.codec.codec import Codec, codebook_identity
 from model.generation import GenerationRequest, generate
-from model.language_model import cross_entropy
 from model.music_model import Attributes, MusicModel
 from model.positions import position_table
 from stages.checkpoints.folder import TrainedModel
@@ -176,7 +175,7 @@ def test_labels_train_an_exported_model_in_transformers_with_the_loss_of_this_pr
     sequence = read.model.language_model.pattern(9).build(codes, shape.cardinality, "valid")
     with torch.no_grad():
         found = theirs(**encoded(DESCRIPTIONS), labels=sequence[:, :, 1:].transpose(1, 2))
-        wanted = cross_entropy(read.model(codes, attributes(shape)), codes)
+        wanted = read.model.loss(codes, attributes(shape))
     assert abs(float(found.loss) - float(wanted.mean)) < 1e-5
 
 
