@@ -177,12 +177,19 @@ class MusicModel(nn.Module):
         return {name: value for name, value in state.items() if not self._is_frozen(name)}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Set the state that `weights` gave. Raises ValueError naming what is missing or unknown."""
-        expected = {name for name in self.state_dict() if not self._is_frozen(name)}
-        if expected != set(weights):
-            missing, unknown = sorted(expected - set(weights)), sorted(set(weights) - expected)
+        """Set the state that `weights` gave: a copy, but for a model that was made on the device `meta`, without memory
+        and without a random start, whose weights are then these very tensors.
+
+        Raises ValueError naming what is missing or unknown.
+        """
+        own = {name: value for name, value in self.state_dict().items() if not self._is_frozen(name)}
+        if own.keys() != weights.keys():
+            missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
             raise ValueError(f"expected the weights of this model, got {missing} missing and {unknown} unknown")
-        self.load_state_dict(dict(weights), strict=False)
+        taken = {name: weights[name].to(value.dtype) for name, value in own.items() if value.is_meta}
+        copied = {name: value for name, value in weights.items() if name not in taken}
+        self.load_state_dict(taken, strict=False, assign=True)
+        self.load_state_dict(copied, strict=False)
 
     def _conditions_of(self, attributes: Sequence[Attributes] | Prepared, rows: int) -> dict[str, Condition]:
         prepared = attributes if isinstance(attributes, Prepared) else self.prepare(attributes)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from pydantic import ValidationError
 from transformers import EncodecModel
 
@@ -111,7 +112,8 @@ def music_model_of(package: Package, weights: Callable[[WeightsRef], LocalWeight
         where = ".".join(map(str, (error.title, *first["loc"])))
         raise ValueError(f"expected the configuration of a model, got {where}: {first['msg']}") from error
     refuse_another_order(config, conditioners)
-    model = MusicModel(config, encoder, tokenizer)
+    with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
+        model = MusicModel(config, encoder, tokenizer)
     load_state(model, package.state, conditioners.places)
     digest = None if found is None else found.digest
     return ReadModel(model.eval(), None if conditioners.finetuned else reference, digest)

@@ -105,7 +105,8 @@ def load_folder(
                 encoder = T5EncoderModel(config)
             else:
                 encoder = _frozen_text_encoder(folder, facts, weights)
-        model = MusicModel(facts.model, encoder, tokenizer)
+        with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
+            model = MusicModel(facts.model, encoder, tokenizer)
         model.load_weights(load_file(folder / WEIGHTS))
     except (OSError, KeyError, ValidationError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error

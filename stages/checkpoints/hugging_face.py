@@ -85,7 +85,7 @@ def read_hugging_face(folder: Path) -> TrainedModel:
         weights = from_hugging_face(tensors, shapes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    model.load_state_dict(weights, strict=False, assign=True)
+    model.load_weights(weights)
     return TrainedModel(model.eval(), facts, codec.eval())
 
 

@@ -75,6 +75,32 @@ def test_a_checkpoint_holds_all_but_a_frozen_encoder() -> None:
     assert other.loss(codes, [FULL]).mean == frozen.loss(codes, [FULL]).mean
 
 
+def _without_memory(like: MusicModel) -> MusicModel:
+    encoder = text_encoder()
+    with torch.device("meta"):
+        return MusicModel(like.config, encoder, tokenizer()).eval()
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_a_model_made_without_memory_takes_the_weights_as_they_are(finetune: bool) -> None:
+    known, codes, items = music_model(config(finetune=finetune)).eval(), random_codes(2, 7), [FULL, Attributes()]
+    weights, other = known.weights(), _without_memory(known)
+    other.load_weights(weights)
+    head = "language_model.heads.0.weight"
+    assert other.state_dict()[head].data_ptr() == weights[head].data_ptr()
+    assert torch.equal(other(codes, items).logits, known(codes, items).logits)
+
+
+def test_weights_of_half_precision_become_the_models_own() -> None:
+    known = music_model(config())
+    halves = {name: value.half() if value.is_floating_point() else value for name, value in known.weights().items()}
+    for other in (_without_memory(known), music_model(config(), seed=1)):
+        other.load_weights(halves)
+        found = other.state_dict()
+        assert all(torch.equal(found[name], value.to(found[name].dtype)) for name, value in halves.items())
+        assert all(value.dtype == torch.float32 for value in found.values() if value.is_floating_point())
+
+
 def test_weights_of_another_model_are_refused_by_name() -> None:
     model = music_model()
     weights = model.weights()
