@@ -62,7 +62,7 @@ def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_w
             os.kill(member, signal.SIGKILL)
     assert process.returncode == 130, errors
     assert told(errors) == [STOPPED]
-    assert [member for member in members if Path(f"/proc/{member}").exists()] == []
+    assert [one for one in processes() if one.pid in members] == []
 
 
 def in_group(group: int) -> list[int]:
