@@ -1,10 +1,9 @@
-"""Convolutions of a codec as a CPU runs them fastest: over sound that lies moment after moment, in blocks of time.
+"""A codec's convolutions as a CPU runs them fastest: over sound that lies moment after moment.
 
-PyTorch's own layers keep each channel's samples together, write a padded copy before every convolution and each
-activation to fresh memory. Here the channels of a moment lie together ("channels last"), for which oneDNN has kernels
-that copy nothing; what comes before a convolution writes into a buffer with room for the padding; and a stretch of
-layers goes over the sound block by block, with what it sees around a block, so that its widest activations stay in the
-cache. It is the same function: nothing is approximated, but sums are added up in other orders.
+PyTorch's own layers keep each channel's samples together, and write a padded copy before every convolution. Here the
+channels of a moment lie together ("channels last"), for which oneDNN has kernels that copy nothing, and what comes
+before a convolution writes into a buffer that has room for the padding. Nothing is approximated, but sums are added up
+in other orders.
 
 A layer takes and gives rows [N, C], one for each moment. For inference in float32 on a CPU that has oneDNN.
 """
@@ -13,19 +12,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.codec.blocks import Layer, Sight, in_turn, sight_of
 from model.codec.two_taps import NARROWEST, TwoTaps
 
-BLOCK_BYTES = 4 * 2**20
-"""What the widest activation of a block takes: a few of them fit in the last cache."""
-MARGINS_A_BLOCK = 8
-"""A block is at least so many times what is computed around it and thrown away."""
 USUAL_ROWS = 4096
 """Rows that weights are laid out for; others are as right."""
 
@@ -33,44 +29,6 @@ PaddingMode = Literal["constant", "reflect", "replicate"]
 PADDING_MODES = get_args(PaddingMode)
 Activation = Callable[[Float[Tensor, "N C"], Float[Tensor, "N C"]], None]
 """Writes what it makes of the first rows into the second."""
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What a row of output is made of, in rows of input: a row n of the output lies at n / rate among those."""
-
-    before: Fraction = Fraction(0)
-    """How far before itself it looks at most."""
-    after: Fraction = Fraction(0)
-    """How far after itself it looks at most."""
-    rate: Fraction = Fraction(1)
-    """Rows of output for each of input."""
-    step: int = 1
-    """A piece of the input must begin at a multiple of so many rows for its output to be a piece of the output."""
-    width: Fraction = Fraction(0)
-    """Numbers of the widest activation for each row of input."""
-
-    def then(self, later: "Sight") -> "Sight":
-        """That of two layers in turn."""
-        return Sight(
-            self.before + later.before / self.rate,
-            self.after + later.after / self.rate,
-            self.rate * later.rate,
-            math.lcm(self.step, (self.rate / later.step).denominator),
-            max(self.width, later.width * self.rate),
-        )
-
-
-@runtime_checkable
-class Layer(Protocol):
-    """Anything from rows to rows, which leaves those that it is given as they are."""
-
-    @property
-    def sight(self) -> Sight:
-        """How far it looks, and how much it holds."""
-
-    def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-        """What it makes of them."""
 
 
 def elu_into(rows: Float[Tensor, "N C"], room: Float[Tensor, "N C"]) -> None:
@@ -235,65 +193,10 @@ class Residual:
         return made.add_(rows if self.shortcut is None else self.shortcut(rows))
 
 
-@dataclass(frozen=True)
 class HyperbolicTangent:
     """What keeps DAC's sound within full scale."""
 
-    sight: Sight = Sight()
+    sight = Sight()
 
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
         return rows.tanh()
-
-
-class Stretch:
-    """Layers in turn, over blocks of the rows."""
-
-    def __init__(self, layers: Sequence[Layer], block_bytes: int = BLOCK_BYTES) -> None:
-        self.layers = layers
-        self.sight = sight = sight_of(layers)
-        self.before = max(0, math.ceil(sight.before / sight.step) * sight.step)
-        # The last row that is kept lies before the block's end by the distance of two.
-        self.after = max(0, math.ceil(sight.after + 1 - 1 / sight.rate))
-        rows = max(1, block_bytes // math.ceil(4 * sight.width), MARGINS_A_BLOCK * (self.before + self.after))
-        self.block = math.ceil(rows / sight.step) * sight.step
-
-    def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-        length, rate = len(rows), self.sight.rate
-        starts = range(0, max(1, length // self.block) * self.block, self.block)
-        if len(starts) == 1:
-            return in_turn(self.layers, rows)
-        found = []
-        for start in starts:
-            last = start == starts[-1]  # and longer than others: what is left is too short to mirror its own end
-            stop, first = (length if last else start + self.block), max(0, start - self.before)
-            made = in_turn(self.layers, rows[first : length if last else stop + self.after])
-            kept = int((start - first) * rate)
-            found.append(made[kept:] if last else made[kept : kept + int((stop - start) * rate)])
-        return torch.cat(found)
-
-
-def stretches(layers: Sequence[Layer]) -> list[Stretch]:
-    """The layers in turn, cut where the rate changes: the lower rate's side of such a layer is what is kept whole."""
-    found: list[list[Layer]] = [[]]
-    for layer in layers:
-        if layer.sight.rate > 1 and found[-1]:
-            found.append([])
-        found[-1].append(layer)
-        if layer.sight.rate < 1:
-            found.append([])
-    return [Stretch(each) for each in found if each]
-
-
-def sight_of(layers: Sequence[Layer]) -> Sight:
-    """That of layers in turn."""
-    sight = Sight()
-    for layer in layers:
-        sight = sight.then(layer.sight)
-    return sight
-
-
-def in_turn(layers: Sequence[Layer], rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-    """What the layers make of the rows, one after the other."""
-    for layer in layers:
-        rows = layer(rows)
-    return rows

@@ -1,7 +1,8 @@
 """A codec's network made ready for inference on a CPU: the same network, its two halves over channels-last memory.
 
 transformers' EnCodec, Mimi and DAC are chains of a few kinds of layers. They are read from the modules here, with their
-padding, and given to `model.codec.channels_last`; what is between the halves (quantisers, Mimi's transformers) stays.
+padding, and given to `model.codec.channels_last` and `model.codec.recurrence`. What is between the halves (quantisers,
+Mimi's transformers) stays.
 """
 
 import copy
@@ -37,19 +38,17 @@ from transformers.models.mimi.modeling_mimi import (
     MimiResnetBlock,
 )
 
+from model.codec.blocks import Layer, Stretch, stretches
 from model.codec.channels_last import (
     PADDING_MODES,
     Activation,
     Convolution,
     HyperbolicTangent,
-    Layer,
     Padding,
     Residual,
-    Stretch,
     TransposedConvolution,
     elu_into,
     snake_into,
-    stretches,
 )
 from model.codec.coder import CodecNetwork
 from model.codec.recurrence import Recurrence
