@@ -19,8 +19,8 @@ class Settings(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes CUDA where there is one."""
     workers: int = Field(default=0, ge=0)
-    """Processes that decode audio; 0 takes one for each core, 1 decodes in the run's own. A model on the CPU has a quarter
-    of them read ahead, and by turns with its own work where that is none."""
+    """Processes that decode audio; 0 takes one for each core, 1 decodes in the run's own. For a model on the CPU
+    a quarter of them read ahead; where that is none, it works and they are read by turns."""
     processes: int | None = Field(default=None, ge=1)
     """Processes that train a language model together on this machine; None takes one for each GPU, or one on a CPU.
     Sums are rounded by their number, as by the device."""

@@ -135,8 +135,7 @@ def load_separator(weights: LocalWeights, device: str = "cpu") -> Separator:
 
     Raises:
         ValueError: the folder is no such repository, a file is not what its name's digest says, or a file holds
-        anything but
-            weights of a Demucs network.
+            anything but weights of a Demucs network.
     """
     path = weights.path
     files = {file.stem.split("-")[0]: file for file in ([path] if path.is_file() else sorted(path.glob("*.th")))}
