@@ -14,7 +14,7 @@ import schemas
 from schemas.tables import TRACKS
 from stages.contract import Arrival, Context, Reject, Survey
 from stages.intake.examination import Examined, Limits, Refused
-from stages.intake.ledger import Ledger
+from stages.intake.ledger import NEEDED, Ledger
 from stages.intake.listing import File, Listing, list_source
 from stages.intake.pool import examine_all
 from stages.intake.standstill import COLUMNS, stands_still
@@ -47,7 +47,7 @@ def survey(config: Config, context: Context, known: pa.Table, refused: pa.Table)
     standing = _standing(listing, refused)
     if stands_still(listing, known, standing, refused):
         return Survey(0, known.num_rows, 0)
-    ledger = _open(config, context, listing, context.store.read(TRACKS, context.fingerprint))
+    ledger = _open(config, context, listing, context.store.read(TRACKS, context.fingerprint, columns=NEEDED))
     before = refused.to_pylist()
     unread, drop, changed = ledger.unread(standing), len(ledger.without_file()), ledger.outdated()
     here = {file.uri for file in ledger.listing.recordings}

@@ -11,14 +11,18 @@ import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from stages.intake.examination import Examined
 from stages.intake.listing import File, Listing
 from stages.metadata.fields import FIELDS, Fields, resolve
-from stages.metadata.sources import Sources
+from stages.metadata.sources import NOTHING_SAID, Sources
 
 Row = dict[str, Any]
+
+NEEDED = ("track_id", "shard", "files", "metadata_stamp")
+"""The columns of known rows that a ledger decides by; it keeps the others for `content`."""
 
 
 class Ledger:
@@ -85,9 +89,10 @@ class Ledger:
         """Bring the rows of a shard up to date, their files and what is said of them; tell whether it must be written.
         Rows with no file wait to be dropped, and those in a folder that cannot be read now stay as they are."""
         stale: dict[str, str] = {}
+        closed = self.listing.closed
         for track_id in self._shards[shard]:
             places, row = self._files[track_id], self.rows[track_id]
-            if not places or any(self.listing.is_closed(place["uri"]) for place in places):
+            if not places or (closed and any(self.listing.is_closed(place["uri"]) for place in places)):
                 continue
             stamp = self._metadata_stamp(places)
             if row["files"] != places or row["metadata_stamp"] != stamp:
@@ -133,6 +138,8 @@ class Ledger:
         return file.stamp == stamp if file is not None else self.listing.is_closed(uri)
 
     def _metadata_stamp(self, places: list[dict]) -> str:
+        if self._sources.silent:
+            return silent_stamp(len(places))
         return metadata_stamp([self._sources.stamp(self._listed[place["uri"]]) for place in places])
 
     def _described(self, track_id: str, said: Mapping[str, list[Fields]]) -> Row:
@@ -151,6 +158,12 @@ def metadata_stamp(said: Sequence[list]) -> str:
     which fields are read of it: a release that reads one more goes through all metadata once, and through no sound. (A
     file's own tags change with the file.)"""
     return hashlib.sha256(json.dumps([FIELDS, list(said)]).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def silent_stamp(files: int) -> str:
+    """`metadata_stamp` of a row with so many files of which nothing is said."""
+    return metadata_stamp([list(NOTHING_SAID)] * files)
 
 
 def split_of(artist: str, track_id: str, valid: float, test: float) -> str:

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.contract import Reject
-from stages.intake.ledger import metadata_stamp
+from stages.intake.ledger import metadata_stamp, silent_stamp
 from stages.intake.listing import Listing
-from stages.metadata.sources import NOTHING_SAID, Sources
+from stages.metadata.sources import Sources
 
 COLUMNS = ("files", "metadata_stamp")
 """The columns of `tracks` that are compared."""
@@ -43,7 +43,7 @@ def _said_is_as_it_was(listing: Listing, known: pa.Table) -> bool:
     stamps, files = known.column("metadata_stamp"), known.column("files")
     if sources.silent:
         counts = pc.unique(pc.list_value_length(files)).to_pylist()
-        silence = {count: metadata_stamp([list(NOTHING_SAID)] * count) for count in counts}
+        silence = {count: silent_stamp(count) for count in counts}
         expected = pa.array([silence[count] for count in pc.list_value_length(files).to_pylist()])
         return bool(pc.all(pc.equal(stamps.combine_chunks(), expected)).as_py())
     by_uri = {file.uri: file for file in listing.recordings}
