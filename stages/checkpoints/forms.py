@@ -30,7 +30,7 @@ def form_of(folder: Path) -> Form:
         except ValueError as error:
             raise ValueError(f"expected JSON in {folder / CONFIG}, got {error}") from error
         kind = config.get("model_type") if isinstance(config, dict) else None
-        if kind in HUGGING_FACE_CONDITIONS:
+        if isinstance(kind, str) and kind in HUGGING_FACE_CONDITIONS:
             return "hf"
         if isinstance(config, dict) and {"format", "model", "segment_seconds"} <= set(config):
             return "segue"

@@ -38,6 +38,7 @@ def test_a_published_repository_with_both_forms_is_read_as_hugging_faces(tmp_pat
         ((), {}, "got no config.json"),
         (("model.safetensors",), {"model_type": "bert"}, "got one of a model of type 'bert'"),
         ((), {"hello": 1}, "got a config.json without a model"),
+        ((), {"model_type": ["musicgen"]}, r"got one of a model of type \['musicgen'\]"),
     ],
 )
 def test_anything_else_is_refused_with_what_it_is(tmp_path: Path, files: tuple, config: dict, got: str) -> None:
