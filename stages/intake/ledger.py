@@ -138,8 +138,6 @@ class Ledger:
         return file.stamp == stamp if file is not None else self.listing.is_closed(uri)
 
     def _metadata_stamp(self, places: list[dict]) -> str:
-        if self._sources.silent:
-            return silent_stamp(len(places))
         return metadata_stamp([self._sources.stamp(self._listed[place["uri"]]) for place in places])
 
     def _described(self, track_id: str, said: Mapping[str, list[Fields]]) -> Row:
@@ -157,13 +155,20 @@ def metadata_stamp(said: Sequence[list]) -> str:
     """What `Sources.stamp` gave for the files of a row, in short. It changes with what is said of a recording, and with
     which fields are read of it: a release that reads one more goes through all metadata once, and through no sound. (A
     file's own tags change with the file.)"""
-    return hashlib.sha256(json.dumps([FIELDS, list(said)]).encode()).hexdigest()[:16]
+    return silent_stamp(len(said)) if all(one == _SILENCE for one in said) else _stamp(said)
 
 
 @lru_cache
 def silent_stamp(files: int) -> str:
     """`metadata_stamp` of a row with so many files of which nothing is said."""
-    return metadata_stamp([list(NOTHING_SAID)] * files)
+    return _stamp([_SILENCE] * files)
+
+
+_SILENCE = list(NOTHING_SAID)
+
+
+def _stamp(said: Sequence[list]) -> str:
+    return hashlib.sha256(json.dumps([FIELDS, list(said)]).encode()).hexdigest()[:16]
 
 
 def split_of(artist: str, track_id: str, valid: float, test: float) -> str:

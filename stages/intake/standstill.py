@@ -42,12 +42,11 @@ def _said_is_as_it_was(listing: Listing, known: pa.Table) -> bool:
     sources = Sources(listing.recordings, listing.metadata)
     stamps, files = known.column("metadata_stamp"), known.column("files")
     if sources.silent:
-        counts = pc.unique(pc.list_value_length(files)).to_pylist()
-        silence = {count: silent_stamp(count) for count in counts}
-        expected = pa.array([silence[count] for count in pc.list_value_length(files).to_pylist()])
+        expected = pa.array([silent_stamp(count) for count in pc.list_value_length(files).to_pylist()])
         return bool(pc.all(pc.equal(stamps.combine_chunks(), expected)).as_py())
     by_uri = {file.uri: file for file in listing.recordings}
+    uris = iter(pc.struct_field(pc.list_flatten(files), "uri").to_pylist())
     return all(
-        stamp == metadata_stamp([sources.stamp(by_uri[place["uri"]]) for place in places.as_py()])
-        for stamp, places in zip(stamps.to_pylist(), files, strict=True)
+        stamp == metadata_stamp([sources.stamp(by_uri[next(uris)]) for _ in range(count)])
+        for stamp, count in zip(stamps.to_pylist(), pc.list_value_length(files).to_pylist(), strict=True)
     )

@@ -66,7 +66,7 @@ class Sources:
         """What the explicit sources say of a recording now, as plain values: equal for equal metadata."""
         if self.silent:
             return list(NOTHING_SAID)
-        sidecar = self._sidecars.get(_stem(recording.relative))
+        sidecar = self._sidecars.get(_stem(recording.relative)) if self._sidecars else None
         shared = [*self._from_tables(recording), *self._from_manifests(recording)]
         spoken = [fields.to_json() for fields in shared if fields != Fields()]
         return [spoken, [sidecar.uri, sidecar.stamp] if sidecar else None]
@@ -89,7 +89,7 @@ class Sources:
         ]
 
     def _from_tables(self, recording: File) -> Iterator[Fields]:
-        for folder in _folders(recording.relative):
+        for folder in _folders(recording.relative) if self._table_files else ():
             for said in self._tables.get(folder, ()):
                 yield said.about(_normal(recording.relative))
 
