@@ -41,6 +41,7 @@ def mel_decibels(
         hop: samples between frames; frame t is centred on sample t * hop.
     """
     hann = torch.hann_window(window, dtype=torch.float64, device=sound.device)
-    spectrum = torch.stft(sound.double(), window, hop, window=hann, return_complex=True)
-    power = spectrum.abs().square().transpose(1, 2) @ bank.double()
-    return (10 * power.clamp(min=SMALLEST_POWER).log10()).float()
+    padded = functional.pad(sound.double()[:, None], (window // 2, window // 2), mode="reflect")[:, 0]
+    spectrum = torch.fft.rfft(padded.unfold(-1, window, hop) * hann)
+    power = spectrum.real.square() + spectrum.imag.square()  # half the time of `abs`, which guards against overflow
+    return (10 * (power @ bank.double()).clamp(min=SMALLEST_POWER).log10()).float()
