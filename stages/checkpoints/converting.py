@@ -41,12 +41,14 @@ def convert(folder: Path, destination: Path, form: Form, weights: Find, codec: W
         codec: the codec, where the checkpoint neither holds nor names one, or it has another name now.
 
     Raises:
-        ValueError: the source is no checkpoint, `destination` is taken, the codec is not the model's, or the form
-            cannot express the model.
+        ValueError: the source is no checkpoint, `destination` is taken or inside the source, the codec is not the
+            model's, or the form cannot express the model.
         MissingWeights: what the checkpoint names cannot be had.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
+    if folder.resolve() in destination.resolve().parents:  # whose digest that would change
+        raise ValueError(f"expected a folder outside of the checkpoint {folder} to write to, got {destination}")
     trained = _with_codec(load_checkpoint(folder, weights), weights, codec)
     place = destination.absolute()
     with Store(str(place.parent)).new_folder(place.name) as new:

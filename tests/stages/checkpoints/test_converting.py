@@ -188,6 +188,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, capfd: pytest.Cap
         ([str(tmp_path / "nowhere"), "new", "--to", "hf"], ["nowhere", "got nothing there"]),
         ([str(tmp_path / "evil"), "new", "--to", "hf"], ["state_dict.bin", "cannot be loaded safely"]),
         ([str(small.folder), "codec", "--to", "hf"], ["new or empty folder"]),
+        ([str(small.folder), "checkpoint/inside", "--to", "hf"], ["outside of the checkpoint", "inside"]),
         (["checkpoint:0123", "new", "--to", "hf", "--store", str(tmp_path / "none")], ["expected a store"]),
     ]
     for (source, destination, *words), told in cases:
