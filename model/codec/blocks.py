@@ -65,7 +65,7 @@ class Stretch:
         self.layers = layers
         self.sight = sight = sight_of(layers)
         self.before = max(0, math.ceil(sight.before / sight.step) * sight.step)
-        # The last row that is kept lies before the block's end by the distance of two.
+        # The last row that is kept lies 1 / rate before the block's end.
         self.after = max(0, math.ceil(sight.after + 1 - 1 / sight.rate))
         rows = max(1, block_bytes // math.ceil(4 * sight.width), MARGINS_A_BLOCK * (self.before + self.after))
         self.block = math.ceil(rows / sight.step) * sight.step

@@ -55,7 +55,8 @@ class Codec:
 
     Args:
         network: trained, as `from_pretrained` of its class gives it; it is changed in place (plain weights, no
-            gradients) and moved to `device`.
+            gradients) and moved to `device`. On a CPU a copy that shares its weights is made ready for inference
+            (`model.codec.ready`), and changes of the network's weights after that may not reach it.
         codebooks: how many levels to use; None takes all that the network has.
 
     Raises:
