@@ -135,7 +135,9 @@ class Chain:
         try:
             return self.library.get(reference).digest
         except NotTrainedYet as error:
-            raise NotTrainedYet(str(error), trainer.name if trainer else "") from error
+            if not trainer:
+                raise
+            raise NotTrainedYet(f"{error} (the stage {trainer.name})", trainer.name) from error
 
     def versions(self, name: str) -> dict[str, str]:
         """The version of each table that a stage reads or consults (records, which accumulate, have none)."""

@@ -98,6 +98,14 @@ def test_missing_weights_are_one_line_at_once_and_exit_code_1(recordings, tmp_pa
     assert "missing weights" in lines[0]
 
 
+def test_a_model_that_is_still_to_be_trained_is_one_line_that_names_its_stage(tmp_path, capfd):
+    assert run_command(["run", "train", "--store", str(tmp_path / "store")]) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert "expected a trained checkpoint 'text_encoder'" in lines[0]
+    assert "train it first (the stage demo_models)" in lines[0]
+
+
 def test_a_store_that_cannot_be_written_is_one_line_before_anything_is_read(recordings, tmp_path, capfd):
     (tmp_path / "store").write_text("a file where the store should be")
     words = ["--source", str(recordings), "--store", str(tmp_path / "store")]
