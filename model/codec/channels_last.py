@@ -98,8 +98,8 @@ class Convolution:
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
         length = rows.shape[0]
         before, after = self.padding.before, self.padding.after + (-length % self.stride if self.padding.fill else 0)
-        if self.activation is not None or before or after:
-            rows = self._padded(rows, before, after)
+        padded = self.activation is not None or before or after
+        rows = self._padded(rows, before, after) if padded else rows.contiguous()
         if self.two_taps is not None:
             return self.two_taps(rows)
         image = rows.as_strided((1, self.channels, 1, len(rows)), (rows.numel(), 1, rows.numel(), self.channels))

@@ -20,6 +20,9 @@ ROWS = 4
 """Rows that are multiplied at once, where there are fewer sequences."""
 RUN_UP = 48
 """Frames that a stretch begins early. EnCodecs trained here forget a state in that time, up to rounding."""
+NARROWEST = 512
+"""Width from which on this is done: PyTorch's own layers, which cost less beside their products, run a narrower one, as
+its matrix of 1 MB at a width of 256 stays near the processor."""
 ROUNDING = 1e-6
 """By how much states may differ, beside their own size."""
 
@@ -60,18 +63,22 @@ class Recurrence:
 
     Args:
         run_up: frames that a stretch begins early.
+        narrowest: width from which on a sequence is run as stretches.
     """
 
-    def __init__(self, lstm: nn.LSTM, run_up: int = RUN_UP) -> None:
-        self.layers = [_packed(lstm, number) for number in range(lstm.num_layers)]
-        self.run_up = run_up
+    def __init__(self, lstm: nn.LSTM, run_up: int = RUN_UP, narrowest: int = NARROWEST) -> None:
+        self.lstm, self.run_up = lstm, run_up
+        wide = lstm.hidden_size >= narrowest
+        self.layers = [_packed(lstm, number) for number in range(lstm.num_layers)] if wide else []
 
     def __call__(self, items: Sequence[Float[Tensor, "T D"]]) -> list[Float[Tensor, "T D"]]:
         """What it makes of sequences of one length."""
         given = found = torch.stack(list(items))
+        if not self.layers:
+            found = self.lstm(given.transpose(0, 1))[0].transpose(0, 1)
         for layer in self.layers:
             found = _through(layer, found, self.run_up)
-        return list((found + given).unbind())
+        return [item.contiguous() for item in (found + given).unbind()]
 
 
 def _packed(lstm: nn.LSTM, number: int) -> _Layer:

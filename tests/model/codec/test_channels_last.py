@@ -100,3 +100,9 @@ def test_a_linear_layer_is_a_convolution_of_one_row() -> None:
     rows = drawn(9, 4)
     with torch.no_grad():
         torch.testing.assert_close(Convolution(linear.weight[:, :, None], linear.bias.detach())(rows), linear(rows))
+
+
+def test_rows_that_do_not_lie_together_are_convolved_as_if_they_did() -> None:
+    rows, weight = drawn(40, 8)[:, ::2], drawn(3, 4, 2, seed=1)
+    assert not rows.is_contiguous()
+    close(Convolution(weight, None)(rows), F.conv1d(rows.t()[None], weight))

@@ -27,7 +27,7 @@ def noise(batch: int, frames: int) -> Tensor:
 @torch.no_grad()
 def check(lstm: nn.LSTM, inputs: Tensor, run_up: int = recurrence.RUN_UP) -> None:
     expected = lstm(inputs.transpose(0, 1))[0].transpose(0, 1) + inputs
-    found = Recurrence(lstm, run_up)(list(inputs))
+    found = Recurrence(lstm, run_up, narrowest=WIDTH)(list(inputs))
     torch.testing.assert_close(torch.stack(found), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -71,6 +71,18 @@ def test_layers_that_forget_run_once_and_others_until_all_stretches_agree(monkey
 def test_what_is_no_number_ends_too() -> None:
     inputs = noise(1, 1_000)
     inputs[0, 500] = torch.nan
-    found = Recurrence(recurrent())(list(inputs))[0]
+    with torch.no_grad():
+        found = Recurrence(recurrent(), narrowest=WIDTH)(list(inputs))[0]
     assert found[:500].isfinite().all()
     assert found[500:].isnan().all()
+
+
+def test_narrow_layers_are_run_by_pytorch_and_wide_ones_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = counted(monkeypatch)
+    inputs = noise(1, 200)
+    with torch.no_grad():
+        lstm = recurrent()
+        torch.testing.assert_close(Recurrence(lstm)(list(inputs))[0], lstm(inputs[0])[0] + inputs[0])
+        assert lengths == []
+        Recurrence(nn.LSTM(recurrence.NARROWEST, recurrence.NARROWEST))([torch.zeros(3, recurrence.NARROWEST)])
+    assert lengths == [3]
