@@ -10,11 +10,14 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
+Filling = Literal["repeatpad", "repeat", "pad"]
+"""How sound that is too short is filled up."""
+
 SMALLEST_POWER = 1e-10
 """Floor of a band's power: -100 dB."""
 
 
-def fill(sound: Float[Tensor, "B N"], samples: int, how: Literal["repeatpad", "repeat", "pad"]) -> Float[Tensor, "B M"]:
+def fill(sound: Float[Tensor, "B N"], samples: int, how: Filling) -> Float[Tensor, "B M"]:
     """Sounds that are shorter than `samples` made so long: repeated while they fit and filled up with zeros
     (`repeatpad`, as CLAP was trained), repeated and cut off (`repeat`), or with zeros alone (`pad`).
 

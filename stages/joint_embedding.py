@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import huggingface_hub.constants
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import (
     AutoFeatureExtractor,
+    ClapFeatureExtractor,
     ClapModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -29,7 +30,7 @@ from transformers import (
     RobertaModel,
 )
 
-from model.mel import fill, mel_decibels
+from model.mel import Filling, fill, mel_decibels
 from stages.audio import resample, to_mono
 from stages.pretrained import load_network, load_tokenizer
 from stages.unpickling import load_pickle
@@ -138,7 +139,9 @@ def load_joint_embedder(
 def _from_folder(path: Path, device: str, windows_at_once: int) -> JointEmbedder:
     try:
         network = load_network(ClapModel, path, "eager")
-        extractor = AutoFeatureExtractor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        extractor: Any = AutoFeatureExtractor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        if not isinstance(extractor, ClapFeatureExtractor) or extractor.padding not in get_args(Filling):
+            raise ValueError(f"a {type(extractor).__name__} that fills up by {getattr(extractor, 'padding', None)!r}")
         tokenizer = load_tokenizer(path)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
@@ -148,9 +151,10 @@ def _from_folder(path: Path, device: str, windows_at_once: int) -> JointEmbedder
     if network.config.audio_config.enable_fusion or extractor.truncation == "fusion":
         raise ValueError(f"expected a CLAP model without feature fusion, got one with it in {path}")
     bank = torch.from_numpy(extractor.mel_filters_slaney).to(device)
+    filling: Any = extractor.padding
 
     def audio(windows: Float32[Tensor, "W N"]) -> Float[Tensor, "W E"]:
-        filled = fill(windows, extractor.nb_max_samples, extractor.padding)
+        filled = fill(windows, extractor.nb_max_samples, filling)
         spectrogram = mel_decibels(filled, bank, extractor.fft_window_size, extractor.hop_length)
         pooled = network.audio_model(input_features=spectrogram[:, None]).pooler_output
         return functional.normalize(network.audio_projection(pooled), dim=-1)

@@ -1,12 +1,13 @@
 """CLAP in its two forms: they agree, windows are chosen, nothing depends on its neighbours, and no pickle runs."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoFeatureExtractor, ClapModel
+from transformers import AutoFeatureExtractor, ClapFeatureExtractor, ClapModel, EncodecFeatureExtractor
 
 from stages.joint_embedding import load_joint_embedder, window_starts
 from tests.stages.clap_models import SENTENCES, laion_network, write_laion, write_transformers, write_vocabulary
@@ -119,6 +120,20 @@ def test_files_and_folders_that_are_no_clap_are_refused_with_a_reason(tmp_path):
     for name, reason in (("other.pt", "LAION CLAP"), ("text.pt", "loaded safely"), ("empty", "CLAP folder")):
         with pytest.raises(ValueError, match=reason):
             load_joint_embedder(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "padding", "reason"),
+    [
+        (ClapFeatureExtractor, "mirror", "ClapFeatureExtractor that fills up by 'mirror'"),
+        (EncodecFeatureExtractor, None, "a EncodecFeatureExtractor"),
+    ],
+)
+def test_a_folder_whose_sound_is_prepared_in_another_way_is_refused(tmp_path, both, made, kind, padding, reason):
+    shutil.copytree(made / "transformers", tmp_path / "copy")
+    kind(**{"padding": padding, "truncation": "rand_trunc"} if padding else {}).save_pretrained(tmp_path / "copy")
+    with pytest.raises(ValueError, match=reason):
+        load_joint_embedder(tmp_path / "copy")
 
 
 def test_a_folder_that_lacks_weights_is_refused_rather_than_filled_with_random_ones(tmp_path):
