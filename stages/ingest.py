@@ -8,6 +8,7 @@ changed later changes the row and reads no sound. The same content in two places
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 import schemas
@@ -63,7 +64,7 @@ def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Tabl
         ValueError: there is no source, or nothing in it.
     """
     listing = _list(context)
-    ledger, rejects = _open(config, context, listing, known), _standing(listing, refused)
+    ledger, rejects = _open(config, context, listing, known.select(NEEDED)), _standing(listing, refused)
     recorded = {(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
     unread = ledger.unread(rejects)
     context.progress.start("reading recordings", len(unread), "tracks")
@@ -75,7 +76,10 @@ def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Tabl
 
     for shard in take_in(ledger, rejects, recorded, examined()):
         rows, made = ledger.content(shard)
-        yield Arrival(shard, rows, made, list(rejects.values()))
+        # The ledger goes through all rows, and a million whole ones would take gigabytes.
+        whole = {row["track_id"]: row for row in known.filter(pc.equal(known["shard"], shard)).to_pylist()}
+        content = [{**whole.get(row["track_id"], {}), **row} for row in rows]
+        yield Arrival(shard, content, made, list(rejects.values()))
 
 
 def take_in(
@@ -121,7 +125,7 @@ def _list(context: Context) -> Listing:
 
 
 def _open(config: Config, context: Context, listing: Listing, known: pa.Table) -> Ledger:
-    """The rows as they were, against the source as it is."""
+    """The rows as they were (`NEEDED` of them), against the source as it is."""
     written = [int(shard) for shard in context.store.shards(TRACKS, context.fingerprint)]
     shares = (config.valid, config.test)
     return Ledger(known.to_pylist(), listing, max(written, default=-1), config.shard_size, shares)

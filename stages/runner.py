@@ -236,10 +236,10 @@ def _run_arrivals(step: Step, context: Context) -> Counts:
     known = store.read(stage.WRITES, version)
     refused = store.read(REJECTS, version)
     made, rejects = 0, refused.num_rows
+    earlier = {(row["key"], row["stamp"]): row for row in refused.to_pylist()}
     for arrival in stage.arrivals(step.config, context, known, refused):
         rows = _as_table(arrival.rows, stage.WRITES)
         shard = str(arrival.number)
-        earlier = {(row["key"], row["stamp"]): row for row in refused.to_pylist()}
         _write_rejects(
             context,
             "0",

@@ -22,7 +22,7 @@ from stages.metadata.sources import NOTHING_SAID, Sources
 Row = dict[str, Any]
 
 NEEDED = ("track_id", "shard", "files", "metadata_stamp")
-"""The columns of known rows that a ledger decides by; it keeps the others for `content`."""
+"""The columns of known rows that a ledger decides by; what else a row has, it leaves as it is."""
 
 
 class Ledger:
