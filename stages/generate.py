@@ -89,9 +89,9 @@ def needs(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Need
         return Needs(config, CONSULTS)
     reads = conditions_of(weights(config.checkpoint).path)
     unread: dict[str, None] = {}
-    if reads is not None and "chroma" not in reads:
+    if "chroma" not in reads:
         unread |= {"separator": None}
-    if reads is not None and "clap" not in reads:
+    if "clap" not in reads:
         unread |= {"clap": None, "vocabulary": None}
     return Needs(config.model_copy(update=unread), (TRACKS,))
 

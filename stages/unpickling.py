@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ NUMBERS = (
 
 
 def load_pickle(path: Path, classes: Sequence[type] = ()) -> Any:
-    """What a `.pt` or `.th` file holds, on the CPU.
+    """What a `.pt` or `.th` file holds, on the CPU. Tensors are read from it where they are used (but for the form that
+    PyTorch wrote before version 1.6), and changing them changes no file.
 
     Args:
         path: the file.
@@ -37,7 +38,7 @@ def load_pickle(path: Path, classes: Sequence[type] = ()) -> Any:
     """
     try:
         with torch.serialization.safe_globals([*NUMBERS, *classes]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
         why = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
         raise ValueError(

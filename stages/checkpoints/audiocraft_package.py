@@ -101,6 +101,15 @@ def read_package(path: Path) -> Package:
     return package_of(read_pickled(path), path)
 
 
+def read_settings(path: Path) -> Section:
+    """The configuration of an exported file alone.
+
+    Raises:
+        ValueError: as `read_package` does.
+    """
+    return _settings_of(read_pickled(path), path)
+
+
 def read_pickled(path: Path) -> Mapping[str, Any]:
     """The mapping that a file of AudioCraft's holds, whatever is in it.
 
@@ -121,22 +130,29 @@ def package_of(content: Mapping[str, Any], path: Path) -> Package:
     Raises:
         ValueError: one of them is missing, or not what it should be.
     """
-    for key in ("best_state", "xp.cfg"):
-        if key not in content:
-            raise ValueError(
-                f"expected {key!r} in {path}, as AudioCraft's export writes it, got {sorted(map(str, content))}"
-            )
-    state = content["best_state"]
+    state = _entry(content, "best_state", path)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"expected tensors by name under 'best_state' in {path}, got something else")
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+    return Package(tensors, _settings_of(content, path))
+
+
+def _entry(content: Mapping[str, Any], key: str, path: Path) -> Any:
+    if key not in content:
+        raise ValueError(
+            f"expected {key!r} in {path}, as AudioCraft's export writes it, got {sorted(map(str, content))}"
+        )
+    return content[key]
+
+
+def _settings_of(content: Mapping[str, Any], path: Path) -> Section:
     try:
-        config = yaml.safe_load(content["xp.cfg"])
+        config = yaml.safe_load(_entry(content, "xp.cfg", path))
     except (yaml.YAMLError, AttributeError) as error:
         raise ValueError(f"expected YAML under 'xp.cfg' in {path}, got {' '.join(str(error).split())}") from error
     if not isinstance(config, Mapping):
         raise ValueError(f"expected a mapping under 'xp.cfg' in {path}, got {type(config).__name__}")
-    tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    return Package(tensors, Section("", _resolved(config, config)))
+    return Section("", _resolved(config, config))
 
 
 def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:

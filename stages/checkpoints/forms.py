@@ -45,16 +45,18 @@ def form_of(folder: Path) -> Form:
     )
 
 
-def conditions_of(folder: Path) -> tuple[str, ...] | None:
-    """Names of the conditions that the model of a checkpoint reads; None for AudioCraft's, which say it only in the
-    file of their weights.
+def conditions_of(folder: Path) -> tuple[str, ...]:
+    """Names of the conditions that the model of a checkpoint reads.
 
     Raises:
         ValueError: there is no checkpoint that can be read.
     """
     form = form_of(folder)
-    if form == "audiocraft":
-        return None
+    if form == "audiocraft":  # which says it in the file of the weights alone, and so needs torch
+        from stages.checkpoints.audiocraft_conditions import read_conditioners
+        from stages.checkpoints.audiocraft_package import read_settings
+
+        return tuple(read_conditioners(read_settings(folder / AUDIOCRAFT_FILES[0])).places)
     if form == "hf":
         return HUGGING_FACE_CONDITIONS[json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]]
     try:

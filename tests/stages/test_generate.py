@@ -19,6 +19,7 @@ from stages.digests import consulted_digest
 from stages.generate import Config
 from stages.generation import machine
 from stages.runner import StageFailed
+from tests.stages.checkpoints.audiocraft_files import written
 from tests.stages.generation_world import (
     DEFAULTS,
     TRACK,
@@ -229,29 +230,26 @@ def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
         made(store, [{}])
 
 
-def _folder(folder: Path, name: str, *reads: str) -> WeightsRef:
-    """A folder of a checkpoint of no store, as far as a plan looks at it."""
-    (folder / name).mkdir()
-    if name == "audiocraft":
-        (folder / name / "state_dict.bin").touch()
-    else:
-        kind = "musicgen_melody" if "chroma" in reads else "musicgen"
-        (folder / name / "config.json").write_text(json.dumps({"model_type": kind}))
-    return WeightsRef(str(folder / name))
-
-
 @pytest.mark.parametrize(
-    ("form", "reads", "left"),
+    ("form", "left"),
     [
-        ("hf", (), {"separator": None, "clap": None, "vocabulary": None}),
-        ("hf", ("chroma",), {"clap": None, "vocabulary": None}),
-        ("audiocraft", (), {}),
+        ("musicgen", {"separator": None, "clap": None, "vocabulary": None}),
+        ("musicgen_melody", {"clap": None, "vocabulary": None}),
+        ("text", {"separator": None, "clap": None, "vocabulary": None}),
+        ("melody", {"clap": None, "vocabulary": None}),
+        ("joint", {"separator": None}),
     ],
 )
 def test_of_a_checkpoint_from_elsewhere_only_what_it_reads_is_looked_for(
-    store: Store, tmp_path: Path, form: str, reads: tuple[str, ...], left: dict
+    store: Store, tmp_path: Path, form: str, left: dict
 ) -> None:
-    config = Config(checkpoint=_folder(tmp_path, form, *reads))
+    if form.startswith("musicgen"):
+        folder = tmp_path / "hf"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": form}))
+    else:
+        folder = written(tmp_path, form).folder
+    config = Config(checkpoint=WeightsRef(str(folder)))
     found = generate.needs(config, WeightsLibrary(store).get)
     assert found.config == config.model_copy(update=left)
     assert found.consults == (TRACKS,)

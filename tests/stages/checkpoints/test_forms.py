@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.checkpoints.forms import conditions_of, form_of
+from tests.stages.checkpoints.audiocraft_files import written
 from tests.stages.checkpoints.small_checkpoint import small_checkpoint
 
 
@@ -66,7 +67,16 @@ def test_what_a_model_reads_is_told_without_its_weights(tmp_path: Path, reads: b
     assert conditions_of(text) == ("description",)
     melody = folder_with(tmp_path / "melody", model_type="musicgen_melody")
     assert conditions_of(melody) == ("description", "chroma")
-    assert conditions_of(folder_with(tmp_path / "audiocraft", "state_dict.bin")) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "reads"),
+    [("text", ("description",)), ("melody", ("description", "chroma")), ("joint", ("clap",)), ("unconditional", ())],
+)
+def test_what_a_model_of_audiocraft_reads_is_told_by_its_configuration(
+    tmp_path: Path, form: str, reads: tuple[str, ...]
+) -> None:
+    assert set(conditions_of(written(tmp_path, form).folder)) == set(reads)
 
 
 def test_facts_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
