@@ -42,7 +42,8 @@ def main() -> None:
             benchmark = importlib.import_module(f"tests.benchmarks.{name}")
             reports.append(benchmark.measure(benchmark.arguments().parse_args(passed_on)))
         except (Exception, SystemExit) as error:
-            failed.append(f"{name} failed: {type(error).__name__}: {error}")
+            reason = " ".join(str(error).split()).rstrip(".")
+            failed.append(f"{name} failed: {type(error).__name__}: {reason}")
             print(failed[-1], file=sys.stderr)
         gc.collect()
     took = f"The whole took {(time.perf_counter() - begun) / 60:.1f} minutes"

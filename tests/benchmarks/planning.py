@@ -8,8 +8,6 @@ import argparse
 import hashlib
 import json
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,7 +26,7 @@ from stages.intake.listing import list_source
 from stages.planning import Chain, plan_chain
 from tests.benchmarks.machine import peak_megabytes
 from tests.benchmarks.results import Figure, Report
-from tests.benchmarks.running import alone, options
+from tests.benchmarks.running import alone, in_a_process, options
 
 SECONDS_GOAL, MEGABYTES_GOAL = 10.0, 1000.0
 """For 1,000,000 tracks in 2,000 shards."""
@@ -148,11 +146,7 @@ def measure(given: argparse.Namespace) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         make_catalog(Path(folder), tracks, given.shard_size)
         for _ in range(1 if given.small else given.repetitions):
-            command = [sys.executable, "-m", "tests.benchmarks.planning", "--plan", folder]
-            done = subprocess.run(
-                [*command, "--shard-size", str(given.shard_size)], check=True, capture_output=True, text=True
-            )
-            found = json.loads(done.stdout)
+            found = in_a_process("planning", "--plan", folder, "--shard-size", str(given.shard_size))
             if found["jobs"] or found["rows"] != tracks:
                 raise SystemExit(f"expected a plan without work over {tracks} rows, got {found}")
             plans.append(found)

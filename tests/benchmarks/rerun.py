@@ -12,8 +12,6 @@ it was, comes before any share.
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -27,7 +25,7 @@ from stages.planning import Chain, plan_chain
 from stages.runner import run_stage
 from tests.benchmarks.ingest import make_file, processors_time
 from tests.benchmarks.results import Figure, Report, table
-from tests.benchmarks.running import alone, options
+from tests.benchmarks.running import alone, in_a_process, options
 from tests.stages.tiny_codec import codec_folder
 from tests.stages.world_of_sound import save_clap, save_separator
 
@@ -84,16 +82,6 @@ def run_once(root: Path, threads: int) -> dict:
     return {"start": started, "plan": planned - started, "seconds": seconds, "made": made}
 
 
-def in_a_process(root: Path, threads: int) -> dict:
-    """`run_once` in a process of its own."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.rerun", "--run", str(root)]
-    done = subprocess.run(
-        [*command, "--threads", str(threads)], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    found: dict = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def shards_of(root: Path) -> dict[tuple[str, str], tuple[int, list[dict]]]:
     """Every shard of every stage's table: the file's number on the disk, which a rewrite changes, and its rows."""
     chain, store = chain_of(root), Store(str(root / "store"))
@@ -133,19 +121,19 @@ def measure(given: argparse.Namespace) -> Report:
     tracks = given.tracks or (100 if given.small else 1000)
     new = round(NEW * tracks)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+        root, call = Path(folder), ("rerun", "--run", folder, "--threads", str(given.threads))
         (root / "music").mkdir()
         save_separator(root / "separator")
         save_clap(root / "clap")
         codec_folder(root / "codec")
         for number in range(tracks):
             make_file(str(root / "music"), number, LONGEST)
-        first, before = in_a_process(root, given.threads), shards_of(root)
+        first, before = in_a_process(*call), shards_of(root)
         for number in range(tracks, tracks + new):
             make_file(str(root / "music"), number, LONGEST)
-        second, after = in_a_process(root, given.threads), shards_of(root)
+        second, after = in_a_process(*call), shards_of(root)
         check(before, after, new, second["made"])
-        third = in_a_process(root, given.threads)
+        third = in_a_process(*call)
         if any(third["made"].values()) or shards_of(root) != after:
             raise SystemExit(f"expected a third run to make nothing, got {third['made']}")
     work = [sum(run["seconds"].values()) for run in (first, second, third)]

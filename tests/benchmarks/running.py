@@ -4,8 +4,12 @@ A benchmark is a module with `arguments()`, the parser of its options, and `meas
 """
 
 import argparse
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.machine import circumstances, describe
 from tests.benchmarks.results import Report, append, headed
@@ -27,3 +31,14 @@ def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace
     given = parser.parse_args()
     report = measure(given)
     append(headed([report], describe(given.device, given.threads), circumstances()), given.results)
+
+
+def in_a_process(name: str, *words: str) -> dict[str, Any]:
+    """What a benchmark prints last, as JSON, when it is called with these words in a process of its own: one whose
+    memory and imports are nobody else's. SystemExit with the end of its error output where it fails."""
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.benchmarks.{name}", *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"expected {name} {' '.join(words)} to end well, got {done.stderr.strip()[-500:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
