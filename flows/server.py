@@ -31,11 +31,16 @@ _running: list[_Watched] = []
 
 
 def start_server() -> None:
-    """Start Prefect's own server, where no other is set, deaf to what asks the run to stop, and end it with the run."""
+    """Start Prefect's own server, where no other is set, deaf to what asks the run to stop, and end it with the run.
+
+    Raises:
+        ValueError: another is set, and does not answer.
+    """
     from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
+        _ask_server(PREFECT_API_URL.value())
         return
 
     class WatchedServer(SubprocessASGIServer):
@@ -69,6 +74,19 @@ def end_server() -> None:
         watched.watcher.kill()
         watched.watcher.wait()
         watched.server.wait()
+
+
+def _ask_server(url: str) -> None:
+    """See that a server answers: Prefect itself would try for half a minute."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise ValueError(
+            f"expected a Prefect server at {url}, as PREFECT_API_URL says, got {problem}: start it with "
+            "`prefect server start`, or unset PREFECT_API_URL"
+        )
 
 
 def _start_watcher() -> "subprocess.Popen[bytes]":

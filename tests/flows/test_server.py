@@ -1,4 +1,4 @@
-"""Prefect's own server goes with the run that it came with, however that ends."""
+"""Prefect's own server goes with the run that it came with, however that ends; another's has to be there."""
 
 import os
 import signal
@@ -46,6 +46,16 @@ def test_a_run_that_is_killed_leaves_neither_its_server_nor_what_watches_it_behi
         process.kill()
         for one in still_there(left):
             os.kill(one.pid, signal.SIGKILL)
+
+
+def test_a_server_that_is_set_and_does_not_answer_is_one_line_before_any_work(tmp_path: Path):
+    source = make_recordings(tmp_path / "few", 3)
+    nowhere = os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    process = segue("run", "ingest", "--source", str(source), "--store", str(tmp_path / "store"), environment=nowhere)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(errors.splitlines()) == 1, errors
+    assert "expected a Prefect server at http://127.0.0.1:9/api" in errors
 
 
 def server_and_watcher(run: "subprocess.Popen[str]") -> list[Process]:
