@@ -1,2 +1,2 @@
-"""An EnCodec (arXiv:2210.13438) trained from nothing, and used: network, quantizer, losses, discriminators, adversary,
-balancer, training, codec, in this order."""
+"""Codecs: an EnCodec (arXiv:2210.13438) trained from nothing, from network, quantizer and losses to training; EnCodec,
+DAC and Mimi made ready for a CPU and used, from coder to codec and stereo."""
