@@ -9,6 +9,7 @@ matrix, to give each row the bits that it gives it among `ROWS` rows; if there i
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -31,8 +32,11 @@ INT8_ZERO = 128
 """What stands for zero where activations are without a sign."""
 
 Product = Callable[[Tensor], Tensor]
-Proven = dict[tuple[int, ...], tuple[int, ...]]
-"""Numbers of rows that leave a row's bits as they are, by shape of matrix."""
+Activation = Literal["none", "gelu", "relu"]
+"""What is made of the product; the kernel of oneDNN does it on its way to memory."""
+ACTIVATIONS: dict[Activation, Product] = {"none": lambda rows: rows, "gelu": F.gelu, "relu": F.relu}
+Proven = dict[tuple[Activation, torch.Size], tuple[int, ...]]
+"""Numbers of rows that leave a row's bits as they are, by activation and shape of matrix."""
 
 
 class Matrix(nn.Module):
@@ -41,22 +45,25 @@ class Matrix(nn.Module):
     Args:
         linear: the layer, or what low-rank adaptation put in its place, which keeps its own precision.
         precision: of the weights.
-        proven: numbers of rows by shape of matrix, as far as they were tried before; grows by this one's.
+        proven: numbers of rows as far as they were tried before; grows by this one's.
+        activation: of what the layer gives.
     """
 
     product: Product
 
-    def __init__(self, linear: nn.Module, precision: Precision, proven: Proven) -> None:
+    def __init__(
+        self, linear: nn.Module, precision: Precision, proven: Proven, activation: Activation = "none"
+    ) -> None:
         super().__init__()
         self.counts: tuple[int, ...] = (ROWS,)
         if isinstance(linear, nn.Linear):
             weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-            self.product = product(weight, bias, precision)
-            if weight.shape not in proven:
-                proven[tuple(weight.shape)] = same_bits(self.product, weight, counts_to_try(weight.device, precision))
-            self.counts = proven[tuple(weight.shape)]
+            self.product, tried = product(weight, bias, precision, activation), (activation, weight.shape)
+            if tried not in proven:
+                proven[tried] = same_bits(self.product, weight, counts_to_try(weight.device, precision))
+            self.counts = proven[tried]
         else:
-            self.product = linear
+            self.product = _activated(linear, activation)
 
     def forward(self, inputs: Float[Tensor, "*rows X"]) -> Float[Tensor, "*rows Y"]:
         rows = inputs.reshape(-1, inputs.shape[-1])
@@ -95,26 +102,37 @@ def _bounds(widths: list[int]) -> list[tuple[int, int]]:
     return [(sum(widths[:number]), sum(widths[: number + 1])) for number in range(len(widths))]
 
 
-def product(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None, precision: Precision) -> Product:
-    """The function from rows [R, X] to rows [R, Y] of a linear layer.
+def product(
+    weight: Float[Tensor, "Y X"],
+    bias: Float[Tensor, "Y"] | None,
+    precision: Precision,
+    activation: Activation = "none",
+) -> Product:
+    """The function from rows [R, X] to rows [R, Y] of a linear layer and an activation.
 
     Raises ValueError for a precision that the device has no kernel for.
     """
     if weight.device.type != "cpu":
-        return _product_elsewhere(weight, bias, precision)
+        return _activated(_product_elsewhere(weight, bias, precision), activation)
     if precision == "float16":
-        return _product_float16(weight.float(), bias)
+        return _activated(_product_float16(weight.float(), bias), activation)
     if precision == "int8":
-        return _product_int8(weight.float(), bias)
+        return _activated(_product_int8(weight.float(), bias), activation)
     kind = torch.bfloat16 if precision == "bfloat16" else weight.dtype
     weight, bias = weight.to(kind), None if bias is None else bias.to(kind)
     if kind not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():
-        return lambda rows: F.linear(rows.to(kind), weight, bias).to(rows.dtype)
+        return _activated(lambda rows: F.linear(rows.to(kind), weight, bias).to(rows.dtype), activation)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight)
     multiply = torch.ops.mkldnn._linear_pointwise
     if kind is torch.float32:
-        return lambda rows: multiply(rows, packed, bias, "none", [], "")
-    return lambda rows: multiply(rows.to(kind), packed, bias, "none", [], "").to(rows.dtype)
+        return lambda rows: multiply(rows, packed, bias, activation, [], "none")
+    return lambda rows: multiply(rows.to(kind), packed, bias, activation, [], "none").to(rows.dtype)
+
+
+def _activated(multiply: Product, activation: Activation) -> Product:
+    """The product, then the activation by itself."""
+    activate = ACTIVATIONS[activation]
+    return multiply if activation == "none" else lambda rows: activate(multiply(rows))
 
 
 def _product_elsewhere(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:

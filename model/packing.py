@@ -7,7 +7,7 @@ from torch import nn
 from model.attention import Attention
 from model.configuration import Precision
 from model.language_model import LanguageModel
-from model.matrices import Matrix, Proven, Sections, bytes_a_weight
+from model.matrices import ACTIVATIONS, Matrix, Proven, Sections, bytes_a_weight
 from model.transformer import Layer
 
 
@@ -32,7 +32,8 @@ def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
             module.out_projection = Matrix(module.out_projection, precision, proven)
     for module in list(ready.modules()):
         if isinstance(module, Layer):
-            module.expand = Matrix(module.expand, precision, proven)
+            module.expand = Matrix(module.expand, precision, proven, model.config.activation)
+            module.activation = ACTIVATIONS["none"]
             module.contract = Matrix(module.contract, precision, proven)
     ready.heads = nn.ModuleList(Matrix(head, precision, proven) for head in ready.heads)
     return ready

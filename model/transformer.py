@@ -5,7 +5,7 @@ the sequence, prefixes included. AudioCraft's other forms are fields of the conf
 values live in a `Cache` that is allocated once; those of the conditions are projected once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import Attention, Cache, LayerCache, Places, Span, reach
 from model.configuration import LanguageModelConfig
+from model.matrices import ACTIVATIONS
 from model.positions import Rotation, positions
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 
 
 @dataclass(frozen=True, eq=False)

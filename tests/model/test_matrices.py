@@ -8,7 +8,7 @@ from torch import nn
 
 from model.configuration import Precision
 from model.generation import GenerationRequest, generate
-from model.matrices import ROWS, Matrix, Sections, product, same_bits
+from model.matrices import ACTIVATIONS, ROWS, Activation, Matrix, Sections, product, same_bits
 from model.music_model import Attributes
 from model.packing import for_decoding
 from tests.model.generation_requests import mixed_requests
@@ -32,11 +32,39 @@ def test_a_matrix_gives_what_its_layer_gives_within_its_precision(precision: Pre
     assert precision == "float32" or error > 1e-5
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_activation_is_that_of_what_the_layer_gives(
+    precision: Precision, activation: Activation, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    linear, inputs = nn.Linear(96, 80, bias=bias), torch.randn(3, 2, 96)
+    with torch.no_grad():
+        plain, found = (Matrix(linear, precision, {}, name)(inputs) for name in ("none", activation))
+        expected = ACTIVATIONS[activation](plain)
+        # What the kernel rounds to bfloat16 is the activation, not what it is of.
+        torch.testing.assert_close(
+            found,
+            expected,
+            rtol=0.01 if precision == "bfloat16" else 1e-5,
+            atol=1e-2 if precision == "bfloat16" else 1e-6,
+        )
+        inner = nn.Sequential(linear)  # what is no layer by itself keeps its own product
+        torch.testing.assert_close(
+            Matrix(inner, precision, {}, activation)(inputs), ACTIVATIONS[activation](linear(inputs))
+        )
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(("inside", "outside"), [(1024, 1024), (256, 1024), (1024, 256), (20, 36)])
-def test_a_row_has_the_same_bits_in_any_number_of_rows(precision: Precision, inside: int, outside: int) -> None:
+def test_a_row_has_the_same_bits_in_any_number_of_rows(
+    precision: Precision, inside: int, outside: int, activation: Activation
+) -> None:
     torch.manual_seed(0)
-    matrix, rows = Matrix(nn.Linear(inside, outside, bias=False), precision, {}), torch.randn(ROWS, inside)
+    linear, rows = nn.Linear(inside, outside, bias=False), torch.randn(ROWS, inside)
+    matrix = Matrix(linear, precision, {}, activation)
     with torch.no_grad():
         expected = matrix(rows)
         for number in range(1, ROWS + 1):
