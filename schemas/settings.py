@@ -22,8 +22,8 @@ class Settings(Config):
     """Processes that decode audio; 0 takes one for each core, 1 decodes in the run's own. For a model on the CPU
     a quarter of them read ahead; where that is none, it works and they are read by turns."""
     processes: int | None = Field(default=None, ge=1)
-    """Processes that train a language model together on this machine; None takes one for each GPU, or one on a CPU.
-    Sums are rounded by their number, as by the device."""
+    """Processes that train a language model together on this machine, each with a GPU of its own or a share of the
+    cores; None takes one for each GPU, or one on a CPU. Sums are rounded by their number, as by the device."""
     task_runner: Literal["threads", "dask"] = "threads"
     """What runs the shards of a stage."""
     concurrency: int = Field(default=1, ge=1)
@@ -31,8 +31,8 @@ class Settings(Config):
     dask_address: str | None = None
     """The scheduler of a running Dask cluster; None starts a local one."""
     decode_at_once: int | None = Field(default=None, ge=1)
-    """Sequences that a language model decodes together at most; None is 8 on a CPU, which takes no more, and 128 on
-    CUDA. Where memory is short they are fewer, and progress says how many."""
+    """Sequences that a language model decodes together at most; never more than 8 on a CPU and 128 on CUDA. Where memory
+    is short they are fewer, and progress says how many."""
     cuda_graphs: bool = True
     """Whether a step of decoding on CUDA is captured and launched as one graph; without it each kernel is launched by
     itself, which takes longer and works where a capture does not."""

@@ -153,7 +153,7 @@ def whole(config: Config, context: Context) -> Whole:
     Raises:
         ValueError: the data cannot be trained on (none, too short, of another codec, without the conditions that the
             model reads), the loss stays not finite, or more processes are asked for than there can be.
-        ProcessFailed: one of several processes failed or died.
+        ProcessFailed, ProcessDied: one of several processes met another error, or is no more.
         Stopped: the run was asked to stop; the state is kept.
     """
     from stages.training.language_training import train_language_model  # with torch, which a plan does without

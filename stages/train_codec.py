@@ -3,7 +3,8 @@ judges against it or without.
 
 For corpora that no published codec fits, and for machines that cannot fetch one. The result is a folder that
 transformers' `EncodecModel.from_pretrained` reads. Every draw is a function of the seed and the step, and the state is
-kept every few steps: a training that was killed and run again ends with the same weights, on the CPU bit for bit.
+kept every few steps: a training that was killed and run again ends with the same weights, on the CPU bit for bit. It
+has one process, and so one GPU, however many there are: a codec is small beside a language model.
 """
 
 from typing import ClassVar, Literal

@@ -1,10 +1,10 @@
 """Several processes that do one piece of work together: started, listened to, stopped, and none outlives the run.
 
-torchrun's agent would do the starting, but it ends its processes by the very signal that asks a run to stop, and it is
-a process more that signals, progress and results would have to pass through. Here each process has a pipe to the run.
-Through it the run says that it wishes to stop, and each process what it did. The operating system closes a pipe
-with the process at its end, however that ends: so a process that died is named at once, and those whose run was killed
-end themselves.
+torchrun's agent would do the starting, but it ends its processes by the very signal that asks a run to stop, and
+progress, results and the wish to stop would still need ways of their own. Here each process has a pipe to the run.
+Through it the run says that it wishes to stop, and each process what it did. The operating system closes a pipe with
+the process at its end, however that ends: so a process that died is named at once, and those whose run was killed end
+themselves.
 """
 
 import logging
@@ -47,7 +47,11 @@ ENDING_SECONDS = 10.0
 
 
 class ProcessFailed(RuntimeError):
-    """One of the processes failed, and so the work did."""
+    """One of the processes met an error, whose traceback is the cause of this one."""
+
+
+class ProcessDied(ChildProcessError):
+    """One of the processes was ended by something else, most often for want of memory."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def run_together(work: Work[Result], context: Context, count: int) -> Result:
     Raises:
         ValueError: one of them raised it.
         Stopped: they stopped, as the run was asked to.
-        ProcessFailed: another error, or a process that died; the message names it.
+        ProcessFailed, ProcessDied: another error, or a process that is no more; the message names it.
     """
     spawn = get_context("spawn")  # a fork of a process that has used CUDA cannot use it
     meeting = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -177,12 +181,12 @@ def _listen(context: Context, processes: list[SpawnProcess], ends: list[Connecti
     raise ProcessFailed(f"process {number + 1} of {len(ends)} failed: {first.error}") from cause
 
 
-def _died(process: SpawnProcess, number: int, count: int) -> ProcessFailed:
+def _died(process: SpawnProcess, number: int, count: int) -> ProcessDied:
     """What is to be said of a process that ended without a word."""
     process.join()
     code = process.exitcode or 0
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return ProcessFailed(
+    return ProcessDied(
         f"process {number + 1} of {count} {how}; what was saved is kept, and the same command goes on from there"
     )
 

@@ -108,7 +108,7 @@ class Both:
 
     def step_of_ours(self) -> None:
         self.gradients_of_ours()
-        self.optimization.update()
+        self.optimization.move()
 
     def step_of_theirs(self) -> None:
         self.gradients_of_theirs()

@@ -126,6 +126,23 @@ def killed_and_undisturbed(
     return json.loads(done.stdout)
 
 
+def deaths_that_change_nothing(
+    place: Path, moments: Sequence[tuple[int, float]], changes: dict, processes: int = 1
+) -> list[int]:
+    """Train in the folder `killed` of a place, killed at some moments, and in `undisturbed`; the signals that ended the
+    first. Both leave the same weights bit for bit, the same rows, and nothing else."""
+    killed, undisturbed = place / "killed", place / "undisturbed"
+    for folder in (killed, undisturbed):
+        fill(folder)  # the same files under another path are the same weights, so this is one recipe
+    deaths = killed_and_undisturbed((killed, undisturbed), moments, changes, processes)
+    got, expected = (kept_weights(folder, recipe(folder, **changes)) for folder in (killed, undisturbed))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert kept_rows(killed, recipe(killed, **changes)) == kept_rows(undisturbed, recipe(undisturbed, **changes))
+    assert not list((killed / "store" / "scratch").iterdir())
+    return deaths
+
+
 def make_context(
     folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1
 ) -> tuple[Step, Context]:

@@ -14,10 +14,9 @@ from stages.training.examples import Window
 from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_models import world
 from tests.stages.training_world import (
+    deaths_that_change_nothing,
     fill,
-    kept_rows,
     kept_weights,
-    killed_and_undisturbed,
     make_context,
     recipe,
     train_in,
@@ -84,19 +83,12 @@ def test_the_checkpoint_is_a_plain_model_and_the_adapter_beside_it_says_the_same
 
 
 def test_a_killed_training_of_updates_ends_with_the_same_weights_bit_for_bit(place: Path, tmp_path: Path) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    for folder in (undisturbed, killed):
-        fill(folder)
     changes = {"initial": str(place / "initial"), "text_encoder": None, "lora": LORA, "checkpoint_layers": True}
     changes |= {"joint_text": 0.5, "joint_embedding": str(clap_folder(tmp_path / "clap", 3))}
     changes |= {"optimization": {"steps": 12}}
-    deaths = killed_and_undisturbed((killed, undisturbed), [(3, 0.0), (6, 0.02), (7, 0.0)], changes)
+    deaths = deaths_that_change_nothing(tmp_path, [(3, 0.0), (6, 0.02), (7, 0.0)], changes)
     assert deaths == [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, 0]
-    expected = kept_weights(undisturbed, recipe(undisturbed, **changes))
-    got = kept_weights(killed, recipe(killed, **changes))
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
-    assert kept_rows(undisturbed, recipe(undisturbed, **changes)) == kept_rows(killed, recipe(killed, **changes))
-    names = {file.name for file in (killed / "store" / "models").glob("*/adapter/*")}
+    names = {file.name for file in (tmp_path / "killed" / "store" / "models").glob("*/adapter/*")}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
 
 

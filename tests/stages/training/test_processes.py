@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stages.contract import Progress
-from stages.training.processes import ProcessFailed, process_count, run_together
+from stages.training.processes import ProcessDied, process_count, run_together
 from stages.training.ranks import Rank
 from tests.stages.training.together import context_in, die, learn, object_to_it, tell
 from tests.stages.training_world import ROOT
@@ -60,7 +60,7 @@ def test_a_wrong_value_found_by_one_process_is_told_as_it_was_raised(tmp_path: P
 
 
 def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ProcessFailed, match="process 2 of 2 was ended by SIGKILL; what was saved is kept"):
+    with pytest.raises(ProcessDied, match="process 2 of 2 was ended by SIGKILL; what was saved is kept"):
         run_together(die, context_in(tmp_path), 2)
 
 

@@ -10,10 +10,10 @@ from stages.contract import Progress, Stopped
 from stages.runner import run_stage
 from tests.stages.training_world import (
     StopAt,
+    deaths_that_change_nothing,
     fill,
     kept_rows,
     kept_weights,
-    killed_and_undisturbed,
     make_context,
     recipe,
     train_in,
@@ -43,16 +43,7 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
 
 
 def test_a_training_of_two_processes_that_is_killed_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    for folder in (undisturbed, killed):
-        fill(folder)
-    deaths = killed_and_undisturbed((killed, undisturbed), [(5, 0.0)], CHANGES, processes=2)
-    assert deaths == [signal.SIGKILL, 0]
-    expected, got = (kept_weights(folder, recipe(folder, **CHANGES)) for folder in (undisturbed, killed))
-    assert all(torch.equal(expected[name], got[name]) for name in expected)
-    rows, theirs = (kept_rows(folder, recipe(folder, **CHANGES)) for folder in (undisturbed, killed))
-    assert rows == theirs
-    assert not list((killed / "store" / "scratch").iterdir())
+    assert deaths_that_change_nothing(tmp_path, [(5, 0.0)], CHANGES, processes=2) == [signal.SIGKILL, 0]
 
 
 def test_two_processes_that_are_asked_to_stop_keep_their_state_and_one_goes_on_with_it(tmp_path: Path) -> None:
