@@ -22,7 +22,7 @@ class Resources:
     """What decoding may take of the machine. On a CPU the codes are the same whatever this says."""
 
     slots: int | None = None
-    """Sequences that are decoded together at most; None is `MOST_SLOTS` of the device, and no CPU takes more."""
+    """Sequences that are decoded together at most; never more than `MOST_SLOTS` of the device."""
     free_memory: Callable[[], int] | None = None
     """Says how many bytes of the device's memory may be taken; without it nothing is held to."""
     tell: Callable[[MemoryPlan], None] | None = None
@@ -51,11 +51,10 @@ def complete(
     """
     if not tasks:
         return []
-    device, most = model.device.type, resources.slots
-    if most is None or device == "cpu":
-        most = min(most or MOST_SLOTS[device], MOST_SLOTS[device])
+    device = model.device.type
+    most = min(resources.slots or MOST_SLOTS[device], MOST_SLOTS[device], len(tasks))
     free = None if resources.free_memory is None else resources.free_memory()
-    plan = plan_memory(model, tasks, precision, min(most, len(tasks)), free)
+    plan = plan_memory(model, tasks, precision, most, free)
     if resources.tell is not None:
         resources.tell(plan)
     ready = for_decoding(model, precision)

@@ -46,7 +46,8 @@ class CapturedSteps:
     def _captured(self, length: int) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            # Threads that work on other shards must not be taken for part of it.
+            with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
                 self.step(length)
         except RuntimeError as error:
             raise RuntimeError(

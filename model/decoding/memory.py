@@ -21,7 +21,7 @@ SHARE = 0.9
 """Of the free memory that a plan takes at most: allocators round up, and others need some too."""
 MOST_SLOTS = {"cpu": 8, "cuda": 128}
 """Sequences that are decoded together at most, by device. On a CPU more are no faster, and the numbers of rows that are
-proven to leave a row's bits as they are end there (`model.matrices.ROWS`)."""
+seen to leave a row's bits as they are end there (`model.matrices`)."""
 
 
 @dataclass(frozen=True)

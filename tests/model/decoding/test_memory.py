@@ -12,9 +12,11 @@ from torch.profiler import ProfilerActivity, profile
 from model.configuration import Precision
 from model.decoding import MemoryPlan, Resources, Task, complete
 from model.decoding.fixed import FixedSteps
-from model.decoding.memory import SHARE, Needs, plan_memory
+from model.decoding.memory import MOST_SLOTS, SHARE, Needs, plan_memory
 from model.generation import GenerationRequest, generate
+from model.guidance import answers
 from model.language_model import LanguageModel
+from model.matrices import counts_to_try
 from model.music_model import Attributes, MusicModel
 from model.packing import for_decoding
 from tests.model.decoding.tasks_of import tasks_of
@@ -90,6 +92,12 @@ def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
         assert plan_memory(model.language_model, tasks, "float32", 8, enough - 2).slots == slots - 1
     assert plan_memory(model.language_model, tasks, "float32", 8, 10 * needs.of(8)).slots == 8
     assert plan_memory(model.language_model, tasks, "float32", 8, None).slots == 8
+
+
+def test_the_rows_of_all_slots_are_a_number_that_is_seen_to_leave_a_rows_bits_as_they_are() -> None:
+    for device, most in MOST_SLOTS.items():
+        counts = counts_to_try(torch.device(device), "float32")
+        assert answers(guidance_text=2.0) * most <= max(counts) == counts[-1]
 
 
 def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
