@@ -14,8 +14,10 @@ from stages import train
 from stages.checkpoints.facts import CheckpointFacts
 from stages.generation.conditions import Conditions, Models
 from stages.joint_embedding import load_joint_embedder
-from stages.training.drawing import draw_batch, split_tracks, word_embedder
+from stages.training.drawing import draw_batch, draw_parts, split_tracks, word_embedder
 from stages.training.examples import Corpus
+from stages.training.initial_model import initial_model
+from stages.training.ranks import Rank
 from tests.stages.clap_models import laion_network, write_laion, write_vocabulary
 from tests.stages.tiny_clap import clap_folder
 from tests.stages.tiny_models import FRAME_RATE, world
@@ -37,6 +39,29 @@ def test_examples_are_a_function_of_seed_step_and_item(tmp_path: Path, corpus: C
     assert torch.equal(larger.codes[:6], batch.codes)
     assert not torch.equal(draw_batch(corpus, tracks, config, 4).codes, batch.codes)
     assert not torch.equal(draw_batch(corpus, tracks, recipe(tmp_path, seed=1), 3).codes, batch.codes)
+
+
+def test_processes_share_the_parts_of_a_step_whose_weights_make_one(tmp_path: Path, corpus: Corpus) -> None:
+    fill(tmp_path)
+    config, tracks = recipe(tmp_path, batch=7, micro_batch=2, smallest_share=0.1), list(range(24))
+    model = initial_model(config, make_context(tmp_path, config)[1]).model
+    whole = draw_batch(corpus, tracks, config, 3)
+    assert len(set(whole.lengths.tolist())) > 1
+    alone, *shared = (
+        draw_parts(corpus, tracks, config, model, Rank(*rank), 3) for rank in [(0, 1), (0, 3), (1, 3), (2, 3)]
+    )
+    assert [len(drawn.parts) for drawn in (alone, *shared)] == [4, 2, 1, 1]
+    assert torch.equal(torch.cat([part.batch.codes for part in alone.parts]), whole.codes)
+    torch.testing.assert_close(sum(part.shares for part in alone.parts), torch.ones(2))
+    assert len({part.seed for part in alone.parts}) == 4
+    for number, part in enumerate(alone.parts):
+        same = shared[number % 3].parts[number // 3]
+        assert torch.equal(same.batch.codes, part.batch.codes)
+        assert torch.equal(same.shares, part.shares)
+        assert same.seed == part.seed
+        lengths = whole.lengths[2 * number : 2 * number + 2]
+        assert float(part.shares[0]) == pytest.approx(int(lengths.sum()) / int(whole.lengths.sum()))
+    assert {drawn.frames for drawn in (alone, *shared)} == {int(whole.lengths.sum())}
 
 
 def test_all_conditions_of_an_item_are_dropped_together_and_items_on_their_own(tmp_path: Path, corpus: Corpus) -> None:

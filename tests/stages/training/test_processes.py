@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,9 +105,17 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_there_are_as_many_processes_as_the_settings_say_and_no_more_than_parts(tmp_path: Path) -> None:
+def test_there_are_as_many_processes_as_the_settings_say_and_no_more_than_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     context = context_in(tmp_path)
     assert process_count(context, most=5) == 2
     assert process_count(context, most=1) == 1
     alone = replace(context, settings=context.settings.model_copy(update={"processes": None}))
     assert process_count(alone, most=5) == 1  # there is no GPU to have one each
+    monkeypatch.setattr(
+        "stages.training.processes.current_process", lambda: SimpleNamespace(daemon=True)
+    )  # as a worker of Dask is
+    assert process_count(alone, most=5) == 1
+    with pytest.raises(ValueError, match=r"expected settings\.processes = 1 where a run is itself a worker.s .* got 2"):
+        process_count(context, most=5)
