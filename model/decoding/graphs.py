@@ -33,7 +33,7 @@ class CapturedSteps:
             self._warm_up(length)
             return
         if length not in self.graphs:
-            self.graphs[length] = self._captured(length)
+            self._capture(length)
         self.graphs[length].replay()
 
     def _warm_up(self, length: int) -> None:
@@ -43,7 +43,7 @@ class CapturedSteps:
             self.step(length)
         torch.cuda.current_stream().wait_stream(self.stream)
 
-    def _captured(self, length: int) -> torch.cuda.CUDAGraph:
+    def _capture(self, length: int) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
             # Threads that work on other shards must not be taken for part of it.
@@ -54,4 +54,4 @@ class CapturedSteps:
                 "expected a step of decoding that this device can capture as a graph, got the error above: decode "
                 "without graphs, more slowly, by --set settings.cuda_graphs=false"
             ) from error
-        return graph
+        self.graphs[length] = graph
