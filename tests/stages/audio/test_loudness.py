@@ -1,6 +1,9 @@
 """Loudness, true peak, silence and clipping: against the reference, the standard's own signals, and in any blocks."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyloudnorm
@@ -87,3 +90,12 @@ def test_blocks_of_any_length_measure_the_same(lengths, seed):
     assert parts.clipping == whole.clipping
     assert parts.true_peak == pytest.approx(whole.true_peak, abs=1e-4)
     assert parts.loudness == pytest.approx(whole.loudness, abs=1e-6)
+
+
+def test_measuring_needs_neither_torch_nor_scipy():
+    """Each process that reads recordings would wait for them."""
+    code = (
+        "import sys, numpy; from stages.audio import measure; measure(numpy.ones((1, 9000), numpy.float32), 48000); "
+        "sys.exit(bool({'torch', 'scipy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=False).returncode == 0
