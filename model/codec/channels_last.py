@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from model.codec.blocks import Layer, Sight, in_turn, sight_of
 from model.codec.two_taps import NARROWEST, TwoTaps
 
+LANES = 16
+"""Numbers that oneDNN's convolutions make at once, wanted or not."""
 USUAL_ROWS = 4096
 """Rows that weights are laid out for; others are as right."""
 
@@ -79,9 +81,12 @@ class Convolution:
         self.bias, self.stride, self.dilation = bias, stride, dilation
         self.padding, self.activation = padding, activation
         self.span = (kernel - 1) * dilation + 1
-        self.two_taps: TwoTaps | None = None
+        self.shorter: FewOutputs | TwoTaps | None = None
+        """A way with fewer multiplications, where there is one."""
         if kernel == 2 * stride and dilation == 1 and min(stride * self.channels, out_channels) >= NARROWEST:
-            self.two_taps = TwoTaps(weight, bias)
+            self.shorter = TwoTaps(weight, bias)
+        elif stride == 1 < kernel and out_channels * kernel <= LANES < self.channels:
+            self.shorter = FewOutputs(weight, bias, dilation)
         else:
             usual = [1, self.channels, 1, USUAL_ROWS + self.span]
             self.weight = torch.ops.mkldnn._reorder_convolution_weight(
@@ -100,8 +105,8 @@ class Convolution:
         before, after = self.padding.before, self.padding.after + (-length % self.stride if self.padding.fill else 0)
         padded = self.activation is not None or before or after
         rows = self._padded(rows, before, after) if padded else rows.contiguous()
-        if self.two_taps is not None:
-            return self.two_taps(rows)
+        if self.shorter is not None:
+            return self.shorter(rows)
         image = rows.as_strided((1, self.channels, 1, len(rows)), (rows.numel(), 1, rows.numel(), self.channels))
         made = torch.ops.mkldnn._convolution_pointwise(image, self.weight, self.bias, *self._steps(), 1, "none", [], "")
         return made[0, :, 0].t().contiguous()
@@ -120,6 +125,28 @@ class Convolution:
             self.activation(rows, middle)
         _fill_edges(room, before, after, self.padding.mode)
         return room
+
+
+class FewOutputs:
+    """A convolution of many channels into one or two, as at a decoder's end.
+
+    oneDNN's kernels make 16 numbers of each tap there. One product gives instead what a row adds to all that see it.
+    """
+
+    def __init__(self, weight: Float[Tensor, "D C k"], bias: Float[Tensor, "D"] | None, dilation: int) -> None:
+        self.wanted, _, self.kernel = weight.shape
+        self.bias, self.dilation = bias, dilation
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.permute(2, 0, 1).flatten(0, 1).contiguous())
+
+    def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
+        """What it makes of rows that are padded already."""
+        parts = torch.ops.mkldnn._linear_pointwise(rows, self.weight, None, "none", [], "")
+        width = self.kernel * self.wanted
+        length = len(rows) - (self.kernel - 1) * self.dilation
+        # Of tap k, what the row `k * dilation` later adds.
+        taps = parts.as_strided((length, self.kernel, self.wanted), (width, self.dilation * width + self.wanted, 1))
+        found = taps.sum(1)
+        return found if self.bias is None else found.add_(self.bias)
 
 
 def _fill_edges(room: Tensor, before: int, after: int, mode: PaddingMode) -> None:

@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.codec.channels_last import Convolution, Padding, PaddingMode, TransposedConvolution, elu_into, snake_into
+from model.codec.channels_last import (
+    Convolution,
+    FewOutputs,
+    Padding,
+    PaddingMode,
+    TransposedConvolution,
+    elu_into,
+    snake_into,
+)
 from model.codec.two_taps import TwoTaps
 
 SIZES = st.integers(1, 5)
@@ -75,14 +83,28 @@ def test_two_taps_by_three_products_are_the_convolution(
     close(TwoTaps(weight, bias)(rows), F.conv1d(rows.t()[None], weight, bias, stride))
 
 
+@given(st.integers(17, 40), st.integers(1, 2), st.integers(2, 8), st.integers(1, 3), st.integers(0, 60), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_a_convolution_into_few_channels_is_pytorch_s(
+    channels: int, wanted: int, kernel: int, dilation: int, spare: int, biased: bool
+) -> None:
+    length = (kernel - 1) * dilation + 1 + spare
+    rows, weight = drawn(length, channels), drawn(wanted, channels, kernel, seed=1)
+    bias = drawn(wanted, seed=2) if biased else None
+    layer = Convolution(weight, bias, dilation=dilation, padding=Padding(1, 1), activation=elu_into)
+    assert isinstance(layer.shorter, FewOutputs)
+    expected = F.conv1d(F.pad(F.elu(rows.t()[None]), (1, 1)), weight, bias, dilation=dilation)
+    torch.testing.assert_close(layer(rows), expected[0].t(), rtol=1e-5, atol=3e-5)
+
+
 def test_wide_convolutions_take_that_way_and_are_the_same_ones() -> None:
     inputs, weight, bias = drawn(1, 128, 39), drawn(512, 128, 8, seed=1) / 32, drawn(512, seed=2)
     layer = Convolution(weight, bias, 4, padding=Padding(3, 1, mode="reflect"), activation=elu_into)
-    assert layer.two_taps is not None
+    assert isinstance(layer.shorter, TwoTaps)
     rows = inputs[0].t().contiguous()
     close(layer(rows), F.conv1d(F.pad(F.elu(inputs), (3, 1), "reflect"), weight, bias, 4))
     back = TransposedConvolution(drawn(512, 128, 8, seed=3) / 32, bias[:128], 4, 2, 2, elu_into)
-    assert back.convolution.two_taps is not None
+    assert isinstance(back.convolution.shorter, TwoTaps)
     wide = drawn(1, 512, 11)
     expected = F.conv_transpose1d(F.elu(wide), drawn(512, 128, 8, seed=3) / 32, bias[:128], 4)[..., 2:-2]
     close(back(wide[0].t().contiguous()), expected)
