@@ -53,6 +53,7 @@ def take_steps(
     journal = saved.journal if saved else Journal()
     if saved:
         optimization.load(saved.tensors)
+        saved.tensors.clear()  # five times the model's size, which is copied
     steps, precision = config.optimization.steps, config.optimization.precision
     context.progress.start("training", steps, "steps")
     context.progress.advance(optimization.step, "resumed" if saved else "")
