@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from rich.console import Console
 
-from flows.console import print_table
+from flows.output import print_table
 
 LONGEST_CELL = 60
 """Characters of a cell in a table; CSV and JSON hold all of them."""

@@ -10,12 +10,12 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
-from flows.console import LineProgress, result_rows
+from flows.output import LineProgress, result_rows
 from flows.recipe import Recipe, StageName, chosen, with_source
 from flows.running import Run, current_run, run_stages
 from flows.tasks import as_tasks, task_runner
 from schemas import Settings, Store
-from stages.planning import Step
+from stages.pipeline.planning import Step
 
 
 def run_recipe(recipe: Recipe, settings: Settings, stages: Sequence[str] | None) -> None:

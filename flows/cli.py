@@ -17,16 +17,16 @@ from rich.console import Console
 from typer.exceptions import TyperException
 
 from flows.answers import print_answer
-from flows.asking import Asked, Mistake, Place, asking, store_at
-from flows.console import BarProgress, LineProgress, plan_rows, print_table, result_rows
 from flows.failures import is_fault, tell
+from flows.options import Asked, Mistake, Place, asking, store_at
+from flows.output import BarProgress, LineProgress, plan_rows, print_table, result_rows
 from flows.presets import PRESETS, about, preset_difference
 from flows.running import Run, current_run, in_turn, run_stages
 from flows.server import start_server
 from flows.stopping import INTERRUPTED, STOPPED, stoppable
 from schemas import Settings, Store
-from stages.contract import Stopped, device_of
-from stages.planning import Plan
+from stages.pipeline.contract import Stopped, device_of
+from stages.pipeline.planning import Plan
 
 Form = Literal["hf", "audiocraft", "segue"]
 """The forms of checkpoints, as `segue convert --to` names them."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from stages.contract import Stopped
-from stages.runner import StageFailed
+from stages.pipeline.contract import Stopped
+from stages.pipeline.runner import StageFailed
 
 PASSING_ERRNOS = frozenset(
     {

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from flows.overrides import explain
-from model.configuration import LanguageModelConfig
+from model.lm.config import LanguageModelConfig
 
 
 def draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
@@ -17,8 +17,8 @@ def draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
     Raises:
         ValueError: there is no such pattern.
     """
-    from model.language_model import pattern_of  # with torch, which `segue --help` does without
-    from model.pattern_figure import pattern_svg, pattern_text
+    from model.lm.language_model import pattern_of  # with torch, which `segue --help` does without
+    from model.lm.pattern_figure import pattern_svg, pattern_text
 
     try:
         config = LanguageModelConfig.model_validate(knobs)

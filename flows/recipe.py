@@ -10,7 +10,7 @@ import stages.chroma
 import stages.clap
 import stages.decode
 import stages.demo
-import stages.demo_models
+import stages.demo.models
 import stages.evaluate
 import stages.generate
 import stages.ingest
@@ -23,13 +23,13 @@ from flows.overrides import merge
 from flows.presets import PRESETS, preset_difference
 from schemas import Config, Settings, Store
 from schemas.identity import weights_in
-from stages.planning import Step
+from stages.pipeline.planning import Step
 
 STAGES: Mapping[str, ModuleType] = {
     "demo": stages.demo,
     "ingest": stages.ingest,
     "train_codec": stages.train_codec,
-    "demo_models": stages.demo_models,
+    "demo_models": stages.demo.models,
     "chroma": stages.chroma,
     "clap": stages.clap,
     "tokenize": stages.tokenize,
@@ -69,7 +69,7 @@ class Recipe(Config):
     demo: stages.demo.Config = stages.demo.Config()
     ingest: stages.ingest.Config = stages.ingest.Config()
     train_codec: stages.train_codec.Config = stages.train_codec.Config()
-    demo_models: stages.demo_models.Config = stages.demo_models.Config()
+    demo_models: stages.demo.models.Config = stages.demo.models.Config()
     chroma: stages.chroma.Config = stages.chroma.Config()
     clap: stages.clap.Config = stages.clap.Config()
     tokenize: stages.tokenize.Config = stages.tokenize.Config()
@@ -117,7 +117,7 @@ class Recipe(Config):
         if name == "train_codec":
             return bool(named & {f"checkpoint:{kind}" for kind in stages.train_codec.KINDS})
         if name in ("demo", "demo_models"):
-            return bool(named & {f"checkpoint:{kind}" for kind in stages.demo_models.KINDS})
+            return bool(named & {f"checkpoint:{kind}" for kind in stages.demo.models.KINDS})
         return True
 
 

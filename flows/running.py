@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from schemas import Settings
-from stages.contract import Context, Progress, Stopped
-from stages.planning import Chain, Plan, Step, plan_stage
-from stages.runner import Counts, StageFailed, StageResult, finish_stage, run_job
+from stages.pipeline.contract import Context, Progress, Stopped
+from stages.pipeline.planning import Chain, Plan, Step, plan_stage
+from stages.pipeline.runner import Counts, StageFailed, StageResult, finish_stage, run_job
 
 
 def new_run_id() -> str:

@@ -20,9 +20,9 @@ from flows.failures import is_transient
 from flows.recipe import GPU_STAGES
 from flows.running import Execute, Outcome
 from schemas import Settings
-from stages.contract import Context
-from stages.planning import Step
-from stages.runner import Counts, run_job
+from stages.pipeline.contract import Context
+from stages.pipeline.planning import Step
+from stages.pipeline.runner import Counts, run_job
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]
 """Seconds before each new try of a shard that failed for a passing reason."""

@@ -5,6 +5,7 @@ The power spectrum of a long window is gathered into pitch classes by a bank of 
 feature analysis and synthesis", 2007, as librosa's `filters.chroma` has it), and each frame is divided by its strongest
 class. Frames are computed in groups, so memory does not grow with the length of the recording."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -60,6 +61,20 @@ def one_hot(chroma: Float[Tensor, "*batch F 12"]) -> Float[Tensor, "*batch F 12"
     """Only the strongest class of each frame, as the melody models of MusicGen see it: 1 there, 0 elsewhere. A silent
     frame gives bin 0, not zeros (the reference does so, and the published weights were trained with it)."""
     return functional.one_hot(chroma.argmax(-1), PITCH_CLASSES).to(chroma.dtype)
+
+
+def chroma_at(
+    chroma: Float[np.ndarray, "F 12"], chroma_rate: float, begin: float, count: int, rate: float
+) -> Float[np.ndarray, "G 12"]:
+    """The frames of a track's chroma from second `begin` on, at another frame rate; fewer than `count` where it ends.
+
+    Args:
+        chroma: the chroma of the whole track, `chroma_rate` frames a second.
+        count: frames that are wanted.
+        rate: of these, frames a second; each is the frame of `chroma` that is nearest in time.
+    """
+    positions = np.rint((begin + np.arange(count) / rate) * chroma_rate).astype(np.int64)
+    return chroma[positions[positions < len(chroma)]]
 
 
 def chroma_filters(sample_rate: int, fft_size: int) -> Float[Tensor, "12 bins"]:

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from model.chroma import PITCH_CLASSES
-from model.conditioning.configuration import CONDITIONS, FIELDS, NUMBER_FIELDS, MusicModelConfig
+from model.conditioning.config import CONDITIONS, FIELDS, NUMBER_FIELDS, MusicModelConfig
 from model.conditioning.joint import ClapConditioner
 from model.conditioning.labels import TableConditioner
 from model.conditioning.melody import ChromaConditioner
 from model.conditioning.numbers import NumberConditioner
 from model.conditioning.prepared import PreparedTokens, PreparedVectors
 from model.conditioning.text import TextConditioner
-from model.language_model import Condition, LanguageModel, Loss, Prediction
+from model.lm.language_model import Condition, LanguageModel, Loss, Prediction
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.language_model import LanguageModel
+from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel, Prepared
 
 Precision = Literal["float32", "bfloat16"]

@@ -10,9 +10,9 @@ from pydantic import Field
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
-from stages.audio.ahead import reading_ahead, sources_of
 from stages.audio.loudness import SILENCE_DBFS
-from stages.contract import Context, Reject, Shard
+from stages.audio.prefetching import reading_ahead, sources_of
+from stages.pipeline.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
 
@@ -33,7 +33,11 @@ class Config(schemas.Config):
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     """The chroma of the tracks of one shard. A silent track has no melody and is refused as such."""
-    from stages.stems import ChromaSettings, load_separator, melody_chroma  # with torch, which a plan does without
+    from stages.networks.demucs import (  # with torch, which a plan does without
+        ChromaSettings,
+        load_separator,
+        melody_chroma,
+    )
 
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
     settings = ChromaSettings(config.sample_rate, config.window, config.hop)

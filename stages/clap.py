@@ -7,8 +7,8 @@ from pydantic import Field
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CLAP, TRACKS
-from stages.audio.ahead import reading_ahead, sources_of
-from stages.contract import Context, Reject, Shard
+from stages.audio.prefetching import reading_ahead, sources_of
+from stages.pipeline.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CLAP, 1
 
@@ -26,7 +26,7 @@ class Config(schemas.Config):
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     """The embeddings of the tracks of one shard."""
-    from stages.joint_embedding import load_joint_embedder  # with torch, which a plan does without
+    from stages.networks.clap import load_joint_embedder  # with torch, which a plan does without
 
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
     rows, rejects = [], []

@@ -22,10 +22,10 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from stages.audio import AudioFormat, Measures, encode_audio, measure, normalise_loudness
-from stages.contract import Context, Reject, Shard
+from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
-    from stages.codecs import AnyCodec
+    from stages.checkpoints.codecs import AnyCodec
 
 READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 2
 
@@ -65,7 +65,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     Raises:
         ValueError: the codec is not one that the codes can belong to.
     """
-    from stages.codecs import codes_of_row, load_codec_of
+    from stages.checkpoints.codecs import codes_of_row, load_codec_of
 
     path, codecs = context.weights(config.codec).path, {}
     asked = {row["request_id"]: row for row in requests.to_pylist()}

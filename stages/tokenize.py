@@ -15,12 +15,12 @@ from pydantic import Field, model_validator
 import schemas
 from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
-from stages.audio.ahead import reading_ahead, sources_of
+from stages.audio.prefetching import reading_ahead, sources_of
 from stages.audio.sound import Sound
-from stages.contract import Context, Reject, Shard
+from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
-    from stages.codecs import AnyCodec
+    from stages.checkpoints.codecs import AnyCodec
 
 READS, WRITES, VERSION = (TRACKS,), TOKENS, 2
 
@@ -60,7 +60,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     Raises:
         ValueError: the weights are no codec that can be used here.
     """
-    from stages.codecs import load_codec  # with torch, which a plan does without
+    from stages.checkpoints.codecs import load_codec  # with torch, which a plan does without
 
     channels = 2 if config.channels == "stereo" else None
     codec = load_codec(context.weights(config.codec).path, context.device, config.codebooks, channels)

@@ -15,7 +15,7 @@ from schemas import Store
 from schemas.database import query
 from schemas.tables import CHECKPOINTS, CLIPS, RECONSTRUCTIONS
 from schemas.weights import folder_digest
-from tests.smallest_run import command, digests, environment, segue
+from tests.worlds.smallest_run import command, digests, environment, segue
 
 STAGES = (
     *("demo", "ingest", "train_codec", "demo_models", "chroma", "clap", "tokenize", "train"),

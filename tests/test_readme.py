@@ -15,13 +15,13 @@ import pytest
 import typer
 import yaml
 
-from flows.asking import understand
 from flows.cli import app, run_command
+from flows.options import understand
 from flows.recipe import Recipe
 from schemas import Store
 from schemas.database import query
 from schemas.tables import TABLES
-from tests.smallest_run import ROOT, command, environment
+from tests.worlds.smallest_run import ROOT, command, environment
 
 README = ROOT / "README.md"
 

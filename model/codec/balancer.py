@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.codec.configuration import BalancerConfig
+from model.codec.config import BalancerConfig
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from model.codec.coder import CodecNetwork, Coder, Margins
 from model.codec.dac import dac_coder
 from model.codec.encodec import encodec_coder
 from model.codec.mimi import mimi_coder
-from model.codec.ready import for_inference
+from model.kernels.codec.inference import for_inference
 
 WINDOW_SECONDS = 30.0
 """Length of a window, where the margins of the codec are not so wide that most of it would be thrown away."""
@@ -56,7 +56,7 @@ class Codec:
     Args:
         network: trained, as `from_pretrained` of its class gives it; it is changed in place (plain weights, no
             gradients) and moved to `device`. On a CPU a copy that shares its weights is made ready for inference
-            (`model.codec.ready`), and changes of the network's weights after that may not reach it.
+            (`model.kernels.codec.inference`), and changes of the network's weights after that may not reach it.
         codebooks: how many levels to use; None takes all that the network has.
 
     Raises:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from model.codec.configuration import (
+from model.codec.config import (
     AdversarialConfig,
     PeriodDiscriminatorConfig,
     ScaleDiscriminatorConfig,

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.codec.configuration import CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
+from model.codec.config import CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
 
 
 class MelSpectrogram(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
 
-from model.codec.configuration import CodecConfig
+from model.codec.config import CodecConfig
 
 
 def new_network(config: CodecConfig, seed: int) -> EncodecModel:

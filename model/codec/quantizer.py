@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.encodec.modeling_encodec import EncodecEuclideanCodebook, EncodecResidualVectorQuantizer
 
-from model.codec.configuration import QuantizerConfig
+from model.codec.config import QuantizerConfig
 
 
 @dataclass(frozen=True)

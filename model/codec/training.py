@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from transformers import EncodecModel
 
-from model.codec.adversary import Adversary
+from model.codec.adversarial import Adversary
 from model.codec.balancer import Balancer, weighted_sum
-from model.codec.configuration import CodecTrainingConfig
+from model.codec.config import CodecTrainingConfig
 from model.codec.losses import Reconstruction
 from model.codec.network import fold_weight_norm, scale_activations, with_weight_norm
 from model.codec.precision import in_precision
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
-from model.training import Optimization, step_seed
+from model.optim.train_state import Optimization, step_seed
 
 JUDGES, TURN = 1, 2
 """What a draw is for, beside those of the codebooks; part of its seed."""

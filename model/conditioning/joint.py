@@ -15,9 +15,9 @@ from transformers import EncodecConfig
 from transformers.models.encodec.modeling_encodec import EncodecResidualVectorQuantizer
 
 from model.codec.quantizer import codebooks_of, start_codebooks, train_quantizer
-from model.conditioning.configuration import ClapConfig, JointQuantizerConfig
+from model.conditioning.config import ClapConfig, JointQuantizerConfig
 from model.conditioning.prepared import PreparedVectors, project
-from model.language_model import Condition
+from model.lm.language_model import Condition
 
 START_VECTORS_AN_ENTRY = 10
 """Embeddings for each entry of a codebook that its start looks at; more would only take longer."""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from model.conditioning.configuration import LabelConfig, WordsConfig
+from model.conditioning.config import LabelConfig, WordsConfig
 from model.conditioning.prepared import PreparedTokens, project
-from model.language_model import Condition
+from model.lm.language_model import Condition
 
 PADDING = 0
 """Row of what is absent. The hash gives it to some text as well: only the mask tells them apart."""

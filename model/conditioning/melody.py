@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.chroma import PITCH_CLASSES, one_hot
-from model.conditioning.configuration import ChromaConfig
+from model.conditioning.config import ChromaConfig
 from model.conditioning.prepared import PreparedVectors, project
-from model.language_model import Condition
+from model.lm.language_model import Condition
 
 
 class ChromaConditioner(nn.Module):

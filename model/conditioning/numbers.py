@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.conditioning.configuration import NumberConfig
+from model.conditioning.config import NumberConfig
 from model.conditioning.prepared import PreparedVectors, project
-from model.language_model import Condition
+from model.lm.language_model import Condition
 
 
 def waves(numbers: Float[Tensor, "B"], config: NumberConfig) -> Float[Tensor, "B E"]:

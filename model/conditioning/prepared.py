@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from model.language_model import Condition
+from model.lm.language_model import Condition
 
 
 @dataclass(frozen=True, eq=False)

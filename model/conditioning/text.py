@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from model.conditioning.configuration import TextConfig
+from model.conditioning.config import TextConfig
 from model.conditioning.prepared import PreparedTokens, project
-from model.language_model import Condition
+from model.lm.language_model import Condition
 
 
 class TextConditioner(nn.Module):

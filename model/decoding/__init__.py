@@ -7,7 +7,7 @@ as one graph (`fixed` and `graphs`, on CUDA)."""
 
 from model.decoding.engine import Resources, complete
 from model.decoding.memory import MemoryPlan
-from model.decoding.tasks import UNKNOWN, Drawing, GenerationStoppedError, Pass, Task
+from model.decoding.sequences import UNKNOWN, Drawing, GenerationStoppedError, Pass, Task
 
 __all__ = [
     "UNKNOWN",

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from model.configuration import Precision
-from model.decoding.exact import ExactSteps
-from model.decoding.fixed import FixedSteps
+from model.decoding.dynamic_shapes import ExactSteps
 from model.decoding.graphs import CapturedSteps
 from model.decoding.memory import MOST_SLOTS, MemoryPlan, plan_memory
-from model.decoding.tasks import GenerationStoppedError, Slot, Task
-from model.language_model import LanguageModel
-from model.packing import for_decoding
+from model.decoding.sequences import GenerationStoppedError, Slot, Task
+from model.decoding.static_shapes import FixedSteps
+from model.kernels.inference import for_decoding
+from model.lm.config import Precision
+from model.lm.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)

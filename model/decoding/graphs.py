@@ -2,7 +2,7 @@
 than its kernel takes the device (CUDA C++ Programming Guide, "CUDA Graphs"; torch.cuda.graph).
 
 A graph replays the very kernels on the very addresses that it was captured with, so it is for steps that read and write
-tensors in place and look at no value (`model.decoding.fixed`).
+tensors in place and look at no value (`model.decoding.static_shapes`).
 """
 
 from collections import Counter

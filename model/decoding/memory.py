@@ -10,18 +10,18 @@ from dataclasses import dataclass
 
 import torch
 
-from model.configuration import LanguageModelConfig, Precision
-from model.decoding.drawing import largest_top_k
-from model.decoding.fixed import filled_up
-from model.decoding.tasks import Task
-from model.language_model import LanguageModel
-from model.packing import packed_bytes
+from model.decoding.sampling_batch import largest_top_k
+from model.decoding.sequences import Task
+from model.decoding.static_shapes import filled_up
+from model.kernels.inference import packed_bytes
+from model.lm.config import LanguageModelConfig, Precision
+from model.lm.language_model import LanguageModel
 
 SHARE = 0.9
 """Of the free memory that a plan takes at most: allocators round up, and others need some too."""
 MOST_SLOTS = {"cpu": 8, "cuda": 128}
 """Sequences that are decoded together at most, by device. On a CPU more are no faster, and the numbers of rows that are
-seen to leave a row's bits as they are end there (`model.matrices`)."""
+seen to leave a row's bits as they are end there (`model.kernels.packed_linear`)."""
 
 
 @dataclass(frozen=True)

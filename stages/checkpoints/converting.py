@@ -11,10 +11,10 @@ from pathlib import Path
 from model.codec.codec import coder_of
 from schemas import Store, WeightsRef
 from schemas.weights import LocalWeights
-from stages.checkpoints.folder import TrainedModel, save_checkpoint
+from stages.checkpoints.codecs import SHORT, codec_facts, codes_of_model, network_of
 from stages.checkpoints.forms import Form, form_of
 from stages.checkpoints.loading import load_checkpoint
-from stages.codecs import SHORT, codec_facts, codes_of_model, network_of
+from stages.checkpoints.native import TrainedModel, save_checkpoint
 
 Find = Callable[[WeightsRef], LocalWeights]
 """Finds weights by name (`WeightsLibrary.get`)."""
@@ -57,11 +57,11 @@ def convert(folder: Path, destination: Path, form: Form, weights: Find, codec: W
             facts = trained.facts.model_copy(update={"text_encoder": None})
             save_checkpoint(new, trained.model, facts, trained.codec)
         elif form == "hf":
-            from stages.checkpoints.hugging_face import write_hugging_face
+            from stages.checkpoints.huggingface.checkpoint import write_hugging_face
 
             write_hugging_face(trained, new)
         else:
-            from stages.checkpoints.audiocraft import write_audiocraft
+            from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
 
             write_audiocraft(trained, new)
     parameters = sum(value.numel() for value in trained.model.parameters())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from model.conditioning.configuration import MusicModelConfig
+from model.conditioning.config import MusicModelConfig
 from schemas import Config
 
 CONFIG = "config.json"

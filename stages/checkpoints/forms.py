@@ -53,8 +53,8 @@ def conditions_of(folder: Path) -> tuple[str, ...]:
     """
     form = form_of(folder)
     if form == "audiocraft":  # which says it in the file of the weights alone, and so needs torch
-        from stages.checkpoints.audiocraft_conditions import read_conditioners
-        from stages.checkpoints.audiocraft_package import read_settings
+        from stages.checkpoints.audiocraft.conditions import read_conditioners
+        from stages.checkpoints.audiocraft.package import read_settings
 
         return tuple(read_conditioners(read_settings(folder / AUDIOCRAFT_FILES[0])).places)
     if form == "hf":

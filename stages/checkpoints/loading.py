@@ -7,8 +7,8 @@ import torch
 
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
-from stages.checkpoints.folder import TrainedModel, load_folder
 from stages.checkpoints.forms import form_of
+from stages.checkpoints.native import TrainedModel, load_folder
 
 
 def load_checkpoint(
@@ -28,11 +28,11 @@ def load_checkpoint(
     if form == "segue":
         return load_folder(folder, weights, device)
     if form == "hf":
-        from stages.checkpoints.hugging_face import read_hugging_face
+        from stages.checkpoints.huggingface.checkpoint import read_hugging_face
 
         trained = read_hugging_face(folder)
     else:
-        from stages.checkpoints.audiocraft import read_audiocraft
+        from stages.checkpoints.audiocraft.checkpoint import read_audiocraft
 
         trained = read_audiocraft(folder, weights)
     trained.model.to(device).eval()

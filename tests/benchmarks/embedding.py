@@ -36,7 +36,7 @@ from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages import chroma, clap, tokenize
 from stages.audio import encode_audio, read_audio, resample, to_mono
-from stages.contract import Context, Progress
+from stages.pipeline.contract import Context, Progress
 from tests.benchmarks.ingest import music
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, options

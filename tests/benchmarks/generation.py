@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import torch
 from transformers import MusicgenForConditionalGeneration
 
-from model.configuration import Precision
-from model.language_model import LanguageModel
+from model.lm.config import Precision
+from model.lm.language_model import LanguageModel
 from tests.benchmarks.limits import Limits, limits
 from tests.benchmarks.peer import GUIDANCE, TEXT_LENGTH, Run, generate_ours, generate_theirs, peers
 from tests.benchmarks.quality import as_table, qualities

@@ -40,11 +40,11 @@ from stages.audio.identity import track_identity
 from stages.audio.loudness import measure as measure_loudness
 from stages.audio.reading import read_audio
 from stages.audio.writing import encode_audio
-from stages.contract import Context
-from stages.intake.examination import Limits, examine
-from stages.metadata.tags import read_tags
-from stages.planning import EVERYTHING, Step
-from stages.runner import run_job
+from stages.ingest.metadata.tags import read_tags
+from stages.ingest.probe import Limits, examine
+from stages.pipeline.contract import Context
+from stages.pipeline.planning import EVERYTHING, Step
+from stages.pipeline.runner import run_job
 from tests.benchmarks.bare_loop import RATE
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, options

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.utilisation import matmul_rate
+from model.optim.mfu import matmul_rate
 from tests.benchmarks.timing import wall_clock
 
 READ_BYTES = {"cpu": 2**28, "cuda": 2**32}

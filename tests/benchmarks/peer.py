@@ -14,11 +14,11 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
-from model.configuration import LanguageModelConfig, Precision
-from model.generation import GenerationRequest, generate_conditioned
-from model.hugging_face_names import from_hugging_face
-from model.language_model import Condition, LanguageModel
+from model.decoding.generation import GenerationRequest, generate_conditioned
+from model.lm.config import LanguageModelConfig, Precision
+from model.lm.language_model import Condition, LanguageModel
 from model.music_model import Attributes
+from stages.checkpoints.huggingface.names import from_hugging_face
 from tests.benchmarks.timing import Clock
 
 GUIDANCE = 3.0

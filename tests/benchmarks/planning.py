@@ -21,9 +21,9 @@ from schemas.content import row_keys
 from schemas.identity import keys_digest
 from schemas.table import Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.intake.ledger import Ledger, split_of
-from stages.intake.listing import list_source
-from stages.planning import Chain, plan_chain
+from stages.ingest.index import Ledger, split_of
+from stages.ingest.listing import list_source
+from stages.pipeline.planning import Chain, plan_chain
 from tests.benchmarks.machine import peak_megabytes
 from tests.benchmarks.results import Figure, Report
 from tests.benchmarks.running import alone, in_a_process, options

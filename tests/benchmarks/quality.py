@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.configuration import Precision
-from model.language_model import LanguageModel
-from model.packing import for_decoding
+from model.kernels.inference import for_decoding
+from model.lm.config import Precision
+from model.lm.language_model import LanguageModel
 from tests.benchmarks.peer import GUIDANCE, both_ways, descriptions, generate_ours
 from tests.benchmarks.results import table
 

@@ -21,13 +21,13 @@ import torch
 from flows.recipe import Recipe
 from schemas import Settings, Store
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.planning import Chain, plan_chain
-from stages.runner import run_stage
+from stages.pipeline.planning import Chain, plan_chain
+from stages.pipeline.runner import run_stage
 from tests.benchmarks.ingest import make_file, processors_time
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, in_a_process, options
-from tests.stages.tiny_codec import codec_folder
-from tests.stages.world_of_sound import save_clap, save_separator
+from tests.worlds.tiny_codec import codec_folder
+from tests.worlds.world_of_sound import save_clap, save_separator
 
 STAGES = {"ingest": TRACKS, "chroma": CHROMA, "clap": CLAP, "tokenize": TOKENS}
 SHARD_SIZE, LONGEST = 128, 3.0
@@ -55,9 +55,9 @@ def load_all(root: Path) -> None:
     """Import what the stages do their work with, and load each model once."""
     import pyarrow.acero  # noqa: F401  sorting a table imports it
 
-    from stages.codecs import load_codec
-    from stages.joint_embedding import load_joint_embedder
-    from stages.stems import load_separator
+    from stages.checkpoints.codecs import load_codec
+    from stages.networks.clap import load_joint_embedder
+    from stages.networks.demucs import load_separator
 
     chain = chain_of(root)
     load_separator(chain.library.get(chain.steps["chroma"].config.separator), "cpu")  # type: ignore[attr-defined]

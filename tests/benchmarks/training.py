@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
-from model.conditioning.configuration import ChromaConfig, MusicModelConfig
-from model.configuration import LanguageModelConfig
-from model.hugging_face_names import to_hugging_face
-from model.learning import OptimizationConfig
+from model.conditioning.config import ChromaConfig, MusicModelConfig
+from model.lm.config import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from model.objective import Batch, Objective, Part, Precision, accumulate_gradients
-from model.training import Optimization
-from model.utilisation import training_flops
+from model.optim.config import OptimizationConfig
+from model.optim.mfu import training_flops
+from model.optim.train_state import Optimization
+from stages.checkpoints.huggingface.names import to_hugging_face
 from tests.benchmarks.limits import limits
 from tests.benchmarks.results import Figure, Report
 from tests.benchmarks.running import alone, options

@@ -13,9 +13,9 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State
 
-from tests.flows.command_line import make_recordings
-from tests.flows.deploying import PREFECT, PROJECT, deploy, worker
-from tests.flows.processes import family
+from tests.worlds.command_line import make_recordings
+from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
+from tests.worlds.processes import family
 
 ROOT = Path(__file__).resolve().parents[2]
 AUTOMATION = yaml.safe_load((ROOT / "flows" / "automations.yaml").read_text())

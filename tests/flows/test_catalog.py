@@ -15,10 +15,10 @@ import pytest
 from flows.tasks import Job
 from schemas import Settings, Store
 from schemas.database import query
-from stages.contract import Context, Progress
-from stages.planning import Chain, Step
-from stages.runner import StageFailed
-from tests.flows import tiny_flow, tiny_mapping
+from stages.pipeline.contract import Context, Progress
+from stages.pipeline.planning import Chain, Step
+from stages.pipeline.runner import StageFailed
+from tests.worlds import tiny_flow, tiny_mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,7 +43,7 @@ def task_runs(flow_run_name):
 
 def in_own_process(settings, **others):
     """The words of a command that runs the tiny flow."""
-    return [sys.executable, "-m", "tests.flows.tiny_flow", settings.store, settings.source, json.dumps(others)]
+    return [sys.executable, "-m", "tests.worlds.tiny_flow", settings.store, settings.source, json.dumps(others)]
 
 
 def settings_file(settings, name):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from flows.cli import run_command
-from tests.flows.command_line import ROOT, make_recordings, segue
+from tests.worlds.command_line import ROOT, make_recordings, segue
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recor
     from flows.recipe import Recipe
     from schemas import Settings
     from schemas.tables import TRACKS
-    from stages.planning import Chain
+    from stages.pipeline.planning import Chain
 
     settings = Settings(store=str(tmp_path / "store"), source=str(recordings))
     chain = Chain(Recipe().steps(settings.source), settings)

@@ -10,14 +10,14 @@ from transformers import DacConfig, MimiConfig
 from flows.recipe import Recipe
 from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
+from stages.checkpoints.codecs import load_codec
 from stages.checkpoints.loading import load_checkpoint
-from stages.codecs import load_codec
-from stages.runner import StageFailed
-from tests.flows import melody_world
-from tests.flows.melody_world import PROMPT_SECONDS, SECONDS, STAGES, continued, filled_store, melody_recipe, rows_of
-from tests.model.codec.small_codecs import CARDINALITY, HOPS, LEVELS, RATE, small_codec
-from tests.stages.checkpoints.small_checkpoint import refuse
-from tests.stages.codec_world import piece
+from stages.pipeline.runner import StageFailed
+from tests.worlds import melody_world
+from tests.worlds.codec_world import piece
+from tests.worlds.melody_world import PROMPT_SECONDS, SECONDS, STAGES, continued, filled_store, melody_recipe, rows_of
+from tests.worlds.small_checkpoint import refuse
+from tests.worlds.small_codecs import CARDINALITY, HOPS, LEVELS, RATE, small_codec
 
 
 def recipe(folder: Path, kind: str, codebooks: int = LEVELS) -> Recipe:

@@ -6,8 +6,8 @@ import pytest
 
 from schemas import Store
 from schemas.database import query
-from tests.flows.command_line import make_recordings
-from tests.flows.deploying import PREFECT, PROJECT, deploy, worker
+from tests.worlds.command_line import make_recordings
+from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
 
 DEPLOYMENTS = PROJECT["deployments"]
 TRAINING = {"catalog", "train", "train_codec", "demo_models"}

@@ -9,7 +9,7 @@ import pytest
 
 from flows.failures import is_fault, is_transient, tell
 from schemas.weights import MissingWeights
-from stages.runner import StageFailed
+from stages.pipeline.runner import StageFailed
 
 
 class ClientError(Exception):

@@ -11,12 +11,12 @@ from flows.recipe import Recipe
 from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
 from schemas.database import query
+from stages.checkpoints.codecs import load_codec
 from stages.checkpoints.converting import convert
 from stages.checkpoints.forms import Form
-from stages.codecs import load_codec
-from tests.stages.checkpoints.small_checkpoint import find, small_checkpoint
-from tests.stages.codec_world import piece
-from tests.stages.tiny_codec import SAMPLE_RATE
+from tests.worlds.codec_world import piece
+from tests.worlds.small_checkpoint import find, small_checkpoint
+from tests.worlds.tiny_codec import SAMPLE_RATE
 
 
 def settings_in(folder: Path) -> Settings:

@@ -5,8 +5,8 @@ from transformers import EncodecConfig, MusicgenConfig, MusicgenMelodyConfig, T5
 
 from flows.presets import PRESETS
 from flows.recipe import Recipe
-from stages.checkpoints.hugging_face_configuration import model_configuration
-from stages.training.initial_model import check_same_model
+from stages.checkpoints.huggingface.configuration import model_configuration
+from stages.train.initial_model import check_same_model
 
 SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32), "melody": (1536, 48, 24)}
 """Width, layers and heads of facebook/musicgen-<name>, stereo ones included (their config.json)."""

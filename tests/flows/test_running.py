@@ -7,10 +7,10 @@ import pytest
 from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
 from schemas.database import query
-from stages.contract import Stopped
-from stages.planning import Chain, Step, plan_chain
-from stages.runner import StageFailed
-from tests.flows import tiny_mapping, tiny_source
+from stages.pipeline.contract import Stopped
+from stages.pipeline.planning import Chain, Step, plan_chain
+from stages.pipeline.runner import StageFailed
+from tests.worlds import tiny_mapping, tiny_source
 
 STEPS = [Step("ingest", tiny_source, tiny_source.Config()), Step("chroma", tiny_mapping, tiny_mapping.Config())]
 

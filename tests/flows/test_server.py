@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.flows.command_line import make_recordings, segue
-from tests.flows.processes import Process, processes
+from tests.worlds.command_line import make_recordings, segue
+from tests.worlds.processes import Process, processes
 
 GONE_SECONDS = 10.0
 """By when nothing of a killed run may be left, on a machine that has other work."""

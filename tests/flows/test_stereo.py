@@ -9,10 +9,11 @@ import torch
 
 from flows.cli import run_command
 from schemas import Store
-from stages.checkpoints.folder import load_encodec
+from stages.checkpoints.codecs import load_codec
 from stages.checkpoints.loading import load_checkpoint
-from stages.codecs import load_codec
-from tests.flows.melody_world import (
+from stages.checkpoints.native import load_encodec
+from tests.worlds.codec_world import piece
+from tests.worlds.melody_world import (
     PROMPT_SECONDS,
     SECONDS,
     continued,
@@ -21,9 +22,8 @@ from tests.flows.melody_world import (
     rows_of,
     settings_of,
 )
-from tests.stages.checkpoints.small_checkpoint import refuse
-from tests.stages.codec_world import piece
-from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
+from tests.worlds.small_checkpoint import refuse
+from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
 
 def listening_codec(folder: Path) -> Path:

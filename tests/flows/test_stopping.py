@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from flows.stopping import GRACE_SECONDS, STOPPED
-from tests.flows.command_line import make_recordings, segue
-from tests.flows.processes import processes
+from tests.worlds.command_line import make_recordings, segue
+from tests.worlds.processes import processes
 
 
 def started(process: subprocess.Popen[str]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.conditioning.configuration import CONDITIONS
+from model.conditioning.config import CONDITIONS
 from model.music_model import Attributes, drop_attributes, drop_conditions
-from tests.model.oracles import read_pack
-from tests.model.tiny_model import melody
+from tests.worlds.oracles import read_pack
+from tests.worlds.tiny_model import melody
 
 FULL = Attributes(
     "calm piano", melody(0, 4, 7), torch.ones(8), {"genre": "jazz", "keywords": "slow", "bpm": 92.0, "seconds": 30}

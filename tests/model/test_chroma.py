@@ -8,7 +8,7 @@ import torch
 
 from model import chroma as chroma_module
 from model.chroma import chroma, chroma_filters, one_hot
-from tests.model.oracles import Pack, read_pack
+from tests.worlds.oracles import Pack, read_pack
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import Tensor
 
-from model.conditioning.configuration import MusicModelConfig
-from model.generation import GenerationRequest, generate, generate_conditioned
+from model.conditioning.config import MusicModelConfig
+from model.decoding.generation import GenerationRequest, generate, generate_conditioned
 from model.guidance import GuidanceForm, condition_passes, guide
 from model.music_model import Attributes, MusicModel
-from tests.model.tiny_model import CLAP_WIDTH, config, melody, music_model
+from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model
 
 FORMS: list[GuidanceForm] = ["one_pass", "two_pass"]
 EVERYTHING = Attributes("calm piano", melody(0, 4, 7), torch.ones(CLAP_WIDTH))

@@ -4,10 +4,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.conditioning.configuration import ClapConfig, MusicModelConfig
-from model.language_model import LanguageModelConfig
+from model.conditioning.config import ClapConfig, MusicModelConfig
+from model.lm.language_model import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
-from tests.model.tiny_model import (
+from tests.worlds.tiny_model import (
     CLAP_WIDTH,
     config,
     melody,

@@ -8,12 +8,12 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.learning import OptimizationConfig
 from model.objective import Batch, Objective, accumulate_gradients
-from model.training import Optimization
-from tests.model.conditioning.every_condition import ITEMS, config, music_model
-from tests.model.steps import parts_of
-from tests.model.tiny_model import random_codes
+from model.optim.config import OptimizationConfig
+from model.optim.train_state import Optimization
+from tests.worlds.every_condition import ITEMS, config, music_model
+from tests.worlds.steps import parts_of
+from tests.worlds.tiny_model import random_codes
 
 
 class NoWaiting(TorchDispatchMode):

@@ -8,9 +8,9 @@ from s3fs import S3FileSystem
 from schemas import Settings, Store
 from schemas.database import query
 from schemas.tables import CHROMA, TRACKS
-from stages.planning import Chain, Step
-from stages.runner import run_stage
-from tests.stages.tiny_stages import Knobs, contents, make_mapping, make_source
+from stages.pipeline.planning import Chain, Step
+from stages.pipeline.runner import run_stage
+from tests.worlds.tiny_stages import Knobs, contents, make_mapping, make_source
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import pytest
 
-from tests.smallest_run import ROOT
+from tests.worlds.smallest_run import ROOT
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

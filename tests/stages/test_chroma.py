@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from transformers import MusicgenMelodyFeatureExtractor
 
 from model.chroma import one_hot
-from model.synthesis import compose
-from model.synthesis.rendering import render
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages import chroma
-from stages.stems import Separator, load_separator, melody_chroma
-from tests.stages.world_of_sound import make_context, save_separator, tracks_of, write_sound
+from stages.demo.synthesis import compose
+from stages.demo.synthesis.rendering import render
+from stages.networks.demucs import Separator, load_separator, melody_chroma
+from tests.worlds.world_of_sound import make_context, save_separator, tracks_of, write_sound
 
 
 @pytest.fixture(scope="module")

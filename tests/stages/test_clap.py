@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from model.synthesis import compose
-from model.synthesis.rendering import render
 from schemas import WeightsRef
 from stages import clap
-from tests.stages.world_of_sound import make_context, save_clap, tracks_of, write_sound
+from stages.demo.synthesis import compose
+from stages.demo.synthesis.rendering import render
+from tests.worlds.world_of_sound import make_context, save_clap, tracks_of, write_sound
 
 
 @pytest.fixture(scope="module")

@@ -19,12 +19,12 @@ from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from schemas.weights import WeightsLibrary
 from stages import decode
 from stages.audio import measure
-from stages.codecs import load_codec
-from stages.contract import Context, Stopped
+from stages.checkpoints.codecs import load_codec
 from stages.decode import Config
-from stages.planning import Step
-from stages.runner import StageFailed, run_stage
-from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
+from stages.pipeline.contract import Context, Stopped
+from stages.pipeline.planning import Step
+from stages.pipeline.runner import StageFailed, run_stage
+from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
 SECONDS = (1.0, 1.013, 2.5, 0.3)
 HOSTILE = "../../x\"><script>alert(1)</script> '; DROP TABLE clips; --"

@@ -17,12 +17,12 @@ from schemas.records import REJECTS
 from schemas.tables import TOKENS, TRACKS
 from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono
-from stages.codecs import load_codec
-from stages.planning import Step
-from stages.runner import StageFailed, run_stage
+from stages.checkpoints.codecs import load_codec
+from stages.pipeline.planning import Step
+from stages.pipeline.runner import StageFailed, run_stage
 from stages.tokenize import Config
-from tests.stages.codec_world import RowsChain, piece, recipe, tokens_of, track, tracks
-from tests.stages.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, HOP, SAMPLE_RATE, codec_folder
+from tests.worlds.codec_world import RowsChain, piece, recipe, tokens_of, track, tracks
+from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, HOP, SAMPLE_RATE, codec_folder
 
 
 def config(tmp_path: Path, **changes: object) -> Config:

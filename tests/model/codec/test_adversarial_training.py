@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.codec.codec import Codec
-from model.codec.configuration import (
+from model.codec.config import (
     AdversarialConfig,
     BalancerConfig,
     CodecConfig,
@@ -19,10 +19,10 @@ from model.codec.configuration import (
     SpectrogramDiscriminatorConfig,
     StftLossConfig,
 )
-from model.codec.judging import judge
+from model.codec.evaluation import judge
 from model.codec.network import new_network
 from model.codec.training import CodecTraining
-from model.learning import OptimizationConfig
+from model.optim.config import OptimizationConfig
 from tests.model.codec.test_training import NETWORK, equal, tones
 
 JUDGES = AdversarialConfig(

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from model.codec.balancer import Balancer, weighted_sum
-from model.codec.configuration import BalancerConfig
-from tests.model.oracles import Pack, read_pack
+from model.codec.config import BalancerConfig
+from tests.worlds.oracles import Pack, read_pack
 
 WEIGHTS = {"loud": 1.0, "quiet": 3.0}
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import EncodecConfig, EncodecModel
 
 from model.codec.codec import Codec
-from model.codec.configuration import CodecConfig
+from model.codec.config import CodecConfig
 from model.codec.network import fold_weight_norm, new_network, scale_activations
-from tests.model.codec.small_codecs import sound
+from tests.worlds.small_codecs import sound
 
 NETWORK = CodecConfig(
     sample_rate=8_000, filters=4, ratios=(4, 5, 4), width=16, lstm_layers=1, codebooks=3, cardinality=16

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.codec.codec import Codec, codebook_identity
 from model.codec.stereo import StereoCodec
-from tests.model.codec.small_codecs import (
+from tests.worlds.small_codecs import (
     CARDINALITY,
     HOPS,
     LEVELS,

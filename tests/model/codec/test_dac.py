@@ -7,7 +7,7 @@ import torch
 
 from model.codec.codec import Codec, coder_of
 from model.codec.dac import reach
-from tests.model.codec.small_codecs import small_dac, sound
+from tests.worlds.small_codecs import small_dac, sound
 
 
 def test_an_odd_stride_costs_the_end_of_a_sound_a_few_samples_and_moves_none() -> None:

@@ -7,14 +7,14 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from model.codec.configuration import (
+from model.codec.config import (
     AdversarialConfig,
     PeriodDiscriminatorConfig,
     ScaleDiscriminatorConfig,
     SpectrogramDiscriminatorConfig,
 )
 from model.codec.discriminators import Discriminators
-from tests.model.codec.judges import convolutions, discriminator_pack, fill, settings
+from tests.worlds.discriminators import convolutions, discriminator_pack, fill, settings
 
 SMALL = AdversarialConfig(
     spectrogram=SpectrogramDiscriminatorConfig(filters=4, ffts=(64, 32), hops=(16, 8), windows=(64, 32)),

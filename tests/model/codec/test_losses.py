@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.codec.configuration import CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
+from model.codec.config import CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
 from model.codec.losses import (
     MelSpectrogram,
     MultiResolutionStftLoss,

@@ -8,7 +8,7 @@ from transformers import MimiConfig, MimiModel
 
 from model.codec.codec import Codec, coder_of
 from model.codec.coder import CodecNetwork
-from tests.model.codec.small_codecs import small_mimi, sound
+from tests.worlds.small_codecs import small_mimi, sound
 
 
 def test_mimi_has_the_published_frames_codebooks_and_margins() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import EncodecConfig
 from transformers.models.encodec.modeling_encodec import EncodecResidualVectorQuantizer
 
-from model.codec.configuration import QuantizerConfig
+from model.codec.config import QuantizerConfig
 from model.codec.quantizer import codebooks_of, kmeans, nearest, start_codebooks, train_quantizer
 
 BUFFERS = ("cluster_size", "embed", "embed_avg")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.codec.judging import judge_scalar
+from model.codec.evaluation import judge_scalar
 from model.codec.losses import si_snr
 from model.codec.scalar import MU, ScalarCoded, quantise, scalar_coded
 

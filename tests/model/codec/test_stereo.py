@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from model.codec.codec import Codec, codebook_identity
-from model.codec.configuration import CodecConfig
+from model.codec.config import CodecConfig
 from model.codec.stereo import Sides, StereoCodec, interleave, part
-from tests.model.codec.small_codecs import sound
 from tests.model.codec.test_codec import network
-from tests.model.oracles import read_pack
+from tests.worlds.oracles import read_pack
+from tests.worlds.small_codecs import sound
 
 
 @pytest.fixture(scope="module")

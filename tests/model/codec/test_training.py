@@ -9,11 +9,11 @@ from torch import Tensor
 from transformers import EncodecModel
 
 from model.codec.codec import Codec
-from model.codec.configuration import CodecConfig, CodecTrainingConfig, QuantizerConfig, SpectralLossConfig
-from model.codec.judging import judge
+from model.codec.config import CodecConfig, CodecTrainingConfig, QuantizerConfig, SpectralLossConfig
+from model.codec.evaluation import judge
 from model.codec.network import fold_weight_norm, new_network, scale_activations
 from model.codec.training import CodecTraining
-from model.training import OptimizationConfig, step_seed
+from model.optim.train_state import OptimizationConfig, step_seed
 
 NETWORK = CodecConfig(
     sample_rate=8_000, filters=4, ratios=(4, 5, 4), width=16, lstm_layers=1, codebooks=3, cardinality=16

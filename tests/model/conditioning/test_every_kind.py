@@ -10,12 +10,12 @@ import torch
 from pydantic import ValidationError
 
 from model.chroma import chroma
-from model.conditioning.configuration import CONDITIONS
+from model.conditioning.config import CONDITIONS
 from model.music_model import Attributes
 from schemas.tables import CHROMA, CLAP, TRACKS
-from tests.model.conditioning.every_condition import ITEMS, config, embeddings, everything, music_model
-from tests.model.oracles import read_pack
-from tests.model.tiny_model import melody, random_codes
+from tests.worlds.every_condition import ITEMS, config, embeddings, everything, music_model
+from tests.worlds.oracles import read_pack
+from tests.worlds.tiny_model import melody, random_codes
 
 
 @pytest.mark.parametrize("quantized", [False, True])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.codec.configuration import QuantizerConfig
+from model.codec.config import QuantizerConfig
 from model.codec.quantizer import codebooks_of
-from model.conditioning.configuration import ClapConfig, JointQuantizerConfig
+from model.conditioning.config import ClapConfig, JointQuantizerConfig
 from model.conditioning.joint import ClapConditioner
-from tests.model.oracles import Pack, read_pack
+from tests.worlds.oracles import Pack, read_pack
 
 WIDTH, ENTRIES = 6, 8
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.conditioning.configuration import LabelConfig, MusicModelConfig, WordsConfig
+from model.conditioning.config import LabelConfig, MusicModelConfig, WordsConfig
 from model.conditioning.labels import TableConditioner, table_row, words
-from tests.model.oracles import Pack, read_pack
+from tests.worlds.oracles import Pack, read_pack
 
 
 def _conditioner(pack: Pack, kind: type[LabelConfig] | type[WordsConfig]) -> TableConditioner:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.conditioning.configuration import ChromaConfig, MusicModelConfig
+from model.conditioning.config import ChromaConfig, MusicModelConfig
 from model.conditioning.melody import ChromaConditioner
-from tests.model.oracles import Pack, read_pack
-from tests.model.tiny_model import melody
+from tests.worlds.oracles import Pack, read_pack
+from tests.worlds.tiny_model import melody
 
 
 def _conditioner(pack: Pack, match_length: bool) -> ChromaConditioner:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, strategies
 from pydantic import ValidationError
 
-from model.conditioning.configuration import NumberConfig
+from model.conditioning.config import NumberConfig
 from model.conditioning.numbers import NumberConditioner, waves
 
 TEMPO = NumberConfig(lowest=40.0, highest=240.0)

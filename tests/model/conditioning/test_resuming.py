@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from model.learning import OptimizationConfig
 from model.music_model import Attributes, MusicModel, drop_attributes, drop_conditions
 from model.objective import Batch, Objective, accumulate_gradients
-from model.training import Optimization, step_seed
-from tests.model.conditioning.every_condition import config, everything, music_model
-from tests.model.steps import parts_of
-from tests.model.tiny_model import random_codes
+from model.optim.config import OptimizationConfig
+from model.optim.train_state import Optimization, step_seed
+from tests.worlds.every_condition import config, everything, music_model
+from tests.worlds.steps import parts_of
+from tests.worlds.tiny_model import random_codes
 
 STEPS = 12
 OPTIMIZATION = OptimizationConfig(steps=STEPS, warmup_steps=2, learning_rate=1e-2, ema_interval=1, precision="float32")

@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from model.conditioning.configuration import TextConfig
+from model.conditioning.config import TextConfig
 from model.conditioning.text import TextConditioner
-from tests.model.oracles import Pack, read_pack
-from tests.model.tiny_model import text_encoder, tokenizer
+from tests.worlds.oracles import Pack, read_pack
+from tests.worlds.tiny_model import text_encoder, tokenizer
 
 
 def _text_conditioner(pack: Pack) -> TextConditioner:

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.conditioning.configuration import ChromaConfig
-from model.decoding import drawing, exact
+from model.conditioning.config import ChromaConfig
+from model.decoding import dynamic_shapes, sampling_batch
+from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import MOST_SLOTS
-from model.generation import GenerationRequest, generate
 from model.guidance import GuidanceForm
 from model.music_model import Attributes, MusicModel
-from tests.model.generation_requests import assert_alike_in_any_company, mixed_requests
-from tests.model.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
+from tests.worlds.generation_requests import assert_alike_in_any_company, mixed_requests
+from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 ROOT = Path(__file__).resolve().parents[3]
 STEREO = {"codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3)}
@@ -33,14 +33,14 @@ def _logits_of_each_step(
     The rows of those that are finished fall away from the end, and are filled up with zeros.
     """
     seen = []
-    plain = drawing.next_code_probabilities
+    plain = sampling_batch.next_code_probabilities
 
     def listen(logits: torch.Tensor, *settings: torch.Tensor) -> torch.Tensor:
         seen.append(logits.clone())
         return plain(logits, *settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(drawing, "next_code_probabilities", listen)
+        patch.setattr(sampling_batch, "next_code_probabilities", listen)
         generate(model, requests)
     return torch.nn.utils.rnn.pad_sequence(seen, batch_first=True)
 
@@ -94,9 +94,9 @@ def test_not_a_bit_of_a_logit_depends_on_batch_mates_where_there_are_two_threads
 
 def test_a_request_has_the_same_tokens_after_a_restart() -> None:
     program = (
-        "from model.generation import generate\n"
-        "from tests.model.generation_requests import mixed_requests\n"
-        "from tests.model.tiny_model import music_model\n"
+        "from model.decoding.generation import generate\n"
+        "from tests.worlds.generation_requests import mixed_requests\n"
+        "from tests.worlds.tiny_model import music_model\n"
         "print([codes.tolist() for codes in generate(music_model(), mixed_requests()[2:4])])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -153,6 +153,6 @@ def test_the_cache_grows_with_what_is_in_it_and_the_codes_stay_those_of_one_that
 ) -> None:
     model, requests = music_model(), mixed_requests()[:5]
     roomy = generate(model, requests)
-    monkeypatch.setattr(exact, "BLOCK", 3)
+    monkeypatch.setattr(dynamic_shapes, "BLOCK", 3)
     grown = generate(model, requests)
     assert all(torch.equal(one, other) for one, other in zip(roomy, grown, strict=True))

@@ -9,19 +9,19 @@ from hypothesis import strategies as some
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from model.configuration import Precision
 from model.decoding import MemoryPlan, Resources, Task, complete
-from model.decoding.fixed import FixedSteps
+from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import MOST_SLOTS, SHARE, Needs, plan_memory
-from model.generation import GenerationRequest, generate
+from model.decoding.static_shapes import FixedSteps
 from model.guidance import answers
-from model.language_model import LanguageModel
-from model.matrices import counts_to_try
+from model.kernels.inference import for_decoding
+from model.kernels.packed_linear import counts_to_try
+from model.lm.config import Precision
+from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel
-from model.packing import for_decoding
-from tests.model.decoding.tasks_of import tasks_of
-from tests.model.generation_requests import mixed_requests
-from tests.model.tiny_model import config, melody, music_model, random_codes
+from tests.worlds.decoding_tasks import tasks_of
+from tests.worlds.generation_requests import mixed_requests
+from tests.worlds.tiny_model import config, melody, music_model, random_codes
 
 CARDINALITY = 300
 

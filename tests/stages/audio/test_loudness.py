@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stages.audio import Meter, measure, read_audio
-from tests.stages.recordings import RATE, tones
+from tests.worlds.recordings import RATE, tones
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000])

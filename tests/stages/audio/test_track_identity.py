@@ -12,7 +12,7 @@ from mutagen.mp4 import MP4
 
 from stages.audio import AudioError
 from stages.audio.identity import track_identity
-from tests.stages.recordings import encoded, encoded_by_ffmpeg, tones
+from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones
 
 FORMATS = {
     "wav": lambda sound: encoded("WAV", sound),

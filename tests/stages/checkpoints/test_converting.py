@@ -10,15 +10,15 @@ import torch
 
 from flows.cli import run_command
 from schemas import WeightsRef
+from stages.checkpoints.codecs import codes_of_model, load_codec, load_codec_of
 from stages.checkpoints.converting import convert
-from stages.checkpoints.folder import load_encodec
 from stages.checkpoints.forms import Form, form_of
 from stages.checkpoints.loading import load_checkpoint
-from stages.codecs import codes_of_model, load_codec, load_codec_of
-from tests.flows.command_line import segue
-from tests.stages.checkpoints.hugging_face_models import SHAPES, random_musicgen, save
-from tests.stages.checkpoints.small_checkpoint import find, refuse, same_weights, small_checkpoint
-from tests.stages.tiny_codec import codec_folder
+from stages.checkpoints.native import load_encodec
+from tests.worlds.command_line import segue
+from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.small_checkpoint import find, refuse, same_weights, small_checkpoint
+from tests.worlds.tiny_codec import codec_folder
 
 
 def test_an_own_checkpoint_converted_to_its_own_form_needs_nothing_else(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_what_is_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder"]
     child = os.fork()
     if child == 0:  # dies where the weights are written, as a kill would have it
-        import stages.checkpoints.folder as form
+        import stages.checkpoints.native as form
 
         form.save_file = lambda *_, **__: os._exit(9)
         convert(small.folder, tmp_path / "new", "segue", find)

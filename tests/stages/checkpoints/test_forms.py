@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stages.checkpoints.forms import conditions_of, form_of
-from tests.stages.checkpoints.audiocraft_files import written
-from tests.stages.checkpoints.small_checkpoint import small_checkpoint
+from tests.worlds.audiocraft_files import written
+from tests.worlds.small_checkpoint import small_checkpoint
 
 
 def folder_with(folder: Path, *names: str, **config: object) -> Path:

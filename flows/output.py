@@ -1,0 +1,153 @@
+"""What a person sees of a run: progress while it works, and tables at its end.
+
+A bar where there is a terminal; elsewhere plain lines at intervals, which a log file keeps readable.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table as Grid
+from rich.text import Text
+
+from stages.pipeline.contract import Progress
+from stages.pipeline.planning import Plan
+from stages.pipeline.runner import StageResult
+
+LINE_SECONDS = 10.0
+"""Time between two lines on one piece of work."""
+
+
+@dataclass
+class _Work:
+    """A piece of work that is going on."""
+
+    what: str
+    total: int
+    unit: str
+    done: int = 0
+    note: str = ""
+    bar: TaskID | None = None
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def rate(self) -> float:
+        return self.done / max(time.monotonic() - self.started, 1e-6)
+
+
+class BarProgress(Progress):
+    """Bars with rate and time left, one for each piece of work at once (each thread has its own)."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[reading]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._works: dict[int, _Work] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "BarProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        with self._lock:
+            before = self._works.get(threading.get_ident())
+            if before is not None and before.bar is not None:
+                self._bars.remove_task(before.bar)
+            bar = self._bars.add_task(what, total=total, reading=unit)
+            self._works[threading.get_ident()] = _Work(what, total, unit, bar=bar)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is None or work.bar is None:
+                return
+            work.done += count
+            reading = f"{work.unit}  {work.rate():.1f}/s  {note}".rstrip()
+            self._bars.update(work.bar, advance=count, reading=reading)
+
+
+class LineProgress(Progress):
+    """A line at the start and the end of each piece of work, and one every ten seconds between."""
+
+    def __init__(self, write: Callable[[str], object], seconds: float = LINE_SECONDS) -> None:
+        self._write = write
+        self._seconds = seconds
+        self._works: dict[int, _Work] = {}
+        self._lock = threading.Lock()
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        with self._lock:
+            self._works[threading.get_ident()] = _Work(what, total, unit)
+        self._write(f"{what}: {total} {unit}")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is None:
+                return
+            work.done, work.note = work.done + count, note
+            ended = work.done >= work.total
+            if not ended and time.monotonic() - work.told < self._seconds:
+                return
+            work.told = time.monotonic()
+            left = "done" if ended else f"{(work.total - work.done) / max(work.rate(), 1e-9):.0f} s left"
+            line = f"{work.what}: {work.done}/{work.total} {work.unit}, {work.rate():.1f}/s, {left}"
+            if ended:
+                del self._works[threading.get_ident()]
+        self._write(f"{line}, {note}" if note else line)
+
+
+def result_rows(results: Sequence[StageResult]) -> list[dict[str, str | int | float]]:
+    """The table that a run ends with, as rows."""
+    return [
+        {
+            "stage": result.stage,
+            "rows made": result.counts.made,
+            "reused": result.counts.reused,
+            "refused": result.counts.refused,
+            "seconds": round(result.seconds, 1),
+        }
+        for result in results
+    ]
+
+
+def plan_rows(plans: Sequence[Plan]) -> list[dict[str, str | int | float]]:
+    """What each stage would do, as rows."""
+    return [
+        {
+            "stage": plan.stage,
+            "shards": len(plan.jobs),
+            "make": f"~{plan.make}" if plan.estimated else plan.make,
+            "reuse": plan.reuse,
+            "drop": plan.drop,
+            "refused": plan.refused,
+            "why": plan.reason,
+        }
+        for plan in plans
+    ]
+
+
+def print_table(console: Console, rows: Sequence[Mapping[str, object]]) -> None:
+    """Rows as a table of text; cells are data, never markup."""
+    if not rows:
+        return
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        numeric = all(isinstance(row[name], int | float) or str(row[name]).startswith("~") for row in rows)
+        grid.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(str(value)) for value in row.values()))
+    console.print(grid)

@@ -1,0 +1,293 @@
+"""The knobs of a codec and of its training (EnCodec, arXiv:2210.13438).
+
+They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
+"""
+
+import math
+from typing import Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from model.optim.config import OptimizationConfig
+from schemas import Config
+
+Resolutions = TypeVar("Resolutions", "StftLossConfig", "SpectrogramDiscriminatorConfig")
+"""Whatever has FFTs, hops and windows."""
+
+
+def _one_for_each_fft(config: Resolutions) -> Resolutions:
+    sizes = (len(config.ffts), len(config.hops), len(config.windows))
+    if len(set(sizes)) != 1:
+        raise ValueError(
+            f"expected one hop and one window for each FFT, got {sizes[0]} FFTs, {sizes[1]} hops and {sizes[2]} windows"
+        )
+    if any(window > fft for window, fft in zip(config.windows, config.ffts, strict=True)):
+        raise ValueError(f"expected windows no longer than their FFTs, got {config.windows} in {config.ffts}")
+    return config
+
+
+class QuantizerConfig(Config):
+    """How codebooks learn."""
+
+    decay: float = 0.99
+    """Of the moving averages of counts and sums, a step (EnCodec, 3.2)."""
+    epsilon: float = 1e-5
+    """Laplace smoothing of the counts, in vectors (AudioCraft)."""
+    dead_code_share: float = 0.1
+    """A code whose moving count is under this share of the mean count is replaced by a vector of the batch; 0 replaces
+    none. (Published: an absolute count of 2 a batch, which says nothing without the batch's size.)"""
+    kmeans_iterations: int = 50
+    """Lloyd's iterations of the start (EnCodec, 3.2)."""
+    dropout: float = Field(default=0.0, ge=0, le=1)
+    """Share of the items that train with a random number of codebooks (SoundStream, III-C): 1 to K, or one of the
+    network's `bandwidths` where it has some (EnCodec, 3.2)."""
+
+
+class SpectralLossConfig(Config):
+    """The scales and the weighting of the multi-scale mel loss; the defaults are AudioCraft's for EnCodec (`msspec` in
+    config/solver/compression/default.yaml)."""
+
+    range_start: int = 6
+    """Log2 of the smallest FFT, samples."""
+    range_end: int = 11
+    """Log2 of the FFT after the largest, samples."""
+    mel_bands: int = 64
+    """Bands of the mel filter bank at every scale."""
+    lowest_frequency: float = 64.0
+    """Lower edge of the filter bank, Hz."""
+    highest_frequency: float | None = None
+    """Upper edge, Hz; None is half the sample rate."""
+    floor: float = 1e-5
+    """Added to the power before the logarithm."""
+    linear_weight: float = 1.0
+    """Of the part on mel power, whose few loudest bands outweigh all others."""
+    logarithm: Literal["square", "absolute"] = "square"
+    """Distance of logarithms: mean square as published, or mean absolute difference."""
+    normalized: bool = True
+    """Divide spectra by the norm of their window, and the sum over scales by the sum of its weights."""
+    weighted_logarithm: bool = False
+    """Weight a scale's logarithmic part by sqrt(FFT size - 1) (AudioCraft's `alphas`, after Gritsenko et al.,
+    arXiv:2008.01160); else by 1, as EnCodec does."""
+
+
+class StftLossConfig(Config):
+    """The multi-resolution STFT loss (Parallel WaveGAN, arXiv:1910.11480, 3.2), and AudioCraft's weights of it."""
+
+    ffts: tuple[int, ...] = Field(default=(1024, 2048, 512), min_length=1)
+    """FFT sizes, samples."""
+    hops: tuple[int, ...] = (120, 240, 50)
+    """Steps between windows, samples; one for each FFT."""
+    windows: tuple[int, ...] = (600, 1200, 240)
+    """Lengths of the Hann windows, samples; one for each FFT."""
+    convergence: float = Field(default=0.5, ge=0)
+    """Weight of the spectral convergence: the error's norm over the original's (AudioCraft's `factor_sc`)."""
+    magnitude: float = Field(default=0.5, ge=0)
+    """Weight of the L1 of log magnitudes (AudioCraft's `factor_mag`)."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "StftLossConfig":
+        return _one_for_each_fft(self)
+
+
+class SiSnrLossConfig(Config):
+    """Negative scale-invariant signal-to-noise ratio of overlapping segments (AudioCraft's `sisnr`)."""
+
+    segment: float = Field(default=5.0, gt=0)
+    """Length of a segment, seconds; a shorter sound is one segment, filled up with silence."""
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    """Share of a segment that the next one repeats."""
+
+
+class SpectrogramDiscriminatorConfig(Config):
+    """The multi-scale STFT discriminator (EnCodec, arXiv:2210.13438, 3.4), sizes as in AudioCraft's `msstftd`."""
+
+    filters: int = Field(default=32, ge=1)
+    """Channels of every convolution."""
+    ffts: tuple[int, ...] = Field(default=(1024, 2048, 512, 256, 128), min_length=1)
+    """FFT sizes, samples; one judge for each."""
+    hops: tuple[int, ...] = (256, 512, 128, 64, 32)
+    """Steps between windows, samples; one for each FFT."""
+    windows: tuple[int, ...] = (1024, 2048, 512, 256, 128)
+    """Lengths of the Hann windows, samples; one for each FFT."""
+    dilations: tuple[int, ...] = (1, 2, 4)
+    """Of the inner convolutions, in time."""
+    negative_slope: float = 0.3
+    """Of the leaky rectifiers (AudioCraft; the paper says 0.2)."""
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> "SpectrogramDiscriminatorConfig":
+        return _one_for_each_fft(self)
+
+
+class PeriodDiscriminatorConfig(Config):
+    """The multi-period discriminator (HiFi-GAN, arXiv:2010.05646, 2.3 and appendix B)."""
+
+    periods: tuple[int, ...] = Field(default=(2, 3, 5, 7, 11), min_length=1)
+    """Samples in a row of the folded waveform; one judge for each."""
+    filters: tuple[int, ...] = Field(default=(32, 128, 512, 1024, 1024), min_length=2)
+    """Channels of the convolutions; all but the last stride along time."""
+    kernel: int = Field(default=5, ge=1)
+    """Width of the convolutions in time."""
+    stride: int = Field(default=3, ge=1)
+    """Of all but the last."""
+    negative_slope: float = 0.1
+    """Of the leaky rectifiers."""
+
+
+class ScaleDiscriminatorConfig(Config):
+    """The multi-scale waveform discriminator (MelGAN, arXiv:1910.06711, 2.2 and appendix A)."""
+
+    scales: int = Field(default=3, ge=1)
+    """Judges: the first hears the waveform, every further one at half the rate of the one before."""
+    filters: int = Field(default=16, ge=4, multiple_of=4)
+    """Channels of the first convolution; they grow with the strides."""
+    strides: tuple[int, ...] = (4, 4, 4, 4)
+    """Of the grouped convolutions, whose kernels are ten strides and one sample."""
+    largest: int = Field(default=1024, ge=4)
+    """Most channels."""
+    negative_slope: float = 0.2
+    """Of the leaky rectifiers."""
+
+
+class AdversarialConfig(Config):
+    """Who judges reconstructions, and what their judgement weighs; defaults from AudioCraft's
+    config/solver/compression/default.yaml, which its 32 kHz EnCodec for MusicGen takes unchanged."""
+
+    spectrogram: SpectrogramDiscriminatorConfig | None = SpectrogramDiscriminatorConfig()
+    """Judges of complex spectrograms; None: none."""
+    period: PeriodDiscriminatorConfig | None = None
+    """Judges of waveforms folded at prime periods; None: none."""
+    scale: ScaleDiscriminatorConfig | None = None
+    """Judges of waveforms at several rates; None: none."""
+    loss: Literal["hinge", "mse", "hinge2"] = "hinge"
+    """Hinge (Lim and Ye, arXiv:1705.02894), least squares (Mao et al., arXiv:1611.04076), or hinge for both sides."""
+    weight: float = Field(default=4.0, ge=0)
+    """Of each kind of judges' adversarial loss."""
+    feature_weight: float = Field(default=4.0, ge=0)
+    """Of each kind of judges' feature matching."""
+    update_probability: float = Field(default=1.0, gt=0, le=1)
+    """How likely a step is to train the judges too (AudioCraft's 1 / `adversarial.every`)."""
+    learning_rate: float = Field(default=3e-4, gt=0)
+    """Of the judges; everything else of how they move is as for the codec."""
+
+    @model_validator(mode="after")
+    def _somebody_judges(self) -> "AdversarialConfig":
+        if self.spectrogram is None and self.period is None and self.scale is None:
+            raise ValueError("expected a discriminator (spectrogram, period or scale), got none")
+        return self
+
+
+class BalancerConfig(Config):
+    """Gradients of the losses, brought to their shares (EnCodec, arXiv:2210.13438, 3.4)."""
+
+    total_norm: float = Field(default=1.0, gt=0)
+    """2-norm of the gradient that reaches the reconstruction, if all losses pulled the same way."""
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    """Of the moving averages of the losses' norms, a step."""
+    per_item: bool = True
+    """Average the norms of the items of a batch, instead of taking the norm over all of it."""
+    epsilon: float = Field(default=1e-12, gt=0)
+    """Added to the averaged norms."""
+
+
+class CodecConfig(Config):
+    """The network; the defaults are those of EnCodec for music at 32 kHz (MusicGen, arXiv:2306.05284, 3.1)."""
+
+    sample_rate: int = Field(default=32_000, ge=1_000)
+    """Hz."""
+    channels: int = Field(default=1, ge=1, le=2)
+    """Channels of the audio."""
+    filters: int = Field(default=64, ge=1)
+    """Channels of the first convolution; they double with every ratio."""
+    ratios: tuple[int, ...] = Field(default=(8, 5, 4, 4), min_length=1)
+    """Strides in the decoder's order; their product is the hop, in samples."""
+    width: int = Field(default=128, ge=1)
+    """Of the latents and the codebooks' entries."""
+    residual_layers: int = Field(default=1, ge=1)
+    """Residual blocks at each ratio."""
+    lstm_layers: int = Field(default=2, ge=1)
+    """Recurrent layers around the bottleneck."""
+    causal: bool = False
+    """Whether a frame sees only its past."""
+    codebooks: int = Field(default=4, ge=1)
+    """K, the levels of the residual quantiser."""
+    cardinality: int = Field(default=2048, ge=2)
+    """V, the entries of a codebook; a power of two, as transformers counts bits."""
+    bandwidths: tuple[int, ...] = ()
+    """Numbers of codebooks below K that it is to be used with too, ascending; they are its bandwidths in
+    transformers."""
+    convolutional_shortcut: bool = False
+    """Whether a residual block's shortcut is a convolution, as in the 24 kHz EnCodec, or the identity, as here."""
+
+    @model_validator(mode="after")
+    def _bandwidths_ascend(self) -> "CodecConfig":
+        if list(self.bandwidths) != sorted({n for n in self.bandwidths if 1 <= n < self.codebooks}):
+            raise ValueError(
+                f"expected ascending bandwidths of 1 to {self.codebooks - 1} codebooks, got {self.bandwidths}"
+            )
+        return self
+
+    @property
+    def hop(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.ratios)
+
+
+class CodecTrainingConfig(Config):
+    """What is minimised, and how. The defaults are AudioCraft's for the 32 kHz EnCodec of MusicGen
+    (config/solver/compression/encodec_musicgen_32khz.yaml and default.yaml)."""
+
+    optimization: OptimizationConfig = OptimizationConfig(
+        steps=400_000,
+        learning_rate=3e-4,
+        floor=1.0,
+        warmup_steps=0,
+        betas=(0.5, 0.9),
+        weight_decay=0.0,
+        gradient_norm=None,
+        ema_interval=1,
+        precision="float32",
+    )
+    """How the weights move: 200 epochs of 2,000 updates, at a constant rate. The codebooks are averaged like the
+    weights. `precision` is that of the convolutions; quantiser, spectra and losses are float32 always."""
+    batch_size: int = Field(default=64, ge=1)
+    """Segments a step."""
+    segment: float = Field(default=1.0, gt=0)
+    """Length of a segment, seconds."""
+    waveform_weight: float = Field(default=0.1, ge=0)
+    """Of the L1 of the waveform. In a plain sum it needs 20 and more: with 1, a small network did not find the phase in
+    thousands of steps."""
+    spectral_weight: float = Field(default=2.0, ge=0)
+    """Of the multi-scale mel loss."""
+    stft_weight: float = Field(default=0.0, ge=0)
+    """Of the multi-resolution STFT loss."""
+    si_snr_weight: float = Field(default=0.0, ge=0)
+    """Of the scale-invariant signal-to-noise ratio."""
+    commitment_weight: float = Field(default=1.0, ge=0)
+    """Of the commitment loss, which reaches the encoder alone and so stands outside the balance."""
+    spectral: SpectralLossConfig = SpectralLossConfig()
+    """The multi-scale mel loss. As published it needs the balancer: in a plain sum it drowns the waveform's part and
+    the network answers with silence; logarithms alone, equally weighted, do not."""
+    stft: StftLossConfig = StftLossConfig()
+    """The multi-resolution STFT loss."""
+    si_snr: SiSnrLossConfig = SiSnrLossConfig()
+    """The scale-invariant signal-to-noise ratio."""
+    adversarial: AdversarialConfig | None = AdversarialConfig()
+    """The judges; None trains without."""
+    balancer: BalancerConfig | None = BalancerConfig()
+    """How the losses' gradients are balanced, by the weights above; None minimises the plain weighted sum."""
+    quantizer: QuantizerConfig = QuantizerConfig()
+    """How codebooks learn."""
+    quantizer_start: int = Field(default=0, ge=0)
+    """Steps as a plain autoencoder, before the codebooks start."""
+    start_batches: int = Field(default=16, ge=1)
+    """Batches whose latents the codebooks start from."""
+    weight_norm: bool = True
+    """Learn the convolutions' weights as direction and length (Salimans and Kingma, arXiv:1602.07868), as published;
+    else as they are, which costs a small network less time. What is kept has the published form in both cases."""
+
+    @model_validator(mode="after")
+    def _something_is_minimised(self) -> "CodecTrainingConfig":
+        if not self.waveform_weight + self.spectral_weight + self.stft_weight + self.si_snr_weight > 0:
+            raise ValueError("expected a weight above 0 for a loss of the reconstruction, got none")
+        return self

@@ -1,0 +1,190 @@
+"""The knobs of the conditioners, and of the music model as a whole (MusicGen, arXiv:2306.05284, 2.3 and 2.4).
+
+They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
+"""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from model.codec.config import QuantizerConfig
+from model.lm.config import LanguageModelConfig
+from schemas import Config
+
+TEXT_FIELDS = ("genre", "moods", "keywords", "instrument", "artist", "album", "title", "key")
+"""Names of conditions that are a label or a few words (AudioCraft's `MusicInfo` has the same)."""
+
+NUMBER_FIELDS = ("bpm", "seconds")
+"""Names of conditions that are a number: beats per minute, and the length of the piece."""
+
+FIELDS = (*TEXT_FIELDS, *NUMBER_FIELDS)
+"""Every condition beside description, chroma and clap, in the order in which they are fused."""
+
+CONDITIONS = ("description", *FIELDS, "chroma", "clap")
+"""Every condition, in that order."""
+
+
+class TextConfig(Config):
+    """A description read by a T5 encoder."""
+
+    width: int = Field(768, ge=1)
+    """Width of the encoder's output (t5-base)."""
+    finetune: bool = False
+    """Whether the encoder learns with the language model (AudioCraft: `finetune`)."""
+    max_tokens: int = Field(512, ge=2)
+    """Longer descriptions are cut, tokens (the length T5 was trained with)."""
+
+
+class LabelConfig(Config):
+    """A text that counts as a whole, such as a genre or an artist: a row of a table, found by hashing
+    (AudioCraft: `LUTConditioner` with the tokenizer `noop`)."""
+
+    kind: Literal["label"] = "label"
+    """Which of the kinds of a field it is."""
+    rows: int = Field(1000, ge=2)
+    """Rows of the table (`n_bins`; nothing is published). Labels that fall on one row are the same to the model."""
+    width: int = Field(64, ge=1)
+    """E, width of the table (`dim`; nothing is published)."""
+
+
+class WordsConfig(Config):
+    """A text that counts by its words, such as moods or keywords: one row of a table each, found by hashing
+    (AudioCraft: `LUTConditioner` with the tokenizer `whitespace`)."""
+
+    kind: Literal["words"] = "words"
+    """Which of the kinds of a field it is."""
+    rows: int = Field(20_000, ge=2)
+    """Rows of the table (`n_bins`; nothing is published). Words that fall on one row are the same to the model."""
+    width: int = Field(64, ge=1)
+    """E, width of the table (`dim`; nothing is published)."""
+
+
+class NumberConfig(Config):
+    """A number: waves over its range, then a projection. Beyond AudioCraft; after the timing of Stable Audio
+    (arXiv:2402.04825, 2.2), with the fixed waves of NeRF (arXiv:2003.08934, 5.1)."""
+
+    kind: Literal["number"] = "number"
+    """Which of the kinds of a field it is."""
+    lowest: float
+    """Lower end of the range, in the field's unit: beats a minute for bpm, seconds for seconds. A number outside the
+    range counts as the end that is nearer: one odd tempo in a catalog is to stop no training."""
+    highest: float
+    """Upper end of the range, in the field's unit."""
+    waves: int = Field(10, ge=1, le=24)
+    """Sines, and as many cosines: half a wave over the range, then twice as many with each (NeRF: 10, which tells
+    numbers apart that lie the range's 512th part from each other, or more)."""
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> "NumberConfig":
+        if not (math.isfinite(self.lowest) and math.isfinite(self.highest) and self.lowest < self.highest):
+            raise ValueError(f"expected lowest below highest, both finite, got {self.lowest} and {self.highest}")
+        return self
+
+
+FieldConfig = Annotated[LabelConfig | WordsConfig | NumberConfig, Field(discriminator="kind")]
+"""How a field becomes vectors."""
+
+
+class ChromaConfig(Config):
+    """A melody: the pitch class that dominates each frame."""
+
+    frames: int = Field(235, ge=1)
+    """Frames of the condition at `frame_rate` (30 s); a longer melody is cut."""
+    frame_rate: float = Field(7.8125, gt=0)
+    """Frames a second of the condition (hop 4096 at 32 kHz). The codec's own rate makes a melody frame-wise, so that
+    `sum` adds to every step the pitch that sounds there."""
+    match_length: bool = True
+    """A shorter melody is repeated from its start up to `frames` (AudioCraft: `match_len_on_eval`); else it keeps its
+    length, and what pads it to the longest of a batch is masked."""
+    null: Literal["zeros", "first_bin"] = "zeros"
+    """No melody is zeros, unlike any melody; or, as in musicgen-melody, the projection of an endless C."""
+    one_hot: bool = True
+    """Only the strongest pitch class of a frame counts (AudioCraft: `chroma_stem.argmax`), so that the melody says
+    nothing of timbre (arXiv:2306.05284, 2.3)."""
+
+    @model_validator(mode="after")
+    def _null_has_a_length(self) -> "ChromaConfig":
+        if self.null == "first_bin" and not self.match_length:
+            raise ValueError("expected null = zeros for melodies that keep their length, got null = first_bin")
+        return self
+
+
+class JointQuantizerConfig(Config):
+    """Residual quantisation of joint embeddings, so that text and audio, which lie apart in the joint space, fall on
+    the same few vectors; the defaults are AudioCraft's `clapemb2music`."""
+
+    codebooks: int = Field(12, ge=1)
+    """Levels (`n_q`)."""
+    cardinality: int = Field(1024, ge=2)
+    """Entries of a codebook (`bins`)."""
+    learning: QuantizerConfig = QuantizerConfig()
+    """How the codebooks learn from the embeddings that pass."""
+
+    @model_validator(mode="after")
+    def _every_level_counts(self) -> "JointQuantizerConfig":
+        if self.learning.dropout:
+            raise ValueError(f"expected joint embeddings quantised by every level, got dropout {self.learning.dropout}")
+        return self
+
+
+class ClapConfig(Config):
+    """A point of the joint space of text and audio (LAION-CLAP, arXiv:2211.06687)."""
+
+    width: int = Field(512, ge=1)
+    """E, width of the embedding."""
+    quantizer: JointQuantizerConfig | None = None
+    """Residual quantisation before the projection; None takes the embedding as it is."""
+
+
+class MusicModelConfig(Config):
+    """A language model and the conditions it reads; the defaults are musicgen-small."""
+
+    language_model: LanguageModelConfig = LanguageModelConfig()
+    """The decoder; its `cross`, `prepend`, `sum` and `interpolate` say how each condition joins."""
+    description: TextConfig | None = TextConfig()
+    """Text; None does without."""
+    fields: dict[str, FieldConfig] = Field({})
+    """Other metadata, each a condition of its own, by its name in `FIELDS`; in that order, whatever the order here."""
+    chroma: ChromaConfig | None = None
+    """Melody; None does without."""
+    clap: ClapConfig | None = None
+    """Joint embedding; None does without."""
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the conditions, in the order in which they are fused."""
+        present = {"description": self.description, **self.fields, "chroma": self.chroma, "clap": self.clap}
+        return tuple(name for name in CONDITIONS if present.get(name) is not None)
+
+    @field_validator("fields")
+    @classmethod
+    def _fields_are_known(cls, fields: dict[str, FieldConfig]) -> dict[str, FieldConfig]:
+        for name, config in fields.items():
+            if name not in FIELDS:
+                raise ValueError(f"expected fields among {list(FIELDS)}, got {name!r}")
+            if (name in NUMBER_FIELDS) != (config.kind == "number"):
+                wanted = "a number" if name in NUMBER_FIELDS else "a label or words"
+                raise ValueError(f"expected the field {name} to be {wanted}, got the kind {config.kind}")
+        # One order, so that equal recipes, whose identity knows no order, are equal models.
+        return {name: fields[name] for name in FIELDS if name in fields}
+
+    @model_validator(mode="after")
+    def _all_are_fused(self) -> "MusicModelConfig":
+        if frozenset(self.conditions) != self.language_model.conditions:
+            raise ValueError(
+                f"expected the language model to fuse {sorted(self.conditions)}, "
+                f"got cross, prepend, sum and interpolate of {sorted(self.language_model.conditions)}"
+            )
+        for name in self.language_model.sum:
+            if self._varies(name):
+                raise ValueError(
+                    f"expected conditions of one length to be summed, got {name}, which is as long as its text or tune"
+                )
+        return self
+
+    def _varies(self, name: str) -> bool:
+        """Whether the length of a condition depends on the item."""
+        if name == "chroma":
+            return self.chroma is not None and not self.chroma.match_length
+        return name == "description" or (name in self.fields and self.fields[name].kind == "words")

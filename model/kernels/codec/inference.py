@@ -1,0 +1,197 @@
+"""A codec's network made ready for inference on a CPU: the same network, its two halves over channels-last memory.
+
+transformers' EnCodec, Mimi and DAC are chains of a few kinds of layers. They are read from the modules here, with their
+padding, and given to `channels_last` and `recurrence` beside this file. What is between the halves (quantisers, Mimi's
+transformers) stays.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import MimiModel
+from transformers.models.dac.modeling_dac import (
+    DacDecoder,
+    DacDecoderBlock,
+    DacEncoder,
+    DacEncoderBlock,
+    DacResidualUnit,
+    Snake1d,
+)
+from transformers.models.encodec.modeling_encodec import (
+    EncodecConv1d,
+    EncodecConvTranspose1d,
+    EncodecDecoder,
+    EncodecEncoder,
+    EncodecLSTM,
+    EncodecResnetBlock,
+)
+from transformers.models.mimi.modeling_mimi import (
+    MimiConv1d,
+    MimiConvTranspose1d,
+    MimiDecoder,
+    MimiEncoder,
+    MimiResnetBlock,
+)
+
+from model.codec.coder import CodecNetwork
+from model.kernels.codec.channels_last import (
+    PADDING_MODES,
+    Activation,
+    Convolution,
+    HyperbolicTangent,
+    Padding,
+    Residual,
+    TransposedConvolution,
+    elu_into,
+    snake_into,
+)
+from model.kernels.codec.chunked_layers import Layer, Stretch, stretches
+from model.kernels.codec.recurrence import Recurrence
+
+CHAINS = (EncodecEncoder, EncodecDecoder, MimiEncoder, MimiDecoder, DacEncoder, DacDecoder)
+"""Halves whose children run in the order in which they stand."""
+LINKS = (nn.ModuleList, DacEncoderBlock, DacDecoderBlock)
+"""Parts of a chain, of which the same is true."""
+
+
+def for_inference(network: CodecNetwork) -> CodecNetwork:
+    """The network with its halves made ready, for inference alone; what else there is, is shared with the network.
+
+    Elsewhere than in float32 on a CPU with oneDNN's kernels it is the network itself, and so is a half that has a layer
+    of a kind that is not known here.
+    """
+    some = next(network.parameters())
+    if some.device.type != "cpu" or some.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        return network
+    whole: Any = network
+    seanet = isinstance(network, MimiModel)
+    halves = (whole.encoder.encoder_seanet, whole.decoder.decoder_seanet) if seanet else (whole.encoder, whole.decoder)
+    # What a copy finds here it takes in place of a copy of its own.
+    taken: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
+    taken |= {id(half): ReadyHalf(half) for half in halves if _known_half(half)}
+    return copy.deepcopy(network, taken)
+
+
+class ReadyHalf(nn.Module):
+    """An encoder or a decoder, made ready when it is first used: most codecs are loaded for one of the two."""
+
+    def __init__(self, half: nn.Module) -> None:
+        super().__init__()
+        self.plain = half
+        self.parts: list[Stretch | Recurrence] | None = None
+
+    @torch.no_grad()
+    def forward(self, inputs: Float[Tensor, "B C N"], padding_cache: None = None) -> Float[Tensor, "B D M"]:
+        """What the half makes of the inputs.
+
+        Args:
+            padding_cache: for Mimi, which names it; nothing is remembered here.
+        """
+        assert padding_cache is None
+        if self.parts is None:
+            self.parts = _parts(_leaves(self.plain))
+        # One by one, which nothing is lost by but where they are short, so that none depends on its neighbours.
+        items = [item.t().contiguous() for item in inputs]
+        for part in self.parts:
+            items = part(items) if isinstance(part, Recurrence) else [part(rows) for rows in items]
+        return torch.stack(items).transpose(1, 2).contiguous()
+
+
+def _known_half(half: nn.Module) -> bool:
+    return isinstance(half, CHAINS) and all(_known(leaf) for leaf in _leaves(half))
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """The layers of a half in their order."""
+    for child in module.children():
+        if isinstance(child, LINKS):
+            yield from _leaves(child)
+        else:
+            yield child
+
+
+def _known(layer: nn.Module) -> bool:
+    """Whether `_layers` can read it."""
+    match layer:
+        case EncodecConv1d():
+            return layer.norm_type == "weight_norm" and layer.pad_mode in PADDING_MODES
+        case EncodecConvTranspose1d():
+            return layer.norm_type == "weight_norm"
+        case MimiConv1d():
+            return layer.pad_mode in PADDING_MODES and layer.conv.groups == 1
+        case MimiConvTranspose1d():
+            return layer.conv.groups == 1
+        case EncodecResnetBlock() | MimiResnetBlock():
+            return all(_known(each) for each in (*layer.block, layer.shortcut))
+        case DacResidualUnit():
+            return all(_known(each) for each in layer.children())
+        case nn.Conv1d():
+            return layer.groups == 1 and not isinstance(layer.padding, str)
+        case nn.ConvTranspose1d():
+            return layer.groups == layer.dilation[0] == 1 and layer.output_padding[0] == 0
+        case nn.ELU():
+            return layer.alpha == 1
+    return isinstance(layer, Snake1d | EncodecLSTM | nn.Tanh | nn.Identity)
+
+
+def _parts(modules: Iterable[nn.Module]) -> list[Stretch | Recurrence]:
+    """What runs over blocks of time, and between it what remembers all of it."""
+    parts: list[Stretch | Recurrence] = []
+    waiting: list[nn.Module] = []
+    for module in modules:
+        if isinstance(module, EncodecLSTM):
+            parts += [*stretches(_layers(waiting)), Recurrence(module.lstm)]
+            waiting = []
+        else:
+            waiting.append(module)
+    return parts + stretches(_layers(waiting))
+
+
+def _layers(modules: Iterable[nn.Module]) -> list[Layer]:
+    """Modules in turn as layers; an activation is part of the convolution that follows it."""
+    found: list[Layer] = []
+    activation: Activation | None = None
+    for module in modules:
+        match module:
+            case nn.ELU():
+                activation = elu_into
+                continue
+            case Snake1d():
+                activation = snake_into(module.alpha.detach()[0, :, 0])
+                continue
+            case EncodecResnetBlock() | MimiResnetBlock():
+                shortcut = None if isinstance(module.shortcut, nn.Identity) else _convolution(module.shortcut, None)
+                found.append(Residual(_layers(module.block), shortcut))
+            case DacResidualUnit():
+                found.append(Residual(_layers(module.children())))
+            case nn.Tanh():
+                found.append(HyperbolicTangent())
+            case _:
+                found.append(_convolution(module, activation))
+        activation = None
+    return found
+
+
+def _convolution(module: Any, activation: Activation | None) -> Convolution | TransposedConvolution:
+    """A convolution with the padding, or the cuts, that its kind puts around it."""
+    wrapped = isinstance(module, EncodecConv1d | EncodecConvTranspose1d | MimiConv1d | MimiConvTranspose1d)
+    plain = module.conv if wrapped else module
+    weight, bias = plain.weight.detach(), None if plain.bias is None else plain.bias.detach()
+    stride, dilation = plain.stride[0], plain.dilation[0]
+    total = (plain.kernel_size[0] - 1) * dilation + 1 - stride
+    if isinstance(plain, nn.ConvTranspose1d):
+        before = after = int(plain.padding[0])
+        if wrapped:
+            after = math.ceil(total * module.trim_right_ratio) if module.causal else total // 2
+            before = total - after
+        return TransposedConvolution(weight, bias, stride, before, after, activation)
+    padding = Padding(plain.padding[0], plain.padding[0])
+    if wrapped:
+        after = 0 if module.causal else total // 2
+        padding = Padding(total - after, after, fill=True, mode=module.pad_mode)
+    return Convolution(weight, bias, stride, dilation, padding, activation)

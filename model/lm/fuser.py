@@ -1,0 +1,121 @@
+"""How conditions join the decoder (MusicGen, arXiv:2306.05284, 2.3 and 2.4; AudioCraft's `ConditionFuser`).
+
+In one of four ways: as keys of cross-attention, as a prefix, added to the steps, or stretched over the steps and added.
+Conditions are taken in the order of the mapping they come in, whatever order the configuration names them in; each
+prefix goes in front of those before it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from model.lm.config import LanguageModelConfig
+from model.lm.patterns import Mode, Pattern
+from model.lm.positions import position_table
+
+CROSS_POSITION_PERIOD = 10_000.0
+"""Of the positions of what cross-attention reads, whatever the decoder's own period (AudioCraft)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """An embedded condition: vectors [B, L, D], and which of them mean something (the others are zeros)."""
+
+    embedding: Float[Tensor, "B L D"]
+    mask: Bool[Tensor, "B L"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """Conditions in the form in which the decoder takes them; None where there are none."""
+
+    prefix: Float[Tensor, "B P D"] | None
+    """Put before the steps."""
+    added: Float[Tensor, "B S D"] | None
+    """Added to the steps."""
+    source: Float[Tensor, "B L D"] | None
+    """Read by cross-attention."""
+    source_mask: Bool[Tensor, "B L"] | None
+    """Which vectors of `source` are keys; None where there is no source."""
+
+
+def fuse(
+    config: LanguageModelConfig, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full"
+) -> Fused:
+    """Bring conditions into the form the decoder takes for the sequence of a pattern.
+
+    What is added in `valid` mode is the beginning of what is added in `full` mode. A summed condition of one vector
+    goes to every step; a longer one is frame-wise: a step gets the vector of the frame that comes next. It may go on
+    past the pattern's frames, for a clip shorter than its melody. A stretched one ends with the valid steps, and the
+    steps after them stay at its last vector.
+
+    Raises ValueError if a condition is missing or unknown, or of the wrong width or length, or of other rows than the
+    first.
+    """
+    _check(config, conditions)
+    steps = pattern.steps(mode)
+    prefixes: list[Tensor] = []
+    sources: list[Tensor] = []
+    masks: list[Tensor] = []
+    added: list[Tensor] = []
+    for name, condition in conditions.items():
+        embedding = condition.embedding
+        if name in config.prepend:
+            prefixes.insert(0, embedding)
+        if name in config.cross:
+            sources.append(embedding)
+            masks.append(_keys(condition.mask, config))
+        if name in config.sum:
+            added.append(_along_frames(name, embedding, pattern, steps))
+        if name in config.interpolate:
+            frames = torch.arange(steps, device=embedding.device) * embedding.shape[1]
+            frames = frames // (config.interpolate_steps or pattern.steps("valid"))
+            added.append(embedding[:, frames.clamp(max=embedding.shape[1] - 1)])
+    source = torch.cat(sources, dim=1) if sources else None
+    keys = torch.cat(masks, dim=1) if masks else None
+    if source is not None and keys is not None and config.cross_positions:
+        table = position_table(source.shape[1], config.width, CROSS_POSITION_PERIOD, source.device)
+        # Padding that is not read takes no place either.
+        places = (keys.cumsum(1) - 1).clamp(min=0)
+        source = source + (config.cross_position_scale * table).to(source.dtype)[places]
+    return Fused(
+        torch.cat(prefixes, dim=1) if prefixes else None,
+        torch.stack(added).sum(0) if added else None,
+        source,
+        keys,
+    )
+
+
+def _check(config: LanguageModelConfig, conditions: Mapping[str, Condition]) -> None:
+    if frozenset(conditions) != config.conditions:
+        raise ValueError(f"expected conditions {sorted(config.conditions)}, got {sorted(conditions)}")
+    rows = next((len(condition.embedding) for condition in conditions.values()), 0)
+    for name, condition in conditions.items():
+        got = list(condition.embedding.shape)
+        if len(got) != 3 or got[0] != rows or not got[1] or got[2] != config.width:
+            raise ValueError(f"expected {name} of [{rows}, 1 or more, {config.width}], got {got}")
+        if list(condition.mask.shape) != got[:2]:
+            raise ValueError(f"expected a mask of {name} of {got[:2]}, got {list(condition.mask.shape)}")
+
+
+def _keys(mask: Bool[Tensor, "B L"], config: LanguageModelConfig) -> Bool[Tensor, "B L"]:
+    """Which vectors of a condition cross-attention reads; of a null, whose mask is empty, one vector of zeros."""
+    if config.padding == "attended":
+        return torch.ones_like(mask)
+    null = ~mask.any(dim=1, keepdim=True)
+    return mask | (null & (torch.arange(mask.shape[1], device=mask.device) == 0))
+
+
+def _along_frames(name: str, embedding: Float[Tensor, "B L D"], pattern: Pattern, steps: int) -> Float[Tensor, "B S D"]:
+    """The vectors of a summed condition, one a step."""
+    length = embedding.shape[1]
+    if length == 1:
+        return embedding.expand(-1, steps, -1)
+    if length < pattern.frames:
+        raise ValueError(
+            f"expected {name} of length 1 or at least {pattern.frames}, one a frame, to be summed, got {length}"
+        )
+    return embedding[:, pattern.upcoming_frames[:steps].to(embedding.device)]

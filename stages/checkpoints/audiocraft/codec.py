@@ -1,0 +1,269 @@
+"""AudioCraft's codecs: a SEANet with a residual quantiser (EnCodec, arXiv:2210.13438) as an `EncodecModel`, and back.
+
+`compression_state_dict.bin` either holds weights and configuration, or only names a codec that is published elsewhere
+(`{"pretrained": "facebook/encodec_32khz"}`). What is read and written is what `get_compression_model` and
+`load_compression_model` of AudioCraft 1.3.0 (`audiocraft/models/builders.py`, `loaders.py`) build a codec from.
+Options of SEANet that transformers' network lacks are refused by name.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EncodecConfig, EncodecModel
+
+from schemas import WeightsRef
+from schemas.weights import LocalWeights
+from stages.checkpoints.audiocraft.codec_names import audiocraft_codec_names
+from stages.checkpoints.audiocraft.package import (
+    CODEC_FILE,
+    VERSION,
+    Package,
+    Section,
+    package_of,
+    read_pickled,
+    write_package,
+)
+from stages.checkpoints.native import load_encodec
+
+_SEANET = {
+    "channels": "audio_channels",
+    "dimension": "hidden_size",
+    "n_filters": "num_filters",
+    "n_residual_layers": "num_residual_layers",
+    "ratios": "upsampling_ratios",
+    "norm": "norm_type",
+    "kernel_size": "kernel_size",
+    "last_kernel_size": "last_kernel_size",
+    "residual_kernel_size": "residual_kernel_size",
+    "dilation_base": "dilation_growth_rate",
+    "causal": "use_causal_conv",
+    "pad_mode": "pad_mode",
+    "compress": "compress",
+    "lstm": "num_lstm_layers",
+    "trim_right_ratio": "trim_right_ratio",
+}
+"""Settings of SEANet, and what transformers calls the same."""
+
+_DEFAULTS: dict[str, Any] = {
+    "channels": 1,
+    "dimension": 128,
+    "n_filters": 32,
+    "n_residual_layers": 3,
+    "ratios": [8, 5, 4, 2],
+    "norm": "none",
+    "kernel_size": 7,
+    "last_kernel_size": 7,
+    "residual_kernel_size": 3,
+    "dilation_base": 2,
+    "causal": False,
+    "pad_mode": "reflect",
+    "compress": 2,
+    "lstm": 0,
+    "trim_right_ratio": 1.0,
+    "true_skip": True,
+}
+"""What AudioCraft takes for a setting that is not there (`audiocraft/modules/seanet.py`)."""
+
+_WITHOUT_COUNTERPART: dict[str, tuple[Any, ...]] = {
+    "activation": ("ELU",),
+    "activation_params": ({"alpha": 1.0}, {}),
+    "final_activation": (None,),
+    "final_activation_params": (None, {}),
+    "norm_params": ({}, None),
+    "disable_norm_outer_blocks": (0,),
+}
+"""Settings that transformers' network has at one value only."""
+
+_QUANTIZER_TRAINING = {"q_dropout", "decay", "kmeans_init", "kmeans_iters", "threshold_ema_dead_code"}
+_QUANTIZER_TRAINING |= {f"orthogonal_reg_{name}" for name in ("weight", "active_codes_only", "max_codes")}
+"""How codebooks learned, which what they encode does not depend on."""
+
+
+@dataclass(frozen=True, eq=False)
+class AudioCraftCodec:
+    """A codec, and the name by which the file knows it where its weights lie elsewhere."""
+
+    network: EncodecModel
+    reference: str | None
+
+
+def read_audiocraft_codec(folder: Path, weights: Callable[[WeightsRef], LocalWeights]) -> AudioCraftCodec:
+    """The codec of an AudioCraft folder (`compression_state_dict.bin`), on the CPU.
+
+    Args:
+        weights: finds a codec that the file only names (`context.weights`).
+
+    Raises:
+        ValueError: there is none, the file is damaged or names code, or the codec is none that transformers has.
+        MissingWeights: the codec that it names cannot be had.
+    """
+    path = folder / CODEC_FILE
+    content = read_pickled(path)
+    if "pretrained" in content:
+        reference = content["pretrained"]
+        if not isinstance(reference, str) or reference.count("/") != 1:
+            raise ValueError(f"expected an EnCodec of the hub under 'pretrained' in {path}, got {reference!r}")
+        return AudioCraftCodec(load_encodec(weights(WeightsRef(reference)).path), reference)
+    return AudioCraftCodec(network_of(package_of(content, path)).eval(), None)
+
+
+def network_of(package: Package) -> EncodecModel:
+    """The network of an exported codec.
+
+    Raises:
+        ValueError: an option that transformers' network does not have, or weights that do not fit the configuration.
+    """
+    network = EncodecModel(network_config(package.config))
+    names = audiocraft_codec_names(network)
+    load_by_name(network, names, package.state, "codec")
+    return network
+
+
+def load_by_name(network: torch.nn.Module, names: Mapping[str, str], state: Mapping[str, Tensor], what: str) -> None:
+    """Set the whole state of a network from tensors of other names.
+
+    Args:
+        names: the name in `state` of every entry of the network's own state.
+        what: the network is, for errors.
+
+    Raises:
+        ValueError: tensors that are missing, unknown or of another shape, by name.
+    """
+    own = network.state_dict()
+    if missing := sorted(set(names.values()) - set(state)):
+        raise ValueError(f"expected all weights of the {what}, got none of {missing}")
+    if unknown := sorted(set(state) - set(names.values())):
+        raise ValueError(f"expected weights of the {what} that its configuration names, got {unknown}")
+    for name, there in names.items():
+        if state[there].shape != own[name].shape:
+            raise ValueError(f"expected {there} {list(own[name].shape)}, got {list(state[there].shape)}")
+    network.load_state_dict({name: state[there] for name, there in names.items()})
+
+
+def network_config(settings: Section) -> EncodecConfig:
+    """The configuration of a codec from AudioCraft's.
+
+    Raises:
+        ValueError: an option that transformers' network does not have.
+    """
+    settings.demand("compression_model", "encodec")
+    codec, quantizer, seanet = settings.part("encodec"), settings.part("rvq"), settings.part("seanet")
+    codec.demand("autoencoder", "seanet")
+    codec.demand("quantizer", "rvq")
+    values = _one_network(seanet)
+    if values["norm"] not in ("weight_norm", "time_group_norm"):
+        raise ValueError(f"expected seanet.norm to be 'weight_norm' or 'time_group_norm', got {values['norm']!r}")
+    if values["lstm"] < 1:
+        raise ValueError(f"expected seanet.lstm of at least one layer, got {values['lstm']}")
+    quantizer.refuse_others({"n_q", "bins"} | _QUANTIZER_TRAINING)
+    levels, cardinality = quantizer.get("n_q", 8), quantizer.get("bins", 1024)
+    if levels < 1:
+        raise ValueError(f"expected at least one codebook for rvq.n_q, got {levels}")
+    bits = max(cardinality, 1).bit_length() - 1
+    if 2**bits != cardinality or not bits:
+        raise ValueError(f"expected a power of two for rvq.bins, got {cardinality}")
+    sample_rate = int(codec.number("sample_rate"))
+    channels = codec.get("channels", values["channels"])
+    if channels != values["channels"]:
+        raise ValueError(f"expected encodec.channels of seanet.channels, {values['channels']}, got {channels}")
+    config = EncodecConfig(
+        sampling_rate=sample_rate,
+        normalize=codec.get("renormalize", False),
+        use_conv_shortcut=not values["true_skip"],
+        codebook_size=cardinality,
+        target_bandwidths=[_kilobits(levels, bits, sample_rate, math.prod(values["ratios"]))],
+        **{there: values[here] for here, there in _SEANET.items()},
+    )
+    assert config.num_quantizers == levels
+    return config
+
+
+def _one_network(seanet: Section) -> dict[str, Any]:
+    """SEANet's settings, which must be the same on both sides: transformers has one set for encoder and decoder."""
+    shared = {key: value for key, value in seanet.values.items() if key not in ("encoder", "decoder")}
+    sides = [Section("seanet", shared | dict(seanet.part(side).values)) for side in ("encoder", "decoder")]
+    for side in sides:
+        side.refuse_others(set(_DEFAULTS) | set(_WITHOUT_COUNTERPART))
+        for key, allowed in _WITHOUT_COUNTERPART.items():
+            side.demand(key, *allowed)
+    encoder, decoder = ({key: side.get(key, default) for key, default in _DEFAULTS.items()} for side in sides)
+    for key in set(_DEFAULTS) - {"trim_right_ratio"}:  # the encoder has no transposed convolutions to trim
+        if encoder[key] != decoder[key]:
+            raise ValueError(
+                f"expected one seanet.{key} for encoder and decoder, got {encoder[key]!r} and {decoder[key]!r}"
+            )
+    for key in ("channels", "dimension", "n_filters", "n_residual_layers", "compress", "dilation_base"):
+        if decoder[key] < 1:
+            raise ValueError(f"expected seanet.{key} of at least 1, got {decoder[key]}")
+    if not decoder["ratios"] or not all(isinstance(ratio, int) and ratio > 0 for ratio in decoder["ratios"]):
+        raise ValueError(f"expected whole numbers above 0 for seanet.ratios, got {decoder['ratios']}")
+    return decoder
+
+
+def _kilobits(levels: int, bits: int, sample_rate: int, hop: int) -> float:
+    """Kilobits a second by which transformers, which rounds down, counts so many levels."""
+    bits_a_second = levels * bits * math.ceil(sample_rate / hop)
+    kilobits = bits_a_second / 1000
+    return kilobits if 1000 * kilobits >= bits_a_second else math.nextafter(kilobits, math.inf)
+
+
+def write_audiocraft_codec(network: EncodecModel, folder: Path) -> None:
+    """Write a codec's weights and configuration as AudioCraft's `export_encodec` does.
+
+    Raises:
+        ValueError: a codec that AudioCraft's SEANet and quantiser cannot be.
+    """
+    config = network.config
+    if config.chunk_length_s is not None:
+        raise ValueError(
+            f"expected a codec without chunks, as AudioCraft's are, got chunks of {config.chunk_length_s} s"
+        )
+    if config.codebook_dim != config.hidden_size:
+        raise ValueError(
+            f"expected codebooks as wide as the latents, as AudioCraft's are, got {config.codebook_dim} and "
+            f"{config.hidden_size}"
+        )
+    if config.normalize and config.use_causal_conv:
+        raise ValueError(
+            "expected a codec that is causal or scales its input, as AudioCraft's are, got one that is both"
+        )
+    seanet = {here: getattr(config, there) for here, there in _SEANET.items()}
+    seanet["ratios"] = list(seanet["ratios"])
+    trim = seanet.pop("trim_right_ratio")
+    seanet |= {key: allowed[0] for key, allowed in _WITHOUT_COUNTERPART.items() if not key.startswith("final")}
+    seanet |= {
+        "true_skip": not config.use_conv_shortcut,
+        "encoder": {},
+        "decoder": {"trim_right_ratio": trim, "final_activation": None, "final_activation_params": None},
+    }
+    settings = {
+        "solver": "compression",
+        "sample_rate": config.sampling_rate,
+        "channels": config.audio_channels,
+        "device": "cpu",
+        "compression_model": "encodec",
+        "encodec": {
+            "autoencoder": "seanet",
+            "quantizer": "rvq",
+            "sample_rate": config.sampling_rate,
+            "channels": config.audio_channels,
+            "causal": config.use_causal_conv,
+            "renormalize": config.normalize,
+        },
+        "seanet": seanet,
+        "rvq": {"n_q": config.num_quantizers, "bins": config.codebook_size, "kmeans_init": True},
+    }
+    state = network.state_dict()
+    write_package(
+        folder / CODEC_FILE, {there: state[name] for name, there in audiocraft_codec_names(network).items()}, settings
+    )
+
+
+def write_codec_reference(reference: str, folder: Path) -> None:
+    """Write the name of a published codec, as AudioCraft's `export_pretrained_compression_model` does."""
+    torch.save({"pretrained": reference, "exported": True, "version": VERSION}, folder / CODEC_FILE)

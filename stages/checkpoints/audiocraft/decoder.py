@@ -1,0 +1,231 @@
+"""The decoder's part of an AudioCraft configuration: `transformer_lm`, `codebooks_pattern` and `fuser`, both ways.
+
+What the settings mean is AudioCraft 1.3.0's (`config/model/lm/default.yaml`, `audiocraft/models/lm.py` and
+`builders.py`, `audiocraft/modules/transformer.py` and `codebooks_patterns.py`). Settings of training, precision and
+speed are passed over; one that changes what the model computes is honoured or refused by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.lm.config import LanguageModelConfig
+from stages.checkpoints.audiocraft.package import Section
+
+FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
+"""The ways in which conditions join: AudioCraft's word, and the decoder's field."""
+
+_POSITIONS = {"sin": "sinusoidal", "rope": "rotary", "sin_rope": "both"}
+_PATTERNS = {"unroll": "unroll", "coarse_first": "coarse_first", "musiclm": "grouped"}
+"""Beside delay, and parallel, which is a delay of nothing."""
+
+_OPENING = ("flatten_first", "empty_initial")
+"""How a delay pattern begins, by the same names in both."""
+
+_PASSED_OVER = {
+    *("emb_lr", "lr", "weight_decay", "weight_init", "depthwise_init", "zero_bias_init", "checkpointing"),
+    *("memory_efficient", "custom", "attention_as_float32", "cross_attention", "q_modeling", "two_step_cfg"),
+}
+"""Settings of training and precision; cross-attention follows from the fuser, two steps of guidance are a request's."""
+
+_READ = {
+    *("n_q", "card", "dim", "num_heads", "num_layers", "hidden_scale", "activation", "dropout", "attention_dropout"),
+    *("norm", "norm_first", "causal", "bias_attn", "bias_ff", "bias_proj", "layer_scale", "qk_layer_norm"),
+    *("qk_layer_norm_cross", "kv_repeat", "past_context", "positional_embedding", "xpos", "max_period"),
+    "positional_scale",
+}
+
+
+def decoder_config(settings: Section, conditions: Mapping[str, str]) -> LanguageModelConfig:
+    """The decoder's configuration from AudioCraft's.
+
+    Args:
+        settings: the whole configuration.
+        conditions: the name here of each conditioner there.
+
+    Raises:
+        ValueError: a setting that the decoder cannot honour, by its name.
+    """
+    settings.demand("lm_model", "transformer_lm")
+    decoder = settings.part("transformer_lm")
+    decoder.refuse_others(_READ | _PASSED_OVER)
+    decoder.demand("norm", "layer_norm")
+    if not decoder.get("causal", False):
+        raise ValueError("expected transformer_lm.causal to be True, got False")
+    if decoder.get("positional_embedding", "sin") not in _POSITIONS:
+        raise ValueError(
+            f"expected transformer_lm.positional_embedding among {sorted(_POSITIONS)}, "
+            f"got {decoder.get('positional_embedding', 'sin')!r}"
+        )
+    if decoder.values.get("past_context") is not None and decoder.get("memory_efficient", False):
+        raise ValueError(
+            "expected transformer_lm.memory_efficient to be False with a past_context, which memory-efficient "
+            "attention does not look at, got True"
+        )
+    codebooks, width, heads = decoder.get("n_q", 8), decoder.get("dim", 128), decoder.get("num_heads", 8)
+    scale, repeat = float(decoder.get("hidden_scale", 4.0)), decoder.get("kv_repeat", 1)
+    return LanguageModelConfig(
+        codebooks=codebooks,
+        cardinality=decoder.get("card", 1024),
+        width=width,
+        heads=heads,
+        layers=decoder.needed("num_layers"),
+        feedforward_multiplier=int(scale) if scale.is_integer() else 4,
+        feedforward_width=None if scale.is_integer() else int(scale * width),
+        activation=decoder.values.get("activation", "relu"),
+        dropout=decoder.get("dropout", 0.1),
+        attention_dropout=decoder.values.get("attention_dropout"),
+        norm="before" if decoder.get("norm_first", False) else "after",
+        attention_bias=decoder.get("bias_attn", True),
+        feedforward_bias=decoder.get("bias_ff", True),
+        head_bias=decoder.get("bias_proj", True),
+        layer_scale=decoder.values.get("layer_scale"),
+        query_key_norm=decoder.get("qk_layer_norm", False),
+        cross_query_key_norm=decoder.get("qk_layer_norm_cross", False),
+        key_value_heads=heads // repeat if repeat > 1 else None,
+        past_context=decoder.values.get("past_context"),
+        positions=_POSITIONS[decoder.get("positional_embedding", "sin")],  # type: ignore[arg-type]
+        xpos=decoder.get("xpos", False),
+        position_period=float(decoder.get("max_period", 10_000.0)),
+        position_scale=float(decoder.get("positional_scale", 1.0)),
+        padding="attended",
+        **_pattern(settings.part("codebooks_pattern"), decoder, codebooks),
+        **_fusion(settings.part("fuser"), conditions),
+    )
+
+
+def _pattern(pattern: Section, decoder: Section, codebooks: int) -> dict[str, Any]:
+    """The fields of a pattern. Without one, older configurations name it in the decoder, and its delays count up."""
+    if pattern.values.get("modeling") is None:
+        decoder.demand("q_modeling", "delay", "parallel")
+        name, section = decoder.needed("q_modeling"), Section("codebooks_pattern.delay", {})
+    else:
+        name = pattern.needed("modeling")
+        pattern.demand("modeling", "delay", "parallel", *_PATTERNS)
+        section = pattern.part(name)
+    if name == "parallel":
+        return {"pattern": "delay", "delays": (0,) * codebooks, "empty_initial": section.get("empty_initial", 0)}
+    if name == "delay":
+        delays = section.get("delays", list(range(codebooks)))
+        opening = {knob: section.get(knob, 0) for knob in _OPENING}
+        return {"pattern": "delay", "delays": None if delays == list(range(codebooks)) else tuple(delays)} | opening
+    if name == "unroll":
+        each = list(range(codebooks))  # a step for each codebook
+        flattening = each if section.values.get("flattening") is None else section.get("flattening", each)
+        delays = tuple(section.get("delays", [0] * codebooks))
+        return {"pattern": "unroll", "delays": delays, "flattening": None if flattening == each else tuple(flattening)}
+    if name == "coarse_first":
+        return {"pattern": "coarse_first", "delays": (0, *section.get("delays", [0] * (codebooks - 1)))}
+    return {"pattern": "grouped", "group": section.get("group_by", 2)}
+
+
+def _fusion(fuser: Section, conditions: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of how conditions join."""
+    fuser.refuse_others({*FUSIONS, "ignore", "cross_attention_pos_emb", "cross_attention_pos_emb_scale"})
+    fuser.demand("ignore", [], None)
+    fields: dict[str, Any] = {
+        "cross_positions": fuser.get("cross_attention_pos_emb", False),
+        "cross_position_scale": float(fuser.get("cross_attention_pos_emb_scale", 1.0)),
+    }
+    for theirs, field in FUSIONS.items():
+        names = fuser.get(theirs, [])
+        for name in names:
+            if name not in conditions:
+                raise ValueError(
+                    f"expected conditions of {fuser.called(theirs)} among {sorted(conditions)}, got {name}"
+                )
+        fields[field] = tuple(conditions[name] for name in names)
+    _refuse_twice([name for field in FUSIONS.values() for name in fields[field]])
+    return fields
+
+
+def _refuse_twice(fused: list[str]) -> None:
+    """AudioCraft fuses a condition in one way."""
+    if twice := sorted({name for name in fused if fused.count(name) > 1}):
+        raise ValueError(f"expected each condition to join in one way, as in AudioCraft, got {twice} in several")
+
+
+def decoder_settings(config: LanguageModelConfig, places: Mapping[str, str]) -> dict[str, Any]:
+    """The sections `transformer_lm`, `codebooks_pattern` and `fuser` of AudioCraft's configuration.
+
+    `padding` has no counterpart: AudioCraft attends to padding. It tells in a batch of conditions of different
+    lengths, and there alone; a row for itself is computed alike. Two forms are the same there in training only: while
+    it decodes, AudioCraft 1.3.0 turns rotary positions all alike, and stretches an interpolated condition over one step
+    at a time.
+
+    Args:
+        places: the name there of each condition here.
+
+    Raises:
+        ValueError: a form of the decoder that AudioCraft does not have, by name.
+    """
+    if config.interpolate_steps is not None:
+        raise ValueError(f"expected interpolate_steps to be None, as in AudioCraft, got {config.interpolate_steps}")
+    if list(config.codebook_delays) != sorted(config.codebook_delays):
+        raise ValueError(f"expected delays that do not fall, as AudioCraft's, got {config.codebook_delays}")
+    _refuse_twice([*config.cross, *config.prepend, *config.sum, *config.interpolate])
+    delays = list(config.codebook_delays)
+    if config.pattern in ("coarse_first", "grouped") and delays[0]:
+        raise ValueError(f"expected a first codebook without delay, as AudioCraft's is, got {delays[0]}")
+    if config.pattern == "grouped" and any(delays):
+        raise ValueError(f"expected no delays in the grouped pattern, as AudioCraft has none, got {tuple(delays)}")
+    if config.pattern == "coarse_first":
+        delays = delays[1:]
+    modeling = {ours: theirs for theirs, ours in _PATTERNS.items()}.get(config.pattern, "delay")
+    pattern: dict[str, Any] = {"group_by": config.group} if modeling == "musiclm" else {"delays": delays}
+    if modeling == "delay":
+        pattern |= {knob: getattr(config, knob) for knob in _OPENING}
+    if modeling == "unroll" and config.flattening is not None:
+        pattern["flattening"] = list(config.flattening)
+    whole = config.past_context is None
+    return {
+        "lm_model": "transformer_lm",
+        "codebooks_pattern": {"modeling": modeling, modeling: pattern},
+        "transformer_lm": {
+            "n_q": config.codebooks,
+            "card": config.cardinality,
+            "dim": config.width,
+            "num_heads": config.heads,
+            "num_layers": config.layers,
+            "hidden_scale": _hidden_scale(config),
+            "activation": config.activation,
+            "dropout": config.dropout,
+            "attention_dropout": config.attention_dropout,
+            "norm": "layer_norm",
+            "norm_first": config.norm == "before",
+            "causal": True,
+            "bias_attn": config.attention_bias,
+            "bias_ff": config.feedforward_bias,
+            "bias_proj": config.head_bias,
+            "layer_scale": config.layer_scale,
+            "qk_layer_norm": config.query_key_norm,
+            "qk_layer_norm_cross": config.cross_query_key_norm,
+            "kv_repeat": config.heads // (config.key_value_heads or config.heads),
+            "past_context": config.past_context,
+            "positional_embedding": {ours: theirs for theirs, ours in _POSITIONS.items()}[config.positions],
+            "xpos": config.xpos,
+            "max_period": config.position_period,
+            "positional_scale": config.position_scale,
+            "cross_attention": bool(config.cross),
+            "memory_efficient": whole,
+            "custom": not whole,
+            "attention_as_float32": False,
+            "checkpointing": "none",
+            "emb_lr": None,
+            "weight_init": None,
+            "depthwise_init": None,
+            "zero_bias_init": False,
+            "two_step_cfg": False,
+        },
+        "fuser": {
+            "cross_attention_pos_emb": config.cross_positions,
+            "cross_attention_pos_emb_scale": config.cross_position_scale,
+            **{theirs: [places[name] for name in getattr(config, field)] for theirs, field in FUSIONS.items()},
+        },
+    }
+
+
+def _hidden_scale(config: LanguageModelConfig) -> int | float:
+    """Width of the feed-forward layers in widths; half a channel keeps AudioCraft's rounding down from losing one."""
+    if config.expanded_width % config.width == 0:
+        return config.expanded_width // config.width
+    return (config.expanded_width + 0.5) / config.width

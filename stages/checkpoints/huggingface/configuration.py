@@ -1,0 +1,234 @@
+"""The configuration of transformers' MusicGen and MusicGen-melody, and this project's, each from the other.
+
+Both say the same of what is computed. What transformers cannot say is refused by name when a model is written. Its
+`dropout` of published checkpoints, 0.1, is no more than its default: MusicGen was trained without (AudioCraft's
+`transformer_lm.dropout` is 0), and it changes nothing but further training.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import EncodecConfig, EncodecModel, MusicgenConfig, MusicgenMelodyConfig, T5Config
+
+from model.chroma import PITCH_CLASSES
+from model.conditioning.config import ChromaConfig, MusicModelConfig, TextConfig
+from model.lm.config import LanguageModelConfig
+
+HuggingFaceConfig = MusicgenConfig | MusicgenMelodyConfig
+
+TYPES: dict[str, type[MusicgenConfig] | type[MusicgenMelodyConfig]] = {
+    "musicgen": MusicgenConfig,
+    "musicgen_melody": MusicgenMelodyConfig,
+}
+PARTS = ("text_encoder", "audio_encoder", "decoder")
+IMPLEMENTATIONS = ("attn_implementation", "_attn_implementation", "experts_implementation")
+"""What is not for a file to say: transformers would fetch the kernels that it names, and run them."""
+ACTIVATIONS = ("gelu", "relu")
+POSITIONS = 2048
+"""Positions that transformers makes sinusoids for at first; it makes more when they are needed."""
+
+
+def read_configuration(folder: Path) -> HuggingFaceConfig:
+    """The configuration of a folder.
+
+    Raises:
+        ValueError: it is that of another model, or of a MusicGen around other encoders.
+    """
+    raw = read_json(folder / "config.json")
+    kind = raw.get("model_type")
+    if kind not in TYPES:
+        raise ValueError(f"expected a model of type {' or '.join(TYPES)} in {folder}, got {kind!r}")
+    if lacking := [name for name in PARTS if not isinstance(raw.get(name), dict)]:
+        raise ValueError(f"expected a text_encoder, an audio_encoder and a decoder in {folder}, got no {lacking[0]}")
+    whole = _weights_as_they_are(raw, folder) | {name: _weights_as_they_are(raw[name], folder) for name in PARTS}
+    try:
+        config = TYPES[kind].from_dict(whole)
+    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise ValueError(f"expected the configuration of a {kind} in {folder}, got {error}") from error
+    part: Any
+    for name, part, wanted in (
+        ("text_encoder", config.text_encoder, T5Config),
+        ("audio_encoder", config.audio_encoder, EncodecConfig),
+    ):
+        if type(part) is not wanted:
+            raise ValueError(f"expected {name} of type {wanted.model_type} in {folder}, got {part.model_type!r}")
+    return config
+
+
+def _weights_as_they_are(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A configuration less what says how it is to be computed; ValueError for quantised weights."""
+    if "quantization_config" in raw:
+        raise ValueError(f"expected weights that are not quantised in {folder}, got a quantization_config")
+    return {name: value for name, value in raw.items() if name not in IMPLEMENTATIONS}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; ValueError if there is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a JSON object in {file}, got {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object in {file}, got {type(value).__name__}")
+    return value
+
+
+def stereo_delays(codebooks: int) -> tuple[int, ...]:
+    """Delays of codebooks that are left's and right's by turns: those of a mono model, each twice."""
+    return tuple(codebook // 2 for codebook in range(codebooks))
+
+
+def model_configuration(config: HuggingFaceConfig, melody_rate: float, max_tokens: int) -> MusicModelConfig:
+    """The music model that a configuration of transformers describes.
+
+    Args:
+        config: as `read_configuration` gives it.
+        melody_rate: frames of a melody a second, as the folder's feature extractor makes them.
+        max_tokens: where its tokenizer cuts a description.
+
+    Raises:
+        ValueError: a model that this project's cannot be.
+    """
+    decoder: Any = config.decoder
+    text: Any = config.text_encoder
+    melody = isinstance(config, MusicgenMelodyConfig)
+    if decoder.activation_function not in ACTIVATIONS:
+        raise ValueError(f"expected activation_function {' or '.join(ACTIVATIONS)}, got {decoder.activation_function}")
+    wide = None if melody else decoder.cross_attention_hidden_size
+    if wide not in (None, decoder.hidden_size):
+        raise ValueError(f"expected cross_attention_hidden_size {decoder.hidden_size}, the decoder's own, got {wide}")
+    if melody and config.num_chroma != PITCH_CLASSES:
+        raise ValueError(f"expected num_chroma {PITCH_CLASSES}, got {config.num_chroma}")
+    dropout = decoder.dropout if decoder.dropout == decoder.activation_dropout else 0.0
+    attention_dropout = decoder.attention_dropout
+    exact = decoder.ffn_dim % decoder.hidden_size == 0
+    return MusicModelConfig(
+        language_model=LanguageModelConfig(
+            codebooks=decoder.num_codebooks,
+            cardinality=decoder.vocab_size,
+            width=decoder.hidden_size,
+            heads=decoder.num_attention_heads,
+            layers=decoder.num_hidden_layers,
+            feedforward_multiplier=decoder.ffn_dim // decoder.hidden_size if exact else 4,
+            feedforward_width=None if exact else decoder.ffn_dim,
+            activation=decoder.activation_function,
+            dropout=dropout,
+            attention_dropout=None if attention_dropout == dropout else attention_dropout,
+            delays=stereo_delays(decoder.num_codebooks) if decoder.audio_channels == 2 else None,
+            cross=() if melody else ("description",),
+            prepend=("description", "chroma") if melody else (),
+        ),
+        description=TextConfig(width=text.d_model, max_tokens=max_tokens),
+        chroma=ChromaConfig(frames=config.chroma_length, frame_rate=melody_rate, null="first_bin") if melody else None,
+    )
+
+
+def configuration_for(model: MusicModelConfig, text_encoder: T5Config, codec: EncodecModel) -> HuggingFaceConfig:
+    """The configuration of transformers for a music model, its text encoder and its codec.
+
+    Raises:
+        ValueError: it is a model that transformers' MusicGen cannot be; the message names in what.
+    """
+    check_expressible(model)
+    ours = model.language_model
+    stereo = ours.codebook_delays == stereo_delays(ours.codebooks) and ours.codebooks > 1
+    decoder = {
+        "vocab_size": ours.cardinality,
+        "num_codebooks": ours.codebooks,
+        "hidden_size": ours.width,
+        "num_attention_heads": ours.heads,
+        "num_hidden_layers": ours.layers,
+        "ffn_dim": ours.expanded_width,
+        "activation_function": ours.activation,
+        "dropout": ours.dropout,
+        "activation_dropout": ours.dropout,
+        "attention_dropout": ours.dropout if ours.attention_dropout is None else ours.attention_dropout,
+        "audio_channels": 2 if stereo else 1,
+        "max_position_embeddings": POSITIONS,
+        "pad_token_id": ours.cardinality,
+        "bos_token_id": ours.cardinality,
+        # Not needed to generate, but to train on in transformers, with labels.
+        "decoder_start_token_id": ours.cardinality,
+    }
+    levels = ours.codebooks // 2 if stereo else ours.codebooks
+    parts: dict[str, Any] = {
+        "text_encoder": text_encoder.to_dict(),
+        "audio_encoder": _audio_encoder(codec, levels),
+        "decoder": decoder,
+    }
+    if model.chroma is None:
+        config: HuggingFaceConfig = MusicgenConfig(**parts)
+        config.architectures = ["MusicgenForConditionalGeneration"]
+    else:
+        config = MusicgenMelodyConfig(**parts, num_chroma=PITCH_CLASSES, chroma_length=model.chroma.frames)
+        config.architectures = ["MusicgenMelodyForConditionalGeneration"]
+    config.dtype = "float32"
+    return config
+
+
+def check_expressible(model: MusicModelConfig) -> None:
+    """Raise ValueError unless the model is one that transformers' MusicGen or MusicGen-melody can be, naming why not.
+
+    `padding` may be either: it says how a batch is filled up, and a description alone gives the same.
+    """
+    melody = model.chroma is not None
+    readable = ("description", "chroma") if melody else ("description",)
+    if unreadable := [name for name in model.conditions if name not in readable]:
+        raise ValueError(
+            "expected a model that reads descriptions, or descriptions and melodies, as Hugging Face's MusicGen and "
+            f"MusicGen-melody do, got one that reads {', '.join(unreadable)}"
+        )
+    if model.description is None:
+        raise ValueError("expected a model that reads descriptions, as Hugging Face's MusicGen does, got one without")
+    ours = model.language_model
+    plain = LanguageModelConfig(
+        cross=() if melody else ("description",),
+        prepend=("description", "chroma") if melody else (),
+        codebooks=ours.codebooks,
+        cardinality=ours.cardinality,
+        width=ours.width,
+        heads=ours.heads,
+        layers=ours.layers,
+    )
+    free = {"feedforward_multiplier", "feedforward_width", "activation", "dropout", "attention_dropout", "padding"}
+    unused = {"flattening", "group", "interpolate_steps", "cross_position_scale"}
+    wanted, found = plain.model_dump(exclude=free | unused), ours.model_dump(exclude=free | unused)
+    delays = (plain.codebook_delays, stereo_delays(ours.codebooks))
+    wanted["delays"], found["delays"] = plain.codebook_delays, ours.codebook_delays
+    if found["delays"] == delays[1]:
+        wanted["delays"] = delays[1]
+    # Whichever order they are named in, the melody goes before the description.
+    wanted["prepend"], found["prepend"] = sorted(wanted["prepend"]), sorted(found["prepend"])
+    wanted["key_value_heads"], found["key_value_heads"] = ours.heads, ours.key_value_heads or ours.heads
+    chroma = ChromaConfig(frames=1 if model.chroma is None else model.chroma.frames, null="first_bin")
+    if model.chroma is not None:
+        wanted |= {f"chroma.{name}": value for name, value in chroma.model_dump().items()}
+        found |= {f"chroma.{name}": value for name, value in model.chroma.model_dump().items()}
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ValueError(
+                f"expected a model with {name} = {_shown(value)}, which Hugging Face's "
+                f"{'MusicGen-melody' if melody else 'MusicGen'} has, got {_shown(found[name])}"
+            )
+
+
+def _shown(value: object) -> str:
+    """A value as a configuration file has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value in (None, (), []) else str(value)
+
+
+def _audio_encoder(codec: EncodecModel, levels: int) -> dict[str, Any]:
+    """The codec's configuration, its first bandwidth that of `levels` codebooks: with it, prompts are encoded."""
+    config: Any = codec.config
+    quantizer: Any = codec.quantizer
+    # A quarter of a level more than is needed, as transformers rounds down.
+    needed = (levels + 0.25) * config.codebook_nbits * config.frame_rate / 1000
+    rates = [*config.target_bandwidths, needed]
+    first = next(rate for rate in rates if quantizer.get_num_quantizers_for_bandwidth(rate) == levels)
+    return config.to_dict() | {
+        "target_bandwidths": [first, *(rate for rate in config.target_bandwidths if rate > first)]
+    }

@@ -1,0 +1,192 @@
+"""A trained language model as a folder, and back.
+
+```
+model.safetensors   the averaged weights of language model and conditioners (and of a text encoder that learned too)
+config.json         what the model is, and what its codes and conditions came from
+text_encoder/       configuration and tokenizer of the text encoder; its weights where it came with the model
+codec/              the codec of its codes, where it came with the model
+adapter/            low-rank updates in peft's form, where it learned by them; the weights have them already
+```
+
+A model that was trained here leaves a frozen text encoder and the codec where they are, and `config.json` says with
+which digest and identity. A model that was brought in with both keeps both, so that its folder needs nothing else.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import (
+    DacModel,
+    EncodecModel,
+    MimiModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5EncoderModel,
+)
+
+from model.codec.codec import codebook_identity, coder_of
+from model.codec.coder import CodecNetwork
+from model.music_model import MusicModel
+from schemas import WeightsRef
+from schemas.weights import LocalWeights
+from stages.checkpoints.facts import CONFIG, CheckpointFacts, read_facts
+from stages.networks.pretrained import load_network, load_tokenizer
+
+WEIGHTS, TEXT_ENCODER, CODEC = "model.safetensors", "text_encoder", "codec"
+
+ATTENTION = "sdpa"
+"""What transformers takes by itself for networks that attend."""
+
+CODECS: Mapping[str, tuple[Any, str]] = {
+    "encodec": (EncodecModel, "eager"),
+    "dac": (DacModel, "eager"),
+    "mimi": (MimiModel, ATTENTION),
+}
+"""`model_type` of a codec's configuration -> its class, and how that attends."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """A language model in evaluation mode, and the facts about it."""
+
+    model: MusicModel
+    facts: CheckpointFacts
+    codec: CodecNetwork | None = None
+    """The codec, where it came with the model."""
+
+
+def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, codec: CodecNetwork | None = None) -> None:
+    """Write a model into an existing folder, with the weights that it has now, and `codec` with it if it is given.
+
+    The weights of a frozen text encoder are written exactly where `facts.text_encoder` names no other place.
+    """
+    weights = {name: value.detach().cpu().clone() for name, value in model.weights().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    if model.description is not None:
+        if facts.text_encoder is None and not model.description.config.finetune:
+            model.description.encoder.save_pretrained(folder / TEXT_ENCODER)
+        else:
+            model.description.encoder.config.save_pretrained(folder / TEXT_ENCODER)
+        model.description.tokenizer.save_pretrained(folder / TEXT_ENCODER)
+    if codec is not None:
+        codec.save_pretrained(folder / CODEC)
+
+
+def load_folder(
+    folder: Path, weights: Callable[[WeightsRef], LocalWeights], device: str | torch.device = "cpu"
+) -> TrainedModel:
+    """Read a model that `save_checkpoint` wrote.
+
+    Args:
+        folder: the local folder, as `context.weights(reference).path` gives it.
+        weights: finds a frozen text encoder that is kept elsewhere (`context.weights`).
+
+    Raises:
+        ValueError: the folder is not such a checkpoint, or its text encoder or codec is no longer the one it was
+            trained with.
+        MissingWeights: its text encoder cannot be had.
+    """
+    try:
+        facts = read_facts(folder)
+        encoder, tokenizer = None, None
+        if facts.model.description is not None:
+            tokenizer = load_tokenizer(folder / TEXT_ENCODER)
+            if facts.model.description.finetune:
+                config = T5Config.from_pretrained(folder / TEXT_ENCODER, attn_implementation=ATTENTION)
+                encoder = T5EncoderModel(config)
+            else:
+                encoder = _frozen_text_encoder(folder, facts, weights)
+        with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
+            model = MusicModel(facts.model, encoder, tokenizer)
+        model.load_weights(load_file(folder / WEIGHTS))
+    except (OSError, KeyError, ValidationError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error
+    return TrainedModel(model.to(device).eval(), facts, codec_inside(folder, facts))
+
+
+def _frozen_text_encoder(
+    folder: Path, facts: CheckpointFacts, weights: Callable[[WeightsRef], LocalWeights]
+) -> T5EncoderModel:
+    if facts.text_encoder is None:
+        return load_text_encoder(folder / TEXT_ENCODER)[0]
+    found = weights(WeightsRef(facts.text_encoder))
+    if found.digest != facts.text_encoder_digest:
+        raise ValueError(
+            f"expected the text encoder {facts.text_encoder} with digest {facts.text_encoder_digest}, as "
+            f"{folder.name} was trained with, got {found.digest}"
+        )
+    return load_text_encoder(found.path)[0]
+
+
+def codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | None:
+    """The codec that lies with a model in its folder; None where there is none.
+
+    Raises:
+        ValueError: it is not the one whose codes the model learned.
+    """
+    if not (folder / CODEC).is_dir():
+        return None
+    network = load_codec_network(folder / CODEC)
+    if facts.codec is None:
+        raise ValueError(f"expected facts of the codec in {folder / CONFIG}, which has one inside, got none")
+    levels = facts.codec.codebooks * coder_of(network).channels // facts.codec.channels
+    if (found := codebook_identity(network, levels)) != facts.codec.identity:
+        raise ValueError(
+            f"expected the codec with identity {facts.codec.identity}, whose codes {folder.name} speaks, in "
+            f"{folder / CODEC}, got {found}"
+        )
+    return network
+
+
+def load_codec_network(path: Path) -> CodecNetwork:
+    """A codec from a local folder in transformers' form, of the kind that its configuration says, on the CPU.
+
+    Raises:
+        ValueError: there is no codec, or one of a kind that is not known here.
+    """
+    expected = f"expected a codec's folder (config.json, model.safetensors) of type {', '.join(CODECS)} in {path}"
+    try:
+        written = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        kind = written.get("model_type") if isinstance(written, dict) else None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{expected}, got {error}") from error
+    if not isinstance(kind, str) or kind not in CODECS:
+        raise ValueError(f"{expected}, got one of type {kind!r}")
+    network, attention = CODECS[kind]
+    try:
+        return load_network(network, path, attention)
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+        raise ValueError(f"{expected}, got {error}") from error
+
+
+def load_encodec(path: Path) -> EncodecModel:
+    """An EnCodec from a local folder in transformers' form, on the CPU.
+
+    Raises:
+        ValueError: there is no such codec.
+    """
+    network = load_codec_network(path)
+    if not isinstance(network, EncodecModel):
+        raise ValueError(f"expected an EnCodec in {path}, got a {coder_of(network).kind}")
+    return network
+
+
+def load_text_encoder(path: Path) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
+    """A T5 encoder and its tokenizer from a local folder.
+
+    Raises:
+        ValueError: there is no such encoder.
+    """
+    try:
+        return load_network(T5EncoderModel, path, ATTENTION), load_tokenizer(path)
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+        raise ValueError(f"expected a T5 encoder and its tokenizer in {path}, got {error}") from error

@@ -1,0 +1,56 @@
+"""The demo corpus: synthesised recordings on disk, described the way people describe theirs, and the truth about each.
+
+`demo/studio/` holds an artist's pieces a folder, FLAC with JSON sidecars in AudioCraft's form; `demo/radio/` holds the
+other artists' as Ogg Vorbis and WAV with one `metadata.csv` in the AudioFolder form. Nothing but the corpus lies under
+`demo/`, which is where `ingest` looks when no source is given. Stems are not stored: a piece's seed and index make them
+again."""
+
+from collections.abc import Callable
+
+from pydantic import Field
+
+import schemas
+from schemas.tables import PIECES
+from stages.pipeline.contract import Context, Whole
+
+READS, WRITES, VERSION = (), PIECES, 1
+
+FOLDER = "demo"
+"""Of the corpus, in the store."""
+
+
+class Config(schemas.Config):
+    """Which corpus."""
+
+    seed: int = Field(default=0, ge=0)
+    """Another seed is another corpus."""
+    pieces: int = Field(default=96, ge=1, le=10_000)
+    """How many; every 16 are one of each artist."""
+    sample_rate: int = Field(default=16_000, ge=8_000)
+    """Of the files, Hz."""
+
+
+def whole(config: Config, context: Context) -> Whole:
+    """Compose, play and write the corpus, and give a row of `pieces` for each piece."""
+    from stages.demo.corpus import write_corpus
+
+    context.progress.start("playing the demo corpus", config.pieces, "pieces")
+    with context.store.new_folder(FOLDER) as folder:
+        rows = write_corpus(config.seed, config.pieces, config.sample_rate, folder, _each(context))
+    return Whole([row | {"uri": _place(context, row["uri"])} for row in rows])
+
+
+def _each(context: Context) -> Callable[[], None]:
+    """Told after each piece."""
+
+    def advance() -> None:
+        context.check_stopped()
+        context.progress.advance()
+
+    return advance
+
+
+def _place(context: Context, relative: str) -> str:
+    """Where a file of the corpus is, as `tracks` names it too."""
+    store, inside = context.store, f"{FOLDER}/{relative}"
+    return store.path(inside) if store.is_local else f"{store.url}/{inside}"

@@ -1,0 +1,122 @@
+"""Writing the demo corpus: pieces as files, with sidecars for some artists and one table for the others."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stages.audio import AudioFormat, encode_audio
+from stages.demo.synthesis import Piece, caption, compose
+from stages.demo.synthesis.genres import ARTISTS
+from stages.demo.synthesis.rendering import render
+
+STUDIO_ARTISTS = 10
+"""Artists, the first of `ARTISTS`, whose pieces have sidecars."""
+
+COLUMNS = ("file_name", "title", "artist", "description", "genre", "moods", "instrument", "bpm", "key")
+"""Of `metadata.csv`; `;` separates the items of a list."""
+
+
+def write_corpus(
+    seed: int, pieces: int, sample_rate: int, folder: Path, on_piece: Callable[[], None]
+) -> list[dict[str, Any]]:
+    """Compose, play and write a corpus into a folder; a row of `pieces` for each, its `uri` relative to the folder."""
+    rows, listed = [], []
+    for index in range(pieces):
+        piece = compose(seed, index)
+        place = _place(piece)
+        _write(piece, folder / place, sample_rate)
+        if place.parts[0] == "studio":
+            sidecar = json.dumps(_sidecar(piece, place, sample_rate), indent=2)
+            (folder / place).with_suffix(".json").write_text(sidecar + "\n", encoding="utf-8")
+        else:
+            listed.append(_listed(piece, place))
+        rows.append(_row(piece, place, sample_rate))
+        on_piece()
+    if listed:
+        (folder / "radio" / "metadata.csv").write_text(_table(listed), encoding="utf-8")
+    return rows
+
+
+def _place(piece: Piece) -> Path:
+    """Of a piece's file, under `demo/`."""
+    name = f"{piece.index:04d}-{_plain(piece.title)}"
+    artist = ARTISTS.index(piece.artist)
+    if artist < STUDIO_ARTISTS:
+        return Path("studio", _plain(piece.artist), f"{name}.flac")
+    return Path("radio", f"{name}.{'ogg' if artist % 2 else 'wav'}")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _write(piece: Piece, path: Path, sample_rate: int) -> None:
+    format: AudioFormat = path.suffix[1:]  # type: ignore[assignment]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_audio(render(piece, sample_rate).sum(0, keepdim=True).numpy(), sample_rate, format))
+
+
+def _sidecar(piece: Piece, place: Path, sample_rate: int) -> dict:
+    """As AudioCraft's music datasets have it beside each file."""
+    return {
+        "key": piece.key.name,
+        "artist": piece.artist,
+        "sample_rate": sample_rate,
+        "file_extension": place.suffix[1:],
+        "description": caption(piece),
+        "keywords": ", ".join((*piece.instruments, "fast" if piece.is_fast else "slow")),
+        "duration": round(piece.seconds, 3),
+        "bpm": piece.tempo,
+        "genre": piece.genre,
+        "title": piece.title,
+        "name": place.stem,
+        "instrument": ", ".join(piece.instruments),
+        "moods": list(piece.moods),
+    }
+
+
+def _listed(piece: Piece, place: Path) -> dict[str, str]:
+    return {
+        "file_name": place.name,
+        "title": piece.title,
+        "artist": piece.artist,
+        "description": caption(piece),
+        "genre": piece.genre,
+        "moods": ";".join(piece.moods),
+        "instrument": ";".join(piece.instruments),
+        "bpm": f"{piece.tempo:g}",
+        "key": piece.key.name,
+    }
+
+
+def _table(listed: Sequence[dict[str, str]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return text.getvalue()
+
+
+def _row(piece: Piece, place: Path, sample_rate: int) -> dict:
+    return {
+        "piece_id": f"{piece.seed}-{piece.index:04d}",
+        "uri": place.as_posix(),
+        "seed": piece.seed,
+        "index": piece.index,
+        "seconds": piece.seconds,
+        "sample_rate": sample_rate,
+        "title": piece.title,
+        "artist": piece.artist,
+        "genre": piece.genre,
+        "moods": list(piece.moods),
+        "instruments": list(piece.instruments),
+        "key": piece.key.name,
+        "bpm": piece.tempo,
+        "chords": [chord.name for chord in piece.chords],
+        "melody": [{"onset": note.onset, "seconds": note.duration, "pitch": note.pitch} for note in piece.melody],
+        "description": caption(piece),
+    }

@@ -1,0 +1,155 @@
+"""Stand-ins for published weights, trained here: a separator, a CLAP and a text encoder, for machines with no network.
+
+Each is written in the format that the loaders of the published weights read, so that nothing else differs. A model that
+stands in the store already, from a run that was killed after it, is not trained again."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+import schemas
+from schemas.tables import CHECKPOINTS
+from schemas.weights import folder_digest
+from stages.demo.config import ClapStandInConfig, SeparatorConfig, TextEncoderConfig
+from stages.pipeline.contract import Context, Whole
+
+if TYPE_CHECKING:
+    from stages.demo.music import TrainingMusic
+
+READS, WRITES, VERSION = (), CHECKPOINTS, 1
+KINDS = ("separator", "clap", "text_encoder")
+
+FACTS = "training.json"
+"""Beside a model's files: what came of its training, for a run that finds it finished."""
+
+
+class Config(schemas.Config):
+    """What is trained, and on how much."""
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh",)
+
+    seed: int = Field(default=0, ge=0)
+    """The music, the initial weights and every draw follow from it."""
+    sample_rate: int = Field(default=16_000, ge=8_000)
+    """Of separator and CLAP, Hz."""
+    pieces: int = Field(default=288, ge=32)
+    """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
+    held_out: int = Field(default=48, ge=4)
+    """Further pieces that they are judged by."""
+    separator: SeparatorConfig = SeparatorConfig()
+    """The stand-in for htdemucs."""
+    clap: ClapStandInConfig = ClapStandInConfig()
+    """The stand-in for LAION's music CLAP."""
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    """The stand-in for T5."""
+    refresh: Literal["missing", "changed", "never"] = "missing"
+    """When a run of the whole catalog trains; as nothing but this configuration enters, `missing` and `changed`
+    agree."""
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What came of a training."""
+
+    steps: int
+    parameters: int
+    rows_seen: int
+    metrics: Mapping[str, float]
+
+
+class _Trainer:
+    """One run of the stage; the music is made when the first model needs it, and torch is loaded only then too."""
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self.config, self.context = config, context
+
+    @cached_property
+    def music(self) -> "TrainingMusic":
+        from stages.demo.music import make_music
+
+        config = self.config
+        return make_music(self.context, config.seed, config.pieces, config.held_out, config.sample_rate)
+
+    def separator(self, folder: Path) -> _Facts:
+        from model.optim.train_state import step_seed
+        from stages.demo import separator
+
+        config, music = self.config.separator, self.music
+        on_step = self._steps("training the separator", config.training.optimization.steps)
+        network = separator.train(config, music, step_seed(self.config.seed, 1), self.context.device, on_step)
+        separator.save(network, folder)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        metrics = separator.judge(folder, music, self.context.device)
+        return _Facts(config.training.optimization.steps, parameters, self.config.pieces, metrics)
+
+    def clap(self, folder: Path) -> _Facts:
+        from model.optim.train_state import step_seed
+        from stages.demo import clap
+
+        config, music = self.config.clap, self.music
+        on_step = self._steps("training CLAP", config.training.optimization.steps)
+        found = clap.train(config, music, step_seed(self.config.seed, 2), self.context.device, on_step)
+        clap.save(found, folder)
+        parameters = sum(parameter.numel() for parameter in found.model.parameters())
+        metrics = clap.judge(folder, music, self.context.device)
+        return _Facts(config.training.optimization.steps, parameters, self.config.pieces, metrics)
+
+    def text_encoder(self, folder: Path) -> _Facts:
+        from model.optim.train_state import step_seed
+        from stages.demo.text_encoder import save_text_encoder
+
+        parameters = save_text_encoder(self.config.text_encoder, step_seed(self.config.seed, 3), folder)
+        return _Facts(0, parameters, 0, {})
+
+    def _steps(self, what: str, steps: int) -> Callable[[int, float], None]:
+        self.context.progress.start(what, steps, "steps")
+
+        def on_step(step: int, loss: float) -> None:
+            self.context.check_stopped()
+            self.context.progress.advance(1, f"loss {loss:.3f}")
+
+        return on_step
+
+
+def whole(config: Config, context: Context) -> Whole:
+    """Train what is missing, and give a row of `checkpoints` for each model.
+
+    Raises:
+        ValueError: the sizes do not fit together, or a training does not stay finite.
+        Stopped: the run was asked to stop; finished models are kept.
+    """
+    return Whole(list(_rows(config, context)))
+
+
+def _rows(config: Config, context: Context) -> Iterator[dict]:
+    trainer = _Trainer(config, context)
+    for kind, train in zip(KINDS, (trainer.separator, trainer.clap, trainer.text_encoder), strict=True):
+        context.check_stopped()
+        checkpoint = f"{context.identity}-{kind.replace('_', '-')}"
+        path = f"models/{checkpoint}"
+        if not context.store.exists(f"{path}/{FACTS}"):
+            with context.store.new_folder(path) as folder:
+                found = train(folder)
+                (folder / FACTS).write_text(json.dumps(found.__dict__, indent=2) + "\n", encoding="utf-8")
+        local = context.store.local(path)
+        facts = _Facts(**json.loads((local / FACTS).read_text(encoding="utf-8")))
+        yield {
+            "checkpoint_id": checkpoint,
+            "kind": kind,
+            "path": path,
+            "recipe": context.fingerprint,
+            "parents": [],
+            "data_digest": context.data_digest,
+            "rows_seen": facts.rows_seen,
+            "steps": facts.steps,
+            "parameters": facts.parameters,
+            "digest": folder_digest(local),
+            "metrics": list(facts.metrics.items()),
+            "created_at": datetime.now(UTC),
+        }

@@ -1,0 +1,186 @@
+"""Composing a piece: a key, a progression, a melody with a motif that returns, a bass line and a drum pattern.
+
+Everything is drawn from one `random.Random` seeded by (seed, index), so a piece can be made again at any time, its
+stems included, without being stored."""
+
+import random
+
+from stages.demo.synthesis.genres import ARTISTS, GENRES, Genre, genre_of
+from stages.demo.synthesis.score import FAST, Chord, Hit, Note, Piece
+from stages.demo.synthesis.theory import PROGRESSIONS, Key
+
+LONGEST_BODY, TAIL = 11.0, 0.6
+"""Seconds: a piece has as many whole bars as fit into the first, and the second to ring out."""
+
+MELODY_LOWEST, CHORD_LOWEST, BASS_LOWEST = 67, 52, 33
+"""MIDI pitches of the registers: the melody above G4, chords from E3, bass from A1."""
+
+MOODS = {
+    ("major", True): ("happy", "uplifting", "energetic", "playful"),
+    ("major", False): ("calm", "warm", "peaceful", "hopeful"),
+    ("minor", True): ("tense", "driving", "urgent", "dark"),
+    ("minor", False): ("sad", "melancholic", "mysterious", "dreamy"),
+}
+"""(mode, fast) -> the moods a listener would name."""
+
+TITLE_WORDS = (
+    (
+        "Silver",
+        "Quiet",
+        "Northern",
+        "Paper",
+        "Hollow",
+        "Golden",
+        "Distant",
+        "Salt",
+        "Amber",
+        "Winter",
+        "Open",
+        "Second",
+    ),
+    (
+        "Window",
+        "River",
+        "Signal",
+        "Garden",
+        "Station",
+        "Letter",
+        "Harbour",
+        "Mirror",
+        "Orchard",
+        "Engine",
+        "Lantern",
+        "Tide",
+    ),
+)
+
+
+def compose(seed: int, index: int) -> Piece:
+    """The `index`-th piece of the corpus of a seed.
+
+    Args:
+        seed: which corpus.
+        index: from 0; consecutive indices go round the artists.
+
+    Raises:
+        ValueError: negative seed or index.
+    """
+    if seed < 0 or index < 0:
+        raise ValueError(f"expected seed and index of at least 0, got seed {seed} and index {index}")
+    draw = random.Random(f"segue demo piece {seed}/{index}")
+    artist_index, work = index % len(ARTISTS), index // len(ARTISTS)
+    genre_name = genre_of(artist_index, work)
+    genre = GENRES[genre_name]
+    key = Key(draw.randrange(12), draw.choice(("major", "minor")))
+    tempo = draw.randint(*genre.tempo)
+    beat = 60.0 / tempo
+    bar = genre.beats_per_bar * beat
+    bars = int(LONGEST_BODY / bar)
+    chords = _progression(draw, key, bars, bar)
+    lead = draw.choice(genre.leads)
+    first, second = (draw.choice(words) for words in TITLE_WORDS)
+    return Piece(
+        seed=seed,
+        index=index,
+        title=f"{first} {second}",
+        artist=ARTISTS[artist_index],
+        genre=genre_name,
+        moods=tuple(draw.sample(MOODS[key.mode, tempo >= FAST], 2)),
+        key=key,
+        tempo=float(tempo),
+        beats_per_bar=genre.beats_per_bar,
+        seconds=bars * bar + TAIL,
+        lead=lead,
+        accompaniment=draw.choice([instrument for instrument in genre.accompaniments if instrument != lead]),
+        bass=genre.bass,
+        chords=chords,
+        melody=_melody(draw, key, genre, chords, bars, beat),
+        accompaniment_notes=_accompaniment(genre, chords, bars, beat),
+        bass_notes=_bass(key, genre, chords, bars, beat),
+        hits=_hits(draw, genre, bars, beat),
+    )
+
+
+def _progression(draw: random.Random, key: Key, bars: int, bar: float) -> tuple[Chord, ...]:
+    """One chord a bar, or two where bars are so long that the harmony would stand still."""
+    per_bar = 2 if bars < 4 else 1
+    degrees = draw.choice(PROGRESSIONS[key.mode])
+    span = bar / per_bar
+    return tuple(
+        Chord(i * span, span, key.chord_name(degree), degree, key.triad(degree, CHORD_LOWEST))
+        for i, degree in enumerate(degrees[i % 4] for i in range(bars * per_bar))
+    )
+
+
+def _chord_at(chords: tuple[Chord, ...], onset: float) -> Chord:
+    return next(chord for chord in reversed(chords) if chord.onset <= onset + 1e-6)
+
+
+def _melody(
+    draw: random.Random, key: Key, genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float
+) -> tuple[Note, ...]:
+    """Two bars of rhythm and contour, alternating. On a beat the melody takes the nearest chord tone, between beats a
+    neighbouring degree; it stays within an octave and a half."""
+    steps = genre.beats_per_bar * 2
+    motifs = [_motif(draw, steps, genre.melody_density) for _ in range(2)]
+    onsets = [(b * steps + step, move) for b in range(bars) for step, move in motifs[b % 2]]
+    notes, degree = [], draw.randrange(0, 6)
+    for place, (onset, move) in enumerate(onsets):
+        degree = min(max(degree + move, -2), 9)
+        if onset % 2 == 0:
+            tones = {(_chord_at(chords, onset * beat / 2).degree + third) % 7 for third in (0, 2, 4)}
+            degree = min((d for d in range(-2, 10) if d % 7 in tones), key=lambda d: (abs(d - degree), d))
+        following = onsets[place + 1][0] if place + 1 < len(onsets) else bars * steps
+        length = min(following - onset, 4) * beat / 2
+        velocity = draw.uniform(0.8, 1.0)
+        notes.append(Note(onset * beat / 2, length, key.pitch(degree, MELODY_LOWEST), velocity))
+    return tuple(notes)
+
+
+def _motif(draw: random.Random, steps: int, density: float) -> list[tuple[int, int]]:
+    """(eighth note, move in scale degrees) of a bar; the first note is always on the first beat."""
+    places = [0] + [step for step in range(1, steps) if draw.random() < density * (1.3 if step % 2 == 0 else 0.7)]
+    return [(step, draw.choice((-2, -1, -1, 1, 1, 2))) for step in places]
+
+
+def _accompaniment(genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float) -> tuple[Note, ...]:
+    notes, bar = [], genre.beats_per_bar * beat
+    for b in range(bars):
+        for place, offset in enumerate(genre.comping):
+            onset = b * bar + offset * beat
+            chord = _chord_at(chords, onset)
+            # A long chord is struck again where the harmony changes under it.
+            for start in [onset] + [
+                c.onset for c in chords if onset + 1e-6 < c.onset < onset + genre.comping_beats * beat - 1e-6
+            ]:
+                chord = _chord_at(chords, start)
+                length = min(genre.comping_beats * beat, chord.onset + chord.duration - start)
+                pitches = (chord.pitches[(0, 2, 1, 2)[place % 4]],) if genre.arpeggio else chord.pitches
+                notes += [Note(start, length, pitch) for pitch in pitches]
+    return tuple(notes)
+
+
+def _bass(key: Key, genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float) -> tuple[Note, ...]:
+    notes, bar = [], genre.beats_per_bar * beat
+    for b in range(bars):
+        for offset in genre.bass_beats:
+            onset = b * bar + offset * beat
+            for start in [onset] + [
+                c.onset for c in chords if onset + 1e-6 < c.onset < onset + genre.bass_length * beat - 1e-6
+            ]:
+                chord = _chord_at(chords, start)
+                root = key.pitch(chord.degree, 0) % 12
+                length = min(genre.bass_length * beat, chord.onset + chord.duration - start)
+                notes.append(Note(start, length, BASS_LOWEST + (root - BASS_LOWEST) % 12))
+    return tuple(notes)
+
+
+def _hits(draw: random.Random, genre: Genre, bars: int, beat: float) -> tuple[Hit, ...]:
+    hits = []
+    for b in range(bars):
+        for drum, line in genre.drums.items():
+            for step, stroke in enumerate(line):
+                if stroke != ".":
+                    onset = (b * genre.beats_per_bar + step / 4) * beat
+                    hits.append(Hit(onset, drum, draw.uniform(0.9, 1.0) * (1.0 if stroke == "x" else 0.5)))
+    return tuple(hits)

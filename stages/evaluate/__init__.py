@@ -1,0 +1,127 @@
+"""Scores: facts about every clip, and how well it follows what was asked for.
+
+Melody following is a number that means little alone, so it is measured four times, always against the chroma that the
+model was given: on the clip; as chance (`stages.evaluate.listening.melody`); on what an untrained model of the same
+architecture makes of the same request and seed; and on the reference's own codes, decoded, which is as much as the
+codec lets through. All of them listen to the full mix, as MusicGen's metric does (arXiv:2306.05284, section 4).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+import schemas
+from schemas import WeightsRef
+from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
+from schemas.weights import LocalWeights
+from stages.pipeline.contract import Context, Needs, Reject, Shard
+
+if TYPE_CHECKING:
+    from stages.audio import Recording
+    from stages.evaluate.comparisons import Comparisons
+
+READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CLAP, TOKENS), SCORES, 2
+
+
+class Config(schemas.Config):
+    """What scores are made with."""
+
+    codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
+    """The codec of the clips' codes: it decodes the references and what the untrained model makes."""
+    clap: WeightsRef | None = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
+    """What compares clips with words and with tracks (MusicGen, section 4, "CLAP"): the model that `clap` used. None
+    leaves those scores out."""
+    vocabulary: WeightsRef | None = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
+    """RoBERTa's vocabulary, for the words of a LAION checkpoint, which brings none; None where `clap` is a folder."""
+    untrained_clips: int = Field(default=8, ge=0)
+    """How many clips of a shard, of those that follow a melody, are compared with an untrained model's."""
+    untrained_seed: int = Field(default=0, ge=0)
+    """Where the untrained model's weights come from."""
+
+
+def needs(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Needs:
+    """Without CLAP neither a vocabulary nor the tracks' embeddings."""
+    if config.clap is not None:
+        return Needs(config, CONSULTS)
+    return Needs(config.model_copy(update={"vocabulary": None}), (TRACKS, TOKENS))
+
+
+def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table) -> Shard:
+    """The scores of every clip.
+
+    Raises:
+        ValueError: the codec or the CLAP model is not the one that the store's codes and embeddings came from.
+        MissingWeights: weights that the scores need cannot be had.
+    """
+    from stages.audio import AudioError, read_audio
+    from stages.evaluate.comparisons import compare, key_of
+    from stages.evaluate.likeness import Likeness
+
+    request_of = {row["request_id"]: row for row in requests.to_pylist()}
+    generation_of = {key_of(row): row for row in generations.to_pylist()}
+    wanted = clips.to_pylist()
+    context.progress.start("evaluate", len(wanted), "clips")
+    comparisons = compare(
+        context, config.codec, wanted, request_of, generation_of, config.untrained_clips, config.untrained_seed
+    )
+    likeness = Likeness(context, config.clap, config.vocabulary) if config.clap else None
+    rows, rejects, embedded = [], [], []
+    for clip in wanted:
+        context.check_stopped()
+        request, generation = request_of[clip["request_id"]], generation_of[key_of(clip)]
+        try:
+            recording = read_audio(f"{context.store.url.rstrip('/')}/{clip['path']}")
+        except AudioError as error:
+            rejects.append(Reject(f"{clip['request_id']}/{clip['take']}", clip["path"], error.kind, str(error)))
+            continue
+        row = {"request_id": clip["request_id"], "take": clip["take"], "seconds_asked": request["seconds"]}
+        row |= {"seconds": recording.seconds, "silence": clip["silence"], "clipping": clip["clipping"]}
+        row |= _follows_melody(recording, generation, comparisons) | _follows_words(recording, request)
+        rows.append(row)
+        if likeness is not None:
+            embedded.append(likeness.embed(recording))
+        context.progress.advance()
+    if likeness is not None:
+        descriptions = [request_of[row["request_id"]]["description"] for row in rows]
+        for row, found in zip(rows, likeness.of(embedded, descriptions), strict=True):
+            row |= found
+    return Shard(rows, rejects)
+
+
+def _follows_melody(
+    recording: "Recording", generation: Mapping[str, Any], comparisons: "Comparisons"
+) -> dict[str, float | None]:
+    from stages.evaluate.comparisons import chance, chroma_of, key_of, similarity
+
+    if not generation["chroma"]:
+        return {}
+    heard = chroma_of(recording.samples, recording.sample_rate)
+    return {
+        "chroma_similarity": similarity(heard, generation),
+        "chroma_similarity_chance": chance(heard, generation),
+        "chroma_similarity_untrained": comparisons.untrained.get(key_of(generation)),
+        "chroma_similarity_ceiling": comparisons.ceiling.get(key_of(generation)),
+    }
+
+
+def _follows_words(recording: "Recording", request: Mapping[str, Any]) -> dict[str, Any]:
+    """Key and tempo, where the request names them; `…_correct` is null where nothing could be heard."""
+    import torch
+
+    from stages.audio import to_mono
+    from stages.evaluate.listening import estimate_key, estimate_tempo, parse_key, pitch_class_profile, tempo_is_correct
+
+    found: dict[str, Any] = {}
+    mono = torch.from_numpy(to_mono(recording.samples)[0])
+    asked_key = parse_key(request["key"]) if request["key"] else None
+    if asked_key is not None:
+        key = estimate_key(pitch_class_profile(mono, recording.sample_rate))
+        found |= {"key_asked": asked_key, "key": key.name if key else None}
+        found |= {"key_correct": key.name == asked_key if key else None}
+    if request["bpm"] is not None:
+        bpm = estimate_tempo(mono, recording.sample_rate)
+        found |= {"bpm_asked": request["bpm"], "bpm": bpm}
+        found |= {"bpm_correct": None if bpm is None else tempo_is_correct(request["bpm"], bpm)}
+    return found

@@ -1,0 +1,48 @@
+"""The knobs of generation, and how a checkpoint is named in them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+import schemas
+from model.lm.config import STRIDE, Precision
+from schemas import WeightsRef
+
+
+def _reference(value: Any) -> Any:
+    """`latest` and the ids of checkpoints as references to weights."""
+    if value == "latest":
+        return "checkpoint:language_model"
+    if isinstance(value, str) and value and not set(value) & set(":/."):
+        return f"checkpoint:{value}"
+    return value
+
+
+def is_foreign(checkpoint: str) -> bool:
+    """Whether a checkpoint, as `Config.checkpoint` names it, is none of the store's own."""
+    return not str(_reference(checkpoint)).startswith("checkpoint:")
+
+
+class Config(schemas.Config):
+    """Which model generates, and what reads the files and words that requests refer to."""
+
+    checkpoint: Annotated[WeightsRef, BeforeValidator(_reference)] = WeightsRef("checkpoint:language_model")
+    """The language model: `latest`, the newest of this recipe; the `checkpoint_id` of one to stay with; or one from
+    elsewhere, by its folder (`./small`), hub id or URL."""
+    stride: float = Field(default=STRIDE, gt=0, lt=1)
+    """A clip longer than the windows that the model was trained on is made window by window. Each begins so much later
+    than the one before, as a share of a window, and goes on from its end (AudioCraft: `extend_stride`, 18 s of 30)."""
+    guidance_form: Literal["one_pass", "two_pass"] = "one_pass"
+    """Whether guidance's null is padded to the length of the conditions, or has a pass and a length of its own
+    (AudioCraft: `two_step_cfg`, off)."""
+    precision: Precision = "float32"
+    """Of the model's weights while it decodes. Less is faster and gives other codes now and then: of random weights'
+    greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md)."""
+    codec: WeightsRef | None = WeightsRef("facebook/encodec_32khz")
+    """What encodes prompts that are files: the codec that `tokenize` used. None refuses them."""
+    separator: WeightsRef | None = WeightsRef("demucs:htdemucs")
+    """What separates melodies that are files: the separator that `chroma` used. None takes the full mix."""
+    clap: WeightsRef | None = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
+    """What embeds words and files for CLAP: the model that `clap` used. None refuses them."""
+    vocabulary: WeightsRef | None = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
+    """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; a model folder has its own."""

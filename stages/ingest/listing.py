@@ -1,0 +1,283 @@
+"""What lies at a source, recursively: recordings, the metadata beside them, and what can only be refused.
+
+The listing opens no recording. Each file has a stamp (its size with its ETag or time), by which a later run knows it
+unread. Names that begin with a dot are hidden, as are all files in such folders.
+"""
+
+import errno
+import gc
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from stages.audio.places import locate, uri_of
+from stages.ingest.kinds import is_metadata, is_recording
+from stages.ingest.metadata.fields import clean_text
+from stages.pipeline.contract import Reject
+
+
+class File(NamedTuple):
+    """A file at the source; a million of them are made at once, and in memory together."""
+
+    uri: str
+    """An absolute path or a URL that `stages.audio.locate` finds."""
+    relative: str
+    """Its place under the source, with `/`."""
+    stamp: str
+    size: int
+
+
+_URI = attrgetter("uri")
+
+
+@dataclass
+class Listing:
+    """Everything that concerns us at a source."""
+
+    recordings: list[File] = field(default_factory=list)
+    """In the order of their URIs."""
+    metadata: list[File] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    """Names of recordings that are no files, and folders and links that lead nowhere."""
+    closed: list[str] = field(default_factory=list)
+    """URIs of folders that could not be read: nobody knows what became of the files in them."""
+
+    def is_closed(self, uri: str) -> bool:
+        return any(uri.startswith(f"{folder}/") for folder in self.closed)
+
+
+def list_source(source: str, store: str = "") -> Listing:
+    """List a folder, bucket or single file.
+
+    Args:
+        store: the URL of a store, whose files are none of the source's where it lies inside of it.
+
+    Raises:
+        ValueError: there is nothing at `source`, or no recording; an unmounted disk must not empty the tables.
+        OSError: the network failed.
+    """
+    try:
+        filesystem, root = locate(os.path.expanduser(source))
+    except (ImportError, ValueError) as error:
+        raise ValueError(
+            f"expected a folder or a URL that can be read as the source, got {source!r}: {error}"
+        ) from error
+    listing = Listing()
+    if isinstance(filesystem, LocalFileSystem):
+        if not os.path.exists(root):
+            raise ValueError(
+                f"expected a folder or URL of recordings as the source, got {source!r}, which is not there"
+            )
+        walk = _Walk(root if os.path.isdir(root) else os.path.dirname(root), listing)
+        with _uncollected():
+            if os.path.isdir(root):
+                walk.all(store)
+            else:
+                walk.file(root)
+    else:
+        _list_remote(filesystem, root, source, store, listing)
+    listing.recordings.sort(key=_URI)
+    listing.metadata.sort(key=_URI)
+    listing.rejects.sort(key=lambda reject: reject.key)
+    if not listing.recordings and not listing.rejects:
+        kinds = "wav, flac, mp3, ogg, m4a …"
+        raise ValueError(f"expected recordings ({kinds}) at {source!r}, got none: is the disk mounted, the path right?")
+    return listing
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: it would go through a million objects, none of them garbage, again and again while
+    they are made."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+# -- a local disk ------------------------------------------------------------------------------------------------------
+
+
+class _Walk:
+    """A walk over a folder: real folders first, then those that links lead to, so that each is listed once, by its own
+    name if it has one under the source. Links to what is listed already add nothing; circles are refused."""
+
+    def __init__(self, root: str, listing: Listing) -> None:
+        self._root, self._listing, self._disk = root, listing, LocalFileSystem()
+        self._start = len(root.rstrip("/")) + 1
+        self._seen: set[tuple[int, int]] = set()
+        self._links: list[str] = []
+
+    def all(self, store: str) -> None:
+        filesystem, store_root = locate(store) if store else (None, "")
+        inside = os.path.realpath(store_root).startswith(os.path.realpath(self._root).rstrip("/") + "/")
+        if isinstance(filesystem, LocalFileSystem) and inside and os.path.isdir(store_root):
+            self._enter(store_root)
+        self._descend(self._root)
+        while self._links:
+            links, self._links = sorted(self._links), []
+            for link in links:
+                self._follow(link)
+
+    def file(self, path: str) -> None:
+        """Take in one entry that is no folder, from under the root, or what a link there leads to."""
+        wanted = is_recording(path)
+        if wanted or is_metadata(path):
+            self._take(path, wanted, lambda: os.stat(path))
+
+    def _take(self, path: str, wanted: bool, look: Callable[[], os.stat_result]) -> None:
+        """Take in a recording (`wanted`) or a file of metadata."""
+        try:
+            state = look()
+        except OSError as error:
+            self._refuse(path, "unreadable", f"expected a file, got {error.strerror or error}")
+            return
+        mode, size = state.st_mode, state.st_size
+        if not stat.S_ISREG(mode):
+            if wanted:
+                kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+                self._refuse(path, "not a file", f"expected a regular file, got {kind}")
+        elif wanted and mode & _READABLE_BY_ALL != _READABLE_BY_ALL and not os.access(path, os.R_OK):
+            self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
+        else:
+            uri = path if path.isascii() else uri_of(self._disk, path, self._root)
+            file = File(uri, path[self._start :], f"{size}-{state.st_mtime_ns}", size)
+            (self._listing.recordings if wanted else self._listing.metadata).append(file)
+
+    def _enter(self, folder: str | int) -> bool:
+        """Note a folder, by its path or descriptor, as listed; False if it was."""
+        state = os.stat(folder)
+        place = (state.st_dev, state.st_ino)
+        if place in self._seen:
+            return False
+        self._seen.add(place)
+        return True
+
+    def _descend(self, folder: str) -> None:
+        """List a folder and the real folders in it; links are put by."""
+        waiting = [folder]
+        while waiting:
+            current = waiting.pop()
+            try:
+                descriptor = os.open(current, os.O_RDONLY)
+                try:
+                    waiting += self._list(current, descriptor)
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                self._listing.closed.append(uri_of(self._disk, current, self._root))
+                why = error.strerror or str(error)
+                self._refuse(
+                    current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks stay"
+                )
+
+    def _list(self, folder: str, descriptor: int) -> list[str]:
+        """Take in the files of an open folder, whose descriptor spares the system the way to each; the real folders in
+        it."""
+        if not self._enter(descriptor):
+            return []
+        with os.scandir(descriptor) as entries:
+            children = list(entries)
+        inner, prefix = [], folder if folder.endswith("/") else f"{folder}/"
+        for entry in children:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            path = prefix + name
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(path)
+            elif entry.is_symlink() and not os.path.isfile(path):
+                self._links.append(path)
+            else:
+                wanted = is_recording(name)
+                if wanted or is_metadata(name):
+                    self._take(path, wanted, entry.stat)
+        return inner
+
+    def _follow(self, link: str) -> None:
+        try:
+            os.stat(link)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                self._refuse(link, "link loop", "expected a link to recordings, got one that leads back to itself")
+            elif is_recording(link):
+                self._refuse(link, "broken link", f"expected a file behind the link, got: {error.strerror or error}")
+            return
+        target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+        if not os.path.isdir(link):
+            self.file(link)
+        elif place == target or place.startswith(target.rstrip("/") + "/"):
+            self._refuse(link, "link loop", f"expected a link to other recordings, got one to {target!r} above it")
+        else:
+            self._descend(link)
+
+    def _refuse(self, path: str, kind: str, message: str) -> None:
+        uri = uri_of(self._disk, path, self._root)
+        self._listing.rejects.append(Reject(uri, uri, kind, clean_text(message), stamp=LISTED))
+
+
+_READABLE_BY_ALL = stat.S_IRUSR | stat.S_IRGRP | stat.S_IROTH
+
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+LISTED = "listed"
+"""The stamp of what was refused by its name and kind alone, without being read."""
+
+
+# -- object stores and others ------------------------------------------------------------------------------------------
+
+
+def _list_remote(filesystem: AbstractFileSystem, root: str, source: str, store: str, listing: Listing) -> None:
+    filesystem.invalidate_cache()
+    try:
+        found = filesystem.find(root, detail=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"expected a folder or URL of recordings as the source, got {source!r}, not there") from error
+    other, store_root = locate(store) if store else (None, "")
+    hidden = store_root.rstrip("/") + "/" if other == filesystem else None
+    inside = hidden is not None and hidden.startswith(root.rstrip("/") + "/") and hidden != root.rstrip("/") + "/"
+    for path, relative, entry in _entries(found, root):
+        if entry.get("type", "file") != "file" or any(part.startswith(".") for part in PurePosixPath(relative).parts):
+            continue
+        if inside and path.startswith(str(hidden)):
+            continue
+        size = int(entry.get("size") or 0)
+        wanted = is_recording(relative)
+        if wanted or is_metadata(relative):
+            file = File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size)
+            (listing.recordings if wanted else listing.metadata).append(file)
+
+
+def _entries(found: Any, root: str) -> Iterator[tuple[str, str, dict]]:
+    for path, entry in sorted(found.items()):
+        relative = path[len(root) :].lstrip("/") if path.startswith(root) else path
+        yield path, relative or PurePosixPath(path).name, entry
+
+
+def _version(entry: dict) -> str:
+    """What an object store says about the state of an object: its ETag or checksum, else its time."""
+    for name in (
+        "ETag",
+        "etag",
+        "md5Hash",
+        "LastModified",
+        "last_modified",
+        "updated",
+        "mtime",
+        "created",
+        "date_time",
+    ):
+        if entry.get(name):
+            return str(entry[name]).strip('"')
+    return ""

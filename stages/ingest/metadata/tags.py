@@ -1,0 +1,84 @@
+"""A file's own tags: ID3 in MP3, WAV and AIFF, Vorbis comments, MP4 atoms, ASF and APE, by mutagen; where it finds
+none, what libsndfile reads (INFO chunks in WAV and the like)."""
+
+from collections.abc import Iterable
+from typing import IO, Any
+
+from stages.ingest.metadata.fields import Fields, read_fields
+
+LONGEST = 2**20
+"""Characters of one tag that are looked at."""
+
+NAMES = {
+    "title": ("tit2", "title", "\xa9nam"),
+    "artist": ("tpe1", "artist", "\xa9art", "author"),
+    "album": ("talb", "album", "\xa9alb", "wm/albumtitle"),
+    "genre": ("tcon", "genre", "\xa9gen", "gnre", "wm/genre"),
+    "moods": ("tmoo", "mood", "moods", "txxx:mood", "wm/mood", "----:com.apple.itunes:mood"),
+    "keywords": ("keywords", "txxx:keywords", "keyw", "----:com.apple.itunes:keywords"),
+    "instrument": ("instrument", "txxx:instrument", "----:com.apple.itunes:instrument"),
+    "bpm": ("tbpm", "bpm", "txxx:bpm", "tempo", "tmpo", "wm/beatsperminute"),
+    "key": ("tkey", "key", "initialkey", "txxx:initialkey", "wm/initialkey", "----:com.apple.itunes:initialkey"),
+    "description": ("description", "txxx:description", "desc", "comment", "comm", "\xa9cmt"),
+    "licence": ("license", "licence", "txxx:license", "copyright", "tcop", "cprt"),
+}
+"""Where each field is found, in lower case, the better place first. A comment whose own description is not empty is
+some program's (`iTunNORM`), and is passed over."""
+
+
+def read_tags(file: IO[bytes]) -> Fields:
+    """The fields in an open file's own tags. Broken tags are a warning, never an error."""
+    try:
+        found = _by_mutagen(file)
+    except Exception as error:  # mutagen's parsers raise what they run into: struct errors, index errors, their own
+        return Fields({}, (f"tags: expected readable tags, got {type(error).__name__}: {str(error)[:200]}",))
+    if not found:
+        found = _by_libsndfile(file)
+    raw = {}
+    for name, places in NAMES.items():
+        values = next((found[place] for place in places if found.get(place)), None)
+        if values:
+            raw[name] = values if name in ("moods", "keywords") and len(values) > 1 else ", ".join(values)
+    return read_fields(raw, "tags")
+
+
+def _by_mutagen(file: IO[bytes]) -> dict[str, list[str]]:
+    import mutagen
+    from mutagen.id3 import TCON
+
+    file.seek(0)
+    opened = mutagen.File(file)
+    found: dict[str, list[str]] = {}
+    for key, value in (opened.tags or {}).items() if opened is not None else ():
+        name = str(key).lower()
+        if name.startswith("comm:"):
+            if name.split(":")[1]:
+                continue
+            name = "comm"
+        texts = value.genres if isinstance(value, TCON) else getattr(value, "text", value)
+        texts = [text for text in _texts(texts) if text.strip()]
+        if texts:
+            found.setdefault(name, texts)
+    return found
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value[:LONGEST]]
+    if isinstance(value, bytes):
+        return [value[:LONGEST].decode("utf-8", "replace")]
+    if isinstance(value, Iterable):
+        return [text for item in value for text in _texts(item)]
+    return [str(value)[:LONGEST]]
+
+
+def _by_libsndfile(file: IO[bytes]) -> dict[str, list[str]]:
+    import soundfile
+
+    from stages.audio.reading import FileSource
+
+    try:
+        with soundfile.SoundFile(FileSource(file)) as opened:
+            return {name: [text] for name, text in opened.copy_metadata().items() if text.strip()}
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError):
+        return {}

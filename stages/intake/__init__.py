@@ -1,1 +1,0 @@
-"""Taking recordings in: what lies at a source, what is in each file, and which shard it belongs to."""

@@ -1,0 +1,260 @@
+"""Joint embeddings of sound and words: CLAP (Wu et al., arXiv:2211.06687), from either of its two forms.
+
+A LAION `.pt` checkpoint is read by the `laion_clap` package, a model folder by `transformers.ClapModel`; on the same
+weights the two agree. Both cut recordings over ten seconds at random, so windows are chosen here, and none is longer
+than the model's. Sentences go through the network one at a time: what a row holds must not depend on its neighbours,
+not even in the last bit. So do windows on a processor, where a batch is no faster; on an accelerator the windows of
+one recording share passes."""
+
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import huggingface_hub.constants
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    AutoFeatureExtractor,
+    ClapFeatureExtractor,
+    ClapModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from stages.audio import resample, to_mono
+from stages.networks.mel import Filling, fill, mel_decibels
+from stages.networks.pretrained import load_network, load_tokenizer
+from stages.networks.unpickling import load_pickle
+
+LONGEST_TEXT = 77
+"""Tokens of a sentence; LAION's models were trained with no more."""
+
+AUDIO_NETWORKS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}
+"""Width of the first layer -> LAION's name of the audio network."""
+
+ROBERTA_WIDTH, ROBERTA_HEADS = 768, 12
+"""Of the only text network that LAION's non-fusion checkpoints have (its width is fixed in the package's code)."""
+
+WINDOWS_AT_ONCE = 16
+"""Windows of a recording in a pass on an accelerator."""
+
+_PATCHING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The embeddings of a recording: one a window, unit length, with the windows' starts in seconds."""
+
+    starts: list[float]
+    embeddings: Float32[np.ndarray, "W E"]
+
+
+@dataclass(frozen=True, eq=False)
+class JointEmbedder:
+    """A CLAP model as two functions into one space, in which cosine says how well sound and words belong together."""
+
+    sample_rate: int
+    """Hz that the audio side was trained at."""
+    window: int
+    """Samples of a window."""
+    device: str
+    windows_at_once: int
+    """Windows of a recording in a pass."""
+    audio: Callable[[Float32[Tensor, "W N"]], Float[Tensor, "W E"]]
+    """Of windows as long as each other, on the device."""
+    text: Callable[[str], Float[Tensor, " E"]] | None
+    """None where the weights came without a vocabulary."""
+
+    def embed_audio(self, samples: Float[np.ndarray, "C N"], sample_rate: int, hop_seconds: float) -> Windows:
+        """The embeddings of a recording's windows, a window every `hop_seconds`.
+
+        The last window ends where the recording does; only a recording shorter than a window is filled up, by
+        repeating it, as in training (arXiv:2211.06687, 3.3).
+
+        Raises:
+            ValueError: there are no samples, or the hop is not positive.
+        """
+        if not samples.shape[1] or hop_seconds <= 0:
+            raise ValueError(f"expected samples and a positive hop, got {samples.shape[1]} and {hop_seconds}")
+        mono = resample(to_mono(samples), sample_rate, self.sample_rate)[0]
+        # The 16-bit round trip is part of LAION's input.
+        sound = (torch.from_numpy(mono).to(self.device).clamp(-1, 1) * 32_767).to(torch.int16).float() / 32_767
+        starts = window_starts(len(sound), self.window, round(hop_seconds * self.sample_rate))
+        found = []
+        with torch.no_grad():
+            for first in range(0, len(starts), self.windows_at_once):
+                group = starts[first : first + self.windows_at_once]
+                found.append(self.audio(torch.stack([sound[start : start + self.window] for start in group])).cpu())
+        return Windows([start / self.sample_rate for start in starts], torch.cat(found).numpy())
+
+    def embed_text(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
+        """The embeddings of sentences, unit length.
+
+        Raises:
+            ValueError: there is no sentence, or the weights came without a vocabulary.
+        """
+        if self.text is None:
+            raise ValueError(
+                "expected a vocabulary (RoBERTa's tokenizer.json) beside a LAION checkpoint to embed words, got none"
+            )
+        if not texts:
+            raise ValueError("expected at least one text, got none")
+        with torch.no_grad():
+            return np.stack([self.text(text).cpu().numpy() for text in texts])
+
+
+def window_starts(length: int, window: int, hop: int) -> list[int]:
+    """Where windows begin in a recording of `length` samples: every `hop`, and the last where it just ends with it."""
+    last = max(length - window, 0)
+    return [*range(0, last, max(hop, 1)), last]
+
+
+def load_joint_embedder(
+    path: Path, device: str = "cpu", vocabulary: Path | None = None, windows_at_once: int | None = None
+) -> JointEmbedder:
+    """A CLAP model.
+
+    Args:
+        path: a LAION checkpoint (a file), or a folder with a `transformers.ClapModel`, its feature extractor and
+            tokenizer.
+        vocabulary: RoBERTa's `tokenizer.json`, for the words of a LAION checkpoint, which brings none.
+        windows_at_once: windows of a recording in a pass; None is what suits the device.
+
+    Raises:
+        ValueError: it is neither, has feature fusion (which draws its input at random), or cannot be loaded safely.
+    """
+    together = windows_at_once or (1 if device == "cpu" else WINDOWS_AT_ONCE)
+    return _from_folder(path, device, together) if path.is_dir() else _from_laion(path, device, together, vocabulary)
+
+
+def _from_folder(path: Path, device: str, windows_at_once: int) -> JointEmbedder:
+    try:
+        network = load_network(ClapModel, path, "eager")
+        extractor: Any = AutoFeatureExtractor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        if not isinstance(extractor, ClapFeatureExtractor) or extractor.padding not in get_args(Filling):
+            raise ValueError(f"a {type(extractor).__name__} that fills up by {getattr(extractor, 'padding', None)!r}")
+        tokenizer = load_tokenizer(path)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"expected a CLAP folder (config, weights, feature extractor, tokenizer) in {path}, got {error}"
+        ) from error
+    network = network.eval().to(device)
+    if network.config.audio_config.enable_fusion or extractor.truncation == "fusion":
+        raise ValueError(f"expected a CLAP model without feature fusion, got one with it in {path}")
+    bank = torch.from_numpy(extractor.mel_filters_slaney).to(device)
+    filling: Any = extractor.padding
+
+    def audio(windows: Float32[Tensor, "W N"]) -> Float[Tensor, "W E"]:
+        filled = fill(windows, extractor.nb_max_samples, filling)
+        spectrogram = mel_decibels(filled, bank, extractor.fft_window_size, extractor.hop_length)
+        pooled = network.audio_model(input_features=spectrogram[:, None]).pooler_output
+        return functional.normalize(network.audio_projection(pooled), dim=-1)
+
+    def text(words: str) -> Float[Tensor, " E"]:
+        pooled = network.text_model(**_tokens(tokenizer, words, device)).pooler_output
+        return functional.normalize(network.text_projection(pooled), dim=-1)[0]
+
+    return JointEmbedder(extractor.sampling_rate, extractor.nb_max_samples, device, windows_at_once, audio, text)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, words: str, device: str) -> dict[str, Tensor]:
+    encoded = tokenizer(words, truncation=True, max_length=LONGEST_TEXT, return_tensors="pt")
+    return {name: encoded[name].to(device) for name in ("input_ids", "attention_mask")}
+
+
+def _from_laion(path: Path, device: str, windows_at_once: int, vocabulary: Path | None) -> JointEmbedder:
+    checkpoint = load_pickle(path)
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"expected a LAION CLAP checkpoint (a state_dict) in {path}, got {type(checkpoint).__name__}")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    # A buffer of older versions of transformers, which newer ones make themselves.
+    state.pop("text_branch.embeddings.position_ids", None)
+    network, settings = _build_laion(path, state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"expected a LAION CLAP checkpoint in {path}, got {str(error)[:300]}") from error
+    network.eval().to(device)
+    tokenizer = _vocabulary(vocabulary) if vocabulary else None
+    from laion_clap.training.data import get_audio_features
+
+    longest = settings["clip_samples"]
+
+    def audio(windows: Float32[Tensor, "W N"]) -> Float[Tensor, "W E"]:
+        return network.get_audio_embedding(
+            [get_audio_features({}, window, longest, "rand_trunc", "repeatpad", settings) for window in windows]
+        )
+
+    def text(words: str) -> Float[Tensor, " E"]:
+        assert tokenizer is not None
+        return network.get_text_embedding(_tokens(tokenizer, words, device))[0]
+
+    sizes = (settings["sample_rate"], longest, device, windows_at_once)
+    return JointEmbedder(*sizes, audio, text if tokenizer else None)
+
+
+def _build_laion(path: Path, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+    """LAION's network of the sizes that its weights have, and the settings of its audio side."""
+    try:
+        width = state["audio_branch.patch_embed.proj.weight"].shape[0]
+        words, positions = (
+            state[f"text_branch.embeddings.{kind}_embeddings.weight"].shape[0] for kind in ("word", "position")
+        )
+        inner = state["text_branch.encoder.layer.0.intermediate.dense.weight"].shape[0]
+    except KeyError as error:
+        raise ValueError(
+            f"expected a LAION CLAP checkpoint with RoBERTa and HTSAT in {path}, got none with {error}"
+        ) from error
+    if any(".mel_conv2d." in name for name in state):
+        raise ValueError(f"expected a CLAP model without feature fusion, got one with it in {path}")
+    if width not in AUDIO_NETWORKS:
+        raise ValueError(f"expected an audio network of the widths {list(AUDIO_NETWORKS)}, got {width} in {path}")
+    layers = {match[1] for name in state if (match := re.match(r"text_branch\.encoder\.layer\.(\d+)\.", name))}
+    text = RobertaConfig(
+        vocab_size=words,
+        hidden_size=ROBERTA_WIDTH,
+        num_hidden_layers=len(layers),
+        num_attention_heads=ROBERTA_HEADS,
+        intermediate_size=inner,
+        max_position_embeddings=positions,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    with _no_downloads(text):
+        from laion_clap.hook import create_model
+
+        network, settings = create_model(AUDIO_NETWORKS[width], "roberta", precision="fp32", device=torch.device("cpu"))
+    return network, settings["audio_cfg"]
+
+
+@contextmanager
+def _no_downloads(text: RobertaConfig) -> Iterator[None]:
+    """LAION's package fetches three tokenizers when it is imported and RoBERTa's weights when a network is built. The
+    checkpoint replaces all of them, so inside this block nothing is fetched and RoBERTa is built from its sizes."""
+    roberta: Any = RobertaModel
+    with _PATCHING:
+        offline, huggingface_hub.constants.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE, True
+        roberta.from_pretrained = classmethod(lambda cls, name: cls(text))
+        try:
+            yield
+        finally:
+            del roberta.from_pretrained  # uncovers the inherited one
+            huggingface_hub.constants.HF_HUB_OFFLINE = offline
+
+
+def _vocabulary(path: Path) -> PreTrainedTokenizerFast:
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        return PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="<pad>", unk_token="<unk>")
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ValueError(f"expected RoBERTa's tokenizer.json at {file}, got {error}") from error

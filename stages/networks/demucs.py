@@ -1,0 +1,204 @@
+"""Melody out of a recording: Demucs' stems (arXiv:2211.08553) that carry it, and their chroma (arXiv:2306.05284, 2.2).
+
+As in AudioCraft: the separator gets the signal as it is (no normalisation), `vocals` and `other` are summed, and the
+chroma is taken of their mono mix at 32 kHz. Unlike there nothing is random (`shifts=0`). Segments are joined as they
+come, as `demucs.apply.apply_model` joins them, which keeps four stems of the whole recording and passes segments one by
+one; here only the melody is kept, and an accelerator gets several of a recording's segments at a time."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import demucs
+import numpy as np
+import torch
+import yaml
+from demucs.apply import BagOfModels, TensorChunk
+from demucs.demucs import Demucs
+from demucs.hdemucs import HDemucs
+from demucs.htdemucs import HTDemucs
+from demucs.repo import ModelLoadingError, check_checksum
+from demucs.states import load_model
+from demucs.utils import center_trim
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from model.chroma import chroma
+from schemas.weights import LocalWeights
+from stages.audio import as_channels, resample, to_mono
+from stages.networks.unpickling import load_pickle
+
+MELODY_STEMS = ("vocals", "other")
+"""The stems that carry melody; `drums` and `bass` do not (arXiv:2306.05284, 2.2)."""
+
+OVERLAP = 0.25
+"""Share of a segment that overlaps the next (Demucs' default)."""
+
+SEGMENTS_AT_ONCE = 8
+"""Segments of a recording in a pass on an accelerator. On a processor a segment alone takes no longer than its share
+of a batch, and memory stays low."""
+
+AnyDemucs = Demucs | HDemucs | HTDemucs
+
+
+@dataclass(frozen=True)
+class ChromaSettings:
+    """How a melody is measured: the rate to which sound is brought (Hz), window and hop (samples at that rate)."""
+
+    sample_rate: int = 32_000
+    window: int = 16_384
+    hop: int = 4_096
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second: 7.8125 at MusicGen's settings."""
+        return self.sample_rate / self.hop
+
+
+class Separator:
+    """Demucs as a function from a recording to the mono sum of the stems that carry melody.
+
+    Args:
+        bag: networks whose estimates are averaged, each stem by the bag's weights.
+        segments_at_once: how many segments of a recording go through a network together; None is what suits the device.
+
+    Raises:
+        ValueError: the networks do not give those stems.
+    """
+
+    def __init__(self, bag: BagOfModels, device: str, segments_at_once: int | None = None) -> None:
+        missing = [stem for stem in MELODY_STEMS if stem not in bag.sources]
+        if missing:
+            raise ValueError(f"expected a separator with the stems {', '.join(MELODY_STEMS)}, got {bag.sources}")
+        self.bag, self.device = bag.eval().to(device), device
+        self._networks: list[Any] = list(bag.models)
+        self.sample_rate: int = bag.samplerate
+        self.channels: int = bag.audio_channels
+        self._at_once = segments_at_once or (1 if device == "cpu" else SEGMENTS_AT_ONCE)
+        self._melody = [bag.sources.index(stem) for stem in MELODY_STEMS]
+        totals = [sum(weights) for weights in zip(*bag.weights, strict=True)]
+        self._shares = [[weights[stem] / totals[stem] for stem in self._melody] for weights in bag.weights]
+
+    def melody(self, samples: Float[np.ndarray, "C N"], sample_rate: int) -> Float[np.ndarray, "1 M"]:
+        """Vocals and other of a recording as one mono signal at the separator's own `sample_rate`: Demucs' own for the
+        whole recording, however long, with memory for a few segments beside the recording."""
+        mixed = torch.from_numpy(as_channels(samples, sample_rate, self.sample_rate, self.channels))
+        found = torch.zeros(mixed.shape[1])
+        with torch.no_grad():
+            for network, shares in zip(self._networks, self._shares, strict=True):
+                if any(shares):  # of a fine-tuned bag each network gives one stem, and two give the melody
+                    found += torch.cat(list(self._joined(network, shares, mixed))).cpu()
+        return found.numpy()[None]
+
+    def _joined(self, network: Any, shares: list[float], mixed: Float[Tensor, "C N"]) -> Iterator[Tensor]:
+        """What a network says of the melody, stretch after stretch: segments overlap, and each counts the more the
+        farther a sample is from its ends."""
+        length = int(network.segment * self.sample_rate)
+        stride = int((1 - OVERLAP) * length)
+        rising = torch.arange(1, length // 2 + 1)
+        weight = torch.cat([rising, torch.arange(length - length // 2, 0, -1)]).to(self.device)
+        weight = weight / weight.max()
+        each = torch.tensor(shares, device=self.device)[:, None, None]
+        sums = torch.zeros(len(shares), mixed.shape[0], length, device=self.device)
+        weights = torch.zeros(length, device=self.device)
+        for stems in self._segments(network, mixed, length, stride):
+            heard = stems.shape[-1]
+            sums[..., :heard] += weight[:heard] * stems
+            weights[:heard] += weight[:heard]
+            # No later segment reaches what lies before the next one's beginning.
+            done = min(stride, heard)
+            yield (each * (sums[..., :done] / weights[:done])).sum(0).mean(0)
+            sums = functional.pad(sums[..., stride:], (0, stride))
+            weights = functional.pad(weights[stride:], (0, stride))
+
+    def _segments(
+        self, network: Any, mixed: Float[Tensor, "C N"], length: int, stride: int
+    ) -> Iterator[Float[Tensor, "S C n"]]:
+        """The stems of segments of `length` samples, `stride` from one to the next; the last ones are shorter, and a
+        network that takes no less hears what lies around them as well."""
+        chunks = (TensorChunk(mixed, start, length) for start in range(0, mixed.shape[1], stride))
+        for heard, alike in groupby(chunks, key=lambda chunk: chunk.length):
+            taken = network.valid_length(heard) if hasattr(network, "valid_length") else heard
+            while group := list(islice(alike, self._at_once)):
+                batch = torch.stack([chunk.padded(taken) for chunk in group]).to(self.device)
+                yield from center_trim(network(batch)[:, self._melody], heard)
+
+
+def load_separator(weights: LocalWeights, device: str = "cpu") -> Separator:
+    """The separator of a folder: Demucs' local repository, that is `<signature>-<sha256>.th` files with a bag's
+    `.yaml`, or a single `.th`; or the files of a model that Demucs publishes (`demucs:<name>`, whose bag comes with the
+    package).
+
+    Raises:
+        ValueError: the folder is no such repository, a file is not what its name's digest says, or a file holds
+            anything but weights of a Demucs network.
+    """
+    path = weights.path
+    files = {file.stem.split("-")[0]: file for file in ([path] if path.is_file() else sorted(path.glob("*.th")))}
+    bags = [] if path.is_file() else sorted(path.glob("*.yaml"))
+    if not bags and weights.reference.startswith("demucs:"):
+        bags = [Path(demucs.__file__).parent / "remote" / f"{weights.reference.removeprefix('demucs:')}.yaml"]
+    if len(bags) > 1 or not files or (not bags and len(files) > 1):
+        raise ValueError(
+            f"expected a Demucs repository (.th files and one bag .yaml, or one .th) in {path}, got {len(files)} .th "
+            f"and {len(bags)} .yaml files"
+        )
+    bag = yaml.safe_load(bags[0].read_text(encoding="utf-8")) if bags else {"models": list(files)}
+    if not isinstance(bag, dict) or not isinstance(bag.get("models"), list):
+        raise ValueError(f"expected a bag with a list `models` in {bags[0]}, got {str(bag)[:80]}")
+    missing = [str(name) for name in bag["models"] if name not in files]
+    if missing:
+        raise ValueError(f"expected the models {', '.join(missing)} of the bag in {path}, got {', '.join(files)}")
+    networks = [_load_network(files[name]) for name in bag["models"]]
+    return Separator(BagOfModels(networks, bag.get("weights"), bag.get("segment")), device)
+
+
+def _load_network(path: Path) -> AnyDemucs:
+    if "-" in path.stem:
+        try:
+            check_checksum(path, path.stem.rsplit("-", 1)[1])
+        except ModelLoadingError as error:
+            raise ValueError(f"expected the file that its name's digest says, got another: {error}") from error
+    package = load_pickle(path, (HTDemucs, HDemucs, Demucs, Fraction))
+    if not isinstance(package, dict) or package.get("klass") not in (HTDemucs, HDemucs, Demucs):
+        raise ValueError(f"expected the weights of a Demucs network in {path}, got none")
+    try:
+        network: AnyDemucs = load_model(package)
+        return network
+    except (KeyError, TypeError, RuntimeError, AssertionError) as error:
+        raise ValueError(f"expected the weights of a Demucs network in {path}, got {error}") from error
+
+
+def melody_chroma(
+    samples: Float[np.ndarray, "C N"],
+    sample_rate: int,
+    separator: Separator | None,
+    settings: ChromaSettings | None = None,
+    device: str = "cpu",
+) -> Float[np.ndarray, "F 12"]:
+    """The melody condition of a recording: raw chroma, the strongest bin of each frame 1 (zeros where nothing sounds).
+
+    Args:
+        samples: the recording.
+        sample_rate: its rate in Hz.
+        separator: takes the melody out of the mix first; None measures the full mix.
+        settings: how the chroma is measured; None is MusicGen's way.
+        device: where the chroma is computed.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    settings = settings or ChromaSettings()
+    if not samples.shape[1]:
+        raise ValueError("expected at least 1 sample, got none")
+    if separator is None:
+        sound, rate = to_mono(samples), sample_rate
+    else:
+        sound, rate = separator.melody(samples, sample_rate), separator.sample_rate
+    sound = resample(sound, rate, settings.sample_rate)
+    found = chroma(torch.from_numpy(sound).to(device), settings.sample_rate, settings.window, settings.hop)
+    return found[0].cpu().numpy()

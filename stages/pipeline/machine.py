@@ -1,0 +1,54 @@
+"""What decoding may take of this machine: how much memory is free, and how many sequences go together."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from model.decoding import MemoryPlan, Resources
+from stages.pipeline.contract import Context
+
+MEMORY = Path("/proc/meminfo")
+GROUPS = Path("/sys/fs/cgroup")
+LIMITS = (
+    ("memory.max", "memory.current", "memory.stat"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+)
+"""Files of a container's limit, of what it uses, and of what that is made of: control groups of version 2 and 1."""
+
+
+def resources_of(context: Context, tell: Callable[[MemoryPlan], None] | None = None) -> Resources:
+    """What the settings of a run leave to decoding; `tell` is told how many sequences go together."""
+    settings, device = context.settings, context.device
+    return Resources(settings.decode_at_once, lambda: free_memory(device), tell, settings.cuda_graphs)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that may be taken of a device's memory."""
+    if device == "cuda":
+        import torch
+
+        # What torch keeps for itself, and nothing lies in, is free too.
+        return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return min([_free_in_machine(), *_free_in_groups()])
+
+
+def _free_in_machine() -> int:
+    if MEMORY.exists():
+        for line in MEMORY.read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    # A system that does not say what is free: half of what there is.
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+def _free_in_groups() -> list[int]:
+    """What containers leave, files that the system can drop counted as free."""
+    found = []
+    for limit, used, made_of in ([GROUPS / name for name in names] for names in LIMITS):
+        if limit.exists() and used.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
+            lines = made_of.read_text(encoding="utf-8").splitlines() if made_of.exists() else []
+            # Version 1 tells those of the groups within by another name.
+            names = ("inactive_file", "total_inactive_file")
+            droppable = [int(line.split()[1]) for line in lines if line.split()[0] in names]
+            found.append(int(most) - int(used.read_text(encoding="utf-8")) + max(droppable, default=0))
+    return found

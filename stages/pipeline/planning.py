@@ -1,0 +1,283 @@
+"""What is stale: every stage's fingerprint, and which of its shards must be made, by footers alone.
+
+A shard is done if and only if its footer's `input_key` is the identity of the keys that it would be made from now.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+from schemas import Config, Settings, Store, WeightsRef
+from schemas.content import row_keys
+from schemas.identity import fingerprint, stage_fingerprint, weights_fields
+from schemas.records import REJECTS
+from schemas.table import Table
+from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
+from stages.pipeline.contract import Context, Needs
+from stages.pipeline.digests import consulted_digest, data_digest
+
+EVERYTHING = "all"
+"""The name of the one job of a stage that is not made shard by shard."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage with its configuration, as part of a run."""
+
+    name: str
+    stage: ModuleType
+    config: Config
+    after: str | None = None
+    """The stage that makes the files that this one takes in, where one of the recipe does."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage has to do."""
+
+    stage: str
+    jobs: tuple[str, ...] = ()
+    """The shards to make, or `all`; none where nothing is to be done."""
+    gone: tuple[str, ...] = ()
+    """Shards whose input is no longer there."""
+    make: int = 0
+    reuse: int = 0
+    drop: int = 0
+    refused: int = 0
+    """Rejects that stand from earlier runs."""
+    reason: str = ""
+    """Why the stage has work, or why the counts are estimates."""
+
+    @property
+    def estimated(self) -> bool:
+        return self.reason.startswith("after ")
+
+
+class Chain:
+    """The stages of a recipe in their order, and the identity of each.
+
+    A fingerprint may depend on a model that an earlier stage is still to train, so fingerprints are found when they are
+    asked for.
+
+    Args:
+        steps: all stages of the recipe, in order, whether or not they are to run.
+    """
+
+    def __init__(self, steps: Sequence[Step], settings: Settings) -> None:
+        self.steps = {step.name: step for step in steps}
+        self.settings = settings
+        self.store = Store(settings.store)
+        self.library = WeightsLibrary(self.store, offline=settings.offline)
+        self._fingerprints: dict[str, str] = {}
+
+    def writer(self, table: Table) -> Step | None:
+        """The stage that makes a table."""
+        return next((step for step in self.steps.values() if table == step.stage.WRITES), None)
+
+    def needs(self, name: str) -> Needs:
+        """What has a say in what a stage makes: all that it names, unless it says less.
+
+        Raises:
+            MissingWeights: that depends on weights that cannot be had.
+        """
+        step = self.steps[name]
+        if hasattr(step.stage, "needs"):
+            found: Needs = step.stage.needs(step.config, self.library.get)
+            return found
+        return Needs(step.config, getattr(step.stage, "CONSULTS", ()))
+
+    def fetch(self, names: Sequence[str]) -> None:
+        """Fetch the published weights that stages need before any work begins.
+
+        Raises:
+            MissingWeights: some cannot be found or fetched; what is missing is told all together.
+        """
+        fields: dict[WeightsRef, str] = {}
+        for name in names:
+            try:
+                wanted = weights_fields(self.needs(name).config, name)
+            except WeightsNotFetched as error:  # what else it needs is known when that is there
+                named = weights_fields(self.steps[name].config, name)
+                wanted = {reference: field for reference, field in named.items() if reference in error.references}
+            fields |= {reference: field for reference, field in wanted.items() if reference not in fields}
+        try:
+            self.library.fetch_all(fields)
+        except WeightsNotFetched as error:
+            raise error.of_fields(fields) from error
+
+    def fingerprint(self, name: str) -> str:
+        """The version that a stage writes.
+
+        Raises:
+            NotTrainedYet: it depends on a model that is still to be trained.
+            MissingWeights: it depends on weights that cannot be had.
+        """
+        if name not in self._fingerprints:
+            step = self.steps[name]
+            config = self.needs(name).config
+            fields = weights_fields(config, name)
+            try:
+                digests: dict[str, str] = {reference: self._digest(reference) for reference in fields}
+            except WeightsNotFetched as error:
+                raise error.of_fields(fields) from error
+            found = stage_fingerprint(name, step.stage.VERSION, config, digests, self.versions(name))
+            self._fingerprints[name] = found
+            for kind in getattr(step.stage, "KINDS", ()):
+                self.library.recipes[kind] = found
+        return self._fingerprints[name]
+
+    def _digest(self, reference: WeightsRef) -> str:
+        """The digest of weights; `checkpoint:<kind>` is of this run's own recipe, where a stage of it trains that."""
+        kind = reference.removeprefix("checkpoint:")
+        trainer = next((step for step in self.steps.values() if kind in getattr(step.stage, "KINDS", ())), None)
+        if trainer:
+            self.fingerprint(trainer.name)
+        try:
+            return self.library.get(reference).digest
+        except NotTrainedYet as error:
+            if not trainer:
+                raise
+            raise NotTrainedYet(f"{error} (the stage {trainer.name})", trainer.name) from error
+
+    def versions(self, name: str) -> dict[str, str]:
+        """The version of each table that a stage reads or consults (records, which accumulate, have none)."""
+        versions = {}
+        for table in (*self.steps[name].stage.READS, *self.needs(name).consults):
+            step = self.writer(table)
+            if step is not None and not table.accumulates:
+                versions[table.name] = self.fingerprint(step.name)
+        return versions
+
+    def context(self, name: str, run_id: str) -> Context:
+        """The context of one stage of a run."""
+        found = self.fingerprint(name)
+        context = Context(self.store, self.settings, run_id, name, found, self.versions(name), self.library)
+        if hasattr(self.steps[name].stage, "whole"):
+            digest = data_digest(self.steps[name].stage, context)
+            context = replace(context, data_digest=digest, identity=fingerprint({"recipe": found, "data": digest}))
+        return context
+
+    def upstream(self, name: str) -> Step | None:
+        """The stage that makes what drives this one."""
+        step = self.steps[name]
+        return self.writer(step.stage.READS[0]) if step.stage.READS else self.steps.get(step.after or "")
+
+
+def driving_key(stage: ModuleType) -> tuple[str, ...]:
+    """The columns that say which rows of WRITES were made from which rows of the first of READS."""
+    return tuple(name for name in stage.READS[0].key if name in stage.WRITES.key)
+
+
+def plan_stage(step: Step, context: Context, asked: bool) -> Plan:
+    """What a stage has to do now.
+
+    Args:
+        asked: the stage was asked for by name, so a `refresh` policy does not hold it back.
+    """
+    if hasattr(step.stage, "shard"):
+        return _plan_shards(step, context)
+    if hasattr(step.stage, "whole"):
+        return _plan_whole(step, context, asked)
+    return _plan_arrivals(step, context)
+
+
+def _plan_arrivals(step: Step, context: Context) -> Plan:
+    columns = getattr(step.stage, "SURVEYED", None)
+    known = context.store.read(step.stage.WRITES, context.fingerprint, columns=columns)
+    refused = context.store.read(REJECTS, context.fingerprint)
+    survey = step.stage.survey(step.config, context, known, refused)
+    jobs = (EVERYTHING,) if survey.make or survey.drop else ()
+    return Plan(step.name, jobs, (), survey.make, survey.reuse, survey.drop, refused.num_rows)
+
+
+def _plan_whole(step: Step, context: Context, asked: bool) -> Plan:
+    writes = step.stage.WRITES
+    shard = whole_shard(step.stage, context)
+    footer = context.store.footer(writes, context.fingerprint, shard)
+    if footer is not None and footer.input_key == context.identity:
+        return Plan(step.name, reuse=footer.rows, refused=footer.refused)
+    refresh = getattr(step.config, "refresh", "changed")
+    existing = context.store.shards(writes, context.fingerprint)
+    if not asked and (refresh == "never" or (refresh == "missing" and existing)):
+        return Plan(step.name, reuse=len(existing))
+    return Plan(step.name, (EVERYTHING,), make=1)
+
+
+def whole_shard(stage: ModuleType, context: Context) -> str:
+    """The shard that a whole-set stage writes: one for each identity where its table accumulates, else the only one."""
+    return context.identity if stage.WRITES.accumulates else "0"
+
+
+def _plan_shards(step: Step, context: Context) -> Plan:
+    store, stage = context.store, step.stage
+    source, version = stage.READS[0], context.versions[stage.READS[0].name]
+    wanted, existing = store.shards(source, version), store.shards(stage.WRITES, context.fingerprint)
+    consulted = consulted_digest(stage, context)
+    jobs, make, reuse, drop, refused = [], 0, 0, 0, 0
+    for shard in wanted:
+        given = store.footer(source, version, shard)
+        made = store.footer(stage.WRITES, context.fingerprint, shard) if shard in existing else None
+        if given is None:
+            continue
+        if made and made.input_key == given.output_key and not _try_again(context, shard, made.refused, consulted):
+            reuse, refused = reuse + made.rows, refused + made.refused
+            continue
+        jobs.append(shard)
+        key = driving_key(stage)
+        inputs = set(row_keys(store.read(source, version, [shard], source.key), key))
+        there = row_keys(store.read(stage.WRITES, context.fingerprint, [shard], stage.WRITES.key), key) if made else []
+        kept = [one for one in there if one in inputs]
+        make, reuse, drop = make + len(inputs - set(kept)), reuse + len(kept), drop + len(there) - len(kept)
+    gone = tuple(shard for shard in existing if shard not in wanted)
+    for shard in gone:
+        footer = store.footer(stage.WRITES, context.fingerprint, shard)
+        drop += footer.rows if footer else 0
+    return Plan(step.name, tuple(jobs), gone, make, reuse, drop, refused)
+
+
+def _try_again(context: Context, shard: str, refused: int, consulted: str | None) -> bool:
+    if not refused or consulted is None:
+        return False
+    stamps = context.store.read(REJECTS, context.fingerprint, [shard], ["stamp"]).column("stamp").to_pylist()
+    return any(stamp != consulted for stamp in stamps)
+
+
+def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
+    """The plan of a run of the stages `names`, computing nothing.
+
+    What follows from a stage that has work itself is estimated: its `reason` says after which stage it is known.
+
+    Raises:
+        MissingWeights: published weights cannot be had.
+    """
+    chain.fetch(names)
+    plans: dict[str, Plan] = {}
+    for name in names:
+        step, upstream = chain.steps[name], chain.upstream(name)
+        driver = plans.get(upstream.name) if upstream else None
+        if driver is not None and driver.jobs and step.after:  # what it takes in is not there to be surveyed
+            plans[name] = Plan(
+                name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"after {driver.stage}"
+            )
+            continue
+        try:
+            plan = plan_stage(step, chain.context(name, run_id="plan"), asked)
+        except NotTrainedYet as error:
+            if not error.trainer:
+                raise
+            rows = driver.make + driver.reuse if driver else 1
+            plan = Plan(
+                name, driver.jobs if driver and driver.jobs else ("?",), make=rows, reason=f"after {error.trainer}"
+            )
+        plans[name] = _follow(plan, step, driver, asked) if driver is not None and driver.jobs else plan
+    return list(plans.values())
+
+
+def _follow(plan: Plan, step: Step, driver: Plan, asked: bool) -> Plan:
+    """The estimate for a stage whose driving stage has work to do first."""
+    reason = plan.reason or f"after {driver.stage}"
+    if hasattr(step.stage, "whole"):
+        held = not plan.jobs and not asked and getattr(step.config, "refresh", "changed") != "changed"
+        return plan if held else replace(plan, jobs=(EVERYTHING,), make=1, reason=reason)
+    total, reuse = driver.make + driver.reuse, min(plan.reuse, driver.reuse)
+    return replace(plan, jobs=plan.jobs or driver.jobs, make=max(plan.make, total - reuse), reuse=reuse, reason=reason)

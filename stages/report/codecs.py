@@ -1,0 +1,185 @@
+"""The codec that was trained here, as the page shows it: how good it is in words, beside what it must beat, and the
+recordings that it was kept for to be heard."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from stages.report.clips import SHORT, Row, minutes, relative_address
+from stages.report.findings import Finding, Verdict
+from stages.report.models import metrics_of
+
+CODERS = (("", "This codec"), ("_untrained", "Untrained codec"), ("_scalar", "Scalar quantiser"))
+"""What is compared: the end of its metrics' names, and its name on the page."""
+
+SPLITS = (("valid", "Validation"), ("test", "Test"), ("train", "Training"))
+
+MEASURES = ("si_snr", "log_mel_distance", "multi_scale_mel_distance", "bit_rate")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A line of the table: one coder on one split."""
+
+    split: str
+    coder: str
+    values: tuple[str, ...]
+    """One for each of `MEASURES`."""
+    ours: bool
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """How a codebook is used on held-out recordings."""
+
+    number: int
+    used: float
+    """Percent of its entries."""
+    perplexity: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """A sound with its picture; addresses relative to the page."""
+
+    name: str
+    audio: str
+    picture: str
+
+
+@dataclass(frozen=True)
+class ReconstructionView:
+    """A recording before and after the codec."""
+
+    title: str
+    facts: str
+    sides: tuple[Side, Side]
+
+
+@dataclass(frozen=True)
+class CodecView:
+    """Everything that the page says of the codec."""
+
+    checkpoint_id: str
+    summary: str
+    findings: tuple[Finding, ...]
+    measured: tuple[Measured, ...]
+    codebooks: tuple[Codebook, ...]
+    reconstructions: tuple[ReconstructionView, ...]
+
+
+def newest_codec(checkpoints: Sequence[Row]) -> Row | None:
+    """The codec of the store that was trained last, which is the one that the page shows."""
+    codecs = [row for row in checkpoints if row["kind"] == "codec"]
+    return max(codecs, key=lambda row: (row["created_at"], row["checkpoint_id"]), default=None)
+
+
+def codec_view(
+    codec: Row, reconstructions: Sequence[Row], tracks: Mapping[str, Row], pictures: Mapping[str, str]
+) -> CodecView:
+    """A codec with its figures and its reconstructions.
+
+    Args:
+        codec: its row of `checkpoints`; one of an earlier release may lack any metric.
+        reconstructions: its rows of `reconstructions`.
+        tracks: rows of `tracks` by id, for titles.
+        pictures: addresses of pictures relative to the page, by SHA-256 of the sound. A reconstruction that lacks one
+            is not shown.
+    """
+    metrics = metrics_of(codec)
+    shown = [row for row in reconstructions if {row["original_sha256"], row["decoded_sha256"]} <= set(pictures)]
+    return CodecView(
+        checkpoint_id=codec["checkpoint_id"],
+        summary=_summary(metrics),
+        findings=(
+            _nearer(metrics, "_untrained", "It gives held-out recordings back better than an untrained codec does"),
+            _nearer(metrics, "_scalar", "It gives them back better than a plain scalar quantiser of the same bit rate"),
+            _use(metrics),
+        ),
+        measured=tuple(_measured(metrics)),
+        codebooks=tuple(_codebooks(metrics)),
+        reconstructions=tuple(
+            _reconstruction(row, tracks.get(row["track_id"], {}), pictures)
+            for row in sorted(shown, key=lambda row: row["number"])
+        ),
+    )
+
+
+def _summary(metrics: Mapping[str, float]) -> str:
+    """How good it is, for somebody who knows no decibels."""
+    ratio, distance = metrics.get("valid_si_snr"), metrics.get("valid_log_mel_distance")
+    if ratio is None or distance is None:
+        return "This codec was not measured on held-out recordings."
+    share = 1 / (1 + 10 ** (ratio / 10))
+    rate = metrics.get("valid_bit_rate")
+    begin = f"At {rate:.3g} kbit/s, about" if rate is not None else "About"
+    if share > 0.5:
+        heard = "there is more error than music in it"
+    elif share > 0.1:
+        heard = "the piece is there, and so is audible noise or roughness"
+    else:
+        heard = "the music is clearly stronger than what is wrong with it"
+    return (
+        f"{begin} {share:.0%} of the energy of what this codec gives back of recordings that it has not learnt from is "
+        f"error: {heard}. Its spectrum is {distance:.1f} dB from the original’s on average. Every clip that it decodes "
+        "passes through it, so no clip can sound better than the decoded examples here."
+    )
+
+
+def _nearer(metrics: Mapping[str, float], other: str, claim: str) -> Finding:
+    names = ("valid_si_snr", "valid_log_mel_distance", f"valid_si_snr{other}", f"valid_log_mel_distance{other}")
+    if any(name not in metrics for name in names):
+        missing = ", ".join(name for name in names if name not in metrics)
+        return Finding(claim, "not measured", f"The checkpoint has no {missing}.")
+    ratio, distance, their_ratio, their_distance = (metrics[name] for name in names)
+    evidence = (
+        f"SI-SNR {_signed(ratio)} dB against {_signed(their_ratio)} (higher is better); mel distance {distance:.1f} dB "
+        f"against {their_distance:.1f} (lower is better)."
+    )
+    better = (ratio > their_ratio) + (distance < their_distance)
+    verdicts: tuple[Verdict, ...] = ("does not hold", "not clear", "holds")
+    return Finding(claim, verdicts[better], evidence)
+
+
+def _use(metrics: Mapping[str, float]) -> Finding:
+    claim = "Every codebook has more than half of its entries in use"
+    used = [book.used for book in _codebooks(metrics)]
+    if not used:
+        return Finding(claim, "not measured", "The checkpoint does not say.")
+    least = min(used)
+    evidence = f"The least used of {len(used)} has {least:.0f}% of its entries in use on held-out recordings."
+    return Finding(claim, "holds" if least > 50 else "does not hold", evidence)
+
+
+def _measured(metrics: Mapping[str, float]) -> list[Measured]:
+    lines = []
+    for split, name in SPLITS:
+        for after, coder in CODERS:
+            values = [metrics.get(f"{split}_{measure}{after}") for measure in MEASURES]
+            if any(value is not None for value in values):
+                written = tuple("–" if value is None else _signed(value, 2) for value in values)
+                lines.append(Measured(name, coder, written, ours=not after))
+    return lines
+
+
+def _codebooks(metrics: Mapping[str, float]) -> list[Codebook]:
+    found: list[Codebook] = []
+    while (used := metrics.get(f"valid_codebook_{len(found) + 1}_used")) is not None:
+        perplexity = metrics.get(f"valid_codebook_{len(found) + 1}_perplexity")
+        written = "–" if perplexity is None else f"{perplexity:,.1f}"
+        found.append(Codebook(len(found) + 1, round(100 * used, 1), written))
+    return found
+
+
+def _reconstruction(row: Row, track: Row, pictures: Mapping[str, str]) -> ReconstructionView:
+    name = " by ".join(filter(None, (track.get("title"), track.get("artist")))) or f"Track {row['track_id'][:SHORT]}"
+    measures = f"SI-SNR {_signed(row['si_snr'])} dB · mel distance {row['log_mel_distance']:.1f} dB"
+    original, decoded = (
+        Side(word, relative_address(row[column]), pictures[row[f"{column}_sha256"]])
+        for column, word in (("original", "Original"), ("decoded", "Decoded"))
+    )
+    return ReconstructionView(name, f"{minutes(row['seconds'])} · {measures}", (original, decoded))
+
+
+def _signed(value: float, places: int = 1) -> str:
+    """A number with a minus as wide as a digit, as a table of figures has it."""
+    return f"{value:.{places}f}".replace("-", "−")

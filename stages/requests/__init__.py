@@ -1,0 +1,261 @@
+"""Requests: the clips that the catalog should hold, taken in from a requests file.
+
+A request's id is the hash of all that it asks for, its references by what they resolve to: the same line gives the same
+id wherever it stands, and a changed line is another request. Two lines that differ in their name alone are two clips.
+Without a seed of its own a request's seed follows from the rest of it, except from its title and its number of takes,
+so that a new title or one more take leaves the sound of the others as it was.
+
+A line with a mistake is a reject that names the line; a line that is gone takes its clips with it.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+import schemas
+from schemas.identity import fingerprint
+from schemas.tables import PIECES, REQUESTS, TRACKS
+from stages.pipeline.contract import Arrival, Context, Reject, Survey
+from stages.pipeline.references import Files, Reference, TrackNames, UnknownReference, parse
+from stages.requests.lines import FIELDS, Line, RequestLine, read_lines
+
+READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 2
+
+SOUNDS = ("track", "title", "file")
+"""Kinds of references that a melody or a prompt may be."""
+
+NOTHING: Mapping[str, Any] = {"guidance_text": 1.0, "fields": []}
+"""Columns that came later, with the value that asks for nothing."""
+
+
+class Config(schemas.Config):
+    """What a line means where it says nothing, and what no line may ask for."""
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("default_set",)
+
+    default_set: Literal["demo", "text"] = "text"
+    """The requests of a run that names no file: `text`, descriptions alone, or `demo`, which refers to tracks of the
+    demo corpus too, where the store has it."""
+    seconds: float = Field(default=8.0, gt=0)
+    """Length of a clip, seconds (AudioCraft's `set_generation_params` takes 15, or 30 in its demos; 8 keeps a first
+    catalog cheap)."""
+    prompt_seconds: float = Field(default=2.0, gt=0)
+    """How much of a prompt a clip begins with, seconds (AudioCraft's continuation demo)."""
+    takes: int = Field(default=1, ge=1)
+    """Clips a request."""
+    guidance: float = Field(default=3.0, ge=0)
+    """Classifier-free guidance coefficient (MusicGen, arXiv:2306.05284, 3)."""
+    guidance_text: float = Field(default=1.0, ge=0)
+    """How far the description is followed beside other conditions; 1 is like them (MusicGen-Style's double guidance,
+    arXiv:2407.12563)."""
+    temperature: float = Field(default=1.0, ge=0)
+    """Of the softmax (MusicGen, 3)."""
+    top_k: int = Field(default=250, ge=0)
+    """Codes that may be drawn (MusicGen, 3)."""
+    top_p: float = Field(default=0.0, ge=0, le=1)
+    """Probability mass that may be drawn; 0 leaves it to `top_k` (AudioCraft's default)."""
+    max_seconds: float = Field(default=300.0, gt=0)
+    """Longest clip that a line may ask for, seconds: longer is taken for a mistake."""
+    max_takes: int = Field(default=100, ge=1)
+    """Most takes that a line may ask for."""
+    shard_size: int = Field(default=64, ge=1)
+    """Requests a shard."""
+
+
+def survey(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Survey:
+    """What `arrivals` would do; a line that would newly be refused counts as one to make."""
+    change = _change(config, context, known, refused)
+    same = sum(1 for row in change.rows if change.before.get(row["request_id"]) == row)
+    return Survey(
+        make=len(change.rows) - same + len(change.new_rejects),
+        reuse=same,
+        drop=len(change.before.keys() - {row["request_id"] for row in change.rows}) + change.settled,
+    )
+
+
+def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]:
+    """The shards that the requests file changes.
+
+    Raises:
+        ValueError: the file is not there, cannot be parsed, or asks for nothing.
+    """
+    change = _change(config, context, known, refused)
+    before: dict[int, list[dict]] = {}
+    after: dict[int, list[dict]] = {}
+    for row in change.before.values():
+        before.setdefault(row["shard"], []).append(row)
+    for row in change.rows:
+        after.setdefault(row["shard"], []).append(row)
+    numbers = sorted(number for number in before.keys() | after.keys() if not _same(before, after, number))
+    if not numbers and (change.new_rejects or change.settled):
+        numbers = [min(after, default=0)]  # no row changed, and what was refused did
+    for number in numbers:
+        context.check_stopped()
+        rows = after.get(number, [])
+        made = sum(1 for row in rows if change.before.get(row["request_id"]) != row)
+        yield Arrival(number, rows, made, change.rejects)
+
+
+@dataclass(frozen=True)
+class _Change:
+    """The requests of earlier runs by id, those of now in the order of their lines, and what is refused now."""
+
+    before: Mapping[str, dict]
+    rows: list[dict]
+    rejects: list[Reject]
+    refused: frozenset[tuple[str, str | None]]
+    """Key and stamp of the rejects of earlier runs."""
+
+    @cached_property
+    def new_rejects(self) -> list[Reject]:
+        return [reject for reject in self.rejects if (reject.key, reject.stamp) not in self.refused]
+
+    @cached_property
+    def settled(self) -> int:
+        """Rejects of earlier runs that no longer hold."""
+        return len({key for key, _ in self.refused} - {reject.key for reject in self.rejects})
+
+
+def _same(before: Mapping[int, list[dict]], after: Mapping[int, list[dict]], number: int) -> bool:
+    def by_id(rows: list[dict]) -> list[dict]:
+        return sorted(rows, key=lambda row: row["request_id"])
+
+    return by_id(before.get(number, [])) == by_id(after.get(number, []))
+
+
+def _default_set(config: Config, context: Context) -> str:
+    """What stands in for a requests file. The demo set refers to pieces that only a store with the demo corpus has."""
+    return config.default_set if context.store.versions(PIECES) else "text"
+
+
+def _change(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> _Change:
+    url = context.settings.requests
+    default_set = _default_set(config, context)
+    place = url or str(files("stages.requests").joinpath(f"{default_set}_requests.csv"))
+    reader = _Reader(config, context, Files(_folder(url) if url else None))
+    rows: dict[str, dict] = {}
+    rejects, names = [], dict[str, int]()
+    for line in read_lines(place):
+        try:
+            row = reader.row(line)
+            if row["name"] in names:
+                raise _Refused(
+                    "duplicate name", f"expected each name once, got {row['name']!r} as in line {names[row['name']]}"
+                )
+            if row["request_id"] in rows:
+                first = rows[row["request_id"]]["line"]
+                raise _Refused("duplicate", f"it asks for the clip of line {first} again: a name makes it another one")
+        except _Refused as error:
+            problem = str(error) if line.request is None else f"line {line.number}: {error}"
+            stamp = fingerprint([error.kind, problem, place])
+            rejects.append(Reject(f"line {line.number}", url or f"the {default_set} set", error.kind, problem, stamp))
+            continue
+        rows[row["request_id"]] = row
+        if row["name"] is not None:
+            names[row["name"]] = line.number
+    before = {row["request_id"]: row for row in known.to_pylist()}
+    _give_shards(rows, before, config.shard_size)
+    stands = frozenset(zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True))
+    return _Change(before, list(rows.values()), rejects, stands)
+
+
+def _folder(url: str) -> str:
+    return url.rpartition("/")[0] if "://" in url else os.path.dirname(os.path.abspath(url))
+
+
+def _give_shards(rows: Mapping[str, dict], before: Mapping[str, dict], size: int) -> None:
+    """A known request keeps its shard; a new one goes to the last shard, and a new shard follows when that is full."""
+    last = max((row["shard"] for row in before.values()), default=0)
+    filled = sum(1 for name in rows if name in before and before[name]["shard"] == last)
+    for name, row in rows.items():
+        if name in before:
+            row["shard"] = before[name]["shard"]
+            continue
+        if filled >= size:
+            last, filled = last + 1, 0
+        row["shard"], filled = last, filled + 1
+
+
+class _Refused(ValueError):
+    """A line that cannot be a request; `kind` is the reject's short word."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass
+class _Reader:
+    """Turns a line into a row."""
+
+    config: Config
+    context: Context
+    files: Files
+
+    @cached_property
+    def tracks(self) -> TrackNames:
+        return TrackNames(self.context.rows(TRACKS, ["track_id", "title", "artist"]))
+
+    def row(self, line: Line) -> dict[str, Any]:
+        """The row of a line, its shard not yet given.
+
+        Raises:
+            _Refused: the line cannot be a request.
+        """
+        if line.request is None:
+            raise _Refused(line.kind, line.problem)
+        asked = line.request
+        row: dict[str, Any] = {name: getattr(asked, name) for name in RequestLine.model_fields if name not in FIELDS}
+        row["fields"] = [(name, value) for name in sorted(FIELDS) if (value := getattr(asked, name)) is not None]
+        for name in ("seconds", "takes", "guidance", "guidance_text", "temperature", "top_k", "top_p"):
+            row[name] = getattr(self.config, name) if row[name] is None else row[name]
+        if asked.prompt and asked.prompt_seconds is None:
+            row["prompt_seconds"] = self.config.prompt_seconds
+        self._check(row)
+        meant = row | {column: self._resolve(row, column) for column in ("melody", "clap", "prompt")}
+        # A column that came later and says nothing leaves a request's id and seed as they were without it.
+        meant = {name: value for name, value in meant.items() if name not in NOTHING or value != NOTHING[name]}
+        if row["seed"] is None:
+            sound = {name: value for name, value in meant.items() if name not in ("title", "takes", "seed")}
+            row["seed"] = meant["seed"] = int(fingerprint(sound)[:8], 16) >> 1
+        return row | {"request_id": fingerprint(meant), "line": line.number}
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        if row["seconds"] > self.config.max_seconds:
+            raise _Refused(
+                "bad value", f"seconds: expected at most {self.config.max_seconds:g}, got {row['seconds']:g}"
+            )
+        if row["takes"] > self.config.max_takes:
+            raise _Refused("bad value", f"takes: expected at most {self.config.max_takes}, got {row['takes']}")
+        if row["prompt_seconds"] is not None and row["prompt"] is None:
+            raise _Refused(
+                "bad value", f"prompt_seconds: expected a prompt with it, got {row['prompt_seconds']:g} alone"
+            )
+        if row["prompt"] and row["prompt_seconds"] >= row["seconds"]:
+            message = f"expected less than the clip's {row['seconds']:g} seconds, got {row['prompt_seconds']:g}"
+            raise _Refused("bad value", f"prompt_seconds: {message}")
+
+    def _resolve(self, row: dict[str, Any], column: str) -> str | None:
+        """Put the resolved reference into the row; its identity comes back: content, not place."""
+        if row[column] is None:
+            return None
+        try:
+            reference = parse(row[column], (*SOUNDS, "text") if column == "clap" else SOUNDS)
+            if reference.kind == "text":
+                reference = Reference("text", reference.value or row["description"] or "")
+                if not reference.value:
+                    raise UnknownReference("expected a description for `text`, got none")
+            elif reference.kind == "file":
+                reference = self.files.resolve(reference)
+            else:
+                reference = self.tracks.resolve(reference)
+            row[column] = str(reference)
+            return f"content:{self.files.digest(reference)}" if reference.kind == "file" else row[column]
+        except UnknownReference as error:
+            raise _Refused(f"unknown {column}", f"{column}: {error}") from error

@@ -1,0 +1,31 @@
+"""The language model's training: a transformer over codec codes learns to follow text, melody and joint embeddings.
+
+MusicGen (arXiv:2306.05284): windows of tracks drawn uniformly, the delay pattern, conditions dropped at random so that
+generation can be guided, AdamW, and averaged weights, which are the ones that are kept. Every draw is a function of the
+seed, the step and the item, and the state is kept every few steps: a training that was killed and run again ends with
+the same weights, on the CPU bit for bit. Where there are several GPUs, each has a process of its own, and they train
+one model together. It may start from any checkpoint, and then learn all weights or low-rank updates of them.
+"""
+
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
+from stages.pipeline.contract import Context, Whole
+from stages.train.config import KINDS, Config
+
+READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 3
+STREAMS = READS
+
+__all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "whole"]
+
+
+def whole(config: Config, context: Context) -> Whole:
+    """Train, on every GPU of the machine, and give one row of `checkpoints` with the rows of `training` beside it.
+
+    Raises:
+        ValueError: the data cannot be trained on (none, too short, of another codec, without the conditions that the
+            model reads), the loss stays not finite, or more processes are asked for than there can be.
+        ProcessFailed, ProcessDied: one of several processes met another error, or is no more.
+        Stopped: the run was asked to stop; the state is kept.
+    """
+    from stages.train.training import train_language_model  # with torch, which a plan does without
+
+    return train_language_model(config, context)

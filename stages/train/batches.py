@@ -1,0 +1,173 @@
+"""Which examples a language model learns from: tracks by split, and the draws of each step.
+
+Every draw is a function of the seed, the step and the number of the item alone, so a training that goes on where it was
+killed sees what it would have seen, and a larger batch begins with the smaller one.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from model.conditioning.captions import drawn_caption
+from model.music_model import MusicModel, drop_attributes, drop_conditions
+from model.objective import Batch, Part, shares_of
+from model.optim.train_state import step_seed
+from stages.pipeline.contract import Context
+from stages.train.config import Config
+from stages.train.examples import Corpus, Window
+from stages.train.ranks import Rank
+
+INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT, JOINT_CODEBOOKS = 0, 1, 2, 3
+"""What a seed is for; part of it, so that no two purposes share their draws."""
+
+EmbedWords = Callable[[str], Float[Tensor, " E"]]
+"""The joint embedding of a text."""
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """What one process works on in one step."""
+
+    parts: Sequence[Part]
+    segment: int
+    """Frames of each example, with what pads it."""
+    frames: int
+    """Frames of codes in all parts of the step, those of other processes too."""
+
+
+log = logging.getLogger(__name__)
+
+
+def segment_frames(corpus: Corpus, config: Config) -> int:
+    """Frames of codes of one example."""
+    return max(1, round(config.segment_seconds * corpus.frame_rate))
+
+
+def split_tracks(corpus: Corpus, config: Config) -> dict[str, list[int]]:
+    """The positions of the tracks of each split that are long enough; a share of `train` is held out where `valid` is
+    empty, the same tracks as long as they are there."""
+    long_enough = [
+        track for track, frames in enumerate(corpus.frames) if corpus.seconds(frames) >= config.shortest_seconds
+    ]
+    found = {
+        split: [track for track in long_enough if corpus.splits[track] == split] for split in ("train", "valid", "test")
+    }
+    if not found["valid"] and len(found["train"]) > 1:
+        ordered = sorted(found["train"], key=lambda track: hashlib.sha256(corpus.ids[track].encode()).digest())
+        count = max(1, round(config.held_out_share * len(ordered)))
+        found["valid"], found["train"] = sorted(ordered[:count]), sorted(ordered[count:])
+        log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
+    return found
+
+
+def draw_batch(
+    corpus: Corpus,
+    tracks: Sequence[int],
+    config: Config,
+    step: int,
+    embed_words: EmbedWords | None = None,
+    items: range | None = None,
+) -> Batch:
+    """The examples of one step.
+
+    Args:
+        tracks: positions in the corpus of those that are drawn from, uniformly.
+        embed_words: embeds captions, where `config.joint_text` asks for it.
+        items: numbers of the examples that are wanted; None takes all.
+    """
+    frames = segment_frames(corpus, config)
+    windows, attributes = [], []
+    for item in items or range(config.batch):
+        drawn = _draw_window(corpus, tracks, config, step, item)
+        caption = drawn_caption(corpus.metadata(drawn.window.track), config.captions, drawn.random)
+        found = corpus.attributes(drawn.window, frames, config.model, caption)
+        if embed_words is not None and drawn.random.random() < config.joint_text and caption is not None:
+            found = replace(found, clap=embed_words(caption))
+        generator = torch.Generator().manual_seed(step_seed(config.seed, step, CONDITION_DROPOUT, item))
+        kept = drop_attributes([found], config.dropouts, generator)
+        attributes += drop_conditions(kept, config.condition_dropout, generator)
+        windows.append(drawn.window)
+    return corpus.batch(windows, frames, attributes)
+
+
+def draw_parts(
+    corpus: Corpus,
+    tracks: Sequence[int],
+    config: Config,
+    model: MusicModel,
+    rank: Rank,
+    step: int,
+    embed_words: EmbedWords | None = None,
+) -> Drawn:
+    """Those parts of a step that one process works on, ready for the device of `model`: every `rank.count`-th.
+
+    Of the other parts only the windows are drawn, for what they hold makes the weight of these.
+    """
+    windows = [_draw_window(corpus, tracks, config, step, item).window for item in range(config.batch)]
+    frames = segment_frames(corpus, config)
+    lengths = torch.tensor([min(frames, int(corpus.frames[window.track]) - window.start) for window in windows])
+    items = [
+        range(config.batch)[start : start + config.micro_batch] for start in range(0, config.batch, config.micro_batch)
+    ]
+    shares = shares_of(model.language_model, frames, lengths, items)
+    parts = []
+    for number in range(rank.number, len(items), rank.count):
+        batch = draw_batch(corpus, tracks, config, step, embed_words, items[number])
+        seed = step_seed(config.seed, step, DROPOUT, number)
+        parts.append(Part(batch.prepared(model), shares[number], seed))
+    return Drawn(parts, segment=frames, frames=int(lengths.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class _DrawnWindow:
+    """Where an example lies, and what else of it is drawn from."""
+
+    window: Window
+    random: np.random.Generator
+
+
+def _draw_window(corpus: Corpus, tracks: Sequence[int], config: Config, step: int, item: int) -> _DrawnWindow:
+    random = np.random.default_rng([config.seed, step, item])
+    track = tracks[int(random.integers(len(tracks)))]
+    shortest = max(1, round(config.smallest_share * segment_frames(corpus, config)))
+    last = max(0, int(corpus.frames[track]) - shortest)
+    return _DrawnWindow(Window(track, int(random.integers(last + 1))), random)
+
+
+def word_embedder(config: Config, context: Context) -> EmbedWords | None:
+    """What embeds captions; None where the recipe does not ask for it. The very function that generation embeds words
+    by, and nothing is kept of what it finds: captions are drawn anew each time.
+
+    Raises:
+        ValueError: the weights are no joint embedding, read no words, or embed in another width than the model reads.
+        MissingWeights: they cannot be had.
+    """
+    if config.joint_embedding is None:
+        return None
+    from stages.networks.clap import load_joint_embedder  # with what reads sound, which other trainings do without
+
+    vocabulary = context.weights(config.joint_vocabulary).path if config.joint_vocabulary else None
+    embedder = load_joint_embedder(context.weights(config.joint_embedding).path, context.device, vocabulary)
+    if embedder.text is None:
+        raise ValueError(
+            f"expected train.joint_vocabulary, with which the LAION checkpoint {config.joint_embedding} reads words, "
+            "got none"
+        )
+
+    def embed(words: str) -> Float[Tensor, " E"]:
+        return torch.from_numpy(embedder.embed_text([words])[0])
+
+    assert config.model.clap is not None
+    width = len(embed("music"))
+    if width != config.model.clap.width:
+        raise ValueError(
+            f"expected joint embeddings of width {config.model.clap.width}, as train.model.clap says, got {width} of "
+            f"train.joint_embedding = {config.joint_embedding}"
+        )
+    return embed

@@ -1,0 +1,137 @@
+"""The knobs of the language model's training. They stand apart from the stage, whose parts read them."""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+import schemas
+from model.conditioning.captions import CaptionConfig
+from model.conditioning.config import CONDITIONS, MusicModelConfig
+from model.optim.config import LoraConfig, OptimizationConfig
+from schemas import WeightsRef
+
+KINDS = ("language_model",)
+"""The kinds of checkpoint that the stage trains."""
+
+PUBLISHED_DROPOUT = {"chroma": 0.5}
+"""How often AudioCraft's melody model loses one condition alone, where it does."""
+
+
+class Config(schemas.Config):
+    """How the language model is trained; the defaults are MusicGen's for 30 s of 32 kHz mono with text."""
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "checkpoint_layers", "log_every", "valid_every", "save_every")
+
+    model: MusicModelConfig = MusicModelConfig()
+    """The network. Its codebooks and cardinality are those of the codec that made the tokens."""
+    initial: WeightsRef | None = None
+    """The checkpoint that training starts from, in any form; None for fresh weights. `model` must be its model, but for
+    conditions that it lacks, which start fresh, and may have twice its codebooks, for stereo out of mono. Of a store's
+    own checkpoints `checkpoint:<id>`."""
+    lora: LoraConfig | None = None
+    """Train low-rank updates of the decoder of `initial`, instead of all weights."""
+    text_encoder: WeightsRef | None = WeightsRef("google-t5/t5-base")
+    """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or not by `model.description.finetune`.
+    None for a model without text, or for the encoder that `initial` brings along, which this one would replace."""
+    optimization: OptimizationConfig = OptimizationConfig()
+    """Optimiser, learning rate, averaging, and the number of steps."""
+    captions: CaptionConfig = CaptionConfig()
+    """How the text of an example is made of a track's metadata."""
+    seed: int = Field(default=0, ge=0)
+    """Initial weights, order of the data and all dropout follow from it."""
+    batch: int = Field(default=192, ge=1)
+    """Examples a step (arXiv:2306.05284, 3.1)."""
+    micro_batch: int = Field(default=8, ge=1)
+    """Examples that are worked on at once; gradients of the parts of a batch are added. It bounds memory, and counts in
+    the recipe because texts are padded and sums are rounded by it. Several processes (`settings.processes`) share the
+    parts, so no more of them help than there are parts."""
+    segment_seconds: float = Field(default=30.0, gt=0)
+    """Length of an example, seconds (arXiv:2306.05284, 3.1)."""
+    smallest_share: float = Field(default=0.8, gt=0, le=1)
+    """A window may hang over the end of its track, but this share of it is the track's (AudioCraft's
+    `min_segment_ratio`). Shorter tracks are padded, and the padding counts in no loss."""
+    shortest_seconds: float = Field(default=1.0, gt=0)
+    """Tracks shorter than this are left out, seconds."""
+    condition_dropout: float = Field(default=0.2, ge=0, le=1)
+    """Probability that an item loses all of its conditions, for classifier-free guidance (AudioCraft's
+    `classifier_free_guidance.training_dropout` with melody; 0.3 without)."""
+    attribute_dropout: Mapping[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Probability that an item loses one condition alone, by the condition's name; drawn for each item and condition.
+    One that is not named: 0.5 for the melody (AudioCraft's `attribute_dropout.wav.self_wav`), 0 for the others."""
+    joint_text: float = Field(default=0.0, ge=0, le=1)
+    """Probability that an item's joint embedding is that of its caption, as it was drawn, instead of its sound's
+    (AudioCraft's `text_p`)."""
+    joint_embedding: WeightsRef | None = None
+    """The model that embeds captions, where `joint_text` asks for it: the one that the stage `clap` used."""
+    joint_vocabulary: WeightsRef | None = None
+    """RoBERTa's vocabulary, which a LAION checkpoint in `joint_embedding` reads words with; a model folder has its own.
+    """
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
+    held_out_windows: int = Field(default=256, ge=1)
+    """Most windows of a split that the model is judged on, evenly chosen."""
+    refresh: Literal["missing", "changed", "never"] = "missing"
+    """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
+    never. Asking for the stage by name always does."""
+    checkpoint_layers: bool = False
+    """Keep only what goes into each layer and compute the rest of it again for its gradient: less memory, more time,
+    the same result (AudioCraft's `transformer_lm.checkpointing`)."""
+    log_every: int = Field(default=50, ge=1)
+    """Steps between two rows of `training`."""
+    valid_every: int = Field(default=500, ge=1)
+    """Steps between two validations on the way."""
+    save_every: int = Field(default=500, ge=1)
+    """Steps between two saves of the state: what a killed training loses at most."""
+
+    @model_validator(mode="after")
+    def _text_has_an_encoder(self) -> Self:
+        wanted, given = self.model.description is not None, self.text_encoder is not None
+        if wanted != given and not (wanted and self.initial is not None):
+            raise ValueError(
+                f"expected a text encoder exactly where the model reads text, got text_encoder = {self.text_encoder} "
+                f"for conditions {self.model.conditions}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_from_something(self) -> Self:
+        if self.initial is not None and self.initial.removeprefix("checkpoint:") in KINDS:
+            raise ValueError(
+                f"expected the id of one checkpoint in initial (checkpoint:<id>), got {self.initial}, which names what "
+                "this recipe trains"
+            )
+        if self.lora is not None and self.initial is None:
+            raise ValueError("expected initial, the checkpoint that lora is to adapt, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _dropout_is_of_conditions(self) -> Self:
+        # Zero of a condition that is not read takes away what a preset says of it.
+        dropped = {name for name, share in self.attribute_dropout.items() if share or name not in CONDITIONS}
+        if unknown := sorted(dropped - set(self.model.conditions)):
+            raise ValueError(
+                f"expected attribute_dropout of conditions that the model reads ({', '.join(self.model.conditions)}), "
+                f"got {', '.join(unknown)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _joint_text_has_an_embedding(self) -> Self:
+        if (self.joint_text > 0) != (self.joint_embedding is not None):
+            raise ValueError(
+                f"expected joint_embedding exactly where joint_text is above 0, got joint_embedding = "
+                f"{self.joint_embedding} for joint_text = {self.joint_text:g}"
+            )
+        if self.joint_vocabulary is not None and self.joint_embedding is None:
+            raise ValueError(f"expected joint_embedding beside joint_vocabulary = {self.joint_vocabulary}, got none")
+        if self.joint_text > 0 and self.model.clap is None:
+            raise ValueError(f"expected a model that reads clap for joint_text, got one of {self.model.conditions}")
+        return self
+
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """`attribute_dropout` of every condition that the model reads."""
+        return {
+            name: self.attribute_dropout.get(name, PUBLISHED_DROPOUT.get(name, 0.0)) for name in self.model.conditions
+        }

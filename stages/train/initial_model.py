@@ -1,0 +1,185 @@
+"""The model that a training begins with: fresh, or a checkpoint in any form, whole or through low-rank updates.
+
+A recipe says what the model is, and a checkpoint must be that model, for only then do its weights mean what they meant.
+Conditions that it lacks may be added and start fresh; a mono model becomes a stereo one where the recipe has twice its
+codebooks.
+"""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from model.codec.coder import CodecNetwork
+from model.conditioning.config import MusicModelConfig
+from model.lm.config import LanguageModelConfig
+from model.lm.stereo import stereo_configuration, stereo_weights
+from model.music_model import MusicModel
+from model.optim.train_state import step_seed
+from schemas import WeightsRef
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.loading import load_checkpoint
+from stages.checkpoints.native import TrainedModel, load_text_encoder
+from stages.pipeline.contract import Context
+from stages.train.batches import INITIAL_WEIGHTS
+from stages.train.config import Config
+
+FUSIONS = ("cross", "prepend", "sum", "interpolate")
+"""Fields of the decoder that name conditions, in whatever order."""
+
+FREE_IN_DECODER = {"dropout", "attention_dropout", "padding"}
+FREE_IN_CONDITIONS = {"finetune", "max_tokens", "frames"}
+"""Fields that say how a model learns or how much it is given, not what its weights mean: a training may change them."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """A model to train, and where it is from."""
+
+    model: MusicModel
+    text_encoder: str | None
+    """Reference of a frozen text encoder that is kept elsewhere; None where its weights belong into the checkpoint that
+    is to be, or there is none."""
+    text_encoder_digest: str | None
+    parents: list[str]
+    """Ids of the checkpoints of the store that it was made from."""
+    facts: CheckpointFacts | None
+    """Of the checkpoint that it begins from; None for fresh weights."""
+    codec: CodecNetwork | None
+    """What came with that checkpoint."""
+
+
+@dataclass(frozen=True, eq=False)
+class _TextEncoder:
+    """An encoder with where it is kept, as in `Beginning`."""
+
+    network: T5EncoderModel | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
+    reference: str | None = None
+    digest: str | None = None
+    parents: tuple[str, ...] = ()
+
+
+def initial_model(config: Config, context: Context) -> Beginning:
+    """The model of a recipe before its first step, on the run's device.
+
+    Torch's generator is seeded anew for what starts fresh.
+
+    Raises:
+        ValueError: `initial` is no checkpoint, or one of another model; or it brings no text encoder and none is given.
+        MissingWeights: weights that the recipe names cannot be had.
+    """
+    trained, parents = None, []
+    if config.initial is not None:
+        trained = load_checkpoint(context.weights(config.initial).path, context.weights)
+        check_same_model(config, trained.facts.model)
+        if config.initial.startswith("checkpoint:"):
+            parents.append(str(context.checkpoint(config.initial)["checkpoint_id"]))
+    text = _text_encoder(config, context, trained)
+    torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
+    model = MusicModel(config.model, text.network, text.tokenizer)
+    if trained is not None:
+        fresh = _take_over(model, trained)
+        if fresh and config.lora is not None and not config.lora.conditioners:
+            raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
+    if config.lora is not None:
+        from stages.train.lora import adapt  # with peft, which other trainings do without
+
+        adapt(model, config.lora)
+    model.language_model.transformer.checkpointing = config.checkpoint_layers
+    learns = config.model.description is not None and config.model.description.finetune
+    return Beginning(
+        model=model.to(context.device),
+        text_encoder=None if learns else text.reference,
+        text_encoder_digest=text.digest,
+        parents=[*parents, *text.parents],
+        facts=None if trained is None else trained.facts,
+        codec=None if trained is None else trained.codec,
+    )
+
+
+def _text_encoder(config: Config, context: Context, trained: TrainedModel | None) -> _TextEncoder:
+    """The encoder that the recipe names, else the one that came with the checkpoint."""
+    if config.model.description is None:
+        return _TextEncoder()
+    theirs = None if trained is None else trained.facts.model.description
+    reference = config.text_encoder
+    if reference is not None:
+        if theirs is not None and theirs.finetune:
+            raise ValueError(
+                f"expected train.text_encoder = null, as the text encoder of train.initial = {config.initial} learned "
+                f"with it, got {reference}"
+            )
+        parents: tuple[str, ...] = ()
+        if reference.startswith("checkpoint:"):
+            parents = (str(context.checkpoint(reference)["checkpoint_id"]),)
+            reference = WeightsRef(f"checkpoint:{parents[0]}")
+        local = context.weights(reference)
+        network, tokenizer = load_text_encoder(local.path)
+        return _TextEncoder(network, tokenizer, str(reference), local.digest, parents)
+    if trained is None or trained.model.description is None:
+        raise ValueError(f"expected train.text_encoder for text that train.initial = {config.initial} lacks, got none")
+    conditioner, facts = trained.model.description, trained.facts
+    return _TextEncoder(conditioner.encoder, conditioner.tokenizer, facts.text_encoder, facts.text_encoder_digest)
+
+
+def check_same_model(config: Config, checkpoint: MusicModelConfig) -> None:
+    """Raise ValueError, field by field, unless a recipe's model is that of the checkpoint it starts from: the same, or
+    with conditions added, or with its codebooks doubled."""
+    decoder = checkpoint.language_model
+    if config.model.language_model.codebooks == 2 * decoder.codebooks:
+        decoder = stereo_configuration(decoder)
+    differing = _decoder_differences(config.model.language_model, decoder, checkpoint.conditions)
+    for name in checkpoint.conditions:
+        if name in config.model.conditions:
+            ours, theirs = _condition_fields(config.model, name), _condition_fields(checkpoint, name)
+            differing += [
+                f"train.model.{name}.{field}: expected {theirs.get(field)}, got {ours.get(field)}"
+                for field in sorted(ours.keys() | theirs.keys())
+                if ours.get(field) != theirs.get(field)
+            ]
+    if differing:
+        raise ValueError(f"expected the model of train.initial = {config.initial}, got another: {'; '.join(differing)}")
+
+
+def _decoder_differences(ours: LanguageModelConfig, theirs: LanguageModelConfig, known: tuple[str, ...]) -> list[str]:
+    """What of a decoder is not as in the checkpoint, but for conditions that the checkpoint does not have (`known`)."""
+    found = []
+    for name in LanguageModelConfig.model_fields:
+        expected, got = getattr(theirs, name), getattr(ours, name)
+        if name == "delays":
+            expected, got = theirs.codebook_delays, ours.codebook_delays
+        if name in FUSIONS:
+            expected, got = sorted(expected), sorted(condition for condition in got if condition in known)
+        if expected != got and name not in FREE_IN_DECODER:
+            found.append(f"train.model.language_model.{name}: expected {expected}, got {got}")
+    if ours.cross and not theirs.cross:
+        found.append(f"train.model.language_model.cross: expected none, as it has no cross-attention, got {ours.cross}")
+    return found
+
+
+def _condition_fields(config: MusicModelConfig, name: str) -> dict[str, Any]:
+    """What the weights of a condition depend on."""
+    condition = config.fields[name] if name in config.fields else getattr(config, name)
+    facts: dict[str, Any] = condition.model_dump(exclude=FREE_IN_CONDITIONS)
+    if facts.get("quantizer"):
+        facts["quantizer"].pop("learning")
+    return facts
+
+
+def _take_over(model: MusicModel, trained: TrainedModel) -> list[str]:
+    """Give a model the weights of a checkpoint. Conditions that the checkpoint lacks keep their own: their names."""
+    given = trained.model.weights()
+    if model.config.language_model.codebooks == 2 * trained.facts.model.language_model.codebooks:
+        given = stereo_weights(given)
+    own = model.weights()
+    # An encoder that learned there and is frozen here is in its place already, and is not one of `weights`.
+    model.load_weights(own | {name: value for name, value in given.items() if name in own})
+    fresh = [name for name in model.config.conditions if name not in trained.facts.model.conditions]
+    if fresh:
+        log.warning("conditions that train.initial does not have start fresh: %s", ", ".join(fresh))
+    return fresh

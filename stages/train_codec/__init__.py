@@ -1,0 +1,32 @@
+"""The codec's training: an EnCodec learns from the corpus's own sound, from nothing (EnCodec, arXiv:2210.13438), with
+judges against it or without.
+
+For corpora that no published codec fits, and for machines that cannot fetch one. The result is a folder that
+transformers' `EncodecModel.from_pretrained` reads. Every draw is a function of the seed and the step, and the state is
+kept every few steps: a training that was killed and run again ends with the same weights, on the CPU bit for bit. It
+has one process, and so one GPU, however many there are: a codec is small beside a language model.
+"""
+
+import pyarrow as pa
+
+from schemas.tables import CHECKPOINTS, TRACKS
+from stages.pipeline.contract import Context, Whole
+from stages.train_codec.config import Config
+
+READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 2
+KINDS = ("codec",)
+
+__all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "whole"]
+
+
+def whole(config: Config, context: Context, tracks: pa.Table) -> Whole:
+    """Train, and give one row of `checkpoints` with the rows of `training` beside it.
+
+    Raises:
+        ValueError: the corpus cannot be trained on (nothing that is long and loud enough and of a high enough sample
+            rate, or that can be read), or the gradients stay not finite.
+        Stopped: the run was asked to stop; the state is kept.
+    """
+    from stages.train_codec.training import train_codec  # with torch, which a plan does without
+
+    return train_codec(config, context, tracks)

@@ -1,0 +1,60 @@
+"""The knobs of the codec's training. They stand apart from the stage, whose parts read them."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+import schemas
+from model.codec.config import CodecConfig, CodecTrainingConfig
+
+
+class Config(schemas.Config):
+    """How a codec is trained; the defaults are those of the 32 kHz EnCodec of MusicGen (arXiv:2306.05284, 3.1) in
+    AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml."""
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
+        *("refresh", "log_every", "valid_every", "save_every"),
+        *("reconstructions", "reconstruction_seconds"),
+    )
+
+    network: CodecConfig = CodecConfig()
+    """What is trained."""
+    training: CodecTrainingConfig = CodecTrainingConfig()
+    """What is minimised, how, and for how many steps."""
+    seed: int = Field(default=0, ge=0)
+    """Initial weights, order of the data and all draws follow from it."""
+    gain: tuple[float, float] = (0.0, 0.0)
+    """Least and largest change of a segment's level, dB; drawn evenly between them (EnCodec, 4.1: -10 to 6)."""
+    mix: float = Field(default=0.0, ge=0, le=1)
+    """How likely a segment is the sum of two, each with a gain of its own (EnCodec, 4.1: 0.24)."""
+    largest_silence: float = Field(default=0.9, ge=0, le=1)
+    """Recordings with a larger share of silence are left out."""
+    upsample: bool = False
+    """Whether recordings of a lower sample rate than the network's take part too. Above half of their rate they hold
+    nothing, and a codec that learns from them learns to give nothing there."""
+    held_out_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
+    held_out_seconds: float = Field(default=10.0, gt=0)
+    """Of each recording, from its start, that the codec is judged on."""
+    held_out_tracks: int = Field(default=64, ge=1)
+    """Most recordings of a split that the codec is judged on, by hash."""
+    reconstructions: int = Field(default=4, ge=0)
+    """Held-out recordings whose beginnings are kept to be heard, as they are and as the codec gives them back."""
+    reconstruction_seconds: float = Field(default=8.0, gt=0)
+    """Most seconds of each that are kept."""
+    refresh: Literal["missing", "changed", "never"] = "missing"
+    """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
+    never. Asking for the stage by name always does."""
+    log_every: int = Field(default=50, ge=1)
+    """Steps between two rows of `training`."""
+    valid_every: int = Field(default=500, ge=1)
+    """Steps between two validations on the way."""
+    save_every: int = Field(default=250, ge=1)
+    """Steps between two saves of the state: what a killed training loses at most."""
+
+    @field_validator("gain")
+    @classmethod
+    def _gain_is_a_range(cls, gain: tuple[float, float]) -> tuple[float, float]:
+        if not -60 <= gain[0] <= gain[1] <= 60:
+            raise ValueError(f"expected the least and the largest gain, -60 to 60 dB, got {gain}")
+        return gain

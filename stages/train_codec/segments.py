@@ -1,0 +1,146 @@
+"""Segments of recordings for training on sound: drawn by duration, made louder or softer, mixed, the same for the same
+seed and step (EnCodec, arXiv:2210.13438, 4.1).
+
+Which samples a step sees is a function of (seed, step) alone: not of threads, of what happens to be in memory, or of
+where a training was killed. Decoded recordings are kept while they fit in memory.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.optim.train_state import step_seed
+from stages.audio import AudioError, as_channels, read_audio
+
+KEPT_SAMPLES = 2**28
+"""Decoded samples that are kept in memory: 1 GiB."""
+
+ATTEMPTS = 16
+"""Draws for one segment before training gives up on a corpus that can mostly not be read."""
+
+SECOND = 1
+"""What a draw is for, beside the first segment of an item; part of its seed."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A recording that segments are drawn from."""
+
+    track_id: str
+    uri: str
+    seconds: float
+
+
+class Sounds:
+    """Recordings decoded at one rate and number of channels: float32 [C, N], the newest kept in memory."""
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        self.sample_rate, self.channels = sample_rate, channels
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, source: Source) -> np.ndarray:
+        """The samples of a recording.
+
+        Raises:
+            AudioError: it cannot be read any more.
+        """
+        with self._lock:
+            if source.track_id in self._kept:
+                self._kept.move_to_end(source.track_id)
+                return self._kept[source.track_id]
+        samples = as_channels(*_decoded(source.uri), self.sample_rate, self.channels)
+        with self._lock:
+            self._kept[source.track_id] = samples
+            while len(self._kept) > 1 and sum(kept.size for kept in self._kept.values()) > KEPT_SAMPLES:
+                self._kept.popitem(last=False)
+        return samples
+
+
+def _decoded(uri: str) -> tuple[np.ndarray, int]:
+    recording = read_audio(uri)
+    return recording.samples, recording.sample_rate
+
+
+class Segments:
+    """The batches [B, C, N] of a training; called with a step. The next step's is read while one is worked on.
+
+    Args:
+        sources: recordings that last at least one segment.
+        samples: N, at the rate of `sounds`.
+        gain: least and largest change of a segment's level, dB.
+        mix: how likely a segment is the sum of two.
+        workers: threads that decode.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        sounds: Sounds,
+        batch: int,
+        samples: int,
+        gain: tuple[float, float],
+        mix: float,
+        seed: int,
+        workers: int,
+        device: str,
+    ) -> None:
+        self.sources, self.sounds, self.device = list(sources), sounds, device
+        self.items, self.samples, self.seed = batch, samples, seed
+        self.gain, self.mix = gain, mix
+        # Longer recordings are drawn more often: every second of the corpus is as likely as any other.
+        self.ends = torch.tensor([source.seconds for source in sources], dtype=torch.float64).cumsum(0)
+        self.unreadable: dict[str, AudioError] = {}
+        self._pool = ThreadPoolExecutor(max_workers=max(1, workers))
+        self._ahead: dict[int, list[Future[Tensor]]] = {}
+
+    def __call__(self, step: int) -> Tensor:
+        """The batch of a step."""
+        futures = self._ahead.pop(step, None) or self._ask(step)
+        self._ahead = {step + 1: self._ask(step + 1)}
+        return torch.stack([future.result() for future in futures]).to(self.device)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _ask(self, step: int) -> list["Future[Tensor]"]:
+        return [self._pool.submit(self._draw, step, item) for item in range(self.items)]
+
+    def _draw(self, step: int, item: int) -> Tensor:
+        segment = self._segment(step, item)
+        if self.mix == 0:
+            return segment
+        generator = torch.Generator().manual_seed(step_seed(self.seed, step, item))
+        if float(torch.rand((), generator=generator, dtype=torch.float64)) >= self.mix:
+            return segment
+        mixed = segment + self._segment(step, item, SECOND)
+        # Two loud recordings together are not to be louder than a recording can be.
+        return mixed / mixed.abs().max().clamp(min=1.0)
+
+    def _segment(self, step: int, item: int, *purpose: int) -> Tensor:
+        lowest, highest = self.gain
+        for attempt in range(ATTEMPTS):
+            generator = torch.Generator().manual_seed(step_seed(self.seed, step, item, attempt, *purpose))
+            place, where, level = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+            chosen = int(torch.searchsorted(self.ends, place * float(self.ends[-1]), right=True))
+            source = self.sources[min(chosen, len(self.sources) - 1)]
+            try:
+                sound = self.sounds.read(source)
+            except AudioError as error:
+                self.unreadable[source.track_id] = error
+                continue
+            start = int(where * max(0, sound.shape[1] - self.samples))
+            segment = torch.from_numpy(sound[:, start : start + self.samples])
+            # A resampled recording can be a few samples shorter than its seconds say.
+            segment = torch.nn.functional.pad(segment, (0, self.samples - segment.shape[1]))
+            decibels = (2 * level - 1) * (highest - lowest) / 2 + (highest + lowest) / 2
+            return segment * 10 ** (decibels / 20)
+        worst = next(iter(self.unreadable.values()))
+        raise ValueError(f"expected recordings that can be read again, got {len(self.unreadable)} that cannot: {worst}")

@@ -1,0 +1,205 @@
+"""How the stage `train_codec` trains: recordings parted, steps taken, the state kept, the result judged and written.
+
+Apart from the stage itself, which a plan reads, because this loads torch.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import torch
+from transformers import EncodecFeatureExtractor, EncodecModel
+
+from model.codec.codec import Codec
+from model.codec.network import new_network
+from model.codec.training import CodecTraining
+from model.optim.train_state import step_seed
+from schemas.weights import folder_digest
+from stages.checkpoints.training_log import Journal, load_state, save_state
+from stages.pipeline.contract import Context, Reject, Whole
+from stages.train_codec.config import Config
+from stages.train_codec.evaluation import HeldOut, by_hash, compared, held_out, keep_reconstructions, named, quality_of
+from stages.train_codec.segments import Segments, Sounds, Source
+
+INITIAL_WEIGHTS, DATA, CODEBOOKS = 0, 1, 2
+"""What a seed is for; part of it, so that no two purposes share their draws."""
+
+SUMS, COUNTS = "sums", "counts"
+"""Names in the saved state: the losses since the last row of `training`, and of how many steps each."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """Recordings to learn from, others to judge by, and those that nobody looked at on the way."""
+
+    train: list[Source]
+    valid: list[Source]
+    test: list[Source]
+
+
+def train_codec(config: Config, context: Context, tracks: pa.Table) -> Whole:
+    """What the stage `train_codec` does."""
+    splits = _split(config, tracks)
+    sounds = Sounds(config.network.sample_rate, config.network.channels)
+    valid = held_out(config, sounds, splits.valid)
+    if not valid:
+        raise ValueError(
+            f"expected a held-out recording with sound in its first {config.held_out_seconds:g} s, got none in "
+            f"{len(splits.valid)}"
+        )
+    samples = round(config.training.segment * config.network.sample_rate / config.network.hop) * config.network.hop
+    network = new_network(config.network, step_seed(config.seed, 0, INITIAL_WEIGHTS))
+    network.to(torch.device(context.device))  # type: ignore[arg-type]
+    segments = Segments(
+        splits.train,
+        sounds,
+        config.training.batch_size,
+        samples,
+        config.gain,
+        config.mix,
+        step_seed(config.seed, 0, DATA),
+        context.settings.workers or torch.get_num_threads(),
+        context.device,
+    )
+    try:
+        training = CodecTraining(network, config.training, step_seed(config.seed, 0, CODEBOOKS), segments)
+        test = held_out(config, sounds, splits.test)
+        untrained, metrics = Codec(training.untrained(), context.device), dict[str, float]()
+        for split, heard in (("valid", valid), ("test", test)):
+            metrics |= compared(untrained, heard, split) if heard else {}
+        journal = _train(config, context, training, valid)
+        trained = Codec(training.trained(), context.device)
+        for split, heard in (("valid", valid), ("test", test), ("train", held_out(config, sounds, splits.train))):
+            metrics |= named(quality_of(trained, heard), split) if heard else {}
+        reconstructions = keep_reconstructions(config, context, trained, valid)
+        rejects = [
+            Reject(source.track_id, source.uri, segments.unreadable[source.track_id].kind, str(error))
+            for source in splits.train
+            if (error := segments.unreadable.get(source.track_id))
+        ]
+    finally:
+        segments.close()
+    row = _export(config, context, training.trained(), metrics, rows_seen=len(splits.train))
+    also = {"training": journal.training_rows(context.identity), "reconstructions": reconstructions}
+    return Whole([row], also=also, rejects=rejects)
+
+
+def _split(config: Config, tracks: pa.Table) -> _Splits:
+    """What can be trained on; everything that would make a training useless is told before it begins."""
+    rows = tracks.select(["track_id", "uri", "seconds", "silence", "sample_rate", "split"]).to_pylist()
+    faults = Counter(_fault(config, row) for row in rows)
+    parts: dict[str, list[Source]] = {"train": [], "valid": [], "test": []}
+    for row in sorted(rows, key=lambda row: row["track_id"]):
+        if _fault(config, row) is None and row["split"] in parts:
+            parts[row["split"]].append(Source(row["track_id"], row["uri"], row["seconds"]))
+    if not parts["valid"] and len(parts["train"]) > 1:
+        ordered = sorted(parts["train"], key=by_hash)
+        count = max(1, round(config.held_out_share * len(ordered)))
+        log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
+        parts |= {"train": sorted(ordered[count:], key=lambda one: one.track_id), "valid": ordered[:count]}
+    left_out = " and ".join(f"{count} are {fault}" for fault, count in sorted(faults.items(), key=str) if fault)
+    if not parts["train"] or not parts["valid"]:
+        raise ValueError(
+            f"expected a recording to train a codec on and another to judge it by, of {config.training.segment:g} s "
+            f"and {config.network.sample_rate} Hz at least and at most {config.largest_silence:.0%} silent, got "
+            f"{len(parts['train'])} and {len(parts['valid'])}: of {len(rows)} recordings {left_out or 'all are usable'}"
+        )
+    if left_out:
+        log.warning("of %d recordings %s: they are left out", len(rows), left_out)
+    seconds = sum(source.seconds for source in parts["train"])
+    cardinality, frames = config.network.cardinality, seconds * config.network.sample_rate / config.network.hop
+    if frames < cardinality:
+        raise ValueError(
+            f"expected at least {cardinality} frames of sound for codebooks of {cardinality} entries, got "
+            f"{seconds:.1f} s ({frames:.0f} frames) in {len(parts['train'])} recordings"
+        )
+    return _Splits(parts["train"], parts["valid"], parts["test"])
+
+
+def _fault(config: Config, row: Mapping[str, Any]) -> str | None:
+    """Why a recording cannot teach, if it cannot."""
+    if row["seconds"] < config.training.segment:
+        return "too short"
+    if (row["silence"] or 0.0) > config.largest_silence:
+        return "too silent"
+    if row["sample_rate"] < config.network.sample_rate and not config.upsample:
+        return f"of less than {config.network.sample_rate} Hz (see train_codec.upsample)"
+    return None
+
+
+def _train(config: Config, context: Context, training: CodecTraining, valid: list[HeldOut]) -> Journal:
+    """All steps, from where an earlier run of the same training was."""
+    saved = load_state(context.scratch())
+    journal = saved.journal if saved else Journal()
+    names = ("loss", "gradient_norm", *training.parts)
+    sums, counts = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.float64)
+    if saved:
+        training.load(saved.tensors)
+        for row in journal.rows:
+            # JSON knows no tuples, and a map's items are to be tuples.
+            row["metrics"] = [(name, value) for name, value in row["metrics"]]
+        sums, counts = saved.tensors[SUMS], saved.tensors[COUNTS]
+    steps = config.training.optimization.steps
+    context.progress.start("training the codec", steps, "steps")
+    context.progress.advance(training.step, "resumed" if saved else "")
+
+    def save() -> None:
+        save_state(context, training.state() | {SUMS: sums.clone(), COUNTS: counts.clone()}, journal)
+
+    while training.step < steps:
+        if context.stop.is_set():
+            save()
+        context.check_stopped()
+        done = training.advance()
+        values = {"loss": done.loss, "gradient_norm": done.gradient_norm, **done.parts}
+        sums += torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64)
+        counts += torch.tensor([float(name in values) for name in names], dtype=torch.float64)
+        last = training.step == steps
+        if training.step % config.log_every == 0 or last:
+            # Judges that had no turn since the last row have no mean.
+            means = {name: value for name, value in zip(names, (sums / counts).tolist(), strict=True) if value == value}
+            row = {"step": training.step, "split": "train", "loss": means.pop("loss", None)}
+            row |= {"learning_rate": done.learning_rate, "gradient_norm": means.pop("gradient_norm", None)}
+            journal.rows.append(row | {"metrics": list(means.items())})
+            sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
+        if training.step > config.training.quantizer_start and (training.step % config.valid_every == 0 or last):
+            quality = named(quality_of(Codec(training.trained(), context.device), valid))
+            journal.rows.append({"step": training.step, "split": "valid", "metrics": list(quality.items())})
+        if training.step % config.save_every == 0 or last:
+            save()
+        context.progress.advance(1, f"loss {done.loss:.3f}")
+    return journal
+
+
+def _export(
+    config: Config, context: Context, network: EncodecModel, metrics: Mapping[str, float], rows_seen: int
+) -> dict:
+    """Write the codec's folder, and give its row."""
+    extractor = EncodecFeatureExtractor(
+        feature_size=config.network.channels, sampling_rate=config.network.sample_rate, padding_value=0.0
+    )
+    path = f"models/{context.identity}"
+    with context.store.new_folder(path) as folder:
+        network.save_pretrained(folder)
+        extractor.save_pretrained(folder)
+        digest = folder_digest(folder)
+    return {
+        "checkpoint_id": context.identity,
+        "kind": "codec",
+        "path": path,
+        "recipe": context.fingerprint,
+        "parents": [],
+        "data_digest": context.data_digest,
+        "rows_seen": rows_seen,
+        "steps": config.training.optimization.steps,
+        "parameters": sum(value.numel() for value in network.parameters()),
+        "digest": digest,
+        "metrics": list(metrics.items()),
+        "created_at": datetime.now(UTC),
+    }

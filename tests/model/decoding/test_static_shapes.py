@@ -1,0 +1,172 @@
+"""Steps of fixed shapes: the tokens of steps whose shapes follow the sequences, and no look at a value on the way."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from model.decoding import GenerationStoppedError, Resources, Task, generation
+from model.decoding.engine import decode
+from model.decoding.generation import GenerationRequest, generate
+from model.decoding.graphs import CapturedSteps
+from model.decoding.sequences import Slot
+from model.decoding.static_shapes import FixedSteps, filled_up
+from model.kernels.inference import for_decoding
+from model.music_model import Attributes, MusicModel
+from tests.worlds.decoding_tasks import tasks_of
+from tests.worlds.generation_oracles import greedy_case
+from tests.worlds.generation_requests import mixed_requests
+from tests.worlds.tiny_model import config, music_model
+
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"positions": "rotary", "xpos": True},
+    {"positions": "both", "past_context": 5},
+    {"norm": "after", "key_value_heads": 2},
+    {"prepend": (), "interpolate": ("chroma",), "pattern": "unroll"},
+    {"prepend": ("clap",), "cross": ("description",), "sum": (), "interpolate": ("chroma",), "layer_scale": 0.5},
+    {"cross": (), "prepend": ("description", "chroma", "clap")},
+    {"padding": "attended", "codebooks": 4, "delays": (0, 0, 1, 1), "query_key_norm": True},
+]
+
+
+def _in_fixed_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int = 16) -> None:
+    """Have everything decoded by steps of fixed shapes, on whatever device, launched one by one."""
+
+    def fixed(
+        model: Any, tasks: Sequence[Task], stop: Any, progress: Any, precision: Any, _: Resources
+    ) -> list[Tensor]:
+        return decode(FixedSteps(for_decoding(model, precision), tasks, slots), tasks, slots, stop, progress)
+
+    monkeypatch.setattr(generation, "complete", fixed)
+    monkeypatch.setattr("model.decoding.static_shapes.BUCKET", bucket)
+
+
+def _requests(model: MusicModel) -> list[GenerationRequest]:
+    """The mixed ones, with prompts of the model's own number of codebooks."""
+    codebooks = model.config.language_model.codebooks
+    return [
+        one if one.prompt is None or codebooks == 3 else GenerationRequest(one.attributes, one.frames, one.seed)
+        for one in mixed_requests()
+    ]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_tokens_are_those_of_steps_whose_shapes_follow_the_sequences(
+    form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = music_model(config(**form))
+    requests = _requests(model)
+    expected = generate(model, requests)
+    _in_fixed_shapes(5, monkeypatch)
+    found = generate(model, requests)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(("slots", "bucket"), [(1, 4), (2, 64), (7, 8)])
+def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_buckets(
+    slots: int, bucket: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, requests = music_model(), mixed_requests()[2:9]
+    expected = generate(model, requests)
+    _in_fixed_shapes(slots, monkeypatch, bucket)
+    found = generate(model, requests)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "key", ["none", "none_prompt", "sum_prepend_cross", "prepend_two_step_prompt", "stereo8_prompt"]
+)
+def test_greedy_tokens_equal_the_oracle(oracles: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = greedy_case(oracles, key)
+    _in_fixed_shapes(2, monkeypatch)
+    found = generation.generate_conditioned(case.model, case.requests, case.passes)
+    assert torch.equal(torch.stack(found), case.tokens)
+
+
+def test_progress_and_stop_are_those_of_the_other_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, told, asked = music_model(), [0], 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 5
+
+    _in_fixed_shapes(4, monkeypatch)
+    generate(model, mixed_requests(), progress=told.append)
+    assert sum(told) == sum(request.frames - request.prompt_frames for request in mixed_requests())
+    with pytest.raises(GenerationStoppedError, match="stopped at step 5 of"):
+        generate(model, [GenerationRequest(Attributes(), 30, seed=0)], stop=stop)
+
+
+def test_a_broken_model_raises_instead_of_making_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = music_model()
+    with torch.no_grad():
+        model.language_model.out_norm.weight.fill_(float("nan"))
+    _in_fixed_shapes(2, monkeypatch)
+    with pytest.raises(FloatingPointError, match="expected finite logits"):
+        generate(model, [GenerationRequest(Attributes(), 5, seed=0)])
+
+
+def test_a_slot_that_nobody_reads_holds_numbers_to_the_end() -> None:
+    model = music_model()
+    tasks = tasks_of(model, mixed_requests()[:3])
+    steps = FixedSteps(for_decoding(model.language_model, "float32"), tasks, 6)
+    with torch.inference_mode():
+        decode(steps, tasks, 6)
+    assert steps.state.hidden.isfinite().all()
+    assert all(layer.keys.isfinite().all() and layer.values.isfinite().all() for layer in steps.cache.layers)
+
+
+class _OnlyOn(TorchDispatchMode):
+    """Every tensor of every operation is on one device: nothing goes to and fro."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device, self.operations = device, list[str]()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        self.operations.append(str(function))
+        for one in tree_leaves((args, kwargs, found)):
+            assert not isinstance(one, Tensor) or one.device.type == self.device, f"{function} leaves {self.device}"
+        return found
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_no_step_waits_for_the_device_or_hands_it_anything(form: dict[str, Any]) -> None:
+    """A device that holds nothing cannot answer: a look at a value there is an error."""
+    model = music_model(config(**form))
+    tasks = tasks_of(model, _requests(model))
+    steps = FixedSteps(for_decoding(model.language_model.to("meta"), "float32"), tasks, 3)
+    running = [Slot(number, tasks[number], number, tasks[number].start) for number in range(3)]
+    with torch.inference_mode(), _OnlyOn("meta") as watched:
+        steps.step(running)
+        steps.step(running)
+        assert len(watched.operations) > 100
+        with pytest.raises(RuntimeError, match="meta"):
+            steps.finished(running[0])
+
+
+def test_each_length_is_a_launch_of_its_own_and_the_longest_fits_the_memory() -> None:
+    assert [filled_up(length) for length in (1, 256, 257, 1504)] == [256, 256, 512, 1536]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("launch", [None, CapturedSteps])
+def test_on_cuda_a_request_has_the_same_tokens_in_any_company_with_graphs_and_without(
+    launch: Callable[[Callable[[int], None]], Callable[[int], None]] | None,
+) -> None:
+    model, requests = music_model().to("cuda"), mixed_requests()
+    graphs = Resources(cuda_graphs=launch is not None)
+    together = generate(model, requests, resources=graphs)
+    launched = generate(model, requests, resources=Resources(slots=3, cuda_graphs=False))
+    for number, request in enumerate(requests):
+        (alone,) = generate(model, [request], resources=graphs)
+        assert torch.equal(together[number], alone)
+        assert torch.equal(together[number], launched[number])

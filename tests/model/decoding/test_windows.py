@@ -1,0 +1,219 @@
+"""Clips longer than a window: AudioCraft's calls and tokens, and that each window is a request of its own."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as some
+from torch import Tensor
+
+from model.conditioning.config import ChromaConfig
+from model.decoding import GenerationStoppedError
+from model.decoding.generation import GenerationRequest, generate, generate_conditioned
+from model.decoding.windows import (
+    WindowRequest,
+    decode_in_windows,
+    generate_long,
+    melody_from,
+    window_seed,
+    windows_over,
+)
+from model.music_model import Attributes
+from tests.worlds.generation_oracles import long_case
+from tests.worlds.generation_requests import assert_alike_in_any_company, mixed_requests
+from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
+
+WINDOW, STRIDE, RATE = 16, 10, 25.0
+in_windows = partial(generate_long, window=WINDOW, stride=STRIDE, frame_rate=RATE)
+
+
+@pytest.mark.parametrize("key", ["ext_cross", "ext_cross_prompt", "ext_melody", "short_cross", "exact_max"])
+def test_calls_and_greedy_tokens_equal_the_oracle(oracles: Path, key: str) -> None:
+    case = long_case(oracles, key)
+    window, stride = (
+        int(case.facts[name] * case.facts["frame_rate"]) for name in ("max_duration_s", "extend_stride_s")
+    )
+    calls = []
+
+    def decode(asked: list[WindowRequest]) -> list[Tensor]:
+        calls.append({"prompt_len": asked[0].request.prompt_frames, "max_gen_len": asked[0].request.frames})
+        return generate_conditioned(
+            case.model, [one.request for one in asked], [case.passes[one.index] for one in asked]
+        )
+
+    found = decode_in_windows(case.requests, window, stride, decode)
+    assert torch.equal(torch.stack(found), case.tokens)
+    assert calls == case.facts["calls"]
+
+
+@given(some.integers(1, 400), some.integers(0, 300), some.integers(2, 60), some.integers(1, 59))
+def test_windows_cover_a_clip_without_gaps(frames: int, prompt: int, window: int, stride: int) -> None:
+    assume(stride < window and prompt < frames)
+    plan = windows_over(frames, prompt, window, stride)
+    made = prompt
+    for one in plan:
+        assert one.start == one.number * stride or len(plan) == 1
+        assert one.start + one.known == made, "it knows all up to where the one before ended"
+        assert one.known < one.frames <= window
+        assert one.known > 0 or made == 0, "it has something to go on from"
+        made = one.start + one.frames
+    assert made == frames
+    assert all(one.frames == window for one in plan[:-1])
+
+
+@given(some.integers(1, 400), some.integers(0, 59), some.integers(2, 60), some.integers(1, 59))
+def test_windows_are_those_of_the_published_loop(frames: int, prompt: int, window: int, stride: int) -> None:
+    assume(stride < window and prompt < min(frames, window))
+    calls, offset, known = [], 0, prompt
+    while offset + known < frames:
+        length = min(frames - offset, window)
+        calls.append((offset, length, known))
+        known = length - stride
+        offset += stride
+    assert [(one.start, one.frames, one.known) for one in windows_over(frames, prompt, window, stride)] == calls
+
+
+def _long_requests() -> list[GenerationRequest]:
+    """Clips of half a window up to four, with prompts shorter and longer than stride and window."""
+    requests = []
+    for number, request in enumerate(mixed_requests()[:9]):
+        prompt = random_codes(1, (5, 12, 16, 27)[number % 4], seed=number)[0] if number % 2 else None
+        frames = (8, 40, 16, 61, 17)[number % 5] + (0 if prompt is None else prompt.shape[1])
+        attributes = request.attributes
+        if attributes.chroma is not None:
+            attributes = replace(attributes, chroma=melody(*range(number, 8 + number // 2)))
+        requests.append(replace(request, attributes=attributes, frames=frames, prompt=prompt))
+    return requests
+
+
+def test_a_long_clip_is_the_same_alone_and_in_any_company() -> None:
+    requests = _long_requests()
+    for request, codes in zip(
+        requests, assert_alike_in_any_company(partial(in_windows, music_model()), requests), strict=True
+    ):
+        if request.prompt is not None:
+            assert torch.equal(codes[:, : request.prompt_frames], request.prompt)
+
+
+def test_a_clip_that_fits_into_a_window_is_a_plain_one() -> None:
+    model = music_model()
+    requests = [request for request in _long_requests() if request.frames <= WINDOW]
+    requests += [replace(requests[0], frames=WINDOW), GenerationRequest(Attributes(chroma=melody(3, 1)), WINDOW, 4)]
+    assert len(requests) > 2
+    for long, plain in zip(in_windows(model, requests), generate(model, requests), strict=True):
+        assert torch.equal(long, plain)
+
+
+@pytest.mark.parametrize("match_length", [True, False])
+@pytest.mark.parametrize("prompt_frames", [0, 4, 13, 30])
+def test_each_window_is_a_plain_request_with_the_melody_from_its_own_second(
+    match_length: bool, prompt_frames: int
+) -> None:
+    chroma = ChromaConfig(frames=6, frame_rate=8.0, match_length=match_length)
+    model = music_model(config().model_copy(update={"chroma": chroma}))
+    whole = melody(0, 3, 8, 1, 5, 10, 2)
+    attributes = Attributes("calm piano", whole, torch.ones(CLAP_WIDTH))
+    prompt = random_codes(1, prompt_frames)[0] if prompt_frames else None
+    request = GenerationRequest(attributes, 45, seed=7, prompt=prompt)
+    (found,) = in_windows(model, [request])
+
+    made = torch.zeros((3, 0), dtype=torch.long) if prompt is None else prompt
+    number = next(number for number in range(9) if prompt_frames < number * STRIDE + WINDOW)
+    while made.shape[1] < 45:
+        begin = number * STRIDE
+        places = [(round(begin / RATE * 8.0) + frame) % 7 for frame in range(6)]
+        window = replace(
+            request,
+            attributes=replace(attributes, chroma=whole[places]),
+            frames=min(45 - begin, WINDOW),
+            seed=window_seed(7, number),
+            prompt=made[:, begin:],
+        )
+        made = torch.cat([made[:, :begin], generate(model, [window])[0]], dim=1)
+        number += 1
+    assert torch.equal(found, made)
+
+
+def test_a_melody_starts_over_where_it_ends() -> None:
+    short, long = melody(0, 1, 2, 3, 4), torch.eye(12).repeat(30, 1)
+    settings = ChromaConfig(frames=7)
+    assert torch.equal(melody_from(short, 0.0, settings), short[[0, 1, 2, 3, 4, 0, 1]])
+    assert torch.equal(melody_from(short, 8 / 7.8125, settings), short[[3, 4, 0, 1, 2, 3, 4]])
+    assert torch.equal(melody_from(long, 30.0, settings), long[234:241])
+
+
+def test_the_melody_of_every_window_is_heard() -> None:
+    model = music_model()
+    base = GenerationRequest(Attributes(chroma=melody(*[0] * 30)), 45, seed=1, guidance=5.0)
+    # The same for the first window's 6 frames, and another from then on.
+    changed = replace(base, attributes=Attributes(chroma=melody(*[0] * 6, *[7] * 24)))
+    first, second = in_windows(model, [base, changed])
+    assert torch.equal(first[:, :WINDOW], second[:, :WINDOW])
+    assert not torch.equal(first[:, WINDOW:], second[:, WINDOW:])
+
+
+def test_windows_draw_with_numbers_of_their_own() -> None:
+    seeds = [window_seed(seed, number) for seed in (0, 1, 11, 2**63 - 1) for number in range(20)]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert window_seed(5, 0) == 5
+    model = music_model()
+    one, other = in_windows(model, [GenerationRequest(Attributes(), 60, seed) for seed in (1, 2)])
+    assert not torch.equal(one[:, 40:], other[:, 40:])
+
+
+def test_stereo_codes_go_on_over_windows() -> None:
+    settings = config(codebooks=8, delays=(0, 0, 1, 1, 2, 2, 3, 3))
+    model, prompt = music_model(settings), random_codes(1, 12, codebooks=8)[0]
+    (found,) = in_windows(model, [GenerationRequest(Attributes("bass"), 40, 1, prompt=prompt)])
+    assert found.shape == (8, 40)
+    assert torch.equal(found[:, :12], prompt)
+    assert found.min() >= 0
+
+
+def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
+    told: list[int] = []
+    requests = _long_requests()
+    in_windows(music_model(), requests, progress=told.append)
+    assert sum(told) == sum(request.frames - request.prompt_frames for request in requests)
+
+
+def test_a_stop_ends_the_work_in_a_later_window_too() -> None:
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 30
+
+    with pytest.raises(GenerationStoppedError):
+        in_windows(music_model(), [GenerationRequest(Attributes(), 60, seed=0)], stop=stop)
+    assert asked == 30
+
+
+def test_no_requests_give_no_clips() -> None:
+    assert in_windows(music_model(), []) == []
+
+
+@pytest.mark.parametrize("stride", [0, -3, 16, 40])
+def test_a_stride_that_leaves_nothing_to_go_on_from_says_so(stride: int) -> None:
+    request = GenerationRequest(Attributes(), 60, seed=0)
+    with pytest.raises(ValueError, match=f"expected a stride from 1 to 15 frames, .* got {stride}"):
+        in_windows(music_model(), [request], window=WINDOW, stride=stride, frame_rate=RATE)
+
+
+def test_a_prompt_as_long_as_the_clip_says_so() -> None:
+    with pytest.raises(ValueError, match="expected more frames than the prompt's 60, got 60"):
+        windows_over(60, 60, WINDOW, STRIDE)
+
+
+def test_a_prompt_that_is_not_of_the_model_is_refused_wherever_it_is_wrong() -> None:
+    prompt = random_codes(1, 40)[0]
+    with pytest.raises(ValueError, match=r"expected a prompt of 3 codebooks, got \[2, 40\]"):
+        in_windows(music_model(), [GenerationRequest(Attributes(), 60, 0, prompt=prompt[:2])])
+    prompt[1, 0] = 24
+    with pytest.raises(ValueError, match="expected codes from 0 to 23, got 0 to 24"):
+        in_windows(music_model(), [GenerationRequest(Attributes(), 60, 0, prompt=prompt)])

@@ -1,0 +1,97 @@
+"""Layers over blocks of time give what they give in one pass, and look no further than they say."""
+
+from fractions import Fraction
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.kernels.codec.channels_last import (
+    Convolution,
+    Padding,
+    PaddingMode,
+    Residual,
+    TransposedConvolution,
+    elu_into,
+)
+from model.kernels.codec.chunked_layers import Layer, Stretch, in_turn, sight_of, stretches
+from tests.model.kernels.codec.test_channels_last import MODES, drawn
+
+
+def chain(generator: torch.Generator, mode: PaddingMode) -> list[Layer]:
+    """Layers of every kind, at random."""
+
+    def number(low: int, high: int) -> int:
+        return int(torch.randint(low, high + 1, (), generator=generator))
+
+    layers: list[Layer] = []
+    channels = 3
+    for _ in range(number(1, 4)):
+        kind, wanted = number(0, 2), number(1, 6)
+        if kind == 0:
+            stride, kernel, dilation = number(1, 4), number(1, 8), number(1, 3)
+            kernel = max(kernel, stride)
+            total = (kernel - 1) * dilation + 1 - stride
+            before = number(0, total)
+            padding = Padding(before, total - before, fill=True, mode=mode)
+            weight = torch.randn(wanted, channels, kernel, generator=generator) / kernel
+            layers.append(Convolution(weight, None, stride, dilation, padding, elu_into))
+        elif kind == 1:
+            stride = number(1, 4)
+            before = number(0, stride)
+            weight = torch.randn(channels, wanted, 2 * stride, generator=generator)
+            layers.append(TransposedConvolution(weight, None, stride, before, stride - before, elu_into))
+        else:
+            weight = torch.randn(channels, channels, 3, generator=generator) / 3
+            inner = Convolution(weight, None, padding=Padding(1, 1, mode=mode), activation=elu_into)
+            layers.append(Residual([inner]))
+            continue
+        channels = wanted
+    return layers
+
+
+@given(st.integers(0, 10_000), st.integers(1, 900), st.integers(1, 4000), st.sampled_from(MODES))
+@settings(max_examples=150, deadline=None)
+def test_blocks_give_what_one_pass_gives(seed: int, length: int, block_bytes: int, mode: PaddingMode) -> None:
+    layers = chain(torch.Generator().manual_seed(seed), mode)
+    rows = drawn(length, 3, seed=seed)
+    whole = in_turn(layers, rows)
+    torch.testing.assert_close(Stretch(layers, block_bytes)(rows), whole, rtol=1e-5, atol=1e-5)
+    parts = [Stretch(stretch.layers, block_bytes) for stretch in stretches(layers)]
+    assert [layer for part in parts for layer in part.layers] == layers
+    torch.testing.assert_close(in_turn(parts, rows), whole, rtol=1e-5, atol=1e-5)
+
+
+class Listening:
+    """A layer that notes how many rows it was given."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer, self.sight, self.lengths = layer, layer.sight, list[int]()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        self.lengths.append(len(rows))
+        return self.layer(rows)
+
+
+def test_a_long_sound_takes_several_blocks_that_overlap_by_what_the_layers_see() -> None:
+    layer = Convolution(drawn(4, 3, 8), None, stride=2, padding=Padding(4, 2, mode="reflect"))
+    listening = Listening(layer)
+    stretch = Stretch([listening], block_bytes=1200)
+    assert (stretch.before, stretch.after, stretch.block) == (4, 2, 100)
+    rows = drawn(950, 3)
+    torch.testing.assert_close(stretch(rows), layer(rows))
+    assert listening.lengths == [102, *(7 * [106]), 154]
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=60, deadline=None)
+def test_what_lies_further_off_than_layers_look_does_not_change_a_row(seed: int) -> None:
+    layers = chain(torch.Generator().manual_seed(seed), "constant")
+    sight, place = sight_of(layers), 240
+    rows = drawn(480, 3)
+    changed = rows.clone()
+    changed[place] += 1.0
+    before, after = in_turn(layers, rows), in_turn(layers, changed)
+    touched = [Fraction(int(row)) / sight.rate for row in (before - after).abs().amax(1).gt(1e-4).nonzero()]
+    assert all(place - sight.after <= row <= place + sight.before for row in touched)

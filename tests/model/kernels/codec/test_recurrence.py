@@ -1,0 +1,88 @@
+"""Recurrent layers in stretches give what PyTorch's own give from end to end, however long they remember."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.kernels.codec import recurrence
+from model.kernels.codec.recurrence import Recurrence
+
+WIDTH = 12
+
+
+def recurrent(layers: int = 2, memory: float = 0.0) -> nn.LSTM:
+    """Random layers; `memory` is added to the forget gates' bias: 20 keeps all that was ever heard."""
+    torch.manual_seed(0)
+    lstm = nn.LSTM(WIDTH, WIDTH, layers)
+    with torch.no_grad():
+        for number in range(layers):
+            getattr(lstm, f"bias_ih_l{number}")[WIDTH : 2 * WIDTH] += memory
+    return lstm
+
+
+def noise(batch: int, frames: int) -> Tensor:
+    return torch.randn(batch, frames, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def check(lstm: nn.LSTM, inputs: Tensor, run_up: int = recurrence.RUN_UP) -> None:
+    expected = lstm(inputs.transpose(0, 1))[0].transpose(0, 1) + inputs
+    found = Recurrence(lstm, run_up, narrowest=WIDTH)(list(inputs))
+    torch.testing.assert_close(torch.stack(found), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1), (1, 127), (1, 256), (1, 1_001), (2, 600), (3, 300), (5, 40)])
+def test_any_number_of_sequences_of_any_length_are_as_pytorch_has_them(layers: int, batch: int, frames: int) -> None:
+    check(recurrent(layers), noise(batch, frames))
+
+
+@pytest.mark.parametrize("memory", [0.0, 2.0, 5.0, 20.0])
+@pytest.mark.parametrize("run_up", [1, 8, 64])
+@pytest.mark.parametrize(("batch", "frames"), [(1, 1_003), (2, 515)])
+def test_stretches_give_the_whole_however_long_layers_remember(
+    memory: float, run_up: int, batch: int, frames: int
+) -> None:
+    check(recurrent(memory=memory), noise(batch, frames), run_up)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Frames of each run from now on."""
+    lengths: list[int] = []
+    run = recurrence._run
+
+    def counting(layer: recurrence._Layer, steps: Tensor, begun: recurrence._State) -> recurrence._Run:
+        lengths.append(steps.shape[1])
+        return run(layer, steps, begun)
+
+    monkeypatch.setattr(recurrence, "_run", counting)
+    return lengths
+
+
+def test_layers_that_forget_run_once_and_others_until_all_stretches_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = counted(monkeypatch)
+    check(recurrent(1), noise(1, 1_000))
+    assert lengths == [recurrence.RUN_UP, 250]
+    lengths.clear()
+    check(recurrent(1, memory=20.0), noise(1, 1_000))
+    assert lengths == [recurrence.RUN_UP, 250, 250, 250, 250]
+
+
+def test_what_is_no_number_ends_too() -> None:
+    inputs = noise(1, 1_000)
+    inputs[0, 500] = torch.nan
+    with torch.no_grad():
+        found = Recurrence(recurrent(), narrowest=WIDTH)(list(inputs))[0]
+    assert found[:500].isfinite().all()
+    assert found[500:].isnan().all()
+
+
+def test_narrow_layers_are_run_by_pytorch_and_wide_ones_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = counted(monkeypatch)
+    inputs = noise(1, 200)
+    with torch.no_grad():
+        lstm = recurrent()
+        torch.testing.assert_close(Recurrence(lstm)(list(inputs))[0], lstm(inputs[0])[0] + inputs[0])
+        assert lengths == []
+        Recurrence(nn.LSTM(recurrence.NARROWEST, recurrence.NARROWEST))([torch.zeros(3, recurrence.NARROWEST)])
+    assert lengths == [3]

@@ -1,0 +1,130 @@
+"""Matrices for decoding: the same products as the layers', and the same bits of a row whatever is beside it."""
+
+from typing import get_args
+
+import pytest
+import torch
+from torch import nn
+
+from model.decoding.generation import GenerationRequest, generate
+from model.kernels.inference import for_decoding
+from model.kernels.packed_linear import ACTIVATIONS, ROWS, Activation, Matrix, Sections, product, same_bits
+from model.lm.config import Precision
+from model.music_model import Attributes
+from tests.worlds.generation_requests import mixed_requests
+from tests.worlds.tiny_model import music_model
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+ERRORS = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2, "int8": 2e-2}
+"""How far products may be from the layer's, in the layer's deviations."""
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_matrix_gives_what_its_layer_gives_within_its_precision(precision: Precision, bias: bool) -> None:
+    torch.manual_seed(0)
+    linear, inputs = nn.Linear(96, 80, bias=bias), torch.randn(3, 2, 96)
+    with torch.no_grad():
+        expected, found = linear(inputs), Matrix(linear, precision, {})(inputs)
+    error = ((found - expected).std() / expected.std()).item()
+    assert found.shape == expected.shape
+    assert error < ERRORS[precision]
+    assert precision == "float32" or error > 1e-5
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_an_activation_is_that_of_what_the_layer_gives(
+    precision: Precision, activation: Activation, bias: bool
+) -> None:
+    torch.manual_seed(0)
+    linear, inputs = nn.Linear(96, 80, bias=bias), torch.randn(3, 2, 96)
+    with torch.no_grad():
+        plain, found = (Matrix(linear, precision, {}, name)(inputs) for name in ("none", activation))
+        expected = ACTIVATIONS[activation](plain)
+        # What the kernel rounds to bfloat16 is the activation, not what it is of.
+        torch.testing.assert_close(
+            found,
+            expected,
+            rtol=0.01 if precision == "bfloat16" else 1e-5,
+            atol=1e-2 if precision == "bfloat16" else 1e-6,
+        )
+        inner = nn.Sequential(linear)  # what is no layer by itself keeps its own product
+        torch.testing.assert_close(
+            Matrix(inner, precision, {}, activation)(inputs), ACTIVATIONS[activation](linear(inputs))
+        )
+
+
+@pytest.mark.parametrize("activation", ["none", "gelu"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("inside", "outside"), [(1024, 1024), (256, 1024), (1024, 256), (20, 36)])
+def test_a_row_has_the_same_bits_in_any_number_of_rows(
+    precision: Precision, inside: int, outside: int, activation: Activation
+) -> None:
+    torch.manual_seed(0)
+    linear, rows = nn.Linear(inside, outside, bias=False), torch.randn(ROWS, inside)
+    matrix = Matrix(linear, precision, {}, activation)
+    with torch.no_grad():
+        expected = matrix(rows)
+        for number in range(1, ROWS + 1):
+            assert torch.equal(matrix(rows[:number]), expected[:number])
+            assert torch.equal(matrix(rows[-number:]), expected[-number:])
+
+
+def test_a_kernel_whose_bits_follow_the_number_of_rows_is_always_given_the_same_number() -> None:
+    weight = torch.randn(8, 16)
+    assert same_bits(lambda rows: rows @ weight.t() + 1e-6 * len(rows), weight, (2, 8, ROWS)) == (ROWS,)
+    assert same_bits(lambda rows: rows.round() @ weight.round().t(), weight, (6, 20, ROWS)) == (6, 20, ROWS)
+
+
+def test_sections_are_parts_of_the_whole_and_others_are_refused() -> None:
+    linear, inputs = nn.Linear(16, 48), torch.randn(2, 3, 16)
+    sections = Sections(linear, [16, 32], "float32", {})
+    with torch.no_grad():
+        whole = linear(inputs)
+        for start, stop in ((0, 16), (16, 48)):
+            torch.testing.assert_close(sections.section(inputs, start, stop), whole[..., start:stop])
+    with pytest.raises(ValueError, match=r"expected one of the sections \[\(0, 16\), \(16, 48\)\], got \(0, 48\)"):
+        sections.section(inputs, 0, 48)
+
+
+def test_a_model_made_ready_leaves_the_model_as_it_was_and_shares_its_embeddings() -> None:
+    model = music_model().language_model
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    ready = for_decoding(model, "int8")
+    assert ready.embeddings[0].weight is model.embeddings[0].weight
+    assert isinstance(model.transformer.layers[0].expand, nn.Linear)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+def test_in_any_precision_a_request_has_the_same_tokens_alone_and_in_company(precision: Precision) -> None:
+    model, requests = music_model(), mixed_requests()[:9]
+    together = generate(model, requests, precision=precision)
+    for number in (0, 4, 8):
+        (alone,) = generate(model, [requests[number]], precision=precision)
+        assert torch.equal(together[number], alone)
+
+
+def test_another_precision_may_give_other_tokens_and_half_precision_seldom_does() -> None:
+    model = music_model()
+    requests = [GenerationRequest(Attributes("bass"), 40, seed=seed) for seed in range(4)]
+    exact, half, whole = (
+        torch.stack(generate(model, requests, precision=precision)) for precision in ("float32", "float16", "int8")
+    )
+    assert (half == exact).float().mean() > 0.9
+    assert not torch.equal(whole, exact)
+
+
+def test_weights_in_the_models_own_double_precision_stay_so() -> None:
+    weight, rows = torch.randn(4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
+    assert torch.equal(product(weight, None, "float32")(rows), rows @ weight.t())
+
+
+def test_int8_needs_a_cpu_that_can_add_up_without_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    with pytest.raises(ValueError, match="expected a CPU with VNNI for int8 weights"):
+        product(torch.randn(4, 6), None, "int8")
+    with pytest.raises(ValueError, match="expected the CPU for int8 weights, got meta"):
+        product(torch.empty(4, 6, device="meta"), None, "int8")

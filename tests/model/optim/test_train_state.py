@@ -1,0 +1,195 @@
+"""The optimisation of a network: schedule, averaging, accumulation and an exact state."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model.optim.train_state import Optimization, OptimizationConfig, learning_rate, step_seed
+
+
+def small(**changes: object) -> OptimizationConfig:
+    values = {"steps": 40, "warmup_steps": 5, "learning_rate": 1e-2, "ema_interval": 1, "precision": "float32"}
+    return OptimizationConfig.model_validate(values | changes)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2))
+
+
+def descend(model: nn.Module, optimization: Optimization, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step_seed(7, step))
+        inputs = torch.randn(4, 3, generator=generator)
+        F.mse_loss(model(inputs), inputs[:, :2].sin()).backward()
+        optimization.update()
+
+
+def test_the_learning_rate_rises_linearly_then_falls_as_half_a_cosine_to_the_floor() -> None:
+    config = small(steps=105, warmup_steps=5, learning_rate=2.0, floor=0.1)
+    assert [learning_rate(step, config) for step in range(5)] == pytest.approx([0.4, 0.8, 1.2, 1.6, 2.0])
+    assert learning_rate(5, config) == 2.0
+    assert learning_rate(55, config) == pytest.approx(2.0 * (0.1 + 0.9 / 2))
+    assert learning_rate(105, config) == pytest.approx(0.2)
+    falling = [learning_rate(step, config) for step in range(5, 106)]
+    assert falling == sorted(falling, reverse=True)
+
+
+def test_seeds_are_repeatable_and_differ_with_every_part() -> None:
+    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
+    assert len({step_seed(1, 2, 3), step_seed(1, 3, 2), step_seed(1, 2), step_seed(2, 2, 3), step_seed(12, 3)}) == 5
+    assert all(0 <= step_seed(seed) < 2**63 for seed in range(100))
+
+
+def test_the_updates_are_those_of_adamw_written_out() -> None:
+    config = small(weight_decay=0.1, gradient_norm=0.5)
+    parameter = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
+    holder = nn.Module()
+    holder.register_parameter("w", parameter)
+    optimization = Optimization(holder, config)
+    value, first, second = parameter.detach().clone(), torch.zeros(3).double(), torch.zeros(3).double()
+    for step in range(12):
+        raw = torch.tensor([math.sin(step), 0.3, -2.0], dtype=torch.float64) * parameter.detach()
+        parameter.grad = raw.clone()
+        update = optimization.update()
+        assert update.gradient_norm == pytest.approx(float(raw.norm()))
+        gradient = raw * min(1.0, 0.5 / (float(raw.norm()) + 1e-6))
+        rate = learning_rate(step, config)
+        first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
+        value = value * (1 - rate * 0.1)
+        value -= rate * (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.95 ** (step + 1))).sqrt() + 1e-8)
+        torch.testing.assert_close(parameter.detach(), value, atol=1e-10, rtol=0)
+
+
+def test_without_a_largest_norm_gradients_stay_as_they_are() -> None:
+    def moments(largest: float | None) -> torch.Tensor:
+        holder = nn.Linear(2, 1, bias=False)
+        optimization = Optimization(holder, small(gradient_norm=largest))
+        holder.weight.grad = torch.tensor([[30.0, -40.0]])
+        assert optimization.update().gradient_norm == pytest.approx(50.0)
+        return optimization.state()["exp_avg.weight"]
+
+    torch.testing.assert_close(moments(None), 50 * moments(1.0), rtol=1e-5, atol=0)
+    assert torch.equal(moments(None), moments(100.0))
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+def test_averaged_weights_are_those_of_a_naive_average(interval: int) -> None:
+    model = network()
+    optimization = Optimization(model, small(ema_decay=0.9, ema_interval=interval))
+    naive = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for step in range(10):
+        descend(model, optimization, range(step, step + 1))
+        if (step + 1) % interval == 0:
+            naive = {name: 0.9 * naive[name] + 0.1 * value.detach() for name, value in model.named_parameters()}
+    moving = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with optimization.averaged():
+        for name, value in model.named_parameters():
+            torch.testing.assert_close(value.detach(), naive[name], atol=1e-6, rtol=1e-5)
+            assert not torch.equal(value, moving[name])
+    assert all(torch.equal(value, moving[name]) for name, value in model.named_parameters())
+
+
+@pytest.mark.parametrize("at", [0, 1, 17])
+def test_a_state_taken_up_by_another_process_goes_on_bit_for_bit(at: int) -> None:
+    undisturbed = network()
+    whole = Optimization(undisturbed, small())
+    descend(undisturbed, whole, range(40))
+
+    model = network()
+    before = Optimization(model, small())
+    descend(model, before, range(at))
+    state = {name: value.clone() for name, value in before.state().items()}
+    other = network(seed=99)
+    after = Optimization(other, small())
+    after.load(state)
+    assert after.step == at
+    descend(other, after, range(at, 40))
+    expected, got = whole.state(), after.state()
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+
+
+class _Counting(nn.Module):
+    """A network with buffers that move as it trains: a running mean that is stored, and one that is not."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.network = network(seed)
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("table", torch.arange(3.0), persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.mean.mul_(0.9).add_(0.1 * inputs.detach().mean(0))
+        return self.network(inputs - self.mean + self.table)
+
+
+def test_buffers_come_back_bit_for_bit_and_are_not_averaged() -> None:
+    undisturbed, killed, resumed = _Counting(), _Counting(), _Counting(seed=99)
+    whole = Optimization(undisturbed, small())
+    descend(undisturbed, whole, range(40))
+    before = Optimization(killed, small())
+    descend(killed, before, range(17))
+    after = Optimization(resumed, small())
+    after.load(before.state())
+    assert torch.equal(resumed.mean, killed.mean)
+    descend(resumed, after, range(17, 40))
+    expected, got = whole.state(), after.state()
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if name.startswith("buffers.")] == ["buffers.mean"]
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    with whole.averaged():
+        assert torch.equal(undisturbed.mean, expected["buffers.mean"])
+    del got["buffers.mean"]
+    with pytest.raises(ValueError, match=r"expected the state of 1 buffers, got 0; not in both: \['mean'\]"):
+        after.load(got)
+
+
+def test_what_is_frozen_neither_moves_nor_is_part_of_the_state() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    optimization = Optimization(model, small())
+    descend(model, optimization, range(3))
+    assert torch.equal(model[0].weight, before)
+    assert not any("0." in name for name in optimization.state())
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_and_counts_as_a_step() -> None:
+    model = network()
+    optimization = Optimization(model, small(patience=2))
+    descend(model, optimization, range(2))
+    before = optimization.state()
+    before = {name: value.clone() for name, value in before.items() if name.startswith(("weights", "exp", "step."))}
+    (model(torch.randn(4, 3)).sum() * math.nan).backward()
+    assert not optimization.update().applied
+    after = optimization.state()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert optimization.step == 3
+    descend(model, optimization, range(3, 4))
+    for _ in range(2):
+        (model(torch.randn(4, 3)).sum() * math.inf).backward()
+        optimization.update()
+    (model(torch.randn(4, 3)).sum() * math.inf).backward()
+    with pytest.raises(ValueError, match="expected finite gradients, got 3 updates in a row without"):
+        optimization.update()
+
+
+def test_the_state_of_another_model_is_refused() -> None:
+    state = Optimization(network(), small()).state()
+    with pytest.raises(ValueError, match="expected the state of 2 parameters, got 4"):
+        Optimization(nn.Linear(3, 8), small()).load(state)
+    with pytest.raises(ValueError, match="all frozen"):
+        Optimization(nn.Linear(3, 8).requires_grad_(False), small())
+
+
+def test_training_lowers_the_loss() -> None:
+    model = network()
+    inputs = torch.randn(64, 3)
+    before = F.mse_loss(model(inputs), inputs[:, :2].sin()).item()
+    descend(model, Optimization(model, small(steps=200, weight_decay=0.0)), range(200))
+    assert F.mse_loss(model(inputs), inputs[:, :2].sin()).item() < 0.3 * before

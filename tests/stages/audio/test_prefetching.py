@@ -1,0 +1,207 @@
+"""Reading ahead: what stages make of it is what they make of recordings read by turns, and nothing outlives it."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from schemas import WeightsRef
+from stages import chroma, clap, tokenize
+from stages.audio import prefetching
+from stages.audio.prefetching import Source, reading_ahead, sources_of
+from stages.audio.sound import Sound, read_sound
+from stages.pipeline.contract import Context, Reject, Stopped
+from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones, write
+from tests.worlds.tiny_codec import codec_folder
+from tests.worlds.world_of_sound import make_context, save_clap, save_separator, tracks_of
+
+AHEAD = 2 * prefetching.CORES_A_READER
+"""Of `settings.workers` on a processor: two processes read."""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Recordings of several kinds, and some that no stage can use."""
+    made = [
+        write(tmp_path / f"{number}.{kind}", encoded(kind.upper(), tones(1.2 + 0.1 * number, number)))
+        for number, kind in enumerate(("wav", "flac", "mp3", "wav", "flac", "wav", "mp3", "flac", "wav"))
+    ]
+    made.insert(2, write(tmp_path / "bad.wav", b"no sound at all"))
+    made.insert(5, write(tmp_path / "empty.wav", encoded("WAV", np.zeros((1, 0), np.float32))))
+    made.insert(7, write(tmp_path / "a.m4a", encoded_by_ffmpeg("mp4", "aac", tones(1.0))))
+    made.insert(8, str(tmp_path / "missing.wav"))
+    made.insert(9, write(tmp_path / "silent.wav", encoded("WAV", np.zeros((2, 30_000), np.float32))))
+    made.insert(9, write(tmp_path / "brief.wav", encoded("WAV", tones(0.0005))))
+    return [Path(path) for path in made]
+
+
+def sources(files: list[Path]) -> list[Source]:
+    return sources_of(tracks_of(*files))
+
+
+def processes_of(parent: int) -> set[str]:
+    """The processes that read for this one."""
+    listed = subprocess.run(["ps", "-eo", "ppid=,pid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
+    return {row[1] for row in rows if int(row[0]) == parent and "stages.pipeline.workers" in row[2]}
+
+
+@pytest.fixture
+def deadly(monkeypatch):
+    """Processes that die of files that are named so: the real worker, with a real signal."""
+    code = (
+        "import os; from stages.audio import sound; from stages.pipeline.workers import worker\n"
+        "read = sound.read_sound\n"
+        "def read_sound(uri, sample_rate, channels):\n"
+        f"    if uri.endswith('crash.wav'): os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
+        "    return read(uri, sample_rate, channels)\n"
+        "sound.read_sound = read_sound; worker.main()"
+    )
+    start = subprocess.Popen
+
+    def popen(command, **arguments):
+        return start([command[0], "-c", code, *command[3:]] if "worker" in command[2] else command, **arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+
+
+def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(tmp_path, files):
+    stages = {
+        chroma: chroma.Config(separator=WeightsRef(str(save_separator(tmp_path / "separator")))),
+        clap: clap.Config(model=WeightsRef(str(save_clap(tmp_path / "clap")))),
+        tokenize: tokenize.Config(codec=WeightsRef(str(codec_folder(tmp_path / "codec")))),
+    }
+    for stage, config in stages.items():
+        turns, made = (
+            stage.shard(config, make_context(tmp_path, workers=workers), tracks_of(*files)) for workers in (1, AHEAD)
+        )
+        assert [row["track_id"] for row in made.rows] == [row["track_id"] for row in turns.rows]
+        assert len(made.rows) >= 9
+        for row, expected in zip(made.rows, turns.rows, strict=True):
+            for name, value in row.items():
+                assert np.array_equal(value, expected[name]), (stage.__name__, name)
+        assert made.rejects == turns.rejects
+        kinds = {reject.key: reject.kind for reject in made.rejects}
+        assert kinds.items() >= {"bad.wav": "unreadable", "empty.wav": "empty", "missing.wav": "missing"}.items()
+    assert kinds["brief.wav"] == "too short"
+
+
+def test_recordings_come_in_order_at_the_rate_and_in_the_channels_asked_for(tmp_path, files):
+    wanted = sources(files)
+    with reading_ahead(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
+        found = list(sounds)
+    assert [source for source, _ in found] == wanted
+    for source, sound in found:
+        expected = read_sound(source.uri, 16_000, 1)
+        if isinstance(sound, Reject):
+            assert (sound.kind, sound.message) == (expected.kind, str(expected))
+            assert (sound.key, sound.uri) == (source.key, source.uri)
+        else:
+            assert sound.samples.shape == (1, round(sound.seconds * 16_000))
+            assert np.array_equal(sound.samples, expected.samples)
+            assert (sound.peak, sound.sample_rate) == (expected.peak, 16_000)
+
+
+def test_a_recording_comes_as_it_is_stored_where_nothing_else_is_asked_for(tmp_path, files):
+    sound = read_sound(str(files[0]), None, None)
+    assert isinstance(sound, Sound)
+    assert (sound.samples.shape[0], sound.sample_rate) == (2, 44_100)
+    assert sound.peak == np.abs(sound.samples).max() == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_decoder_that_crashes_costs_its_own_recording(tmp_path, files, deadly):
+    files.insert(4, Path(write(tmp_path / "crash.wav", encoded("WAV", tones(0.6)))))
+    with reading_ahead(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+        found = {source.key: sound for source, sound in sounds}
+    crashed = found["crash.wav"]
+    assert isinstance(crashed, Reject)
+    assert (crashed.kind, "SIGSEGV" in crashed.message) == ("crash", True)
+    assert sum(isinstance(sound, Sound) for sound in found.values()) == 12
+
+
+def test_a_disk_that_fails_is_an_error_in_the_turn_of_its_recording(tmp_path, files):
+    files.insert(4, Path("/proc/self/mem"))  # whose first bytes cannot be read: EIO, as of a bad sector
+    with reading_ahead(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+        for _ in range(4):
+            next(sounds)
+        with pytest.raises(OSError, match="Input/output"):
+            next(sounds)
+
+
+def test_a_stop_ends_the_reading_and_its_processes(tmp_path, files):
+    context = make_context(tmp_path, workers=AHEAD)
+    before = processes_of(os.getpid())
+    with reading_ahead(context, sources(files), 16_000, 1) as sounds:
+        next(sounds)
+        assert processes_of(os.getpid()) - before
+        context.stop.set()
+        with pytest.raises(Stopped):
+            next(sounds)
+    assert processes_of(os.getpid()) == before
+
+
+def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path, files):
+    before = processes_of(os.getpid())
+
+    def fail() -> None:
+        with reading_ahead(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+            next(sounds)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert processes_of(os.getpid()) == before
+
+
+def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch):
+    asked: list[float] = []
+    do = prefetching.Pool.do
+
+    def noted(pool, call, seconds):
+        asked.append(time.monotonic())
+        return do(pool, call, seconds)
+
+    monkeypatch.setattr(prefetching.Pool, "do", noted)
+    wanted = [Source(path.name, str(path), 1000.0) for path in files]
+    with reading_ahead(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
+        next(sounds)
+        time.sleep(1.0)
+        assert len(asked) == 1  # a second one would be more than half an hour
+        next(sounds)
+        assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "workers", "recordings", "readers"),
+    [
+        ("cpu", 2, 0, 100, 0),
+        ("cpu", 16, 0, 100, 4),
+        ("cpu", 16, 8, 100, 2),
+        ("cuda", 16, 0, 100, 13),
+        ("cuda", 16, 0, 1000, 16),
+        ("cuda", 16, 4, 100, 4),
+        ("cuda", 16, 1, 100, 0),
+        ("cuda", 16, 0, 3, 1),
+        ("cuda", 16, 0, 0, 0),
+    ],
+)
+def test_processes_are_as_many_as_the_device_leaves_and_the_recordings_are_worth(
+    tmp_path, monkeypatch, device, cores, workers, recordings, readers
+):
+    monkeypatch.setattr(Context, "device", device)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    wanted = [Source(str(number), f"/{number}.wav", 1.0) for number in range(recordings)]
+    assert prefetching._readers(make_context(tmp_path, workers=workers), wanted) == readers
+
+
+def test_what_lies_in_memory_is_read_in_this_process(tmp_path):
+    fsspec.filesystem("memory").pipe_file("/ahead/a.wav", encoded("WAV", tones(0.6)))
+    source = Source("a", "memory:///ahead/a.wav", 0.6)
+    with reading_ahead(make_context(tmp_path, workers=AHEAD), [source], 16_000, 1) as sounds:
+        [(_, sound)] = sounds
+    assert isinstance(sound, Sound)

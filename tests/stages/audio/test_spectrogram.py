@@ -1,0 +1,40 @@
+"""The mel spectrogram of pictures and onsets."""
+
+import math
+
+import pytest
+import torch
+
+from stages.audio.spectrogram import log_spectrogram
+
+
+def sine(hertz: float, sample_rate: int = 16_000) -> torch.Tensor:
+    return torch.sin(2 * math.pi * hertz * torch.arange(2 * sample_rate) / sample_rate)
+
+
+def test_a_higher_tone_lies_in_a_higher_band() -> None:
+    bands = [int(log_spectrogram(sine(hertz), 16_000, 64, 20.0).mean(1).argmax()) for hertz in (110, 440, 1760, 6000)]
+    assert bands == sorted(set(bands))
+
+
+@pytest.mark.parametrize("frames_a_second", [7.3, 20.0, 100.0])
+def test_it_has_the_frames_of_the_clip_and_its_loudest_point_is_zero(frames_a_second: float) -> None:
+    picture = log_spectrogram(sine(440), 16_000, 64, frames_a_second)
+    assert picture.shape == (64, math.ceil(2 * frames_a_second))
+    assert float(picture.max()) == 0.0
+    assert float(picture.min()) >= -80.0
+
+
+def test_no_band_is_deaf() -> None:
+    noise = torch.randn(32_000, generator=torch.Generator().manual_seed(0))
+    assert float(log_spectrogram(noise, 16_000, 96, 20.0, window_seconds=0.02).mean(1).min()) > -60
+
+
+def test_silence_and_a_single_sample_have_pictures_too() -> None:
+    assert float(log_spectrogram(torch.zeros(16_000), 16_000, 8, 10.0).max()) == -80.0
+    assert log_spectrogram(torch.ones(1), 16_000, 8, 10.0).shape == (8, 1)
+
+
+def test_no_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="got 0 at 16000"):
+        log_spectrogram(torch.zeros(0), 16_000, 8, 10.0)

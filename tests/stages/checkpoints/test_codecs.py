@@ -1,0 +1,103 @@
+"""Codecs by folder, and codes that only their own codec may read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.codec.codec import Codec
+from model.codec.stereo import StereoCodec
+from stages.checkpoints.codecs import Codes, check_codes, codec_facts, codes_of_row, load_codec, load_codec_of
+from stages.checkpoints.native import load_encodec
+from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
+
+GOT, SPEAKER = "decode.codec = Y", "the checkpoint X"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return codec_folder(tmp_path_factory.mktemp("codec"))
+
+
+def codes(folder: Path, **changes: object) -> Codes:
+    values = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY, "frame_rate": FRAME_RATE, "channels": 1}
+    return Codes(**values | {"identity": load_codec(folder).identity} | changes)  # type: ignore[arg-type]
+
+
+def test_a_mono_codec_encodes_one_channel_or_two(folder: Path) -> None:
+    assert isinstance(load_codec(folder), Codec)
+    stereo = load_codec(folder, channels=2)
+    assert isinstance(stereo, StereoCodec)
+    assert (stereo.codebooks, load_codec(folder, codebooks=2, channels=2).codebooks) == (2 * CODEBOOKS, 2)
+    with pytest.raises(ValueError, match="expected an even number of codebooks, left and right by turns, got 3"):
+        load_codec(folder, codebooks=3, channels=2)
+    with pytest.raises(ValueError, match="expected a codec of 3 channels, got one of 1"):
+        load_codec(folder, channels=3)
+
+
+def test_the_facts_of_a_codec_are_those_of_its_codes(folder: Path) -> None:
+    network = load_encodec(folder)
+    mono, stereo = codec_facts(network, 2, 1, "where"), codec_facts(network, 4, 2)
+    assert mono.identity == stereo.identity == load_codec(folder).identity
+    assert (mono.codebooks, mono.channels, stereo.codebooks, stereo.channels) == (2, 1, 4, 2)
+    assert (mono.sample_rate, mono.frame_rate, mono.cardinality) == (SAMPLE_RATE, FRAME_RATE, CARDINALITY)
+    assert (mono.reference, stereo.reference) == ("where", None)
+    assert codec_facts(network, 1, 1).identity != mono.identity
+    with pytest.raises(ValueError, match="expected 1 to 2 codebooks, got 3"):
+        codec_facts(network, 3, 1)
+
+
+def test_codes_get_the_codec_that_they_are_of_with_as_many_levels_and_channels(folder: Path) -> None:
+    fewer = load_codec(folder, codebooks=1).identity
+    assert load_codec_of(codes(folder), folder, "cpu", GOT, SPEAKER).codebooks == CODEBOOKS
+    assert load_codec_of(codes(folder, codebooks=1, identity=fewer), folder, "cpu", GOT, SPEAKER).codebooks == 1
+    stereo = load_codec_of(codes(folder, codebooks=4, channels=2), folder, "cpu", GOT, SPEAKER)
+    assert (stereo.codebooks, stereo.channels) == (4, 2)
+    unwritten = codes(folder, identity=None, channels=None)
+    assert load_codec_of(unwritten, folder, "cpu", GOT, SPEAKER).channels == 1
+
+
+def test_another_codec_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
+    network = load_encodec(folder)
+    with torch.no_grad():
+        network.quantizer.layers[0].codebook.embed.add_(1)
+    network.save_pretrained(tmp_path)
+    ours, theirs = load_codec(folder).identity[:12], load_codec(tmp_path).identity[:12]
+    expected = (
+        rf"expected the codec Z \(identity {ours}…\), which the checkpoint X speaks, got decode.codec = Y "
+        rf"\(identity {theirs}…\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        load_codec_of(codes(folder, reference="Z"), tmp_path, "cpu", GOT, SPEAKER)
+
+
+@pytest.mark.parametrize(
+    "change", [{"codebooks": 3}, {"cardinality": 32}, {"frame_rate": 50.0}, {"channels": 2}, {"channels": 4}]
+)
+def test_a_codec_of_other_sizes_is_refused_with_both(folder: Path, change: dict) -> None:
+    change = {"codebooks": 3} | change if change.get("channels") == 2 else change
+    with pytest.raises(
+        ValueError, match=r"expected a codec of \d+ codebooks of .* the checkpoint X speaks, got decode"
+    ):
+        load_codec_of(codes(folder, **change), folder, "cpu", GOT, SPEAKER)
+
+
+def test_codes_of_another_codec_or_size_are_not_a_models(folder: Path) -> None:
+    model = codes(folder, reference="Z")
+    check_codes(model, codes(folder), SPEAKER, "tokens")
+    check_codes(model, codes(folder, identity=None), SPEAKER, "tokens")
+    with pytest.raises(ValueError, match=r"expected the codec Z .* speaks, got tokens \(identity 000000000000…\)"):
+        check_codes(model, codes(folder, identity="0" * 64), SPEAKER, "tokens")
+    with pytest.raises(ValueError, match=r"expected codes of 2 codebooks of 16 at 25 .* with 4 of 16 at 25"):
+        check_codes(model, codes(folder, codebooks=4), SPEAKER, "tokens")
+
+
+def test_a_row_says_what_its_codes_are(folder: Path) -> None:
+    row = {"codes": [[1, 2], [3, 4]], "cardinality": CARDINALITY, "frame_rate": FRAME_RATE, "channels": 1}
+    row |= {"codec": load_codec(folder).identity}
+    assert codes_of_row(row) == codes_of_row(row | {"codec_reference": "anywhere"}) == codes(folder)
+
+
+def test_a_folder_without_a_codec_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a codec's folder"):
+        load_codec(tmp_path)

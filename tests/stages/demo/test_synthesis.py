@@ -1,0 +1,136 @@
+"""The demo corpus: repeatable, musical, and what it says of itself can be heard."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from model.chroma import chroma
+from stages.demo.synthesis import caption, compose
+from stages.demo.synthesis.drums import play_drums
+from stages.demo.synthesis.genres import ARTISTS, GENRES
+from stages.demo.synthesis.instruments import INSTRUMENTS, play
+from stages.demo.synthesis.rendering import STEMS, render
+from stages.demo.synthesis.score import Hit, Note
+from stages.demo.synthesis.theory import PITCH_CLASSES, SCALES, Key
+
+PIECES = [compose(0, index) for index in range(96)]
+
+
+@pytest.fixture(scope="module")
+def rendered():
+    return [(piece, render(piece)) for piece in PIECES[:16]]
+
+
+def test_a_piece_is_made_again_from_its_seed_and_index():
+    assert compose(3, 17) == compose(3, 17)
+    assert torch.equal(render(compose(3, 17)), render(compose(3, 17)))
+
+
+def test_another_seed_or_index_gives_another_piece():
+    assert len({(p.melody, p.chords) for p in [*PIECES, *(compose(1, index) for index in range(96))]}) == 192
+
+
+def test_every_artist_has_six_pieces_and_every_genre_four_artists():
+    assert set(Counter(piece.artist for piece in PIECES).values()) == {6}
+    assert len(ARTISTS) == 16
+    for genre in GENRES:
+        assert len({piece.artist for piece in PIECES if piece.genre == genre}) == 4
+
+
+def test_pieces_last_8_to_12_seconds_in_the_tempo_range_of_their_genre():
+    for piece in PIECES:
+        assert 8.0 <= piece.seconds <= 12.0
+        low, high = GENRES[piece.genre].tempo
+        assert low <= piece.tempo <= high
+
+
+def test_melody_chords_and_bass_stay_in_the_key_and_within_the_piece():
+    for piece in PIECES:
+        scale = {(piece.key.tonic + step) % 12 for step in SCALES[piece.key.mode]}
+        notes = piece.melody + piece.accompaniment_notes + piece.bass_notes
+        assert {note.pitch % 12 for note in notes} <= scale
+        assert all(
+            note.onset >= 0 and note.duration > 0 and note.onset + note.duration <= piece.seconds for note in notes
+        )
+
+
+def test_melody_notes_follow_one_another_without_overlap():
+    for piece in PIECES:
+        ends = [note.onset + note.duration for note in piece.melody]
+        assert all(end <= note.onset + 1e-6 for end, note in zip(ends, piece.melody[1:], strict=False))
+
+
+def test_chords_are_named_after_their_notes():
+    assert Key(0, "major").chord_name(4) == "G"
+    assert Key(9, "minor").chord_name(5) == "F"
+    assert Key(0, "major").chord_name(6) == "Bdim"
+    for piece in PIECES:
+        for chord in piece.chords:
+            root = PITCH_CLASSES.index(chord.name.removesuffix("dim").removesuffix("m"))
+            assert root in {pitch % 12 for pitch in chord.pitches}
+
+
+def test_stems_are_finite_as_loud_as_said_and_sum_to_a_mix_that_does_not_clip(rendered):
+    for piece, stems in rendered:
+        assert stems.shape == (4, round(piece.seconds * 16_000))
+        mix = stems.sum(0)
+        assert torch.isfinite(mix).all()
+        assert mix.abs().max() <= 0.9 + 1e-5
+        assert 0.08 < mix.square().mean().sqrt() <= 0.14 + 1e-5
+        assert (stems[STEMS.index("drums")].abs().max() > 0) == bool(piece.hits)
+
+
+def test_the_melody_stem_sounds_the_pitch_that_the_score_says(rendered):
+    heard = asked = 0
+    for piece, stems in rendered:
+        found = chroma(stems[STEMS.index("vocals")][None], 16_000, 4096, 1024)[0].argmax(-1)
+        for note in piece.melody:
+            if note.duration > 0.25:
+                asked += 1
+                heard += int(found[round((note.onset + note.duration / 2) * 16_000 / 1024)] == note.pitch % 12)
+    assert asked > 100
+    assert heard / asked > 0.95
+
+
+def test_a_drum_sounds_when_the_score_says_and_not_before():
+    part = play_drums((Hit(0.5, "kick", 1.0),), 16_000, 16_000, np.random.default_rng(0))
+    assert np.abs(part[:8000]).max() == 0
+    assert np.abs(part[8000:9000]).max() > 0.3
+
+
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_every_instrument_is_in_tune_and_silent_outside_its_notes(instrument):
+    pitch = 43 if "bass" in instrument else 69
+    part = play(instrument, (Note(0.25, 1.0, pitch),), 32_000, 16_000, np.random.default_rng(0))
+    assert np.abs(part[:4000]).max() == 0
+    assert np.abs(part[-4000:]).max() == 0
+    spectrum = np.abs(np.fft.rfft(part[4000:20_000] * np.hanning(16_000)))
+    hertz = 440 * 2 ** ((pitch - 69) / 12)
+    around = spectrum[round(hertz * 0.8) : round(hertz * 1.25)]
+    assert abs(round(hertz * 0.8) + int(around.argmax()) - hertz) < hertz * 0.02
+
+
+def test_captions_are_true_varied_and_grammatical():
+    for piece in PIECES:
+        sentences = [caption(piece, variant) for variant in range(8)]
+        assert len(set(sentences)) == 8
+        for sentence in sentences:
+            assert piece.genre in sentence.lower()
+            assert piece.lead in sentence.lower()
+            assert any(mood in sentence.lower() for mood in piece.moods)
+            assert " a a" not in sentence.lower().replace(" a and", "")
+    assert len({caption(piece) for piece in PIECES}) == 96
+
+
+def test_bad_arguments_are_refused_with_what_was_expected():
+    with pytest.raises(ValueError, match="got seed -1"):
+        compose(-1, 0)
+    with pytest.raises(ValueError, match="at least 8000"):
+        render(PIECES[0], 4000)
+    generator = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="got 'kazoo'"):
+        play("kazoo", (), 10, 16_000, generator)
+    with pytest.raises(ValueError, match="got gong"):
+        play_drums((Hit(0.0, "gong", 1.0),), 10, 16_000, generator)

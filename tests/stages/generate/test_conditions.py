@@ -1,0 +1,282 @@
+"""What requests refer to, as conditions: from tables and files alike, and refused by line where a model reads none."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+import torch
+
+from model.chroma import chroma as measured_chroma
+from schemas import Store, WeightsRef
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from stages import chroma, clap, tokenize
+from stages.checkpoints.codecs import codec_facts, load_codec
+from stages.checkpoints.loading import load_checkpoint
+from stages.checkpoints.native import load_encodec
+from stages.generate.conditions import Conditions, Given, Models
+from stages.generate.sources import RequestRefused
+from stages.networks.clap import load_joint_embedder
+from tests.worlds.codec_world import piece
+from tests.worlds.generation_world import (
+    DEFAULTS,
+    TRACK,
+    VERSIONS,
+    config_of,
+    context_for,
+    filled_store,
+    made,
+    model_config,
+    put_checkpoint,
+    refused,
+)
+from tests.worlds.tiny_clap import clap_folder
+from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, SAMPLE_RATE, codec_folder
+from tests.worlds.world_of_sound import save_separator
+
+FIELDS = {
+    "genre": {"kind": "label", "rows": 500, "width": 8},
+    "moods": {"kind": "words", "rows": 500, "width": 8},
+    "key": {"kind": "label", "rows": 500, "width": 8},
+    "bpm": {"kind": "number", "lowest": 40.0, "highest": 240.0},
+    "seconds": {"kind": "number", "lowest": 0.0, "highest": 60.0},
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return filled_store(tmp_path)
+
+
+def conditions_of(store: Store, checkpoint: str = "one", **models: str) -> Conditions:
+    """Finds the conditions of requests for a checkpoint of the store."""
+    context = context_for(store)
+    facts = load_checkpoint(Path(store.path(f"models/{checkpoint}")), context.weights).facts
+    named = {name: WeightsRef(value) for name, value in models.items()}
+    given = dict.fromkeys(("codec", "separator", "clap", "vocabulary")) | named
+    return Conditions(context, facts, Models(**given))
+
+
+def given(conditions: Conditions, **asked: Any) -> Given:
+    row = DEFAULTS | asked
+    conditions.look_up([row])
+    return conditions.of(row)
+
+
+def test_a_prompt_and_a_melody_may_be_files(store: Store, tmp_path: Path) -> None:
+    codec = codec_folder(tmp_path / "codec")
+    time = np.arange(3 * 44_100) / 44_100
+    tone = 0.4 * np.stack([np.sin(2 * np.pi * 440 * time), np.sin(2 * np.pi * 440 * time)], axis=1)
+    soundfile.write(tmp_path / "a.wav", tone, 44_100)
+    file = f"file:{tmp_path}/a.wav"
+    rows = made(
+        store,
+        [{"prompt": file, "prompt_seconds": 0.8}, {"melody": file}, {"melody": file, "seed": 9}],
+        config_of(codec=str(codec)),
+    )
+    import soxr
+
+    sound = soxr.resample(tone.mean(axis=1), 44_100, SAMPLE_RATE).astype(np.float32)
+    codes = load_codec(codec).encode(torch.from_numpy(sound)[None, None, : 45 * 320])[0]
+    np.testing.assert_array_equal(np.array(rows[f"{0:016x}", 0]["codes"])[:, :20], codes[:, :20])
+    assert (np.array(rows[f"{1:016x}", 0]["chroma"])[2:].argmax(axis=1) == 9).all()  # A
+    expected = measured_chroma(
+        torch.from_numpy(soxr.resample(tone.mean(axis=1), 44_100, 32_000).astype(np.float32))[None]
+    )[0]
+    np.testing.assert_allclose(np.array(rows[f"{1:016x}", 0]["chroma"])[:8], expected[:8], atol=1e-4)
+
+
+def listening_codec(folder: Path, sound: np.ndarray) -> Path:
+    """A small codec whose codebooks are made of what its encoder says of a sound, so that codes tell sounds apart."""
+    network = load_encodec(codec_folder(folder))
+    with torch.no_grad():
+        residual = network.encoder(torch.from_numpy(sound.astype(np.float32))[None, None])[0].T
+        for layer in network.quantizer.layers:
+            table = residual[torch.linspace(0, len(residual) - 1, CARDINALITY).long()]
+            layer.codebook.embed.copy_(table)
+            residual = residual - table[torch.cdist(residual, table).argmin(1)]
+    network.save_pretrained(folder)
+    return folder
+
+
+def test_a_stereo_model_goes_on_from_both_sides_of_a_file(store: Store, tmp_path: Path) -> None:
+    sides = np.stack([piece(number, 4.0, SAMPLE_RATE) for number in (1, 2)])
+    codec = listening_codec(tmp_path / "codec", sides[0])
+    facts = codec_facts(load_encodec(codec), codebooks=2 * CODEBOOKS, channels=2)
+    put_checkpoint(store, tmp_path, "two", model_config(codebooks=2 * CODEBOOKS), day=2, codec=facts)
+    soundfile.write(tmp_path / "a.wav", sides.T, SAMPLE_RATE, subtype="FLOAT")
+    asked = {"prompt": f"file:{tmp_path}/a.wav", "prompt_seconds": 2.4, "seconds": 6.0}
+    row = made(store, [asked], config_of(codec=str(codec)))[f"{0:016x}", 0]
+    assert (row["channels"], row["codec"]) == (2, facts.identity)
+    codes, heard = np.array(row["codes"]), torch.from_numpy(sides[:, None, : (60 + 25) * 320].astype(np.float32))
+    left, right = (load_codec(codec).encode(side[None])[0] for side in heard)
+    assert codes.shape == (4, 150)
+    np.testing.assert_array_equal(codes[0::2, :60], left[:, :60])
+    np.testing.assert_array_equal(codes[1::2, :60], right[:, :60])
+    assert not torch.equal(left, right)
+
+
+def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path: Path) -> None:
+    folder = clap_folder(tmp_path / "clap", 3)
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(160_000) / 9), 16_000)
+    soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(size=160_000) * 0.1, 16_000)
+    asked = ["text:slow jazz", "text:fast rock", f"file:{tmp_path}/a.wav", f"file:{tmp_path}/b.wav"]
+    seen: list[torch.Tensor] = []
+    conditions = conditions_of(store, clap=str(folder))
+    for one in asked:
+        found = given(conditions, clap=one).attributes.clap
+        assert found is not None
+        seen.append(found)
+    embedder = load_joint_embedder(folder)
+    np.testing.assert_array_equal(seen[0].numpy(), embedder.embed_text(["slow jazz"])[0])
+    sound, _ = soundfile.read(tmp_path / "b.wav", dtype="float32", always_2d=True)
+    np.testing.assert_array_equal(seen[3].numpy(), embedder.embed_audio(sound.T, 16_000, 10.0).embeddings[0])
+    assert all(not torch.equal(one, other) for n, one in enumerate(seen) for other in seen[:n])
+    rows = made(store, [{"clap": one} for one in asked], config_of(clap=str(folder)))
+    assert rows[f"{0:016x}", 0]["codes"] != rows[f"{3:016x}", 0]["codes"]
+
+
+def _put_track(store: Store, path: Path, separator: Path, joint: Path, codec: Path) -> None:
+    """The rows of a recording as the stages of training make them."""
+    context = context_for(store)
+    tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
+    store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")
+    for table, found in (
+        (CHROMA, chroma.shard(chroma.Config(separator=WeightsRef(str(separator))), context, tracks)),
+        (CLAP, clap.shard(clap.Config(model=WeightsRef(str(joint))), context, tracks)),
+        (TOKENS, tokenize.shard(tokenize.Config(codec=WeightsRef(str(codec))), context, tracks)),
+    ):
+        rows = pa.Table.from_pylist(list(found.rows), schema=table.schema)
+        store.write_shard(table, VERSIONS[table.name], "3", rows, "k2")
+
+
+@pytest.mark.parametrize("seconds", [1.2, 2.0, 5.5])
+def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(
+    store: Store, tmp_path: Path, seconds: float
+) -> None:
+    separator, joint = save_separator(tmp_path / "separator"), clap_folder(tmp_path / "clap", 3)
+    codec, path = listening_codec(tmp_path / "codec", piece(0, 4.0, SAMPLE_RATE)), tmp_path / "a.wav"
+    soundfile.write(path, np.concatenate([piece(number, 6.0, 16_000) for number in range(4)]), 16_000)
+    _put_track(store, path, separator, joint, codec)
+    conditions = conditions_of(store, separator=str(separator), clap=str(joint), codec=str(codec))
+    asked = {"melody": "", "clap": "", "prompt": ""}
+    cached, live = (
+        given(conditions, seconds=seconds, prompt_seconds=0.8, **dict.fromkeys(asked, place))
+        for place in (f"track:{TRACK}", f"file:{path}")
+    )
+    for one, other in (
+        (cached.attributes.chroma, live.attributes.chroma),
+        (cached.attributes.clap, live.attributes.clap),
+        (torch.from_numpy(cached.melody), torch.from_numpy(live.melody)),
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+    assert cached.attributes.chroma.std() > 0.1
+    assert torch.equal(cached.prompt, live.prompt)
+    assert len(live.prompt[0].unique()) > 4
+
+
+def test_to_a_model_that_learned_from_no_table_a_track_is_the_file_that_it_is(store: Store, tmp_path: Path) -> None:
+    separator, joint = save_separator(tmp_path / "separator"), clap_folder(tmp_path / "clap", 3)
+    codec, path = listening_codec(tmp_path / "codec", piece(0, 4.0, SAMPLE_RATE)), tmp_path / "a.wav"
+    soundfile.write(path, np.concatenate([piece(number, 6.0, 16_000) for number in range(4)]), 16_000)
+    tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
+    store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")
+    put_checkpoint(store, tmp_path, "elsewhere", model_config(), day=2, learned=False)
+    conditions = conditions_of(store, "elsewhere", separator=str(separator), clap=str(joint), codec=str(codec))
+    asked = ("melody", "clap", "prompt")
+    track, file = (
+        given(conditions, prompt_seconds=0.8, **dict.fromkeys(asked, place))
+        for place in (f"track:{TRACK}", f"file:{path}")
+    )
+    assert torch.equal(track.attributes.chroma, file.attributes.chroma)
+    assert torch.equal(track.attributes.clap, file.attributes.clap)
+    assert torch.equal(track.prompt, file.prompt)
+    for column in asked:
+        with pytest.raises(RequestRefused, match=f"{column}: expected the track cdcd.* in tracks, got no such row"):
+            given(conditions, prompt_seconds=0.8, **{column: "track:" + "cd" * 32})
+
+
+def test_the_model_hears_all_of_a_melody_in_a_long_clip_and_its_beginning_in_a_short_one(store: Store) -> None:
+    conditions, reference = conditions_of(store), np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
+    for seconds, frames in ((0.5, 16), (2.0, 16), (2.1, 25), (60.0, 25)):
+        found = given(conditions, melody=f"track:{TRACK}", seconds=seconds).attributes.chroma
+        np.testing.assert_array_equal(found.numpy(), reference[:frames])
+
+
+def test_a_melody_is_given_at_the_rate_of_the_models_own(store: Store, tmp_path: Path) -> None:
+    put_checkpoint(store, tmp_path, "fast", model_config(chroma={"frames": 50, "frame_rate": 25.0}), day=2)
+    reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
+    found = given(conditions_of(store, "fast"), melody=f"track:{TRACK}", seconds=1.0)
+    nearest = np.rint(np.arange(50) / 25.0 * 7.8125).astype(int)
+    np.testing.assert_array_equal(found.attributes.chroma.numpy(), reference[nearest])
+    np.testing.assert_array_equal(found.melody, reference[nearest[:25]])
+    (row,) = made(store, [{"melody": f"track:{TRACK}", "seconds": 1.0}], config_of(checkpoint="fast")).values()
+    assert (row["chroma_frame_rate"], len(row["chroma"])) == (25.0, 25)
+
+
+def test_fields_are_those_that_the_model_reads(store: Store, tmp_path: Path) -> None:
+    put_checkpoint(store, tmp_path, "fields", model_config(fields=FIELDS), day=2)
+    conditions = conditions_of(store, "fields")
+    asked = {"description": "slow", "key": "A minor", "bpm": 92.0, "fields": [("genre", "rock"), ("moods", "dark")]}
+    attributes = given(conditions, **asked).attributes
+    assert attributes.fields == {"genre": "rock", "moods": "dark", "key": "A minor", "bpm": 92.0, "seconds": 1.2}
+    assert attributes.description == "slow. key: A minor. bpm: 92", "key and tempo are in the text as in training"
+    assert given(conditions).attributes.fields == {"seconds": 1.2}
+    asked |= {"temperature": 8.0}
+    rows = made(store, [asked, asked | {"fields": [("genre", "jazz"), ("moods", "dark")]}, asked | {"bpm": 180.0}])
+    assert len({str(row["codes"]) for row in rows.values()}) == 3
+    assert given(conditions_of(store), key="A minor", bpm=92.0).attributes.fields == {}
+
+
+def test_a_request_without_words_has_no_description(store: Store) -> None:
+    for description in (None, "", "  "):
+        assert given(conditions_of(store), description=description).attributes.description is None
+
+
+REFUSED = [
+    ({"melody": "track:" + "cd" * 32}, "unknown melody", "chroma"),
+    ({"clap": "track:" + "cd" * 32}, "unknown clap", "clap"),
+    ({"prompt": "track:" + "cd" * 32, "prompt_seconds": 0.5}, "unknown prompt", "tokens"),
+    ({"melody": "file:/nothing/there.wav"}, "unknown melody", "/nothing/there.wav"),
+    ({"prompt": "file:/nothing/there.wav", "prompt_seconds": 0.5}, "no codec", "generate.codec"),
+    ({"clap": "text:words"}, "no clap", "generate.clap"),
+    ({"prompt": f"track:{TRACK}", "prompt_seconds": 4.0, "seconds": 1.9}, "prompt too short", "got 3.2"),
+    ({"fields": [("genre", "rock")]}, "no such condition", "genre: expected a model that was trained with genre, got"),
+    ({"prompt": f"track:{TRACK}", "prompt_seconds": 4.0, "seconds": 9.0}, "prompt too short", "expected 4 s"),
+]
+
+
+@pytest.mark.parametrize(("request_", "kind", "says"), REFUSED)
+def test_a_request_that_cannot_be_followed_is_refused_by_its_line(
+    store: Store, request_: dict, kind: str, says: str
+) -> None:
+    rows = made(store, [{"description": "rock"}, request_])
+    assert list(rows) == [(f"{0:016x}", 0)]
+    (reject,) = refused(store)
+    assert (reject["key"], reject["kind"]) == (f"{1:016x}", kind)
+    assert reject["message"].startswith("line 3: ")
+    assert says in reject["message"]
+
+
+@pytest.mark.parametrize(
+    ("without", "asked"),
+    [
+        ("description", {"description": "rock"}),
+        ("chroma", {"melody": f"track:{TRACK}"}),
+        ("clap", {"clap": f"track:{TRACK}"}),
+        ("description", {"bpm": 92.0}),
+        ("description", {"key": "A minor"}),
+        ("description", {"guidance_text": 2.0}),
+    ],
+)
+def test_a_condition_that_the_model_was_not_trained_with_is_refused(
+    store: Store, tmp_path: Path, without: str, asked: dict
+) -> None:
+    put_checkpoint(store, tmp_path, "two", model_config(**{without: None}), day=2)
+    rows = made(store, [{}, asked])
+    assert list(rows) == [(f"{0:016x}", 0)]
+    (reject,) = refused(store)
+    assert reject["kind"] == "no such condition"
+    assert without in reject["message"]

@@ -1,0 +1,272 @@
+"""Generations: each take's codes follow from model, request and seed, whatever its length."""
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from schemas import Store, WeightsRef
+from schemas.records import REJECTS
+from schemas.tables import CHROMA, REQUESTS, TOKENS, TRACKS
+from schemas.weights import WeightsLibrary
+from stages import generate
+from stages.generate import Config
+from stages.pipeline import machine
+from stages.pipeline.contract import Needs, Progress, Stopped
+from stages.pipeline.digests import consulted_digest
+from stages.pipeline.runner import StageFailed
+from tests.worlds.audiocraft_files import written
+from tests.worlds.generation_world import (
+    DEFAULTS,
+    TRACK,
+    VERSIONS,
+    config_of,
+    context_for,
+    filled_store,
+    made,
+    model_config,
+    put_checkpoint,
+)
+from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE
+
+REQUESTS_OF_ALL_KINDS: list[dict] = [
+    {"description": "slow jazz piano"},
+    {"description": "slow jazz piano", "melody": f"track:{TRACK}", "seconds": 2.0, "guidance": 5.0},
+    {"clap": f"track:{TRACK}", "takes": 3, "top_k": 4},
+    {"prompt": f"track:{TRACK}", "prompt_seconds": 0.8, "seconds": 1.5, "temperature": 0.5},
+    {"description": "rock", "key": "A minor", "bpm": 92.0, "top_p": 0.9},
+    {"seconds": 0.3},
+    {"description": "slow jazz piano", "melody": f"track:{TRACK}", "seconds": 4.7, "guidance_text": 2.0},
+    {"prompt": f"track:{TRACK}", "prompt_seconds": 2.5, "seconds": 5.0},
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return filled_store(tmp_path)
+
+
+def test_every_request_and_take_gets_codes_of_its_length(store: Store) -> None:
+    rows = made(store, REQUESTS_OF_ALL_KINDS)
+    assert len(rows) == 10
+    for (request_id, take), row in rows.items():
+        asked = DEFAULTS | REQUESTS_OF_ALL_KINDS[int(request_id, 16)]
+        codes = np.array(row["codes"])
+        assert codes.shape == (CODEBOOKS, int(np.ceil(asked["seconds"] * FRAME_RATE)))
+        assert row["frames"] == codes.shape[1]
+        assert codes.max() < CARDINALITY
+        assert (row["checkpoint_id"], row["frame_rate"], row["cardinality"]) == ("one", FRAME_RATE, CARDINALITY)
+        assert (row["seed"] == 5) == (take == 0)
+    assert len({str(rows[f"{2:016x}", take]["codes"]) for take in range(3)}) == 3
+
+
+def test_the_codes_of_a_request_are_the_same_alone_in_any_company_and_on_another_day(
+    store: Store, tmp_path: Path
+) -> None:
+    together = made(store, REQUESTS_OF_ALL_KINDS)
+    for number, request in enumerate(REQUESTS_OF_ALL_KINDS):
+        other = Store(str(tmp_path / f"alone-{number}"))
+        store.filesystem.copy(f"{store.root}/", f"{other.root}/", recursive=True)
+        other.remove("generations")
+        name = f"{number:016x}"
+        alone = made(
+            other, [{"description": "company", "request_id": "f" * 16, "takes": 2}, request | {"request_id": name}]
+        )
+        mine = {key: row for key, row in alone.items() if key[0] == name}
+        assert mine == {key: row for key, row in together.items() if key[0] == name}
+
+
+def test_new_requests_leave_finished_ones_as_they_are(store: Store) -> None:
+    first = made(store, REQUESTS_OF_ALL_KINDS[:2])
+    second = made(store, REQUESTS_OF_ALL_KINDS[:4])
+    assert {key: second[key] for key in first} == first
+    assert len(second) == 6
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"description": "fast rock guitar"},
+        {"melody": f"track:{TRACK}"},
+        {"clap": f"track:{TRACK}"},
+        {"seed": 6},
+        {"key": "A minor"},
+        {"bpm": 120.0},
+        {"guidance": 1.0},
+        {"melody": f"track:{TRACK}", "guidance_text": 4.0},
+        {"temperature": 0.0},
+    ],
+)
+def test_what_a_request_asks_for_changes_its_codes(store: Store, change: dict) -> None:
+    base = {"description": "slow jazz piano"}
+    rows = made(store, [base, base | change])
+    assert rows[f"{0:016x}", 0]["codes"] != rows[f"{1:016x}", 0]["codes"]
+
+
+def test_a_clip_begins_with_its_prompt(store: Store) -> None:
+    row = made(store, [{"prompt": f"track:{TRACK}", "prompt_seconds": 0.8}])[f"{0:016x}", 0]
+    codes = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"])
+    assert row["prompt_frames"] == 20
+    np.testing.assert_array_equal(np.array(row["codes"])[:, :20], codes[:, :20])
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.2, 2.0, 2.1, 7.0])
+def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store, seconds: float) -> None:
+    row = made(store, [{"melody": f"track:{TRACK}", "seconds": seconds}])[f"{0:016x}", 0]
+    reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
+    assert row["chroma_frame_rate"] == 7.8125
+    # It is 25 frames long, and starts over in a clip of several windows.
+    frames = np.arange(np.ceil(seconds * 7.8125)).astype(int) % 25
+    np.testing.assert_array_equal(np.array(row["chroma"]), reference[frames])
+    assert made(store, [{"seconds": 0.2, "request_id": "e" * 16}])["e" * 16, 0]["chroma"] is None
+
+
+def test_a_clip_longer_than_the_training_windows_is_made_in_windows(store: Store) -> None:
+    base = {"description": "slow jazz piano", "melody": f"track:{TRACK}", "guidance": 4.0}
+    rows = made(store, [base | {"seconds": seconds} for seconds in (2.0, 2.8, 4.4, 20.0)])
+    codes = [np.array(rows[f"{number:016x}", 0]["codes"]) for number in range(4)]
+    assert [one.shape[1] for one in codes] == [50, 70, 110, 500]
+    for one in codes[1:]:
+        np.testing.assert_array_equal(one[:, :50], codes[0])
+    np.testing.assert_array_equal(codes[3][:, :80], codes[2][:, :80])
+
+
+def test_another_stride_form_of_guidance_or_precision_is_another_clip(store: Store, tmp_path: Path) -> None:
+    put_checkpoint(store, tmp_path, "two", model_config(prepend=("description", "chroma")), day=2)
+    asked, found = {"description": "slow jazz piano", "seconds": 4.0}, []
+    changes: list[dict] = [{}, {"stride": 0.3}, {"guidance_form": "two_pass"}, {"precision": "bfloat16"}]
+    for number, config in enumerate(config_of(**change) for change in changes):
+        name = f"{number}" * 16
+        found.append(str(made(store, [asked | {"request_id": name}], config)[name, 0]["codes"]))
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize("prompt_seconds", [0.4, 1.3, 2.0, 3.1])
+def test_a_prompt_shorter_or_longer_than_a_window_is_gone_on_from(store: Store, prompt_seconds: float) -> None:
+    asked = {"prompt": f"track:{TRACK}", "prompt_seconds": prompt_seconds, "seconds": 5.2, "melody": f"track:{TRACK}"}
+    row = made(store, [asked])[f"{0:016x}", 0]
+    codes, frames = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"]), round(prompt_seconds * FRAME_RATE)
+    assert row["prompt_frames"] == frames
+    assert np.array(row["codes"]).shape == (CODEBOOKS, 130)
+    np.testing.assert_array_equal(np.array(row["codes"])[:, :frames], codes[:, :frames])
+
+
+def test_a_refused_request_is_tried_again_when_its_track_has_come(store: Store) -> None:
+    later = "cd" * 32
+    assert not made(store, [{"melody": f"track:{later}"}])
+    before = consulted_digest(generate, context_for(store))
+    for table in (TRACKS, CHROMA):
+        rows = store.read(table, VERSIONS[table.name]).to_pylist()
+        more = pa.Table.from_pylist([*rows, rows[0] | {"track_id": later}], schema=table.schema)
+        store.write_shard(table, VERSIONS[table.name], "3", more, "k2")
+    assert consulted_digest(generate, context_for(store)) != before
+    assert made(store, [{"melody": f"track:{later}"}])
+    assert store.read(REJECTS, "g").num_rows == 0
+
+
+def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Store, tmp_path: Path) -> None:
+    put_checkpoint(store, tmp_path, "two", model_config(), day=2)
+    assert Config(checkpoint=WeightsRef("latest")).checkpoint == "checkpoint:language_model"
+    assert Config().checkpoint == "checkpoint:language_model"
+    assert isinstance(config_of(checkpoint="one").checkpoint, WeightsRef)
+    rows = made(store, [{}])
+    pinned = made(store, [{"request_id": "d" * 16}], config_of(checkpoint="one"))
+    assert rows[f"{0:016x}", 0]["checkpoint_id"] == "two"
+    assert pinned["d" * 16, 0]["checkpoint_id"] == "one"
+
+
+def _asked(number: int) -> pa.Table:
+    """Requests of two seconds each, as the stage is given them."""
+    rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2, "seconds": 2.0} for n in range(number)]
+    return pa.Table.from_pylist(rows, schema=REQUESTS.schema)
+
+
+def test_progress_says_how_many_clips_are_decoded_at_once_and_no_more_are_than_the_settings_allow(store: Store) -> None:
+    notes: list[str] = []
+
+    class Listens(Progress):
+        def advance(self, count: int = 1, note: str = "") -> None:
+            notes.append(note)
+
+    context = context_for(store, decode_at_once=3)
+    context.progress = Listens()
+    generate.shard(config_of(), context, _asked(5))
+    assert notes
+    assert all(re.fullmatch(r"decoding 3 sequences at once: \d\.\d MB of \d+\.\d [GM]B free", note) for note in notes)
+
+
+def test_too_little_memory_is_said_with_what_is_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda device: 100_000)
+    with pytest.raises(StageFailed, match=r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps"):
+        made(store, [{}])
+
+
+def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
+    context = context_for(store)
+
+    class StopsLater(threading.Event):
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked > 10
+
+    context.stop = StopsLater()
+    with pytest.raises(Stopped):
+        generate.shard(config_of(), context, _asked(1))
+    assert context.stop.asked == 11
+
+
+def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = Path(store.path("models/one/model.safetensors"))
+    save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
+    with pytest.raises(StageFailed, match="usable model in the checkpoint one"):
+        made(store, [{}])
+
+
+@pytest.mark.parametrize(
+    ("form", "left"),
+    [
+        ("musicgen", {"separator": None, "clap": None, "vocabulary": None}),
+        ("musicgen_melody", {"clap": None, "vocabulary": None}),
+        ("text", {"separator": None, "clap": None, "vocabulary": None}),
+        ("melody", {"clap": None, "vocabulary": None}),
+        ("joint", {"separator": None}),
+    ],
+)
+def test_of_a_checkpoint_from_elsewhere_only_what_it_reads_is_looked_for(
+    store: Store, tmp_path: Path, form: str, left: dict
+) -> None:
+    if form.startswith("musicgen"):
+        folder = tmp_path / "hf"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"model_type": form}))
+    else:
+        folder = written(tmp_path, form).folder
+    config = Config(checkpoint=WeightsRef(str(folder)))
+    found = generate.needs(config, WeightsLibrary(store).get)
+    assert found.config == config.model_copy(update=left)
+    assert found.consults == (TRACKS,)
+
+
+def test_one_of_this_projects_own_form_says_what_it_reads(store: Store, tmp_path: Path) -> None:
+    put_checkpoint(store, tmp_path, "words", model_config(chroma=None, fields={}), day=2)
+    config = Config(checkpoint=WeightsRef(store.path("models/words")))
+    found = generate.needs(config, WeightsLibrary(store).get)
+    assert found.config == config.model_copy(update={"separator": None})
+
+
+def test_a_checkpoint_of_the_store_is_given_all_that_it_may_be_asked_for(store: Store) -> None:
+    for config in (Config(), config_of(checkpoint="one")):
+        assert generate.needs(config, WeightsLibrary(store).get) == Needs(config, generate.CONSULTS)
+
+
+def test_what_is_no_checkpoint_is_said_before_anything_begins(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"expected a language model's checkpoint in {tmp_path}"):
+        generate.needs(Config(checkpoint=WeightsRef(str(tmp_path))), WeightsLibrary(store).get)

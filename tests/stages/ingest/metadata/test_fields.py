@@ -1,0 +1,148 @@
+"""Fields: whatever comes, what is kept is typed and bounded, and what is dropped is told."""
+
+import json
+import math
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from stages.ingest.metadata.fields import (
+    BPM_RANGE,
+    FIELDS,
+    LIST_ITEMS,
+    LIST_LENGTHS,
+    TEXT_LENGTHS,
+    WARNINGS,
+    Fields,
+    clean_text,
+    read_fields,
+    resolve,
+)
+
+ANYTHING = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text() | some.binary(),
+    lambda inner: some.lists(inner, max_size=5) | some.dictionaries(some.text(max_size=5), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    some.dictionaries(some.sampled_from([*FIELDS, "license", "mood", "Caption", " BPM ", "x"]) | some.text(), ANYTHING)
+)
+def test_anything_becomes_fields_that_a_table_can_hold(raw):
+    fields = read_fields(raw, "x.json")
+    for name, value in fields.values.items():
+        if name == "bpm":
+            assert isinstance(value, float)
+            assert BPM_RANGE[0] <= value <= BPM_RANGE[1]
+            continue
+        texts = value if name in LIST_LENGTHS else [value]
+        assert texts
+        assert len(texts) <= LIST_ITEMS
+        for text in texts:
+            assert 0 < len(text) <= (LIST_LENGTHS | TEXT_LENGTHS)[name]
+            assert not any(unicodedata.category(sign) in ("Cc", "Cs") for sign in text)
+            text.encode()
+    for warning in fields.warnings:
+        warning.encode()
+        assert len(warning) < 600
+    assert Fields.from_json(fields.to_json()) == fields
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [("120", 120.0), (" 98.5 ", 98.5), (20, 20.0), ([120], 120.0), (400.0, 400.0)]
+)
+def test_a_tempo_is_a_number_from_20_to_400(value, kept):
+    assert read_fields({"bpm": value}, "x.json") == Fields({"bpm": kept})
+
+
+@pytest.mark.parametrize(
+    "value", ["fast", True, 19.9, 1e308, 10**400, math.inf, "nan", "1e999", -120, {"a": 1}, [1, 2], b"9"]
+)
+def test_any_other_tempo_is_dropped_with_a_sentence(value):
+    fields = read_fields({"bpm": value}, "x.json")
+    assert fields.values == {}
+    assert fields.warnings[0].startswith("x.json: bpm: expected a number from 20 to 400, got ")
+
+
+@pytest.mark.parametrize("value", ["", " ", 0, "0", None])
+def test_no_tempo_is_no_mistake(value):
+    assert read_fields({"bpm": value}, "x.json") == Fields()
+
+
+def test_lists_are_split_by_what_their_source_uses():
+    assert read_fields({"moods": "noble; calm ;;noble"}, "t", ";").values == {"moods": ["noble", "calm"]}
+    assert read_fields({"moods": "sad, slow"}, "t", ";").values == {"moods": ["sad, slow"]}
+    assert read_fields({"keywords": "bright, pulsing; cool"}, "t").values == {"keywords": ["bright", "pulsing", "cool"]}
+    assert read_fields({"keywords": ["a", "b"]}, "t").values == {"keywords": ["a", "b"]}
+    assert read_fields({"instrument": "orchestra;percussion"}, "t", ";").values == {
+        "instrument": "orchestra, percussion"
+    }
+
+
+def test_paraphrases_are_whole_sentences_whatever_signs_they_hold():
+    several = ["Slow, dark; sad.", "A sad piece", "", "A sad piece"]
+    kept = {"paraphrases": ["Slow, dark; sad.", "A sad piece"]}
+    assert read_fields({"paraphrases": several}, "t").values == kept
+    assert read_fields({"Paraphrases": "Slow, dark; sad."}, "t", ";").values == {"paraphrases": ["Slow, dark; sad."]}
+    long = read_fields({"paraphrases": ["y" * 6_000]}, "t")
+    assert long.values["paraphrases"] == ["y" * LIST_LENGTHS["paraphrases"]]
+    assert "at most 64 items of 5,000 characters" in long.warnings[0]
+
+
+def test_empty_values_are_unknown_and_not_wrong():
+    raw = {"key": "", "bpm": "", "title": None, "moods": [], "keywords": "", "artist": "  ", "genre": math.nan}
+    assert read_fields(raw, "t") == Fields()
+
+
+def test_what_is_too_long_is_cut_and_told():
+    fields = read_fields({"description": "x" * 1_000_000, "moods": ["m"] * 3 + [str(n) for n in range(100)]}, "t")
+    assert fields.values["description"] == "x" * TEXT_LENGTHS["description"]
+    assert len(fields.values["moods"]) == LIST_ITEMS
+    assert len(fields.warnings) == 2
+    assert "1,000,000" in fields.warnings[0]
+
+
+def test_hostile_text_is_kept_as_text():
+    for text in ("'; DROP TABLE tracks; --", "<script>alert(1)</script>", "../../etc/passwd", "=cmd|'/c calc'!A0"):
+        assert read_fields({"title": text}, "t").values == {"title": text}
+    assert read_fields({"title": "a\x00b\x1b[31m\u202ec\nd"}, "t").values == {"title": "a b [31m c d"}
+    assert clean_text("a\ud800b") == "a\ufffdb"
+
+
+def test_wrong_types_are_dropped_with_a_sentence_and_the_rest_stays():
+    deep: list = []
+    for _ in range(500):
+        deep = [deep]
+    fields = read_fields(
+        {"title": {"a": 1}, "artist": "me", "key": True, "moods": 5, "genre": deep, "album": b"x"}, "s.json"
+    )
+    assert fields.values == {"artist": "me"}
+    assert len(fields.warnings) == 5
+    assert all(warning.startswith("s.json: ") and "so it was dropped" in warning for warning in fields.warnings)
+
+
+def test_a_name_ranks_before_its_aliases():
+    assert read_fields({"license": "b", "licence": "a"}, "t").values == {"licence": "a"}
+    assert read_fields({"Caption": "c", "LICENSE": "b"}, "t").values == {"description": "c", "licence": "b"}
+
+
+@settings(deadline=None)
+@given(
+    some.lists(some.dictionaries(some.sampled_from(FIELDS), some.just("140") | some.just("90"), max_size=4), max_size=5)
+)
+def test_the_earlier_source_wins_field_by_field(sources):
+    parsed = [read_fields(source, str(number)) for number, source in enumerate(sources)]
+    found = resolve(parsed).values
+    for name in FIELDS:
+        said = [fields.values[name] for fields in parsed if name in fields.values]
+        assert found.get(name) == (said[0] if said else None)
+
+
+def test_warnings_are_few_and_each_once():
+    many = [Fields({}, tuple(str(number) for number in range(start, start + 15))) for start in (0, 5, 10)]
+    assert resolve(many).warnings == tuple(str(number) for number in range(WARNINGS))
+    assert json.loads(many[0].to_json())["warnings"][0] == "0"

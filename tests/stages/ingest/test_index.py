@@ -1,0 +1,125 @@
+"""Splits and shards: where a track goes hangs on the track, not on its company or on how often a run was killed."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from stages.ingest import take_in
+from stages.ingest.index import Ledger, split_of
+from stages.ingest.listing import File, Listing
+from stages.ingest.metadata.fields import Fields
+from stages.ingest.probe import Examined, Refused
+
+TAGS = Fields().to_json()
+
+
+def test_the_shares_of_the_splits_are_kept():
+    counts = Counter(split_of(f"artist {number}", "x", 0.05, 0.1) for number in range(20_000))
+    assert abs(counts["valid"] / 20_000 - 0.05) < 0.006
+    assert abs(counts["test"] / 20_000 - 0.1) < 0.008
+    assert sum(counts.values()) == 20_000
+
+
+@given(some.text(), some.text(), some.floats(0, 0.5), some.floats(0, 0.5))
+def test_an_artist_is_in_one_split_however_the_name_is_spelled(name, track_id, valid, test):
+    split = split_of(name, track_id, valid, test)
+    spaced = "  " + "  ".join(name.split()) + " "
+    assert split == split_of(spaced, track_id, valid, test)
+    assert split == split_of(name.upper(), track_id, valid, test) or name.upper().casefold() != name.casefold()
+    if name.split():
+        assert split == split_of(name, track_id + "!", valid, test)
+
+
+@given(some.text(min_size=1), some.floats(0, 0.2), some.floats(0, 0.2))
+def test_without_an_artist_the_content_decides_and_a_larger_share_only_adds(track_id, valid, more):
+    split = split_of("", track_id, valid, 0.1)
+    assert split == split_of(" \t", track_id, valid, 0.1)
+    if split == "valid":
+        assert split_of("", track_id, valid + more, 0.1) == "valid"
+
+
+def _file(name: str, content: int) -> File:
+    return File(f"/m/{name}.wav", f"{name}.wav", str(content), 1)
+
+
+def _result(content: int) -> Examined | Refused:
+    if content % 10 == 9:
+        return Refused("silent", "as asked")
+    return Examined(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, TAGS)
+
+
+def _run(store: dict, listing: list[tuple[str, int]], stop_after: int | None):
+    """A run over files of these names and contents, with shards of four, that is killed after it wrote so many."""
+    found = Listing(recordings=sorted((_file(*one) for one in listing), key=lambda file: file.uri))
+    shards, refused = store.setdefault("shards", {}), store.setdefault("rejects", {})
+    ledger = Ledger([row for rows in shards.values() for row in rows], found, max(shards, default=-1), 4, (0.1, 0.1))
+    stamps = {file.uri: file.stamp for file in found.recordings}
+    rejects = {key: one for key, one in refused.items() if stamps.get(key) == one.stamp}
+    recorded = {(one.key, one.kind, one.stamp) for one in refused.values()}
+    results = [(file, _result(int(file.stamp))) for file in ledger.unread(rejects)]
+    for count, shard in enumerate(take_in(ledger, rejects, recorded, results, save_every=3)):
+        if count == stop_after:
+            return
+        store["rejects"] = dict(rejects)
+        shards[shard] = ledger.content(shard)[0]
+
+
+def _plain(store: dict) -> tuple:
+    shards = {number: sorted(rows, key=str) for number, rows in store["shards"].items() if rows}
+    return shards, {key: one.kind for key, one in store["rejects"].items()}
+
+
+NAMES = some.lists(
+    some.tuples(some.sampled_from("abcdefghijklmnopqrstuvwx"), some.integers(0, 30)),
+    max_size=20,
+    unique_by=lambda one: one[0],
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(some.lists(NAMES, min_size=1, max_size=4), some.lists(some.integers(0, 4), max_size=6))
+def test_killed_after_any_shard_and_run_again_the_shards_are_the_same(nights, kills):
+    calm, broken = {}, {}
+    kills = list(kills)
+    for listing in nights:
+        _run(calm, listing, None)
+        for _ in range(min(2, len(kills))):
+            _run(broken, listing, kills.pop())
+        _run(broken, listing, None)
+        assert _plain(calm) == _plain(broken)
+        rows = [row for rows in calm["shards"].values() for row in rows]
+        wanted = {f"{content:064x}" for _, content in listing if content % 10 != 9}
+        assert sorted(row["track_id"] for row in rows) == sorted(wanted)
+        assert set(calm["rejects"]) == {_file(*one).uri for one in listing if one[1] % 10 == 9}
+        assert all(len(rows) <= 4 for rows in calm["shards"].values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(some.lists(NAMES, min_size=2, max_size=5))
+def test_only_the_last_shard_takes_new_tracks_and_a_row_keeps_its_shard(nights):
+    store: dict = {}
+    for listing in nights:
+        shards = store.get("shards", {})
+        before, last = (
+            {row["track_id"]: row["shard"] for rows in shards.values() for row in rows},
+            max(shards, default=0),
+        )
+        _run(store, listing, None)
+        for row in [row for rows in store["shards"].values() for row in rows]:
+            assert row["shard"] == before.get(row["track_id"], row["shard"])
+            assert row["track_id"] in before or row["shard"] >= last
+            assert row["uri"] == row["files"][0]["uri"] == min(place["uri"] for place in row["files"])
+
+
+@settings(max_examples=40, deadline=None)
+@given(NAMES)
+def test_a_second_run_writes_nothing(listing):
+    store: dict = {}
+    _run(store, listing, None)
+    found = Listing(recordings=sorted((_file(*one) for one in listing), key=lambda file: file.uri))
+    known = [row for rows in store["shards"].values() for row in rows]
+    ledger = Ledger(known, found, max(store["shards"], default=-1), 4, (0.1, 0.1))
+    recorded = {(one.key, one.kind, one.stamp) for one in store["rejects"].values()}
+    assert ledger.unread(store["rejects"]) == []
+    assert list(take_in(ledger, dict(store["rejects"]), recorded, [])) == []

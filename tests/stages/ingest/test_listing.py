@@ -1,0 +1,155 @@
+"""Listing: all recordings in a stable order, and everything odd at a source told instead of hung on."""
+
+import os
+import socket
+
+import fsspec
+import pytest
+
+from stages.ingest.listing import LISTED, list_source
+from tests.worlds.recordings import write
+
+
+def _names(folder, **arguments):
+    return [file.relative for file in list_source(str(folder), **arguments).recordings]
+
+
+def _kinds(folder):
+    return {os.path.relpath(one.key, folder): one.kind for one in list_source(str(folder)).rejects}
+
+
+def test_recordings_are_listed_in_order_and_other_files_are_not(tmp_path):
+    for name in ("b/2.wav", "b/1.FLAC", "a.mp3", "cover.jpg", "notes.txt", ".hidden.wav", ".git/x.wav", "b/.x/y.ogg"):
+        write(tmp_path / name, b"x")
+    write(tmp_path / "metadata.csv", b"x")
+    listing = list_source(str(tmp_path))
+    assert [file.relative for file in listing.recordings] == ["a.mp3", "b/1.FLAC", "b/2.wav"]
+    assert [file.uri for file in listing.recordings] == [
+        str(tmp_path / name) for name in ("a.mp3", "b/1.FLAC", "b/2.wav")
+    ]
+    assert [file.relative for file in listing.metadata] == ["metadata.csv"]
+    assert listing.rejects == []
+
+
+def test_a_stamp_moves_with_size_and_time_only(tmp_path):
+    path = tmp_path / "a.wav"
+    write(path, b"x")
+    stamp = list_source(str(tmp_path)).recordings[0].stamp
+    os.chmod(path, 0o600)
+    assert list_source(str(tmp_path)).recordings[0].stamp == stamp
+    os.utime(path, ns=(0, 1))
+    assert list_source(str(tmp_path)).recordings[0].stamp != stamp
+
+
+def test_links_in_circles_are_refused_and_others_followed_once(tmp_path):
+    write(tmp_path / "music" / "real" / "a.wav", b"x")
+    write(tmp_path / "elsewhere" / "b.wav", b"x")
+    music = tmp_path / "music"
+    os.symlink(music, music / "real" / "up")
+    os.symlink("self.wav", music / "self.wav")
+    os.symlink("two", music / "one")
+    os.symlink("one", music / "two")
+    os.symlink(tmp_path / "elsewhere", music / "far")
+    os.symlink(tmp_path / "elsewhere", music / "far again")
+    os.symlink(music / "real", music / "again")
+    os.symlink(music / "real" / "a.wav", music / "link.wav")
+    os.symlink("nowhere.wav", music / "broken.wav")
+    os.symlink("nowhere", music / "not a recording")
+    assert _names(music) == ["far/b.wav", "link.wav", "real/a.wav"]
+    expected = {"real/up": "link loop", "self.wav": "link loop", "one": "link loop", "two": "link loop"}
+    assert _kinds(music) == {**expected, "broken.wav": "broken link"}
+
+
+def test_a_web_of_links_is_walked_in_no_time(tmp_path):
+    folders = [tmp_path / "elsewhere" / str(number) for number in range(12)]
+    for folder in folders:
+        write(folder / "x.wav", b"x")
+        for other in folders:
+            os.symlink(other, folder / f"to {other.name}")
+    (tmp_path / "music").mkdir()
+    os.symlink(folders[0], tmp_path / "music" / "in")
+    assert len(_names(tmp_path / "music")) == 12
+
+
+def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path):
+    write(tmp_path / "good.wav", b"x")
+    os.mkfifo(tmp_path / "pipe.wav")
+    os.mkfifo(tmp_path / "some pipe")
+    os.symlink("/dev/zero", tmp_path / "device.wav")
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(os.path.relpath(tmp_path / "s.wav"))
+        assert _names(tmp_path) == ["good.wav"]
+        assert _kinds(tmp_path) == {"pipe.wav": "not a file", "device.wav": "not a file", "s.wav": "not a file"}
+    assert all(one.stamp == LISTED for one in list_source(str(tmp_path)).rejects)
+
+
+def test_a_folder_that_cannot_be_read_is_refused_and_remembered(tmp_path, monkeypatch):
+    write(tmp_path / "good.wav", b"x")
+    write(tmp_path / "closed" / "in.wav", b"x")
+    opened = os.open
+
+    def refusing(path, *arguments, **named):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", refusing)
+    listing = list_source(str(tmp_path))
+    assert [file.relative for file in listing.recordings] == ["good.wav"]
+    assert listing.rejects[0].kind == "unreadable"
+    assert listing.is_closed(str(tmp_path / "closed" / "in.wav"))
+    assert not listing.is_closed(str(tmp_path / "closed.wav"))
+
+
+def test_a_file_without_permission_is_refused(tmp_path, monkeypatch):
+    write(tmp_path / "a.wav", b"x")
+    write(tmp_path / "b.wav", b"x")
+    (tmp_path / "a.wav").chmod(0o000)
+    # As the system answers anyone but root, whom no mode keeps out.
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("a.wav"))
+    assert _kinds(tmp_path) == {"a.wav": "unreadable"}
+    assert _names(tmp_path) == ["b.wav"]
+
+
+def test_a_store_inside_the_source_is_no_part_of_it(tmp_path):
+    write(tmp_path / "a.wav", b"x")
+    write(tmp_path / "store" / "clips" / "x.flac", b"x")
+    write(tmp_path / "store" / "demo" / "y.flac", b"x")
+    assert _names(tmp_path, store=f"file://{tmp_path}/store") == ["a.wav"]
+    assert _names(tmp_path / "store" / "demo", store=f"file://{tmp_path}/store") == ["y.flac"]
+    memory = fsspec.filesystem("memory")
+    for name in ("a.wav", "store/clips/x.flac"):
+        memory.pipe_file(f"/listed/{name}", b"x")
+    found = list_source("memory://listed", "memory://listed/store").recordings
+    assert [file.relative for file in found] == ["a.wav"]
+
+
+def test_a_single_file_is_a_source(tmp_path):
+    write(tmp_path / "a.wav", b"x")
+    assert _names(tmp_path / "a.wav") == ["a.wav"]
+
+
+def test_other_filesystems_are_listed_alike():
+    memory = fsspec.filesystem("memory")
+    for name in ("b/2.wav", "a b.ogg", "b/.hidden.wav", ".x/y.wav", "metadata.csv"):
+        memory.pipe_file(f"/alike/{name}", b"x")
+    listing = list_source("memory://alike")
+    assert [file.relative for file in listing.recordings] == ["a b.ogg", "b/2.wav"]
+    assert listing.recordings[0].uri == "memory:///alike/a b.ogg"
+    stamp = listing.recordings[0].stamp
+    assert list_source("memory://alike").recordings[0].stamp == stamp
+    memory.pipe_file("/alike/a b.ogg", b"y")
+    assert list_source("memory://alike").recordings[0].stamp != stamp
+
+
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "memory://nothing", "gopher://x/y"])
+def test_a_source_that_is_not_there_is_one_clear_line(source):
+    with pytest.raises(ValueError, match="expected") as caught:
+        list_source(source)
+    assert source in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_empty_source_is_an_error_and_not_a_reason_to_drop_everything(tmp_path):
+    with pytest.raises(ValueError, match="mounted"):
+        list_source(str(tmp_path))

@@ -1,0 +1,109 @@
+"""The pool: results in order, and a decoder that dies or hangs costs its own file."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from stages.ingest import pool
+from stages.ingest.listing import File
+from stages.ingest.probe import Examined, Limits, Refused, examine
+from stages.pipeline.contract import Stopped
+from tests.worlds.recordings import encoded, tones, write
+
+
+def _files(folder, count):
+    paths = [
+        write(folder / f"{number}.wav", encoded("WAV", tones(0.6, number, 16_000), 16_000)) for number in range(count)
+    ]
+    return [File(path, os.path.basename(path), "s", os.path.getsize(path)) for path in paths]
+
+
+def _nothing() -> None:
+    pass
+
+
+@pytest.fixture
+def deadly(monkeypatch):
+    """Workers whose decoder is killed by files that are named so: the real worker, with a real signal."""
+    code = (
+        "import os, time; from stages.ingest import probe; from stages.pipeline.workers import worker\n"
+        "read = probe.examine\n"
+        "def examine(uri, limits):\n"
+        f"    if uri.endswith('crash.wav'): os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
+        "    if uri.endswith('hang.wav'): time.sleep(600)\n"
+        "    return read(uri, limits)\n"
+        "probe.examine = examine; worker.main()"
+    )
+    start = subprocess.Popen
+
+    def popen(command, **arguments):
+        return start([command[0], "-c", code, *command[3:]], **arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+
+
+def test_workers_give_what_one_process_gives_in_the_order_asked(tmp_path):
+    files = _files(tmp_path, 20)
+    files.insert(3, File(write(tmp_path / "bad.wav", b"bad"), "bad.wav", "s", 3))
+    here = list(pool.examine_all(files, Limits(), 1, _nothing))
+    there = list(pool.examine_all(files, Limits(), 2, _nothing))
+    assert here == there
+    assert [file for file, _ in there] == files
+    assert isinstance(there[3][1], Refused)
+    assert isinstance(there[4][1], Examined)
+    assert here[0][1] == examine(files[0].uri, Limits())
+
+
+def test_a_decoder_that_crashes_or_hangs_costs_its_own_file(tmp_path, deadly, monkeypatch):
+    monkeypatch.setattr(pool, "BASE_SECONDS", 8.0)
+    files = _files(tmp_path, 6)
+    for place, name in ((1, "crash.wav"), (4, "hang.wav")):
+        files.insert(place, File(write(tmp_path / name, encoded("WAV", tones(0.6))), name, "s", 1))
+    results = [result for _, result in pool.examine_all(files, Limits(), 2, _nothing)]
+    refused = {files[place].relative: result for place, result in enumerate(results) if isinstance(result, Refused)}
+    assert {name: result.kind for name, result in refused.items()} == {"crash.wav": "crash", "hang.wav": "timeout"}
+    assert "SIGSEGV" in refused["crash.wav"].message
+    assert refused["crash.wav"].lasting
+
+
+def test_a_stop_ends_the_reading_and_the_workers(tmp_path, deadly):
+    files = _files(tmp_path, 8)
+    files.append(File(write(tmp_path / "hang.wav", encoded("WAV", tones(0.6))), "hang.wav", "s", 1))
+    stop = threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise Stopped("asked to")
+
+    reading = pool.examine_all(files, Limits(), 2, check)
+    for _ in range(8):
+        next(reading)
+    stop.set()
+    started = time.monotonic()
+    with pytest.raises(Stopped):
+        next(reading)
+    assert time.monotonic() - started < 5
+
+
+def test_workers_that_cannot_start_are_an_error_and_no_reject(tmp_path, monkeypatch):
+    start = subprocess.Popen
+
+    def popen(command, **arguments):
+        return start([command[0], "-c", "raise SystemExit(3)", *command[3:]], **arguments)
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        list(pool.examine_all(_files(tmp_path, 9), Limits(), 2, _nothing))
+
+
+def test_what_lies_in_memory_is_read_in_this_process():
+    import fsspec
+
+    fsspec.filesystem("memory").pipe_file("/pool/a.wav", encoded("WAV", tones(0.6)))
+    file = File("memory:///pool/a.wav", "a.wav", "s", 1)
+    [(_, result)] = pool.examine_all([file], Limits(), 4, _nothing)
+    assert isinstance(result, Examined)

@@ -1,0 +1,177 @@
+"""The runner around tiny stages: real shards, real kills, no machine learning."""
+
+import random
+import subprocess
+import sys
+import textwrap
+import time
+
+import pyarrow as pa
+import pytest
+
+from schemas import Store
+from schemas.records import RUNS
+from schemas.tables import CHROMA, TRACKS
+from stages.pipeline.contract import Reject, Shard, Stopped
+from stages.pipeline.planning import Chain, Step, plan_stage
+from stages.pipeline.runner import StageFailed, run_stage
+from tests.worlds.tiny_stages import Training, contents, make_chain, make_mapping, make_training, run
+
+
+def test_every_row_flows_through_and_a_second_run_does_nothing(tmp_path):
+    calls: list[str] = []
+    chain = make_chain(tmp_path, list("abcde"), make_mapping(calls))
+    first = run(chain)
+    assert [counts.made for counts in first] == [5, 5]
+    assert sorted(calls) == list("abcde")
+    before = contents(chain)
+    second = run(make_chain(tmp_path, list("abcde"), make_mapping(calls)), "r2")
+    assert [(counts.made, counts.reused) for counts in second] == [(0, 5), (0, 5)]
+    assert sorted(calls) == list("abcde")
+    assert contents(chain) == before
+
+
+def test_a_new_row_touches_one_shard_and_is_the_only_one_computed(tmp_path):
+    calls: list[str] = []
+    run(make_chain(tmp_path, list("abcd"), make_mapping(calls)))
+    calls.clear()
+    chain = make_chain(tmp_path, list("abcde"), make_mapping(calls))
+    run_stage(chain.steps["source"], chain.context("source", "r2"))
+    plan = plan_stage(chain.steps["mapping"], chain.context("mapping", "r2"), asked=False)
+    assert (plan.jobs, plan.make, plan.reuse) == (("1",), 1, 4)
+    assert run_stage(chain.steps["mapping"], chain.context("mapping", "r2")).counts.reused == 4
+    assert calls == ["e"]
+
+
+def test_a_removed_rows_results_go_and_the_rest_is_reused(tmp_path):
+    calls: list[str] = []
+    run(make_chain(tmp_path, list("abcd"), make_mapping(calls)))
+    calls.clear()
+    chain = make_chain(tmp_path, list("acd"), make_mapping(calls))
+    run(chain, "r2")
+    assert calls == []
+    assert chain.store.read(CHROMA, chain.fingerprint("mapping")).column("track_id").to_pylist() == list("acd")
+
+
+def test_a_refused_row_is_in_rejects_and_is_not_computed_again(tmp_path):
+    calls: list[str] = []
+    chain = make_chain(tmp_path, ["a", "b", "bad"], make_mapping(calls, refuse=("b",)))
+    assert [counts.refused for counts in run(chain)] == [1, 1]
+    again = make_chain(tmp_path, ["a", "b", "bad", "c"], make_mapping(calls, refuse=("b",)))
+    assert [counts.refused for counts in run(again, "r2")] == [1, 1]
+    assert calls == ["a", "b", "c"]
+    from schemas.database import query
+
+    rejects = query(chain.store, "SELECT stage, key, kind, run_id FROM rejects ORDER BY stage").to_pylist()
+    assert rejects == [
+        {"stage": "mapping", "key": "b", "kind": "refused", "run_id": "r1"},
+        {"stage": "source", "key": "bad", "kind": "bad", "run_id": "r1"},
+    ]
+
+
+def test_more_refusals_than_allowed_fail_the_stage_and_keep_its_work(tmp_path):
+    chain = make_chain(tmp_path, list("abc"), make_mapping([], refuse=("b", "c")), max_refused=0.5)
+    with pytest.raises(StageFailed, match="refused 2 of 3 items"):
+        run(chain)
+    assert chain.store.read(CHROMA, chain.fingerprint("mapping")).num_rows == 1
+
+
+def test_a_failing_shard_fails_the_stage_with_its_reason_and_the_other_shards_are_kept(tmp_path):
+    chain = make_chain(tmp_path, list("abcde"), make_mapping([], fail=("b",)))
+    with pytest.raises(StageFailed, match="1 of its shards failed; shard 0: cannot do b"):
+        run(chain)
+    assert chain.store.shards(CHROMA, chain.fingerprint("mapping")) == ["1"]
+    row = next(row for row in chain.store.read(RUNS, "1").to_pylist() if row["stage"] == "mapping")
+    assert "cannot do b" in row["error"]
+    calls: list[str] = []
+    repaired = make_chain(tmp_path, list("abcde"), make_mapping(calls))
+    run(repaired, "r2")
+    assert calls == list("abc")
+
+
+def test_another_setting_makes_a_new_version_beside_the_old_one(tmp_path):
+    chain, other = (make_chain(tmp_path, list("ab"), make_mapping([]), level=level) for level in (1.0, 2.0))
+    run(chain)
+    run(other, "r2")
+    assert len(chain.store.versions(CHROMA)) == 2
+    assert len(chain.store.versions(TRACKS)) == 1
+
+
+def test_a_stage_that_is_asked_to_stop_stops_and_the_next_run_completes_it(tmp_path):
+    calls: list[str] = []
+    chain = make_chain(tmp_path, list("abcde"), make_mapping(calls))
+    run_stage(chain.steps["source"], chain.context("source", "r1"))
+    context = chain.context("mapping", "r1")
+    context.stop.set()
+    with pytest.raises(Stopped):
+        run_stage(chain.steps["mapping"], context)
+    assert run(chain, "r2")[1].made == 5
+
+
+def test_a_stage_whose_input_is_missing_says_which_stage_to_run(tmp_path):
+    chain = make_chain(tmp_path, list("ab"), make_mapping([]))
+    step, context = chain.steps["mapping"], chain.context("mapping", "r1")
+    from stages.pipeline.runner import run_job
+
+    with pytest.raises(ValueError, match=r"expected the table tracks .* run the stage that makes it first"):
+        run_job(step, context, "0")
+
+
+def test_what_is_optional_may_be_missing(tmp_path):
+    mapping = make_mapping([])
+    chain = make_chain(tmp_path, ["a"], mapping)
+    training = Step("training", make_training([]), Training())
+    chain = Chain([*chain.steps.values(), training], chain.settings)
+    with pytest.raises(StageFailed, match=r"expected the table chroma .* run the stage that makes it first"):
+        run_stage(training, chain.context("training", "r1"))
+    training.stage.OPTIONAL = (CHROMA,)
+    assert run_stage(training, chain.context("training", "r2")).counts.made == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "rejects", "message"),
+    [
+        ([], [], "got nothing for a"),
+        ([{"track_id": "a"}, {"track_id": "z"}], [], "got z besides"),
+        ([{"track_id": "a"}], [Reject("a", "", "", "")], "got a besides"),
+        ([{"track_id": "a", "colour": "red"}], [], r"got \['colour'\]"),
+    ],
+)
+def test_a_stage_that_does_not_account_for_every_row_once_is_caught(tmp_path, rows, rejects, message):
+    broken = make_mapping([])
+    broken.shard = lambda config, context, tracks: Shard(rows, rejects)
+    with pytest.raises(StageFailed, match=message):
+        run(make_chain(tmp_path, ["a"], broken))
+
+
+SLOW_RUN = textwrap.dedent("""
+    import sys, time
+    sys.path.insert(0, sys.argv[2])
+    from tests.worlds.tiny_stages import make_chain, make_mapping, run
+    mapping = make_mapping([])
+    quick = mapping.shard
+    mapping.shard = lambda *given: (time.sleep(0.02), quick(*given))[1]
+    run(make_chain(sys.argv[1], [f"{n:03}" for n in range(60)], mapping))
+""")
+
+
+def test_a_run_killed_at_random_instants_and_run_again_equals_an_undisturbed_one(tmp_path, request):
+    names = [f"{number:03}" for number in range(60)]
+    undisturbed = make_chain(tmp_path / "undisturbed", names, make_mapping([]))
+    run(undisturbed)
+    seed, root = random.Random(1), str(request.config.rootpath)
+    killed = 0
+    for _ in range(6):
+        process = subprocess.Popen([sys.executable, "-c", SLOW_RUN, str(tmp_path / "killed"), root])
+        while process.poll() is None and not (tmp_path / "killed").exists():
+            time.sleep(0.01)
+        time.sleep(seed.random() * 0.5)
+        killed += process.poll() is None
+        process.kill()
+        process.wait()
+    chain = make_chain(tmp_path / "killed", names, make_mapping([]))
+    run(chain, "last")
+    assert killed
+    assert contents(chain) == contents(undisturbed)
+    assert Store(str(tmp_path / "killed")).read(RUNS, "1").num_rows >= 2
+    assert isinstance(chain.store.read(CHROMA, chain.fingerprint("mapping")), pa.Table)

@@ -1,0 +1,274 @@
+"""The report's page: what is on it, that hostile text on it is text, and that it can be made again."""
+
+import base64
+import hashlib
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from schemas.tables import SCORES
+from stages import report
+from stages.pipeline.contract import Context, Stopped, Whole
+from tests.worlds.small_catalog import CHECKPOINT, add_codec, request_row, small_catalog
+
+HOSTILE = (
+    "<script>document.title='owned'</script>",
+    '"><img src=x onerror="document.title=\'owned\'">',
+    "{{7*7}}{% raw %}${7*7}",
+    "javascript:alert(1)",
+    "\u202egnp.exe\u2066 ‮hidden",
+    "</script><svg onload=alert(1)>",
+    "--><!-- ]]> &lt;b&gt; ' OR 1=1; DROP TABLE clips",
+)
+
+
+def make(context: Context) -> Whole:
+    return report.whole(report.Config(), context, *(context.rows(table) for table in report.READS))
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes, and the text outside scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside not in ("script", "style"):
+            self.text.append(data)
+
+    def of(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def context(store: Path) -> Context:
+    requests = [request_row(number) for number in range(11)] + [request_row(11, guidance_text=4.5)]
+    requests += [
+        request_row(12 + number, title=text, description=text, name=text, melody=None, fields=[("genre", f"[{text}]")])
+        for number, text in enumerate(HOSTILE)
+    ]
+    return small_catalog(str(store), requests)
+
+
+@pytest.fixture(scope="module")
+def page(context: Context, store: Path) -> Tags:
+    made = make(context)
+    assert not made.rejects
+    return Tags((store / "report/index.html").read_text())
+
+
+def test_every_clip_has_a_player_and_a_picture_that_exist(page: Tags, store: Path, context: Context) -> None:
+    sources = [attributes["src"] for attributes in page.of("audio")]
+    images = [attributes["src"] for attributes in page.of("img")]
+    assert len(sources) == len(images) == 19
+    assert len(set(sources)) == 19
+    for address in (*sources, *images):
+        assert (store / "report" / unquote(str(address))).resolve().is_file()
+
+
+def test_the_page_asks_nothing_of_a_network(page: Tags, store: Path) -> None:
+    for tag, attributes in page.tags:
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("#", "../audio/", "pictures/")), (tag, value)
+    assert not page.of("link")
+    assert "://" not in (store / "report/index.html").read_text()
+
+
+def test_hostile_text_is_text_and_nothing_else(page: Tags) -> None:
+    said = "".join(page.text)
+    for text in HOSTILE:
+        assert text in said
+        assert f"[{text}]" in said
+    assert len(page.of("script")) == 1
+    assert len(page.of("img")) == 19
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_and_no_other(page: Tags, store: Path) -> None:
+    text = (store / "report/index.html").read_text()
+    policy = next(str(meta["content"]) for meta in page.of("meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+    for tag in ("script", "style"):
+        inline = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+        assert inline
+        digest = base64.b64encode(hashlib.sha256(inline[1].encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+
+
+def test_lineage_leads_from_a_clip_to_its_request_its_checkpoint_and_its_data(page: Tags) -> None:
+    said = "".join(page.text)
+    assert f"#model-{CHECKPOINT}" in {attributes.get("href") for attributes in page.of("a")}
+    assert f"model-{CHECKPOINT}" in {attributes.get("id") for attributes in page.of("article")}
+    for part in (request_row(3)["request_id"], "da7ada7ada7ada7a", "5 of the requests file", "scores"):
+        assert part in said
+
+
+def test_a_clip_says_what_it_was_asked_for(page: Tags) -> None:
+    said = "".join(page.text)
+    assert said.count("Genre") == len(HOSTILE)
+    assert said.count("text guidance 4.5, guidance 3, temperature 1, top-k 250") == 1
+    assert said.count("text guidance") == 1
+
+
+def test_ids_are_unique_and_labels_and_headings_are_there(page: Tags) -> None:
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    headings = [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
+    assert headings.count("h1") == 1
+    assert all(attributes.get("aria-label") for attributes in page.of("audio"))
+    assert page.of("html")[0]["lang"] == "en"
+    for section in page.of("section"):
+        assert section["aria-labelledby"] in ids
+
+
+def test_a_second_report_is_the_same_and_draws_no_picture_again(page: Tags, store: Path, context: Context) -> None:
+    before = (store / "report/index.html").read_bytes()
+    drawn = {file.name: file.stat().st_mtime_ns for file in (store / "report/pictures").iterdir()}
+    make(context)
+    assert (store / "report/index.html").read_bytes() == before
+    assert {file.name: file.stat().st_mtime_ns for file in (store / "report/pictures").iterdir()} == drawn
+
+
+def test_its_row_names_the_page_that_lies_there(store: Path, context: Context, page: Tags) -> None:
+    row = make(context).rows[0]
+    data = (store / row["path"]).read_bytes()
+    assert (row["path"], row["clips"], row["bytes"]) == ("report/index.html", 19, len(data))
+    assert row["sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_pictures_that_no_clip_needs_are_removed(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    context.store.write_bytes("report/pictures/old.png", b"no clip's")
+    make(context)
+    assert len(list((tmp_path / "report/pictures").iterdir())) == 1
+
+
+def test_a_clip_whose_file_is_gone_or_damaged_is_refused_and_the_others_are_shown(tmp_path: Path) -> None:
+    requests = [request_row(number) for number in range(3)]
+    context = small_catalog(str(tmp_path), requests)
+    first, second, _ = sorted((tmp_path / "audio").rglob("*.flac"))
+    first.unlink()
+    second.write_bytes(b"fLaC and then nothing")
+    made = make(context)
+    assert len(made.rejects) == 2
+    assert "missing" in {reject.kind for reject in made.rejects}
+    text = (tmp_path / "report/index.html").read_text()
+    assert text.count("<audio") == 1
+    assert "2 clips are left out" in text
+
+
+def test_what_does_not_hold_is_said_plainly(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(number) for number in range(8)])
+    scores = context.rows(SCORES).to_pylist()
+    for row in scores:
+        if row["chroma_similarity"] is not None:
+            row["chroma_similarity"], row["chroma_similarity_untrained"] = 0.1, 0.2 + row["take"]
+    tables = [context.rows(table) for table in report.READS]
+    position = report.READS.index(SCORES)
+    tables[position] = tables[position].from_pylist(scores, schema=SCORES.schema)
+    report.whole(report.Config(), context, *tables)
+    text = (tmp_path / "report/index.html").read_text()
+    claim = "Clips follow the asked melody better than an untr"
+    assert re.search(rf'does-not-hold">does not hold</span><div><h3>{claim}', text)
+    assert "10.0% against 20.0% of frames on average; better in 0 of 4 clips" in text
+
+
+def test_a_store_without_clips_scores_and_models_has_a_page_that_says_so(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    empty = [context.rows(table).slice(0, 0) for table in report.READS]
+    report.whole(report.Config(), context, *empty)
+    text = (tmp_path / "report/index.html").read_text()
+    assert "There are no clips yet." in text
+    assert "No model was trained in this store." in text
+
+
+def test_a_report_that_is_asked_to_stop_stops_and_leaves_the_page_as_it_was(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    make(context)
+    before = (tmp_path / "report/index.html").read_bytes()
+    context.stop.set()
+    with pytest.raises(Stopped):
+        make(context)
+    assert (tmp_path / "report/index.html").read_bytes() == before
+
+
+def test_a_clip_path_that_leads_out_of_the_store_is_never_linked() -> None:
+    from stages.report.clips import relative_address
+
+    assert relative_address("audio/version=1/a b#.flac") == "../audio/version=1/a%20b%23.flac"
+    for path in ("/etc/passwd", "../x.flac", "audio/../../x", ""):
+        with pytest.raises(ValueError, match="inside the store"):
+            relative_address(path)
+
+
+def test_a_codec_that_was_trained_here_is_measured_and_heard_beside_the_original(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    add_codec(context, 3)
+    assert not make(context).rejects
+    page = Tags((tmp_path / "report/index.html").read_text())
+    said = " ".join("".join(page.text).split())
+    assert "about 17% of the energy" in said
+    assert "SI-SNR 7.0 dB against −44.0" in said
+    assert "SI-SNR 7.0 dB against 0.8" in said
+    assert "The scalar quantiser sends fewer samples" in said
+    heard = [row for row in page.of("audio") if "checkpoint=" in str(row["src"])]
+    assert [str(row["src"]).rsplit("/", 1)[1] for row in heard] == [
+        f"{number}-{side}.flac" for number in (1, 2, 3) for side in ("original", "decoded")
+    ]
+    assert heard[0]["aria-label"] == "Quiet River (source) by Otter & Vale, original"
+    for image in page.of("img"):
+        assert (tmp_path / "report" / str(image["src"])).is_file()
+    assert len({image["src"] for image in page.of("img")}) == 7
+
+
+def test_a_store_that_trained_no_codec_says_so(page: Tags) -> None:
+    said = "".join(page.text)
+    assert "No codec was trained in this store" in said
+    assert "scalar quantiser" not in said
+
+
+def test_a_codec_of_an_earlier_release_has_a_section_that_says_what_is_missing(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    add_codec(context, 0, {"valid_si_snr": -3.0, "valid_log_mel_distance": 15.0})
+    make(context)
+    said = " ".join("".join(Tags((tmp_path / "report/index.html").read_text()).text).split())
+    assert "there is more error than music in it" in said
+    assert "The checkpoint has no valid_si_snr_scalar, valid_log_mel_distance_scalar." in said
+    assert "No reconstructions of this codec were kept." in said
+
+
+def test_a_reconstruction_whose_file_is_gone_is_left_out_and_told(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    codec = add_codec(context, 2)
+    context.store.remove(f"audio/checkpoint={codec['checkpoint_id']}/1-decoded.flac")
+    made = make(context)
+    assert [(reject.key, reject.kind) for reject in made.rejects] == [
+        (f"{codec['checkpoint_id']}/1/decoded", "missing")
+    ]
+    page = Tags((tmp_path / "report/index.html").read_text())
+    assert len([row for row in page.of("audio") if "checkpoint=" in str(row["src"])]) == 2
+    said = "".join(page.text)
+    assert "Of the codec’s reconstructions 1 cannot be read" in said
+    assert "clips are left out" not in said

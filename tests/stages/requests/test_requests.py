@@ -1,0 +1,226 @@
+"""Requests: a line becomes a row that stays the same as long as it asks for the same."""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from schemas import Settings, Store
+from schemas.identity import fingerprint
+from schemas.records import REJECTS
+from schemas.tables import PIECES, REQUESTS, TRACKS
+from stages import requests
+from stages.demo.synthesis.composition import compose
+from stages.pipeline.contract import Stopped
+from stages.pipeline.planning import Step, plan_stage
+from stages.pipeline.runner import StageFailed, run_stage
+from stages.requests import Config
+from tests.worlds.requests_world import (
+    TRACK_ROWS,
+    context_for,
+    rejects_of,
+    rows_of,
+    store_of_tracks,
+    take_in,
+    write,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return store_of_tracks(tmp_path / "store")
+
+
+def test_a_line_takes_what_it_does_not_say_from_the_config(store: Store, tmp_path: Path) -> None:
+    take_in(store, write(tmp_path / "r.jsonl", {"description": "x"}))
+    row = rows_of(store)[0]
+    published = (
+        row["guidance"],
+        row["guidance_text"],
+        row["temperature"],
+        row["top_k"],
+        row["top_p"],
+        row["seconds"],
+        row["takes"],
+    )
+    assert published == (3.0, 1.0, 1.0, 250, 0.0, 8.0, 1)
+    assert row["prompt_seconds"] is None
+    assert row["fields"] == []
+    assert row["seed"] >= 0
+
+
+def test_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "r.jsonl", {"description": "x"}, {"description": "y", "seconds": -1})
+    first = take_in(store, file)
+    assert (first.counts.made, first.counts.refused) == (1, 1)
+    step = Step("requests", requests, Config())
+    plan = plan_stage(step, context_for(store, file), asked=False)
+    assert (plan.jobs, plan.make, plan.reuse, plan.drop) == ((), 0, 1, 0)
+    assert (
+        list(requests.arrivals(Config(), context_for(store, file), store.read(REQUESTS, "r"), store.read(REJECTS, "r")))
+        == []
+    )
+
+
+def test_names_and_titles_count_and_places_in_the_file_do_not(store: Store, tmp_path: Path) -> None:
+    one = {"description": "x", "name": "a"}
+    take_in(store, write(tmp_path / "r.jsonl", one, {**one, "name": "b"}, {"description": "y"}))
+    before = {row["name"]: row for row in rows_of(store)}
+    assert before["a"]["request_id"] != before["b"]["request_id"]
+    assert before["a"]["seed"] != before["b"]["seed"]
+
+    result = take_in(store, write(tmp_path / "r.jsonl", {"description": "y"}, one, {**one, "name": "b", "title": "T"}))
+    after = {row["name"]: row for row in rows_of(store)}
+    assert after["a"]["request_id"] == before["a"]["request_id"]
+    assert after["a"]["line"] == 2
+    assert after["b"]["request_id"] != before["b"]["request_id"]
+    assert after["b"]["seed"] == before["b"]["seed"]
+    assert result.counts.refused == 0
+
+
+def test_what_a_request_says_in_fields_and_guidance_is_part_of_it(store: Store, tmp_path: Path) -> None:
+    base = {"description": "x", "seconds": 4}
+    changes = [{}, {"genre": "jazz"}, {"genre": "rock"}, {"moods": "jazz"}, {"guidance_text": 3}]
+    take_in(store, write(tmp_path / "r.jsonl", *(base | change for change in changes)))
+    rows = rows_of(store)
+    assert len({row["request_id"] for row in rows}) == len({row["seed"] for row in rows}) == len(changes)
+    assert [dict(row["fields"]) for row in rows] == [{}, {"genre": "jazz"}, {"genre": "rock"}, {"moods": "jazz"}, {}]
+
+
+def test_what_says_nothing_new_leaves_ids_and_seeds_as_they_were_before_there_were_such_columns(
+    store: Store, tmp_path: Path
+) -> None:
+    take_in(store, write(tmp_path / "r.jsonl", {"description": "x", "guidance_text": 1, "moods": []}))
+    (row,) = rows_of(store)
+    later = ("request_id", "line", "shard", "guidance_text", "fields")
+    meant = {name: value for name, value in row.items() if name not in later}
+    assert row["request_id"] == fingerprint(meant)
+    sound = {name: value for name, value in meant.items() if name not in ("title", "takes", "seed")}
+    assert row["seed"] == int(fingerprint(sound)[:8], 16) >> 1
+
+
+def test_one_clip_asked_for_twice_is_made_once_and_said_so(store: Store, tmp_path: Path) -> None:
+    take_in(
+        store,
+        write(
+            tmp_path / "r.jsonl", {"description": "x"}, {"description": " x "}, {"name": "n"}, {"name": "n", "seed": 1}
+        ),
+    )
+    assert [row["line"] for row in rows_of(store)] == [1, 3]
+    rejects = rejects_of(store)
+    assert (rejects["line 2"]["kind"], rejects["line 4"]["kind"]) == ("duplicate", "duplicate name")
+    assert "line 1" in rejects["line 2"]["message"]
+
+
+def test_requests_keep_their_shards_as_others_come_and_go(store: Store, tmp_path: Path) -> None:
+    config = Config(shard_size=3)
+    lines = [{"name": f"n{i}"} for i in range(8)]
+    take_in(store, write(tmp_path / "r.jsonl", *lines[:5]), config)
+    stood = {row["name"]: row["shard"] for row in rows_of(store)}
+    assert stood == {"n0": 0, "n1": 0, "n2": 0, "n3": 1, "n4": 1}
+    untouched = store.footer(REQUESTS, "r", "0")
+
+    result = take_in(store, write(tmp_path / "r.jsonl", *lines[:4], *lines[5:]), config)
+    assert {row["name"]: row["shard"] for row in rows_of(store)} == {
+        **{"n0": 0, "n1": 0, "n2": 0, "n3": 1},
+        **{"n5": 1, "n6": 1, "n7": 2},
+    }
+    assert (result.counts.made, result.counts.reused) == (3, 4)
+    assert store.footer(REQUESTS, "r", "0") == untouched
+
+
+def test_a_stopped_run_ends_as_an_undisturbed_one(store: Store, tmp_path: Path) -> None:
+    config, step = Config(shard_size=2), Step("requests", requests, Config(shard_size=2))
+    file = write(tmp_path / "r.jsonl", *({"name": f"n{i}"} for i in range(7)))
+    context = context_for(store, file)
+
+    class StopsAtTheThird(threading.Event):
+        asked = 0
+
+        def is_set(self) -> bool:
+            self.asked += 1
+            return self.asked == 3
+
+    context.stop = StopsAtTheThird()
+    with pytest.raises((Stopped, StageFailed)):
+        run_stage(step, context)
+    assert store.shards(REQUESTS, "r") == ["0", "1"]
+    take_in(store, file, config)
+    assert [row["shard"] for row in rows_of(store)] == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_a_mended_line_is_no_longer_refused(store: Store, tmp_path: Path) -> None:
+    take_in(store, write(tmp_path / "r.jsonl", {"name": "a"}, {"name": "b", "seconds": -1}))
+    assert "line 2" in rejects_of(store)
+    take_in(store, write(tmp_path / "r.jsonl", {"name": "a"}))
+    assert rejects_of(store) == {}
+
+
+def test_a_file_in_which_every_line_is_refused_fails_the_stage(store: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "r.jsonl", {"second": 1})
+    context = context_for(store, file)
+    context.settings = Settings(store=store.url, requests=str(file))
+    with pytest.raises(StageFailed, match="refused 1 of 1"):
+        run_stage(Step("requests", requests, Config()), context)
+
+
+def test_a_referenced_file_is_known_by_its_content(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    tone = np.sin(np.arange(8000) / 5.0)
+    soundfile.write(tmp_path / "hum.wav", tone, 8000)
+    take_in(store, write(tmp_path / "r.jsonl", {"melody": "file:hum.wav"}))
+    first = rows_of(store)[0]
+    assert first["melody"] == f"file:{tmp_path}/hum.wav"
+
+    (tmp_path / "hum.wav").rename(tmp_path / "a" / "moved.wav")
+    take_in(store, write(tmp_path / "r.jsonl", {"melody": f"file:{tmp_path}/a/moved.wav"}))
+    assert rows_of(store)[0]["request_id"] == first["request_id"]
+
+    soundfile.write(tmp_path / "a" / "moved.wav", tone * 0.5, 8000)
+    take_in(store, write(tmp_path / "r.jsonl", {"melody": f"file:file://{tmp_path}/a/moved.wav"}))
+    assert rows_of(store)[0]["request_id"] != first["request_id"]
+
+
+def test_a_track_that_comes_later_makes_a_refused_request_good(store: Store, tmp_path: Path) -> None:
+    file = write(tmp_path / "r.jsonl", {"melody": "title:New One"}, {"name": "x"})
+    take_in(store, file)
+    assert "line 1" in rejects_of(store)
+    new = {"track_id": "dddd" * 16, "title": "New One"}
+    store.write_shard(TRACKS, "t", "1", pa.Table.from_pylist([new], schema=TRACKS.schema), "k")
+    take_in(store, file)
+    assert rows_of(store)[0]["melody"] == f"track:{'dddd' * 16}"
+    assert rejects_of(store) == {}
+
+
+def test_hostile_titles_are_only_names(store: Store, tmp_path: Path) -> None:
+    hostile = TRACK_ROWS[2]
+    take_in(store, write(tmp_path / "r.jsonl", {"melody": f"title:{hostile['artist']}/{hostile['title']}"}))
+    assert rows_of(store)[0]["melody"] == f"track:{hostile['track_id']}"
+
+
+def test_the_demo_set_refers_to_pieces_of_the_demo_corpus(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    pieces = [compose(0, index) for index in range(96)]
+    tracks = [{"track_id": f"{i:064x}", "title": p.title, "artist": p.artist} for i, p in enumerate(pieces)]
+    store.write_shard(TRACKS, "t", "0", pa.Table.from_pylist(tracks, schema=TRACKS.schema), "k")
+    piece = {"piece_id": "0-0000", "title": pieces[0].title}
+    store.write_shard(PIECES, "p", "0", pa.Table.from_pylist([piece], schema=PIECES.schema), "k")
+    result = take_in(store, None, Config(default_set="demo"))
+    rows = rows_of(store)
+    assert result.counts.refused == 0
+    assert len(rows) >= 24
+    assert {"melody", "clap", "prompt", "bpm", "key"} <= {
+        name for row in rows for name, value in row.items() if value is not None
+    }
+    assert all(4 <= row["seconds"] <= 8 for row in rows)
+
+
+@pytest.mark.parametrize("default_set", ["text", "demo"])
+def test_a_store_without_the_demo_corpus_gets_the_text_set(tmp_path: Path, default_set: str) -> None:
+    store = Store(str(tmp_path / "store"))
+    result = take_in(store, None, Config(default_set=default_set))
+    assert result.counts.refused == 0
+    assert result.counts.made == 8

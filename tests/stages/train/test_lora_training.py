@@ -1,0 +1,105 @@
+"""A training of low-rank updates: exact resume, what stays frozen, and a checkpoint that needs nothing but itself."""
+
+import signal
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stages import train
+from stages.checkpoints.loading import load_checkpoint
+from stages.train.examples import Window
+from tests.worlds.tiny_clap import clap_folder
+from tests.worlds.tiny_models import world
+from tests.worlds.training_world import (
+    deaths_that_change_nothing,
+    fill,
+    kept_weights,
+    make_context,
+    recipe,
+    train_in,
+    world_corpus,
+)
+
+LORA = {"rank": 2, "dropout": 0.1, "targets": ["attention", "cross_attention", "feedforward"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the small world, and beside it the folder `initial` of a model that was trained for a moment."""
+    folder = tmp_path_factory.mktemp("world")
+    fill(folder)
+    row = train_in(folder, recipe(folder, optimization={"steps": 6}))
+    (folder / "store" / row["path"]).rename(folder / "initial")
+    return folder
+
+
+def adapting(place: Path, **changes: object) -> train.Config:
+    return recipe(place, **({"initial": str(place / "initial"), "text_encoder": None, "lora": LORA} | changes))
+
+
+def test_only_updates_and_conditioners_move_and_the_rest_of_the_decoder_stays(place: Path) -> None:
+    before = load_file(place / "initial" / "model.safetensors")
+    config = adapting(place, optimization={"steps": 4}, lora={"rank": 2, "targets": ["attention"]})
+    train_in(place, config)
+    after = kept_weights(place, config)
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    decoder = {name for name in moved if name.startswith("language_model.")}
+    stems = ("self_attention.in_projection.weight", "self_attention.out_projection.weight")
+    assert decoder == {f"language_model.transformer.layers.{layer}.{stem}" for layer in range(2) for stem in stems}
+    assert {"description.projection.weight", "chroma.projection.weight", "clap.projection.weight"} <= moved
+    alone = adapting(
+        place, optimization={"steps": 4}, lora={"rank": 2, "targets": ["attention"], "conditioners": False}
+    )
+    train_in(place, alone)
+    after = kept_weights(place, alone)
+    assert {name for name in before if not torch.equal(before[name], after[name])} == decoder
+
+
+def test_the_checkpoint_is_a_plain_model_and_the_adapter_beside_it_says_the_same_on_the_initial_one(
+    place: Path,
+) -> None:
+    lora = LORA | {"conditioners": False}
+    config = adapting(place, lora=lora, optimization={"steps": 6, "learning_rate": 3e-2})
+    row = train_in(place, config)
+    _, context = make_context(place, config)
+    folder = context.store.local(row["path"])
+    kept, initial = load_checkpoint(folder, context.weights), load_checkpoint(place / "initial", context.weights)
+    corpus = world_corpus(world())
+    windows = [Window(0, 0), Window(5, 20)]
+    attributes = [corpus.attributes(window, 50, config.model, "slow jazz piano") for window in windows]
+    batch = corpus.batch(windows, 50, attributes)
+    with torch.no_grad():
+        got, plain = (one.model(batch.codes, attributes).logits for one in (kept, initial))
+        peft.PeftModel.from_pretrained(initial.model.language_model, str(folder / "adapter")).eval()
+        adapted = initial.model(batch.codes, attributes).logits
+    assert (got - plain).abs().max() > 0.05
+    torch.testing.assert_close(adapted, got, atol=1e-5, rtol=0)
+    updates = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert row["parameters"] == sum(value.numel() for value in updates.values())
+
+
+def test_a_killed_training_of_updates_ends_with_the_same_weights_bit_for_bit(place: Path, tmp_path: Path) -> None:
+    changes = {"initial": str(place / "initial"), "text_encoder": None, "lora": LORA, "checkpoint_layers": True}
+    changes |= {"joint_text": 0.5, "joint_embedding": str(clap_folder(tmp_path / "clap", 3))}
+    changes |= {"optimization": {"steps": 12}}
+    deaths = deaths_that_change_nothing(tmp_path, [(3, 0.0), (6, 0.02), (7, 0.0)], changes)
+    assert deaths == [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, 0]
+    names = {file.name for file in (tmp_path / "killed" / "store" / "models").glob("*/adapter/*")}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+def test_computing_layers_again_changes_no_weight(place: Path) -> None:
+    found = []
+    for again in (False, True):
+        config = recipe(place, seed=9, checkpoint_layers=again, optimization={"steps": 3})
+        context = make_context(place, config)[1]
+        context.store.remove("models")
+        context.store.remove("checkpoints")
+        train_in(place, config)
+        found.append((context.identity, kept_weights(place, config)))
+    assert found[0][0] == found[1][0]  # the same recipe, so the same checkpoint
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())

@@ -1,0 +1,121 @@
+"""Several processes of one training: what they know of each other, how they fail, and that none outlives the run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from stages.pipeline.contract import Progress
+from stages.train.processes import ProcessDied, process_count, run_together
+from stages.train.ranks import Rank
+from tests.worlds.together import context_in, die, learn, object_to_it, tell
+from tests.worlds.training_world import ROOT
+
+SECONDS = 120.0
+"""How long a busy machine may take to start two processes."""
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.heard: list[tuple] = []
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        self.heard.append((what, total, unit))
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.heard.append((count, note))
+
+
+def test_processes_know_of_each_other_and_the_first_one_speaks_for_them(tmp_path: Path) -> None:
+    progress = Heard()
+    context = replace(context_in(tmp_path), progress=progress)
+    total, first, agreed, threads = run_together(tell, context, 2)
+    assert (total, first, agreed) == (3.0, 10.0, True)
+    assert threads == max(1, torch.get_num_threads() // 2)
+    assert progress.heard == [("telling", 3, "words"), (1, "one of 0"), (1, "two of 0"), (1, "three of 0")]
+
+
+def test_processes_make_the_updates_of_one_and_leave_out_the_same_ones(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    together, alone = run_together(learn, context, 2), learn(context, Rank())
+    assert [together[f"applied {step}"] for step in range(3)] == [True, False, True]
+    assert [together[f"stayed {step}"] for step in range(3)] == [False, True, False]
+    assert all(together[f"agree {step}"] for step in range(3))
+    assert together.keys() == alone.keys()
+    for name in ("norm 0", "norm 2", *(name for name in alone if name.startswith("weight"))):
+        assert together[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-6), name
+
+
+def test_a_wrong_value_found_by_one_process_is_told_as_it_was_raised(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^expected something else, got this$") as raised:
+        run_together(object_to_it, context_in(tmp_path), 2)
+    assert "in process 2 of 2" in str(raised.value.__cause__)
+    assert "in object_to_it" in str(raised.value.__cause__)
+
+
+def test_a_process_that_is_killed_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ProcessDied, match="process 2 of 2 was ended by SIGKILL; what was saved is kept"):
+        run_together(die, context_in(tmp_path), 2)
+
+
+def _started(folder: Path) -> tuple[subprocess.Popen, list[int]]:
+    """A run of two processes in a process group of its own, at work, and the ids of the two."""
+    command = [sys.executable, "-m", "tests.worlds.together", str(folder)]
+    run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    place = folder / "store" / "scratch" / "train-identity"
+    files = [place / f"{number}.pid" for number in range(2)]
+    until = time.monotonic() + SECONDS
+    while not all(file.exists() and file.read_text() for file in files):
+        assert run.poll() is None and time.monotonic() < until, run.stderr.read()  # noqa: PT018
+        time.sleep(0.05)
+    return run, [int(file.read_text()) for file in files]
+
+
+def _gone(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"  # ended, and nobody has asked for its exit code
+
+
+def test_ctrl_c_for_all_of_a_run_lets_every_process_end_in_good_order(tmp_path: Path) -> None:
+    run, processes = _started(tmp_path)
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait(SECONDS) == 130, run.stderr.read()
+    assert all(_gone(process) for process in processes)
+    place = tmp_path / "store" / "scratch" / "train-identity"
+    assert {file.name for file in place.glob("*.stopped")} == {"0.stopped", "1.stopped"}
+
+
+def test_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    run, processes = _started(tmp_path)
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.wait(SECONDS) == -signal.SIGKILL
+    until = time.monotonic() + 10
+    while not all(_gone(process) for process in processes):
+        assert time.monotonic() < until, "a process outlived its run"
+        time.sleep(0.05)
+
+
+def test_there_are_as_many_processes_as_the_settings_say_and_no_more_than_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_in(tmp_path)
+    assert process_count(context, most=5) == 2
+    assert process_count(context, most=1) == 1
+    alone = replace(context, settings=context.settings.model_copy(update={"processes": None}))
+    assert process_count(alone, most=5) == 1  # there is no GPU to have one each
+    monkeypatch.setattr(
+        "stages.train.processes.current_process", lambda: SimpleNamespace(daemon=True)
+    )  # as a worker of Dask is
+    assert process_count(alone, most=5) == 1
+    with pytest.raises(ValueError, match=r"expected settings\.processes = 1 where a run is itself a worker.s .* got 2"):
+        process_count(context, most=5)

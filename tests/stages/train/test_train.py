@@ -1,0 +1,121 @@
+"""The stage train: exact resume, what its rows tell, and what a checkpoint read back says."""
+
+import math
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from schemas.tables import CHECKPOINTS, TRAINING
+from stages.checkpoints.loading import load_checkpoint
+from stages.pipeline.contract import Stopped
+from stages.pipeline.runner import run_stage
+from stages.train.batches import split_tracks
+from stages.train.evaluation import Judging
+from stages.train.examples import tiled_windows
+from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, world
+from tests.worlds.training_world import (
+    StopAt,
+    deaths_that_change_nothing,
+    fill,
+    kept_weights,
+    make_context,
+    recipe,
+    train_in,
+    world_corpus,
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the small world and a text encoder, for tests that do not mind each other's checkpoints."""
+    folder = tmp_path_factory.mktemp("world")
+    fill(folder)
+    return folder
+
+
+def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    draw = random.Random(11)
+    moments = [(draw.randrange(1, 6), draw.uniform(0, 0.1)) for _ in range(5)] + [(1, 0.0)]
+    deaths = deaths_that_change_nothing(tmp_path, moments, {})
+    assert deaths[-1] == 0
+    assert deaths.count(signal.SIGKILL) >= 4
+
+
+def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read_meanwhile(place: Path) -> None:
+    config = recipe(place, seed=5, optimization={"steps": 12}, save_every=100)
+    step, context = make_context(place, config)
+    context.progress = StopAt(context, 7)
+    with pytest.raises(Stopped):
+        run_stage(step, context)
+    assert int(load_file(context.scratch() / "state.safetensors")["step"]) == 7
+    meanwhile = context.store.read(TRAINING, context.fingerprint, [context.identity])
+    assert meanwhile.column("step").to_pylist() == [5]
+    resumed = train_in(place, config)
+    stopped = kept_weights(place, config)
+    # The same recipe, never stopped: `save_every` is not part of a recipe, so make its work undone instead.
+    context.store.remove_shard(CHECKPOINTS, context.fingerprint, context.identity)
+    again = train_in(place, config)
+    assert again["digest"] == resumed["digest"]
+    assert all(torch.equal(value, kept_weights(place, config)[name]) for name, value in stopped.items())
+
+
+def test_seeds_give_different_models_and_logging_does_not(place: Path) -> None:
+    short = {"steps": 3}
+    first = train_in(place, recipe(place, seed=1, optimization=short))
+    second = train_in(place, recipe(place, seed=2, optimization=short))
+    assert first["digest"] != second["digest"]
+    assert first["checkpoint_id"] != second["checkpoint_id"]
+    _, one = make_context(place, recipe(place, seed=1, optimization=short))
+    _, two = make_context(place, recipe(place, seed=1, optimization=short, log_every=1, valid_every=1, save_every=1))
+    assert one.identity == two.identity
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The row of a training long enough to learn the small world, with its folder and recipe."""
+    folder = tmp_path_factory.mktemp("learned")
+    fill(folder)
+    config = recipe(folder, optimization={"steps": 220, "learning_rate": 5e-3, "warmup_steps": 10}, save_every=100)
+    return train_in(folder, config) | {"folder": folder, "config": config}
+
+
+def test_held_out_tracks_are_predicted_better_with_the_right_conditions_than_with_none_or_wrong_ones(learned) -> None:
+    metrics = dict(learned["metrics"])
+    assert metrics["uniform_cross_entropy"] == pytest.approx(math.log(CARDINALITY))
+    for split in ("valid", "test"):
+        right = metrics[f"{split}_cross_entropy"]
+        none = metrics[f"{split}_cross_entropy_unconditional"]
+        assert right < none - 0.05
+        assert none < metrics[f"{split}_cross_entropy_shuffled"] - 0.05
+        assert right < metrics[f"{split}_cross_entropy_unigram"] - 0.5
+        for condition in ("description", "chroma"):
+            assert right < metrics[f"{split}_cross_entropy_shuffled_{condition}"] - 0.02
+        books = [metrics[f"{split}_cross_entropy_codebook_{book}"] for book in range(CODEBOOKS)]
+        assert right == pytest.approx(sum(books) / CODEBOOKS)
+
+
+def test_a_checkpoint_read_back_has_the_cross_entropy_that_its_row_tells(learned) -> None:
+    _, context = make_context(learned["folder"], learned["config"])
+    read = load_checkpoint(context.store.local(learned["path"]), context.weights)
+    corpus = world_corpus(world())
+    windows = tiled_windows(corpus, split_tracks(corpus, learned["config"])["valid"], 50, 40, 256)
+    judge = Judging(corpus, windows, 50, 4, "float32")
+    told = [dict(learned["metrics"])[f"valid_cross_entropy_codebook_{book}"] for book in range(CODEBOOKS)]
+    assert judge.codebooks(read.model) == pytest.approx(told, abs=1e-5)
+    assert read.facts.versions == {name: f"{name}-version" for name in ("tracks", "chroma", "clap", "tokens")}
+
+
+def test_the_training_table_tells_the_curve(learned) -> None:
+    _, context = make_context(learned["folder"], learned["config"])
+    rows = context.store.read(TRAINING, context.fingerprint).to_pylist()
+    train_rows = [row for row in rows if row["split"] == "train"]
+    assert [row["step"] for row in train_rows] == list(range(5, 221, 5))
+    assert [row["step"] for row in rows if row["split"] == "valid"] == list(range(10, 221, 10))
+    assert train_rows[-1]["loss"] < 0.7 * train_rows[0]["loss"]
+    assert all(row["loss"] == pytest.approx(sum(row["codebook_loss"]) / CODEBOOKS) for row in rows)
+    assert all(row["tokens_per_second"] > 0 and row["learning_rate"] > 0 for row in train_rows)
+    assert all(0 < row["model_flops_utilisation"] < 1.5 for row in train_rows)  # the rate is measured, with its noise

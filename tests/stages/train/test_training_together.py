@@ -1,0 +1,66 @@
+"""The stage train in two processes: what one process makes, and the same again after it was killed or stopped."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.pipeline.contract import Progress, Stopped
+from stages.pipeline.runner import run_stage
+from tests.worlds.training_world import (
+    StopAt,
+    deaths_that_change_nothing,
+    fill,
+    kept_rows,
+    kept_weights,
+    make_context,
+    recipe,
+    train_in,
+)
+
+CHANGES = {"optimization": {"steps": 9}, "batch": 6, "micro_batch": 2, "save_every": 3, "log_every": 2}
+"""Three parts a step, so that one process works on two and the other on one."""
+
+
+def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
+    folders = tmp_path / "alone", tmp_path / "together"
+    for processes, folder in enumerate(folders, start=1):
+        fill(folder)
+        train_in(folder, recipe(folder, **CHANGES), processes=processes)
+    expected, got = (kept_weights(folder, recipe(folder, **CHANGES)) for folder in folders)
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-5)
+    rows, theirs = (kept_rows(folder, recipe(folder, **CHANGES)) for folder in folders)
+    assert [row["step"] for row in theirs["training"]] == [row["step"] for row in rows["training"]]
+    for row, other in zip(rows["training"], theirs["training"], strict=True):
+        assert other["codebook_loss"] == pytest.approx(row["codebook_loss"], abs=1e-4)
+        assert other["gradient_norm"] == (row["gradient_norm"] and pytest.approx(row["gradient_norm"], rel=1e-3))
+    names = [name for name, _ in rows["checkpoints"][0]["metrics"]]
+    assert [name for name, _ in theirs["checkpoints"][0]["metrics"]] == names
+    assert rows["checkpoints"][0]["checkpoint_id"] == theirs["checkpoints"][0]["checkpoint_id"]
+
+
+def test_a_training_of_two_processes_that_is_killed_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    assert deaths_that_change_nothing(tmp_path, [(5, 0.0)], CHANGES, processes=2) == [signal.SIGKILL, 0]
+
+
+def test_two_processes_that_are_asked_to_stop_keep_their_state_and_one_goes_on_with_it(tmp_path: Path) -> None:
+    fill(tmp_path)
+    config = recipe(tmp_path, **CHANGES)
+    step, context = make_context(tmp_path, config, processes=2)
+    context.progress = StopAt(context, 4)
+    with pytest.raises(Stopped, match="train was asked to stop"):
+        run_stage(step, context)
+    assert (context.scratch() / "state.safetensors").exists()
+
+    class First(Progress):
+        def advance(self, count: int = 1, note: str = "") -> None:
+            self.told = getattr(self, "told", (count, note))
+
+    first = First()
+    assert train_in(tmp_path, config, first)["steps"] == 9
+    count, note = first.told
+    assert count >= 4
+    assert note == "resumed"

@@ -1,0 +1,61 @@
+"""The discriminators of the reference pack, with its weights."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from model.codec.config import AdversarialConfig, SpectrogramDiscriminatorConfig
+from model.codec.discriminators import Discriminators
+from tests.worlds.oracles import Pack, read_pack
+
+PARAMETERS = {
+    "conv.weight": "weight",
+    "conv.bias": "bias",
+    "conv.weight_g": "parametrizations.weight.original0",
+    "conv.weight_v": "parametrizations.weight.original1",
+}
+"""Names of a convolution's parameters in AudioCraft, and here."""
+
+
+def discriminator_pack(folder: Path) -> Pack:
+    return read_pack(folder, "discriminator")
+
+
+def settings(facts: dict[str, Any], resolutions: slice, loss: Any = "hinge") -> AdversarialConfig:
+    """The judges of the pack, or some of them."""
+    sizes = facts["config"]
+    return AdversarialConfig(
+        spectrogram=SpectrogramDiscriminatorConfig(
+            filters=sizes["filters"],
+            ffts=tuple(sizes["n_ffts"][resolutions]),
+            hops=tuple(sizes["hop_lengths"][resolutions]),
+            windows=tuple(sizes["win_lengths"][resolutions]),
+            dilations=tuple(sizes["dilations"]),
+            negative_slope=sizes["negative_slope"],
+        ),
+        loss=loss,
+    )
+
+
+def fill(discriminators: Discriminators, pack: Pack, prefix: str) -> None:
+    """Give the judges the pack's weights; every one must be there, and none be left over."""
+    state = {name_here(name.removeprefix(prefix)): value for name, value in stored(pack, prefix).items()}
+    discriminators.load_state_dict(state)
+
+
+def stored(pack: Pack, prefix: str) -> dict[str, Tensor]:
+    windows = "spec_transform.window"  # a constant
+    return {name: value for name, value in pack.tensors.items() if name.startswith(prefix) and windows not in name}
+
+
+def name_here(name: str) -> str:
+    """`discriminators.0.convs.1.conv.weight_g` and the like, as they are called here."""
+    _, judge, kind, *rest = name.split(".")
+    place = f"layers.{rest.pop(0)}" if kind == "convs" else "last"
+    return f"kinds.spectrogram.{judge}.{place}.{PARAMETERS['.'.join(rest)]}"
+
+
+def convolutions(judge: nn.Module) -> list[nn.Module]:
+    """A judge's convolutions, first to last."""
+    return [module for module in judge.modules() if isinstance(module, nn.Conv1d | nn.Conv2d)]

@@ -1,0 +1,51 @@
+"""Requests of every kind, for tests of what must hold whatever is asked."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from model.decoding.generation import GenerationRequest
+from model.music_model import Attributes
+from tests.worlds.tiny_model import CLAP_WIDTH, melody, random_codes
+
+
+def mixed_requests() -> list[GenerationRequest]:
+    """Long and short texts, with and without melody, prompt and embedding, every form of guidance, other settings."""
+    words = ["calm piano", None, "loud fast drums and bass with strings at night", "bass", None, "piano in C minor"]
+    generator = torch.Generator().manual_seed(9)
+    requests = []
+    for number in range(14):
+        attributes = Attributes(
+            words[number % 6],
+            melody(number % 12, 4, 7) if number % 3 else None,
+            torch.randn(CLAP_WIDTH, generator=generator) if number % 2 else None,
+        )
+        requests.append(
+            GenerationRequest(
+                attributes,
+                frames=(12, 20, 17)[number % 3],
+                seed=number,
+                guidance=(3.0, 1.0, 0.0, 5.5)[number % 4],
+                guidance_text=(1.0, 1.0, 2.5)[number % 3],
+                guidance_form=("one_pass", "one_pass", "two_pass", "one_pass", "two_pass")[number % 5],
+                temperature=(1.0, 0.7, 1.6)[number % 3],
+                top_k=(0, 5, 250)[number % 3],
+                top_p=(0.0, 0.9)[number % 5 == 1],
+                prompt=random_codes(1, 4, seed=number)[0] if number in (3, 4, 8) else None,
+            )
+        )
+    return requests
+
+
+def assert_alike_in_any_company(
+    make: Callable[[list[GenerationRequest]], list[Tensor]], requests: list[GenerationRequest]
+) -> list[Tensor]:
+    """Each request has the same codes beside the others, in either order, and alone; these codes."""
+    together, backwards = make(requests), make(requests[::-1])[::-1]
+    for number, request in enumerate(requests):
+        (alone,) = make([request])
+        assert alone.shape == (3, request.frames)
+        assert torch.equal(together[number], alone)
+        assert torch.equal(backwards[number], alone)
+    return together

@@ -1,0 +1,75 @@
+"""A source and a store, and runs of ingest over them by the real runner."""
+
+import os
+from pathlib import Path
+
+from schemas import Settings, Store
+from schemas.records import REJECTS
+from schemas.tables import TRACKS
+from schemas.weights import WeightsLibrary
+from stages import ingest
+from stages.ingest import Config
+from stages.pipeline.contract import Context, Progress
+from stages.pipeline.planning import Step, plan_stage
+from stages.pipeline.runner import Counts, run_job
+from tests.worlds.recordings import encoded, tones, write
+
+RATE = 16_000
+
+
+class Counter(Progress):
+    """How many recordings a run set out to read, and read."""
+
+    def __init__(self) -> None:
+        self.total = self.done = 0
+
+    def start(self, what, total, unit):
+        self.total += total
+
+    def advance(self, count=1, note=""):
+        self.done += count
+
+
+class World:
+    """A source and a store, and runs of the stage by the real runner."""
+
+    def __init__(self, folder: Path, **fields) -> None:
+        self.music, self.store = folder / "music", Store(str(folder / "store"))
+        self.config = Config(**fields)
+        self.source = str(self.music)
+        self.read = 0
+
+    def context(self) -> Context:
+        settings = Settings(store=self.store.url, source=self.source, workers=1)
+        return Context(self.store, settings, "run", "ingest", "v", {}, WeightsLibrary(self.store), progress=Counter())
+
+    def run(self) -> Counts:
+        """What the runner does when there is a job; `read` tells how many recordings it opened."""
+        step, context = Step("ingest", ingest, self.config), self.context()
+        plan = plan_stage(step, context, True)
+        counts = run_job(step, context, "all") if plan.jobs else Counts(0, plan.reuse, plan.refused)
+        self.read = context.progress.done
+        assert (plan.make > 0 or plan.drop > 0) == bool(plan.jobs)
+        again = plan_stage(step, self.context(), True)
+        assert again.jobs == (), again
+        return counts
+
+    def rows(self) -> dict[str, dict]:
+        """The tracks by the name of their file."""
+        rows = self.store.read(TRACKS, "v").to_pylist()
+        return {os.path.relpath(row["uri"], self.music): row for row in rows}
+
+    def rejects(self) -> dict[str, dict]:
+        return {os.path.relpath(row["uri"], self.music): row for row in self.store.read(REJECTS, "v").to_pylist()}
+
+    def add(self, name: str, seed: int = 0, seconds: float = 0.6, form: str = "FLAC") -> Path:
+        write(self.music / name, encoded(form, tones(seconds, seed, RATE), RATE))
+        return self.music / name
+
+    def tables(self) -> list:
+        """Everything that the store holds of tracks and rejects, by shard."""
+        return [
+            (table.name, shard, self.store.read(table, "v", [shard]).drop_columns(drop).to_pylist())
+            for table, drop in ((TRACKS, []), (REJECTS, ["run_id"]))
+            for shard in self.store.shards(table, "v")
+        ]

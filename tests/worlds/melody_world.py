@@ -1,0 +1,98 @@
+"""A catalog from recordings to clips: a model that reads melodies, with small models around it."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from flows.recipe import Recipe
+from flows.running import Run, in_turn, run_stages
+from schemas import Settings, Store
+from schemas.database import query
+from tests.worlds.tiny_clap import clap_folder
+
+STAGES = ["ingest", "chroma", "clap", "tokenize", "train", "requests", "generate", "decode", "evaluate"]
+SECONDS, PROMPT_SECONDS = 1.2, 0.4
+"""Of every clip, and of the prompts that two of them go on from."""
+
+
+def melody_recipe(
+    folder: Path, preset: str, codec: Path, sizes: dict[str, Any], tokenize: dict[str, Any] | None = None
+) -> Recipe:
+    """A model trained in a few steps to read melodies.
+
+    Args:
+        folder: where a small CLAP is written.
+        sizes: what the language model's codes differ in from the smallest's: codebooks, cardinality, delays.
+        tokenize: what differs in that stage, beside the codec.
+    """
+    codec_name, clap = str(codec), str(clap_folder(folder / "clap", 8))
+    learning = {"steps": 4, "warmup_steps": 1, "precision": "float32", "ema_interval": 1}
+    model = {
+        "language_model": {"width": 32, "heads": 2, "layers": 1, "cross": (), "prepend": ("chroma",)} | sizes,
+        **{"description": None, "chroma": {"frames": 16}},
+    }
+    differences = {
+        "ingest": {"valid": 0.0, "test": 0.0},
+        "chroma": {"separator": None},
+        "clap": {"model": clap},
+        "tokenize": {"codec": codec_name} | (tokenize or {}),
+        "train": {
+            **{"model": model, "text_encoder": None, "optimization": learning},
+            **{"batch": 2, "micro_batch": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
+        },
+        "generate": {"codec": codec_name, "separator": None, "clap": None, "vocabulary": None},
+        "decode": {"codec": codec_name, "format": "wav"},
+        "evaluate": {"codec": codec_name, "clap": None, "vocabulary": None, "untrained_clips": 1},
+    }
+    return Recipe.model_validate({"preset": preset, **differences})
+
+
+def settings_of(folder: Path, recordings: dict[str, np.ndarray], sample_rate: int) -> Settings:
+    """Recordings [N] or [N, C] by their names without `.wav` in a folder, and the settings for a store beside them."""
+    (folder / "recordings").mkdir()
+    for name, samples in recordings.items():
+        soundfile.write(folder / "recordings" / f"{name}.wav", samples, sample_rate)
+    return Settings(
+        store=str(folder / "store"), source=str(folder / "recordings"), workers=1, requests=str(folder / "requests.csv")
+    )
+
+
+def filled_store(recipe: Recipe, settings: Settings) -> Store:
+    """A store with three clips after the recording named `0`: its melody, and it as a prompt, as a track and a file."""
+    steps, store = recipe.steps(settings.source), Store(settings.store)
+    run_stages(steps, settings, STAGES[:4], True, Run(), in_turn)
+    track = rows_of(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'")[0]["track_id"]
+    rows = [
+        {"name": "melody", "melody": f"track:{track}"},
+        {"name": "from a track", "prompt": f"track:{track}", "prompt_seconds": PROMPT_SECONDS},
+        {"name": "from a file", "prompt": f"file:{settings.source}/0.wav", "prompt_seconds": PROMPT_SECONDS},
+    ]
+    assert settings.requests is not None
+    with open(settings.requests, "w", newline="") as file:
+        writer = csv.DictWriter(file, ["name", "melody", "prompt", "seconds", "prompt_seconds"])
+        writer.writeheader()
+        writer.writerows(row | {"seconds": SECONDS} for row in rows)
+    run_stages(steps, settings, STAGES, True, Run(), in_turn)
+    return store
+
+
+def rows_of(store: Store, sql: str) -> list[dict]:
+    """What a query over the store's views gives."""
+    return query(store, sql).to_pylist()
+
+
+def continued(store: Store, frames: int) -> dict[str, np.ndarray]:
+    """The first frames [K, T] of what goes on from a prompt, by its name, and those of the recording itself as
+    `recording`."""
+    rows = rows_of(
+        store,
+        "SELECT requests.name, generations.codes FROM generations JOIN requests USING (request_id) "
+        "WHERE prompt IS NOT NULL",
+    )
+    rows += rows_of(
+        store, "SELECT 'recording' AS name, codes FROM tokens JOIN tracks USING (track_id) WHERE uri LIKE '%0.wav'"
+    )
+    return {row["name"]: np.array(row["codes"])[:, :frames] for row in rows}

@@ -1,0 +1,67 @@
+"""The whole miniature pipeline at its smallest: every stage is real, and nothing has time to learn."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from schemas import Store
+from schemas.content import content_digest
+from schemas.records import RUNS, WEIGHTS
+from schemas.tables import TABLES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALLEST = {
+    "demo.pieces": "16",
+    "ingest.shard_size": "8",
+    "ingest.valid": "0.2",
+    "demo_models.pieces": "32",
+    "demo_models.held_out": "4",
+    "demo_models.separator.training.optimization.steps": "12",
+    "demo_models.clap.training.optimization.steps": "12",
+    "train_codec.training.optimization.steps": "12",
+    "train_codec.save_every": "3",
+    "train.optimization.steps": "8",
+    "train.log_every": "2",
+    "train.valid_every": "4",
+    "train.save_every": "2",
+}
+"""What differs from the preset `miniature`."""
+
+
+def environment(home: Path) -> dict[str, str]:
+    """A private Prefect and cache, and one thread."""
+    (home / "prefect").mkdir(parents=True, exist_ok=True)  # its server does not make parents
+    private = {"PREFECT_HOME": str(home / "prefect"), "XDG_CACHE_HOME": str(home / "cache"), "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **private, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "HF_HUB_OFFLINE": "1"}
+
+
+def command(store: Path, *words: str) -> list[str]:
+    """`segue` on a store, at the smallest settings."""
+    sets = [part for name, value in SMALLEST.items() for part in ("--set", f"{name}={value}")]
+    return [sys.executable, "-c", "from flows.cli import main; main()", *words, "--store", str(store), *sets]
+
+
+def segue(store: Path, home: Path, words: Sequence[str] = ("run",)) -> subprocess.CompletedProcess[str]:
+    """Run `segue` to its end."""
+    return subprocess.run(
+        command(store, *words), cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False
+    )
+
+
+def digests(store: Store) -> dict[tuple[str, str, str], tuple[str, str]]:
+    """What every shard holds and was made from, but for when and where; the clips' own bytes are in `clips`."""
+    found = {}
+    for table in TABLES.values():
+        if table in (RUNS, WEIGHTS):
+            continue
+        for version in store.versions(table):
+            for shard in store.shards(table, version):
+                footer = store.footer(table, version, shard)
+                assert footer is not None
+                rows = store.read(table, version, [shard])
+                assert content_digest(table, rows) == footer.content
+                found[table.name, version, shard] = (footer.input_key, footer.content)
+    return found

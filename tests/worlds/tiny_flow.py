@@ -1,0 +1,27 @@
+"""A flow of the two tiny stages, run as the catalog's flow runs its own."""
+
+import json
+import sys
+
+from prefect import flow
+
+from flows.catalog import run_in_flow
+from flows.running import Run
+from schemas import Settings
+from stages.pipeline.planning import Step
+from tests.worlds import tiny_mapping, tiny_source
+
+STEPS = [
+    Step("ingest", tiny_source, tiny_source.Config()),
+    Step("chroma", tiny_mapping, tiny_mapping.Config()),
+]
+NAMES = [step.name for step in STEPS]
+
+
+@flow(persist_result=False)
+def tiny(settings: Settings) -> None:
+    run_in_flow(STEPS, settings, NAMES, False, Run(run_id="tiny"))
+
+
+if __name__ == "__main__":
+    tiny(Settings(store=sys.argv[1], source=sys.argv[2], **json.loads(sys.argv[3])))

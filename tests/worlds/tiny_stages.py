@@ -1,0 +1,98 @@
+"""Tiny stages for tests of the runner and of planning: a source of names, a mapping, a training."""
+
+from types import ModuleType
+
+from schemas import Config, Settings
+from schemas.tables import CHROMA, CLAP, TRACKS
+from stages.pipeline.contract import Arrival, Reject, Shard, Survey, Whole
+from stages.pipeline.planning import Chain, Step
+from stages.pipeline.runner import run_stage
+
+SHARD_SIZE = 3
+
+
+class Knobs(Config):
+    level: float = 1.0
+
+
+class Training(Config):
+    NOT_IDENTITY = ("refresh",)
+
+    refresh: str = "missing"
+
+
+def make_source(names: list[str]) -> ModuleType:
+    """A stage that takes in `names`; one that starts with `bad` is refused."""
+    module = ModuleType("source")
+    module.READS, module.WRITES, module.VERSION = (), TRACKS, 1
+
+    def survey(config, context, known, refused):
+        there = set(known.column("track_id").to_pylist()) | set(refused.column("key").to_pylist())
+        return Survey(len(set(names) - there), len(there & set(names)), len(there - set(names)))
+
+    def arrivals(config, context, known, refused):
+        rows = {row["track_id"]: row for row in known.to_pylist()}
+        rejects = [Reject(name, name, "bad", "a bad name", "stamp") for name in names if name.startswith("bad")]
+        shards = {row["shard"] for row in rows.values()}
+        last = max(shards, default=0)
+        for name in [name for name in names if name not in rows and not name.startswith("bad")]:
+            last += sum(row["shard"] == last for row in rows.values()) >= SHARD_SIZE
+            rows[name] = {"track_id": name, "shard": last}
+            shards.add(last)
+        for shard in sorted(shards):
+            content = [row for row in rows.values() if row["shard"] == shard and row["track_id"] in names]
+            yield Arrival(shard, content, made=len(content), rejects=rejects)
+
+    module.survey, module.arrivals = survey, arrivals
+    return module
+
+
+def make_mapping(calls: list[str], refuse: tuple[str, ...] = (), fail: tuple[str, ...] = ()) -> ModuleType:
+    """A stage that maps tracks to CHROMA and notes each track that it computed in `calls`."""
+    module = ModuleType("mapping")
+    module.READS, module.WRITES, module.VERSION = (TRACKS,), CHROMA, 1
+
+    def shard(config, context, tracks):
+        rows, rejects = [], []
+        for name in tracks.column("track_id").to_pylist():
+            context.check_stopped()
+            calls.append(name)
+            if name in fail:
+                raise RuntimeError(f"cannot do {name}")
+            if name in refuse:
+                rejects.append(Reject(name, name, "refused", "as asked"))
+            else:
+                rows.append({"track_id": name, "frame_rate": config.level, "chroma": [[float(len(name))] * 12]})
+        return Shard(rows, rejects)
+
+    module.shard = shard
+    return module
+
+
+def make_chain(tmp_path, names, mapping=None, level=1.0, **settings) -> Chain:
+    steps = [Step("source", make_source(names), Knobs())]
+    if mapping is not None:
+        steps.append(Step("mapping", mapping, Knobs(level=level)))
+    return Chain(steps, Settings(store=str(tmp_path), **settings))
+
+
+def run(chain: Chain, run_id: str = "r1"):
+    return [run_stage(step, chain.context(step.name, run_id)).counts for step in chain.steps.values()]
+
+
+def contents(chain: Chain) -> list:
+    found = []
+    for step in chain.steps.values():
+        table, version = step.stage.WRITES, chain.fingerprint(step.name)
+        for shard in chain.store.shards(table, version):
+            found.append((table.name, shard, chain.store.read(table, version, [shard]).to_pylist()))
+    return found
+
+
+def make_training(calls: list[str]) -> ModuleType:
+    module = ModuleType("training")
+    module.READS, module.CONSULTS, module.WRITES, module.VERSION = (CHROMA,), (), CLAP, 1
+    module.whole = lambda config, context, chroma: (
+        calls.append(context.identity) or Whole([{"track_id": context.identity, "starts": [float(chroma.num_rows)]}])
+    )
+    return module

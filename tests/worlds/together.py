@@ -1,0 +1,118 @@
+"""Small pieces of work for several processes; run as a program, it does one of them until it is asked to stop."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from model.music_model import Attributes
+from model.objective import Batch, Objective, accumulate_gradients
+from model.optim.config import OptimizationConfig
+from model.optim.train_state import Optimization
+from schemas import Settings, Store
+from schemas.weights import WeightsLibrary
+from stages.pipeline.contract import Context, Stopped
+from stages.train.processes import run_together
+from stages.train.ranks import Rank
+from tests.worlds.every_condition import everything, music_model
+from tests.worlds.steps import parts_of
+from tests.worlds.tiny_model import random_codes
+
+
+def context_in(folder: Path) -> Context:
+    store = Store(str(folder / "store"))
+    settings = Settings(store=store.url, device="cpu", processes=2)
+    return Context(store, settings, "run", "train", "version", {}, WeightsLibrary(store), identity="identity")
+
+
+def tell(context: Context, rank: Rank) -> list[float]:
+    """Each tells its progress, and what all know of each other is given."""
+    context.progress.start("telling", 3, "words")
+    for word in ("one", "two", "three"):
+        context.progress.advance(1, f"{word} of {rank.number}")
+    buffer = torch.tensor([10.0 + rank.number])
+    rank.follow_the_first([buffer])
+    threads = torch.get_num_threads()
+    return [rank.added(torch.tensor(2.0**rank.number)).item(), buffer.item(), rank.agreed(rank.leads), threads]
+
+
+def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
+    """Three steps of a small model, in the second of which the last process has no finite gradient: what the first
+    process knows of it, and whether all agree."""
+    model = music_model()
+    settings = OptimizationConfig(steps=3, warmup_steps=0, learning_rate=1e-2, precision="float32")
+    optimization, objective = Optimization(model, settings), rank.distributed(Objective(model, "float32"))
+    batch = Batch(random_codes(3, 6, codebooks=2, cardinality=11), torch.tensor([6, 5, 6]), [Attributes()] * 3)
+    batch = replace(batch, attributes=[everything(item) for item in range(3)])
+    parts = parts_of(model, batch, 1)[rank.number :: rank.count]
+    found: dict[str, bool | float] = {}
+    for step in range(3):
+        broken = step == 1 and rank.number == rank.count - 1
+        before = _vector(model.parameters())
+        accumulate_gradients(
+            objective, [replace(one, shares=one.shares * torch.inf) if broken else one for one in parts]
+        )
+        move = optimization.move().read()
+        rank.follow_the_first(optimization.buffers.values())
+        after = _vector([*model.parameters(), *optimization.average.values(), *optimization.buffers.values()])
+        found[f"applied {step}"], found[f"norm {step}"] = move.applied, move.gradient_norm
+        found[f"stayed {step}"] = torch.equal(before, _vector(model.parameters()))
+        found[f"agree {step}"] = torch.equal(rank.added(after), rank.count * after)
+    return found | {f"weight {place}": value for place, value in enumerate(_vector(model.parameters()).tolist()[:50])}
+
+
+def _vector(tensors) -> torch.Tensor:  # type: ignore[no-untyped-def]
+    return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
+
+
+def object_to_it(context: Context, rank: Rank) -> None:
+    """The last one finds a wrong value, which the first one waits for in vain."""
+    if not rank.leads:
+        raise ValueError("expected something else, got this")
+    rank.agreed(True)
+    rank.added(torch.zeros(1))
+
+
+def die(context: Context, rank: Rank) -> None:
+    """The last one is killed, and the first one waits for it in vain."""
+    if not rank.leads:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rank.added(torch.zeros(1))
+
+
+def work_until_asked(context: Context, rank: Rank) -> None:
+    """Leave a file with the process's id in the scratch folder; another once it was asked to stop."""
+    place = context.scratch()
+    (place / f"{rank.number}.pid").write_text(str(os.getpid()))
+    while not rank.agreed(context.stop.is_set()):
+        time.sleep(0.01)
+    (place / f"{rank.number}.stopped").touch()
+    context.stop.set()
+    context.check_stopped()
+
+
+def main() -> None:
+    """Work in the folder given until a signal asks to stop; exit code 130 then."""
+    context = context_in(Path(sys.argv[1]))
+    signal.signal(signal.SIGINT, lambda number, frame: context.stop.set())
+    status = []
+
+    def work() -> None:
+        try:
+            run_together(work_until_asked, context, 2)
+        except Stopped:
+            status.append(130)
+
+    thread = threading.Thread(target=work)  # as a task of a flow does it
+    thread.start()
+    thread.join()
+    sys.exit(*status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""A store with a small world in it and the recipe of a small language model; run as a program, it trains."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors.torch import load_file
+
+from schemas import Settings, Store, WeightsRef
+from schemas.table import Table
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
+from stages import train
+from stages.pipeline.contract import Context, Progress
+from stages.pipeline.planning import Chain, Step
+from stages.pipeline.runner import run_stage
+from stages.train.examples import Corpus
+from stages.train.packing import Packed, pack
+from stages.train.training import PACKED
+from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
+
+ROOT = Path(__file__).resolve().parents[2]
+LANGUAGE_MODEL = {
+    **{"codebooks": CODEBOOKS, "cardinality": CARDINALITY, "width": 32, "heads": 2, "layers": 2, "dropout": 0.1},
+    **{"cross": ("description", "clap"), "prepend": ("chroma",)},
+}
+
+
+def recipe(folder: Path, **changes: object) -> train.Config:
+    """A training that takes seconds; `optimization` is merged, every other change replaces."""
+    optimization = {
+        **{"steps": 30, "learning_rate": 3e-3, "warmup_steps": 5, "precision": "float32", "ema_decay": 0.9},
+        **{"ema_interval": 1, "floor": 0.05},
+        **changes.pop("optimization", {}),  # type: ignore[dict-item]
+    }
+    values = {
+        "model": {
+            "language_model": LANGUAGE_MODEL,
+            "description": {"width": 16, "finetune": True},
+            "chroma": {"frames": 16},
+            "clap": {"width": 3},
+        },
+        "text_encoder": WeightsRef(str(folder / "encoder")),
+        "optimization": optimization,
+        "captions": {"merge": 0.1, "drop_words": 0.0},
+        **{"batch": 6, "micro_batch": 4, "segment_seconds": 2.0, "condition_dropout": 0.1},
+        **{"attribute_dropout": {"chroma": 0.1}},
+        **{"log_every": 5, "valid_every": 10, "save_every": 4},
+    }
+    return train.Config.model_validate(values | changes)
+
+
+def world_corpus(tables: Mapping[str, pa.Table]) -> Corpus:
+    """The corpus of a world's tables."""
+    return Corpus(tables["tracks"], *(in_memory(tables[table.name], column) for table, column in PACKED))
+
+
+def in_memory(table: pa.Table, column: str) -> Packed:
+    """A packed table that is in no file."""
+    values = io.BytesIO()
+    rows = pack([table], column, values)
+    kind = table.schema.field(column).type.value_type.value_type.to_pandas_dtype()
+    return Packed(rows, np.frombuffer(values.getvalue(), kind))
+
+
+def fill(folder: Path, **tables: object) -> None:
+    """Write a store with the small world's tables (or those given) and a text encoder under `folder`."""
+    store = Store(str(folder / "store"))
+    found = world() | tables
+    for table in (TRACKS, CHROMA, CLAP, TOKENS):
+        rows = found[table.name]
+        store.write_shard(table, _version(table), "0", rows, input_key="all")
+    if not (folder / "encoder").exists():
+        text_encoder(folder / "encoder")
+
+
+def _version(table: Table) -> str:
+    return f"{table.name}-version"
+
+
+class WorldChain(Chain):
+    """A chain whose one stage reads tables that are simply there."""
+
+    def versions(self, name: str) -> dict[str, str]:
+        return {table.name: _version(table) for table in (TRACKS, CHROMA, CLAP, TOKENS)}
+
+
+def kept_weights(folder: Path, config: train.Config) -> dict[str, torch.Tensor]:
+    """The weights of the checkpoint that a training has written."""
+    _, context = make_context(folder, config)
+    return load_file(folder / "store" / "models" / context.identity / "model.safetensors")
+
+
+def kept_rows(folder: Path, config: train.Config) -> dict[str, list[dict]]:
+    """What a training left in the store, without what tells the time."""
+    _, context = make_context(folder, config)
+    found = {}
+    timed = ["tokens_per_second", "model_flops_utilisation"]
+    for table, columns in ((CHECKPOINTS, ["created_at"]), (TRAINING, timed)):
+        rows = context.store.read(table, context.fingerprint, [context.identity])
+        found[table.name] = rows.drop_columns(columns).to_pylist()
+    return found
+
+
+def killed_and_undisturbed(
+    folders: Sequence[Path], moments: Sequence[tuple[int, float]], changes: dict, processes: int = 1
+) -> list[int]:
+    """Train in the first of two folders, killed at some moments, and in the second; the signals that ended the first.
+
+    In a process of its own, as it forks.
+    """
+    arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes), str(processes)]
+    command = [sys.executable, "-m", "tests.worlds.training_world", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout)
+
+
+def deaths_that_change_nothing(
+    place: Path, moments: Sequence[tuple[int, float]], changes: dict, processes: int = 1
+) -> list[int]:
+    """Train in the folder `killed` of a place, killed at some moments, and in `undisturbed`; the signals that ended the
+    first. Both leave the same weights bit for bit, the same rows, and nothing else."""
+    killed, undisturbed = place / "killed", place / "undisturbed"
+    for folder in (killed, undisturbed):
+        fill(folder)  # the same files under another path are the same weights, so this is one recipe
+    deaths = killed_and_undisturbed((killed, undisturbed), moments, changes, processes)
+    got, expected = (kept_weights(folder, recipe(folder, **changes)) for folder in (killed, undisturbed))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[name], got[name]) for name in expected)
+    assert kept_rows(killed, recipe(killed, **changes)) == kept_rows(undisturbed, recipe(undisturbed, **changes))
+    assert not list((killed / "store" / "scratch").iterdir())
+    return deaths
+
+
+def make_context(
+    folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1
+) -> tuple[Step, Context]:
+    step = Step("train", _train_module(), config)
+    chain = WorldChain([step], Settings(store=str(folder / "store"), device="cpu", processes=processes))
+    context = chain.context("train", "run")
+    context.progress = progress or Progress()
+    return step, context
+
+
+def _train_module() -> ModuleType:
+    return train
+
+
+def train_in(folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1) -> dict:
+    """Train through the runner; the row of `checkpoints`."""
+    step, context = make_context(folder, config, progress, processes)
+    run_stage(step, context)
+    return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1]
+
+
+class StopAt(Progress):
+    """Asks a run to stop when so many steps have been made."""
+
+    def __init__(self, context: Context, step: int) -> None:
+        self.context, self.step, self.done = context, step, 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.done >= self.step:
+            self.context.stop.set()
+
+
+class KillAt(Progress):
+    """Ends this process without warning when a step has been made, or a moment after."""
+
+    def __init__(self, step: int, delay: float) -> None:
+        self.step, self.delay, self.done = step, delay, 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
+        if self.done == self.step:
+            threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | None, processes: int) -> int:
+    """Train in a fork of this process; the signal that ended it, 0 for none."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            torch.set_num_threads(1)
+            train_in(folder, recipe(folder, **changes), kill, processes)
+            status = 0
+        finally:
+            os._exit(status)
+    _, ended = os.waitpid(child, 0)
+    if os.WIFEXITED(ended) and os.WEXITSTATUS(ended):
+        raise RuntimeError(f"the training in {folder} failed")
+    return os.WTERMSIG(ended) if os.WIFSIGNALED(ended) else 0
+
+
+def main() -> None:
+    """Train in the first folder until it is killed, as often as there are moments to, and then to the end; then in the
+    second folder, undisturbed. Prints the signal that ended each training. Both follow the recipe with the changes
+    given, in as many processes as are given."""
+    killed, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
+    changes, processes = json.loads(sys.argv[4]), int(sys.argv[5])
+    moments = [KillAt(step, delay) for step, delay in json.loads(sys.argv[3])]
+    print(json.dumps([train_in_a_process_of_its_own(killed, changes, one, processes) for one in [*moments, None]]))
+    train_in_a_process_of_its_own(undisturbed, changes, None, processes)
+
+
+if __name__ == "__main__":
+    main()
