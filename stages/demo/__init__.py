@@ -11,7 +11,7 @@ from pydantic import Field
 
 import schemas
 from schemas.tables import PIECES
-from stages.pipeline.contract import Context, Whole
+from stages.pipeline.contract import Context, ReduceResult
 
 READS, WRITES, VERSION = (), PIECES, 1
 
@@ -30,14 +30,14 @@ class Config(schemas.Config):
     """Of the files, Hz."""
 
 
-def whole(config: Config, context: Context) -> Whole:
+def reduce(config: Config, context: Context) -> ReduceResult:
     """Compose, play and write the corpus, and give a row of `pieces` for each piece."""
     from stages.demo.corpus import write_corpus
 
     context.progress.start("playing the demo corpus", config.pieces, "pieces")
     with context.store.new_folder(FOLDER) as folder:
         rows = write_corpus(config.seed, config.pieces, config.sample_rate, folder, _each(context))
-    return Whole([row | {"uri": _place(context, row["uri"])} for row in rows])
+    return ReduceResult([row | {"uri": _place(context, row["uri"])} for row in rows])
 
 
 def _each(context: Context) -> Callable[[], None]:

@@ -17,7 +17,7 @@ import schemas
 from schemas.tables import CHECKPOINTS
 from schemas.weights import folder_digest
 from stages.demo.config import ClapStandInConfig, SeparatorConfig, TextEncoderConfig
-from stages.pipeline.contract import Context, Whole
+from stages.pipeline.contract import Context, ReduceResult
 
 if TYPE_CHECKING:
     from stages.demo.music import TrainingMusic
@@ -117,14 +117,14 @@ class _Trainer:
         return on_step
 
 
-def whole(config: Config, context: Context) -> Whole:
+def reduce(config: Config, context: Context) -> ReduceResult:
     """Train what is missing, and give a row of `checkpoints` for each model.
 
     Raises:
         ValueError: the sizes do not fit together, or a training does not stay finite.
         Stopped: the run was asked to stop; finished models are kept.
     """
-    return Whole(list(_rows(config, context)))
+    return ReduceResult(list(_rows(config, context)))
 
 
 def _rows(config: Config, context: Context) -> Iterator[dict]:

@@ -25,7 +25,7 @@ def shard(config, context, *tables: pa.Table) -> Shard
     Maps: the rows of WRITES for one shard. `tables` are the rows of that shard of each of READS; the first holds only
     the rows that are still to be made. Its key columns that WRITES has too say which rows were made from which.
 
-def whole(config, context, *tables: pa.Table) -> Whole
+def reduce(config, context, *tables: pa.Table) -> ReduceResult
     Reduces: everything of READS at once, but for STREAMS. `context.identity` names the result. May also define
     `KINDS: tuple[str, ...]`, the kinds of checkpoint that it trains, and a Config field `refresh` ("missing", "changed"
     or "never", in NOT_IDENTITY), which says when a run of the whole catalog makes it anew.
@@ -93,8 +93,8 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Whole:
-    """What `whole` made: rows of WRITES and of other tables beside it."""
+class ReduceResult:
+    """What `reduce` made: rows of WRITES and of other tables beside it."""
 
     rows: Sequence[Mapping[str, Any]]
     also: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -162,9 +162,9 @@ class Context:
     """The version of every table that the stage reads or consults, by table name."""
     library: WeightsLibrary
     identity: str = ""
-    """For whole-set stages: the fingerprint with the digest of the rows read; for `train…`, the checkpoint's id."""
+    """For stages that reduce: the fingerprint with the digest of the rows read; for `train…`, the checkpoint's id."""
     data_digest: str = ""
-    """For whole-set stages: the digest of the rows read."""
+    """For stages that reduce: the digest of the rows read."""
     progress: Progress = field(default_factory=Progress)
     stop: threading.Event = field(default_factory=threading.Event)
 

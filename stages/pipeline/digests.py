@@ -7,7 +7,7 @@ from stages.pipeline.contract import Context
 
 
 def data_digest(stage: ModuleType, context: Context) -> str:
-    """The digest of the rows that a whole-set stage reads, from the footers of their shards."""
+    """The digest of the rows that a reducing stage reads, from the footers of their shards."""
     contents = {}
     for table in stage.READS:
         versions = context.store.versions(table) if table.accumulates else [context.versions[table.name]]

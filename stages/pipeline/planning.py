@@ -152,7 +152,7 @@ class Chain:
         """The context of one stage of a run."""
         found = self.fingerprint(name)
         context = Context(self.store, self.settings, run_id, name, found, self.versions(name), self.library)
-        if hasattr(self.steps[name].stage, "whole"):
+        if hasattr(self.steps[name].stage, "reduce"):
             digest = data_digest(self.steps[name].stage, context)
             context = replace(context, data_digest=digest, identity=fingerprint({"recipe": found, "data": digest}))
         return context
@@ -176,8 +176,8 @@ def plan_stage(step: Step, context: Context, asked: bool) -> Plan:
     """
     if hasattr(step.stage, "shard"):
         return _plan_shards(step, context)
-    if hasattr(step.stage, "whole"):
-        return _plan_whole(step, context, asked)
+    if hasattr(step.stage, "reduce"):
+        return _plan_reduce(step, context, asked)
     return _plan_arrivals(step, context)
 
 
@@ -190,9 +190,9 @@ def _plan_arrivals(step: Step, context: Context) -> Plan:
     return Plan(step.name, jobs, (), survey.make, survey.reuse, survey.drop, refused.num_rows)
 
 
-def _plan_whole(step: Step, context: Context, asked: bool) -> Plan:
+def _plan_reduce(step: Step, context: Context, asked: bool) -> Plan:
     writes = step.stage.WRITES
-    shard = whole_shard(step.stage, context)
+    shard = reduced_shard(step.stage, context)
     footer = context.store.footer(writes, context.fingerprint, shard)
     if footer is not None and footer.input_key == context.identity:
         return Plan(step.name, reuse=footer.rows, refused=footer.refused)
@@ -203,8 +203,8 @@ def _plan_whole(step: Step, context: Context, asked: bool) -> Plan:
     return Plan(step.name, (EVERYTHING,), make=1)
 
 
-def whole_shard(stage: ModuleType, context: Context) -> str:
-    """The shard that a whole-set stage writes: one for each identity where its table accumulates, else the only one."""
+def reduced_shard(stage: ModuleType, context: Context) -> str:
+    """The shard that a reducing stage writes: one for each identity where its table accumulates, else the only one."""
     return context.identity if stage.WRITES.accumulates else "0"
 
 
@@ -276,7 +276,7 @@ def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
 def _follow(plan: Plan, step: Step, driver: Plan, asked: bool) -> Plan:
     """The estimate for a stage whose driving stage has work to do first."""
     reason = plan.reason or f"after {driver.stage}"
-    if hasattr(step.stage, "whole"):
+    if hasattr(step.stage, "reduce"):
         held = not plan.jobs and not asked and getattr(step.config, "refresh", "changed") != "changed"
         return plan if held else replace(plan, jobs=(EVERYTHING,), make=1, reason=reason)
     total, reuse = driver.make + driver.reuse, min(plan.reuse, driver.reuse)

@@ -18,7 +18,7 @@ from schemas.records import REJECTS, RUNS
 from schemas.tables import TABLES
 from stages.pipeline.contract import Context, Reject, Shard, Stopped
 from stages.pipeline.digests import consulted_digest
-from stages.pipeline.planning import Plan, Step, driving_key, plan_stage, whole_shard
+from stages.pipeline.planning import Plan, Step, driving_key, plan_stage, reduced_shard
 
 
 class StageFailed(RuntimeError):
@@ -76,8 +76,8 @@ def run_job(step: Step, context: Context, job: str) -> Counts:
     _check_input(step, context)
     if hasattr(step.stage, "shard"):
         return _run_shard(step, context, job)
-    if hasattr(step.stage, "whole"):
-        return _run_whole(step, context)
+    if hasattr(step.stage, "reduce"):
+        return _run_reduce(step, context)
     return _run_arrivals(step, context)
 
 
@@ -217,10 +217,10 @@ def _check_result(step: Step, asked: set, made: set, rejects: Sequence[Reject]) 
         )
 
 
-def _run_whole(step: Step, context: Context) -> Counts:
-    stage, shard = step.stage, whole_shard(step.stage, context)
+def _run_reduce(step: Step, context: Context) -> Counts:
+    stage, shard = step.stage, reduced_shard(step.stage, context)
     given = [table for table in stage.READS if table not in getattr(stage, "STREAMS", ())]
-    made = stage.whole(step.config, context, *(context.rows(table) for table in given))
+    made = stage.reduce(step.config, context, *(context.rows(table) for table in given))
     for name, rows in made.also.items():
         also = TABLES[name]
         context.store.write_shard(also, context.fingerprint, shard, _as_table(rows, also), context.identity)

@@ -23,7 +23,7 @@ from schemas.tables import (
     TRACKS,
     TRAINING,
 )
-from stages.pipeline.contract import Context, Reject, Whole
+from stages.pipeline.contract import Context, ReduceResult, Reject
 
 READS = (CLIPS, SCORES, REQUESTS, GENERATIONS, CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS)
 OPTIONAL, WRITES, VERSION = (SCORES, TRACKS), REPORTS, 2
@@ -39,7 +39,7 @@ class Config(schemas.Config):
     """The page's heading."""
 
 
-def whole(
+def reduce(
     config: Config,
     context: Context,
     clips: pa.Table,
@@ -50,7 +50,7 @@ def whole(
     training: pa.Table,
     tracks: pa.Table,
     reconstructions: pa.Table,
-) -> Whole:
+) -> ReduceResult:
     """Draw the sounds' pictures, then write the page, then forget the pictures that it shows no more."""
     from stages.report.clips import views
     from stages.report.codecs import codec_view, newest_codec
@@ -115,7 +115,7 @@ def whole(
         "bytes": len(html),
         "sha256": hashlib.sha256(html).hexdigest(),
     }
-    return Whole([row], rejects=rejects + codec_rejects)
+    return ReduceResult([row], rejects=rejects + codec_rejects)
 
 
 @dataclass(frozen=True)

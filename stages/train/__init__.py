@@ -8,16 +8,16 @@ one model together. It may start from any checkpoint, and then learn all weights
 """
 
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
-from stages.pipeline.contract import Context, Whole
+from stages.pipeline.contract import Context, ReduceResult
 from stages.train.config import KINDS, Config
 
 READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 3
 STREAMS = READS
 
-__all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "whole"]
+__all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "reduce"]
 
 
-def whole(config: Config, context: Context) -> Whole:
+def reduce(config: Config, context: Context) -> ReduceResult:
     """Train, on every GPU of the machine, and give one row of `checkpoints` with the rows of `training` beside it.
 
     Raises:

@@ -17,7 +17,7 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.native import save_checkpoint
-from stages.pipeline.contract import Context, Whole
+from stages.pipeline.contract import Context, ReduceResult
 from stages.train.batches import JOINT_CODEBOOKS, draw_parts, segment_frames, split_tracks, word_embedder
 from stages.train.config import Config
 from stages.train.evaluation import Judging, chance
@@ -35,7 +35,7 @@ ADAPTER = "adapter"
 """Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
 
 
-def train_language_model(config: Config, context: Context) -> Whole:
+def train_language_model(config: Config, context: Context) -> ReduceResult:
     """What the stage `train` does, in as many processes as the settings say."""
     for table, column in PACKED:
         pack_table(context, table, column)
@@ -46,7 +46,7 @@ def train_language_model(config: Config, context: Context) -> Whole:
     return made
 
 
-def _take_part(config: Config, context: Context, rank: Rank) -> Whole | None:
+def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | None:
     """What each process does. The first one judges and writes what became of it."""
     tracks = context.rows(TRACKS, ["track_id", "split", *METADATA])
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
@@ -77,7 +77,7 @@ def _take_part(config: Config, context: Context, rank: Rank) -> Whole | None:
             for split, judge in judges.items():
                 metrics |= judge.metrics(begun.model, split, splits["train"])
             row = _export(config, context, corpus, begun, metrics, rows_seen=len(splits["train"]))
-    return Whole([row], also={"training": journal.training_rows(context.identity)})
+    return ReduceResult([row], also={"training": journal.training_rows(context.identity)})
 
 
 def _start_joint_codebooks(corpus: Corpus, config: Config, model: MusicModel, trained_on: Sequence[int]) -> None:

@@ -10,16 +10,16 @@ has one process, and so one GPU, however many there are: a codec is small beside
 import pyarrow as pa
 
 from schemas.tables import CHECKPOINTS, TRACKS
-from stages.pipeline.contract import Context, Whole
+from stages.pipeline.contract import Context, ReduceResult
 from stages.train_codec.config import Config
 
 READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 2
 KINDS = ("codec",)
 
-__all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "whole"]
+__all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "reduce"]
 
 
-def whole(config: Config, context: Context, tracks: pa.Table) -> Whole:
+def reduce(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
     """Train, and give one row of `checkpoints` with the rows of `training` beside it.
 
     Raises:

@@ -20,7 +20,7 @@ from model.codec.training import CodecTraining
 from model.optim.train_state import step_seed
 from schemas.weights import folder_digest
 from stages.checkpoints.training_log import Journal, load_state, save_state
-from stages.pipeline.contract import Context, Reject, Whole
+from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
 from stages.train_codec.evaluation import HeldOut, by_hash, compared, held_out, keep_reconstructions, named, quality_of
 from stages.train_codec.segments import Segments, Sounds, Source
@@ -43,7 +43,7 @@ class _Splits:
     test: list[Source]
 
 
-def train_codec(config: Config, context: Context, tracks: pa.Table) -> Whole:
+def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
     """What the stage `train_codec` does."""
     splits = _split(config, tracks)
     sounds = Sounds(config.network.sample_rate, config.network.channels)
@@ -87,7 +87,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> Whole:
         segments.close()
     row = _export(config, context, training.trained(), metrics, rows_seen=len(splits.train))
     also = {"training": journal.training_rows(context.identity), "reconstructions": reconstructions}
-    return Whole([row], also=also, rejects=rejects)
+    return ReduceResult([row], also=also, rejects=rejects)
 
 
 def _split(config: Config, tracks: pa.Table) -> _Splits:

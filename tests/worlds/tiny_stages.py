@@ -4,7 +4,7 @@ from types import ModuleType
 
 from schemas import Config, Settings
 from schemas.tables import CHROMA, CLAP, TRACKS
-from stages.pipeline.contract import Arrival, Reject, Shard, Survey, Whole
+from stages.pipeline.contract import Arrival, ReduceResult, Reject, Shard, Survey
 from stages.pipeline.planning import Chain, Step
 from stages.pipeline.runner import run_stage
 
@@ -92,7 +92,8 @@ def contents(chain: Chain) -> list:
 def make_training(calls: list[str]) -> ModuleType:
     module = ModuleType("training")
     module.READS, module.CONSULTS, module.WRITES, module.VERSION = (CHROMA,), (), CLAP, 1
-    module.whole = lambda config, context, chroma: (
-        calls.append(context.identity) or Whole([{"track_id": context.identity, "starts": [float(chroma.num_rows)]}])
+    module.reduce = lambda config, context, chroma: (
+        calls.append(context.identity)
+        or ReduceResult([{"track_id": context.identity, "starts": [float(chroma.num_rows)]}])
     )
     return module

@@ -19,7 +19,7 @@ from tests.worlds.world_of_sound import make_context
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    rows = demo.whole(demo.Config(pieces=16), make_context(folder)).rows
+    rows = demo.reduce(demo.Config(pieces=16), make_context(folder)).rows
     return folder / "store" / "demo", rows
 
 
@@ -70,11 +70,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_replaces_the_corpus
     def contents() -> dict:
         return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    demo.whole(demo.Config(pieces=12), context)
+    demo.reduce(demo.Config(pieces=12), context)
     first = contents()
-    demo.whole(demo.Config(pieces=12), context)
+    demo.reduce(demo.Config(pieces=12), context)
     assert contents() == first
-    demo.whole(demo.Config(pieces=3, seed=5), context)
+    demo.reduce(demo.Config(pieces=3, seed=5), context)
     assert len(contents()) == 6
     assert not contents().keys() & {path for path in first if path.suffix == ".flac" and "0000" not in path.name}
 
@@ -83,5 +83,5 @@ def test_a_stop_leaves_no_half_corpus(tmp_path):
     context = make_context(tmp_path)
     context.stop.set()
     with pytest.raises(Stopped):
-        demo.whole(demo.Config(pieces=3), context)
+        demo.reduce(demo.Config(pieces=3), context)
     assert not (tmp_path / "store" / "demo").exists()

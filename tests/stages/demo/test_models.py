@@ -37,7 +37,7 @@ SMALL = demo_models.Config.model_validate(
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     context = make_context(tmp_path_factory.mktemp("models"))
-    return context, {row["kind"]: row for row in demo_models.whole(SMALL, context).rows}
+    return context, {row["kind"]: row for row in demo_models.reduce(SMALL, context).rows}
 
 
 def test_there_is_a_checkpoint_of_every_kind_with_its_measures_next_to_chance(made):
@@ -83,7 +83,7 @@ def test_the_same_recipe_gives_the_same_files_bit_for_bit_whatever_was_drawn_bef
     torch.manual_seed(11)
     random.seed(11)
     np.random.seed(11)
-    again = {row["kind"]: row for row in demo_models.whole(SMALL, make_context(tmp_path)).rows}
+    again = {row["kind"]: row for row in demo_models.reduce(SMALL, make_context(tmp_path)).rows}
     assert {kind: row["digest"] for kind, row in again.items()} == {kind: row["digest"] for kind, row in rows.items()}
 
 
@@ -97,11 +97,11 @@ def test_a_run_that_was_killed_between_two_models_trains_only_what_is_missing(ma
     with monkeypatch.context() as patch:
         patch.setattr(clap, "train", killed)
         with pytest.raises(KeyboardInterrupt):
-            demo_models.whole(SMALL, context)
+            demo_models.reduce(SMALL, context)
     models = tmp_path / "store" / "models"
     assert [path.name for path in models.iterdir()] == ["identity-separator"]
     before = (models / "identity-separator" / "training.json").stat().st_mtime_ns
-    found = {row["kind"]: row for row in demo_models.whole(SMALL, context).rows}
+    found = {row["kind"]: row for row in demo_models.reduce(SMALL, context).rows}
     assert (models / "identity-separator" / "training.json").stat().st_mtime_ns == before
     assert {kind: row["digest"] for kind, row in found.items()} == {kind: row["digest"] for kind, row in rows.items()}
 
@@ -110,7 +110,7 @@ def test_a_stop_is_heeded_and_leaves_no_half_model(tmp_path):
     context = make_context(tmp_path)
     context.stop.set()
     with pytest.raises(Stopped):
-        demo_models.whole(SMALL, context)
+        demo_models.reduce(SMALL, context)
     assert not list((tmp_path / "store").glob("models/*"))
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from schemas.tables import SCORES
 from stages import report
-from stages.pipeline.contract import Context, Stopped, Whole
+from stages.pipeline.contract import Context, ReduceResult, Stopped
 from tests.worlds.small_catalog import CHECKPOINT, add_codec, request_row, small_catalog
 
 HOSTILE = (
@@ -25,8 +25,8 @@ HOSTILE = (
 )
 
 
-def make(context: Context) -> Whole:
-    return report.whole(report.Config(), context, *(context.rows(table) for table in report.READS))
+def make(context: Context) -> ReduceResult:
+    return report.reduce(report.Config(), context, *(context.rows(table) for table in report.READS))
 
 
 class Tags(HTMLParser):
@@ -188,7 +188,7 @@ def test_what_does_not_hold_is_said_plainly(tmp_path: Path) -> None:
     tables = [context.rows(table) for table in report.READS]
     position = report.READS.index(SCORES)
     tables[position] = tables[position].from_pylist(scores, schema=SCORES.schema)
-    report.whole(report.Config(), context, *tables)
+    report.reduce(report.Config(), context, *tables)
     text = (tmp_path / "report/index.html").read_text()
     claim = "Clips follow the asked melody better than an untr"
     assert re.search(rf'does-not-hold">does not hold</span><div><h3>{claim}', text)
@@ -198,7 +198,7 @@ def test_what_does_not_hold_is_said_plainly(tmp_path: Path) -> None:
 def test_a_store_without_clips_scores_and_models_has_a_page_that_says_so(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(0)])
     empty = [context.rows(table).slice(0, 0) for table in report.READS]
-    report.whole(report.Config(), context, *empty)
+    report.reduce(report.Config(), context, *empty)
     text = (tmp_path / "report/index.html").read_text()
     assert "There are no clips yet." in text
     assert "No model was trained in this store." in text

@@ -257,7 +257,7 @@ def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> No
     context.progress = StopAt()
     context.progress.context = context
     with pytest.raises(Stopped):
-        train_codec.whole(step.config, context, context.rows(train_codec.READS[0]))
+        train_codec.reduce(step.config, context, context.rows(train_codec.READS[0]))
     assert list(context.scratch().glob("*.safetensors"))
     finished, _ = train_in(tmp_path / "a", rows, recipe())
     assert finished["digest"] == train_in(tmp_path / "b", rows, recipe())[0]["digest"]
