@@ -18,12 +18,12 @@ from stages.ingest.listing import File, Listing, list_source
 from stages.ingest.pool import examine_all
 from stages.ingest.probe import Examined, Limits, Refused
 from stages.ingest.unchanged import COLUMNS, stands_still
-from stages.pipeline.contract import Arrival, Context, Reject, Survey
+from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 
 READS, WRITES, VERSION = (), TRACKS, 1
 
-SURVEYED = COLUMNS
-"""All that `survey` needs of the rows that are there, where nothing has changed."""
+PLANNING_COLUMNS = COLUMNS
+"""All that `plan_source` needs of the rows that are there, where nothing has changed."""
 
 SAVE_EVERY = 128
 """Files after which what was read is written down, so that a run that is killed has not read for nothing."""
@@ -42,22 +42,22 @@ class Config(schemas.Config):
     """Share of artists (of tracks, where no artist is known) in the split `test`."""
 
 
-def survey(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Survey:
-    """What `arrivals` would do, from the listing and its metadata alone; no recording is opened."""
+def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan:
+    """What `read_source` would do, from the listing and its metadata alone; no recording is opened."""
     listing = _list(context)
     standing = _standing(listing, refused)
     if stands_still(listing, known, standing, refused):
-        return Survey(0, known.num_rows, 0)
+        return SourcePlan(0, known.num_rows, 0)
     ledger = _open(config, context, listing, context.store.read(TRACKS, context.fingerprint, columns=NEEDED))
     before = refused.to_pylist()
     unread, drop, changed = ledger.unread(standing), len(ledger.without_file()), ledger.outdated()
     here = {file.uri for file in ledger.listing.recordings}
     news = set(standing) - {row["key"] for row in before}
     lost = {row["key"] for row in before} - set(standing) - here
-    return Survey(len(unread) + changed + len(news), len(ledger.rows) - drop - changed, drop + len(lost))
+    return SourcePlan(len(unread) + changed + len(news), len(ledger.rows) - drop - changed, drop + len(lost))
 
 
-def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]:
+def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]:
     """The shards that change, each as it becomes.
 
     Raises:
@@ -79,7 +79,7 @@ def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Tabl
         # The ledger goes through all rows, and a million whole ones would take gigabytes.
         whole = {row["track_id"]: row for row in known.filter(pc.equal(known["shard"], shard)).to_pylist()}
         content = [{**whole.get(row["track_id"], {}), **row} for row in rows]
-        yield Arrival(shard, content, made, list(rejects.values()))
+        yield ShardUpdate(shard, content, made, list(rejects.values()))
 
 
 def take_in(

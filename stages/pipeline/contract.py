@@ -30,11 +30,11 @@ def reduce(config, context, *tables: pa.Table) -> ReduceResult
     `KINDS: tuple[str, ...]`, the kinds of checkpoint that it trains, and a Config field `refresh` ("missing", "changed"
     or "never", in NOT_IDENTITY), which says when a run of the whole catalog makes it anew.
 
-def survey(config, context, known: pa.Table, refused: pa.Table) -> Survey
-def arrivals(config, context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]
-    Takes in from outside the store: `known` are its rows of earlier runs, `refused` its rejects. `survey` only counts,
-    and is given the columns `SURVEYED` of the rows alone where the stage names some. Each Arrival is the complete new
-    content of one shard; shards that do not change are not given.
+def plan_source(config, context, known: pa.Table, refused: pa.Table) -> SourcePlan
+def read_source(config, context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]
+    Takes in from outside the store: `known` are its rows of earlier runs, `refused` its rejects. `plan_source` only
+    counts, and is given the columns `PLANNING_COLUMNS` of the rows alone where the stage names some. Each ShardUpdate
+    is the complete new content of one shard; shards that do not change are not given.
 ```
 
 A stage never imports another stage. It asks `context.check_stopped()` between batches, tells `context.progress`, and
@@ -81,7 +81,7 @@ class Reject:
     message: str
     """What was expected, what came, and what to do, for a person."""
     stamp: str | None = None
-    """For arrivals: the state of the file, so that it is read again only after it changed."""
+    """From `read_source`: the state of the file, so that it is read again only after it changed."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ class ReduceResult:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What `arrivals` would do: counts of rows."""
+class SourcePlan:
+    """What `read_source` would do: counts of rows."""
 
     make: int
     reuse: int
@@ -112,7 +112,7 @@ class Survey:
 
 
 @dataclass(frozen=True)
-class Arrival:
+class ShardUpdate:
     """The complete new content of one shard of a stage that takes in from outside."""
 
     number: int

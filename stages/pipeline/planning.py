@@ -178,16 +178,16 @@ def plan_stage(step: Step, context: Context, asked: bool) -> Plan:
         return _plan_shards(step, context)
     if hasattr(step.stage, "reduce"):
         return _plan_reduce(step, context, asked)
-    return _plan_arrivals(step, context)
+    return _plan_source(step, context)
 
 
-def _plan_arrivals(step: Step, context: Context) -> Plan:
-    columns = getattr(step.stage, "SURVEYED", None)
+def _plan_source(step: Step, context: Context) -> Plan:
+    columns = getattr(step.stage, "PLANNING_COLUMNS", None)
     known = context.store.read(step.stage.WRITES, context.fingerprint, columns=columns)
     refused = context.store.read(REJECTS, context.fingerprint)
-    survey = step.stage.survey(step.config, context, known, refused)
-    jobs = (EVERYTHING,) if survey.make or survey.drop else ()
-    return Plan(step.name, jobs, (), survey.make, survey.reuse, survey.drop, refused.num_rows)
+    planned = step.stage.plan_source(step.config, context, known, refused)
+    jobs = (EVERYTHING,) if planned.make or planned.drop else ()
+    return Plan(step.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows)
 
 
 def _plan_reduce(step: Step, context: Context, asked: bool) -> Plan:
@@ -255,7 +255,7 @@ def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
     for name in names:
         step, upstream = chain.steps[name], chain.upstream(name)
         driver = plans.get(upstream.name) if upstream else None
-        if driver is not None and driver.jobs and step.after:  # what it takes in is not there to be surveyed
+        if driver is not None and driver.jobs and step.after:  # what it takes in is not there to be planned from
             plans[name] = Plan(
                 name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"after {driver.stage}"
             )

@@ -78,7 +78,7 @@ def run_job(step: Step, context: Context, job: str) -> Counts:
         return _run_shard(step, context, job)
     if hasattr(step.stage, "reduce"):
         return _run_reduce(step, context)
-    return _run_arrivals(step, context)
+    return _run_source(step, context)
 
 
 def finish_stage(
@@ -101,7 +101,7 @@ def finish_stage(
     for table in (writes, REJECTS):
         context.store.sweep(context.store.folder(table, context.fingerprint))
     counts = sum(results, Counts())
-    if not (plan.jobs and hasattr(step.stage, "survey")):  # an arrivals job counts everything itself
+    if not (plan.jobs and hasattr(step.stage, "plan_source")):  # reading a source counts everything itself
         counts += Counts(0, _untouched(step, context, plan), plan.refused)
     seconds = (datetime.now(UTC) - started).total_seconds()
     problem = _problem(step, context, counts, failures)
@@ -231,23 +231,23 @@ def _run_reduce(step: Step, context: Context) -> Counts:
     return Counts(rows.num_rows, 0, len(made.rejects))
 
 
-def _run_arrivals(step: Step, context: Context) -> Counts:
+def _run_source(step: Step, context: Context) -> Counts:
     store, stage, version = context.store, step.stage, context.fingerprint
     known = store.read(stage.WRITES, version)
     refused = store.read(REJECTS, version)
     made, rejects = 0, refused.num_rows
     earlier = {(row["key"], row["stamp"]): row for row in refused.to_pylist()}
-    for arrival in stage.arrivals(step.config, context, known, refused):
-        rows = _as_table(arrival.rows, stage.WRITES)
-        shard = str(arrival.number)
+    for update in stage.read_source(step.config, context, known, refused):
+        rows = _as_table(update.rows, stage.WRITES)
+        shard = str(update.number)
         _write_rejects(
             context,
             "0",
-            [earlier.get((one.key, one.stamp)) or _reject_row(context, one, one.stamp) for one in arrival.rejects],
+            [earlier.get((one.key, one.stamp)) or _reject_row(context, one, one.stamp) for one in update.rejects],
         )
-        rejects = len(arrival.rejects)
+        rejects = len(update.rejects)
         store.write_shard(stage.WRITES, version, shard, rows, keys_digest(row_keys(rows, stage.WRITES.key)))
-        made += arrival.made
+        made += update.made
     shards = [store.footer(stage.WRITES, version, shard) for shard in store.shards(stage.WRITES, version)]
     total = sum(footer.rows for footer in shards if footer)
     return Counts(made, total - made, rejects)

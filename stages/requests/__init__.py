@@ -21,7 +21,7 @@ from pydantic import Field
 import schemas
 from schemas.identity import fingerprint
 from schemas.tables import PIECES, REQUESTS, TRACKS
-from stages.pipeline.contract import Arrival, Context, Reject, Survey
+from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 from stages.pipeline.references import Files, Reference, TrackNames, UnknownReference, parse
 from stages.requests.lines import FIELDS, Line, RequestLine, read_lines
 
@@ -68,18 +68,18 @@ class Config(schemas.Config):
     """Requests a shard."""
 
 
-def survey(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Survey:
-    """What `arrivals` would do; a line that would newly be refused counts as one to make."""
+def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan:
+    """What `read_source` would do; a line that would newly be refused counts as one to make."""
     change = _change(config, context, known, refused)
     same = sum(1 for row in change.rows if change.before.get(row["request_id"]) == row)
-    return Survey(
+    return SourcePlan(
         make=len(change.rows) - same + len(change.new_rejects),
         reuse=same,
         drop=len(change.before.keys() - {row["request_id"] for row in change.rows}) + change.settled,
     )
 
 
-def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[Arrival]:
+def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]:
     """The shards that the requests file changes.
 
     Raises:
@@ -99,7 +99,7 @@ def arrivals(config: Config, context: Context, known: pa.Table, refused: pa.Tabl
         context.check_stopped()
         rows = after.get(number, [])
         made = sum(1 for row in rows if change.before.get(row["request_id"]) != row)
-        yield Arrival(number, rows, made, change.rejects)
+        yield ShardUpdate(number, rows, made, change.rejects)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from types import ModuleType
 
 from schemas import Config, Settings
 from schemas.tables import CHROMA, CLAP, TRACKS
-from stages.pipeline.contract import Arrival, ReduceResult, Reject, Shard, Survey
+from stages.pipeline.contract import ReduceResult, Reject, Shard, ShardUpdate, SourcePlan
 from stages.pipeline.planning import Chain, Step
 from stages.pipeline.runner import run_stage
 
@@ -26,11 +26,11 @@ def make_source(names: list[str]) -> ModuleType:
     module = ModuleType("source")
     module.READS, module.WRITES, module.VERSION = (), TRACKS, 1
 
-    def survey(config, context, known, refused):
+    def plan_source(config, context, known, refused):
         there = set(known.column("track_id").to_pylist()) | set(refused.column("key").to_pylist())
-        return Survey(len(set(names) - there), len(there & set(names)), len(there - set(names)))
+        return SourcePlan(len(set(names) - there), len(there & set(names)), len(there - set(names)))
 
-    def arrivals(config, context, known, refused):
+    def read_source(config, context, known, refused):
         rows = {row["track_id"]: row for row in known.to_pylist()}
         rejects = [Reject(name, name, "bad", "a bad name", "stamp") for name in names if name.startswith("bad")]
         shards = {row["shard"] for row in rows.values()}
@@ -41,9 +41,9 @@ def make_source(names: list[str]) -> ModuleType:
             shards.add(last)
         for shard in sorted(shards):
             content = [row for row in rows.values() if row["shard"] == shard and row["track_id"] in names]
-            yield Arrival(shard, content, made=len(content), rejects=rejects)
+            yield ShardUpdate(shard, content, made=len(content), rejects=rejects)
 
-    module.survey, module.arrivals = survey, arrivals
+    module.plan_source, module.read_source = plan_source, read_source
     return module
 
 
@@ -92,8 +92,10 @@ def contents(chain: Chain) -> list:
 def make_training(calls: list[str]) -> ModuleType:
     module = ModuleType("training")
     module.READS, module.CONSULTS, module.WRITES, module.VERSION = (CHROMA,), (), CLAP, 1
-    module.reduce = lambda config, context, chroma: (
+
+    def reduce(config, context, chroma):
         calls.append(context.identity)
-        or ReduceResult([{"track_id": context.identity, "starts": [float(chroma.num_rows)]}])
-    )
+        return ReduceResult([{"track_id": context.identity, "starts": [float(chroma.num_rows)]}])
+
+    module.reduce = reduce
     return module

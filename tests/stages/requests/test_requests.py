@@ -60,7 +60,11 @@ def test_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
     plan = plan_stage(step, context_for(store, file), asked=False)
     assert (plan.jobs, plan.make, plan.reuse, plan.drop) == ((), 0, 1, 0)
     assert (
-        list(requests.arrivals(Config(), context_for(store, file), store.read(REQUESTS, "r"), store.read(REJECTS, "r")))
+        list(
+            requests.read_source(
+                Config(), context_for(store, file), store.read(REQUESTS, "r"), store.read(REJECTS, "r")
+            )
+        )
         == []
     )
 
