@@ -16,7 +16,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
 from schemas.weights import LocalWeights
-from stages.pipeline.contract import Context, Needs, Reject, Shard
+from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 if TYPE_CHECKING:
     from stages.audio import Recording
@@ -41,11 +41,11 @@ class Config(schemas.Config):
     """Where the untrained model's weights come from."""
 
 
-def needs(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Needs:
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
     """Without CLAP neither a vocabulary nor the tracks' embeddings."""
     if config.clap is not None:
-        return Needs(config, CONSULTS)
-    return Needs(config.model_copy(update={"vocabulary": None}), (TRACKS, TOKENS))
+        return Dependencies(config, CONSULTS)
+    return Dependencies(config.model_copy(update={"vocabulary": None}), (TRACKS, TOKENS))
 
 
 def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table) -> Shard:

@@ -21,7 +21,7 @@ from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import LocalWeights
 from stages.checkpoints.forms import conditions_of
 from stages.generate.config import Config, is_foreign
-from stages.pipeline.contract import Context, Needs, Reject, Shard, Stopped
+from stages.pipeline.contract import Context, Dependencies, Reject, Shard, Stopped
 
 if TYPE_CHECKING:
     from model.decoding.generation import GenerationRequest
@@ -37,7 +37,7 @@ are left empty while the last are finished."""
 log = logging.getLogger(__name__)
 
 
-def needs(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Needs:
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
     """Of a model from elsewhere no more than what makes the conditions that it reads. The others have no say: a request
     for them is refused. The table `tracks` says where recordings are.
 
@@ -45,14 +45,14 @@ def needs(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Need
         ValueError: the checkpoint is none, or cannot be had.
     """
     if not is_foreign(config.checkpoint):
-        return Needs(config, CONSULTS)
+        return Dependencies(config, CONSULTS)
     reads = conditions_of(weights(config.checkpoint).path)
     unread: dict[str, None] = {}
     if "chroma" not in reads:
         unread |= {"separator": None}
     if "clap" not in reads:
         unread |= {"clap": None, "vocabulary": None}
-    return Needs(config.model_copy(update=unread), (TRACKS,))
+    return Dependencies(config.model_copy(update=unread), (TRACKS,))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ WRITES: Table                 what it makes
 VERSION: int                  raised when its code gives other results
 class Config(schemas.Config)  its knobs; weights are fields of type `WeightsRef`, found there by the runner
 
-def needs(config, weights) -> Needs
+def dependencies(config, weights) -> Dependencies
     (optional) which of its Config's weights and of CONSULTS have a say in its rows, where that follows from the weights
     themselves. Only those are looked for, and only they enter the stage's identity. `weights` finds weights by name.
 ```
@@ -60,7 +60,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
-class Needs:
+class Dependencies:
     """What has a say in a stage's rows."""
 
     config: Config

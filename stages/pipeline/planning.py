@@ -13,7 +13,7 @@ from schemas.identity import fingerprint, stage_fingerprint, weights_fields
 from schemas.records import REJECTS
 from schemas.table import Table
 from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
-from stages.pipeline.contract import Context, Needs
+from stages.pipeline.contract import Context, Dependencies
 from stages.pipeline.digests import consulted_digest, data_digest
 
 EVERYTHING = "all"
@@ -74,17 +74,17 @@ class Chain:
         """The stage that makes a table."""
         return next((step for step in self.steps.values() if table == step.stage.WRITES), None)
 
-    def needs(self, name: str) -> Needs:
+    def dependencies(self, name: str) -> Dependencies:
         """What has a say in what a stage makes: all that it names, unless it says less.
 
         Raises:
             MissingWeights: that depends on weights that cannot be had.
         """
         step = self.steps[name]
-        if hasattr(step.stage, "needs"):
-            found: Needs = step.stage.needs(step.config, self.library.get)
+        if hasattr(step.stage, "dependencies"):
+            found: Dependencies = step.stage.dependencies(step.config, self.library.get)
             return found
-        return Needs(step.config, getattr(step.stage, "CONSULTS", ()))
+        return Dependencies(step.config, getattr(step.stage, "CONSULTS", ()))
 
     def fetch(self, names: Sequence[str]) -> None:
         """Fetch the published weights that stages need before any work begins.
@@ -95,7 +95,7 @@ class Chain:
         fields: dict[WeightsRef, str] = {}
         for name in names:
             try:
-                wanted = weights_fields(self.needs(name).config, name)
+                wanted = weights_fields(self.dependencies(name).config, name)
             except WeightsNotFetched as error:  # what else it needs is known when that is there
                 named = weights_fields(self.steps[name].config, name)
                 wanted = {reference: field for reference, field in named.items() if reference in error.references}
@@ -114,7 +114,7 @@ class Chain:
         """
         if name not in self._fingerprints:
             step = self.steps[name]
-            config = self.needs(name).config
+            config = self.dependencies(name).config
             fields = weights_fields(config, name)
             try:
                 digests: dict[str, str] = {reference: self._digest(reference) for reference in fields}
@@ -142,7 +142,7 @@ class Chain:
     def versions(self, name: str) -> dict[str, str]:
         """The version of each table that a stage reads or consults (records, which accumulate, have none)."""
         versions = {}
-        for table in (*self.steps[name].stage.READS, *self.needs(name).consults):
+        for table in (*self.steps[name].stage.READS, *self.dependencies(name).consults):
             step = self.writer(table)
             if step is not None and not table.accumulates:
                 versions[table.name] = self.fingerprint(step.name)

@@ -16,7 +16,7 @@ from schemas.weights import WeightsLibrary
 from stages import generate
 from stages.generate import Config
 from stages.pipeline import machine
-from stages.pipeline.contract import Needs, Progress, Stopped
+from stages.pipeline.contract import Dependencies, Progress, Stopped
 from stages.pipeline.digests import consulted_digest
 from stages.pipeline.runner import StageFailed
 from tests.worlds.audiocraft_files import written
@@ -250,7 +250,7 @@ def test_of_a_checkpoint_from_elsewhere_only_what_it_reads_is_looked_for(
     else:
         folder = written(tmp_path, form).folder
     config = Config(checkpoint=WeightsRef(str(folder)))
-    found = generate.needs(config, WeightsLibrary(store).get)
+    found = generate.dependencies(config, WeightsLibrary(store).get)
     assert found.config == config.model_copy(update=left)
     assert found.consults == (TRACKS,)
 
@@ -258,15 +258,15 @@ def test_of_a_checkpoint_from_elsewhere_only_what_it_reads_is_looked_for(
 def test_one_of_this_projects_own_form_says_what_it_reads(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "words", model_config(chroma=None, fields={}), day=2)
     config = Config(checkpoint=WeightsRef(store.path("models/words")))
-    found = generate.needs(config, WeightsLibrary(store).get)
+    found = generate.dependencies(config, WeightsLibrary(store).get)
     assert found.config == config.model_copy(update={"separator": None})
 
 
 def test_a_checkpoint_of_the_store_is_given_all_that_it_may_be_asked_for(store: Store) -> None:
     for config in (Config(), config_of(checkpoint="one")):
-        assert generate.needs(config, WeightsLibrary(store).get) == Needs(config, generate.CONSULTS)
+        assert generate.dependencies(config, WeightsLibrary(store).get) == Dependencies(config, generate.CONSULTS)
 
 
 def test_what_is_no_checkpoint_is_said_before_anything_begins(store: Store, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"expected a language model's checkpoint in {tmp_path}"):
-        generate.needs(Config(checkpoint=WeightsRef(str(tmp_path))), WeightsLibrary(store).get)
+        generate.dependencies(Config(checkpoint=WeightsRef(str(tmp_path))), WeightsLibrary(store).get)

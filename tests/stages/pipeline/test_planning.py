@@ -9,7 +9,7 @@ import pytest
 from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHROMA, CLAP, TRACKS
 from schemas.weights import MissingWeights
-from stages.pipeline.contract import Context, Needs, Reject, Shard
+from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 from stages.pipeline.planning import Chain, Step, plan_chain
 from stages.pipeline.runner import run_stage
 from tests.worlds.tiny_stages import Knobs, Training, make_chain, make_mapping, make_source, make_training, run
@@ -76,11 +76,13 @@ def make_reader(reads: bool) -> ModuleType:
     reader = make_mapping([])
     reader.CONSULTS, reader.WRITES = (CHROMA,), CLAP
 
-    def needs(config, weights):
+    def dependencies(config, weights):
         assert weights(config.model).path.exists()
-        return Needs(config if reads else config.model_copy(update={"separator": None}), (CHROMA,) if reads else ())
+        return Dependencies(
+            config if reads else config.model_copy(update={"separator": None}), (CHROMA,) if reads else ()
+        )
 
-    reader.needs = needs
+    reader.dependencies = dependencies
     return reader
 
 
