@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from model import kernels
+
 BLOCK = 128
 """Queries of a block: few, so that little is computed of what no query sees; not so few that products become slow."""
 
@@ -19,7 +21,7 @@ def pays(
     """Whether `attend_by_products` can take the fused kernel's place, and is faster."""
     possible = queries.shape[1] == keys.shape[1] and (mask is None or mask.shape[2] == 1)
     faster = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
-    return possible and faster and torch.is_grad_enabled() and queries.requires_grad
+    return kernels.enabled() and possible and faster and torch.is_grad_enabled() and queries.requires_grad
 
 
 def attend_by_products(

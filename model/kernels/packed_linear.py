@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model import kernels
 from model.lm.config import Precision
 
 ROWS = 24
@@ -55,10 +56,12 @@ class Matrix(nn.Module):
         self, linear: nn.Module, precision: Precision, proven: Proven, activation: Activation = "none"
     ) -> None:
         super().__init__()
-        self.counts: tuple[int, ...] = (ROWS,)
+        self.counts: tuple[int, ...] = (ROWS,) if kernels.enabled() else ()
         if isinstance(linear, nn.Linear):
             weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
             self.product, tried = product(weight, bias, precision, activation), (activation, weight.shape)
+            if not kernels.enabled():
+                return
             if tried not in proven:
                 proven[tried] = same_bits(self.product, weight, counts_to_try(weight.device, precision))
             self.counts = proven[tried]
@@ -114,6 +117,8 @@ def product(
     """
     if weight.device.type != "cpu":
         return _activated(_product_elsewhere(weight, bias, precision), activation)
+    if not kernels.enabled():
+        return _activated(_plain_product(weight, bias, precision), activation)
     if precision == "float16":
         return _activated(_product_float16(weight.float(), bias), activation)
     if precision == "int8":
@@ -133,6 +138,23 @@ def _activated(multiply: Product, activation: Activation) -> Product:
     """The product, then the activation by itself."""
     activate = ACTIVATIONS[activation]
     return multiply if activation == "none" else lambda rows: activate(multiply(rows))
+
+
+def _plain_product(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
+    """By torch's own operator, of numbers that are rounded as the precision says."""
+    if precision == "bfloat16":
+        return _product_elsewhere(weight, bias, precision)
+    if precision == "int8":
+        rounded = _rounded_int8(weight)
+        return lambda rows: F.linear(_rounded_int8(rows), rounded, bias)
+    rounded = weight.half().to(weight.dtype) if precision == "float16" else weight
+    return lambda rows: F.linear(rows, rounded, bias)
+
+
+def _rounded_int8(rows: Tensor) -> Tensor:
+    """Each row in the nearest of 255 numbers that are evenly spaced up to its largest."""
+    scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / INT8_LARGEST
+    return (rows / scale).round() * scale
 
 
 def _product_elsewhere(weight: Tensor, bias: Tensor | None, precision: Precision) -> Product:
