@@ -45,7 +45,7 @@ class SeparationConfig(Config):
 
     segment_seconds: float = Field(default=2.0, gt=0)
     """Length of the excerpts, and of what the network sees at once."""
-    batch: int = Field(default=4, ge=1)
+    batch_size: int = Field(default=4, ge=1)
     """Excerpts a step."""
     optimization: OptimizationConfig = OptimizationConfig(
         steps=120,
@@ -62,7 +62,7 @@ class SeparationConfig(Config):
 class ContrastiveConfig(Config):
     """How the two sides are trained."""
 
-    batch: int = Field(default=32, ge=2)
+    batch_size: int = Field(default=32, ge=2)
     """Pairs a step; each is told from all others of its batch."""
     gain: float = Field(default=6.0, ge=0)
     """A spectrogram is made louder or softer by up to this, dB."""

@@ -69,15 +69,15 @@ def train_joint_embedding(
         ValueError: there are fewer pieces than a batch has.
     """
     count, sentences, _ = pairs.tokens.shape
-    if count < config.batch:
-        raise ValueError(f"expected at least {config.batch} pieces for a batch, got {count}")
+    if count < config.batch_size:
+        raise ValueError(f"expected at least {config.batch_size} pieces for a batch, got {count}")
     optimization = Optimization(weights, config.optimization)
     device = next(weights.parameters()).device
     weights.train()
     for step in range(config.optimization.steps):
         generator = torch.Generator().manual_seed(step_seed(seed, step))
-        chosen = torch.randperm(count, generator=generator)[: config.batch]
-        said = torch.randint(sentences, (config.batch,), generator=generator)
+        chosen = torch.randperm(count, generator=generator)[: config.batch_size]
+        said = torch.randint(sentences, (config.batch_size,), generator=generator)
         heard = _varied(pairs.spectrograms[chosen], config.gain, generator)
         batch = (heard, pairs.tokens[chosen, said], pairs.mask[chosen, said])
         loss = contrastive_loss(network(*(one.to(device) for one in batch)))

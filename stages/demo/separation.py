@@ -43,7 +43,7 @@ def train_separator(
     network.train()
     for step in range(config.optimization.steps):
         generator = torch.Generator().manual_seed(step_seed(seed, step))
-        stems = torch.stack([_excerpt(pieces, length, generator) for _ in range(config.batch)]).to(device)
+        stems = torch.stack([_excerpt(pieces, length, generator) for _ in range(config.batch_size)]).to(device)
         estimates = network(stems.sum(1, keepdim=True))[:, :, 0]
         loss = (estimates - stems).abs().mean()
         loss.backward()

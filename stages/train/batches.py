@@ -83,7 +83,7 @@ def draw_batch(
     """
     frames = segment_frames(corpus, config)
     windows, attributes = [], []
-    for item in items or range(config.batch):
+    for item in items or range(config.batch_size):
         drawn = _draw_window(corpus, tracks, config, step, item)
         caption = drawn_caption(corpus.metadata(drawn.window.track), config.captions, drawn.random)
         found = corpus.attributes(drawn.window, frames, config.model, caption)
@@ -109,11 +109,12 @@ def draw_parts(
 
     Of the other parts only the windows are drawn, for what they hold makes the weight of these.
     """
-    windows = [_draw_window(corpus, tracks, config, step, item).window for item in range(config.batch)]
+    windows = [_draw_window(corpus, tracks, config, step, item).window for item in range(config.batch_size)]
     frames = segment_frames(corpus, config)
     lengths = torch.tensor([min(frames, int(corpus.frames[window.track]) - window.start) for window in windows])
     items = [
-        range(config.batch)[start : start + config.micro_batch] for start in range(0, config.batch, config.micro_batch)
+        range(config.batch_size)[start : start + config.micro_batch_size]
+        for start in range(0, config.batch_size, config.micro_batch_size)
     ]
     shares = shares_of(model.language_model, frames, lengths, items)
     parts = []

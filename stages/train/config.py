@@ -40,9 +40,9 @@ class Config(schemas.Config):
     """How the text of an example is made of a track's metadata."""
     seed: int = Field(default=0, ge=0)
     """Initial weights, order of the data and all dropout follow from it."""
-    batch: int = Field(default=192, ge=1)
+    batch_size: int = Field(default=192, ge=1)
     """Examples a step (arXiv:2306.05284, 3.1)."""
-    micro_batch: int = Field(default=8, ge=1)
+    micro_batch_size: int = Field(default=8, ge=1)
     """Examples that are worked on at once; gradients of the parts of a batch are added. It bounds memory, and counts in
     the recipe because texts are padded and sums are rounded by it. Several processes (`settings.processes`) share the
     parts, so no more of them help than there are parts."""

@@ -73,7 +73,7 @@ def take_steps(
             move = optimization.move()
             rank.follow_the_first(optimization.buffers.values())
             flops = training_flops(config.model.language_model, drawn.segment, frozen=config.lora is not None)
-            unread.add(losses, len(losses) * drawn.frames, config.batch * flops)
+            unread.add(losses, len(losses) * drawn.frames, config.batch_size * flops)
             step, last = optimization.step, optimization.step == steps
             logs, judges, saves = (
                 step % every == 0 or last for every in (config.log_every, config.valid_every, config.save_every)

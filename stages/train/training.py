@@ -39,7 +39,7 @@ def train_language_model(config: Config, context: Context) -> ReduceResult:
     """What the stage `train` does, in as many processes as the settings say."""
     for table, column in PACKED:
         pack_table(context, table, column)
-    count = process_count(context, most=math.ceil(config.batch / config.micro_batch))
+    count = process_count(context, most=math.ceil(config.batch_size / config.micro_batch_size))
     work = partial(_take_part, config)
     made = work(context, Rank()) if count == 1 else run_together(work, context, count)
     assert made is not None
@@ -59,7 +59,7 @@ def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | N
         windows = tiled_windows(corpus, splits[split], frames, shortest, config.held_out_windows)
         if windows:
             precision = config.optimization.precision
-            judges[split] = Judging(corpus, windows, frames, config.micro_batch, precision)
+            judges[split] = Judging(corpus, windows, frames, config.micro_batch_size, precision)
 
     # Dropout draws from torch's own generator, which is seeded anew for every part and given back as it was.
     with torch.random.fork_rng([torch.cuda.current_device()] if context.device == "cuda" else []):

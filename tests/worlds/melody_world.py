@@ -41,7 +41,7 @@ def melody_recipe(
         "tokenize": {"codec": codec_name} | (tokenize or {}),
         "train": {
             **{"model": model, "text_encoder": None, "optimization": learning},
-            **{"batch": 2, "micro_batch": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
+            **{"batch_size": 2, "micro_batch_size": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
         },
         "generate": {"codec": codec_name, "separator": None, "clap": None, "vocabulary": None},
         "decode": {"codec": codec_name, "format": "wav"},

@@ -52,7 +52,7 @@ def recipe(folder: Path, **changes: object) -> train.Config:
         "text_encoder": WeightsRef(str(folder / "encoder")),
         "optimization": optimization,
         "captions": {"merge": 0.1, "drop_words": 0.0},
-        **{"batch": 6, "micro_batch": 4, "segment_seconds": 2.0, "condition_dropout": 0.1},
+        **{"batch_size": 6, "micro_batch_size": 4, "segment_seconds": 2.0, "condition_dropout": 0.1},
         **{"attribute_dropout": {"chroma": 0.1}},
         **{"log_every": 5, "valid_every": 10, "save_every": 4},
     }

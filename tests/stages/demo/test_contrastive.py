@@ -48,7 +48,7 @@ def trained(seed: int, losses: list[float] | None = None) -> Towers:
         towers = Towers()
     optimization = {"steps": 60, "learning_rate": 0.05, "warmup_steps": 2, "precision": "float32", "ema_decay": 0.5}
     config = ContrastiveConfig.model_validate(
-        {"batch": 6, "gain": 0.5, "optimization": optimization | {"ema_interval": 1}}
+        {"batch_size": 6, "gain": 0.5, "optimization": optimization | {"ema_interval": 1}}
     )
     keep = losses if losses is not None else []
     train_joint_embedding(towers, towers.embed, pairs(), config, seed, lambda step, loss: keep.append(loss))

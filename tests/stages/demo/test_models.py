@@ -23,11 +23,11 @@ SMALL = demo_models.Config.model_validate(
         **{"pieces": 32, "held_out": 4},
         "separator": {
             **{"channels": 8, "bottom_channels": 16, "depth": 3, "heads": 2},
-            "training": {"segment_seconds": 1.0, "batch": 1, "optimization": QUICK},
+            "training": {"segment_seconds": 1.0, "batch_size": 1, "optimization": QUICK},
         },
         "clap": {
             **{"width": 16, "heads": (2, 4), "text_width": 16, "text_layers": 1, "embedding": 16},
-            "training": {"batch": 4, "optimization": QUICK},
+            "training": {"batch_size": 4, "optimization": QUICK},
         },
         "text_encoder": {"width": 16, "layers": 1, "heads": 2},
     }

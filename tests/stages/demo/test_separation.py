@@ -27,7 +27,7 @@ def pieces() -> list[torch.Tensor]:
 
 
 def config(**changes: object) -> SeparationConfig:
-    return SeparationConfig.model_validate({"segment_seconds": 1.0, "batch": 2, "optimization": QUICK} | changes)
+    return SeparationConfig.model_validate({"segment_seconds": 1.0, "batch_size": 2, "optimization": QUICK} | changes)
 
 
 def trained(seed: int) -> Gains:

@@ -35,7 +35,7 @@ def test_examples_are_a_function_of_seed_step_and_item(tmp_path: Path, corpus: C
     batch = draw_batch(corpus, tracks, config, 3)
     assert torch.equal(batch.codes, again.codes)
     assert [item.description for item in batch.attributes] == [item.description for item in again.attributes]
-    larger = draw_batch(corpus, tracks, recipe(tmp_path, batch=9), 3)
+    larger = draw_batch(corpus, tracks, recipe(tmp_path, batch_size=9), 3)
     assert torch.equal(larger.codes[:6], batch.codes)
     assert not torch.equal(draw_batch(corpus, tracks, config, 4).codes, batch.codes)
     assert not torch.equal(draw_batch(corpus, tracks, recipe(tmp_path, seed=1), 3).codes, batch.codes)
@@ -43,7 +43,7 @@ def test_examples_are_a_function_of_seed_step_and_item(tmp_path: Path, corpus: C
 
 def test_processes_share_the_parts_of_a_step_whose_weights_make_one(tmp_path: Path, corpus: Corpus) -> None:
     fill(tmp_path)
-    config, tracks = recipe(tmp_path, batch=7, micro_batch=2, smallest_share=0.1), list(range(24))
+    config, tracks = recipe(tmp_path, batch_size=7, micro_batch_size=2, smallest_share=0.1), list(range(24))
     model = initial_model(config, make_context(tmp_path, config)[1]).model
     whole = draw_batch(corpus, tracks, config, 3)
     assert len(set(whole.lengths.tolist())) > 1
@@ -65,12 +65,16 @@ def test_processes_share_the_parts_of_a_step_whose_weights_make_one(tmp_path: Pa
 
 
 def test_all_conditions_of_an_item_are_dropped_together_and_items_on_their_own(tmp_path: Path, corpus: Corpus) -> None:
-    config = recipe(tmp_path, batch=1000, condition_dropout=0.3, attribute_dropout={"chroma": 0.0}, segment_seconds=0.2)
+    config = recipe(
+        tmp_path, batch_size=1000, condition_dropout=0.3, attribute_dropout={"chroma": 0.0}, segment_seconds=0.2
+    )
     attributes = draw_batch(corpus, list(range(24)), config, 0).attributes
     gone = [item.description is None for item in attributes]
     assert gone == [item.chroma is None for item in attributes] == [item.clap is None for item in attributes]
     assert 240 < sum(gone) < 360
-    alone = recipe(tmp_path, batch=1000, condition_dropout=0.0, attribute_dropout={"chroma": 0.5}, segment_seconds=0.2)
+    alone = recipe(
+        tmp_path, batch_size=1000, condition_dropout=0.0, attribute_dropout={"chroma": 0.5}, segment_seconds=0.2
+    )
     attributes = draw_batch(corpus, list(range(24)), alone, 0).attributes
     assert 430 < sum(item.chroma is None for item in attributes) < 570
     assert not any(item.description is None or item.clap is None for item in attributes)
@@ -108,7 +112,12 @@ def test_conditions_are_dropped_by_name_as_often_as_asked_and_each_on_its_own(tm
     corpus = world_corpus(world() | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
     wanted = {"description": 0.0, "genre": 0.25, "bpm": 1.0, "chroma": 0.6, "clap": 0.1}
     config = recipe(
-        tmp_path, model=FIELDS_MODEL, batch=2000, condition_dropout=0, attribute_dropout=wanted, segment_seconds=0.2
+        tmp_path,
+        model=FIELDS_MODEL,
+        batch_size=2000,
+        condition_dropout=0,
+        attribute_dropout=wanted,
+        segment_seconds=0.2,
     )
     given = [item.given for item in draw_batch(corpus, list(range(24)), config, 0).attributes]
     gone = {name: np.array([name not in names for names in given]) for name in config.model.conditions}
@@ -119,7 +128,7 @@ def test_conditions_are_dropped_by_name_as_often_as_asked_and_each_on_its_own(tm
 
 
 def test_what_an_item_loses_depends_on_no_other_item(tmp_path: Path, corpus: Corpus) -> None:
-    few, many = (recipe(tmp_path, batch=size, condition_dropout=0.4, segment_seconds=0.2) for size in (7, 40))
+    few, many = (recipe(tmp_path, batch_size=size, condition_dropout=0.4, segment_seconds=0.2) for size in (7, 40))
     assert [item.given for item in draw_batch(corpus, [0, 1, 2], few, 5).attributes] == [
         item.given for item in draw_batch(corpus, [0, 1, 2], many, 5).attributes
     ][:7]
@@ -150,7 +159,7 @@ def joint(tmp_path: Path, probability: float, **changes: object) -> train.Config
 
 
 def test_an_item_has_the_joint_embedding_of_its_own_caption_as_often_as_asked(tmp_path: Path, corpus: Corpus) -> None:
-    config = joint(tmp_path, 0.3, batch=400)
+    config = joint(tmp_path, 0.3, batch_size=400)
     _, context = make_context(tmp_path, config)
     embed = word_embedder(config, context)
     items = draw_batch(corpus, list(range(24)), config, 2, embed).attributes

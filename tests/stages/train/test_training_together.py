@@ -19,7 +19,7 @@ from tests.worlds.training_world import (
     train_in,
 )
 
-CHANGES = {"optimization": {"steps": 9}, "batch": 6, "micro_batch": 2, "save_every": 3, "log_every": 2}
+CHANGES = {"optimization": {"steps": 9}, "batch_size": 6, "micro_batch_size": 2, "save_every": 3, "log_every": 2}
 """Three parts a step, so that one process works on two and the other on one."""
 
 
