@@ -6,14 +6,17 @@ the fields. A value that has no stable JSON form raises instead of getting an ad
 
 import hashlib
 import json
+import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from schemas.config import Config
+
+log = logging.getLogger(__name__)
 
 FINGERPRINT_LENGTH = 16
 """Hexadecimal digits of a fingerprint: 64 bits, which name the few hundred versions of a store without collision."""
@@ -115,3 +118,19 @@ def keys_digest(keys: Iterable[tuple[str, ...]]) -> str:
     for key in sorted(keys):
         digest.update(json.dumps(key).encode())
     return digest.hexdigest()[:FINGERPRINT_LENGTH]
+
+
+def by_hash(key: str) -> bytes:
+    """Return the SHA-256 of a key. Sorted by it, keys come in an order that neither their names nor their times decide,
+    and that new keys do not change."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def hold_out(track_ids: Sequence[str], share: float) -> frozenset[str]:
+    """Choose the tracks that are held out where the split `valid` is empty: a share of the training tracks, at least
+    one of them, by hash. Of a single track none is."""
+    if len(track_ids) < 2:
+        return frozenset()
+    count = max(1, round(share * len(track_ids)))
+    log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(track_ids))
+    return frozenset(sorted(track_ids, key=by_hash)[:count])

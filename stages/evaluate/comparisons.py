@@ -1,6 +1,5 @@
 """What a clip's melody following is compared with: an untrained model, and the most that the codec lets through."""
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from model.decoding.windows import generate_long
 from model.lm.config import STRIDE, stride_frames
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
+from schemas.identity import by_hash
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
 from stages.checkpoints.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
@@ -118,7 +118,7 @@ def _chosen(count: int, generations: Iterable[Row]) -> set[Key]:
     """The clips of a shard that are compared with an untrained model's: by the hash of their keys, so that it does not
     depend on which of them are still to be scored."""
     melodic = [key_of(row) for row in generations if row["chroma"]]
-    return set(sorted(melodic, key=lambda key: hashlib.sha256(f"{key[0]}/{key[1]}".encode()).digest())[:count])
+    return set(sorted(melodic, key=lambda key: by_hash(f"{key[0]}/{key[1]}"))[:count])
 
 
 def _codecs(context: Context, reference: WeightsRef, generations: Iterable[Row]) -> dict[Codes, AnyCodec]:

@@ -4,8 +4,6 @@ Every draw is a function of the seed, the step and the number of the item alone,
 killed sees what it would have seen, and a larger batch begins with the smaller one.
 """
 
-import hashlib
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +16,7 @@ from model.conditioning.captions import drawn_caption
 from model.music_model import MusicModel, drop_attributes, drop_conditions
 from model.objective import Batch, Part, shares_of
 from model.optim.train_state import step_seed
+from schemas.identity import hold_out
 from stages.pipeline.contract import Context
 from stages.train.config import Config
 from stages.train.examples import Corpus, Window
@@ -41,9 +40,6 @@ class Drawn:
     """Frames of codes in all parts of the step, those of other processes too."""
 
 
-log = logging.getLogger(__name__)
-
-
 def segment_frames(corpus: Corpus, config: Config) -> int:
     """Frames of codes of one example."""
     return max(1, round(config.segment_seconds * corpus.frame_rate))
@@ -58,11 +54,10 @@ def split_tracks(corpus: Corpus, config: Config) -> dict[str, list[int]]:
     found = {
         split: [track for track in long_enough if corpus.splits[track] == split] for split in ("train", "valid", "test")
     }
-    if not found["valid"] and len(found["train"]) > 1:
-        ordered = sorted(found["train"], key=lambda track: hashlib.sha256(corpus.ids[track].encode()).digest())
-        count = max(1, round(config.held_out_share * len(ordered)))
-        found["valid"], found["train"] = sorted(ordered[:count]), sorted(ordered[count:])
-        log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
+    if not found["valid"]:
+        held_out = hold_out([corpus.ids[track] for track in found["train"]], config.held_out_share)
+        found["valid"] = [track for track in found["train"] if corpus.ids[track] in held_out]
+        found["train"] = [track for track in found["train"] if corpus.ids[track] not in held_out]
     return found
 
 

@@ -13,6 +13,7 @@ import torch
 
 from model.codec.codec import Codec
 from model.codec.evaluation import CodecQuality, fidelity, judge, judge_scalar
+from schemas.identity import by_hash
 from stages.audio import AudioError, encode_audio
 from stages.pipeline.contract import Context
 from stages.train_codec.config import Config
@@ -29,16 +30,11 @@ class HeldOut:
     wav: torch.Tensor
 
 
-def by_hash(source: Source) -> bytes:
-    """What recordings are drawn in the order of: neither their names nor when they came."""
-    return hashlib.sha256(source.track_id.encode()).digest()
-
-
 def held_out(config: Config, sounds: Sounds, sources: Sequence[Source]) -> list[HeldOut]:
     """The first recordings by hash; those that cannot be read or have no sound there are left out."""
     found = []
     length = round(config.held_out_seconds * config.network.sample_rate)
-    for source in sorted(sources, key=by_hash)[: config.held_out_tracks]:
+    for source in sorted(sources, key=lambda source: by_hash(source.track_id))[: config.held_out_tracks]:
         try:
             wav = torch.from_numpy(sounds.read(source)[:, :length]).clone()
         except AudioError as error:

@@ -18,11 +18,12 @@ from model.codec.codec import Codec
 from model.codec.network import new_network
 from model.codec.training import CodecTraining
 from model.optim.train_state import step_seed
+from schemas.identity import hold_out
 from schemas.weights import folder_digest
 from stages.checkpoints.training_log import Journal, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
-from stages.train_codec.evaluation import HeldOut, by_hash, compared, held_out, keep_reconstructions, named, quality_of
+from stages.train_codec.evaluation import HeldOut, compared, held_out, keep_reconstructions, named, quality_of
 from stages.train_codec.segments import Segments, Sounds, Source
 
 INITIAL_WEIGHTS, DATA, CODEBOOKS = 0, 1, 2
@@ -98,11 +99,10 @@ def _split(config: Config, tracks: pa.Table) -> _Splits:
     for row in sorted(rows, key=lambda row: row["track_id"]):
         if _fault(config, row) is None and row["split"] in parts:
             parts[row["split"]].append(Source(row["track_id"], row["uri"], row["seconds"]))
-    if not parts["valid"] and len(parts["train"]) > 1:
-        ordered = sorted(parts["train"], key=by_hash)
-        count = max(1, round(config.held_out_share * len(ordered)))
-        log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(ordered))
-        parts |= {"train": sorted(ordered[count:], key=lambda one: one.track_id), "valid": ordered[:count]}
+    if not parts["valid"]:
+        chosen = hold_out([source.track_id for source in parts["train"]], config.held_out_share)
+        parts["valid"] = [source for source in parts["train"] if source.track_id in chosen]
+        parts["train"] = [source for source in parts["train"] if source.track_id not in chosen]
     left_out = " and ".join(f"{count} are {fault}" for fault, count in sorted(faults.items(), key=str) if fault)
     if not parts["train"] or not parts["valid"]:
         raise ValueError(

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 
@@ -6,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import Config, WeightsRef
-from schemas.identity import canonical, fingerprint, keys_digest, stage_fingerprint, weights_fields, weights_in
+from schemas.identity import (
+    canonical,
+    fingerprint,
+    hold_out,
+    keys_digest,
+    stage_fingerprint,
+    weights_fields,
+    weights_in,
+)
 
 
 class Inner(Config):
@@ -96,3 +105,14 @@ def test_the_digest_of_keys_depends_on_which_they_are_and_not_on_their_order(key
 def test_keys_that_join_to_the_same_text_are_told_apart():
     assert keys_digest([("a", "b")]) != keys_digest([("ab",)])
     assert keys_digest([("a,b", "c")]) != keys_digest([("a", "b,c")])
+
+
+def test_a_share_of_the_tracks_is_held_out_by_the_hashes_of_their_ids_and_at_least_one_of_several():
+    ids = [f"track {number}" for number in range(30)]
+    first = sorted(ids, key=lambda track: hashlib.sha256(track.encode()).hexdigest())
+    assert hold_out(ids, 0.2) == hold_out(ids[::-1], 0.2) == set(first[:6])
+    assert hold_out(ids, 0.001) == set(first[:1])
+    assert len(hold_out(ids[:2], 0.001)) == 1
+    assert hold_out(ids[:1], 0.9) == hold_out([], 0.9) == set()
+    kept = [track for track in ids if track != first[-1]]
+    assert hold_out(kept, 0.2) == hold_out(ids, 0.2)
