@@ -198,7 +198,7 @@ def _start(asked: Asked, current: Run) -> None:
     Store(asked.settings.store).check_writable()  # before Prefect's start, which takes seconds
     _check_device(asked, plans)
     if not any(plan.jobs for plan in plans):
-        run_stages(asked.steps, asked.settings, asked.names, asked.stages is not None, current, in_turn, plans)
+        run_stages(asked.stages, asked.settings, asked.names, asked.requested is not None, current, in_turn, plans)
         return
     _be_quiet()
     from flows.catalog import catalog
@@ -206,7 +206,7 @@ def _start(asked: Asked, current: Run) -> None:
     start_server()
     token = current_run.set(current)
     try:
-        catalog(recipe=asked.recipe, settings=asked.given, stages=asked.stages)
+        catalog(recipe=asked.recipe, settings=asked.given, stages=asked.requested)
     finally:
         current_run.reset(token)
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from flows.overrides import explain, merge, parse_overrides
 from flows.presets import preset_difference
 from schemas import Settings, Store
-from stages.pipeline.planning import Chain, Plan, Step, plan_chain
+from stages.pipeline.planning import ConfiguredStage, Pipeline, Plan, plan_pipeline
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
@@ -46,13 +46,13 @@ class Asked:
     """As given: whether there is a source of one's own decides which stages take part."""
     settings: Settings
     """With the demo corpus for a source where none was given."""
-    steps: list[Step]
+    stages: list[ConfiguredStage]
     names: list[str]
-    stages: list[str] | None
+    requested: list[str] | None
     """The stages that were asked for by name, so that a `refresh` policy does not hold them back; None means all."""
 
     def plans(self) -> list[Plan]:
-        return plan_chain(Chain(self.steps, self.settings), self.names, self.stages is not None)
+        return plan_pipeline(Pipeline(self.stages, self.settings), self.names, self.requested is not None)
 
 
 def asking(command: Callable[[Asked], int]) -> Callable[..., int]:
@@ -86,18 +86,23 @@ def store_at(url: str) -> Store:
         raise Mistake(str(error)) from error
 
 
-def understand(stages: Sequence[str], preset: str, options: dict[str, Any], sets: Sequence[str]) -> Asked:
+def understand(requested: Sequence[str], preset: str, options: dict[str, Any], sets: Sequence[str]) -> Asked:
     """What a command line asks for.
 
     Args:
-        stages: names of the stages to run; none means all.
+        requested: names of the stages to run; none means all.
         options: settings by name, which `sets` may overrule.
         sets: the `stage.field=value` of `--set`.
 
     Raises:
         Mistake: a preset, stage, field or value is not one of those allowed.
     """
-    from flows.recipe import Recipe, chosen, stage_models, with_source  # every stage, which `segue sql` does without
+    from flows.recipe import (  # every stage, which `segue sql` does without
+        Recipe,
+        selected_stages,
+        stage_models,
+        with_source,
+    )
 
     try:
         preset_difference(preset)
@@ -112,11 +117,11 @@ def understand(stages: Sequence[str], preset: str, options: dict[str, Any], sets
         except ValidationError as error:
             raise Mistake(explain(error, Recipe)) from error
         store_at(settings.store)
-        steps = recipe.steps(settings.source)
-        names = chosen(steps, stages, preset)
-        complete = with_source(settings, names, [step.name for step in steps])
+        stages = recipe.configured_stages(settings.source)
+        names = selected_stages(stages, requested, preset)
+        complete = with_source(settings, names, [stage.name for stage in stages])
     except Mistake:
         raise
     except ValueError as error:
         raise Mistake(str(error)) from error
-    return Asked(recipe, settings, complete, steps, names, list(stages) or None)
+    return Asked(recipe, settings, complete, stages, names, list(requested) or None)

@@ -23,7 +23,7 @@ from flows.overrides import merge
 from flows.presets import PRESETS, preset_difference
 from schemas import Config, Settings, Store
 from schemas.identity import weights_in
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 
 STAGES: Mapping[str, ModuleType] = {
     "demo": stages.demo,
@@ -100,7 +100,7 @@ class Recipe(Config):
         preset_difference(name)
         return name
 
-    def steps(self, source: str | None) -> list[Step]:
+    def configured_stages(self, source: str | None) -> list[ConfiguredStage]:
         """The stages that take part, in order: those that train a stand-in do only where something names it.
 
         Args:
@@ -108,7 +108,7 @@ class Recipe(Config):
         """
         after = {} if source else {"ingest": "demo"}
         names = [name for name in STAGES if self._takes_part(name, source)]
-        return [Step(name, STAGES[name], getattr(self, name), after.get(name)) for name in names]
+        return [ConfiguredStage(name, STAGES[name], getattr(self, name), after.get(name)) for name in names]
 
     def _takes_part(self, name: str, source: str | None) -> bool:
         named = {str(reference) for reference in weights_in(self)}
@@ -135,24 +135,24 @@ def stage_models() -> dict[str, type[BaseModel]]:
     return {"settings": Settings, **{name: STAGES[name].Config for name in STAGES}}
 
 
-def chosen(steps: Sequence[Step], asked: Sequence[str] | None, preset: str) -> list[str]:
+def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[str] | None, preset: str) -> list[str]:
     """The names of the stages to run, in order: all that take part, or those asked for. Generating begins with reading
     what is asked for, so `generate` brings `requests`; and `ingest` brings `demo` where it takes in that corpus.
 
     Raises:
         ValueError: a stage is not known, or takes no part in the recipe.
     """
-    taking_part = [step.name for step in steps]
-    if not asked:
+    taking_part = [stage.name for stage in configured]
+    if not requested:
         return taking_part
-    for name in asked:
+    for name in requested:
         if known_stage(name) not in taking_part:
             raise ValueError(
                 f"{name} takes no part in the preset {preset}, where nothing names a model that it trains; "
                 f"allowed: {', '.join(taking_part)}"
             )
-    wanted = {*asked, "requests"} if "generate" in asked else set(asked)
-    wanted |= {step.after for step in steps if step.name in wanted and step.after in taking_part}
+    wanted = {*requested, "requests"} if "generate" in requested else set(requested)
+    wanted |= {stage.after for stage in configured if stage.name in wanted and stage.after in taking_part}
     return [name for name in taking_part if name in wanted]
 
 

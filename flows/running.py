@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from schemas import Settings
 from stages.pipeline.contract import Context, Progress, Stopped
-from stages.pipeline.planning import Chain, Plan, Step, plan_stage
+from stages.pipeline.planning import ConfiguredStage, Pipeline, Plan, plan_stage
 from stages.pipeline.runner import Counts, StageFailed, StageResult, finish_stage, run_job
 
 
@@ -46,16 +46,16 @@ class Outcome:
     error: BaseException | None = None
 
 
-Execute = Callable[[Step, Context, Sequence[str]], list[Outcome]]
+Execute = Callable[[ConfiguredStage, Context, Sequence[str]], list[Outcome]]
 """Does the jobs of a stage and tells what came of each."""
 
 
-def in_turn(step: Step, context: Context, jobs: Sequence[str]) -> list[Outcome]:
+def in_turn(stage: ConfiguredStage, context: Context, jobs: Sequence[str]) -> list[Outcome]:
     """Do jobs one after the other in this thread."""
     outcomes = []
     for job in jobs:
         try:
-            outcomes.append(Outcome(job, run_job(step, context, job)))
+            outcomes.append(Outcome(job, run_job(stage, context, job)))
         except Exception as error:  # the other jobs' work is worth having
             outcomes.append(Outcome(job, error=error))
             if isinstance(error, Stopped):
@@ -64,7 +64,7 @@ def in_turn(step: Step, context: Context, jobs: Sequence[str]) -> list[Outcome]:
 
 
 def run_stages(
-    steps: Sequence[Step],
+    stages: Sequence[ConfiguredStage],
     settings: Settings,
     names: Sequence[str],
     asked: bool,
@@ -75,7 +75,7 @@ def run_stages(
     """Run the stages `names` of a recipe.
 
     Args:
-        steps: all stages of the recipe, in order.
+        stages: all stages of the recipe, in order.
         asked: the stages were asked for by name, so a `refresh` policy does not hold them back.
         planned: the plans of stages that have just been found to have no work; the others are planned in their turn.
 
@@ -86,27 +86,27 @@ def run_stages(
     """
     from schemas.database import write_views  # DuckDB takes a fifth of a second that `segue plan` can do without
 
-    chain, known = Chain(steps, settings), {plan.stage: plan for plan in planned}
-    chain.fetch(names)
+    pipeline, known = Pipeline(stages, settings), {plan.stage: plan for plan in planned}
+    pipeline.fetch(names)
     for name in names:
         if run.stop.is_set():
             raise Stopped(f"{name} was asked to stop")
         started = datetime.now(UTC)
-        step = chain.steps[name]
-        context = replace(chain.context(name, run.run_id), progress=run.progress, stop=run.stop)
-        plan = known[name] if name in known else plan_stage(step, context, asked)
-        outcomes = execute(step, context, plan.jobs) if plan.jobs else []
+        stage = pipeline.stages[name]
+        context = replace(pipeline.context(name, run.run_id), progress=run.progress, stop=run.stop)
+        plan = known[name] if name in known else plan_stage(stage, context, asked)
+        outcomes = execute(stage, context, plan.jobs) if plan.jobs else []
         counts = [outcome.counts for outcome in outcomes if outcome.counts is not None]
         failures = [(outcome.job, outcome.error) for outcome in outcomes if outcome.error is not None]
         stopped = next((error for _, error in failures if isinstance(error, Stopped)), None)
         if stopped is not None:
             raise stopped
         try:
-            run.results.append(finish_stage(step, context, plan, counts, failures, started))
+            run.results.append(finish_stage(stage, context, plan, counts, failures, started))
         except StageFailed:
             seconds = (datetime.now(UTC) - started).total_seconds()
             run.results.append(StageResult(name, sum(counts, Counts()), seconds))
             raise
         finally:
             if plan.jobs or plan.gone or name == names[-1]:
-                write_views(chain.store)
+                write_views(pipeline.store)

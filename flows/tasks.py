@@ -21,7 +21,7 @@ from flows.recipe import GPU_STAGES
 from flows.running import Execute, Outcome
 from schemas import Settings
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import Counts, run_job
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]
@@ -31,11 +31,11 @@ RETRY_DELAYS = [2.0, 10.0, 30.0]
 class Job:
     """One job of a stage, with all that it needs. Not a dataclass: Prefect searches those for futures, deep down."""
 
-    def __init__(self, step: Step, context: Context, name: str) -> None:
-        self.step, self.context, self.name = step, context, name
+    def __init__(self, stage: ConfiguredStage, context: Context, name: str) -> None:
+        self.stage, self.context, self.name = stage, context, name
 
     def __str__(self) -> str:
-        return f"{self.step.name} {self.name}"
+        return f"{self.stage.name} {self.name}"
 
 
 def _try_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -57,7 +57,7 @@ def _try_again(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 )
 def do_job(job: Job) -> Counts:
     """One shard, or all of a stage that is not made shard by shard."""
-    return run_job(job.step, job.context, job.name)
+    return run_job(job.stage, job.context, job.name)
 
 
 def task_runner(settings: Settings) -> TaskRunner[Any]:
@@ -88,17 +88,17 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
 def as_tasks(runner: TaskRunner[Any]) -> Execute:
     """Do jobs as Prefect tasks on a running task runner."""
 
-    def execute(step: Step, context: Context, jobs: Sequence[str]) -> list[Outcome]:
-        with _placement(step, context.settings):
-            futures = [runner.submit(do_job, {"job": Job(step, context, name)}) for name in jobs]
+    def execute(stage: ConfiguredStage, context: Context, jobs: Sequence[str]) -> list[Outcome]:
+        with _placement(stage, context.settings):
+            futures = [runner.submit(do_job, {"job": Job(stage, context, name)}) for name in jobs]
         return [_outcome(name, future) for name, future in zip(jobs, futures, strict=True)]
 
     return execute
 
 
-def _placement(step: Step, settings: Settings) -> AbstractContextManager[Any]:
+def _placement(stage: ConfiguredStage, settings: Settings) -> AbstractContextManager[Any]:
     """Where on a Dask cluster a stage's jobs may go: those that want a GPU, only to workers that offer one."""
-    if settings.task_runner != "dask" or settings.device != "cuda" or step.name not in GPU_STAGES:
+    if settings.task_runner != "dask" or settings.device != "cuda" or stage.name not in GPU_STAGES:
         return nullcontext()
     import dask
 

@@ -6,10 +6,10 @@ from schemas.identity import fingerprint
 from stages.pipeline.contract import Context
 
 
-def data_digest(stage: ModuleType, context: Context) -> str:
+def data_digest(module: ModuleType, context: Context) -> str:
     """The digest of the rows that a reducing stage reads, from the footers of their shards."""
     contents = {}
-    for table in stage.READS:
+    for table in module.READS:
         versions = context.store.versions(table) if table.accumulates else [context.versions[table.name]]
         contents[table.name] = [
             footer.content
@@ -20,9 +20,9 @@ def data_digest(stage: ModuleType, context: Context) -> str:
     return fingerprint(contents)
 
 
-def consulted_digest(stage: ModuleType, context: Context) -> str | None:
+def consulted_digest(module: ModuleType, context: Context) -> str | None:
     """The digest of what a stage may look up, so that what it refused is tried again once that changed."""
-    tables = [table for table in getattr(stage, "CONSULTS", ()) if table.name in context.versions]
+    tables = [table for table in getattr(module, "CONSULTS", ()) if table.name in context.versions]
     contents = {}
     for table in tables:
         version = context.versions[table.name]

@@ -21,11 +21,11 @@ EVERYTHING = "all"
 
 
 @dataclass(frozen=True)
-class Step:
+class ConfiguredStage:
     """A stage with its configuration, as part of a run."""
 
     name: str
-    stage: ModuleType
+    module: ModuleType
     config: Config
     after: str | None = None
     """The stage that makes the files that this one takes in, where one of the recipe does."""
@@ -53,26 +53,26 @@ class Plan:
         return self.reason.startswith("after ")
 
 
-class Chain:
+class Pipeline:
     """The stages of a recipe in their order, and the identity of each.
 
     A fingerprint may depend on a model that an earlier stage is still to train, so fingerprints are found when they are
     asked for.
 
     Args:
-        steps: all stages of the recipe, in order, whether or not they are to run.
+        stages: all stages of the recipe, in order, whether or not they are to run.
     """
 
-    def __init__(self, steps: Sequence[Step], settings: Settings) -> None:
-        self.steps = {step.name: step for step in steps}
+    def __init__(self, stages: Sequence[ConfiguredStage], settings: Settings) -> None:
+        self.stages = {stage.name: stage for stage in stages}
         self.settings = settings
         self.store = Store(settings.store)
         self.library = WeightsLibrary(self.store, offline=settings.offline)
         self._fingerprints: dict[str, str] = {}
 
-    def writer(self, table: Table) -> Step | None:
+    def writer(self, table: Table) -> ConfiguredStage | None:
         """The stage that makes a table."""
-        return next((step for step in self.steps.values() if table == step.stage.WRITES), None)
+        return next((stage for stage in self.stages.values() if table == stage.module.WRITES), None)
 
     def dependencies(self, name: str) -> Dependencies:
         """What has a say in what a stage makes: all that it names, unless it says less.
@@ -80,11 +80,11 @@ class Chain:
         Raises:
             MissingWeights: that depends on weights that cannot be had.
         """
-        step = self.steps[name]
-        if hasattr(step.stage, "dependencies"):
-            found: Dependencies = step.stage.dependencies(step.config, self.library.get)
+        stage = self.stages[name]
+        if hasattr(stage.module, "dependencies"):
+            found: Dependencies = stage.module.dependencies(stage.config, self.library.get)
             return found
-        return Dependencies(step.config, getattr(step.stage, "CONSULTS", ()))
+        return Dependencies(stage.config, getattr(stage.module, "CONSULTS", ()))
 
     def fetch(self, names: Sequence[str]) -> None:
         """Fetch the published weights that stages need before any work begins.
@@ -97,7 +97,7 @@ class Chain:
             try:
                 wanted = weights_fields(self.dependencies(name).config, name)
             except WeightsNotFetched as error:  # what else it needs is known when that is there
-                named = weights_fields(self.steps[name].config, name)
+                named = weights_fields(self.stages[name].config, name)
                 wanted = {reference: field for reference, field in named.items() if reference in error.references}
             fields |= {reference: field for reference, field in wanted.items() if reference not in fields}
         try:
@@ -113,23 +113,23 @@ class Chain:
             MissingWeights: it depends on weights that cannot be had.
         """
         if name not in self._fingerprints:
-            step = self.steps[name]
+            stage = self.stages[name]
             config = self.dependencies(name).config
             fields = weights_fields(config, name)
             try:
                 digests: dict[str, str] = {reference: self._digest(reference) for reference in fields}
             except WeightsNotFetched as error:
                 raise error.of_fields(fields) from error
-            found = stage_fingerprint(name, step.stage.VERSION, config, digests, self.versions(name))
+            found = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
             self._fingerprints[name] = found
-            for kind in getattr(step.stage, "KINDS", ()):
+            for kind in getattr(stage.module, "KINDS", ()):
                 self.library.recipes[kind] = found
         return self._fingerprints[name]
 
     def _digest(self, reference: WeightsRef) -> str:
         """The digest of weights; `checkpoint:<kind>` is of this run's own recipe, where a stage of it trains that."""
         kind = reference.removeprefix("checkpoint:")
-        trainer = next((step for step in self.steps.values() if kind in getattr(step.stage, "KINDS", ())), None)
+        trainer = next((stage for stage in self.stages.values() if kind in getattr(stage.module, "KINDS", ())), None)
         if trainer:
             self.fingerprint(trainer.name)
         try:
@@ -142,97 +142,99 @@ class Chain:
     def versions(self, name: str) -> dict[str, str]:
         """The version of each table that a stage reads or consults (records, which accumulate, have none)."""
         versions = {}
-        for table in (*self.steps[name].stage.READS, *self.dependencies(name).consults):
-            step = self.writer(table)
-            if step is not None and not table.accumulates:
-                versions[table.name] = self.fingerprint(step.name)
+        for table in (*self.stages[name].module.READS, *self.dependencies(name).consults):
+            stage = self.writer(table)
+            if stage is not None and not table.accumulates:
+                versions[table.name] = self.fingerprint(stage.name)
         return versions
 
     def context(self, name: str, run_id: str) -> Context:
         """The context of one stage of a run."""
         found = self.fingerprint(name)
         context = Context(self.store, self.settings, run_id, name, found, self.versions(name), self.library)
-        if hasattr(self.steps[name].stage, "reduce"):
-            digest = data_digest(self.steps[name].stage, context)
+        if hasattr(self.stages[name].module, "reduce"):
+            digest = data_digest(self.stages[name].module, context)
             context = replace(context, data_digest=digest, identity=fingerprint({"recipe": found, "data": digest}))
         return context
 
-    def upstream(self, name: str) -> Step | None:
+    def upstream(self, name: str) -> ConfiguredStage | None:
         """The stage that makes what drives this one."""
-        step = self.steps[name]
-        return self.writer(step.stage.READS[0]) if step.stage.READS else self.steps.get(step.after or "")
+        stage = self.stages[name]
+        return self.writer(stage.module.READS[0]) if stage.module.READS else self.stages.get(stage.after or "")
 
 
-def driving_key(stage: ModuleType) -> tuple[str, ...]:
+def driving_key(module: ModuleType) -> tuple[str, ...]:
     """The columns that say which rows of WRITES were made from which rows of the first of READS."""
-    return tuple(name for name in stage.READS[0].key if name in stage.WRITES.key)
+    return tuple(name for name in module.READS[0].key if name in module.WRITES.key)
 
 
-def plan_stage(step: Step, context: Context, asked: bool) -> Plan:
+def plan_stage(stage: ConfiguredStage, context: Context, asked: bool) -> Plan:
     """What a stage has to do now.
 
     Args:
         asked: the stage was asked for by name, so a `refresh` policy does not hold it back.
     """
-    if hasattr(step.stage, "shard"):
-        return _plan_shards(step, context)
-    if hasattr(step.stage, "reduce"):
-        return _plan_reduce(step, context, asked)
-    return _plan_source(step, context)
+    if hasattr(stage.module, "shard"):
+        return _plan_shards(stage, context)
+    if hasattr(stage.module, "reduce"):
+        return _plan_reduce(stage, context, asked)
+    return _plan_source(stage, context)
 
 
-def _plan_source(step: Step, context: Context) -> Plan:
-    columns = getattr(step.stage, "PLANNING_COLUMNS", None)
-    known = context.store.read(step.stage.WRITES, context.fingerprint, columns=columns)
+def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
+    columns = getattr(stage.module, "PLANNING_COLUMNS", None)
+    known = context.store.read(stage.module.WRITES, context.fingerprint, columns=columns)
     refused = context.store.read(REJECTS, context.fingerprint)
-    planned = step.stage.plan_source(step.config, context, known, refused)
+    planned = stage.module.plan_source(stage.config, context, known, refused)
     jobs = (EVERYTHING,) if planned.make or planned.drop else ()
-    return Plan(step.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows)
+    return Plan(stage.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows)
 
 
-def _plan_reduce(step: Step, context: Context, asked: bool) -> Plan:
-    writes = step.stage.WRITES
-    shard = reduced_shard(step.stage, context)
+def _plan_reduce(stage: ConfiguredStage, context: Context, asked: bool) -> Plan:
+    writes = stage.module.WRITES
+    shard = reduced_shard(stage.module, context)
     footer = context.store.footer(writes, context.fingerprint, shard)
     if footer is not None and footer.input_key == context.identity:
-        return Plan(step.name, reuse=footer.rows, refused=footer.refused)
-    refresh = getattr(step.config, "refresh", "changed")
+        return Plan(stage.name, reuse=footer.rows, refused=footer.refused)
+    refresh = getattr(stage.config, "refresh", "changed")
     existing = context.store.shards(writes, context.fingerprint)
     if not asked and (refresh == "never" or (refresh == "missing" and existing)):
-        return Plan(step.name, reuse=len(existing))
-    return Plan(step.name, (EVERYTHING,), make=1)
+        return Plan(stage.name, reuse=len(existing))
+    return Plan(stage.name, (EVERYTHING,), make=1)
 
 
-def reduced_shard(stage: ModuleType, context: Context) -> str:
+def reduced_shard(module: ModuleType, context: Context) -> str:
     """The shard that a reducing stage writes: one for each identity where its table accumulates, else the only one."""
-    return context.identity if stage.WRITES.accumulates else "0"
+    return context.identity if module.WRITES.accumulates else "0"
 
 
-def _plan_shards(step: Step, context: Context) -> Plan:
-    store, stage = context.store, step.stage
-    source, version = stage.READS[0], context.versions[stage.READS[0].name]
-    wanted, existing = store.shards(source, version), store.shards(stage.WRITES, context.fingerprint)
-    consulted = consulted_digest(stage, context)
+def _plan_shards(stage: ConfiguredStage, context: Context) -> Plan:
+    store, module = context.store, stage.module
+    source, version = module.READS[0], context.versions[module.READS[0].name]
+    wanted, existing = store.shards(source, version), store.shards(module.WRITES, context.fingerprint)
+    consulted = consulted_digest(module, context)
     jobs, make, reuse, drop, refused = [], 0, 0, 0, 0
     for shard in wanted:
         given = store.footer(source, version, shard)
-        made = store.footer(stage.WRITES, context.fingerprint, shard) if shard in existing else None
+        made = store.footer(module.WRITES, context.fingerprint, shard) if shard in existing else None
         if given is None:
             continue
         if made and made.input_key == given.output_key and not _try_again(context, shard, made.refused, consulted):
             reuse, refused = reuse + made.rows, refused + made.refused
             continue
         jobs.append(shard)
-        key = driving_key(stage)
+        key = driving_key(module)
         inputs = set(row_keys(store.read(source, version, [shard], source.key), key))
-        there = row_keys(store.read(stage.WRITES, context.fingerprint, [shard], stage.WRITES.key), key) if made else []
+        there = (
+            row_keys(store.read(module.WRITES, context.fingerprint, [shard], module.WRITES.key), key) if made else []
+        )
         kept = [one for one in there if one in inputs]
         make, reuse, drop = make + len(inputs - set(kept)), reuse + len(kept), drop + len(there) - len(kept)
     gone = tuple(shard for shard in existing if shard not in wanted)
     for shard in gone:
-        footer = store.footer(stage.WRITES, context.fingerprint, shard)
+        footer = store.footer(module.WRITES, context.fingerprint, shard)
         drop += footer.rows if footer else 0
-    return Plan(step.name, tuple(jobs), gone, make, reuse, drop, refused)
+    return Plan(stage.name, tuple(jobs), gone, make, reuse, drop, refused)
 
 
 def _try_again(context: Context, shard: str, refused: int, consulted: str | None) -> bool:
@@ -242,7 +244,7 @@ def _try_again(context: Context, shard: str, refused: int, consulted: str | None
     return any(stamp != consulted for stamp in stamps)
 
 
-def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
+def plan_pipeline(pipeline: Pipeline, names: Sequence[str], asked: bool) -> list[Plan]:
     """The plan of a run of the stages `names`, computing nothing.
 
     What follows from a stage that has work itself is estimated: its `reason` says after which stage it is known.
@@ -250,18 +252,18 @@ def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
     Raises:
         MissingWeights: published weights cannot be had.
     """
-    chain.fetch(names)
+    pipeline.fetch(names)
     plans: dict[str, Plan] = {}
     for name in names:
-        step, upstream = chain.steps[name], chain.upstream(name)
+        stage, upstream = pipeline.stages[name], pipeline.upstream(name)
         driver = plans.get(upstream.name) if upstream else None
-        if driver is not None and driver.jobs and step.after:  # what it takes in is not there to be planned from
+        if driver is not None and driver.jobs and stage.after:  # what it takes in is not there to be planned from
             plans[name] = Plan(
                 name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"after {driver.stage}"
             )
             continue
         try:
-            plan = plan_stage(step, chain.context(name, run_id="plan"), asked)
+            plan = plan_stage(stage, pipeline.context(name, run_id="plan"), asked)
         except NotTrainedYet as error:
             if not error.trainer:
                 raise
@@ -269,15 +271,15 @@ def plan_chain(chain: Chain, names: Sequence[str], asked: bool) -> list[Plan]:
             plan = Plan(
                 name, driver.jobs if driver and driver.jobs else ("?",), make=rows, reason=f"after {error.trainer}"
             )
-        plans[name] = _follow(plan, step, driver, asked) if driver is not None and driver.jobs else plan
+        plans[name] = _follow(plan, stage, driver, asked) if driver is not None and driver.jobs else plan
     return list(plans.values())
 
 
-def _follow(plan: Plan, step: Step, driver: Plan, asked: bool) -> Plan:
+def _follow(plan: Plan, stage: ConfiguredStage, driver: Plan, asked: bool) -> Plan:
     """The estimate for a stage whose driving stage has work to do first."""
     reason = plan.reason or f"after {driver.stage}"
-    if hasattr(step.stage, "reduce"):
-        held = not plan.jobs and not asked and getattr(step.config, "refresh", "changed") != "changed"
+    if hasattr(stage.module, "reduce"):
+        held = not plan.jobs and not asked and getattr(stage.config, "refresh", "changed") != "changed"
         return plan if held else replace(plan, jobs=(EVERYTHING,), make=1, reason=reason)
     total, reuse = driver.make + driver.reuse, min(plan.reuse, driver.reuse)
     return replace(plan, jobs=plan.jobs or driver.jobs, make=max(plan.make, total - reuse), reuse=reuse, reason=reason)

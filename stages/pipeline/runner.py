@@ -18,7 +18,7 @@ from schemas.records import REJECTS, RUNS
 from schemas.tables import TABLES
 from stages.pipeline.contract import Context, Reject, Shard, Stopped
 from stages.pipeline.digests import consulted_digest
-from stages.pipeline.planning import Plan, Step, driving_key, plan_stage, reduced_shard
+from stages.pipeline.planning import ConfiguredStage, Plan, driving_key, plan_stage, reduced_shard
 
 
 class StageFailed(RuntimeError):
@@ -46,7 +46,7 @@ class StageResult:
     seconds: float
 
 
-def run_stage(step: Step, context: Context, asked: bool = True) -> StageResult:
+def run_stage(stage: ConfiguredStage, context: Context, asked: bool = True) -> StageResult:
     """Do all that a stage has to do, shard after shard.
 
     Raises:
@@ -54,35 +54,35 @@ def run_stage(step: Step, context: Context, asked: bool = True) -> StageResult:
         Stopped: the run was asked to stop.
     """
     started = datetime.now(UTC)
-    plan = plan_stage(step, context, asked)
+    plan = plan_stage(stage, context, asked)
     results, failures = [], []
     for job in plan.jobs:
         try:
-            results.append(run_job(step, context, job))
+            results.append(run_job(stage, context, job))
         except Stopped:
             raise
         except Exception as error:  # the other shards' work is worth having, and each failure is told at the end
             failures.append((job, error))
-    return finish_stage(step, context, plan, results, failures, started)
+    return finish_stage(stage, context, plan, results, failures, started)
 
 
-def run_job(step: Step, context: Context, job: str) -> Counts:
+def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
     """Do one job of a plan: a shard, or all of a stage that is not made shard by shard. Done twice, even at the same
     time, it gives the same.
 
     Raises:
         ValueError: what the stage reads is not there, or the stage broke its contract.
     """
-    _check_input(step, context)
-    if hasattr(step.stage, "shard"):
-        return _run_shard(step, context, job)
-    if hasattr(step.stage, "reduce"):
-        return _run_reduce(step, context)
-    return _run_source(step, context)
+    _check_input(stage, context)
+    if hasattr(stage.module, "shard"):
+        return _run_shard(stage, context, job)
+    if hasattr(stage.module, "reduce"):
+        return _run_reduce(stage, context)
+    return _run_source(stage, context)
 
 
 def finish_stage(
-    step: Step,
+    stage: ConfiguredStage,
     context: Context,
     plan: Plan,
     results: Sequence[Counts],
@@ -94,20 +94,20 @@ def finish_stage(
     Raises:
         StageFailed: a shard failed, or more was refused than the settings allow.
     """
-    writes = step.stage.WRITES
+    writes = stage.module.WRITES
     for shard in plan.gone:
         context.store.remove_shard(writes, context.fingerprint, shard)
         context.store.remove_shard(REJECTS, context.fingerprint, shard)
     for table in (writes, REJECTS):
         context.store.sweep(context.store.folder(table, context.fingerprint))
     counts = sum(results, Counts())
-    if not (plan.jobs and hasattr(step.stage, "plan_source")):  # reading a source counts everything itself
-        counts += Counts(0, _untouched(step, context, plan), plan.refused)
+    if not (plan.jobs and hasattr(stage.module, "plan_source")):  # reading a source counts everything itself
+        counts += Counts(0, _untouched(stage, context, plan), plan.refused)
     seconds = (datetime.now(UTC) - started).total_seconds()
-    problem = _problem(step, context, counts, failures)
+    problem = _problem(stage, context, counts, failures)
     row = {
         "run_id": context.run_id,
-        "stage": step.name,
+        "stage": stage.name,
         "fingerprint": context.fingerprint,
         "inputs": list(context.versions.items()),
         "started_at": started,
@@ -121,10 +121,10 @@ def finish_stage(
         "error": problem,
     }
     rows = pa.Table.from_pylist([row], schema=RUNS.schema)
-    context.store.write_shard(RUNS, "1", f"{context.run_id}-{step.name}", rows, input_key=context.run_id)
+    context.store.write_shard(RUNS, "1", f"{context.run_id}-{stage.name}", rows, input_key=context.run_id)
     if problem:
         raise StageFailed(problem) from (failures[0][1] if failures else None)
-    return StageResult(step.name, counts, seconds)
+    return StageResult(stage.name, counts, seconds)
 
 
 def _device(context: Context) -> str:
@@ -140,105 +140,109 @@ def code_version() -> str:
         return "unknown"
 
 
-def _untouched(step: Step, context: Context, plan: Plan) -> int:
+def _untouched(stage: ConfiguredStage, context: Context, plan: Plan) -> int:
     """Rows of shards that were done before; a job counts the rows that it reused itself."""
-    if plan.jobs and not hasattr(step.stage, "shard"):
+    if plan.jobs and not hasattr(stage.module, "shard"):
         return 0
-    store, shards = context.store, context.store.shards(step.stage.WRITES, context.fingerprint)
+    store, shards = context.store, context.store.shards(stage.module.WRITES, context.fingerprint)
     footers = [
-        store.footer(step.stage.WRITES, context.fingerprint, shard) for shard in shards if shard not in plan.jobs
+        store.footer(stage.module.WRITES, context.fingerprint, shard) for shard in shards if shard not in plan.jobs
     ]
     return sum(footer.rows for footer in footers if footer)
 
 
-def _problem(step: Step, context: Context, counts: Counts, failures: Sequence[tuple[str, BaseException]]) -> str | None:
+def _problem(
+    stage: ConfiguredStage, context: Context, counts: Counts, failures: Sequence[tuple[str, BaseException]]
+) -> str | None:
     if failures:
         shard, error = failures[0]
-        where = f"{len(failures)} of its shards failed; shard {shard}" if hasattr(step.stage, "shard") else "it failed"
-        return f"{step.name}: {where}: {error or type(error).__name__}"
+        where = (
+            f"{len(failures)} of its shards failed; shard {shard}" if hasattr(stage.module, "shard") else "it failed"
+        )
+        return f"{stage.name}: {where}: {error or type(error).__name__}"
     total = counts.made + counts.reused + counts.refused
     if total and counts.refused / total > context.settings.max_refused:
         return (
-            f"{step.name}: refused {counts.refused} of {total} items, more than settings.max_refused = "
-            f"{context.settings.max_refused:g} allows; see: SELECT * FROM rejects WHERE stage = '{step.name}'"
+            f"{stage.name}: refused {counts.refused} of {total} items, more than settings.max_refused = "
+            f"{context.settings.max_refused:g} allows; see: SELECT * FROM rejects WHERE stage = '{stage.name}'"
         )
     return None
 
 
-def _check_input(step: Step, context: Context) -> None:
-    for table in step.stage.READS:
-        if table in getattr(step.stage, "OPTIONAL", ()):
+def _check_input(stage: ConfiguredStage, context: Context) -> None:
+    for table in stage.module.READS:
+        if table in getattr(stage.module, "OPTIONAL", ()):
             continue
         if not table.accumulates and not context.store.shards(table, context.versions[table.name]):
             raise ValueError(
-                f"expected the table {table.name} (version {context.versions[table.name]}) for {step.name}, got "
+                f"expected the table {table.name} (version {context.versions[table.name]}) for {stage.name}, got "
                 f"nothing in {context.store.url}: run the stage that makes it first, with the same preset and settings"
             )
 
 
-def _run_shard(step: Step, context: Context, shard: str) -> Counts:
-    store, stage, version = context.store, step.stage, context.fingerprint
-    given = [store.read(table, context.versions[table.name], [shard]) for table in stage.READS]
-    key, consulted = driving_key(stage), consulted_digest(stage, context)
+def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
+    store, module, version = context.store, stage.module, context.fingerprint
+    given = [store.read(table, context.versions[table.name], [shard]) for table in module.READS]
+    key, consulted = driving_key(module), consulted_digest(module, context)
     inputs = row_keys(given[0], key)
     wanted = set(inputs)
 
-    existing = store.read(stage.WRITES, version, [shard])
+    existing = store.read(module.WRITES, version, [shard])
     kept = existing.filter(pa.array([one in wanted for one in row_keys(existing, key)], pa.bool_()))
     rejects = [reject for reject in store.read(REJECTS, version, [shard]).to_pylist() if reject["stamp"] == consulted]
     rejects = [reject for reject in rejects if tuple(reject["key"].split("/")) in wanted]
     done = set(row_keys(kept, key)) | {tuple(reject["key"].split("/")) for reject in rejects}
 
     todo = given[0].filter(pa.array([one not in done for one in inputs], pa.bool_()))
-    made = step.stage.shard(step.config, context, todo, *given[1:]) if todo.num_rows else Shard([])
-    new = _as_table(made.rows, stage.WRITES)
-    _check_result(step, set(row_keys(todo, key)), set(row_keys(new, key)), made.rejects)
+    made = stage.module.shard(stage.config, context, todo, *given[1:]) if todo.num_rows else Shard([])
+    new = _as_table(made.rows, module.WRITES)
+    _check_result(stage, set(row_keys(todo, key)), set(row_keys(new, key)), made.rejects)
 
     rejects += [_reject_row(context, reject, consulted) for reject in made.rejects]
     _write_rejects(context, shard, rejects)
     rows = pa.concat_tables([kept, new])
-    input_key = keys_digest(row_keys(given[0], stage.READS[0].key))
-    store.write_shard(stage.WRITES, version, shard, rows, input_key, refused=len(rejects))
+    input_key = keys_digest(row_keys(given[0], module.READS[0].key))
+    store.write_shard(module.WRITES, version, shard, rows, input_key, refused=len(rejects))
     return Counts(new.num_rows, kept.num_rows, len(rejects))
 
 
-def _check_result(step: Step, asked: set, made: set, rejects: Sequence[Reject]) -> None:
+def _check_result(stage: ConfiguredStage, asked: set, made: set, rejects: Sequence[Reject]) -> None:
     """A stage accounts for every row that it was given, once."""
     refused = {tuple(reject.key.split("/")) for reject in rejects}
     if made - asked or refused - asked or made & refused:
         odd = next(iter((made - asked) | (refused - asked) | (made & refused)))
         raise ValueError(
-            f"expected {step.name} to make or refuse each row that it was given, got {'/'.join(odd)} besides"
+            f"expected {stage.name} to make or refuse each row that it was given, got {'/'.join(odd)} besides"
         )
     if asked - made - refused:
         missing = "/".join(next(iter(asked - made - refused)))
         raise ValueError(
-            f"expected {step.name} to make or refuse each row that it was given, got nothing for {missing}"
+            f"expected {stage.name} to make or refuse each row that it was given, got nothing for {missing}"
         )
 
 
-def _run_reduce(step: Step, context: Context) -> Counts:
-    stage, shard = step.stage, reduced_shard(step.stage, context)
-    given = [table for table in stage.READS if table not in getattr(stage, "STREAMS", ())]
-    made = stage.reduce(step.config, context, *(context.rows(table) for table in given))
+def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
+    module, shard = stage.module, reduced_shard(stage.module, context)
+    given = [table for table in module.READS if table not in getattr(module, "STREAMS", ())]
+    made = module.reduce(stage.config, context, *(context.rows(table) for table in given))
     for name, rows in made.also.items():
         also = TABLES[name]
         context.store.write_shard(also, context.fingerprint, shard, _as_table(rows, also), context.identity)
     _write_rejects(context, shard, [_reject_row(context, reject, None) for reject in made.rejects])
-    rows = _as_table(made.rows, stage.WRITES)
-    context.store.write_shard(stage.WRITES, context.fingerprint, shard, rows, context.identity, len(made.rejects))
+    rows = _as_table(made.rows, module.WRITES)
+    context.store.write_shard(module.WRITES, context.fingerprint, shard, rows, context.identity, len(made.rejects))
     context.clear_scratch()  # the rows stand, so the state that led to them is no longer needed
     return Counts(rows.num_rows, 0, len(made.rejects))
 
 
-def _run_source(step: Step, context: Context) -> Counts:
-    store, stage, version = context.store, step.stage, context.fingerprint
-    known = store.read(stage.WRITES, version)
+def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
+    store, module, version = context.store, stage.module, context.fingerprint
+    known = store.read(module.WRITES, version)
     refused = store.read(REJECTS, version)
     made, rejects = 0, refused.num_rows
     earlier = {(row["key"], row["stamp"]): row for row in refused.to_pylist()}
-    for update in stage.read_source(step.config, context, known, refused):
-        rows = _as_table(update.rows, stage.WRITES)
+    for update in module.read_source(stage.config, context, known, refused):
+        rows = _as_table(update.rows, module.WRITES)
         shard = str(update.number)
         _write_rejects(
             context,
@@ -246,9 +250,9 @@ def _run_source(step: Step, context: Context) -> Counts:
             [earlier.get((one.key, one.stamp)) or _reject_row(context, one, one.stamp) for one in update.rejects],
         )
         rejects = len(update.rejects)
-        store.write_shard(stage.WRITES, version, shard, rows, keys_digest(row_keys(rows, stage.WRITES.key)))
+        store.write_shard(module.WRITES, version, shard, rows, keys_digest(row_keys(rows, module.WRITES.key)))
         made += update.made
-    shards = [store.footer(stage.WRITES, version, shard) for shard in store.shards(stage.WRITES, version)]
+    shards = [store.footer(module.WRITES, version, shard) for shard in store.shards(module.WRITES, version)]
     total = sum(footer.rows for footer in shards if footer)
     return Counts(made, total - made, rejects)
 

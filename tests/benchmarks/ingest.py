@@ -43,7 +43,7 @@ from stages.audio.writing import encode_audio
 from stages.ingest.metadata.tags import read_tags
 from stages.ingest.probe import Limits, examine
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import EVERYTHING, Step
+from stages.pipeline.planning import EVERYTHING, ConfiguredStage
 from stages.pipeline.runner import run_job
 from tests.benchmarks.bare_loop import RATE
 from tests.benchmarks.results import Figure, Report, table
@@ -100,7 +100,7 @@ def ingested(source: str, files: int, processes: int) -> int:
         store = Store(folder)
         settings = Settings(store=store.url, source=source, workers=processes)
         context = Context(store, settings, "run", "ingest", "v", {}, WeightsLibrary(store))
-        counts = run_job(Step("ingest", ingest, ingest.Config()), context, EVERYTHING)
+        counts = run_job(ConfiguredStage("ingest", ingest, ingest.Config()), context, EVERYTHING)
         if (counts.made, counts.refused) != (files, 0):
             raise SystemExit(f"expected {files} tracks, got {counts}")
         return sum(store.read(TRACKS, "v", columns=["frames"]).column("frames").to_pylist())

@@ -23,7 +23,7 @@ from schemas.table import Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.ingest.index import Ledger, split_of
 from stages.ingest.listing import list_source
-from stages.pipeline.planning import Chain, plan_chain
+from stages.pipeline.planning import Pipeline, plan_pipeline
 from tests.benchmarks.machine import peak_megabytes
 from tests.benchmarks.results import Figure, Report
 from tests.benchmarks.running import alone, in_a_process, options
@@ -40,7 +40,7 @@ MADE_OF_TRACKS: dict[str, tuple[Table, dict[str, Any]]] = {
 """What a row of each table holds beside its track: as little as can be, for a plan reads footers alone."""
 
 
-def chain_of(root: Path, shard_size: int) -> Chain:
+def pipeline_of(root: Path, shard_size: int) -> Pipeline:
     """The stages of a recipe whose weights are all a folder there."""
     weights = str(root / "weights")
     recipe = Recipe.model_validate(
@@ -53,7 +53,7 @@ def chain_of(root: Path, shard_size: int) -> Chain:
         }
     )
     settings = Settings(store=str(root / "store"), source=str(root / "source"))
-    return Chain(recipe.steps(settings.source), settings)
+    return Pipeline(recipe.configured_stages(settings.source), settings)
 
 
 def make_catalog(root: Path, tracks: int, shard_size: int) -> None:
@@ -65,8 +65,8 @@ def make_catalog(root: Path, tracks: int, shard_size: int) -> None:
             (folder / f"{number:08d}.flac").touch()
     (root / "weights").mkdir()
     (root / "weights" / "model").write_text("weights")
-    chain = chain_of(root, shard_size)
-    versions = {name: chain.fingerprint(name) for name in STAGES}
+    pipeline = pipeline_of(root, shard_size)
+    versions = {name: pipeline.fingerprint(name) for name in STAGES}
     listing = list_source(str(root / "source"), f"file://{root}/store")
     stamps = Ledger([], listing, -1, shard_size, (0.05, 0.05))
     store = Store(str(root / "store"))
@@ -118,7 +118,7 @@ def _track(file, stamps: Ledger, shard: int) -> dict:  # type: ignore[no-untyped
 def plan_once(root: Path, shard_size: int) -> dict:
     """Plan in this process: seconds, processor seconds, memory at its highest, and jobs (none, or it is wrong)."""
     begun = time.perf_counter()
-    plans = plan_chain(chain_of(root, shard_size), STAGES, True)
+    plans = plan_pipeline(pipeline_of(root, shard_size), STAGES, True)
     return {
         "seconds": round(time.perf_counter() - begun, 2),
         "processor_seconds": round(time.process_time(), 2),

@@ -21,7 +21,7 @@ import torch
 from flows.recipe import Recipe
 from schemas import Settings, Store
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.pipeline.planning import Chain, plan_chain
+from stages.pipeline.planning import Pipeline, plan_pipeline
 from stages.pipeline.runner import run_stage
 from tests.benchmarks.ingest import make_file, processors_time
 from tests.benchmarks.results import Figure, Report, table
@@ -36,7 +36,7 @@ NEW = 0.01
 SHARE_GOAL = 0.015
 
 
-def chain_of(root: Path) -> Chain:
+def pipeline_of(root: Path) -> Pipeline:
     """The stages of a recipe over the models and recordings there."""
     recipe = Recipe.model_validate(
         {
@@ -48,7 +48,7 @@ def chain_of(root: Path) -> Chain:
         }
     )
     settings = Settings(store=str(root / "store"), source=str(root / "music"), device="cpu", offline=True)
-    return Chain(recipe.steps(settings.source), settings)
+    return Pipeline(recipe.configured_stages(settings.source), settings)
 
 
 def load_all(root: Path) -> None:
@@ -59,8 +59,8 @@ def load_all(root: Path) -> None:
     from stages.networks.clap import load_joint_embedder
     from stages.networks.demucs import load_separator
 
-    chain = chain_of(root)
-    load_separator(chain.library.get(chain.steps["chroma"].config.separator), "cpu")  # type: ignore[attr-defined]
+    pipeline = pipeline_of(root)
+    load_separator(pipeline.library.get(pipeline.stages["chroma"].config.separator), "cpu")  # type: ignore[attr-defined]
     load_joint_embedder(root / "clap", "cpu")
     load_codec(root / "codec", "cpu")
 
@@ -70,12 +70,12 @@ def run_once(root: Path, threads: int) -> dict:
     torch.set_num_threads(threads)
     load_all(root)
     started = processors_time()
-    plan_chain(chain_of(root), list(STAGES), True)
+    plan_pipeline(pipeline_of(root), list(STAGES), True)
     planned = processors_time()
-    chain, seconds, made = chain_of(root), {}, {}
+    pipeline, seconds, made = pipeline_of(root), {}, {}
     for name in STAGES:
         begun = processors_time()
-        result = run_stage(chain.steps[name], chain.context(name, f"run-{time.time_ns()}"))
+        result = run_stage(pipeline.stages[name], pipeline.context(name, f"run-{time.time_ns()}"))
         seconds[name], made[name] = processors_time() - begun, result.counts.made
         if result.counts.refused:
             raise SystemExit(f"expected {name} to refuse nothing, got {result.counts}")
@@ -84,10 +84,10 @@ def run_once(root: Path, threads: int) -> dict:
 
 def shards_of(root: Path) -> dict[tuple[str, str], tuple[int, list[dict]]]:
     """Every shard of every stage's table: the file's number on the disk, which a rewrite changes, and its rows."""
-    chain, store = chain_of(root), Store(str(root / "store"))
+    pipeline, store = pipeline_of(root), Store(str(root / "store"))
     found = {}
     for name, written in STAGES.items():
-        version = chain.fingerprint(name)
+        version = pipeline.fingerprint(name)
         for shard in store.shards(written, version):
             place = Path(store.path(store.shard_path(written, version, shard)))
             found[name, shard] = (place.stat().st_ino, store.read(written, version, [shard]).to_pylist())

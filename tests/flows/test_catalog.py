@@ -16,7 +16,7 @@ from flows.tasks import Job
 from schemas import Settings, Store
 from schemas.database import query
 from stages.pipeline.contract import Context, Progress
-from stages.pipeline.planning import Chain, Step
+from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_flow, tiny_mapping
 
@@ -98,14 +98,14 @@ def test_sigterm_stops_shards_in_work_at_their_next_batch(server, settings, writ
 
 def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(settings, write_words):
     write_words("1")
-    step = Step("chroma", tiny_mapping, tiny_mapping.Config())
-    context = Chain(tiny_flow.STEPS, settings).context("chroma", "run")
+    stage = ConfiguredStage("chroma", tiny_mapping, tiny_mapping.Config())
+    context = Pipeline(tiny_flow.CONFIGURED, settings).context("chroma", "run")
     context.stop.set()
-    job = pickle.loads(cloudpickle.dumps(Job(step, context, "0")))
+    job = pickle.loads(cloudpickle.dumps(Job(stage, context, "0")))
     assert isinstance(job.context, Context)
     assert type(job.context.progress) is Progress
     assert not job.context.stop.is_set()
-    assert (job.context.fingerprint, job.name, job.step.stage) == (context.fingerprint, "0", tiny_mapping)
+    assert (job.context.fingerprint, job.name, job.stage.module) == (context.fingerprint, "0", tiny_mapping)
 
 
 def test_dask_without_a_server_that_its_workers_can_reach_is_told_in_one_line(settings):

@@ -136,18 +136,18 @@ def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recor
     from flows.recipe import Recipe
     from schemas import Settings
     from schemas.tables import TRACKS
-    from stages.pipeline.planning import Chain
+    from stages.pipeline.planning import Pipeline
 
     settings = Settings(store=str(tmp_path / "store"), source=str(recordings))
-    chain = Chain(Recipe().steps(settings.source), settings)
-    shard = chain.store.shard_path(TRACKS, chain.fingerprint("ingest"), "0")
-    chain.store.write_bytes(shard, b"half of a shar")
+    pipeline = Pipeline(Recipe().configured_stages(settings.source), settings)
+    shard = pipeline.store.shard_path(TRACKS, pipeline.fingerprint("ingest"), "0")
+    pipeline.store.write_bytes(shard, b"half of a shar")
     run = ["run", "ingest", "--source", str(recordings), "--store", settings.store]
     for words, code in ((run, 1), (["sql", "SELECT 1", "--store", settings.store], 2)):
         assert run_command(words) == code
         lines = capfd.readouterr().err.splitlines()
         assert len(lines) == 1, lines
-        assert chain.store.path(shard) in lines[0]
+        assert pipeline.store.path(shard) in lines[0]
 
 
 def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordings, tmp_path):
@@ -172,7 +172,7 @@ def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
 
     store = str(tmp_path / "store")
     settings = Settings(store=store, source=str(recordings), workers=1)
-    run_stages(Recipe().steps(settings.source), settings, ["ingest"], True, Run(), in_turn)
+    run_stages(Recipe().configured_stages(settings.source), settings, ["ingest"], True, Run(), in_turn)
     capfd.readouterr()
     question = "SELECT format, seconds, moods FROM tracks ORDER BY uri LIMIT 1"
     assert run_command(["sql", question, "--store", store, "--format", "csv"]) == 0

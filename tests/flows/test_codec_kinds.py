@@ -81,11 +81,11 @@ def test_the_checkpoint_says_which_codec_it_speaks(store: Store, kind: str) -> N
 
 def test_a_language_model_of_other_sizes_than_the_codec_is_refused(tmp_path: Path, kind: str) -> None:
     settings = settings_of(tmp_path)
-    steps = recipe(tmp_path, kind, codebooks=4).steps(settings.source)
+    stages = recipe(tmp_path, kind, codebooks=4).configured_stages(settings.source)
     with pytest.raises(
         StageFailed, match=r"expected tokens of 4 codebooks .*, as train.model.language_model says, got 3 "
     ):
-        run_stages(steps, settings, STAGES[:5], True, Run(), in_turn)
+        run_stages(stages, settings, STAGES[:5], True, Run(), in_turn)
 
 
 def test_presets_name_published_codecs_and_have_their_sizes() -> None:

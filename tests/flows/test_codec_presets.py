@@ -49,7 +49,7 @@ def test_codecs_train_as_published(preset: str, steps: int, weights: tuple, judg
 @pytest.mark.parametrize("preset", ["encodec-32khz", "encodec-24khz"])
 def test_a_preset_that_trains_a_codec_uses_it_and_its_language_model_speaks_its_codes(preset: str) -> None:
     recipe = Recipe(preset=preset)
-    assert "train_codec" in [step.name for step in recipe.steps("music")]
+    assert "train_codec" in [stage.name for stage in recipe.configured_stages("music")]
     assert {recipe.tokenize.codec, recipe.decode.codec, recipe.generate.codec, recipe.evaluate.codec} == {
         "checkpoint:codec"
     }

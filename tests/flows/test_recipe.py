@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.presets import PRESETS, about
-from flows.recipe import GPU_STAGES, STAGES, Recipe, chosen, with_source
+from flows.recipe import GPU_STAGES, STAGES, Recipe, selected_stages, with_source
 from schemas import Settings
 
 SIZES = {
@@ -36,7 +36,7 @@ def test_the_published_presets_have_the_published_sizes_and_weights(preset):
     assert recipe.train.text_encoder == "google-t5/t5-base"
     assert recipe.chroma.separator == "demucs:htdemucs"
     assert recipe.evaluate.clap == "lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt"
-    assert not {"demo", "demo_models", "train_codec"} & {step.name for step in recipe.steps(None)}
+    assert not {"demo", "demo_models", "train_codec"} & {stage.name for stage in recipe.configured_stages(None)}
 
 
 def test_only_melody_prepends_chroma_and_text():
@@ -108,7 +108,7 @@ def test_the_recipe_has_a_field_for_each_stage_in_the_order_of_a_run():
 
 def test_the_miniature_trains_its_own_models_from_its_own_corpus(tmp_path):
     recipe, settings = Recipe(), Settings(store=str(tmp_path))
-    names = [step.name for step in recipe.steps(None)]
+    names = [stage.name for stage in recipe.configured_stages(None)]
     assert names == list(STAGES)
     assert with_source(settings, names, names).source == str(tmp_path / "demo")
     given = settings.model_copy(update={"source": "/music"})
@@ -116,20 +116,22 @@ def test_the_miniature_trains_its_own_models_from_its_own_corpus(tmp_path):
 
 
 def test_published_presets_expect_a_source():
-    names = [step.name for step in Recipe(preset="musicgen-small").steps(None)]
+    names = [stage.name for stage in Recipe(preset="musicgen-small").configured_stages(None)]
     with pytest.raises(ValueError, match="expected --source"):
         with_source(Settings(), names, names)
     assert with_source(Settings(), ["report"], names).source is None
 
 
 def test_stages_are_chosen_by_name_and_generate_brings_requests_and_ingest_the_demo_corpus():
-    steps = Recipe().steps(None)
-    assert chosen(steps, None, "miniature") == list(STAGES)
-    assert chosen(steps, ["report", "generate"], "miniature") == ["requests", "generate", "report"]
-    assert chosen(steps, ["ingest"], "miniature") == ["demo", "ingest"]
-    assert chosen(Recipe().steps("recordings"), ["ingest"], "miniature") == ["ingest"]
-    assert chosen(Recipe(preset="musicgen-small").steps(None), ["ingest"], "musicgen-small") == ["ingest"]
+    stages = Recipe().configured_stages(None)
+    assert selected_stages(stages, None, "miniature") == list(STAGES)
+    assert selected_stages(stages, ["report", "generate"], "miniature") == ["requests", "generate", "report"]
+    assert selected_stages(stages, ["ingest"], "miniature") == ["demo", "ingest"]
+    assert selected_stages(Recipe().configured_stages("recordings"), ["ingest"], "miniature") == ["ingest"]
+    assert selected_stages(Recipe(preset="musicgen-small").configured_stages(None), ["ingest"], "musicgen-small") == [
+        "ingest"
+    ]
     with pytest.raises(ValueError, match=r"unknown stage 'sing'; allowed: demo, ingest"):
-        chosen(steps, ["sing"], "miniature")
+        selected_stages(stages, ["sing"], "miniature")
     with pytest.raises(ValueError, match="takes no part"):
-        chosen(Recipe(preset="musicgen-small").steps(None), ["train_codec"], "musicgen-small")
+        selected_stages(Recipe(preset="musicgen-small").configured_stages(None), ["train_codec"], "musicgen-small")

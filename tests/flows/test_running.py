@@ -8,11 +8,14 @@ from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from stages.pipeline.contract import Stopped
-from stages.pipeline.planning import Chain, Step, plan_chain
+from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_pipeline
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_mapping, tiny_source
 
-STEPS = [Step("ingest", tiny_source, tiny_source.Config()), Step("chroma", tiny_mapping, tiny_mapping.Config())]
+CONFIGURED = [
+    ConfiguredStage("ingest", tiny_source, tiny_source.Config()),
+    ConfiguredStage("chroma", tiny_mapping, tiny_mapping.Config()),
+]
 
 
 @pytest.fixture
@@ -27,8 +30,8 @@ def rows(settings, sql):
 def test_a_run_makes_everything_and_a_second_one_nothing(settings, write_words):
     write_words("1", "2", "3")
     first, second = Run(), Run()
-    run_stages(STEPS, settings, ["ingest", "chroma"], False, first, in_turn)
-    run_stages(STEPS, settings, ["ingest", "chroma"], False, second, in_turn)
+    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, first, in_turn)
+    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, second, in_turn)
     assert [(one.stage, one.counts.made, one.counts.reused) for one in first.results] == [
         ("ingest", 3, 0),
         ("chroma", 3, 0),
@@ -42,11 +45,11 @@ def test_a_run_makes_everything_and_a_second_one_nothing(settings, write_words):
 
 def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(settings, write_words, monkeypatch):
     write_words("1", "2", "3")
-    run_stages(STEPS, settings, ["ingest", "chroma"], False, Run(), in_turn)
-    plans = plan_chain(Chain(STEPS, settings), ["ingest", "chroma"], False)
+    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, Run(), in_turn)
+    plans = plan_pipeline(Pipeline(CONFIGURED, settings), ["ingest", "chroma"], False)
     planned = Run()
     monkeypatch.setattr("flows.running.plan_stage", lambda *_: pytest.fail("planned again"))
-    run_stages(STEPS, settings, ["ingest", "chroma"], False, planned, in_turn, plans)
+    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, planned, in_turn, plans)
     assert [(one.stage, one.counts.made, one.counts.reused) for one in planned.results] == [
         ("ingest", 0, 3),
         ("chroma", 0, 3),
@@ -57,9 +60,9 @@ def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(settings,
 def test_a_failed_shard_fails_the_run_keeps_the_others_and_holds_back_what_follows(settings, write_words):
     write_words("1", "2", "fail", "4", "5", "6")
     run = Run()
-    following = Step("again", tiny_mapping, tiny_mapping.Config(scale=2.0))
+    following = ConfiguredStage("again", tiny_mapping, tiny_mapping.Config(scale=2.0))
     with pytest.raises(StageFailed, match=r"shard 1: expected a number in 2\.txt"):
-        run_stages([*STEPS, following], settings, ["ingest", "chroma", "again"], False, run, in_turn)
+        run_stages([*CONFIGURED, following], settings, ["ingest", "chroma", "again"], False, run, in_turn)
     assert [one.stage for one in run.results] == ["ingest", "chroma"]
     assert [row["track_id"] for row in rows(settings, "SELECT track_id FROM chroma ORDER BY ALL")] == [
         *("0.txt", "1.txt", "4.txt", "5.txt")
@@ -72,5 +75,5 @@ def test_a_run_that_was_asked_to_stop_ends_at_the_next_batch(settings, write_wor
     run = Run()
     threading.Timer(0.5, run.stop.set).start()
     with pytest.raises(Stopped):
-        run_stages(STEPS, settings, ["ingest", "chroma"], False, run, in_turn)
+        run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, run, in_turn)
     assert rows(settings, "SELECT count(*) AS n FROM tracks")[0]["n"] == 3

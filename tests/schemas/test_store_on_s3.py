@@ -8,7 +8,7 @@ from s3fs import S3FileSystem
 from schemas import Settings, Store
 from schemas.database import query
 from schemas.tables import CHROMA, TRACKS
-from stages.pipeline.planning import Chain, Step
+from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import run_stage
 from tests.worlds.tiny_stages import Knobs, contents, make_mapping, make_source
 
@@ -39,13 +39,16 @@ def bucket(server, tmp_path):
 def test_a_run_on_s3_equals_a_run_on_a_disk_and_can_be_queried(bucket, tmp_path):
     found = []
     for url in (bucket, str(tmp_path)):
-        steps = [Step("source", make_source(list("abcde")), Knobs()), Step("mapping", make_mapping([]), Knobs())]
-        chain = Chain(steps, Settings(store=url))
+        stages = [
+            ConfiguredStage("source", make_source(list("abcde")), Knobs()),
+            ConfiguredStage("mapping", make_mapping([]), Knobs()),
+        ]
+        pipeline = Pipeline(stages, Settings(store=url))
         for turn, made in (("r1", 5), ("r2", 0)):
-            for step in steps:
-                assert run_stage(step, chain.context(step.name, turn)).counts.made == made
-        found.append(contents(chain))
-        assert query(chain.store, "SELECT count(*) AS n FROM chroma JOIN tracks USING (track_id)").to_pylist() == [
+            for stage in stages:
+                assert run_stage(stage, pipeline.context(stage.name, turn)).counts.made == made
+        found.append(contents(pipeline))
+        assert query(pipeline.store, "SELECT count(*) AS n FROM chroma JOIN tracks USING (track_id)").to_pylist() == [
             {"n": 5}
         ]
     assert found[0] == found[1]

@@ -22,7 +22,7 @@ from stages.audio import measure
 from stages.checkpoints.codecs import load_codec
 from stages.decode import Config
 from stages.pipeline.contract import Context, Stopped
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
@@ -66,7 +66,7 @@ def context_for(store: Store) -> Context:
 
 
 def made(store: Store, config: Config) -> list[dict]:
-    run_stage(Step("decode", decode, config), context_for(store))
+    run_stage(ConfiguredStage("decode", decode, config), context_for(store))
     return store.read(CLIPS, "d").to_pylist()
 
 
@@ -150,7 +150,9 @@ def test_silence_stays_silence(tmp_path: Path) -> None:
 def test_sound_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     folder = codec_folder(tmp_path / "codec", float("nan"))
     store = new_store(tmp_path / "s")
-    result = run_stage(Step("decode", decode, Config.model_validate({"codec": str(folder)})), context_for(store))
+    result = run_stage(
+        ConfiguredStage("decode", decode, Config.model_validate({"codec": str(folder)})), context_for(store)
+    )
     assert (result.counts.made, result.counts.refused) == (0, 6)
 
 
@@ -176,7 +178,7 @@ def test_a_codec_of_the_same_sizes_is_refused_by_its_identity(tmp_path: Path, fo
     )
     other = Config.model_validate({"codec": str(folder), "format": "wav"})
     with pytest.raises(StageFailed, match=expected):
-        run_stage(Step("decode", decode, other), replace(context_for(store), fingerprint="e"))
+        run_stage(ConfiguredStage("decode", decode, other), replace(context_for(store), fingerprint="e"))
 
 
 def test_stereo_codes_of_a_mono_codec_become_two_channels(tmp_path: Path, folder: Path) -> None:
@@ -225,7 +227,7 @@ def test_a_run_that_was_stopped_ends_with_the_files_of_one_that_was_not(tmp_path
 
     context.stop = StopsAtTheFourth()
     with pytest.raises(Stopped):
-        run_stage(Step("decode", decode, config), context)
+        run_stage(ConfiguredStage("decode", decode, config), context)
     rows = [made(store, config) for store in stores]
     assert rows[0] == rows[1]
 

@@ -18,10 +18,10 @@ from schemas.tables import TOKENS, TRACKS
 from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono
 from stages.checkpoints.codecs import load_codec
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from stages.tokenize import Config
-from tests.worlds.codec_world import RowsChain, piece, recipe, tokens_of, track, tracks
+from tests.worlds.codec_world import RowsPipeline, piece, recipe, tokens_of, track, tracks
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, HOP, SAMPLE_RATE, codec_folder
 
 
@@ -165,12 +165,12 @@ def test_a_codec_that_the_store_has_trained_is_named_by_its_id(tmp_path: Path) -
     store.write_shard(TRACKS, "given", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), input_key="all")
     training = recipe(optimization={"steps": 6})
     tokenizing = Config(codec=WeightsRef("checkpoint:codec"))
-    steps = [Step("train_codec", train_codec, training), Step("tokenize", tokenize, tokenizing)]
-    chain = RowsChain(steps, Settings(store=store.url, device="cpu"))
-    trained = chain.context("train_codec", "run")
-    run_stage(steps[0], trained)
-    context = chain.context("tokenize", "run")
-    run_stage(steps[1], context)
+    stages = [ConfiguredStage("train_codec", train_codec, training), ConfiguredStage("tokenize", tokenize, tokenizing)]
+    pipeline = RowsPipeline(stages, Settings(store=store.url, device="cpu"))
+    trained = pipeline.context("train_codec", "run")
+    run_stage(stages[0], trained)
+    context = pipeline.context("tokenize", "run")
+    run_stage(stages[1], context)
     found = store.read(TOKENS, context.fingerprint).to_pylist()
     assert len(found) == len(rows)
     assert {row["codec_reference"] for row in found} == {f"checkpoint:{trained.identity}"}

@@ -17,7 +17,7 @@ from schemas import Settings, Store
 from schemas.tables import CHECKPOINTS, TOKENS, TRACKS
 from stages import tokenize, train_codec
 from stages.pipeline.contract import Context, Progress
-from stages.pipeline.planning import Chain, Step
+from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import run_stage
 
 SAMPLE_RATE, HOP, CODEBOOKS, CARDINALITY = 8_000, 80, 3, 16
@@ -97,29 +97,29 @@ def recipe(**changes: object) -> train_codec.Config:
     return train_codec.Config.model_validate(values | changes)
 
 
-class RowsChain(Chain):
-    """A chain whose tracks are simply there."""
+class RowsPipeline(Pipeline):
+    """A pipeline whose tracks are simply there."""
 
     def versions(self, name: str) -> dict[str, str]:
         return {TRACKS.name: "given"}
 
 
-def context_of(folder: Path, step: Step, rows: list[dict], **settings: object) -> Context:
+def context_of(folder: Path, stage: ConfiguredStage, rows: list[dict], **settings: object) -> Context:
     """The context of a stage over a store that holds `rows` of tracks."""
     store = Store(str(folder))
     store.write_shard(TRACKS, "given", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), input_key="all")
     chosen = Settings.model_validate({"store": str(folder), "device": "cpu"} | settings)
-    return RowsChain([step], chosen).context(step.name, "run")
+    return RowsPipeline([stage], chosen).context(stage.name, "run")
 
 
 def train_in(
     folder: Path, rows: list[dict], config: train_codec.Config, progress: Progress | None = None, **settings: object
 ) -> tuple[dict, Context]:
     """Train through the runner; the row of `checkpoints`."""
-    step = Step("train_codec", train_codec, config)
-    context = context_of(folder, step, rows, **settings)
+    stage = ConfiguredStage("train_codec", train_codec, config)
+    context = context_of(folder, stage, rows, **settings)
     context.progress = progress or Progress()
-    run_stage(step, context)
+    run_stage(stage, context)
     return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1], context
 
 
@@ -127,9 +127,9 @@ def tokens_of(
     folder: Path, rows: list[dict], config: tokenize.Config, **settings: object
 ) -> tuple[dict[str, dict], Context]:
     """Tokenize through the runner; rows of `tokens` by track."""
-    step = Step("tokenize", tokenize, config)
-    context = context_of(folder, step, rows, **settings)
-    run_stage(step, context)
+    stage = ConfiguredStage("tokenize", tokenize, config)
+    context = context_of(folder, stage, rows, **settings)
+    run_stage(stage, context)
     found = context.store.read(TOKENS, context.fingerprint).to_pylist()
     return {row["track_id"]: row for row in found}, context
 

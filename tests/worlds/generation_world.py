@@ -19,7 +19,7 @@ from stages.checkpoints.facts import CheckpointFacts, CodecFacts
 from stages.checkpoints.native import load_text_encoder, save_checkpoint
 from stages.generate import Config
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE
 from tests.worlds.tiny_models import text_encoder
@@ -124,7 +124,7 @@ def made(store: Store, requests: list[dict], config: Config | None = None) -> di
     """Generations by request and take; what was refused is in the table of rejects."""
     rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2} | request for n, request in enumerate(requests)]
     store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(rows, schema=REQUESTS.schema), "k")
-    run_stage(Step("generate", generate, config or config_of()), context_for(store))
+    run_stage(ConfiguredStage("generate", generate, config or config_of()), context_for(store))
     return {(row["request_id"], row["take"]): row for row in store.read(GENERATIONS, "g").to_pylist()}
 
 

@@ -10,7 +10,7 @@ from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.ingest import Config
 from stages.pipeline.contract import Context, Progress
-from stages.pipeline.planning import Step, plan_stage
+from stages.pipeline.planning import ConfiguredStage, plan_stage
 from stages.pipeline.runner import Counts, run_job
 from tests.worlds.recordings import encoded, tones, write
 
@@ -45,12 +45,12 @@ class World:
 
     def run(self) -> Counts:
         """What the runner does when there is a job; `read` tells how many recordings it opened."""
-        step, context = Step("ingest", ingest, self.config), self.context()
-        plan = plan_stage(step, context, True)
-        counts = run_job(step, context, "all") if plan.jobs else Counts(0, plan.reuse, plan.refused)
+        stage, context = ConfiguredStage("ingest", ingest, self.config), self.context()
+        plan = plan_stage(stage, context, True)
+        counts = run_job(stage, context, "all") if plan.jobs else Counts(0, plan.reuse, plan.refused)
         self.read = context.progress.done
         assert (plan.make > 0 or plan.drop > 0) == bool(plan.jobs)
-        again = plan_stage(step, self.context(), True)
+        again = plan_stage(stage, self.context(), True)
         assert again.jobs == (), again
         return counts
 

@@ -62,8 +62,8 @@ def settings_of(folder: Path, recordings: dict[str, np.ndarray], sample_rate: in
 
 def filled_store(recipe: Recipe, settings: Settings) -> Store:
     """A store with three clips after the recording named `0`: its melody, and it as a prompt, as a track and a file."""
-    steps, store = recipe.steps(settings.source), Store(settings.store)
-    run_stages(steps, settings, STAGES[:4], True, Run(), in_turn)
+    stages, store = recipe.configured_stages(settings.source), Store(settings.store)
+    run_stages(stages, settings, STAGES[:4], True, Run(), in_turn)
     track = rows_of(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'")[0]["track_id"]
     rows = [
         {"name": "melody", "melody": f"track:{track}"},
@@ -75,7 +75,7 @@ def filled_store(recipe: Recipe, settings: Settings) -> Store:
         writer = csv.DictWriter(file, ["name", "melody", "prompt", "seconds", "prompt_seconds"])
         writer.writeheader()
         writer.writerows(row | {"seconds": SECONDS} for row in rows)
-    run_stages(steps, settings, STAGES, True, Run(), in_turn)
+    run_stages(stages, settings, STAGES, True, Run(), in_turn)
     return store
 
 

@@ -11,7 +11,7 @@ from schemas.tables import REQUESTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import requests
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageResult, run_stage
 from stages.requests import Config
 
@@ -36,7 +36,7 @@ def context_for(store: Store, file: Path | str | None) -> Context:
 
 def take_in(store: Store, file: Path | str | None, config: Config | None = None) -> StageResult:
     """Run the stage on a requests file."""
-    return run_stage(Step("requests", requests, config or Config()), context_for(store, file))
+    return run_stage(ConfiguredStage("requests", requests, config or Config()), context_for(store, file))
 
 
 def rows_of(store: Store) -> list[dict]:

@@ -8,19 +8,19 @@ from prefect import flow
 from flows.catalog import run_in_flow
 from flows.running import Run
 from schemas import Settings
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from tests.worlds import tiny_mapping, tiny_source
 
-STEPS = [
-    Step("ingest", tiny_source, tiny_source.Config()),
-    Step("chroma", tiny_mapping, tiny_mapping.Config()),
+CONFIGURED = [
+    ConfiguredStage("ingest", tiny_source, tiny_source.Config()),
+    ConfiguredStage("chroma", tiny_mapping, tiny_mapping.Config()),
 ]
-NAMES = [step.name for step in STEPS]
+NAMES = [stage.name for stage in CONFIGURED]
 
 
 @flow(persist_result=False)
 def tiny(settings: Settings) -> None:
-    run_in_flow(STEPS, settings, NAMES, False, Run(run_id="tiny"))
+    run_in_flow(CONFIGURED, settings, NAMES, False, Run(run_id="tiny"))
 
 
 if __name__ == "__main__":

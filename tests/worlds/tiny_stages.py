@@ -5,7 +5,7 @@ from types import ModuleType
 from schemas import Config, Settings
 from schemas.tables import CHROMA, CLAP, TRACKS
 from stages.pipeline.contract import ReduceResult, Reject, Shard, ShardUpdate, SourcePlan
-from stages.pipeline.planning import Chain, Step
+from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import run_stage
 
 SHARD_SIZE = 3
@@ -69,23 +69,23 @@ def make_mapping(calls: list[str], refuse: tuple[str, ...] = (), fail: tuple[str
     return module
 
 
-def make_chain(tmp_path, names, mapping=None, level=1.0, **settings) -> Chain:
-    steps = [Step("source", make_source(names), Knobs())]
+def make_pipeline(tmp_path, names, mapping=None, level=1.0, **settings) -> Pipeline:
+    stages = [ConfiguredStage("source", make_source(names), Knobs())]
     if mapping is not None:
-        steps.append(Step("mapping", mapping, Knobs(level=level)))
-    return Chain(steps, Settings(store=str(tmp_path), **settings))
+        stages.append(ConfiguredStage("mapping", mapping, Knobs(level=level)))
+    return Pipeline(stages, Settings(store=str(tmp_path), **settings))
 
 
-def run(chain: Chain, run_id: str = "r1"):
-    return [run_stage(step, chain.context(step.name, run_id)).counts for step in chain.steps.values()]
+def run(pipeline: Pipeline, run_id: str = "r1"):
+    return [run_stage(stage, pipeline.context(stage.name, run_id)).counts for stage in pipeline.stages.values()]
 
 
-def contents(chain: Chain) -> list:
+def contents(pipeline: Pipeline) -> list:
     found = []
-    for step in chain.steps.values():
-        table, version = step.stage.WRITES, chain.fingerprint(step.name)
-        for shard in chain.store.shards(table, version):
-            found.append((table.name, shard, chain.store.read(table, version, [shard]).to_pylist()))
+    for stage in pipeline.stages.values():
+        table, version = stage.module.WRITES, pipeline.fingerprint(stage.name)
+        for shard in pipeline.store.shards(table, version):
+            found.append((table.name, shard, pipeline.store.read(table, version, [shard]).to_pylist()))
     return found
 
 

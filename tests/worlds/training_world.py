@@ -21,7 +21,7 @@ from schemas.table import Table
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
 from stages import train
 from stages.pipeline.contract import Context, Progress
-from stages.pipeline.planning import Chain, Step
+from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import run_stage
 from stages.train.examples import Corpus
 from stages.train.packing import Packed, pack
@@ -87,8 +87,8 @@ def _version(table: Table) -> str:
     return f"{table.name}-version"
 
 
-class WorldChain(Chain):
-    """A chain whose one stage reads tables that are simply there."""
+class WorldPipeline(Pipeline):
+    """A pipeline whose one stage reads tables that are simply there."""
 
     def versions(self, name: str) -> dict[str, str]:
         return {table.name: _version(table) for table in (TRACKS, CHROMA, CLAP, TOKENS)}
@@ -145,12 +145,12 @@ def deaths_that_change_nothing(
 
 def make_context(
     folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1
-) -> tuple[Step, Context]:
-    step = Step("train", _train_module(), config)
-    chain = WorldChain([step], Settings(store=str(folder / "store"), device="cpu", processes=processes))
-    context = chain.context("train", "run")
+) -> tuple[ConfiguredStage, Context]:
+    stage = ConfiguredStage("train", _train_module(), config)
+    pipeline = WorldPipeline([stage], Settings(store=str(folder / "store"), device="cpu", processes=processes))
+    context = pipeline.context("train", "run")
     context.progress = progress or Progress()
-    return step, context
+    return stage, context
 
 
 def _train_module() -> ModuleType:
@@ -159,8 +159,8 @@ def _train_module() -> ModuleType:
 
 def train_in(folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1) -> dict:
     """Train through the runner; the row of `checkpoints`."""
-    step, context = make_context(folder, config, progress, processes)
-    run_stage(step, context)
+    stage, context = make_context(folder, config, progress, processes)
+    run_stage(stage, context)
     return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1]
 
 

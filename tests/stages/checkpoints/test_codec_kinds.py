@@ -24,7 +24,7 @@ from stages.checkpoints.converting import convert
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.native import TrainedModel, load_encodec, save_checkpoint
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from stages.tokenize import Config
 from tests.worlds.codec_world import piece, tokens_of, track
@@ -64,7 +64,7 @@ def clips_of(store: Store, tokens: dict[str, Any], codec: Path) -> list[dict]:
         store, settings, "run", "decode", "d", {"requests": "r", "generations": "g"}, WeightsLibrary(store)
     )
     config = decode.Config.model_validate({"codec": str(codec), "format": "wav", "bits": 24, "loudness": -40.0})
-    run_stage(Step("decode", decode, config), context)
+    run_stage(ConfiguredStage("decode", decode, config), context)
     return store.read(CLIPS, "d").to_pylist()
 
 

@@ -23,7 +23,7 @@ from stages.evaluate import Config
 from stages.evaluate.comparisons import untrained
 from stages.networks.clap import load_joint_embedder
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.generation_world import model_config, put_checkpoint
 from tests.worlds.tiny_clap import clap_folder
@@ -102,7 +102,7 @@ class World:
         given = {"codec": str(self.codec), "clap": str(self.clap), "vocabulary": None, "untrained_clips": 2} | changes
         settings = Settings(store=self.store.url, device="cpu", max_refused=1.0)
         context = Context(self.store, settings, "run", "evaluate", version, VERSIONS, WeightsLibrary(self.store))
-        run_stage(Step("evaluate", evaluate, Config.model_validate(given)), context)
+        run_stage(ConfiguredStage("evaluate", evaluate, Config.model_validate(given)), context)
         return {int(row["request_id"], 16): row for row in self.store.read(SCORES, version).to_pylist()}
 
 

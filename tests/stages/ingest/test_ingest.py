@@ -14,7 +14,7 @@ from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import Step, plan_stage
+from stages.pipeline.planning import ConfiguredStage, plan_stage
 from stages.pipeline.runner import Counts
 from tests.worlds.ingest_world import World
 from tests.worlds.recordings import write
@@ -248,10 +248,10 @@ def test_tracks_in_a_folder_that_cannot_be_read_for_a_night_are_kept(world, monk
 
 
 def test_plans_count_what_runs_do(world):
-    step = Step("ingest", ingest, world.config)
+    stage = ConfiguredStage("ingest", ingest, world.config)
 
     def plan():
-        found = plan_stage(step, world.context(), True)
+        found = plan_stage(stage, world.context(), True)
         return found.make, found.reuse, found.drop
 
     for number in range(3):
@@ -281,7 +281,7 @@ def test_a_missing_or_emptied_source_fails_and_drops_nothing(world):
     settings = Settings(store=world.store.url)
     context = Context(world.store, settings, "run", "ingest", "v", {}, WeightsLibrary(world.store))
     with pytest.raises(ValueError, match="--source"):
-        plan_stage(Step("ingest", ingest, world.config), context, True)
+        plan_stage(ConfiguredStage("ingest", ingest, world.config), context, True)
 
 
 def test_a_source_where_everything_is_bad_has_rejects_and_no_rows(world):

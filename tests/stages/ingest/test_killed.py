@@ -12,7 +12,7 @@ import pytest
 
 from stages import ingest
 from stages.pipeline.contract import Stopped
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import run_job
 from tests.worlds.ingest_world import Counter, World
 from tests.worlds.recordings import write
@@ -23,12 +23,12 @@ from schemas import Settings, Store
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import Step
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import run_job
 source, store = sys.argv[1:]
 settings = Settings(store=store, source=source, workers=1)
 context = Context(Store(store), settings, "run", "ingest", "v", {}, WeightsLibrary(Store(store)))
-run_job(Step("ingest", ingest, ingest.Config(shard_size=3)), context, "all")
+run_job(ConfiguredStage("ingest", ingest, ingest.Config(shard_size=3)), context, "all")
 """
 
 
@@ -66,7 +66,7 @@ def test_a_run_stopped_anywhere_and_run_again_equals_an_undisturbed_one(tmp_path
     for name in ("03 bad.wav", "10 bad.wav"):
         write(calm.music / name, b"bad")
     calm.run()
-    step = Step("ingest", ingest, broken.config)
+    stage = ConfiguredStage("ingest", ingest, broken.config)
     for stop_after in (2, 1, 4, 0):
         context = broken.context()
         context.stop = threading.Event()
@@ -79,7 +79,7 @@ def test_a_run_stopped_anywhere_and_run_again_equals_an_undisturbed_one(tmp_path
 
         context.progress = StopAfter()
         with pytest.raises(Stopped):
-            run_job(step, context, "all")
+            run_job(stage, context, "all")
     broken.run()
     assert broken.tables() == calm.tables()
     assert len(broken.rows()) == 9

@@ -10,40 +10,42 @@ from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHROMA, CLAP, TRACKS
 from schemas.weights import MissingWeights
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
-from stages.pipeline.planning import Chain, Step, plan_chain
+from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_pipeline
 from stages.pipeline.runner import run_stage
-from tests.worlds.tiny_stages import Knobs, Training, make_chain, make_mapping, make_source, make_training, run
+from tests.worlds.tiny_stages import Knobs, Training, make_mapping, make_pipeline, make_source, make_training, run
 
 
 @pytest.mark.parametrize(("refresh", "times"), [("missing", 1), ("changed", 2), ("never", 0)])
 def test_a_whole_set_stage_is_made_anew_as_its_refresh_policy_says(tmp_path, refresh, times):
     calls: list[str] = []
     for run_id, names in (("r1", "ab"), ("r2", "ab"), ("r3", "abc")):
-        steps = [*make_chain(tmp_path, list(names), make_mapping([])).steps.values()]
-        chain = Chain(
-            [*steps, Step("training", make_training(calls), Training(refresh=refresh))], Settings(store=str(tmp_path))
+        stages = [*make_pipeline(tmp_path, list(names), make_mapping([])).stages.values()]
+        pipeline = Pipeline(
+            [*stages, ConfiguredStage("training", make_training(calls), Training(refresh=refresh))],
+            Settings(store=str(tmp_path)),
         )
-        for step in chain.steps.values():
-            run_stage(step, chain.context(step.name, run_id), asked=False)
+        for stage in pipeline.stages.values():
+            run_stage(stage, pipeline.context(stage.name, run_id), asked=False)
     assert len(calls) == times
     assert len(set(calls)) == times
 
 
 def test_asked_by_name_a_whole_set_stage_runs_against_its_policy(tmp_path):
     calls: list[str] = []
-    steps = [*make_chain(tmp_path, list("ab"), make_mapping([])).steps.values()]
-    chain = Chain(
-        [*steps, Step("training", make_training(calls), Training(refresh="never"))], Settings(store=str(tmp_path))
+    stages = [*make_pipeline(tmp_path, list("ab"), make_mapping([])).stages.values()]
+    pipeline = Pipeline(
+        [*stages, ConfiguredStage("training", make_training(calls), Training(refresh="never"))],
+        Settings(store=str(tmp_path)),
     )
-    for step in chain.steps.values():
-        run_stage(step, chain.context(step.name, "r1"), asked=True)
+    for stage in pipeline.stages.values():
+        run_stage(stage, pipeline.context(stage.name, "r1"), asked=True)
     assert len(calls) == 1
 
 
 def test_what_was_refused_for_want_of_something_consulted_is_tried_again_once_that_changed(tmp_path):
     calls: list[str] = []
 
-    def consulting(names: str) -> Chain:
+    def consulting(names: str) -> Pipeline:
         mapping = make_mapping([])
         looking = make_mapping(calls)
         looking.READS, looking.CONSULTS, looking.WRITES = (CHROMA,), (TRACKS,), CLAP
@@ -56,8 +58,13 @@ def test_what_was_refused_for_want_of_something_consulted_is_tried_again_once_th
             return Shard([], [Reject(name, name, "unknown", "c is not there") for name in wanted])
 
         looking.shard = shard
-        steps = [Step("source", make_source(list(names)), Knobs()), Step("mapping", mapping, Knobs())]
-        return Chain([*steps, Step("looking", looking, Knobs())], Settings(store=str(tmp_path), max_refused=1.0))
+        stages = [
+            ConfiguredStage("source", make_source(list(names)), Knobs()),
+            ConfiguredStage("mapping", mapping, Knobs()),
+        ]
+        return Pipeline(
+            [*stages, ConfiguredStage("looking", looking, Knobs())], Settings(store=str(tmp_path), max_refused=1.0)
+        )
 
     assert run(consulting("ab"), "r1")[2].refused == 2
     assert run(consulting("ab"), "r2")[2].refused == 2
@@ -89,52 +96,57 @@ def make_reader(reads: bool) -> ModuleType:
 def test_what_has_no_say_in_a_stage_is_not_looked_for_and_enters_no_identity(tmp_path):
     (tmp_path / "model").write_text("weights")
 
-    def chain(reads, level=1.0, separator="./no/separator"):
+    def pipeline(reads, level=1.0, separator="./no/separator"):
         config = Readers(model=str(tmp_path / "model"), separator=separator)
-        steps = [*make_chain(tmp_path, list("ab"), make_mapping([]), level).steps.values()]
-        return Chain([*steps, Step("reader", make_reader(reads), config)], Settings(store=str(tmp_path / "store")))
+        stages = [*make_pipeline(tmp_path, list("ab"), make_mapping([]), level).stages.values()]
+        return Pipeline(
+            [*stages, ConfiguredStage("reader", make_reader(reads), config)], Settings(store=str(tmp_path / "store"))
+        )
 
-    assert chain(False).versions("reader").keys() == {"tracks"}
-    assert chain(False).context("reader", "r1").versions.keys() == {"tracks"}
-    assert chain(False).fingerprint("reader") == chain(False, 2.0, "./another").fingerprint("reader")
-    assert len(plan_chain(chain(False), ["source", "mapping", "reader"], asked=False)) == 3
+    assert pipeline(False).versions("reader").keys() == {"tracks"}
+    assert pipeline(False).context("reader", "r1").versions.keys() == {"tracks"}
+    assert pipeline(False).fingerprint("reader") == pipeline(False, 2.0, "./another").fingerprint("reader")
+    assert len(plan_pipeline(pipeline(False), ["source", "mapping", "reader"], asked=False)) == 3
     with pytest.raises(MissingWeights, match=r"expected weights at \./no/separator"):
-        plan_chain(chain(True), ["source", "mapping", "reader"], asked=False)
+        plan_pipeline(pipeline(True), ["source", "mapping", "reader"], asked=False)
     (tmp_path / "separator").write_text("weights")
     there = str(tmp_path / "separator")
-    assert chain(True, separator=there).versions("reader").keys() == {"tracks", "chroma"}
-    fingerprints = [chain(True, level, there).fingerprint("reader") for level in (1.0, 2.0)]
-    assert len({*fingerprints, chain(False).fingerprint("reader")}) == 3
+    assert pipeline(True, separator=there).versions("reader").keys() == {"tracks", "chroma"}
+    fingerprints = [pipeline(True, level, there).fingerprint("reader") for level in (1.0, 2.0)]
+    assert len({*fingerprints, pipeline(False).fingerprint("reader")}) == 3
 
 
 def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
     config = Readers(model="somebody/model", separator="somebody/separator")
-    steps = [Step("source", make_source(["a"]), Knobs()), Step("reader", make_reader(True), config)]
-    steps.append(Step("other", make_mapping([]), Readers(model="somebody/else", separator=None)))
-    chain = Chain(steps, Settings(store=str(tmp_path), offline=True))
+    stages = [
+        ConfiguredStage("source", make_source(["a"]), Knobs()),
+        ConfiguredStage("reader", make_reader(True), config),
+    ]
+    stages.append(ConfiguredStage("other", make_mapping([]), Readers(model="somebody/else", separator=None)))
+    pipeline = Pipeline(stages, Settings(store=str(tmp_path), offline=True))
     # What the model reads is not known while it is missing, and so not asked for.
     told = r"missing weights somebody/model \(reader\.model\), somebody/else \(other\.model\): .*--set reader\.model="
     with pytest.raises(MissingWeights, match=told):
-        chain.fetch(["source", "reader", "other"])
+        pipeline.fetch(["source", "reader", "other"])
     # A stage that is not to run may still be part of another's identity.
     with pytest.raises(MissingWeights, match=r"missing weights somebody/else \(other\.model\): "):
-        chain.fingerprint("other")
+        pipeline.fingerprint("other")
 
 
 def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):
-    chain = make_chain(tmp_path, list("abcd"), make_mapping([]))
-    plans = plan_chain(chain, ["source", "mapping"], asked=False)
+    pipeline = make_pipeline(tmp_path, list("abcd"), make_mapping([]))
+    plans = plan_pipeline(pipeline, ["source", "mapping"], asked=False)
     assert [(plan.stage, plan.make, plan.estimated) for plan in plans] == [("source", 4, False), ("mapping", 4, True)]
-    run(chain)
-    assert [(plan.jobs, plan.reuse) for plan in plan_chain(chain, ["source", "mapping"], asked=False)] == [
+    run(pipeline)
+    assert [(plan.jobs, plan.reuse) for plan in plan_pipeline(pipeline, ["source", "mapping"], asked=False)] == [
         ((), 4),
         ((), 4),
     ]
 
 
 def test_a_context_travels_to_another_process_without_its_listener(tmp_path):
-    chain = make_chain(tmp_path, list("ab"), make_mapping([]))
-    context = replace(chain.context("source", "r1"))
+    pipeline = make_pipeline(tmp_path, list("ab"), make_mapping([]))
+    context = replace(pipeline.context("source", "r1"))
     context.stop.set()
     other: Context = pickle.loads(pickle.dumps(context))
     assert other.fingerprint == context.fingerprint

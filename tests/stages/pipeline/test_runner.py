@@ -13,56 +13,56 @@ from schemas import Store
 from schemas.records import RUNS
 from schemas.tables import CHROMA, TRACKS
 from stages.pipeline.contract import Reject, Shard, Stopped
-from stages.pipeline.planning import Chain, Step, plan_stage
+from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_stage
 from stages.pipeline.runner import StageFailed, run_stage
-from tests.worlds.tiny_stages import Training, contents, make_chain, make_mapping, make_training, run
+from tests.worlds.tiny_stages import Training, contents, make_mapping, make_pipeline, make_training, run
 
 
 def test_every_row_flows_through_and_a_second_run_does_nothing(tmp_path):
     calls: list[str] = []
-    chain = make_chain(tmp_path, list("abcde"), make_mapping(calls))
-    first = run(chain)
+    pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping(calls))
+    first = run(pipeline)
     assert [counts.made for counts in first] == [5, 5]
     assert sorted(calls) == list("abcde")
-    before = contents(chain)
-    second = run(make_chain(tmp_path, list("abcde"), make_mapping(calls)), "r2")
+    before = contents(pipeline)
+    second = run(make_pipeline(tmp_path, list("abcde"), make_mapping(calls)), "r2")
     assert [(counts.made, counts.reused) for counts in second] == [(0, 5), (0, 5)]
     assert sorted(calls) == list("abcde")
-    assert contents(chain) == before
+    assert contents(pipeline) == before
 
 
 def test_a_new_row_touches_one_shard_and_is_the_only_one_computed(tmp_path):
     calls: list[str] = []
-    run(make_chain(tmp_path, list("abcd"), make_mapping(calls)))
+    run(make_pipeline(tmp_path, list("abcd"), make_mapping(calls)))
     calls.clear()
-    chain = make_chain(tmp_path, list("abcde"), make_mapping(calls))
-    run_stage(chain.steps["source"], chain.context("source", "r2"))
-    plan = plan_stage(chain.steps["mapping"], chain.context("mapping", "r2"), asked=False)
+    pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping(calls))
+    run_stage(pipeline.stages["source"], pipeline.context("source", "r2"))
+    plan = plan_stage(pipeline.stages["mapping"], pipeline.context("mapping", "r2"), asked=False)
     assert (plan.jobs, plan.make, plan.reuse) == (("1",), 1, 4)
-    assert run_stage(chain.steps["mapping"], chain.context("mapping", "r2")).counts.reused == 4
+    assert run_stage(pipeline.stages["mapping"], pipeline.context("mapping", "r2")).counts.reused == 4
     assert calls == ["e"]
 
 
 def test_a_removed_rows_results_go_and_the_rest_is_reused(tmp_path):
     calls: list[str] = []
-    run(make_chain(tmp_path, list("abcd"), make_mapping(calls)))
+    run(make_pipeline(tmp_path, list("abcd"), make_mapping(calls)))
     calls.clear()
-    chain = make_chain(tmp_path, list("acd"), make_mapping(calls))
-    run(chain, "r2")
+    pipeline = make_pipeline(tmp_path, list("acd"), make_mapping(calls))
+    run(pipeline, "r2")
     assert calls == []
-    assert chain.store.read(CHROMA, chain.fingerprint("mapping")).column("track_id").to_pylist() == list("acd")
+    assert pipeline.store.read(CHROMA, pipeline.fingerprint("mapping")).column("track_id").to_pylist() == list("acd")
 
 
 def test_a_refused_row_is_in_rejects_and_is_not_computed_again(tmp_path):
     calls: list[str] = []
-    chain = make_chain(tmp_path, ["a", "b", "bad"], make_mapping(calls, refuse=("b",)))
-    assert [counts.refused for counts in run(chain)] == [1, 1]
-    again = make_chain(tmp_path, ["a", "b", "bad", "c"], make_mapping(calls, refuse=("b",)))
+    pipeline = make_pipeline(tmp_path, ["a", "b", "bad"], make_mapping(calls, refuse=("b",)))
+    assert [counts.refused for counts in run(pipeline)] == [1, 1]
+    again = make_pipeline(tmp_path, ["a", "b", "bad", "c"], make_mapping(calls, refuse=("b",)))
     assert [counts.refused for counts in run(again, "r2")] == [1, 1]
     assert calls == ["a", "b", "c"]
     from schemas.database import query
 
-    rejects = query(chain.store, "SELECT stage, key, kind, run_id FROM rejects ORDER BY stage").to_pylist()
+    rejects = query(pipeline.store, "SELECT stage, key, kind, run_id FROM rejects ORDER BY stage").to_pylist()
     assert rejects == [
         {"stage": "mapping", "key": "b", "kind": "refused", "run_id": "r1"},
         {"stage": "source", "key": "bad", "kind": "bad", "run_id": "r1"},
@@ -70,62 +70,62 @@ def test_a_refused_row_is_in_rejects_and_is_not_computed_again(tmp_path):
 
 
 def test_more_refusals_than_allowed_fail_the_stage_and_keep_its_work(tmp_path):
-    chain = make_chain(tmp_path, list("abc"), make_mapping([], refuse=("b", "c")), max_refused=0.5)
+    pipeline = make_pipeline(tmp_path, list("abc"), make_mapping([], refuse=("b", "c")), max_refused=0.5)
     with pytest.raises(StageFailed, match="refused 2 of 3 items"):
-        run(chain)
-    assert chain.store.read(CHROMA, chain.fingerprint("mapping")).num_rows == 1
+        run(pipeline)
+    assert pipeline.store.read(CHROMA, pipeline.fingerprint("mapping")).num_rows == 1
 
 
 def test_a_failing_shard_fails_the_stage_with_its_reason_and_the_other_shards_are_kept(tmp_path):
-    chain = make_chain(tmp_path, list("abcde"), make_mapping([], fail=("b",)))
+    pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping([], fail=("b",)))
     with pytest.raises(StageFailed, match="1 of its shards failed; shard 0: cannot do b"):
-        run(chain)
-    assert chain.store.shards(CHROMA, chain.fingerprint("mapping")) == ["1"]
-    row = next(row for row in chain.store.read(RUNS, "1").to_pylist() if row["stage"] == "mapping")
+        run(pipeline)
+    assert pipeline.store.shards(CHROMA, pipeline.fingerprint("mapping")) == ["1"]
+    row = next(row for row in pipeline.store.read(RUNS, "1").to_pylist() if row["stage"] == "mapping")
     assert "cannot do b" in row["error"]
     calls: list[str] = []
-    repaired = make_chain(tmp_path, list("abcde"), make_mapping(calls))
+    repaired = make_pipeline(tmp_path, list("abcde"), make_mapping(calls))
     run(repaired, "r2")
     assert calls == list("abc")
 
 
 def test_another_setting_makes_a_new_version_beside_the_old_one(tmp_path):
-    chain, other = (make_chain(tmp_path, list("ab"), make_mapping([]), level=level) for level in (1.0, 2.0))
-    run(chain)
+    pipeline, other = (make_pipeline(tmp_path, list("ab"), make_mapping([]), level=level) for level in (1.0, 2.0))
+    run(pipeline)
     run(other, "r2")
-    assert len(chain.store.versions(CHROMA)) == 2
-    assert len(chain.store.versions(TRACKS)) == 1
+    assert len(pipeline.store.versions(CHROMA)) == 2
+    assert len(pipeline.store.versions(TRACKS)) == 1
 
 
 def test_a_stage_that_is_asked_to_stop_stops_and_the_next_run_completes_it(tmp_path):
     calls: list[str] = []
-    chain = make_chain(tmp_path, list("abcde"), make_mapping(calls))
-    run_stage(chain.steps["source"], chain.context("source", "r1"))
-    context = chain.context("mapping", "r1")
+    pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping(calls))
+    run_stage(pipeline.stages["source"], pipeline.context("source", "r1"))
+    context = pipeline.context("mapping", "r1")
     context.stop.set()
     with pytest.raises(Stopped):
-        run_stage(chain.steps["mapping"], context)
-    assert run(chain, "r2")[1].made == 5
+        run_stage(pipeline.stages["mapping"], context)
+    assert run(pipeline, "r2")[1].made == 5
 
 
 def test_a_stage_whose_input_is_missing_says_which_stage_to_run(tmp_path):
-    chain = make_chain(tmp_path, list("ab"), make_mapping([]))
-    step, context = chain.steps["mapping"], chain.context("mapping", "r1")
+    pipeline = make_pipeline(tmp_path, list("ab"), make_mapping([]))
+    stage, context = pipeline.stages["mapping"], pipeline.context("mapping", "r1")
     from stages.pipeline.runner import run_job
 
     with pytest.raises(ValueError, match=r"expected the table tracks .* run the stage that makes it first"):
-        run_job(step, context, "0")
+        run_job(stage, context, "0")
 
 
 def test_what_is_optional_may_be_missing(tmp_path):
     mapping = make_mapping([])
-    chain = make_chain(tmp_path, ["a"], mapping)
-    training = Step("training", make_training([]), Training())
-    chain = Chain([*chain.steps.values(), training], chain.settings)
+    pipeline = make_pipeline(tmp_path, ["a"], mapping)
+    training = ConfiguredStage("training", make_training([]), Training())
+    pipeline = Pipeline([*pipeline.stages.values(), training], pipeline.settings)
     with pytest.raises(StageFailed, match=r"expected the table chroma .* run the stage that makes it first"):
-        run_stage(training, chain.context("training", "r1"))
+        run_stage(training, pipeline.context("training", "r1"))
     training.stage.OPTIONAL = (CHROMA,)
-    assert run_stage(training, chain.context("training", "r2")).counts.made == 1
+    assert run_stage(training, pipeline.context("training", "r2")).counts.made == 1
 
 
 @pytest.mark.parametrize(
@@ -141,23 +141,23 @@ def test_a_stage_that_does_not_account_for_every_row_once_is_caught(tmp_path, ro
     broken = make_mapping([])
     broken.shard = lambda config, context, tracks: Shard(rows, rejects)
     with pytest.raises(StageFailed, match=message):
-        run(make_chain(tmp_path, ["a"], broken))
+        run(make_pipeline(tmp_path, ["a"], broken))
 
 
 SLOW_RUN = textwrap.dedent("""
     import sys, time
     sys.path.insert(0, sys.argv[2])
-    from tests.worlds.tiny_stages import make_chain, make_mapping, run
+    from tests.worlds.tiny_stages import make_pipeline, make_mapping, run
     mapping = make_mapping([])
     quick = mapping.shard
     mapping.shard = lambda *given: (time.sleep(0.02), quick(*given))[1]
-    run(make_chain(sys.argv[1], [f"{n:03}" for n in range(60)], mapping))
+    run(make_pipeline(sys.argv[1], [f"{n:03}" for n in range(60)], mapping))
 """)
 
 
 def test_a_run_killed_at_random_instants_and_run_again_equals_an_undisturbed_one(tmp_path, request):
     names = [f"{number:03}" for number in range(60)]
-    undisturbed = make_chain(tmp_path / "undisturbed", names, make_mapping([]))
+    undisturbed = make_pipeline(tmp_path / "undisturbed", names, make_mapping([]))
     run(undisturbed)
     seed, root = random.Random(1), str(request.config.rootpath)
     killed = 0
@@ -169,9 +169,9 @@ def test_a_run_killed_at_random_instants_and_run_again_equals_an_undisturbed_one
         killed += process.poll() is None
         process.kill()
         process.wait()
-    chain = make_chain(tmp_path / "killed", names, make_mapping([]))
-    run(chain, "last")
+    pipeline = make_pipeline(tmp_path / "killed", names, make_mapping([]))
+    run(pipeline, "last")
     assert killed
-    assert contents(chain) == contents(undisturbed)
+    assert contents(pipeline) == contents(undisturbed)
     assert Store(str(tmp_path / "killed")).read(RUNS, "1").num_rows >= 2
-    assert isinstance(chain.store.read(CHROMA, chain.fingerprint("mapping")), pa.Table)
+    assert isinstance(pipeline.store.read(CHROMA, pipeline.fingerprint("mapping")), pa.Table)

@@ -15,7 +15,7 @@ from schemas.tables import PIECES, REQUESTS, TRACKS
 from stages import requests
 from stages.demo.synthesis.composition import compose
 from stages.pipeline.contract import Stopped
-from stages.pipeline.planning import Step, plan_stage
+from stages.pipeline.planning import ConfiguredStage, plan_stage
 from stages.pipeline.runner import StageFailed, run_stage
 from stages.requests import Config
 from tests.worlds.requests_world import (
@@ -56,8 +56,8 @@ def test_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
     file = write(tmp_path / "r.jsonl", {"description": "x"}, {"description": "y", "seconds": -1})
     first = take_in(store, file)
     assert (first.counts.made, first.counts.refused) == (1, 1)
-    step = Step("requests", requests, Config())
-    plan = plan_stage(step, context_for(store, file), asked=False)
+    stage = ConfiguredStage("requests", requests, Config())
+    plan = plan_stage(stage, context_for(store, file), asked=False)
     assert (plan.jobs, plan.make, plan.reuse, plan.drop) == ((), 0, 1, 0)
     assert (
         list(
@@ -137,7 +137,7 @@ def test_requests_keep_their_shards_as_others_come_and_go(store: Store, tmp_path
 
 
 def test_a_stopped_run_ends_as_an_undisturbed_one(store: Store, tmp_path: Path) -> None:
-    config, step = Config(shard_size=2), Step("requests", requests, Config(shard_size=2))
+    config, stage = Config(shard_size=2), ConfiguredStage("requests", requests, Config(shard_size=2))
     file = write(tmp_path / "r.jsonl", *({"name": f"n{i}"} for i in range(7)))
     context = context_for(store, file)
 
@@ -150,7 +150,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(store: Store, tmp_path: Path) 
 
     context.stop = StopsAtTheThird()
     with pytest.raises((Stopped, StageFailed)):
-        run_stage(step, context)
+        run_stage(stage, context)
     assert store.shards(REQUESTS, "r") == ["0", "1"]
     take_in(store, file, config)
     assert [row["shard"] for row in rows_of(store)] == [0, 0, 1, 1, 2, 2, 3]
@@ -168,7 +168,7 @@ def test_a_file_in_which_every_line_is_refused_fails_the_stage(store: Store, tmp
     context = context_for(store, file)
     context.settings = Settings(store=store.url, requests=str(file))
     with pytest.raises(StageFailed, match="refused 1 of 1"):
-        run_stage(Step("requests", requests, Config()), context)
+        run_stage(ConfiguredStage("requests", requests, Config()), context)
 
 
 def test_a_referenced_file_is_known_by_its_content(store: Store, tmp_path: Path) -> None:

@@ -47,10 +47,10 @@ def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_
 
 def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read_meanwhile(place: Path) -> None:
     config = recipe(place, seed=5, optimization={"steps": 12}, save_every=100)
-    step, context = make_context(place, config)
+    stage, context = make_context(place, config)
     context.progress = StopAt(context, 7)
     with pytest.raises(Stopped):
-        run_stage(step, context)
+        run_stage(stage, context)
     assert int(load_file(context.scratch() / "state.safetensors")["step"]) == 7
     meanwhile = context.store.read(TRAINING, context.fingerprint, [context.identity])
     assert meanwhile.column("step").to_pylist() == [5]

@@ -73,10 +73,10 @@ def test_whatever_the_metadata_a_text_is_never_blank(track: dict, seed: int) -> 
 def test_codebooks_of_joint_embeddings_come_back_bit_for_bit_after_a_stop(tmp_path: Path) -> None:
     _fill(tmp_path)
     config = _recipe(tmp_path)
-    step, context = make_context(tmp_path, config)
+    stage, context = make_context(tmp_path, config)
     context.progress = StopAt(context, 4)
     with pytest.raises(Stopped):
-        run_stage(step, context)
+        run_stage(stage, context)
     kept = load_file(context.scratch() / "state.safetensors")
     assert any(name.startswith("buffers.clap.quantizer") for name in kept)
     resumed = train_in(tmp_path, config)

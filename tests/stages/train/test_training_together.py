@@ -49,10 +49,10 @@ def test_a_training_of_two_processes_that_is_killed_ends_with_the_same_weights_b
 def test_two_processes_that_are_asked_to_stop_keep_their_state_and_one_goes_on_with_it(tmp_path: Path) -> None:
     fill(tmp_path)
     config = recipe(tmp_path, **CHANGES)
-    step, context = make_context(tmp_path, config, processes=2)
+    stage, context = make_context(tmp_path, config, processes=2)
     context.progress = StopAt(context, 4)
     with pytest.raises(Stopped, match="train was asked to stop"):
-        run_stage(step, context)
+        run_stage(stage, context)
     assert (context.scratch() / "state.safetensors").exists()
 
     class First(Progress):

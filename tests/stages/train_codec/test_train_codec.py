@@ -248,16 +248,16 @@ def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> No
                 self.context.stop.set()
 
     from stages import train_codec
-    from stages.pipeline.planning import Step
+    from stages.pipeline.planning import ConfiguredStage
     from tests.worlds.codec_world import context_of
 
     rows = tracks(tmp_path / "music")
-    step = Step("train_codec", train_codec, recipe())
-    context = context_of(tmp_path / "a", step, rows)
+    stage = ConfiguredStage("train_codec", train_codec, recipe())
+    context = context_of(tmp_path / "a", stage, rows)
     context.progress = StopAt()
     context.progress.context = context
     with pytest.raises(Stopped):
-        train_codec.reduce(step.config, context, context.rows(train_codec.READS[0]))
+        train_codec.reduce(stage.config, context, context.rows(train_codec.READS[0]))
     assert list(context.scratch().glob("*.safetensors"))
     finished, _ = train_in(tmp_path / "a", rows, recipe())
     assert finished["digest"] == train_in(tmp_path / "b", rows, recipe())[0]["digest"]
