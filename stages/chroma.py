@@ -11,7 +11,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
 from stages.audio.loudness import SILENCE_DBFS
-from stages.audio.prefetching import reading_ahead, sources_of
+from stages.audio.prefetching import prefetch, prefetch_items
 from stages.pipeline.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
@@ -44,7 +44,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (config.sample_rate, 1)
     rows, rejects = [], []
     context.progress.start("chroma", tracks.num_rows, "tracks")
-    with reading_ahead(context, sources_of(tracks), sample_rate, channels) as sounds:
+    with prefetch(context, prefetch_items(tracks), sample_rate, channels) as sounds:
         for source, sound in sounds:
             if isinstance(sound, Reject):
                 rejects.append(sound)

@@ -7,7 +7,7 @@ from pydantic import Field
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CLAP, TRACKS
-from stages.audio.prefetching import reading_ahead, sources_of
+from stages.audio.prefetching import prefetch, prefetch_items
 from stages.pipeline.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CLAP, 1
@@ -31,7 +31,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
     rows, rejects = [], []
     context.progress.start("clap", tracks.num_rows, "tracks")
-    with reading_ahead(context, sources_of(tracks), embedder.sample_rate, 1) as sounds:
+    with prefetch(context, prefetch_items(tracks), embedder.sample_rate, 1) as sounds:
         for source, sound in sounds:
             if isinstance(sound, Reject):
                 rejects.append(sound)

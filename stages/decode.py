@@ -21,7 +21,7 @@ from pydantic import Field
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS
-from stages.audio import AudioFormat, Measures, encode_audio, measure, normalise_loudness
+from stages.audio import AudioFormat, AudioMeasures, encode_audio, measure_audio, normalise_loudness
 from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class _Encoded:
 
     data: bytes
     samples: int
-    measures: Measures
+    measures: AudioMeasures
 
 
 def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Shard:
@@ -106,7 +106,7 @@ def _write(
     sample_rate: int,
 ) -> dict[str, Any]:
     """Write the file of a clip; its row."""
-    before = measure(sound, sample_rate)
+    before = measure_audio(sound, sample_rate)
     encoded = _encode(config, sound, sample_rate, before, _tags(generation, request))
     name = f"{generation['request_id']}-{generation['take']}.{config.format}"
     path = f"audio/version={context.fingerprint}/{name}"
@@ -131,7 +131,9 @@ def _write(
     }
 
 
-def _encode(config: Config, sound: np.ndarray, sample_rate: int, before: Measures, tags: Mapping[str, str]) -> _Encoded:
+def _encode(
+    config: Config, sound: np.ndarray, sample_rate: int, before: AudioMeasures, tags: Mapping[str, str]
+) -> _Encoded:
     """A file at the target loudness, whose decoded sound keeps the true-peak limit."""
     import soundfile
 
@@ -141,7 +143,7 @@ def _encode(config: Config, sound: np.ndarray, sample_rate: int, before: Measure
         levelled, _gain = normalise_loudness(sound, sample_rate, target, limit)
         data = encode_audio(levelled, sample_rate, config.format, tags, config.bits)
         heard, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        encoded = _Encoded(data, len(heard), measure(heard.T, sample_rate))
+        encoded = _Encoded(data, len(heard), measure_audio(heard.T, sample_rate))
         over = (encoded.measures.true_peak or -np.inf) - config.true_peak
         if over <= 0:
             break

@@ -15,8 +15,8 @@ from pydantic import Field, model_validator
 import schemas
 from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
-from stages.audio.prefetching import reading_ahead, sources_of
-from stages.audio.sound import Sound
+from stages.audio.prefetching import prefetch, prefetch_items
+from stages.audio.reading import Waveform
 from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
         raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
     rows, rejects = [], []
     context.progress.start("tokenize", tracks.num_rows, "tracks")
-    with reading_ahead(context, sources_of(tracks), codec.sample_rate, codec.channels) as sounds:
+    with prefetch(context, prefetch_items(tracks), codec.sample_rate, codec.channels) as sounds:
         for source, sound in sounds:
             if isinstance(sound, Reject):
                 rejects.append(sound)
@@ -91,7 +91,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     return Shard(rows, rejects)
 
 
-def _codes(config: Config, codec: "AnyCodec", sound: Sound) -> np.ndarray:
+def _codes(config: Config, codec: "AnyCodec", sound: Waveform) -> np.ndarray:
     """Codes uint16 [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
     import torch
 

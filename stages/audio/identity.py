@@ -19,8 +19,8 @@ WAV and as FLAC are two recordings. The walk also tells whether the container is
 import hashlib
 from typing import IO, Any
 
+from stages.audio.locations import AudioError
 from stages.audio.ogg import ogg_packets
-from stages.audio.places import AudioError
 from stages.audio.signatures import container_of, first_frame, skip_id3
 
 CHUNK = 2**20

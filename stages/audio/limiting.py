@@ -7,7 +7,7 @@ times over windows that are together no longer than that, so that the average is
 
 import numpy as np
 
-from stages.audio.loudness import measure
+from stages.audio.loudness import measure_audio
 
 LOOK_AHEAD = 0.02
 """Seconds before and after a peak over which the gain moves: slow enough to leave a bass note's shape alone."""
@@ -31,17 +31,17 @@ def normalise_loudness(
         raise ValueError("expected finite samples, got NaN or infinity")
     if peak_dbtp > 0:
         raise ValueError(f"expected a true-peak limit of at most 0 dBTP, got {peak_dbtp:g}")
-    loudness = measure(samples, sample_rate).loudness
+    loudness = measure_audio(samples, sample_rate).loudness
     gain = 0.0 if loudness is None else target_lufs - loudness
     louder = samples.astype(np.float32) * np.float32(10 ** (gain / 20))
     return limit_true_peak(louder, sample_rate, peak_dbtp), gain
 
 
 def limit_true_peak(samples: np.ndarray, sample_rate: int, peak_dbtp: float) -> np.ndarray:
-    """Float32 [C, N] with its true peak, as `measure` finds it, at most `peak_dbtp`; unchanged where it is already."""
+    """Return float32 [C, N] with a true peak of at most `peak_dbtp`; what keeps it already is returned unchanged."""
     from scipy.ndimage import minimum_filter1d, uniform_filter1d
 
-    before = measure(samples, sample_rate).true_peak
+    before = measure_audio(samples, sample_rate).true_peak
     if before is None or before <= peak_dbtp:
         return samples
     limit = 10 ** (peak_dbtp / 20)
@@ -53,7 +53,7 @@ def limit_true_peak(samples: np.ndarray, sample_rate: int, peak_dbtp: float) -> 
     limited = (samples * curve).astype(np.float32)
     # A moving gain shifts the peaks between samples by a hair; what is left over goes by a gain for the whole clip.
     for _ in range(4):
-        after = measure(limited, sample_rate).true_peak
+        after = measure_audio(limited, sample_rate).true_peak
         if after is None or after <= peak_dbtp:
             break
         limited = limited * np.float32(10 ** ((peak_dbtp - after) / 20) * (1 - 1e-6))

@@ -29,7 +29,7 @@ _GATE_LUFS, _RELATIVE_GATE, _OFFSET = -70.0, -10.0, -0.691
 
 
 @dataclass(frozen=True)
-class Measures:
+class AudioMeasures:
     """What was measured of a recording."""
 
     loudness: float | None
@@ -42,14 +42,14 @@ class Measures:
     """Share of samples at or beyond full scale, 0 to 1."""
 
 
-def measure(samples: np.ndarray, sample_rate: int) -> Measures:
+def measure_audio(samples: np.ndarray, sample_rate: int) -> AudioMeasures:
     """The measures of float samples [C, N]."""
-    meter = Meter(sample_rate, samples.shape[0])
+    meter = LoudnessMeter(sample_rate, samples.shape[0])
     meter.update(samples)
     return meter.result()
 
 
-class Meter:
+class LoudnessMeter:
     """Measures a stream: `update` with blocks [C, n] in order, then `result`.
 
     Args:
@@ -69,15 +69,15 @@ class Meter:
         for start in range(0, block.shape[1], PART):
             self._take(block[:, start : start + PART])
 
-    def result(self) -> Measures:
+    def result(self) -> AudioMeasures:
         """The measures of all that came; call it once, at the end."""
         if self._values == 0:
-            return Measures(None, None, 1.0, 0.0)
+            return AudioMeasures(None, None, 1.0, 0.0)
         self._hops.update(self._weighting.finish())
         means, peak = self._windows.means(partial=True), self._true_peak.result()
         silent = (means.max(axis=0) < 10 ** (SILENCE_DBFS / 10)).mean()
         decibels = 20 * math.log10(peak) if peak > 0 else None
-        return Measures(self._loudness(), decibels, float(silent), self._clipped / self._values)
+        return AudioMeasures(self._loudness(), decibels, float(silent), self._clipped / self._values)
 
     def _take(self, part: np.ndarray) -> None:
         self._values += part.size

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from typing import IO
 
-from stages.audio.places import AudioError
+from stages.audio.locations import AudioError
 
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from stages.audio.places import AudioError
-from stages.audio.sound import Sound, read_sound
+from stages.audio.locations import AudioError
+from stages.audio.reading import Waveform, read_waveform
 from stages.pipeline.contract import Context, Reject
 from stages.pipeline.workers.order import in_order
 from stages.pipeline.workers.pool import Call, Died, Pool, TookTooLong
@@ -37,7 +37,7 @@ BASE_SECONDS, SECONDS_PER_SECOND = 300.0, 0.5
 
 
 @dataclass(frozen=True)
-class Source:
+class PrefetchItem:
     """A recording to be read."""
 
     key: str
@@ -46,17 +46,17 @@ class Source:
     seconds: float
 
 
-def sources_of(tracks: pa.Table) -> list[Source]:
+def prefetch_items(tracks: pa.Table) -> list[PrefetchItem]:
     """The recordings of rows of `tracks`."""
     rows = tracks.select(["track_id", "uri", "seconds"]).to_pylist()
-    return [Source(row["track_id"], row["uri"], row["seconds"] or 0.0) for row in rows]
+    return [PrefetchItem(row["track_id"], row["uri"], row["seconds"] or 0.0) for row in rows]
 
 
 @contextmanager
-def reading_ahead(
-    context: Context, sources: Sequence[Source], sample_rate: int | None = None, channels: int | None = None
-) -> Iterator[Iterator[tuple[Source, Sound | Reject]]]:
-    """Within it, each recording as `read_sound` gives it, or why it is refused, in the order given.
+def prefetch(
+    context: Context, sources: Sequence[PrefetchItem], sample_rate: int | None = None, channels: int | None = None
+) -> Iterator[Iterator[tuple[PrefetchItem, Waveform | Reject]]]:
+    """Within it, each recording as `read_waveform` gives it, or why it is refused, in the order given.
 
     Between recordings it asks whether the run was to stop, and raises what `Context.check_stopped` does; OSError where
     the disk or the network failed.
@@ -65,12 +65,12 @@ def reading_ahead(
     if not readers:
         yield (_read_here(context, source, sample_rate, channels) for source in sources)
         return
-    pool = Pool(["stages.audio.sound", "soxr"])
+    pool = Pool(["stages.audio.reading", "soxr"])
 
-    def read(source: Source) -> Sound | Reject:
+    def read(source: PrefetchItem) -> Waveform | Reject:
         try:
             limit = BASE_SECONDS + SECONDS_PER_SECOND * source.seconds
-            found = pool.do(Call(read_sound, (source.uri, sample_rate, channels)), limit)
+            found = pool.do(Call(read_waveform, (source.uri, sample_rate, channels)), limit)
         except TookTooLong as limit:
             found = AudioError("timeout", f"expected a file that is read in {limit}, got one that is not")
         except Died as end:
@@ -91,7 +91,7 @@ def reading_ahead(
         pool.close()
 
 
-def _readers(context: Context, sources: Sequence[Source]) -> int:
+def _readers(context: Context, sources: Sequence[PrefetchItem]) -> int:
     """How many processes read; none where the recordings are better read by turns with the model's work."""
     if context.settings.workers == 1 or any(source.uri.startswith("memory://") for source in sources):
         return 0
@@ -102,13 +102,13 @@ def _readers(context: Context, sources: Sequence[Source]) -> int:
 
 
 def _read_here(
-    context: Context, source: Source, sample_rate: int | None, channels: int | None
-) -> tuple[Source, Sound | Reject]:
+    context: Context, source: PrefetchItem, sample_rate: int | None, channels: int | None
+) -> tuple[PrefetchItem, Waveform | Reject]:
     context.check_stopped()
-    return source, _or_reject(source, read_sound(source.uri, sample_rate, channels))
+    return source, _or_reject(source, read_waveform(source.uri, sample_rate, channels))
 
 
-def _or_reject(source: Source, found: Sound | AudioError) -> Sound | Reject:
+def _or_reject(source: PrefetchItem, found: Waveform | AudioError) -> Waveform | Reject:
     if isinstance(found, AudioError):
         return Reject(source.key, source.uri, found.kind, str(found))
     return found

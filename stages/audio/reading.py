@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
-from stages.audio.places import AudioError, open_binary
+from stages.audio.locations import AudioError, open_binary
 from stages.audio.signatures import DEMUXERS, PROBE_BYTES, container_of, first_frame, skip_id3
 
 MAX_CHANNELS = 64
@@ -265,3 +265,43 @@ def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndar
 def to_mono(samples: np.ndarray) -> np.ndarray:
     """The mean of the channels: float32 [C, N] → [1, N]."""
     return samples.mean(axis=0, keepdims=True, dtype=np.float32) if samples.shape[0] > 1 else samples
+
+
+@dataclass(frozen=True, eq=False)
+class Waveform:
+    """A recording as a model takes it."""
+
+    samples: np.ndarray
+    """float32 [C, N]."""
+    sample_rate: int
+    """Hz."""
+    seconds: float
+    """How long the recording is."""
+    peak: float
+    """The largest magnitude of a sample of the recording."""
+
+
+def convert_audio(samples: np.ndarray, source_rate: int, sample_rate: int, channels: int) -> np.ndarray:
+    """Samples [C, N] as a network of `channels` at `sample_rate` takes them: the mean of the channels for mono, else
+    the first ones, and a single one so many times."""
+    if channels == 1:
+        samples = to_mono(samples)
+    found = resample(samples[:channels], source_rate, sample_rate)
+    return np.repeat(found, channels, axis=0) if found.shape[0] == 1 < channels else found
+
+
+def read_waveform(uri: str, sample_rate: int | None, channels: int | None) -> Waveform | AudioError:
+    """A recording at a rate (Hz) and number of channels, or as it is stored where these are None; or why it cannot be
+    read.
+
+    Raises:
+        OSError: the disk or the network failed.
+    """
+    try:
+        recording = read_audio(uri)
+    except AudioError as error:
+        return error
+    peak = float(max(recording.samples.max(), -recording.samples.min()))
+    rate = sample_rate or recording.sample_rate
+    samples = convert_audio(recording.samples, recording.sample_rate, rate, channels or recording.samples.shape[0])
+    return Waveform(samples, rate, recording.seconds, peak)

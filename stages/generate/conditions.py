@@ -20,7 +20,7 @@ from model.chroma import chroma_at
 from model.conditioning.captions import request_text
 from model.music_model import Attributes
 from schemas import WeightsRef
-from stages.audio import as_channels
+from stages.audio import convert_audio
 from stages.checkpoints.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.checkpoints.facts import CheckpointFacts
 from stages.generate.melody_span import clip_frames, heard, over_clip
@@ -219,7 +219,7 @@ class Conditions:
             raise RequestRefused("no codec", "prompt: expected generate.codec for a prompt that is a file, got none")
         else:
             codec, recording = self._codec, self._sources.recording("prompt", reference)
-            sound = as_channels(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
+            sound = convert_audio(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
             # A codec that looks both ways hears some of what follows the prompt as well.
             heard = (wanted + codec.margins.after) * codec.hop
             codes = codec.encode_track(torch.from_numpy(sound[:, :heard]))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from stages.audio.places import locate, uri_of
+from stages.audio.locations import locate, uri_of
 from stages.ingest.kinds import is_metadata, is_recording
 from stages.ingest.metadata.fields import clean_text
 from stages.pipeline.contract import Reject

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from schemas import Config
 from stages.audio.identity import track_identity
-from stages.audio.loudness import Meter
-from stages.audio.places import AudioError, open_binary
+from stages.audio.locations import AudioError, open_binary
+from stages.audio.loudness import LoudnessMeter
 from stages.audio.reading import MAX_CHANNELS, MAX_SAMPLE_RATE, stream_audio
 from stages.ingest.metadata.tags import read_tags
 
@@ -67,7 +67,7 @@ def examine(uri: str, limits: Limits) -> Examined | Refused:
                 _check_header(stream.channels, stream.sample_rate, limits)
                 if stream.claimed_frames is not None:
                     _check_longest(stream.claimed_frames / stream.sample_rate, limits)
-                meter, frames = Meter(stream.sample_rate, stream.channels), 0
+                meter, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
                 for block in stream.blocks:
                     frames += block.shape[1]
                     _check_longest(frames / stream.sample_rate, limits)

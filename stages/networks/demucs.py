@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from model.chroma import chroma
 from schemas.weights import LocalWeights
-from stages.audio import as_channels, resample, to_mono
+from stages.audio import convert_audio, resample, to_mono
 from stages.networks.unpickling import load_pickle
 
 MELODY_STEMS = ("vocals", "other")
@@ -86,7 +86,7 @@ class Separator:
     def melody(self, samples: Float[np.ndarray, "C N"], sample_rate: int) -> Float[np.ndarray, "1 M"]:
         """Vocals and other of a recording as one mono signal at the separator's own `sample_rate`: Demucs' own for the
         whole recording, however long, with memory for a few segments beside the recording."""
-        mixed = torch.from_numpy(as_channels(samples, sample_rate, self.sample_rate, self.channels))
+        mixed = torch.from_numpy(convert_audio(samples, sample_rate, self.sample_rate, self.channels))
         found = torch.zeros(mixed.shape[1])
         with torch.no_grad():
             for network, shares in zip(self._networks, self._shares, strict=True):

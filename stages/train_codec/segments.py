@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from model.optim.train_state import step_seed
-from stages.audio import AudioError, as_channels, read_audio
+from stages.audio import AudioError, convert_audio, read_audio
 
 KEPT_SAMPLES = 2**28
 """Decoded samples that are kept in memory: 1 GiB."""
@@ -55,7 +55,7 @@ class Sounds:
             if source.track_id in self._kept:
                 self._kept.move_to_end(source.track_id)
                 return self._kept[source.track_id]
-        samples = as_channels(*_decoded(source.uri), self.sample_rate, self.channels)
+        samples = convert_audio(*_decoded(source.uri), self.sample_rate, self.channels)
         with self._lock:
             self._kept[source.track_id] = samples
             while len(self._kept) > 1 and sum(kept.size for kept in self._kept.values()) > KEPT_SAMPLES:

@@ -37,7 +37,7 @@ from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.audio.identity import track_identity
-from stages.audio.loudness import measure as measure_loudness
+from stages.audio.loudness import measure_audio
 from stages.audio.reading import read_audio
 from stages.audio.writing import encode_audio
 from stages.ingest.metadata.tags import read_tags
@@ -124,7 +124,7 @@ def split(paths: list[str]) -> str:
             lambda samples=samples, rate=rate: soxr.resample(samples, rate, RATE, quality="HQ"),
             lambda data=data: track_identity(io.BytesIO(data)),
             lambda path=path: read_audio(path),
-            lambda recording=recording: measure_loudness(recording.samples, recording.sample_rate),
+            lambda recording=recording: measure_audio(recording.samples, recording.sample_rate),
             lambda data=data: read_tags(io.BytesIO(data)),
             lambda path=path: examine(path, Limits()),
         ]

@@ -18,7 +18,7 @@ from schemas import Settings, Store, WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from schemas.weights import WeightsLibrary
 from stages import decode
-from stages.audio import measure
+from stages.audio import measure_audio
 from stages.checkpoints.codecs import load_codec
 from stages.decode import Config
 from stages.pipeline.contract import Context, Stopped
@@ -87,7 +87,7 @@ def test_clips_have_the_asked_length_and_loudness_and_keep_the_peak_limit(
         assert rate == SAMPLE_RATE == row["sample_rate"]
         assert len(heard) == round(row["seconds"] * rate)
         assert len(heard) == asked if form != "mp3" else abs(len(heard) - asked) < 1152
-        again = measure(heard.T, rate)
+        again = measure_audio(heard.T, rate)
         assert again.true_peak is not None
         assert again.true_peak <= -1.0
         assert row["true_peak"] == again.true_peak

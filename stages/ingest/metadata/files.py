@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stages.audio.places import AudioError, open_binary
+from stages.audio.locations import AudioError, open_binary
 from stages.ingest.listing import File
 
 LINE_BYTES = 2**20

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
-from stages.audio.places import AudioError, open_binary
+from stages.audio.locations import AudioError, open_binary
 from stages.ingest.listing import File
 from stages.ingest.metadata.fields import Fields, read_fields
 from stages.ingest.metadata.files import Rows, read_json

@@ -13,8 +13,8 @@ import pytest
 from schemas import WeightsRef
 from stages import chroma, clap, tokenize
 from stages.audio import prefetching
-from stages.audio.prefetching import Source, reading_ahead, sources_of
-from stages.audio.sound import Sound, read_sound
+from stages.audio.prefetching import PrefetchItem, prefetch, prefetch_items
+from stages.audio.reading import Waveform, read_waveform
 from stages.pipeline.contract import Context, Reject, Stopped
 from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones, write
 from tests.worlds.tiny_codec import codec_folder
@@ -40,8 +40,8 @@ def files(tmp_path: Path) -> list[Path]:
     return [Path(path) for path in made]
 
 
-def sources(files: list[Path]) -> list[Source]:
-    return sources_of(tracks_of(*files))
+def sources(files: list[Path]) -> list[PrefetchItem]:
+    return prefetch_items(tracks_of(*files))
 
 
 def processes_of(parent: int) -> set[str]:
@@ -55,12 +55,12 @@ def processes_of(parent: int) -> set[str]:
 def deadly(monkeypatch):
     """Processes that die of files that are named so: the real worker, with a real signal."""
     code = (
-        "import os; from stages.audio import sound; from stages.pipeline.workers import worker\n"
-        "read = sound.read_sound\n"
-        "def read_sound(uri, sample_rate, channels):\n"
+        "import os; from stages.audio import reading; from stages.pipeline.workers import worker\n"
+        "read = reading.read_waveform\n"
+        "def read_waveform(uri, sample_rate, channels):\n"
         f"    if uri.endswith('crash.wav'): os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
         "    return read(uri, sample_rate, channels)\n"
-        "sound.read_sound = read_sound; worker.main()"
+        "reading.read_waveform = read_waveform; worker.main()"
     )
     start = subprocess.Popen
 
@@ -93,11 +93,11 @@ def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(t
 
 def test_recordings_come_in_order_at_the_rate_and_in_the_channels_asked_for(tmp_path, files):
     wanted = sources(files)
-    with reading_ahead(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
         found = list(sounds)
     assert [source for source, _ in found] == wanted
     for source, sound in found:
-        expected = read_sound(source.uri, 16_000, 1)
+        expected = read_waveform(source.uri, 16_000, 1)
         if isinstance(sound, Reject):
             assert (sound.kind, sound.message) == (expected.kind, str(expected))
             assert (sound.key, sound.uri) == (source.key, source.uri)
@@ -108,25 +108,25 @@ def test_recordings_come_in_order_at_the_rate_and_in_the_channels_asked_for(tmp_
 
 
 def test_a_recording_comes_as_it_is_stored_where_nothing_else_is_asked_for(tmp_path, files):
-    sound = read_sound(str(files[0]), None, None)
-    assert isinstance(sound, Sound)
+    sound = read_waveform(str(files[0]), None, None)
+    assert isinstance(sound, Waveform)
     assert (sound.samples.shape[0], sound.sample_rate) == (2, 44_100)
     assert sound.peak == np.abs(sound.samples).max() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_decoder_that_crashes_costs_its_own_recording(tmp_path, files, deadly):
     files.insert(4, Path(write(tmp_path / "crash.wav", encoded("WAV", tones(0.6)))))
-    with reading_ahead(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
         found = {source.key: sound for source, sound in sounds}
     crashed = found["crash.wav"]
     assert isinstance(crashed, Reject)
     assert (crashed.kind, "SIGSEGV" in crashed.message) == ("crash", True)
-    assert sum(isinstance(sound, Sound) for sound in found.values()) == 12
+    assert sum(isinstance(sound, Waveform) for sound in found.values()) == 12
 
 
 def test_a_disk_that_fails_is_an_error_in_the_turn_of_its_recording(tmp_path, files):
     files.insert(4, Path("/proc/self/mem"))  # whose first bytes cannot be read: EIO, as of a bad sector
-    with reading_ahead(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
         for _ in range(4):
             next(sounds)
         with pytest.raises(OSError, match="Input/output"):
@@ -136,7 +136,7 @@ def test_a_disk_that_fails_is_an_error_in_the_turn_of_its_recording(tmp_path, fi
 def test_a_stop_ends_the_reading_and_its_processes(tmp_path, files):
     context = make_context(tmp_path, workers=AHEAD)
     before = processes_of(os.getpid())
-    with reading_ahead(context, sources(files), 16_000, 1) as sounds:
+    with prefetch(context, sources(files), 16_000, 1) as sounds:
         next(sounds)
         assert processes_of(os.getpid()) - before
         context.stop.set()
@@ -149,7 +149,7 @@ def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path,
     before = processes_of(os.getpid())
 
     def fail() -> None:
-        with reading_ahead(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+        with prefetch(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
             next(sounds)
             raise ZeroDivisionError
 
@@ -167,8 +167,8 @@ def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch)
         return do(pool, call, seconds)
 
     monkeypatch.setattr(prefetching.Pool, "do", noted)
-    wanted = [Source(path.name, str(path), 1000.0) for path in files]
-    with reading_ahead(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
+    wanted = [PrefetchItem(path.name, str(path), 1000.0) for path in files]
+    with prefetch(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
         next(sounds)
         time.sleep(1.0)
         assert len(asked) == 1  # a second one would be more than half an hour
@@ -195,13 +195,13 @@ def test_processes_are_as_many_as_the_device_leaves_and_the_recordings_are_worth
 ):
     monkeypatch.setattr(Context, "device", device)
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
-    wanted = [Source(str(number), f"/{number}.wav", 1.0) for number in range(recordings)]
+    wanted = [PrefetchItem(str(number), f"/{number}.wav", 1.0) for number in range(recordings)]
     assert prefetching._readers(make_context(tmp_path, workers=workers), wanted) == readers
 
 
 def test_what_lies_in_memory_is_read_in_this_process(tmp_path):
     fsspec.filesystem("memory").pipe_file("/ahead/a.wav", encoded("WAV", tones(0.6)))
-    source = Source("a", "memory:///ahead/a.wav", 0.6)
-    with reading_ahead(make_context(tmp_path, workers=AHEAD), [source], 16_000, 1) as sounds:
+    source = PrefetchItem("a", "memory:///ahead/a.wav", 0.6)
+    with prefetch(make_context(tmp_path, workers=AHEAD), [source], 16_000, 1) as sounds:
         [(_, sound)] = sounds
-    assert isinstance(sound, Sound)
+    assert isinstance(sound, Waveform)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stages.audio import AudioError, open_audio, read_audio, resample, to_mono
-from stages.audio.places import locate, uri_of
+from stages.audio.locations import locate, uri_of
 from tests.worlds.recordings import RATE, encoded, encoded_by_ffmpeg, tones, without_first_mpeg_frame, write
 
 BY_LIBSNDFILE = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3", "aiff": "AIFF", "caf": "CAF", "au": "AU"}

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from stages.audio import encode_audio, limit_true_peak, measure, normalise_loudness, read_audio
+from stages.audio import encode_audio, limit_true_peak, measure_audio, normalise_loudness, read_audio
 from stages.ingest.metadata.tags import read_tags
 from tests.worlds.recordings import RATE, tones, write
 
@@ -82,7 +82,7 @@ def test_full_scale_survives_sixteen_bits():
 def test_loudness_reaches_its_target_where_no_limit_is_in_the_way():
     sound = 0.1 * tones(4.0)
     found, gain = normalise_loudness(sound, RATE, -23.0, -1.0)
-    assert measure(found, RATE).loudness == pytest.approx(-23.0, abs=0.01)
+    assert measure_audio(found, RATE).loudness == pytest.approx(-23.0, abs=0.01)
     assert np.allclose(found, sound * 10 ** (gain / 20), atol=1e-6)
 
 
@@ -90,7 +90,7 @@ def test_a_real_recording_is_limited_without_a_step(corpus):
     recording = read_audio(str(corpus / "electronic" / "electro_1.mp3"))
     sound = recording.samples[:, : 6 * recording.sample_rate]
     found, gain = normalise_loudness(sound, recording.sample_rate, -9.0, -1.0)
-    before, after = measure(sound, recording.sample_rate), measure(found, recording.sample_rate)
+    before, after = measure_audio(sound, recording.sample_rate), measure_audio(found, recording.sample_rate)
     assert before.true_peak + gain > 1.0
     assert after.true_peak <= -1.0
     assert after.clipping == 0
@@ -120,7 +120,7 @@ def test_no_true_peak_is_above_the_limit(seed, gain, limit, rate, kind):
     louder = (sound * 10 ** (gain / 20)).astype(np.float32)
     found = limit_true_peak(louder, rate, limit)
     assert found.shape == louder.shape
-    assert measure(found, rate).true_peak <= limit
+    assert measure_audio(found, rate).true_peak <= limit
     assert np.isfinite(found).all()
     assert (np.abs(found) <= np.abs(louder)).all()
     assert (np.sign(found) * np.sign(louder) >= 0).all()
