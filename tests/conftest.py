@@ -1,7 +1,10 @@
-"""Where the packs and recordings outside the repository lie, and quiet, private surroundings for every test."""
+"""Where reference numbers and recordings lie, a quiet and private environment for tests, and what was not checked."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -9,7 +12,6 @@ from filelock import FileLock
 from tests.worlds.smallest_run import segue
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -19,20 +21,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def _folder(variable: str, default: Path) -> Path:
     folder = Path(os.environ.get(variable, default))
     if not folder.is_dir():
-        pytest.skip(f"{folder} is not here: set {variable} to its folder")
+        pytest.skip(f"there is no folder {folder}: set {variable}")
     return folder
 
 
 @pytest.fixture(scope="session")
 def oracles() -> Path:
-    """The folder of reference numbers (`SEGUE_ORACLES`)."""
-    return _folder("SEGUE_ORACLES", SHARED / "oracles")
+    """The folder of reference numbers: the committed one, or that which `SEGUE_ORACLES` names."""
+    return _folder("SEGUE_ORACLES", ROOT / "tests" / "oracles")
 
 
 @pytest.fixture(scope="session")
 def corpus() -> Path:
-    """The folder of real recordings (`SEGUE_CORPUS`)."""
-    return _folder("SEGUE_CORPUS", SHARED / "corpus")
+    """The folder of real recordings, whose licences keep them out of the repository (`SEGUE_CORPUS`)."""
+    return _folder("SEGUE_CORPUS", ROOT.parent / "shared" / "corpus")
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +66,47 @@ def catalog(common: Path, home: Path) -> Path:
             assert done.returncode == 0, done.stderr[-4000:]
             (common / "catalog.done").touch()
     return store
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the tests that `-m "not slow"` leaves out; a worker tells its number to the process that reports."""
+    if not items:
+        return
+    config = items[0].config
+    slow = sum(item.get_closest_marker("slow") is not None for item in items)
+    getattr(config, "workeroutput", config.stash.setdefault(_COUNTS, {}))["slow_deselected"] = slow
+
+
+class Workers:
+    """What the workers of pytest-xdist say at their end."""
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: Any) -> None:
+        """Take over a worker's number of tests left out, which is the same for all, as each collects all tests."""
+        node.config.stash.setdefault(_COUNTS, {}).update(getattr(node, "workeroutput", None) or {})
+
+
+_COUNTS = pytest.StashKey[dict[str, Any]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Listen to the workers."""
+    config.pluginmanager.register(Workers())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say at the very end what was not checked, and why: each reason once, with the number of its tests."""
+    reasons: Counter[str] = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
+    slow = config.stash.get(_COUNTS, {}).get("slow_deselected", 0)
+    if slow:
+        reasons["they are slow; `make test-slow` runs them"] = slow
+    for reason, count in sorted(reasons.items()):
+        tests = "test" if count == 1 else "tests"
+        terminalreporter.write_line(f"NOT CHECKED: {count} {tests}: {reason}", yellow=True)
+
+
+def _reason(report: Any) -> str:
+    """Return why a test was skipped, without pytest's own word for it."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return str(reason).removeprefix("Skipped: ")
