@@ -26,7 +26,7 @@ def convert_checkpoint(
 
     settings = Settings()
     place = Store(store or settings.store)
-    if (store is not None or source.startswith("checkpoint:")) and not place.filesystem.exists(place.root):
+    if (store is not None or WeightsRef(source).checkpoint is not None) and not place.filesystem.exists(place.root):
         raise ValueError(f"expected a store at {place.url}, got nothing there: give --store")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tried in vain is told in one line
     with tempfile.TemporaryDirectory(prefix="segue-convert-") as nowhere:

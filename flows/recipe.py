@@ -111,13 +111,13 @@ class Recipe(Config):
         return [ConfiguredStage(name, STAGES[name], getattr(self, name), after.get(name)) for name in names]
 
     def _takes_part(self, name: str, source: str | None) -> bool:
-        named = {str(reference) for reference in weights_in(self)}
+        checkpoints = {reference.checkpoint for reference in weights_in(self)}
         if name == "demo" and source is not None:
             return False
         if name == "train_codec":
-            return bool(named & {f"checkpoint:{kind}" for kind in stages.train_codec.KINDS})
+            return not checkpoints.isdisjoint(stages.train_codec.KINDS)
         if name in ("demo", "demo_models"):
-            return bool(named & {f"checkpoint:{kind}" for kind in stages.demo.models.KINDS})
+            return not checkpoints.isdisjoint(stages.demo.models.KINDS)
         return True
 
 

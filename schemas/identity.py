@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -31,6 +31,21 @@ class WeightsRef(str):
     """
 
     __slots__ = ()
+
+    @classmethod
+    def to_checkpoint(cls, name: str) -> Self:
+        """The reference to a model that the store has trained, by its kind or id."""
+        return cls(f"checkpoint:{name}")
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The kind or id that `checkpoint:` names; None for weights from elsewhere."""
+        return self.removeprefix("checkpoint:") if self.startswith("checkpoint:") else None
+
+    @property
+    def demucs(self) -> str | None:
+        """The model that `demucs:` names; None for other weights."""
+        return self.removeprefix("demucs:") if self.startswith("demucs:") else None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -98,8 +98,8 @@ class WeightsLibrary:
             NotTrainedYet: a checkpoint that an earlier stage of this store is still to train.
             MissingWeights: they cannot be found or fetched, or are no longer what the first use of the name got.
         """
-        if reference.startswith("checkpoint:"):
-            return self._checkpoint(reference)
+        if reference.checkpoint is not None:
+            return self._checkpoint(reference, reference.checkpoint)
         if reference not in self._found:
             path, revision = self._fetch(reference)
             self._found[reference] = LocalWeights(reference, path, self._hold(reference, path, revision))
@@ -113,7 +113,7 @@ class WeightsLibrary:
         """
         missing: dict[str, WeightsNotFetched] = {}
         for reference in references:
-            if not reference.startswith("checkpoint:"):
+            if reference.checkpoint is None:
                 try:
                     self.get(reference)
                 except WeightsNotFetched as error:
@@ -131,18 +131,17 @@ class WeightsLibrary:
         rows = [row for row in rows if name in (row["kind"], row["checkpoint_id"])]
         return max(rows, key=lambda row: row["created_at"], default=None)
 
-    def _checkpoint(self, reference: WeightsRef) -> LocalWeights:
-        name = reference.removeprefix("checkpoint:")
+    def _checkpoint(self, reference: WeightsRef, name: str) -> LocalWeights:
         row = self.checkpoint(name)
         if row is None:
             advice = f"for the folder of that name give ./{name}" if Path(name).is_dir() else "train it first"
             raise NotTrainedYet(f"expected a trained checkpoint {name!r} in {self.store.url}, got none: {advice}")
         return LocalWeights(reference, self.store.local(row["path"]), row["digest"])
 
-    def _fetch(self, reference: str) -> tuple[Path, str]:
+    def _fetch(self, reference: WeightsRef) -> tuple[Path, str]:
         """Where the weights lie now, and their revision (empty where the source has none)."""
-        if reference.startswith("demucs:"):
-            return self._demucs(reference.removeprefix("demucs:")), ""
+        if reference.demucs is not None:
+            return self._demucs(reference, reference.demucs), ""
         if "://" in reference:
             return self._download(reference, reference), ""
         path = Path(reference).expanduser()
@@ -152,13 +151,13 @@ class WeightsLibrary:
             raise MissingWeights(f"expected weights at {reference}, got nothing there: give an existing file or folder")
         return self._hub(reference)
 
-    def _demucs(self, model: str) -> Path:
+    def _demucs(self, reference: WeightsRef, model: str) -> Path:
         if model not in DEMUCS_FILES:
             raise MissingWeights(f"expected a Demucs model of {sorted(DEMUCS_FILES)}, got {model!r}")
         folder = cache_folder() / "weights" / f"demucs-{model}"
         for name in DEMUCS_FILES[model]:
             if not (folder / name).exists():
-                file = self._download(DEMUCS_ROOT + name, f"demucs:{model}")
+                file = self._download(DEMUCS_ROOT + name, reference)
                 folder.mkdir(parents=True, exist_ok=True)
                 os.replace(file, folder / name)
         return folder

@@ -106,6 +106,6 @@ def _frames(seconds: float | None, codec: "AnyCodec") -> int | None:
 
 def _lasting(reference: WeightsRef, context: Context) -> str:
     """A name of weights that will still mean the same: the newest checkpoint of a kind by its id."""
-    if reference.startswith("checkpoint:"):
-        return f"checkpoint:{context.checkpoint(reference)['checkpoint_id']}"
+    if reference.checkpoint is not None:
+        return WeightsRef.to_checkpoint(context.checkpoint(reference)["checkpoint_id"])
     return reference

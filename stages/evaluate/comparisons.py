@@ -173,7 +173,7 @@ def _by_untrained(
     checkpoint is not one of this store."""
     if context.library.checkpoint(checkpoint) is None:
         return []
-    local = context.weights(WeightsRef(f"checkpoint:{checkpoint}"))
+    local = context.weights(WeightsRef.to_checkpoint(checkpoint))
     trained = load_checkpoint(local.path, context.weights)
     model, window = untrained(trained.model, seed).to(context.device), trained.facts.segment_frames
     asked = []

@@ -103,7 +103,7 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
 
 
 def _checkpoint_id(config: Config, context: Context, digest: str) -> str:
-    if config.checkpoint.startswith("checkpoint:"):
+    if config.checkpoint.checkpoint is not None:
         return str(context.checkpoint(config.checkpoint)["checkpoint_id"])
     return digest[:16]
 

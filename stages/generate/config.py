@@ -12,15 +12,15 @@ from schemas import WeightsRef
 def _reference(value: Any) -> Any:
     """`latest` and the ids of checkpoints as references to weights."""
     if value == "latest":
-        return "checkpoint:language_model"
+        return WeightsRef.to_checkpoint("language_model")
     if isinstance(value, str) and value and not set(value) & set(":/."):
-        return f"checkpoint:{value}"
+        return WeightsRef.to_checkpoint(value)
     return value
 
 
 def is_foreign(checkpoint: str) -> bool:
     """Whether a checkpoint, as `Config.checkpoint` names it, is none of the store's own."""
-    return not str(_reference(checkpoint)).startswith("checkpoint:")
+    return WeightsRef(_reference(checkpoint)).checkpoint is None
 
 
 class Config(schemas.Config):

@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.chroma import chroma
+from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.audio import convert_audio, resample, to_mono
 from stages.networks.unpickling import load_pickle
@@ -140,8 +141,8 @@ def load_separator(weights: LocalWeights, device: str = "cpu") -> Separator:
     path = weights.path
     files = {file.stem.split("-")[0]: file for file in ([path] if path.is_file() else sorted(path.glob("*.th")))}
     bags = [] if path.is_file() else sorted(path.glob("*.yaml"))
-    if not bags and weights.reference.startswith("demucs:"):
-        bags = [Path(demucs.__file__).parent / "remote" / f"{weights.reference.removeprefix('demucs:')}.yaml"]
+    if not bags and (published := WeightsRef(weights.reference).demucs):
+        bags = [Path(demucs.__file__).parent / "remote" / f"{published}.yaml"]
     if len(bags) > 1 or not files or (not bags and len(files) > 1):
         raise ValueError(
             f"expected a Demucs repository (.th files and one bag .yaml, or one .th) in {path}, got {len(files)} .th "

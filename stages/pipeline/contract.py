@@ -179,7 +179,7 @@ class Context:
 
     def checkpoint(self, reference: WeightsRef) -> dict:
         """The row of `checkpoints` behind a reference `checkpoint:<kind or id>`."""
-        row = self.library.checkpoint(reference.removeprefix("checkpoint:"))
+        row = self.library.checkpoint(reference.checkpoint or reference)
         if row is None:
             raise ValueError(f"expected a trained checkpoint for {str(reference)!r} in {self.store.url}, got none")
         return row

@@ -128,7 +128,7 @@ class Pipeline:
 
     def _digest(self, reference: WeightsRef) -> str:
         """The digest of weights; `checkpoint:<kind>` is of this run's own recipe, where a stage of it trains that."""
-        kind = reference.removeprefix("checkpoint:")
+        kind = reference.checkpoint
         trainer = next((stage for stage in self.stages.values() if kind in getattr(stage.module, "KINDS", ())), None)
         if trainer:
             self.fingerprint(trainer.name)

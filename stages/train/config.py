@@ -96,7 +96,7 @@ class Config(schemas.Config):
 
     @model_validator(mode="after")
     def _starts_from_something(self) -> Self:
-        if self.initial is not None and self.initial.removeprefix("checkpoint:") in KINDS:
+        if self.initial is not None and (self.initial.checkpoint or self.initial) in KINDS:
             raise ValueError(
                 f"expected the id of one checkpoint in initial (checkpoint:<id>), got {self.initial}, which names what "
                 "this recipe trains"

@@ -77,7 +77,7 @@ def initial_model(config: Config, context: Context) -> Beginning:
     if config.initial is not None:
         trained = load_checkpoint(context.weights(config.initial).path, context.weights)
         check_same_model(config, trained.facts.model)
-        if config.initial.startswith("checkpoint:"):
+        if config.initial.checkpoint is not None:
             parents.append(str(context.checkpoint(config.initial)["checkpoint_id"]))
     text = _text_encoder(config, context, trained)
     torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
@@ -115,9 +115,9 @@ def _text_encoder(config: Config, context: Context, trained: TrainedModel | None
                 f"with it, got {reference}"
             )
         parents: tuple[str, ...] = ()
-        if reference.startswith("checkpoint:"):
+        if reference.checkpoint is not None:
             parents = (str(context.checkpoint(reference)["checkpoint_id"]),)
-            reference = WeightsRef(f"checkpoint:{parents[0]}")
+            reference = WeightsRef.to_checkpoint(parents[0])
         local = context.weights(reference)
         network, tokenizer = load_text_encoder(local.path)
         return _TextEncoder(network, tokenizer, str(reference), local.digest, parents)

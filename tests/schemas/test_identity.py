@@ -116,3 +116,11 @@ def test_a_share_of_the_tracks_is_held_out_by_the_hashes_of_their_ids_and_at_lea
     assert hold_out(ids[:1], 0.9) == hold_out([], 0.9) == set()
     kept = [track for track in ids if track != first[-1]]
     assert hold_out(kept, 0.2) == hold_out(ids, 0.2)
+
+
+def test_a_reference_says_whether_it_names_a_checkpoint_of_the_store_or_a_model_of_demucs():
+    assert WeightsRef("checkpoint:codec").checkpoint == WeightsRef.to_checkpoint("codec").checkpoint == "codec"
+    assert WeightsRef("demucs:htdemucs").demucs == "htdemucs"
+    for elsewhere in ("facebook/musicgen-small", "./checkpoint", "s3://bucket/demucs"):
+        assert WeightsRef(elsewhere).checkpoint is None
+        assert WeightsRef(elsewhere).demucs is None
