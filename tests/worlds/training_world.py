@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -177,15 +178,26 @@ class StopAt(Progress):
 
 
 class KillAt(Progress):
-    """Ends this process without warning when a step has been made, or a moment after."""
+    """Ends this process without warning when a step has been made, or within the next one.
 
-    def __init__(self, step: int, delay: float) -> None:
-        self.step, self.delay, self.done = step, delay, 0
+    Args:
+        step: how many steps are made before.
+        share: how far into the next step the process lives, as a share of what the last step took: a number of seconds
+            would be many steps on a fast machine.
+    """
+
+    def __init__(self, step: int, share: float) -> None:
+        self.step, self.share, self.done, self.last = step, share, 0, time.monotonic()
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        self.last = time.monotonic()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         self.done += count
+        now = time.monotonic()
         if self.done == self.step:
-            threading.Timer(self.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            threading.Timer(self.share * (now - self.last), os.kill, (os.getpid(), signal.SIGKILL)).start()
+        self.last = now
 
 
 def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | None, processes: int) -> int:
@@ -211,7 +223,7 @@ def main() -> None:
     given, in as many processes as are given."""
     killed, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
     changes, processes = json.loads(sys.argv[4]), int(sys.argv[5])
-    moments = [KillAt(step, delay) for step, delay in json.loads(sys.argv[3])]
+    moments = [KillAt(step, share) for step, share in json.loads(sys.argv[3])]
     print(json.dumps([train_in_a_process_of_its_own(killed, changes, one, processes) for one in [*moments, None]]))
     train_in_a_process_of_its_own(undisturbed, changes, None, processes)
 
