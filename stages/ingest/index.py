@@ -1,9 +1,9 @@
-"""The rows of `tracks` as they are to become: which recording lies where, what is said of it, in which shard it is.
+"""The rows of `tracks` as they are to become: where each recording lies, its metadata, and its shard.
 
 A shard is filled in order of arrival, and only the last one ever takes new tracks: a row that leaves an earlier shard
 leaves a gap. All decisions follow from the rows of earlier runs, the listing and the order of its URIs, and rows whose
-files are gone hold their place until all new files are read; so a run that was killed and run again ends with the very
-shards of one that was not.
+files are gone stay until all new files are read; so a run that was killed and run again ends with the very shards of
+one that was not.
 """
 
 import hashlib
@@ -14,18 +14,25 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata.fields import FIELDS, Fields, resolve
-from stages.ingest.metadata.sources import NOTHING_SAID, Sources
-from stages.ingest.probe import Examined
+from stages.ingest.metadata.files import NO_METADATA, MetadataStamp, SourceMetadata
+from stages.ingest.probe import AudioProbe
+from stages.pipeline.contract import Reject
 
 Row = dict[str, Any]
 
-NEEDED = ("track_id", "shard", "files", "metadata_stamp")
-"""The columns of known rows that a ledger decides by; what else a row has, it leaves as it is."""
+INDEX_COLUMNS = ("track_id", "shard", "files", "metadata_stamp")
+"""The columns of known rows that an index decides by; what else a row has, it leaves as it is."""
+
+COMPARED_COLUMNS = ("files", "metadata_stamp")
+"""The columns of known rows that `is_unchanged` compares."""
 
 
-class Ledger:
+class TrackIndex:
     """Rows by their `track_id`, and which of them changed.
 
     Args:
@@ -45,11 +52,11 @@ class Ledger:
     ) -> None:
         self.rows = {row["track_id"]: row for row in known}
         self.listing = listing
-        self._sources = Sources(listing.recordings, listing.metadata)
+        self._metadata = SourceMetadata(listing.recordings, listing.metadata)
         self._shard_size, self._shares = shard_size, shares
         self._listed = {file.uri: file for file in listing.recordings}
         self._files = {
-            track_id: [place for place in row["files"] if self._stands(place["uri"], place["stamp"])]
+            track_id: [file for file in row["files"] if self._is_current(file["uri"], file["stamp"])]
             for track_id, row in self.rows.items()
         }
         self._shards: dict[int, list[str]] = defaultdict(list)
@@ -58,129 +65,172 @@ class Ledger:
         self.last_shard = max([last_shard, *self._shards])
         self._changed: set[str] = set()
         self._counted: set[str] = set()
-        self._short: set[int] = set()
+        self._shrunk: set[int] = set()
 
     def unread(self, refused: Collection[str]) -> list[File]:
-        """The recordings that no row speaks of in their present state, nor a reject that still stands (by its URI)."""
-        read = {(place["uri"], place["stamp"]) for places in self._files.values() for place in places}
+        """Return the recordings whose present state is in no row, nor among the URIs that are `refused`."""
+        read = {(file["uri"], file["stamp"]) for files in self._files.values() for file in files}
         return [
             file for file in self.listing.recordings if (file.uri, file.stamp) not in read and file.uri not in refused
         ]
 
-    def add(self, file: File, examined: Examined) -> bool:
-        """Enter a recording that was read; True for a new track, False for another place of a known one."""
-        track_id = examined.track_id
-        new = track_id not in self.rows
-        if new:
+    def add(self, file: File, probe: AudioProbe) -> bool:
+        """Enter a recording that was read; True for a new track, False for another file of a known one."""
+        track_id = probe.track_id
+        is_new = track_id not in self.rows
+        if is_new:
             if self.last_shard < 0 or self.is_full(self.last_shard):
                 self.last_shard += 1
-            facts = {name: value for name, value in vars(examined).items() if name != "tags"}
-            seconds = examined.frames / examined.sample_rate
-            self.rows[track_id] = {**facts, "seconds": seconds, "shard": self.last_shard, "files": []}
+            measured = {name: value for name, value in vars(probe).items() if name != "tags"}
+            seconds = probe.frames / probe.sample_rate
+            self.rows[track_id] = {**measured, "seconds": seconds, "shard": self.last_shard, "files": []}
             self._shards[self.last_shard].append(track_id)
-        place = {"uri": file.uri, "stamp": file.stamp, "tags": examined.tags}
-        self._files[track_id] = sorted([*self._files.get(track_id, []), place], key=lambda one: one["uri"])
-        return new
+        entry = {"uri": file.uri, "stamp": file.stamp, "tags": probe.tags}
+        self._files[track_id] = sorted([*self._files.get(track_id, []), entry], key=lambda entry: entry["uri"])
+        return is_new
 
     def is_full(self, shard: int) -> bool:
         return len(self._shards[shard]) >= self._shard_size
 
     def refresh(self, shard: int) -> bool:
-        """Bring the rows of a shard up to date, their files and what is said of them; tell whether it must be written.
+        """Bring the files and metadata of a shard's rows up to date; True if the shard must be written.
+
         Rows with no file wait to be dropped, and those in a folder that cannot be read now stay as they are."""
         stale: dict[str, str] = {}
         closed = self.listing.closed
         for track_id in self._shards[shard]:
-            places, row = self._files[track_id], self.rows[track_id]
-            if not places or (closed and any(self.listing.is_closed(place["uri"]) for place in places)):
+            files, row = self._files[track_id], self.rows[track_id]
+            if not files or (closed and any(self.listing.is_closed(file["uri"]) for file in files)):
                 continue
-            stamp = self._metadata_stamp(places)
-            if row["files"] != places or row["metadata_stamp"] != stamp:
+            stamp = self._metadata_stamp(files)
+            if row["files"] != files or row["metadata_stamp"] != stamp:
                 stale[track_id] = stamp
-        files = [self._listed[place["uri"]] for track_id in stale for place in self._files[track_id]]
-        said = dict(zip((file.uri for file in files), self._sources.explicit(files), strict=True))
+        recordings = [self._listed[file["uri"]] for track_id in stale for file in self._files[track_id]]
+        described = zip((file.uri for file in recordings), self._metadata.fields_of(recordings), strict=True)
+        fields = dict(described)
         for track_id, stamp in stale.items():
             row = self.rows[track_id]
-            self.rows[track_id] = {**row, **self._described(track_id, said), "metadata_stamp": stamp}
+            self.rows[track_id] = {**row, **self._metadata_columns(track_id, fields), "metadata_stamp": stamp}
         self._changed |= stale.keys()
-        return shard in self._short or not self._changed.isdisjoint(self._shards[shard])
+        return shard in self._shrunk or not self._changed.isdisjoint(self._shards[shard])
 
-    def drop(self) -> None:
-        """Let go of the rows that have no file left, when all new files are read."""
-        for track_id in self.without_file():
+    def drop_removed(self) -> None:
+        """Drop the rows that have no file left; call it when all new files are read."""
+        for track_id in self.removed():
             shard = self.rows.pop(track_id)["shard"]
             self._shards[shard].remove(track_id)
-            self._short.add(shard)
+            self._shrunk.add(shard)
 
-    def without_file(self) -> list[str]:
+    def removed(self) -> list[str]:
+        """Return the `track_id` of every row that has no file left."""
         return [track_id for track_id in self.rows if not self._files[track_id]]
 
     def shards(self) -> list[int]:
         return sorted(self._shards)
 
-    def content(self, shard: int) -> tuple[list[Row], int]:
-        """The rows of a shard as they stand, and how many of them are new or changed and were not counted before."""
+    def take_shard(self, shard: int) -> tuple[list[Row], int]:
+        """Return a shard's present rows, to be written, and how many of them are new or changed and were not counted
+        before."""
         changed = self._changed & set(self._shards[shard])
         new = len(changed - self._counted)
         self._changed -= changed
         self._counted |= changed
-        self._short.discard(shard)
+        self._shrunk.discard(shard)
         return [self.rows[track_id] for track_id in self._shards[shard]], new
 
-    def outdated(self) -> int:
-        """How many known rows the listing alone shows to have changed: other files, or other metadata."""
+    def count_outdated(self) -> int:
+        """Count the known rows that the listing alone shows to have changed: other files, or other metadata."""
         for shard in self.shards():
             self.refresh(shard)
         return len(self._changed)
 
-    def _stands(self, uri: str, stamp: str) -> bool:
+    def _is_current(self, uri: str, stamp: str) -> bool:
         file = self._listed.get(uri)
         return file.stamp == stamp if file is not None else self.listing.is_closed(uri)
 
-    def _metadata_stamp(self, places: list[dict]) -> str:
-        return metadata_stamp([self._sources.stamp(self._listed[place["uri"]]) for place in places])
+    def _metadata_stamp(self, files: Sequence[Row]) -> str:
+        return metadata_stamp([self._metadata.stamp(self._listed[file["uri"]]) for file in files])
 
-    def _described(self, track_id: str, said: Mapping[str, list[Fields]]) -> Row:
-        """The columns that are not measured. Where a recording lies in several places, what is said of the first comes
-        before what is said of the others."""
-        places = self._files[track_id]
-        sources = [one for place in places for one in (*said[place["uri"]], Fields.from_json(place["tags"]))]
-        known = resolve(sources)
+    def _metadata_columns(self, track_id: str, fields: Mapping[str, list[Fields]]) -> Row:
+        """Return the columns that are not measured. Where a recording lies in several files, the metadata of the first
+        comes before that of the others."""
+        files = self._files[track_id]
+        known = resolve(each for file in files for each in (*fields[file["uri"]], Fields.from_json(file["tags"])))
         columns: Row = {name: known.values.get(name) for name in FIELDS}
         columns["split"] = split_of(columns["artist"] or "", track_id, *self._shares)
-        return {**columns, "uri": places[0]["uri"], "files": places, "warnings": list(known.warnings)}
+        return {**columns, "uri": files[0]["uri"], "files": files, "warnings": list(known.warnings)}
 
 
-def metadata_stamp(said: Sequence[list]) -> str:
-    """What `Sources.stamp` gave for the files of a row, in short. It changes with what is said of a recording, and with
-    which fields are read of it: a release that reads one more goes through all metadata once, and through no sound. (A
-    file's own tags change with the file.)"""
-    return silent_stamp(len(said)) if all(one == _SILENCE for one in said) else _stamp(said)
+def metadata_stamp(stamps: Sequence[MetadataStamp]) -> str:
+    """Digest what `SourceMetadata.stamp` gave for the files of a row.
+
+    It changes with a recording's metadata, and with which fields are read of it: a release that reads one more goes
+    through all metadata once, and through no sound. (A file's own tags change with the file.)"""
+    return _empty_metadata_stamp(len(stamps)) if all(each == NO_METADATA for each in stamps) else _digest(stamps)
 
 
 @lru_cache
-def silent_stamp(files: int) -> str:
-    """`metadata_stamp` of a row with so many files of which nothing is said."""
-    return _stamp([_SILENCE] * files)
+def _empty_metadata_stamp(files: int) -> str:
+    """Return the `metadata_stamp` of a row of so many files with no metadata beside them."""
+    return _digest([NO_METADATA] * files)
 
 
-_SILENCE = list(NOTHING_SAID)
-
-
-def _stamp(said: Sequence[list]) -> str:
-    return hashlib.sha256(json.dumps([FIELDS, list(said)]).encode()).hexdigest()[:16]
+def _digest(stamps: Sequence[MetadataStamp]) -> str:
+    return hashlib.sha256(json.dumps([FIELDS, list(stamps)]).encode()).hexdigest()[:16]
 
 
 def split_of(artist: str, track_id: str, valid: float, test: float) -> str:
-    """The split of a track: by its artist, so that no artist is in two, else by its content. It hangs on nothing else,
-    so a track stays where it is however many come.
+    """Return the split of a track: by its artist, so that no artist is in two, else by its content.
+
+    It depends on nothing else, so a track stays where it is however many come.
 
     Args:
         valid, test: shares of the splits; the rest is `train`.
     """
     name = " ".join(unicodedata.normalize("NFKC", artist).casefold().split())
     digest = hashlib.sha256(f"artist:{name}".encode() if name else f"track:{track_id}".encode()).digest()
-    place = int.from_bytes(digest[:8], "big") / 2**64
-    if place >= valid + test:
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position >= valid + test:
         return "train"
-    return "valid" if place < valid else "test"
+    return "valid" if position < valid else "test"
+
+
+def is_unchanged(listing: Listing, known: pa.Table, lasting: Mapping[str, Reject], refused: pa.Table) -> bool:
+    """Tell whether nothing is new, gone or changed: neither recordings, nor their metadata, nor what was refused.
+
+    On most nights that is so, of a million recordings too. A `TrackIndex` would answer as well, but it takes all rows
+    apart in memory; here columns are compared as columns.
+
+    Args:
+        known: `COMPARED_COLUMNS` of the rows of earlier runs.
+        lasting: the rejects that hold for this listing, by key.
+        refused: the rejects of earlier runs.
+    """
+    if listing.closed or set(lasting) != set(refused.column("key").to_pylist()):
+        return False
+    recordings = [file for file in listing.recordings if file.uri not in lasting] if lasting else listing.recordings
+    files = pc.list_flatten(known.column("files"))
+    if not known.num_rows or len(recordings) != len(files):
+        return False
+    read_before = pa.table({name: pc.struct_field(files, name) for name in ("uri", "stamp")}).sort_by("uri")
+    # A listing is in the order of its URIs, and text sorts in Arrow as it does in Python.
+    read_now = {"uri": [file.uri for file in recordings], "stamp": [file.stamp for file in recordings]}
+    if not all(read_before.column(name).equals(pa.chunked_array([values])) for name, values in read_now.items()):
+        return False
+    return _metadata_is_unchanged(listing, known)
+
+
+def _metadata_is_unchanged(listing: Listing, known: pa.Table) -> bool:
+    """Tell whether every row's `metadata_stamp` is what the metadata of its files gives now."""
+    metadata = SourceMetadata(listing.recordings, listing.metadata)
+    stamps, files = known.column("metadata_stamp"), known.column("files")
+    counts = pc.list_value_length(files).to_pylist()
+    if metadata.is_empty:
+        expected = pa.array([_empty_metadata_stamp(count) for count in counts])
+        return bool(pc.all(pc.equal(stamps.combine_chunks(), expected)).as_py())
+    by_uri = {file.uri: file for file in listing.recordings}
+    uris = iter(pc.struct_field(pc.list_flatten(files), "uri").to_pylist())
+    return all(
+        stamp == metadata_stamp([metadata.stamp(by_uri[next(uris)]) for _ in range(count)])
+        for stamp, count in zip(stamps.to_pylist(), counts, strict=True)
+    )

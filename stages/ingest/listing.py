@@ -19,9 +19,27 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.locations import locate, uri_of
-from stages.ingest.kinds import is_metadata, is_recording
 from stages.ingest.metadata.fields import clean_text
 from stages.pipeline.contract import Reject
+
+AUDIO_EXTENSIONS = frozenset(
+    (
+        *("3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "ape", "asf", "au", "caf", "flac", "m4a", "m4b", "mka"),
+        *("mp2", "mp3", "mp4", "oga", "ogg", "opus", "snd", "w64", "wav", "wave", "webm", "wma", "wv"),
+    )
+)
+"""Files with these endings are taken for recordings; their content decides what they really are."""
+
+METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+def is_recording(name: str) -> bool:
+    dot = name.rfind(".")
+    return dot > 0 and name[dot - 1] != "/" and name[dot + 1 :].lower() in AUDIO_EXTENSIONS
+
+
+def is_metadata(name: str) -> bool:
+    return name.lower().endswith(METADATA_EXTENSIONS)
 
 
 class File(NamedTuple):
@@ -30,7 +48,7 @@ class File(NamedTuple):
     uri: str
     """An absolute path or a URL that `stages.audio.locate` finds."""
     relative: str
-    """Its place under the source, with `/`."""
+    """Its path under the source, with `/`."""
     stamp: str
     size: int
 
@@ -40,7 +58,7 @@ _URI = attrgetter("uri")
 
 @dataclass
 class Listing:
-    """Everything that concerns us at a source."""
+    """What lies at a source."""
 
     recordings: list[File] = field(default_factory=list)
     """In the order of their URIs."""
@@ -95,8 +113,8 @@ def list_source(source: str, store: str = "") -> Listing:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector: it would go through a million objects, none of them garbage, again and again while
-    they are made."""
+    """Turn the garbage collector off: while a million objects are made it would go through them again and again, and
+    none of them is garbage."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -116,10 +134,11 @@ class _Walk:
     def __init__(self, root: str, listing: Listing) -> None:
         self._root, self._listing, self._disk = root, listing, LocalFileSystem()
         self._start = len(root.rstrip("/")) + 1
-        self._seen: set[tuple[int, int]] = set()
+        self._listed: set[tuple[int, int]] = set()
         self._links: list[str] = []
 
     def all(self, store: str) -> None:
+        """List the root and all below, without the files of a store that lies in it."""
         filesystem, store_root = locate(store) if store else (None, "")
         inside = os.path.realpath(store_root).startswith(os.path.realpath(self._root).rstrip("/") + "/")
         if isinstance(filesystem, LocalFileSystem) and inside and os.path.isdir(store_root):
@@ -132,47 +151,47 @@ class _Walk:
 
     def file(self, path: str) -> None:
         """Take in one entry that is no folder, from under the root, or what a link there leads to."""
-        wanted = is_recording(path)
-        if wanted or is_metadata(path):
-            self._take(path, wanted, lambda: os.stat(path))
+        recording = is_recording(path)
+        if recording or is_metadata(path):
+            self._take(path, recording, lambda: os.stat(path))
 
-    def _take(self, path: str, wanted: bool, look: Callable[[], os.stat_result]) -> None:
-        """Take in a recording (`wanted`) or a file of metadata."""
+    def _take(self, path: str, recording: bool, read_state: Callable[[], os.stat_result]) -> None:
+        """Take in a recording, or else a file of metadata."""
         try:
-            state = look()
+            state = read_state()
         except OSError as error:
             self._refuse(path, "unreadable", f"expected a file, got {error.strerror or error}")
             return
         mode, size = state.st_mode, state.st_size
         if not stat.S_ISREG(mode):
-            if wanted:
+            if recording:
                 kind = _KINDS.get(stat.S_IFMT(mode), "something else")
                 self._refuse(path, "not a file", f"expected a regular file, got {kind}")
-        elif wanted and mode & _READABLE_BY_ALL != _READABLE_BY_ALL and not os.access(path, os.R_OK):
+        elif recording and mode & _READABLE_BY_ALL != _READABLE_BY_ALL and not os.access(path, os.R_OK):
             self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
         else:
             uri = path if path.isascii() else uri_of(self._disk, path, self._root)
             file = File(uri, path[self._start :], f"{size}-{state.st_mtime_ns}", size)
-            (self._listing.recordings if wanted else self._listing.metadata).append(file)
+            (self._listing.recordings if recording else self._listing.metadata).append(file)
 
     def _enter(self, folder: str | int) -> bool:
-        """Note a folder, by its path or descriptor, as listed; False if it was."""
+        """Mark a folder, by its path or descriptor, as listed; False if it was."""
         state = os.stat(folder)
-        place = (state.st_dev, state.st_ino)
-        if place in self._seen:
+        identity = (state.st_dev, state.st_ino)
+        if identity in self._listed:
             return False
-        self._seen.add(place)
+        self._listed.add(identity)
         return True
 
     def _descend(self, folder: str) -> None:
-        """List a folder and the real folders in it; links are put by."""
+        """List a folder and the real folders in it; links wait in `_links`."""
         waiting = [folder]
         while waiting:
             current = waiting.pop()
             try:
                 descriptor = os.open(current, os.O_RDONLY)
                 try:
-                    waiting += self._list(current, descriptor)
+                    waiting += self._list_folder(current, descriptor)
                 finally:
                     os.close(descriptor)
             except OSError as error:
@@ -182,9 +201,9 @@ class _Walk:
                     current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks stay"
                 )
 
-    def _list(self, folder: str, descriptor: int) -> list[str]:
-        """Take in the files of an open folder, whose descriptor spares the system the way to each; the real folders in
-        it."""
+    def _list_folder(self, folder: str, descriptor: int) -> list[str]:
+        """Take in the files of an open folder, and return the real folders in it. The descriptor spares the system
+        resolving the path of each file."""
         if not self._enter(descriptor):
             return []
         with os.scandir(descriptor) as entries:
@@ -200,9 +219,9 @@ class _Walk:
             elif entry.is_symlink() and not os.path.isfile(path):
                 self._links.append(path)
             else:
-                wanted = is_recording(name)
-                if wanted or is_metadata(name):
-                    self._take(path, wanted, entry.stat)
+                recording = is_recording(name)
+                if recording or is_metadata(name):
+                    self._take(path, recording, entry.stat)
         return inner
 
     def _follow(self, link: str) -> None:
@@ -214,10 +233,10 @@ class _Walk:
             elif is_recording(link):
                 self._refuse(link, "broken link", f"expected a file behind the link, got: {error.strerror or error}")
             return
-        target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+        target, parent = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
         if not os.path.isdir(link):
             self.file(link)
-        elif place == target or place.startswith(target.rstrip("/") + "/"):
+        elif parent == target or parent.startswith(target.rstrip("/") + "/"):
             self._refuse(link, "link loop", f"expected a link to other recordings, got one to {target!r} above it")
         else:
             self._descend(link)
@@ -241,43 +260,31 @@ LISTED = "listed"
 def _list_remote(filesystem: AbstractFileSystem, root: str, source: str, store: str, listing: Listing) -> None:
     filesystem.invalidate_cache()
     try:
-        found = filesystem.find(root, detail=True)
+        entries = filesystem.find(root, detail=True)
     except FileNotFoundError as error:
         raise ValueError(f"expected a folder or URL of recordings as the source, got {source!r}, not there") from error
     other, store_root = locate(store) if store else (None, "")
     hidden = store_root.rstrip("/") + "/" if other == filesystem else None
     inside = hidden is not None and hidden.startswith(root.rstrip("/") + "/") and hidden != root.rstrip("/") + "/"
-    for path, relative, entry in _entries(found, root):
+    for path, entry in sorted(entries.items()):
+        relative = (path[len(root) :].lstrip("/") if path.startswith(root) else path) or PurePosixPath(path).name
         if entry.get("type", "file") != "file" or any(part.startswith(".") for part in PurePosixPath(relative).parts):
             continue
         if inside and path.startswith(str(hidden)):
             continue
         size = int(entry.get("size") or 0)
-        wanted = is_recording(relative)
-        if wanted or is_metadata(relative):
+        recording = is_recording(relative)
+        if recording or is_metadata(relative):
             file = File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size)
-            (listing.recordings if wanted else listing.metadata).append(file)
+            (listing.recordings if recording else listing.metadata).append(file)
 
 
-def _entries(found: Any, root: str) -> Iterator[tuple[str, str, dict]]:
-    for path, entry in sorted(found.items()):
-        relative = path[len(root) :].lstrip("/") if path.startswith(root) else path
-        yield path, relative or PurePosixPath(path).name, entry
+_STATE_NAMES = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created", "date_time")
 
 
-def _version(entry: dict) -> str:
-    """What an object store says about the state of an object: its ETag or checksum, else its time."""
-    for name in (
-        "ETag",
-        "etag",
-        "md5Hash",
-        "LastModified",
-        "last_modified",
-        "updated",
-        "mtime",
-        "created",
-        "date_time",
-    ):
+def _version(entry: dict[str, Any]) -> str:
+    """Return what an object store knows of the state of an object: its ETag or checksum, else its time."""
+    for name in _STATE_NAMES:
         if entry.get(name):
             return str(entry[name]).strip('"')
     return ""

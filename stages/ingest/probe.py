@@ -1,38 +1,37 @@
-"""What is in one recording: its identity, its measures and its own tags, or why it is refused."""
+"""Probing recordings: the identity, measures and tags of each, or why it is refused; many at once, in processes of
+their own."""
 
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from pydantic import Field
 
-from schemas import Config
 from stages.audio.identity import track_identity
 from stages.audio.locations import AudioError, open_binary
 from stages.audio.loudness import LoudnessMeter
-from stages.audio.reading import MAX_CHANNELS, MAX_SAMPLE_RATE, stream_audio
+from stages.audio.reading import stream_audio
+from stages.ingest.config import Limits
+from stages.ingest.listing import File
 from stages.ingest.metadata.tags import read_tags
+from stages.pipeline.workers.order import in_order
+from stages.pipeline.workers.pool import Call, Died, Pool, TookTooLong
 
+FILES_PER_WORKER = 16
+"""A further worker is worth its start, a third of a second of a processor, from so many files on."""
 
-class Limits(Config):
-    """Which recordings are taken."""
+WAITING_PER_WORKER = 4
+"""Files in hand for each worker: it bounds memory, and keeps the others busy while one reads a long file."""
 
-    min_seconds: float = Field(default=0.5, gt=0)
-    """Shorter recordings are refused, seconds: a loudness needs 0.4 s, and there is no music to learn in less."""
-    max_seconds: float = Field(default=4 * 3600.0, gt=0)
-    """Longer recordings are refused, seconds. Stages after this one hold a whole recording in memory."""
-    max_channels: int = Field(default=32, ge=1, le=MAX_CHANNELS)
-    """Recordings with more channels are refused."""
-    min_sample_rate: int = Field(default=8_000, ge=4_000)
-    """Hz. Below, there is little music left, and loudness is not defined."""
-    max_sample_rate: int = Field(default=384_000, le=MAX_SAMPLE_RATE)
-    """Hz."""
-    silent: Literal["reject", "keep"] = "reject"
-    """What to do with a recording that is silent from end to end (no window of 50 ms reaches an RMS of -60 dBFS)."""
+BASE_SECONDS, SECONDS_PER_MIB = 300.0, 4.0
+"""How long a worker may take for a file: a hundred times what is usual, so that only a decoder that hangs meets it."""
+
+MODULES = ("mutagen", "soxr")
+"""What a worker imports before its first file; PyAV only with the first that libsndfile does not read."""
 
 
 @dataclass(frozen=True)
-class Examined:
+class AudioProbe:
     """A recording that is taken; the names are those of `tracks`."""
 
     track_id: str
@@ -58,13 +57,50 @@ class Refused:
     """The file is to blame, so that it is not read again before it changes."""
 
 
-def examine(uri: str, limits: Limits) -> Examined | Refused:
-    """Read one recording, once for its identity and once for its sound, in blocks."""
+def probe_all(
+    files: Sequence[File], limits: Limits, workers: int, check_stopped: Callable[[], None]
+) -> Iterator[tuple[File, AudioProbe | Refused]]:
+    """Yield each file with the result of its probe, in the order given.
+
+    Args:
+        workers: processes to read with; 0 takes one for each core, 1 reads in this process, where a decoder that
+            crashes takes the run with it.
+        check_stopped: asked between files; what it raises ends the reading.
+
+    Raises:
+        RuntimeError: the workers cannot be started.
+    """
+    count = min(workers or os.cpu_count() or 1, -(-len(files) // FILES_PER_WORKER))
+    if workers == 1 or any(file.uri.startswith("memory://") for file in files):
+        for file in files:
+            check_stopped()
+            yield file, probe_recording(file.uri, limits)
+        return
+    pool = Pool(MODULES)
+    try:
+        yield from in_order(
+            lambda file: _probe_in_worker(pool, file, limits), files, count, WAITING_PER_WORKER * count, check_stopped
+        )
+    finally:
+        pool.close()
+
+
+def _probe_in_worker(pool: Pool, file: File, limits: Limits) -> AudioProbe | Refused:
+    try:
+        return pool.do(Call(probe_recording, (file.uri, limits)), BASE_SECONDS + SECONDS_PER_MIB * file.size / 2**20)
+    except TookTooLong as limit:
+        return Refused("timeout", f"expected a file that is read in {limit}, got one that the decoder did not finish")
+    except Died as end:
+        return Refused("crash", f"expected a file that can be decoded, got one that {end}")
+
+
+def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
+    """Read one recording, once for its identity and once for its samples, in blocks."""
     try:
         with open_binary(uri) as file:
             track_id = track_identity(file)
             with stream_audio(file) as stream:
-                _check_header(stream.channels, stream.sample_rate, limits)
+                _check_format(stream.channels, stream.sample_rate, limits)
                 if stream.claimed_frames is not None:
                     _check_longest(stream.claimed_frames / stream.sample_rate, limits)
                 meter, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
@@ -83,9 +119,18 @@ def examine(uri: str, limits: Limits) -> Examined | Refused:
             if measures.silence == 1 and limits.silent == "reject":
                 peak = "all zeros" if measures.true_peak is None else f"a true peak of {measures.true_peak:.1f} dBTP"
                 raise AudioError("silent", f"expected sound, got {seconds:.1f} s of silence ({peak})")
-            found = (track_id, stream.format, stream.sample_rate, stream.channels, frames)
-            values = (measures.loudness, measures.true_peak, measures.silence, measures.clipping)
-            return Examined(*found, *values, read_tags(file).to_json())
+            return AudioProbe(
+                track_id=track_id,
+                format=stream.format,
+                sample_rate=stream.sample_rate,
+                channels=stream.channels,
+                frames=frames,
+                loudness=measures.loudness,
+                true_peak=measures.true_peak,
+                silence=measures.silence,
+                clipping=measures.clipping,
+                tags=read_tags(file).to_json(),
+            )
     except AudioError as error:
         return Refused(error.kind, error.message)
     except MemoryError:
@@ -96,7 +141,7 @@ def examine(uri: str, limits: Limits) -> Examined | Refused:
         return Refused("unreadable", f"expected a recording, got one that fails with {type(error).__name__}: {error}")
 
 
-def _check_header(channels: int, sample_rate: int, limits: Limits) -> None:
+def _check_format(channels: int, sample_rate: int, limits: Limits) -> None:
     if channels > limits.max_channels:
         raise AudioError("too many channels", f"expected at most {limits.max_channels} channels, got {channels}")
     if not limits.min_sample_rate <= sample_rate <= limits.max_sample_rate:

@@ -41,7 +41,7 @@ from stages.audio.loudness import measure_audio
 from stages.audio.reading import read_audio
 from stages.audio.writing import encode_audio
 from stages.ingest.metadata.tags import read_tags
-from stages.ingest.probe import Limits, examine
+from stages.ingest.probe import Limits, probe_recording
 from stages.pipeline.contract import Context
 from stages.pipeline.planning import EVERYTHING, ConfiguredStage
 from stages.pipeline.runner import run_job
@@ -126,7 +126,7 @@ def split(paths: list[str]) -> str:
             lambda path=path: read_audio(path),
             lambda recording=recording: measure_audio(recording.samples, recording.sample_rate),
             lambda data=data: read_tags(io.BytesIO(data)),
-            lambda path=path: examine(path, Limits()),
+            lambda path=path: probe_recording(path, Limits()),
         ]
         times = [f"{1000 * _least(part) / recording.seconds:.2f}" for part in parts]
         rows.append([Path(path).suffix[1:], *times])

@@ -21,7 +21,7 @@ from schemas.content import row_keys
 from schemas.identity import keys_digest
 from schemas.table import Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.ingest.index import Ledger, split_of
+from stages.ingest.index import TrackIndex, split_of
 from stages.ingest.listing import list_source
 from stages.pipeline.planning import Pipeline, plan_pipeline
 from tests.benchmarks.machine import peak_megabytes
@@ -68,11 +68,11 @@ def make_catalog(root: Path, tracks: int, shard_size: int) -> None:
     pipeline = pipeline_of(root, shard_size)
     versions = {name: pipeline.fingerprint(name) for name in STAGES}
     listing = list_source(str(root / "source"), f"file://{root}/store")
-    stamps = Ledger([], listing, -1, shard_size, (0.05, 0.05))
+    index = TrackIndex([], listing, -1, shard_size, (0.05, 0.05))
     store = Store(str(root / "store"))
     for first in range(0, tracks, shard_size):
         shard = str(first // shard_size)
-        rows = [_track(file, stamps, int(shard)) for file in listing.recordings[first : first + shard_size]]
+        rows = [_track(file, index, int(shard)) for file in listing.recordings[first : first + shard_size]]
         table = pa.Table.from_pylist(rows, schema=TRACKS.schema)
         key = keys_digest(sorted(row_keys(table, TRACKS.key)))
         store.write_shard(TRACKS, versions["ingest"], shard, table, key)
@@ -85,8 +85,8 @@ def make_catalog(root: Path, tracks: int, shard_size: int) -> None:
             store.write_shard(written, versions[name], shard, made, footer.output_key)
 
 
-def _track(file, stamps: Ledger, shard: int) -> dict:  # type: ignore[no-untyped-def]
-    """The row that an examined recording would have."""
+def _track(file, index: TrackIndex, shard: int) -> dict:  # type: ignore[no-untyped-def]
+    """The row that a probed recording would have."""
     track_id = hashlib.sha256(file.uri.encode()).hexdigest()
     files = [{"uri": file.uri, "stamp": file.stamp, "tags": '{"values": {}, "warnings": []}'}]
     artist = f"Artist {track_id[:3]}"
@@ -94,7 +94,7 @@ def _track(file, stamps: Ledger, shard: int) -> dict:  # type: ignore[no-untyped
         "track_id": track_id,
         "uri": file.uri,
         "files": files,
-        "metadata_stamp": stamps._metadata_stamp(files),
+        "metadata_stamp": index._metadata_stamp(files),
         "format": "FLAC",
         "sample_rate": 44_100,
         "channels": 2,

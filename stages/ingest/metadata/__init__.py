@@ -1,1 +1,1 @@
-"""What is said of recordings, by whom, and made safe."""
+"""The metadata of recordings: where it is found, and how it is made safe."""

@@ -1,4 +1,4 @@
-"""What is said of a recording, made safe: typed, bounded, free of control characters, and field by field.
+"""The metadata fields of a recording, made safe: typed, bounded, free of control characters, and one by one.
 
 Metadata is written by other people and programs. A field of the wrong type or beyond its bounds is dropped with a
 sentence that says so, and never costs the track; no value is a path, a query or markup to anything that reads it.
@@ -47,7 +47,7 @@ WARNINGS = 20
 
 @dataclass(frozen=True)
 class Fields:
-    """What one source says: `values` holds only fields that it knows, typed as in `tracks`."""
+    """The metadata in one table, sidecar, manifest or file's tags; `values` holds only known fields, as in `tracks`."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -57,24 +57,24 @@ class Fields:
 
     @classmethod
     def from_json(cls, text: str) -> "Fields":
-        plain = json.loads(text)
-        return cls(plain["values"], tuple(plain["warnings"]))
+        loaded = json.loads(text)
+        return cls(loaded["values"], tuple(loaded["warnings"]))
 
 
 def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> Fields:
-    """The fields of `tracks` in a mapping from outside; names that mean nothing here are passed over.
+    """Read the fields of `tracks` out of a mapping from outside; other names are passed over.
 
     Args:
         raw: names and values as a parser gave them.
-        where: what the sentences call the source, such as a file's name.
+        where: what the warnings call the mapping, such as a file's name.
         separators: the characters that part the items of a list given as one text.
     """
     named: dict[str, Any] = {}
     for name, value in raw.items():
         if isinstance(name, str):
-            plain = name.strip().lower()
-            if plain in FIELDS:
-                named[plain] = value
+            lower = name.strip().lower()
+            if lower in FIELDS:
+                named[lower] = value
     for name, value in raw.items():
         if isinstance(name, str) and name.strip().lower() in _ALIASES:
             named.setdefault(_ALIASES[name.strip().lower()], value)
@@ -91,23 +91,23 @@ def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> F
     return Fields(values, tuple(warnings))
 
 
-def resolve(sources: Iterable[Fields]) -> Fields:
-    """All fields that any source knows; of two, the earlier source's. Every source's warnings, each once."""
+def resolve(ranked: Iterable[Fields]) -> Fields:
+    """Merge fields, those that come earlier before those that come later; every warning is kept once."""
     values: dict[str, Any] = {}
     warnings: dict[str, None] = {}
-    for source in sources:
-        values = {**source.values, **values}
-        warnings.update(dict.fromkeys(source.warnings))
+    for fields in ranked:
+        values = {**fields.values, **values}
+        warnings.update(dict.fromkeys(fields.warnings))
     return Fields(values, tuple(list(warnings)[:WARNINGS]))
 
 
 def clean_text(text: str) -> str:
-    """`text` without control characters and surrogates, runs of white space as one space."""
+    """Return `text` without control characters and surrogates, and runs of white space as one space."""
     return " ".join(_UNSAFE.sub(" ", _SURROGATES.sub("\ufffd", text)).split())
 
 
 def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
-    """A value as its column wants it (None: unknown), and a sentence where it was changed.
+    """Return a value as its column wants it (None: unknown), and a sentence where it was changed.
 
     Raises:
         ValueError: it has the wrong type or is out of bounds.
@@ -119,20 +119,20 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
     if name in LIST_LENGTHS:
         # A sentence holds the characters that part the items of other lists, so one text is one paraphrase.
         value = [value] if name == "paraphrases" and isinstance(value, str) else value
-        return _items(value, separators, LIST_LENGTHS[name])
+        return _typed_items(value, separators, LIST_LENGTHS[name])
     if isinstance(value, list | tuple):
-        value = ", ".join(_one_text(item) for item in value[:LIST_ITEMS])
+        value = ", ".join(_scalar_text(item) for item in value[:LIST_ITEMS])
     elif isinstance(value, str) and separators == ";" and ";" in value and name in ("instrument", "genre"):
         value = ", ".join(part.strip() for part in value.split(";") if part.strip())
-    text, longest = clean_text(_one_text(value)), TEXT_LENGTHS[name]
+    text, longest = clean_text(_scalar_text(value)), TEXT_LENGTHS[name]
     if len(text) > longest:
         return text[:longest].rstrip(), f"expected at most {longest} characters, got {len(text):,}, so it was cut"
     return text or None, None
 
 
-def _one_text(value: Any) -> str:
+def _scalar_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"expected text, got {_shown(value)}")
+        raise ValueError(f"expected text, got {_excerpt(value)}")
     if isinstance(value, str) and _SURROGATES.search(value):
         raise ValueError("expected UTF-8, got other bytes")
     return str(value)
@@ -140,7 +140,7 @@ def _one_text(value: Any) -> str:
 
 def _tempo(value: Any) -> float | None:
     low, high = BPM_RANGE
-    wanted = f"expected a number from {low:g} to {high:g}"
+    expected = f"expected a number from {low:g} to {high:g}"
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
     if isinstance(value, str):
@@ -149,23 +149,23 @@ def _tempo(value: Any) -> float | None:
         try:
             value = float(value)
         except ValueError:
-            raise ValueError(f"{wanted}, got {_shown(value)}") from None
+            raise ValueError(f"{expected}, got {_excerpt(value)}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{wanted}, got {_shown(value)}")
+        raise ValueError(f"{expected}, got {_excerpt(value)}")
     if value == 0:  # what taggers write for "unknown"
         return None
     if not low <= value <= high:
-        raise ValueError(f"{wanted}, got {_shown(value)}")
+        raise ValueError(f"{expected}, got {_excerpt(value)}")
     return float(value)
 
 
-def _items(value: Any, separators: str, longest: int) -> tuple[list[str] | None, str | None]:
+def _typed_items(value: Any, separators: str, longest: int) -> tuple[list[str] | None, str | None]:
     if isinstance(value, str):
-        value = re.split(f"[{re.escape(separators)}]", _one_text(value))
+        value = re.split(f"[{re.escape(separators)}]", _scalar_text(value))
     if not isinstance(value, list | tuple):
-        raise ValueError(f"expected a list of texts, got {_shown(value)}")
+        raise ValueError(f"expected a list of texts, got {_excerpt(value)}")
     # Cut before cleaning: a list of a million items must not cost more than a look.
-    texts = [clean_text(_one_text(item)[: 4 * longest]) for item in value[: 4 * LIST_ITEMS]]
+    texts = [clean_text(_scalar_text(item)[: 4 * longest]) for item in value[: 4 * LIST_ITEMS]]
     kept = list(dict.fromkeys(text[:longest].rstrip() for text in texts if text))[:LIST_ITEMS]
     if len(value) > LIST_ITEMS or any(len(text) > longest for text in texts):
         limit = f"at most {LIST_ITEMS} items of {longest:,} characters"
@@ -173,8 +173,8 @@ def _items(value: Any, separators: str, longest: int) -> tuple[list[str] | None,
     return kept or None, None
 
 
-def _shown(value: Any) -> str:
-    """A value as a sentence may show it: short, whatever came."""
+def _excerpt(value: Any) -> str:
+    """Return a value as a sentence may show it: short, whatever came."""
     if isinstance(value, Mapping | list | tuple | set):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value):,}"
     if isinstance(value, int) and value.bit_length() > 128:

@@ -22,21 +22,21 @@ NAMES = {
     "description": ("description", "txxx:description", "desc", "comment", "comm", "\xa9cmt"),
     "licence": ("license", "licence", "txxx:license", "copyright", "tcop", "cprt"),
 }
-"""Where each field is found, in lower case, the better place first. A comment whose own description is not empty is
-some program's (`iTunNORM`), and is passed over."""
+"""The tags that hold each field, in lower case, the better first. A comment whose own description is not empty is some
+program's (`iTunNORM`), and is passed over."""
 
 
 def read_tags(file: IO[bytes]) -> Fields:
-    """The fields in an open file's own tags. Broken tags are a warning, never an error."""
+    """Read the fields in an open file's own tags. Broken tags are a warning, never an error."""
     try:
-        found = _by_mutagen(file)
+        tags = _by_mutagen(file)
     except Exception as error:  # mutagen's parsers raise what they run into: struct errors, index errors, their own
         return Fields({}, (f"tags: expected readable tags, got {type(error).__name__}: {str(error)[:200]}",))
-    if not found:
-        found = _by_libsndfile(file)
+    if not tags:
+        tags = _by_libsndfile(file)
     raw = {}
-    for name, places in NAMES.items():
-        values = next((found[place] for place in places if found.get(place)), None)
+    for name, tag_names in NAMES.items():
+        values = next((tags[tag] for tag in tag_names if tags.get(tag)), None)
         if values:
             raw[name] = values if name in ("moods", "keywords") and len(values) > 1 else ", ".join(values)
     return read_fields(raw, "tags")
@@ -48,7 +48,7 @@ def _by_mutagen(file: IO[bytes]) -> dict[str, list[str]]:
 
     file.seek(0)
     opened = mutagen.File(file)
-    found: dict[str, list[str]] = {}
+    tags: dict[str, list[str]] = {}
     for key, value in (opened.tags or {}).items() if opened is not None else ():
         name = str(key).lower()
         if name.startswith("comm:"):
@@ -58,8 +58,8 @@ def _by_mutagen(file: IO[bytes]) -> dict[str, list[str]]:
         texts = value.genres if isinstance(value, TCON) else getattr(value, "text", value)
         texts = [text for text in _texts(texts) if text.strip()]
         if texts:
-            found.setdefault(name, texts)
-    return found
+            tags.setdefault(name, texts)
+    return tags
 
 
 def _texts(value: Any) -> list[str]:

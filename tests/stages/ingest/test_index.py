@@ -1,15 +1,15 @@
-"""Splits and shards: where a track goes hangs on the track, not on its company or on how often a run was killed."""
+"""Splits and shards: where a track goes depends on the track, not on other tracks or how often a run was killed."""
 
 from collections import Counter
 
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from stages.ingest import take_in
-from stages.ingest.index import Ledger, split_of
+from stages.ingest import reject_states, update_shards
+from stages.ingest.index import TrackIndex, split_of
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata.fields import Fields
-from stages.ingest.probe import Examined, Refused
+from stages.ingest.probe import AudioProbe, Refused
 
 TAGS = Fields().to_json()
 
@@ -43,26 +43,26 @@ def _file(name: str, content: int) -> File:
     return File(f"/m/{name}.wav", f"{name}.wav", str(content), 1)
 
 
-def _result(content: int) -> Examined | Refused:
+def _result(content: int) -> AudioProbe | Refused:
     if content % 10 == 9:
         return Refused("silent", "as asked")
-    return Examined(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, TAGS)
+    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, TAGS)
 
 
 def _run(store: dict, listing: list[tuple[str, int]], stop_after: int | None):
     """A run over files of these names and contents, with shards of four, that is killed after it wrote so many."""
     found = Listing(recordings=sorted((_file(*one) for one in listing), key=lambda file: file.uri))
     shards, refused = store.setdefault("shards", {}), store.setdefault("rejects", {})
-    ledger = Ledger([row for rows in shards.values() for row in rows], found, max(shards, default=-1), 4, (0.1, 0.1))
+    index = TrackIndex([row for rows in shards.values() for row in rows], found, max(shards, default=-1), 4, (0.1, 0.1))
     stamps = {file.uri: file.stamp for file in found.recordings}
     rejects = {key: one for key, one in refused.items() if stamps.get(key) == one.stamp}
-    recorded = {(one.key, one.kind, one.stamp) for one in refused.values()}
-    results = [(file, _result(int(file.stamp))) for file in ledger.unread(rejects)]
-    for count, shard in enumerate(take_in(ledger, rejects, recorded, results, save_every=3)):
+    recorded = reject_states(refused.values())
+    results = [(file, _result(int(file.stamp))) for file in index.unread(rejects)]
+    for count, shard in enumerate(update_shards(index, rejects, recorded, results, save_every=3)):
         if count == stop_after:
             return
         store["rejects"] = dict(rejects)
-        shards[shard] = ledger.content(shard)[0]
+        shards[shard] = index.take_shard(shard)[0]
 
 
 def _plain(store: dict) -> tuple:
@@ -109,7 +109,7 @@ def test_only_the_last_shard_takes_new_tracks_and_a_row_keeps_its_shard(nights):
         for row in [row for rows in store["shards"].values() for row in rows]:
             assert row["shard"] == before.get(row["track_id"], row["shard"])
             assert row["track_id"] in before or row["shard"] >= last
-            assert row["uri"] == row["files"][0]["uri"] == min(place["uri"] for place in row["files"])
+            assert row["uri"] == row["files"][0]["uri"] == min(file["uri"] for file in row["files"])
 
 
 @settings(max_examples=40, deadline=None)
@@ -119,7 +119,7 @@ def test_a_second_run_writes_nothing(listing):
     _run(store, listing, None)
     found = Listing(recordings=sorted((_file(*one) for one in listing), key=lambda file: file.uri))
     known = [row for rows in store["shards"].values() for row in rows]
-    ledger = Ledger(known, found, max(store["shards"], default=-1), 4, (0.1, 0.1))
-    recorded = {(one.key, one.kind, one.stamp) for one in store["rejects"].values()}
-    assert ledger.unread(store["rejects"]) == []
-    assert list(take_in(ledger, dict(store["rejects"]), recorded, [])) == []
+    index = TrackIndex(known, found, max(store["shards"], default=-1), 4, (0.1, 0.1))
+    recorded = reject_states(store["rejects"].values())
+    assert index.unread(store["rejects"]) == []
+    assert list(update_shards(index, dict(store["rejects"]), recorded, [])) == []

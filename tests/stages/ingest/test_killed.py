@@ -57,7 +57,7 @@ def test_a_run_killed_with_9_leaves_what_an_undisturbed_run_makes(tmp_path):
 
 
 def test_a_run_stopped_anywhere_and_run_again_equals_an_undisturbed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(ingest.take_in, "__defaults__", (3,))
+    monkeypatch.setattr(ingest.update_shards, "__defaults__", (3,))
     calm, broken = World(tmp_path / "calm", shard_size=4), World(tmp_path / "broken", shard_size=4)
     broken.music = calm.music
     broken.source = calm.source

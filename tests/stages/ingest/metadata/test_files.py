@@ -1,4 +1,4 @@
-"""Sources: who describes a recording, in which order, and that no broken file costs more than itself."""
+"""Metadata files: which describes a recording, in which order, and that a broken one costs no more than itself."""
 
 import gzip
 import json
@@ -10,7 +10,7 @@ import pytest
 
 from stages.ingest.listing import list_source
 from stages.ingest.metadata.fields import resolve
-from stages.ingest.metadata.sources import Sources
+from stages.ingest.metadata.files import SourceMetadata
 from tests.worlds.recordings import write
 
 
@@ -22,30 +22,30 @@ def music(tmp_path):
     return tmp_path
 
 
-def _said(folder, relative):
+def _fields(folder, relative):
     listing = list_source(str(folder))
-    sources = Sources(listing.recordings, listing.metadata)
+    metadata = SourceMetadata(listing.recordings, listing.metadata)
     recording = next(file for file in listing.recordings if file.relative == relative)
-    return resolve(sources.explicit([recording])[0])
+    return resolve(metadata.fields_of([recording])[0])
 
 
 def _stamp(folder, relative):
     listing = list_source(str(folder))
     recording = next(file for file in listing.recordings if file.relative == relative)
-    return Sources(listing.recordings, listing.metadata).stamp(recording)
+    return SourceMetadata(listing.recordings, listing.metadata).stamp(recording)
 
 
 def test_the_corpus_is_described_by_its_table_and_its_sidecars(corpus):
-    battle = _said(corpus, "orchestral/battle-epic.ogg").values
+    battle = _fields(corpus, "orchestral/battle-epic.ogg").values
     assert battle["moods"] == ["epic", "fast"]
     assert battle["instrument"] == "brass, drums"
     assert "title" not in battle
-    first = _said(corpus, "electronic/electro_1.mp3").values
+    first = _fields(corpus, "electronic/electro_1.mp3").values
     assert first["keywords"] == ["bright", "pulsing", "cool"]
     assert first["moods"] == ["uplifting", "motivational"]
     assert "bpm" not in first
     assert "key" not in first
-    assert _said(corpus, "orchestral/defeat2.ogg").values == {}
+    assert _fields(corpus, "orchestral/defeat2.ogg").values == {}
 
 
 def test_table_before_sidecar_before_manifest_field_by_field(music):
@@ -53,7 +53,7 @@ def test_table_before_sidecar_before_manifest_field_by_field(music):
     write(music / "a.json", json.dumps({"title": "from sidecar", "artist": "from sidecar", "bpm": ""}).encode())
     line = {"path": "a.ogg", "duration": 3, "title": "from manifest", "artist": "from manifest", "bpm": 90}
     write(music / "data.jsonl", json.dumps(line).encode())
-    assert _said(music, "a.ogg").values == {"title": "from table", "artist": "from sidecar", "bpm": 90.0}
+    assert _fields(music, "a.ogg").values == {"title": "from table", "artist": "from sidecar", "bpm": 90.0}
 
 
 def test_tables_of_every_form_and_the_nearest_first(music):
@@ -64,8 +64,8 @@ def test_tables_of_every_form_and_the_nearest_first(music):
     )
     table = pa.table({"file_name": ["c.wav"], "artist": ["parquet"], "moods": [["a", "b"]]})
     pq.write_table(table, music / "sub" / "deep" / "metadata.parquet")
-    assert _said(music, "sub/b.mp3").values == {"title": "near", "moods": ["x", "y"]}
-    assert _said(music, "sub/deep/c.wav").values == {
+    assert _fields(music, "sub/b.mp3").values == {"title": "near", "moods": ["x", "y"]}
+    assert _fields(music, "sub/deep/c.wav").values == {
         "artist": "parquet",
         "moods": ["a", "b"],
         "bpm": 99.0,
@@ -78,15 +78,15 @@ def test_a_manifest_may_name_a_file_from_any_working_folder(path, music):
     named = path.format(root=music, name=music.name)
     line = json.dumps({"path": named, "title": "found"}) + "\n"
     write(music / "sub" / "data.jsonl.gz", gzip.compress(line.encode()))
-    assert _said(music, "sub/deep/c.wav").values == {"title": "found"}
-    assert _said(music, "a.ogg").values == {}
+    assert _fields(music, "sub/deep/c.wav").values == {"title": "found"}
+    assert _fields(music, "a.ogg").values == {}
 
 
 def test_a_manifest_path_that_fits_two_files_describes_neither(music):
     write(music / "other" / "deep" / "c.wav", b"never read")
     write(music / "egs" / "data.jsonl", b'{"path": "deep/c.wav", "title": "whose?"}')
-    assert _said(music, "sub/deep/c.wav").values == {}
-    assert _said(music, "other/deep/c.wav").values == {}
+    assert _fields(music, "sub/deep/c.wav").values == {}
+    assert _fields(music, "other/deep/c.wav").values == {}
 
 
 def test_names_in_metadata_are_never_opened(music, tmp_path_factory):
@@ -97,13 +97,13 @@ def test_names_in_metadata_are_never_opened(music, tmp_path_factory):
     write(music / "metadata.csv", ("file_name,title\n" + "".join(f"{row},t\n" for row in rows)).encode())
     lines = [json.dumps({"path": row, "info_path": str(secret), "artist": "x"}) for row in rows]
     write(music / "m.jsonl", "\n".join(lines).encode())
-    assert _said(music, "a.ogg").values == {"title": "t", "artist": "x"}
+    assert _fields(music, "a.ogg").values == {"title": "t", "artist": "x"}
 
 
 def test_decomposed_and_composed_names_are_the_same_name(music):
     write(music / "e\u0301.wav", b"never read")
     write(music / "metadata.csv", "file_name,title\n\u00e9.wav,found\n".encode())
-    assert _said(music, "e\u0301.wav").values == {"title": "found"}
+    assert _fields(music, "e\u0301.wav").values == {"title": "found"}
 
 
 BROKEN = {
@@ -139,19 +139,19 @@ BROKEN = {
 )
 def test_a_broken_file_is_a_warning_on_the_tracks_that_it_might_have_described(name, data, sentence, music):
     write(music / name, data)
-    said = _said(music, "a.ogg")
+    said = _fields(music, "a.ogg")
     assert said.values == {}
     assert any(sentence in warning and warning.startswith(name) for warning in said.warnings), said.warnings
     if name == "metadata.jsonl" and b"d.flac" in data:
-        assert _said(music, "d.flac").warnings == ()
+        assert _fields(music, "d.flac").warnings == ()
 
 
 def test_a_field_with_bad_bytes_costs_that_field_only(music):
     write(music / "metadata.csv", b'file_name,title,artist\na.ogg,caf\xe9,me\nd.flac,"' + b"x" * 1_000_000 + b'",you\n')
-    said = _said(music, "a.ogg")
+    said = _fields(music, "a.ogg")
     assert said.values == {"artist": "me"}
     assert "expected UTF-8" in said.warnings[0]
-    assert len(_said(music, "d.flac").values["title"]) == 500
+    assert len(_fields(music, "d.flac").values["title"]) == 500
 
 
 def test_a_gzip_bomb_stops_at_its_bound(music, monkeypatch):
@@ -159,10 +159,10 @@ def test_a_gzip_bomb_stops_at_its_bound(music, monkeypatch):
 
     monkeypatch.setattr(files, "UNPACKED_BYTES", 2**20)
     write(music / "m.jsonl.gz", gzip.compress(b"\n" * 2**22 + b'{"path": "a.ogg", "title": "too far"}'))
-    assert _said(music, "a.ogg").values == {}
+    assert _fields(music, "a.ogg").values == {}
 
 
-def test_the_stamp_moves_with_what_is_said_of_that_recording_alone(music):
+def test_the_stamp_changes_with_the_metadata_of_that_recording_alone(music):
     table = music / "metadata.csv"
     write(table, b"file_name,title\na.ogg,one\nd.flac,other\n")
     before = _stamp(music, "a.ogg"), _stamp(music, "d.flac")

@@ -1,4 +1,4 @@
-"""The pool: results in order, and a decoder that dies or hangs costs its own file."""
+"""Probing many recordings: results in order, and a decoder that dies or hangs costs its own file."""
 
 import os
 import signal
@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from stages.ingest import pool
+from stages.ingest import probe
 from stages.ingest.listing import File
-from stages.ingest.probe import Examined, Limits, Refused, examine
+from stages.ingest.probe import AudioProbe, Limits, Refused, probe_all, probe_recording
 from stages.pipeline.contract import Stopped
 from tests.worlds.recordings import encoded, tones, write
 
@@ -31,12 +31,12 @@ def deadly(monkeypatch):
     """Workers whose decoder is killed by files that are named so: the real worker, with a real signal."""
     code = (
         "import os, time; from stages.ingest import probe; from stages.pipeline.workers import worker\n"
-        "read = probe.examine\n"
-        "def examine(uri, limits):\n"
+        "read = probe.probe_recording\n"
+        "def probe_recording(uri, limits):\n"
         f"    if uri.endswith('crash.wav'): os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
         "    if uri.endswith('hang.wav'): time.sleep(600)\n"
         "    return read(uri, limits)\n"
-        "probe.examine = examine; worker.main()"
+        "probe.probe_recording = probe_recording; worker.main()"
     )
     start = subprocess.Popen
 
@@ -49,21 +49,21 @@ def deadly(monkeypatch):
 def test_workers_give_what_one_process_gives_in_the_order_asked(tmp_path):
     files = _files(tmp_path, 20)
     files.insert(3, File(write(tmp_path / "bad.wav", b"bad"), "bad.wav", "s", 3))
-    here = list(pool.examine_all(files, Limits(), 1, _nothing))
-    there = list(pool.examine_all(files, Limits(), 2, _nothing))
+    here = list(probe_all(files, Limits(), 1, _nothing))
+    there = list(probe_all(files, Limits(), 2, _nothing))
     assert here == there
     assert [file for file, _ in there] == files
     assert isinstance(there[3][1], Refused)
-    assert isinstance(there[4][1], Examined)
-    assert here[0][1] == examine(files[0].uri, Limits())
+    assert isinstance(there[4][1], AudioProbe)
+    assert here[0][1] == probe_recording(files[0].uri, Limits())
 
 
 def test_a_decoder_that_crashes_or_hangs_costs_its_own_file(tmp_path, deadly, monkeypatch):
-    monkeypatch.setattr(pool, "BASE_SECONDS", 8.0)
+    monkeypatch.setattr(probe, "BASE_SECONDS", 8.0)
     files = _files(tmp_path, 6)
     for place, name in ((1, "crash.wav"), (4, "hang.wav")):
         files.insert(place, File(write(tmp_path / name, encoded("WAV", tones(0.6))), name, "s", 1))
-    results = [result for _, result in pool.examine_all(files, Limits(), 2, _nothing)]
+    results = [result for _, result in probe_all(files, Limits(), 2, _nothing)]
     refused = {files[place].relative: result for place, result in enumerate(results) if isinstance(result, Refused)}
     assert {name: result.kind for name, result in refused.items()} == {"crash.wav": "crash", "hang.wav": "timeout"}
     assert "SIGSEGV" in refused["crash.wav"].message
@@ -79,7 +79,7 @@ def test_a_stop_ends_the_reading_and_the_workers(tmp_path, deadly):
         if stop.is_set():
             raise Stopped("asked to")
 
-    reading = pool.examine_all(files, Limits(), 2, check)
+    reading = probe_all(files, Limits(), 2, check)
     for _ in range(8):
         next(reading)
     stop.set()
@@ -97,13 +97,13 @@ def test_workers_that_cannot_start_are_an_error_and_no_reject(tmp_path, monkeypa
 
     monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(RuntimeError, match="exit code 3"):
-        list(pool.examine_all(_files(tmp_path, 9), Limits(), 2, _nothing))
+        list(probe_all(_files(tmp_path, 9), Limits(), 2, _nothing))
 
 
 def test_what_lies_in_memory_is_read_in_this_process():
     import fsspec
 
-    fsspec.filesystem("memory").pipe_file("/pool/a.wav", encoded("WAV", tones(0.6)))
-    file = File("memory:///pool/a.wav", "a.wav", "s", 1)
-    [(_, result)] = pool.examine_all([file], Limits(), 4, _nothing)
-    assert isinstance(result, Examined)
+    fsspec.filesystem("memory").pipe_file("/probe/a.wav", encoded("WAV", tones(0.6)))
+    file = File("memory:///probe/a.wav", "a.wav", "s", 1)
+    [(_, result)] = probe_all([file], Limits(), 4, _nothing)
+    assert isinstance(result, AudioProbe)

@@ -1,0 +1,38 @@
+"""What of a source is taken, and how it is split."""
+
+from typing import Literal
+
+from pydantic import Field
+
+import schemas
+from stages.audio.reading import MAX_CHANNELS, MAX_SAMPLE_RATE
+
+
+class Limits(schemas.Config):
+    """Which recordings are taken."""
+
+    min_seconds: float = Field(default=0.5, gt=0)
+    """Shorter recordings are refused, seconds: a loudness needs 0.4 s, and there is no music to learn in less."""
+    max_seconds: float = Field(default=4 * 3600.0, gt=0)
+    """Longer recordings are refused, seconds. Stages after this one hold a whole recording in memory."""
+    max_channels: int = Field(default=32, ge=1, le=MAX_CHANNELS)
+    """Recordings with more channels are refused."""
+    min_sample_rate: int = Field(default=8_000, ge=4_000)
+    """Hz. Below, there is little music left, and loudness is not defined."""
+    max_sample_rate: int = Field(default=384_000, le=MAX_SAMPLE_RATE)
+    """Hz."""
+    silent: Literal["reject", "keep"] = "reject"
+    """What to do with a recording that is silent from end to end (no window of 50 ms reaches an RMS of -60 dBFS)."""
+
+
+class Config(schemas.Config):
+    """Which recordings are taken, and how they are split."""
+
+    limits: Limits = Limits()
+    """Which recordings are taken."""
+    shard_size: int = Field(default=512, ge=1)
+    """Tracks in a shard: the unit of work of every stage after this one."""
+    valid: float = Field(default=0.05, ge=0, le=0.5)
+    """Share of artists (of tracks, where no artist is known) in the split `valid`."""
+    test: float = Field(default=0.05, ge=0, le=0.5)
+    """Share of artists (of tracks, where no artist is known) in the split `test`."""
