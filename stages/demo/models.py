@@ -4,18 +4,17 @@ Each is written in the format that the loaders of the published weights read, so
 stands in the store already, from a run that was killed after it, is not trained again."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 import schemas
 from schemas.tables import CHECKPOINTS
 from schemas.weights import folder_digest
+from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.demo.config import ClapStandInConfig, SeparatorConfig, TextEncoderConfig
 from stages.pipeline.contract import Context, ReduceResult
 
@@ -53,16 +52,6 @@ class Config(schemas.Config):
     agree."""
 
 
-@dataclass(frozen=True)
-class _Facts:
-    """What came of a training."""
-
-    steps: int
-    parameters: int
-    rows_seen: int
-    metrics: Mapping[str, float]
-
-
 class _Trainer:
     """One run of the stage; the music is made when the first model needs it, and torch is loaded only then too."""
 
@@ -76,7 +65,7 @@ class _Trainer:
         config = self.config
         return make_music(self.context, config.seed, config.pieces, config.held_out, config.sample_rate)
 
-    def separator(self, folder: Path) -> _Facts:
+    def separator(self, folder: Path) -> TrainingSummary:
         from model.optim.train_state import step_seed
         from stages.demo import separator
 
@@ -86,9 +75,9 @@ class _Trainer:
         separator.save(network, folder)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         metrics = separator.judge(folder, music, self.context.device)
-        return _Facts(config.training.optimization.steps, parameters, self.config.pieces, metrics)
+        return TrainingSummary(config.training.optimization.steps, parameters, self.config.pieces, metrics)
 
-    def clap(self, folder: Path) -> _Facts:
+    def clap(self, folder: Path) -> TrainingSummary:
         from model.optim.train_state import step_seed
         from stages.demo import clap
 
@@ -98,14 +87,14 @@ class _Trainer:
         clap.save(found, folder)
         parameters = sum(parameter.numel() for parameter in found.model.parameters())
         metrics = clap.judge(folder, music, self.context.device)
-        return _Facts(config.training.optimization.steps, parameters, self.config.pieces, metrics)
+        return TrainingSummary(config.training.optimization.steps, parameters, self.config.pieces, metrics)
 
-    def text_encoder(self, folder: Path) -> _Facts:
+    def text_encoder(self, folder: Path) -> TrainingSummary:
         from model.optim.train_state import step_seed
         from stages.demo.text_encoder import save_text_encoder
 
         parameters = save_text_encoder(self.config.text_encoder, step_seed(self.config.seed, 3), folder)
-        return _Facts(0, parameters, 0, {})
+        return TrainingSummary(0, parameters, 0, {})
 
     def _steps(self, what: str, steps: int) -> Callable[[int, float], None]:
         self.context.progress.start(what, steps, "steps")
@@ -127,29 +116,16 @@ def reduce(config: Config, context: Context) -> ReduceResult:
     return ReduceResult(list(_rows(config, context)))
 
 
-def _rows(config: Config, context: Context) -> Iterator[dict]:
+def _rows(config: Config, context: Context) -> Iterator[dict[str, Any]]:
     trainer = _Trainer(config, context)
     for kind, train in zip(KINDS, (trainer.separator, trainer.clap, trainer.text_encoder), strict=True):
         context.check_stopped()
-        checkpoint = f"{context.identity}-{kind.replace('_', '-')}"
-        path = f"models/{checkpoint}"
+        checkpoint_id = f"{context.identity}-{kind.replace('_', '-')}"
+        path = model_folder(checkpoint_id)
         if not context.store.exists(f"{path}/{FACTS}"):
             with context.store.new_folder(path) as folder:
-                found = train(folder)
-                (folder / FACTS).write_text(json.dumps(found.__dict__, indent=2) + "\n", encoding="utf-8")
+                summary = train(folder)
+                (folder / FACTS).write_text(json.dumps(summary.__dict__, indent=2) + "\n", encoding="utf-8")
         local = context.store.local(path)
-        facts = _Facts(**json.loads((local / FACTS).read_text(encoding="utf-8")))
-        yield {
-            "checkpoint_id": checkpoint,
-            "kind": kind,
-            "path": path,
-            "recipe": context.fingerprint,
-            "parents": [],
-            "data_digest": context.data_digest,
-            "rows_seen": facts.rows_seen,
-            "steps": facts.steps,
-            "parameters": facts.parameters,
-            "digest": folder_digest(local),
-            "metrics": list(facts.metrics.items()),
-            "created_at": datetime.now(UTC),
-        }
+        summary = TrainingSummary(**json.loads((local / FACTS).read_text(encoding="utf-8")))
+        yield checkpoint_row(context, checkpoint_id, kind, folder_digest(local), summary)

@@ -5,8 +5,8 @@ Apart from the stage itself, which a plan reads, because this loads torch.
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.native import save_checkpoint
+from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.pipeline.contract import Context, ReduceResult
 from stages.train.batches import JOINT_CODEBOOKS, draw_parts, segment_frames, split_tracks, word_embedder
 from stages.train.config import Config
@@ -90,7 +91,7 @@ def _start_joint_codebooks(corpus: Corpus, config: Config, model: MusicModel, tr
 
 def _export(
     config: Config, context: Context, corpus: Corpus, begun: Beginning, metrics: dict[str, float], rows_seen: int
-) -> dict:
+) -> dict[str, Any]:
     """Write the checkpoint's folder, and give its row. An adapted model is a plain one after this."""
     facts = CheckpointFacts(
         model=config.model,
@@ -102,8 +103,7 @@ def _export(
         codec=corpus.codec,
     )
     learned = sum(value.numel() for value in begun.model.parameters() if value.requires_grad)
-    path = f"models/{context.identity}"
-    with context.store.new_folder(path) as folder:
+    with context.store.new_folder(model_folder(context.identity)) as folder:
         if config.lora is not None:
             from stages.train.lora import merge, save_adapter
 
@@ -111,20 +111,8 @@ def _export(
             merge(begun.model)
         save_checkpoint(folder, begun.model, facts, begun.codec if corpus.codec else None)
         digest = folder_digest(folder)
-    return {
-        "checkpoint_id": context.identity,
-        "kind": "language_model",
-        "path": path,
-        "recipe": context.fingerprint,
-        "parents": begun.parents,
-        "data_digest": context.data_digest,
-        "rows_seen": rows_seen,
-        "steps": config.optimization.steps,
-        "parameters": learned,
-        "digest": digest,
-        "metrics": list(metrics.items()),
-        "created_at": datetime.now(UTC),
-    }
+    summary = TrainingSummary(config.optimization.steps, learned, rows_seen, metrics)
+    return checkpoint_row(context, context.identity, "language_model", digest, summary, begun.parents)
 
 
 def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:

@@ -7,7 +7,6 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +19,7 @@ from model.codec.training import CodecTraining
 from model.optim.train_state import step_seed
 from schemas.identity import hold_out
 from schemas.weights import folder_digest
+from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.checkpoints.training_log import Journal, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
@@ -86,7 +86,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
         ]
     finally:
         segments.close()
-    row = _export(config, context, training.trained(), metrics, rows_seen=len(splits.train))
+    row = _export_codec(config, context, training.trained(), metrics, rows_seen=len(splits.train))
     also = {"training": journal.training_rows(context.identity), "reconstructions": reconstructions}
     return ReduceResult([row], also=also, rejects=rejects)
 
@@ -177,29 +177,17 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
     return journal
 
 
-def _export(
+def _export_codec(
     config: Config, context: Context, network: EncodecModel, metrics: Mapping[str, float], rows_seen: int
-) -> dict:
+) -> dict[str, Any]:
     """Write the codec's folder, and give its row."""
     extractor = EncodecFeatureExtractor(
         feature_size=config.network.channels, sampling_rate=config.network.sample_rate, padding_value=0.0
     )
-    path = f"models/{context.identity}"
-    with context.store.new_folder(path) as folder:
+    with context.store.new_folder(model_folder(context.identity)) as folder:
         network.save_pretrained(folder)
         extractor.save_pretrained(folder)
         digest = folder_digest(folder)
-    return {
-        "checkpoint_id": context.identity,
-        "kind": "codec",
-        "path": path,
-        "recipe": context.fingerprint,
-        "parents": [],
-        "data_digest": context.data_digest,
-        "rows_seen": rows_seen,
-        "steps": config.training.optimization.steps,
-        "parameters": sum(value.numel() for value in network.parameters()),
-        "digest": digest,
-        "metrics": list(metrics.items()),
-        "created_at": datetime.now(UTC),
-    }
+    learned = sum(value.numel() for value in network.parameters())
+    summary = TrainingSummary(config.training.optimization.steps, learned, rows_seen, metrics)
+    return checkpoint_row(context, context.identity, "codec", digest, summary)

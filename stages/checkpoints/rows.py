@@ -1,0 +1,55 @@
+"""Rows of the table `checkpoints`: what every training says of the model that it wrote. Loads no torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from stages.pipeline.contract import Context
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What a training took, and how good its model is."""
+
+    steps: int
+    parameters: int
+    """Numbers that learned; all, of a model that was not trained."""
+    rows_seen: int
+    """Training examples' tracks, or pieces."""
+    metrics: Mapping[str, float]
+
+
+def model_folder(checkpoint_id: str) -> str:
+    """Return the path in the store of a trained model's folder."""
+    return f"models/{checkpoint_id}"
+
+
+def checkpoint_row(
+    context: Context,
+    checkpoint_id: str,
+    kind: str,
+    digest: str,
+    summary: TrainingSummary,
+    parents: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Make the row of a model that lies in its `model_folder`.
+
+    Args:
+        digest: of the folder (`schemas.weights.folder_digest`).
+        parents: checkpoints that the training began with.
+    """
+    return {
+        "checkpoint_id": checkpoint_id,
+        "kind": kind,
+        "path": model_folder(checkpoint_id),
+        "recipe": context.fingerprint,
+        "parents": list(parents),
+        "data_digest": context.data_digest,
+        "rows_seen": summary.rows_seen,
+        "steps": summary.steps,
+        "parameters": summary.parameters,
+        "digest": digest,
+        "metrics": list(summary.metrics.items()),
+        "created_at": datetime.now(UTC),
+    }
