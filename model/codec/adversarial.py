@@ -17,7 +17,7 @@ from model.codec.config import AdversarialConfig
 from model.codec.discriminators import Discriminators, Judgement
 from model.codec.precision import in_precision
 from model.optim.config import OptimizationConfig
-from model.optim.train_state import Optimization
+from model.optim.train_state import TrainState
 
 Loss = Literal["hinge", "mse", "hinge2"]
 """Kinds of adversarial loss; they are AudioCraft's."""
@@ -63,7 +63,7 @@ class Adversary:
         self.discriminators = Discriminators(channels, config, seed).to(device).train()
         # Nobody keeps the judges, so their weights are not averaged.
         changes = {"learning_rate": config.learning_rate, "ema_interval": optimization.steps + 1}
-        self.optimization = Optimization(self.discriminators, optimization.model_copy(update=changes))
+        self.train_state = TrainState(self.discriminators, optimization.model_copy(update=changes))
 
     @property
     def weights(self) -> dict[str, float]:
@@ -78,7 +78,7 @@ class Adversary:
             made, true = self.discriminators(reconstruction.detach()), self.discriminators(original)
         losses = torch.stack([self._discrimination(made[kind], true[kind]) for kind in made])
         losses.sum().backward()
-        self.optimization.update()
+        self.train_state.step_and_check()
         return losses.detach().mean()
 
     def losses(
@@ -104,7 +104,7 @@ class Adversary:
 
     def state(self) -> dict[str, Tensor]:
         """What the next step depends on, as named tensors on the CPU."""
-        return self.optimization.state()
+        return self.train_state.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a state that `state` gave.
@@ -112,7 +112,7 @@ class Adversary:
         Raises:
             ValueError: it is the state of other judges.
         """
-        self.optimization.load(state)
+        self.train_state.load(state)
 
     def _discrimination(self, made: Sequence[Judgement], true: Sequence[Judgement]) -> Tensor:
         pairs = zip(made, true, strict=True)

@@ -26,7 +26,7 @@ from model.codec.losses import Reconstruction
 from model.codec.network import fold_weight_norm, scale_activations, with_weight_norm
 from model.codec.precision import in_precision
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
-from model.optim.train_state import Optimization, step_seed
+from model.optim.train_state import TrainState, step_seed
 
 JUDGES, TURN = 1, 2
 """What a draw is for, beside those of the codebooks; part of its seed."""
@@ -71,7 +71,7 @@ class CodecTraining:
         self.network = network.train()
         self.levels = [network.quantizer.get_num_quantizers_for_bandwidth(each) for each in settings.target_bandwidths]
         self.reconstruction = Reconstruction(settings.sampling_rate, config).to(device)
-        self.optimization = Optimization(network, config.optimization)
+        self.train_state = TrainState(network, config.optimization)
         self.adversary = None
         if config.adversarial:
             seed = step_seed(self.seed, 0, JUDGES)
@@ -84,7 +84,7 @@ class CodecTraining:
     @property
     def step(self) -> int:
         """Steps done."""
-        return self.optimization.step
+        return self.train_state.updates
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ class CodecTraining:
         if self.adversary:
             losses |= self.adversary.losses(reconstruction, original)
         loss = self._backward(losses, reconstruction, quantized.commitment)
-        update = self.optimization.update()
+        stats = self.train_state.step_and_check()
         if self.step % config.optimization.ema_interval == 0:
             for name, value in self._codebooks().items():
                 # Until they have started, the codebooks hold nothing to average.
@@ -126,8 +126,8 @@ class CodecTraining:
         return CodecStep(
             loss=values[0],
             parts=dict(zip(parts, values[1:], strict=True)),
-            learning_rate=update.learning_rate,
-            gradient_norm=update.gradient_norm,
+            learning_rate=stats.learning_rate,
+            gradient_norm=float(stats.gradient_norm),
         )
 
     def _quantized(self, latents: Tensor, generator: torch.Generator) -> Quantized:
@@ -180,7 +180,7 @@ class CodecTraining:
 
         It is what `save_pretrained` writes and `from_pretrained` reads back: judge this one, not the one in training.
         """
-        with self.optimization.averaged():
+        with self.train_state.averaged():
             return with_weight_norm(self.network, self.network.state_dict() | self.average).eval()
 
     def state(self) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ class CodecTraining:
         found = {f"codebooks.{name}": value.detach().cpu().clone() for name, value in self.average.items()}
         for kind, part in (("balancer", self.balancer), ("adversary", self.adversary)):
             found |= {f"{kind}.{name}": value for name, value in (part.state() if part else {}).items()}
-        return self.optimization.state() | found
+        return self.train_state.state() | found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a state that `state` gave.
@@ -196,7 +196,7 @@ class CodecTraining:
         Raises:
             ValueError: it is the state of another network, or of other losses.
         """
-        self.optimization.load(state)
+        self.train_state.load(state)
         for name, value in self.average.items():
             value.copy_(state[f"codebooks.{name}"])
         for kind, part in (("balancer", self.balancer), ("adversary", self.adversary)):

@@ -36,8 +36,8 @@ class OptimizationConfig(Config):
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
     float16, whose narrow range needs loss scaling; bfloat16 does not."""
-    patience: int = Field(default=10, ge=1)
-    """Updates that may be left out in a row, because the loss or a gradient was not finite, before training stops."""
+    max_skipped_steps: int = Field(default=10, ge=1)
+    """Updates that may be skipped in a row, because the loss or a gradient was not finite, before training stops."""
 
 
 class SeparationConfig(Config):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.optim.config import OptimizationConfig
 
@@ -23,8 +24,11 @@ MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def learning_rate(step: int, config: OptimizationConfig) -> float:
-    """The learning rate of update `step` (from 0): linear to the peak over the warm-up, then half a cosine wave to the
-    floor. The first update already moves, unlike AudioCraft's, whose warm-up starts at zero."""
+    """Return the learning rate of update `step` (from 0): linear to the peak over the warm-up, then half a cosine wave
+    to the floor. The first update already moves, unlike AudioCraft's, whose warm-up starts at zero.
+
+    Schedulers of `torch.optim` give other roundings: they multiply by the peak last, or go from rate to rate.
+    """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
@@ -33,42 +37,32 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
 
 
 def step_seed(seed: int, *parts: int) -> int:
-    """A seed of 63 bits for one purpose: a function of the training's seed, the step and whatever else is given."""
+    """Return a seed of 63 bits for one purpose: a function of the training's seed, the step and the other parts."""
     text = ",".join(str(int(part)) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-@dataclass(frozen=True)
-class Update:
-    """What one update was like."""
-
-    learning_rate: float
-    gradient_norm: float
-    """2-norm over all parameters before clipping."""
-    applied: bool
-    """False where a gradient was not finite, so that the weights stayed as they were."""
-
-
 @dataclass(frozen=True, eq=False)
-class Move:
-    """An `Update` that the device may still be at work on."""
+class StepStats:
+    """What one update was like. The device may still be at work on its tensors: reading them waits for it."""
 
     learning_rate: float
     gradient_norm: Float[Tensor, ""]
+    """2-norm over all parameters before clipping."""
     applied: Bool[Tensor, ""]
-
-    def read(self) -> Update:
-        """Wait for the device."""
-        return Update(self.learning_rate, float(self.gradient_norm), bool(self.applied))
+    """False where a gradient was not finite, so that the update was skipped."""
 
 
-class Optimization:
-    """The moving state of a training: moments, averaged weights, buffers, and the number of updates asked for so far.
+class TrainState:
+    """What a training changes: weights, moments, averaged weights, buffers, and the number of updates so far.
 
     Args:
         model: its parameters that require a gradient are trained; the others never move and are not averaged. Its
             buffers (codebooks that learn by moving averages of their own) are part of the state, not of the average.
         config: how they move.
+
+    Raises:
+        ValueError: all parameters are frozen.
     """
 
     def __init__(self, model: nn.Module, config: OptimizationConfig) -> None:
@@ -80,6 +74,7 @@ class Optimization:
         stored = model.state_dict().keys()
         self.buffers = {name: value for name, value in model.named_buffers() if name in stored}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+        self._update_average = get_ema_multi_avg_fn(config.ema_decay)
         self.adam = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=config.learning_rate,
@@ -88,28 +83,19 @@ class Optimization:
             weight_decay=config.weight_decay,
             fused=True,  # one pass over memory, where the others make a dozen
         )
-        self.step = 0
-        self.left_out = torch.zeros((), dtype=torch.int64, device=next(iter(self.parameters.values())).device)
-        """Updates in a row without finite gradients; once there are more than `patience`, it only grows."""
+        self.updates = 0
+        """Updates so far, those that were skipped among them."""
+        self.skipped_steps = torch.zeros((), dtype=torch.int64, device=next(iter(self.parameters.values())).device)
+        """Updates skipped in a row; once there are more than `max_skipped_steps`, it only grows."""
 
-    def update(self) -> Update:
-        """`move`, and wait for the device to tell what came of it.
-
-        Raises:
-            ValueError: as `check` does.
-        """
-        update = self.move().read()
-        self.check()
-        return update
-
-    def move(self) -> Move:
-        """Move the weights along the gradients that have been accumulated, and clear them; nothing here waits for the
+    def step(self) -> StepStats:
+        """Move the weights along the gradients that have been accumulated, and clear these. Does not wait for the
         device.
 
-        A gradient that is not finite leaves weights and moments as they were; the step still counts, so the schedule
+        A gradient that is not finite leaves weights and moments as they were; the update still counts, so the schedule
         and the order of the data stay what they were.
         """
-        rate = learning_rate(self.step, self.config)
+        rate = learning_rate(self.updates, self.config)
         for group in self.adam.param_groups:
             group["lr"] = rate
         largest = math.inf if self.config.gradient_norm is None else self.config.gradient_norm
@@ -119,67 +105,77 @@ class Optimization:
         self.adam.grad_scale, self.adam.found_inf = None, (~applied).float()  # type: ignore[attr-defined]
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
-        again = applied & (self.left_out <= self.config.patience)
-        self.left_out = torch.where(again, 0, self.left_out + 1)
-        self.step += 1
-        if self.step % self.config.ema_interval == 0:
-            torch._foreach_lerp_(
-                list(self.average.values()),
-                [value.detach() for value in self.parameters.values()],
-                1 - self.config.ema_decay,
-            )
-        return Move(rate, norm, applied)
+        ends_row = applied & (self.skipped_steps <= self.config.max_skipped_steps)
+        self.skipped_steps = torch.where(ends_row, 0, self.skipped_steps + 1)
+        self.updates += 1
+        if self.updates % self.config.ema_interval == 0:
+            self._update_average(list(self.average.values()), list(self.parameters.values()), self.updates)
+        return StepStats(rate, norm, applied)
 
-    def check(self) -> None:
-        """Wait for the device, and raise ValueError if more than `patience` moves in a row had gradients that were not
-        finite."""
-        left_out = int(self.left_out)
-        if left_out > self.config.patience:
+    def check_finite(self) -> None:
+        """Wait for the device, and look at the gradients of the last updates.
+
+        Raises:
+            ValueError: more than `max_skipped_steps` updates in a row had gradients that were not finite.
+        """
+        skipped = int(self.skipped_steps)
+        if skipped > self.config.max_skipped_steps:
             raise ValueError(
-                f"expected finite gradients, got {left_out} updates in a row without (step {self.step}): lower "
+                f"expected finite gradients, got {skipped} updates in a row without (step {self.updates}): lower "
                 f"the learning rate ({self.config.learning_rate}) or train in float32"
             )
+
+    def step_and_check(self) -> StepStats:
+        """Do both: `step` and `check_finite`.
+
+        Raises:
+            ValueError: as `check_finite` does.
+        """
+        stats = self.step()
+        self.check_finite()
+        return stats
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the model has its averaged weights; after it, the moving ones again, bit for bit."""
         moving = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._fill(self.average)
+        _copy(self.parameters, self.average)
         try:
             yield
         finally:
-            self._fill(moving)
+            _copy(self.parameters, moving)
 
     def keep_averaged(self) -> None:
         """Leave the model with its averaged weights for good: the training is over."""
-        self._fill(self.average)
+        _copy(self.parameters, self.average)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
+        """Return all that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
         buffers, and counters."""
-        found = {"step": torch.tensor(self.step), "left_out": self.left_out}
+        state = {"updates": torch.tensor(self.updates), "skipped_steps": self.skipped_steps}
         for name, parameter in self.parameters.items():
-            found[f"weights.{name}"] = parameter.detach()
-            found[f"average.{name}"] = self.average[name]
+            state[f"weights.{name}"] = parameter.detach()
+            state[f"average.{name}"] = self.average[name]
             for moment in MOMENTS:
                 if parameter in self.adam.state:
-                    found[f"{moment}.{name}"] = self.adam.state[parameter][moment]
-        found |= {f"buffers.{name}": value for name, value in self.buffers.items()}
-        return {name: value.cpu().contiguous() for name, value in found.items()}
+                    state[f"{moment}.{name}"] = self.adam.state[parameter][moment]
+        state |= {f"buffers.{name}": value for name, value in self.buffers.items()}
+        return {name: value.cpu().contiguous() for name, value in state.items()}
 
     def load(self, state: Mapping[str, Shaped[Tensor, "..."]]) -> None:
-        """Take up a state that `state` gave, copying it into place.
+        """Copy a state that `state` gave into place.
 
         Raises:
             ValueError: it is the state of another model.
         """
-        for kind, what, own in (("weights", "parameters", self.parameters), ("buffers", "buffers", self.buffers)):
+        for kind, noun, own in (("weights", "parameters", self.parameters), ("buffers", "buffers", self.buffers)):
             got = {name.removeprefix(f"{kind}.") for name in state if name.startswith(f"{kind}.")}
             if set(own) != got:
                 differing = sorted(set(own) ^ got)[:3]
-                raise ValueError(f"expected the state of {len(own)} {what}, got {len(got)}; not in both: {differing}")
-        self.step, self.left_out = int(state["step"]), state["left_out"].to(self.left_out.device, copy=True)
-        self._fill({name: state[f"weights.{name}"] for name in self.parameters})
+                raise ValueError(f"expected the state of {len(own)} {noun}, got {len(got)}; not in both: {differing}")
+        self.updates = int(state["updates"])
+        self.skipped_steps = state["skipped_steps"].to(self.skipped_steps.device, copy=True)
+        _copy(self.parameters, {name: state[f"weights.{name}"] for name in self.parameters})
         _copy(self.buffers, {name: state[f"buffers.{name}"] for name in self.buffers})
         self.adam.state.clear()
         for name, parameter in self.parameters.items():
@@ -188,9 +184,6 @@ class Optimization:
                 self.adam.state[parameter] = {
                     moment: state[f"{moment}.{name}"].to(parameter.device, copy=True) for moment in MOMENTS
                 }
-
-    def _fill(self, values: Mapping[str, Tensor]) -> None:
-        _copy(self.parameters, values)
 
 
 def _copy(into: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.optim.train_state import Update
+from model.optim.train_state import StepStats
 from schemas.tables import TRAINING
 from stages.pipeline.contract import Context
 
@@ -45,12 +45,12 @@ class Journal:
                 self.codebooks = [total + value for total, value in zip(before, codebooks, strict=True)]
                 self.steps += 1
 
-    def log_training(self, step: int, update: Update, matmul_rate: float) -> None:
+    def log_training(self, step: int, stats: StepStats, matmul_rate: float) -> None:
         """A row for the steps since the last one: their mean loss, with the rate and gradient of the newest, and how
         fast they were, also as a share of the device's `matmul_rate`, FLOP a second (`model.optim.mfu`)."""
         means = [total / self.steps for total in self.codebooks]
         self._log(step, "train", means)
-        self.rows[-1] |= {"learning_rate": update.learning_rate, "gradient_norm": update.gradient_norm}
+        self.rows[-1] |= {"learning_rate": stats.learning_rate, "gradient_norm": float(stats.gradient_norm)}
         self.rows[-1] |= {"tokens_per_second": self.tokens / self.seconds if self.seconds else None}
         self.rows[-1] |= {"model_flops_utilisation": self.flops / self.seconds / matmul_rate if self.seconds else None}
         self.codebooks, self.steps, self.tokens, self.seconds, self.flops = [], 0, 0, 0.0, 0

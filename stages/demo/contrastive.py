@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.optim.config import ContrastiveConfig
-from model.optim.train_state import Optimization, step_seed
+from model.optim.train_state import TrainState, step_seed
 
 LARGEST_SCALE = 100.0
 """Of the similarities (arXiv:2103.00020, 2.5)."""
@@ -71,7 +71,7 @@ def train_joint_embedding(
     count, sentences, _ = pairs.tokens.shape
     if count < config.batch_size:
         raise ValueError(f"expected at least {config.batch_size} pieces for a batch, got {count}")
-    optimization = Optimization(weights, config.optimization)
+    train_state = TrainState(weights, config.optimization)
     device = next(weights.parameters()).device
     weights.train()
     for step in range(config.optimization.steps):
@@ -82,9 +82,9 @@ def train_joint_embedding(
         batch = (heard, pairs.tokens[chosen, said], pairs.mask[chosen, said])
         loss = contrastive_loss(network(*(one.to(device) for one in batch)))
         loss.backward()
-        optimization.update()
+        train_state.step_and_check()
         on_step(step, float(loss.detach()))
-    optimization.keep_averaged()
+    train_state.keep_averaged()
     weights.eval()
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.optim.config import SeparationConfig
-from model.optim.train_state import Optimization, step_seed
+from model.optim.train_state import TrainState, step_seed
 
 
 def train_separator(
@@ -38,7 +38,7 @@ def train_separator(
     if not pieces or min(piece.shape[1] for piece in pieces) < length:
         shortest = min((piece.shape[1] / sample_rate for piece in pieces), default=0)
         raise ValueError(f"expected pieces of at least {config.segment_seconds:g} s, got {shortest:g} s")
-    optimization = Optimization(network, config.optimization)
+    train_state = TrainState(network, config.optimization)
     device = next(network.parameters()).device
     network.train()
     for step in range(config.optimization.steps):
@@ -47,9 +47,9 @@ def train_separator(
         estimates = network(stems.sum(1, keepdim=True))[:, :, 0]
         loss = (estimates - stems).abs().mean()
         loss.backward()
-        optimization.update()
+        train_state.step_and_check()
         on_step(step, float(loss.detach()))
-    optimization.keep_averaged()
+    train_state.keep_averaged()
     network.eval()
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.music_model import MusicModel
 from model.objective import Objective, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
-from model.optim.train_state import Optimization
+from model.optim.train_state import TrainState
 from stages.checkpoints.training_log import Journal, load_state, save_state
 from stages.pipeline.contract import Context
 from stages.train.batches import Drawn
@@ -33,7 +33,7 @@ def take_steps(
     rank: Rank,
     draw: Callable[[int], Drawn],
     model: MusicModel,
-    optimization: Optimization,
+    train_state: TrainState,
     judge: Judging | None,
 ) -> Journal:
     """All steps that are left.
@@ -49,45 +49,45 @@ def take_steps(
     saved = load_state(context.scratch())
     journal = saved.journal if saved else Journal()
     if saved:
-        optimization.load(saved.tensors)
+        train_state.load(saved.tensors)
         saved.tensors.clear()  # five times the model's size, which is copied
     steps, precision = config.optimization.steps, config.optimization.precision
     context.progress.start("training", steps, "steps")
-    context.progress.advance(optimization.step, "resumed" if saved else "")
+    context.progress.advance(train_state.updates, "resumed" if saved else "")
     rate = rank.count * matmul_rate(model.device, getattr(torch, precision))
     objective = rank.distributed(Objective(model, precision))
     model.train()
     with ThreadPoolExecutor(max_workers=1) as reader:
-        upcoming = reader.submit(draw, optimization.step)
+        upcoming = reader.submit(draw, train_state.updates)
         unread, said = _Unread(journal, rank), ""
-        while optimization.step < steps:
+        while train_state.updates < steps:
             if rank.agreed(context.stop.is_set()):
                 unread.read()
                 if rank.leads:
-                    save_state(context, optimization.state(), journal)
+                    save_state(context, train_state.state(), journal)
                 context.stop.set()
                 context.check_stopped()
             drawn = upcoming.result()
-            upcoming = reader.submit(draw, optimization.step + 1)
+            upcoming = reader.submit(draw, train_state.updates + 1)
             losses = accumulate_gradients(objective, drawn.parts)
-            move = optimization.move()
-            rank.follow_the_first(optimization.buffers.values())
+            stats = train_state.step()
+            rank.follow_the_first(train_state.buffers.values())
             flops = training_flops(config.model.language_model, drawn.segment, frozen=config.lora is not None)
             unread.add(losses, len(losses) * drawn.frames, config.batch_size * flops)
-            step, last = optimization.step, optimization.step == steps
+            step, last = train_state.updates, train_state.updates == steps
             logs, judges, saves = (
                 step % every == 0 or last for every in (config.log_every, config.valid_every, config.save_every)
             )
             if logs or judges or saves or len(unread.losses) == READ_EVERY[model.device.type]:
-                optimization.check()
+                train_state.check_finite()
                 said = f"loss {unread.read():.3f}"
             if logs:
-                journal.log_training(step, move.read(), rate)
+                journal.log_training(step, stats, rate)
             if judges and judge and rank.leads:
-                with optimization.averaged():
+                with train_state.averaged():
                     journal.log_held_out(step, "valid", judge.codebooks(model))
             if saves and rank.leads:
-                save_state(context, optimization.state(), journal)
+                save_state(context, train_state.state(), journal)
             if judges or saves:
                 unread.begun = time.perf_counter()  # which was no training
             context.progress.advance(1, said)

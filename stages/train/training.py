@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from model.music_model import MusicModel
-from model.optim.train_state import Optimization, step_seed
+from model.optim.train_state import TrainState, step_seed
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
@@ -69,11 +69,11 @@ def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | N
         _start_joint_codebooks(corpus, config, begun.model, splits["train"])
         embed_words = word_embedder(config, context)
         draw = partial(draw_parts, corpus, splits["train"], config, begun.model, rank, embed_words=embed_words)
-        optimization = Optimization(begun.model, config.optimization)
-        journal = take_steps(config, context, rank, draw, begun.model, optimization, judges.get("valid"))
+        train_state = TrainState(begun.model, config.optimization)
+        journal = take_steps(config, context, rank, draw, begun.model, train_state, judges.get("valid"))
         if not rank.leads:
             return None
-        with optimization.averaged():
+        with train_state.averaged():
             metrics = {"uniform_cross_entropy": chance(corpus.cardinality)}
             for split, judge in judges.items():
                 metrics |= judge.metrics(begun.model, split, splits["train"])

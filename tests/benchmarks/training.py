@@ -21,7 +21,7 @@ from model.music_model import Attributes, MusicModel
 from model.objective import Batch, Objective, Part, Precision, accumulate_gradients
 from model.optim.config import OptimizationConfig
 from model.optim.mfu import training_flops
-from model.optim.train_state import Optimization
+from model.optim.train_state import TrainState
 from stages.checkpoints.huggingface.names import to_hugging_face
 from tests.benchmarks.limits import limits
 from tests.benchmarks.results import Figure, Report
@@ -94,7 +94,7 @@ class Both:
         with torch.no_grad():
             embedded = self.ours.condition(self.ours.prepare(attributes))
         self.source = embedded["chroma"].embedding
-        self.optimization = Optimization(self.ours, OptimizationConfig(precision=precision, warmup_steps=0))
+        self.train_state = TrainState(self.ours, OptimizationConfig(precision=precision, warmup_steps=0))
         self.adam = torch.optim.AdamW(self.theirs.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
     def gradients_of_ours(self) -> Tensor:
@@ -108,7 +108,7 @@ class Both:
 
     def step_of_ours(self) -> None:
         self.gradients_of_ours()
-        self.optimization.move()
+        self.train_state.step()
 
     def step_of_theirs(self) -> None:
         self.gradients_of_theirs()

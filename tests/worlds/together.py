@@ -13,7 +13,7 @@ import torch
 from model.music_model import Attributes
 from model.objective import Batch, Objective, accumulate_gradients
 from model.optim.config import OptimizationConfig
-from model.optim.train_state import Optimization
+from model.optim.train_state import TrainState
 from schemas import Settings, Store
 from schemas.weights import WeightsLibrary
 from stages.pipeline.contract import Context, Stopped
@@ -46,7 +46,7 @@ def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
     process knows of it, and whether all agree."""
     model = music_model()
     settings = OptimizationConfig(steps=3, warmup_steps=0, learning_rate=1e-2, precision="float32")
-    optimization, objective = Optimization(model, settings), rank.distributed(Objective(model, "float32"))
+    train_state, objective = TrainState(model, settings), rank.distributed(Objective(model, "float32"))
     batch = Batch(random_codes(3, 6, codebooks=2, cardinality=11), torch.tensor([6, 5, 6]), [Attributes()] * 3)
     batch = replace(batch, attributes=[everything(item) for item in range(3)])
     parts = parts_of(model, batch, 1)[rank.number :: rank.count]
@@ -57,10 +57,10 @@ def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
         accumulate_gradients(
             objective, [replace(one, shares=one.shares * torch.inf) if broken else one for one in parts]
         )
-        move = optimization.move().read()
-        rank.follow_the_first(optimization.buffers.values())
-        after = _vector([*model.parameters(), *optimization.average.values(), *optimization.buffers.values()])
-        found[f"applied {step}"], found[f"norm {step}"] = move.applied, move.gradient_norm
+        stats = train_state.step()
+        rank.follow_the_first(train_state.buffers.values())
+        after = _vector([*model.parameters(), *train_state.average.values(), *train_state.buffers.values()])
+        found[f"applied {step}"], found[f"norm {step}"] = bool(stats.applied), float(stats.gradient_norm)
         found[f"stayed {step}"] = torch.equal(before, _vector(model.parameters()))
         found[f"agree {step}"] = torch.equal(rank.added(after), rank.count * after)
     return found | {f"weight {place}": value for place, value in enumerate(_vector(model.parameters()).tolist()[:50])}

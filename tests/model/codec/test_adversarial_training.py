@@ -143,7 +143,7 @@ def test_judges_learn_as_often_as_their_probability_says() -> None:
         found = []
         for _ in range(200):
             found.append(training._judges_learn())
-            training.optimization.step += 1
+            training.train_state.updates += 1
         return found
 
     assert all(turns(1.0))
@@ -153,7 +153,7 @@ def test_judges_learn_as_often_as_their_probability_says() -> None:
     steps = [training.advance() for _ in range(6)]
     assert ["discriminator" in step.parts for step in steps] == turns(0.5)[:6]
     assert training.adversary is not None
-    assert training.adversary.optimization.step == sum(turns(0.5)[:6])
+    assert training.adversary.train_state.updates == sum(turns(0.5)[:6])
 
 
 def test_every_loss_that_has_a_weight_is_told_and_no_other() -> None:
@@ -236,7 +236,7 @@ def test_no_number_stops_being_finite_in_the_first_100_steps_of_50_seeds(first: 
         steps = [training.advance() for _ in range(100)]
         assert all(value == value for step in steps for value in (step.loss, *step.parts.values())), seed
         assert finite(training.state()), seed
-        assert training.optimization.left_out == 0
+        assert training.train_state.skipped_steps == 0
 
 
 def silent_first(batch: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from model.music_model import Attributes, MusicModel, drop_attributes, drop_conditions
 from model.objective import Batch, Objective, accumulate_gradients
 from model.optim.config import OptimizationConfig
-from model.optim.train_state import Optimization, step_seed
+from model.optim.train_state import TrainState, step_seed
 from tests.worlds.every_condition import config, everything, music_model
 from tests.worlds.steps import parts_of
 from tests.worlds.tiny_model import random_codes
@@ -23,7 +23,7 @@ def _new(seed: int = 0) -> MusicModel:
     return music_model(type(config()).model_validate(settings), seed)
 
 
-def _train(model: MusicModel, optimization: Optimization, steps: range) -> None:
+def _train(model: MusicModel, train_state: TrainState, steps: range) -> None:
     """Every draw is a function of the step, as in the stage that trains."""
     model.train()
     for step in steps:
@@ -35,21 +35,21 @@ def _train(model: MusicModel, optimization: Optimization, steps: range) -> None:
         parts = parts_of(model, Batch(codes, torch.tensor([6, 6, 5, 6]), items), 2)
         seeded = [replace(part, seed=step_seed(1, step, 2, part.seed)) for part in parts]
         accumulate_gradients(Objective(model, "float32"), seeded)
-        optimization.update()
+        train_state.step_and_check()
 
 
 def test_a_training_with_codebooks_killed_and_resumed_ends_bit_for_bit_as_an_undisturbed_one() -> None:
     undisturbed = _new()
     started = {name: value.clone() for name, value in undisturbed.named_buffers()}
-    whole = Optimization(undisturbed, OPTIMIZATION)
+    whole = TrainState(undisturbed, OPTIMIZATION)
     _train(undisturbed, whole, range(STEPS))
 
     killed = _new()
-    before = Optimization(killed, OPTIMIZATION)
+    before = TrainState(killed, OPTIMIZATION)
     _train(killed, before, range(5))
     kept = {name: value.clone() for name, value in before.state().items()}
     resumed = _new(seed=99)
-    after = Optimization(resumed, OPTIMIZATION)
+    after = TrainState(resumed, OPTIMIZATION)
     after.load(kept)
     _train(resumed, after, range(5, STEPS))
 
@@ -63,7 +63,7 @@ def test_a_training_with_codebooks_killed_and_resumed_ends_bit_for_bit_as_an_und
 
 def test_the_codebooks_are_part_of_a_checkpoint() -> None:
     trained, other = _new(), _new(seed=3)
-    _train(trained, Optimization(trained, OPTIMIZATION), range(2))
+    _train(trained, TrainState(trained, OPTIMIZATION), range(2))
     assert any("clap.quantizer" in name for name in trained.weights())
     other.load_weights(trained.weights())
     item, codes = [everything()], random_codes(1, 6, codebooks=2, cardinality=11)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.optim.train_state import Optimization, OptimizationConfig, learning_rate, step_seed
+from model.optim.train_state import OptimizationConfig, TrainState, learning_rate, step_seed
 
 
 def small(**changes: object) -> OptimizationConfig:
@@ -20,12 +21,12 @@ def network(seed: int = 0) -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Linear(8, 2))
 
 
-def descend(model: nn.Module, optimization: Optimization, steps: range) -> None:
+def descend(model: nn.Module, train_state: TrainState, steps: range) -> None:
     for step in steps:
         generator = torch.Generator().manual_seed(step_seed(7, step))
         inputs = torch.randn(4, 3, generator=generator)
         F.mse_loss(model(inputs), inputs[:, :2].sin()).backward()
-        optimization.update()
+        train_state.step_and_check()
 
 
 def test_the_learning_rate_rises_linearly_then_falls_as_half_a_cosine_to_the_floor() -> None:
@@ -49,13 +50,13 @@ def test_the_updates_are_those_of_adamw_written_out() -> None:
     parameter = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
     holder = nn.Module()
     holder.register_parameter("w", parameter)
-    optimization = Optimization(holder, config)
+    train_state = TrainState(holder, config)
     value, first, second = parameter.detach().clone(), torch.zeros(3).double(), torch.zeros(3).double()
     for step in range(12):
         raw = torch.tensor([math.sin(step), 0.3, -2.0], dtype=torch.float64) * parameter.detach()
         parameter.grad = raw.clone()
-        update = optimization.update()
-        assert update.gradient_norm == pytest.approx(float(raw.norm()))
+        stats = train_state.step_and_check()
+        assert float(stats.gradient_norm) == pytest.approx(float(raw.norm()))
         gradient = raw * min(1.0, 0.5 / (float(raw.norm()) + 1e-6))
         rate = learning_rate(step, config)
         first, second = 0.9 * first + 0.1 * gradient, 0.95 * second + 0.05 * gradient**2
@@ -67,10 +68,10 @@ def test_the_updates_are_those_of_adamw_written_out() -> None:
 def test_without_a_largest_norm_gradients_stay_as_they_are() -> None:
     def moments(largest: float | None) -> torch.Tensor:
         holder = nn.Linear(2, 1, bias=False)
-        optimization = Optimization(holder, small(gradient_norm=largest))
+        train_state = TrainState(holder, small(gradient_norm=largest))
         holder.weight.grad = torch.tensor([[30.0, -40.0]])
-        assert optimization.update().gradient_norm == pytest.approx(50.0)
-        return optimization.state()["exp_avg.weight"]
+        assert float(train_state.step_and_check().gradient_norm) == pytest.approx(50.0)
+        return train_state.state()["exp_avg.weight"]
 
     torch.testing.assert_close(moments(None), 50 * moments(1.0), rtol=1e-5, atol=0)
     assert torch.equal(moments(None), moments(100.0))
@@ -79,34 +80,46 @@ def test_without_a_largest_norm_gradients_stay_as_they_are() -> None:
 @pytest.mark.parametrize("interval", [1, 3])
 def test_averaged_weights_are_those_of_a_naive_average(interval: int) -> None:
     model = network()
-    optimization = Optimization(model, small(ema_decay=0.9, ema_interval=interval))
+    train_state = TrainState(model, small(ema_decay=0.9, ema_interval=interval))
     naive = {name: value.detach().clone() for name, value in model.named_parameters()}
     for step in range(10):
-        descend(model, optimization, range(step, step + 1))
+        descend(model, train_state, range(step, step + 1))
         if (step + 1) % interval == 0:
             naive = {name: 0.9 * naive[name] + 0.1 * value.detach() for name, value in model.named_parameters()}
     moving = {name: value.detach().clone() for name, value in model.named_parameters()}
-    with optimization.averaged():
+    with train_state.averaged():
         for name, value in model.named_parameters():
             torch.testing.assert_close(value.detach(), naive[name], atol=1e-6, rtol=1e-5)
             assert not torch.equal(value, moving[name])
     assert all(torch.equal(value, moving[name]) for name, value in model.named_parameters())
 
 
+def test_averaged_weights_are_those_of_torch_bit_for_bit_but_begin_with_the_initial_weights() -> None:
+    model = network()
+    train_state = TrainState(model, small(ema_decay=0.98))
+    torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.98))
+    torchs.n_averaged.fill_(1)  # else its first update would copy the weights
+    for step in range(20):
+        descend(model, train_state, range(step, step + 1))
+        torchs.update_parameters(model)
+    for name, value in torchs.module.named_parameters():
+        assert torch.equal(train_state.average[name], value)
+
+
 @pytest.mark.parametrize("at", [0, 1, 17])
 def test_a_state_taken_up_by_another_process_goes_on_bit_for_bit(at: int) -> None:
     undisturbed = network()
-    whole = Optimization(undisturbed, small())
+    whole = TrainState(undisturbed, small())
     descend(undisturbed, whole, range(40))
 
     model = network()
-    before = Optimization(model, small())
+    before = TrainState(model, small())
     descend(model, before, range(at))
     state = {name: value.clone() for name, value in before.state().items()}
     other = network(seed=99)
-    after = Optimization(other, small())
+    after = TrainState(other, small())
     after.load(state)
-    assert after.step == at
+    assert after.updates == at
     descend(other, after, range(at, 40))
     expected, got = whole.state(), after.state()
     assert expected.keys() == got.keys()
@@ -130,11 +143,11 @@ class _Counting(nn.Module):
 
 def test_buffers_come_back_bit_for_bit_and_are_not_averaged() -> None:
     undisturbed, killed, resumed = _Counting(), _Counting(), _Counting(seed=99)
-    whole = Optimization(undisturbed, small())
+    whole = TrainState(undisturbed, small())
     descend(undisturbed, whole, range(40))
-    before = Optimization(killed, small())
+    before = TrainState(killed, small())
     descend(killed, before, range(17))
-    after = Optimization(resumed, small())
+    after = TrainState(resumed, small())
     after.load(before.state())
     assert torch.equal(resumed.mean, killed.mean)
     descend(resumed, after, range(17, 40))
@@ -153,43 +166,43 @@ def test_what_is_frozen_neither_moves_nor_is_part_of_the_state() -> None:
     model = network()
     model[0].requires_grad_(False)
     before = model[0].weight.clone()
-    optimization = Optimization(model, small())
-    descend(model, optimization, range(3))
+    train_state = TrainState(model, small())
+    descend(model, train_state, range(3))
     assert torch.equal(model[0].weight, before)
-    assert not any("0." in name for name in optimization.state())
+    assert not any("0." in name for name in train_state.state())
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_and_counts_as_a_step() -> None:
     model = network()
-    optimization = Optimization(model, small(patience=2))
-    descend(model, optimization, range(2))
-    before = optimization.state()
+    train_state = TrainState(model, small(max_skipped_steps=2))
+    descend(model, train_state, range(2))
+    before = train_state.state()
     before = {name: value.clone() for name, value in before.items() if name.startswith(("weights", "exp", "step."))}
     (model(torch.randn(4, 3)).sum() * math.nan).backward()
-    assert not optimization.update().applied
-    after = optimization.state()
+    assert not train_state.step_and_check().applied
+    after = train_state.state()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert optimization.step == 3
-    descend(model, optimization, range(3, 4))
+    assert train_state.updates == 3
+    descend(model, train_state, range(3, 4))
     for _ in range(2):
         (model(torch.randn(4, 3)).sum() * math.inf).backward()
-        optimization.update()
+        train_state.step_and_check()
     (model(torch.randn(4, 3)).sum() * math.inf).backward()
     with pytest.raises(ValueError, match="expected finite gradients, got 3 updates in a row without"):
-        optimization.update()
+        train_state.step_and_check()
 
 
 def test_the_state_of_another_model_is_refused() -> None:
-    state = Optimization(network(), small()).state()
+    state = TrainState(network(), small()).state()
     with pytest.raises(ValueError, match="expected the state of 2 parameters, got 4"):
-        Optimization(nn.Linear(3, 8), small()).load(state)
+        TrainState(nn.Linear(3, 8), small()).load(state)
     with pytest.raises(ValueError, match="all frozen"):
-        Optimization(nn.Linear(3, 8).requires_grad_(False), small())
+        TrainState(nn.Linear(3, 8).requires_grad_(False), small())
 
 
 def test_training_lowers_the_loss() -> None:
     model = network()
     inputs = torch.randn(64, 3)
     before = F.mse_loss(model(inputs), inputs[:, :2].sin()).item()
-    descend(model, Optimization(model, small(steps=200, weight_decay=0.0)), range(200))
+    descend(model, TrainState(model, small(steps=200, weight_decay=0.0)), range(200))
     assert F.mse_loss(model(inputs), inputs[:, :2].sin()).item() < 0.3 * before
