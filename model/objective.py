@@ -1,8 +1,8 @@
-"""What a language model's training minimises and is judged by: cross-entropy over many batches, as if they were one.
+"""What a language model's training minimises and is evaluated by: cross-entropy over many batches, as if they were one.
 
 A codebook's cross-entropy is the mean over all of its predicted codes, and the model's is the mean of its codebooks
-(AudioCraft's `_compute_cross_entropy`). Parts of a batch hold unequal numbers of codes (padding), so a mean of their
-means would be another number; here each part weighs what it holds.
+(AudioCraft's `_compute_cross_entropy`). Micro-batches hold unequal numbers of codes (padding), so a mean of their means
+would be another number; here each weighs what it holds.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,87 +31,86 @@ class Batch:
     attributes: Sequence[Attributes] | Prepared
 
     def prepared(self, model: MusicModel) -> "Batch":
-        """The batch with its conditions as the model's device takes them, in memory that it copies from by itself: a
-        reader may do this while the device works."""
+        """Return the batch with its conditions as the model's device takes them, in pinned memory for a GPU: a reader
+        thread may do this while the device works."""
         if isinstance(self.attributes, Prepared):
             return self
-        ready = model.prepare(self.attributes)
-        return replace(self, attributes=ready.pinned() if model.device.type == "cuda" else ready)
+        prepared = model.prepare(self.attributes)
+        return replace(self, attributes=prepared.pinned() if model.device.type == "cuda" else prepared)
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class MicroBatch:
     """Examples of one step that are worked on at once."""
 
     batch: Batch
-    shares: Float[Tensor, " K"]
-    """How much of each codebook's predicted codes of the whole step they hold, on the host."""
+    loss_weights: Float[Tensor, " K"]
+    """Which share of each codebook's predicted codes of the whole step they hold, on the host."""
     seed: int
-    """What dropout is drawn from. Each part has its own, so that it is drawn alike wherever the part is worked on."""
+    """What dropout is drawn from. Each micro-batch has its own, so that it is drawn alike in whichever process."""
 
 
 def predicted(model: LanguageModel, frames: int, lengths: Int[Tensor, " B"]) -> Bool[Tensor, "B K T"]:
-    """Which codes of a batch are predicted: those inside the recording, but for the tail that the pattern leaves."""
+    """Mark the codes that are predicted: those inside the recording, but for the tail that the pattern leaves."""
     pattern = model.pattern(frames)
     reached = pattern.frame_placement(pattern.steps("valid"), outputs=True, mode="valid").mask
     inside = torch.arange(frames) < lengths.cpu()[:, None]
     return reached & inside[:, None]
 
 
-def shares_of(
+def loss_weights(
     model: LanguageModel, frames: int, lengths: Int[Tensor, " B"], items: Sequence[range]
 ) -> list[Float[Tensor, " K"]]:
-    """How much of each codebook's predicted codes some parts of a step hold: together they make one.
+    """Return which share of each codebook's predicted codes every micro-batch of a step holds; they add up to 1.
 
     Args:
         lengths: frames that are codes, of all examples of the step.
-        items: numbers of the examples that each part has.
+        items: numbers of the examples that each micro-batch has.
     """
     counts = predicted(model, frames, lengths).sum(2)
-    return [counts[list(part)].sum(0) / counts.sum(0) for part in items]
+    return [counts[list(numbers)].sum(0) / counts.sum(0) for numbers in items]
 
 
-class Objective(nn.Module):
-    """A model with what it minimises, in one module, as `DistributedDataParallel` wants it."""
+class LossModule(nn.Module):
+    """A model and its loss in one module, as `DistributedDataParallel` wants it."""
 
     def __init__(self, model: MusicModel, precision: Precision) -> None:
         super().__init__()
         self.model, self.precision = model, precision
 
     def forward(self, batch: Batch) -> Float[Tensor, " K"]:
-        """Each codebook's cross-entropy, nats."""
+        """Return each codebook's cross-entropy, nats."""
         with _precision(self.model, self.precision):
             return self.model.loss(batch.codes, batch.attributes, batch.lengths).codebooks
 
 
-def accumulate_gradients(objective: Objective | DistributedDataParallel, parts: Sequence[Part]) -> Float[Tensor, " K"]:
-    """Add the gradient of a step's cross-entropy to the parameters', part after part.
+def accumulate_gradients(
+    loss_module: LossModule | DistributedDataParallel, micro_batches: Sequence[MicroBatch]
+) -> Float[Tensor, " K"]:
+    """Add the gradient of a step's cross-entropy to the parameters', one micro-batch after another.
 
     The gradient is that of the whole step in one piece, but for rounding; with several processes, each of which has
-    some of the parts, all of them have it. Returns what these parts add to each codebook's cross-entropy, nats, on the
-    model's device: reading it is what waits for the device, and nothing here does.
+    some of the micro-batches, all of them have it. Returns what these micro-batches add to each codebook's
+    cross-entropy, nats, on the model's device: reading it is what waits for the device, and nothing here does.
     """
-    processes = objective.process_group.size() if isinstance(objective, DistributedDataParallel) else 1
+    processes = loss_module.process_group.size() if isinstance(loss_module, DistributedDataParallel) else 1
     sums = []
-    for number, part in enumerate(parts, start=1):
-        torch.manual_seed(part.seed)
-        with _keeping_gradients_apart(objective, number < len(parts)):
-            losses = objective(part.batch)
-            weighed = losses * part.shares.to(losses.device, non_blocking=True)
-            # What processes found is averaged, and is to be added.
-            (weighed.mean() * processes).backward()
-        sums.append(weighed.detach())
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        torch.manual_seed(micro_batch.seed)
+        # Gradients are added up in this process first: they meet those of the others with the last micro-batch.
+        apart = number < len(micro_batches)
+        with loss_module.no_sync() if apart and isinstance(loss_module, DistributedDataParallel) else nullcontext():
+            losses = loss_module(micro_batch.batch)
+            weighted = losses * micro_batch.loss_weights.to(losses.device, non_blocking=True)
+            # DistributedDataParallel averages over the processes, where a sum is wanted.
+            (weighted.mean() * processes).backward()
+        sums.append(weighted.detach())
     return torch.stack(sums).sum(0)
-
-
-def _keeping_gradients_apart(objective: Objective | DistributedDataParallel, apart: bool) -> AbstractContextManager:
-    """Inside, gradients are only added up in this process: they meet those of the others with the last part."""
-    return objective.no_sync() if apart and isinstance(objective, DistributedDataParallel) else nullcontext()
 
 
 @torch.no_grad()
 def held_out_cross_entropy(model: MusicModel, batches: Iterable[Batch], precision: Precision) -> Float[Tensor, " K"]:
-    """Each codebook's cross-entropy over all batches together, nats, with nothing dropped out; NaN for no batches."""
+    """Return each codebook's cross-entropy over all batches together, nats, without dropout; NaN for no batches."""
     training = model.training
     model.eval()
     books = model.config.language_model.codebooks
@@ -131,8 +130,8 @@ def held_out_cross_entropy(model: MusicModel, batches: Iterable[Batch], precisio
 def unigram_cross_entropy(
     model: LanguageModel, frequencies: Int[Tensor, "K V"], batches: Iterable[Batch]
 ) -> Float[Tensor, " K"]:
-    """Each codebook's cross-entropy under a model that knows only how often a code occurs, over the very codes that the
-    language model is judged by.
+    """Return each codebook's cross-entropy, nats, under a model that knows only how often a code occurs, over the very
+    codes that the language model is evaluated by.
 
     Args:
         frequencies: how often each code occurs in the training tracks; one is added to each (Laplace), so that a code

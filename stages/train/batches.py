@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.conditioning.captions import drawn_caption
 from model.music_model import MusicModel, drop_attributes, drop_conditions
-from model.objective import Batch, Part, shares_of
+from model.objective import Batch, MicroBatch, loss_weights
 from model.optim.train_state import step_seed
 from schemas.identity import hold_out
 from stages.pipeline.contract import Context
@@ -33,11 +33,11 @@ EmbedWords = Callable[[str], Float[Tensor, " E"]]
 class Drawn:
     """What one process works on in one step."""
 
-    parts: Sequence[Part]
+    micro_batches: Sequence[MicroBatch]
     segment: int
     """Frames of each example, with what pads it."""
     frames: int
-    """Frames of codes in all parts of the step, those of other processes too."""
+    """Frames of codes in all micro-batches of the step, those of other processes too."""
 
 
 def segment_frames(corpus: Corpus, config: Config) -> int:
@@ -91,7 +91,7 @@ def draw_batch(
     return corpus.batch(windows, frames, attributes)
 
 
-def draw_parts(
+def draw_micro_batches(
     corpus: Corpus,
     tracks: Sequence[int],
     config: Config,
@@ -100,9 +100,10 @@ def draw_parts(
     step: int,
     embed_words: EmbedWords | None = None,
 ) -> Drawn:
-    """Those parts of a step that one process works on, ready for the device of `model`: every `rank.count`-th.
+    """Draw those micro-batches of a step that one process works on, prepared for the device of `model`: every
+    `rank.count`-th.
 
-    Of the other parts only the windows are drawn, for what they hold makes the weight of these.
+    Of the others only the windows are drawn, for what they hold makes the weight of these.
     """
     windows = [_draw_window(corpus, tracks, config, step, item).window for item in range(config.batch_size)]
     frames = segment_frames(corpus, config)
@@ -111,13 +112,13 @@ def draw_parts(
         range(config.batch_size)[start : start + config.micro_batch_size]
         for start in range(0, config.batch_size, config.micro_batch_size)
     ]
-    shares = shares_of(model.language_model, frames, lengths, items)
-    parts = []
+    weights = loss_weights(model.language_model, frames, lengths, items)
+    micro_batches = []
     for number in range(rank.number, len(items), rank.count):
         batch = draw_batch(corpus, tracks, config, step, embed_words, items[number])
         seed = step_seed(config.seed, step, DROPOUT, number)
-        parts.append(Part(batch.prepared(model), shares[number], seed))
-    return Drawn(parts, segment=frames, frames=int(lengths.sum()))
+        micro_batches.append(MicroBatch(batch.prepared(model), weights[number], seed))
+    return Drawn(micro_batches, segment=frames, frames=int(lengths.sum()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ class Config(schemas.Config):
     batch_size: int = Field(default=192, ge=1)
     """Examples a step (arXiv:2306.05284, 3.1)."""
     micro_batch_size: int = Field(default=8, ge=1)
-    """Examples that are worked on at once; gradients of the parts of a batch are added. It bounds memory, and counts in
+    """Examples that are worked on at once; their gradients are added up over the batch. It bounds memory, and counts in
     the recipe because texts are padded and sums are rounded by it. Several processes (`settings.processes`) share the
     parts, so no more of them help than there are parts."""
     segment_seconds: float = Field(default=30.0, gt=0)

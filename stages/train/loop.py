@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.music_model import MusicModel
-from model.objective import Objective, accumulate_gradients
+from model.objective import LossModule, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
 from model.optim.train_state import TrainState
 from stages.checkpoints.training_log import Journal, load_state, save_state
@@ -55,7 +55,7 @@ def take_steps(
     context.progress.start("training", steps, "steps")
     context.progress.advance(train_state.updates, "resumed" if saved else "")
     rate = rank.count * matmul_rate(model.device, getattr(torch, precision))
-    objective = rank.distributed(Objective(model, precision))
+    loss_module = rank.distributed(LossModule(model, precision))
     model.train()
     with ThreadPoolExecutor(max_workers=1) as reader:
         upcoming = reader.submit(draw, train_state.updates)
@@ -69,7 +69,7 @@ def take_steps(
                 context.check_stopped()
             drawn = upcoming.result()
             upcoming = reader.submit(draw, train_state.updates + 1)
-            losses = accumulate_gradients(objective, drawn.parts)
+            losses = accumulate_gradients(loss_module, drawn.micro_batches)
             stats = train_state.step()
             rank.follow_the_first(train_state.buffers.values())
             flops = training_flops(config.model.language_model, drawn.segment, frozen=config.lora is not None)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from model.objective import Objective
+from model.objective import LossModule
 
 PATIENCE = timedelta(days=7)
 """How long one waits for the others: while the first one judges and writes, and not because some could be gone, for
@@ -51,9 +51,9 @@ class Rank:
         finally:
             dist.destroy_process_group()
 
-    def distributed(self, objective: Objective) -> Objective | DistributedDataParallel:
+    def distributed(self, loss_module: LossModule) -> LossModule | DistributedDataParallel:
         """What averages gradients over all processes as they come about."""
-        return objective if self.count == 1 else DistributedDataParallel(objective, broadcast_buffers=False)
+        return loss_module if self.count == 1 else DistributedDataParallel(loss_module, broadcast_buffers=False)
 
     def agreed(self, wish: bool) -> bool:
         """What the first process wishes. No device is waited for."""

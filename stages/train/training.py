@@ -19,7 +19,7 @@ from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.native import save_checkpoint
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.pipeline.contract import Context, ReduceResult
-from stages.train.batches import JOINT_CODEBOOKS, draw_parts, segment_frames, split_tracks, word_embedder
+from stages.train.batches import JOINT_CODEBOOKS, draw_micro_batches, segment_frames, split_tracks, word_embedder
 from stages.train.config import Config
 from stages.train.evaluation import Judging, chance
 from stages.train.examples import METADATA, Corpus, tiled_windows
@@ -68,7 +68,7 @@ def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | N
         _check_codec(corpus, config, begun)
         _start_joint_codebooks(corpus, config, begun.model, splits["train"])
         embed_words = word_embedder(config, context)
-        draw = partial(draw_parts, corpus, splits["train"], config, begun.model, rank, embed_words=embed_words)
+        draw = partial(draw_micro_batches, corpus, splits["train"], config, begun.model, rank, embed_words=embed_words)
         train_state = TrainState(begun.model, config.optimization)
         journal = take_steps(config, context, rank, draw, begun.model, train_state, judges.get("valid"))
         if not rank.leads:

@@ -18,7 +18,7 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 from model.conditioning.config import ChromaConfig, MusicModelConfig
 from model.lm.config import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
-from model.objective import Batch, Objective, Part, Precision, accumulate_gradients
+from model.objective import Batch, LossModule, MicroBatch, Precision, accumulate_gradients
 from model.optim.config import OptimizationConfig
 from model.optim.mfu import training_flops
 from model.optim.train_state import TrainState
@@ -85,8 +85,8 @@ class Both:
         self.ours.to(self.device)
         self.theirs.to(self.device)
         batch = Batch(codes, torch.full((size.examples,), size.frames), attributes).prepared(self.ours)
-        self.part = Part(batch, torch.ones(4), seed=0)
-        self.objective = Objective(self.ours, precision)
+        self.micro_batch = MicroBatch(batch, torch.ones(4), seed=0)
+        self.loss_module = LossModule(self.ours, precision)
         sequence = self.ours.language_model.pattern(size.frames).build(codes, 2048, "valid")
         self.inputs = sequence[:, :, :-1].reshape(size.examples * 4, -1).to(self.device)
         # transformers leaves out its padding token
@@ -98,7 +98,7 @@ class Both:
         self.adam = torch.optim.AdamW(self.theirs.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
     def gradients_of_ours(self) -> Tensor:
-        return accumulate_gradients(self.objective, [self.part]).mean()
+        return accumulate_gradients(self.loss_module, [self.micro_batch]).mean()
 
     def gradients_of_theirs(self) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):

@@ -8,11 +8,11 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.objective import Batch, Objective, accumulate_gradients
+from model.objective import Batch, LossModule, accumulate_gradients
 from model.optim.config import OptimizationConfig
 from model.optim.train_state import TrainState
 from tests.worlds.every_condition import ITEMS, config, music_model
-from tests.worlds.steps import parts_of
+from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_model import random_codes
 
 
@@ -41,11 +41,14 @@ def test_no_gradient_of_a_step_waits_for_the_device(checkpointing: bool) -> None
     model.language_model.transformer.checkpointing = checkpointing
     batch = Batch(random_codes(7, 6, codebooks=2, cardinality=11), torch.tensor([6, 6, 5, 6, 6, 4, 6]), ITEMS)
     model.train().to("meta")
-    parts = [replace(part, batch=part.batch.prepared(model)) for part in parts_of(model, batch, 3)]
+    micro_batches = [
+        replace(micro_batch, batch=micro_batch.batch.prepared(model))
+        for micro_batch in micro_batches_of(model, batch, 3)
+    ]
     with NoWaiting() as watched:
-        losses = accumulate_gradients(Objective(model, "float32"), parts)
+        losses = accumulate_gradients(LossModule(model, "float32"), micro_batches)
     assert losses.device.type == "meta"
-    assert watched.copied >= 3 * len(parts)
+    assert watched.copied >= 3 * len(micro_batches)
     assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
 
 
@@ -64,10 +67,10 @@ def test_no_update_waits_for_the_device() -> None:
 def test_dropout_of_a_part_depends_on_its_seed_and_not_on_the_parts_before_it() -> None:
     model = music_model(config(quantized=False, dropout=0.5)).train()
     batch = Batch(random_codes(4, 6, codebooks=2, cardinality=11), torch.tensor([6, 6, 6, 6]), ITEMS[:4])
-    first, second = parts_of(model, batch, 2)
-    objective = Objective(model, "float32")
-    alone = accumulate_gradients(objective, [second])
-    assert torch.equal(accumulate_gradients(objective, [second]), alone)
-    together = accumulate_gradients(objective, [first, second])
-    torch.testing.assert_close(together, accumulate_gradients(objective, [first]) + alone)
-    assert not torch.equal(accumulate_gradients(objective, [replace(second, seed=99)]), alone)
+    first, second = micro_batches_of(model, batch, 2)
+    loss_module = LossModule(model, "float32")
+    alone = accumulate_gradients(loss_module, [second])
+    assert torch.equal(accumulate_gradients(loss_module, [second]), alone)
+    together = accumulate_gradients(loss_module, [first, second])
+    torch.testing.assert_close(together, accumulate_gradients(loss_module, [first]) + alone)
+    assert not torch.equal(accumulate_gradients(loss_module, [replace(second, seed=99)]), alone)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.music_model import Attributes
-from model.objective import Batch, Objective, accumulate_gradients
+from model.objective import Batch, LossModule, accumulate_gradients
 from model.optim.config import OptimizationConfig
 from model.optim.train_state import TrainState
 from schemas import Settings, Store
@@ -20,7 +20,7 @@ from stages.pipeline.contract import Context, Stopped
 from stages.train.processes import run_together
 from stages.train.ranks import Rank
 from tests.worlds.every_condition import everything, music_model
-from tests.worlds.steps import parts_of
+from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_model import random_codes
 
 
@@ -46,16 +46,17 @@ def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
     process knows of it, and whether all agree."""
     model = music_model()
     settings = OptimizationConfig(steps=3, warmup_steps=0, learning_rate=1e-2, precision="float32")
-    train_state, objective = TrainState(model, settings), rank.distributed(Objective(model, "float32"))
+    train_state, loss_module = TrainState(model, settings), rank.distributed(LossModule(model, "float32"))
     batch = Batch(random_codes(3, 6, codebooks=2, cardinality=11), torch.tensor([6, 5, 6]), [Attributes()] * 3)
     batch = replace(batch, attributes=[everything(item) for item in range(3)])
-    parts = parts_of(model, batch, 1)[rank.number :: rank.count]
+    micro_batches = micro_batches_of(model, batch, 1)[rank.number :: rank.count]
     found: dict[str, bool | float] = {}
     for step in range(3):
         broken = step == 1 and rank.number == rank.count - 1
         before = _vector(model.parameters())
         accumulate_gradients(
-            objective, [replace(one, shares=one.shares * torch.inf) if broken else one for one in parts]
+            loss_module,
+            [replace(one, loss_weights=one.loss_weights * torch.inf) if broken else one for one in micro_batches],
         )
         stats = train_state.step()
         rank.follow_the_first(train_state.buffers.values())

@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 
 from model.music_model import Attributes, MusicModel, drop_attributes, drop_conditions
-from model.objective import Batch, Objective, accumulate_gradients
+from model.objective import Batch, LossModule, accumulate_gradients
 from model.optim.config import OptimizationConfig
 from model.optim.train_state import TrainState, step_seed
 from tests.worlds.every_condition import config, everything, music_model
-from tests.worlds.steps import parts_of
+from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_model import random_codes
 
 STEPS = 12
@@ -32,9 +32,9 @@ def _train(model: MusicModel, train_state: TrainState, steps: range) -> None:
         items = drop_attributes(items, {"chroma": 0.5, "genre": 0.5}, generator)
         items = drop_conditions(items, 0.2, generator)
         codes = random_codes(4, 6, seed=step, codebooks=2, cardinality=11)
-        parts = parts_of(model, Batch(codes, torch.tensor([6, 6, 5, 6]), items), 2)
-        seeded = [replace(part, seed=step_seed(1, step, 2, part.seed)) for part in parts]
-        accumulate_gradients(Objective(model, "float32"), seeded)
+        micro_batches = micro_batches_of(model, Batch(codes, torch.tensor([6, 6, 5, 6]), items), 2)
+        seeded = [replace(micro_batch, seed=step_seed(1, step, 2, micro_batch.seed)) for micro_batch in micro_batches]
+        accumulate_gradients(LossModule(model, "float32"), seeded)
         train_state.step_and_check()
 
 

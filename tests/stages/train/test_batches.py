@@ -14,7 +14,7 @@ from stages import train
 from stages.checkpoints.facts import CheckpointFacts
 from stages.generate.conditions import Conditions, Models
 from stages.networks.clap import load_joint_embedder
-from stages.train.batches import draw_batch, draw_parts, split_tracks, word_embedder
+from stages.train.batches import draw_batch, draw_micro_batches, split_tracks, word_embedder
 from stages.train.examples import Corpus
 from stages.train.initial_model import initial_model
 from stages.train.ranks import Rank
@@ -48,19 +48,19 @@ def test_processes_share_the_parts_of_a_step_whose_weights_make_one(tmp_path: Pa
     whole = draw_batch(corpus, tracks, config, 3)
     assert len(set(whole.lengths.tolist())) > 1
     alone, *shared = (
-        draw_parts(corpus, tracks, config, model, Rank(*rank), 3) for rank in [(0, 1), (0, 3), (1, 3), (2, 3)]
+        draw_micro_batches(corpus, tracks, config, model, Rank(*rank), 3) for rank in [(0, 1), (0, 3), (1, 3), (2, 3)]
     )
-    assert [len(drawn.parts) for drawn in (alone, *shared)] == [4, 2, 1, 1]
-    assert torch.equal(torch.cat([part.batch.codes for part in alone.parts]), whole.codes)
-    torch.testing.assert_close(sum(part.shares for part in alone.parts), torch.ones(2))
-    assert len({part.seed for part in alone.parts}) == 4
-    for number, part in enumerate(alone.parts):
-        same = shared[number % 3].parts[number // 3]
-        assert torch.equal(same.batch.codes, part.batch.codes)
-        assert torch.equal(same.shares, part.shares)
-        assert same.seed == part.seed
+    assert [len(drawn.micro_batches) for drawn in (alone, *shared)] == [4, 2, 1, 1]
+    assert torch.equal(torch.cat([micro_batch.batch.codes for micro_batch in alone.micro_batches]), whole.codes)
+    torch.testing.assert_close(sum(micro_batch.loss_weights for micro_batch in alone.micro_batches), torch.ones(2))
+    assert len({micro_batch.seed for micro_batch in alone.micro_batches}) == 4
+    for number, micro_batch in enumerate(alone.micro_batches):
+        same = shared[number % 3].micro_batches[number // 3]
+        assert torch.equal(same.batch.codes, micro_batch.batch.codes)
+        assert torch.equal(same.loss_weights, micro_batch.loss_weights)
+        assert same.seed == micro_batch.seed
         lengths = whole.lengths[2 * number : 2 * number + 2]
-        assert float(part.shares[0]) == pytest.approx(int(lengths.sum()) / int(whole.lengths.sum()))
+        assert float(micro_batch.loss_weights[0]) == pytest.approx(int(lengths.sum()) / int(whole.lengths.sum()))
     assert {drawn.frames for drawn in (alone, *shared)} == {int(whole.lengths.sum())}
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from model.music_model import Attributes
-from model.objective import Objective, accumulate_gradients, held_out_cross_entropy
+from model.objective import LossModule, accumulate_gradients, held_out_cross_entropy
 from schemas.tables import TRACKS
 from stages.train.evaluation import Judging
 from stages.train.examples import Corpus, Window, tiled_windows
 from stages.train.initial_model import initial_model
-from tests.worlds.steps import parts_of
+from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_models import CODEBOOKS, world
 from tests.worlds.training_world import LANGUAGE_MODEL, fill, make_context, recipe, world_corpus
 
@@ -41,7 +41,9 @@ def test_validation_equals_a_naive_sum_over_single_predictions(place: Path, corp
     attributes = [Attributes() for _ in windows]  # texts of one length, so that alone and together are the same
     batch = corpus.batch(windows, 37, attributes)
     assert sorted(set(batch.lengths.tolist())) == [26, 37]
-    found = held_out_cross_entropy(model, [part.batch for part in parts_of(model, batch, 2)], "float32")
+    found = held_out_cross_entropy(
+        model, [micro_batch.batch for micro_batch in micro_batches_of(model, batch, 2)], "float32"
+    )
     model.eval()
     sums, counts = [0.0] * CODEBOOKS, [0] * CODEBOOKS
     for codes, length in zip(batch.codes, batch.lengths.tolist(), strict=True):
@@ -64,7 +66,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_t
     found = []
     for items in (5, 2, 1):
         model.zero_grad()
-        codebooks = accumulate_gradients(Objective(model, "float32"), parts_of(model, batch, items))
+        codebooks = accumulate_gradients(LossModule(model, "float32"), micro_batches_of(model, batch, items))
         gradients = torch.cat([value.grad.flatten() for value in model.parameters() if value.grad is not None])
         found.append((codebooks, gradients))
     expected = model.loss(batch.codes, batch.attributes, batch.lengths)

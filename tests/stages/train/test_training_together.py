@@ -20,7 +20,7 @@ from tests.worlds.training_world import (
 )
 
 CHANGES = {"optimization": {"steps": 9}, "batch_size": 6, "micro_batch_size": 2, "save_every": 3, "log_every": 2}
-"""Three parts a step, so that one process works on two and the other on one."""
+"""Three micro-batches a step, so that one process works on two and the other on one."""
 
 
 def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
