@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from model.codec.codec import Codec, codebook_identity, coder_of
-from model.codec.coder import CodecNetwork, Coder
+from model.codec.coder import CodecNetwork
 from model.codec.stereo import StereoCodec
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft.codec import read_audiocraft_codec
 from stages.checkpoints.audiocraft.package import CODEC_FILE
-from stages.checkpoints.facts import CONFIG, CheckpointFacts, CodecFacts, read_facts
+from stages.checkpoints.facts import CONFIG, CheckpointFacts, read_facts
 from stages.checkpoints.forms import form_of
 from stages.checkpoints.huggingface.checkpoint import read_hugging_face_codec
-from stages.checkpoints.native import codec_inside, load_codec_network
+from stages.checkpoints.native import codec_inside, encoded_sides, load_codec_network
 
 AnyCodec = Codec | StereoCodec
 
@@ -55,29 +55,6 @@ def codes_of_model(facts: CheckpointFacts) -> Codes:
         return Codes(network.codebooks, network.cardinality, facts.frame_rate, None, None)
     sizes = (codec.codebooks, codec.cardinality, codec.frame_rate)
     return Codes(*sizes, codec.identity, codec.channels, codec.reference)
-
-
-def codec_facts(network: CodecNetwork, codebooks: int, channels: int, reference: str | None = None) -> CodecFacts:
-    """What there is to say of a codec whose codes a model speaks.
-
-    Args:
-        codebooks: K of the codes; twice the network's own levels in use where a mono network encodes both sides.
-        channels: of the sound that the codes stand for.
-        reference: where the codec was had.
-
-    Raises:
-        ValueError: the network has no such levels.
-    """
-    coder = coder_of(network)
-    return CodecFacts(
-        reference=reference,
-        identity=codebook_identity(network, codebooks // _sides(coder, channels)),
-        sample_rate=coder.sample_rate,
-        frame_rate=coder.frame_rate,
-        codebooks=codebooks,
-        cardinality=coder.cardinality,
-        channels=channels,
-    )
 
 
 def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, channels: int | None = None) -> AnyCodec:
@@ -139,7 +116,7 @@ def network_of(codes: Codes, path: Path, got: str, speaker: str) -> CodecNetwork
     network = read_network(path)
     coder = coder_of(network)
     own, levels = coder.channels, coder.codebooks
-    sides = _sides(coder, codes.channels)
+    sides = encoded_sides(coder, codes.channels)
     fits = codes.codebooks % sides == 0 and codes.codebooks <= sides * levels and codes.channels in (None, sides * own)
     if not fits or (codes.cardinality, codes.frame_rate) != (coder.cardinality, coder.frame_rate):
         channels = "" if codes.channels is None else f" for {codes.channels} channels"
@@ -183,14 +160,9 @@ def _check_identity(expected: Codes, found: str, speaker: str, got: str) -> None
         )
 
 
-def _sides(coder: Coder, channels: int | None) -> int:
-    """How often a network encodes a recording: twice where it is mono and the sound is stereo."""
-    return 2 if channels == 2 and coder.channels == 1 else 1
-
-
 def _as_codec(network: CodecNetwork, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:
     coder = coder_of(network)
-    sides = _sides(coder, channels)
+    sides = encoded_sides(coder, channels)
     if channels not in (None, sides * coder.channels):
         raise ValueError(f"expected a codec of {channels} channels, got one of {coder.channels}")
     if codebooks is not None and codebooks % sides:

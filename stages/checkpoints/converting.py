@@ -11,10 +11,10 @@ from pathlib import Path
 from model.codec.codec import coder_of
 from schemas import Store, WeightsRef
 from schemas.weights import LocalWeights
-from stages.checkpoints.codecs import SHORT, codec_facts, codes_of_model, network_of
+from stages.checkpoints.codecs import SHORT, codes_of_model, network_of
 from stages.checkpoints.forms import Form, form_of
 from stages.checkpoints.loading import load_checkpoint
-from stages.checkpoints.native import TrainedModel, save_checkpoint
+from stages.checkpoints.native import TrainedModel, describe_codec, save_checkpoint
 
 Find = Callable[[WeightsRef], LocalWeights]
 """Finds weights by name (`WeightsLibrary.get`)."""
@@ -77,7 +77,7 @@ def _with_codec(trained: TrainedModel, weights: Find, given: WeightsRef | None) 
     network = network_of(codes_of_model(facts), weights(named).path, f"the codec {named}", "the checkpoint")
     if facts.codec is None:
         codebooks, channels = facts.model.language_model.codebooks, coder_of(network).channels
-        found = codec_facts(network, codebooks, channels, str(named))
+        found = describe_codec(network, codebooks, channels, str(named))
         facts = facts.model_copy(update={"codec": found})
     return replace(trained, facts=facts, codec=network)
 

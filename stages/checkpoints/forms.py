@@ -53,10 +53,10 @@ def conditions_of(folder: Path) -> tuple[str, ...]:
     """
     form = form_of(folder)
     if form == "audiocraft":  # which says it in the file of the weights alone, and so needs torch
-        from stages.checkpoints.audiocraft.conditions import read_conditioners
+        from stages.checkpoints.audiocraft.conditioners import conditioners_from_audiocraft
         from stages.checkpoints.audiocraft.package import read_settings
 
-        return tuple(read_conditioners(read_settings(folder / AUDIOCRAFT_FILES[0])).places)
+        return tuple(conditioners_from_audiocraft(read_settings(folder / AUDIOCRAFT_FILES[0])).names)
     if form == "hf":
         return HUGGING_FACE_CONDITIONS[json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]]
     try:

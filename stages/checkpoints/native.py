@@ -33,12 +33,12 @@ from transformers import (
 )
 
 from model.codec.codec import codebook_identity, coder_of
-from model.codec.coder import CodecNetwork
+from model.codec.coder import CodecNetwork, Coder
 from model.music_model import MusicModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
-from stages.checkpoints.facts import CONFIG, CheckpointFacts, read_facts
-from stages.networks.pretrained import load_network, load_tokenizer
+from stages.checkpoints.facts import CONFIG, CheckpointFacts, CodecFacts, read_facts
+from stages.networks.loading import load_network, load_tokenizer
 
 WEIGHTS, TEXT_ENCODER, CODEC = "model.safetensors", "text_encoder", "codec"
 
@@ -138,13 +138,52 @@ def codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | None:
     network = load_codec_network(folder / CODEC)
     if facts.codec is None:
         raise ValueError(f"expected facts of the codec in {folder / CONFIG}, which has one inside, got none")
-    levels = facts.codec.codebooks * coder_of(network).channels // facts.codec.channels
-    if (found := codebook_identity(network, levels)) != facts.codec.identity:
-        raise ValueError(
-            f"expected the codec with identity {facts.codec.identity}, whose codes {folder.name} speaks, in "
-            f"{folder / CODEC}, got {found}"
-        )
+    check_codec(network, facts.codec, f"the checkpoint {folder}")
     return network
+
+
+def describe_codec(network: CodecNetwork, codebooks: int, channels: int, reference: str | None = None) -> CodecFacts:
+    """Describe the codec whose codes a model speaks.
+
+    Args:
+        codebooks: K of the codes; twice the network's own levels in use where a mono network encodes both sides.
+        channels: of the sound that the codes stand for.
+        reference: where the codec was had.
+
+    Raises:
+        ValueError: the network has no such levels.
+    """
+    coder = coder_of(network)
+    return CodecFacts(
+        reference=reference,
+        identity=codebook_identity(network, codebooks // encoded_sides(coder, channels)),
+        sample_rate=coder.sample_rate,
+        frame_rate=coder.frame_rate,
+        codebooks=codebooks,
+        cardinality=coder.cardinality,
+        channels=channels,
+    )
+
+
+def encoded_sides(coder: Coder, channels: int | None) -> int:
+    """Count how often a network encodes a recording: twice where it is mono and the sound is stereo."""
+    return 2 if channels == 2 and coder.channels == 1 else 1
+
+
+def check_codec(network: CodecNetwork, facts: CodecFacts, speaker: str) -> None:
+    """Refuse a codec that is not the one of a model's codes.
+
+    Args:
+        speaker: the model, such as `the checkpoint 0123456789abcdef`.
+
+    Raises:
+        ValueError: it has another identity.
+    """
+    identity = codebook_identity(network, facts.codebooks // encoded_sides(coder_of(network), facts.channels))
+    if identity != facts.identity:
+        raise ValueError(
+            f"expected the codec with identity {facts.identity}, which {speaker} speaks, got one with {identity}"
+        )
 
 
 def load_codec_network(path: Path) -> CodecNetwork:

@@ -31,9 +31,8 @@ from transformers import (
 )
 
 from stages.audio import resample, to_mono
+from stages.networks.loading import load_network, load_pickle, load_tokenizer
 from stages.networks.mel import Filling, fill, mel_decibels
-from stages.networks.pretrained import load_network, load_tokenizer
-from stages.networks.unpickling import load_pickle
 
 LONGEST_TEXT = 77
 """Tokens of a sentence; LAION's models were trained with no more."""

@@ -31,7 +31,7 @@ from model.chroma import chroma
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.audio import convert_audio, resample, to_mono
-from stages.networks.unpickling import load_pickle
+from stages.networks.loading import load_pickle
 
 MELODY_STEMS = ("vocals", "other")
 """The stems that carry melody; `drums` and `bass` do not (arXiv:2306.05284, 2.2)."""

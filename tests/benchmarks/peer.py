@@ -18,7 +18,7 @@ from model.decoding.generation import GenerationRequest, generate_conditioned
 from model.lm.config import LanguageModelConfig, Precision
 from model.lm.language_model import Condition, LanguageModel
 from model.music_model import Attributes
-from stages.checkpoints.huggingface.names import from_hugging_face
+from stages.checkpoints.huggingface.names import weights_from_hugging_face
 from tests.benchmarks.timing import Clock
 
 GUIDANCE = 3.0
@@ -70,7 +70,9 @@ def peers(small: bool = False) -> tuple[MusicgenForConditionalGeneration, Langua
         ours = LanguageModel(config)
     shapes = {PREFIX + name: tensor.shape for name, tensor in ours.state_dict().items()}
     tensors = {f"decoder.{name}": tensor for name, tensor in theirs.decoder.state_dict().items()}
-    weights = from_hugging_face({name: tensors[name] for name in tensors if "embed_positions" not in name}, shapes)
+    weights = weights_from_hugging_face(
+        {name: tensors[name] for name in tensors if "embed_positions" not in name}, shapes
+    )
     ours.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()}, assign=True)
     return theirs, ours.eval()
 

@@ -22,7 +22,7 @@ from model.objective import Batch, LossModule, MicroBatch, Precision, accumulate
 from model.optim.config import OptimizationConfig
 from model.optim.mfu import training_flops
 from model.optim.train_state import TrainState
-from stages.checkpoints.huggingface.names import to_hugging_face
+from stages.checkpoints.huggingface.names import weights_to_hugging_face
 from tests.benchmarks.limits import limits
 from tests.benchmarks.results import Figure, Report
 from tests.benchmarks.running import alone, options
@@ -76,7 +76,7 @@ class Both:
             bos_token_id=2048,
         )
         self.theirs = MusicgenForCausalLM(peer).train()
-        weights = to_hugging_face(self.ours.weights())
+        weights = weights_to_hugging_face(self.ours.weights())
         named = {name.removeprefix("decoder."): weight for name, weight in weights.items() if "decoder." in name}
         self.theirs.load_state_dict(named, strict=False)
         codes = torch.randint(2048, (size.examples, 4, size.frames))
@@ -120,7 +120,7 @@ class Both:
         """Losses and gradients are the same, but for rounding: how close they are, in words."""
         ours, theirs = float(self.gradients_of_ours()), float(self.gradients_of_theirs())
         gradients = {name: value.grad for name, value in self.ours.named_parameters() if value.grad is not None}
-        renamed = to_hugging_face(gradients)
+        renamed = weights_to_hugging_face(gradients)
         distances = [
             float((renamed[f"decoder.{name}"] - value.grad).norm() / value.grad.norm())
             for name, value in self.theirs.named_parameters()

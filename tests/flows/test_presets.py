@@ -5,7 +5,7 @@ from transformers import EncodecConfig, MusicgenConfig, MusicgenMelodyConfig, T5
 
 from flows.presets import PRESETS
 from flows.recipe import Recipe
-from stages.checkpoints.huggingface.configuration import model_configuration
+from stages.checkpoints.huggingface.configuration import config_from_hugging_face
 from stages.train.initial_model import check_same_model
 
 SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32), "melody": (1536, 48, 24)}
@@ -27,7 +27,7 @@ def as_published(name: str, stereo: bool) -> MusicgenConfig | MusicgenMelodyConf
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("musicgen-")])
 def test_training_of_a_published_preset_can_start_from_the_published_weights(preset: str) -> None:
     *_, name = preset.split("-")
-    checkpoint = model_configuration(as_published(name, "stereo" in preset), melody_rate=7.8125, max_tokens=512)
+    checkpoint = config_from_hugging_face(as_published(name, "stereo" in preset), melody_rate=7.8125, max_tokens=512)
     recipe = Recipe(preset=preset)
     check_same_model(recipe.train, checkpoint)
     assert recipe.train.model.conditions == checkpoint.conditions
@@ -35,11 +35,11 @@ def test_training_of_a_published_preset_can_start_from_the_published_weights(pre
 
 @pytest.mark.parametrize("name", SIZES)
 def test_a_stereo_preset_can_start_from_the_mono_weights(name: str) -> None:
-    mono = model_configuration(as_published(name, stereo=False), melody_rate=7.8125, max_tokens=512)
+    mono = config_from_hugging_face(as_published(name, stereo=False), melody_rate=7.8125, max_tokens=512)
     check_same_model(Recipe(preset=f"musicgen-stereo-{name}").train, mono)
 
 
 def test_weights_of_another_size_are_refused() -> None:
-    medium = model_configuration(as_published("medium", stereo=False), melody_rate=7.8125, max_tokens=512)
+    medium = config_from_hugging_face(as_published("medium", stereo=False), melody_rate=7.8125, max_tokens=512)
     with pytest.raises(ValueError, match=r"layers: expected 48, got 24"):
         check_same_model(Recipe(preset="musicgen-small").train, medium)

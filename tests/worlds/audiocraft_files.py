@@ -14,8 +14,7 @@ from model.lm.language_model import LanguageModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights, folder_digest
 from stages.checkpoints.audiocraft.codec import write_audiocraft_codec
-from stages.checkpoints.audiocraft.decoder import decoder_config
-from stages.checkpoints.audiocraft.names import state_to_audiocraft
+from stages.checkpoints.audiocraft.lm import decoder_from_audiocraft, decoder_state_to_audiocraft
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, Section, write_package
 from tests.worlds.tiny_models import text_encoder
 
@@ -199,12 +198,12 @@ def form(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def decoder_state(settings: dict[str, Any]) -> dict[str, Tensor]:
     """Random weights of a configuration's decoder, under AudioCraft's names."""
-    config = decoder_config(Section("", settings), {name: name for name in settings["conditioners"]})
+    config = decoder_from_audiocraft(Section("", settings), {name: name for name in settings["conditioners"]})
     torch.manual_seed(2)
     network = LanguageModel(config)
     for value in network.parameters():
         torch.nn.init.normal_(value, std=0.3)
-    return state_to_audiocraft(network.state_dict(), config)
+    return decoder_state_to_audiocraft(network.state_dict(), config)
 
 
 def change(settings: dict[str, Any], place: str, value: Any) -> None:

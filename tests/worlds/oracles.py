@@ -11,7 +11,7 @@ from torch import Tensor
 from model.lm.config import LanguageModelConfig
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
-from stages.checkpoints.audiocraft.names import state_from_audiocraft
+from stages.checkpoints.audiocraft.lm import decoder_state_from_audiocraft
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
 PATTERNS: dict[str, dict[str, Any]] = {
@@ -83,7 +83,7 @@ def variant(folder: Path, case: dict[str, Any]) -> LanguageModel:
     start = f"{case['name']}.weights."
     weights = {name.removeprefix(start): value for name, value in pack.tensors.items() if name.startswith(start)}
     model = LanguageModel(config)
-    model.load_state_dict(state_from_audiocraft(weights))
+    model.load_state_dict(decoder_state_from_audiocraft(weights))
     return model.eval()
 
 
@@ -99,7 +99,7 @@ def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
         **PATTERNS[case.get("pattern", "delay")],
     )
     model = LanguageModel(config)
-    model.load_state_dict(state_from_audiocraft(weights.tensors))
+    model.load_state_dict(decoder_state_from_audiocraft(weights.tensors))
     return model.eval()
 
 

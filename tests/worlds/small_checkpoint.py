@@ -10,9 +10,8 @@ from model.lm.config import LanguageModelConfig
 from model.music_model import MusicModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights, folder_digest
-from stages.checkpoints.codecs import codec_facts
 from stages.checkpoints.facts import CheckpointFacts, CodecFacts
-from stages.checkpoints.native import TrainedModel, load_encodec, load_text_encoder, save_checkpoint
+from stages.checkpoints.native import TrainedModel, describe_codec, load_encodec, load_text_encoder, save_checkpoint
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, codec_folder
 from tests.worlds.tiny_models import text_encoder
 
@@ -78,7 +77,7 @@ def small_checkpoint(
 
 
 def _facts(codec: Path, codebooks: int, channels: int) -> CodecFacts:
-    return codec_facts(load_encodec(codec), codebooks, channels, str(codec))
+    return describe_codec(load_encodec(codec), codebooks, channels, str(codec))
 
 
 def same_weights(one: TrainedModel, other: TrainedModel) -> bool:

@@ -9,15 +9,17 @@ AudioCraft attends to the zeros that pad conditions of different lengths, so wha
 A model that masks them is written all the same: an item for itself is computed alike.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 from transformers import EncodecModel
 
-from model.codec.codec import codebook_identity, coder_of
+from model.codec.codec import coder_of
 from model.conditioning.config import MusicModelConfig, TextConfig
 from model.music_model import MusicModel
 from schemas import WeightsRef
@@ -28,19 +30,28 @@ from stages.checkpoints.audiocraft.codec import (
     write_audiocraft_codec,
     write_codec_reference,
 )
-from stages.checkpoints.audiocraft.conditions import (
-    conditioner_settings,
-    places_of,
-    read_conditioners,
-    refuse_another_order,
+from stages.checkpoints.audiocraft.conditioners import (
+    CONDITIONER_PREFIX,
+    MELODY_WINDOW,
+    T5_SIZES,
+    check_order,
+    conditioner_names,
+    conditioner_tensor_to_audiocraft,
+    conditioners_from_audiocraft,
+    conditioners_to_audiocraft,
+    find_t5,
 )
-from stages.checkpoints.audiocraft.decoder import decoder_config, decoder_settings
+from stages.checkpoints.audiocraft.lm import (
+    decoder_from_audiocraft,
+    decoder_state_to_audiocraft,
+    decoder_to_audiocraft,
+    parameter_name_to_audiocraft,
+    parameters_in_audiocraft,
+)
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, Package, Section, read_package, write_package
-from stages.checkpoints.audiocraft.state import load_state, state_of
-from stages.checkpoints.audiocraft.text_encoder import SIZES, text_encoder_of
-from stages.checkpoints.codecs import codec_facts
 from stages.checkpoints.facts import CheckpointFacts, CodecFacts
-from stages.checkpoints.native import TrainedModel, load_text_encoder
+from stages.checkpoints.native import TrainedModel, check_codec, describe_codec, load_text_encoder
+from stages.networks.loading import check_tensors
 
 PUBLISHED_CODECS = ("facebook/encodec_32khz", "facebook/encodec_24khz")
 """Mono codecs that AudioCraft has by name (`CompressionModel.get_pretrained`)."""
@@ -59,16 +70,16 @@ def read_audiocraft(folder: Path, weights: Callable[[WeightsRef], LocalWeights])
     """
     package = read_package(folder / LANGUAGE_MODEL_FILE)
     codec = read_audiocraft_codec(folder, weights)
-    read = music_model_of(package, weights)
-    facts = _codec_facts(package.config, read.model.config, codec)
+    imported = model_from_audiocraft(package, weights)
+    facts = _codec_facts(package.config, imported.model.config, codec)
     return TrainedModel(
-        read.model,
+        imported.model,
         CheckpointFacts(
-            model=read.model.config,
+            model=imported.model.config,
             frame_rate=facts.frame_rate,
-            segment_seconds=package.config.part("dataset").number("segment_duration"),
-            text_encoder=read.text_encoder,
-            text_encoder_digest=read.text_encoder_digest,
+            segment_seconds=package.config.section("dataset").number("segment_duration"),
+            text_encoder=imported.text_encoder,
+            text_encoder_digest=imported.text_encoder_digest,
             codec=facts,
         ),
         codec.network,
@@ -76,7 +87,7 @@ def read_audiocraft(folder: Path, weights: Callable[[WeightsRef], LocalWeights])
 
 
 @dataclass(frozen=True, eq=False)
-class ReadModel:
+class ImportedModel:
     """A language model with its conditioners, and where its text encoder was had."""
 
     model: MusicModel
@@ -86,22 +97,24 @@ class ReadModel:
     """Of the files of the text encoder, or of the one that learning began with."""
 
 
-def music_model_of(package: Package, weights: Callable[[WeightsRef], LocalWeights]) -> ReadModel:
-    """The language model and the conditioners of an exported file, in evaluation mode on the CPU.
+def model_from_audiocraft(package: Package, weights: Callable[[WeightsRef], LocalWeights]) -> ImportedModel:
+    """Build the language model and the conditioners of an exported file, in evaluation mode on the CPU.
 
     Raises:
         ValueError: a setting that this project's model cannot honour, by its name, or weights that do not fit it.
         MissingWeights: its text encoder cannot be had.
     """
-    settings, encoder, tokenizer, found, reference = package.config, None, None, None, None
+    settings, encoder, tokenizer, files, reference = package.config, None, None, None, None
     try:
-        conditioners = read_conditioners(settings)
+        conditioners = conditioners_from_audiocraft(settings)
         if conditioners.text_encoder is not None:
-            reference = SIZES[conditioners.text_encoder].hub
-            found = weights(WeightsRef(reference))
-            encoder, tokenizer = load_text_encoder(found.path)
+            reference = T5_SIZES[conditioners.text_encoder].hub
+            files = weights(WeightsRef(reference))
+            encoder, tokenizer = load_text_encoder(files.path)
         config = MusicModelConfig(
-            language_model=decoder_config(settings, {there: here for here, there in conditioners.places.items()}),
+            language_model=decoder_from_audiocraft(
+                settings, {there: here for here, there in conditioners.names.items()}
+            ),
             description=encoder and TextConfig(width=encoder.config.d_model, finetune=conditioners.finetuned),
             fields=dict(conditioners.fields),
             chroma=conditioners.chroma,
@@ -111,19 +124,19 @@ def music_model_of(package: Package, weights: Callable[[WeightsRef], LocalWeight
         first = error.errors()[0]
         where = ".".join(map(str, (error.title, *first["loc"])))
         raise ValueError(f"expected the configuration of a model, got {where}: {first['msg']}") from error
-    refuse_another_order(config, conditioners)
+    check_order(config, conditioners)
     with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
         model = MusicModel(config, encoder, tokenizer)
-    load_state(model, package.state, conditioners.places)
-    digest = None if found is None else found.digest
-    return ReadModel(model.eval(), None if conditioners.finetuned else reference, digest)
+    _load_state(model, package.state, conditioners.names)
+    digest = None if files is None else files.digest
+    return ImportedModel(model.eval(), None if conditioners.finetuned else reference, digest)
 
 
 def _codec_facts(settings: Section, config: MusicModelConfig, codec: AudioCraftCodec) -> CodecFacts:
-    """What the codec's codes are, which must be the language model's (`get_wrapped_compression_model`)."""
-    stereo, network, decoder = settings.part("interleave_stereo_codebooks"), codec.network, config.language_model
-    stereo.demand("per_timestep", False)
-    settings.demand("sample_rate", network.config.sampling_rate, why="the codec's")
+    """Describe the codec, whose codes must be the language model's (`get_wrapped_compression_model`)."""
+    stereo, network, decoder = settings.section("interleave_stereo_codebooks"), codec.network, config.language_model
+    stereo.check("per_timestep", False)
+    settings.check("sample_rate", network.config.sampling_rate, why="the codec's")
     own, sides = network.config.audio_channels, 2 if stereo.get("use", False) else 1
     if sides == 2 and own != 1:
         raise ValueError(f"expected a codec of one channel for interleave_stereo_codebooks, got one of {own}")
@@ -133,7 +146,7 @@ def _codec_facts(settings: Section, config: MusicModelConfig, codec: AudioCraftC
             f"expected a codec that fits the language model, with {decoder.codebooks} codebooks of "
             f"{decoder.cardinality}, got {levels * sides} of {network.config.codebook_size}"
         )
-    return codec_facts(network, decoder.codebooks, own * sides, codec.reference)
+    return describe_codec(network, decoder.codebooks, own * sides, codec.reference)
 
 
 def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
@@ -148,16 +161,15 @@ def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
         ValueError: a feature of the model, its text encoder or its codec that AudioCraft does not have, by name.
     """
     model, facts = trained.model, trained.facts
-    places, text = places_of(model.config), text_encoder_of(trained)
-    decoder = decoder_settings(model.config.language_model, places)
-    conditioners = conditioner_settings(model.config, facts.segment_seconds, text)
+    names, text = conditioner_names(model.config), find_t5(trained)
+    decoder = decoder_to_audiocraft(model.config.language_model, names)
+    conditioners = conditioners_to_audiocraft(model.config, facts.segment_seconds, text)
     if facts.codec is None:
         raise ValueError("expected a model whose codec is known, got one that does not say: name its codec")
     if not isinstance(trained.codec, EncodecModel | None):
         raise ValueError(f"expected an EnCodec to write in AudioCraft's form, got {coder_of(trained.codec).kind}")
     sides = facts.codec.channels // (1 if trained.codec is None else trained.codec.config.audio_channels)
-    levels = facts.codec.codebooks // sides
-    _write_codec(trained.codec, facts.codec, levels, folder)
+    _write_codec(trained.codec, facts.codec, folder)
     settings = {
         "solver": "musicgen",
         "sample_rate": facts.codec.sample_rate,
@@ -165,23 +177,69 @@ def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
         "device": "cpu",
         "dtype": "float32",
         "dataset": {"segment_duration": facts.segment_seconds},
-        "compression_model_n_q": levels,
+        "compression_model_n_q": facts.codec.codebooks // sides,
         "interleave_stereo_codebooks": {"use": sides == 2, "per_timestep": False},
         **decoder,
         "conditioners": conditioners,
         "classifier_free_guidance": {"training_dropout": 0.0, "inference_coef": 3.0},
         "attribute_dropout": {},
     }
-    state = state_of(model, places, text_encoder=text is not None and text.inside)
+    state = _state_to_audiocraft(model, names, text_encoder=text is not None and text.inside)
     write_package(folder / LANGUAGE_MODEL_FILE, state, settings)
 
 
-def _write_codec(network: EncodecModel | None, codec: CodecFacts, levels: int, folder: Path) -> None:
-    if network is not None and (found := codebook_identity(network, levels)) != codec.identity:
-        raise ValueError(f"expected the codec with identity {codec.identity}, which the model speaks, got {found}")
+def _write_codec(network: EncodecModel | None, codec: CodecFacts, folder: Path) -> None:
+    if network is not None:
+        check_codec(network, codec, "the model")
     if codec.reference in PUBLISHED_CODECS:
         write_codec_reference(codec.reference, folder)
     elif network is None:
         raise ValueError(f"expected the codec {codec.reference or codec.identity} to write with the model, got none")
     else:
         write_audiocraft_codec(network, folder)
+
+
+_CHROMA_TABLE = re.compile(rf"{re.escape(CONDITIONER_PREFIX)}\w+\.chroma\.(spec\.window|fbanks)")
+"""Tables that follow from the configuration, and lie in the state all the same."""
+
+
+def _load_state(model: MusicModel, state: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    """Set all weights of a model from AudioCraft's state.
+
+    Args:
+        state: tensors by AudioCraft's names.
+        names: the name there of each condition here.
+
+    Raises:
+        ValueError: tensors that are missing, unknown or of another shape, by name.
+    """
+    own = model.weights()
+    theirs = {name: _name_to_audiocraft(name, names) for name in own}
+    tensors = {
+        name: value for name, value in parameters_in_audiocraft(state).items() if not _CHROMA_TABLE.fullmatch(name)
+    }
+    check_tensors(tensors, {theirs[name]: value.shape for name, value in own.items()}, "the language model")
+    model.load_weights({name: tensors[theirs[name]] for name in own})
+
+
+def _state_to_audiocraft(model: MusicModel, names: Mapping[str, str], text_encoder: bool) -> dict[str, Tensor]:
+    """Bring a model's state under AudioCraft's names, with all that its strict loading expects.
+
+    Args:
+        names: the name there of each condition here.
+        text_encoder: whether a text encoder that did not learn is to be in it, too.
+    """
+    state = decoder_state_to_audiocraft(model.language_model.state_dict(), model.config.language_model)
+    own = model.state_dict() if text_encoder else model.weights()
+    state |= {_name_to_audiocraft(name, names): value for name, value in own.items()}
+    if model.chroma is not None:
+        state[f"{CONDITIONER_PREFIX}{names['chroma']}.chroma.spec.window"] = torch.hann_window(MELODY_WINDOW)
+    return state
+
+
+def _name_to_audiocraft(name: str, names: Mapping[str, str]) -> str:
+    """Name an entry of a music model's state as AudioCraft does; `names` has the name there of each condition here."""
+    part, _, inside = name.partition(".")
+    if part == "language_model":
+        return parameter_name_to_audiocraft(inside)
+    return conditioner_tensor_to_audiocraft(name, names)

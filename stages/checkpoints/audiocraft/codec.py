@@ -4,31 +4,35 @@
 (`{"pretrained": "facebook/encodec_32khz"}`). What is read and written is what `get_compression_model` and
 `load_compression_model` of AudioCraft 1.3.0 (`audiocraft/models/builders.py`, `loaders.py`) build a codec from.
 Options of SEANet that transformers' network lacks are refused by name.
+
+Both projects build the same stack of layers in the same order, so that a number in one's names is the number in the
+other's. They differ in the wrappers around a convolution, in how weight normalisation is stored (`weight_g` and
+`weight_v`, or the two originals of a parametrisation), and in where a level's codebook lies.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 from transformers import EncodecConfig, EncodecModel
 
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
-from stages.checkpoints.audiocraft.codec_names import audiocraft_codec_names
 from stages.checkpoints.audiocraft.package import (
     CODEC_FILE,
     VERSION,
     Package,
     Section,
-    package_of,
+    parse_package,
     read_pickled,
     write_package,
 )
 from stages.checkpoints.native import load_encodec
+from stages.networks.loading import check_tensors
 
 _SEANET = {
     "channels": "audio_channels",
@@ -93,7 +97,7 @@ class AudioCraftCodec:
 
 
 def read_audiocraft_codec(folder: Path, weights: Callable[[WeightsRef], LocalWeights]) -> AudioCraftCodec:
-    """The codec of an AudioCraft folder (`compression_state_dict.bin`), on the CPU.
+    """Read the codec of an AudioCraft folder (`compression_state_dict.bin`), on the CPU.
 
     Args:
         weights: finds a codec that the file only names (`context.weights`).
@@ -109,58 +113,38 @@ def read_audiocraft_codec(folder: Path, weights: Callable[[WeightsRef], LocalWei
         if not isinstance(reference, str) or reference.count("/") != 1:
             raise ValueError(f"expected an EnCodec of the hub under 'pretrained' in {path}, got {reference!r}")
         return AudioCraftCodec(load_encodec(weights(WeightsRef(reference)).path), reference)
-    return AudioCraftCodec(network_of(package_of(content, path)).eval(), None)
+    return AudioCraftCodec(codec_from_audiocraft(parse_package(content, path)).eval(), None)
 
 
-def network_of(package: Package) -> EncodecModel:
-    """The network of an exported codec.
+def codec_from_audiocraft(package: Package) -> EncodecModel:
+    """Build the network of an exported codec.
 
     Raises:
         ValueError: an option that transformers' network does not have, or weights that do not fit the configuration.
     """
-    network = EncodecModel(network_config(package.config))
-    names = audiocraft_codec_names(network)
-    load_by_name(network, names, package.state, "codec")
+    network = EncodecModel(codec_config_from_audiocraft(package.config))
+    names, own = audiocraft_codec_names(network), network.state_dict()
+    check_tensors(package.state, {there: own[here].shape for here, there in names.items()}, "the codec")
+    network.load_state_dict({here: package.state[there] for here, there in names.items()})
     return network
 
 
-def load_by_name(network: torch.nn.Module, names: Mapping[str, str], state: Mapping[str, Tensor], what: str) -> None:
-    """Set the whole state of a network from tensors of other names.
-
-    Args:
-        names: the name in `state` of every entry of the network's own state.
-        what: the network is, for errors.
-
-    Raises:
-        ValueError: tensors that are missing, unknown or of another shape, by name.
-    """
-    own = network.state_dict()
-    if missing := sorted(set(names.values()) - set(state)):
-        raise ValueError(f"expected all weights of the {what}, got none of {missing}")
-    if unknown := sorted(set(state) - set(names.values())):
-        raise ValueError(f"expected weights of the {what} that its configuration names, got {unknown}")
-    for name, there in names.items():
-        if state[there].shape != own[name].shape:
-            raise ValueError(f"expected {there} {list(own[name].shape)}, got {list(state[there].shape)}")
-    network.load_state_dict({name: state[there] for name, there in names.items()})
-
-
-def network_config(settings: Section) -> EncodecConfig:
-    """The configuration of a codec from AudioCraft's.
+def codec_config_from_audiocraft(settings: Section) -> EncodecConfig:
+    """Read the configuration of a codec from AudioCraft's.
 
     Raises:
         ValueError: an option that transformers' network does not have.
     """
-    settings.demand("compression_model", "encodec")
-    codec, quantizer, seanet = settings.part("encodec"), settings.part("rvq"), settings.part("seanet")
-    codec.demand("autoencoder", "seanet")
-    codec.demand("quantizer", "rvq")
-    values = _one_network(seanet)
+    settings.check("compression_model", "encodec")
+    codec, quantizer, seanet = settings.section("encodec"), settings.section("rvq"), settings.section("seanet")
+    codec.check("autoencoder", "seanet")
+    codec.check("quantizer", "rvq")
+    values = _merge_sides(seanet)
     if values["norm"] not in ("weight_norm", "time_group_norm"):
         raise ValueError(f"expected seanet.norm to be 'weight_norm' or 'time_group_norm', got {values['norm']!r}")
     if values["lstm"] < 1:
         raise ValueError(f"expected seanet.lstm of at least one layer, got {values['lstm']}")
-    quantizer.refuse_others({"n_q", "bins"} | _QUANTIZER_TRAINING)
+    quantizer.refuse_unknown({"n_q", "bins"} | _QUANTIZER_TRAINING)
     levels, cardinality = quantizer.get("n_q", 8), quantizer.get("bins", 1024)
     if levels < 1:
         raise ValueError(f"expected at least one codebook for rvq.n_q, got {levels}")
@@ -183,14 +167,14 @@ def network_config(settings: Section) -> EncodecConfig:
     return config
 
 
-def _one_network(seanet: Section) -> dict[str, Any]:
-    """SEANet's settings, which must be the same on both sides: transformers has one set for encoder and decoder."""
+def _merge_sides(seanet: Section) -> dict[str, Any]:
+    """Read SEANet's settings, which must be the same on both sides: transformers has one set for both."""
     shared = {key: value for key, value in seanet.values.items() if key not in ("encoder", "decoder")}
-    sides = [Section("seanet", shared | dict(seanet.part(side).values)) for side in ("encoder", "decoder")]
+    sides = [Section("seanet", shared | dict(seanet.section(side).values)) for side in ("encoder", "decoder")]
     for side in sides:
-        side.refuse_others(set(_DEFAULTS) | set(_WITHOUT_COUNTERPART))
+        side.refuse_unknown(set(_DEFAULTS) | set(_WITHOUT_COUNTERPART))
         for key, allowed in _WITHOUT_COUNTERPART.items():
-            side.demand(key, *allowed)
+            side.check(key, *allowed)
     encoder, decoder = ({key: side.get(key, default) for key, default in _DEFAULTS.items()} for side in sides)
     for key in set(_DEFAULTS) - {"trim_right_ratio"}:  # the encoder has no transposed convolutions to trim
         if encoder[key] != decoder[key]:
@@ -206,7 +190,7 @@ def _one_network(seanet: Section) -> dict[str, Any]:
 
 
 def _kilobits(levels: int, bits: int, sample_rate: int, hop: int) -> float:
-    """Kilobits a second by which transformers, which rounds down, counts so many levels."""
+    """Return the kilobits a second by which transformers, which rounds down, counts so many levels."""
     bits_a_second = levels * bits * math.ceil(sample_rate / hop)
     kilobits = bits_a_second / 1000
     return kilobits if 1000 * kilobits >= bits_a_second else math.nextafter(kilobits, math.inf)
@@ -267,3 +251,39 @@ def write_audiocraft_codec(network: EncodecModel, folder: Path) -> None:
 def write_codec_reference(reference: str, folder: Path) -> None:
     """Write the name of a published codec, as AudioCraft's `export_pretrained_compression_model` does."""
     torch.save({"pretrained": reference, "exported": True, "version": VERSION}, folder / CODEC_FILE)
+
+
+_INSIDE_A_CONVOLUTION = {
+    "conv.parametrizations.weight.original0": "{kind}.{kind}.weight_g",
+    "conv.parametrizations.weight.original1": "{kind}.{kind}.weight_v",
+    "conv.weight": "{kind}.{kind}.weight",
+    "conv.bias": "{kind}.{kind}.bias",
+    "norm.weight": "{kind}.norm.weight",
+    "norm.bias": "{kind}.norm.bias",
+}
+"""A tensor of a convolution here, and there; `kind` is `conv` or, for a transposed one, `convtr`."""
+
+
+def audiocraft_codec_names(network: EncodecModel) -> dict[str, str]:
+    """Map the name of every entry of a network's state to that in the state of AudioCraft's `EncodecModel`.
+
+    Raises:
+        ValueError: the network's weight normalisation is folded away (`model.codec.network.fold_weight_norm`).
+    """
+    if network.config.norm_type == "weight_norm" and not any(
+        "parametrizations" in name for name in network.state_dict()
+    ):
+        raise ValueError("expected a codec with its weight normalisation, got one with plain weights")
+    names = {}
+    for path, module in network.named_modules():
+        if isinstance(getattr(module, "conv", None), nn.Conv1d | nn.ConvTranspose1d):
+            kind = "convtr" if isinstance(module.conv, nn.ConvTranspose1d) else "conv"
+            there = path.replace(".layers.", ".model.", 1)
+            for inside in module.state_dict():
+                names[f"{path}.{inside}"] = f"{there}.{_INSIDE_A_CONVOLUTION[inside].format(kind=kind)}"
+    for name in network.state_dict():
+        if ".lstm." in name:
+            names[name] = name.replace(".layers.", ".model.", 1)
+        elif name.startswith("quantizer."):
+            names[name] = name.replace("quantizer.", "quantizer.vq.", 1).replace(".codebook.", "._codebook.", 1)
+    return names

@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor
 
 from schemas.weights import AUDIOCRAFT_FILES
-from stages.networks.unpickling import load_pickle
+from stages.networks.loading import load_pickle
 
 LANGUAGE_MODEL_FILE, CODEC_FILE = AUDIOCRAFT_FILES
 VERSION = "1.3.0"
@@ -35,50 +35,74 @@ class Section:
     name: str
     values: Mapping[str, Any]
 
-    def called(self, key: str) -> str:
-        """The full name of a setting."""
+    def full_name(self, key: str) -> str:
+        """Return the dotted name of a setting."""
         return f"{self.name}.{key}" if self.name else key
 
-    def part(self, key: str) -> "Section":
-        """The mapping under a key; an absent or empty one is a mapping without settings. ValueError for a value."""
+    def section(self, key: str) -> "Section":
+        """Return the mapping under a key; an absent or empty one is a mapping without settings.
+
+        Raises:
+            ValueError: a value is there instead.
+        """
         value = self.values.get(key)
         if value is not None and not isinstance(value, Mapping):
-            raise ValueError(f"expected a mapping for {self.called(key)}, got {value!r}")
-        return Section(self.called(key), value or {})
+            raise ValueError(f"expected a mapping for {self.full_name(key)}, got {value!r}")
+        return Section(self.full_name(key), value or {})
 
-    def needed(self, key: str) -> Any:
-        """The value of a setting that must be there. ValueError if it is not."""
+    def require(self, key: str) -> Any:
+        """Return the value of a setting that must be there.
+
+        Raises:
+            ValueError: it is not.
+        """
         if self.values.get(key) is None:
-            raise ValueError(f"expected {self.called(key)} in the configuration, got none")
+            raise ValueError(f"expected {self.full_name(key)} in the configuration, got none")
         return self.values[key]
 
     def number(self, key: str) -> float:
-        """The value of a setting that must be a number above 0. ValueError if it is not."""
-        value = self.needed(key)
+        """Return the value of a setting that must be a number above 0.
+
+        Raises:
+            ValueError: it is not.
+        """
+        value = self.require(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise ValueError(f"expected a number above 0 for {self.called(key)}, got {value!r}")
+            raise ValueError(f"expected a number above 0 for {self.full_name(key)}, got {value!r}")
         return value
 
     def get(self, key: str, default: Any) -> Any:
-        """The value of a setting, or what AudioCraft takes where there is none. ValueError for one of another type."""
+        """Return the value of a setting, or what AudioCraft takes where there is none.
+
+        Raises:
+            ValueError: it is of another type.
+        """
         value = self.values.get(key, default)
         kinds = (int, float) if isinstance(default, float) else type(default)
         if default is not None and (
             not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool)
         ):
-            raise ValueError(f"expected {self.called(key)} to be like {default!r}, got {value!r}")
+            raise ValueError(f"expected {self.full_name(key)} to be like {default!r}, got {value!r}")
         return value
 
-    def demand(self, key: str, *allowed: Any, why: str = "") -> None:
-        """Refuse a setting whose value is none of `allowed`, by its name; an absent one is as AudioCraft's default."""
+    def check(self, key: str, *allowed: Any, why: str = "") -> None:
+        """Refuse a setting whose value is none of `allowed`, by its name; an absent one is AudioCraft's default.
+
+        Raises:
+            ValueError: it is none of them.
+        """
         if key in self.values and self.values[key] not in allowed:
             raise ValueError(
-                f"expected {self.called(key)} to be {' or '.join(repr(value) for value in allowed)}"
+                f"expected {self.full_name(key)} to be {' or '.join(repr(value) for value in allowed)}"
                 f"{', ' + why if why else ''}, got {self.values[key]!r}"
             )
 
-    def refuse_others(self, known: Collection[str]) -> None:
-        """Refuse a setting that nobody here has heard of: it may change what the model computes."""
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """Refuse a setting that nobody here has heard of: it may change what the model computes.
+
+        Raises:
+            ValueError: there is one.
+        """
         if unknown := sorted(set(map(str, self.values)) - set(known)):
             raise ValueError(f"expected settings of {self.name} among {sorted(known)}, got {unknown}")
 
@@ -98,20 +122,20 @@ def read_package(path: Path) -> Package:
     Raises:
         ValueError: there is no such file, it is damaged, names code, or lacks its weights or configuration.
     """
-    return package_of(read_pickled(path), path)
+    return parse_package(read_pickled(path), path)
 
 
 def read_settings(path: Path) -> Section:
-    """The configuration of an exported file alone.
+    """Read the configuration of an exported file alone.
 
     Raises:
         ValueError: as `read_package` does.
     """
-    return _settings_of(read_pickled(path), path)
+    return _parse_settings(read_pickled(path), path)
 
 
 def read_pickled(path: Path) -> Mapping[str, Any]:
-    """The mapping that a file of AudioCraft's holds, whatever is in it.
+    """Read the mapping that a file of AudioCraft's holds, whatever is in it.
 
     Raises:
         ValueError: there is none, or one that cannot be loaded safely.
@@ -124,8 +148,8 @@ def read_pickled(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def package_of(content: Mapping[str, Any], path: Path) -> Package:
-    """Weights and configuration of a file's content; `path` is for errors.
+def parse_package(content: Mapping[str, Any], path: Path) -> Package:
+    """Take weights and configuration out of a file's content; `path` is for errors.
 
     Raises:
         ValueError: one of them is missing, or not what it should be.
@@ -134,7 +158,7 @@ def package_of(content: Mapping[str, Any], path: Path) -> Package:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"expected tensors by name under 'best_state' in {path}, got something else")
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    return Package(tensors, _settings_of(content, path))
+    return Package(tensors, _parse_settings(content, path))
 
 
 def _entry(content: Mapping[str, Any], key: str, path: Path) -> Any:
@@ -145,14 +169,14 @@ def _entry(content: Mapping[str, Any], key: str, path: Path) -> Any:
     return content[key]
 
 
-def _settings_of(content: Mapping[str, Any], path: Path) -> Section:
+def _parse_settings(content: Mapping[str, Any], path: Path) -> Section:
     try:
         config = yaml.safe_load(_entry(content, "xp.cfg", path))
     except (yaml.YAMLError, AttributeError) as error:
         raise ValueError(f"expected YAML under 'xp.cfg' in {path}, got {' '.join(str(error).split())}") from error
     if not isinstance(config, Mapping):
         raise ValueError(f"expected a mapping under 'xp.cfg' in {path}, got {type(config).__name__}")
-    return Section("", _resolved(config, config))
+    return Section("", _resolve(config, config))
 
 
 def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -166,17 +190,17 @@ def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
     torch.save(content, path)
 
 
-def _resolved(value: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
-    """The same with references to other settings replaced by what these are; others (`${oc.env:…}`) stay text."""
+def _resolve(value: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
+    """Replace references to other settings by what these are; others (`${oc.env:…}`) stay text."""
     if depth > _DEEPEST:
         raise ValueError(f"expected a configuration whose references end, got one that leads on after {_DEEPEST} steps")
     if isinstance(value, Mapping):
-        return {key: _resolved(item, root, depth + 1) for key, item in value.items()}
+        return {key: _resolve(item, root, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolved(item, root, depth + 1) for item in value]
+        return [_resolve(item, root, depth + 1) for item in value]
     if isinstance(value, str) and (reference := _REFERENCE.fullmatch(value)) is not None:
-        found: Any = root
+        target: Any = root
         for key in reference[1].split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
-        return _resolved(found, root, depth + 1)
+            target = target.get(key) if isinstance(target, Mapping) else None
+        return _resolve(target, root, depth + 1)
     return value

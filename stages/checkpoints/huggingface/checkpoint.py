@@ -9,16 +9,21 @@ tokenizer*, preprocessor_config.json    what its processor reads
 ```
 
 A folder is read without transformers' own loading of such models: its tensors are taken as tensors, by name, and
-nothing in the files is run. What is missing, unknown, of another shape or does not fit together is refused. The length
-of the training windows is nowhere in the form; published folders tell it by the longest sequence that they generate,
-`max_length` = seconds * frame rate (1500 for 30 s), and so do those written here.
+nothing in the files is run. They lie in one file or in several with an index beside them, as safetensors or, in older
+folders, as PyTorch's pickles, which go through the restricted unpickler. What is missing, unknown, of another shape or
+does not fit together is refused. The length of the training windows is nowhere in the form; published folders tell it
+by the longest sequence that they generate, `max_length` = seconds * frame rate (1500 for 30 s), and so do those written
+here.
 """
 
+import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
@@ -31,28 +36,30 @@ from transformers import (
     T5EncoderModel,
 )
 
-from model.codec.codec import codebook_identity, coder_of
+from model.codec.codec import coder_of
+from model.lm.positions import position_table
 from model.music_model import MusicModel
-from stages.checkpoints.facts import CheckpointFacts, CodecFacts
+from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.huggingface.configuration import (
     HuggingFaceConfig,
-    configuration_for,
-    model_configuration,
-    read_configuration,
-    read_json,
+    config_from_hugging_face,
+    config_to_hugging_face,
+    read_hugging_face_config,
+    read_json_object,
 )
-from stages.checkpoints.huggingface.fit import (
+from stages.checkpoints.huggingface.names import (
+    POSITION_TABLE,
     add_identities,
-    check_codec,
-    check_fit,
-    check_positions,
     remove_identities,
+    weights_from_hugging_face,
+    weights_to_hugging_face,
 )
-from stages.checkpoints.huggingface.names import POSITION_TABLE, from_hugging_face, to_hugging_face
-from stages.checkpoints.huggingface.tensors import SAFETENSORS, read_tensors
-from stages.checkpoints.native import TrainedModel
-from stages.networks.pretrained import load_tokenizer
+from stages.checkpoints.native import TrainedModel, check_codec, describe_codec
+from stages.networks.loading import load_pickle, load_tokenizer
 
+SAFETENSORS = "model.safetensors"
+WEIGHT_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Where weights may be; of several, the first counts."""
 GENERATION, FEATURES, PROCESSOR = "generation_config.json", "preprocessor_config.json", "processor_config.json"
 SEGMENT_SECONDS, MELODY_RATE, MAX_TOKENS = 30.0, 7.8125, 512
 """What published models have, for folders that do not say: training windows, frames of a melody a second, and tokens
@@ -60,29 +67,31 @@ of a description."""
 GUIDANCE, TOP_K = 3.0, 250
 """How MusicGen generates (arXiv:2306.05284, 3.1)."""
 TEXT_ENCODER = "description.encoder."
-VOCABULARIES = ("tokenizer.json", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 """What T5's tokenizer is kept in."""
+POSITION_PERIOD = 10_000.0
+"""Longest period of transformers' sinusoids, steps / 2π."""
 
 
 def read_hugging_face(folder: Path) -> TrainedModel:
-    """The model in a local folder, with its codec, on the CPU in evaluation mode and float32.
+    """Read the model in a local folder, with its codec, on the CPU in evaluation mode and float32.
 
     Raises:
         ValueError: the folder holds no MusicGen, one that lacks something, or one whose parts do not fit together.
     """
-    config = read_configuration(folder)
-    tensors = read_tensors(folder)
-    codec = _part(EncodecModel, config.audio_encoder, tensors, "audio_encoder.", folder)
-    encoder = _part(T5EncoderModel, config.text_encoder, tensors, "text_encoder.", folder)
-    tokenizer = _tokenizer(folder, encoder)
-    facts = _facts(folder, config, codec, tokenizer)
+    config = read_hugging_face_config(folder)
+    tensors = _read_tensors(folder)
+    codec = _take_network(EncodecModel, config.audio_encoder, tensors, "audio_encoder.", folder)
+    encoder = _take_network(T5EncoderModel, config.text_encoder, tensors, "text_encoder.", folder)
+    tokenizer = _read_tokenizer(folder, encoder)
+    facts = _read_facts(folder, config, codec, tokenizer)
     with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
         model = MusicModel(facts.model, encoder, tokenizer)
     shapes = {name: value.shape for name, value in model.state_dict().items() if not name.startswith(TEXT_ENCODER)}
     try:
-        check_positions(tensors.pop(POSITION_TABLE, None), config)
+        _check_positions(tensors.pop(POSITION_TABLE, None), config)
         add_identities(tensors, config)
-        weights = from_hugging_face(tensors, shapes)
+        weights = weights_from_hugging_face(tensors, shapes)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
     model.load_weights(weights)
@@ -90,13 +99,16 @@ def read_hugging_face(folder: Path) -> TrainedModel:
 
 
 def read_hugging_face_codec(folder: Path) -> EncodecModel:
-    """The codec in the folder of such a model, on the CPU; the rest of the weights is not read.
+    """Read the codec in the folder of such a model, on the CPU; the rest of the weights is not read.
 
     Raises:
         ValueError: the folder holds no MusicGen, or not its codec whole.
     """
-    tensors = read_tensors(folder, "audio_encoder.")
-    return _part(EncodecModel, read_configuration(folder).audio_encoder, tensors, "audio_encoder.", folder)
+    tensors = _read_tensors(folder, "audio_encoder.")
+    codec: EncodecModel = _take_network(
+        EncodecModel, read_hugging_face_config(folder).audio_encoder, tensors, "audio_encoder.", folder
+    )
+    return codec
 
 
 def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
@@ -118,13 +130,13 @@ def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
     if model.description is None:
         raise ValueError("expected a model that reads descriptions, as Hugging Face's MusicGen does, got one without")
     encoder, tokenizer = model.description.encoder, model.description.tokenizer
-    config: Any = configuration_for(facts.model, encoder.config, codec)
-    check_codec(facts, config, codec)
+    config: Any = config_to_hugging_face(facts.model, encoder.config, codec)
+    _check_written_codec(facts, config, codec)
     weights = {name: value for name, value in model.state_dict().items() if not name.startswith(TEXT_ENCODER)}
-    tensors = to_hugging_face(weights)
+    tensors = weights_to_hugging_face(weights)
     remove_identities(tensors, config)
-    for prefix, part in (("text_encoder.", encoder), ("audio_encoder.", codec)):
-        tensors |= {prefix + name: value.detach().cpu().contiguous() for name, value in part.state_dict().items()}
+    for prefix, network in (("text_encoder.", encoder), ("audio_encoder.", codec)):
+        tensors |= {prefix + name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     tensors.pop("text_encoder.encoder.embed_tokens.weight", None)  # the same as `shared`
     save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
     config.save_pretrained(folder)
@@ -142,12 +154,53 @@ def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
     _feature_extractor(config, facts).save_pretrained(folder)
 
 
-def _part(kind: Any, config: Any, tensors: dict[str, Tensor], prefix: str, folder: Path) -> Any:
-    """One of the networks inside, from the tensors under `prefix`, which are taken out."""
+def _read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """Read all tensors whose names begin with `prefix`, by name, those of floating point as float32, on the CPU.
+
+    Raises:
+        ValueError: there are none, a file of them is missing or damaged, or names something other than tensors.
+    """
+    first = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if first is None:
+        raise ValueError(f"expected weights in {folder} ({', '.join(WEIGHT_FILES)}), got none")
+    tensors: dict[str, Tensor] = {}
+    for file in _indexed_files(first) if first.suffix == ".json" else [first]:
+        for name, value in _read_tensor_file(file, prefix).items():
+            tensors[name] = value.float() if value.is_floating_point() else value
+    return tensors
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    """List the files that an index names, all of them beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"expected an index with a weight_map in {index}, got {error}") from error
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ValueError(f"expected every file that {index} names beside it, got {name!r}, which is not there")
+    return [index.parent / name for name in names]
+
+
+def _read_tensor_file(file: Path, prefix: str) -> Mapping[str, Tensor]:
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, "pt") as opened:
+                return {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(prefix)}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"expected safetensors in {file}, got a file that cannot be read: {error}") from error
+    tensors = load_pickle(file)
+    if not isinstance(tensors, Mapping) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise ValueError(f"expected tensors by name in {file}, got something else")
+    return {name: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _take_network(network_class: Any, config: Any, tensors: dict[str, Tensor], prefix: str, folder: Path) -> Any:
+    """Build one of the networks inside from the tensors under `prefix`, which are taken out."""
     names = [name for name in tensors if name.startswith(prefix)]
     state = {name.removeprefix(prefix): tensors.pop(name) for name in names}
     try:
-        network, report = kind.from_pretrained(
+        network, report = network_class.from_pretrained(
             None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
         )
     except (RuntimeError, ValueError) as error:
@@ -160,11 +213,10 @@ def _part(kind: Any, config: Any, tensors: dict[str, Tensor], prefix: str, folde
     return network
 
 
-def _tokenizer(folder: Path, encoder: T5EncoderModel) -> PreTrainedTokenizerBase:
-    """The tokenizer; code that the folder might bring for it is never run."""
-    if not any((folder / name).is_file() for name in VOCABULARIES):
+def _read_tokenizer(folder: Path, encoder: T5EncoderModel) -> PreTrainedTokenizerBase:
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         # Without this, transformers gives an empty one and no error.
-        raise ValueError(f"expected a tokenizer in {folder} ({' or '.join(VOCABULARIES)}), got none")
+        raise ValueError(f"expected a tokenizer in {folder} ({' or '.join(TOKENIZER_FILES)}), got none")
     try:
         tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -177,11 +229,11 @@ def _tokenizer(folder: Path, encoder: T5EncoderModel) -> PreTrainedTokenizerBase
     return tokenizer
 
 
-def _facts(
+def _read_facts(
     folder: Path, config: HuggingFaceConfig, codec: EncodecModel, tokenizer: PreTrainedTokenizerBase
 ) -> CheckpointFacts:
-    """What the folder says of its model."""
-    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    """Read what the folder says of its model."""
+    generation = read_json_object(folder / GENERATION) if (folder / GENERATION).is_file() else {}
     decoder: Any = config.decoder
     start = generation.get("decoder_start_token_id", decoder.pad_token_id)
     if start != decoder.vocab_size:
@@ -189,38 +241,30 @@ def _facts(
             f"expected decoding in {folder} to start from token {decoder.vocab_size}, the one after the codes, "
             f"got {start}"
         )
-    check_fit(folder, decoder, codec)
-    stereo = decoder.audio_channels == 2
+    _check_decoder_and_codec(folder, decoder, codec)
     sound: Any = codec.config
-    frame_rate = sound.sampling_rate / sound.hop_length
+    channels = 2 if decoder.audio_channels == 2 else sound.audio_channels
+    codec_facts = describe_codec(codec, decoder.num_codebooks, channels)
     longest = generation.get("max_length")
     if longest is not None and (not isinstance(longest, int) or longest < 1):
         raise ValueError(f"expected a max_length of 1 step or more in {folder / GENERATION}, got {longest!r}")
     return CheckpointFacts(
-        model=model_configuration(config, _melody_rate(folder), min(tokenizer.model_max_length, MAX_TOKENS)),
-        frame_rate=frame_rate,
-        segment_seconds=longest / frame_rate if longest else SEGMENT_SECONDS,
+        model=config_from_hugging_face(config, _melody_rate(folder), min(tokenizer.model_max_length, MAX_TOKENS)),
+        frame_rate=codec_facts.frame_rate,
+        segment_seconds=longest / codec_facts.frame_rate if longest else SEGMENT_SECONDS,
         text_encoder=None,
         text_encoder_digest=None,
-        codec=CodecFacts(
-            reference=None,
-            identity=codebook_identity(codec, decoder.num_codebooks // decoder.audio_channels),
-            sample_rate=sound.sampling_rate,
-            frame_rate=frame_rate,
-            codebooks=decoder.num_codebooks,
-            cardinality=decoder.vocab_size,
-            channels=2 if stereo else sound.audio_channels,
-        ),
+        codec=codec_facts,
     )
 
 
 def _melody_rate(folder: Path) -> float:
-    """Frames a second of a melody as the folder's feature extractor makes them, wherever that is described."""
+    """Read the frames a second of a melody as the folder's feature extractor makes them, wherever it is described."""
     features: dict[str, Any] = {}
     if (folder / FEATURES).is_file():
-        features = read_json(folder / FEATURES)
+        features = read_json_object(folder / FEATURES)
     elif (folder / PROCESSOR).is_file():
-        features = read_json(folder / PROCESSOR).get("feature_extractor", {})
+        features = read_json_object(folder / PROCESSOR).get("feature_extractor", {})
     if features.get("feature_extractor_type") != MusicgenMelodyFeatureExtractor.__name__:
         return MELODY_RATE
     rate, hop = features.get("sampling_rate"), features.get("hop_length")
@@ -232,7 +276,7 @@ def _melody_rate(folder: Path) -> float:
 def _feature_extractor(
     config: HuggingFaceConfig, facts: CheckpointFacts
 ) -> EncodecFeatureExtractor | MusicgenMelodyFeatureExtractor:
-    """What makes melodies, or sound to go on from, of waveforms."""
+    """Describe what makes melodies, or sound to go on from, of waveforms."""
     if isinstance(config, MusicgenMelodyConfig):
         return MusicgenMelodyFeatureExtractor(chunk_length=math.ceil(facts.segment_seconds))
     decoder: Any = config.decoder
@@ -244,3 +288,52 @@ def _feature_extractor(
         overlap=sound.overlap,
         padding_side="left",
     )
+
+
+def _check_decoder_and_codec(where: object, decoder: Any, codec: EncodecModel) -> None:
+    """Raise ValueError unless a decoder's codes are the codec's."""
+    config: Any = codec.config
+    levels, rest = divmod(decoder.num_codebooks, decoder.audio_channels)
+    if rest:
+        raise ValueError(f"expected an even num_codebooks of a stereo decoder in {where}, got {decoder.num_codebooks}")
+    if levels > config.num_quantizers:
+        raise ValueError(
+            f"expected a codec of at least {levels} codebooks, as the decoder in {where} speaks, "
+            f"got {config.num_quantizers}"
+        )
+    if decoder.vocab_size != config.codebook_size:
+        raise ValueError(
+            f"expected a codec of cardinality {decoder.vocab_size}, as the decoder in {where} speaks, "
+            f"got {config.codebook_size}"
+        )
+    if decoder.audio_channels == 2 and config.audio_channels != 1:
+        raise ValueError(
+            f"expected a mono codec for left and right each, as the decoder in {where} speaks, "
+            f"got one of {config.audio_channels} channels"
+        )
+
+
+def _check_positions(table: Tensor | None, config: HuggingFaceConfig) -> None:
+    """Raise ValueError if sinusoids that lie among the weights are not those that the model computes."""
+    if table is None:
+        return
+    decoder: Any = config.decoder
+    wanted = position_table(len(table), decoder.hidden_size, POSITION_PERIOD, table.device)
+    # Far positions differ in the last bits of their phase, as frequencies are rounded on another way there.
+    if table.shape != wanted.shape or not torch.allclose(table, wanted, rtol=0, atol=1e-3):
+        raise ValueError(
+            f"expected {POSITION_TABLE} to be sinusoids of period {POSITION_PERIOD:.0f}, got another table"
+        )
+
+
+def _check_written_codec(facts: CheckpointFacts, config: HuggingFaceConfig, codec: EncodecModel) -> None:
+    """Raise ValueError unless the codec is the one whose codes the model speaks, in the form that is written."""
+    _check_decoder_and_codec("the model", config.decoder, codec)
+    if facts.codec is not None:
+        check_codec(codec, facts.codec, "the model")
+    if facts.frame_rate != (rate := coder_of(codec).frame_rate):
+        raise ValueError(f"expected a codec of {facts.frame_rate} frames a second, got {rate}")
+    with torch.device("meta"):
+        wanted = set(EncodecModel(codec.config).state_dict())
+    if wanted != set(codec.state_dict()):
+        raise ValueError("expected a codec as transformers loads it, got one whose weight norm is folded in")

@@ -30,13 +30,13 @@ POSITIONS = 2048
 """Positions that transformers makes sinusoids for at first; it makes more when they are needed."""
 
 
-def read_configuration(folder: Path) -> HuggingFaceConfig:
-    """The configuration of a folder.
+def read_hugging_face_config(folder: Path) -> HuggingFaceConfig:
+    """Read the configuration of a folder.
 
     Raises:
         ValueError: it is that of another model, or of a MusicGen around other encoders.
     """
-    raw = read_json(folder / "config.json")
+    raw = read_json_object(folder / "config.json")
     kind = raw.get("model_type")
     if kind not in TYPES:
         raise ValueError(f"expected a model of type {' or '.join(TYPES)} in {folder}, got {kind!r}")
@@ -58,14 +58,14 @@ def read_configuration(folder: Path) -> HuggingFaceConfig:
 
 
 def _weights_as_they_are(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A configuration less what says how it is to be computed; ValueError for quantised weights."""
+    """Leave out what says how a configuration is to be computed; raise ValueError for quantised weights."""
     if "quantization_config" in raw:
         raise ValueError(f"expected weights that are not quantised in {folder}, got a quantization_config")
     return {name: value for name, value in raw.items() if name not in IMPLEMENTATIONS}
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; ValueError if there is none."""
+def read_json_object(file: Path) -> dict[str, Any]:
+    """Read the object in a JSON file; raise ValueError if there is none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -76,15 +76,15 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def stereo_delays(codebooks: int) -> tuple[int, ...]:
-    """Delays of codebooks that are left's and right's by turns: those of a mono model, each twice."""
+    """Return the delays of codebooks that are left's and right's by turns: those of a mono model, each twice."""
     return tuple(codebook // 2 for codebook in range(codebooks))
 
 
-def model_configuration(config: HuggingFaceConfig, melody_rate: float, max_tokens: int) -> MusicModelConfig:
-    """The music model that a configuration of transformers describes.
+def config_from_hugging_face(config: HuggingFaceConfig, melody_rate: float, max_tokens: int) -> MusicModelConfig:
+    """Read the music model that a configuration of transformers describes.
 
     Args:
-        config: as `read_configuration` gives it.
+        config: as `read_hugging_face_config` gives it.
         melody_rate: frames of a melody a second, as the folder's feature extractor makes them.
         max_tokens: where its tokenizer cuts a description.
 
@@ -125,13 +125,13 @@ def model_configuration(config: HuggingFaceConfig, melody_rate: float, max_token
     )
 
 
-def configuration_for(model: MusicModelConfig, text_encoder: T5Config, codec: EncodecModel) -> HuggingFaceConfig:
-    """The configuration of transformers for a music model, its text encoder and its codec.
+def config_to_hugging_face(model: MusicModelConfig, text_encoder: T5Config, codec: EncodecModel) -> HuggingFaceConfig:
+    """Write the configuration of transformers for a music model, its text encoder and its codec.
 
     Raises:
         ValueError: it is a model that transformers' MusicGen cannot be; the message names in what.
     """
-    check_expressible(model)
+    _check_expressible(model)
     ours = model.language_model
     stereo = ours.codebook_delays == stereo_delays(ours.codebooks) and ours.codebooks > 1
     decoder = {
@@ -168,7 +168,7 @@ def configuration_for(model: MusicModelConfig, text_encoder: T5Config, codec: En
     return config
 
 
-def check_expressible(model: MusicModelConfig) -> None:
+def _check_expressible(model: MusicModelConfig) -> None:
     """Raise ValueError unless the model is one that transformers' MusicGen or MusicGen-melody can be, naming why not.
 
     `padding` may be either: it says how a batch is filled up, and a description alone gives the same.
@@ -209,20 +209,20 @@ def check_expressible(model: MusicModelConfig) -> None:
     for name, value in wanted.items():
         if found[name] != value:
             raise ValueError(
-                f"expected a model with {name} = {_shown(value)}, which Hugging Face's "
-                f"{'MusicGen-melody' if melody else 'MusicGen'} has, got {_shown(found[name])}"
+                f"expected a model with {name} = {_format_value(value)}, which Hugging Face's "
+                f"{'MusicGen-melody' if melody else 'MusicGen'} has, got {_format_value(found[name])}"
             )
 
 
-def _shown(value: object) -> str:
-    """A value as a configuration file has it."""
+def _format_value(value: object) -> str:
+    """Return a value as a configuration file has it."""
     if isinstance(value, bool):
         return str(value).lower()
     return "none" if value in (None, (), []) else str(value)
 
 
 def _audio_encoder(codec: EncodecModel, levels: int) -> dict[str, Any]:
-    """The codec's configuration, its first bandwidth that of `levels` codebooks: with it, prompts are encoded."""
+    """Return the codec's configuration, its first bandwidth that of `levels` codebooks, which encodes prompts."""
     config: Any = codec.config
     quantizer: Any = codec.quantizer
     # A quarter of a level more than is needed, as transformers rounds down.

@@ -7,10 +7,16 @@ there is no projection there where the text encoder is as wide as the decoder, a
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor
+from transformers import MusicgenMelodyConfig
+
+from model.chroma import PITCH_CLASSES
+from stages.checkpoints.huggingface.configuration import HuggingFaceConfig
+from stages.networks.loading import check_tensors
 
 TEXT_PROJECTION, MELODY_PROJECTION = "enc_to_dec_proj", "audio_enc_to_dec_proj"
 POSITION_TABLE = "decoder.model.decoder.embed_positions.weights"
@@ -38,23 +44,25 @@ _IN_PROJECTIONS = (
 
 
 def names_in_hugging_face(name: str) -> tuple[str, ...]:
-    """What the parameter `name` of a `MusicModel` is called there: three for queries, keys and values, else one.
+    """Translate the name of a `MusicModel`'s parameter: into three for queries, keys and values, else into one.
 
-    Raises ValueError for a parameter that has no place there.
+    Raises:
+        ValueError: the parameter has no counterpart there.
     """
     for expression, replacement in _NAMES:
-        if (found := re.fullmatch(expression, name)) is not None:
-            return (found.expand(replacement),)
+        if (match := re.fullmatch(expression, name)) is not None:
+            return (match.expand(replacement),)
     for expression, replacement in _IN_PROJECTIONS:
-        if (found := re.fullmatch(expression, name)) is not None:
-            return tuple(f"{found.expand(replacement)}{part}_proj.weight" for part in "qkv")
+        if (match := re.fullmatch(expression, name)) is not None:
+            return tuple(f"{match.expand(replacement)}{part}_proj.weight" for part in "qkv")
     raise ValueError(f"expected a parameter of a MusicGen as Hugging Face's, got {name!r}")
 
 
-def to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
-    """The weights of a `MusicModel`, less its text encoder's, by their names there, in the same memory.
+def weights_to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Shaped[Tensor, "..."]]:
+    """Name the weights of a `MusicModel`, less its text encoder's, as transformers does, in the same memory.
 
-    Raises ValueError for a parameter that has no place there.
+    Raises:
+        ValueError: a parameter has no counterpart there.
     """
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -64,10 +72,10 @@ def to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, S
     return tensors
 
 
-def from_hugging_face(
+def weights_from_hugging_face(
     tensors: Mapping[str, Shaped[Tensor, "..."]], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Shaped[Tensor, "..."]]:
-    """Weights of a `MusicModel` from tensors by their names there.
+    """Take the weights of a `MusicModel` out of tensors by their names there.
 
     Args:
         tensors: those of decoder and projections, not of text encoder and codec.
@@ -77,16 +85,41 @@ def from_hugging_face(
         ValueError: tensors are missing, unknown or of other shapes.
     """
     names = {name: names_in_hugging_face(name) for name in shapes}
-    wanted = {their for theirs in names.values() for their in theirs}
-    if wanted != set(tensors):
-        missing, unknown = sorted(wanted - set(tensors)), sorted(set(tensors) - wanted)
-        raise ValueError(f"expected the weights of a MusicGen, got {missing} missing and {unknown} unknown")
-    weights: dict[str, Tensor] = {}
+    parts: dict[str, torch.Size] = {}
     for name, theirs in names.items():
         rows, *rest = shapes[name]
-        part = torch.Size((rows // len(theirs), *rest))
-        for their in theirs:
-            if tensors[their].shape != part:
-                raise ValueError(f"expected {their} of shape {list(part)}, got {list(tensors[their].shape)}")
-        weights[name] = torch.cat([tensors[their] for their in theirs]) if len(theirs) > 1 else tensors[theirs[0]]
-    return weights
+        parts |= dict.fromkeys(theirs, torch.Size((rows // len(theirs), *rest)))
+    check_tensors(tensors, parts, "a MusicGen")
+    return {
+        name: torch.cat([tensors[their] for their in theirs]) if len(theirs) > 1 else tensors[theirs[0]]
+        for name, theirs in names.items()
+    }
+
+
+def _absent_projections(config: HuggingFaceConfig) -> dict[str, int]:
+    """Map the projections that are left out there, from as wide a condition as the decoder is, to their widths."""
+    decoder: Any = config.decoder
+    text: Any = config.text_encoder
+    inputs = {TEXT_PROJECTION: text.d_model}
+    if isinstance(config, MusicgenMelodyConfig):
+        inputs[MELODY_PROJECTION] = PITCH_CLASSES
+    return {name: width for name, width in inputs.items() if width == decoder.hidden_size}
+
+
+def add_identities(tensors: dict[str, Tensor], config: HuggingFaceConfig) -> None:
+    """Put in the projections that are not there because they would change nothing."""
+    for name, width in _absent_projections(config).items():
+        if f"{name}.weight" in tensors:
+            raise ValueError(f"expected no {name} between things of one width, {width}, got one")
+        tensors |= {f"{name}.weight": torch.eye(width), f"{name}.bias": torch.zeros(width)}
+
+
+def remove_identities(tensors: dict[str, Tensor], config: HuggingFaceConfig) -> None:
+    """Take out the projections that have no counterpart, or raise ValueError where they change something."""
+    for name, width in _absent_projections(config).items():
+        weight, bias = tensors.pop(f"{name}.weight"), tensors.pop(f"{name}.bias")
+        if not torch.equal(weight, torch.eye(width)) or bias.any():
+            raise ValueError(
+                f"expected a condition of another width than the decoder's {width}, or one that is not projected, as "
+                f"Hugging Face's MusicGen has no {name} between equal widths, got a projection"
+            )

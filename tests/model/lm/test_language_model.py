@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from model.lm import patterns
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel, LanguageModelConfig, Loss, Prediction
-from stages.checkpoints.audiocraft.names import name_from_audiocraft
+from stages.checkpoints.audiocraft.lm import parameter_name_from_audiocraft
 from tests.worlds.oracles import language_model, read_pack
 from tests.worlds.tiny_model import random_codes
 
@@ -69,7 +69,7 @@ def test_losses_and_gradients_equal_the_oracle(oracles: Path, name: str, loss_of
     start = f"{name}.grad."
     for key, expected in pack.tensors.items():
         if key.startswith(start):
-            found = gradients[name_from_audiocraft(key.removeprefix(start))]
+            found = gradients[parameter_name_from_audiocraft(key.removeprefix(start))]
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=key)
 
 

@@ -19,10 +19,10 @@ from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from schemas.weights import WeightsLibrary
 from stages import decode
 from stages.audio import read_audio
-from stages.checkpoints.codecs import codec_facts, codes_of_model, codes_of_row, load_codec, load_codec_of, read_network
+from stages.checkpoints.codecs import codes_of_model, codes_of_row, load_codec, load_codec_of, read_network
 from stages.checkpoints.converting import convert
 from stages.checkpoints.loading import load_checkpoint
-from stages.checkpoints.native import TrainedModel, load_encodec, save_checkpoint
+from stages.checkpoints.native import TrainedModel, describe_codec, load_encodec, save_checkpoint
 from stages.pipeline.contract import Context
 from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
@@ -136,7 +136,7 @@ def checkpoint_with(kind: str, folder: Path, tmp_path: Path, reads: bool = True)
     small = small_checkpoint(tmp_path, codebooks=LEVELS, named=False, reads=reads)
     network = read_network(folder)
     facts = small.trained.facts.model_copy(
-        update={"codec": codec_facts(network, LEVELS, 1, str(folder)), "frame_rate": RATE / HOPS[kind]}
+        update={"codec": describe_codec(network, LEVELS, 1, str(folder)), "frame_rate": RATE / HOPS[kind]}
     )
     save_checkpoint(small.folder, small.trained.model, facts)
     return TrainedModel(small.trained.model, facts, network)
@@ -160,7 +160,9 @@ def test_a_checkpoint_is_kept_with_its_codec_inside_and_is_that_codec(tmp_path: 
         ]
         tables[0].add_(1)
     network.save_pretrained(tmp_path / "new" / "codec")
-    with pytest.raises(ValueError, match=r"expected the codec with identity [0-9a-f]{64}, whose codes new speaks"):
+    with pytest.raises(
+        ValueError, match=r"expected the codec with identity [0-9a-f]{64}, which the checkpoint .*new speaks"
+    ):
         load_checkpoint(tmp_path / "new", refuse)
 
 

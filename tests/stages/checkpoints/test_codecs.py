@@ -7,8 +7,8 @@ import torch
 
 from model.codec.codec import Codec
 from model.codec.stereo import StereoCodec
-from stages.checkpoints.codecs import Codes, check_codes, codec_facts, codes_of_row, load_codec, load_codec_of
-from stages.checkpoints.native import load_encodec
+from stages.checkpoints.codecs import Codes, check_codes, codes_of_row, load_codec, load_codec_of
+from stages.checkpoints.native import describe_codec, load_encodec
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
 GOT, SPEAKER = "decode.codec = Y", "the checkpoint X"
@@ -37,14 +37,14 @@ def test_a_mono_codec_encodes_one_channel_or_two(folder: Path) -> None:
 
 def test_the_facts_of_a_codec_are_those_of_its_codes(folder: Path) -> None:
     network = load_encodec(folder)
-    mono, stereo = codec_facts(network, 2, 1, "where"), codec_facts(network, 4, 2)
+    mono, stereo = describe_codec(network, 2, 1, "where"), describe_codec(network, 4, 2)
     assert mono.identity == stereo.identity == load_codec(folder).identity
     assert (mono.codebooks, mono.channels, stereo.codebooks, stereo.channels) == (2, 1, 4, 2)
     assert (mono.sample_rate, mono.frame_rate, mono.cardinality) == (SAMPLE_RATE, FRAME_RATE, CARDINALITY)
     assert (mono.reference, stereo.reference) == ("where", None)
-    assert codec_facts(network, 1, 1).identity != mono.identity
+    assert describe_codec(network, 1, 1).identity != mono.identity
     with pytest.raises(ValueError, match="expected 1 to 2 codebooks, got 3"):
-        codec_facts(network, 3, 1)
+        describe_codec(network, 3, 1)
 
 
 def test_codes_get_the_codec_that_they_are_of_with_as_many_levels_and_channels(folder: Path) -> None:

@@ -13,9 +13,9 @@ from model.chroma import chroma as measured_chroma
 from schemas import Store, WeightsRef
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages import chroma, clap, tokenize
-from stages.checkpoints.codecs import codec_facts, load_codec
+from stages.checkpoints.codecs import load_codec
 from stages.checkpoints.loading import load_checkpoint
-from stages.checkpoints.native import load_encodec
+from stages.checkpoints.native import describe_codec, load_encodec
 from stages.generate.conditions import Conditions, Given, Models
 from stages.generate.sources import RequestRefused
 from stages.networks.clap import load_joint_embedder
@@ -104,7 +104,7 @@ def listening_codec(folder: Path, sound: np.ndarray) -> Path:
 def test_a_stereo_model_goes_on_from_both_sides_of_a_file(store: Store, tmp_path: Path) -> None:
     sides = np.stack([piece(number, 4.0, SAMPLE_RATE) for number in (1, 2)])
     codec = listening_codec(tmp_path / "codec", sides[0])
-    facts = codec_facts(load_encodec(codec), codebooks=2 * CODEBOOKS, channels=2)
+    facts = describe_codec(load_encodec(codec), codebooks=2 * CODEBOOKS, channels=2)
     put_checkpoint(store, tmp_path, "two", model_config(codebooks=2 * CODEBOOKS), day=2, codec=facts)
     soundfile.write(tmp_path / "a.wav", sides.T, SAMPLE_RATE, subtype="FLOAT")
     asked = {"prompt": f"file:{tmp_path}/a.wav", "prompt_seconds": 2.4, "seconds": 6.0}

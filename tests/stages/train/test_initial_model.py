@@ -12,11 +12,10 @@ from model.music_model import MusicModel
 from schemas.tables import TOKENS
 from stages import train
 from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
-from stages.checkpoints.codecs import codec_facts
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.huggingface.checkpoint import write_hugging_face
 from stages.checkpoints.loading import load_checkpoint
-from stages.checkpoints.native import TrainedModel, load_encodec, load_text_encoder, save_checkpoint
+from stages.checkpoints.native import TrainedModel, describe_codec, load_encodec, load_text_encoder, save_checkpoint
 from stages.pipeline.runner import StageFailed
 from stages.train.initial_model import initial_model
 from tests.worlds.tiny_codec import CARDINALITY, codec_folder
@@ -168,7 +167,7 @@ def test_a_frozen_encoder_that_is_kept_elsewhere_stays_there(place: Path) -> Non
 
 def told_codec(tokens: pa.Table, codec: Path, channels: int = 1) -> pa.Table:
     """Tokens that say which codec they are of."""
-    facts = codec_facts(load_encodec(codec), len(tokens["codes"][0]), channels)
+    facts = describe_codec(load_encodec(codec), len(tokens["codes"][0]), channels)
     said = {"codec": facts.identity, "channels": channels, "sample_rate": facts.sample_rate}
     said["cardinality"] = facts.cardinality
     return pa.Table.from_pylist([row | said for row in tokens.to_pylist()], schema=TOKENS.schema)
@@ -186,7 +185,7 @@ def brought_in(folder: Path, model: dict, codec: Path) -> TrainedModel:
         segment_seconds=2.0,
         text_encoder=None,
         text_encoder_digest=None,
-        codec=codec_facts(network, config.language_model.codebooks, 1),
+        codec=describe_codec(network, config.language_model.codebooks, 1),
     )
     return TrainedModel(MusicModel(config, encoder, tokenizer).eval(), facts, network)
 

@@ -14,14 +14,13 @@ from model.lm.config import LanguageModelConfig
 from model.lm.patterns import Pattern
 from model.music_model import Attributes, MusicModel
 from schemas.weights import LocalWeights
-from stages.checkpoints.audiocraft.checkpoint import music_model_of, read_audiocraft, write_audiocraft
+from stages.checkpoints.audiocraft.checkpoint import model_from_audiocraft, read_audiocraft, write_audiocraft
 from stages.checkpoints.audiocraft.codec import write_codec_reference
 from stages.checkpoints.audiocraft.package import CODEC_FILE, LANGUAGE_MODEL_FILE, read_package, write_package
-from stages.checkpoints.codecs import codec_facts
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.forms import form_of
 from stages.checkpoints.loading import load_checkpoint
-from stages.checkpoints.native import TrainedModel, load_text_encoder
+from stages.checkpoints.native import TrainedModel, describe_codec, load_text_encoder
 from tests.worlds.audiocraft_files import (
     FORMS,
     JOINT,
@@ -96,7 +95,7 @@ def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
     assert (facts.segment_seconds, facts.frame_rate, facts.versions) == (30.0, 50.0, {})
     assert facts.text_encoder == "google-t5/t5-base"
     assert facts.text_encoder_digest == find(facts.text_encoder).digest  # type: ignore[arg-type]
-    assert facts.codec == codec_facts(codec(2, 16), codebooks=2, channels=1)
+    assert facts.codec == describe_codec(codec(2, 16), codebooks=2, channels=1)
     assert facts.model == MusicModelConfig(
         language_model=LanguageModelConfig(
             **{"codebooks": 2, "cardinality": 16, "width": 16, "heads": 2, "layers": 2, "padding": "attended"},
@@ -113,7 +112,7 @@ def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
 
 def test_two_sides_by_a_mono_codec_are_stereo(tmp_path: Path) -> None:
     trained = read_audiocraft(written(tmp_path, "stereo").folder, text_encoders(tmp_path))
-    assert trained.facts.codec == codec_facts(codec(2, 16), codebooks=4, channels=2)
+    assert trained.facts.codec == describe_codec(codec(2, 16), codebooks=4, channels=2)
     assert trained.facts.model.language_model.delays == (0, 0, 1, 1)
 
 
@@ -182,7 +181,7 @@ def trained_here(tmp_path: Path, reference: str | None = "google-t5/t5-base") ->
         text_encoder=reference,
         text_encoder_digest="0" * 64,
         versions={"tokens": "abc"},
-        codec=codec_facts(network, 2, 1, "checkpoint:codec"),
+        codec=describe_codec(network, 2, 1, "checkpoint:codec"),
     )
     return TrainedModel(MusicModel(config, encoder, tokenizer).eval(), facts, network)
 
@@ -207,7 +206,7 @@ def test_a_codec_that_audiocraft_has_by_name_is_written_by_name(tmp_path: Path) 
         return LocalWeights(reference, tmp_path / "codec", "0" * 64)
 
     trained = read_audiocraft(folder, find)
-    assert trained.facts.codec == codec_facts(codec(2, 16), 2, 1, "facebook/encodec_32khz")
+    assert trained.facts.codec == describe_codec(codec(2, 16), 2, 1, "facebook/encodec_32khz")
     back = tmp_path / "back"
     back.mkdir()
     write_audiocraft(trained, back)
@@ -243,7 +242,7 @@ def test_conditions_of_an_imported_conditioner_equal_the_oracle(oracles: Path, t
         name, expected = "clap", pack.tensors["joint.quant1.out"]
     settings = settings_of({"dim": expected.shape[-1]}, {"cross": list(conditioners)}, conditioners)
     write_package(tmp_path / LANGUAGE_MODEL_FILE, decoder_state(settings) | state | projection, settings)
-    model = music_model_of(read_package(tmp_path / LANGUAGE_MODEL_FILE), text_encoders(tmp_path)).model
+    model = model_from_audiocraft(read_package(tmp_path / LANGUAGE_MODEL_FILE), text_encoders(tmp_path)).model
     with torch.no_grad():
         found = model.condition(model.prepare(given))[name].embedding
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

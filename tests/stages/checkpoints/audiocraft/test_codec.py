@@ -12,8 +12,8 @@ from transformers import EncodecModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft.codec import (
-    network_config,
-    network_of,
+    codec_config_from_audiocraft,
+    codec_from_audiocraft,
     read_audiocraft_codec,
     write_audiocraft_codec,
     write_codec_reference,
@@ -187,7 +187,7 @@ def test_an_option_that_transformers_lacks_is_refused_by_name(section: str, key:
     values: Any = package.config.values
     values[section][key] = value
     with pytest.raises(ValueError, match=message):
-        network_of(package)
+        codec_from_audiocraft(package)
 
 
 def test_a_codec_has_as_many_codebooks_as_its_configuration_says_at_any_rate() -> None:
@@ -195,7 +195,7 @@ def test_a_codec_has_as_many_codebooks_as_its_configuration_says_at_any_rate() -
     values: Any = package.config.values
     values["encodec"]["sample_rate"] = 13 * 4  # 7 codebooks of 11 bits at 13 Hz are 1001 bits a second, a bad fraction
     values["rvq"] = {"n_q": 7, "bins": 2048}
-    assert network_config(package.config).num_quantizers == 7
+    assert codec_config_from_audiocraft(package.config).num_quantizers == 7
 
 
 def test_another_kind_of_codec_is_refused_by_name() -> None:
@@ -203,15 +203,21 @@ def test_another_kind_of_codec_is_refused_by_name() -> None:
     values: Any = package.config.values
     values["compression_model"] = "dac"
     with pytest.raises(ValueError, match="expected compression_model to be 'encodec', got 'dac'"):
-        network_of(package)
+        codec_from_audiocraft(package)
 
 
 CHANGES: list[tuple[Callable[[dict[str, Tensor]], object], str]] = [
-    (lambda state: state.pop("quantizer.vq.layers.1._codebook.embed"), "got none of .*layers.1._codebook.embed"),
-    (lambda state: state.update(extra=torch.zeros(1)), r"its configuration names, got \['extra'\]"),
+    (
+        lambda state: state.pop("quantizer.vq.layers.1._codebook.embed"),
+        r"weights of the codec, got \['.*layers.1._codebook.embed'\] missing",
+    ),
+    (
+        lambda state: state.update(extra=torch.zeros(1)),
+        r"weights of the codec, got \[\] missing and \['extra'\] unknown",
+    ),
     (
         lambda state: state.update({"encoder.model.0.conv.conv.bias": torch.zeros(3)}),
-        r"expected encoder.model.0.conv.conv.bias \[2\], got \[3\]",
+        r"expected encoder.model.0.conv.conv.bias of shape \[2\], got \[3\]",
     ),
 ]
 

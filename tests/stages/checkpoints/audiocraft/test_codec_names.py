@@ -4,7 +4,7 @@ import pytest
 from transformers import EncodecConfig, EncodecModel
 
 from model.codec.network import fold_weight_norm
-from stages.checkpoints.audiocraft.codec_names import audiocraft_codec_names
+from stages.checkpoints.audiocraft.codec import audiocraft_codec_names
 
 
 def network(norm: str) -> EncodecModel:

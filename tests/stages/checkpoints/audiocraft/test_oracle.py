@@ -10,7 +10,7 @@ from torch import Tensor
 from model.decoding.generation import generate_conditioned
 from model.lm.language_model import Condition
 from model.music_model import MusicModel
-from stages.checkpoints.audiocraft.checkpoint import music_model_of, read_audiocraft
+from stages.checkpoints.audiocraft.checkpoint import model_from_audiocraft, read_audiocraft
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, read_package, write_package
 from tests.worlds.audiocraft_files import (
     CONDITIONERS,
@@ -58,7 +58,7 @@ def files(oracles: Path, case: dict[str, Any]) -> tuple[dict[str, Any], dict[str
 def written_and_read(folder: Path, settings: dict[str, Any], state: dict[str, Tensor]) -> MusicModel:
     """A language model by way of its file alone: a codec of 40 codes, as some packs have, is none of transformers'."""
     write_package(folder / LANGUAGE_MODEL_FILE, state, settings)
-    return music_model_of(read_package(folder / LANGUAGE_MODEL_FILE), text_encoders(folder)).model
+    return model_from_audiocraft(read_package(folder / LANGUAGE_MODEL_FILE), text_encoders(folder)).model
 
 
 def renamed(conditions: dict[str, Condition]) -> dict[str, Condition]:

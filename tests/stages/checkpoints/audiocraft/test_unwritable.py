@@ -18,9 +18,8 @@ from model.lm.config import LanguageModelConfig
 from model.music_model import MusicModel
 from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE
-from stages.checkpoints.codecs import codec_facts
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.native import TrainedModel, load_text_encoder
+from stages.checkpoints.native import TrainedModel, describe_codec, load_text_encoder
 from tests.worlds.audiocraft_files import codec
 from tests.worlds.tiny_models import text_encoder
 
@@ -39,7 +38,7 @@ def own_model(tmp_path: Path, changes: dict[str, Any], decoder: dict[str, Any]) 
         segment_seconds=30.0,
         text_encoder="google-t5/t5-base",
         text_encoder_digest="0" * 64,
-        codec=codec_facts(network, 2, 1),
+        codec=describe_codec(network, 2, 1),
     )
     return TrainedModel(MusicModel(config, encoder, tokenizer).eval(), facts, network)
 

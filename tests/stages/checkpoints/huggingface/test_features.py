@@ -114,7 +114,9 @@ def test_a_codec_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
         write_hugging_face(replace(model, facts=model.facts.model_copy(update={"frame_rate": 50.0})), tmp_path)
     known = read_hugging_face(save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "theirs"))
     other = random_musicgen(SHAPES["mono"], seed=1).audio_encoder
-    with pytest.raises(ValueError, match=r"expected the codec with identity [0-9a-f]{64}, got one with"):
+    with pytest.raises(
+        ValueError, match=r"expected the codec with identity [0-9a-f]{64}, which the model speaks, got one with"
+    ):
         write_hugging_face(replace(known, codec=other), tmp_path)
     with pytest.raises(ValueError, match="got one whose weight norm is folded in"):
         write_hugging_face(trained(Codec(codec).network), tmp_path)

@@ -6,7 +6,11 @@ import torch
 from model.conditioning.config import ChromaConfig, MusicModelConfig, TextConfig
 from model.lm.config import LanguageModelConfig
 from model.music_model import MusicModel
-from stages.checkpoints.huggingface.names import from_hugging_face, names_in_hugging_face, to_hugging_face
+from stages.checkpoints.huggingface.names import (
+    names_in_hugging_face,
+    weights_from_hugging_face,
+    weights_to_hugging_face,
+)
 from tests.worlds.tiny_model import text_encoder, tokenizer
 
 QUERIES = "decoder.model.decoder.layers.1.encoder_attn.q_proj.weight"
@@ -23,29 +27,29 @@ def weights() -> dict[str, torch.Tensor]:
 
 
 def test_weights_come_back_as_they_were(weights: dict[str, torch.Tensor]) -> None:
-    theirs = to_hugging_face(weights)
-    back = from_hugging_face(theirs, {name: value.shape for name, value in weights.items()})
+    theirs = weights_to_hugging_face(weights)
+    back = weights_from_hugging_face(theirs, {name: value.shape for name, value in weights.items()})
     assert back.keys() == weights.keys()
     assert all(torch.equal(back[name], value) for name, value in weights.items())
 
 
 def test_one_matrix_becomes_queries_keys_and_values(weights: dict[str, torch.Tensor]) -> None:
     name = "language_model.transformer.layers.1.cross_attention.in_projection.weight"
-    theirs = to_hugging_face({name: weights[name]})
+    theirs = weights_to_hugging_face({name: weights[name]})
     assert list(theirs) == [QUERIES.replace("q_proj", f"{part}_proj") for part in "qkv"]
     assert torch.equal(theirs[QUERIES], weights[name][:12])
 
 
 def test_missing_unknown_and_misshapen_tensors_are_named(weights: dict[str, torch.Tensor]) -> None:
-    theirs, shapes = to_hugging_face(weights), {name: value.shape for name, value in weights.items()}
+    theirs, shapes = weights_to_hugging_face(weights), {name: value.shape for name, value in weights.items()}
     with pytest.raises(ValueError, match=rf"got \['{QUERIES}'\] missing and \['extra'\] unknown"):
-        from_hugging_face({n: v for n, v in theirs.items() if n != QUERIES} | {"extra": torch.zeros(1)}, shapes)
+        weights_from_hugging_face({n: v for n, v in theirs.items() if n != QUERIES} | {"extra": torch.zeros(1)}, shapes)
     with pytest.raises(ValueError, match=rf"expected {QUERIES} of shape \[12, 12\], got \[12, 10\]"):
-        from_hugging_face(theirs | {QUERIES: torch.zeros(12, 10)}, shapes)
+        weights_from_hugging_face(theirs | {QUERIES: torch.zeros(12, 10)}, shapes)
 
 
 def test_parameters_that_have_no_place_there_are_named() -> None:
     with pytest.raises(ValueError, match=r"expected a parameter of a MusicGen as Hugging Face's, got 'clap.projection"):
         names_in_hugging_face("clap.projection.weight")
     with pytest.raises(ValueError, match=r"got .*layers.0.self_scale"):
-        to_hugging_face({"language_model.transformer.layers.0.self_scale": torch.ones(4)})
+        weights_to_hugging_face({"language_model.transformer.layers.0.self_scale": torch.ones(4)})

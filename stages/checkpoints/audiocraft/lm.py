@@ -1,14 +1,25 @@
-"""The decoder's part of an AudioCraft configuration: `transformer_lm`, `codebooks_pattern` and `fuser`, both ways.
+"""AudioCraft's language model, both ways: its settings (`transformer_lm`, `codebooks_pattern`, `fuser`) and the names
+of its parameters.
 
 What the settings mean is AudioCraft 1.3.0's (`config/model/lm/default.yaml`, `audiocraft/models/lm.py` and
 `builders.py`, `audiocraft/modules/transformer.py` and `codebooks_patterns.py`). Settings of training, precision and
 speed are passed over; one that changes what the model computes is honoured or refused by name.
+
+Parameters have the same shapes in both, so that a state is carried over by its names alone. Two things differ between
+AudioCraft's own models: attention that is PyTorch's keeps its parameters under `mha`, and rotary positions keep their
+tables, which follow from the configuration, in the state.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
 from model.lm.config import LanguageModelConfig
+from model.lm.positions import fading_rates, rotation_frequencies
 from stages.checkpoints.audiocraft.package import Section
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
@@ -35,8 +46,8 @@ _READ = {
 }
 
 
-def decoder_config(settings: Section, conditions: Mapping[str, str]) -> LanguageModelConfig:
-    """The decoder's configuration from AudioCraft's.
+def decoder_from_audiocraft(settings: Section, conditions: Mapping[str, str]) -> LanguageModelConfig:
+    """Read the decoder's configuration from AudioCraft's.
 
     Args:
         settings: the whole configuration.
@@ -45,10 +56,10 @@ def decoder_config(settings: Section, conditions: Mapping[str, str]) -> Language
     Raises:
         ValueError: a setting that the decoder cannot honour, by its name.
     """
-    settings.demand("lm_model", "transformer_lm")
-    decoder = settings.part("transformer_lm")
-    decoder.refuse_others(_READ | _PASSED_OVER)
-    decoder.demand("norm", "layer_norm")
+    settings.check("lm_model", "transformer_lm")
+    decoder = settings.section("transformer_lm")
+    decoder.refuse_unknown(_READ | _PASSED_OVER)
+    decoder.check("norm", "layer_norm")
     if not decoder.get("causal", False):
         raise ValueError("expected transformer_lm.causal to be True, got False")
     if decoder.get("positional_embedding", "sin") not in _POSITIONS:
@@ -68,7 +79,7 @@ def decoder_config(settings: Section, conditions: Mapping[str, str]) -> Language
         cardinality=decoder.get("card", 1024),
         width=width,
         heads=heads,
-        layers=decoder.needed("num_layers"),
+        layers=decoder.require("num_layers"),
         feedforward_multiplier=int(scale) if scale.is_integer() else 4,
         feedforward_width=None if scale.is_integer() else int(scale * width),
         activation=decoder.values.get("activation", "relu"),
@@ -88,20 +99,20 @@ def decoder_config(settings: Section, conditions: Mapping[str, str]) -> Language
         position_period=float(decoder.get("max_period", 10_000.0)),
         position_scale=float(decoder.get("positional_scale", 1.0)),
         padding="attended",
-        **_pattern(settings.part("codebooks_pattern"), decoder, codebooks),
-        **_fusion(settings.part("fuser"), conditions),
+        **_pattern_from_audiocraft(settings.section("codebooks_pattern"), decoder, codebooks),
+        **_fuser_from_audiocraft(settings.section("fuser"), conditions),
     )
 
 
-def _pattern(pattern: Section, decoder: Section, codebooks: int) -> dict[str, Any]:
-    """The fields of a pattern. Without one, older configurations name it in the decoder, and its delays count up."""
+def _pattern_from_audiocraft(pattern: Section, decoder: Section, codebooks: int) -> dict[str, Any]:
+    """Read the fields of a pattern. Older configurations name it in the decoder, and its delays count up."""
     if pattern.values.get("modeling") is None:
-        decoder.demand("q_modeling", "delay", "parallel")
-        name, section = decoder.needed("q_modeling"), Section("codebooks_pattern.delay", {})
+        decoder.check("q_modeling", "delay", "parallel")
+        name, section = decoder.require("q_modeling"), Section("codebooks_pattern.delay", {})
     else:
-        name = pattern.needed("modeling")
-        pattern.demand("modeling", "delay", "parallel", *_PATTERNS)
-        section = pattern.part(name)
+        name = pattern.require("modeling")
+        pattern.check("modeling", "delay", "parallel", *_PATTERNS)
+        section = pattern.section(name)
     if name == "parallel":
         return {"pattern": "delay", "delays": (0,) * codebooks, "empty_initial": section.get("empty_initial", 0)}
     if name == "delay":
@@ -118,10 +129,10 @@ def _pattern(pattern: Section, decoder: Section, codebooks: int) -> dict[str, An
     return {"pattern": "grouped", "group": section.get("group_by", 2)}
 
 
-def _fusion(fuser: Section, conditions: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of how conditions join."""
-    fuser.refuse_others({*FUSIONS, "ignore", "cross_attention_pos_emb", "cross_attention_pos_emb_scale"})
-    fuser.demand("ignore", [], None)
+def _fuser_from_audiocraft(fuser: Section, conditions: Mapping[str, str]) -> dict[str, Any]:
+    """Read the fields that say how conditions join."""
+    fuser.refuse_unknown({*FUSIONS, "ignore", "cross_attention_pos_emb", "cross_attention_pos_emb_scale"})
+    fuser.check("ignore", [], None)
     fields: dict[str, Any] = {
         "cross_positions": fuser.get("cross_attention_pos_emb", False),
         "cross_position_scale": float(fuser.get("cross_attention_pos_emb_scale", 1.0)),
@@ -131,7 +142,7 @@ def _fusion(fuser: Section, conditions: Mapping[str, str]) -> dict[str, Any]:
         for name in names:
             if name not in conditions:
                 raise ValueError(
-                    f"expected conditions of {fuser.called(theirs)} among {sorted(conditions)}, got {name}"
+                    f"expected conditions of {fuser.full_name(theirs)} among {sorted(conditions)}, got {name}"
                 )
         fields[field] = tuple(conditions[name] for name in names)
     _refuse_twice([name for field in FUSIONS.values() for name in fields[field]])
@@ -139,13 +150,13 @@ def _fusion(fuser: Section, conditions: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _refuse_twice(fused: list[str]) -> None:
-    """AudioCraft fuses a condition in one way."""
+    """Raise ValueError for a condition that joins in two ways, as AudioCraft fuses each in one."""
     if twice := sorted({name for name in fused if fused.count(name) > 1}):
         raise ValueError(f"expected each condition to join in one way, as in AudioCraft, got {twice} in several")
 
 
-def decoder_settings(config: LanguageModelConfig, places: Mapping[str, str]) -> dict[str, Any]:
-    """The sections `transformer_lm`, `codebooks_pattern` and `fuser` of AudioCraft's configuration.
+def decoder_to_audiocraft(config: LanguageModelConfig, names: Mapping[str, str]) -> dict[str, Any]:
+    """Write the sections `transformer_lm`, `codebooks_pattern` and `fuser` of AudioCraft's configuration.
 
     `padding` has no counterpart: AudioCraft attends to padding. It tells in a batch of conditions of different
     lengths, and there alone; a row for itself is computed alike. Two forms are the same there in training only: while
@@ -153,7 +164,7 @@ def decoder_settings(config: LanguageModelConfig, places: Mapping[str, str]) -> 
     at a time.
 
     Args:
-        places: the name there of each condition here.
+        names: the name there of each condition here.
 
     Raises:
         ValueError: a form of the decoder that AudioCraft does not have, by name.
@@ -219,13 +230,132 @@ def decoder_settings(config: LanguageModelConfig, places: Mapping[str, str]) -> 
         "fuser": {
             "cross_attention_pos_emb": config.cross_positions,
             "cross_attention_pos_emb_scale": config.cross_position_scale,
-            **{theirs: [places[name] for name in getattr(config, field)] for theirs, field in FUSIONS.items()},
+            **{theirs: [names[name] for name in getattr(config, field)] for theirs, field in FUSIONS.items()},
         },
     }
 
 
 def _hidden_scale(config: LanguageModelConfig) -> int | float:
-    """Width of the feed-forward layers in widths; half a channel keeps AudioCraft's rounding down from losing one."""
+    """Return the width of the feed-forward layers in widths of the model; half a channel more keeps AudioCraft's
+    rounding down from losing one."""
     if config.expanded_width % config.width == 0:
         return config.expanded_width // config.width
     return (config.expanded_width + 0.5) / config.width
+
+
+_LAYER = "transformer.layers.{}."
+_NAMES = {
+    "emb.{}.weight": "embeddings.{}.weight",
+    "linears.{}.weight": "heads.{}.weight",
+    "linears.{}.bias": "heads.{}.bias",
+    "out_norm.weight": "out_norm.weight",
+    "out_norm.bias": "out_norm.bias",
+}
+_LAYER_NAMES = {
+    "self_attn.in_proj_weight": "self_attention.in_projection.weight",
+    "self_attn.in_proj_bias": "self_attention.in_projection.bias",
+    "self_attn.out_proj.weight": "self_attention.out_projection.weight",
+    "self_attn.out_proj.bias": "self_attention.out_projection.bias",
+    "self_attn.q_layer_norm.weight": "self_attention.query_norm.weight",
+    "self_attn.q_layer_norm.bias": "self_attention.query_norm.bias",
+    "self_attn.k_layer_norm.weight": "self_attention.key_norm.weight",
+    "self_attn.k_layer_norm.bias": "self_attention.key_norm.bias",
+    "cross_attention.in_proj_weight": "cross_attention.in_projection.weight",
+    "cross_attention.in_proj_bias": "cross_attention.in_projection.bias",
+    "cross_attention.out_proj.weight": "cross_attention.out_projection.weight",
+    "cross_attention.out_proj.bias": "cross_attention.out_projection.bias",
+    "cross_attention.q_layer_norm.weight": "cross_attention.query_norm.weight",
+    "cross_attention.q_layer_norm.bias": "cross_attention.query_norm.bias",
+    "cross_attention.k_layer_norm.weight": "cross_attention.key_norm.weight",
+    "cross_attention.k_layer_norm.bias": "cross_attention.key_norm.bias",
+    "norm1.weight": "self_norm.weight",
+    "norm1.bias": "self_norm.bias",
+    "norm_cross.weight": "cross_norm.weight",
+    "norm_cross.bias": "cross_norm.bias",
+    "norm2.weight": "feedforward_norm.weight",
+    "norm2.bias": "feedforward_norm.bias",
+    "linear1.weight": "expand.weight",
+    "linear1.bias": "expand.bias",
+    "linear2.weight": "contract.weight",
+    "linear2.bias": "contract.bias",
+    "layer_scale_1.scale": "self_scale",
+    "layer_scale_cross.scale": "cross_scale",
+    "layer_scale_2.scale": "feedforward_scale",
+}
+_PLAIN_ATTENTION = re.compile(r"(self_attn|cross_attention)\.mha\.")
+_ROTARY_TABLE = re.compile(r"transformer\.(layers\.\d+\.self_attn\.)?rope\.(frequencies|xpos\.decay_rates)")
+_NUMBER = re.compile(r"\.(\d+)\.")
+
+_TO_OURS = _NAMES | {_LAYER + theirs: _LAYER + ours for theirs, ours in _LAYER_NAMES.items()}
+_TO_THEIRS = {ours: theirs for theirs, ours in _TO_OURS.items()}
+
+
+def parameter_name_from_audiocraft(name: str) -> str:
+    """Translate AudioCraft's name of a parameter of its `LMModel` into this model's.
+
+    Raises:
+        ValueError: it has no such parameter.
+    """
+    translated = _translate(name, _TO_OURS)
+    if translated is None:
+        raise ValueError(f"expected a parameter of AudioCraft's language model, got {name!r}")
+    return translated
+
+
+def parameter_name_to_audiocraft(name: str) -> str:
+    """Translate this model's name of a parameter into that of AudioCraft's `LMModel`.
+
+    Raises:
+        ValueError: the model has no such parameter.
+    """
+    translated = _translate(name, _TO_THEIRS)
+    if translated is None:
+        raise ValueError(f"expected a parameter of a language model, got {name!r}")
+    return translated
+
+
+def decoder_state_from_audiocraft(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Tensor]:
+    """Bring the state of AudioCraft's `LMModel` (without its conditioners) under this model's names.
+
+    The tables of rotary positions are left out, as they follow from the configuration.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    return {parameter_name_from_audiocraft(name): value for name, value in parameters_in_audiocraft(state).items()}
+
+
+def parameters_in_audiocraft(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Tensor]:
+    """Bring a state of AudioCraft's to the form of its `custom` attention, less what follows from the configuration."""
+    return {
+        _PLAIN_ATTENTION.sub(r"\1.", name): value for name, value in state.items() if not _ROTARY_TABLE.fullmatch(name)
+    }
+
+
+def decoder_state_to_audiocraft(
+    state: Mapping[str, Shaped[Tensor, "..."]], config: LanguageModelConfig
+) -> dict[str, Tensor]:
+    """Bring a language model's state under the names of AudioCraft's `LMModel`, with all that it expects to find.
+
+    Its `custom` or `memory_efficient` attention is meant.
+
+    Raises:
+        ValueError: a name that is no parameter's.
+    """
+    tensors = {parameter_name_to_audiocraft(name): value for name, value in state.items()}
+    if config.positions != "sinusoidal":
+        device, size = torch.device("cpu"), config.width // config.heads
+        for module in ("", *(f"layers.{layer}.self_attn." for layer in range(config.layers))):
+            tensors[f"transformer.{module}rope.frequencies"] = rotation_frequencies(
+                size, config.position_period, device
+            )
+            if config.xpos:
+                tensors[f"transformer.{module}rope.xpos.decay_rates"] = fading_rates(size, device)
+    return tensors
+
+
+def _translate(name: str, names: Mapping[str, str]) -> str | None:
+    """Look `name` up in a dictionary in which its number is left open."""
+    template = names.get(_NUMBER.sub(".{}.", name, count=1))
+    number = _NUMBER.search(name)
+    return None if template is None else template.format(number[1]) if number is not None else template

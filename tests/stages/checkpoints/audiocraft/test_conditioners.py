@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import T5Config, T5EncoderModel
 
 from stages.checkpoints.audiocraft.checkpoint import read_audiocraft, write_audiocraft
+from stages.checkpoints.audiocraft.conditioners import T5_SIZES, NamedT5, T5Size, find_t5
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE
-from stages.checkpoints.audiocraft.text_encoder import SIZES, T5Size, TextEncoder, text_encoder_of
 from stages.checkpoints.native import TrainedModel
 from tests.worlds.audiocraft_files import text_encoders, written
 from tests.worlds.tiny_models import text_encoder
@@ -36,8 +36,8 @@ def with_learned_encoder(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_t5(monkeypatch: pytest.MonkeyPatch) -> None:
     """A t5-base as small as the tests' encoder."""
-    monkeypatch.setitem(SIZES, "t5-base", T5Size("google-t5/t5-base", 16, 1, 2, 8, 32, False))
-    monkeypatch.setattr("stages.checkpoints.audiocraft.text_encoder.VOCABULARY", 22)
+    monkeypatch.setitem(T5_SIZES, "t5-base", T5Size("google-t5/t5-base", 16, 1, 2, 8, 32, False))
+    monkeypatch.setattr("stages.checkpoints.audiocraft.conditioners.T5_VOCABULARY", 22)
 
 
 def test_an_encoder_that_learned_is_read_from_the_file_and_not_from_its_name(tmp_path: Path) -> None:
@@ -88,13 +88,13 @@ def with_shape(trained: TrainedModel, shape: T5Config) -> TrainedModel:
 
 def test_a_published_t5_is_known_by_its_name_and_by_its_shape(tmp_path: Path) -> None:
     trained = read_audiocraft(written(tmp_path, "text").folder, text_encoders(tmp_path))
-    assert text_encoder_of(trained) == TextEncoder("t5-base", inside=False)
+    assert find_t5(trained) == NamedT5("t5-base", inside=False)
     published = T5Config(feed_forward_proj="relu")  # transformers' defaults are t5-small's
-    assert text_encoder_of(with_shape(trained, published)) == TextEncoder("t5-small", inside=True)
+    assert find_t5(with_shape(trained, published)) == NamedT5("t5-small", inside=True)
     flan = T5Config(d_model=768, d_ff=2_048, num_layers=12, num_heads=12, feed_forward_proj="gated-gelu")
-    assert text_encoder_of(with_shape(trained, flan)) == TextEncoder("google/flan-t5-base", inside=True)
+    assert find_t5(with_shape(trained, flan)) == NamedT5("google/flan-t5-base", inside=True)
     flan.vocab_size = 99
     with pytest.raises(
         ValueError, match=r"expected a text encoder that AudioCraft has by name .* 12 layers and 99 pie"
     ):
-        text_encoder_of(with_shape(trained, flan))
+        find_t5(with_shape(trained, flan))

@@ -1,0 +1,354 @@
+"""AudioCraft's conditioners, both ways: their settings, the T5s that it has by name, and the names of their tensors
+(AudioCraft 1.3.0: `config/conditioner/*`, `audiocraft/modules/conditioners.py`, `get_conditioner_provider` in
+`audiocraft/models/builders.py`; T5, arXiv:1910.10683, and Flan-T5, arXiv:2210.11416).
+
+A T5 on `description` is the description here, `chroma_stem` the chroma, `clap` the joint embedding (there it takes the
+description's place), and a table (`lut`) of whole labels a field. What else AudioCraft or this project has is refused
+by name: words there are lemmatised by spaCy, styles come from other encoders, and numbers have no conditioner.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import T5Config
+
+from model.codec.config import QuantizerConfig
+from model.conditioning.config import (
+    ChromaConfig,
+    ClapConfig,
+    FieldConfig,
+    JointQuantizerConfig,
+    LabelConfig,
+    MusicModelConfig,
+)
+from stages.checkpoints.audiocraft.package import Section
+from stages.checkpoints.native import TrainedModel
+
+MELODY, DESCRIPTION = "self_wav", "description"
+"""AudioCraft's names of a melody and of a text, which its generation relies on."""
+
+MELODY_WINDOW, MELODY_RATE = 2**14, 32_000
+"""STFT window (samples) and sample rate (Hz) of the chroma that melodies are conditioned on here."""
+
+CLAP_CHECKPOINT = {
+    "checkpoint": "//reference/clap/music_audioset_epoch_15_esc_90.14.pt",
+    "model_arch": "HTSAT-base",
+    "enable_fusion": False,
+    "sample_rate": 48_000,
+    "max_audio_length": 10,
+    "audio_stride": 1,
+}
+"""The joint embedding of `clapemb2music`; a checkpoint does not say which one its model was trained with."""
+
+_CLAP_TRAINING = {"text_p", "batch_size", "autocast_dtype", "cache_path", "q_dropout", "kmeans_init"}
+_CLAP_TRAINING |= {"threshold_ema_dead_code", "orthogonal_reg_weight", "orthogonal_reg_active_codes_only"}
+_CLAP_TRAINING |= set(CLAP_CHECKPOINT) | {"attribute"}
+"""How it was trained, and which network embeds: here embeddings are given, and whoever gives them chooses it."""
+
+
+@dataclass(frozen=True)
+class T5Size:
+    """A published T5 encoder."""
+
+    hub: str
+    """Where it lies."""
+    width: int
+    layers: int
+    heads: int
+    head_width: int
+    feedforward: int
+    gated: bool
+    """Whether the feed-forward layers are gated GELUs, as in Flan-T5, or ReLUs."""
+
+
+T5_SIZES = {
+    "t5-small": T5Size("google-t5/t5-small", 512, 6, 8, 64, 2_048, False),
+    "t5-base": T5Size("google-t5/t5-base", 768, 12, 12, 64, 3_072, False),
+    "t5-large": T5Size("google-t5/t5-large", 1_024, 24, 16, 64, 4_096, False),
+    "t5-3b": T5Size("google-t5/t5-3b", 1_024, 24, 32, 128, 16_384, False),
+    "t5-11b": T5Size("google-t5/t5-11b", 1_024, 24, 128, 128, 65_536, False),
+    "google/flan-t5-small": T5Size("google/flan-t5-small", 512, 8, 6, 64, 1_024, True),
+    "google/flan-t5-base": T5Size("google/flan-t5-base", 768, 12, 12, 64, 2_048, True),
+    "google/flan-t5-large": T5Size("google/flan-t5-large", 1_024, 24, 16, 64, 2_816, True),
+}
+"""By AudioCraft's names. (It lists Flan-T5's two largest as well, but has no widths for them.)"""
+
+T5_VOCABULARY = 32_128
+"""Pieces of all of them."""
+
+
+@dataclass(frozen=True)
+class NamedT5:
+    """How AudioCraft gets a text encoder: one that did not learn by its name, of one that learned the architecture."""
+
+    name: str
+    """One of `T5_SIZES`."""
+    inside: bool
+    """Whether its weights are in the checkpoint, which makes it one that learned."""
+
+
+def find_t5(trained: TrainedModel) -> NamedT5 | None:
+    """Find how AudioCraft is to get the text encoder of a model; None for a model without.
+
+    A frozen encoder that is known by a published name is had by it. Any other's weights, be they learned here or not
+    known to be the published ones, must lie with the model.
+
+    Raises:
+        ValueError: its architecture is that of no T5 that AudioCraft has by name.
+    """
+    description = trained.model.description
+    if description is None:
+        return None
+    if not description.config.finetune:
+        for name, size in T5_SIZES.items():
+            if trained.facts.text_encoder in (name, size.hub):
+                return NamedT5(name, inside=False)
+    config = description.encoder.config
+    assert isinstance(config, T5Config)
+    own = (config.d_model, config.num_layers, config.num_heads, config.d_kv, config.d_ff, config.is_gated_act)
+    for name, size in T5_SIZES.items():
+        published = (size.width, size.layers, size.heads, size.head_width, size.feedforward, size.gated)
+        if own == published and config.vocab_size == T5_VOCABULARY:
+            return NamedT5(name, inside=True)
+    raise ValueError(
+        f"expected a text encoder that AudioCraft has by name ({', '.join(T5_SIZES)}), got a T5 of width "
+        f"{config.d_model}, {config.num_layers} layers and {config.vocab_size} pieces"
+    )
+
+
+@dataclass(frozen=True)
+class Conditioners:
+    """What a model reads, as its configuration in AudioCraft says it."""
+
+    text_encoder: str | None
+    """Name of the T5, one of `T5_SIZES`; None where no description is read."""
+    finetuned: bool
+    """Whether the T5 learned too, so that its weights are in the file."""
+    fields: Mapping[str, FieldConfig]
+    chroma: ChromaConfig | None
+    clap: ClapConfig | None
+    names: Mapping[str, str]
+    """The name there of each condition here, in the order in which AudioCraft fuses them."""
+
+
+def conditioners_from_audiocraft(settings: Section) -> Conditioners:
+    """Read the conditioners of a configuration.
+
+    Raises:
+        ValueError: one that this project does not have, or a setting that it cannot honour, by its name.
+    """
+    section = settings.section("conditioners")
+    text: str | None = None
+    finetuned, chroma, clap = False, None, None
+    fields: dict[str, FieldConfig] = {}
+    texts: dict[str, str] = {}
+    sounds: dict[str, str] = {}
+    joints: dict[str, str] = {}
+    for name in section.values:
+        if name == "args":  # of the provider: probabilities of training
+            continue
+        conditioner = section.section(name)
+        kind = conditioner.require("model")
+        conditioner.check("model", "t5", "lut", "chroma_stem", "clap")
+        details = conditioner.section(kind)
+        if kind == "t5":
+            if name != DESCRIPTION:
+                raise ValueError(f"expected a T5 for {DESCRIPTION}, got one for {name}")
+            text, finetuned = _t5_from_audiocraft(details), details.get("finetune", False)
+            texts["description"] = name
+        elif kind == "lut":
+            fields[name] = _label_from_audiocraft(details)
+            texts[name] = name
+        elif kind == "chroma_stem":
+            if chroma is not None:
+                raise ValueError(f"expected one conditioner of kind chroma_stem, got {sounds['chroma']} and {name}")
+            chroma = _chroma_from_audiocraft(details, settings)
+            sounds["chroma"] = name
+        else:
+            if clap is not None:
+                raise ValueError(f"expected one conditioner of kind clap, got {joints['clap']} and {name}")
+            clap = _clap_from_audiocraft(details)
+            joints["clap"] = name
+    return Conditioners(text, finetuned, fields, chroma, clap, texts | sounds | joints)
+
+
+def check_order(config: MusicModelConfig, conditioners: Conditioners) -> None:
+    """Refuse conditions that AudioCraft joins in an order in which this project does not, where the order counts.
+
+    There the texts come in the order of the configuration, and then melody and joint embedding.
+
+    Raises:
+        ValueError: the orders differ.
+    """
+    decoder = config.language_model
+    for fused in (decoder.prepend, decoder.cross if decoder.cross_positions else ()):
+        theirs = [name for name in conditioners.names if name in fused]
+        ours = [name for name in config.conditions if name in fused]
+        if theirs != ours:
+            raise ValueError(f"expected conditioners in the order {ours}, got {theirs}")
+
+
+def _t5_from_audiocraft(details: Section) -> str:
+    details.refuse_unknown({"name", "finetune", "autocast_dtype", "word_dropout", "normalize_text"})
+    details.check("normalize_text", False)
+    details.check("name", *T5_SIZES)
+    return str(details.require("name"))
+
+
+def _label_from_audiocraft(details: Section) -> LabelConfig:
+    details.refuse_unknown({"n_bins", "dim", "tokenizer", "pad_idx"})
+    details.check("tokenizer", "noop", why="as words are lemmatised by spaCy there")
+    details.check("pad_idx", 0)
+    return LabelConfig(rows=details.require("n_bins"), width=details.require("dim"))
+
+
+def _chroma_from_audiocraft(details: Section, settings: Section) -> ChromaConfig:
+    """Read a melody as AudioCraft's generation reads it: whatever the configuration says, `MusicGen.get_pretrained`
+    brings it to the length of training and masks nothing, so that no melody is an endless C."""
+    training = {"match_len_on_eval", "eval_wavs", "n_eval_wavs", "cache_path", "batch_size", "device"}
+    details.refuse_unknown(
+        {"sample_rate", "n_chroma", "radix2_exp", "argmax", "nfft", "winlen", "winhop", "norm"} | training
+    )
+    details.check("sample_rate", MELODY_RATE)
+    details.check("n_chroma", 12)
+    details.check("radix2_exp", MELODY_WINDOW.bit_length() - 1)
+    for key, usual in (("nfft", MELODY_WINDOW), ("winlen", MELODY_WINDOW), ("winhop", MELODY_WINDOW // 4)):
+        details.check(key, None, usual)
+    details.check("norm", None, float("inf"))
+    seconds = settings.section("dataset").number("segment_duration")
+    return ChromaConfig(frames=melody_frames(seconds), null="first_bin", one_hot=details.get("argmax", False))
+
+
+def melody_frames(seconds: float) -> int:
+    """Count the frames of the chroma of so many seconds: one every quarter of a window, the ends included."""
+    return int(MELODY_RATE * seconds) // (MELODY_WINDOW // 4) + 1
+
+
+def _clap_from_audiocraft(details: Section) -> ClapConfig:
+    details.refuse_unknown({"dim", "quantize", "n_q", "bins", "decay", "kmeans_iters", "normalize"} | _CLAP_TRAINING)
+    details.check("normalize", True)
+    quantizer = None
+    if details.get("quantize", True):
+        learning = QuantizerConfig(decay=details.get("decay", 0.99), kmeans_iterations=details.get("kmeans_iters", 10))
+        quantizer = JointQuantizerConfig(
+            codebooks=details.get("n_q", 12), cardinality=details.get("bins", 1024), learning=learning
+        )
+    return ClapConfig(width=details.require("dim"), quantizer=quantizer)
+
+
+def conditioner_names(config: MusicModelConfig) -> dict[str, str]:
+    """Name each condition of a model as AudioCraft does.
+
+    Raises:
+        ValueError: a condition that AudioCraft does not have, by name.
+    """
+    if config.description is not None and config.clap is not None:
+        raise ValueError(
+            "expected a description or a joint embedding (clap), which in AudioCraft takes the description's place, "
+            "got both"
+        )
+    for name, field in config.fields.items():
+        if field.kind != "label":
+            raise ValueError(
+                f"expected fields that are labels, as AudioCraft's tables are here, got {name}: {field.kind}"
+            )
+    for name in config.language_model.sum:
+        if name in ("description", "chroma"):
+            raise ValueError(f"expected conditions of one vector to be summed, as in AudioCraft, got {name}")
+    own = {"description": DESCRIPTION, "chroma": MELODY, "clap": DESCRIPTION}
+    return {name: own.get(name, name) for name in config.conditions}
+
+
+def conditioners_to_audiocraft(
+    config: MusicModelConfig, segment_seconds: float, text: NamedT5 | None
+) -> dict[str, Any]:
+    """Write the section `conditioners` of AudioCraft's configuration.
+
+    Args:
+        segment_seconds: length of the training windows, which a melody is brought to there.
+        text: how AudioCraft gets the text encoder; None for a model without.
+
+    Raises:
+        ValueError: a form of a condition that AudioCraft does not have, by name.
+    """
+    sections: dict[str, Any] = {}
+    if text is not None:
+        t5 = {"name": text.name, "finetune": text.inside, "word_dropout": 0.0, "normalize_text": False}
+        sections[DESCRIPTION] = {"model": "t5", "t5": t5}
+    for name, field in config.fields.items():
+        assert isinstance(field, LabelConfig)
+        lut = {"n_bins": field.rows, "dim": field.width, "tokenizer": "noop", "pad_idx": 0}
+        sections[name] = {"model": "lut", "lut": lut}
+    if config.chroma is not None:
+        sections[MELODY] = {
+            "model": "chroma_stem",
+            "chroma_stem": _chroma_to_audiocraft(config.chroma, segment_seconds),
+        }
+    if config.clap is not None:
+        sections[DESCRIPTION] = {"model": "clap", "clap": _clap_to_audiocraft(config.clap)}
+    return sections
+
+
+def _chroma_to_audiocraft(chroma: ChromaConfig, segment_seconds: float) -> dict[str, Any]:
+    expected = ChromaConfig(frames=melody_frames(segment_seconds), null="first_bin", one_hot=chroma.one_hot)
+    for field in ("null", "match_length", "frame_rate", "frames"):
+        wanted, got = getattr(expected, field), getattr(chroma, field)
+        if wanted != got:
+            raise ValueError(f"expected a chroma with {field} = {wanted}, as AudioCraft generates with, got {got}")
+    return {
+        "sample_rate": MELODY_RATE,
+        "n_chroma": 12,
+        "radix2_exp": MELODY_WINDOW.bit_length() - 1,
+        "argmax": chroma.one_hot,
+        "match_len_on_eval": True,
+        "eval_wavs": None,
+        "n_eval_wavs": 0,
+        "cache_path": None,
+    }
+
+
+def _clap_to_audiocraft(clap: ClapConfig) -> dict[str, Any]:
+    quantizer = clap.quantizer
+    levels = quantizer or JointQuantizerConfig()
+    return CLAP_CHECKPOINT | {
+        "dim": clap.width,
+        "attribute": DESCRIPTION,
+        "normalize": True,
+        "quantize": quantizer is not None,
+        "n_q": levels.codebooks,
+        "bins": levels.cardinality,
+        "decay": levels.learning.decay,
+        "kmeans_iters": levels.learning.kmeans_iterations,
+        "text_p": 0.0,
+        "cache_path": None,
+    }
+
+
+CONDITIONER_PREFIX = "condition_provider.conditioners."
+"""Of every tensor of a conditioner in AudioCraft's state."""
+
+_TENSOR_NAMES = (
+    (r"projection\.", "output_proj."),
+    (r"table\.", "embed."),
+    (r"encoder\.", "t5."),
+    (r"quantizer\.layers\.(\d+)\.codebook\.", r"quantizer.vq.layers.\1._codebook."),
+)
+"""How a name within a conditioner begins here, and there."""
+
+
+def conditioner_tensor_to_audiocraft(name: str, names: Mapping[str, str]) -> str:
+    """Name an entry of a music model's state that is a conditioner's as AudioCraft does.
+
+    Args:
+        name: the entry, such as `description.projection.weight`.
+        names: the name there of each condition here.
+    """
+    condition, _, inside = name.partition(".")
+    if condition == "fields":
+        condition, _, inside = inside.partition(".")
+    for here, there in _TENSOR_NAMES:
+        if re.match(here, inside):
+            return f"{CONDITIONER_PREFIX}{names[condition]}.{re.sub(here, there, inside, count=1)}"
+    raise AssertionError(f"no name in AudioCraft for {name}")
