@@ -124,7 +124,7 @@ def test_what_is_optional_may_be_missing(tmp_path):
     pipeline = Pipeline([*pipeline.stages.values(), training], pipeline.settings)
     with pytest.raises(StageFailed, match=r"expected the table chroma .* run the stage that makes it first"):
         run_stage(training, pipeline.context("training", "r1"))
-    training.stage.OPTIONAL = (CHROMA,)
+    training.module.OPTIONAL = (CHROMA,)
     assert run_stage(training, pipeline.context("training", "r2")).counts.made == 1
 
 
