@@ -16,8 +16,7 @@ import pyarrow as pa
 from stages.audio.locations import AudioError
 from stages.audio.reading import Waveform, read_waveform
 from stages.pipeline.contract import Context, Reject
-from stages.pipeline.workers.order import in_order
-from stages.pipeline.workers.pool import Call, Died, Pool, TookTooLong
+from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
 
 CORES_A_READER = 4
 """Of a machine whose model works on the processors: one in so many is taken from it to read ahead."""
@@ -65,20 +64,20 @@ def prefetch(
     if not readers:
         yield (_read_here(context, source, sample_rate, channels) for source in sources)
         return
-    pool = Pool(["stages.audio.reading", "soxr"])
+    pool = WorkerPool(["stages.audio.reading", "soxr"])
 
     def read(source: PrefetchItem) -> Waveform | Reject:
         try:
             limit = BASE_SECONDS + SECONDS_PER_SECOND * source.seconds
-            found = pool.do(Call(read_waveform, (source.uri, sample_rate, channels)), limit)
-        except TookTooLong as limit:
+            found = pool.run(Call(read_waveform, (source.uri, sample_rate, channels)), limit)
+        except WorkerTimeout as limit:
             found = AudioError("timeout", f"expected a file that is read in {limit}, got one that is not")
-        except Died as end:
+        except WorkerDied as end:
             found = AudioError("crash", f"expected a file that can be decoded, got one that {end}")
         return _or_reject(source, found)
 
     try:
-        yield in_order(
+        yield map_in_order(
             read,
             sources,
             readers,

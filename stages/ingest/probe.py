@@ -14,8 +14,7 @@ from stages.audio.reading import stream_audio
 from stages.ingest.config import Limits
 from stages.ingest.listing import File
 from stages.ingest.metadata.tags import read_tags
-from stages.pipeline.workers.order import in_order
-from stages.pipeline.workers.pool import Call, Died, Pool, TookTooLong
+from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
 
 FILES_PER_WORKER = 16
 """A further worker is worth its start, a third of a second of a processor, from so many files on."""
@@ -76,21 +75,21 @@ def probe_all(
             check_stopped()
             yield file, probe_recording(file.uri, limits)
         return
-    pool = Pool(MODULES)
+    pool = WorkerPool(MODULES)
     try:
-        yield from in_order(
+        yield from map_in_order(
             lambda file: _probe_in_worker(pool, file, limits), files, count, WAITING_PER_WORKER * count, check_stopped
         )
     finally:
         pool.close()
 
 
-def _probe_in_worker(pool: Pool, file: File, limits: Limits) -> AudioProbe | Refused:
+def _probe_in_worker(pool: WorkerPool, file: File, limits: Limits) -> AudioProbe | Refused:
     try:
-        return pool.do(Call(probe_recording, (file.uri, limits)), BASE_SECONDS + SECONDS_PER_MIB * file.size / 2**20)
-    except TookTooLong as limit:
+        return pool.run(Call(probe_recording, (file.uri, limits)), BASE_SECONDS + SECONDS_PER_MIB * file.size / 2**20)
+    except WorkerTimeout as limit:
         return Refused("timeout", f"expected a file that is read in {limit}, got one that the decoder did not finish")
-    except Died as end:
+    except WorkerDied as end:
         return Refused("crash", f"expected a file that can be decoded, got one that {end}")
 
 

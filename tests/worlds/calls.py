@@ -1,4 +1,4 @@
-"""What the tests of the pool have done in other processes."""
+"""What the tests of workers have done in other processes."""
 
 import os
 import time

@@ -48,19 +48,19 @@ def processes_of(parent: int) -> set[str]:
     """The processes that read for this one."""
     listed = subprocess.run(["ps", "-eo", "ppid=,pid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    return {row[1] for row in rows if int(row[0]) == parent and "stages.pipeline.workers" in row[2]}
+    return {row[1] for row in rows if int(row[0]) == parent and "stages.pipeline import workers" in row[2]}
 
 
 @pytest.fixture
 def deadly(monkeypatch):
     """Processes that die of files that are named so: the real worker, with a real signal."""
     code = (
-        "import os; from stages.audio import reading; from stages.pipeline.workers import worker\n"
+        "import os; from stages.audio import reading; from stages.pipeline import workers\n"
         "read = reading.read_waveform\n"
         "def read_waveform(uri, sample_rate, channels):\n"
         f"    if uri.endswith('crash.wav'): os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
         "    return read(uri, sample_rate, channels)\n"
-        "reading.read_waveform = read_waveform; worker.main()"
+        "reading.read_waveform = read_waveform; workers.serve_calls()"
     )
     start = subprocess.Popen
 
@@ -160,13 +160,13 @@ def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path,
 
 def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch):
     asked: list[float] = []
-    do = prefetching.Pool.do
+    run = prefetching.WorkerPool.run
 
     def noted(pool, call, seconds):
         asked.append(time.monotonic())
-        return do(pool, call, seconds)
+        return run(pool, call, seconds)
 
-    monkeypatch.setattr(prefetching.Pool, "do", noted)
+    monkeypatch.setattr(prefetching.WorkerPool, "run", noted)
     wanted = [PrefetchItem(path.name, str(path), 1000.0) for path in files]
     with prefetch(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
         next(sounds)

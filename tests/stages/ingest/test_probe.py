@@ -30,13 +30,13 @@ def _nothing() -> None:
 def deadly(monkeypatch):
     """Workers whose decoder is killed by files that are named so: the real worker, with a real signal."""
     code = (
-        "import os, time; from stages.ingest import probe; from stages.pipeline.workers import worker\n"
+        "import os, time; from stages.ingest import probe; from stages.pipeline import workers\n"
         "read = probe.probe_recording\n"
         "def probe_recording(uri, limits):\n"
         f"    if uri.endswith('crash.wav'): os.kill(os.getpid(), {int(signal.SIGSEGV)})\n"
         "    if uri.endswith('hang.wav'): time.sleep(600)\n"
         "    return read(uri, limits)\n"
-        "probe.probe_recording = probe_recording; worker.main()"
+        "probe.probe_recording = probe_recording; workers.serve_calls()"
     )
     start = subprocess.Popen
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.pipeline.workers.pool import Call, Died, Pool, TookTooLong
+from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout
 from tests.worlds.calls import breaks_elsewhere, large, own_process, raises, sleeps, vanishes
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
 def pool():
-    pool = Pool(["tests.worlds.calls"])
+    pool = WorkerPool(["tests.worlds.calls"])
     yield pool
     pool.close()
 
@@ -37,58 +37,58 @@ def gone_in_time(process: int) -> bool:
 
 
 def test_a_call_is_done_in_another_process_which_is_used_again(pool):
-    first, second = (pool.do(Call(own_process, ()), 60) for _ in range(2))
+    first, second = (pool.run(Call(own_process, ()), 60) for _ in range(2))
     assert first == second != os.getpid()
 
 
 def test_large_results_come_as_they_are(pool):
-    found = pool.do(Call(large, (3, 2_000_000)), 60)
+    found = pool.run(Call(large, (3, 2_000_000)), 60)
     assert found.dtype == np.float32
     assert np.array_equal(found, large(3, 2_000_000))
 
 
 def test_an_error_of_a_call_is_raised_here_as_it_is_here(pool):
     with pytest.raises(ConnectionError, match="reset by") as caught:
-        pool.do(Call(raises, ()), 60)
+        pool.run(Call(raises, ()), 60)
     assert caught.value.__cause__ is not None
-    assert pool.do(Call(own_process, ()), 60) != os.getpid()
+    assert pool.run(Call(own_process, ()), 60) != os.getpid()
 
 
 def test_what_fails_only_elsewhere_is_done_here(pool):
-    assert pool.do(Call(breaks_elsewhere, (os.getpid(),)), 60) == "done here"
+    assert pool.run(Call(breaks_elsewhere, (os.getpid(),)), 60) == "done here"
 
 
 def test_a_call_that_ends_its_process_is_given_up_and_the_next_one_has_a_fresh_one(pool):
-    before = pool.do(Call(own_process, ()), 60)
-    with pytest.raises(Died, match="exit code 7"):
-        pool.do(Call(vanishes, ()), 60)
-    assert pool.do(Call(own_process, ()), 60) not in (before, os.getpid())
+    before = pool.run(Call(own_process, ()), 60)
+    with pytest.raises(WorkerDied, match="exit code 7"):
+        pool.run(Call(vanishes, ()), 60)
+    assert pool.run(Call(own_process, ()), 60) not in (before, os.getpid())
 
 
 def test_a_call_that_takes_too_long_is_ended_with_its_process(pool):
-    process = pool.do(Call(own_process, ()), 60)
-    with pytest.raises(TookTooLong, match="1 s"):
-        pool.do(Call(sleeps, ()), 1)
+    process = pool.run(Call(own_process, ()), 60)
+    with pytest.raises(WorkerTimeout, match="1 s"):
+        pool.run(Call(sleeps, ()), 1)
     assert gone_in_time(process)
 
 
 def test_closing_ends_the_processes(pool):
-    process = pool.do(Call(own_process, ()), 60)
+    process = pool.run(Call(own_process, ()), 60)
     pool.close()
     assert gone_in_time(process)
 
 
 def test_a_pool_that_is_closed_starts_nothing(pool):
     pool.close()
-    with pytest.raises(Died, match="closed"):
-        pool.do(Call(own_process, ()), 60)
+    with pytest.raises(WorkerDied, match="closed"):
+        pool.run(Call(own_process, ()), 60)
 
 
 def test_workers_end_when_the_program_that_started_them_is_killed():
     code = (
-        "import time; from stages.pipeline.workers.pool import Call, Pool\n"
+        "import time; from stages.pipeline.workers import Call, WorkerPool\n"
         "from tests.worlds.calls import own_process\n"
-        "pool = Pool(); print(pool.do(Call(own_process, ()), 60), flush=True); time.sleep(600)"
+        "pool = WorkerPool(); print(pool.run(Call(own_process, ()), 60), flush=True); time.sleep(600)"
     )
     program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:

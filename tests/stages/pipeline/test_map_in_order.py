@@ -6,7 +6,7 @@ import time
 import pytest
 
 from stages.pipeline.contract import Stopped
-from stages.pipeline.workers.order import in_order
+from stages.pipeline.workers import map_in_order
 
 
 def nothing() -> None:
@@ -18,13 +18,13 @@ def test_results_come_in_the_order_of_the_items_whichever_is_done_first():
         time.sleep(0.02 * (10 - item))
         return item * item
 
-    found = list(in_order(slow_at_first, range(1, 10), 4, 4, nothing))
+    found = list(map_in_order(slow_at_first, range(1, 10), 4, 4, nothing))
     assert found == [(item, item * item) for item in range(1, 10)]
 
 
 def test_no_more_items_are_ahead_than_were_allowed():
     begun: list[int] = []
-    results = in_order(lambda item: begun.append(item), range(1, 100), 8, 3, nothing)
+    results = map_in_order(lambda item: begun.append(item), range(1, 100), 8, 3, nothing)
     next(results)
     time.sleep(0.2)
     assert sorted(begun) == [1, 2, 3]
@@ -37,7 +37,7 @@ def test_no_more_items_are_ahead_than_were_allowed():
 def test_what_is_in_hand_weighs_no_more_than_was_allowed_and_what_weighs_more_is_in_hand_alone():
     begun: list[int] = []
     weights = [4, 3, 20, 2, 2, 2]
-    results = in_order(begun.append, weights, 8, 8, nothing, load=float, most=8.0)
+    results = map_in_order(begun.append, weights, 8, 8, nothing, load=float, max_load=8.0)
     ahead = []
     for _ in weights:
         next(results)
@@ -53,7 +53,7 @@ def test_an_error_is_raised_in_the_turn_of_its_item():
             raise ConnectionError("gone")
         return item
 
-    results = in_order(work, range(1, 9), 4, 4, nothing)
+    results = map_in_order(work, range(1, 9), 4, 4, nothing)
     assert [next(results)[1], next(results)[1]] == [1, 2]
     with pytest.raises(ConnectionError, match="gone"):
         next(results)
@@ -67,7 +67,7 @@ def test_a_stop_ends_the_waiting_though_the_work_goes_on():
         if stop.is_set():
             raise Stopped("asked to")
 
-    results = in_order(lambda item: done.wait(30), range(1, 9), 2, 4, check)
+    results = map_in_order(lambda item: done.wait(30), range(1, 9), 2, 4, check)
     threading.Timer(0.2, stop.set).start()
     begun = time.monotonic()
     with pytest.raises(Stopped):
@@ -84,11 +84,11 @@ def test_items_are_asked_for_as_there_is_room():
             given.append(item)
             yield item
 
-    results = in_order(lambda item: item, items(), 2, 3, nothing)
+    results = map_in_order(lambda item: item, items(), 2, 3, nothing)
     next(results)
     assert given == [1, 2, 3, 4]
     results.close()
 
 
 def test_nothing_to_do_is_done_at_once():
-    assert list(in_order(lambda item: item, [], 2, 2, nothing)) == []
+    assert list(map_in_order(lambda item: item, [], 2, 2, nothing)) == []

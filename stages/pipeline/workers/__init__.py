@@ -1,1 +1,0 @@
-"""Work in processes of their own, many calls at a time, with the results in order: what reads recordings uses it."""
