@@ -93,14 +93,14 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
 def _follows_melody(
     recording: "Recording", generation: Mapping[str, Any], comparisons: "Comparisons"
 ) -> dict[str, float | None]:
-    from stages.evaluate.comparisons import chance, chroma_of, key_of, similarity
+    from stages.evaluate.comparisons import chance_similarity, chroma_of, key_of, similarity
 
     if not generation["chroma"]:
         return {}
-    heard = chroma_of(recording.samples, recording.sample_rate)
+    chroma = chroma_of(recording.samples, recording.sample_rate)
     return {
-        "chroma_similarity": similarity(heard, generation),
-        "chroma_similarity_chance": chance(heard, generation),
+        "chroma_similarity": similarity(chroma, generation),
+        "chroma_similarity_chance": chance_similarity(chroma, generation),
         "chroma_similarity_untrained": comparisons.untrained.get(key_of(generation)),
         "chroma_similarity_ceiling": comparisons.ceiling.get(key_of(generation)),
     }

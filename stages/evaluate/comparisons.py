@@ -1,4 +1,4 @@
-"""What a clip's melody following is compared with: an untrained model, and the most that the codec lets through."""
+"""Comparisons of a clip's melody following: with an untrained model, and with the most that the codec lets through."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,21 +13,17 @@ from torch import Tensor
 from transformers import T5EncoderModel
 
 from model.chroma import chroma
-from model.conditioning.captions import request_text
-from model.decoding import GenerationStoppedError
-from model.decoding.generation import GenerationRequest
-from model.decoding.windows import generate_long
-from model.lm.config import STRIDE, stride_frames
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
 from stages.checkpoints.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
+from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
 from stages.checkpoints.loading import load_checkpoint
 from stages.evaluate.listening import agreement_with, expected_agreement
-from stages.pipeline.contract import Context, Stopped
-from stages.pipeline.machine import resources_of
+from stages.pipeline.contract import Context
+from stages.pipeline.references import Reference
 
 CHROMA_SAMPLE_RATE, CHROMA_HOP = 32_000, 4_096
 """Sounds are brought to this rate (Hz) and cut into frames of this hop (samples) to be compared with a melody."""
@@ -46,26 +42,26 @@ class Comparisons:
 
 
 def key_of(row: Row) -> Key:
-    """The clip that a row is about."""
+    """Return the clip that a row is about."""
     return row["request_id"], row["take"]
 
 
 def chroma_of(samples: Float[np.ndarray, "C N"], sample_rate: int) -> Float[Tensor, "F 12"]:
-    """The chroma of a sound's mix, 7.8125 frames a second."""
+    """Measure the chroma of a sound's mix, 7.8125 frames a second."""
     sound = resample(to_mono(samples), sample_rate, CHROMA_SAMPLE_RATE)
     return chroma(torch.from_numpy(sound), CHROMA_SAMPLE_RATE, hop=CHROMA_HOP)[0]
 
 
-def similarity(heard: Float[Tensor, "F 12"], generation: Row) -> float:
-    """How well chroma agrees with the melody that a generation was given."""
+def similarity(clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
+    """Return how well chroma agrees with the melody that a generation was given."""
     asked = torch.from_numpy(np.array(generation["chroma"], dtype=np.float32))
-    return agreement_with(heard, CHROMA_SAMPLE_RATE / CHROMA_HOP, asked, generation["chroma_frame_rate"])
+    return agreement_with(clip_chroma, CHROMA_SAMPLE_RATE / CHROMA_HOP, asked, generation["chroma_frame_rate"])
 
 
-def chance(heard: Float[Tensor, "F 12"], generation: Row) -> float:
-    """The same with the melody's frames in random order."""
+def chance_similarity(clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
+    """Return the expected `similarity` with the melody's frames in random order."""
     asked = torch.from_numpy(np.array(generation["chroma"], dtype=np.float32))
-    return expected_agreement(heard, CHROMA_SAMPLE_RATE / CHROMA_HOP, asked, generation["chroma_frame_rate"])
+    return expected_agreement(clip_chroma, CHROMA_SAMPLE_RATE / CHROMA_HOP, asked, generation["chroma_frame_rate"])
 
 
 def compare(
@@ -77,7 +73,7 @@ def compare(
     untrained_clips: int,
     untrained_seed: int,
 ) -> Comparisons:
-    """The codec's ceiling for every clip whose melody is a track's, and the untrained model for some.
+    """Measure the codec's ceiling for every clip whose melody is a track's, and the untrained model for some.
 
     Args:
         clips: those to be scored.
@@ -100,121 +96,98 @@ def compare(
         context.check_stopped()
         reference = codes.get(tracks[key_of(generation)] or "")
         if reference is not None and reference.kind == codes_of_row(generation):
-            heard = _hear(codecs[reference.kind], reference.codes[:, : generation["frames"]])
-            comparisons.ceiling[key_of(generation)] = similarity(heard, generation)
+            decoded = _decoded_chroma(codecs[reference.kind], reference.codes[:, : generation["frames"]])
+            comparisons.ceiling[key_of(generation)] = similarity(decoded, generation)
     chosen = _chosen(untrained_clips, generation_of.values())
     compared = [generation for generation in melodic if key_of(generation) in chosen]
     for checkpoint in sorted({generation["checkpoint_id"] for generation in compared}):
         own = [generation for generation in compared if generation["checkpoint_id"] == checkpoint]
-        made = _by_untrained(context, checkpoint, untrained_seed, own, request_of)
+        generated = _generate_untrained(context, checkpoint, untrained_seed, own, request_of)
         comparisons.untrained |= {
-            key_of(row): similarity(_hear(codecs[codes_of_row(row)], one), row)
-            for row, one in zip(own, made, strict=False)
+            key_of(row): similarity(_decoded_chroma(codecs[codes_of_row(row)], clip), row)
+            for row, clip in zip(own, generated, strict=False)
         }
     return comparisons
 
 
 def _chosen(count: int, generations: Iterable[Row]) -> set[Key]:
-    """The clips of a shard that are compared with an untrained model's: by the hash of their keys, so that it does not
-    depend on which of them are still to be scored."""
+    """Choose the clips of a shard that are compared with an untrained model's: by the hash of their keys, so that it
+    does not depend on which of them are still to be scored."""
     melodic = [key_of(row) for row in generations if row["chroma"]]
     return set(sorted(melodic, key=lambda key: by_hash(f"{key[0]}/{key[1]}"))[:count])
 
 
 def _codecs(context: Context, reference: WeightsRef, generations: Iterable[Row]) -> dict[Codes, AnyCodec]:
-    """The codec for each kind of codes among the generations: more than one where models of several kinds made them."""
-    found: dict[Codes, AnyCodec] = {}
+    """Load the codec for each kind of codes among the generations: several where models of several kinds made them."""
+    codecs: dict[Codes, AnyCodec] = {}
     path, got = context.weights(reference).path, f"evaluate.codec = {reference}"
     for row in generations:
-        if (codes := codes_of_row(row)) not in found:
-            found[codes] = load_codec_of(codes, path, context.device, got, f"the checkpoint {row['checkpoint_id']}")
-    return found
+        if (codes := codes_of_row(row)) not in codecs:
+            codecs[codes] = load_codec_of(codes, path, context.device, got, f"the checkpoint {row['checkpoint_id']}")
+    return codecs
 
 
 def _melody_track(request: Row) -> str | None:
-    """The id of the track whose melody was asked for; None where it was a file."""
-    kind, _, value = (request["melody"] or "").partition(":")
-    return value if kind == "track" else None
+    """Return the id of the track whose melody was asked for; None where it was a file."""
+    reference = Reference.from_row(request["melody"] or "")
+    return reference.value if reference.kind == "track" else None
 
 
 @dataclass(frozen=True, eq=False)
-class _Reference:
+class _TrackCodes:
     """A track as the store's own codes: there is no ceiling for a model that speaks others."""
 
     codes: Int[Tensor, "K T"]
     kind: Codes
 
 
-def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, _Reference]:
-    """Codes by track, out of the shards of `tokens` that hold them."""
+def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, _TrackCodes]:
+    """Read codes by track, out of the shards of `tokens` that hold them."""
     if not ids:
         return {}
     wanted = pa.array(sorted(ids))
     tracks = context.rows(TRACKS, ["track_id", "shard"])
     shards = pc.unique(tracks.filter(pc.is_in(tracks.column("track_id"), wanted)).column("shard")).to_pylist()
     version = context.versions[TOKENS.name]
-    tokens = context.store.read(TOKENS, version, [str(one) for one in sorted(shards)])
-    found = tokens.filter(pc.is_in(tokens.column("track_id"), wanted)).to_pylist()
+    tokens = context.store.read(TOKENS, version, [str(shard) for shard in sorted(shards)])
+    tokens = tokens.filter(pc.is_in(tokens.column("track_id"), wanted))
     return {
-        row["track_id"]: _Reference(torch.tensor(np.array(row["codes"], dtype=np.int64)), codes_of_row(row))
-        for row in found
+        row["track_id"]: _TrackCodes(torch.tensor(np.array(row["codes"], dtype=np.int64)), codes_of_row(row))
+        for row in tokens.to_pylist()
     }
 
 
-def _hear(codec: AnyCodec, codes: Int[Tensor, "K T"]) -> Float[Tensor, "F 12"]:
-    """The chroma of decoded codes."""
+def _decoded_chroma(codec: AnyCodec, codes: Int[Tensor, "K T"]) -> Float[Tensor, "F 12"]:
+    """Measure the chroma of decoded codes."""
     return chroma_of(codec.decode_track(codes).numpy(), codec.sample_rate)
 
 
-def _by_untrained(
+def _generate_untrained(
     context: Context, checkpoint: str, seed: int, generations: Sequence[Row], request_of: Mapping[str, Row]
-) -> list[Int[Tensor, "K T"]]:
-    """What an untrained model of a checkpoint's architecture makes of the same requests and seeds; nothing where the
+) -> list[Int[Tensor, "K _"]]:
+    """Generate the same requests and seeds by an untrained model of a checkpoint's architecture; nothing where the
     checkpoint is not one of this store."""
     if context.library.checkpoint(checkpoint) is None:
         return []
     local = context.weights(WeightsRef.to_checkpoint(checkpoint))
     trained = load_checkpoint(local.path, context.weights)
-    model, window = untrained(trained.model, seed).to(context.device), trained.facts.segment_frames
-    asked = []
+    clips = []
     for row in generations:
         request, codes = request_of[row["request_id"]], np.array(row["codes"], dtype=np.int64)
-        text = request_text(request["description"], request["key"], request["bpm"])
         # A CLAP reference is left out: random weights make nothing of it, and it would have to be embedded again.
         attributes = Attributes(
-            description=text if "description" in model.config.conditions else None,
+            description=description_of(request, trained.facts.model),
             chroma=torch.from_numpy(np.array(row["chroma"], dtype=np.float32)),
         )
-        asked.append(
-            GenerationRequest(
-                attributes,
-                frames=row["frames"],
-                seed=row["seed"],
-                guidance=request["guidance"],
-                guidance_text=1.0 if request["guidance_text"] is None else request["guidance_text"],
-                temperature=request["temperature"],
-                top_k=request["top_k"],
-                top_p=request["top_p"],
-                prompt=torch.from_numpy(codes[:, : row["prompt_frames"]]) if row["prompt_frames"] else None,
-            )
-        )
-    try:
-        return generate_long(
-            model,
-            asked,
-            window=window,
-            stride=stride_frames(STRIDE, window),
-            frame_rate=trained.facts.frame_rate,
-            stop=context.stop.is_set,
-            resources=resources_of(context),
-        )
-    except GenerationStoppedError as error:
-        raise Stopped(str(error)) from error
+        prompt = torch.from_numpy(codes[:, : row["prompt_frames"]]) if row["prompt_frames"] else None
+        conditions = RequestConditions(attributes, prompt)
+        clips.append(generation_request(request, conditions, frames=row["frames"], seed=row["seed"]))
+    return generate_codes(context, untrained(trained.model, seed).to(context.device), trained.facts, clips)
 
 
 def untrained(model: MusicModel, seed: int) -> MusicModel:
-    """A model of the same architecture with the random weights that training would begin with; a text encoder that
-    learned with the model is random again, a frozen one stays."""
+    """Build a model of the same architecture with the random weights that training would begin with; a text encoder
+    that learned with the model is random again, a frozen one stays."""
     encoder, tokenizer = None, None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -8,25 +8,25 @@ elsewhere has learned from none: what a request of it refers to is computed from
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int
 
-from model.lm.config import stride_frames
 from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import LocalWeights
+from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.forms import conditions_of
 from stages.generate.config import Config, is_foreign
-from stages.pipeline.contract import Context, Dependencies, Reject, Shard, Stopped
+from stages.pipeline.contract import Context, Dependencies, Reject, Shard
+from stages.pipeline.references import RequestRefused
 
 if TYPE_CHECKING:
     from model.decoding.generation import GenerationRequest
     from stages.checkpoints.native import TrainedModel
-    from stages.generate.conditions import Given
 
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 2
 
@@ -34,12 +34,14 @@ AT_ONCE = {"cpu": 64, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
 are left empty while the last are finished."""
 
+Row = Mapping[str, Any]
+
 log = logging.getLogger(__name__)
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Of a model from elsewhere no more than what makes the conditions that it reads. The others have no say: a request
-    for them is refused. The table `tracks` says where recordings are.
+    """Leave out what a model from elsewhere does not read: the weights that make those conditions (a request for them
+    is refused), and all tables but `tracks`, which says where recordings are.
 
     Raises:
         ValueError: the checkpoint is none, or cannot be had.
@@ -55,132 +57,118 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
     return Dependencies(config.model_copy(update=unread), (TRACKS,))
 
 
-@dataclass(frozen=True)
-class _Take:
-    """One clip to generate."""
-
-    row: Mapping[str, Any]
-    number: int
-    given: "Given"
-
-    @property
-    def seed(self) -> int:
-        """The first take has the request's own seed, so that more takes leave it as it is."""
-        seed = self.row["seed"]
-        return seed if self.number == 0 else int(fingerprint([seed, self.number])[:15], 16)
-
-
 def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
-    """The generations of every take of the requests.
+    """Generate every take of the requests.
 
     Raises:
         ValueError: the checkpoint is no language model, or its weights are broken.
         MissingWeights: weights that a request needs cannot be had.
     """
+    from stages.checkpoints.generation import generation_request
     from stages.checkpoints.loading import load_checkpoint
-    from stages.generate.conditions import Conditions, Models
-    from stages.generate.sources import RequestRefused
+    from stages.generate.conditions import ConditionReader, clip_frames
 
     local = context.weights(config.checkpoint)
     trained = load_checkpoint(local.path, context.weights, context.device)
-    models = Models(config.codec, config.separator, config.clap, config.vocabulary)
-    conditions = Conditions(context, trained.facts, models)
+    reader = ConditionReader(context, trained.facts, config)
     rows = requests.to_pylist()
-    conditions.look_up(rows)
-    takes: list[_Take] = []
+    reader.read_rows(rows)
+    takes: list[Row] = []
+    clips: list[GenerationRequest] = []
     rejects = []
     for row in rows:
         context.check_stopped()
         try:
-            given = conditions.of(row)
+            conditions = reader.read(row)
         except RequestRefused as error:
             message = f"line {row['line']}: {error}"
             rejects.append(Reject(row["request_id"], row["name"] or "", error.kind, message))
             continue
-        takes += [_Take(row, number, given) for number in range(row["takes"])]
-    checkpoint_id = _checkpoint_id(config, context, local.digest)
-    return Shard(_generate(config, context, trained, takes, checkpoint_id), rejects)
-
-
-def _checkpoint_id(config: Config, context: Context, digest: str) -> str:
+        frames = clip_frames(trained.facts, row["seconds"])
+        for take in range(row["takes"]):
+            seed = _take_seed(row["seed"], take)
+            takes.append(row | {"take": take})
+            clips.append(
+                generation_request(row, conditions, frames=frames, seed=seed, guidance_form=config.guidance_form)
+            )
+    checkpoint_id = local.digest[:16]
     if config.checkpoint.checkpoint is not None:
-        return str(context.checkpoint(config.checkpoint)["checkpoint_id"])
-    return digest[:16]
+        checkpoint_id = str(context.checkpoint(config.checkpoint)["checkpoint_id"])
+    return Shard(_generate(config, context, trained, takes, clips, checkpoint_id), rejects)
+
+
+def _take_seed(seed: int, take: int) -> int:
+    """Return the seed of a take: the first has the request's own, so that more takes leave it as it is."""
+    return seed if take == 0 else int(fingerprint([seed, take])[:15], 16)
 
 
 def _generate(
-    config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str
-) -> list[dict]:
-    from model.decoding import GenerationStoppedError, MemoryPlan
-    from model.decoding.windows import generate_long
-    from stages.pipeline.machine import resources_of
+    config: Config,
+    context: Context,
+    trained: "TrainedModel",
+    takes: list[Row],
+    clips: "list[GenerationRequest]",
+    checkpoint_id: str,
+) -> list[dict[str, Any]]:
+    """Generate clips and return their rows.
 
-    reading = ""
+    Args:
+        takes: the rows of `requests` behind the clips, one for one, each with its `take`.
+    """
+    from model.decoding import MemoryPlan
+    from stages.checkpoints.generation import generate_codes
 
-    def tell(plan: MemoryPlan) -> None:
-        nonlocal reading
-        if str(plan) != reading:
+    plan_text = ""
+
+    def log_plan(plan: MemoryPlan) -> None:
+        nonlocal plan_text
+        if str(plan) != plan_text:
             log.info("%s", plan)
-        reading = str(plan)
+        plan_text = str(plan)
 
-    facts, chroma, rows = trained.facts, trained.facts.model.chroma, []
-    window = facts.segment_frames
-    asked = [_asked(take, config) for take in takes]
-    context.progress.start("generate", sum(one.frames - one.prompt_frames for one in asked), "frames")
+    rows: list[dict[str, Any]] = []
+    context.progress.start("generate", sum(clip.frames - clip.prompt_frames for clip in clips), "frames")
     at_once = AT_ONCE[context.device]
-    for first in range(0, len(takes), at_once):
-        part = slice(first, first + at_once)
+    for first in range(0, len(clips), at_once):
+        group = slice(first, first + at_once)
         try:
-            made = generate_long(
+            codes_of_clips = generate_codes(
+                context,
                 trained.model,
-                asked[part],
-                window=window,
-                stride=stride_frames(config.stride, window),
-                frame_rate=facts.frame_rate,
+                trained.facts,
+                clips[group],
+                stride=config.stride,
                 precision=config.precision,
-                stop=context.stop.is_set,
-                progress=lambda frames: context.progress.advance(frames, reading),
-                resources=resources_of(context, tell),
+                progress=lambda frames: context.progress.advance(frames, plan_text),
+                on_plan=log_plan,
             )
-        except GenerationStoppedError as error:
-            raise Stopped(str(error)) from error
         except FloatingPointError as error:
             raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
-        for take, one, codes in zip(takes[part], asked[part], made, strict=True):
-            melody = take.given.melody
-            rows.append(
-                {
-                    "request_id": take.row["request_id"],
-                    "take": take.number,
-                    "checkpoint_id": checkpoint_id,
-                    "codec": facts.codec.identity if facts.codec else None,
-                    "channels": facts.codec.channels if facts.codec else None,
-                    "frame_rate": facts.frame_rate,
-                    "cardinality": facts.model.language_model.cardinality,
-                    "frames": one.frames,
-                    "prompt_frames": one.prompt_frames,
-                    "seed": take.seed,
-                    "codes": list(codes.numpy().astype(np.uint16)),
-                    "chroma_frame_rate": None if melody is None or chroma is None else chroma.frame_rate,
-                    "chroma": None if melody is None else list(melody),
-                }
-            )
+        rows += [
+            _row(take, clip, codes.numpy(), trained.facts, checkpoint_id)
+            for take, clip, codes in zip(takes[group], clips[group], codes_of_clips, strict=True)
+        ]
     return rows
 
 
-def _asked(take: _Take, config: Config) -> "GenerationRequest":
-    from model.decoding.generation import GenerationRequest
+def _row(
+    take: Row, clip: "GenerationRequest", codes: Int[np.ndarray, "K T"], facts: CheckpointFacts, checkpoint_id: str
+) -> dict[str, Any]:
+    from stages.generate.conditions import melody_over_clip
 
-    row = take.row
-    return GenerationRequest(
-        attributes=take.given.attributes,
-        frames=take.given.frames,
-        seed=take.seed,
-        guidance=row["guidance"],
-        guidance_text=1.0 if row["guidance_text"] is None else row["guidance_text"],
-        guidance_form=config.guidance_form,
-        temperature=row["temperature"],
-        top_k=row["top_k"],
-        top_p=row["top_p"],
-        prompt=take.given.prompt,
-    )
+    melody, chroma = clip.attributes.chroma, facts.model.chroma
+    return {
+        "request_id": take["request_id"],
+        "take": take["take"],
+        "checkpoint_id": checkpoint_id,
+        "codec": facts.codec.identity if facts.codec else None,
+        "channels": facts.codec.channels if facts.codec else None,
+        "frame_rate": facts.frame_rate,
+        "cardinality": facts.model.language_model.cardinality,
+        "frames": clip.frames,
+        "prompt_frames": clip.prompt_frames,
+        "seed": clip.seed,
+        "codes": list(codes.astype(np.uint16)),
+        "chroma_frame_rate": None if melody is None or chroma is None else chroma.frame_rate,
+        "chroma": None if melody is None else list(melody_over_clip(melody.numpy(), facts, take["seconds"])),
+    }

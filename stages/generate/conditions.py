@@ -1,8 +1,12 @@
-"""What a request is generated from: its references as tensors.
+"""The conditions of requests: their references as tensors.
 
-What refers to tracks that the model learned from is read from the tables (`stages.generate.sources`). What refers to
+What refers to tracks that the model learned from is read from the tables (`stages.generate.lookup`). What refers to
 files or words is computed, by the models that the settings of `generate` name; they are loaded when the first request
 needs them.
+
+A clip that fits into the windows that the model was trained on follows the melody's beginning (MusicGen,
+arXiv:2306.05284, 2.2). A longer one is made in windows and follows all of it, each window its part
+(`model.decoding.windows`); where the melody ends it starts over.
 """
 
 import math
@@ -17,83 +21,100 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.chroma import chroma_at
-from model.conditioning.captions import request_text
+from model.conditioning.config import ChromaConfig
 from model.music_model import Attributes
-from schemas import WeightsRef
 from stages.audio import convert_audio
 from stages.checkpoints.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
 from stages.checkpoints.facts import CheckpointFacts
-from stages.generate.melody_span import clip_frames, heard, over_clip
-from stages.generate.sources import RequestRefused, Sources
+from stages.checkpoints.generation import RequestConditions, description_of
+from stages.generate.config import Config
+from stages.generate.lookup import ReferenceLookup
 from stages.pipeline.contract import Context
-from stages.pipeline.references import Reference
+from stages.pipeline.references import Reference, RequestRefused
 
 if TYPE_CHECKING:
     from stages.networks.clap import JointEmbedder
     from stages.networks.demucs import Separator
 
-HEARD_AFTER = 10.0
+SEPARATED_AFTER = 10.0
 """Seconds of a melody's file after what is needed of it that are separated as well."""
 
 
-@dataclass(frozen=True, eq=False)
-class Models:
-    """The models that read files and words; None for one that is not configured."""
-
-    codec: WeightsRef | None
-    separator: WeightsRef | None
-    clap: WeightsRef | None
-    vocabulary: WeightsRef | None
-
-
-@dataclass(frozen=True, eq=False)
-class Given:
-    """The conditions of one request."""
+@dataclass(frozen=True)
+class MelodySpan:
+    """How much of a melody's beginning a clip can follow."""
 
     frames: int
-    """Length of the clip, in frames of codes."""
-    attributes: Attributes
-    """With as much of the melody as the clip can hear."""
-    prompt: Int[Tensor, "K P"] | None
-    melody: Float[np.ndarray, "F 12"] | None
-    """The melody that was asked for over the length of the clip, at the rate of the model's; None where none was."""
+    """At the rate of the model's melodies."""
+    seconds: float
 
 
-class Conditions:
-    """Finds the conditions of requests.
+def clip_frames(facts: CheckpointFacts, seconds: float) -> int:
+    """Return the frames of codes of a clip: the last one may end after it."""
+    return math.ceil(seconds * facts.frame_rate - 1e-6)
+
+
+def melody_span(facts: CheckpointFacts, seconds: float) -> MelodySpan:
+    """Return how much of a melody a clip of so many seconds can follow: up to the end of its last window."""
+    config = _chroma_config(facts)
+    if clip_frames(facts, seconds) <= facts.segment_frames:
+        frames = math.ceil(facts.segment_seconds * config.frame_rate)
+        return MelodySpan(min(frames, config.frames), facts.segment_seconds)
+    return MelodySpan(math.ceil(seconds * config.frame_rate) + config.frames, seconds + facts.segment_seconds)
+
+
+def melody_over_clip(
+    melody: Float[np.ndarray, "F 12"], facts: CheckpointFacts, seconds: float
+) -> Float[np.ndarray, "G 12"]:
+    """Lay a melody over a clip of so many seconds, frame by frame as the model is asked to follow it.
+
+    Args:
+        melody: its span for the clip (`melody_span`).
+    """
+    config = _chroma_config(facts)
+    count = math.ceil(seconds * config.frame_rate)
+    if clip_frames(facts, seconds) <= facts.segment_frames:
+        # One window reads no more than the model's own number of frames, and a short melody again only if it repeats.
+        count = min(count, config.frames if config.match_length else len(melody))
+    return melody[np.arange(count) % len(melody)]
+
+
+def _chroma_config(facts: CheckpointFacts) -> ChromaConfig:
+    assert facts.model.chroma is not None, "only a model that reads melodies is asked to follow one"
+    return facts.model.chroma
+
+
+class ConditionReader:
+    """Reads the conditions of requests.
 
     Args:
         facts: of the model that they are for.
-        models: what reads files and words.
+        config: names what reads files and words; None for what is not configured.
     """
 
-    def __init__(self, context: Context, facts: CheckpointFacts, models: Models) -> None:
-        self.context, self.facts, self.models = context, facts, models
-        self._sources = Sources(context, facts)
+    def __init__(self, context: Context, facts: CheckpointFacts, config: Config) -> None:
+        self.context, self.facts, self.config = context, facts, config
+        self._lookup = ReferenceLookup(context, facts)
 
-    def look_up(self, requests: Sequence[Mapping[str, Any]]) -> None:
+    def read_rows(self, requests: Sequence[Mapping[str, Any]]) -> None:
         """Read what the tables hold of all tracks that the requests refer to."""
-        self._sources.look_up(requests)
+        self._lookup.read_rows(requests)
 
-    def of(self, request: Mapping[str, Any]) -> Given:
-        """The conditions of a request.
+    def read(self, request: Mapping[str, Any]) -> RequestConditions:
+        """Return the conditions of a request.
 
         Raises:
             RequestRefused: it refers to what is not there, or asks for what the model was not trained with.
             MissingWeights: a model that it needs cannot be had.
         """
         self._check_model_reads(request)
-        melody = self._melody(request) if request["melody"] else None
-        text = request_text(request["description"], request["key"], request["bpm"])
         attributes = Attributes(
-            description=text if "description" in self.facts.model.conditions else None,
-            chroma=None if melody is None else torch.from_numpy(melody),
+            description=description_of(request, self.facts.model),
+            chroma=torch.from_numpy(self._melody(request)) if request["melody"] else None,
             clap=self._embedding(request) if request["clap"] else None,
             fields=self._fields(request),
         )
-        prompt = self._prompt(request) if request["prompt"] else None
-        asked = None if melody is None else over_clip(melody, self.facts, request["seconds"])
-        return Given(clip_frames(self.facts, request["seconds"]), attributes, prompt, asked)
+        return RequestConditions(attributes, self._prompt(request) if request["prompt"] else None)
 
     def _check_model_reads(self, request: Mapping[str, Any]) -> None:
         reads = self.facts.model.conditions
@@ -119,22 +140,19 @@ class Conditions:
         return ", ".join(self.facts.model.conditions) or "no conditions"
 
     def _fields(self, request: Mapping[str, Any]) -> dict[str, str | float]:
-        """The other conditions that the model reads and the request has; every clip has a length."""
-        given = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
-        return {name: given[name] for name in self.facts.model.fields if given.get(name) is not None}
-
-    # -- melody ---------------------------------------------------------------------------------------------------
+        """Return the other conditions that the model reads and the request has; every clip has a length."""
+        fields = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
+        return {name: fields[name] for name in self.facts.model.fields if fields.get(name) is not None}
 
     def _melody(self, request: Mapping[str, Any]) -> Float[np.ndarray, "F 12"]:
-        """As much of the beginning of the reference's melody as the model can hear."""
-        assert self.facts.model.chroma is not None
-        reference, wanted = self._sources.reference(request, "melody"), heard(self.facts, request["seconds"])
+        """Return as much of the beginning of the reference's melody as the clip can follow."""
+        reference, span = self._lookup.reference(request, "melody"), melody_span(self.facts, request["seconds"])
         if reference.kind == "track":
-            row = self._sources.row("melody", reference)
+            row = self._lookup.row("melody", reference)
             chroma, rate = np.array(row["chroma"], dtype=np.float32).reshape(-1, 12), row["frame_rate"]
         else:
-            chroma, rate = self._chroma_of_file(reference, wanted.seconds)
-        melody = chroma_at(chroma, rate, 0.0, wanted.frames, self.facts.model.chroma.frame_rate)
+            chroma, rate = self._chroma_of_file(reference, span.seconds)
+        melody = chroma_at(chroma, rate, 0.0, span.frames, _chroma_config(self.facts).frame_rate)
         if not len(melody):
             raise RequestRefused(
                 "unknown melody", f"melody: expected at least one frame of chroma, got none in {reference}"
@@ -145,41 +163,39 @@ class Conditions:
     def _separator(self) -> "Separator | None":
         from stages.networks.demucs import load_separator
 
-        reference = self.models.separator
+        reference = self.config.separator
         return load_separator(self.context.weights(reference), self.context.device) if reference else None
 
     def _chroma_of_file(self, reference: Reference, seconds: float) -> tuple[Float[np.ndarray, "F 12"], float]:
-        """The chroma of the first seconds of a file, and its frames a second, as the stage `chroma` measures it."""
+        """Measure the chroma of the first seconds of a file as the stage `chroma` does, and its frame rate."""
         from stages.networks.demucs import ChromaSettings, melody_chroma
 
-        recording, settings = self._sources.recording("melody", reference), ChromaSettings()
-        # The separator hears some of what follows, so that the last frames are as they are in the whole recording.
-        samples = recording.samples[:, : math.ceil((seconds + HEARD_AFTER) * recording.sample_rate)]
+        recording, settings = self._lookup.recording("melody", reference), ChromaSettings()
+        # The separator reads some of what follows, so that the last frames are as they are in the whole recording.
+        samples = recording.samples[:, : math.ceil((seconds + SEPARATED_AFTER) * recording.sample_rate)]
         if not samples.any():
             raise RequestRefused("unknown melody", f"melody: expected sound in {reference}, got digital silence")
         chroma = melody_chroma(samples, recording.sample_rate, self._separator, settings, self.context.device)
         return chroma, settings.frame_rate
 
-    # -- joint embedding ------------------------------------------------------------------------------------------
-
     @cached_property
     def _embedder(self) -> "JointEmbedder":
         from stages.networks.clap import load_joint_embedder
 
-        assert self.models.clap is not None
-        vocabulary = self.models.vocabulary
+        assert self.config.clap is not None
+        vocabulary = self.config.vocabulary
         words = self.context.weights(vocabulary).path if vocabulary else None
-        return load_joint_embedder(self.context.weights(self.models.clap).path, self.context.device, words)
+        return load_joint_embedder(self.context.weights(self.config.clap).path, self.context.device, words)
 
     def _embedding(self, request: Mapping[str, Any]) -> Float[Tensor, "E"]:
-        """The joint embedding of words, or of the beginning of a recording."""
-        reference = self._sources.reference(request, "clap")
+        """Return the joint embedding of words, or of the beginning of a recording."""
+        reference = self._lookup.reference(request, "clap")
         if reference.kind == "track":
-            embedding = np.array(self._sources.row("clap", reference)["embeddings"][0], dtype=np.float32)
-        elif self.models.clap is None:
+            embedding = np.array(self._lookup.row("clap", reference)["embeddings"][0], dtype=np.float32)
+        elif self.config.clap is None:
             raise RequestRefused("no clap", f"clap: expected generate.clap for {reference}, got none")
         elif reference.kind == "file":
-            recording = self._sources.recording("clap", reference)
+            recording = self._lookup.recording("clap", reference)
             seconds = self._embedder.window / self._embedder.sample_rate
             samples = recording.samples[:, : math.ceil(seconds * recording.sample_rate)]
             embedding = self._embedder.embed_audio(samples, recording.sample_rate, seconds).embeddings[0]
@@ -196,33 +212,31 @@ class Conditions:
             )
         return torch.from_numpy(embedding)
 
-    # -- continuation ---------------------------------------------------------------------------------------------
-
     @cached_property
     def _codec(self) -> AnyCodec:
-        assert self.models.codec is not None
-        path, got = self.context.weights(self.models.codec).path, f"generate.codec = {self.models.codec}"
+        assert self.config.codec is not None
+        path, got = self.context.weights(self.config.codec).path, f"generate.codec = {self.config.codec}"
         return load_codec_of(codes_of_model(self.facts), path, self.context.device, got, "the model")
 
     def _prompt(self, request: Mapping[str, Any]) -> Int[Tensor, "K P"]:
-        """The codes that the clip begins with."""
-        reference = self._sources.reference(request, "prompt")
+        """Return the codes that the clip begins with."""
+        reference = self._lookup.reference(request, "prompt")
         wanted = max(1, round(request["prompt_seconds"] * self.facts.frame_rate))
         if reference.kind == "track":
-            row = self._sources.row("prompt", reference)
+            row = self._lookup.row("prompt", reference)
             try:
                 check_codes(codes_of_model(self.facts), codes_of_row(row), "the model", f"tokens of {reference.value}")
             except ValueError as error:
                 raise RequestRefused("other codec", f"prompt: {error}") from error
             codes = torch.tensor(np.array(row["codes"], dtype=np.int64))
-        elif self.models.codec is None:
+        elif self.config.codec is None:
             raise RequestRefused("no codec", "prompt: expected generate.codec for a prompt that is a file, got none")
         else:
-            codec, recording = self._codec, self._sources.recording("prompt", reference)
+            codec, recording = self._codec, self._lookup.recording("prompt", reference)
             sound = convert_audio(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
-            # A codec that looks both ways hears some of what follows the prompt as well.
-            heard = (wanted + codec.margins.after) * codec.hop
-            codes = codec.encode_track(torch.from_numpy(sound[:, :heard]))
+            # A codec that looks both ways reads some of what follows the prompt as well.
+            samples = (wanted + codec.margins.after) * codec.hop
+            codes = codec.encode_track(torch.from_numpy(sound[:, :samples]))
         if codes.shape[1] < wanted:
             got = codes.shape[1] / self.facts.frame_rate
             message = f"prompt: expected {request['prompt_seconds']:g} s of {reference}, got {got:g}"

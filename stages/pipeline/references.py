@@ -7,7 +7,7 @@ file:hum.wav            an audio file, relative to the requests file, or an abso
 text:slow strings       words (for CLAP only); `text` alone takes the request's own description
 ```
 
-In the table `requests` a reference stands resolved: `track:` with the whole id, `file:` with the whole place, `text:`
+In the table `requests` a reference stands resolved: `track:` with the whole id, `file:` with the whole path, `text:`
 with the words. Only what the operator's requests file says is ever opened as a file; no text of a track's metadata is.
 """
 
@@ -16,6 +16,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import pyarrow as pa
 
@@ -24,22 +25,36 @@ SHORTEST_PREFIX = 6
 
 
 class UnknownReference(ValueError):
-    """A reference is not written as one, or names nothing, or more than one thing."""
+    """Says that a reference is not written as one, or names nothing, or more than one thing."""
+
+
+class RequestRefused(ValueError):
+    """Says that a request cannot be taken in or followed; `kind` is the reject's short word."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A resolved reference: `kind` is `track`, `file` or `text`; `value` its id, its place, or the words."""
+    """A resolved reference: `kind` is `track`, `file` or `text`; `value` its id, its path, or the words."""
 
     kind: str
     value: str
+
+    @classmethod
+    def from_row(cls, text: str) -> Self:
+        """Read a reference as the table `requests` holds it."""
+        kind, _, value = text.partition(":")
+        return cls(kind, value)
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.value}"
 
 
-def parse(text: str, kinds: tuple[str, ...]) -> Reference:
-    """A reference of one of `kinds` (of `track`, `title`, `file`, `text`) as written, not yet resolved.
+def parse_reference(text: str, kinds: tuple[str, ...]) -> Reference:
+    """Parse a reference of one of `kinds` (of `track`, `title`, `file`, `text`) as people write it, not yet resolved.
 
     Raises:
         UnknownReference: it is not of the form `kind:value` with one of the kinds.
@@ -58,7 +73,7 @@ def parse(text: str, kinds: tuple[str, ...]) -> Reference:
 
 @dataclass
 class TrackNames:
-    """The recordings of the store by the names that people use for them.
+    """Finds the recordings of the store by the names that people use for them.
 
     Args:
         tracks: the columns `track_id`, `title`, `artist` of the table `tracks`.
@@ -79,23 +94,23 @@ class TrackNames:
         self._titles = titles
 
     def resolve(self, reference: Reference) -> Reference:
-        """The `track:` reference with the whole id behind a `track:` or `title:` one.
+        """Return the `track:` reference with the whole id behind a `track:` or `title:` one.
 
         Raises:
             UnknownReference: no track, or more than one, has that name.
         """
         if reference.kind == "title":
-            found, what = sorted(self._titles.get(reference.value, [])), f"the title {reference.value!r}"
+            ids, what = sorted(self._titles.get(reference.value, [])), f"the title {reference.value!r}"
             advice = "write title:Artist/Title or track:<id>"
         else:
-            found, what = self._with_prefix(reference.value.lower()), f"an id that begins with {reference.value!r}"
+            ids, what = self._with_prefix(reference.value.lower()), f"an id that begins with {reference.value!r}"
             advice = "give more digits"
-        if not found:
+        if not ids:
             raise UnknownReference(f"expected a track with {what}, got none among the {len(self._ids)} tracks")
-        if len(found) > 1:
-            some = ", ".join(track[:12] for track in found[:3])
-            raise UnknownReference(f"expected one track with {what}, got {len(found)} ({some}…): {advice}")
-        return Reference("track", found[0])
+        if len(ids) > 1:
+            some = ", ".join(track[:12] for track in ids[:3])
+            raise UnknownReference(f"expected one track with {what}, got {len(ids)} ({some}…): {advice}")
+        return Reference("track", ids[0])
 
     def _with_prefix(self, prefix: str) -> list[str]:
         if len(prefix) < SHORTEST_PREFIX:
@@ -106,32 +121,32 @@ class TrackNames:
 
 
 @dataclass
-class Files:
-    """The audio files that a requests file refers to, by place and by content.
+class ReferencedFiles:
+    """Finds the audio files that a requests file refers to, and what tells their contents apart.
 
     Args:
-        base: the folder (path or fsspec URL) that relative places start from; None where there is none.
+        base: the folder (path or fsspec URL) that relative paths start from; None where there is none.
     """
 
     base: str | None
     _digests: dict[str, str] = field(default_factory=dict)
 
     def resolve(self, reference: Reference) -> Reference:
-        """The `file:` reference with the whole place.
+        """Return the `file:` reference with the whole path or URL.
 
         Raises:
-            UnknownReference: the place is relative and there is nothing that it is relative to.
+            UnknownReference: the path is relative and there is nothing that it is relative to.
         """
-        place = reference.value
-        if "://" in place or os.path.isabs(place):
+        path = reference.value
+        if "://" in path or os.path.isabs(path):
             return reference
         if self.base is None:
-            raise UnknownReference(f"expected an absolute path or URL, got {place!r}: these requests lie in no folder")
-        return Reference("file", f"{self.base.rstrip('/')}/{place}")
+            raise UnknownReference(f"expected an absolute path or URL, got {path!r}: these requests lie in no folder")
+        return Reference("file", f"{self.base.rstrip('/')}/{path}")
 
     def digest(self, reference: Reference) -> str:
-        """SHA-256 of a file's content: a request is a new one when the file that it refers to changed, and the same
-        when the file merely moved.
+        """Return the SHA-256 of a file's content: a request is a new one when the file that it refers to changed, and
+        the same when the file merely moved.
 
         Raises:
             UnknownReference: there is no such file, or it may not be read.

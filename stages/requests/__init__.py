@@ -9,7 +9,7 @@ A line with a mistake is a reject that names the line; a line that is gone takes
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -22,15 +22,24 @@ import schemas
 from schemas.identity import fingerprint
 from schemas.tables import PIECES, REQUESTS, TRACKS
 from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
-from stages.pipeline.references import Files, Reference, TrackNames, UnknownReference, parse
-from stages.requests.lines import FIELDS, Line, RequestLine, read_lines
+from stages.pipeline.references import (
+    Reference,
+    ReferencedFiles,
+    RequestRefused,
+    TrackNames,
+    UnknownReference,
+    parse_reference,
+)
+from stages.requests.lines import FIELDS, RequestLine, read_lines
 
 READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 2
 
 SOUNDS = ("track", "title", "file")
 """Kinds of references that a melody or a prompt may be."""
 
-NOTHING: Mapping[str, Any] = {"guidance_text": 1.0, "fields": []}
+Row = dict[str, Any]
+
+NOTHING: Row = {"guidance_text": 1.0, "fields": []}
 """Columns that came later, with the value that asks for nothing."""
 
 
@@ -69,8 +78,8 @@ class Config(schemas.Config):
 
 
 def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan:
-    """What `read_source` would do; a line that would newly be refused counts as one to make."""
-    change = _change(config, context, known, refused)
+    """Count what `read_source` would do; a line that would newly be refused counts as one to make."""
+    change = _read_change(config, context, known, refused)
     same = sum(1 for row in change.rows if change.before.get(row["request_id"]) == row)
     return SourcePlan(
         make=len(change.rows) - same + len(change.new_rejects),
@@ -80,97 +89,91 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
 
 
 def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]:
-    """The shards that the requests file changes.
+    """Yield the shards that the requests file changes.
 
     Raises:
         ValueError: the file is not there, cannot be parsed, or asks for nothing.
     """
-    change = _change(config, context, known, refused)
-    before: dict[int, list[dict]] = {}
-    after: dict[int, list[dict]] = {}
-    for row in change.before.values():
-        before.setdefault(row["shard"], []).append(row)
-    for row in change.rows:
-        after.setdefault(row["shard"], []).append(row)
-    numbers = sorted(number for number in before.keys() | after.keys() if not _same(before, after, number))
+    change = _read_change(config, context, known, refused)
+    before, after = _by_shard(change.before.values()), _by_shard(change.rows)
+    numbers = sorted(number for number in before.keys() | after.keys() if before.get(number) != after.get(number))
     if not numbers and (change.new_rejects or change.settled):
         numbers = [min(after, default=0)]  # no row changed, and what was refused did
     for number in numbers:
         context.check_stopped()
-        rows = after.get(number, [])
-        made = sum(1 for row in rows if change.before.get(row["request_id"]) != row)
-        yield ShardUpdate(number, rows, made, change.rejects)
+        rows = list(after.get(number, {}).values())
+        changed = sum(1 for row in rows if change.before.get(row["request_id"]) != row)
+        yield ShardUpdate(number, rows, changed, change.rejects)
+
+
+def _by_shard(rows: Iterable[Row]) -> dict[int, dict[str, Row]]:
+    """Group rows by shard, and in each by id."""
+    shards: dict[int, dict[str, Row]] = {}
+    for row in rows:
+        shards.setdefault(row["shard"], {})[row["request_id"]] = row
+    return shards
 
 
 @dataclass(frozen=True)
 class _Change:
     """The requests of earlier runs by id, those of now in the order of their lines, and what is refused now."""
 
-    before: Mapping[str, dict]
-    rows: list[dict]
+    before: Mapping[str, Row]
+    rows: list[Row]
     rejects: list[Reject]
-    refused: frozenset[tuple[str, str | None]]
+    refused_before: frozenset[tuple[str, str | None]]
     """Key and stamp of the rejects of earlier runs."""
 
     @cached_property
     def new_rejects(self) -> list[Reject]:
-        return [reject for reject in self.rejects if (reject.key, reject.stamp) not in self.refused]
+        return [reject for reject in self.rejects if (reject.key, reject.stamp) not in self.refused_before]
 
     @cached_property
     def settled(self) -> int:
-        """Rejects of earlier runs that no longer hold."""
-        return len({key for key, _ in self.refused} - {reject.key for reject in self.rejects})
+        """How many rejects of earlier runs no longer hold."""
+        return len({key for key, _ in self.refused_before} - {reject.key for reject in self.rejects})
 
 
-def _same(before: Mapping[int, list[dict]], after: Mapping[int, list[dict]], number: int) -> bool:
-    def by_id(rows: list[dict]) -> list[dict]:
-        return sorted(rows, key=lambda row: row["request_id"])
-
-    return by_id(before.get(number, [])) == by_id(after.get(number, []))
-
-
-def _default_set(config: Config, context: Context) -> str:
-    """What stands in for a requests file. The demo set refers to pieces that only a store with the demo corpus has."""
-    return config.default_set if context.store.versions(PIECES) else "text"
-
-
-def _change(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> _Change:
+def _read_change(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> _Change:
     url = context.settings.requests
-    default_set = _default_set(config, context)
-    place = url or str(files("stages.requests").joinpath(f"{default_set}_requests.csv"))
-    reader = _Reader(config, context, Files(_folder(url) if url else None))
-    rows: dict[str, dict] = {}
+    # The demo set refers to pieces that only a store with the demo corpus has.
+    default_set = config.default_set if context.store.versions(PIECES) else "text"
+    path = url or str(files("stages.requests").joinpath(f"{default_set}_requests.csv"))
+    reader = _RowReader(config, context, ReferencedFiles(_folder(url) if url else None))
+    rows: dict[str, Row] = {}
     rejects, names = [], dict[str, int]()
-    for line in read_lines(place):
+    for number, line in read_lines(path):
         try:
-            row = reader.row(line)
+            if isinstance(line, RequestRefused):
+                raise line
+            row = reader.row(number, line)
             if row["name"] in names:
-                raise _Refused(
-                    "duplicate name", f"expected each name once, got {row['name']!r} as in line {names[row['name']]}"
-                )
+                message = f"expected each name once, got {row['name']!r} as in line {names[row['name']]}"
+                raise RequestRefused("duplicate name", message)
             if row["request_id"] in rows:
                 first = rows[row["request_id"]]["line"]
-                raise _Refused("duplicate", f"it asks for the clip of line {first} again: a name makes it another one")
-        except _Refused as error:
-            problem = str(error) if line.request is None else f"line {line.number}: {error}"
-            stamp = fingerprint([error.kind, problem, place])
-            rejects.append(Reject(f"line {line.number}", url or f"the {default_set} set", error.kind, problem, stamp))
+                message = f"it asks for the clip of line {first} again: a name makes it another one"
+                raise RequestRefused("duplicate", message)
+        except RequestRefused as error:
+            message = f"line {number}: {error}"
+            stamp = fingerprint([error.kind, message, path])
+            rejects.append(Reject(f"line {number}", url or f"the {default_set} set", error.kind, message, stamp))
             continue
         rows[row["request_id"]] = row
         if row["name"] is not None:
-            names[row["name"]] = line.number
+            names[row["name"]] = number
     before = {row["request_id"]: row for row in known.to_pylist()}
-    _give_shards(rows, before, config.shard_size)
-    stands = frozenset(zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True))
-    return _Change(before, list(rows.values()), rejects, stands)
+    _assign_shards(rows, before, config.shard_size)
+    refused_before = zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True)
+    return _Change(before, list(rows.values()), rejects, frozenset(refused_before))
 
 
 def _folder(url: str) -> str:
     return url.rpartition("/")[0] if "://" in url else os.path.dirname(os.path.abspath(url))
 
 
-def _give_shards(rows: Mapping[str, dict], before: Mapping[str, dict], size: int) -> None:
-    """A known request keeps its shard; a new one goes to the last shard, and a new shard follows when that is full."""
+def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], size: int) -> None:
+    """Give a known request its old shard, a new one the last shard, and begin another when that is full."""
     last = max((row["shard"] for row in before.values()), default=0)
     filled = sum(1 for name in rows if name in before and before[name]["shard"] == last)
     for name, row in rows.items():
@@ -182,71 +185,59 @@ def _give_shards(rows: Mapping[str, dict], before: Mapping[str, dict], size: int
         row["shard"], filled = last, filled + 1
 
 
-class _Refused(ValueError):
-    """A line that cannot be a request; `kind` is the reject's short word."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
-
-
 @dataclass
-class _Reader:
-    """Turns a line into a row."""
+class _RowReader:
+    """Turns lines into rows of `requests`."""
 
     config: Config
     context: Context
-    files: Files
+    files: ReferencedFiles
 
     @cached_property
     def tracks(self) -> TrackNames:
         return TrackNames(self.context.rows(TRACKS, ["track_id", "title", "artist"]))
 
-    def row(self, line: Line) -> dict[str, Any]:
-        """The row of a line, its shard not yet given.
+    def row(self, number: int, line: RequestLine) -> Row:
+        """Return the row of a line, its shard not yet given.
 
         Raises:
-            _Refused: the line cannot be a request.
+            RequestRefused: the line asks for what no clip can have, or refers to what is not there.
         """
-        if line.request is None:
-            raise _Refused(line.kind, line.problem)
-        asked = line.request
-        row: dict[str, Any] = {name: getattr(asked, name) for name in RequestLine.model_fields if name not in FIELDS}
-        row["fields"] = [(name, value) for name in sorted(FIELDS) if (value := getattr(asked, name)) is not None]
+        row: Row = {name: getattr(line, name) for name in RequestLine.model_fields if name not in FIELDS}
+        row["fields"] = [(name, value) for name in sorted(FIELDS) if (value := getattr(line, name)) is not None]
         for name in ("seconds", "takes", "guidance", "guidance_text", "temperature", "top_k", "top_p"):
             row[name] = getattr(self.config, name) if row[name] is None else row[name]
-        if asked.prompt and asked.prompt_seconds is None:
+        if line.prompt and line.prompt_seconds is None:
             row["prompt_seconds"] = self.config.prompt_seconds
-        self._check(row)
-        meant = row | {column: self._resolve(row, column) for column in ("melody", "clap", "prompt")}
+        self._check_limits(row)
+        identity = row | {column: self._resolve(row, column) for column in ("melody", "clap", "prompt")}
         # A column that came later and says nothing leaves a request's id and seed as they were without it.
-        meant = {name: value for name, value in meant.items() if name not in NOTHING or value != NOTHING[name]}
+        identity = {name: value for name, value in identity.items() if name not in NOTHING or value != NOTHING[name]}
         if row["seed"] is None:
-            sound = {name: value for name, value in meant.items() if name not in ("title", "takes", "seed")}
-            row["seed"] = meant["seed"] = int(fingerprint(sound)[:8], 16) >> 1
-        return row | {"request_id": fingerprint(meant), "line": line.number}
+            sound = {name: value for name, value in identity.items() if name not in ("title", "takes", "seed")}
+            row["seed"] = identity["seed"] = int(fingerprint(sound)[:8], 16) >> 1
+        return row | {"request_id": fingerprint(identity), "line": number}
 
-    def _check(self, row: Mapping[str, Any]) -> None:
+    def _check_limits(self, row: Row) -> None:
+        problem = None
         if row["seconds"] > self.config.max_seconds:
-            raise _Refused(
-                "bad value", f"seconds: expected at most {self.config.max_seconds:g}, got {row['seconds']:g}"
-            )
-        if row["takes"] > self.config.max_takes:
-            raise _Refused("bad value", f"takes: expected at most {self.config.max_takes}, got {row['takes']}")
-        if row["prompt_seconds"] is not None and row["prompt"] is None:
-            raise _Refused(
-                "bad value", f"prompt_seconds: expected a prompt with it, got {row['prompt_seconds']:g} alone"
-            )
-        if row["prompt"] and row["prompt_seconds"] >= row["seconds"]:
+            problem = f"seconds: expected at most {self.config.max_seconds:g}, got {row['seconds']:g}"
+        elif row["takes"] > self.config.max_takes:
+            problem = f"takes: expected at most {self.config.max_takes}, got {row['takes']}"
+        elif row["prompt_seconds"] is not None and row["prompt"] is None:
+            problem = f"prompt_seconds: expected a prompt with it, got {row['prompt_seconds']:g} alone"
+        elif row["prompt"] and row["prompt_seconds"] >= row["seconds"]:
             message = f"expected less than the clip's {row['seconds']:g} seconds, got {row['prompt_seconds']:g}"
-            raise _Refused("bad value", f"prompt_seconds: {message}")
+            problem = f"prompt_seconds: {message}"
+        if problem:
+            raise RequestRefused("bad value", problem)
 
-    def _resolve(self, row: dict[str, Any], column: str) -> str | None:
-        """Put the resolved reference into the row; its identity comes back: content, not place."""
+    def _resolve(self, row: Row, column: str) -> str | None:
+        """Put the resolved reference into the row; return its identity, which is of the content, not of the place."""
         if row[column] is None:
             return None
         try:
-            reference = parse(row[column], (*SOUNDS, "text") if column == "clap" else SOUNDS)
+            reference = parse_reference(row[column], (*SOUNDS, "text") if column == "clap" else SOUNDS)
             if reference.kind == "text":
                 reference = Reference("text", reference.value or row["description"] or "")
                 if not reference.value:
@@ -256,6 +247,6 @@ class _Reader:
             else:
                 reference = self.tracks.resolve(reference)
             row[column] = str(reference)
-            return f"content:{self.files.digest(reference)}" if reference.kind == "file" else row[column]
+            return f"content:{self.files.digest(reference)}" if reference.kind == "file" else str(reference)
         except UnknownReference as error:
-            raise _Refused(f"unknown {column}", f"{column}: {error}") from error
+            raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error

@@ -14,11 +14,12 @@ from schemas import Store, WeightsRef
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages import chroma, clap, tokenize
 from stages.checkpoints.codecs import load_codec
+from stages.checkpoints.generation import RequestConditions
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.native import describe_codec, load_encodec
-from stages.generate.conditions import Conditions, Given, Models
-from stages.generate.sources import RequestRefused
+from stages.generate.conditions import ConditionReader, melody_over_clip
 from stages.networks.clap import load_joint_embedder
+from stages.pipeline.references import RequestRefused
 from tests.worlds.codec_world import piece
 from tests.worlds.generation_world import (
     DEFAULTS,
@@ -50,19 +51,22 @@ def store(tmp_path: Path) -> Store:
     return filled_store(tmp_path)
 
 
-def conditions_of(store: Store, checkpoint: str = "one", **models: str) -> Conditions:
-    """Finds the conditions of requests for a checkpoint of the store."""
+def reader_for(store: Store, checkpoint: str = "one", **models: str) -> ConditionReader:
+    """Reads the conditions of requests for a checkpoint of the store."""
     context = context_for(store)
     facts = load_checkpoint(Path(store.path(f"models/{checkpoint}")), context.weights).facts
-    named = {name: WeightsRef(value) for name, value in models.items()}
-    given = dict.fromkeys(("codec", "separator", "clap", "vocabulary")) | named
-    return Conditions(context, facts, Models(**given))
+    return ConditionReader(context, facts, config_of(**models))
 
 
-def given(conditions: Conditions, **asked: Any) -> Given:
+def read(reader: ConditionReader, **asked: Any) -> RequestConditions:
     row = DEFAULTS | asked
-    conditions.look_up([row])
-    return conditions.of(row)
+    reader.read_rows([row])
+    return reader.read(row)
+
+
+def melody_of(conditions: RequestConditions, reader: ConditionReader, seconds: float) -> np.ndarray:
+    assert conditions.attributes.chroma is not None
+    return melody_over_clip(conditions.attributes.chroma.numpy(), reader.facts, seconds)
 
 
 def test_a_prompt_and_a_melody_may_be_files(store: Store, tmp_path: Path) -> None:
@@ -124,9 +128,9 @@ def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path:
     soundfile.write(tmp_path / "b.wav", np.random.default_rng(0).normal(size=160_000) * 0.1, 16_000)
     asked = ["text:slow jazz", "text:fast rock", f"file:{tmp_path}/a.wav", f"file:{tmp_path}/b.wav"]
     seen: list[torch.Tensor] = []
-    conditions = conditions_of(store, clap=str(folder))
+    reader = reader_for(store, clap=str(folder))
     for one in asked:
-        found = given(conditions, clap=one).attributes.clap
+        found = read(reader, clap=one).attributes.clap
         assert found is not None
         seen.append(found)
     embedder = load_joint_embedder(folder)
@@ -160,16 +164,16 @@ def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(
     codec, path = listening_codec(tmp_path / "codec", piece(0, 4.0, SAMPLE_RATE)), tmp_path / "a.wav"
     soundfile.write(path, np.concatenate([piece(number, 6.0, 16_000) for number in range(4)]), 16_000)
     _put_track(store, path, separator, joint, codec)
-    conditions = conditions_of(store, separator=str(separator), clap=str(joint), codec=str(codec))
+    reader = reader_for(store, separator=str(separator), clap=str(joint), codec=str(codec))
     asked = {"melody": "", "clap": "", "prompt": ""}
     cached, live = (
-        given(conditions, seconds=seconds, prompt_seconds=0.8, **dict.fromkeys(asked, place))
+        read(reader, seconds=seconds, prompt_seconds=0.8, **dict.fromkeys(asked, place))
         for place in (f"track:{TRACK}", f"file:{path}")
     )
     for one, other in (
         (cached.attributes.chroma, live.attributes.chroma),
         (cached.attributes.clap, live.attributes.clap),
-        (torch.from_numpy(cached.melody), torch.from_numpy(live.melody)),
+        tuple(torch.from_numpy(melody_of(conditions, reader, seconds)) for conditions in (cached, live)),
     ):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
     assert cached.attributes.chroma.std() > 0.1
@@ -184,55 +188,55 @@ def test_to_a_model_that_learned_from_no_table_a_track_is_the_file_that_it_is(st
     tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
     store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")
     put_checkpoint(store, tmp_path, "elsewhere", model_config(), day=2, learned=False)
-    conditions = conditions_of(store, "elsewhere", separator=str(separator), clap=str(joint), codec=str(codec))
+    reader = reader_for(store, "elsewhere", separator=str(separator), clap=str(joint), codec=str(codec))
     asked = ("melody", "clap", "prompt")
     track, file = (
-        given(conditions, prompt_seconds=0.8, **dict.fromkeys(asked, place))
-        for place in (f"track:{TRACK}", f"file:{path}")
+        read(reader, prompt_seconds=0.8, **dict.fromkeys(asked, place)) for place in (f"track:{TRACK}", f"file:{path}")
     )
     assert torch.equal(track.attributes.chroma, file.attributes.chroma)
     assert torch.equal(track.attributes.clap, file.attributes.clap)
     assert torch.equal(track.prompt, file.prompt)
     for column in asked:
         with pytest.raises(RequestRefused, match=f"{column}: expected the track cdcd.* in tracks, got no such row"):
-            given(conditions, prompt_seconds=0.8, **{column: "track:" + "cd" * 32})
+            read(reader, prompt_seconds=0.8, **{column: "track:" + "cd" * 32})
 
 
-def test_the_model_hears_all_of_a_melody_in_a_long_clip_and_its_beginning_in_a_short_one(store: Store) -> None:
-    conditions, reference = conditions_of(store), np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
+def test_a_long_clip_follows_all_of_a_melody_and_a_short_one_its_beginning(store: Store) -> None:
+    reader, reference = reader_for(store), np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     for seconds, frames in ((0.5, 16), (2.0, 16), (2.1, 25), (60.0, 25)):
-        found = given(conditions, melody=f"track:{TRACK}", seconds=seconds).attributes.chroma
+        found = read(reader, melody=f"track:{TRACK}", seconds=seconds).attributes.chroma
         np.testing.assert_array_equal(found.numpy(), reference[:frames])
 
 
 def test_a_melody_is_given_at_the_rate_of_the_models_own(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "fast", model_config(chroma={"frames": 50, "frame_rate": 25.0}), day=2)
     reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
-    found = given(conditions_of(store, "fast"), melody=f"track:{TRACK}", seconds=1.0)
+    reader = reader_for(store, "fast")
+    found = read(reader, melody=f"track:{TRACK}", seconds=1.0)
     nearest = np.rint(np.arange(50) / 25.0 * 7.8125).astype(int)
     np.testing.assert_array_equal(found.attributes.chroma.numpy(), reference[nearest])
-    np.testing.assert_array_equal(found.melody, reference[nearest[:25]])
+    np.testing.assert_array_equal(melody_of(found, reader, 1.0), reference[nearest[:25]])
     (row,) = made(store, [{"melody": f"track:{TRACK}", "seconds": 1.0}], config_of(checkpoint="fast")).values()
     assert (row["chroma_frame_rate"], len(row["chroma"])) == (25.0, 25)
 
 
 def test_fields_are_those_that_the_model_reads(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "fields", model_config(fields=FIELDS), day=2)
-    conditions = conditions_of(store, "fields")
+    reader = reader_for(store, "fields")
     asked = {"description": "slow", "key": "A minor", "bpm": 92.0, "fields": [("genre", "rock"), ("moods", "dark")]}
-    attributes = given(conditions, **asked).attributes
+    attributes = read(reader, **asked).attributes
     assert attributes.fields == {"genre": "rock", "moods": "dark", "key": "A minor", "bpm": 92.0, "seconds": 1.2}
     assert attributes.description == "slow. key: A minor. bpm: 92", "key and tempo are in the text as in training"
-    assert given(conditions).attributes.fields == {"seconds": 1.2}
+    assert read(reader).attributes.fields == {"seconds": 1.2}
     asked |= {"temperature": 8.0}
     rows = made(store, [asked, asked | {"fields": [("genre", "jazz"), ("moods", "dark")]}, asked | {"bpm": 180.0}])
     assert len({str(row["codes"]) for row in rows.values()}) == 3
-    assert given(conditions_of(store), key="A minor", bpm=92.0).attributes.fields == {}
+    assert read(reader_for(store), key="A minor", bpm=92.0).attributes.fields == {}
 
 
 def test_a_request_without_words_has_no_description(store: Store) -> None:
     for description in (None, "", "  "):
-        assert given(conditions_of(store), description=description).attributes.description is None
+        assert read(reader_for(store), description=description).attributes.description is None
 
 
 REFUSED = [

@@ -1,11 +1,11 @@
-"""How much of a melody a clip hears: its beginning in one window, all of it over several."""
+"""How much of a melody a clip follows: its beginning in one window, all of it over several."""
 
 import numpy as np
 import pytest
 
 from model.lm.config import STRIDE, stride_frames
 from stages.checkpoints.facts import CheckpointFacts
-from stages.generate.melody_span import Beginning, clip_frames, heard, over_clip
+from stages.generate.conditions import MelodySpan, clip_frames, melody_over_clip, melody_span
 from tests.worlds.generation_world import model_config
 
 
@@ -29,15 +29,17 @@ def test_the_windows_are_those_of_musicgen() -> None:
 @pytest.mark.parametrize(
     ("chroma", "seconds", "expected"),
     [
-        ({"frames": 235}, 8.0, Beginning(235, 30.0)),
-        ({"frames": 235}, 30.0, Beginning(235, 30.0)),
-        ({"frames": 100}, 30.0, Beginning(100, 30.0)),
-        ({"frames": 1500, "frame_rate": 50.0}, 30.0, Beginning(1500, 30.0)),
-        ({"frames": 235}, 95.0, Beginning(743 + 235, 125.0)),
+        ({"frames": 235}, 8.0, MelodySpan(235, 30.0)),
+        ({"frames": 235}, 30.0, MelodySpan(235, 30.0)),
+        ({"frames": 100}, 30.0, MelodySpan(100, 30.0)),
+        ({"frames": 1500, "frame_rate": 50.0}, 30.0, MelodySpan(1500, 30.0)),
+        ({"frames": 235}, 95.0, MelodySpan(743 + 235, 125.0)),
     ],
 )
-def test_a_clip_hears_so_much(chroma: dict, seconds: float, expected: Beginning) -> None:
-    assert heard(facts_of(**chroma), seconds) == expected
+def test_the_span_of_a_melody_ends_with_the_clips_last_window(
+    chroma: dict, seconds: float, expected: MelodySpan
+) -> None:
+    assert melody_span(facts_of(**chroma), seconds) == expected
 
 
 @pytest.mark.parametrize(
@@ -51,4 +53,4 @@ def test_a_clip_hears_so_much(chroma: dict, seconds: float, expected: Beginning)
 )
 def test_a_short_melody_starts_over_where_the_model_repeats_it(chroma: dict, seconds: float, frames: list[int]) -> None:
     melody = np.eye(12, dtype=np.float32)[[0, 4, 7, 9, 2]]
-    np.testing.assert_array_equal(over_clip(melody, facts_of(**chroma), seconds), melody[frames])
+    np.testing.assert_array_equal(melody_over_clip(melody, facts_of(**chroma), seconds), melody[frames])

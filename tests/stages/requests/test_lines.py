@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from schemas import Store
-from stages.requests.lines import read_lines
+from stages.requests.lines import RequestLine, read_lines
 from tests.worlds.requests_world import rejects_of, rows_of, store_of_tracks, take_in, write
 
 
@@ -59,9 +59,10 @@ def test_lists_in_jsonl_and_parquet_are_the_items_of_a_text(tmp_path: Path) -> N
     lines = [{"name": "one", "moods": ["calm", " dark "], "genre": ["folk", "jazz"], "keywords": []}]
     pq.write_table(pa.Table.from_pylist(lines), tmp_path / "r.parquet")
     for file in (write(tmp_path / "r.jsonl", *lines), tmp_path / "r.parquet"):
-        (line,) = read_lines(str(file))
-        assert line.request is not None
-        assert (line.request.moods, line.request.genre, line.request.keywords) == ("calm, dark", "folk, jazz", None)
+        ((number, line),) = read_lines(str(file))
+        assert number == 1
+        assert isinstance(line, RequestLine)
+        assert (line.moods, line.genre, line.keywords) == ("calm, dark", "folk, jazz", None)
 
 
 BAD = [
@@ -176,4 +177,4 @@ def test_any_bytes_give_lines_or_one_error(tmp_path_factory: pytest.TempPathFact
     except ValueError as error:
         assert str(file) in str(error)  # noqa: PT017
         return
-    assert all((line.request is None) == bool(line.problem) for line in lines)
+    assert all(isinstance(line, RequestLine) or (line.kind and str(line)) for _, line in lines)

@@ -12,7 +12,8 @@ from schemas import WeightsRef
 from schemas.tables import REQUESTS, TRACKS
 from stages import train
 from stages.checkpoints.facts import CheckpointFacts
-from stages.generate.conditions import Conditions, Models
+from stages.generate import Config as GenerateConfig
+from stages.generate.conditions import ConditionReader
 from stages.networks.clap import load_joint_embedder
 from stages.train.batches import draw_batch, draw_micro_batches, split_tracks, word_embedder
 from stages.train.examples import Corpus
@@ -178,10 +179,10 @@ def test_words_are_embedded_as_generation_embeds_the_same_words(tmp_path: Path) 
     facts = CheckpointFacts(
         model=config.model, frame_rate=25.0, segment_seconds=2.0, text_encoder=None, text_encoder_digest=None
     )
-    models = Models(codec=None, separator=None, clap=config.joint_embedding, vocabulary=None)
+    named = GenerateConfig(codec=None, separator=None, clap=config.joint_embedding, vocabulary=None)
     words = "slow jazz piano. key: A minor"
     request = dict.fromkeys(REQUESTS.schema.names) | {"clap": f"text:{words}", "seconds": 2.0}
-    asked = Conditions(context, facts, models).of(request).attributes.clap
+    asked = ConditionReader(context, facts, named).read(request).attributes.clap
     assert torch.equal(asked, word_embedder(config, context)(words))
 
 

@@ -1,0 +1,107 @@
+"""From a row of `requests` to codes: what the stages that generate with a checkpoint share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from model.conditioning.captions import request_text
+from model.conditioning.config import MusicModelConfig
+from model.decoding import GenerationStoppedError, MemoryPlan
+from model.decoding.generation import GenerationRequest
+from model.decoding.windows import generate_long
+from model.guidance import GuidanceForm
+from model.lm.config import STRIDE, Precision, stride_frames
+from model.music_model import Attributes, MusicModel
+from stages.checkpoints.facts import CheckpointFacts
+from stages.pipeline.contract import Context, Stopped
+from stages.pipeline.machine import resources_of
+
+
+@dataclass(frozen=True, eq=False)
+class RequestConditions:
+    """What one request is generated from, as tensors; every take of it shares them."""
+
+    attributes: Attributes
+    """With as much of the melody as the clip's windows reach (`stages.generate.conditions.melody_span`)."""
+    prompt: Int[Tensor, "K P"] | None = None
+    """The codes that the clip begins with."""
+
+
+def description_of(request: Mapping[str, Any], config: MusicModelConfig) -> str | None:
+    """Write the text that a model reads for a request, its key and tempo in it; None for a model that reads none."""
+    if "description" not in config.conditions:
+        return None
+    return request_text(request["description"], request["key"], request["bpm"])
+
+
+def generation_request(
+    request: Mapping[str, Any],
+    conditions: RequestConditions,
+    *,
+    frames: int,
+    seed: int,
+    guidance_form: GuidanceForm = "one_pass",
+) -> GenerationRequest:
+    """Bring a row of `requests` and its conditions to what `model.decoding` generates a clip from.
+
+    Args:
+        request: the row; an earlier release's has no `guidance_text`.
+        frames: length of the clip, the prompt included.
+        seed: that of the take.
+    """
+    return GenerationRequest(
+        attributes=conditions.attributes,
+        frames=frames,
+        seed=seed,
+        guidance=request["guidance"],
+        guidance_text=1.0 if request["guidance_text"] is None else request["guidance_text"],
+        guidance_form=guidance_form,
+        temperature=request["temperature"],
+        top_k=request["top_k"],
+        top_p=request["top_p"],
+        prompt=conditions.prompt,
+    )
+
+
+def generate_codes(
+    context: Context,
+    model: MusicModel,
+    facts: CheckpointFacts,
+    requests: Sequence[GenerationRequest],
+    *,
+    stride: float = STRIDE,
+    precision: Precision = "float32",
+    progress: Callable[[int], None] | None = None,
+    on_plan: Callable[[MemoryPlan], None] | None = None,
+) -> list[Int[Tensor, "K _"]]:
+    """Generate the codes [K, frames] of each request, with what the run's settings leave of the machine.
+
+    Args:
+        model: the checkpoint's network, or another of its architecture.
+        facts: of the checkpoint.
+        stride: from one window of a long clip to the next, as a share of a window.
+        progress: is told of frames as they are made.
+        on_plan: is told how many sequences go together.
+
+    Raises:
+        Stopped: the run was asked to stop.
+        FloatingPointError: the model is broken.
+    """
+    window = facts.segment_frames
+    try:
+        return generate_long(
+            model,
+            requests,
+            window=window,
+            stride=stride_frames(stride, window),
+            frame_rate=facts.frame_rate,
+            precision=precision,
+            stop=context.stop.is_set,
+            progress=progress,
+            resources=resources_of(context, on_plan),
+        )
+    except GenerationStoppedError as error:
+        raise Stopped(str(error)) from error
