@@ -10,12 +10,9 @@ from typing import Any
 Difference = dict[str, Any]
 """A nested mapping of stage, field and value."""
 
-ENCODEC, DAC, MIMI = "facebook/encodec_32khz", "descript/dac_44khz", "kyutai/mimi"
-TEXT_ENCODER = "google-t5/t5-base"
+DAC, MIMI = "descript/dac_44khz", "kyutai/mimi"
 OWN_CODEC = "checkpoint:codec"
 """The codec that the store trains."""
-SEPARATOR = "demucs:htdemucs"
-CLAP = "lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt"
 
 
 def miniature() -> Difference:
@@ -64,8 +61,8 @@ def miniature() -> Difference:
             "save_every": 150,
         },
         "chroma": {"separator": "checkpoint:separator"},
-        "clap": {"model": "checkpoint:clap"},
-        "tokenize": {"codec": "checkpoint:codec"},
+        "clap": {"model": "checkpoint:clap", "vocabulary": None},
+        "tokenize": {"codec": OWN_CODEC},
         "train": {
             "model": {
                 "language_model": {
@@ -93,14 +90,6 @@ def miniature() -> Difference:
             "save_every": 150,
         },
         "requests": {"default_set": "demo"},
-        "generate": {
-            "codec": "checkpoint:codec",
-            "separator": "checkpoint:separator",
-            "clap": "checkpoint:clap",
-            "vocabulary": None,
-        },
-        "decode": {"codec": "checkpoint:codec"},
-        "evaluate": {"codec": "checkpoint:codec", "clap": "checkpoint:clap", "vocabulary": None},
     }
 
 
@@ -152,26 +141,15 @@ def musicgen_stereo_melody() -> Difference:
 def _stereo(mono: Difference) -> Difference:
     """The same model of a mono codec's codes for both sides; a level's two share a delay (the model cards of
     facebook/musicgen-stereo-small and its siblings; AudioCraft's `interleave_stereo_codebooks`)."""
-    mono["tokenize"]["channels"] = "stereo"
+    mono["tokenize"] = {"channels": "stereo"}
     mono["train"]["model"]["language_model"] |= {"codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3)}
     return mono
 
 
 def _published(width: int, layers: int, heads: int) -> Difference:
-    """The published sizes (arXiv:2306.05284, 4.1) and the published weights."""
-    return {
-        "chroma": {"separator": SEPARATOR},
-        "clap": {"model": CLAP},
-        "tokenize": {"codec": ENCODEC},
-        "train": {
-            "model": {"language_model": {"width": width, "layers": layers, "heads": heads}},
-            "text_encoder": TEXT_ENCODER,
-            "condition_dropout": 0.3,
-        },
-        "generate": {"codec": ENCODEC, "separator": SEPARATOR, "clap": CLAP},
-        "decode": {"codec": ENCODEC},
-        "evaluate": {"codec": ENCODEC, "clap": CLAP},
-    }
+    """The published sizes (arXiv:2306.05284, 4.1); the published weights around them are the stages' own defaults."""
+    model = {"language_model": {"width": width, "layers": layers, "heads": heads}}
+    return {"train": {"model": model, "condition_dropout": 0.3}}
 
 
 def encodec_32khz() -> Difference:
@@ -241,9 +219,7 @@ def mimi_24khz() -> Difference:
 
 def _with_codec(difference: Difference, codec: str) -> Difference:
     """The same models on another codec."""
-    for stage in ("tokenize", "generate", "decode", "evaluate"):
-        difference[stage]["codec"] = codec
-    return difference
+    return difference | {"tokenize": {"codec": codec}}
 
 
 PRESETS: Mapping[str, Callable[[], Difference]] = {

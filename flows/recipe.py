@@ -1,6 +1,7 @@
 """A recipe: the configuration of every stage, as a preset's difference with what was asked for laid on it."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from types import ModuleType
 from typing import Annotated, Any
 
@@ -61,8 +62,25 @@ GPU_STAGES = frozenset({"train_codec", "demo_models", "chroma", "clap", "tokeniz
 """Stages that run models, and so want an accelerator where there is one."""
 
 
+Path = tuple[str, ...]
+"""Names of nested fields: a stage's first."""
+
+FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
+    ("tokenize", "codec"): (("generate", "codec"), ("decode", "codec"), ("evaluate", "codec")),
+    ("chroma", "separator"): (("generate", "separator"),),
+    ("chroma", "analysis"): (("train", "model", "chroma", "analysis"),),
+    ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),
+    ("clap", "vocabulary"): (("generate", "vocabulary"), ("evaluate", "vocabulary"), ("train", "vocabulary")),
+}
+"""A field of the stage that makes a table -> fields of other stages that are the same unless they are given."""
+
+
 class Recipe(Config):
-    """What is made, as opposed to where and by what means (`Settings`)."""
+    """What is made, as opposed to where and by what means (`Settings`).
+
+    Codec, CLAP, separator and the way in which melodies are measured are each given to the stage that makes a table
+    with them; other stages follow it where they are given none of their own (`FOLLOWED`).
+    """
 
     preset: str = Field(default="miniature", json_schema_extra={"enum": list(PRESETS)})
     """The preset that fills whatever is not given."""
@@ -91,8 +109,12 @@ class Recipe(Config):
         # A field's default may be a model whose own fields differ from its class's defaults, so whoever gives one of
         # them must not get the class's defaults for the others.
         defaults = {stage: module.Config().model_dump() for stage, module in STAGES.items()}
+        for follower in chain.from_iterable(FOLLOWED.values()):
+            section = _at(defaults, follower[:-1])
+            if section is not None:
+                del section[follower[-1]]
         preset = merge(defaults, preset_difference(name))
-        return merge(merge(preset, _codec_of_checkpoint(given)), given)
+        return _follow(merge(merge(preset, _codec_of_checkpoint(given)), given))
 
     @field_validator("preset")
     @classmethod
@@ -119,6 +141,29 @@ class Recipe(Config):
         if name in ("demo", "demo_models"):
             return not checkpoints.isdisjoint(stages.demo.models.KINDS)
         return True
+
+
+def _at(recipe: Mapping[str, Any], path: Path) -> Any:
+    """What stands at a path; None where there is no such field."""
+    value: Any = recipe
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _follow(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what is not given of the fields that follow others."""
+    for leader, followers in FOLLOWED.items():
+        for follower in followers:
+            section = _at(recipe, follower[:-1])
+            # Only what embeds captions has to know by which CLAP.
+            unused = follower[0] == "train" and leader[0] == "clap" and not _at(recipe, ("train", "joint_text"))
+            if isinstance(section, Mapping) and follower[-1] not in section and not unused:
+                difference = _at(recipe, leader)
+                for name in reversed(follower):
+                    difference = {name: difference}
+                recipe = merge(recipe, difference)
+    return recipe
 
 
 def _codec_of_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from model.conditioning.config import ChromaConfig
+
 PITCH_CLASSES = 12
 """Bins of a frame; bin 0 is C."""
 
@@ -24,31 +26,26 @@ CENTRE_OCTAVE, OCTAVE_WIDTH = 5.0, 2.0
 """The bank's weight over pitch: a Gaussian around the 5th octave above 27.5 Hz (880 Hz), this many octaves wide."""
 
 
-def chroma(
-    wav: Float[Tensor, "B N"], sample_rate: int = 32_000, window: int = 16_384, hop: int = 4_096
-) -> Float[Tensor, "B F 12"]:
-    """The chroma of a batch, F = N // hop + 1 frames (with N at least `window`: a shorter one is padded with zeros on
-    both sides first), strongest bin 1 in every frame that is not silent.
+def chroma(wav: Float[Tensor, "B N"], config: ChromaConfig = ChromaConfig()) -> Float[Tensor, "B F 12"]:
+    """Measure the chroma of a batch: F = N // hop + 1 frames, the strongest bin 1 in every frame that is not silent.
 
     Args:
-        wav: mono signals.
-        sample_rate: Hz.
-        window: length of the periodic Hann window and of the Fourier transform, samples.
-        hop: samples between frames; frame f is centred on sample f * hop.
+        wav: mono signals at `config.sample_rate`. Those shorter than the window are padded with zeros on both sides.
+        config: `window` is the length of the periodic Hann window and of the Fourier transform; frame f is centred on
+            sample f * `hop`.
 
     Raises:
-        ValueError: no samples, or a rate, window or hop below 1.
+        ValueError: there are no samples.
     """
     if wav.shape[-1] < 1:
         raise ValueError("expected at least 1 sample, got none")
-    if min(sample_rate, window, hop) < 1:
-        raise ValueError(f"expected positive rate, window and hop, got {sample_rate}, {window} and {hop}")
+    window = config.window
     missing = max(window - wav.shape[-1], 0)
     wav = functional.pad(wav, (missing // 2, missing - missing // 2))
     padded = functional.pad(wav[:, None], (window // 2, window // 2), mode="reflect")[:, 0]
     hann = torch.hann_window(window, dtype=wav.dtype, device=wav.device)
-    bank = chroma_filters(sample_rate, window).to(wav)
-    frames = padded.unfold(-1, window, hop)
+    bank = chroma_filters(config.sample_rate, window).to(wav)
+    frames = padded.unfold(-1, window, config.hop)
     groups = []
     for group in frames.split(FRAMES_A_GROUP, dim=1):
         spectrum = torch.fft.rfft(group * hann, dim=-1) / hann.square().sum().sqrt()

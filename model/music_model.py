@@ -31,7 +31,7 @@ class Attributes:
     description: str | None = None
     """What the music is, in words."""
     chroma: Float[Tensor, "..."] | None = None
-    """The melody [F, 12] at the rate of `ChromaConfig.frame_rate`, bin 0 = C."""
+    """The melody [F, 12] at the rate of `MelodyConfig.frame_rate`, bin 0 = C."""
     clap: Float[Tensor, "..."] | None = None
     """A joint embedding [E] of text and audio."""
     fields: Mapping[str, str | float | int] = field(default_factory=dict)

@@ -5,13 +5,14 @@ Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only 
 (`model.chroma.one_hot`, which the published melody models do), so that this table serves both."""
 
 import pyarrow as pa
-from pydantic import Field
 
 import schemas
+from model.conditioning.config import ChromaConfig
 from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
 from stages.audio.loudness import SILENCE_DBFS
 from stages.audio.prefetching import prefetch, prefetch_items
+from stages.networks.published import HTDEMUCS
 from stages.pipeline.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
@@ -20,28 +21,20 @@ READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
 class Config(schemas.Config):
     """Where the melody comes from and how it is measured."""
 
-    separator: WeightsRef | None = WeightsRef("demucs:htdemucs")
+    separator: WeightsRef | None = HTDEMUCS
     """What separates the stems: `demucs:<name>`, a Demucs repository, or `checkpoint:separator`; None takes the full
-    mix."""
-    sample_rate: int = Field(default=32_000, ge=8_000)
-    """Rate at which the chroma is measured, Hz (AudioCraft's melody models)."""
-    window: int = Field(default=16_384, ge=256)
-    """STFT window, samples at `sample_rate` (arXiv:2306.05284, 4.1: 2^14)."""
-    hop: int = Field(default=4_096, ge=64)
-    """Samples at `sample_rate` from one frame to the next (arXiv:2306.05284, 4.1: 2^12)."""
+    mix. In a recipe the stage generate follows it, unless it names another."""
+    analysis: ChromaConfig = ChromaConfig()
+    """How the chroma is measured. In a recipe `train.model.chroma.analysis` follows it."""
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     """The chroma of the tracks of one shard. A silent track has no melody and is refused as such."""
-    from stages.networks.demucs import (  # with torch, which a plan does without
-        ChromaSettings,
-        load_separator,
-        melody_chroma,
-    )
+    from stages.networks.demucs import load_separator, melody_chroma  # with torch, which a plan does without
 
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
-    settings = ChromaSettings(config.sample_rate, config.window, config.hop)
-    sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (config.sample_rate, 1)
+    analysis = config.analysis
+    sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (analysis.sample_rate, 1)
     rows, rejects = [], []
     context.progress.start("chroma", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), sample_rate, channels) as sounds:
@@ -52,7 +45,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
                 message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
                 rejects.append(Reject(source.key, source.uri, "silent", message))
             else:
-                found = melody_chroma(sound.samples, sound.sample_rate, separator, settings, context.device)
-                rows.append({"track_id": source.key, "frame_rate": settings.frame_rate, "chroma": list(found)})
+                found = melody_chroma(sound.samples, sound.sample_rate, separator, analysis, context.device)
+                rows.append({"track_id": source.key, "frame_rate": analysis.frame_rate, "chroma": list(found)})
             context.progress.advance()
     return Shard(rows, rejects)

@@ -1,14 +1,18 @@
 """CLAP: joint audio-text embeddings of a track, one a window (arXiv:2211.06687; as a condition, arXiv:2306.05284,
 2.2)."""
 
+from collections.abc import Callable
+
 import pyarrow as pa
 from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CLAP, TRACKS
+from schemas.weights import LocalWeights
 from stages.audio.prefetching import prefetch, prefetch_items
-from stages.pipeline.contract import Context, Reject, Shard
+from stages.networks.published import LAION_CLAP, ROBERTA_VOCABULARY
+from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CLAP, 1
 
@@ -16,12 +20,20 @@ READS, WRITES, VERSION = (TRACKS,), CLAP, 1
 class Config(schemas.Config):
     """Which model embeds, and how often."""
 
-    model: WeightsRef = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
+    model: WeightsRef = LAION_CLAP
     """A LAION checkpoint (`.pt`) or a folder of `transformers.ClapModel` (AudioCraft's `clap` conditioner has the
-    former)."""
+    former). In a recipe the stages train, generate and evaluate follow it, unless they name another."""
+    vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
+    """RoBERTa's vocabulary, which a LAION checkpoint reads words with; a model folder has its own. No words are read
+    here, but in the stages that follow, as they follow `model`."""
     hop_seconds: float = Field(default=10.0, gt=0)
     """Seconds from one window to the next; the model's windows are 10 s long (arXiv:2211.06687, 3.3), so that by
     default they lie side by side, and the last one ends with the track."""
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """The model alone: what is made here depends on no words."""
+    return Dependencies(config.model_copy(update={"vocabulary": None}), ())
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:

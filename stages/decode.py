@@ -22,6 +22,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from stages.audio import AudioFormat, AudioMeasures, encode_audio, measure_audio, normalise_loudness
+from stages.networks.published import ENCODEC_32KHZ
 from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ ATTEMPTS = 4
 class Config(schemas.Config):
     """How codes become files."""
 
-    codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
-    """The codec that the model's codes belong to (MusicGen, arXiv:2306.05284, 3.1)."""
+    codec: WeightsRef = ENCODEC_32KHZ
+    """The codec that the model's codes belong to (MusicGen, arXiv:2306.05284, 3.1). In a recipe it is `tokenize.codec`
+    unless it is given, or the codec inside `generate.checkpoint` where that is one from elsewhere."""
     format: AudioFormat = "flac"
     """Form of the files; MP3 and Ogg Vorbis at their encoders' defaults."""
     bits: Literal[16, 24] = 16

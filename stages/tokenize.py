@@ -17,6 +17,7 @@ from schemas import WeightsRef
 from schemas.tables import TOKENS, TRACKS
 from stages.audio.prefetching import prefetch, prefetch_items
 from stages.audio.reading import Waveform
+from stages.networks.published import ENCODEC_32KHZ
 from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ READS, WRITES, VERSION = (TRACKS,), TOKENS, 2
 class Config(schemas.Config):
     """How recordings become codes."""
 
-    codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
-    """An EnCodec, DAC or Mimi in transformers' format; MusicGen's is an EnCodec (arXiv:2306.05284, 3.1)."""
+    codec: WeightsRef = ENCODEC_32KHZ
+    """An EnCodec, DAC or Mimi in transformers' format; MusicGen's is an EnCodec (arXiv:2306.05284, 3.1). In a recipe
+    the stages generate, decode and evaluate follow it, unless they name another."""
     channels: Literal["codec", "stereo"] = "codec"
     """What is encoded: the codec's own channels, or left and right, each alone by a mono codec, their codes by turns
     (L0, R0, L1, R1, …), as the stereo models of MusicGen speak them (AudioCraft: `interleave_stereo_codebooks`)."""

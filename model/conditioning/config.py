@@ -87,13 +87,36 @@ FieldConfig = Annotated[LabelConfig | WordsConfig | NumberConfig, Field(discrimi
 
 
 class ChromaConfig(Config):
+    """How the chroma of a sound is measured; the defaults are those of MusicGen's melody models."""
+
+    sample_rate: int = Field(32_000, ge=8_000)
+    """Rate to which sound is brought, Hz (AudioCraft: `chroma_stem.sample_rate`)."""
+    window: int = Field(16_384, ge=256)
+    """STFT window, samples at `sample_rate` (arXiv:2306.05284, 4.1: 2^14)."""
+    hop: int = Field(4_096, ge=64)
+    """Samples at `sample_rate` from one frame to the next (arXiv:2306.05284, 4.1: 2^12)."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.hop
+
+    def frames(self, seconds: float | int) -> int:
+        """Frames of a sound of so many seconds, the one at its end included."""
+        return int(self.sample_rate * seconds) // self.hop + 1
+
+
+class MelodyConfig(Config):
     """A melody: the pitch class that dominates each frame."""
 
-    frames: int = Field(235, ge=1)
+    analysis: ChromaConfig = ChromaConfig()
+    """How the melodies that the model learns from are measured, and so those that it is asked to follow. A recipe takes
+    what `chroma.analysis` says."""
+    frames: int = Field(ChromaConfig().frames(30.0), ge=1)
     """Frames of the condition at `frame_rate` (30 s); a longer melody is cut."""
-    frame_rate: float = Field(7.8125, gt=0)
-    """Frames a second of the condition (hop 4096 at 32 kHz). The codec's own rate makes a melody frame-wise, so that
-    `sum` adds to every step the pitch that sounds there."""
+    frame_rate: float = Field(ChromaConfig().frame_rate, gt=0)
+    """Frames a second of the condition. The codec's own rate makes a melody frame-wise, so that `sum` adds to every
+    step the pitch that sounds there."""
     match_length: bool = True
     """A shorter melody is repeated from its start up to `frames` (AudioCraft: `match_len_on_eval`); else it keeps its
     length, and what pads it to the longest of a batch is masked."""
@@ -104,7 +127,7 @@ class ChromaConfig(Config):
     nothing of timbre (arXiv:2306.05284, 2.3)."""
 
     @model_validator(mode="after")
-    def _null_has_a_length(self) -> "ChromaConfig":
+    def _null_has_a_length(self) -> "MelodyConfig":
         if self.null == "first_bin" and not self.match_length:
             raise ValueError("expected null = zeros for melodies that keep their length, got null = first_bin")
         return self
@@ -146,7 +169,7 @@ class MusicModelConfig(Config):
     """Text; None does without."""
     fields: dict[str, FieldConfig] = Field({})
     """Other metadata, each a condition of its own, by its name in `FIELDS`; in that order, whatever the order here."""
-    chroma: ChromaConfig | None = None
+    chroma: MelodyConfig | None = None
     """Melody; None does without."""
     clap: ClapConfig | None = None
     """Joint embedding; None does without."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.chroma import PITCH_CLASSES, one_hot
-from model.conditioning.config import ChromaConfig
+from model.conditioning.config import MelodyConfig
 from model.conditioning.prepared import PreparedVectors, project
 from model.lm.language_model import Condition
 
@@ -15,7 +15,7 @@ from model.lm.language_model import Condition
 class ChromaConditioner(nn.Module):
     """Melodies through a projection: [B, frames, D] where they are brought to one length, else [B, longest, D]."""
 
-    def __init__(self, config: ChromaConfig, width: int) -> None:
+    def __init__(self, config: MelodyConfig, width: int) -> None:
         super().__init__()
         self.config = config
         self.projection = nn.Linear(PITCH_CLASSES, width)

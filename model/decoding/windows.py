@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.conditioning.config import ChromaConfig
+from model.conditioning.config import MelodyConfig
 from model.decoding import Resources
 from model.decoding.generation import GenerationRequest, check_prompt, generate
 from model.lm.config import Precision
@@ -155,7 +155,7 @@ def generate_long(
     return decode_in_windows(requests, window, stride, decode)
 
 
-def melody_from(melody: Float[Tensor, "_ 12"], begin: float, config: ChromaConfig) -> Float[Tensor, "_ 12"]:
+def melody_from(melody: Float[Tensor, "_ 12"], begin: float, config: MelodyConfig) -> Float[Tensor, "_ 12"]:
     """The melody of a window that begins at second `begin` of a clip, starting over where it ends; as long as a
     window's melody is."""
     first = round(begin * config.frame_rate)

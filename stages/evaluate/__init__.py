@@ -16,6 +16,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
 from schemas.weights import LocalWeights
+from stages.networks.published import ENCODEC_32KHZ, LAION_CLAP, ROBERTA_VOCABULARY
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 if TYPE_CHECKING:
@@ -28,13 +29,15 @@ READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CLAP
 class Config(schemas.Config):
     """What scores are made with."""
 
-    codec: WeightsRef = WeightsRef("facebook/encodec_32khz")
-    """The codec of the clips' codes: it decodes the references and what the untrained model makes."""
-    clap: WeightsRef | None = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
-    """What compares clips with words and with tracks (MusicGen, section 4, "CLAP"): the model that `clap` used. None
-    leaves those scores out."""
-    vocabulary: WeightsRef | None = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
-    """RoBERTa's vocabulary, for the words of a LAION checkpoint, which brings none; None where `clap` is a folder."""
+    codec: WeightsRef = ENCODEC_32KHZ
+    """The codec of the clips' codes: it decodes the references and what the untrained model makes. In a recipe it is
+    `tokenize.codec` unless it is given, or the codec inside `generate.checkpoint` where that is one from elsewhere."""
+    clap: WeightsRef | None = LAION_CLAP
+    """What compares clips with words and with tracks (MusicGen, section 4, "CLAP"); in a recipe `clap.model` unless it
+    is given. None leaves those scores out."""
+    vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
+    """RoBERTa's vocabulary, for the words of a LAION checkpoint, which brings none; in a recipe `clap.vocabulary`
+    unless it is given. None where `clap` is a folder."""
     untrained_clips: int = Field(default=8, ge=0)
     """How many clips of a shard, of those that follow a melody, are compared with an untrained model's."""
     untrained_seed: int = Field(default=0, ge=0)
@@ -93,14 +96,14 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
 def _follows_melody(
     recording: "Recording", generation: Mapping[str, Any], comparisons: "Comparisons"
 ) -> dict[str, float | None]:
-    from stages.evaluate.comparisons import chance_similarity, chroma_of, key_of, similarity
+    from stages.evaluate.comparisons import key_of
 
     if not generation["chroma"]:
         return {}
-    chroma = chroma_of(recording.samples, recording.sample_rate)
+    chroma = comparisons.chroma_of(recording.samples, recording.sample_rate, generation)
     return {
-        "chroma_similarity": similarity(chroma, generation),
-        "chroma_similarity_chance": chance_similarity(chroma, generation),
+        "chroma_similarity": comparisons.similarity(chroma, generation),
+        "chroma_similarity_chance": comparisons.chance_similarity(chroma, generation),
         "chroma_similarity_untrained": comparisons.untrained.get(key_of(generation)),
         "chroma_similarity_ceiling": comparisons.ceiling.get(key_of(generation)),
     }

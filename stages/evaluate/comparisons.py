@@ -13,20 +13,19 @@ from torch import Tensor
 from transformers import T5EncoderModel
 
 from model.chroma import chroma
+from model.conditioning.config import ChromaConfig
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
 from stages.checkpoints.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
+from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
 from stages.checkpoints.loading import load_checkpoint
 from stages.evaluate.listening import agreement_with, expected_agreement
 from stages.pipeline.contract import Context
 from stages.pipeline.references import Reference
-
-CHROMA_SAMPLE_RATE, CHROMA_HOP = 32_000, 4_096
-"""Sounds are brought to this rate (Hz) and cut into frames of this hop (samples) to be compared with a melody."""
 
 Row = Mapping[str, Any]
 Key = tuple[str, int]
@@ -35,33 +34,43 @@ Key = tuple[str, int]
 
 @dataclass
 class Comparisons:
-    """Chroma similarities beside the clips' own, by clip; a clip that is not there has none."""
+    """How clips are compared with melodies, and chroma similarities beside their own, by clip.
+
+    A clip that is not there has none.
+    """
 
     untrained: dict[Key, float] = field(default_factory=dict)
     ceiling: dict[Key, float] = field(default_factory=dict)
+    analyses: dict[str, ChromaConfig] = field(default_factory=dict)
+    """How melodies are measured for each checkpoint, by its id."""
+
+    def chroma_of(self, samples: Float[np.ndarray, "C N"], sample_rate: int, generation: Row) -> Float[Tensor, "F 12"]:
+        """Measure the chroma of a sound's mix, in the way in which the melody of a generation was measured."""
+        analysis = self.analyses[generation["checkpoint_id"]]
+        sound = resample(to_mono(samples), sample_rate, analysis.sample_rate)
+        return chroma(torch.from_numpy(sound), analysis)[0]
+
+    def similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
+        """Return how well chroma agrees with the melody that a generation was given."""
+        return agreement_with(clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"])
+
+    def chance_similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
+        """Return the expected `similarity` with the melody's frames in random order."""
+        return expected_agreement(
+            clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"]
+        )
+
+    def _rate(self, generation: Row) -> float:
+        return self.analyses[generation["checkpoint_id"]].frame_rate
+
+
+def _melody(generation: Row) -> Float[Tensor, "F 12"]:
+    return torch.from_numpy(np.array(generation["chroma"], dtype=np.float32))
 
 
 def key_of(row: Row) -> Key:
     """Return the clip that a row is about."""
     return row["request_id"], row["take"]
-
-
-def chroma_of(samples: Float[np.ndarray, "C N"], sample_rate: int) -> Float[Tensor, "F 12"]:
-    """Measure the chroma of a sound's mix, 7.8125 frames a second."""
-    sound = resample(to_mono(samples), sample_rate, CHROMA_SAMPLE_RATE)
-    return chroma(torch.from_numpy(sound), CHROMA_SAMPLE_RATE, hop=CHROMA_HOP)[0]
-
-
-def similarity(clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
-    """Return how well chroma agrees with the melody that a generation was given."""
-    asked = torch.from_numpy(np.array(generation["chroma"], dtype=np.float32))
-    return agreement_with(clip_chroma, CHROMA_SAMPLE_RATE / CHROMA_HOP, asked, generation["chroma_frame_rate"])
-
-
-def chance_similarity(clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
-    """Return the expected `similarity` with the melody's frames in random order."""
-    asked = torch.from_numpy(np.array(generation["chroma"], dtype=np.float32))
-    return expected_agreement(clip_chroma, CHROMA_SAMPLE_RATE / CHROMA_HOP, asked, generation["chroma_frame_rate"])
 
 
 def compare(
@@ -89,6 +98,8 @@ def compare(
     melodic = [generation_of[key_of(clip)] for clip in clips if generation_of[key_of(clip)]["chroma"]]
     if not melodic:
         return comparisons
+    checkpoints = {generation["checkpoint_id"] for generation in melodic}
+    comparisons.analyses = {checkpoint: _chroma_analysis(context, checkpoint) for checkpoint in checkpoints}
     codecs = _codecs(context, codec_reference, melodic)
     tracks = {key_of(row): _melody_track(request_of[row["request_id"]]) for row in melodic}
     codes = _codes_of_tracks(context, {track for track in tracks.values() if track})
@@ -96,15 +107,15 @@ def compare(
         context.check_stopped()
         reference = codes.get(tracks[key_of(generation)] or "")
         if reference is not None and reference.kind == codes_of_row(generation):
-            decoded = _decoded_chroma(codecs[reference.kind], reference.codes[:, : generation["frames"]])
-            comparisons.ceiling[key_of(generation)] = similarity(decoded, generation)
+            codec, track_codes = codecs[reference.kind], reference.codes[:, : generation["frames"]]
+            comparisons.ceiling[key_of(generation)] = _decoded_similarity(comparisons, codec, track_codes, generation)
     chosen = _chosen(untrained_clips, generation_of.values())
     compared = [generation for generation in melodic if key_of(generation) in chosen]
     for checkpoint in sorted({generation["checkpoint_id"] for generation in compared}):
         own = [generation for generation in compared if generation["checkpoint_id"] == checkpoint]
         generated = _generate_untrained(context, checkpoint, untrained_seed, own, request_of)
         comparisons.untrained |= {
-            key_of(row): similarity(_decoded_chroma(codecs[codes_of_row(row)], clip), row)
+            key_of(row): _decoded_similarity(comparisons, codecs[codes_of_row(row)], clip, row)
             for row, clip in zip(own, generated, strict=False)
         }
     return comparisons
@@ -157,9 +168,19 @@ def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, _TrackCodes]:
     }
 
 
-def _decoded_chroma(codec: AnyCodec, codes: Int[Tensor, "K T"]) -> Float[Tensor, "F 12"]:
-    """Measure the chroma of decoded codes."""
-    return chroma_of(codec.decode_track(codes).numpy(), codec.sample_rate)
+def _chroma_analysis(context: Context, checkpoint: str) -> ChromaConfig:
+    """Return how the melodies that a checkpoint follows are measured: the published way for one from elsewhere."""
+    if context.library.checkpoint(checkpoint) is None:
+        return ChromaConfig()
+    melody = read_facts(context.weights(WeightsRef(f"checkpoint:{checkpoint}")).path).model.chroma
+    assert melody is not None, "only a model that reads melodies is given one"
+    return melody.analysis
+
+
+def _decoded_similarity(comparisons: Comparisons, codec: AnyCodec, codes: Int[Tensor, "K T"], generation: Row) -> float:
+    """Return how well codes, decoded, follow the melody of a generation."""
+    decoded = comparisons.chroma_of(codec.decode_track(codes).numpy(), codec.sample_rate, generation)
+    return comparisons.similarity(decoded, generation)
 
 
 def _generate_untrained(

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.chroma import chroma_at
-from model.conditioning.config import ChromaConfig
+from model.conditioning.config import MelodyConfig
 from model.music_model import Attributes
 from stages.audio import convert_audio
 from stages.checkpoints.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
@@ -56,7 +56,7 @@ def clip_frames(facts: CheckpointFacts, seconds: float) -> int:
 
 def melody_span(facts: CheckpointFacts, seconds: float) -> MelodySpan:
     """Return how much of a melody a clip of so many seconds can follow: up to the end of its last window."""
-    config = _chroma_config(facts)
+    config = _melody_config(facts)
     if clip_frames(facts, seconds) <= facts.segment_frames:
         frames = math.ceil(facts.segment_seconds * config.frame_rate)
         return MelodySpan(min(frames, config.frames), facts.segment_seconds)
@@ -71,7 +71,7 @@ def melody_over_clip(
     Args:
         melody: its span for the clip (`melody_span`).
     """
-    config = _chroma_config(facts)
+    config = _melody_config(facts)
     count = math.ceil(seconds * config.frame_rate)
     if clip_frames(facts, seconds) <= facts.segment_frames:
         # One window reads no more than the model's own number of frames, and a short melody again only if it repeats.
@@ -79,7 +79,7 @@ def melody_over_clip(
     return melody[np.arange(count) % len(melody)]
 
 
-def _chroma_config(facts: CheckpointFacts) -> ChromaConfig:
+def _melody_config(facts: CheckpointFacts) -> MelodyConfig:
     assert facts.model.chroma is not None, "only a model that reads melodies is asked to follow one"
     return facts.model.chroma
 
@@ -152,7 +152,7 @@ class ConditionReader:
             chroma, rate = np.array(row["chroma"], dtype=np.float32).reshape(-1, 12), row["frame_rate"]
         else:
             chroma, rate = self._chroma_of_file(reference, span.seconds)
-        melody = chroma_at(chroma, rate, 0.0, span.frames, _chroma_config(self.facts).frame_rate)
+        melody = chroma_at(chroma, rate, 0.0, span.frames, _melody_config(self.facts).frame_rate)
         if not len(melody):
             raise RequestRefused(
                 "unknown melody", f"melody: expected at least one frame of chroma, got none in {reference}"
@@ -167,16 +167,17 @@ class ConditionReader:
         return load_separator(self.context.weights(reference), self.context.device) if reference else None
 
     def _chroma_of_file(self, reference: Reference, seconds: float) -> tuple[Float[np.ndarray, "F 12"], float]:
-        """Measure the chroma of the first seconds of a file as the stage `chroma` does, and its frame rate."""
-        from stages.networks.demucs import ChromaSettings, melody_chroma
+        """Measure the chroma of the first seconds of a file as that of the melodies that the model learned from,
+        and its frame rate."""
+        from stages.networks.demucs import melody_chroma
 
-        recording, settings = self._lookup.recording("melody", reference), ChromaSettings()
+        recording, analysis = self._lookup.recording("melody", reference), _melody_config(self.facts).analysis
         # The separator reads some of what follows, so that the last frames are as they are in the whole recording.
         samples = recording.samples[:, : math.ceil((seconds + SEPARATED_AFTER) * recording.sample_rate)]
         if not samples.any():
             raise RequestRefused("unknown melody", f"melody: expected sound in {reference}, got digital silence")
-        chroma = melody_chroma(samples, recording.sample_rate, self._separator, settings, self.context.device)
-        return chroma, settings.frame_rate
+        chroma = melody_chroma(samples, recording.sample_rate, self._separator, analysis, self.context.device)
+        return chroma, analysis.frame_rate
 
     @cached_property
     def _embedder(self) -> "JointEmbedder":

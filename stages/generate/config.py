@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 import schemas
 from model.lm.config import STRIDE, Precision
 from schemas import WeightsRef
+from stages.networks.published import ENCODEC_32KHZ, HTDEMUCS, LAION_CLAP, ROBERTA_VOCABULARY
 
 
 def _reference(value: Any) -> Any:
@@ -38,11 +39,14 @@ class Config(schemas.Config):
     precision: Precision = "float32"
     """Of the model's weights while it decodes. Less is faster and gives other codes now and then: of random weights'
     greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md)."""
-    codec: WeightsRef | None = WeightsRef("facebook/encodec_32khz")
-    """What encodes prompts that are files: the codec that `tokenize` used. None refuses them."""
-    separator: WeightsRef | None = WeightsRef("demucs:htdemucs")
-    """What separates melodies that are files: the separator that `chroma` used. None takes the full mix."""
-    clap: WeightsRef | None = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
-    """What embeds words and files for CLAP: the model that `clap` used. None refuses them."""
-    vocabulary: WeightsRef | None = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
-    """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; a model folder has its own."""
+    codec: WeightsRef | None = ENCODEC_32KHZ
+    """What encodes prompts that are files. In a recipe it is `tokenize.codec` unless it is given, or the codec inside
+    `checkpoint` where that is one from elsewhere. None refuses such prompts."""
+    separator: WeightsRef | None = HTDEMUCS
+    """What separates melodies that are files; in a recipe `chroma.separator` unless it is given. None takes the full
+    mix."""
+    clap: WeightsRef | None = LAION_CLAP
+    """What embeds words and files for CLAP; in a recipe `clap.model` unless it is given. None refuses them."""
+    vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
+    """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; in a recipe `clap.vocabulary` unless
+    it is given. A model folder has its own."""

@@ -6,7 +6,6 @@ come, as `demucs.apply.apply_model` joins them, which keeps four stems of the wh
 one; here only the melody is kept, and an accelerator gets several of a recording's segments at a time."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby, islice
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.chroma import chroma
+from model.conditioning.config import ChromaConfig
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.audio import convert_audio, resample, to_mono
@@ -44,20 +44,6 @@ SEGMENTS_AT_ONCE = 8
 of a batch, and memory stays low."""
 
 AnyDemucs = Demucs | HDemucs | HTDemucs
-
-
-@dataclass(frozen=True)
-class ChromaSettings:
-    """How a melody is measured: the rate to which sound is brought (Hz), window and hop (samples at that rate)."""
-
-    sample_rate: int = 32_000
-    window: int = 16_384
-    hop: int = 4_096
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames a second: 7.8125 at MusicGen's settings."""
-        return self.sample_rate / self.hop
 
 
 class Separator:
@@ -178,7 +164,7 @@ def melody_chroma(
     samples: Float[np.ndarray, "C N"],
     sample_rate: int,
     separator: Separator | None,
-    settings: ChromaSettings | None = None,
+    config: ChromaConfig = ChromaConfig(),
     device: str = "cpu",
 ) -> Float[np.ndarray, "F 12"]:
     """The melody condition of a recording: raw chroma, the strongest bin of each frame 1 (zeros where nothing sounds).
@@ -187,19 +173,17 @@ def melody_chroma(
         samples: the recording.
         sample_rate: its rate in Hz.
         separator: takes the melody out of the mix first; None measures the full mix.
-        settings: how the chroma is measured; None is MusicGen's way.
+        config: how the chroma is measured.
         device: where the chroma is computed.
 
     Raises:
         ValueError: there are no samples.
     """
-    settings = settings or ChromaSettings()
     if not samples.shape[1]:
         raise ValueError("expected at least 1 sample, got none")
     if separator is None:
         sound, rate = to_mono(samples), sample_rate
     else:
         sound, rate = separator.melody(samples, sample_rate), separator.sample_rate
-    sound = resample(sound, rate, settings.sample_rate)
-    found = chroma(torch.from_numpy(sound).to(device), settings.sample_rate, settings.window, settings.hop)
-    return found[0].cpu().numpy()
+    sound = resample(sound, rate, config.sample_rate)
+    return chroma(torch.from_numpy(sound).to(device), config)[0].cpu().numpy()

@@ -145,16 +145,15 @@ def word_embedder(config: Config, context: Context) -> EmbedWords | None:
         ValueError: the weights are no joint embedding, read no words, or embed in another width than the model reads.
         MissingWeights: they cannot be had.
     """
-    if config.joint_embedding is None:
+    if config.clap is None:
         return None
     from stages.networks.clap import load_joint_embedder  # with what reads sound, which other trainings do without
 
-    vocabulary = context.weights(config.joint_vocabulary).path if config.joint_vocabulary else None
-    embedder = load_joint_embedder(context.weights(config.joint_embedding).path, context.device, vocabulary)
+    vocabulary = context.weights(config.vocabulary).path if config.vocabulary else None
+    embedder = load_joint_embedder(context.weights(config.clap).path, context.device, vocabulary)
     if embedder.text is None:
         raise ValueError(
-            f"expected train.joint_vocabulary, with which the LAION checkpoint {config.joint_embedding} reads words, "
-            "got none"
+            f"expected train.vocabulary, with which the LAION checkpoint {config.clap} reads words, got none"
         )
 
     def embed(words: str) -> Float[Tensor, " E"]:
@@ -165,6 +164,6 @@ def word_embedder(config: Config, context: Context) -> EmbedWords | None:
     if width != config.model.clap.width:
         raise ValueError(
             f"expected joint embeddings of width {config.model.clap.width}, as train.model.clap says, got {width} of "
-            f"train.joint_embedding = {config.joint_embedding}"
+            f"train.clap = {config.clap}"
         )
     return embed

@@ -10,6 +10,7 @@ from model.conditioning.captions import CaptionConfig
 from model.conditioning.config import CONDITIONS, MusicModelConfig
 from model.optim.config import LoraConfig, OptimizationConfig
 from schemas import WeightsRef
+from stages.networks.published import T5_BASE
 
 KINDS = ("language_model",)
 """The kinds of checkpoint that the stage trains."""
@@ -31,7 +32,7 @@ class Config(schemas.Config):
     own checkpoints `checkpoint:<id>`."""
     lora: LoraConfig | None = None
     """Train low-rank updates of the decoder of `initial`, instead of all weights."""
-    text_encoder: WeightsRef | None = WeightsRef("google-t5/t5-base")
+    text_encoder: WeightsRef | None = T5_BASE
     """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or not by `model.description.finetune`.
     None for a model without text, or for the encoder that `initial` brings along, which this one would replace."""
     optimization: OptimizationConfig = OptimizationConfig()
@@ -62,11 +63,11 @@ class Config(schemas.Config):
     joint_text: float = Field(default=0.0, ge=0, le=1)
     """Probability that an item's joint embedding is that of its caption, as it was drawn, instead of its sound's
     (AudioCraft's `text_p`)."""
-    joint_embedding: WeightsRef | None = None
-    """The model that embeds captions, where `joint_text` asks for it: the one that the stage `clap` used."""
-    joint_vocabulary: WeightsRef | None = None
-    """RoBERTa's vocabulary, which a LAION checkpoint in `joint_embedding` reads words with; a model folder has its own.
-    """
+    clap: WeightsRef | None = None
+    """The model that embeds captions, where `joint_text` asks for it; in a recipe `clap.model` unless it is given."""
+    vocabulary: WeightsRef | None = None
+    """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; in a recipe `clap.vocabulary` unless
+    it is given. A model folder has its own."""
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_windows: int = Field(default=256, ge=1)
@@ -118,13 +119,13 @@ class Config(schemas.Config):
 
     @model_validator(mode="after")
     def _joint_text_has_an_embedding(self) -> Self:
-        if (self.joint_text > 0) != (self.joint_embedding is not None):
+        if (self.joint_text > 0) != (self.clap is not None):
             raise ValueError(
-                f"expected joint_embedding exactly where joint_text is above 0, got joint_embedding = "
-                f"{self.joint_embedding} for joint_text = {self.joint_text:g}"
+                f"expected clap exactly where joint_text is above 0, got clap = "
+                f"{self.clap} for joint_text = {self.joint_text:g}"
             )
-        if self.joint_vocabulary is not None and self.joint_embedding is None:
-            raise ValueError(f"expected joint_embedding beside joint_vocabulary = {self.joint_vocabulary}, got none")
+        if self.vocabulary is not None and self.clap is None:
+            raise ValueError(f"expected clap beside vocabulary = {self.vocabulary}, got none")
         if self.joint_text > 0 and self.model.clap is None:
             raise ValueError(f"expected a model that reads clap for joint_text, got one of {self.model.conditions}")
         return self

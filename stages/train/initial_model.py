@@ -30,7 +30,7 @@ FUSIONS = ("cross", "prepend", "sum", "interpolate")
 """Fields of the decoder that name conditions, in whatever order."""
 
 FREE_IN_DECODER = {"dropout", "attention_dropout", "padding"}
-FREE_IN_CONDITIONS = {"finetune", "max_tokens", "frames"}
+FREE_IN_CONDITIONS = {"finetune", "max_tokens", "frames", "analysis"}
 """Fields that say how a model learns or how much it is given, not what its weights mean: a training may change them."""
 
 log = logging.getLogger(__name__)

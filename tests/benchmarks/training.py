@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
-from model.conditioning.config import ChromaConfig, MusicModelConfig
+from model.conditioning.config import MelodyConfig, MusicModelConfig
 from model.lm.config import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from model.objective import Batch, LossModule, MicroBatch, Precision, accumulate_gradients
@@ -59,7 +59,7 @@ class Both:
         torch.manual_seed(0)
         decoder = LanguageModelConfig(width=size.width, layers=size.layers, heads=size.heads, cross=("chroma",))
         settings = MusicModelConfig(
-            language_model=decoder, description=None, chroma=ChromaConfig(frames=CONDITION_LENGTH)
+            language_model=decoder, description=None, chroma=MelodyConfig(frames=CONDITION_LENGTH)
         )
         self.precision, self.decoder, self.device = precision, decoder, torch.device(device)
         self.ours = MusicModel(settings).train()

@@ -93,6 +93,34 @@ def test_a_checkpoint_from_elsewhere_brings_its_codec_unless_another_is_named(pr
     assert Recipe(preset=preset, generate=as_config).decode.codec == "./small"
 
 
+def test_what_makes_the_tables_is_named_once_and_other_stages_follow_unless_they_are_given_their_own():
+    named = {
+        "tokenize": {"codec": "./codec"},
+        "clap": {"model": "./clap", "vocabulary": "./words"},
+        "chroma": {"separator": None, "analysis": {"window": 8192}},
+    }
+    recipe = Recipe.model_validate(named)
+    assert {recipe.generate.codec, recipe.decode.codec, recipe.evaluate.codec} == {"./codec"}
+    assert {recipe.generate.clap, recipe.evaluate.clap} == {"./clap"}
+    assert {recipe.generate.vocabulary, recipe.evaluate.vocabulary} == {"./words"}
+    assert recipe.generate.separator is None
+    assert recipe.train.model.chroma.analysis == recipe.chroma.analysis
+    assert (recipe.chroma.analysis.window, recipe.chroma.analysis.hop) == (8192, 4096)
+    assert (recipe.train.clap, recipe.train.vocabulary) == (None, None)
+    embedding = Recipe.model_validate(named | {"train": {"joint_text": 0.5}}).train
+    assert (embedding.clap, embedding.vocabulary) == ("./clap", "./words")
+    own = {"decode": {"codec": "./other"}, "evaluate": {"clap": None}, "generate": {"separator": "demucs:htdemucs"}}
+    recipe = Recipe.model_validate(named | own)
+    assert (recipe.decode.codec, recipe.evaluate.codec) == ("./other", "./codec")
+    assert (recipe.evaluate.clap, recipe.generate.clap) == (None, "./clap")
+    assert recipe.generate.separator == "demucs:htdemucs"
+    assert Recipe.model_validate(recipe.model_dump()) == recipe
+    as_configs = Recipe(
+        tokenize=STAGES["tokenize"].Config(codec="./codec"), decode=STAGES["decode"].Config(format="ogg")
+    )
+    assert (as_configs.decode.codec, as_configs.decode.format) == ("./codec", "ogg")
+
+
 @pytest.mark.parametrize(
     "wrong", [{"preset": "huge"}, {"trian": {}}, {"train": {"stepz": 1}}, {"preset": 3}, {"generate": 3}]
 )

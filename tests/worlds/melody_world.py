@@ -19,7 +19,12 @@ SECONDS, PROMPT_SECONDS = 1.2, 0.4
 
 
 def melody_recipe(
-    folder: Path, preset: str, codec: Path, sizes: dict[str, Any], tokenize: dict[str, Any] | None = None
+    folder: Path,
+    preset: str,
+    codec: Path,
+    sizes: dict[str, Any],
+    tokenize: dict[str, Any] | None = None,
+    chroma: dict[str, Any] | None = None,
 ) -> Recipe:
     """A model trained in a few steps to read melodies.
 
@@ -27,8 +32,9 @@ def melody_recipe(
         folder: where a small CLAP is written.
         sizes: what the language model's codes differ in from the smallest's: codebooks, cardinality, delays.
         tokenize: what differs in that stage, beside the codec.
+        chroma: what differs in that stage, beside the separator.
     """
-    codec_name, clap = str(codec), str(clap_folder(folder / "clap", 8))
+    clap = str(clap_folder(folder / "clap", 8))
     learning = {"steps": 4, "warmup_steps": 1, "precision": "float32", "ema_interval": 1}
     model = {
         "language_model": {"width": 32, "heads": 2, "layers": 1, "cross": (), "prepend": ("chroma",)} | sizes,
@@ -36,16 +42,16 @@ def melody_recipe(
     }
     differences = {
         "ingest": {"valid": 0.0, "test": 0.0},
-        "chroma": {"separator": None},
-        "clap": {"model": clap},
-        "tokenize": {"codec": codec_name} | (tokenize or {}),
+        "chroma": {"separator": None} | (chroma or {}),
+        "clap": {"model": clap, "vocabulary": None},
+        "tokenize": {"codec": str(codec)} | (tokenize or {}),
         "train": {
             **{"model": model, "text_encoder": None, "optimization": learning},
             **{"batch_size": 2, "micro_batch_size": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
         },
-        "generate": {"codec": codec_name, "separator": None, "clap": None, "vocabulary": None},
-        "decode": {"codec": codec_name, "format": "wav"},
-        "evaluate": {"codec": codec_name, "clap": None, "vocabulary": None, "untrained_clips": 1},
+        "generate": {"clap": None, "vocabulary": None},
+        "decode": {"format": "wav"},
+        "evaluate": {"clap": None, "vocabulary": None, "untrained_clips": 1},
     }
     return Recipe.model_validate({"preset": preset, **differences})
 
@@ -61,12 +67,13 @@ def settings_of(folder: Path, recordings: dict[str, np.ndarray], sample_rate: in
 
 
 def filled_store(recipe: Recipe, settings: Settings) -> Store:
-    """A store with three clips after the recording named `0`: its melody, and it as a prompt, as a track and a file."""
+    """A store with four clips after the recording named `0`: its melody, and it as a prompt, as a track and a file."""
     stages, store = recipe.configured_stages(settings.source), Store(settings.store)
     run_stages(stages, settings, STAGES[:4], True, Run(), in_turn)
     track = rows_of(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'")[0]["track_id"]
     rows = [
         {"name": "melody", "melody": f"track:{track}"},
+        {"name": "melody from a file", "melody": f"file:{settings.source}/0.wav"},
         {"name": "from a track", "prompt": f"track:{track}", "prompt_seconds": PROMPT_SECONDS},
         {"name": "from a file", "prompt": f"file:{settings.source}/0.wav", "prompt_seconds": PROMPT_SECONDS},
     ]

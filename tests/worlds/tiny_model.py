@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from model.conditioning.config import ChromaConfig, ClapConfig, MusicModelConfig, TextConfig
+from model.conditioning.config import ClapConfig, MelodyConfig, MusicModelConfig, TextConfig
 from model.lm.language_model import LanguageModelConfig
 from model.music_model import MusicModel
 
@@ -34,7 +34,7 @@ def config(finetune: bool = False, **language: object) -> MusicModelConfig:
     return MusicModelConfig(
         language_model=LanguageModelConfig.model_validate(sizes | fusions | language),
         description=TextConfig(width=16, finetune=finetune),
-        chroma=ChromaConfig(frames=6),
+        chroma=MelodyConfig(frames=6),
         clap=ClapConfig(width=CLAP_WIDTH),
     )
 

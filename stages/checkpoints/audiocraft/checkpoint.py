@@ -31,8 +31,8 @@ from stages.checkpoints.audiocraft.codec import (
     write_codec_reference,
 )
 from stages.checkpoints.audiocraft.conditioners import (
+    AUDIOCRAFT_CHROMA,
     CONDITIONER_PREFIX,
-    MELODY_WINDOW,
     T5_SIZES,
     check_order,
     conditioner_names,
@@ -233,7 +233,7 @@ def _state_to_audiocraft(model: MusicModel, names: Mapping[str, str], text_encod
     own = model.state_dict() if text_encoder else model.weights()
     state |= {_name_to_audiocraft(name, names): value for name, value in own.items()}
     if model.chroma is not None:
-        state[f"{CONDITIONER_PREFIX}{names['chroma']}.chroma.spec.window"] = torch.hann_window(MELODY_WINDOW)
+        state[f"{CONDITIONER_PREFIX}{names['chroma']}.chroma.spec.window"] = torch.hann_window(AUDIOCRAFT_CHROMA.window)
     return state
 
 

@@ -21,6 +21,7 @@ from model.conditioning.config import (
     FieldConfig,
     JointQuantizerConfig,
     LabelConfig,
+    MelodyConfig,
     MusicModelConfig,
 )
 from stages.checkpoints.audiocraft.package import Section
@@ -29,8 +30,8 @@ from stages.checkpoints.native import TrainedModel
 MELODY, DESCRIPTION = "self_wav", "description"
 """AudioCraft's names of a melody and of a text, which its generation relies on."""
 
-MELODY_WINDOW, MELODY_RATE = 2**14, 32_000
-"""STFT window (samples) and sample rate (Hz) of the chroma that melodies are conditioned on here."""
+AUDIOCRAFT_CHROMA = ChromaConfig()
+"""How AudioCraft measures a melody."""
 
 CLAP_CHECKPOINT = {
     "checkpoint": "//reference/clap/music_audioset_epoch_15_esc_90.14.pt",
@@ -127,7 +128,7 @@ class Conditioners:
     finetuned: bool
     """Whether the T5 learned too, so that its weights are in the file."""
     fields: Mapping[str, FieldConfig]
-    chroma: ChromaConfig | None
+    chroma: MelodyConfig | None
     clap: ClapConfig | None
     names: Mapping[str, str]
     """The name there of each condition here, in the order in which AudioCraft fuses them."""
@@ -204,26 +205,27 @@ def _label_from_audiocraft(details: Section) -> LabelConfig:
     return LabelConfig(rows=details.require("n_bins"), width=details.require("dim"))
 
 
-def _chroma_from_audiocraft(details: Section, settings: Section) -> ChromaConfig:
+def _chroma_from_audiocraft(details: Section, settings: Section) -> MelodyConfig:
     """Read a melody as AudioCraft's generation reads it: whatever the configuration says, `MusicGen.get_pretrained`
     brings it to the length of training and masks nothing, so that no melody is an endless C."""
     training = {"match_len_on_eval", "eval_wavs", "n_eval_wavs", "cache_path", "batch_size", "device"}
     details.refuse_unknown(
         {"sample_rate", "n_chroma", "radix2_exp", "argmax", "nfft", "winlen", "winhop", "norm"} | training
     )
-    details.check("sample_rate", MELODY_RATE)
+    details.check("sample_rate", AUDIOCRAFT_CHROMA.sample_rate)
     details.check("n_chroma", 12)
-    details.check("radix2_exp", MELODY_WINDOW.bit_length() - 1)
-    for key, usual in (("nfft", MELODY_WINDOW), ("winlen", MELODY_WINDOW), ("winhop", MELODY_WINDOW // 4)):
+    details.check("radix2_exp", AUDIOCRAFT_CHROMA.window.bit_length() - 1)
+    for key, usual in (
+        ("nfft", AUDIOCRAFT_CHROMA.window),
+        ("winlen", AUDIOCRAFT_CHROMA.window),
+        ("winhop", AUDIOCRAFT_CHROMA.hop),
+    ):
         details.check(key, None, usual)
     details.check("norm", None, float("inf"))
     seconds = settings.section("dataset").number("segment_duration")
-    return ChromaConfig(frames=melody_frames(seconds), null="first_bin", one_hot=details.get("argmax", False))
-
-
-def melody_frames(seconds: float) -> int:
-    """Count the frames of the chroma of so many seconds: one every quarter of a window, the ends included."""
-    return int(MELODY_RATE * seconds) // (MELODY_WINDOW // 4) + 1
+    return MelodyConfig(
+        frames=AUDIOCRAFT_CHROMA.frames(seconds), null="first_bin", one_hot=details.get("argmax", False)
+    )
 
 
 def _clap_from_audiocraft(details: Section) -> ClapConfig:
@@ -291,16 +293,16 @@ def conditioners_to_audiocraft(
     return sections
 
 
-def _chroma_to_audiocraft(chroma: ChromaConfig, segment_seconds: float) -> dict[str, Any]:
-    expected = ChromaConfig(frames=melody_frames(segment_seconds), null="first_bin", one_hot=chroma.one_hot)
-    for field in ("null", "match_length", "frame_rate", "frames"):
+def _chroma_to_audiocraft(chroma: MelodyConfig, segment_seconds: float) -> dict[str, Any]:
+    expected = MelodyConfig(frames=AUDIOCRAFT_CHROMA.frames(segment_seconds), null="first_bin", one_hot=chroma.one_hot)
+    for field in ("null", "match_length", "analysis", "frame_rate", "frames"):
         wanted, got = getattr(expected, field), getattr(chroma, field)
         if wanted != got:
             raise ValueError(f"expected a chroma with {field} = {wanted}, as AudioCraft generates with, got {got}")
     return {
-        "sample_rate": MELODY_RATE,
+        "sample_rate": AUDIOCRAFT_CHROMA.sample_rate,
         "n_chroma": 12,
-        "radix2_exp": MELODY_WINDOW.bit_length() - 1,
+        "radix2_exp": AUDIOCRAFT_CHROMA.window.bit_length() - 1,
         "argmax": chroma.one_hot,
         "match_len_on_eval": True,
         "eval_wavs": None,

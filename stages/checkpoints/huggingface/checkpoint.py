@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from model.codec.codec import coder_of
+from model.conditioning.config import ChromaConfig
 from model.lm.positions import position_table
 from model.music_model import MusicModel
 from stages.checkpoints.facts import CheckpointFacts
@@ -61,9 +62,8 @@ SAFETENSORS = "model.safetensors"
 WEIGHT_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Where weights may be; of several, the first counts."""
 GENERATION, FEATURES, PROCESSOR = "generation_config.json", "preprocessor_config.json", "processor_config.json"
-SEGMENT_SECONDS, MELODY_RATE, MAX_TOKENS = 30.0, 7.8125, 512
-"""What published models have, for folders that do not say: training windows, frames of a melody a second, and tokens
-of a description."""
+SEGMENT_SECONDS, MAX_TOKENS = 30.0, 512
+"""What published models have, for folders that do not say: training windows, and tokens of a description."""
 GUIDANCE, TOP_K = 3.0, 250
 """How MusicGen generates (arXiv:2306.05284, 3.1)."""
 TEXT_ENCODER = "description.encoder."
@@ -266,7 +266,7 @@ def _melody_rate(folder: Path) -> float:
     elif (folder / PROCESSOR).is_file():
         features = read_json_object(folder / PROCESSOR).get("feature_extractor", {})
     if features.get("feature_extractor_type") != MusicgenMelodyFeatureExtractor.__name__:
-        return MELODY_RATE
+        return ChromaConfig().frame_rate
     rate, hop = features.get("sampling_rate"), features.get("hop_length")
     if not (isinstance(rate, int) and isinstance(hop, int) and rate > 0 and hop > 0):
         raise ValueError(f"expected a feature extractor with sampling_rate and hop_length in {folder}, got {features}")

@@ -13,7 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import EncodecConfig, EncodecModel, MusicgenConfig, MusicgenMelodyConfig, T5Config
 
 from model.chroma import PITCH_CLASSES
-from model.conditioning.config import ChromaConfig, MusicModelConfig, TextConfig
+from model.conditioning.config import MelodyConfig, MusicModelConfig, TextConfig
 from model.lm.config import LanguageModelConfig
 
 HuggingFaceConfig = MusicgenConfig | MusicgenMelodyConfig
@@ -121,7 +121,7 @@ def config_from_hugging_face(config: HuggingFaceConfig, melody_rate: float, max_
             prepend=("description", "chroma") if melody else (),
         ),
         description=TextConfig(width=text.d_model, max_tokens=max_tokens),
-        chroma=ChromaConfig(frames=config.chroma_length, frame_rate=melody_rate, null="first_bin") if melody else None,
+        chroma=MelodyConfig(frames=config.chroma_length, frame_rate=melody_rate, null="first_bin") if melody else None,
     )
 
 
@@ -202,7 +202,7 @@ def _check_expressible(model: MusicModelConfig) -> None:
     # Whichever order they are named in, the melody goes before the description.
     wanted["prepend"], found["prepend"] = sorted(wanted["prepend"]), sorted(found["prepend"])
     wanted["key_value_heads"], found["key_value_heads"] = ours.heads, ours.key_value_heads or ours.heads
-    chroma = ChromaConfig(frames=1 if model.chroma is None else model.chroma.frames, null="first_bin")
+    chroma = MelodyConfig(frames=1 if model.chroma is None else model.chroma.frames, null="first_bin")
     if model.chroma is not None:
         wanted |= {f"chroma.{name}": value for name, value in chroma.model_dump().items()}
         found |= {f"chroma.{name}": value for name, value in model.chroma.model_dump().items()}

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 
 from model.chroma import chroma
-from model.conditioning.config import CONDITIONS
+from model.conditioning.config import CONDITIONS, ChromaConfig
 from model.music_model import Attributes
 from schemas.tables import CHROMA, CLAP, TRACKS
 from tests.worlds.every_condition import ITEMS, config, embeddings, everything, music_model
@@ -117,7 +117,7 @@ def test_a_frame_of_a_summed_melody_first_matters_where_its_own_codes_are_predic
 def test_values_read_from_the_tables_give_the_numbers_of_live_ones(tmp_path: Path) -> None:
     """A recording's conditions, computed here and taken from rows of the tables that hold them."""
     wav = torch.randn(1, 60_000, generator=torch.Generator().manual_seed(4))
-    melody, embedding = chroma(wav, window=4096, hop=2048)[0], embeddings(1)[0]
+    melody, embedding = chroma(wav, ChromaConfig(window=4096, hop=2048))[0], embeddings(1)[0]
     live = Attributes(
         "calm piano", melody, embedding, {"genre": "Jazz", "keywords": "slow, café", "bpm": 97.3, "seconds": 1.875}
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from model.conditioning.config import ChromaConfig, MusicModelConfig
+from model.conditioning.config import MelodyConfig, MusicModelConfig
 from model.conditioning.melody import ChromaConditioner
 from tests.worlds.oracles import Pack, read_pack
 from tests.worlds.tiny_model import melody
@@ -17,7 +17,7 @@ def _conditioner(pack: Pack, match_length: bool) -> ChromaConditioner:
     facts = next(case for case in pack.facts["conditioner_cases"] if case["match_len_on_eval"] == match_length)
     weight, bias = pack.tensors["cond.output_proj.weight"], pack.tensors["cond.output_proj.bias"]
     null = "first_bin" if match_length else "zeros"
-    config = ChromaConfig(frames=facts["chroma_len"], match_length=match_length, null=null)
+    config = MelodyConfig(frames=facts["chroma_len"], match_length=match_length, null=null)
     conditioner = ChromaConditioner(config, len(weight))
     conditioner.projection.load_state_dict({"weight": weight, "bias": bias})
     return conditioner
@@ -61,13 +61,13 @@ def test_melodies_of_their_own_length_equal_the_oracle(oracles: Path) -> None:
 
 
 def test_a_short_melody_is_repeated_and_a_long_one_cut() -> None:
-    conditioner = ChromaConditioner(ChromaConfig(frames=5), 4)
+    conditioner = ChromaConditioner(MelodyConfig(frames=5), 4)
     prepared = conditioner.prepare([melody(1, 2), melody(1, 2, 3, 4, 5, 6, 7)])
     assert prepared.vectors.argmax(-1).tolist() == [[1, 2, 1, 2, 1], [1, 2, 3, 4, 5]]
 
 
 def test_no_melody_differs_from_every_melody() -> None:
-    conditioner = ChromaConditioner(ChromaConfig(frames=4), 8)
+    conditioner = ChromaConditioner(MelodyConfig(frames=4), 8)
     rows = [melody(*[pitch] * 4) for pitch in range(12)]
     found = conditioner(conditioner.prepare([None, *rows]))
     assert (found.embedding[0] == 0).all()
@@ -77,7 +77,7 @@ def test_no_melody_differs_from_every_melody() -> None:
 
 
 def test_a_melody_that_keeps_its_length_is_cut_at_the_longest_and_never_repeated() -> None:
-    conditioner = ChromaConditioner(ChromaConfig(frames=5, match_length=False), 4)
+    conditioner = ChromaConditioner(MelodyConfig(frames=5, match_length=False), 4)
     prepared = conditioner.prepare([melody(1, 2), melody(1, 2, 3, 4, 5, 6, 7), None])
     assert prepared.vectors.argmax(-1).tolist() == [[1, 2, 0, 0, 0], [1, 2, 3, 4, 5], [0] * 5]
     assert prepared.mask.tolist() == [[True] * 2 + [False] * 3, [True] * 5, [False] * 5]
@@ -88,19 +88,19 @@ def test_how_strong_the_other_classes_are_counts_only_where_chroma_is_not_one_ho
     soft = torch.linspace(0, 1, 12).expand(3, 12)
     hard = melody(11, 11, 11)
     for kept in (False, True):
-        conditioner = ChromaConditioner(ChromaConfig(frames=3, one_hot=not kept), 4)
+        conditioner = ChromaConditioner(MelodyConfig(frames=3, one_hot=not kept), 4)
         assert torch.equal(conditioner.prepare([soft]).vectors[0], soft if kept else hard)
 
 
 def test_bad_melodies_and_settings_say_what_was_expected() -> None:
     with pytest.raises(ValueError, match=r"expected a chroma \[F, 12\], got \[0, 12\]"):
-        ChromaConditioner(ChromaConfig(), 8).prepare([torch.zeros(0, 12)])
+        ChromaConditioner(MelodyConfig(), 8).prepare([torch.zeros(0, 12)])
     with pytest.raises(ValueError, match=r"expected a chroma \[F, 12\], got \[4, 11\]"):
-        ChromaConditioner(ChromaConfig(), 8).prepare([torch.zeros(4, 11)])
+        ChromaConditioner(MelodyConfig(), 8).prepare([torch.zeros(4, 11)])
     with pytest.raises(ValueError, match=r"expected a chroma \[F, 12\], got \[12\]"):
-        ChromaConditioner(ChromaConfig(), 8).prepare([None, torch.zeros(12)])
+        ChromaConditioner(MelodyConfig(), 8).prepare([None, torch.zeros(12)])
     with pytest.raises(ValidationError, match="expected null = zeros for melodies that keep their length"):
-        ChromaConfig(match_length=False, null="first_bin")
+        MelodyConfig(match_length=False, null="first_bin")
     with pytest.raises(ValidationError, match="expected conditions of one length to be summed, got chroma"):
         MusicModelConfig.model_validate(
             {"description": None, "chroma": {"match_length": False}, "language_model": {"cross": [], "sum": ["chroma"]}}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.conditioning.config import ChromaConfig
+from model.conditioning.config import MelodyConfig
 from model.decoding import dynamic_shapes, sampling_batch
 from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import MOST_SLOTS
@@ -49,7 +49,7 @@ def _model_and_requests(
     width: int, heads: int, shortest: int, form: GuidanceForm = "one_pass", guidance_text: float = 1.0
 ) -> tuple[MusicModel, list[GenerationRequest]]:
     """A prefix of 30, for on few keys every kernel is exact; the longest request first, as the slots have them."""
-    settings = config(width=width, heads=heads, layers=2).model_copy(update={"chroma": ChromaConfig(frames=30)})
+    settings = config(width=width, heads=heads, layers=2).model_copy(update={"chroma": MelodyConfig(frames=30)})
     attributes = [
         Attributes("calm piano", melody(0, 4, 7)),
         Attributes("loud fast drums and bass", None, torch.ones(CLAP_WIDTH)),

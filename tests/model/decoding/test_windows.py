@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as some
 from torch import Tensor
 
-from model.conditioning.config import ChromaConfig
+from model.conditioning.config import MelodyConfig
 from model.decoding import GenerationStoppedError
 from model.decoding.generation import GenerationRequest, generate, generate_conditioned
 from model.decoding.windows import (
@@ -112,7 +112,7 @@ def test_a_clip_that_fits_into_a_window_is_a_plain_one() -> None:
 def test_each_window_is_a_plain_request_with_the_melody_from_its_own_second(
     match_length: bool, prompt_frames: int
 ) -> None:
-    chroma = ChromaConfig(frames=6, frame_rate=8.0, match_length=match_length)
+    chroma = MelodyConfig(frames=6, frame_rate=8.0, match_length=match_length)
     model = music_model(config().model_copy(update={"chroma": chroma}))
     whole = melody(0, 3, 8, 1, 5, 10, 2)
     attributes = Attributes("calm piano", whole, torch.ones(CLAP_WIDTH))
@@ -139,7 +139,7 @@ def test_each_window_is_a_plain_request_with_the_melody_from_its_own_second(
 
 def test_a_melody_starts_over_where_it_ends() -> None:
     short, long = melody(0, 1, 2, 3, 4), torch.eye(12).repeat(30, 1)
-    settings = ChromaConfig(frames=7)
+    settings = MelodyConfig(frames=7)
     assert torch.equal(melody_from(short, 0.0, settings), short[[0, 1, 2, 3, 4, 0, 1]])
     assert torch.equal(melody_from(short, 8 / 7.8125, settings), short[[3, 4, 0, 1, 2, 3, 4]])
     assert torch.equal(melody_from(long, 30.0, settings), long[234:241])

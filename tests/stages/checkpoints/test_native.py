@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.conditioning.config import ChromaConfig, ClapConfig, MusicModelConfig, TextConfig
+from model.conditioning.config import ClapConfig, MelodyConfig, MusicModelConfig, TextConfig
 from model.lm.language_model import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from schemas.weights import LocalWeights, folder_digest
@@ -31,7 +31,7 @@ def configuration(finetune: bool) -> MusicModelConfig:
             prepend=("chroma",),
         ),
         description=TextConfig(width=16, finetune=finetune),
-        chroma=ChromaConfig(frames=10),
+        chroma=MelodyConfig(frames=10),
         clap=ClapConfig(width=3),
     )
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from model.chroma import chroma
+from model.conditioning.config import ChromaConfig
 from stages.demo.synthesis import caption, compose
 from stages.demo.synthesis.drums import play_drums
 from stages.demo.synthesis.genres import ARTISTS, GENRES
@@ -85,7 +86,9 @@ def test_stems_are_finite_as_loud_as_said_and_sum_to_a_mix_that_does_not_clip(re
 def test_the_melody_stem_sounds_the_pitch_that_the_score_says(rendered):
     heard = asked = 0
     for piece, stems in rendered:
-        found = chroma(stems[STEMS.index("vocals")][None], 16_000, 4096, 1024)[0].argmax(-1)
+        found = chroma(stems[STEMS.index("vocals")][None], ChromaConfig(sample_rate=16_000, window=4096, hop=1024))[
+            0
+        ].argmax(-1)
         for note in piece.melody:
             if note.duration > 0.25:
                 asked += 1

@@ -156,7 +156,7 @@ def joint(tmp_path: Path, probability: float, **changes: object) -> train.Config
     fill(tmp_path)
     folder = clap_folder(tmp_path / "clap", 3)
     changes = {"captions": {"merge": 0.5}, "condition_dropout": 0.0, "segment_seconds": 0.2} | changes
-    return recipe(tmp_path, joint_text=probability, joint_embedding=str(folder), **changes)
+    return recipe(tmp_path, joint_text=probability, clap=str(folder), **changes)
 
 
 def test_an_item_has_the_joint_embedding_of_its_own_caption_as_often_as_asked(tmp_path: Path, corpus: Corpus) -> None:
@@ -179,7 +179,7 @@ def test_words_are_embedded_as_generation_embeds_the_same_words(tmp_path: Path) 
     facts = CheckpointFacts(
         model=config.model, frame_rate=25.0, segment_seconds=2.0, text_encoder=None, text_encoder_digest=None
     )
-    named = GenerateConfig(codec=None, separator=None, clap=config.joint_embedding, vocabulary=None)
+    named = GenerateConfig(codec=None, separator=None, clap=config.clap, vocabulary=None)
     words = "slow jazz piano. key: A minor"
     request = dict.fromkeys(REQUESTS.schema.names) | {"clap": f"text:{words}", "seconds": 2.0}
     asked = ConditionReader(context, facts, named).read(request).attributes.clap
@@ -202,14 +202,12 @@ def test_a_laion_checkpoint_reads_words_with_the_vocabulary_that_is_named_and_is
     fill(tmp_path)
     write_laion(tmp_path / "laion.pt", laion_network(seed=4))
     model = recipe(tmp_path).model.model_dump() | {"clap": {"width": 512}}
-    changes = {"model": model, "joint_text": 1.0, "joint_embedding": str(tmp_path / "laion.pt")}
+    changes = {"model": model, "joint_text": 1.0, "clap": str(tmp_path / "laion.pt")}
     config = recipe(tmp_path, **changes)
-    with pytest.raises(
-        ValueError, match=r"expected train\.joint_vocabulary, with which the LAION checkpoint .* got none"
-    ):
+    with pytest.raises(ValueError, match=r"expected train\.vocabulary, with which the LAION checkpoint .* got none"):
         word_embedder(config, make_context(tmp_path, config)[1])
     vocabulary = write_vocabulary(tmp_path / "words")
-    config = recipe(tmp_path, joint_vocabulary=str(vocabulary), **changes)
+    config = recipe(tmp_path, vocabulary=str(vocabulary), **changes)
     embed = word_embedder(config, make_context(tmp_path, config)[1])
     expected = load_joint_embedder(tmp_path / "laion.pt", vocabulary=vocabulary).embed_text(["Techno!"])[0]
     assert torch.equal(embed("Techno!"), torch.from_numpy(expected))
@@ -218,15 +216,15 @@ def test_a_laion_checkpoint_reads_words_with_the_vocabulary_that_is_named_and_is
 def test_words_that_cannot_be_embedded_are_refused_by_the_name_of_the_setting(tmp_path: Path) -> None:
     fill(tmp_path)
     clap_folder(tmp_path / "wide", 5)
-    config = recipe(tmp_path, joint_text=0.5, joint_embedding=str(tmp_path / "wide"))
-    with pytest.raises(ValueError, match=r"width 3, as train\.model\.clap says, got 5 of train\.joint_embedding = "):
+    config = recipe(tmp_path, joint_text=0.5, clap=str(tmp_path / "wide"))
+    with pytest.raises(ValueError, match=r"width 3, as train\.model\.clap says, got 5 of train\.clap = "):
         word_embedder(config, make_context(tmp_path, config)[1])
-    with pytest.raises(ValueError, match=r"expected joint_embedding exactly where joint_text is above 0, got .* None"):
+    with pytest.raises(ValueError, match=r"expected clap exactly where joint_text is above 0, got .* None"):
         recipe(tmp_path, joint_text=0.5)
-    with pytest.raises(ValueError, match=r"expected joint_embedding exactly where joint_text is above 0, got .*wide"):
-        recipe(tmp_path, joint_embedding=str(tmp_path / "wide"))
-    with pytest.raises(ValueError, match="expected joint_embedding beside joint_vocabulary = words"):
-        recipe(tmp_path, joint_vocabulary="words")
+    with pytest.raises(ValueError, match=r"expected clap exactly where joint_text is above 0, got .*wide"):
+        recipe(tmp_path, clap=str(tmp_path / "wide"))
+    with pytest.raises(ValueError, match="expected clap beside vocabulary = words"):
+        recipe(tmp_path, vocabulary="words")
     with pytest.raises(ValueError, match="expected a model that reads clap for joint_text"):
-        train.Config(joint_text=0.5, joint_embedding=WeightsRef("clap"))
+        train.Config(joint_text=0.5, clap=WeightsRef("clap"))
     assert word_embedder(recipe(tmp_path), make_context(tmp_path, recipe(tmp_path))[1]) is None

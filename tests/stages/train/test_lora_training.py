@@ -84,7 +84,7 @@ def test_the_checkpoint_is_a_plain_model_and_the_adapter_beside_it_says_the_same
 
 def test_a_killed_training_of_updates_ends_with_the_same_weights_bit_for_bit(place: Path, tmp_path: Path) -> None:
     changes = {"initial": str(place / "initial"), "text_encoder": None, "lora": LORA, "checkpoint_layers": True}
-    changes |= {"joint_text": 0.5, "joint_embedding": str(clap_folder(tmp_path / "clap", 3))}
+    changes |= {"joint_text": 0.5, "clap": str(clap_folder(tmp_path / "clap", 3))}
     changes |= {"optimization": {"steps": 12}}
     deaths = deaths_that_change_nothing(tmp_path, [(3, 0.0), (6, 0.5), (7, 0.0)], changes)
     assert deaths == [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, 0]

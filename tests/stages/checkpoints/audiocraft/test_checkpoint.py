@@ -8,7 +8,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from model.conditioning.config import ChromaConfig, MusicModelConfig, TextConfig
+from model.conditioning.config import MelodyConfig, MusicModelConfig, TextConfig
 from model.lm import patterns
 from model.lm.config import LanguageModelConfig
 from model.lm.patterns import Pattern
@@ -103,7 +103,7 @@ def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
             prepend=("chroma", "description"),
         ),
         description=TextConfig(width=16),
-        chroma=ChromaConfig(frames=235, null="first_bin"),
+        chroma=MelodyConfig(frames=235, null="first_bin"),
     )
     assert not trained.model.training
     assert form_of(folder) == "audiocraft"

@@ -9,6 +9,7 @@ import pytest
 from model.conditioning.config import (
     ChromaConfig,
     ClapConfig,
+    MelodyConfig,
     MusicModelConfig,
     NumberConfig,
     TextConfig,
@@ -43,7 +44,7 @@ def own_model(tmp_path: Path, changes: dict[str, Any], decoder: dict[str, Any]) 
     return TrainedModel(MusicModel(config, encoder, tokenizer).eval(), facts, network)
 
 
-MELODY = ChromaConfig(frames=235, null="first_bin")
+MELODY = MelodyConfig(frames=235, null="first_bin")
 WITH_MELODY = {"prepend": ("chroma",)}
 UNWRITABLE: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     (
@@ -64,17 +65,23 @@ UNWRITABLE: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {"sum": ("bpm",)},
         "fields that are labels, .* got bpm: number",
     ),
-    ("null", {"chroma": ChromaConfig(frames=235)}, WITH_MELODY, "a chroma with null = first_bin, .* got zeros"),
+    ("null", {"chroma": MelodyConfig(frames=235)}, WITH_MELODY, "a chroma with null = first_bin, .* got zeros"),
     (
         "match_length",
-        {"chroma": ChromaConfig(frames=235, match_length=False)},
+        {"chroma": MelodyConfig(frames=235, match_length=False)},
         WITH_MELODY,
         "a chroma with null = first_bin, .* got zeros",
     ),
-    ("frames", {"chroma": ChromaConfig(frames=80, null="first_bin")}, WITH_MELODY, "with frames = 235, .* got 80"),
+    ("frames", {"chroma": MelodyConfig(frames=80, null="first_bin")}, WITH_MELODY, "with frames = 235, .* got 80"),
+    (
+        "analysis",
+        {"chroma": MelodyConfig(frames=235, null="first_bin", analysis=ChromaConfig(window=8192))},
+        WITH_MELODY,
+        "with analysis = .*window=16384.* got .*window=8192",
+    ),
     (
         "frame_rate",
-        {"chroma": ChromaConfig(frames=235, null="first_bin", frame_rate=50.0)},
+        {"chroma": MelodyConfig(frames=235, null="first_bin", frame_rate=50.0)},
         WITH_MELODY,
         "with frame_rate = 7.8125, .* got 50.0",
     ),

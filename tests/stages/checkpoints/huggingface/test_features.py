@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model.codec.codec import Codec
-from model.conditioning.config import ChromaConfig, ClapConfig, LabelConfig, MusicModelConfig, TextConfig
+from model.conditioning.config import ChromaConfig, ClapConfig, LabelConfig, MelodyConfig, MusicModelConfig, TextConfig
 from model.lm.config import LanguageModelConfig
 from model.music_model import MusicModel
 from stages.checkpoints.facts import CheckpointFacts
@@ -31,7 +31,7 @@ def trained(codec: Any, **model: Any) -> TrainedModel:
 
 
 MELODY = {"cross": (), "prepend": ("description", "chroma")}
-CHROMA = ChromaConfig(frames=6, null="first_bin")
+CHROMA = MelodyConfig(frames=6, null="first_bin")
 FEATURES: dict[str, tuple[dict[str, Any], str]] = {
     "rotary positions": (
         {"language_model": {"positions": "rotary"}},
@@ -63,7 +63,7 @@ FEATURES: dict[str, tuple[dict[str, Any], str]] = {
         "expected a model with cross = .*description.*, which Hugging Face's MusicGen has, got none",
     ),
     "no melody as zeros": (
-        {"language_model": MELODY, "chroma": ChromaConfig(frames=6)},
+        {"language_model": MELODY, "chroma": MelodyConfig(frames=6)},
         "expected a model with chroma.null = first_bin, .* got zeros",
     ),
     "a melody of more than one class": (
@@ -73,6 +73,10 @@ FEATURES: dict[str, tuple[dict[str, Any], str]] = {
     "a melody at the codec's rate": (
         {"language_model": MELODY, "chroma": CHROMA.model_copy(update={"frame_rate": 25.0})},
         "chroma.frame_rate = 7.8125, .* got 25.0",
+    ),
+    "a melody that is measured in another way": (
+        {"language_model": MELODY, "chroma": CHROMA.model_copy(update={"analysis": ChromaConfig(window=8192)})},
+        "chroma.analysis = .*16384.*, .* got .*8192",
     ),
     "a joint embedding": (
         {"language_model": {"cross": ("description", "clap")}, "clap": ClapConfig(width=8)},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.conditioning.config import ChromaConfig, MusicModelConfig, TextConfig
+from model.conditioning.config import MelodyConfig, MusicModelConfig, TextConfig
 from model.lm.config import LanguageModelConfig
 from model.music_model import MusicModel
 from stages.checkpoints.huggingface.names import (
@@ -22,7 +22,7 @@ def weights() -> dict[str, torch.Tensor]:
     language = LanguageModelConfig(
         codebooks=3, cardinality=8, width=12, heads=2, layers=2, cross=("description",), prepend=("chroma",)
     )
-    config = MusicModelConfig(language_model=language, description=TextConfig(width=16), chroma=ChromaConfig(frames=4))
+    config = MusicModelConfig(language_model=language, description=TextConfig(width=16), chroma=MelodyConfig(frames=4))
     return MusicModel(config, text_encoder(), tokenizer()).weights()
 
 

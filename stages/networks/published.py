@@ -1,0 +1,18 @@
+"""The published weights around MusicGen, by the names under which they are fetched: the defaults of the stages."""
+
+from schemas import WeightsRef
+
+ENCODEC_32KHZ = WeightsRef("facebook/encodec_32khz")
+"""MusicGen's codec (arXiv:2306.05284, 3.1)."""
+
+HTDEMUCS = WeightsRef("demucs:htdemucs")
+"""Hybrid Transformer Demucs (arXiv:2211.08553)."""
+
+LAION_CLAP = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt")
+"""LAION's CLAP for music (arXiv:2211.06687), which AudioCraft's `clap` conditioner has."""
+
+ROBERTA_VOCABULARY = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
+"""RoBERTa's vocabulary, with which LAION's checkpoints read words and which they do not bring."""
+
+T5_BASE = WeightsRef("google-t5/t5-base")
+"""The T5 that reads descriptions (arXiv:2306.05284, 3.1)."""
