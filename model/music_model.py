@@ -59,7 +59,7 @@ class Attributes:
                 raise ValueError(f"expected finite values in {name}, got some that are not")
 
     @property
-    def given(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """Names of the conditions that the item has, in the order of `CONDITIONS`."""
         alone = {"description": self.description, "chroma": self.chroma, "clap": self.clap}
         return tuple(name for name in CONDITIONS if name in self.fields or alone.get(name) is not None)
@@ -131,7 +131,7 @@ class MusicModel(nn.Module):
         """Tokenise and stack on the host. Raises ValueError for a condition that the model does not read."""
         known = self.config.conditions
         for number, item in enumerate(attributes):
-            for name in item.given:
+            for name in item.names:
                 if name not in known:
                     raise ValueError(f"expected conditions among {list(known)}, got {name} in item {number}")
         conditions: dict[str, PreparedTokens | PreparedVectors] = {}
@@ -242,7 +242,7 @@ def drop_attributes(
     found = []
     for item, row in zip(attributes, draws, strict=True):
         dropped = [name for name, draw, limit in zip(CONDITIONS, row, limits, strict=True) if draw < limit]
-        found.append(item.without(dropped) if set(dropped) & set(item.given) else item)
+        found.append(item.without(dropped) if set(dropped) & set(item.names) else item)
     return found
 
 

@@ -24,7 +24,7 @@ STATE = "state.safetensors"
 
 
 @dataclass
-class Journal:
+class TrainingLog:
     """Rows of `training`, and what happened since the last one."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -68,15 +68,15 @@ class Journal:
         return [{"checkpoint_id": checkpoint_id} | row for row in self.rows]
 
 
-def save_state(context: Context, state: Mapping[str, Tensor], journal: Journal) -> None:
+def save_state(context: Context, state: Mapping[str, Tensor], training_log: TrainingLog) -> None:
     """Keep the state, then publish the rows so far, so that a long training can be followed by SQL."""
     folder = context.scratch()
     temporary = folder / f"{STATE}.{os.getpid()}.inprogress"
-    save_file(dict(state), temporary, metadata={"journal": json.dumps(asdict(journal))})
+    save_file(dict(state), temporary, metadata={"training_log": json.dumps(asdict(training_log))})
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, folder / STATE)
-    rows = pa.Table.from_pylist(journal.training_rows(context.identity), schema=TRAINING.schema)
+    rows = pa.Table.from_pylist(training_log.training_rows(context.identity), schema=TRAINING.schema)
     context.store.write_shard(TRAINING, context.fingerprint, context.identity, rows, input_key=context.identity)
 
 
@@ -85,7 +85,7 @@ class SavedState:
     """What `save_state` kept."""
 
     tensors: dict[str, Tensor]
-    journal: Journal
+    training_log: TrainingLog
 
 
 def load_state(folder: Path) -> SavedState | None:
@@ -95,5 +95,5 @@ def load_state(folder: Path) -> SavedState | None:
     if not (folder / STATE).exists():
         return None
     with safe_open(folder / STATE, framework="pt") as file:
-        journal = Journal(**json.loads(file.metadata()["journal"]))
-        return SavedState({name: file.get_tensor(name) for name in file.keys()}, journal)  # noqa: SIM118
+        training_log = TrainingLog(**json.loads(file.metadata()["training_log"]))
+        return SavedState({name: file.get_tensor(name) for name in file.keys()}, training_log)  # noqa: SIM118

@@ -19,7 +19,7 @@ from model.optim.train_state import step_seed
 from schemas.identity import hold_out
 from stages.pipeline.contract import Context
 from stages.train.config import Config
-from stages.train.examples import Corpus, Window
+from stages.train.examples import Corpus, TrackWindow
 from stages.train.ranks import Rank
 
 INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT, JOINT_CODEBOOKS = 0, 1, 2, 3
@@ -30,7 +30,7 @@ EmbedWords = Callable[[str], Float[Tensor, " E"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class TrainingBatch:
     """What one process works on in one step."""
 
     micro_batches: Sequence[MicroBatch]
@@ -61,7 +61,7 @@ def split_tracks(corpus: Corpus, config: Config) -> dict[str, list[int]]:
     return found
 
 
-def draw_batch(
+def draw_examples(
     corpus: Corpus,
     tracks: Sequence[int],
     config: Config,
@@ -91,7 +91,7 @@ def draw_batch(
     return corpus.batch(windows, frames, attributes)
 
 
-def draw_micro_batches(
+def draw_batch(
     corpus: Corpus,
     tracks: Sequence[int],
     config: Config,
@@ -99,9 +99,9 @@ def draw_micro_batches(
     rank: Rank,
     step: int,
     embed_words: EmbedWords | None = None,
-) -> Drawn:
+) -> TrainingBatch:
     """Draw those micro-batches of a step that one process works on, prepared for the device of `model`: every
-    `rank.count`-th.
+    `rank.world_size`-th.
 
     Of the others only the windows are drawn, for what they hold makes the weight of these.
     """
@@ -114,18 +114,18 @@ def draw_micro_batches(
     ]
     weights = loss_weights(model.language_model, frames, lengths, items)
     micro_batches = []
-    for number in range(rank.number, len(items), rank.count):
-        batch = draw_batch(corpus, tracks, config, step, embed_words, items[number])
+    for number in range(rank.number, len(items), rank.world_size):
+        batch = draw_examples(corpus, tracks, config, step, embed_words, items[number])
         seed = step_seed(config.seed, step, DROPOUT, number)
         micro_batches.append(MicroBatch(batch.prepared(model), weights[number], seed))
-    return Drawn(micro_batches, segment=frames, frames=int(lengths.sum()))
+    return TrainingBatch(micro_batches, segment=frames, frames=int(lengths.sum()))
 
 
 @dataclass(frozen=True, eq=False)
 class _DrawnWindow:
     """Where an example lies, and what else of it is drawn from."""
 
-    window: Window
+    window: TrackWindow
     random: np.random.Generator
 
 
@@ -134,7 +134,7 @@ def _draw_window(corpus: Corpus, tracks: Sequence[int], config: Config, step: in
     track = tracks[int(random.integers(len(tracks)))]
     shortest = max(1, round(config.smallest_share * segment_frames(corpus, config)))
     last = max(0, int(corpus.frames[track]) - shortest)
-    return _DrawnWindow(Window(track, int(random.integers(last + 1))), random)
+    return _DrawnWindow(TrackWindow(track, int(random.integers(last + 1))), random)
 
 
 def word_embedder(config: Config, context: Context) -> EmbedWords | None:

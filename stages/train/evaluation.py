@@ -13,21 +13,23 @@ import torch
 from model.conditioning.captions import plain_caption
 from model.music_model import Attributes, MusicModel
 from model.objective import Batch, Precision, held_out_cross_entropy, unigram_cross_entropy
-from stages.train.examples import Corpus, Window, code_frequencies
+from stages.train.examples import Corpus, TrackWindow, code_frequencies
 
 
 @dataclass(frozen=True)
-class Judging:
+class Evaluator:
     """Fixed windows of held-out tracks, judged `items` at a time (texts of a batch are padded to one length, which the
     model can tell, so the number is part of the result)."""
 
     corpus: Corpus
-    windows: Sequence[Window]
+    windows: Sequence[TrackWindow]
     frames: int
     items: int
     precision: Precision
 
-    def codebooks(self, model: MusicModel, conditions: Callable[[Window], Attributes] | None = None) -> list[float]:
+    def codebooks(
+        self, model: MusicModel, conditions: Callable[[TrackWindow], Attributes] | None = None
+    ) -> list[float]:
         """Each codebook's cross-entropy, nats, with the right conditions or with others."""
         return held_out_cross_entropy(model, self._batches(model, conditions), self.precision).tolist()
 
@@ -61,16 +63,16 @@ class Judging:
     def _tracks(self) -> list[int]:
         return sorted({window.track for window in self.windows})
 
-    def _right(self, model: MusicModel, window: Window) -> Attributes:
+    def _right(self, model: MusicModel, window: TrackWindow) -> Attributes:
         text = plain_caption(self.corpus.metadata(window.track))
         return self.corpus.attributes(window, self.frames, model.config, text)
 
-    def _wrong(self, model: MusicModel, window: Window, one: str | None = None) -> Attributes:
+    def _wrong(self, model: MusicModel, window: TrackWindow, one: str | None = None) -> Attributes:
         """The conditions, or `one` of them, of the next track at the same time (or its last window)."""
         tracks = self._tracks
         other = tracks[(tracks.index(window.track) + 1) % len(tracks)]
         last = max(0, int(self.corpus.frames[other]) - self.frames)
-        wrong = self._right(model, Window(other, min(window.start, last)))
+        wrong = self._right(model, TrackWindow(other, min(window.start, last)))
         if one is None:
             return wrong
         right = self._right(model, window)
@@ -79,14 +81,14 @@ class Judging:
             return replace(right, fields=told | {name: value for name, value in wrong.fields.items() if name == one})
         return replace(right, **{one: getattr(wrong, one)})
 
-    def _batches(self, model: MusicModel, conditions: Callable[[Window], Attributes] | None) -> Iterator[Batch]:
+    def _batches(self, model: MusicModel, conditions: Callable[[TrackWindow], Attributes] | None) -> Iterator[Batch]:
         given = conditions or (lambda window: self._right(model, window))
         for start in range(0, len(self.windows), self.items):
             part = self.windows[start : start + self.items]
             yield self.corpus.batch(part, self.frames, [given(window) for window in part])
 
 
-def chance(cardinality: int) -> float:
+def uniform_cross_entropy(cardinality: int) -> float:
     """The cross-entropy of a model that knows nothing: every code equally likely, nats."""
     return math.log(cardinality)
 

@@ -55,7 +55,7 @@ class TrackVectors:
 
 
 @dataclass(frozen=True)
-class Window:
+class TrackWindow:
     """A span of one track."""
 
     track: int
@@ -106,7 +106,7 @@ class Corpus:
     def seconds(self, frames: int) -> float:
         return frames / self.frame_rate
 
-    def window_codes(self, window: Window, frames: int) -> Int[np.ndarray, "K T"]:
+    def window_codes(self, window: TrackWindow, frames: int) -> Int[np.ndarray, "K T"]:
         """The codes of a window, fewer than `frames` where the track ends before it."""
         return self._codes.matrix(window.track)[:, window.start : window.start + frames]
 
@@ -122,7 +122,9 @@ class Corpus:
                 found[name] = value
         return found
 
-    def attributes(self, window: Window, frames: int, model: MusicModelConfig, description: str | None) -> Attributes:
+    def attributes(
+        self, window: TrackWindow, frames: int, model: MusicModelConfig, description: str | None
+    ) -> Attributes:
         """The conditions of a window that a model reads: `description`, what `tracks` says in the fields, the melody of
         the same span of time (without what lies past its end or the end of the track), and the joint embedding whose
         own window starts nearest.
@@ -143,7 +145,7 @@ class Corpus:
         text = description if model.description is not None else None
         return Attributes(text, melody, embedding, self.fields(track, model.fields))
 
-    def batch(self, windows: Sequence[Window], frames: int, attributes: Sequence[Attributes]) -> Batch:
+    def batch(self, windows: Sequence[TrackWindow], frames: int, attributes: Sequence[Attributes]) -> Batch:
         """The codes of some windows, with conditions given for each."""
         codes = np.zeros((len(windows), self.codebooks, frames), dtype=np.int64)
         lengths = np.zeros(len(windows), dtype=np.int64)
@@ -153,13 +155,13 @@ class Corpus:
         return Batch(torch.from_numpy(codes), torch.from_numpy(lengths), attributes)
 
 
-def tiled_windows(corpus: Corpus, tracks: Sequence[int], frames: int, shortest: int, most: int) -> list[Window]:
+def tiled_windows(corpus: Corpus, tracks: Sequence[int], frames: int, shortest: int, most: int) -> list[TrackWindow]:
     """Windows that lie one after another over whole tracks, for validation: at most `most` of them, evenly chosen.
 
     The rest at the end of a track is a window of its own from `shortest` frames on, or where it is the only one.
     """
     found = [
-        Window(track, start)
+        TrackWindow(track, start)
         for track in tracks
         for start in range(0, int(corpus.frames[track]), frames)
         if start == 0 or corpus.frames[track] - start >= shortest
@@ -174,7 +176,7 @@ def code_frequencies(corpus: Corpus, tracks: Sequence[int]) -> Int[np.ndarray, "
     offsets = np.arange(corpus.codebooks)[:, None] * corpus.cardinality
     found = np.zeros(corpus.codebooks * corpus.cardinality, dtype=np.int64)
     for track in tracks:
-        codes = corpus.window_codes(Window(track, 0), int(corpus.frames[track]))
+        codes = corpus.window_codes(TrackWindow(track, 0), int(corpus.frames[track]))
         found += np.bincount((codes + offsets).ravel(), minlength=found.size)
     return found.reshape(corpus.codebooks, corpus.cardinality)
 

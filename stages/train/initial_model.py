@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Beginning:
+class InitialModel:
     """A model to train, and where it is from."""
 
     model: MusicModel
@@ -55,7 +55,7 @@ class Beginning:
 
 @dataclass(frozen=True, eq=False)
 class _TextEncoder:
-    """An encoder with where it is kept, as in `Beginning`."""
+    """An encoder with where it is kept, as in `InitialModel`."""
 
     network: T5EncoderModel | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -64,7 +64,7 @@ class _TextEncoder:
     parents: tuple[str, ...] = ()
 
 
-def initial_model(config: Config, context: Context) -> Beginning:
+def initial_model(config: Config, context: Context) -> InitialModel:
     """The model of a recipe before its first step, on the run's device.
 
     Torch's generator is seeded anew for what starts fresh.
@@ -92,7 +92,7 @@ def initial_model(config: Config, context: Context) -> Beginning:
         adapt(model, config.lora)
     model.language_model.transformer.checkpointing = config.checkpoint_layers
     learns = config.model.description is not None and config.model.description.finetune
-    return Beginning(
+    return InitialModel(
         model=model.to(context.device),
         text_encoder=None if learns else text.reference,
         text_encoder_digest=text.digest,

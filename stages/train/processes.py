@@ -108,7 +108,7 @@ def run_together(work: Work[Result], context: Context, count: int) -> Result:
     """Do a piece of work in several processes of this machine, and give what the first one returns.
 
     Their progress is the run's, and so is its wish to stop: `work` asks `context.check_stopped()` as ever, in the first
-    process, and tells the others (`Rank.agreed`).
+    process, and tells the others (`Rank.broadcast_flag`).
 
     Raises:
         ValueError: one of them raised it.
@@ -209,11 +209,11 @@ def _take_part(work: Work[Any], context: Context, rank: Rank, end: Connection, p
     if context.device == "cpu":
         torch.set_num_threads(threads)  # as many as all processes had if there were one
     disable_progress_bars()  # transformers' bars would break into the run's
-    if not rank.leads:
+    if not rank.is_main:
         logging.disable(logging.WARNING)  # which the first one gives
     stop = threading.Event()
     threading.Thread(target=_obey, args=(end, stop), daemon=True).start()
-    context = replace(context, progress=_Telling(end) if rank.leads else Progress(), stop=stop)
+    context = replace(context, progress=_Telling(end) if rank.is_main else Progress(), stop=stop)
     try:
         with rank.joined(port, context.device):
             try:

@@ -28,10 +28,10 @@ class Rank:
     """One of the processes that train together. The first one logs, judges and writes."""
 
     number: int = 0
-    count: int = 1
+    world_size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.number == 0
 
     @contextmanager
@@ -45,7 +45,7 @@ class Rank:
             torch.cuda.set_device(self.number)
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
-        dist.init_process_group(backend, store=store, rank=self.number, world_size=self.count, timeout=PATIENCE)
+        dist.init_process_group(backend, store=store, rank=self.number, world_size=self.world_size, timeout=PATIENCE)
         try:
             yield
         finally:
@@ -53,26 +53,26 @@ class Rank:
 
     def distributed(self, loss_module: LossModule) -> LossModule | DistributedDataParallel:
         """What averages gradients over all processes as they come about."""
-        return loss_module if self.count == 1 else DistributedDataParallel(loss_module, broadcast_buffers=False)
+        return loss_module if self.world_size == 1 else DistributedDataParallel(loss_module, broadcast_buffers=False)
 
-    def agreed(self, wish: bool) -> bool:
+    def broadcast_flag(self, wish: bool) -> bool:
         """What the first process wishes. No device is waited for."""
-        if self.count == 1:
+        if self.world_size == 1:
             return wish
         told = torch.tensor([wish])
         dist.broadcast(told, 0)
         return bool(told)
 
-    def added(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    def all_reduce(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The sum over all processes."""
-        if self.count > 1:
+        if self.world_size > 1:
             values = values.clone()
             dist.all_reduce(values)
         return values
 
-    def follow_the_first(self, buffers: Iterable[Tensor]) -> None:
+    def broadcast_buffers(self, buffers: Iterable[Tensor]) -> None:
         """Give all processes the first one's values, in place. Codebooks that learn by moving averages need it: each
         process has moved them by its own examples, and so they learn from the first one's."""
-        if self.count > 1:
+        if self.world_size > 1:
             for buffer in buffers:
                 dist.broadcast(buffer, 0)

@@ -19,11 +19,11 @@ from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.native import save_checkpoint
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.pipeline.contract import Context, ReduceResult
-from stages.train.batches import JOINT_CODEBOOKS, draw_micro_batches, segment_frames, split_tracks, word_embedder
+from stages.train.batches import JOINT_CODEBOOKS, draw_batch, segment_frames, split_tracks, word_embedder
 from stages.train.config import Config
-from stages.train.evaluation import Judging, chance
+from stages.train.evaluation import Evaluator, uniform_cross_entropy
 from stages.train.examples import METADATA, Corpus, tiled_windows
-from stages.train.initial_model import Beginning, initial_model
+from stages.train.initial_model import InitialModel, initial_model
 from stages.train.loop import take_steps
 from stages.train.packing import open_packed, pack_table
 from stages.train.processes import process_count, run_together
@@ -55,30 +55,30 @@ def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | N
     _check(corpus, config, splits["train"])
     frames = segment_frames(corpus, config)
     shortest = max(1, round(config.smallest_share * frames))
-    judges = {}
+    evaluators = {}
     for split in ("valid", "test"):
         windows = tiled_windows(corpus, splits[split], frames, shortest, config.held_out_windows)
         if windows:
             precision = config.optimization.precision
-            judges[split] = Judging(corpus, windows, frames, config.micro_batch_size, precision)
+            evaluators[split] = Evaluator(corpus, windows, frames, config.micro_batch_size, precision)
 
     # Dropout draws from torch's own generator, which is seeded anew for every part and given back as it was.
     with torch.random.fork_rng([torch.cuda.current_device()] if context.device == "cuda" else []):
-        begun = initial_model(config, context)
-        _check_codec(corpus, config, begun)
-        _start_joint_codebooks(corpus, config, begun.model, splits["train"])
+        initial = initial_model(config, context)
+        _check_codec(corpus, config, initial)
+        _start_joint_codebooks(corpus, config, initial.model, splits["train"])
         embed_words = word_embedder(config, context)
-        draw = partial(draw_micro_batches, corpus, splits["train"], config, begun.model, rank, embed_words=embed_words)
-        train_state = TrainState(begun.model, config.optimization)
-        journal = take_steps(config, context, rank, draw, begun.model, train_state, judges.get("valid"))
-        if not rank.leads:
+        draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
+        train_state = TrainState(initial.model, config.optimization)
+        training_log = take_steps(config, context, rank, draw, initial.model, train_state, evaluators.get("valid"))
+        if not rank.is_main:
             return None
         with train_state.averaged():
-            metrics = {"uniform_cross_entropy": chance(corpus.cardinality)}
-            for split, judge in judges.items():
-                metrics |= judge.metrics(begun.model, split, splits["train"])
-            row = _export(config, context, corpus, begun, metrics, rows_seen=len(splits["train"]))
-    return ReduceResult([row], also={"training": journal.training_rows(context.identity)})
+            metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality)}
+            for split, evaluator in evaluators.items():
+                metrics |= evaluator.metrics(initial.model, split, splits["train"])
+            row = _export(config, context, corpus, initial, metrics, rows_seen=len(splits["train"]))
+    return ReduceResult([row], also={"training": training_log.training_rows(context.identity)})
 
 
 def _start_joint_codebooks(corpus: Corpus, config: Config, model: MusicModel, trained_on: Sequence[int]) -> None:
@@ -90,29 +90,29 @@ def _start_joint_codebooks(corpus: Corpus, config: Config, model: MusicModel, tr
 
 
 def _export(
-    config: Config, context: Context, corpus: Corpus, begun: Beginning, metrics: dict[str, float], rows_seen: int
+    config: Config, context: Context, corpus: Corpus, initial: InitialModel, metrics: dict[str, float], rows_seen: int
 ) -> dict[str, Any]:
     """Write the checkpoint's folder, and give its row. An adapted model is a plain one after this."""
     facts = CheckpointFacts(
         model=config.model,
         frame_rate=corpus.frame_rate,
         segment_seconds=config.segment_seconds,
-        text_encoder=begun.text_encoder,
-        text_encoder_digest=begun.text_encoder_digest,
+        text_encoder=initial.text_encoder,
+        text_encoder_digest=initial.text_encoder_digest,
         versions=dict(context.versions),
         codec=corpus.codec,
     )
-    learned = sum(value.numel() for value in begun.model.parameters() if value.requires_grad)
+    learned = sum(value.numel() for value in initial.model.parameters() if value.requires_grad)
     with context.store.new_folder(model_folder(context.identity)) as folder:
         if config.lora is not None:
             from stages.train.lora import merge, save_adapter
 
-            save_adapter(begun.model, folder / ADAPTER)
-            merge(begun.model)
-        save_checkpoint(folder, begun.model, facts, begun.codec if corpus.codec else None)
+            save_adapter(initial.model, folder / ADAPTER)
+            merge(initial.model)
+        save_checkpoint(folder, initial.model, facts, initial.codec if corpus.codec else None)
         digest = folder_digest(folder)
     summary = TrainingSummary(config.optimization.steps, learned, rows_seen, metrics)
-    return checkpoint_row(context, context.identity, "language_model", digest, summary, begun.parents)
+    return checkpoint_row(context, context.identity, "language_model", digest, summary, initial.parents)
 
 
 def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
@@ -154,16 +154,16 @@ def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
         )
 
 
-def _check_codec(corpus: Corpus, config: Config, begun: Beginning) -> None:
+def _check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
     """Tokens of another codec than that of the checkpoint which training begins with are noise to it."""
-    if begun.facts is None:
+    if initial.facts is None:
         return
-    if begun.facts.frame_rate != corpus.frame_rate:
+    if initial.facts.frame_rate != corpus.frame_rate:
         raise ValueError(
-            f"expected tokens of {begun.facts.frame_rate:g} frames a second, as train.initial = {config.initial} "
+            f"expected tokens of {initial.facts.frame_rate:g} frames a second, as train.initial = {config.initial} "
             f"speaks, got {corpus.frame_rate:g}"
         )
-    theirs, ours = begun.facts.codec, corpus.codec
+    theirs, ours = initial.facts.codec, corpus.codec
     if theirs is not None and ours is not None and theirs.identity != ours.identity:
         raise ValueError(
             f"expected tokens of the codec {theirs.reference or ''} (identity {theirs.identity[:16]}…), which "

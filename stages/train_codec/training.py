@@ -20,7 +20,7 @@ from model.optim.train_state import step_seed
 from schemas.identity import hold_out
 from schemas.weights import folder_digest
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
-from stages.checkpoints.training_log import Journal, load_state, save_state
+from stages.checkpoints.training_log import TrainingLog, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
 from stages.train_codec.evaluation import HeldOut, compared, held_out, keep_reconstructions, named, quality_of
@@ -74,7 +74,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
         untrained, metrics = Codec(training.untrained(), context.device), dict[str, float]()
         for split, heard in (("valid", valid), ("test", test)):
             metrics |= compared(untrained, heard, split) if heard else {}
-        journal = _train(config, context, training, valid)
+        training_log = _train(config, context, training, valid)
         trained = Codec(training.trained(), context.device)
         for split, heard in (("valid", valid), ("test", test), ("train", held_out(config, sounds, splits.train))):
             metrics |= named(quality_of(trained, heard), split) if heard else {}
@@ -87,7 +87,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
     finally:
         segments.close()
     row = _export_codec(config, context, training.trained(), metrics, rows_seen=len(splits.train))
-    also = {"training": journal.training_rows(context.identity), "reconstructions": reconstructions}
+    also = {"training": training_log.training_rows(context.identity), "reconstructions": reconstructions}
     return ReduceResult([row], also=also, rejects=rejects)
 
 
@@ -133,15 +133,15 @@ def _fault(config: Config, row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _train(config: Config, context: Context, training: CodecTraining, valid: list[HeldOut]) -> Journal:
+def _train(config: Config, context: Context, training: CodecTraining, valid: list[HeldOut]) -> TrainingLog:
     """All steps, from where an earlier run of the same training was."""
     saved = load_state(context.scratch())
-    journal = saved.journal if saved else Journal()
+    training_log = saved.training_log if saved else TrainingLog()
     names = ("loss", "gradient_norm", *training.parts)
     sums, counts = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.float64)
     if saved:
         training.load(saved.tensors)
-        for row in journal.rows:
+        for row in training_log.rows:
             # JSON knows no tuples, and a map's items are to be tuples.
             row["metrics"] = [(name, value) for name, value in row["metrics"]]
         sums, counts = saved.tensors[SUMS], saved.tensors[COUNTS]
@@ -150,7 +150,7 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
     context.progress.advance(training.step, "resumed" if saved else "")
 
     def save() -> None:
-        save_state(context, training.state() | {SUMS: sums.clone(), COUNTS: counts.clone()}, journal)
+        save_state(context, training.state() | {SUMS: sums.clone(), COUNTS: counts.clone()}, training_log)
 
     while training.step < steps:
         if context.stop.is_set():
@@ -166,15 +166,15 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
             means = {name: value for name, value in zip(names, (sums / counts).tolist(), strict=True) if value == value}
             row = {"step": training.step, "split": "train", "loss": means.pop("loss", None)}
             row |= {"learning_rate": done.learning_rate, "gradient_norm": means.pop("gradient_norm", None)}
-            journal.rows.append(row | {"metrics": list(means.items())})
+            training_log.rows.append(row | {"metrics": list(means.items())})
             sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
         if training.step > config.training.quantizer_start and (training.step % config.valid_every == 0 or last):
             quality = named(quality_of(Codec(training.trained(), context.device), valid))
-            journal.rows.append({"step": training.step, "split": "valid", "metrics": list(quality.items())})
+            training_log.rows.append({"step": training.step, "split": "valid", "metrics": list(quality.items())})
         if training.step % config.save_every == 0 or last:
             save()
         context.progress.advance(1, f"loss {done.loss:.3f}")
-    return journal
+    return training_log
 
 
 def _export_codec(

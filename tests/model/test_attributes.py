@@ -27,18 +27,18 @@ def band(probability: float, draws: int) -> float:
 
 
 def test_what_is_given_is_named_in_the_order_of_fusing() -> None:
-    assert FULL.given == ("description", "genre", "keywords", "bpm", "seconds", "chroma", "clap")
-    assert Attributes().given == ()
-    assert Attributes(fields={"seconds": 3.0, "bpm": 92.0, "key": "C"}).given == ("key", "bpm", "seconds")
-    assert set(FULL.given) < set(CONDITIONS)
+    assert FULL.names == ("description", "genre", "keywords", "bpm", "seconds", "chroma", "clap")
+    assert Attributes().names == ()
+    assert Attributes(fields={"seconds": 3.0, "bpm": 92.0, "key": "C"}).names == ("key", "bpm", "seconds")
+    assert set(FULL.names) < set(CONDITIONS)
 
 
 def test_taking_conditions_away_leaves_the_others_as_they_are() -> None:
     kept = FULL.without(["chroma", "genre", "artist"])
-    assert kept.given == ("description", "keywords", "bpm", "seconds", "clap")
+    assert kept.names == ("description", "keywords", "bpm", "seconds", "clap")
     assert kept.clap is FULL.clap
     assert FULL.without(CONDITIONS).given == ()
-    assert FULL.given == ("description", "genre", "keywords", "bpm", "seconds", "chroma", "clap")
+    assert FULL.names == ("description", "genre", "keywords", "bpm", "seconds", "chroma", "clap")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_bad_attributes_say_what_was_expected(given: dict, message: str) -> None
 
 def test_dropping_nulls_every_kind_of_condition_of_an_item() -> None:
     (dropped,) = drop_conditions([FULL], 1.0, torch.Generator())
-    assert dropped.given == ()
+    assert dropped.names == ()
     (kept,) = drop_conditions([FULL], 0.0, torch.Generator())
     assert kept is FULL
 
@@ -96,11 +96,11 @@ def test_items_are_dropped_at_the_given_rate_and_each_on_its_own() -> None:
 def test_attributes_are_dropped_at_their_own_rates_and_each_on_its_own() -> None:
     rates = {"description": 0.1, "genre": 0.4, "bpm": 0.25, "chroma": 0.5, "clap": 0.7, "seconds": 0.0, "keywords": 1.0}
     items = drop_attributes([FULL] * 6000, rates, seeded(5))
-    counts = Counter(name for item in items for name in item.given)
+    counts = Counter(name for item in items for name in item.names)
     for name, rate in rates.items():
         assert abs(1 - counts[name] / 6000 - rate) <= band(rate, 6000), name
     drawn = [name for name, rate in rates.items() if 0 < rate < 1]
-    kept = torch.tensor([[name in item.given for name in drawn] for item in items]).double()
+    kept = torch.tensor([[name in item.names for name in drawn] for item in items]).double()
     assert (torch.corrcoef(kept.T) - torch.eye(len(drawn))).abs().max() < 4 / 6000**0.5
     assert (torch.corrcoef(torch.stack([kept[:-1, 0], kept[1:, 0]])) - torch.eye(2)).abs().max() < 4 / 6000**0.5
 
@@ -111,7 +111,7 @@ def test_what_is_dropped_depends_on_the_generator_alone() -> None:
     rates = {"chroma": 0.5, "genre": 0.5}
     once = drop_attributes([FULL] * 50, rates, seeded(2))
     again = drop_attributes([FULL] * 50, dict(reversed(rates.items())), seeded(2))
-    assert [item.given for item in once] == [item.given for item in again]
+    assert [item.names for item in once] == [item.names for item in again]
 
 
 def test_what_happens_to_one_attribute_does_not_depend_on_the_probability_of_another() -> None:

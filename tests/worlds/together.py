@@ -36,9 +36,14 @@ def tell(context: Context, rank: Rank) -> list[float]:
     for word in ("one", "two", "three"):
         context.progress.advance(1, f"{word} of {rank.number}")
     buffer = torch.tensor([10.0 + rank.number])
-    rank.follow_the_first([buffer])
+    rank.broadcast_buffers([buffer])
     threads = torch.get_num_threads()
-    return [rank.added(torch.tensor(2.0**rank.number)).item(), buffer.item(), rank.agreed(rank.leads), threads]
+    return [
+        rank.all_reduce(torch.tensor(2.0**rank.number)).item(),
+        buffer.item(),
+        rank.broadcast_flag(rank.is_main),
+        threads,
+    ]
 
 
 def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
@@ -49,21 +54,21 @@ def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
     train_state, loss_module = TrainState(model, settings), rank.distributed(LossModule(model, "float32"))
     batch = Batch(random_codes(3, 6, codebooks=2, cardinality=11), torch.tensor([6, 5, 6]), [Attributes()] * 3)
     batch = replace(batch, attributes=[everything(item) for item in range(3)])
-    micro_batches = micro_batches_of(model, batch, 1)[rank.number :: rank.count]
+    micro_batches = micro_batches_of(model, batch, 1)[rank.number :: rank.world_size]
     found: dict[str, bool | float] = {}
     for step in range(3):
-        broken = step == 1 and rank.number == rank.count - 1
+        broken = step == 1 and rank.number == rank.world_size - 1
         before = _vector(model.parameters())
         accumulate_gradients(
             loss_module,
             [replace(one, loss_weights=one.loss_weights * torch.inf) if broken else one for one in micro_batches],
         )
         stats = train_state.step()
-        rank.follow_the_first(train_state.buffers.values())
+        rank.broadcast_buffers(train_state.buffers.values())
         after = _vector([*model.parameters(), *train_state.average.values(), *train_state.buffers.values()])
         found[f"applied {step}"], found[f"norm {step}"] = bool(stats.applied), float(stats.gradient_norm)
         found[f"stayed {step}"] = torch.equal(before, _vector(model.parameters()))
-        found[f"agree {step}"] = torch.equal(rank.added(after), rank.count * after)
+        found[f"agree {step}"] = torch.equal(rank.all_reduce(after), rank.world_size * after)
     return found | {f"weight {place}": value for place, value in enumerate(_vector(model.parameters()).tolist()[:50])}
 
 
@@ -73,24 +78,24 @@ def _vector(tensors) -> torch.Tensor:  # type: ignore[no-untyped-def]
 
 def object_to_it(context: Context, rank: Rank) -> None:
     """The last one finds a wrong value, which the first one waits for in vain."""
-    if not rank.leads:
+    if not rank.is_main:
         raise ValueError("expected something else, got this")
-    rank.agreed(True)
-    rank.added(torch.zeros(1))
+    rank.broadcast_flag(True)
+    rank.all_reduce(torch.zeros(1))
 
 
 def die(context: Context, rank: Rank) -> None:
     """The last one is killed, and the first one waits for it in vain."""
-    if not rank.leads:
+    if not rank.is_main:
         os.kill(os.getpid(), signal.SIGKILL)
-    rank.added(torch.zeros(1))
+    rank.all_reduce(torch.zeros(1))
 
 
 def work_until_asked(context: Context, rank: Rank) -> None:
     """Leave a file with the process's id in the scratch folder; another once it was asked to stop."""
     place = context.scratch()
     (place / f"{rank.number}.pid").write_text(str(os.getpid()))
-    while not rank.agreed(context.stop.is_set()):
+    while not rank.broadcast_flag(context.stop.is_set()):
         time.sleep(0.01)
     (place / f"{rank.number}.stopped").touch()
     context.stop.set()

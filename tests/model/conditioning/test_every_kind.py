@@ -50,7 +50,7 @@ def test_what_an_item_does_not_have_is_zeros_outside_the_mask_and_nothing_else_i
     for name, condition in found.items():
         present = condition.embedding.abs().amax(-1) > 0
         assert torch.equal(present, condition.mask)
-        assert condition.mask.any(-1).tolist() == [name in item.given for item in ITEMS]
+        assert condition.mask.any(-1).tolist() == [name in item.names for item in ITEMS]
 
 
 def test_alone_a_null_is_one_vector_and_never_none_as_in_the_oracle(oracles: Path) -> None:
@@ -68,7 +68,7 @@ def test_alone_a_null_is_one_vector_and_never_none_as_in_the_oracle(oracles: Pat
 @pytest.mark.parametrize("name", ["description", "genre", "keywords", "bpm", "chroma", "clap"])
 def test_taking_one_condition_away_changes_the_prediction(name: str) -> None:
     model, codes, item = music_model(), random_codes(1, 7, codebooks=2, cardinality=11), everything()
-    assert name in item.given
+    assert name in item.names
     with torch.no_grad():
         logits = model(codes.expand(2, -1, -1), [item, item.without([name])]).logits
     assert (logits[0] - logits[1]).abs().max() > 1e-5

@@ -15,7 +15,7 @@ from stages.checkpoints.facts import CheckpointFacts
 from stages.generate import Config as GenerateConfig
 from stages.generate.conditions import ConditionReader
 from stages.networks.clap import load_joint_embedder
-from stages.train.batches import draw_batch, draw_micro_batches, split_tracks, word_embedder
+from stages.train.batches import draw_batch, draw_examples, split_tracks, word_embedder
 from stages.train.examples import Corpus
 from stages.train.initial_model import initial_model
 from stages.train.ranks import Rank
@@ -32,24 +32,24 @@ def corpus() -> Corpus:
 
 def test_examples_are_a_function_of_seed_step_and_item(tmp_path: Path, corpus: Corpus) -> None:
     config, tracks = recipe(tmp_path), list(range(8))
-    again = draw_batch(corpus, tracks, config, 3)
-    batch = draw_batch(corpus, tracks, config, 3)
+    again = draw_examples(corpus, tracks, config, 3)
+    batch = draw_examples(corpus, tracks, config, 3)
     assert torch.equal(batch.codes, again.codes)
     assert [item.description for item in batch.attributes] == [item.description for item in again.attributes]
-    larger = draw_batch(corpus, tracks, recipe(tmp_path, batch_size=9), 3)
+    larger = draw_examples(corpus, tracks, recipe(tmp_path, batch_size=9), 3)
     assert torch.equal(larger.codes[:6], batch.codes)
-    assert not torch.equal(draw_batch(corpus, tracks, config, 4).codes, batch.codes)
-    assert not torch.equal(draw_batch(corpus, tracks, recipe(tmp_path, seed=1), 3).codes, batch.codes)
+    assert not torch.equal(draw_examples(corpus, tracks, config, 4).codes, batch.codes)
+    assert not torch.equal(draw_examples(corpus, tracks, recipe(tmp_path, seed=1), 3).codes, batch.codes)
 
 
 def test_processes_share_the_parts_of_a_step_whose_weights_make_one(tmp_path: Path, corpus: Corpus) -> None:
     fill(tmp_path)
     config, tracks = recipe(tmp_path, batch_size=7, micro_batch_size=2, smallest_share=0.1), list(range(24))
     model = initial_model(config, make_context(tmp_path, config)[1]).model
-    whole = draw_batch(corpus, tracks, config, 3)
+    whole = draw_examples(corpus, tracks, config, 3)
     assert len(set(whole.lengths.tolist())) > 1
     alone, *shared = (
-        draw_micro_batches(corpus, tracks, config, model, Rank(*rank), 3) for rank in [(0, 1), (0, 3), (1, 3), (2, 3)]
+        draw_batch(corpus, tracks, config, model, Rank(*rank), 3) for rank in [(0, 1), (0, 3), (1, 3), (2, 3)]
     )
     assert [len(drawn.micro_batches) for drawn in (alone, *shared)] == [4, 2, 1, 1]
     assert torch.equal(torch.cat([micro_batch.batch.codes for micro_batch in alone.micro_batches]), whole.codes)
@@ -69,14 +69,14 @@ def test_all_conditions_of_an_item_are_dropped_together_and_items_on_their_own(t
     config = recipe(
         tmp_path, batch_size=1000, condition_dropout=0.3, attribute_dropout={"chroma": 0.0}, segment_seconds=0.2
     )
-    attributes = draw_batch(corpus, list(range(24)), config, 0).attributes
+    attributes = draw_examples(corpus, list(range(24)), config, 0).attributes
     gone = [item.description is None for item in attributes]
     assert gone == [item.chroma is None for item in attributes] == [item.clap is None for item in attributes]
     assert 240 < sum(gone) < 360
     alone = recipe(
         tmp_path, batch_size=1000, condition_dropout=0.0, attribute_dropout={"chroma": 0.5}, segment_seconds=0.2
     )
-    attributes = draw_batch(corpus, list(range(24)), alone, 0).attributes
+    attributes = draw_examples(corpus, list(range(24)), alone, 0).attributes
     assert 430 < sum(item.chroma is None for item in attributes) < 570
     assert not any(item.description is None or item.clap is None for item in attributes)
 
@@ -120,7 +120,7 @@ def test_conditions_are_dropped_by_name_as_often_as_asked_and_each_on_its_own(tm
         attribute_dropout=wanted,
         segment_seconds=0.2,
     )
-    given = [item.given for item in draw_batch(corpus, list(range(24)), config, 0).attributes]
+    given = [item.names for item in draw_examples(corpus, list(range(24)), config, 0).attributes]
     gone = {name: np.array([name not in names for names in given]) for name in config.model.conditions}
     for name, probability in wanted.items():
         assert rate_holds(int(gone[name].sum()), len(given), probability), name
@@ -130,8 +130,8 @@ def test_conditions_are_dropped_by_name_as_often_as_asked_and_each_on_its_own(tm
 
 def test_what_an_item_loses_depends_on_no_other_item(tmp_path: Path, corpus: Corpus) -> None:
     few, many = (recipe(tmp_path, batch_size=size, condition_dropout=0.4, segment_seconds=0.2) for size in (7, 40))
-    assert [item.given for item in draw_batch(corpus, [0, 1, 2], few, 5).attributes] == [
-        item.given for item in draw_batch(corpus, [0, 1, 2], many, 5).attributes
+    assert [item.names for item in draw_examples(corpus, [0, 1, 2], few, 5).attributes] == [
+        item.names for item in draw_examples(corpus, [0, 1, 2], many, 5).attributes
     ][:7]
 
 
@@ -163,8 +163,8 @@ def test_an_item_has_the_joint_embedding_of_its_own_caption_as_often_as_asked(tm
     config = joint(tmp_path, 0.3, batch_size=400)
     _, context = make_context(tmp_path, config)
     embed = word_embedder(config, context)
-    items = draw_batch(corpus, list(range(24)), config, 2, embed).attributes
-    plain = draw_batch(corpus, list(range(24)), config, 2).attributes
+    items = draw_examples(corpus, list(range(24)), config, 2, embed).attributes
+    plain = draw_examples(corpus, list(range(24)), config, 2).attributes
     changed = [not torch.equal(item.clap, other.clap) for item, other in zip(items, plain, strict=True)]
     assert rate_holds(sum(changed), 400, 0.3)
     for item, other, spoken in zip(items, plain, changed, strict=True):
@@ -191,8 +191,8 @@ def test_an_item_without_a_caption_keeps_the_embedding_of_its_sound(tmp_path: Pa
     corpus = world_corpus(world() | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
     config = joint(tmp_path, 1.0)
     _, context = make_context(tmp_path, config)
-    items = draw_batch(corpus, [0, 1], config, 0, word_embedder(config, context)).attributes
-    plain = draw_batch(corpus, [0, 1], config, 0).attributes
+    items = draw_examples(corpus, [0, 1], config, 0, word_embedder(config, context)).attributes
+    plain = draw_examples(corpus, [0, 1], config, 0).attributes
     assert all(torch.equal(item.clap, other.clap) for item, other in zip(items, plain, strict=True))
 
 

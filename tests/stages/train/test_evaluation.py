@@ -9,8 +9,8 @@ import torch
 from model.music_model import Attributes
 from model.objective import LossModule, accumulate_gradients, held_out_cross_entropy
 from schemas.tables import TRACKS
-from stages.train.evaluation import Judging
-from stages.train.examples import Corpus, Window, tiled_windows
+from stages.train.evaluation import Evaluator
+from stages.train.examples import Corpus, TrackWindow, tiled_windows
 from stages.train.initial_model import initial_model
 from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_models import CODEBOOKS, world
@@ -61,7 +61,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch_however_unequal_t
     config = recipe(place, **ALL_DROPPED)
     _, context = make_context(place, config)
     model = initial_model(config, context).model.eval()
-    windows = [Window(0, 95), Window(1, 0), Window(2, 60), Window(3, 97), Window(4, 10)]
+    windows = [TrackWindow(0, 95), TrackWindow(1, 0), TrackWindow(2, 60), TrackWindow(3, 97), TrackWindow(4, 10)]
     batch = corpus.batch(windows, 50, [Attributes() for _ in windows])
     found = []
     for items in (5, 2, 1):
@@ -84,7 +84,7 @@ def test_a_field_alone_is_shuffled_with_that_of_another_track_and_nothing_else_i
     corpus = world_corpus(world() | {"tracks": pa.Table.from_pylist(rows, schema=TRACKS.schema)})
     model = initial_model(config, make_context(place, config)[1]).model
     windows = tiled_windows(corpus, [0, 6, 12], 50, 40, 100)
-    metrics = Judging(corpus, windows, 50, 4, "float32").metrics(model, "valid", [1, 2])
+    metrics = Evaluator(corpus, windows, 50, 4, "float32").metrics(model, "valid", [1, 2])
     right = metrics["valid_cross_entropy"]
     assert metrics["valid_cross_entropy_shuffled_instrument"] == right  # which all tracks share
     assert metrics["valid_cross_entropy_shuffled_genre"] != pytest.approx(right, abs=1e-5)

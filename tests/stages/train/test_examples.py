@@ -8,7 +8,7 @@ import pytest
 
 from model.conditioning.config import MusicModelConfig
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.train.examples import Corpus, Window, code_frequencies, tiled_windows
+from stages.train.examples import Corpus, TrackWindow, code_frequencies, tiled_windows
 from tests.worlds.tiny_models import CARDINALITY, CHROMA_RATE, CODEBOOKS, FRAME_RATE, world
 from tests.worlds.training_world import recipe, world_corpus
 
@@ -24,13 +24,13 @@ def test_an_example_holds_the_codes_melody_and_embedding_of_one_span_of_time(tmp
     clap[0] |= {"starts": [0.0, 5.0, 10.0], "embeddings": [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]}
     corpus = world_corpus(tables | {"clap": pa.Table.from_pylist(clap, schema=CLAP.schema)})
     model = recipe(tmp_path).model
-    found = corpus.attributes(Window(0, 150), 50, model, "text")  # from second 6 on, for 2 s
+    found = corpus.attributes(TrackWindow(0, 150), 50, model, "text")  # from second 6 on, for 2 s
     assert found.clap.tolist() == [0, 1, 0]
     assert found.chroma.shape == (16, 12)
     melody = np.array(tables["chroma"]["chroma"][0].as_py(), dtype=np.float32)
     assert np.array_equal(found.chroma.numpy(), melody[47:63])  # 6 s at 7.8125 frames a second
-    assert corpus.attributes(Window(0, 290), 50, model, "text").chroma.shape == (3, 12)  # the track ends
-    codes = corpus.batch([Window(0, 150), Window(1, 280)], 50, [found, found])
+    assert corpus.attributes(TrackWindow(0, 290), 50, model, "text").chroma.shape == (3, 12)  # the track ends
+    codes = corpus.batch([TrackWindow(0, 150), TrackWindow(1, 280)], 50, [found, found])
     whole = np.array(tables["tokens"]["codes"][0].as_py())
     assert np.array_equal(codes.codes[0].numpy(), whole[:, 150:200])
     assert codes.lengths.tolist() == [50, 20]
@@ -41,23 +41,23 @@ def test_a_track_without_chroma_or_embeddings_trains_with_null_there(tmp_path: P
     fewer = {"chroma": tables["chroma"].slice(1), "clap": tables["clap"].slice(0, 3)}
     corpus = world_corpus(tables | fewer)
     model = recipe(tmp_path).model
-    assert corpus.attributes(Window(0, 0), 50, model, None).chroma is None
-    assert corpus.attributes(Window(1, 0), 50, model, None).chroma is not None
-    assert corpus.attributes(Window(3, 0), 50, model, None).clap is None
-    assert corpus.attributes(Window(0, 0), 50, model, None).clap is not None
+    assert corpus.attributes(TrackWindow(0, 0), 50, model, None).chroma is None
+    assert corpus.attributes(TrackWindow(1, 0), 50, model, None).chroma is not None
+    assert corpus.attributes(TrackWindow(3, 0), 50, model, None).clap is None
+    assert corpus.attributes(TrackWindow(0, 0), 50, model, None).clap is not None
 
 
 def test_windows_of_a_split_lie_side_by_side_and_are_thinned_evenly(corpus: Corpus) -> None:
-    assert tiled_windows(corpus, [3], 40, 30, 100) == [Window(3, 0), Window(3, 40)]
-    assert tiled_windows(corpus, [3], 40, 20, 100) == [Window(3, 0), Window(3, 40), Window(3, 80)]
-    assert tiled_windows(corpus, [3], 500, 400, 100) == [Window(3, 0)]
+    assert tiled_windows(corpus, [3], 40, 30, 100) == [TrackWindow(3, 0), TrackWindow(3, 40)]
+    assert tiled_windows(corpus, [3], 40, 20, 100) == [TrackWindow(3, 0), TrackWindow(3, 40), TrackWindow(3, 80)]
+    assert tiled_windows(corpus, [3], 500, 400, 100) == [TrackWindow(3, 0)]
     thinned = tiled_windows(corpus, list(range(24)), 10, 10, 12)
     assert [window.track for window in thinned] == list(range(0, 24, 2))
 
 
 def test_code_frequencies_count_every_code_of_the_given_tracks(corpus: Corpus) -> None:
     found = code_frequencies(corpus, [2, 5])
-    codes = np.concatenate([corpus.window_codes(Window(track, 0), 10_000) for track in (2, 5)], axis=1)
+    codes = np.concatenate([corpus.window_codes(TrackWindow(track, 0), 10_000) for track in (2, 5)], axis=1)
     naive = [[int((codes[book] == value).sum()) for value in range(CARDINALITY)] for book in range(CODEBOOKS)]
     assert found.tolist() == naive
 
@@ -92,11 +92,11 @@ def test_a_frame_wise_melody_has_the_frame_that_is_nearest_in_time_to_each_frame
     chroma = {"frames": 50, "frame_rate": FRAME_RATE, "one_hot": False}
     model = recipe(tmp_path, model=recipe(tmp_path).model.model_dump() | {"chroma": chroma}).model
     for start in (0, 7, 131, 250):
-        melody = corpus.attributes(Window(0, start), 50, model, None).chroma[:, 0].double().numpy()
+        melody = corpus.attributes(TrackWindow(0, start), 50, model, None).chroma[:, 0].double().numpy()
         assert len(melody) == 50  # one for each frame of codes
         codes_at, melody_at = (start + np.arange(50)) / FRAME_RATE, melody / CHROMA_RATE
         assert np.abs(codes_at - melody_at).max() <= 0.5 / CHROMA_RATE + 1e-9
-    ending = corpus.attributes(Window(0, 270), 50, model, None).chroma[:, 0]
+    ending = corpus.attributes(TrackWindow(0, 270), 50, model, None).chroma[:, 0]
     assert len(ending) == 30  # where the track ends
     assert ending[-1] == 93
 
@@ -120,5 +120,5 @@ def test_fields_are_what_the_columns_of_tracks_say_and_nothing_where_they_say_no
             "fields": {"genre": {"kind": "label"}, "bpm": {"kind": "number", "lowest": 40, "highest": 240}},
         }
     )
-    given = corpus.attributes(Window(0, 0), 10, model, "never read")
-    assert (given.given, dict(given.fields)) == (("genre", "bpm"), {"genre": "jazz", "bpm": 92.5})
+    given = corpus.attributes(TrackWindow(0, 0), 10, model, "never read")
+    assert (given.names, dict(given.fields)) == (("genre", "bpm"), {"genre": "jazz", "bpm": 92.5})

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from stages import train
 from stages.checkpoints.loading import load_checkpoint
-from stages.train.examples import Window
+from stages.train.examples import TrackWindow
 from tests.worlds.tiny_clap import clap_folder
 from tests.worlds.tiny_models import world
 from tests.worlds.training_world import (
@@ -69,7 +69,7 @@ def test_the_checkpoint_is_a_plain_model_and_the_adapter_beside_it_says_the_same
     folder = context.store.local(row["path"])
     kept, initial = load_checkpoint(folder, context.weights), load_checkpoint(place / "initial", context.weights)
     corpus = world_corpus(world())
-    windows = [Window(0, 0), Window(5, 20)]
+    windows = [TrackWindow(0, 0), TrackWindow(5, 20)]
     attributes = [corpus.attributes(window, 50, config.model, "slow jazz piano") for window in windows]
     batch = corpus.batch(windows, 50, attributes)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from stages.checkpoints.loading import load_checkpoint
 from stages.pipeline.contract import Stopped
 from stages.pipeline.runner import run_stage
 from stages.train.batches import split_tracks
-from stages.train.evaluation import Judging
+from stages.train.evaluation import Evaluator
 from stages.train.examples import tiled_windows
 from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, world
 from tests.worlds.training_world import (
@@ -103,7 +103,7 @@ def test_a_checkpoint_read_back_has_the_cross_entropy_that_its_row_tells(learned
     read = load_checkpoint(context.store.local(learned["path"]), context.weights)
     corpus = world_corpus(world())
     windows = tiled_windows(corpus, split_tracks(corpus, learned["config"])["valid"], 50, 40, 256)
-    judge = Judging(corpus, windows, 50, 4, "float32")
+    judge = Evaluator(corpus, windows, 50, 4, "float32")
     told = [dict(learned["metrics"])[f"valid_cross_entropy_codebook_{book}"] for book in range(CODEBOOKS)]
     assert judge.codebooks(read.model) == pytest.approx(told, abs=1e-5)
     assert read.facts.versions == {name: f"{name}-version" for name in ("tracks", "chroma", "clap", "tokens")}
