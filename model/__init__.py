@@ -9,5 +9,5 @@ One legend of dimensions holds for every shape in this package:
     E  width of an embedding    V  entries of a codebook (cardinality)
     P  frames of a prompt       N  samples of a waveform
     C  channels                 G  heads of keys and values
-    W  answers for one request  R  rows, all requests' answers
+    W  branches of guidance     R  rows, the branches of all sequences
 """

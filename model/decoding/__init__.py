@@ -1,21 +1,21 @@
 """The decoding engine: sequences side by side, step by step, with their conditions' keys and values cached.
 
-There are so many slots. A sequence that is finished makes room for the next, so sequences of any length, prompt and
-conditions go together, each where it is. How many slots fit is planned (`memory`); then one of two ways of stepping is
-taken: shapes that follow the sequences (`exact`, on a CPU), or shapes that never change, so that a step can be captured
-as one graph (`fixed` and `graphs`, on CUDA)."""
+There is a fixed number of slots. A sequence that is finished makes room for the next, so sequences of any length,
+prompt and conditions go together, each where it is. How many slots fit is planned (`memory`); then one of two decoders
+is taken: shapes that follow the sequences (`dynamic_shapes`, on a CPU), or shapes that never change, so that a step can
+be captured as one graph (`static_shapes`, on CUDA). `generation` turns requests for clips into sequences."""
 
-from model.decoding.engine import Resources, complete
+from model.decoding.engine import Resources, generate_tokens
 from model.decoding.memory import MemoryPlan
-from model.decoding.sequences import UNKNOWN, Drawing, GenerationStoppedError, Pass, Task
+from model.decoding.sequences import UNKNOWN, CfgPass, GenerationStoppedError, SamplingParams, SequenceRequest
 
 __all__ = [
     "UNKNOWN",
-    "Drawing",
+    "CfgPass",
     "GenerationStoppedError",
     "MemoryPlan",
-    "Pass",
     "Resources",
-    "Task",
-    "complete",
+    "SamplingParams",
+    "SequenceRequest",
+    "generate_tokens",
 ]

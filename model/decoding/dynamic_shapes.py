@@ -1,9 +1,9 @@
-"""Steps whose shapes follow the sequences, for a CPU: a row attends to exactly what it remembers.
+"""Decoding in shapes that follow the sequences, for a CPU: a row attends to exactly what its cache holds.
 
-Sums in floating point depend on the shapes they are computed in, so a row of a batch has the same bits in any company
-only if every shape follows from the row alone. Hence what is known beforehand is read for each task by itself, a row
-attends to what it remembers, and matrices are multiplied by numbers of rows that are proven to leave the bits as they
-are (`model.kernels.packed_linear`).
+Sums in floating point depend on the shapes they are computed in, so decoding is batch-invariant (a row has the same
+bits whatever is beside it) only if every shape follows from the row alone. Hence the prompt of each request is read by
+itself, a row attends to its own cached steps, and matrices are multiplied by numbers of rows that were seen to leave
+the bits as they are (`model.kernels.packed_linear`).
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.decoding.sampling_batch import Drawings, draw_codes, largest_top_k
-from model.decoding.sequences import UNKNOWN, Slot, Task, read_known
+from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
+from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
 from model.lm.attention import Cache
 from model.lm.language_model import LanguageModel
 
@@ -22,104 +22,107 @@ BLOCK = 64
 around it takes the CPU twice as long as copying the cache now and then."""
 
 
-class ExactSteps:
+class DynamicShapeDecoder:
     """Sequences in slots, and a cache that has rows for each.
 
     Args:
-        model: as `model.kernels.inference.for_decoding` gives it.
-        tasks: all that will be decoded, for the sizes of the longest.
-        slots: of the sequences that are decoded together.
+        model: as `model.kernels.inference.prepare_for_inference` gives it.
+        requests: all that will be decoded, for the sizes of the longest.
+        slots: how many sequences are decoded together.
     """
 
-    def __init__(self, model: LanguageModel, tasks: Sequence[Task], slots: int) -> None:
+    def __init__(self, model: LanguageModel, requests: Sequence[SequenceRequest], slots: int) -> None:
         self.model = model
-        self.rows = max(task.rows for task in tasks)
-        """Of a slot."""
-        self.longest = max(task.prefix_length + task.steps for task in tasks)
-        known = max(task.prefix_length + task.start for task in tasks)
-        source_length = max(task.source_length for task in tasks)
+        self.rows = max(request.rows for request in requests)
+        """Rows of a slot."""
+        self.longest = max(request.prefix_length + request.steps for request in requests)
+        known = max(request.prefix_length + request.start for request in requests)
+        source_length = max(request.source_length for request in requests)
         self.cache = model.transformer.allocate(self.rows * slots, self._room(known), source_length)
         self.finite = torch.ones((), dtype=torch.bool)
         self.sequences: dict[int, Int[Tensor, "K S"]] = {}
-        """By slot, as the next two."""
+        """By slot, as the hidden states of the latest step are."""
         self.hidden: dict[int, Float[Tensor, "W 1 D"]] = {}
-        self.memories: list[Cache] = []
-        """What the rows of the slots remember, in their order; neighbours that remember equally much together."""
-        self.remembering: list[int] = []
-        """The tasks whose memories these are."""
+        self.segments: list[Cache] = []
+        """Views of the cache, in the order of the slots: neighbouring rows of equal length make one."""
+        self.segment_requests: list[int] = []
+        """The requests whose rows these are."""
 
     def _room(self, length: int) -> int:
-        """For how many steps there is room where `length` are needed."""
+        """Return for how many steps there is room where `length` are needed."""
         return min(self.longest, length + BLOCK)
 
-    def begin(self, place: int, task: Task) -> None:
-        """Read what is known of a task into a slot."""
-        self.sequences[place] = task.sequence.clone()
-        self.hidden[place] = read_known(self.model, task, self.cache, place * self.rows)
-        self.remembering = []
+    def prefill(self, slot_index: int, request: SequenceRequest) -> None:
+        """Read the conditions and known steps of a request into a slot."""
+        self.sequences[slot_index] = request.sequence.clone()
+        self.hidden[slot_index] = prefill(self.model, request, self.cache, slot_index * self.rows)
+        self.segment_requests = []
 
     def step(self, running: Sequence[Slot]) -> None:
-        """Draw the next codes of every slot, and read them where more are to come."""
-        drawn = self._drawn(running)
-        for slot, codes in zip(running, drawn, strict=True):
-            known = self.sequences[slot.place][:, slot.step]
-            self.sequences[slot.place][:, slot.step] = torch.where(known == UNKNOWN, codes, known)
-        if reading := [slot for slot in running if not slot.last]:
-            self._read(reading)
+        """Sample the next codes of every slot, and read them where more are to come."""
+        for slot, codes in zip(running, self._sample(running), strict=True):
+            known = self.sequences[slot.index][:, slot.step]
+            self.sequences[slot.index][:, slot.step] = torch.where(known == UNKNOWN, codes, known)
+        if unfinished := [slot for slot in running if not slot.last]:
+            self._read(unfinished)
 
-    def finished(self, slot: Slot) -> Int[Tensor, "K S"]:
-        """The sequence of a slot whose last step is drawn. Raises FloatingPointError where logits were not finite."""
+    def take_sequence(self, slot: Slot) -> Int[Tensor, "K S"]:
+        """Return the sequence of a slot whose last step is sampled.
+
+        Raises:
+            FloatingPointError: some logits were not finite.
+        """
         if not self.finite:
             raise FloatingPointError("expected finite logits, got NaN or infinity: the model's weights are broken")
-        return self.sequences.pop(slot.place)
+        return self.sequences.pop(slot.index)
 
-    def _drawn(self, running: Sequence[Slot]) -> Int[Tensor, "B K"]:
-        """The codes that the slots' latest hidden states lead to."""
-        tasks, first_rows, rows = [slot.task for slot in running], [], 0
-        for task in tasks:
+    def _sample(self, running: Sequence[Slot]) -> Int[Tensor, "B K"]:
+        """Return the codes that the slots' latest hidden states lead to."""
+        requests, first_rows, rows = [slot.request for slot in running], [], 0
+        for request in requests:
             first_rows.append(rows)
-            rows += task.rows
-        logits = self.model.logits(torch.cat([self.hidden[slot.place] for slot in running]))[:, :, 0]
-        uniform = torch.stack([slot.task.uniform[slot.step] for slot in running])
-        drawings = Drawings.of(tasks, first_rows, logits.device)
-        drawn = draw_codes(logits, drawings, uniform, largest_top_k(tasks))
-        self.finite &= drawn.finite
-        return drawn.codes
+            rows += request.rows
+        logits = self.model.logits(torch.cat([self.hidden[slot.index] for slot in running]))[:, :, 0]
+        uniform = torch.stack([slot.request.uniform[slot.step] for slot in running])
+        batch = SamplingBatch.of(requests, first_rows, logits.device)
+        sampled = sample_tokens(logits, batch, uniform, largest_top_k(requests))
+        self.finite &= sampled.finite
+        return sampled.codes
 
-    def _read(self, reading: Sequence[Slot]) -> None:
-        """Read the codes that every slot has got."""
-        longest = max(slot.task.prefix_length + slot.step for slot in reading)
+    def _read(self, unfinished: Sequence[Slot]) -> None:
+        """Read the latest codes of every slot."""
+        longest = max(slot.request.prefix_length + slot.step for slot in unfinished)
         if longest == self.cache.layers[0].keys.shape[2]:
-            self.memories, self.remembering = [], []  # or what they view would stay beside what it is copied to
+            self.segments, self.segment_requests = [], []  # or what they view would stay beside what it is copied to
             self.model.transformer.lengthen(self.cache, self._room(longest))
-        if self.remembering != [slot.number for slot in reading]:
-            self._remember(reading)
-        codes = torch.stack([self.sequences[slot.place][:, slot.step] for slot in reading])
-        rows = torch.tensor([slot.task.rows for slot in reading])
+        if self.segment_requests != [slot.request_index for slot in unfinished]:
+            self._find_segments(unfinished)
+        codes = torch.stack([self.sequences[slot.index][:, slot.step] for slot in unfinished])
+        rows = torch.tensor([slot.request.rows for slot in unfinished])
         inputs = self.model.embed(codes[:, :, None]).repeat_interleave(rows, 0)
         if self.model.config.sum or self.model.config.interpolate:
             added = [
-                one.fused.added[:, slot.step : slot.step + 1].expand(one.rows, -1, -1)
-                for slot in reading
-                for one in slot.task.passes
-                if one.fused.added is not None
+                cfg_pass.fused.added[:, slot.step : slot.step + 1].expand(cfg_pass.rows, -1, -1)
+                for slot in unfinished
+                for cfg_pass in slot.request.passes
+                if cfg_pass.fused.added is not None
             ]
             inputs = inputs + torch.cat(added)
-        hidden = self.model.transformer.step(inputs, self.memories)
-        for slot, part in zip(reading, hidden.split([slot.task.rows for slot in reading]), strict=True):
-            self.hidden[slot.place] = part
+        hidden = self.model.transformer.step(inputs, self.segments)
+        for slot, own in zip(unfinished, hidden.split([slot.request.rows for slot in unfinished]), strict=True):
+            self.hidden[slot.index] = own
 
-    def _remember(self, reading: Sequence[Slot]) -> None:
-        """Find the rows that remember equally much: to attend once for all of them is faster."""
-        self.memories, self.remembering = [], [slot.number for slot in reading]
-        beginning, end, alike = 0, 0, None
-        for slot in reading:
-            row = slot.place * self.rows
-            for one in slot.task.passes:
-                length = one.prefix_length + slot.step
-                if (length, one.source_length) != alike or row != end:
-                    beginning, alike = row, (length, one.source_length)
-                    self.memories.append(self.cache)
-                row = end = row + one.rows
-                self.memories[-1] = self.cache.rows(beginning, end, one.source_length)
-                self.memories[-1].length = length
+    def _find_segments(self, unfinished: Sequence[Slot]) -> None:
+        """View neighbouring rows of equal length as one: to attend once for all of them is faster."""
+        self.segments, self.segment_requests = [], [slot.request_index for slot in unfinished]
+        first, end, lengths = 0, 0, None
+        for slot in unfinished:
+            row = slot.index * self.rows
+            for cfg_pass in slot.request.passes:
+                length = cfg_pass.prefix_length + slot.step
+                if (length, cfg_pass.source_length) != lengths or row != end:
+                    first, lengths = row, (length, cfg_pass.source_length)
+                    self.segments.append(self.cache)
+                row = end = row + cfg_pass.rows
+                self.segments[-1] = self.cache.rows(first, end, cfg_pass.source_length)
+                self.segments[-1].length = length

@@ -1,4 +1,4 @@
-"""Decoding all tasks: who is in which slot, from the first step to the last."""
+"""Decoding all requests: which request is in which slot, from the first step to the last (continuous batching)."""
 
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from jaxtyping import Int
 from torch import Tensor
 
-from model.decoding.dynamic_shapes import ExactSteps
-from model.decoding.graphs import CapturedSteps
-from model.decoding.memory import MOST_SLOTS, MemoryPlan, plan_memory
-from model.decoding.sequences import GenerationStoppedError, Slot, Task
-from model.decoding.static_shapes import FixedSteps
-from model.kernels.inference import for_decoding
+from model.decoding.dynamic_shapes import DynamicShapeDecoder
+from model.decoding.memory import MAX_SLOTS, MemoryPlan, plan_memory
+from model.decoding.sequences import GenerationStoppedError, SequenceRequest, Slot
+from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder
+from model.kernels.inference import prepare_for_inference
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 
@@ -22,80 +21,83 @@ class Resources:
     """What decoding may take of the machine. On a CPU the codes are the same whatever this says."""
 
     slots: int | None = None
-    """Sequences that are decoded together at most; never more than `MOST_SLOTS` of the device."""
+    """Sequences that are decoded together at most; never more than `MAX_SLOTS` of the device."""
     free_memory: Callable[[], int] | None = None
-    """Says how many bytes of the device's memory may be taken; without it nothing is held to."""
-    tell: Callable[[MemoryPlan], None] | None = None
-    """Is told how many sequences go together, before the first step."""
+    """Says how many bytes of the device's memory may be taken; without it there is no limit."""
+    on_plan: Callable[[MemoryPlan], None] | None = None
+    """Is called with how many sequences go together, before the first step."""
     cuda_graphs: bool = True
     """Whether steps on CUDA are captured as graphs, or launched kernel by kernel."""
 
 
-Steps = ExactSteps | FixedSteps
-"""A way of taking steps: `begin` reads what is known of a task into a slot, `step` draws the next codes of every slot
-and reads them, `finished` gives the sequence of a slot whose last step is drawn."""
+Decoder = DynamicShapeDecoder | StaticShapeDecoder
+"""A way of taking steps: `prefill` reads what is known of a request into a slot, `step` samples the next codes of every
+slot and reads them, `take_sequence` gives the sequence of a slot whose last step is sampled."""
 
 
-def complete(
+def generate_tokens(
     model: LanguageModel,
-    tasks: Sequence[Task],
+    requests: Sequence[SequenceRequest],
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
     precision: Precision = "float32",
     resources: Resources = Resources(),
 ) -> list[Int[Tensor, "K _"]]:
-    """The whole sequence of each task, on the CPU.
+    """Return the whole sequence of each request, on the CPU.
 
-    Raises GenerationStoppedError when `stop` says so, FloatingPointError where logits are not finite, ValueError for a
-    precision that the device has no kernel for and where memory is too small for a single sequence.
+    Raises:
+        GenerationStoppedError: `stop` said so.
+        FloatingPointError: some logits were not finite.
+        ValueError: the device has no kernel for the precision, or too little memory for a single sequence.
     """
-    if not tasks:
+    if not requests:
         return []
     device = model.device.type
-    most = min(resources.slots or MOST_SLOTS[device], MOST_SLOTS[device], len(tasks))
+    most = min(resources.slots or MAX_SLOTS[device], MAX_SLOTS[device], len(requests))
     free = None if resources.free_memory is None else resources.free_memory()
-    plan = plan_memory(model, tasks, precision, most, free)
-    if resources.tell is not None:
-        resources.tell(plan)
-    ready = for_decoding(model, precision)
-    steps: Steps
+    plan = plan_memory(model, requests, precision, most, free)
+    if resources.on_plan is not None:
+        resources.on_plan(plan)
+    inference = prepare_for_inference(model, precision)
+    decoder: Decoder
     if device == "cpu":
-        steps = ExactSteps(ready, tasks, plan.slots)
+        decoder = DynamicShapeDecoder(inference, requests, plan.slots)
     else:
-        steps = FixedSteps(ready, tasks, plan.slots, CapturedSteps if resources.cuda_graphs else None)
-    return decode(steps, tasks, plan.slots, stop, progress)
+        launch = CudaGraphRunner if resources.cuda_graphs else None
+        decoder = StaticShapeDecoder(inference, requests, plan.slots, launch)
+    return decode(decoder, requests, plan.slots, stop, progress)
 
 
 def decode(
-    steps: Steps,
-    tasks: Sequence[Task],
+    decoder: Decoder,
+    requests: Sequence[SequenceRequest],
     slots: int,
     stop: Callable[[], bool] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[Int[Tensor, "K _"]]:
-    """`complete` by a given way of taking steps. Nothing here asks a device for anything but finished sequences."""
+    """Do what `generate_tokens` does by a given decoder; the device is asked for finished sequences alone."""
     # The longest first, so that no slot is left to run by itself for long.
-    waiting = deque(sorted(range(len(tasks)), key=lambda number: tasks[number].start - tasks[number].steps))
+    waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].start - requests[number].steps))
     running: list[Slot] = []
-    done: dict[int, Tensor] = {}
-    places = list(range(slots))
+    sequences: dict[int, Tensor] = {}
+    free_slots = list(range(slots))
     while waiting or running:
-        for place in places:
+        for slot_index in free_slots:
             if waiting:
                 number = waiting.popleft()
-                steps.begin(place, tasks[number])
-                running.append(Slot(number, tasks[number], place, tasks[number].start))
-        running.sort(key=lambda slot: slot.place)
+                decoder.prefill(slot_index, requests[number])
+                running.append(Slot(number, requests[number], slot_index, requests[number].start))
+        running.sort(key=lambda slot: slot.index)
         if stop is not None and stop():
-            raise GenerationStoppedError(f"stopped at step {running[0].step} of {running[0].task.steps}")
-        steps.step(running)
-        made = sum(slot.task.frames_made(slot.step) for slot in running)
-        over = [slot for slot in running if slot.last]
-        done |= {slot.number: steps.finished(slot) for slot in over}
+            raise GenerationStoppedError(f"stopped at step {running[0].step} of {running[0].request.steps}")
+        decoder.step(running)
+        new_frames = sum(slot.request.frames_made(slot.step) for slot in running)
+        finished = [slot for slot in running if slot.last]
+        sequences |= {slot.request_index: decoder.take_sequence(slot) for slot in finished}
         running = [slot for slot in running if not slot.last]
-        places = [slot.place for slot in over]
+        free_slots = [slot.index for slot in finished]
         for slot in running:
             slot.step += 1
-        if progress is not None and made:
-            progress(made)
-    return [done[number] for number in range(len(tasks))]
+        if progress is not None and new_frames:
+            progress(new_frames)
+    return [sequences[number] for number in range(len(requests))]

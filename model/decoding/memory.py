@@ -1,8 +1,7 @@
 """How many sequences fit side by side into the memory that is free, worked out before any is begun.
 
 Nearly all of it is keys and values: in MusicGen-small 196 kB a step and row in float32, 0.6 GB for half a minute with
-guidance. The engine's own allocation is asked for on a device that holds nothing, so that what is planned is what is
-taken.
+guidance. The engine's own allocation is done on a device that holds nothing, so that what is planned is what is taken.
 """
 
 from collections.abc import Sequence
@@ -10,16 +9,16 @@ from dataclasses import dataclass
 
 import torch
 
-from model.decoding.sampling_batch import largest_top_k
-from model.decoding.sequences import Task
-from model.decoding.static_shapes import filled_up
+from model.decoding.sampling import largest_top_k
+from model.decoding.sequences import SequenceRequest
+from model.decoding.static_shapes import round_up_to_bucket
 from model.kernels.inference import packed_bytes
 from model.lm.config import LanguageModelConfig, Precision
 from model.lm.language_model import LanguageModel
 
-SHARE = 0.9
+USABLE_SHARE = 0.9
 """Of the free memory that a plan takes at most: allocators round up, and others need some too."""
-MOST_SLOTS = {"cpu": 8, "cuda": 128}
+MAX_SLOTS = {"cpu": 8, "cuda": 128}
 """Sequences that are decoded together at most, by device. On a CPU more are no faster, and the numbers of rows that are
 seen to leave a row's bits as they are end there (`model.kernels.packed_linear`)."""
 
@@ -32,7 +31,7 @@ class MemoryPlan:
     needed: int
     """Bytes."""
     free: int | None
-    """Bytes; None where nobody said."""
+    """Bytes; None where the free memory is not known."""
 
     def __str__(self) -> str:
         free = "" if self.free is None else f" of {_gigabytes(self.free)} free"
@@ -40,9 +39,9 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: LanguageModel, tasks: Sequence[Task], precision: Precision, slots: int, free: int | None
+    model: LanguageModel, requests: Sequence[SequenceRequest], precision: Precision, slots: int, free: int | None
 ) -> MemoryPlan:
-    """As many slots as fit, `slots` at most.
+    """Plan as many slots as fit, `slots` at most.
 
     Args:
         free: bytes that there are; None plans for all the slots.
@@ -50,43 +49,43 @@ def plan_memory(
     Raises:
         ValueError: not even one sequence fits.
     """
-    needs = Needs(model, tasks, precision)
+    required = MemoryRequirements(model, requests, precision)
     if free is None:
-        return MemoryPlan(slots, needs.of(slots), None)
-    fitting = next((count for count in range(slots, 0, -1) if needs.of(count) <= SHARE * free), 0)
+        return MemoryPlan(slots, required.bytes_for(slots), None)
+    fitting = next((count for count in range(slots, 0, -1) if required.bytes_for(count) <= USABLE_SHARE * free), 0)
     if not fitting:
-        needed = int(needs.of(1) / SHARE)
+        needed = int(required.bytes_for(1) / USABLE_SHARE)
         raise ValueError(
-            f"expected {_gigabytes(needed)} of free memory to decode one sequence of {needs.room} steps, got "
+            f"expected {_gigabytes(needed)} of free memory to decode one sequence of {required.room} steps, got "
             f"{_gigabytes(free)}: free some, ask for shorter clips, or take a smaller model or less precision"
         )
-    return MemoryPlan(fitting, needs.of(fitting), free)
+    return MemoryPlan(fitting, required.bytes_for(fitting), free)
 
 
-class Needs:
-    """What decoding some tasks takes, by the number of slots."""
+class MemoryRequirements:
+    """What decoding some requests takes, by the number of slots."""
 
-    def __init__(self, model: LanguageModel, tasks: Sequence[Task], precision: Precision) -> None:
+    def __init__(self, model: LanguageModel, requests: Sequence[SequenceRequest], precision: Precision) -> None:
         self.model, self.precision = model, precision
-        self.rows = max(task.rows for task in tasks)
-        """Of a slot."""
-        longest = max(task.prefix_length + task.steps for task in tasks)
-        self.room = longest if model.device.type == "cpu" else filled_up(longest)
+        self.rows = max(request.rows for request in requests)
+        """Rows of a slot."""
+        longest = max(request.prefix_length + request.steps for request in requests)
+        self.room = longest if model.device.type == "cpu" else round_up_to_bucket(longest)
         """Steps that a row has room for, prefix included."""
-        self.steps = max(task.steps for task in tasks)
-        self.known = max(task.prefix_length + task.start for task in tasks)
+        self.steps = max(request.steps for request in requests)
+        self.known = max(request.prefix_length + request.start for request in requests)
         """Steps that are read at once."""
-        self.source_length = max(task.source_length for task in tasks)
-        self.sorted = largest_top_k(tasks) is None
-        """Whether entries are sorted to draw among them."""
+        self.source_length = max(request.source_length for request in requests)
+        self.sorted = largest_top_k(requests) is None
+        """Whether entries are sorted to sample among them."""
         self.weights = packed_bytes(model, precision)
 
-    def of(self, slots: int) -> int:
-        """Bytes of so many slots."""
-        return self.weights + self._remembered(slots) + max(self._drawing(slots), self._beginning())
+    def bytes_for(self, slots: int) -> int:
+        """Return the bytes that so many slots take."""
+        return self.weights + self._kept(slots) + max(self._step(slots), self._prefill())
 
-    def _remembered(self, slots: int) -> int:
-        """Keys and values, and what is known of each sequence."""
+    def _kept(self, slots: int) -> int:
+        """Return the bytes of keys, values, and what is known of each sequence."""
         cache = self.model.transformer.allocate(
             slots * self.rows, self.room, self.source_length, device=torch.device("meta")
         )
@@ -97,22 +96,22 @@ class Needs:
         sequences = slots * self.steps * (config.codebooks * 2 * torch.long.itemsize + added)
         return cache.nbytes + growing + sequences
 
-    def _drawing(self, slots: int) -> int:
-        """Of a step: logits of each row, and probabilities summed up, sorted where that is needed."""
+    def _step(self, slots: int) -> int:
+        """Return the bytes of a step: logits of each row, and probabilities summed up, sorted where that is needed."""
         config, single, double = self.model.config, torch.float32.itemsize, torch.float64.itemsize
         entries = config.codebooks * config.cardinality
         an_entry = 4 * single + double + (4 * single + 2 * torch.long.itemsize if self.sorted else 0)
         return slots * (self.rows * (2 * entries + _activations(config)) * single + entries * an_entry)
 
-    def _beginning(self) -> int:
-        """Of reading what is known of a task, all at once: activations, and each query's weights of what it sees."""
+    def _prefill(self) -> int:
+        """Return the bytes of reading a prompt at once: activations, and each query's weights of what it sees."""
         config, single = self.model.config, torch.float32.itemsize
         scores = 3 * config.heads * max(self.known, self.source_length)
         return self.rows * self.known * (_activations(config) + scores) * single
 
 
 def _activations(config: LanguageModelConfig) -> int:
-    """Numbers that a layer holds at once for a row and step: of the feed-forward part, or of queries, keys, values."""
+    """Count the numbers that a layer holds at once for a row and step: feed-forward, or queries, keys and values."""
     return 2 * config.width + max(2 * config.expanded_width, 6 * config.width)
 
 

@@ -1,4 +1,4 @@
-"""What there is to decode: sequences with gaps, the conditions that they are read with, and where each is."""
+"""What there is to decode: sequences with open places, the conditions that they are read with, where each one is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from model.lm.attention import Cache
 from model.lm.language_model import Fused, LanguageModel
 
 SOURCE_STEP = 32
-"""The length of what cross-attention reads is filled up to a multiple of this."""
+"""The length of what cross-attention reads is padded to a multiple of this."""
 UNKNOWN = -1
-"""A code that is to be drawn."""
+"""A code that is to be sampled."""
 
 
 class GenerationStoppedError(Exception):
@@ -21,8 +21,8 @@ class GenerationStoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How a task's codes are drawn; `model.decoding.generation.GenerationRequest` says what each means."""
+class SamplingParams:
+    """How a sequence's codes are sampled; `model.decoding.generation.GenerationRequest` says what each field means."""
 
     guidance: float
     guidance_text: float
@@ -32,8 +32,8 @@ class Drawing:
 
 
 @dataclass(frozen=True, eq=False)
-class Pass:
-    """What one pass of the network reads for a task: its conditions, in one row or more."""
+class CfgPass:
+    """What one forward pass of guidance reads for a request: the conditions of one branch, or of all, a row each."""
 
     rows: int
     fused: Fused
@@ -44,25 +44,25 @@ class Pass:
 
     @property
     def source_length(self) -> int:
-        """Of what cross-attention reads, filled up."""
+        """Length of what cross-attention reads, padded."""
         return 0 if self.fused.source is None else -(-self.fused.source.shape[1] // SOURCE_STEP) * SOURCE_STEP
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """A sequence to complete."""
+class SequenceRequest:
+    """A sequence whose open codes are to be generated."""
 
-    passes: Sequence[Pass]
-    """The rows of all passes in turn are the answers that guidance takes."""
+    passes: Sequence[CfgPass]
+    """The rows of all passes in turn are the branches that guidance combines."""
     sequence: Int[Tensor, "K S"]
-    """Its codes, `UNKNOWN` where they are to be drawn."""
+    """Its codes, `UNKNOWN` where they are to be sampled."""
     start: int
-    """Steps that are read before the first code is drawn."""
+    """Steps that are read before the first code is sampled."""
     uniform: Float[Tensor, "S K"]
-    """Numbers in [0, 1) that the codes are drawn with."""
-    drawing: Drawing
+    """Random numbers in [0, 1) that the codes are sampled with."""
+    sampling: SamplingParams
     new_frames: int
-    """Frames that the task makes, for its progress."""
+    """Frames that are generated, for its progress."""
 
     @property
     def steps(self) -> int:
@@ -70,59 +70,58 @@ class Task:
 
     @property
     def rows(self) -> int:
-        """Of all its passes."""
-        return sum(one.rows for one in self.passes)
+        """Rows of all its passes."""
+        return sum(cfg_pass.rows for cfg_pass in self.passes)
 
     @property
     def prefix_length(self) -> int:
-        """Of the longest prefix of a pass."""
-        return max(one.prefix_length for one in self.passes)
+        """Length of the longest prefix of a pass."""
+        return max(cfg_pass.prefix_length for cfg_pass in self.passes)
 
     @property
     def source_length(self) -> int:
-        """Of the longest of what its passes read by cross-attention, filled up."""
-        return max(one.source_length for one in self.passes)
+        """Length of the longest of what its passes read by cross-attention, padded."""
+        return max(cfg_pass.source_length for cfg_pass in self.passes)
 
     def frames_made(self, step: int) -> int:
-        """Frames that count as made by this step: the task's new frames, spread evenly over its steps."""
+        """Count the frames that this step makes: the request's new frames, spread evenly over its steps."""
         frames, steps, done = self.new_frames, self.steps - self.start, step - self.start
         return frames * (done + 1) // steps - frames * done // steps
 
 
 @dataclass(eq=False)
 class Slot:
-    """A task that is being decoded."""
+    """A request that is being decoded."""
 
-    number: int
-    """Which of the tasks."""
-    task: Task
-    place: int
-    """Which of the slots."""
+    request_index: int
+    request: SequenceRequest
+    index: int
+    """Which of the slots this is."""
     step: int
-    """The step that is to be drawn."""
+    """The step that is to be sampled."""
 
     @property
     def last(self) -> bool:
-        """Whether that is its last."""
-        return self.step + 1 == self.task.steps
+        """Whether that is its last step."""
+        return self.step + 1 == self.request.steps
 
 
-def read_known(model: LanguageModel, task: Task, cache: Cache, row: int) -> Float[Tensor, "W 1 D"]:
-    """Read what is known of a task beforehand, its conditions and first steps, into its rows of the cache from `row`
-    on; the hidden states of its last known step.
+def prefill(model: LanguageModel, request: SequenceRequest, cache: Cache, row: int) -> Float[Tensor, "W 1 D"]:
+    """Read the conditions and the known first steps of a request into its rows of the cache, from `row` on.
 
-    Each pass is read by itself, so that its numbers do not depend on what is decoded beside it.
+    Each pass is read by itself, so that its numbers do not depend on what is decoded beside it. Returns the hidden
+    states of the last known step.
     """
-    known, hidden = task.sequence[None, :, : task.start].to(model.device), []
-    for one in task.passes:
-        memory = cache.rows(row, row + one.rows, one.source_length)
-        inputs = model.embed(known).expand(one.rows, -1, -1)
-        if one.fused.added is not None:
-            inputs = inputs + one.fused.added[:, : task.start]
-        if one.fused.prefix is not None:
-            inputs = torch.cat([one.fused.prefix.to(inputs.dtype), inputs], dim=1)
-        if one.fused.source is not None:
-            model.transformer.remember_source(memory, one.fused.source, one.fused.source_mask)
-        hidden.append(model.transformer(inputs, cache=memory)[:, -1:])
-        row += one.rows
+    known, hidden = request.sequence[None, :, : request.start].to(model.device), []
+    for cfg_pass in request.passes:
+        fused, view = cfg_pass.fused, cache.rows(row, row + cfg_pass.rows, cfg_pass.source_length)
+        inputs = model.embed(known).expand(cfg_pass.rows, -1, -1)
+        if fused.added is not None:
+            inputs = inputs + fused.added[:, : request.start]
+        if fused.prefix is not None:
+            inputs = torch.cat([fused.prefix.to(inputs.dtype), inputs], dim=1)
+        if fused.source is not None:
+            model.transformer.remember_source(view, fused.source, fused.source_mask)
+        hidden.append(model.transformer(inputs, cache=view)[:, -1:])
+        row += cfg_pass.rows
     return torch.cat(hidden)

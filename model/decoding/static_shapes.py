@@ -1,14 +1,18 @@
-"""Steps of the same shapes from the first to the last, for CUDA: each can be captured once and replayed as one graph.
+"""Decoding in shapes that are the same from the first step to the last, for CUDA: each step can be captured as a graph.
 
-Where a sequence is, what it was asked for and what it has got are tensors on the device, which a step reads and writes
-in place. No step looks at a value, so the host never waits for the device but to fetch a sequence that is finished: it
+Where a sequence is, its sampling parameters and its codes are tensors on the device, which a step reads and writes in
+place. No step looks at a value, so the host never waits for the device but to fetch a sequence that is finished: it
 knows by itself how many steps each takes. Slots without a sequence, or with one that is finished, go on by themselves
 in their own rows; nobody reads them.
 
 The fused kernels of attention go through a row's keys in turn whatever the number of rows, and leave masked ones
-without effect, so that a row's bits are the same in any company there too.
+without effect, so that steps are batch-invariant there too.
+
+A graph is a single launch in place of some hundreds, each of which takes the host longer than its kernel takes the
+device (CUDA C++ Programming Guide, "CUDA Graphs"; torch.cuda.graph).
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -18,59 +22,62 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model.decoding.sampling_batch import Drawings, draw_codes, largest_top_k
-from model.decoding.sequences import UNKNOWN, Slot, Task, read_known
+from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
+from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
 from model.lm.attention import Cache
 from model.lm.language_model import LanguageModel
 
 BUCKET = 256
-"""What is read of the memory is filled up to a multiple of so many steps; each multiple is a graph of its own."""
+"""What is read of the cache is rounded up to a multiple of so many steps; each multiple is a graph of its own."""
+WARM_UP = 3
+"""Steps of a length that are taken as they are before it is captured: libraries allocate their workspaces in them."""
 
 
 @dataclass(frozen=True, eq=False)
-class State:
-    """What the device knows of the sequences; rows are those of all slots in turn."""
+class DecodingState:
+    """What the device holds of the sequences; rows are those of all slots in turn."""
 
     sequence: Int[Tensor, "B K S"]
-    """Codes, `UNKNOWN` where they are to be drawn."""
+    """Codes, `UNKNOWN` where they are to be sampled."""
     step: Int[Tensor, "B"]
-    """The step that is to be drawn."""
+    """The step that is to be sampled."""
     prefix: Int[Tensor, "R"]
     """Length of each row's prefix."""
     uniform: Float[Tensor, "B S K"]
-    """Numbers in [0, 1) to draw with."""
+    """Random numbers in [0, 1) to sample with."""
     added: Float[Tensor, "R S D"] | None
     """Conditions that are added to the steps."""
     hidden: Float[Tensor, "R 1 D"]
     """Hidden states of the latest step."""
-    drawings: Drawings
+    sampling: SamplingBatch
     finite: Bool[Tensor, ""]
     """Whether all logits so far were numbers."""
 
 
-class FixedSteps:
+class StaticShapeDecoder:
     """Sequences in slots, each with rows of its own, and a cache with room for the longest.
 
     Args:
-        model: as `model.kernels.inference.for_decoding` gives it.
-        tasks: all that will be decoded, for the sizes of the longest.
-        slots: of the sequences that are decoded together.
-        launch: what makes of the step, a function of the length of memory that is read, one that is called in its
-            place; None calls it as it is.
+        model: as `model.kernels.inference.prepare_for_inference` gives it.
+        requests: all that will be decoded, for the sizes of the longest.
+        slots: how many sequences are decoded together.
+        launch: makes of the step, a function of the length of the cache that is read, one that is called in its place
+            (`CudaGraphRunner`); None calls it as it is.
     """
 
     def __init__(
         self,
         model: LanguageModel,
-        tasks: Sequence[Task],
+        requests: Sequence[SequenceRequest],
         slots: int,
         launch: Callable[[Callable[[int], None]], Callable[[int], None]] | None = None,
     ) -> None:
         self.model, device = model, model.device
-        self.rows = max(task.rows for task in tasks)
-        """Of a slot."""
-        room = filled_up(max(task.prefix_length + task.steps for task in tasks))
-        source_length, steps = max(task.source_length for task in tasks), max(task.steps for task in tasks)
+        self.rows = max(request.rows for request in requests)
+        """Rows of a slot."""
+        room = round_up_to_bucket(max(request.prefix_length + request.steps for request in requests))
+        source_length = max(request.source_length for request in requests)
+        steps = max(request.steps for request in requests)
         self.cache = model.transformer.allocate(slots * self.rows, room, source_length)
         if self.cache.cross_mask is not None:
             # A row that nobody reads must have something to attend to, or what is no number would come of it.
@@ -78,83 +85,130 @@ class FixedSteps:
         config, added, rows = model.config, None, slots * self.rows
         if config.sum or config.interpolate:
             added = torch.zeros((rows, steps, config.width), dtype=model.dtype, device=device)
-        self.state = State(
+        self.state = DecodingState(
             torch.full((slots, config.codebooks, steps), UNKNOWN, device=device),
             torch.zeros(slots, dtype=torch.long, device=device),
             torch.zeros(rows, dtype=torch.long, device=device),
             torch.zeros((slots, steps, config.codebooks), dtype=torch.float64, device=device),
             added,
             torch.zeros((rows, 1, config.width), dtype=model.dtype, device=device),
-            Drawings.of([tasks[0]] * slots, [place * self.rows for place in range(slots)], device),
+            SamplingBatch.of([requests[0]] * slots, [index * self.rows for index in range(slots)], device),
             torch.ones((), dtype=torch.bool, device=device),
         )
-        self.largest = largest_top_k(tasks)
+        self.largest = largest_top_k(requests)
         self.launch = self._advance if launch is None else launch(self._advance)
 
-    def begin(self, place: int, task: Task) -> None:
-        """Read what is known of a task into a slot."""
-        state, first = self.state, place * self.rows
-        state.hidden[first : first + task.rows] = read_known(self.model, task, self.cache, first)
-        state.sequence[place, :, : task.steps] = task.sequence.to(state.sequence.device)
-        state.step[place] = task.start
-        state.uniform[place, : task.steps] = task.uniform.to(state.uniform.device)
-        drawings = Drawings.of([task], [first], self.model.device)
-        for field in fields(Drawings):
-            getattr(state.drawings, field.name)[place] = getattr(drawings, field.name)[0]
-        for one in task.passes:
-            rows = slice(first, first + one.rows)
-            state.prefix[rows] = one.prefix_length
-            if state.added is not None and one.fused.added is not None:
-                state.added[rows, : task.steps] = one.fused.added[:, : task.steps]
-            first += one.rows
+    def prefill(self, slot_index: int, request: SequenceRequest) -> None:
+        """Read the conditions and known steps of a request into a slot."""
+        state, first = self.state, slot_index * self.rows
+        state.hidden[first : first + request.rows] = prefill(self.model, request, self.cache, first)
+        state.sequence[slot_index, :, : request.steps] = request.sequence.to(state.sequence.device)
+        state.step[slot_index] = request.start
+        state.uniform[slot_index, : request.steps] = request.uniform.to(state.uniform.device)
+        sampling = SamplingBatch.of([request], [first], self.model.device)
+        for field in fields(SamplingBatch):
+            getattr(state.sampling, field.name)[slot_index] = getattr(sampling, field.name)[0]
+        for cfg_pass in request.passes:
+            rows = slice(first, first + cfg_pass.rows)
+            state.prefix[rows] = cfg_pass.prefix_length
+            if state.added is not None and cfg_pass.fused.added is not None:
+                state.added[rows, : request.steps] = cfg_pass.fused.added[:, : request.steps]
+            first += cfg_pass.rows
 
     def step(self, running: Sequence[Slot]) -> None:
-        """Draw the next codes of every slot, and read them."""
-        self.launch(filled_up(max(slot.task.prefix_length + slot.step for slot in running) + 1))
+        """Sample the next codes of every slot, and read them."""
+        self.launch(round_up_to_bucket(max(slot.request.prefix_length + slot.step for slot in running) + 1))
 
-    def finished(self, slot: Slot) -> Int[Tensor, "K S"]:
-        """The sequence of a slot whose last step is drawn. Raises FloatingPointError where logits were not finite."""
+    def take_sequence(self, slot: Slot) -> Int[Tensor, "K S"]:
+        """Return the sequence of a slot whose last step is sampled.
+
+        Raises:
+            FloatingPointError: some logits were not finite.
+        """
         if not self.state.finite:
             raise FloatingPointError("expected finite logits, got NaN or infinity: the model's weights are broken")
-        return self.state.sequence[slot.place, :, : slot.task.steps].to("cpu", copy=True)
+        return self.state.sequence[slot.index, :, : slot.request.steps].to("cpu", copy=True)
 
     def _advance(self, length: int) -> None:
-        with _kernels(self.model.device):
+        with _batch_invariant_kernels(self.model.device):
             advance(self.model, self.cache, self.state, length, self.largest)
 
 
-def advance(model: LanguageModel, cache: Cache, state: State, length: int, largest: int | None) -> None:
-    """Draw the next codes of every sequence and read them, all in place.
+def advance(model: LanguageModel, cache: Cache, state: DecodingState, length: int, largest: int | None) -> None:
+    """Sample the next codes of every sequence and read them, all in place.
 
     Args:
-        length: of the memory that is read; the sequences that matter remember fewer steps.
+        length: steps of the cache that are read; the sequences that matter have fewer.
         largest: that of `model.decoding.sampling.next_code_probabilities`.
     """
     slots, codebooks, steps = state.sequence.shape
     rows = len(state.hidden) // slots
     here = state.step[:, None, None].expand(-1, codebooks, 1)
     uniform = state.uniform.gather(1, here.transpose(1, 2))[:, 0]
-    drawn = draw_codes(model.logits(state.hidden)[:, :, 0], state.drawings, uniform, largest)
-    state.finite.logical_and_(drawn.finite)
+    sampled = sample_tokens(model.logits(state.hidden)[:, :, 0], state.sampling, uniform, largest)
+    state.finite.logical_and_(sampled.finite)
     known = state.sequence.gather(2, here)[..., 0]
-    codes = torch.where(known == UNKNOWN, drawn.codes, known)
+    codes = torch.where(known == UNKNOWN, sampled.codes, known)
     state.sequence.scatter_(2, here, codes[..., None])
 
     inputs = model.embed(codes[..., None]).repeat_interleave(rows, 0)
     step = state.step.repeat_interleave(rows)
     if state.added is not None:
         inputs = inputs + state.added.gather(1, step[:, None, None].expand(-1, 1, inputs.shape[-1]))
-    # Of sequences that are finished, so that they stay within what is theirs.
+    # The rows of sequences that are finished stay within what is theirs.
     at = (state.prefix + step).clamp(max=cache.layers[0].keys.shape[2] - 1)
     state.hidden.copy_(model.transformer.step_at(inputs, cache, at, length))
     state.step.add_(1).clamp_(max=steps - 1)
 
 
-def filled_up(length: int) -> int:
-    """The room of a memory of so many steps."""
+def round_up_to_bucket(length: int) -> int:
+    """Return the steps that a cache is given, or read for, where `length` are needed."""
     return -(-length // BUCKET) * BUCKET
 
 
-def _kernels(device: torch.device) -> AbstractContextManager[None]:
-    """Those of attention that take a mask and give a row the same bits in any company."""
+def _batch_invariant_kernels(device: torch.device) -> AbstractContextManager[None]:
+    """Choose the attention kernels of the device that take a mask and give a row its bits whatever is beside it."""
     return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if device.type == "cuda" else nullcontext()
+
+
+class CudaGraphRunner:
+    """A step, captured once for each length of the cache that it reads, and replayed.
+
+    The steps before a capture are steps like any other, on a stream beside the usual one, as a capture wants it; so
+    warming up costs none. All graphs share their memory, for none leaves anything in it.
+    """
+
+    def __init__(self, step: Callable[[int], None]) -> None:
+        self.step = step
+        self.taken: Counter[int] = Counter()
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.pool, self.stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
+
+    def __call__(self, length: int) -> None:
+        """Take a step. Raises RuntimeError where it cannot be captured."""
+        if length not in self.graphs and self.taken[length] < WARM_UP:
+            self._warm_up(length)
+            return
+        if length not in self.graphs:
+            self._capture(length)
+        self.graphs[length].replay()
+
+    def _warm_up(self, length: int) -> None:
+        self.taken[length] += 1
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self.step(length)
+        torch.cuda.current_stream().wait_stream(self.stream)
+
+    def _capture(self, length: int) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # Threads that work on other shards must not be taken for part of it.
+            with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
+                self.step(length)
+        except RuntimeError as error:
+            raise RuntimeError(
+                "expected a step of decoding that this device can capture as a graph, got the error above: decode "
+                "without graphs, more slowly, by --set settings.cuda_graphs=false"
+            ) from error
+        self.graphs[length] = graph

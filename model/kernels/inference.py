@@ -11,7 +11,7 @@ from model.lm.language_model import LanguageModel
 from model.lm.transformer import Layer
 
 
-def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
+def prepare_for_inference(model: LanguageModel, precision: Precision) -> LanguageModel:
     """The model with its matrices made ready, for inference alone; what is not a matrix is shared with the model.
 
     Sums are in float32 whatever the precision, and so is what passes from layer to layer.
@@ -40,7 +40,7 @@ def for_decoding(model: LanguageModel, precision: Precision) -> LanguageModel:
 
 
 def packed_bytes(model: LanguageModel, precision: Precision) -> int:
-    """What the matrices take that `for_decoding` makes, beside the model's own weights."""
+    """What the matrices take that `prepare_for_inference` makes, beside the model's own weights."""
     matrices = [*model.heads]
     for module in model.modules():
         if isinstance(module, Attention):

@@ -10,8 +10,7 @@ from torch import Tensor
 from model.conditioning.captions import request_text
 from model.conditioning.config import MusicModelConfig
 from model.decoding import GenerationStoppedError, MemoryPlan
-from model.decoding.generation import GenerationRequest
-from model.decoding.windows import generate_long
+from model.decoding.generation import GenerationRequest, generate_long
 from model.guidance import GuidanceForm
 from model.lm.config import STRIDE, Precision, stride_frames
 from model.music_model import Attributes, MusicModel

@@ -6,7 +6,7 @@ needs them.
 
 A clip that fits into the windows that the model was trained on follows the melody's beginning (MusicGen,
 arXiv:2306.05284, 2.2). A longer one is made in windows and follows all of it, each window its part
-(`model.decoding.windows`); where the melody ends it starts over.
+(`model.decoding.generation`); where the melody ends it starts over.
 """
 
 import math

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.kernels.inference import for_decoding
+from model.kernels.inference import prepare_for_inference
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 from tests.benchmarks.peer import GUIDANCE, both_ways, descriptions, generate_ours
@@ -37,7 +37,7 @@ def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ..
     found: dict[Precision, Quality] = {}
     best: Tensor | None = None
     for name, codes in greedy.items():
-        ready = for_decoding(model, name)
+        ready = prepare_for_inference(model, name)
         with torch.inference_mode():
             prediction = ready(own.expand(2, -1, -1), given)
             conditioned, null = prediction.logits

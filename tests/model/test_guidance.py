@@ -1,4 +1,4 @@
-"""Guidance: what each form makes of the model's answers, and that every coefficient is heeded as it was asked for."""
+"""Guidance: how each form combines the branches' logits, and that every coefficient is heeded as it was asked for."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.conditioning.config import MusicModelConfig
 from model.decoding.generation import GenerationRequest, generate, generate_conditioned
-from model.guidance import GuidanceForm, condition_passes, guide
+from model.guidance import GuidanceForm, apply_guidance, condition_passes
 from model.music_model import Attributes, MusicModel
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model
 
@@ -19,8 +19,8 @@ EVERYTHING = Attributes("calm piano", melody(0, 4, 7), torch.ones(CLAP_WIDTH))
 coefficients = some.floats(0, 10, width=32)
 
 
-def _logits(ways: int) -> Tensor:
-    return torch.randn(2, ways, 3, 24, generator=torch.Generator().manual_seed(ways))
+def _logits(branches: int) -> Tensor:
+    return torch.randn(2, branches, 3, 24, generator=torch.Generator().manual_seed(branches))
 
 
 @given(guidance=coefficients, guidance_text=coefficients)
@@ -29,22 +29,22 @@ def test_guidance_is_the_equation_of_its_paper(guidance: float, guidance_text: f
     full, style, null = _logits(3).double().unbind(1)
     outer, inner = (scale.double()[:, None, None] for scale in scales)
     torch.testing.assert_close(
-        guide(_logits(3), *scales).double(),
+        apply_guidance(_logits(3), *scales).double(),
         null + outer * (style + inner * (full - style) - null),
         rtol=1e-5,
         atol=1e-4,
     )
     full, null = _logits(2).double().unbind(1)
-    found = guide(_logits(2), *scales).double()
+    found = apply_guidance(_logits(2), *scales).double()
     torch.testing.assert_close(found, null + outer * (full - null), rtol=1e-5, atol=1e-4)
 
 
 def test_a_coefficient_of_one_is_no_guidance_to_the_bit() -> None:
     ones, other = torch.ones(2), torch.tensor([3.0, 0.5])
-    assert torch.equal(guide(_logits(1), other, other), _logits(1)[:, 0])
-    assert torch.equal(guide(_logits(2), ones, other), _logits(2)[:, 0])
-    assert torch.equal(guide(_logits(3), ones, ones), _logits(3)[:, 0])
-    assert torch.equal(guide(_logits(3), other, ones), guide(_logits(3)[:, [0, 2]], other, other))
+    assert torch.equal(apply_guidance(_logits(1), other, other), _logits(1)[:, 0])
+    assert torch.equal(apply_guidance(_logits(2), ones, other), _logits(2)[:, 0])
+    assert torch.equal(apply_guidance(_logits(3), ones, ones), _logits(3)[:, 0])
+    assert torch.equal(apply_guidance(_logits(3), other, ones), apply_guidance(_logits(3)[:, [0, 2]], other, other))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -38,7 +38,7 @@ def mixed_requests() -> list[GenerationRequest]:
     return requests
 
 
-def assert_alike_in_any_company(
+def assert_batch_invariant(
     make: Callable[[list[GenerationRequest]], list[Tensor]], requests: list[GenerationRequest]
 ) -> list[Tensor]:
     """Each request has the same codes beside the others, in either order, and alone; these codes."""

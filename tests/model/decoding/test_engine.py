@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from model.conditioning.config import MelodyConfig
-from model.decoding import dynamic_shapes, sampling_batch
+from model.decoding import dynamic_shapes, sampling
 from model.decoding.generation import GenerationRequest, generate
-from model.decoding.memory import MOST_SLOTS
+from model.decoding.memory import MAX_SLOTS
 from model.guidance import GuidanceForm
 from model.music_model import Attributes, MusicModel
-from tests.worlds.generation_requests import assert_alike_in_any_company, mixed_requests
+from tests.worlds.generation_requests import assert_batch_invariant, mixed_requests
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,25 +22,25 @@ STEREO = {"codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3)}
 
 
 def test_a_request_has_the_same_tokens_alone_and_in_any_batch() -> None:
-    assert_alike_in_any_company(partial(generate, music_model()), mixed_requests())
+    assert_batch_invariant(partial(generate, music_model()), mixed_requests())
 
 
 def _logits_of_each_step(
     model: MusicModel, requests: list[GenerationRequest], monkeypatch: pytest.MonkeyPatch
 ) -> torch.Tensor:
-    """The guided logits [steps, rows, K, V] that a batch is drawn from, a row the slot of a request, longest first.
+    """The guided logits [steps, rows, K, V] that a batch is sampled from, a row the slot of a request, longest first.
 
     The rows of those that are finished fall away from the end, and are filled up with zeros.
     """
     seen = []
-    plain = sampling_batch.next_code_probabilities
+    plain = sampling.next_code_probabilities
 
     def listen(logits: torch.Tensor, *settings: torch.Tensor) -> torch.Tensor:
         seen.append(logits.clone())
         return plain(logits, *settings)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sampling_batch, "next_code_probabilities", listen)
+        patch.setattr(sampling, "next_code_probabilities", listen)
         generate(model, requests)
     return torch.nn.utils.rnn.pad_sequence(seen, batch_first=True)
 
@@ -63,7 +63,7 @@ def _model_and_requests(
     return music_model(settings), requests
 
 
-# A change in the last bit of a logit moves a draw only rarely, so equal tokens prove little; equal logits do.
+# A change in the last bit of a logit moves a sample only rarely, so equal tokens prove little; equal logits do.
 @pytest.mark.parametrize(
     ("width", "heads", "form", "guidance_text"),
     [
@@ -140,11 +140,11 @@ def test_a_finished_request_makes_room_for_the_next() -> None:
         asked += 1
         return False
 
-    lengths = [60] + [10] * (3 * (MOST_SLOTS["cpu"] - 1))
+    lengths = [60] + [10] * (3 * (MAX_SLOTS["cpu"] - 1))
     requests = [GenerationRequest(Attributes("bass"), frames, seed=frames) for frames in lengths]
     found = generate(model, requests, stop=count)
     assert [codes.shape[1] for codes in found] == lengths
-    # The short ones follow each other beside the long one; each draws its frames and the delay of the last codebook.
+    # The short ones follow each other beside the long one; each takes its frames and the delay of the last codebook.
     assert asked == 60 + model.config.language_model.codebooks - 1
 
 

@@ -9,27 +9,27 @@ from hypothesis import strategies as some
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from model.decoding import MemoryPlan, Resources, Task, complete
+from model.decoding import MemoryPlan, Resources, SequenceRequest, generate_tokens
 from model.decoding.generation import GenerationRequest, generate
-from model.decoding.memory import MOST_SLOTS, SHARE, Needs, plan_memory
-from model.decoding.static_shapes import FixedSteps
-from model.guidance import answers
-from model.kernels.inference import for_decoding
+from model.decoding.memory import MAX_SLOTS, USABLE_SHARE, MemoryRequirements, plan_memory
+from model.decoding.static_shapes import StaticShapeDecoder
+from model.guidance import num_cfg_branches
+from model.kernels.inference import prepare_for_inference
 from model.kernels.packed_linear import counts_to_try
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel
-from tests.worlds.decoding_tasks import tasks_of
 from tests.worlds.generation_requests import mixed_requests
+from tests.worlds.sequence_requests import sequence_requests_of
 from tests.worlds.tiny_model import config, melody, music_model, random_codes
 
 CARDINALITY = 300
 
 
-def _peak(model: LanguageModel, tasks: list[Task], precision: Precision, slots: int) -> int:
+def _peak(model: LanguageModel, sequences: list[SequenceRequest], precision: Precision, slots: int) -> int:
     """The most bytes that torch had given out at any instant of decoding."""
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        complete(model, tasks, precision=precision, resources=Resources(slots))
+        generate_tokens(model, sequences, precision=precision, resources=Resources(slots))
     assert profiled.profiler is not None
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     given_out = most = 0
@@ -39,13 +39,15 @@ def _peak(model: LanguageModel, tasks: list[Task], precision: Precision, slots: 
     return most
 
 
-def _model_and_tasks(form: dict, frames: int, prompt: int, number: int, top_p: float) -> tuple[MusicModel, list[Task]]:
+def _model_and_sequences(
+    form: dict, frames: int, prompt: int, number: int, top_p: float
+) -> tuple[MusicModel, list[SequenceRequest]]:
     model = music_model(config(**({"cardinality": CARDINALITY, "width": 64} | form)))
     attributes = Attributes("calm piano", melody(1, 2))
     request = GenerationRequest(attributes, prompt + frames, seed=0, top_p=top_p)
     if prompt:
         request = replace(request, prompt=random_codes(1, prompt, cardinality=CARDINALITY)[0])
-    return model, tasks_of(model, [request] * number)
+    return model, sequence_requests_of(model, [request] * number)
 
 
 # Of FBGEMM's matrices, of float16 and int8, torch's allocator knows nothing.
@@ -63,51 +65,53 @@ def _model_and_tasks(form: dict, frames: int, prompt: int, number: int, top_p: f
 def test_decoding_takes_no_more_than_was_planned_and_not_much_less(
     form: dict, precision: Precision, frames: int, prompt: int, slots: int, top_p: float
 ) -> None:
-    model, tasks = _model_and_tasks(form, frames, prompt, slots, top_p)
-    planned = Needs(model.language_model, tasks, precision).of(slots)
-    assert planned / 1.5 <= _peak(model.language_model, tasks, precision, slots) <= planned
+    model, sequences = _model_and_sequences(form, frames, prompt, slots, top_p)
+    planned = MemoryRequirements(model.language_model, sequences, precision).bytes_for(slots)
+    assert planned / 1.5 <= _peak(model.language_model, sequences, precision, slots) <= planned
 
 
 @pytest.mark.parametrize("slots", [1, 20])
 @pytest.mark.parametrize(
     "form", [{"layers": 4}, {"prepend": (), "interpolate": ("chroma",)}, {"codebooks": 8}], ids=str
 )
-def test_what_steps_of_fixed_shapes_hold_is_planned(form: dict, slots: int) -> None:
-    model, tasks = _model_and_tasks(form, 600, 0, 2, 0.0)
+def test_what_the_decoder_of_static_shapes_holds_is_planned(form: dict, slots: int) -> None:
+    model, sequences = _model_and_sequences(form, 600, 0, 2, 0.0)
     there = model.language_model.to("meta")
-    steps = FixedSteps(for_decoding(there, "float32"), tasks, slots)
-    kept = [getattr(steps.state, field.name) for field in fields(steps.state)]
-    kept += [getattr(steps.state.drawings, field.name) for field in fields(steps.state.drawings)]
-    held = steps.cache.nbytes + sum(one.nbytes for one in kept if isinstance(one, Tensor))
-    assert held <= Needs(there, tasks, "float32").of(slots) <= 1.5 * held
+    decoder = StaticShapeDecoder(prepare_for_inference(there, "float32"), sequences, slots)
+    kept = [getattr(decoder.state, field.name) for field in fields(decoder.state)]
+    kept += [getattr(decoder.state.sampling, field.name) for field in fields(decoder.state.sampling)]
+    held = decoder.cache.nbytes + sum(one.nbytes for one in kept if isinstance(one, Tensor))
+    assert held <= MemoryRequirements(there, sequences, "float32").bytes_for(slots) <= 1.5 * held
 
 
 def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
-    model, tasks = _model_and_tasks({}, 200, 0, 8, 0.0)
-    needs = Needs(model.language_model, tasks, "float32")
+    model, sequences = _model_and_sequences({}, 200, 0, 8, 0.0)
+    required = MemoryRequirements(model.language_model, sequences, "float32")
     for slots in (2, 3, 8):
-        enough = int(needs.of(slots) / SHARE) + 1
-        plan = plan_memory(model.language_model, tasks, "float32", 8, enough)
-        assert plan == MemoryPlan(slots, needs.of(slots), enough)
-        assert plan_memory(model.language_model, tasks, "float32", 8, enough - 2).slots == slots - 1
-    assert plan_memory(model.language_model, tasks, "float32", 8, 10 * needs.of(8)).slots == 8
-    assert plan_memory(model.language_model, tasks, "float32", 8, None).slots == 8
+        enough = int(required.bytes_for(slots) / USABLE_SHARE) + 1
+        plan = plan_memory(model.language_model, sequences, "float32", 8, enough)
+        assert plan == MemoryPlan(slots, required.bytes_for(slots), enough)
+        assert plan_memory(model.language_model, sequences, "float32", 8, enough - 2).slots == slots - 1
+    assert plan_memory(model.language_model, sequences, "float32", 8, 10 * required.bytes_for(8)).slots == 8
+    assert plan_memory(model.language_model, sequences, "float32", 8, None).slots == 8
 
 
 def test_the_rows_of_all_slots_are_a_number_that_is_seen_to_leave_a_rows_bits_as_they_are() -> None:
-    for device, most in MOST_SLOTS.items():
+    for device, most in MAX_SLOTS.items():
         counts = counts_to_try(torch.device(device), "float32")
-        assert answers(guidance_text=2.0) * most <= max(counts) == counts[-1]
+        assert num_cfg_branches(guidance_text=2.0) * most <= max(counts) == counts[-1]
 
 
 def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
-    model, tasks = _model_and_tasks({}, 50, 0, 4, 0.0)
-    _, longer = _model_and_tasks({}, 60, 0, 4, 0.0)
-    needed = [Needs(model.language_model, tasks, "float32").of(slots) for slots in (1, 2, 3)]
+    model, sequences = _model_and_sequences({}, 50, 0, 4, 0.0)
+    _, longer = _model_and_sequences({}, 60, 0, 4, 0.0)
+    needed = [MemoryRequirements(model.language_model, sequences, "float32").bytes_for(slots) for slots in (1, 2, 3)]
     assert needed[2] - needed[1] >= needed[1] - needed[0] > 0
-    assert Needs(model.language_model, longer, "float32").of(2) > needed[1]
-    assert Needs(model.language_model, tasks, "int8").of(2) < Needs(model.language_model, tasks, "float16").of(2)
-    assert Needs(model.language_model, tasks, "float16").of(2) < needed[1]
+    assert MemoryRequirements(model.language_model, longer, "float32").bytes_for(2) > needed[1]
+    assert MemoryRequirements(model.language_model, sequences, "int8").bytes_for(2) < MemoryRequirements(
+        model.language_model, sequences, "float16"
+    ).bytes_for(2)
+    assert MemoryRequirements(model.language_model, sequences, "float16").bytes_for(2) < needed[1]
 
 
 def test_a_machine_too_small_for_one_sequence_is_told_what_that_needs_and_what_to_do() -> None:
@@ -140,8 +144,8 @@ def test_codes_are_the_same_in_any_number_of_slots(slots: int) -> None:
 
 def test_codes_are_the_same_where_memory_is_short() -> None:
     model, requests, told = music_model(), mixed_requests(), list[MemoryPlan]()
-    needs = Needs(model.language_model, tasks_of(model, requests), "float32")
-    short = Resources(free_memory=lambda: int(needs.of(3) / SHARE) + 1, tell=told.append)
+    required = MemoryRequirements(model.language_model, sequence_requests_of(model, requests), "float32")
+    short = Resources(free_memory=lambda: int(required.bytes_for(3) / USABLE_SHARE) + 1, on_plan=told.append)
     found = generate(model, requests, resources=short)
     assert [plan.slots for plan in told] == [3]
     assert all(torch.equal(one, other) for one, other in zip(found, generate(model, requests), strict=True))

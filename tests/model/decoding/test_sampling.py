@@ -1,4 +1,4 @@
-"""Sampling against AudioCraft's distributions, and that draws follow the distribution they are drawn from."""
+"""Sampling against AudioCraft's distributions, and that samples follow the distribution that they are sampled from."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.decoding.sampling import draw, next_code_probabilities
+from model.decoding.sampling import next_code_probabilities, sample_by_inversion
 from tests.worlds.oracles import read_pack
 
 
@@ -28,7 +28,7 @@ def test_distributions_equal_the_oracle(oracles: Path) -> None:
 def test_temperature_zero_is_the_argmax_of_the_oracle(oracles: Path) -> None:
     pack = read_pack(oracles, "sampling")
     found = _probabilities(pack.tensors["logits"], 0.0, 5, 0.5)
-    assert torch.equal(draw(found, torch.rand(2, 4)), pack.tensors["argmax"])
+    assert torch.equal(sample_by_inversion(found, torch.rand(2, 4)), pack.tensors["argmax"])
 
 
 @settings(max_examples=60, deadline=None)
@@ -66,25 +66,25 @@ def test_rows_with_other_settings_do_not_disturb_each_other() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**31), st.floats(0, 1, exclude_max=True))
-def test_an_entry_of_no_probability_is_never_drawn(seed: int, uniform: float) -> None:
+def test_an_entry_of_no_probability_is_never_sampled(seed: int, uniform: float) -> None:
     probabilities = torch.rand(1, 1, 12, generator=torch.Generator().manual_seed(seed))
     probabilities[probabilities < 0.6] = 0
     probabilities[..., 5] = 0.25
-    drawn = draw(probabilities, torch.tensor([[uniform]], dtype=torch.float64))
-    assert probabilities[0, 0, drawn.item()] > 0
+    sampled = sample_by_inversion(probabilities, torch.tensor([[uniform]], dtype=torch.float64))
+    assert probabilities[0, 0, sampled.item()] > 0
 
 
-def test_the_ends_of_the_unit_interval_draw_the_first_and_the_last_entry() -> None:
+def test_the_ends_of_the_unit_interval_sample_the_first_and_the_last_entry() -> None:
     probabilities = torch.tensor([[[0.0, 0.3, 0.7, 0.0]]])
-    assert draw(probabilities, torch.zeros(1, 1)).item() == 1
+    assert sample_by_inversion(probabilities, torch.zeros(1, 1)).item() == 1
     largest = torch.nextafter(torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
-    assert draw(probabilities, largest).item() == 2
+    assert sample_by_inversion(probabilities, largest).item() == 2
 
 
-def test_draws_are_as_frequent_as_they_are_probable() -> None:
+def test_samples_are_as_frequent_as_they_are_probable() -> None:
     probabilities = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.3]).expand(1, 20_000, 5)
     uniform = torch.rand(1, 20_000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    share = torch.bincount(draw(probabilities, uniform).flatten(), minlength=5) / 20_000
+    share = torch.bincount(sample_by_inversion(probabilities, uniform).flatten(), minlength=5) / 20_000
     # Four standard deviations of the largest share.
     assert (share - probabilities[0, 0]).abs().max() < 4 * (0.4 * 0.6 / 20_000) ** 0.5
 

@@ -1,4 +1,4 @@
-"""Steps of fixed shapes: the tokens of steps whose shapes follow the sequences, and no look at a value on the way."""
+"""The decoder of static shapes gives the tokens of that of dynamic ones, and looks at no value on the way."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,17 +10,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.decoding import GenerationStoppedError, Resources, Task, generation
+from model.decoding import GenerationStoppedError, Resources, SequenceRequest, generation
 from model.decoding.engine import decode
 from model.decoding.generation import GenerationRequest, generate
-from model.decoding.graphs import CapturedSteps
 from model.decoding.sequences import Slot
-from model.decoding.static_shapes import FixedSteps, filled_up
-from model.kernels.inference import for_decoding
+from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder, round_up_to_bucket
+from model.kernels.inference import prepare_for_inference
 from model.music_model import Attributes, MusicModel
-from tests.worlds.decoding_tasks import tasks_of
 from tests.worlds.generation_oracles import greedy_case
 from tests.worlds.generation_requests import mixed_requests
+from tests.worlds.sequence_requests import sequence_requests_of
 from tests.worlds.tiny_model import config, music_model
 
 FORMS: list[dict[str, Any]] = [
@@ -35,15 +34,21 @@ FORMS: list[dict[str, Any]] = [
 ]
 
 
-def _in_fixed_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int = 16) -> None:
-    """Have everything decoded by steps of fixed shapes, on whatever device, launched one by one."""
+def _in_static_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int = 16) -> None:
+    """Have everything decoded in static shapes, on whatever device, launched one by one."""
 
-    def fixed(
-        model: Any, tasks: Sequence[Task], stop: Any, progress: Any, precision: Any, _: Resources
+    def static(
+        model: Any, sequences: Sequence[SequenceRequest], stop: Any, progress: Any, precision: Any, _: Resources
     ) -> list[Tensor]:
-        return decode(FixedSteps(for_decoding(model, precision), tasks, slots), tasks, slots, stop, progress)
+        return decode(
+            StaticShapeDecoder(prepare_for_inference(model, precision), sequences, slots),
+            sequences,
+            slots,
+            stop,
+            progress,
+        )
 
-    monkeypatch.setattr(generation, "complete", fixed)
+    monkeypatch.setattr(generation, "generate_tokens", static)
     monkeypatch.setattr("model.decoding.static_shapes.BUCKET", bucket)
 
 
@@ -57,13 +62,11 @@ def _requests(model: MusicModel) -> list[GenerationRequest]:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_the_tokens_are_those_of_steps_whose_shapes_follow_the_sequences(
-    form: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_tokens_are_those_of_dynamic_shapes(form: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = music_model(config(**form))
     requests = _requests(model)
     expected = generate(model, requests)
-    _in_fixed_shapes(5, monkeypatch)
+    _in_static_shapes(5, monkeypatch)
     found = generate(model, requests)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -74,7 +77,7 @@ def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_bucket
 ) -> None:
     model, requests = music_model(), mixed_requests()[2:9]
     expected = generate(model, requests)
-    _in_fixed_shapes(slots, monkeypatch, bucket)
+    _in_static_shapes(slots, monkeypatch, bucket)
     found = generate(model, requests)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
@@ -84,12 +87,12 @@ def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_bucket
 )
 def test_greedy_tokens_equal_the_oracle(oracles: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     case = greedy_case(oracles, key)
-    _in_fixed_shapes(2, monkeypatch)
+    _in_static_shapes(2, monkeypatch)
     found = generation.generate_conditioned(case.model, case.requests, case.passes)
     assert torch.equal(torch.stack(found), case.tokens)
 
 
-def test_progress_and_stop_are_those_of_the_other_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_and_stop_are_those_of_dynamic_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     model, told, asked = music_model(), [0], 0
 
     def stop() -> bool:
@@ -97,7 +100,7 @@ def test_progress_and_stop_are_those_of_the_other_steps(monkeypatch: pytest.Monk
         asked += 1
         return asked == 5
 
-    _in_fixed_shapes(4, monkeypatch)
+    _in_static_shapes(4, monkeypatch)
     generate(model, mixed_requests(), progress=told.append)
     assert sum(told) == sum(request.frames - request.prompt_frames for request in mixed_requests())
     with pytest.raises(GenerationStoppedError, match="stopped at step 5 of"):
@@ -108,19 +111,19 @@ def test_a_broken_model_raises_instead_of_making_noise(monkeypatch: pytest.Monke
     model = music_model()
     with torch.no_grad():
         model.language_model.out_norm.weight.fill_(float("nan"))
-    _in_fixed_shapes(2, monkeypatch)
+    _in_static_shapes(2, monkeypatch)
     with pytest.raises(FloatingPointError, match="expected finite logits"):
         generate(model, [GenerationRequest(Attributes(), 5, seed=0)])
 
 
 def test_a_slot_that_nobody_reads_holds_numbers_to_the_end() -> None:
     model = music_model()
-    tasks = tasks_of(model, mixed_requests()[:3])
-    steps = FixedSteps(for_decoding(model.language_model, "float32"), tasks, 6)
+    sequences = sequence_requests_of(model, mixed_requests()[:3])
+    decoder = StaticShapeDecoder(prepare_for_inference(model.language_model, "float32"), sequences, 6)
     with torch.inference_mode():
-        decode(steps, tasks, 6)
-    assert steps.state.hidden.isfinite().all()
-    assert all(layer.keys.isfinite().all() and layer.values.isfinite().all() for layer in steps.cache.layers)
+        decode(decoder, sequences, 6)
+    assert decoder.state.hidden.isfinite().all()
+    assert all(layer.keys.isfinite().all() and layer.values.isfinite().all() for layer in decoder.cache.layers)
 
 
 class _OnlyOn(TorchDispatchMode):
@@ -142,24 +145,24 @@ class _OnlyOn(TorchDispatchMode):
 def test_no_step_waits_for_the_device_or_hands_it_anything(form: dict[str, Any]) -> None:
     """A device that holds nothing cannot answer: a look at a value there is an error."""
     model = music_model(config(**form))
-    tasks = tasks_of(model, _requests(model))
-    steps = FixedSteps(for_decoding(model.language_model.to("meta"), "float32"), tasks, 3)
-    running = [Slot(number, tasks[number], number, tasks[number].start) for number in range(3)]
+    sequences = sequence_requests_of(model, _requests(model))
+    decoder = StaticShapeDecoder(prepare_for_inference(model.language_model.to("meta"), "float32"), sequences, 3)
+    running = [Slot(number, sequences[number], number, sequences[number].start) for number in range(3)]
     with torch.inference_mode(), _OnlyOn("meta") as watched:
-        steps.step(running)
-        steps.step(running)
+        decoder.step(running)
+        decoder.step(running)
         assert len(watched.operations) > 100
         with pytest.raises(RuntimeError, match="meta"):
-            steps.finished(running[0])
+            decoder.take_sequence(running[0])
 
 
 def test_each_length_is_a_launch_of_its_own_and_the_longest_fits_the_memory() -> None:
-    assert [filled_up(length) for length in (1, 256, 257, 1504)] == [256, 256, 512, 1536]
+    assert [round_up_to_bucket(length) for length in (1, 256, 257, 1504)] == [256, 256, 512, 1536]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-@pytest.mark.parametrize("launch", [None, CapturedSteps])
-def test_on_cuda_a_request_has_the_same_tokens_in_any_company_with_graphs_and_without(
+@pytest.mark.parametrize("launch", [None, CudaGraphRunner])
+def test_decoding_on_cuda_is_batch_invariant_with_graphs_and_without(
     launch: Callable[[Callable[[int], None]], Callable[[int], None]] | None,
 ) -> None:
     model, requests = music_model().to("cuda"), mixed_requests()

@@ -12,18 +12,20 @@ from torch import Tensor
 
 from model.conditioning.config import MelodyConfig
 from model.decoding import GenerationStoppedError
-from model.decoding.generation import GenerationRequest, generate, generate_conditioned
-from model.decoding.windows import (
+from model.decoding.generation import (
+    GenerationRequest,
     WindowRequest,
     decode_in_windows,
+    generate,
+    generate_conditioned,
     generate_long,
-    melody_from,
+    plan_windows,
+    window_melody,
     window_seed,
-    windows_over,
 )
 from model.music_model import Attributes
 from tests.worlds.generation_oracles import long_case
-from tests.worlds.generation_requests import assert_alike_in_any_company, mixed_requests
+from tests.worlds.generation_requests import assert_batch_invariant, mixed_requests
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 WINDOW, STRIDE, RATE = 16, 10, 25.0
@@ -52,7 +54,7 @@ def test_calls_and_greedy_tokens_equal_the_oracle(oracles: Path, key: str) -> No
 @given(some.integers(1, 400), some.integers(0, 300), some.integers(2, 60), some.integers(1, 59))
 def test_windows_cover_a_clip_without_gaps(frames: int, prompt: int, window: int, stride: int) -> None:
     assume(stride < window and prompt < frames)
-    plan = windows_over(frames, prompt, window, stride)
+    plan = plan_windows(frames, prompt, window, stride)
     made = prompt
     for one in plan:
         assert one.start == one.number * stride or len(plan) == 1
@@ -73,7 +75,7 @@ def test_windows_are_those_of_the_published_loop(frames: int, prompt: int, windo
         calls.append((offset, length, known))
         known = length - stride
         offset += stride
-    assert [(one.start, one.frames, one.known) for one in windows_over(frames, prompt, window, stride)] == calls
+    assert [(one.start, one.frames, one.known) for one in plan_windows(frames, prompt, window, stride)] == calls
 
 
 def _long_requests() -> list[GenerationRequest]:
@@ -89,10 +91,10 @@ def _long_requests() -> list[GenerationRequest]:
     return requests
 
 
-def test_a_long_clip_is_the_same_alone_and_in_any_company() -> None:
+def test_a_long_clip_is_the_same_alone_and_in_any_batch() -> None:
     requests = _long_requests()
     for request, codes in zip(
-        requests, assert_alike_in_any_company(partial(in_windows, music_model()), requests), strict=True
+        requests, assert_batch_invariant(partial(in_windows, music_model()), requests), strict=True
     ):
         if request.prompt is not None:
             assert torch.equal(codes[:, : request.prompt_frames], request.prompt)
@@ -140,9 +142,9 @@ def test_each_window_is_a_plain_request_with_the_melody_from_its_own_second(
 def test_a_melody_starts_over_where_it_ends() -> None:
     short, long = melody(0, 1, 2, 3, 4), torch.eye(12).repeat(30, 1)
     settings = MelodyConfig(frames=7)
-    assert torch.equal(melody_from(short, 0.0, settings), short[[0, 1, 2, 3, 4, 0, 1]])
-    assert torch.equal(melody_from(short, 8 / 7.8125, settings), short[[3, 4, 0, 1, 2, 3, 4]])
-    assert torch.equal(melody_from(long, 30.0, settings), long[234:241])
+    assert torch.equal(window_melody(short, 0.0, settings), short[[0, 1, 2, 3, 4, 0, 1]])
+    assert torch.equal(window_melody(short, 8 / 7.8125, settings), short[[3, 4, 0, 1, 2, 3, 4]])
+    assert torch.equal(window_melody(long, 30.0, settings), long[234:241])
 
 
 def test_the_melody_of_every_window_is_heard() -> None:
@@ -207,7 +209,7 @@ def test_a_stride_that_leaves_nothing_to_go_on_from_says_so(stride: int) -> None
 
 def test_a_prompt_as_long_as_the_clip_says_so() -> None:
     with pytest.raises(ValueError, match="expected more frames than the prompt's 60, got 60"):
-        windows_over(60, 60, WINDOW, STRIDE)
+        plan_windows(60, 60, WINDOW, STRIDE)
 
 
 def test_a_prompt_that_is_not_of_the_model_is_refused_wherever_it_is_wrong() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from model.decoding.generation import GenerationRequest, generate
-from model.kernels.inference import for_decoding
+from model.kernels.inference import prepare_for_inference
 from model.kernels.packed_linear import ACTIVATIONS, ROWS, Activation, Matrix, Sections, product, same_bits
 from model.lm.config import Precision
 from model.music_model import Attributes
@@ -92,7 +92,7 @@ def test_sections_are_parts_of_the_whole_and_others_are_refused() -> None:
 def test_a_model_made_ready_leaves_the_model_as_it_was_and_shares_its_embeddings() -> None:
     model = music_model().language_model
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    ready = for_decoding(model, "int8")
+    ready = prepare_for_inference(model, "int8")
     assert ready.embeddings[0].weight is model.embeddings[0].weight
     assert isinstance(model.transformer.layers[0].expand, nn.Linear)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())

@@ -7,7 +7,7 @@ import torch
 
 from model import kernels
 from model.decoding.generation import GenerationRequest, generate
-from model.kernels.inference import for_decoding
+from model.kernels.inference import prepare_for_inference
 from model.lm.config import Precision
 from tests.worlds.generation_requests import mixed_requests
 from tests.worlds.tiny_model import music_model, random_codes
@@ -31,9 +31,9 @@ def test_kernels_come_back_after_an_error_too() -> None:
 @pytest.mark.parametrize("precision", get_args(Precision))
 def test_logits_are_the_same_with_packed_matrices_and_plain_ones(precision: Precision) -> None:
     model, hidden = music_model().language_model, torch.randn(3, 5, 32)
-    fast = for_decoding(model, precision)
+    fast = prepare_for_inference(model, precision)
     with kernels.disabled():
-        plain = for_decoding(model, precision)
+        plain = prepare_for_inference(model, precision)
     with torch.inference_mode():
         expected = plain.logits(plain.transformer(hidden, hidden))
         found = fast.logits(fast.transformer(hidden, hidden))

@@ -64,7 +64,7 @@ def test_every_request_and_take_gets_codes_of_its_length(store: Store) -> None:
     assert len({str(rows[f"{2:016x}", take]["codes"]) for take in range(3)}) == 3
 
 
-def test_the_codes_of_a_request_are_the_same_alone_in_any_company_and_on_another_day(
+def test_the_codes_of_a_request_are_the_same_alone_in_any_batch_and_on_another_day(
     store: Store, tmp_path: Path
 ) -> None:
     together = made(store, REQUESTS_OF_ALL_KINDS)

@@ -85,7 +85,7 @@ def test_the_two_forms_agree_on_words(both):
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
-def test_embeddings_have_unit_length_and_are_the_same_every_time_and_in_any_company(both):
+def test_embeddings_have_unit_length_and_are_the_same_every_time_and_in_any_batch(both):
     _, model = both
     together, alone = model.embed_text(SENTENCES), model.embed_text(SENTENCES[1:2])
     assert np.array_equal(together[1:2], alone)

@@ -54,7 +54,7 @@ def test_silence_and_all_that_is_weaker_than_the_floor_are_at_minus_100_decibels
     assert (theirs(windows, extractor()) == -100).all()
 
 
-def test_a_window_is_the_same_to_the_bit_in_any_company():
+def test_a_window_is_the_same_to_the_bit_in_any_batch():
     windows = sound(32_000, 5)
     assert np.array_equal(ours(windows, extractor())[3:4], ours(windows[3:4], extractor()))
 

@@ -1,4 +1,4 @@
-"""Captured steps: what is launched when, on a stand-in for CUDA's streams and graphs; `test_fixed` takes real ones."""
+"""CUDA graphs: what is launched when, on a stand-in for streams and graphs; `test_static_shapes` takes real ones."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.decoding.graphs import WARM_UP, CapturedSteps
+from model.decoding.static_shapes import WARM_UP, CudaGraphRunner
 
 
 class _Device:
@@ -62,7 +62,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> _Device:
 
 
 def test_every_call_is_one_step_and_each_length_is_captured_once_after_it_has_warmed_up(device: _Device) -> None:
-    steps = CapturedSteps(device.step)
+    steps = CudaGraphRunner(device.step)
     for number, length in enumerate([256] * 10 + [512] * 10 + [256] * 2, start=1):
         steps(length)
         assert device.taken.total() == number
@@ -75,7 +75,7 @@ def test_a_step_that_cannot_be_captured_is_an_error_that_says_how_to_do_without(
         if device.recording is not None:
             raise RuntimeError("operation not permitted when stream is capturing")
 
-    steps = CapturedSteps(step)
+    steps = CudaGraphRunner(step)
     for _ in range(WARM_UP):
         steps(256)
     with pytest.raises(RuntimeError, match=r"by --set settings\.cuda_graphs=false") as raised:

@@ -1,0 +1,25 @@
+"""Requests for clips as the sequence requests that they become before they are decoded."""
+
+from collections.abc import Sequence
+
+import pytest
+from torch import Tensor
+
+from model.decoding import SequenceRequest, generation
+from model.decoding.generation import GenerationRequest, generate
+from model.lm.language_model import LanguageModel
+from model.music_model import MusicModel
+
+
+def sequence_requests_of(model: MusicModel, requests: list[GenerationRequest]) -> list[SequenceRequest]:
+    """Return what the engine is given for these requests."""
+    seen: list[SequenceRequest] = []
+
+    def listen(model: LanguageModel, batch: Sequence[SequenceRequest], *_: object) -> list[Tensor]:
+        seen.extend(batch)
+        return [request.sequence.clamp(min=0) for request in batch]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "generate_tokens", listen)
+        generate(model, requests)
+    return seen
