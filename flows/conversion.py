@@ -22,7 +22,7 @@ def convert_checkpoint(
     Raises:
         ValueError: the source cannot be had or is no checkpoint that can be converted, or `destination` is taken.
     """
-    from stages.checkpoints.converting import convert  # with torch, which `segue --help` does without
+    from stages.checkpoints.converting import convert_checkpoint  # with torch, which `segue --help` does without
 
     settings = Settings()
     place = Store(store or settings.store)
@@ -36,7 +36,7 @@ def convert_checkpoint(
         local = Path(source).expanduser()
         # A folder of one's own may change between two conversions; names are held to what they first meant.
         folder = local if local.exists() else library.get(WeightsRef(source)).path
-        made = convert(folder, destination, form, library.get, WeightsRef(codec) if codec else None)
+        made = convert_checkpoint(folder, destination, form, library.get, WeightsRef(codec) if codec else None)
     return (
         f"{source} ({made.source}) is written as {form} to {destination}: {made.parameters:,} parameters, with "
         f"{made.codec}"

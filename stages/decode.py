@@ -67,7 +67,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     Raises:
         ValueError: the codec is not one that the codes can belong to.
     """
-    from stages.checkpoints.codecs import codes_of_row, load_codec_of
+    from stages.checkpoints.codecs import CodesFormat, load_matching_codec
 
     path, codecs = context.weights(config.codec).path, {}
     asked = {row["request_id"]: row for row in requests.to_pylist()}
@@ -75,9 +75,9 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     context.progress.start("decode", generations.num_rows, "clips")
     for generation in generations.to_pylist():
         context.check_stopped()
-        codes, speaker = codes_of_row(generation), f"the checkpoint {generation['checkpoint_id']}"
+        codes, speaker = CodesFormat.from_row(generation), f"the checkpoint {generation['checkpoint_id']}"
         if codes not in codecs:
-            codecs[codes] = load_codec_of(codes, path, context.device, f"decode.codec = {config.codec}", speaker)
+            codecs[codes] = load_matching_codec(codes, path, context.device, f"decode.codec = {config.codec}", speaker)
         codec = codecs[codes]
         request = asked[generation["request_id"]]
         key = f"{generation['request_id']}/{generation['take']}"

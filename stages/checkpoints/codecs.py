@@ -5,7 +5,7 @@ Codes of another codec decode to noise without an error, so what carries codes c
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +17,24 @@ from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft.codec import read_audiocraft_codec
 from stages.checkpoints.audiocraft.package import CODEC_FILE
 from stages.checkpoints.facts import CONFIG, CheckpointFacts, read_facts
-from stages.checkpoints.forms import form_of
 from stages.checkpoints.huggingface.checkpoint import read_hugging_face_codec
-from stages.checkpoints.native import codec_inside, encoded_sides, load_codec_network
+from stages.checkpoints.loading import detect_form
+from stages.checkpoints.native import encoded_sides, load_codec_inside, load_native_codec
 
 AnyCodec = Codec | StereoCodec
 
-SHORT = 12
+IDENTITY_DIGITS = 12
 """Digits of an identity that a person is told."""
 
 
 @dataclass(frozen=True)
-class Codes:
+class CodesFormat:
     """What is known of codes: enough to tell whether a codec can read them."""
 
     codebooks: int
     cardinality: int
     frame_rate: float
+    """Frames a second."""
     identity: str | None
     """Of their codec; None for codes of a time when it was not written down."""
     channels: int | None
@@ -41,24 +42,33 @@ class Codes:
     reference: str | None = field(default=None, compare=False)
     """Where their codec was had, for a person to read."""
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "CodesFormat":
+        """Describe the codes of a row of `tokens` or `generations`."""
+        return cls(
+            codebooks=len(row["codes"]),
+            cardinality=row["cardinality"],
+            frame_rate=row["frame_rate"],
+            identity=row["codec"],
+            channels=row["channels"],
+            reference=row.get("codec_reference"),
+        )
 
-def codes_of_row(row: Mapping[str, Any]) -> Codes:
-    """The codes of a row of `tokens` or `generations`."""
-    found = (len(row["codes"]), row["cardinality"], row["frame_rate"], row["codec"], row["channels"])
-    return Codes(*found, reference=row.get("codec_reference"))
+    @classmethod
+    def from_facts(cls, facts: CheckpointFacts) -> "CodesFormat":
+        """Describe the codes that a language model makes."""
+        network, codec = facts.model.language_model, facts.codec
+        if codec is None:
+            return cls(network.codebooks, network.cardinality, facts.frame_rate, None, None)
+        sizes = (codec.codebooks, codec.cardinality, codec.frame_rate)
+        return cls(*sizes, codec.identity, codec.channels, codec.reference)
 
-
-def codes_of_model(facts: CheckpointFacts) -> Codes:
-    """The codes that a language model makes."""
-    network, codec = facts.model.language_model, facts.codec
-    if codec is None:
-        return Codes(network.codebooks, network.cardinality, facts.frame_rate, None, None)
-    sizes = (codec.codebooks, codec.cardinality, codec.frame_rate)
-    return Codes(*sizes, codec.identity, codec.channels, codec.reference)
+    def __str__(self) -> str:
+        return f"{self.codebooks} codebooks of {self.cardinality} codes at {self.frame_rate:g} frames a second"
 
 
 def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, channels: int | None = None) -> AnyCodec:
-    """The codec of a local folder (`context.weights(reference).path`).
+    """Load the codec of a local folder (`context.weights(reference).path`).
 
     Args:
         codebooks: K of the codes; None takes all levels. A mono codec that encodes both sides gives two a level.
@@ -67,44 +77,44 @@ def load_codec(path: Path, device: str = "cpu", codebooks: int | None = None, ch
     Raises:
         ValueError: the folder holds no codec, or one that cannot give such codes.
     """
-    return _as_codec(read_network(path), device, codebooks, channels)
+    return _make_codec(load_codec_network(path), device, codebooks, channels)
 
 
-def read_network(path: Path) -> CodecNetwork:
-    """The codec of a local folder, on the CPU: the folder's own, or the one inside a language model's checkpoint.
+def load_codec_network(path: Path) -> CodecNetwork:
+    """Load the codec of a local folder, on the CPU: its own, or the one inside a language model's checkpoint.
 
     Raises:
         ValueError: there is none.
     """
     if (path / CODEC_FILE).is_file() and not (path / CONFIG).is_file():
-        return read_audiocraft_codec(path, _elsewhere).network
+        return read_audiocraft_codec(path, _refuse_reference).network
     try:
-        form = form_of(path)
+        form = detect_form(path)
     except ValueError:  # no language model's
-        return load_codec_network(path)
+        return load_native_codec(path)
     if form == "hf":
         return read_hugging_face_codec(path)
     if form == "audiocraft":
-        return read_audiocraft_codec(path, _elsewhere).network
+        return read_audiocraft_codec(path, _refuse_reference).network
     facts = read_facts(path)
-    inside = codec_inside(path, facts)
+    inside = load_codec_inside(path, facts)
     if inside is None:
         named = f": it speaks that of {facts.codec.reference}" if facts.codec and facts.codec.reference else ""
         raise ValueError(f"expected a codec in the checkpoint {path}, got none inside{named}")
     return inside
 
 
-def _elsewhere(reference: WeightsRef) -> LocalWeights:
+def _refuse_reference(reference: WeightsRef) -> LocalWeights:
     raise ValueError(f"expected a codec in the folder, got only its name there: give {reference} itself")
 
 
-def load_codec_of(codes: Codes, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
-    """The codec of a local folder, for codes that must be its own; arguments and errors are those of `network_of`."""
-    return _as_codec(network_of(codes, path, got, speaker), device, codes.codebooks, codes.channels)
+def load_matching_codec(codes: CodesFormat, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
+    """Load the codec of a local folder, for codes that must be its own; as `load_matching_network`, on `device`."""
+    return _make_codec(load_matching_network(codes, path, got, speaker), device, codes.codebooks, codes.channels)
 
 
-def network_of(codes: Codes, path: Path, got: str, speaker: str) -> CodecNetwork:
-    """The network of a local folder, for codes that must be its own, on the CPU.
+def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str) -> CodecNetwork:
+    """Load the network of a local folder, for codes that must be its own, on the CPU.
 
     Args:
         got: what named the codec, such as `decode.codec = facebook/encodec_32khz`.
@@ -113,7 +123,7 @@ def network_of(codes: Codes, path: Path, got: str, speaker: str) -> CodecNetwork
     Raises:
         ValueError: it is another codec than that of the codes.
     """
-    network = read_network(path)
+    network = load_codec_network(path)
     coder = coder_of(network)
     own, levels = coder.channels, coder.codebooks
     sides = encoded_sides(coder, codes.channels)
@@ -121,15 +131,14 @@ def network_of(codes: Codes, path: Path, got: str, speaker: str) -> CodecNetwork
     if not fits or (codes.cardinality, codes.frame_rate) != (coder.cardinality, coder.frame_rate):
         channels = "" if codes.channels is None else f" for {codes.channels} channels"
         raise ValueError(
-            f"expected a codec of {codes.codebooks} codebooks of {codes.cardinality} codes at {codes.frame_rate:g} "
-            f"frames a second{channels}, which {speaker} speaks, got {got} with {sides * levels} of "
+            f"expected a codec of {codes}{channels}, which {speaker} speaks, got {got} with {sides * levels} of "
             f"{coder.cardinality} at {coder.frame_rate:g} for {sides * own}"
         )
     _check_identity(codes, codebook_identity(network, codes.codebooks // sides), speaker, got)
     return network
 
 
-def check_codes(expected: Codes, found: Codes, speaker: str, got: str) -> None:
+def check_codes_format(expected: CodesFormat, codes: CodesFormat, speaker: str, got: str) -> None:
     """Refuse codes that a model does not speak.
 
     Args:
@@ -139,28 +148,22 @@ def check_codes(expected: Codes, found: Codes, speaker: str, got: str) -> None:
     Raises:
         ValueError: they are codes of another codec, or of other sizes.
     """
-    expected_sizes = (expected.codebooks, expected.cardinality, expected.frame_rate)
-    found_sizes = (found.codebooks, found.cardinality, found.frame_rate)
-    if expected_sizes != found_sizes:
-        raise ValueError(
-            f"expected codes of {expected.codebooks} codebooks of {expected.cardinality} at {expected.frame_rate:g} "
-            f"frames a second, which {speaker} speaks, got {got} with {found.codebooks} of {found.cardinality} at "
-            f"{found.frame_rate:g}"
-        )
-    if found.identity is not None:
-        _check_identity(expected, found.identity, speaker, got)
+    if replace(codes, identity=expected.identity, channels=expected.channels) != expected:
+        raise ValueError(f"expected codes of {expected}, which {speaker} speaks, got {got} with {codes}")
+    if codes.identity is not None:
+        _check_identity(expected, codes.identity, speaker, got)
 
 
-def _check_identity(expected: Codes, found: str, speaker: str, got: str) -> None:
-    if expected.identity is not None and expected.identity != found:
-        named = f"the codec {expected.reference}" if expected.reference else "the codec"
+def _check_identity(codes: CodesFormat, identity: str, speaker: str, got: str) -> None:
+    if codes.identity is not None and codes.identity != identity:
+        named = f"the codec {codes.reference}" if codes.reference else "the codec"
         raise ValueError(
-            f"expected {named} (identity {expected.identity[:SHORT]}…), which {speaker} speaks, got {got} (identity "
-            f"{found[:SHORT]}…)"
+            f"expected {named} (identity {codes.identity[:IDENTITY_DIGITS]}…), which {speaker} speaks, got {got} "
+            f"(identity {identity[:IDENTITY_DIGITS]}…)"
         )
 
 
-def _as_codec(network: CodecNetwork, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:
+def _make_codec(network: CodecNetwork, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:
     coder = coder_of(network)
     sides = encoded_sides(coder, channels)
     if channels not in (None, sides * coder.channels):

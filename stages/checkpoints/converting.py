@@ -4,20 +4,16 @@ What is written holds all that it needs: language model, text encoder where the 
 was trained here only names its codec; that one is fetched, and must be the one whose codes the model learned.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.codec.codec import coder_of
 from schemas import Store, WeightsRef
-from schemas.weights import LocalWeights
-from stages.checkpoints.codecs import SHORT, codes_of_model, network_of
-from stages.checkpoints.forms import Form, form_of
-from stages.checkpoints.loading import load_checkpoint
-from stages.checkpoints.native import TrainedModel, describe_codec, save_checkpoint
-
-Find = Callable[[WeightsRef], LocalWeights]
-"""Finds weights by name (`WeightsLibrary.get`)."""
+from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
+from stages.checkpoints.codecs import IDENTITY_DIGITS, CodesFormat, load_matching_network
+from stages.checkpoints.huggingface.checkpoint import write_hugging_face
+from stages.checkpoints.loading import Form, detect_form, load_checkpoint
+from stages.checkpoints.native import FindWeights, TrainedModel, describe_codec, save_checkpoint
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,9 @@ class Conversion:
     """The codec that is there now, in words."""
 
 
-def convert(folder: Path, destination: Path, form: Form, weights: Find, codec: WeightsRef | None = None) -> Conversion:
+def convert_checkpoint(
+    folder: Path, destination: Path, form: Form, weights: FindWeights, codec: WeightsRef | None = None
+) -> Conversion:
     """Write the checkpoint of a local folder in another form (or the same, with all that it needs inside).
 
     Args:
@@ -49,36 +47,32 @@ def convert(folder: Path, destination: Path, form: Form, weights: Find, codec: W
         raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
     if folder.resolve() in destination.resolve().parents:  # whose digest that would change
         raise ValueError(f"expected a folder outside of the checkpoint {folder} to write to, got {destination}")
-    trained = _with_codec(load_checkpoint(folder, weights), weights, codec)
-    place = destination.absolute()
-    with Store(str(place.parent)).new_folder(place.name) as new:
+    trained = _add_codec(load_checkpoint(folder, weights), weights, codec)
+    target = destination.absolute()
+    with Store(str(target.parent)).new_folder(target.name) as new:
         if form == "segue":
             # The text encoder's weights come along, wherever they were kept.
             facts = trained.facts.model_copy(update={"text_encoder": None})
             save_checkpoint(new, trained.model, facts, trained.codec)
         elif form == "hf":
-            from stages.checkpoints.huggingface.checkpoint import write_hugging_face
-
             write_hugging_face(trained, new)
         else:
-            from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
-
             write_audiocraft(trained, new)
     parameters = sum(value.numel() for value in trained.model.parameters())
-    return Conversion(form_of(folder), form, parameters, _codec_in_words(trained))
+    return Conversion(detect_form(folder), form, parameters, _codec_in_words(trained))
 
 
-def _with_codec(trained: TrainedModel, weights: Find, given: WeightsRef | None) -> TrainedModel:
-    """The model with its codec: the one inside it, the one given, or the one that it names."""
+def _add_codec(trained: TrainedModel, weights: FindWeights, chosen: WeightsRef | None) -> TrainedModel:
+    """Give the model its codec: the one inside it, the one that the user chose, or the one that it names."""
     facts = trained.facts
-    named = given or (WeightsRef(facts.codec.reference) if facts.codec and facts.codec.reference else None)
-    if named is None or (given is None and trained.codec is not None):
+    named = chosen or (WeightsRef(facts.codec.reference) if facts.codec and facts.codec.reference else None)
+    if named is None or (chosen is None and trained.codec is not None):
         return trained
-    network = network_of(codes_of_model(facts), weights(named).path, f"the codec {named}", "the checkpoint")
+    codes = CodesFormat.from_facts(facts)
+    network = load_matching_network(codes, weights(named).path, f"the codec {named}", "the checkpoint")
     if facts.codec is None:
-        codebooks, channels = facts.model.language_model.codebooks, coder_of(network).channels
-        found = describe_codec(network, codebooks, channels, str(named))
-        facts = facts.model_copy(update={"codec": found})
+        codec = describe_codec(network, codes.codebooks, coder_of(network).channels, str(named))
+        facts = facts.model_copy(update={"codec": codec})
     return replace(trained, facts=facts, codec=network)
 
 
@@ -88,4 +82,4 @@ def _codec_in_words(trained: TrainedModel) -> str:
         return "no codec"
     where = "its codec" if trained.codec is not None else f"the name of its codec {codec.reference}"
     sound = {1: "mono", 2: "stereo"}.get(codec.channels, f"{codec.channels} channels")
-    return f"{where} (identity {codec.identity[:SHORT]}…, {codec.codebooks} codebooks, {sound})"
+    return f"{where} (identity {codec.identity[:IDENTITY_DIGITS]}…, {codec.codebooks} codebooks, {sound})"

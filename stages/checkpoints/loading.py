@@ -1,20 +1,76 @@
-"""A trained language model from a folder, in whichever form it is: this project's, Hugging Face's or AudioCraft's."""
+"""A trained language model from a folder, in whichever form it is: this project's, Hugging Face's or AudioCraft's.
 
-from collections.abc import Callable
+What lies in the folder says which form it is. Published MusicGen repositories hold Hugging Face's and AudioCraft's
+files side by side; they are read as Hugging Face's, which bring tokenizer and codec along. The form, and what the model
+reads, are told without torch, which a plan does without.
+"""
+
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-import torch
+from schemas.weights import AUDIOCRAFT_FILES
+from stages.checkpoints.facts import CONFIG, read_facts
 
-from schemas import WeightsRef
-from schemas.weights import LocalWeights
-from stages.checkpoints.forms import form_of
-from stages.checkpoints.native import TrainedModel, load_folder
+if TYPE_CHECKING:
+    from stages.checkpoints.native import FindWeights, TrainedModel
+
+Form = Literal["segue", "hf", "audiocraft"]
+
+HUGGING_FACE_CONDITIONS = {"musicgen": ("description",), "musicgen_melody": ("description", "chroma")}
+"""`model_type` of the models of transformers that can be read -> what they read."""
 
 
-def load_checkpoint(
-    folder: Path, weights: Callable[[WeightsRef], LocalWeights], device: str | torch.device = "cpu"
-) -> TrainedModel:
-    """Read a model in any of the forms; nothing in its files is run.
+def detect_form(folder: Path) -> Form:
+    """Tell the form of the checkpoint in a local folder.
+
+    Raises:
+        ValueError: there is none that can be read.
+    """
+    content = "no config.json"
+    if (folder / CONFIG).is_file():
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"expected JSON in {folder / CONFIG}, got {error}") from error
+        model_type = config.get("model_type") if isinstance(config, dict) else None
+        if isinstance(model_type, str) and model_type in HUGGING_FACE_CONDITIONS:
+            return "hf"
+        if isinstance(config, dict) and {"format", "model", "segment_seconds"} <= set(config):
+            return "segue"
+        content = "a config.json without a model" if model_type is None else f"one of a model of type {model_type!r}"
+    if (folder / AUDIOCRAFT_FILES[0]).is_file():
+        return "audiocraft"
+    if not folder.is_dir():
+        content = "a file" if folder.exists() else "nothing there"
+    raise ValueError(
+        f"expected a language model's checkpoint in {folder} (Segue's, Hugging Face's of type "
+        f"{' or '.join(HUGGING_FACE_CONDITIONS)}, or AudioCraft's {AUDIOCRAFT_FILES[0]}), got {content}"
+    )
+
+
+def read_condition_names(folder: Path) -> tuple[str, ...]:
+    """Read the names of the conditions that the model of a checkpoint reads.
+
+    Raises:
+        ValueError: there is no checkpoint that can be read.
+    """
+    form = detect_form(folder)
+    if form == "audiocraft":  # which says it in the file of the weights alone, and so needs torch
+        from stages.checkpoints.audiocraft.conditioners import conditioners_from_audiocraft
+        from stages.checkpoints.audiocraft.package import read_settings
+
+        return tuple(conditioners_from_audiocraft(read_settings(folder / AUDIOCRAFT_FILES[0])).names)
+    if form == "hf":
+        return HUGGING_FACE_CONDITIONS[json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]]
+    try:
+        return read_facts(folder).model.conditions
+    except ValueError as error:
+        raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error
+
+
+def load_checkpoint(folder: Path, weights: "FindWeights", device: str = "cpu") -> "TrainedModel":
+    """Load a model in any of the forms; nothing in its files is run.
 
     Args:
         folder: the local folder, as `context.weights(reference).path` gives it.
@@ -24,9 +80,11 @@ def load_checkpoint(
         ValueError: there is no checkpoint, or one that this project's model cannot be.
         MissingWeights: what it names cannot be had.
     """
-    form = form_of(folder)
+    form = detect_form(folder)
     if form == "segue":
-        return load_folder(folder, weights, device)
+        from stages.checkpoints.native import load_native_checkpoint
+
+        return load_native_checkpoint(folder, weights, device)
     if form == "hf":
         from stages.checkpoints.huggingface.checkpoint import read_hugging_face
 

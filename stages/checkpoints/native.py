@@ -16,7 +16,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -45,12 +44,16 @@ WEIGHTS, TEXT_ENCODER, CODEC = "model.safetensors", "text_encoder", "codec"
 ATTENTION = "sdpa"
 """What transformers takes by itself for networks that attend."""
 
-CODECS: Mapping[str, tuple[Any, str]] = {
+CODECS: Mapping[str, tuple[type[CodecNetwork], str]] = {
     "encodec": (EncodecModel, "eager"),
     "dac": (DacModel, "eager"),
     "mimi": (MimiModel, ATTENTION),
 }
 """`model_type` of a codec's configuration -> its class, and how that attends."""
+
+
+FindWeights = Callable[[WeightsRef], LocalWeights]
+"""Finds weights by name (`context.weights`, `WeightsLibrary.get`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +84,7 @@ def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, cod
         codec.save_pretrained(folder / CODEC)
 
 
-def load_folder(
-    folder: Path, weights: Callable[[WeightsRef], LocalWeights], device: str | torch.device = "cpu"
-) -> TrainedModel:
+def load_native_checkpoint(folder: Path, weights: FindWeights, device: str | torch.device = "cpu") -> TrainedModel:
     """Read a model that `save_checkpoint` wrote.
 
     Args:
@@ -104,38 +105,36 @@ def load_folder(
                 config = T5Config.from_pretrained(folder / TEXT_ENCODER, attn_implementation=ATTENTION)
                 encoder = T5EncoderModel(config)
             else:
-                encoder = _frozen_text_encoder(folder, facts, weights)
+                encoder = _load_frozen_text_encoder(folder, facts, weights)
         with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
             model = MusicModel(facts.model, encoder, tokenizer)
         model.load_weights(load_file(folder / WEIGHTS))
     except (OSError, KeyError, ValidationError, json.JSONDecodeError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error
-    return TrainedModel(model.to(device).eval(), facts, codec_inside(folder, facts))
+    return TrainedModel(model.to(device).eval(), facts, load_codec_inside(folder, facts))
 
 
-def _frozen_text_encoder(
-    folder: Path, facts: CheckpointFacts, weights: Callable[[WeightsRef], LocalWeights]
-) -> T5EncoderModel:
+def _load_frozen_text_encoder(folder: Path, facts: CheckpointFacts, weights: FindWeights) -> T5EncoderModel:
     if facts.text_encoder is None:
         return load_text_encoder(folder / TEXT_ENCODER)[0]
-    found = weights(WeightsRef(facts.text_encoder))
-    if found.digest != facts.text_encoder_digest:
+    files = weights(WeightsRef(facts.text_encoder))
+    if files.digest != facts.text_encoder_digest:
         raise ValueError(
             f"expected the text encoder {facts.text_encoder} with digest {facts.text_encoder_digest}, as "
-            f"{folder.name} was trained with, got {found.digest}"
+            f"{folder.name} was trained with, got {files.digest}"
         )
-    return load_text_encoder(found.path)[0]
+    return load_text_encoder(files.path)[0]
 
 
-def codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | None:
-    """The codec that lies with a model in its folder; None where there is none.
+def load_codec_inside(folder: Path, facts: CheckpointFacts) -> CodecNetwork | None:
+    """Load the codec that lies with a model in its folder; None where there is none.
 
     Raises:
         ValueError: it is not the one whose codes the model learned.
     """
     if not (folder / CODEC).is_dir():
         return None
-    network = load_codec_network(folder / CODEC)
+    network = load_native_codec(folder / CODEC)
     if facts.codec is None:
         raise ValueError(f"expected facts of the codec in {folder / CONFIG}, which has one inside, got none")
     check_codec(network, facts.codec, f"the checkpoint {folder}")
@@ -186,8 +185,8 @@ def check_codec(network: CodecNetwork, facts: CodecFacts, speaker: str) -> None:
         )
 
 
-def load_codec_network(path: Path) -> CodecNetwork:
-    """A codec from a local folder in transformers' form, of the kind that its configuration says, on the CPU.
+def load_native_codec(path: Path) -> CodecNetwork:
+    """Load a codec from a local folder in transformers' form, of the kind that its configuration says, on the CPU.
 
     Raises:
         ValueError: there is no codec, or one of a kind that is not known here.
@@ -200,27 +199,28 @@ def load_codec_network(path: Path) -> CodecNetwork:
         raise ValueError(f"{expected}, got {error}") from error
     if not isinstance(kind, str) or kind not in CODECS:
         raise ValueError(f"{expected}, got one of type {kind!r}")
-    network, attention = CODECS[kind]
+    network_class, attention = CODECS[kind]
     try:
-        return load_network(network, path, attention)
+        network: CodecNetwork = load_network(network_class, path, attention)
+        return network
     except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
         raise ValueError(f"{expected}, got {error}") from error
 
 
 def load_encodec(path: Path) -> EncodecModel:
-    """An EnCodec from a local folder in transformers' form, on the CPU.
+    """Load an EnCodec from a local folder in transformers' form, on the CPU.
 
     Raises:
         ValueError: there is no such codec.
     """
-    network = load_codec_network(path)
+    network = load_native_codec(path)
     if not isinstance(network, EncodecModel):
         raise ValueError(f"expected an EnCodec in {path}, got a {coder_of(network).kind}")
     return network
 
 
 def load_text_encoder(path: Path) -> tuple[T5EncoderModel, PreTrainedTokenizerBase]:
-    """A T5 encoder and its tokenizer from a local folder.
+    """Load a T5 encoder and its tokenizer from a local folder.
 
     Raises:
         ValueError: there is no such encoder.

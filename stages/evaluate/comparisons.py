@@ -19,7 +19,7 @@ from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
-from stages.checkpoints.codecs import AnyCodec, Codes, codes_of_row, load_codec_of
+from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_matching_codec
 from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
 from stages.checkpoints.loading import load_checkpoint
@@ -106,7 +106,7 @@ def compare(
     for generation in melodic:
         context.check_stopped()
         reference = codes.get(tracks[key_of(generation)] or "")
-        if reference is not None and reference.kind == codes_of_row(generation):
+        if reference is not None and reference.kind == CodesFormat.from_row(generation):
             codec, track_codes = codecs[reference.kind], reference.codes[:, : generation["frames"]]
             comparisons.ceiling[key_of(generation)] = _decoded_similarity(comparisons, codec, track_codes, generation)
     chosen = _chosen(untrained_clips, generation_of.values())
@@ -115,7 +115,7 @@ def compare(
         own = [generation for generation in compared if generation["checkpoint_id"] == checkpoint]
         generated = _generate_untrained(context, checkpoint, untrained_seed, own, request_of)
         comparisons.untrained |= {
-            key_of(row): _decoded_similarity(comparisons, codecs[codes_of_row(row)], clip, row)
+            key_of(row): _decoded_similarity(comparisons, codecs[CodesFormat.from_row(row)], clip, row)
             for row, clip in zip(own, generated, strict=False)
         }
     return comparisons
@@ -128,13 +128,15 @@ def _chosen(count: int, generations: Iterable[Row]) -> set[Key]:
     return set(sorted(melodic, key=lambda key: by_hash(f"{key[0]}/{key[1]}"))[:count])
 
 
-def _codecs(context: Context, reference: WeightsRef, generations: Iterable[Row]) -> dict[Codes, AnyCodec]:
+def _codecs(context: Context, reference: WeightsRef, generations: Iterable[Row]) -> dict[CodesFormat, AnyCodec]:
     """Load the codec for each kind of codes among the generations: several where models of several kinds made them."""
-    codecs: dict[Codes, AnyCodec] = {}
+    codecs: dict[CodesFormat, AnyCodec] = {}
     path, got = context.weights(reference).path, f"evaluate.codec = {reference}"
     for row in generations:
-        if (codes := codes_of_row(row)) not in codecs:
-            codecs[codes] = load_codec_of(codes, path, context.device, got, f"the checkpoint {row['checkpoint_id']}")
+        if (codes := CodesFormat.from_row(row)) not in codecs:
+            codecs[codes] = load_matching_codec(
+                codes, path, context.device, got, f"the checkpoint {row['checkpoint_id']}"
+            )
     return codecs
 
 
@@ -149,7 +151,7 @@ class _TrackCodes:
     """A track as the store's own codes: there is no ceiling for a model that speaks others."""
 
     codes: Int[Tensor, "K T"]
-    kind: Codes
+    kind: CodesFormat
 
 
 def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, _TrackCodes]:
@@ -163,7 +165,7 @@ def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, _TrackCodes]:
     tokens = context.store.read(TOKENS, version, [str(shard) for shard in sorted(shards)])
     tokens = tokens.filter(pc.is_in(tokens.column("track_id"), wanted))
     return {
-        row["track_id"]: _TrackCodes(torch.tensor(np.array(row["codes"], dtype=np.int64)), codes_of_row(row))
+        row["track_id"]: _TrackCodes(torch.tensor(np.array(row["codes"], dtype=np.int64)), CodesFormat.from_row(row))
         for row in tokens.to_pylist()
     }
 

@@ -19,7 +19,7 @@ from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import LocalWeights
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.forms import conditions_of
+from stages.checkpoints.loading import read_condition_names
 from stages.generate.config import Config, is_foreign
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 from stages.pipeline.references import RequestRefused
@@ -48,7 +48,7 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
     """
     if not is_foreign(config.checkpoint):
         return Dependencies(config, CONSULTS)
-    reads = conditions_of(weights(config.checkpoint).path)
+    reads = read_condition_names(weights(config.checkpoint).path)
     unread: dict[str, None] = {}
     if "chroma" not in reads:
         unread |= {"separator": None}

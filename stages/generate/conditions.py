@@ -24,7 +24,7 @@ from model.chroma import chroma_at
 from model.conditioning.config import MelodyConfig
 from model.music_model import Attributes
 from stages.audio import convert_audio
-from stages.checkpoints.codecs import AnyCodec, check_codes, codes_of_model, codes_of_row, load_codec_of
+from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import RequestConditions, description_of
 from stages.generate.config import Config
@@ -217,7 +217,7 @@ class ConditionReader:
     def _codec(self) -> AnyCodec:
         assert self.config.codec is not None
         path, got = self.context.weights(self.config.codec).path, f"generate.codec = {self.config.codec}"
-        return load_codec_of(codes_of_model(self.facts), path, self.context.device, got, "the model")
+        return load_matching_codec(CodesFormat.from_facts(self.facts), path, self.context.device, got, "the model")
 
     def _prompt(self, request: Mapping[str, Any]) -> Int[Tensor, "K P"]:
         """Return the codes that the clip begins with."""
@@ -226,7 +226,12 @@ class ConditionReader:
         if reference.kind == "track":
             row = self._lookup.row("prompt", reference)
             try:
-                check_codes(codes_of_model(self.facts), codes_of_row(row), "the model", f"tokens of {reference.value}")
+                check_codes_format(
+                    CodesFormat.from_facts(self.facts),
+                    CodesFormat.from_row(row),
+                    "the model",
+                    f"tokens of {reference.value}",
+                )
             except ValueError as error:
                 raise RequestRefused("other codec", f"prompt: {error}") from error
             codes = torch.tensor(np.array(row["codes"], dtype=np.int64))

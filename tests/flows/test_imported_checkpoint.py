@@ -12,8 +12,8 @@ from flows.running import Run, in_turn, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from stages.checkpoints.codecs import load_codec
-from stages.checkpoints.converting import convert
-from stages.checkpoints.forms import Form
+from stages.checkpoints.converting import convert_checkpoint
+from stages.checkpoints.loading import Form
 from tests.worlds.codec_world import piece
 from tests.worlds.small_checkpoint import find, small_checkpoint
 from tests.worlds.tiny_codec import SAMPLE_RATE
@@ -41,7 +41,7 @@ def recipe(checkpoint: Path, preset: str = "musicgen-small", **others: Any) -> R
 @pytest.mark.parametrize(("form", "channels"), [("hf", 1), ("hf", 2), ("segue", 1)])
 def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form: Form, channels: int) -> None:
     small = small_checkpoint(tmp_path, codebooks=2 * channels, channels=channels)
-    convert(small.folder, tmp_path / "imported", form, find)
+    convert_checkpoint(small.folder, tmp_path / "imported", form, find)
     settings = settings_in(tmp_path)
     stages = recipe(tmp_path / "imported").configured_stages("recordings")
     run_stages(stages, settings, ["requests", "generate", "decode"], True, Run(), in_turn)
@@ -57,7 +57,7 @@ def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form:
 
 def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
-    convert(small.folder, tmp_path / "imported", "segue", find)
+    convert_checkpoint(small.folder, tmp_path / "imported", "segue", find)
     settings = settings_in(tmp_path)
     without = {"evaluate": {"clap": None}, "tokenize": {"codec": str(small.codec)}}
     stages = recipe(tmp_path / "imported", **without).configured_stages("recordings")
@@ -70,7 +70,7 @@ def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path:
 
 def test_a_clip_goes_on_from_a_track_as_from_its_file(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
-    convert(small.folder, tmp_path / "imported", "hf", find)
+    convert_checkpoint(small.folder, tmp_path / "imported", "hf", find)
     settings = settings_in(tmp_path).model_copy(update={"source": str(tmp_path / "recordings")})
     (tmp_path / "recordings").mkdir()
     (tmp_path / "prompt.wav").rename(tmp_path / "recordings" / "prompt.wav")

@@ -10,7 +10,7 @@ A model that masks them is written all the same: an item for itself is computed 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,6 @@ from model.codec.codec import coder_of
 from model.conditioning.config import MusicModelConfig, TextConfig
 from model.music_model import MusicModel
 from schemas import WeightsRef
-from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft.codec import (
     AudioCraftCodec,
     read_audiocraft_codec,
@@ -50,14 +49,14 @@ from stages.checkpoints.audiocraft.lm import (
 )
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, Package, Section, read_package, write_package
 from stages.checkpoints.facts import CheckpointFacts, CodecFacts
-from stages.checkpoints.native import TrainedModel, check_codec, describe_codec, load_text_encoder
+from stages.checkpoints.native import FindWeights, TrainedModel, check_codec, describe_codec, load_text_encoder
 from stages.networks.loading import check_tensors
 
 PUBLISHED_CODECS = ("facebook/encodec_32khz", "facebook/encodec_24khz")
 """Mono codecs that AudioCraft has by name (`CompressionModel.get_pretrained`)."""
 
 
-def read_audiocraft(folder: Path, weights: Callable[[WeightsRef], LocalWeights]) -> TrainedModel:
+def read_audiocraft(folder: Path, weights: FindWeights) -> TrainedModel:
     """Read a model of AudioCraft's, in evaluation mode on the CPU. Nothing in its files is run.
 
     Args:
@@ -97,7 +96,7 @@ class ImportedModel:
     """Of the files of the text encoder, or of the one that learning began with."""
 
 
-def model_from_audiocraft(package: Package, weights: Callable[[WeightsRef], LocalWeights]) -> ImportedModel:
+def model_from_audiocraft(package: Package, weights: FindWeights) -> ImportedModel:
     """Build the language model and the conditioners of an exported file, in evaluation mode on the CPU.
 
     Raises:

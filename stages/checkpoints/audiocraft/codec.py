@@ -11,7 +11,6 @@ other's. They differ in the wrappers around a convolution, in how weight normali
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from torch import nn
 from transformers import EncodecConfig, EncodecModel
 
 from schemas import WeightsRef
-from schemas.weights import LocalWeights
 from stages.checkpoints.audiocraft.package import (
     CODEC_FILE,
     VERSION,
@@ -31,7 +29,7 @@ from stages.checkpoints.audiocraft.package import (
     read_pickled,
     write_package,
 )
-from stages.checkpoints.native import load_encodec
+from stages.checkpoints.native import FindWeights, load_encodec
 from stages.networks.loading import check_tensors
 
 _SEANET = {
@@ -96,7 +94,7 @@ class AudioCraftCodec:
     reference: str | None
 
 
-def read_audiocraft_codec(folder: Path, weights: Callable[[WeightsRef], LocalWeights]) -> AudioCraftCodec:
+def read_audiocraft_codec(folder: Path, weights: FindWeights) -> AudioCraftCodec:
     """Read the codec of an AudioCraft folder (`compression_state_dict.bin`), on the CPU.
 
     Args:

@@ -19,8 +19,8 @@ from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from schemas.weights import WeightsLibrary
 from stages import decode
 from stages.audio import read_audio
-from stages.checkpoints.codecs import codes_of_model, codes_of_row, load_codec, load_codec_of, read_network
-from stages.checkpoints.converting import convert
+from stages.checkpoints.codecs import CodesFormat, load_codec, load_codec_network, load_matching_codec
+from stages.checkpoints.converting import convert_checkpoint
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.native import TrainedModel, describe_codec, load_encodec, save_checkpoint
 from stages.pipeline.contract import Context
@@ -75,7 +75,7 @@ def test_a_track_goes_to_codes_and_from_codes_to_a_clip(tmp_path: Path, kind: st
     config = Config.model_validate({"codec": str(folder), "channels": channels})
     tokens = tokens_of(tmp_path / "tokens", [row], config)[0][row["track_id"]]
     sound = torch.from_numpy(read_audio(row["uri"]).samples)
-    codec: Codec | StereoCodec = Codec(read_network(folder))
+    codec: Codec | StereoCodec = Codec(load_codec_network(folder))
     if channels == "stereo":
         codec = StereoCodec(codec)
     else:
@@ -111,7 +111,7 @@ def test_a_row_does_not_depend_on_its_neighbours_or_on_how_it_is_cut(tmp_path: P
 def test_fewer_codebooks_of_a_codec_are_decoded_by_as_many(tmp_path: Path, folder: Path) -> None:
     row = track(tmp_path / "a.wav", piece(1), "train")
     tokens = tokens_of(tmp_path / "s", [row], Config(codec=WeightsRef(str(folder)), codebooks=2))[0][row["track_id"]]
-    codec = load_codec_of(codes_of_row(tokens), folder, "cpu", "decode.codec = X", "the checkpoint Y")
+    codec = load_matching_codec(CodesFormat.from_row(tokens), folder, "cpu", "decode.codec = X", "the checkpoint Y")
     assert (len(tokens["codes"]), codec.codebooks) == (2, 2)
     assert codec.identity == tokens["codec"] != load_codec(folder).identity
 
@@ -134,7 +134,7 @@ def test_codes_of_another_kind_or_another_codec_of_the_kind_are_refused_by_name(
 def checkpoint_with(kind: str, folder: Path, tmp_path: Path, reads: bool = True) -> TrainedModel:
     """A model that speaks the codes of the folder's codec."""
     small = small_checkpoint(tmp_path, codebooks=LEVELS, named=False, reads=reads)
-    network = read_network(folder)
+    network = load_codec_network(folder)
     facts = small.trained.facts.model_copy(
         update={"codec": describe_codec(network, LEVELS, 1, str(folder)), "frame_rate": RATE / HOPS[kind]}
     )
@@ -144,12 +144,14 @@ def checkpoint_with(kind: str, folder: Path, tmp_path: Path, reads: bool = True)
 
 def test_a_checkpoint_is_kept_with_its_codec_inside_and_is_that_codec(tmp_path: Path, kind: str, folder: Path) -> None:
     trained = checkpoint_with(kind, folder, tmp_path)
-    made = convert(tmp_path / "checkpoint", tmp_path / "new", "segue", find)
+    made = convert_checkpoint(tmp_path / "checkpoint", tmp_path / "new", "segue", find)
     assert made.codec.startswith("its codec (identity ")
     read = load_checkpoint(tmp_path / "new", refuse)
     assert same_weights(read, trained)
     assert type(read.codec) is type(trained.codec)
-    codec = load_codec_of(codes_of_model(read.facts), tmp_path / "new", "cpu", "decode.codec = new", "the model")
+    codec = load_matching_codec(
+        CodesFormat.from_facts(read.facts), tmp_path / "new", "cpu", "decode.codec = new", "the model"
+    )
     assert codec.identity == load_codec(folder).identity == load_codec(tmp_path / "new").identity
     codes = torch.randint(CARDINALITY, (LEVELS, 30))
     assert torch.equal(codec.decode_track(codes), load_codec(folder).decode_track(codes))
@@ -175,7 +177,7 @@ def test_a_form_that_knows_no_such_codec_refuses_it_by_name(
 ) -> None:
     checkpoint_with(kind, folder, tmp_path, reads=form == "hf")
     with pytest.raises(ValueError, match=message.format(KINDS[kind])):
-        convert(tmp_path / "checkpoint", tmp_path / "new", form, find)
+        convert_checkpoint(tmp_path / "checkpoint", tmp_path / "new", form, find)
     assert not (tmp_path / "new").exists()
 
 

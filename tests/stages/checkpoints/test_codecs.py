@@ -7,7 +7,7 @@ import torch
 
 from model.codec.codec import Codec
 from model.codec.stereo import StereoCodec
-from stages.checkpoints.codecs import Codes, check_codes, codes_of_row, load_codec, load_codec_of
+from stages.checkpoints.codecs import CodesFormat, check_codes_format, load_codec, load_matching_codec
 from stages.checkpoints.native import describe_codec, load_encodec
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
@@ -19,9 +19,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return codec_folder(tmp_path_factory.mktemp("codec"))
 
 
-def codes(folder: Path, **changes: object) -> Codes:
+def codes(folder: Path, **changes: object) -> CodesFormat:
     values = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY, "frame_rate": FRAME_RATE, "channels": 1}
-    return Codes(**values | {"identity": load_codec(folder).identity} | changes)  # type: ignore[arg-type]
+    return CodesFormat(**values | {"identity": load_codec(folder).identity} | changes)  # type: ignore[arg-type]
 
 
 def test_a_mono_codec_encodes_one_channel_or_two(folder: Path) -> None:
@@ -49,12 +49,12 @@ def test_the_facts_of_a_codec_are_those_of_its_codes(folder: Path) -> None:
 
 def test_codes_get_the_codec_that_they_are_of_with_as_many_levels_and_channels(folder: Path) -> None:
     fewer = load_codec(folder, codebooks=1).identity
-    assert load_codec_of(codes(folder), folder, "cpu", GOT, SPEAKER).codebooks == CODEBOOKS
-    assert load_codec_of(codes(folder, codebooks=1, identity=fewer), folder, "cpu", GOT, SPEAKER).codebooks == 1
-    stereo = load_codec_of(codes(folder, codebooks=4, channels=2), folder, "cpu", GOT, SPEAKER)
+    assert load_matching_codec(codes(folder), folder, "cpu", GOT, SPEAKER).codebooks == CODEBOOKS
+    assert load_matching_codec(codes(folder, codebooks=1, identity=fewer), folder, "cpu", GOT, SPEAKER).codebooks == 1
+    stereo = load_matching_codec(codes(folder, codebooks=4, channels=2), folder, "cpu", GOT, SPEAKER)
     assert (stereo.codebooks, stereo.channels) == (4, 2)
     unwritten = codes(folder, identity=None, channels=None)
-    assert load_codec_of(unwritten, folder, "cpu", GOT, SPEAKER).channels == 1
+    assert load_matching_codec(unwritten, folder, "cpu", GOT, SPEAKER).channels == 1
 
 
 def test_another_codec_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
@@ -68,7 +68,7 @@ def test_another_codec_is_refused_by_name(tmp_path: Path, folder: Path) -> None:
         rf"\(identity {theirs}…\)"
     )
     with pytest.raises(ValueError, match=expected):
-        load_codec_of(codes(folder, reference="Z"), tmp_path, "cpu", GOT, SPEAKER)
+        load_matching_codec(codes(folder, reference="Z"), tmp_path, "cpu", GOT, SPEAKER)
 
 
 @pytest.mark.parametrize(
@@ -79,23 +79,25 @@ def test_a_codec_of_other_sizes_is_refused_with_both(folder: Path, change: dict)
     with pytest.raises(
         ValueError, match=r"expected a codec of \d+ codebooks of .* the checkpoint X speaks, got decode"
     ):
-        load_codec_of(codes(folder, **change), folder, "cpu", GOT, SPEAKER)
+        load_matching_codec(codes(folder, **change), folder, "cpu", GOT, SPEAKER)
 
 
 def test_codes_of_another_codec_or_size_are_not_a_models(folder: Path) -> None:
     model = codes(folder, reference="Z")
-    check_codes(model, codes(folder), SPEAKER, "tokens")
-    check_codes(model, codes(folder, identity=None), SPEAKER, "tokens")
+    check_codes_format(model, codes(folder), SPEAKER, "tokens")
+    check_codes_format(model, codes(folder, identity=None), SPEAKER, "tokens")
     with pytest.raises(ValueError, match=r"expected the codec Z .* speaks, got tokens \(identity 000000000000…\)"):
-        check_codes(model, codes(folder, identity="0" * 64), SPEAKER, "tokens")
-    with pytest.raises(ValueError, match=r"expected codes of 2 codebooks of 16 at 25 .* with 4 of 16 at 25"):
-        check_codes(model, codes(folder, codebooks=4), SPEAKER, "tokens")
+        check_codes_format(model, codes(folder, identity="0" * 64), SPEAKER, "tokens")
+    with pytest.raises(
+        ValueError, match=r"expected codes of 2 codebooks of 16 codes at 25 .* with 4 codebooks of 16 codes at 25"
+    ):
+        check_codes_format(model, codes(folder, codebooks=4), SPEAKER, "tokens")
 
 
 def test_a_row_says_what_its_codes_are(folder: Path) -> None:
     row = {"codes": [[1, 2], [3, 4]], "cardinality": CARDINALITY, "frame_rate": FRAME_RATE, "channels": 1}
     row |= {"codec": load_codec(folder).identity}
-    assert codes_of_row(row) == codes_of_row(row | {"codec_reference": "anywhere"}) == codes(folder)
+    assert CodesFormat.from_row(row) == CodesFormat.from_row(row | {"codec_reference": "anywhere"}) == codes(folder)
 
 
 def test_a_folder_without_a_codec_is_refused(tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import torch
 
 from flows.cli import run_command
 from schemas import WeightsRef
-from stages.checkpoints.codecs import codes_of_model, load_codec, load_codec_of
-from stages.checkpoints.converting import convert
-from stages.checkpoints.forms import Form, form_of
-from stages.checkpoints.loading import load_checkpoint
+from stages.checkpoints.codecs import CodesFormat, load_codec, load_matching_codec
+from stages.checkpoints.converting import convert_checkpoint
+from stages.checkpoints.loading import Form, detect_form, load_checkpoint
 from stages.checkpoints.native import load_encodec
 from tests.worlds.command_line import segue
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
@@ -23,7 +22,7 @@ from tests.worlds.tiny_codec import codec_folder
 
 def test_an_own_checkpoint_converted_to_its_own_form_needs_nothing_else(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
-    made = convert(small.folder, tmp_path / "new", "segue", find)
+    made = convert_checkpoint(small.folder, tmp_path / "new", "segue", find)
     assert (made.source, made.destination) == ("segue", "segue")
     assert made.codec.startswith("its codec (identity ")
     shutil.rmtree(small.codec)
@@ -36,9 +35,9 @@ def test_an_own_checkpoint_converted_to_its_own_form_needs_nothing_else(tmp_path
 
 def test_there_and_back_through_hugging_faces_form_every_tensor_is_the_same(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path)
-    convert(small.folder, tmp_path / "hf", "hf", find)
-    convert(tmp_path / "hf", tmp_path / "back", "segue", refuse)
-    assert [form_of(tmp_path / name) for name in ("hf", "back")] == ["hf", "segue"]
+    convert_checkpoint(small.folder, tmp_path / "hf", "hf", find)
+    convert_checkpoint(tmp_path / "hf", tmp_path / "back", "segue", refuse)
+    assert [detect_form(tmp_path / name) for name in ("hf", "back")] == ["hf", "segue"]
     back = load_checkpoint(tmp_path / "back", refuse)
     assert same_weights(back, small.trained)
     ours, theirs = load_encodec(small.codec).state_dict(), load_encodec(tmp_path / "back" / "codec").state_dict()
@@ -51,9 +50,9 @@ def test_there_and_back_through_hugging_faces_form_every_tensor_is_the_same(tmp_
 
 def test_there_and_back_through_audiocrafts_form_every_tensor_is_the_same(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, reads=False)
-    convert(small.folder, tmp_path / "audiocraft", "audiocraft", find)
-    assert form_of(tmp_path / "audiocraft") == "audiocraft"
-    convert(tmp_path / "audiocraft", tmp_path / "back", "segue", find)
+    convert_checkpoint(small.folder, tmp_path / "audiocraft", "audiocraft", find)
+    assert detect_form(tmp_path / "audiocraft") == "audiocraft"
+    convert_checkpoint(tmp_path / "audiocraft", tmp_path / "back", "segue", find)
     back = load_checkpoint(tmp_path / "back", refuse)
     assert same_weights(back, small.trained)
     assert load_codec(tmp_path / "audiocraft").identity == load_codec(small.codec).identity
@@ -61,8 +60,8 @@ def test_there_and_back_through_audiocrafts_form_every_tensor_is_the_same(tmp_pa
 
 def test_a_stereo_model_goes_there_and_back_with_the_mono_codec_that_it_speaks(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, codebooks=4, channels=2)
-    convert(small.folder, tmp_path / "hf", "hf", find)
-    convert(tmp_path / "hf", tmp_path / "back", "segue", refuse)
+    convert_checkpoint(small.folder, tmp_path / "hf", "hf", find)
+    convert_checkpoint(tmp_path / "hf", tmp_path / "back", "segue", refuse)
     back = load_checkpoint(tmp_path / "back", refuse)
     assert same_weights(back, small.trained)
     assert back.facts.model.language_model.codebook_delays == (0, 0, 1, 1)
@@ -73,13 +72,15 @@ def test_a_stereo_model_goes_there_and_back_with_the_mono_codec_that_it_speaks(t
 @pytest.mark.parametrize("form", ["segue", "hf"])
 def test_a_converted_folder_is_a_codec_wherever_a_codec_is_asked_for(tmp_path: Path, form: Form) -> None:
     small = small_checkpoint(tmp_path)
-    convert(small.folder, tmp_path / "new", form, find)
+    convert_checkpoint(small.folder, tmp_path / "new", form, find)
     codec, own = load_codec(tmp_path / "new"), load_codec(small.codec)
     assert codec.identity == own.identity
     codes = torch.randint(16, (2, 30))
     assert torch.equal(codec.decode_track(codes), own.decode_track(codes))
-    spoken = codes_of_model(load_checkpoint(tmp_path / "new", find).facts)
-    assert load_codec_of(spoken, tmp_path / "new", "cpu", "decode.codec = new", "the model").identity == own.identity
+    spoken = CodesFormat.from_facts(load_checkpoint(tmp_path / "new", find).facts)
+    assert (
+        load_matching_codec(spoken, tmp_path / "new", "cpu", "decode.codec = new", "the model").identity == own.identity
+    )
 
 
 def test_a_checkpoint_that_only_names_its_codec_is_not_one(tmp_path: Path) -> None:
@@ -92,8 +93,8 @@ def test_a_codec_may_be_given_and_is_checked_by_its_identity(tmp_path: Path) -> 
     small = small_checkpoint(tmp_path)
     shutil.move(small.codec, tmp_path / "moved")
     with pytest.raises(FileNotFoundError):
-        convert(small.folder, tmp_path / "lost", "hf", lambda reference: find_existing(reference))
-    convert(small.folder, tmp_path / "found", "hf", find, WeightsRef(str(tmp_path / "moved")))
+        convert_checkpoint(small.folder, tmp_path / "lost", "hf", lambda reference: find_existing(reference))
+    convert_checkpoint(small.folder, tmp_path / "found", "hf", find, WeightsRef(str(tmp_path / "moved")))
     network = load_encodec(tmp_path / "moved")
     with torch.no_grad():
         network.quantizer.layers[1].codebook.embed.mul_(2)
@@ -101,10 +102,10 @@ def test_a_codec_may_be_given_and_is_checked_by_its_identity(tmp_path: Path) -> 
     with pytest.raises(
         ValueError, match=r"expected the codec .*codec \(identity .*…\), which the checkpoint speaks, got"
     ):
-        convert(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "other")))
+        convert_checkpoint(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "other")))
     codec_folder(tmp_path / "larger", cardinality=32)
     with pytest.raises(ValueError, match=r"expected a codec of 2 codebooks of 16 codes .* with 2 of 32"):
-        convert(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "larger")))
+        convert_checkpoint(small.folder, tmp_path / "wrong", "hf", find, WeightsRef(str(tmp_path / "larger")))
     assert not (tmp_path / "wrong").exists()
 
 
@@ -116,10 +117,10 @@ def find_existing(reference: WeightsRef):
 
 def test_a_checkpoint_that_knows_no_codec_gets_the_facts_of_the_one_that_is_given(tmp_path: Path) -> None:
     small = small_checkpoint(tmp_path, named=False)
-    assert convert(small.folder, tmp_path / "without", "segue", find).codec == "no codec"
+    assert convert_checkpoint(small.folder, tmp_path / "without", "segue", find).codec == "no codec"
     with pytest.raises(ValueError, match="expected the codec of the model's codes"):
-        convert(small.folder, tmp_path / "hf", "hf", find)
-    convert(small.folder, tmp_path / "with", "segue", find, WeightsRef(str(small.codec)))
+        convert_checkpoint(small.folder, tmp_path / "hf", "hf", find)
+    convert_checkpoint(small.folder, tmp_path / "with", "segue", find, WeightsRef(str(small.codec)))
     facts = load_checkpoint(tmp_path / "with", refuse).facts.codec
     assert facts is not None
     assert (facts.identity, facts.channels) == (load_codec(small.codec).identity, 1)
@@ -131,10 +132,10 @@ def test_a_folder_that_is_taken_stays_as_it_is_and_an_empty_one_is_filled(tmp_pa
     (tmp_path / "taken" / "mine").write_text("kept")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"expected a new or empty folder to write to, got .*taken"):
-        convert(small.folder, tmp_path / "taken", "segue", find)
+        convert_checkpoint(small.folder, tmp_path / "taken", "segue", find)
     assert [file.name for file in (tmp_path / "taken").iterdir()] == ["mine"]
-    convert(small.folder, tmp_path / "empty", "segue", find)
-    assert form_of(tmp_path / "empty") == "segue"
+    convert_checkpoint(small.folder, tmp_path / "empty", "segue", find)
+    assert detect_form(tmp_path / "empty") == "segue"
 
 
 def test_what_is_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> None:
@@ -143,14 +144,14 @@ def test_what_is_killed_or_refused_half_way_leaves_no_folder(tmp_path: Path) -> 
     config["model"]["language_model"]["position_period"] = 500.0
     (small.folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="500"):
-        convert(small.folder, tmp_path / "new", "hf", find)
+        convert_checkpoint(small.folder, tmp_path / "new", "hf", find)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder"]
     child = os.fork()
     if child == 0:  # dies where the weights are written, as a kill would have it
         import stages.checkpoints.native as form
 
         form.save_file = lambda *_, **__: os._exit(9)
-        convert(small.folder, tmp_path / "new", "segue", find)
+        convert_checkpoint(small.folder, tmp_path / "new", "segue", find)
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     assert not (tmp_path / "new").exists()
@@ -164,7 +165,7 @@ def test_the_command_tells_what_was_written_in_one_line(tmp_path: Path, capfd: p
     assert len(lines) == 1
     assert "(segue) is written as hf to" in lines[0]
     assert "2 codebooks, mono)" in lines[0]
-    assert form_of(tmp_path / "new") == "hf"
+    assert detect_form(tmp_path / "new") == "hf"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint", "codec", "encoder", "new"]
 
 

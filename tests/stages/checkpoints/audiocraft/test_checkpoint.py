@@ -18,8 +18,7 @@ from stages.checkpoints.audiocraft.checkpoint import model_from_audiocraft, read
 from stages.checkpoints.audiocraft.codec import write_codec_reference
 from stages.checkpoints.audiocraft.package import CODEC_FILE, LANGUAGE_MODEL_FILE, read_package, write_package
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.forms import form_of
-from stages.checkpoints.loading import load_checkpoint
+from stages.checkpoints.loading import detect_form, load_checkpoint
 from stages.checkpoints.native import TrainedModel, describe_codec, load_text_encoder
 from tests.worlds.audiocraft_files import (
     FORMS,
@@ -106,7 +105,7 @@ def test_what_a_checkpoint_says_of_itself_is_known(tmp_path: Path) -> None:
         chroma=MelodyConfig(frames=235, null="first_bin"),
     )
     assert not trained.model.training
-    assert form_of(folder) == "audiocraft"
+    assert detect_form(folder) == "audiocraft"
     assert load_checkpoint(folder, find).facts == facts
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stages.checkpoints.forms import conditions_of, form_of
+from stages.checkpoints.loading import detect_form, read_condition_names
 from tests.worlds.audiocraft_files import written
 from tests.worlds.small_checkpoint import small_checkpoint
 
@@ -22,15 +22,18 @@ def folder_with(folder: Path, *names: str, **config: object) -> Path:
 
 
 def test_each_form_is_recognised_by_its_files(tmp_path: Path) -> None:
-    assert form_of(small_checkpoint(tmp_path).folder) == "segue"
-    assert form_of(folder_with(tmp_path / "hf", "model.safetensors", model_type="musicgen")) == "hf"
-    assert form_of(folder_with(tmp_path / "melody", model_type="musicgen_melody")) == "hf"
-    assert form_of(folder_with(tmp_path / "audiocraft", "state_dict.bin", "compression_state_dict.bin")) == "audiocraft"
+    assert detect_form(small_checkpoint(tmp_path).folder) == "segue"
+    assert detect_form(folder_with(tmp_path / "hf", "model.safetensors", model_type="musicgen")) == "hf"
+    assert detect_form(folder_with(tmp_path / "melody", model_type="musicgen_melody")) == "hf"
+    assert (
+        detect_form(folder_with(tmp_path / "audiocraft", "state_dict.bin", "compression_state_dict.bin"))
+        == "audiocraft"
+    )
 
 
 def test_a_published_repository_with_both_forms_is_read_as_hugging_faces(tmp_path: Path) -> None:
     both = folder_with(tmp_path / "both", "state_dict.bin", "model.safetensors", model_type="musicgen")
-    assert form_of(both) == "hf"
+    assert detect_form(both) == "hf"
 
 
 @pytest.mark.parametrize(
@@ -44,29 +47,29 @@ def test_a_published_repository_with_both_forms_is_read_as_hugging_faces(tmp_pat
 )
 def test_anything_else_is_refused_with_what_it_is(tmp_path: Path, files: tuple, config: dict, got: str) -> None:
     with pytest.raises(ValueError, match=f"expected a language model's checkpoint in .*{got}"):
-        form_of(folder_with(tmp_path / "other", *files, **config))
+        detect_form(folder_with(tmp_path / "other", *files, **config))
 
 
 def test_what_is_no_folder_or_no_json_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got nothing there"):
-        form_of(tmp_path / "nowhere")
+        detect_form(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="got a file"):
-        form_of(tmp_path / "file")
+        detect_form(tmp_path / "file")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="expected JSON in"):
-        form_of(tmp_path)
+        detect_form(tmp_path)
 
 
 @pytest.mark.parametrize("reads", [True, False])
 def test_what_a_model_reads_is_told_without_its_weights(tmp_path: Path, reads: bool) -> None:
     small = small_checkpoint(tmp_path, reads=reads)
     (small.folder / "model.safetensors").unlink()
-    assert conditions_of(small.folder) == (("description",) if reads else ())
+    assert read_condition_names(small.folder) == (("description",) if reads else ())
     text = folder_with(tmp_path / "hf", model_type="musicgen")
-    assert conditions_of(text) == ("description",)
+    assert read_condition_names(text) == ("description",)
     melody = folder_with(tmp_path / "melody", model_type="musicgen_melody")
-    assert conditions_of(melody) == ("description", "chroma")
+    assert read_condition_names(melody) == ("description", "chroma")
 
 
 @pytest.mark.parametrize(
@@ -76,16 +79,16 @@ def test_what_a_model_reads_is_told_without_its_weights(tmp_path: Path, reads: b
 def test_what_a_model_of_audiocraft_reads_is_told_by_its_configuration(
     tmp_path: Path, form: str, reads: tuple[str, ...]
 ) -> None:
-    assert set(conditions_of(written(tmp_path, form).folder)) == set(reads)
+    assert set(read_condition_names(written(tmp_path, form).folder)) == set(reads)
 
 
 def test_facts_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
     folder = folder_with(tmp_path / "own", format=2, model={"width": "wide"}, segment_seconds=2.0)
     with pytest.raises(ValueError, match=f"expected a language model's checkpoint in {folder}, got"):
-        conditions_of(folder)
+        read_condition_names(folder)
 
 
 def test_forms_and_facts_are_read_without_torch() -> None:
-    script = "import stages.checkpoints.forms, sys; print({'torch', 'transformers'} & set(sys.modules))"
+    script = "import stages.checkpoints.loading, sys; print({'torch', 'transformers'} & set(sys.modules))"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.strip() == "set()"
