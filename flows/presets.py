@@ -177,8 +177,8 @@ def encodec_24khz() -> Difference:
             "bandwidths": (2, 4, 8, 16),
         },
         "training": {
-            # 4.4: 300 epochs of 2,000 updates of 64 seconds. 3.4: the weights, and judges that learn in two steps of
-            # three; spectra of 7 scales. 3.2: every item at one of the bandwidths.
+            # 4.4: 300 epochs of 2,000 updates of 64 seconds. 3.4: the weights, and discriminators that learn in two
+            # steps of three; spectra of 7 scales. 3.2: every item at one of the bandwidths.
             "optimization": {"steps": 600_000},
             "waveform_weight": 0.1,
             "spectral_weight": 1.0,

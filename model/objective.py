@@ -6,9 +6,8 @@ would be another number; here each weighs what it holds.
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,8 +16,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel, Prepared
-
-Precision = Literal["float32", "bfloat16"]
+from model.optim.config import TrainingPrecision
+from model.optim.train_state import in_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +73,13 @@ def loss_weights(
 class LossModule(nn.Module):
     """A model and its loss in one module, as `DistributedDataParallel` wants it."""
 
-    def __init__(self, model: MusicModel, precision: Precision) -> None:
+    def __init__(self, model: MusicModel, precision: TrainingPrecision) -> None:
         super().__init__()
         self.model, self.precision = model, precision
 
     def forward(self, batch: Batch) -> Float[Tensor, " K"]:
         """Return each codebook's cross-entropy, nats."""
-        with _precision(self.model, self.precision):
+        with in_precision(self.model.device, self.precision):
             return self.model.loss(batch.codes, batch.attributes, batch.lengths).codebooks
 
 
@@ -109,7 +108,9 @@ def accumulate_gradients(
 
 
 @torch.no_grad()
-def held_out_cross_entropy(model: MusicModel, batches: Iterable[Batch], precision: Precision) -> Float[Tensor, " K"]:
+def held_out_cross_entropy(
+    model: MusicModel, batches: Iterable[Batch], precision: TrainingPrecision
+) -> Float[Tensor, " K"]:
     """Return each codebook's cross-entropy over all batches together, nats, without dropout; NaN for no batches."""
     training = model.training
     model.eval()
@@ -118,7 +119,7 @@ def held_out_cross_entropy(model: MusicModel, batches: Iterable[Batch], precisio
     try:
         for batch in batches:
             held = predicted(model.language_model, batch.codes.shape[-1], batch.lengths).sum((0, 2))
-            with _precision(model, precision):
+            with in_precision(model.device, precision):
                 loss = model.loss(batch.codes, batch.attributes, batch.lengths)
             sums += loss.codebooks.cpu().double() * held
             counts += held
@@ -147,9 +148,3 @@ def unigram_cross_entropy(
         sums += (values * mask).sum((0, 2))
         counts += mask.sum((0, 2))
     return sums / counts
-
-
-def _precision(model: MusicModel, precision: Precision) -> AbstractContextManager:
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(model.device.type, torch.bfloat16)

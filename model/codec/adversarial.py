@@ -1,54 +1,205 @@
-"""A codec's adversary: its judges, how they learn, and what their judgement costs the codec.
+"""Adversarial training of a codec: discriminators, which learn to tell reconstructions from originals, and the losses
+by which the codec learns to fool them.
 
-Hinge losses (Lim and Ye, arXiv:1705.02894) or least squares (Mao et al., arXiv:1611.04076), and feature matching
-(Larsen et al., arXiv:1512.09300; MelGAN, arXiv:1910.06711, 2.3). All are means over a kind's judges. Feature matching
-is not divided by the size of the original's features, as AudioCraft does not (EnCodec, arXiv:2210.13438, 3.4, does).
+There are three kinds, each of several discriminators that see the sound in different ways: complex spectrograms of
+several windows (EnCodec, arXiv:2210.13438, 3.4), the waveform folded at prime periods (HiFi-GAN, arXiv:2010.05646,
+2.3), and the waveform at several rates (MelGAN, arXiv:1910.06711, 2.2). Every one gives logits, and the feature maps on
+the way to them, which feature matching compares.
+
+Losses are hinge (Lim and Ye, arXiv:1705.02894) or least squares (Mao et al., arXiv:1611.04076), and feature matching
+(Larsen et al., arXiv:1512.09300; MelGAN, 2.3). All are means over a kind's discriminators. Feature matching is not
+divided by the size of the original's features, as AudioCraft does not (EnCodec, 3.4, does).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
-from model.codec.config import AdversarialConfig
-from model.codec.discriminators import Discriminators, Judgement
-from model.codec.precision import in_precision
+from model.codec.config import (
+    AdversarialConfig,
+    PeriodDiscriminatorConfig,
+    ScaleDiscriminatorConfig,
+    SpectrogramDiscriminatorConfig,
+)
 from model.optim.config import OptimizationConfig
-from model.optim.train_state import TrainState
+from model.optim.train_state import TrainState, in_precision
 
-Loss = Literal["hinge", "mse", "hinge2"]
+AdversarialLoss = Literal["hinge", "mse", "hinge2"]
 """Kinds of adversarial loss; they are AudioCraft's."""
 
 
-def originality(logits: Tensor, loss: Loss) -> Float[Tensor, ""]:
-    """What it costs the codec that a judge sees through its reconstruction: `hinge`, `mse` or `hinge2`."""
+@dataclass(frozen=True)
+class DiscriminatorOutput:
+    """What one discriminator makes of a batch."""
+
+    logits: Float[Tensor, "B 1 *position"]
+    """How original every position of the sound seems."""
+    features: list[Float[Tensor, "B _ ..."]]
+    """Outputs of the layers before, first to last."""
+
+
+class SpectrogramDiscriminator(nn.Module):
+    """EnCodec's discriminator: two-dimensional convolutions over a complex spectrogram, dilated in time, strided in
+    frequency.
+
+    Args:
+        channels: C of the sound; real parts of all channels and then their imaginary parts are the image's channels.
+        fft, hop, window: of the spectrogram, samples.
+    """
+
+    window: Tensor
+
+    def __init__(self, channels: int, fft: int, hop: int, window: int, config: SpectrogramDiscriminatorConfig):
+        super().__init__()
+        self.fft, self.hop, self.slope = fft, hop, config.negative_slope
+        hann = torch.hann_window(window)
+        self.register_buffer("window", hann / hann.square().sum().sqrt(), persistent=False)
+        width = config.filters
+        # The first layer's weights are not normalised in AudioCraft either.
+        first = nn.Conv2d(2 * channels, width, (3, 9), padding=(1, 4))
+        inner = [
+            weight_norm(nn.Conv2d(width, width, (3, 9), stride=(1, 2), dilation=(dilation, 1), padding=(dilation, 4)))
+            for dilation in config.dilations
+        ]
+        self.layers = nn.ModuleList([first, *inner, weight_norm(nn.Conv2d(width, width, 3, padding=1))])
+        self.last = weight_norm(nn.Conv2d(width, 1, 3, padding=1))
+
+    def forward(self, wav: Float[Tensor, "B C N"]) -> DiscriminatorOutput:
+        with torch.autocast(wav.device.type, enabled=False):  # no transform of narrow numbers
+            flat = wav.float().flatten(0, 1)
+            spectrum = torch.stft(
+                flat, self.fft, self.hop, len(self.window), self.window, center=False, return_complex=True
+            ).unflatten(0, wav.shape[:2])
+            image = torch.cat([spectrum.real, spectrum.imag], dim=1).transpose(2, 3)
+        return _convolved(image, self.layers, self.last, self.slope)
+
+
+class PeriodDiscriminator(nn.Module):
+    """HiFi-GAN's discriminator: the waveform folded into rows of `period` samples, convolved along the columns."""
+
+    def __init__(self, channels: int, period: int, config: PeriodDiscriminatorConfig):
+        super().__init__()
+        self.period, self.slope = period, config.negative_slope
+        side = (config.kernel // 2, 0)
+        widths, strides = (channels, *config.filters), [config.stride] * (len(config.filters) - 1) + [1]
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(widths[i], widths[i + 1], (config.kernel, 1), stride=(stride, 1), padding=side))
+            for i, stride in enumerate(strides)
+        )
+        self.last = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, wav: Float[Tensor, "B C N"]) -> DiscriminatorOutput:
+        padded = F.pad(wav, (0, -wav.shape[-1] % self.period), mode="reflect")
+        return _convolved(padded.unflatten(-1, (-1, self.period)), self.layers, self.last, self.slope)
+
+
+class ScaleDiscriminator(nn.Module):
+    """MelGAN's discriminator: strided convolutions in groups of four channels over the waveform at 1 / 2**halvings of
+    its rate. AudioCraft computes the lower rates and drops them, so that all of its discriminators see the same."""
+
+    def __init__(self, channels: int, halvings: int, config: ScaleDiscriminatorConfig):
+        super().__init__()
+        self.halvings, self.slope = halvings, config.negative_slope
+        width = config.filters
+        layers = [weight_norm(nn.Conv1d(channels, width, 15, padding=7, padding_mode="reflect"))]
+        for stride in config.strides:
+            wider = min(stride * width, config.largest)
+            convolution = nn.Conv1d(width, wider, 10 * stride + 1, stride, padding=5 * stride, groups=width // 4)
+            layers.append(weight_norm(convolution))
+            width = wider
+        wider = min(2 * width, config.largest)
+        self.layers = nn.ModuleList([*layers, weight_norm(nn.Conv1d(width, wider, 5, padding=2))])
+        self.last = weight_norm(nn.Conv1d(wider, 1, 3, padding=1))
+
+    def forward(self, wav: Float[Tensor, "B C N"]) -> DiscriminatorOutput:
+        for _ in range(self.halvings):
+            wav = F.avg_pool1d(wav, 4, stride=2, padding=1, count_include_pad=False)
+        return _convolved(wav, self.layers, self.last, self.slope)
+
+
+class Discriminators(nn.Module):
+    """All discriminators of a training, by kind (`spectrogram`, `period`, `scale`).
+
+    Args:
+        channels: C of the sound.
+        seed: of their first weights; the process's random state is left as it was.
+    """
+
+    def __init__(self, channels: int, config: AdversarialConfig, seed: int):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.kinds = nn.ModuleDict(dict(_kinds(channels, config)))
+        self.shortest = max(config.spectrogram.ffts) if config.spectrogram else 1
+
+    def forward(self, wav: Float[Tensor, "B C N"]) -> dict[str, list[DiscriminatorOutput]]:
+        """Return the outputs of all discriminators, by kind.
+
+        Raises:
+            ValueError: the sound is shorter than a window.
+        """
+        if wav.shape[-1] < self.shortest:
+            raise ValueError(f"expected sound of the longest window, {self.shortest} samples, got {wav.shape[-1]}")
+        return {kind: [each(wav) for each in discriminators.children()] for kind, discriminators in self.kinds.items()}
+
+
+def _kinds(channels: int, config: AdversarialConfig) -> Iterator[tuple[str, nn.ModuleList]]:
+    if config.spectrogram:
+        sizes = zip(config.spectrogram.ffts, config.spectrogram.hops, config.spectrogram.windows, strict=True)
+        yield (
+            "spectrogram",
+            nn.ModuleList(SpectrogramDiscriminator(channels, *size, config.spectrogram) for size in sizes),
+        )
+    if config.period:
+        yield (
+            "period",
+            nn.ModuleList(PeriodDiscriminator(channels, period, config.period) for period in config.period.periods),
+        )
+    if config.scale:
+        yield "scale", nn.ModuleList(ScaleDiscriminator(channels, n, config.scale) for n in range(config.scale.scales))
+
+
+def _convolved(signal: Tensor, layers: nn.ModuleList, last: nn.Module, slope: float) -> DiscriminatorOutput:
+    features = []
+    for layer in layers:
+        signal = F.leaky_relu(layer(signal), slope)
+        features.append(signal)
+    return DiscriminatorOutput(last(signal), features)
+
+
+def generator_loss(logits: Tensor, loss: AdversarialLoss) -> Float[Tensor, ""]:
+    """Return the codec's loss of a discriminator's logits of reconstructions, which are to be high."""
     if loss == "hinge":
         return -logits.mean()
     return F.relu(1 - logits).mean() if loss == "hinge2" else (logits - 1).square().mean()
 
 
-def discrimination(made: Tensor, true: Tensor, loss: Loss) -> Float[Tensor, ""]:
-    """What its mistakes cost a judge: logits of reconstructions, to be low, and of originals, to be high."""
+def discriminator_loss(fake: Tensor, real: Tensor, loss: AdversarialLoss) -> Float[Tensor, ""]:
+    """Return a discriminator's loss of its logits of reconstructions, to be low, and of originals, to be high."""
     if loss == "mse":
-        return made.square().mean() + (true - 1).square().mean()
-    return F.relu(1 + made).mean() + F.relu(1 - true).mean()
+        return fake.square().mean() + (real - 1).square().mean()
+    return F.relu(1 + fake).mean() + F.relu(1 - real).mean()
 
 
-def feature_distance(made: Sequence[Tensor], true: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Mean over layers of the L1 distance of their feature maps."""
-    return torch.stack([F.l1_loss(one.float(), other.float()) for one, other in zip(made, true, strict=True)]).mean()
+def feature_distance(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Return the mean over layers of the L1 distance of their feature maps."""
+    return _mean([F.l1_loss(a.float(), b.float()) for a, b in zip(fake, real, strict=True)])
 
 
-class Adversary:
-    """The judges of a training, which learn in their turn.
+class AdversarialTraining:
+    """The discriminators of a training, and how they learn.
 
     Args:
         channels: C of the sound.
-        optimization: how the codec moves; the judges move alike, at a learning rate of their own.
-        seed: of the judges' first weights.
+        optimization: how the codec's weights move; those of the discriminators move alike, at a learning rate of their
+            own.
+        seed: of the discriminators' first weights.
     """
 
     def __init__(
@@ -61,62 +212,62 @@ class Adversary:
     ) -> None:
         self.config, self.precision = config, optimization.precision
         self.discriminators = Discriminators(channels, config, seed).to(device).train()
-        # Nobody keeps the judges, so their weights are not averaged.
+        # Nobody keeps the discriminators, so their weights are not averaged.
         changes = {"learning_rate": config.learning_rate, "ema_interval": optimization.steps + 1}
         self.train_state = TrainState(self.discriminators, optimization.model_copy(update=changes))
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each of `losses`; one of 0 is not among them."""
-        own = {"adversarial": self.config.weight, "features": self.config.feature_weight}
+        """The weight of each of `losses`; a loss of weight 0 is not among them."""
+        weights = {"adversarial": self.config.weight, "features": self.config.feature_weight}
         kinds = list(self.discriminators.kinds)
-        return {f"{name}_{kind}": weight for name, weight in own.items() for kind in kinds if weight > 0}
+        return {f"{name}_{kind}": weight for name, weight in weights.items() for kind in kinds if weight > 0}
 
-    def learn(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
-        """Train the judges by one step, and give their loss before it, the mean over kinds."""
+    def step(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
+        """Train the discriminators by one step. Returns their loss before it, the mean over kinds."""
         with in_precision(original.device, self.precision):
-            made, true = self.discriminators(reconstruction.detach()), self.discriminators(original)
-        losses = torch.stack([self._discrimination(made[kind], true[kind]) for kind in made])
-        losses.sum().backward()
+            fake, real = self.discriminators(reconstruction.detach()), self.discriminators(original)
+        losses = []
+        for kind in fake:
+            pairs = [(a.logits.float(), b.logits.float()) for a, b in zip(fake[kind], real[kind], strict=True)]
+            losses.append(_mean([discriminator_loss(a, b, self.config.loss) for a, b in pairs]))
+        loss = torch.stack(losses)
+        loss.sum().backward()
         self.train_state.step_and_check()
-        return losses.detach().mean()
+        return loss.detach().mean()
 
     def losses(
         self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]
     ) -> dict[str, Float[Tensor, ""]]:
-        """What the judgement costs the codec (`adversarial_spectrogram`, `features_spectrogram` …); the judges get no
-        gradient from it."""
+        """Return the codec's losses (`adversarial_spectrogram`, `features_spectrogram` …); the discriminators get no
+        gradient from them."""
         self.discriminators.requires_grad_(False)
         try:
             with in_precision(original.device, self.precision):
-                made = self.discriminators(reconstruction)
+                fake = self.discriminators(reconstruction)
                 with torch.no_grad():
-                    true = self.discriminators(original)
+                    real = self.discriminators(original)
         finally:
             self.discriminators.requires_grad_(True)
-        found = {}
-        for kind in made:
-            logits = [one.logits.float() for one in made[kind]]
-            found[f"adversarial_{kind}"] = _mean([originality(each, self.config.loss) for each in logits])
-            pairs = zip(made[kind], true[kind], strict=True)
-            found[f"features_{kind}"] = _mean([feature_distance(one.features, other.features) for one, other in pairs])
-        return {name: found[name] for name in self.weights}
+        losses = {}
+        for kind in fake:
+            logits = [output.logits.float() for output in fake[kind]]
+            losses[f"adversarial_{kind}"] = _mean([generator_loss(each, self.config.loss) for each in logits])
+            pairs = zip(fake[kind], real[kind], strict=True)
+            losses[f"features_{kind}"] = _mean([feature_distance(a.features, b.features) for a, b in pairs])
+        return {name: losses[name] for name in self.weights}
 
     def state(self) -> dict[str, Tensor]:
-        """What the next step depends on, as named tensors on the CPU."""
+        """Return all that the next step depends on, as named tensors on the CPU."""
         return self.train_state.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a state that `state` gave.
 
         Raises:
-            ValueError: it is the state of other judges.
+            ValueError: it is the state of other discriminators.
         """
         self.train_state.load(state)
-
-    def _discrimination(self, made: Sequence[Judgement], true: Sequence[Judgement]) -> Tensor:
-        pairs = zip(made, true, strict=True)
-        return _mean([discrimination(a.logits.float(), b.logits.float(), self.config.loss) for a, b in pairs])
 
 
 def _mean(values: Sequence[Tensor]) -> Tensor:

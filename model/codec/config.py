@@ -104,7 +104,7 @@ class SpectrogramDiscriminatorConfig(Config):
     filters: int = Field(default=32, ge=1)
     """Channels of every convolution."""
     ffts: tuple[int, ...] = Field(default=(1024, 2048, 512, 256, 128), min_length=1)
-    """FFT sizes, samples; one judge for each."""
+    """FFT sizes, samples; one discriminator for each."""
     hops: tuple[int, ...] = (256, 512, 128, 64, 32)
     """Steps between windows, samples; one for each FFT."""
     windows: tuple[int, ...] = (1024, 2048, 512, 256, 128)
@@ -123,7 +123,7 @@ class PeriodDiscriminatorConfig(Config):
     """The multi-period discriminator (HiFi-GAN, arXiv:2010.05646, 2.3 and appendix B)."""
 
     periods: tuple[int, ...] = Field(default=(2, 3, 5, 7, 11), min_length=1)
-    """Samples in a row of the folded waveform; one judge for each."""
+    """Samples in a row of the folded waveform; one discriminator for each."""
     filters: tuple[int, ...] = Field(default=(32, 128, 512, 1024, 1024), min_length=2)
     """Channels of the convolutions; all but the last stride along time."""
     kernel: int = Field(default=5, ge=1)
@@ -138,7 +138,7 @@ class ScaleDiscriminatorConfig(Config):
     """The multi-scale waveform discriminator (MelGAN, arXiv:1910.06711, 2.2 and appendix A)."""
 
     scales: int = Field(default=3, ge=1)
-    """Judges: the first hears the waveform, every further one at half the rate of the one before."""
+    """Discriminators: the first sees the waveform, every further one at half the rate of the one before."""
     filters: int = Field(default=16, ge=4, multiple_of=4)
     """Channels of the first convolution; they grow with the strides."""
     strides: tuple[int, ...] = (4, 4, 4, 4)
@@ -150,28 +150,28 @@ class ScaleDiscriminatorConfig(Config):
 
 
 class AdversarialConfig(Config):
-    """Who judges reconstructions, and what their judgement weighs; defaults from AudioCraft's
+    """The discriminators, and the weights of their losses; defaults from AudioCraft's
     config/solver/compression/default.yaml, which its 32 kHz EnCodec for MusicGen takes unchanged."""
 
     spectrogram: SpectrogramDiscriminatorConfig | None = SpectrogramDiscriminatorConfig()
-    """Judges of complex spectrograms; None: none."""
+    """Discriminators of complex spectrograms; None: none."""
     period: PeriodDiscriminatorConfig | None = None
-    """Judges of waveforms folded at prime periods; None: none."""
+    """Discriminators of waveforms folded at prime periods; None: none."""
     scale: ScaleDiscriminatorConfig | None = None
-    """Judges of waveforms at several rates; None: none."""
+    """Discriminators of waveforms at several rates; None: none."""
     loss: Literal["hinge", "mse", "hinge2"] = "hinge"
     """Hinge (Lim and Ye, arXiv:1705.02894), least squares (Mao et al., arXiv:1611.04076), or hinge for both sides."""
     weight: float = Field(default=4.0, ge=0)
-    """Of each kind of judges' adversarial loss."""
+    """Of each kind of discriminators' adversarial loss."""
     feature_weight: float = Field(default=4.0, ge=0)
-    """Of each kind of judges' feature matching."""
+    """Of each kind of discriminators' feature matching."""
     update_probability: float = Field(default=1.0, gt=0, le=1)
-    """How likely a step is to train the judges too (AudioCraft's 1 / `adversarial.every`)."""
+    """How likely a step is to train the discriminators too (AudioCraft's 1 / `adversarial.every`)."""
     learning_rate: float = Field(default=3e-4, gt=0)
-    """Of the judges; everything else of how they move is as for the codec."""
+    """Of the discriminators; everything else of how they move is as for the codec."""
 
     @model_validator(mode="after")
-    def _somebody_judges(self) -> "AdversarialConfig":
+    def _at_least_one_discriminator(self) -> "AdversarialConfig":
         if self.spectrogram is None and self.period is None and self.scale is None:
             raise ValueError("expected a discriminator (spectrogram, period or scale), got none")
         return self
@@ -273,7 +273,7 @@ class CodecTrainingConfig(Config):
     si_snr: SiSnrLossConfig = SiSnrLossConfig()
     """The scale-invariant signal-to-noise ratio."""
     adversarial: AdversarialConfig | None = AdversarialConfig()
-    """The judges; None trains without."""
+    """The discriminators; None trains without."""
     balancer: BalancerConfig | None = BalancerConfig()
     """How the losses' gradients are balanced, by the weights above; None minimises the plain weighted sum."""
     quantizer: QuantizerConfig = QuantizerConfig()

@@ -1,16 +1,33 @@
-"""How good a codec is on sound that it did not learn from, and what a plain one of the same bit rate makes of it."""
+"""How good a codec is on sound that it did not learn from, and what a plain one of the same bit rate makes of it.
+
+The plain codec quantises scalars. Sound is resampled to as many samples as the bits pay for, each is rounded to one of
+2^b levels - evenly spaced, or by the mu-law of telephony (ITU-T G.711, Bell System Technical Journal 36(3), 1957) - and
+the result is resampled back. Nothing is learnt and no entropy is coded. For every recording it takes the number of
+bits, the law and the scale that serve SI-SNR best: the plain codec at its best.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
 from model.codec.codec import Codec
 from model.codec.losses import log_mel_distance, multi_scale_mel_distance, si_snr
-from model.codec.scalar import scalar_coded
+
+DEPTHS = range(1, 13)
+"""Bits a sample that are tried: fewer bits pay for more samples, and so for higher frequencies."""
+
+MU = 255.0
+"""Of the mu-law, as in G.711."""
+
+LOADS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
+"""Scales that are tried, in root mean squares of the samples, beside their peak."""
+
+HEADER_BITS = 24
+"""What a recording says first: its scale as a half-precision number (16), bits a sample and law (8)."""
 
 
 @dataclass(frozen=True)
@@ -47,64 +64,138 @@ class ScalarQuality:
     """Kilobits a second that it took in fact."""
 
 
-def fidelity(made: Float[Tensor, "1 C N"], original: Float[Tensor, "1 C N"], sample_rate: int) -> Fidelity:
-    """How near a recording's decoded sound is to it. A silent channel has no SI-SNR: the mean is over the others, and
-    NaN where there is none."""
+def fidelity(decoded: Float[Tensor, "1 C N"], original: Float[Tensor, "1 C N"], sample_rate: int) -> Fidelity:
+    """Measure how near a recording's decoded sound is to it. A silent channel has no SI-SNR: the mean is over the
+    others, and NaN where there is none."""
     return Fidelity(
-        si_snr=float(si_snr(made, original).nanmean()),
-        log_mel_distance=float(log_mel_distance(made, original, sample_rate)),
-        multi_scale_mel_distance=float(multi_scale_mel_distance(made, original, sample_rate)),
+        si_snr=float(si_snr(decoded, original).nanmean()),
+        log_mel_distance=float(log_mel_distance(decoded, original, sample_rate)),
+        multi_scale_mel_distance=float(multi_scale_mel_distance(decoded, original, sample_rate)),
     )
 
 
-def judge(codec: Codec, recordings: Sequence[Float[Tensor, "1 C _"]]) -> CodecQuality:
+@dataclass(frozen=True, eq=False)
+class ScalarCoded:
+    """A recording after the plain codec."""
+
+    sound: Float[Tensor, "C N"]
+    bits: int
+    """All that it took, header included."""
+    depth: int
+    """Bits a sample."""
+    samples: int
+    """Samples of each channel."""
+
+
+def scalar_coded(wav: Float[Tensor, "C N"], budget: int) -> ScalarCoded:
+    """Return the best that the plain codec makes of a recording with at most `budget` bits, by SI-SNR.
+
+    Raises:
+        ValueError: the budget does not pay for the header and one bit of each channel.
+    """
+    channels, length = wav.shape
+    spectrum = torch.fft.rfft(wav)
+    best: ScalarCoded | None = None
+    highest = -math.inf
+    for depth in DEPTHS:
+        samples = min(length, (budget - HEADER_BITS) // (depth * channels))
+        if samples < 1:
+            break
+        few = _resampled(spectrum, length, samples)
+        rounded = max(_roundings(few, depth), key=lambda candidate: _mean_si_snr(candidate, few))
+        sound = _resampled(torch.fft.rfft(rounded), samples, length)
+        quality = _mean_si_snr(sound, wav)
+        if best is None or quality > highest:
+            best = ScalarCoded(sound, HEADER_BITS + samples * depth * channels, depth, samples)
+            highest = quality
+    if best is None:
+        raise ValueError(f"expected at least {HEADER_BITS + channels} bits for {channels} channels, got {budget}")
+    return best
+
+
+def quantise(values: Float[Tensor, "..."], depth: int, mu: float = 0.0) -> Float[Tensor, "..."]:
+    """Round values to the middles of 2^depth intervals of [-1, 1], those beyond to the outermost; equal intervals for
+    a `mu` of 0, else narrower ones near 0."""
+    levels = 2**depth
+    pressed = values if mu == 0 else values.sign() * torch.log1p(mu * values.abs()) / math.log1p(mu)
+    index = ((pressed + 1) / 2 * levels).floor().clamp(0, levels - 1)
+    middle = (2 * index + 1) / levels - 1
+    return middle if mu == 0 else middle.sign() * torch.expm1(middle.abs() * math.log1p(mu)) / mu
+
+
+def _roundings(few: Float[Tensor, "C n"], depth: int) -> Iterator[Float[Tensor, "C n"]]:
+    """Round the samples by every scale and law that is tried."""
+    level = float(few.square().mean().sqrt())
+    for scale in (float(few.abs().max()), *(load * level for load in LOADS)):
+        sent = float(torch.tensor(scale).half()) or torch.finfo(torch.half).tiny
+        for mu in (0.0, MU):
+            yield sent * quantise(few / sent, depth, mu)
+
+
+def _resampled(spectrum: Complex[Tensor, "C _"], length: int, wanted: int) -> Float[Tensor, "C wanted"]:
+    """Resample the sound whose spectrum is that of `length` samples: what both rates can hold of it stays."""
+    bins = (min(length, wanted) + 1) // 2
+    kept = torch.zeros(spectrum.shape[0], wanted // 2 + 1, dtype=spectrum.dtype)
+    kept[:, :bins] = spectrum[:, :bins]
+    return torch.fft.irfft(kept, wanted) * (wanted / length)
+
+
+def _mean_si_snr(decoded: Tensor, original: Tensor) -> float:
+    """Return the mean over the channels that have sound; minus infinity where none has."""
+    ratio = float(si_snr(decoded, original).nanmean())
+    return -math.inf if math.isnan(ratio) else ratio
+
+
+def evaluate_codec(codec: Codec, recordings: Sequence[Float[Tensor, "1 C _"]]) -> CodecQuality:
     """Encode and decode recordings, each alone. Leaves the codec's weights as they are.
 
     Raises:
-        ValueError: there is nothing to judge by.
+        ValueError: there are no recordings.
     """
-    found = []
+    fidelities = []
     counts = torch.zeros(codec.codebooks, codec.cardinality)
     for wav in recordings:
         codes = codec.encode(wav)
-        made = codec.decode(codes)[..., : wav.shape[-1]].cpu()
-        found.append(fidelity(made, wav, codec.sample_rate))
+        decoded = codec.decode(codes)[..., : wav.shape[-1]].cpu()
+        fidelities.append(fidelity(decoded, wav, codec.sample_rate))
         for level in range(codec.codebooks):
             counts[level] += torch.bincount(codes[0, level].cpu(), minlength=codec.cardinality)
     shares = counts / counts.sum(dim=1, keepdim=True)
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum(dim=1)
     return CodecQuality(
-        fidelity=_mean(found),
+        fidelity=_mean_fidelity(fidelities),
         bit_rate=codec.codebooks * math.log2(codec.cardinality) * codec.frame_rate / 1000,
         used=tuple((counts > 0).float().mean(dim=1).tolist()),
         perplexity=tuple(entropy.exp().tolist()),
     )
 
 
-def judge_scalar(recordings: Sequence[Float[Tensor, "1 C _"]], sample_rate: int, bit_rate: float) -> ScalarQuality:
-    """What the plain scalar-quantised codec makes of the recordings, in no recording above `bit_rate`.
+def evaluate_scalar_codec(
+    recordings: Sequence[Float[Tensor, "1 C _"]], sample_rate: int, bit_rate: float
+) -> ScalarQuality:
+    """Encode and decode recordings by the plain scalar-quantised codec, none of them above `bit_rate`.
 
     Args:
         sample_rate: of the recordings, Hz.
         bit_rate: kilobits a second.
 
     Raises:
-        ValueError: there is nothing to judge by, or a recording is too short for the bit rate.
+        ValueError: there are no recordings, or one is too short for the bit rate.
     """
-    found, bits, seconds = [], 0, 0.0
+    fidelities, bits, total_seconds = [], 0, 0.0
     for wav in recordings:
-        lasts = wav.shape[-1] / sample_rate
-        coded = scalar_coded(wav[0], math.floor(bit_rate * 1000 * lasts))
-        found.append(fidelity(coded.sound[None], wav, sample_rate))
-        bits, seconds = bits + coded.bits, seconds + lasts
-    return ScalarQuality(fidelity=_mean(found), bit_rate=bits / seconds / 1000)
+        seconds = wav.shape[-1] / sample_rate
+        coded = scalar_coded(wav[0], math.floor(bit_rate * 1000 * seconds))
+        fidelities.append(fidelity(coded.sound[None], wav, sample_rate))
+        bits, total_seconds = bits + coded.bits, total_seconds + seconds
+    return ScalarQuality(fidelity=_mean_fidelity(fidelities), bit_rate=bits / total_seconds / 1000)
 
 
-def _mean(found: Sequence[Fidelity]) -> Fidelity:
-    if not found:
-        raise ValueError("expected recordings to judge a codec by, got none")
+def _mean_fidelity(fidelities: Sequence[Fidelity]) -> Fidelity:
+    if not fidelities:
+        raise ValueError("expected recordings to evaluate a codec on, got none")
     return Fidelity(
-        si_snr=sum(one.si_snr for one in found) / len(found),
-        log_mel_distance=sum(one.log_mel_distance for one in found) / len(found),
-        multi_scale_mel_distance=sum(one.multi_scale_mel_distance for one in found) / len(found),
+        si_snr=sum(each.si_snr for each in fidelities) / len(fidelities),
+        log_mel_distance=sum(each.log_mel_distance for each in fidelities) / len(fidelities),
+        multi_scale_mel_distance=sum(each.multi_scale_mel_distance for each in fidelities) / len(fidelities),
     )

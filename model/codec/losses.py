@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its original: spectral losses to train on, and the figures to report.
+"""How far a reconstruction is from its original: losses to train on, their balance, and the figures to report.
 
 The multi-scale spectral loss of EnCodec (arXiv:2210.13438, 3.4; after Gritsenko et al., arXiv:2008.01160): at every
 scale an L1 distance of mel power spectra and a mean square of their logarithms. The multi-resolution STFT loss of
@@ -7,7 +7,8 @@ Parallel WaveGAN (arXiv:1910.11480, 3.2). Scale-invariant signal-to-noise ratio:
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torchaudio
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.codec.config import CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
+from model.codec.config import BalancerConfig, CodecTrainingConfig, SiSnrLossConfig, SpectralLossConfig, StftLossConfig
 
 
 class MelSpectrogram(nn.Module):
@@ -50,7 +51,7 @@ class MelSpectrogram(nn.Module):
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, wav: Float[Tensor, "B C N"]) -> tuple[Float[Tensor, "_ M F"], Float[Tensor, "_ M F"]]:
-        """Power a mel band and frame, and its log10; channels are stacked along the batch."""
+        """Return the power a mel band and frame, and its log10; channels are stacked along the batch."""
         side = (self.fft - self.hop) // 2
         padded = F.pad(wav, (side, side), mode="reflect").flatten(0, 1)
         padded = F.pad(padded, (0, (self.hop - wav.shape[-1] % self.hop) % self.hop))
@@ -89,9 +90,9 @@ class MultiScaleSpectralLoss(nn.Module):
     def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
         loss = original.new_zeros(())
         for weight, scale in zip(self.weights, self.scales, strict=True):
-            made, made_log = scale(reconstruction)
-            true, true_log = scale(original)
-            loss = loss + self.linear_weight * F.l1_loss(made, true) + weight * self.logarithm(made_log, true_log)
+            fake, fake_log = scale(reconstruction)
+            real, real_log = scale(original)
+            loss = loss + self.linear_weight * F.l1_loss(fake, real) + weight * self.logarithm(fake_log, real_log)
         return loss / self.total
 
 
@@ -108,9 +109,9 @@ class MultiResolutionStftLoss(nn.Module):
         config, tiny = self.config, torch.finfo(torch.float32).eps
         convergence, magnitude = original.new_zeros(()), original.new_zeros(())
         for i in range(len(config.ffts)):
-            made, true = self._magnitudes(reconstruction, i), self._magnitudes(original, i)
-            convergence = convergence + (true - made).norm() / (true.norm() + tiny)
-            magnitude = magnitude + F.l1_loss((true + tiny).log(), (made + tiny).log())
+            fake, real = self._magnitudes(reconstruction, i), self._magnitudes(original, i)
+            convergence = convergence + (real - fake).norm() / (real.norm() + tiny)
+            magnitude = magnitude + F.l1_loss((real + tiny).log(), (fake + tiny).log())
         return (config.convergence * convergence + config.magnitude * magnitude) / len(config.ffts)
 
     def _magnitudes(self, wav: Tensor, resolution: int) -> Tensor:
@@ -134,39 +135,39 @@ class SiSnrLoss(nn.Module):
 
     def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> Float[Tensor, ""]:
         tiny = torch.finfo(torch.float32).eps * self.segment
-        made, true = (self._segments(wav) for wav in (reconstruction, original))
-        projection = (made * true).sum(-1, keepdim=True) / (true.square().sum(-1, keepdim=True) + tiny) * true
-        signal, noise = projection.square().sum(-1), (made - projection).square().sum(-1)
+        fake, real = (self._segments(wav) for wav in (reconstruction, original))
+        projection = (fake * real).sum(-1, keepdim=True) / (real.square().sum(-1, keepdim=True) + tiny) * real
+        signal, noise = projection.square().sum(-1), (fake - projection).square().sum(-1)
         return -10 * ((signal + tiny).log10() - (noise + tiny).log10()).mean()
 
     def _segments(self, wav: Tensor) -> Tensor:
-        """[B, C, segments, samples], means removed."""
+        """Cut into segments [B, C, segments, samples] and remove their means."""
         segments = math.ceil(wav.shape[-1] / self.step)
         missing = (segments - 1) * self.step + self.segment - wav.shape[-1]
-        found = F.pad(wav, (0, missing)).unfold(-1, self.segment, self.step)
-        return found - found.mean(-1, keepdim=True)
+        cut = F.pad(wav, (0, missing)).unfold(-1, self.segment, self.step)
+        return cut - cut.mean(-1, keepdim=True)
 
 
-class Reconstruction(nn.Module):
-    """What a training minimises of a reconstruction's distance to its original; a loss of weight 0 is not computed."""
+class ReconstructionLosses(nn.Module):
+    """The losses of a reconstruction's distance to its original; one of weight 0 is not computed."""
 
     def __init__(self, sample_rate: int, config: CodecTrainingConfig):
         super().__init__()
-        given = {
+        weights = {
             "waveform": config.waveform_weight,
             "spectral": config.spectral_weight,
             "stft": config.stft_weight,
             "si_snr": config.si_snr_weight,
         }
-        self.weights = {name: weight for name, weight in given.items() if weight > 0}
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         """Of every loss, by its name."""
-        made: dict[str, Callable[[], nn.Module]] = {
+        modules: dict[str, Callable[[], nn.Module]] = {
             "waveform": nn.L1Loss,
             "spectral": lambda: MultiScaleSpectralLoss(sample_rate, config.spectral),
             "stft": lambda: MultiResolutionStftLoss(config.stft),
             "si_snr": lambda: SiSnrLoss(sample_rate, config.si_snr),
         }
-        self.losses = nn.ModuleDict({name: made[name]() for name in self.weights})
+        self.losses = nn.ModuleDict({name: modules[name]() for name in self.weights})
         # Reflections at the ends are as long as half a window, or the share of it that a step leaves.
         largest = [2 ** (config.spectral.range_end - 1) * 3 // 8 + 1] if "spectral" in self.weights else []
         largest += [max(config.stft.ffts) // 2 + 1] if "stft" in self.weights else []
@@ -174,29 +175,119 @@ class Reconstruction(nn.Module):
         """Samples that a sound must have."""
 
     def forward(self, reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"]) -> dict[str, Tensor]:
-        """Every loss, before its weight."""
+        """Return every loss, before its weight."""
         return {name: loss(reconstruction, original) for name, loss in self.losses.items()}
 
 
+@dataclass(frozen=True)
+class BalancedLosses:
+    """The losses of a step, balanced."""
+
+    gradient: Float[Tensor, "B C N"]
+    """With respect to the reconstruction."""
+    loss: Float[Tensor, ""]
+    """The sum of the losses as they were scaled; detached."""
+    shares: dict[str, Float[Tensor, ""]]
+    """Each loss's averaged norm over the sum of all: its share if nothing were balanced."""
+
+
+def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Float[Tensor, ""]:
+    """Return the plain sum of losses, each with its weight."""
+    return torch.as_tensor(sum(weights[name] * loss for name, loss in losses.items()))
+
+
+class Balancer:
+    """Brings losses to their shares: the gradient balancer of EnCodec (arXiv:2210.13438, 3.4).
+
+    A weight in a sum of losses says little while their gradients differ by orders of magnitude and drift. Here the
+    gradient of each loss with respect to the reconstruction is divided by a moving average of its own norm, so that a
+    weight is the share of the gradient that a loss has on average; the sum then goes on through the network in one
+    pass.
+
+    Args:
+        weights: of the losses, above 0; only their ratios count.
+
+    Raises:
+        ValueError: there are no losses, or one has no weight.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, float], config: BalancerConfig, device: str | torch.device = "cpu"
+    ) -> None:
+        if not weights or min(weights.values()) <= 0:
+            raise ValueError(f"expected losses with weights above 0, got {dict(weights)}")
+        self.config, self.weights = config, dict(weights)
+        self.sums = torch.zeros(len(weights), dtype=torch.float64, device=device)
+        self.counts = torch.zeros_like(self.sums)
+
+    def __call__(self, losses: Mapping[str, Tensor], reconstruction: Float[Tensor, "B C N"]) -> BalancedLosses:
+        """Balance the losses of a step. Their graphs are kept, as the network's lies below them.
+
+        A norm that is not finite leaves its average alone, though not the gradient.
+
+        Raises:
+            ValueError: other losses than there are weights.
+        """
+        if losses.keys() != self.weights.keys():
+            raise ValueError(f"expected the losses {sorted(self.weights)}, got {sorted(losses)}")
+        names, config = list(self.weights), self.config
+        gradients = [torch.autograd.grad(losses[name], reconstruction, retain_graph=True)[0] for name in names]
+        averages = self._averaged(gradients)
+        scales = [
+            self.weights[name] / sum(self.weights.values()) * config.total_norm / (config.epsilon + average)
+            for name, average in zip(names, averages, strict=True)
+        ]
+        parts = [gradient * scale for gradient, scale in zip(gradients, scales, strict=True)]
+        scaled = [losses[name].detach() * scale for name, scale in zip(names, scales, strict=True)]
+        shares = dict(zip(names, averages / averages.sum(), strict=True))
+        return BalancedLosses(torch.stack(parts).sum(0), torch.stack(scaled).sum(), shares)
+
+    def _averaged(self, gradients: Sequence[Tensor]) -> Float[Tensor, " losses"]:
+        norms = [
+            (each.flatten(1).norm(dim=1).mean() if self.config.per_item else each.norm()).double() for each in gradients
+        ]
+        newest = torch.stack(norms)
+        good = newest.isfinite()
+        # Sum and count decay alike, so that their ratio is an average from the first step on.
+        self.sums = torch.where(good, self.config.decay * self.sums + newest, self.sums)
+        self.counts = torch.where(good, self.config.decay * self.counts + 1, self.counts)
+        return (self.sums / self.counts).to(gradients[0].dtype)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that the next step depends on, as named tensors on the CPU."""
+        return {"sums": self.sums.cpu().clone(), "counts": self.counts.cpu().clone()}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up a state that `state` gave.
+
+        Raises:
+            ValueError: it is the state of a balancer of other losses.
+        """
+        got = len(state["sums"]) if "sums" in state else 0
+        if got != len(self.sums):
+            raise ValueError(f"expected the averages of {len(self.sums)} losses, got {got}")
+        self.sums, self.counts = (state[name].to(self.sums.device, copy=True) for name in ("sums", "counts"))
+
+
 def si_snr(reconstruction: Float[Tensor, "... N"], original: Float[Tensor, "... N"]) -> Float[Tensor, "..."]:
-    """Scale-invariant signal-to-noise ratio in dB, means removed; higher is better.
+    """Return the scale-invariant signal-to-noise ratio in dB, means removed; higher is better.
 
     A silent original has no ratio: the result there is NaN.
     """
-    made = reconstruction - reconstruction.mean(-1, keepdim=True)
-    true = original - original.mean(-1, keepdim=True)
-    energy = true.square().sum(-1, keepdim=True)
-    projection = (made * true).sum(-1, keepdim=True) / energy * true
-    noise = (made - projection).square().sum(-1)
-    tiny = torch.finfo(made.dtype).tiny
+    fake = reconstruction - reconstruction.mean(-1, keepdim=True)
+    real = original - original.mean(-1, keepdim=True)
+    energy = real.square().sum(-1, keepdim=True)
+    projection = (fake * real).sum(-1, keepdim=True) / energy * real
+    noise = (fake - projection).square().sum(-1)
+    tiny = torch.finfo(fake.dtype).tiny
     return 10 * torch.log10(projection.square().sum(-1).clamp(min=tiny) / noise.clamp(min=tiny))
 
 
 def log_mel_distance(
     reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"], sample_rate: int, window: int = 1024
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference in dB of mel power spectra (64 bands from 64 Hz, floor -50 dB of full scale's unit
-    power); lower is better, and unlike SI-SNR it forgives a wrong phase.
+    """Return the mean absolute difference in dB of mel power spectra (64 bands from 64 Hz, floor -50 dB of full scale's
+    unit power); lower is better, and unlike SI-SNR it forgives a wrong phase.
 
     Args:
         window: of the spectra, samples; they step by a quarter of it.
@@ -208,8 +299,8 @@ def log_mel_distance(
 def multi_scale_mel_distance(
     reconstruction: Float[Tensor, "B C N"], original: Float[Tensor, "B C N"], sample_rate: int
 ) -> Float[Tensor, ""]:
-    """Mean of `log_mel_distance` over the scales of EnCodec's loss, windows of 64 to 1024 samples; dB, lower is better.
-    Short windows hear smeared attacks, long ones wrong pitches."""
+    """Return the mean of `log_mel_distance` over the scales of EnCodec's loss, windows of 64 to 1024 samples; dB, lower
+    is better. Short windows show smeared attacks, long ones wrong pitches."""
     distances = [
         log_mel_distance(reconstruction, original, sample_rate, 2**exponent)
         for exponent in range(SpectralLossConfig().range_start, SpectralLossConfig().range_end)

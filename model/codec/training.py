@@ -2,8 +2,8 @@
 
 The network is transformers' `EncodecModel`, whose own forward pass gives the encoder no gradient: here encoder and
 decoder are run around `train_quantizer`. The losses are EnCodec's (arXiv:2210.13438, 3.4): distances of waveform and
-spectra, judges that learn against it, feature matching, commitment, and a balancer of their gradients; each can be
-left out.
+spectra, discriminators that learn against it, feature matching, commitment, and a balancer of their gradients; each can
+be left out.
 
 Three departures make minutes on a CPU enough. Weight normalisation may be folded into plain weights while training (it
 costs a small network much of its time) and comes back on export. Convolutions start scaled so that each gives unit
@@ -12,138 +12,139 @@ signal, and hundreds of steps go by before a latent depends on the input. And th
 autoencoder first, so that codebooks start by k-means on latents that already mean something.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import EncodecModel
 
-from model.codec.adversarial import Adversary
-from model.codec.balancer import Balancer, weighted_sum
+from model.codec.adversarial import AdversarialTraining
 from model.codec.config import CodecTrainingConfig
-from model.codec.losses import Reconstruction
+from model.codec.losses import Balancer, ReconstructionLosses, weighted_sum
 from model.codec.network import fold_weight_norm, scale_activations, with_weight_norm
-from model.codec.precision import in_precision
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
-from model.optim.train_state import TrainState, step_seed
+from model.optim.train_state import TrainState, in_precision, step_seed
 
-JUDGES, TURN = 1, 2
+DISCRIMINATORS, DISCRIMINATOR_TURN = 1, 2
 """What a draw is for, beside those of the codebooks; part of its seed."""
 
 
 @dataclass(frozen=True)
-class CodecStep:
+class CodecStepStats:
     """What one step was like."""
 
     loss: float
     """The sum that was minimised; with a balancer, of the losses as it scaled them."""
-    parts: Mapping[str, float]
+    losses: Mapping[str, float]
     """Each loss before its weight: `waveform` (L1, full scale), `spectral`, `commitment` and so on; `discriminator` is
-    that of the judges, where they learned too."""
+    that of the discriminators, where they learned too."""
     learning_rate: float
     gradient_norm: float
 
 
 class CodecTraining:
-    """A training in progress.
+    """The training of a codec.
 
     Args:
         network: from `new_network`; its weights are trained in place.
         config: what is minimised.
-        seed: of the draws that codebooks and judges make; every draw is a function of it and the step.
-        batch: the segments [B, C, N] of a step, a function of the step alone.
+        seed: of the draws that codebooks and discriminators make; every draw is a function of it and the step.
+        batches: gives the segments [B, C, N] of a step, a function of the step alone.
 
     Raises:
-        ValueError: the segments are shorter than a window of the losses or the judges.
+        ValueError: the segments are shorter than a window of the losses or the discriminators.
     """
 
     def __init__(
-        self, network: EncodecModel, config: CodecTrainingConfig, seed: int, batch: Callable[[int], Tensor]
+        self, network: EncodecModel, config: CodecTrainingConfig, seed: int, batches: Callable[[int], Tensor]
     ) -> None:
-        self.config, self.seed, self.batch = config, seed, batch
+        self.config, self.seed, self.batches = config, seed, batches
         device, settings = network.device, network.config
-        first = batch(0)
+        first = batches(0)
         scale_activations(fold_weight_norm(network), first)
         if config.weight_norm:
             network = with_weight_norm(network, network.state_dict())
             network.to(device)  # type: ignore[arg-type]
         self.network = network.train()
         self.levels = [network.quantizer.get_num_quantizers_for_bandwidth(each) for each in settings.target_bandwidths]
-        self.reconstruction = Reconstruction(settings.sampling_rate, config).to(device)
+        self.reconstruction_losses = ReconstructionLosses(settings.sampling_rate, config).to(device)
         self.train_state = TrainState(network, config.optimization)
-        self.adversary = None
+        self.adversarial = None
         if config.adversarial:
-            seed = step_seed(self.seed, 0, JUDGES)
-            self.adversary = Adversary(settings.audio_channels, config.adversarial, config.optimization, seed, device)
-        self.weights = self.reconstruction.weights | (self.adversary.weights if self.adversary else {})
+            seed = step_seed(self.seed, 0, DISCRIMINATORS)
+            self.adversarial = AdversarialTraining(
+                settings.audio_channels, config.adversarial, config.optimization, seed, device
+            )
+        self.weights = self.reconstruction_losses.weights | (self.adversarial.weights if self.adversarial else {})
         self.balancer = Balancer(self.weights, config.balancer, device) if config.balancer else None
         self.average = {name: value.clone() for name, value in self._codebooks().items()}
         self._check_lengths(first.shape[-1])
 
     @property
-    def step(self) -> int:
+    def updates(self) -> int:
         """Steps done."""
         return self.train_state.updates
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Every name that a step's `parts` may have."""
-        return (*self.weights, "commitment", *(("discriminator",) if self.adversary else ()))
+    def loss_names(self) -> tuple[str, ...]:
+        """Every name that a step's `losses` may have."""
+        return (*self.weights, "commitment", *(("discriminator",) if self.adversarial else ()))
 
-    def advance(self) -> CodecStep:
-        """Do one step: the judges learn, if it is their turn, from the reconstruction that then teaches the codec.
+    def step(self) -> CodecStepStats:
+        """Do one step: the discriminators learn, if it is their turn, from the reconstruction that the codec then
+        learns from.
 
         Raises:
             ValueError: too many steps in a row without finite gradients.
         """
-        step, config = self.step, self.config
+        step, config = self.updates, self.config
         generator = torch.Generator().manual_seed(step_seed(self.seed, step))
         if step == config.quantizer_start:
             self._start(generator)
-        original = self.batch(step)
+        original = self.batches(step)
         with in_precision(original.device, config.optimization.precision):
             latents = self.network.encoder(original)
         quantized = self._quantized(latents.float(), generator)
         with in_precision(original.device, config.optimization.precision):
             reconstruction = self.network.decoder(quantized.latents)
         reconstruction = reconstruction.float()[..., : original.shape[-1]]
-        parts: dict[str, Tensor] = {}
-        if self.adversary and self._judges_learn():
-            parts["discriminator"] = self.adversary.learn(reconstruction, original)
-        losses = self.reconstruction(reconstruction, original)
-        if self.adversary:
-            losses |= self.adversary.losses(reconstruction, original)
+        told: dict[str, Tensor] = {}
+        if self.adversarial and self._discriminators_learn():
+            told["discriminator"] = self.adversarial.step(reconstruction, original)
+        losses = self.reconstruction_losses(reconstruction, original)
+        if self.adversarial:
+            losses |= self.adversarial.losses(reconstruction, original)
         loss = self._backward(losses, reconstruction, quantized.commitment)
         stats = self.train_state.step_and_check()
-        if self.step % config.optimization.ema_interval == 0:
+        if self.updates % config.optimization.ema_interval == 0:
             for name, value in self._codebooks().items():
                 # Until they have started, the codebooks hold nothing to average.
                 started = step > config.quantizer_start
                 self.average[name].lerp_(value, 1 - config.optimization.ema_decay if started else 1.0)
-        parts |= losses | {"commitment": quantized.commitment}
-        values = torch.stack([loss, *parts.values()]).tolist()
-        return CodecStep(
+        told |= losses | {"commitment": quantized.commitment}
+        values = torch.stack([loss, *told.values()]).tolist()
+        return CodecStepStats(
             loss=values[0],
-            parts=dict(zip(parts, values[1:], strict=True)),
+            losses=dict(zip(told, values[1:], strict=True)),
             learning_rate=stats.learning_rate,
             gradient_norm=float(stats.gradient_norm),
         )
 
     def _quantized(self, latents: Tensor, generator: torch.Generator) -> Quantized:
-        """The latents through the quantiser, or as they are before it starts."""
-        if self.step < self.config.quantizer_start:
+        """Quantise the latents, or leave them as they are before the quantiser starts."""
+        if self.updates < self.config.quantizer_start:
             codes = torch.zeros(latents.shape[0], 0, latents.shape[2], dtype=torch.long)
             return Quantized(latents, codes, latents.new_zeros(()))
         return train_quantizer(self.network.quantizer, latents, self.config.quantizer, generator, self.levels)
 
-    def _judges_learn(self) -> bool:
+    def _discriminators_learn(self) -> bool:
         assert self.config.adversarial is not None
-        generator = torch.Generator().manual_seed(step_seed(self.seed, self.step, TURN))
+        generator = torch.Generator().manual_seed(step_seed(self.seed, self.updates, DISCRIMINATOR_TURN))
         return float(torch.rand((), generator=generator)) < self.config.adversarial.update_probability
 
     def _backward(self, losses: Mapping[str, Tensor], reconstruction: Tensor, commitment: Tensor) -> Tensor:
-        """Bring every loss's gradient to the weights; the sum that was minimised."""
+        """Bring every loss's gradient to the weights. Returns the sum that was minimised."""
         weighted = self.config.commitment_weight * commitment
         if self.balancer is None:
             loss = weighted_sum(losses, self.weights) + weighted
@@ -158,37 +159,38 @@ class CodecTraining:
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
         """Start the codebooks from the batches just before this step (before step 0: numbered below it)."""
-        latents = [self.network.encoder(self.batch(self.step - 1 - i)) for i in range(self.config.start_batches)]
+        latents = [self.network.encoder(self.batches(self.updates - 1 - i)) for i in range(self.config.start_batches)]
         start_codebooks(self.network.quantizer, torch.cat(latents), self.config.quantizer, generator)
 
     @torch.no_grad()
     def untrained(self) -> EncodecModel:
-        """A copy of the network as it is now, with codebooks started from the first batches: what training is to beat.
+        """Copy the network as it is now, with codebooks started from the first batches: what training is to beat.
 
         Raises:
             ValueError: training has begun, or the first batches have fewer frames than a codebook has entries.
         """
-        if self.step > 0:
-            raise ValueError(f"expected a training that has not begun, got one after {self.step} steps")
+        if self.updates > 0:
+            raise ValueError(f"expected a training that has not begun, got one after {self.updates} steps")
         copy = fold_weight_norm(with_weight_norm(self.network, self.network.state_dict()))
-        latents = torch.cat([self.network.encoder(self.batch(i)) for i in range(self.config.start_batches)]).cpu()
+        latents = torch.cat([self.network.encoder(self.batches(i)) for i in range(self.config.start_batches)]).cpu()
         start_codebooks(copy.quantizer, latents, self.config.quantizer, torch.Generator().manual_seed(self.seed))
         return copy.eval()
 
     def trained(self) -> EncodecModel:
-        """A copy of the network as it would be kept now: averaged, weights normalised, in evaluation mode.
+        """Copy the network as it would be kept now: averaged, weights normalised, in evaluation mode.
 
-        It is what `save_pretrained` writes and `from_pretrained` reads back: judge this one, not the one in training.
+        It is what `save_pretrained` writes and `from_pretrained` reads back: evaluate this one, not the one in
+        training.
         """
         with self.train_state.averaged():
             return with_weight_norm(self.network, self.network.state_dict() | self.average).eval()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on, as named tensors on the CPU."""
-        found = {f"codebooks.{name}": value.detach().cpu().clone() for name, value in self.average.items()}
-        for kind, part in (("balancer", self.balancer), ("adversary", self.adversary)):
-            found |= {f"{kind}.{name}": value for name, value in (part.state() if part else {}).items()}
-        return self.train_state.state() | found
+        """Return all that the next step depends on, as named tensors on the CPU."""
+        state = {f"codebooks.{name}": value.detach().cpu().clone() for name, value in self.average.items()}
+        for kind, part in self._parts():
+            state |= {f"{kind}.{name}": value for name, value in part.state().items()}
+        return self.train_state.state() | state
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take up a state that `state` gave.
@@ -199,23 +201,27 @@ class CodecTraining:
         self.train_state.load(state)
         for name, value in self.average.items():
             value.copy_(state[f"codebooks.{name}"])
-        for kind, part in (("balancer", self.balancer), ("adversary", self.adversary)):
-            if part:
-                part.load(
-                    {
-                        name.removeprefix(f"{kind}."): value
-                        for name, value in state.items()
-                        if name.startswith(f"{kind}.")
-                    }
-                )
+        for kind, part in self._parts():
+            prefix = f"{kind}."
+            part.load({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
+
+    def _parts(self) -> Iterator[tuple[str, Balancer | AdversarialTraining]]:
+        """What else has a state, where there is some, with its name."""
+        if self.balancer:
+            yield "balancer", self.balancer
+        if self.adversarial:
+            yield "adversarial", self.adversarial
 
     def _codebooks(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.network.state_dict().items() if name.endswith("codebook.embed")}
 
     def _check_lengths(self, samples: int) -> None:
-        shortest = max(self.reconstruction.shortest, self.adversary.discriminators.shortest if self.adversary else 1)
+        shortest = self.reconstruction_losses.shortest
+        if self.adversarial:
+            shortest = max(shortest, self.adversarial.discriminators.shortest)
         if samples < shortest:
             raise ValueError(
-                f"expected segments of {shortest} samples at least, the longest window of the losses and judges, got "
+                f"expected segments of {shortest} samples at least, the longest window of the losses and "
+                f"discriminators, got "
                 f"{samples}"
             )

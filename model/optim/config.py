@@ -9,6 +9,9 @@ from pydantic import Field
 
 from schemas import Config
 
+TrainingPrecision = Literal["float32", "bfloat16"]
+"""Of the matrix products and convolutions of a training; weights and their updates are float32."""
+
 
 class OptimizationConfig(Config):
     """How the weights move. The defaults are MusicGen's for its medium model."""
@@ -33,7 +36,7 @@ class OptimizationConfig(Config):
     """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1)."""
     ema_interval: int = Field(default=10, ge=1)
     """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`)."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: TrainingPrecision = "bfloat16"
     """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
     float16, whose narrow range needs loss scaling; bfloat16 does not."""
     max_skipped_steps: int = Field(default=10, ge=1)

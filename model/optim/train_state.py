@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from model.optim.config import OptimizationConfig
+from model.optim.config import OptimizationConfig, TrainingPrecision
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
@@ -34,6 +34,15 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     share = config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return config.learning_rate * share
+
+
+def in_precision(device: torch.device, precision: TrainingPrecision) -> torch.autocast:
+    """Inside, matrix products and convolutions are computed in this precision; weights stay float32.
+
+    A codec's spectra, distances and codebooks stand outside: squares of quiet sound, logarithms near their floor and
+    differences of nearly equal vectors are what eight bits of precision lose.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def step_seed(seed: int, *parts: int) -> int:

@@ -12,7 +12,8 @@ import torch
 
 from model.conditioning.captions import plain_caption
 from model.music_model import Attributes, MusicModel
-from model.objective import Batch, Precision, held_out_cross_entropy, unigram_cross_entropy
+from model.objective import Batch, held_out_cross_entropy, unigram_cross_entropy
+from model.optim.config import TrainingPrecision
 from stages.train.examples import Corpus, TrackWindow, code_frequencies
 
 
@@ -25,7 +26,7 @@ class Evaluator:
     windows: Sequence[TrackWindow]
     frames: int
     items: int
-    precision: Precision
+    precision: TrainingPrecision
 
     def codebooks(
         self, model: MusicModel, conditions: Callable[[TrackWindow], Attributes] | None = None

@@ -1,4 +1,4 @@
-"""The knobs of the codec's training. They stand apart from the stage, whose parts read them."""
+"""The knobs of the codec's training."""
 
 from typing import ClassVar, Literal
 
@@ -35,9 +35,9 @@ class Config(schemas.Config):
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_seconds: float = Field(default=10.0, gt=0)
-    """Of each recording, from its start, that the codec is judged on."""
+    """Of each recording, from its start, that the codec is evaluated on."""
     held_out_tracks: int = Field(default=64, ge=1)
-    """Most recordings of a split that the codec is judged on, by hash."""
+    """Most recordings of a split that the codec is evaluated on, by hash."""
     reconstructions: int = Field(default=4, ge=0)
     """Held-out recordings whose beginnings are kept to be heard, as they are and as the codec gives them back."""
     reconstruction_seconds: float = Field(default=8.0, gt=0)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -29,7 +30,7 @@ SECOND = 1
 
 
 @dataclass(frozen=True)
-class Source:
+class Recording:
     """A recording that segments are drawn from."""
 
     track_id: str
@@ -37,43 +38,39 @@ class Source:
     seconds: float
 
 
-class Sounds:
+class DecodedRecordings:
     """Recordings decoded at one rate and number of channels: float32 [C, N], the newest kept in memory."""
 
     def __init__(self, sample_rate: int, channels: int) -> None:
         self.sample_rate, self.channels = sample_rate, channels
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
 
-    def read(self, source: Source) -> np.ndarray:
-        """The samples of a recording.
+    def read(self, recording: Recording) -> npt.NDArray[np.float32]:
+        """Return the samples of a recording.
 
         Raises:
             AudioError: it cannot be read any more.
         """
         with self._lock:
-            if source.track_id in self._kept:
-                self._kept.move_to_end(source.track_id)
-                return self._kept[source.track_id]
-        samples = convert_audio(*_decoded(source.uri), self.sample_rate, self.channels)
+            if recording.track_id in self._kept:
+                self._kept.move_to_end(recording.track_id)
+                return self._kept[recording.track_id]
+        audio = read_audio(recording.uri)
+        samples = convert_audio(audio.samples, audio.sample_rate, self.sample_rate, self.channels)
         with self._lock:
-            self._kept[source.track_id] = samples
+            self._kept[recording.track_id] = samples
             while len(self._kept) > 1 and sum(kept.size for kept in self._kept.values()) > KEPT_SAMPLES:
                 self._kept.popitem(last=False)
         return samples
-
-
-def _decoded(uri: str) -> tuple[np.ndarray, int]:
-    recording = read_audio(uri)
-    return recording.samples, recording.sample_rate
 
 
 class Segments:
     """The batches [B, C, N] of a training; called with a step. The next step's is read while one is worked on.
 
     Args:
-        sources: recordings that last at least one segment.
-        samples: N, at the rate of `sounds`.
+        recordings: those that last at least one segment.
+        samples: N, at the rate of `decoded`.
         gain: least and largest change of a segment's level, dB.
         mix: how likely a segment is the sum of two.
         workers: threads that decode.
@@ -81,9 +78,9 @@ class Segments:
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        sounds: Sounds,
-        batch: int,
+        recordings: Sequence[Recording],
+        decoded: DecodedRecordings,
+        batch_size: int,
         samples: int,
         gain: tuple[float, float],
         mix: float,
@@ -91,27 +88,27 @@ class Segments:
         workers: int,
         device: str,
     ) -> None:
-        self.sources, self.sounds, self.device = list(sources), sounds, device
-        self.items, self.samples, self.seed = batch, samples, seed
+        self.recordings, self.decoded, self.device = list(recordings), decoded, device
+        self.batch_size, self.samples, self.seed = batch_size, samples, seed
         self.gain, self.mix = gain, mix
         # Longer recordings are drawn more often: every second of the corpus is as likely as any other.
-        self.ends = torch.tensor([source.seconds for source in sources], dtype=torch.float64).cumsum(0)
+        self.ends = torch.tensor([recording.seconds for recording in recordings], dtype=torch.float64).cumsum(0)
         self.unreadable: dict[str, AudioError] = {}
         self._pool = ThreadPoolExecutor(max_workers=max(1, workers))
         self._ahead: dict[int, list[Future[Tensor]]] = {}
 
     def __call__(self, step: int) -> Tensor:
-        """The batch of a step."""
-        futures = self._ahead.pop(step, None) or self._ask(step)
-        self._ahead = {step + 1: self._ask(step + 1)}
+        """Return the batch of a step."""
+        futures = self._ahead.pop(step, None) or self._submit(step)
+        self._ahead = {step + 1: self._submit(step + 1)}
         return torch.stack([future.result() for future in futures]).to(self.device)
 
     def close(self) -> None:
         """Stop reading ahead."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _ask(self, step: int) -> list["Future[Tensor]"]:
-        return [self._pool.submit(self._draw, step, item) for item in range(self.items)]
+    def _submit(self, step: int) -> list["Future[Tensor]"]:
+        return [self._pool.submit(self._draw, step, item) for item in range(self.batch_size)]
 
     def _draw(self, step: int, item: int) -> Tensor:
         segment = self._segment(step, item)
@@ -128,16 +125,16 @@ class Segments:
         lowest, highest = self.gain
         for attempt in range(ATTEMPTS):
             generator = torch.Generator().manual_seed(step_seed(self.seed, step, item, attempt, *purpose))
-            place, where, level = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-            chosen = int(torch.searchsorted(self.ends, place * float(self.ends[-1]), right=True))
-            source = self.sources[min(chosen, len(self.sources) - 1)]
+            position, offset, level = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+            chosen = int(torch.searchsorted(self.ends, position * float(self.ends[-1]), right=True))
+            recording = self.recordings[min(chosen, len(self.recordings) - 1)]
             try:
-                sound = self.sounds.read(source)
+                wav = self.decoded.read(recording)
             except AudioError as error:
-                self.unreadable[source.track_id] = error
+                self.unreadable[recording.track_id] = error
                 continue
-            start = int(where * max(0, sound.shape[1] - self.samples))
-            segment = torch.from_numpy(sound[:, start : start + self.samples])
+            start = int(offset * max(0, wav.shape[1] - self.samples))
+            segment = torch.from_numpy(wav[:, start : start + self.samples])
             # A resampled recording can be a few samples shorter than its seconds say.
             segment = torch.nn.functional.pad(segment, (0, self.samples - segment.shape[1]))
             decibels = (2 * level - 1) * (highest - lowest) / 2 + (highest + lowest) / 2

@@ -1,6 +1,6 @@
-"""How the stage `train_codec` trains: recordings parted, steps taken, the state kept, the result judged and written.
+"""How the stage `train_codec` trains: recordings split, steps taken, the state kept, the result evaluated and written.
 
-Apart from the stage itself, which a plan reads, because this loads torch.
+It stands apart from the stage's names, which a plan reads, because it loads torch.
 """
 
 import logging
@@ -14,6 +14,7 @@ import torch
 from transformers import EncodecFeatureExtractor, EncodecModel
 
 from model.codec.codec import Codec
+from model.codec.evaluation import evaluate_codec
 from model.codec.network import new_network
 from model.codec.training import CodecTraining
 from model.optim.train_state import step_seed
@@ -23,8 +24,8 @@ from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folde
 from stages.checkpoints.training_log import TrainingLog, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
-from stages.train_codec.evaluation import HeldOut, compared, held_out, keep_reconstructions, named, quality_of
-from stages.train_codec.segments import Segments, Sounds, Source
+from stages.train_codec.evaluation import HeldOut, baseline_metrics, held_out, keep_reconstructions, metrics_of
+from stages.train_codec.segments import DecodedRecordings, Recording, Segments
 
 INITIAL_WEIGHTS, DATA, CODEBOOKS = 0, 1, 2
 """What a seed is for; part of it, so that no two purposes share their draws."""
@@ -37,18 +38,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Splits:
-    """Recordings to learn from, others to judge by, and those that nobody looked at on the way."""
+    """Recordings to learn from, others to evaluate on, and those that nobody looked at on the way."""
 
-    train: list[Source]
-    valid: list[Source]
-    test: list[Source]
+    train: list[Recording]
+    valid: list[Recording]
+    test: list[Recording]
 
 
 def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
-    """What the stage `train_codec` does."""
+    """Do what the stage `train_codec` does (see there)."""
     splits = _split(config, tracks)
-    sounds = Sounds(config.network.sample_rate, config.network.channels)
-    valid = held_out(config, sounds, splits.valid)
+    decoded = DecodedRecordings(config.network.sample_rate, config.network.channels)
+    valid = held_out(config, decoded, splits.valid)
     if not valid:
         raise ValueError(
             f"expected a held-out recording with sound in its first {config.held_out_seconds:g} s, got none in "
@@ -59,7 +60,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
     network.to(torch.device(context.device))  # type: ignore[arg-type]
     segments = Segments(
         splits.train,
-        sounds,
+        decoded,
         config.training.batch_size,
         samples,
         config.gain,
@@ -70,19 +71,20 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
     )
     try:
         training = CodecTraining(network, config.training, step_seed(config.seed, 0, CODEBOOKS), segments)
-        test = held_out(config, sounds, splits.test)
+        test = held_out(config, decoded, splits.test)
         untrained, metrics = Codec(training.untrained(), context.device), dict[str, float]()
-        for split, heard in (("valid", valid), ("test", test)):
-            metrics |= compared(untrained, heard, split) if heard else {}
+        for split, sounds in (("valid", valid), ("test", test)):
+            metrics |= baseline_metrics(untrained, sounds, split) if sounds else {}
         training_log = _train(config, context, training, valid)
         trained = Codec(training.trained(), context.device)
-        for split, heard in (("valid", valid), ("test", test), ("train", held_out(config, sounds, splits.train))):
-            metrics |= named(quality_of(trained, heard), split) if heard else {}
+        for split, sounds in (("valid", valid), ("test", test), ("train", held_out(config, decoded, splits.train))):
+            if sounds:
+                metrics |= metrics_of(evaluate_codec(trained, [sound.wav for sound in sounds]), split)
         reconstructions = keep_reconstructions(config, context, trained, valid)
         rejects = [
-            Reject(source.track_id, source.uri, segments.unreadable[source.track_id].kind, str(error))
-            for source in splits.train
-            if (error := segments.unreadable.get(source.track_id))
+            Reject(recording.track_id, recording.uri, error.kind, str(error))
+            for recording in splits.train
+            if (error := segments.unreadable.get(recording.track_id))
         ]
     finally:
         segments.close()
@@ -92,27 +94,28 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
 
 
 def _split(config: Config, tracks: pa.Table) -> _Splits:
-    """What can be trained on; everything that would make a training useless is told before it begins."""
+    """Choose the recordings that can be trained on. Everything that would make a training useless is told before it
+    begins."""
     rows = tracks.select(["track_id", "uri", "seconds", "silence", "sample_rate", "split"]).to_pylist()
     faults = Counter(_fault(config, row) for row in rows)
-    parts: dict[str, list[Source]] = {"train": [], "valid": [], "test": []}
+    parts: dict[str, list[Recording]] = {"train": [], "valid": [], "test": []}
     for row in sorted(rows, key=lambda row: row["track_id"]):
         if _fault(config, row) is None and row["split"] in parts:
-            parts[row["split"]].append(Source(row["track_id"], row["uri"], row["seconds"]))
+            parts[row["split"]].append(Recording(row["track_id"], row["uri"], row["seconds"]))
     if not parts["valid"]:
-        chosen = hold_out([source.track_id for source in parts["train"]], config.held_out_share)
-        parts["valid"] = [source for source in parts["train"] if source.track_id in chosen]
-        parts["train"] = [source for source in parts["train"] if source.track_id not in chosen]
+        chosen = hold_out([recording.track_id for recording in parts["train"]], config.held_out_share)
+        parts["valid"] = [recording for recording in parts["train"] if recording.track_id in chosen]
+        parts["train"] = [recording for recording in parts["train"] if recording.track_id not in chosen]
     left_out = " and ".join(f"{count} are {fault}" for fault, count in sorted(faults.items(), key=str) if fault)
     if not parts["train"] or not parts["valid"]:
         raise ValueError(
-            f"expected a recording to train a codec on and another to judge it by, of {config.training.segment:g} s "
+            f"expected a recording to train a codec on and another to evaluate it on, of {config.training.segment:g} s "
             f"and {config.network.sample_rate} Hz at least and at most {config.largest_silence:.0%} silent, got "
             f"{len(parts['train'])} and {len(parts['valid'])}: of {len(rows)} recordings {left_out or 'all are usable'}"
         )
     if left_out:
         log.warning("of %d recordings %s: they are left out", len(rows), left_out)
-    seconds = sum(source.seconds for source in parts["train"])
+    seconds = sum(recording.seconds for recording in parts["train"])
     cardinality, frames = config.network.cardinality, seconds * config.network.sample_rate / config.network.hop
     if frames < cardinality:
         raise ValueError(
@@ -123,7 +126,7 @@ def _split(config: Config, tracks: pa.Table) -> _Splits:
 
 
 def _fault(config: Config, row: Mapping[str, Any]) -> str | None:
-    """Why a recording cannot teach, if it cannot."""
+    """Tell why a recording cannot be learned from, if so."""
     if row["seconds"] < config.training.segment:
         return "too short"
     if (row["silence"] or 0.0) > config.largest_silence:
@@ -134,10 +137,10 @@ def _fault(config: Config, row: Mapping[str, Any]) -> str | None:
 
 
 def _train(config: Config, context: Context, training: CodecTraining, valid: list[HeldOut]) -> TrainingLog:
-    """All steps, from where an earlier run of the same training was."""
+    """Take all steps, from where an earlier run of the same training was."""
     saved = load_state(context.scratch())
     training_log = saved.training_log if saved else TrainingLog()
-    names = ("loss", "gradient_norm", *training.parts)
+    names = ("loss", "gradient_norm", *training.loss_names)
     sums, counts = torch.zeros(len(names), dtype=torch.float64), torch.zeros(len(names), dtype=torch.float64)
     if saved:
         training.load(saved.tensors)
@@ -147,40 +150,41 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
         sums, counts = saved.tensors[SUMS], saved.tensors[COUNTS]
     steps = config.training.optimization.steps
     context.progress.start("training the codec", steps, "steps")
-    context.progress.advance(training.step, "resumed" if saved else "")
+    context.progress.advance(training.updates, "resumed" if saved else "")
 
     def save() -> None:
         save_state(context, training.state() | {SUMS: sums.clone(), COUNTS: counts.clone()}, training_log)
 
-    while training.step < steps:
+    while training.updates < steps:
         if context.stop.is_set():
             save()
         context.check_stopped()
-        done = training.advance()
-        values = {"loss": done.loss, "gradient_norm": done.gradient_norm, **done.parts}
+        stats = training.step()
+        values = {"loss": stats.loss, "gradient_norm": stats.gradient_norm, **stats.losses}
         sums += torch.tensor([values.get(name, 0.0) for name in names], dtype=torch.float64)
         counts += torch.tensor([float(name in values) for name in names], dtype=torch.float64)
-        last = training.step == steps
-        if training.step % config.log_every == 0 or last:
-            # Judges that had no turn since the last row have no mean.
+        last = training.updates == steps
+        if training.updates % config.log_every == 0 or last:
+            # Discriminators that had no turn since the last row have no mean.
             means = {name: value for name, value in zip(names, (sums / counts).tolist(), strict=True) if value == value}
-            row = {"step": training.step, "split": "train", "loss": means.pop("loss", None)}
-            row |= {"learning_rate": done.learning_rate, "gradient_norm": means.pop("gradient_norm", None)}
+            row = {"step": training.updates, "split": "train", "loss": means.pop("loss", None)}
+            row |= {"learning_rate": stats.learning_rate, "gradient_norm": means.pop("gradient_norm", None)}
             training_log.rows.append(row | {"metrics": list(means.items())})
             sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
-        if training.step > config.training.quantizer_start and (training.step % config.valid_every == 0 or last):
-            quality = named(quality_of(Codec(training.trained(), context.device), valid))
-            training_log.rows.append({"step": training.step, "split": "valid", "metrics": list(quality.items())})
-        if training.step % config.save_every == 0 or last:
+        if training.updates > config.training.quantizer_start and (training.updates % config.valid_every == 0 or last):
+            codec = Codec(training.trained(), context.device)
+            metrics = metrics_of(evaluate_codec(codec, [sound.wav for sound in valid]))
+            training_log.rows.append({"step": training.updates, "split": "valid", "metrics": list(metrics.items())})
+        if training.updates % config.save_every == 0 or last:
             save()
-        context.progress.advance(1, f"loss {done.loss:.3f}")
+        context.progress.advance(1, f"loss {stats.loss:.3f}")
     return training_log
 
 
 def _export_codec(
     config: Config, context: Context, network: EncodecModel, metrics: Mapping[str, float], rows_seen: int
 ) -> dict[str, Any]:
-    """Write the codec's folder, and give its row."""
+    """Write the codec's folder. Returns its row."""
     extractor = EncodecFeatureExtractor(
         feature_size=config.network.channels, sampling_rate=config.network.sample_rate, padding_value=0.0
     )

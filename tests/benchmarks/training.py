@@ -18,8 +18,8 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 from model.conditioning.config import MelodyConfig, MusicModelConfig
 from model.lm.config import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
-from model.objective import Batch, LossModule, MicroBatch, Precision, accumulate_gradients
-from model.optim.config import OptimizationConfig
+from model.objective import Batch, LossModule, MicroBatch, accumulate_gradients
+from model.optim.config import OptimizationConfig, TrainingPrecision
 from model.optim.mfu import training_flops
 from model.optim.train_state import TrainState
 from stages.checkpoints.huggingface.names import weights_to_hugging_face
@@ -29,7 +29,7 @@ from tests.benchmarks.running import alone, options
 from tests.benchmarks.timing import clock_of, median_seconds
 
 CONDITION_LENGTH = 16
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+PRECISIONS: tuple[TrainingPrecision, ...] = ("float32", "bfloat16")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest distance of a gradient from the peer's, by the gradient's own norm."""
 RATIO_GOALS = {"float32": 1.5, "bfloat16": 2.5}
@@ -55,7 +55,7 @@ SIZES = {"small": Size(64, 2, 2, 20, 2), "cpu": Size(512, 8, 8, 500, 4), "cuda":
 class Both:
     """The two models, of the same weights, with an example batch and what moves them."""
 
-    def __init__(self, size: Size, precision: Precision, device: str) -> None:
+    def __init__(self, size: Size, precision: TrainingPrecision, device: str) -> None:
         torch.manual_seed(0)
         decoder = LanguageModelConfig(width=size.width, layers=size.layers, heads=size.heads, cross=("chroma",))
         settings = MusicModelConfig(

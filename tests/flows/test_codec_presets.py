@@ -26,13 +26,13 @@ def test_the_32_khz_codec_is_the_published_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "steps", "weights", "judges"),
+    ("preset", "steps", "weights", "discriminators"),
     [
         ("encodec-32khz", 400_000, (0.1, 2.0), (4.0, 4.0, 1.0)),
         ("encodec-24khz", 600_000, (0.1, 1.0), (3.0, 3.0, 2 / 3)),
     ],
 )
-def test_codecs_train_as_published(preset: str, steps: int, weights: tuple, judges: tuple) -> None:
+def test_codecs_train_as_published(preset: str, steps: int, weights: tuple, discriminators: tuple) -> None:
     training = Recipe(preset=preset).train_codec.training
     optimization, adversarial = training.optimization, training.adversarial
     assert (optimization.steps, optimization.learning_rate, optimization.betas) == (steps, 3e-4, (0.5, 0.9))
@@ -40,7 +40,7 @@ def test_codecs_train_as_published(preset: str, steps: int, weights: tuple, judg
     assert optimization.gradient_norm is None
     assert (training.batch_size, training.segment) == (64, 1.0)
     assert (training.waveform_weight, training.spectral_weight) == weights
-    assert (adversarial.weight, adversarial.feature_weight, adversarial.update_probability) == judges
+    assert (adversarial.weight, adversarial.feature_weight, adversarial.update_probability) == discriminators
     assert (adversarial.loss, adversarial.period, adversarial.scale) == ("hinge", None, None)
     assert adversarial.spectrogram.ffts == (1024, 2048, 512, 256, 128)
     assert (training.balancer.decay, training.balancer.total_norm, training.balancer.per_item) == (0.999, 1.0, True)
@@ -59,7 +59,7 @@ def test_a_preset_that_trains_a_codec_uses_it_and_its_language_model_speaks_its_
     assert len(model.codebook_delays) == model.codebooks
 
 
-def test_the_miniature_trains_its_codec_without_judges() -> None:
+def test_the_miniature_trains_its_codec_without_discriminators() -> None:
     training = Recipe().train_codec.training
     assert (training.adversarial, training.balancer, training.weight_norm) == (None, None, False)
     assert (training.waveform_weight, training.spectral_weight, training.optimization.gradient_norm) == (
@@ -67,6 +67,12 @@ def test_the_miniature_trains_its_codec_without_judges() -> None:
         0.333,
         1.0,
     )
-    # Over the miniature, whoever asks for judges gets the published ones.
-    judged = Recipe.model_validate({"train_codec": {"training": {"adversarial": {"weight": 1.0}}}}).train_codec.training
-    assert (judged.adversarial.weight, judged.adversarial.feature_weight, judged.waveform_weight) == (1.0, 4.0, 50.0)
+    # Over the miniature, whoever asks for discriminators gets the published ones.
+    training = Recipe.model_validate(
+        {"train_codec": {"training": {"adversarial": {"weight": 1.0}}}}
+    ).train_codec.training
+    assert (training.adversarial.weight, training.adversarial.feature_weight, training.waveform_weight) == (
+        1.0,
+        4.0,
+        50.0,
+    )

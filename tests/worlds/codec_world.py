@@ -22,7 +22,7 @@ from stages.pipeline.runner import run_stage
 
 SAMPLE_RATE, HOP, CODEBOOKS, CARDINALITY = 8_000, 80, 3, 16
 
-JUDGED: dict[str, Any] = {
+ADVERSARIAL: dict[str, Any] = {
     "training": {
         "adversarial": {
             "spectrogram": {"filters": 2, "ffts": (128, 64), "hops": (32, 16), "windows": (128, 64)},
@@ -35,7 +35,7 @@ JUDGED: dict[str, Any] = {
     },
     "mix": 0.5,
 }
-"""Changes to `recipe`: judges of every kind, balanced gradients, mixed segments."""
+"""Changes to `recipe`: discriminators of every kind, balanced gradients, mixed segments."""
 
 
 def piece(number: int, seconds: float = 2.0, sample_rate: int = SAMPLE_RATE) -> np.ndarray:

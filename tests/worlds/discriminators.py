@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from model.codec.adversarial import Discriminators
 from model.codec.config import AdversarialConfig, SpectrogramDiscriminatorConfig
-from model.codec.discriminators import Discriminators
 from tests.worlds.oracles import Pack, read_pack
 
 PARAMETERS = {
@@ -23,7 +23,7 @@ def discriminator_pack(folder: Path) -> Pack:
 
 
 def settings(facts: dict[str, Any], resolutions: slice, loss: Any = "hinge") -> AdversarialConfig:
-    """The judges of the pack, or some of them."""
+    """The discriminators of the pack, or some of them."""
     sizes = facts["config"]
     return AdversarialConfig(
         spectrogram=SpectrogramDiscriminatorConfig(
@@ -39,7 +39,7 @@ def settings(facts: dict[str, Any], resolutions: slice, loss: Any = "hinge") -> 
 
 
 def fill(discriminators: Discriminators, pack: Pack, prefix: str) -> None:
-    """Give the judges the pack's weights; every one must be there, and none be left over."""
+    """Give the discriminators the pack's weights; every one must be there, and none be left over."""
     state = {name_here(name.removeprefix(prefix)): value for name, value in stored(pack, prefix).items()}
     discriminators.load_state_dict(state)
 
@@ -51,11 +51,11 @@ def stored(pack: Pack, prefix: str) -> dict[str, Tensor]:
 
 def name_here(name: str) -> str:
     """`discriminators.0.convs.1.conv.weight_g` and the like, as they are called here."""
-    _, judge, kind, *rest = name.split(".")
+    _, number, kind, *rest = name.split(".")
     place = f"layers.{rest.pop(0)}" if kind == "convs" else "last"
-    return f"kinds.spectrogram.{judge}.{place}.{PARAMETERS['.'.join(rest)]}"
+    return f"kinds.spectrogram.{number}.{place}.{PARAMETERS['.'.join(rest)]}"
 
 
-def convolutions(judge: nn.Module) -> list[nn.Module]:
-    """A judge's convolutions, first to last."""
-    return [module for module in judge.modules() if isinstance(module, nn.Conv1d | nn.Conv2d)]
+def convolutions(discriminator: nn.Module) -> list[nn.Module]:
+    """A discriminator's convolutions, first to last."""
+    return [module for module in discriminator.modules() if isinstance(module, nn.Conv1d | nn.Conv2d)]

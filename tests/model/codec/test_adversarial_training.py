@@ -1,4 +1,4 @@
-"""A codec's training against judges, with balanced gradients: exact resume, every kind of network, no NaN."""
+"""A codec's training against discriminators, with balanced gradients: exact resume, every kind of network, no NaN."""
 
 from collections.abc import Callable, Mapping
 
@@ -19,17 +19,17 @@ from model.codec.config import (
     SpectrogramDiscriminatorConfig,
     StftLossConfig,
 )
-from model.codec.evaluation import judge
+from model.codec.evaluation import evaluate_codec
 from model.codec.network import new_network
 from model.codec.training import CodecTraining
 from model.optim.config import OptimizationConfig
 from tests.model.codec.test_training import NETWORK, equal, tones
 
-JUDGES = AdversarialConfig(
+DISCRIMINATORS = AdversarialConfig(
     spectrogram=SpectrogramDiscriminatorConfig(filters=4, ffts=(256, 128), hops=(64, 32), windows=(256, 128)),
     learning_rate=1e-3,
 )
-ALL_JUDGES = JUDGES.model_copy(
+ALL_DISCRIMINATORS = DISCRIMINATORS.model_copy(
     update={
         "period": PeriodDiscriminatorConfig(periods=(2, 3), filters=(4, 8, 8)),
         "scale": ScaleDiscriminatorConfig(scales=2, filters=4, strides=(4, 4), largest=16),
@@ -38,7 +38,8 @@ ALL_JUDGES = JUDGES.model_copy(
 
 
 def config(steps: int = 8, **changes: object) -> CodecTrainingConfig:
-    """The published losses and balancer, with small judges and faster averages; `precision` goes to the optimiser."""
+    """The published losses and balancer, small discriminators and faster averages; `precision` goes to the
+    optimiser."""
     optimization = OptimizationConfig(
         steps=steps,
         learning_rate=3e-3,
@@ -51,15 +52,15 @@ def config(steps: int = 8, **changes: object) -> CodecTrainingConfig:
         ema_interval=1,
         precision=changes.pop("precision", "float32"),  # type: ignore[arg-type]
     )
-    given = {
+    values = {
         "optimization": optimization,
-        "adversarial": JUDGES,
+        "adversarial": DISCRIMINATORS,
         "balancer": BalancerConfig(decay=0.9),
         "spectral": SpectralLossConfig(range_start=6, range_end=9, mel_bands=16),
         "quantizer": QuantizerConfig(decay=0.9),
         "start_batches": 4,
     }
-    return CodecTrainingConfig(**(given | changes))
+    return CodecTrainingConfig(**(values | changes))
 
 
 def sides(step: int) -> Tensor:
@@ -68,9 +69,9 @@ def sides(step: int) -> Tensor:
 
 
 def begin(
-    settings: CodecTrainingConfig, network: CodecConfig = NETWORK, seed: int = 0, batch: Callable = tones
+    settings: CodecTrainingConfig, network: CodecConfig = NETWORK, seed: int = 0, batches: Callable = tones
 ) -> CodecTraining:
-    return CodecTraining(new_network(network, seed), settings, seed, batch)
+    return CodecTraining(new_network(network, seed), settings, seed, batches)
 
 
 def finite(state: Mapping[str, Tensor]) -> bool:
@@ -78,34 +79,34 @@ def finite(state: Mapping[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("killed_after", [1, 3, 5])
-def test_a_training_with_judges_and_balancer_goes_on_from_its_state_bit_for_bit(killed_after: int) -> None:
+def test_a_training_with_discriminators_and_balancer_goes_on_from_its_state_bit_for_bit(killed_after: int) -> None:
     settings = config(
-        adversarial=ALL_JUDGES.model_copy(update={"update_probability": 0.6}),
+        adversarial=ALL_DISCRIMINATORS.model_copy(update={"update_probability": 0.6}),
         quantizer_start=2,
         quantizer=QuantizerConfig(decay=0.9, dropout=0.5),
     )
     undisturbed, first, second = (begin(settings) for _ in range(3))
-    steps = [undisturbed.advance() for _ in range(7)]
+    steps = [undisturbed.step() for _ in range(7)]
     for _ in range(killed_after):
-        first.advance()
+        first.step()
     second.load({name: value.clone() for name, value in first.state().items()})
-    assert [second.advance() for _ in range(7 - killed_after)] == steps[killed_after:]
+    assert [second.step() for _ in range(7 - killed_after)] == steps[killed_after:]
     assert equal(second.state(), undisturbed.state())
     assert equal(dict(second.trained().state_dict()), dict(undisturbed.trained().state_dict()))
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_kind_of_network_learns_against_judges_in_a_few_dozen_steps(causal: bool, channels: int) -> None:
+def test_every_kind_of_network_learns_against_discriminators_in_a_few_dozen_steps(causal: bool, channels: int) -> None:
     network = NETWORK.model_copy(update={"causal": causal, "channels": channels, "convolutional_shortcut": causal})
     batch = tones if channels == 1 else sides
-    training = begin(config(steps=40), network, batch=batch)
+    training = begin(config(steps=40), network, batches=batch)
     held_out = [batch(-1000 - i)[:1] for i in range(4)]
-    before = judge(Codec(training.untrained()), held_out)
-    steps = [training.advance() for _ in range(40)]
-    after = judge(Codec(training.trained()), held_out)
+    before = evaluate_codec(Codec(training.untrained()), held_out)
+    steps = [training.step() for _ in range(40)]
+    after = evaluate_codec(Codec(training.trained()), held_out)
     # Balanced as published, the spectra come first; the phase, and with it the waveform, takes thousands of steps.
-    first, last = ([step.parts["spectral"] for step in part] for part in (steps[:10], steps[-10:]))
+    first, last = ([step.losses["spectral"] for step in part] for part in (steps[:10], steps[-10:]))
     assert sum(last) < 0.6 * sum(first)
     assert after.fidelity.multi_scale_mel_distance < before.fidelity.multi_scale_mel_distance - 5
     assert after.fidelity.log_mel_distance < before.fidelity.log_mel_distance - 5
@@ -114,7 +115,7 @@ def test_every_kind_of_network_learns_against_judges_in_a_few_dozen_steps(causal
 def test_a_causal_codec_hears_no_future_and_answers_with_none() -> None:
     training = begin(config(), NETWORK.model_copy(update={"causal": True}))
     for _ in range(3):
-        training.advance()
+        training.step()
     codec = Codec(training.trained())
     wav, later = tones(50)[:1], tones(50)[:1].clone()
     later[..., 1600:] = tones(51)[:1, :, 1600:]
@@ -129,64 +130,64 @@ def test_what_is_kept_of_normalised_weights_computes_what_the_network_in_trainin
     still = settings.optimization.model_copy(update={"ema_decay": 0.0})
     training = begin(settings.model_copy(update={"optimization": still}))
     for _ in range(4):
-        training.advance()
+        training.step()
     wav = tones(50)
     with torch.no_grad():
         expected = training.network.encoder(wav)
         torch.testing.assert_close(training.trained().encoder(wav), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_judges_learn_as_often_as_their_probability_says() -> None:
+def test_discriminators_learn_as_often_as_their_probability_says() -> None:
     def turns(probability: float) -> list[bool]:
-        settings = config(adversarial=JUDGES.model_copy(update={"update_probability": probability}))
+        settings = config(adversarial=DISCRIMINATORS.model_copy(update={"update_probability": probability}))
         training = begin(settings)
         found = []
         for _ in range(200):
-            found.append(training._judges_learn())
+            found.append(training._discriminators_learn())
             training.train_state.updates += 1
         return found
 
     assert all(turns(1.0))
     # Two thirds of 200 with a deviation of 6.7.
     assert 110 < sum(turns(2 / 3)) < 157
-    training = begin(config(adversarial=JUDGES.model_copy(update={"update_probability": 0.5})))
-    steps = [training.advance() for _ in range(6)]
-    assert ["discriminator" in step.parts for step in steps] == turns(0.5)[:6]
-    assert training.adversary is not None
-    assert training.adversary.train_state.updates == sum(turns(0.5)[:6])
+    training = begin(config(adversarial=DISCRIMINATORS.model_copy(update={"update_probability": 0.5})))
+    steps = [training.step() for _ in range(6)]
+    assert ["discriminator" in step.losses for step in steps] == turns(0.5)[:6]
+    assert training.adversarial is not None
+    assert training.adversarial.train_state.updates == sum(turns(0.5)[:6])
 
 
 def test_every_loss_that_has_a_weight_is_told_and_no_other() -> None:
     settings = config(
-        adversarial=ALL_JUDGES,
+        adversarial=ALL_DISCRIMINATORS,
         stft_weight=1.0,
         stft=StftLossConfig(ffts=(256,), hops=(64,), windows=(256,)),
         si_snr_weight=0.1,
         waveform_weight=0.0,
     )
     training = begin(settings)
-    step = training.advance()
-    judged = {f"{name}_{kind}" for name in ("adversarial", "features") for kind in ("spectrogram", "period", "scale")}
-    assert set(step.parts) == {"spectral", "stft", "si_snr", "commitment", "discriminator", *judged}
-    assert set(step.parts) == set(training.parts)
+    step = training.step()
+    names = {f"{name}_{kind}" for name in ("adversarial", "features") for kind in ("spectrogram", "period", "scale")}
+    assert set(step.losses) == {"spectral", "stft", "si_snr", "commitment", "discriminator", *names}
+    assert set(step.losses) == set(training.loss_names)
 
 
 def test_without_a_balancer_the_loss_is_the_weighted_sum() -> None:
     settings = config(balancer=None, waveform_weight=3.0, spectral_weight=0.5, commitment_weight=2.0)
     training = begin(settings)
-    step = training.advance()
+    step = training.step()
     weights = training.weights | {"commitment": 2.0}
-    expected = sum(weight * step.parts[name] for name, weight in weights.items())
+    expected = sum(weight * step.losses[name] for name, weight in weights.items())
     assert step.loss == pytest.approx(expected, rel=1e-5)
 
 
 def test_narrow_convolutions_learn_too_and_codebooks_stay_exact() -> None:
     exact, narrow = begin(config(steps=30)), begin(config(steps=30, precision="bfloat16"))
-    first, other = exact.advance(), narrow.advance()
-    assert other.parts["spectral"] == pytest.approx(first.parts["spectral"], rel=0.02)
-    assert other.parts["spectral"] != first.parts["spectral"]
-    steps = [narrow.advance() for _ in range(29)]
-    assert steps[-1].parts["spectral"] < other.parts["spectral"]
+    first, other = exact.step(), narrow.step()
+    assert other.losses["spectral"] == pytest.approx(first.losses["spectral"], rel=0.02)
+    assert other.losses["spectral"] != first.losses["spectral"]
+    steps = [narrow.step() for _ in range(29)]
+    assert steps[-1].losses["spectral"] < other.losses["spectral"]
     assert finite(narrow.state())
     assert {value.dtype for name, value in narrow.state().items() if "codebook.embed" in name} == {torch.float32}
 
@@ -196,7 +197,7 @@ def test_dropout_chooses_among_the_bandwidths_that_transformers_then_knows() -> 
     training = begin(config(quantizer=QuantizerConfig(decay=0.9, dropout=1.0)), network)
     assert training.levels == [1, 3, 6]
     for _ in range(3):
-        training.advance()
+        training.step()
     trained = training.trained()
     wav = tones(60)
     for number, bandwidth in zip((1, 3, 6), trained.config.target_bandwidths, strict=True):
@@ -213,10 +214,10 @@ def test_bandwidths_that_are_none_are_refused(bandwidths: tuple[int, ...]) -> No
 
 def test_segments_shorter_than_a_window_are_refused_before_training() -> None:
     with pytest.raises(ValueError, match=r"expected segments of 256 samples at least, .* got 160"):
-        begin(config(), batch=lambda step: tones(step)[..., :160])
+        begin(config(), batches=lambda step: tones(step)[..., :160])
 
 
-def test_the_state_of_a_training_without_judges_is_refused() -> None:
+def test_the_state_of_a_training_without_discriminators_is_refused() -> None:
     with pytest.raises(ValueError, match="expected the averages of 4 losses, got 0"):
         begin(config()).load(begin(config(adversarial=None, balancer=None)).state())
     with pytest.raises(ValueError, match=r"expected the state of \d+ parameters, got 0"):
@@ -233,8 +234,8 @@ def test_no_number_stops_being_finite_in_the_first_100_steps_of_50_seeds(first: 
     for seed in range(first, first + 10):
         # A silent item in each batch, as recordings have them.
         training = begin(settings, network, seed, lambda step, seed=seed: silent_first(tones(1000 * seed + step)))
-        steps = [training.advance() for _ in range(100)]
-        assert all(value == value for step in steps for value in (step.loss, *step.parts.values())), seed
+        steps = [training.step() for _ in range(100)]
+        assert all(value == value for step in steps for value in (step.loss, *step.losses.values())), seed
         assert finite(training.state()), seed
         assert training.train_state.skipped_steps == 0
 

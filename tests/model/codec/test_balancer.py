@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.codec.balancer import Balancer, weighted_sum
 from model.codec.config import BalancerConfig
+from model.codec.losses import Balancer, weighted_sum
 from tests.worlds.oracles import Pack, read_pack
 
 WEIGHTS = {"loud": 1.0, "quiet": 3.0}

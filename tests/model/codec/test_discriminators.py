@@ -1,4 +1,4 @@
-"""Judges of sound: equal to AudioCraft's numbers, of the published sizes, and each hears what it is meant to hear."""
+"""Discriminators: equal to AudioCraft's numbers, of the published sizes, and each hears what it is meant to hear."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from model.codec.adversarial import Discriminators
 from model.codec.config import (
     AdversarialConfig,
     PeriodDiscriminatorConfig,
     ScaleDiscriminatorConfig,
     SpectrogramDiscriminatorConfig,
 )
-from model.codec.discriminators import Discriminators
 from tests.worlds.discriminators import convolutions, discriminator_pack, fill, settings
 
 SMALL = AdversarialConfig(
@@ -29,58 +29,58 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def test_logits_and_feature_maps_equal_the_oracle(oracles: Path) -> None:
     pack = discriminator_pack(oracles)
-    judges = Discriminators(1, settings(pack.facts, slice(None)), 0)
-    fill(judges, pack, "weights.")
+    discriminators = Discriminators(1, settings(pack.facts, slice(None)), 0)
+    fill(discriminators, pack, "weights.")
     for name in ("fake", "real"):
-        judgements = judges(pack.tensors[name])["spectrogram"]
-        assert len(judgements) == 3
-        for i, judgement in enumerate(judgements):
-            torch.testing.assert_close(judgement.logits, pack.tensors[f"{name}.logits.{i}"], rtol=1e-4, atol=1e-6)
+        outputs = discriminators(pack.tensors[name])["spectrogram"]
+        assert len(outputs) == 3
+        for i, output in enumerate(outputs):
+            torch.testing.assert_close(output.logits, pack.tensors[f"{name}.logits.{i}"], rtol=1e-4, atol=1e-6)
             if name == "fake":
-                assert len(judgement.features) == 5
-                for j, feature in enumerate(judgement.features):
+                assert len(output.features) == 5
+                for j, feature in enumerate(output.features):
                     torch.testing.assert_close(feature, pack.tensors[f"fake.fmap.{i}.{j}"], rtol=1e-4, atol=1e-6)
 
 
 def test_logits_of_stereo_equal_the_oracle(oracles: Path) -> None:
     pack = discriminator_pack(oracles)
-    judges = Discriminators(2, settings(pack.facts, slice(2, 3)), 0)
-    fill(judges, pack, "stereo.weights.")
-    (judgement,) = judges(pack.tensors["stereo.in"])["spectrogram"]
-    torch.testing.assert_close(judgement.logits, pack.tensors["stereo.logits.0"], rtol=1e-4, atol=1e-6)
+    discriminators = Discriminators(2, settings(pack.facts, slice(2, 3)), 0)
+    fill(discriminators, pack, "stereo.weights.")
+    (output,) = discriminators(pack.tensors["stereo.in"])["spectrogram"]
+    torch.testing.assert_close(output.logits, pack.tensors["stereo.logits.0"], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("samples", [400, 401, 1003])
-def test_every_judge_of_every_kind_answers_for_every_length(channels: int, samples: int) -> None:
-    judgements = Discriminators(channels, SMALL, 0)(noise(3, channels, samples))
-    assert {kind: len(found) for kind, found in judgements.items()} == {"spectrogram": 2, "period": 2, "scale": 3}
-    for judgement in (one for found in judgements.values() for one in found):
-        assert judgement.logits.shape[:2] == (3, 1)
-        assert judgement.logits.isfinite().all()
-        assert all(feature.shape[0] == 3 for feature in judgement.features)
+def test_every_discriminator_of_every_kind_answers_for_every_length(channels: int, samples: int) -> None:
+    outputs = Discriminators(channels, SMALL, 0)(noise(3, channels, samples))
+    assert {kind: len(found) for kind, found in outputs.items()} == {"spectrogram": 2, "period": 2, "scale": 3}
+    for output in (one for found in outputs.values() for one in found):
+        assert output.logits.shape[:2] == (3, 1)
+        assert output.logits.isfinite().all()
+        assert all(feature.shape[0] == 3 for feature in output.features)
 
 
-def test_a_judge_of_a_period_convolves_only_samples_that_are_that_period_apart() -> None:
+def test_a_discriminator_of_a_period_convolves_only_samples_that_are_that_period_apart() -> None:
     wav = noise(1, 1, 300).requires_grad_()
     two, three = Discriminators(1, SMALL, 0)(wav)["period"]
-    for judgement, period in ((two, 2), (three, 3)):
-        (gradient,) = torch.autograd.grad(judgement.logits[0, 0, 5, 1], wav, retain_graph=True)
+    for output, period in ((two, 2), (three, 3)):
+        (gradient,) = torch.autograd.grad(output.logits[0, 0, 5, 1], wav, retain_graph=True)
         places = gradient[0, 0].nonzero()[:, 0]
         assert len(places) > 5
         assert {int(place) % period for place in places} == {1}
 
 
-def test_every_further_judge_of_a_scale_hears_half_the_rate_of_the_one_before() -> None:
-    judgements = Discriminators(1, SMALL, 0)(noise(1, 1, 1024))["scale"]
-    assert [judgement.features[0].shape[-1] for judgement in judgements] == [1024, 512, 256]
+def test_every_further_discriminator_of_a_scale_hears_half_the_rate_of_the_one_before() -> None:
+    outputs = Discriminators(1, SMALL, 0)(noise(1, 1, 1024))["scale"]
+    assert [output.features[0].shape[-1] for output in outputs] == [1024, 512, 256]
     high = torch.tensor([1.0, -1.0]).repeat(512)[None, None]
-    heard = [judgement.features[0] for judgement in Discriminators(1, SMALL, 0)(high)["scale"]]
+    heard = [output.features[0] for output in Discriminators(1, SMALL, 0)(high)["scale"]]
     inside = [(feature - feature.mean(-1, keepdim=True))[..., 16:-16].abs().max() for feature in heard]
     assert inside[0] > 100 * max(inside[1], inside[2])
 
 
-def test_the_published_judges_have_the_published_layers() -> None:
+def test_the_published_discriminators_have_the_published_layers() -> None:
     config = AdversarialConfig(period=PeriodDiscriminatorConfig(), scale=ScaleDiscriminatorConfig())
     kinds = Discriminators(1, config, 0).kinds
     assert [len(kinds[name]) for name in ("spectrogram", "period", "scale")] == [5, 5, 3]
@@ -122,6 +122,6 @@ def test_sound_shorter_than_a_window_is_refused() -> None:
     ({"spectrogram": {"hops": (256,)}}, "one hop and one window for each FFT, got 5 FFTs, 1 hops and 5 windows"),
     ({"spectrogram": {"ffts": (64,), "hops": (16,), "windows": (128,)}}, "windows no longer than their FFTs"),
 ])  # fmt: skip
-def test_judges_that_cannot_be_are_refused(change: dict, message: str) -> None:
+def test_discriminators_that_cannot_be_are_refused(change: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         AdversarialConfig.model_validate(change)

@@ -15,7 +15,7 @@ from model.codec.losses import (
     MelSpectrogram,
     MultiResolutionStftLoss,
     MultiScaleSpectralLoss,
-    Reconstruction,
+    ReconstructionLosses,
     SiSnrLoss,
     log_mel_distance,
     multi_scale_mel_distance,
@@ -31,7 +31,7 @@ def chord(seed: int) -> Tensor:
     return 0.2 * tones[None, None]
 
 
-def only(name: str) -> Reconstruction:
+def only(name: str) -> ReconstructionLosses:
     """One loss, with windows that a short sound has room for."""
     others = {f"{one}_weight": float(one == name) for one in ("waveform", "spectral", "stft", "si_snr")}
     config = CodecTrainingConfig(
@@ -40,7 +40,7 @@ def only(name: str) -> Reconstruction:
         si_snr=SiSnrLossConfig(segment=0.2),
         **others,
     )
-    return Reconstruction(8_000, config)
+    return ReconstructionLosses(8_000, config)
 
 
 def cases(oracles: Path) -> dict[str, dict]:
@@ -122,7 +122,7 @@ def test_every_loss_falls_to_its_least_where_nothing_is_lost_and_has_a_gradient_
 
 
 def test_a_loss_of_weight_0_is_not_computed_and_a_training_without_any_is_refused() -> None:
-    assert set(Reconstruction(8_000, CodecTrainingConfig()).weights) == {"waveform", "spectral"}
+    assert set(ReconstructionLosses(8_000, CodecTrainingConfig()).weights) == {"waveform", "spectral"}
     with pytest.raises(ValidationError, match="a weight above 0 for a loss of the reconstruction"):
         CodecTrainingConfig(waveform_weight=0.0, spectral_weight=0.0)
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.codec.evaluation import judge_scalar
+from model.codec.evaluation import MU, ScalarCoded, evaluate_scalar_codec, quantise, scalar_coded
 from model.codec.losses import si_snr
-from model.codec.scalar import MU, ScalarCoded, quantise, scalar_coded
 
 SAMPLE_RATE = 16_000
 
@@ -100,15 +99,18 @@ def test_a_louder_recording_and_a_silent_side_change_nothing() -> None:
 
 def test_figures_over_recordings_keep_to_the_bit_rate() -> None:
     recordings = [music(seed, seconds=seconds)[None] for seed, seconds in ((5, 0.5), (6, 1.33), (7, 2.0))]
-    quality = judge_scalar(recordings, SAMPLE_RATE, 1.6)
+    quality = evaluate_scalar_codec(recordings, SAMPLE_RATE, 1.6)
     assert 1.5 < quality.bit_rate <= 1.6
-    alone = [judge_scalar([wav], SAMPLE_RATE, 1.6).fidelity.si_snr for wav in recordings]
+    alone = [evaluate_scalar_codec([wav], SAMPLE_RATE, 1.6).fidelity.si_snr for wav in recordings]
     assert quality.fidelity.si_snr == pytest.approx(sum(alone) / 3)
-    assert judge_scalar(recordings, SAMPLE_RATE, 6.4).fidelity.log_mel_distance < quality.fidelity.log_mel_distance
+    assert (
+        evaluate_scalar_codec(recordings, SAMPLE_RATE, 6.4).fidelity.log_mel_distance
+        < quality.fidelity.log_mel_distance
+    )
 
 
-def test_too_few_bits_and_nothing_to_judge_by_are_told() -> None:
+def test_too_few_bits_and_nothing_to_evaluate_on_are_told() -> None:
     with pytest.raises(ValueError, match="expected at least 26 bits for 2 channels, got 25"):
         scalar_coded(music(8, 2), 25)
-    with pytest.raises(ValueError, match="expected recordings to judge a codec by, got none"):
-        judge_scalar([], SAMPLE_RATE, 1.6)
+    with pytest.raises(ValueError, match="expected recordings to evaluate a codec on, got none"):
+        evaluate_scalar_codec([], SAMPLE_RATE, 1.6)

@@ -10,7 +10,7 @@ from transformers import EncodecModel
 
 from model.codec.codec import Codec
 from model.codec.config import CodecConfig, CodecTrainingConfig, QuantizerConfig, SpectralLossConfig
-from model.codec.evaluation import judge
+from model.codec.evaluation import evaluate_codec
 from model.codec.network import fold_weight_norm, new_network, scale_activations
 from model.codec.training import CodecTraining
 from model.optim.train_state import OptimizationConfig, step_seed
@@ -67,15 +67,15 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_a_training_that_goes_on_from_its_state_ends_with_the_same_weights_bit_for_bit(killed_after: int) -> None:
     undisturbed = begin()
     for _ in range(12):
-        undisturbed.advance()
+        undisturbed.step()
     first = begin()
     for _ in range(killed_after):
-        first.advance()
+        first.step()
     kept = {name: value.clone() for name, value in first.state().items()}
     second = begin()
     second.load(kept)
-    while second.step < 12:
-        second.advance()
+    while second.updates < 12:
+        second.step()
     assert equal(second.state(), undisturbed.state())
     assert equal(dict(second.trained().state_dict()), dict(undisturbed.trained().state_dict()))
 
@@ -83,14 +83,14 @@ def test_a_training_that_goes_on_from_its_state_ends_with_the_same_weights_bit_f
 def test_another_seed_gives_other_weights() -> None:
     trainings = [begin(seed=seed) for seed in (0, 1)]
     for training in trainings:
-        training.advance()
+        training.step()
     assert not equal(trainings[0].state(), trainings[1].state())
 
 
 def test_the_trained_codec_encodes_identically_after_transformers_saved_and_loaded_it(tmp_path: Path) -> None:
     training = begin()
     for _ in range(6):
-        training.advance()
+        training.step()
     trained = training.trained()
     trained.save_pretrained(tmp_path)
     loaded = EncodecModel.from_pretrained(tmp_path)
@@ -106,7 +106,7 @@ def test_the_trained_codec_encodes_identically_after_transformers_saved_and_load
 def test_the_copy_that_is_kept_computes_what_the_network_in_training_computes() -> None:
     training = CodecTraining(new_network(NETWORK, 0), config(8, ema_decay=0.0), 0, tones)
     for _ in range(8):
-        training.advance()
+        training.step()
     wav = tones(50)
     with torch.no_grad():
         latents = training.network.encoder(wav)
@@ -116,10 +116,10 @@ def test_the_copy_that_is_kept_computes_what_the_network_in_training_computes() 
 def test_training_beats_the_untrained_codec_on_sound_that_it_did_not_see() -> None:
     training = CodecTraining(new_network(NETWORK, 0), config(80, 20, 0.0), 0, tones)
     held_out = [tones(-1000 - i, items=1, samples=8_000) for i in range(4)]
-    before = judge(Codec(training.untrained()), held_out)
+    before = evaluate_codec(Codec(training.untrained()), held_out)
     for _ in range(80):
-        training.advance()
-    after = judge(Codec(training.trained()), held_out)
+        training.step()
+    after = evaluate_codec(Codec(training.trained()), held_out)
     assert after.fidelity.si_snr > before.fidelity.si_snr + 3
     assert after.fidelity.log_mel_distance < before.fidelity.log_mel_distance - 1
     assert max(after.perplexity) > 4
@@ -127,16 +127,16 @@ def test_training_beats_the_untrained_codec_on_sound_that_it_did_not_see() -> No
 
 def test_before_the_codebooks_start_the_encoder_learns_with_no_commitment() -> None:
     training = begin()
-    steps = [training.advance() for _ in range(5)]
-    assert [step.parts["commitment"] == 0 for step in steps] == [True, True, True, False, False]
+    steps = [training.step() for _ in range(5)]
+    assert [step.losses["commitment"] == 0 for step in steps] == [True, True, True, False, False]
 
 
 def test_the_encoder_gets_a_gradient_through_the_quantiser() -> None:
     training = begin()
     for _ in range(4):
-        training.advance()
+        training.step()
     before = training.network.encoder.layers[0].conv.weight.clone()
-    training.advance()
+    training.step()
     assert not torch.equal(before, training.network.encoder.layers[0].conv.weight)
 
 

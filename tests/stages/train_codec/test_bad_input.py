@@ -51,7 +51,7 @@ def test_recordings_of_a_lower_rate_are_left_out_and_told_so_before_training(tmp
     assert row["rows_seen"] == 12
 
 
-def test_segments_too_short_for_the_judges_are_told_so_before_training(tmp_path: Path) -> None:
+def test_segments_too_short_for_the_discriminators_are_told_so_before_training(tmp_path: Path) -> None:
     changes = {"training": {"adversarial": {}}}
     with pytest.raises(StageFailed, match=r"expected segments of 2048 samples at least, .* got 2000"):
         train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(**changes))

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoFeatureExtractor, EncodecModel
 
-from model.codec.evaluation import fidelity, judge, judge_scalar
+from model.codec.evaluation import evaluate_codec, evaluate_scalar_codec, fidelity
 from schemas.tables import RECONSTRUCTIONS, TRAINING
 from schemas.weights import folder_digest
 from stages.audio import read_audio
 from stages.checkpoints.codecs import load_codec
 from stages.pipeline.contract import Progress, Stopped
 from tests.worlds.codec_world import (
+    ADVERSARIAL,
     CARDINALITY,
     CODEBOOKS,
     HOP,
-    JUDGED,
     SAMPLE_RATE,
     piece,
     recipe,
@@ -47,7 +47,7 @@ def killed_at(place: Path, rows: list[dict], step: int, changes: dict) -> None:
     assert done.returncode == -9, done.stderr
 
 
-@pytest.mark.parametrize("changes", [{}, JUDGED], ids=["alone", "against judges"])
+@pytest.mark.parametrize("changes", [{}, ADVERSARIAL], ids=["alone", "against discriminators"])
 def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, changes: dict) -> None:
     rows = tracks(tmp_path / "music")
     undisturbed, context = train_in(tmp_path / "a", rows, recipe(**changes))
@@ -83,7 +83,7 @@ def test_the_checkpoint_is_a_folder_that_transformers_and_the_other_stages_load(
     assert torch.equal(load_codec(folder).encode(torch.from_numpy(wav)[None, None]), codes)
     assert codes.shape == (1, CODEBOOKS, len(wav) // HOP)
     held_out = [torch.from_numpy(read_audio(one["uri"]).samples)[None] for one in rows if one["split"] == "valid"]
-    assert judge(load_codec(folder), held_out).fidelity.si_snr == pytest.approx(
+    assert evaluate_codec(load_codec(folder), held_out).fidelity.si_snr == pytest.approx(
         dict(row["metrics"])["valid_si_snr"], abs=1e-3
     )
     assert extractor.sampling_rate == network.config.sampling_rate == SAMPLE_RATE
@@ -155,11 +155,11 @@ def test_every_split_that_has_recordings_has_metrics_of_its_own(tmp_path: Path) 
     assert metrics["test_si_snr"] != metrics["train_si_snr"] != without["train_si_snr"]
 
 
-def test_a_plain_codec_of_the_same_bit_rate_is_judged_on_the_same_recordings(tmp_path: Path) -> None:
+def test_a_plain_codec_of_the_same_bit_rate_is_evaluated_on_the_same_recordings(tmp_path: Path) -> None:
     rows = tracks(tmp_path / "music")
     metrics = dict(train_in(tmp_path / "store", rows, recipe())[0]["metrics"])
     held_out = [torch.from_numpy(read_audio(one["uri"]).samples)[None] for one in rows if one["split"] == "valid"]
-    plain = judge_scalar(held_out, SAMPLE_RATE, metrics["valid_bit_rate"])
+    plain = evaluate_scalar_codec(held_out, SAMPLE_RATE, metrics["valid_bit_rate"])
     assert 1.1 < metrics["valid_bit_rate_scalar"] == plain.bit_rate <= metrics["valid_bit_rate"]
     for name in ("si_snr", "log_mel_distance", "multi_scale_mel_distance"):
         assert metrics[f"valid_{name}_scalar"] == pytest.approx(getattr(plain.fidelity, name))
@@ -221,12 +221,12 @@ def test_how_many_reconstructions_are_kept_changes_neither_the_recipe_nor_the_co
     ]
 
 
-def test_rows_of_training_tell_what_the_judges_say(tmp_path: Path) -> None:
-    _, context = train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(**JUDGED))
+def test_rows_of_training_tell_what_the_discriminators_make_of_it(tmp_path: Path) -> None:
+    _, context = train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe(**ADVERSARIAL))
     logged = [one for one in context.store.read(TRAINING, context.fingerprint).to_pylist() if one["split"] == "train"]
     named = {name for one in logged for name, _ in one["metrics"]}
-    judged = {f"{name}_{kind}" for name in ("adversarial", "features") for kind in ("spectrogram", "period", "scale")}
-    assert named == {"waveform", "spectral", "commitment", "discriminator", *judged}
+    names = {f"{name}_{kind}" for name in ("adversarial", "features") for kind in ("spectrogram", "period", "scale")}
+    assert named == {"waveform", "spectral", "commitment", "discriminator", *names}
     assert all(value == value for one in logged for _, value in one["metrics"])
 
 
