@@ -124,12 +124,12 @@ def save(found: ClapStandIn, folder: Path) -> None:
     found.tokenizer.save_pretrained(folder)
 
 
-def judge(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:
+def evaluate_clap(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:
     """How the saved model finds the caption of held-out pieces among those of all held-out pieces, and names genre and
     instruments, next to chance."""
     embedder = load_joint_embedder(folder, device)
-    pieces = music.pieces[music.judged]
-    sounds = [stems.sum(0, keepdim=True).numpy() for stems in music.stems[music.judged]]
+    pieces = music.pieces[music.evaluated]
+    sounds = [stems.sum(0, keepdim=True).numpy() for stems in music.stems[music.evaluated]]
     heard = [embedder.embed_audio(sound, music.sample_rate, 10.0).embeddings[0] for sound in sounds]
     audio = torch.from_numpy(np.stack(heard))
     own = ranks(audio, torch.from_numpy(embedder.embed_text([caption(piece) for piece in pieces])))

@@ -40,7 +40,7 @@ class Config(schemas.Config):
     pieces: int = Field(default=288, ge=32)
     """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
     held_out: int = Field(default=48, ge=4)
-    """Further pieces that they are judged by."""
+    """Further pieces that they are evaluated on."""
     separator: SeparatorConfig = SeparatorConfig()
     """The stand-in for htdemucs."""
     clap: ClapStandInConfig = ClapStandInConfig()
@@ -74,7 +74,7 @@ class _Trainer:
         network = separator.train(config, music, step_seed(self.config.seed, 1), self.context.device, on_step)
         separator.save(network, folder)
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        metrics = separator.judge(folder, music, self.context.device)
+        metrics = separator.evaluate_separator(folder, music, self.context.device)
         return TrainingSummary(config.training.optimization.steps, parameters, self.config.pieces, metrics)
 
     def clap(self, folder: Path) -> TrainingSummary:
@@ -86,7 +86,7 @@ class _Trainer:
         found = clap.train(config, music, step_seed(self.config.seed, 2), self.context.device, on_step)
         clap.save(found, folder)
         parameters = sum(parameter.numel() for parameter in found.model.parameters())
-        metrics = clap.judge(folder, music, self.context.device)
+        metrics = clap.evaluate_clap(folder, music, self.context.device)
         return TrainingSummary(config.training.optimization.steps, parameters, self.config.pieces, metrics)
 
     def text_encoder(self, folder: Path) -> TrainingSummary:

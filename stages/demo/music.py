@@ -15,7 +15,7 @@ FIRST_INDEX = 10_000
 
 @dataclass(frozen=True, eq=False)
 class TrainingMusic:
-    """Pieces with their stems; the last of them are held out to judge by."""
+    """Pieces with their stems; the last of them are held out for their evaluation."""
 
     pieces: list[Piece]
     stems: list[Float[Tensor, "stems _"]]
@@ -28,7 +28,7 @@ class TrainingMusic:
         return slice(0, len(self.pieces) - self.held_out)
 
     @property
-    def judged(self) -> slice:
+    def evaluated(self) -> slice:
         """Of `pieces` and `stems`: what is held out."""
         return slice(len(self.pieces) - self.held_out, len(self.pieces))
 

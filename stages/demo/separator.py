@@ -61,14 +61,14 @@ def save(network: HTDemucs, folder: Path) -> None:
     (folder / f"{BAG}.yaml").write_text(yaml.safe_dump({"models": [SIGNATURE]}), encoding="utf-8")
 
 
-def judge(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:
+def evaluate_separator(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:
     """What the saved separator does for the melody on held-out pieces, next to doing nothing: the signal-to-distortion
     ratio of vocals and other, dB, and how near the chroma is to that of the true stems (mean cosine)."""
     separator = load_separator(LocalWeights(SIGNATURE, folder, ""), device)
     found: dict[str, list[float]] = {
         name: [] for name in ("si_sdr", "si_sdr_mix", "chroma_cosine", "chroma_cosine_mix")
     }
-    for stems in music.stems[music.judged]:
+    for stems in music.stems[music.evaluated]:
         mix = stems.sum(0, keepdim=True)
         target = sum(stems[STEMS.index(stem)] for stem in MELODY_STEMS)
         assert isinstance(target, torch.Tensor)

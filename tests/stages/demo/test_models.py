@@ -117,4 +117,4 @@ def test_a_stop_is_heeded_and_leaves_no_half_model(tmp_path):
 def test_stand_ins_learn_from_pieces_that_no_demo_corpus_has(tmp_path):
     music = make_music(make_context(tmp_path), 0, 3, 2, 16_000)
     assert [piece.index for piece in music.pieces] == [FIRST_INDEX + index for index in range(5)]
-    assert (len(music.pieces[music.learned]), len(music.pieces[music.judged])) == (3, 2)
+    assert (len(music.pieces[music.learned]), len(music.pieces[music.evaluated])) == (3, 2)
