@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STORE  ?= demo-store
+TESTS  ?=
 
-.PHONY: env demo test test-slow bench lint lock clean
+.PHONY: env demo test test-slow bench docs lint lock clean
 
 env: $(VENV)/.installed
 
@@ -25,13 +26,17 @@ lint: env
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile $(TESTS)
 
 test-slow: env
 	$(BIN)/pytest -m slow
 
 bench: env
 	$(BIN)/python -W ignore -m tests.benchmarks --results tests/benchmarks/RESULTS.md
+
+# What the documentation takes from the code; the answers to its queries only where the demo's store is there.
+docs: env
+	$(BIN)/python -m docs.generate $(wildcard $(STORE))
 
 lock:
 	uv pip compile pyproject.toml --all-extras --generate-hashes --python-version 3.11 \

@@ -11,7 +11,7 @@ import sys
 import time
 
 from tests.benchmarks.machine import circumstances, describe
-from tests.benchmarks.results import Report, append, headed
+from tests.benchmarks.results import Report, headed, record
 from tests.benchmarks.running import options
 
 OF_THE_MODEL = ("generation", "training", "tokenizing")
@@ -22,7 +22,7 @@ NEEDED = ("pyarrow", "prefect", "soundfile")
 
 
 def main() -> None:
-    """Run them, print all figures as Markdown, and append them to a file where one is named."""
+    """Run them and print all figures as Markdown; in a file that is named, they replace this machine's last run."""
     parser = options(__doc__)
     every = (*OF_THE_MODEL, *OF_THE_PIPELINE)
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="the benchmarks to run")
@@ -47,7 +47,8 @@ def main() -> None:
             print(failed[-1], file=sys.stderr)
         gc.collect()
     took = f"The whole took {(time.perf_counter() - begun) / 60:.1f} minutes"
-    append(headed(reports, describe(given.device, given.threads), ". ".join([heading, took, *failed])), given.results)
+    text = headed(reports, describe(given.device, given.threads), ". ".join([heading, took, *failed]))
+    record(text, given.results, replace=set(given.only) == set(every))
     if failed:
         sys.exit(1)
 

@@ -1,6 +1,7 @@
 """Figures of a benchmark beside their peer, their goal and the machine's limit, as Markdown that RESULTS.md keeps."""
 
 import datetime
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -109,12 +110,17 @@ def goals(reports: Iterable[Report]) -> str:
     return f"{reached}; missed: {'; '.join(missed)}." if missed else f"{reached}."
 
 
-def append(text: str, file: Path | None) -> None:
-    """Print it, and put it at the end of a file where one is given."""
+def record(text: str, file: Path | None, replace: bool = False) -> None:
+    """Print a run, and keep it in a file where one is given: at its end, or in place of what stands there of the same
+    machine."""
     print(text)
-    if file is not None:
-        with file.open("a", encoding="utf-8") as results:
-            results.write("\n" + text)
+    if file is None:
+        return
+    kept = file.read_text(encoding="utf-8")
+    if replace:
+        machine = text.splitlines()[0].split(", ", 1)[1]
+        kept = re.sub(rf"^## [^\n]*, {re.escape(machine)}\n.*?(?=^## |\Z)", "", kept, flags=re.DOTALL | re.MULTILINE)
+    file.write_text(f"{kept.rstrip()}\n\n{text}", encoding="utf-8")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.machine import circumstances, describe
-from tests.benchmarks.results import Report, append, headed
+from tests.benchmarks.results import Report, headed, record
 
 
 def options(purpose: str | None) -> argparse.ArgumentParser:
@@ -22,7 +22,7 @@ def options(purpose: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="of torch, and processes where files are read")
     parser.add_argument("--cpu-time", action="store_true", help="by the processors' time: where others use the machine")
     parser.add_argument("--small", action="store_true", help="small sizes, to try the benchmark itself")
-    parser.add_argument("--results", type=Path, help="a file to append what was found to")
+    parser.add_argument("--results", type=Path, help="a file to keep the figures in")
     return parser
 
 
@@ -30,7 +30,7 @@ def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace
     """Run one benchmark as the command line says, and print what it found below the machine's name."""
     given = parser.parse_args()
     report = measure(given)
-    append(headed([report], describe(given.device, given.threads), circumstances()), given.results)
+    record(headed([report], describe(given.device, given.threads), circumstances()), given.results)
 
 
 def in_a_process(name: str, *words: str) -> dict[str, Any]:

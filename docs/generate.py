@@ -1,0 +1,374 @@
+"""Writes what the documentation takes from the code: `make docs`, or `python -m docs.generate [STORE]`.
+
+`docs/reference.md` is written whole; sections between marks in other pages are replaced. With a store, the answers to
+the queries of `docs/queries.md` are those of that store.
+"""
+
+import ast
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import pyarrow as pa
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from flows.cli import run_command
+from flows.presets import PRESETS
+from flows.recipe import STAGES
+from schemas import Settings, Store
+from schemas.database import query
+from schemas.tables import TABLES
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+FIGURES = {
+    "delay": ("Delay: each codebook one step later than the one before", "delay"),
+    "parallel": ("Parallel: no delay", "delay --delays 0,0,0,0"),
+    "unroll": ("Unroll: one code a step", "unroll --frames 3"),
+    "coarse-first": ("Coarse first: the whole first codebook, then the others", "coarse_first"),
+    "grouped": ("Grouped: groups of codebooks one after another, flattened", "grouped --frames 4"),
+    "stereo": (
+        "Stereo: left and right by turns, a delay for each pair",
+        "delay --codebooks 8 --delays 0,0,1,1,2,2,3,3",
+    ),
+}
+"""The figures of `docs/model.md`: a title, and what `segue pattern` is asked for."""
+
+QUERIES = {
+    "What did the last run do, and what did it cost?": """
+SELECT stage, rows_made, rows_reused, rows_refused, round(seconds, 1) AS seconds
+FROM runs WHERE run_id = (SELECT max(run_id) FROM runs) ORDER BY started_at""",
+    "What is in the training set?": """
+SELECT genre, split, count(*) AS tracks, round(sum(seconds)) AS seconds, round(avg(loudness), 1) AS lufs
+FROM tracks GROUP BY ALL ORDER BY tracks DESC, genre, split LIMIT 5""",
+    "How is the language model doing on recordings that it has not seen?": """
+SELECT step, split, round(loss, 3) AS loss FROM training JOIN checkpoints USING (checkpoint_id)
+WHERE kind = 'language_model' ORDER BY step DESC, split LIMIT 4""",
+    "Which clips follow their melody best, and from which track did it come?": """
+SELECT left(r.description, 40) AS description, r.melody, round(s.chroma_similarity, 2) AS trained,
+       round(s.chroma_similarity_chance, 2) AS chance, c.path
+FROM scores s JOIN requests r USING (request_id) JOIN clips c USING (request_id, take)
+WHERE s.chroma_similarity IS NOT NULL ORDER BY s.chroma_similarity DESC LIMIT 3""",
+    "From a clip back to its model and that model's data.": """
+SELECT c.request_id[:8] AS request, c.checkpoint_id[:8] AS checkpoint, k.data_digest, k.rows_seen, k.steps
+FROM clips c JOIN checkpoints k USING (checkpoint_id) ORDER BY c.request_id LIMIT 2""",
+}
+
+COLUMNS = {
+    "artist": "artist",
+    "album": "album",
+    "bpm": "tempo, beats a minute",
+    "bpm_asked": "tempo that was asked for, beats a minute",
+    "bpm_correct": "whether both tempi agree, an octave forgiven",
+    "bytes": "size, bytes",
+    "cardinality": "entries of a codebook; codes are below it",
+    "channels": "1 mono, 2 stereo",
+    "checkpoint_id": "the trained model",
+    "chords": "chords, in order",
+    "chroma": "[frames][12], C first",
+    "chroma_frame_rate": "frames of chroma a second, Hz",
+    "chroma_similarity": "share of frames whose strongest pitch class is the one that was asked for, 0 to 1",
+    "chroma_similarity_ceiling": "the same of the reference itself, through the codec",
+    "chroma_similarity_chance": "the same of the reference at shuffled times",
+    "chroma_similarity_untrained": "the same of a model of random weights",
+    "clap": "reference to a sound or to words: `track:`, `title:`, `file:`, `text:`",
+    "clap_similarity": "cosine of the clip's CLAP embedding and the request's, -1 to 1",
+    "clipping": "share of samples at full scale, 0 to 1",
+    "clips": "clips on the page",
+    "code_version": "version of this project, and of its source",
+    "codebook_loss": "cross-entropy of each codebook, nats a code",
+    "codec": "digest of the codec that the codes belong to",
+    "codec_reference": "how the codec was named",
+    "codes": "[K][T], codebooks by frames",
+    "created_at": "when it was made, UTC",
+    "data_digest": "digest of the rows that it was trained on",
+    "decoded": "file of what the codec made of it, under the store",
+    "decoded_sha256": "SHA-256 of that file",
+    "description": "text for the text condition",
+    "device": "`cpu` or `cuda`",
+    "digest": "digest of the content",
+    "embeddings": "[windows][width], of length 1",
+    "error": "why it failed; empty if it did not",
+    "fields": "further columns of the request that the model may be conditioned on, by name",
+    "files": "each place where the recording lies: `uri`, `stamp` (size and time), `tags`",
+    "fingerprint": "version of the table that was written",
+    "format": "container and coding",
+    "frame_rate": "frames a second, Hz",
+    "frames": "length, frames of codes (in `tracks`: samples a channel)",
+    "genre": "genre",
+    "gradient_norm": "2-norm of the gradient before clipping",
+    "guidance": "classifier-free guidance",
+    "guidance_text": "guidance of the text against the other conditions",
+    "index": "number in the corpus",
+    "inputs": "version read of each table, by name",
+    "instrument": "instrument",
+    "instruments": "instruments",
+    "key": "musical key, such as `A minor` (in `rejects`: the row's key, or where it is)",
+    "key_asked": "key that was asked for",
+    "key_correct": "whether both keys agree",
+    "keywords": "keywords",
+    "kind": "kind of checkpoint, or kind of refusal",
+    "learning_rate": "learning rate of the step",
+    "licence": "licence",
+    "line": "line of the requests file",
+    "log_mel_distance": "distance of log-mel spectra to the original",
+    "loss": "the loss; of a language model the mean cross-entropy over codebooks, nats a code",
+    "loudness": "integrated loudness, LUFS (ITU-R BS.1770)",
+    "loudness_before": "loudness of what the codec gave, LUFS",
+    "melody": "reference to a melody (in `pieces`: notes, with onset and length in seconds and MIDI pitch)",
+    "message": "the reason, for a person",
+    "metadata_stamp": "digest of what the metadata files say of it",
+    "metrics": "further figures, by name",
+    "model_flops_utilisation": "share of the device's matrix rate that the step used, 0 to 1",
+    "moods": "moods",
+    "multi_scale_mel_distance": "mean distance of mel spectra over several scales",
+    "name": "your own id of the request",
+    "nearest_similarity": "cosine of the CLAP embeddings of clip and nearest track",
+    "nearest_track": "the training track that is nearest by CLAP",
+    "number": "number of the segment",
+    "original": "file of the original segment, under the store",
+    "original_sha256": "SHA-256 of that file",
+    "outputs": "files and folders that were written",
+    "parameters": "number of weights",
+    "paraphrases": "other texts that may stand for the description",
+    "parents": "checkpoints that it was made from",
+    "path": "file or folder, under the store",
+    "piece_id": "the piece",
+    "prompt": "reference to the sound that is continued",
+    "prompt_frames": "frames of the prompt, which the codes begin with",
+    "prompt_seconds": "length of the prompt, seconds",
+    "recipe": "digest of the settings that it was trained with",
+    "reference": "how the weights are named",
+    "report_id": "the report",
+    "request_id": "the request: digest of all that decides its result",
+    "revision": "revision that the first use got",
+    "rows_made": "rows made",
+    "rows_refused": "rows refused",
+    "rows_reused": "rows kept from earlier runs",
+    "rows_seen": "rows that it was trained on",
+    "run_id": "the run; later runs sort after earlier ones",
+    "sample_rate": "Hz",
+    "seconds": "length, seconds (in `runs`: time taken)",
+    "seconds_asked": "length that was asked for, seconds",
+    "seed": "seed of all that is random in it",
+    "sha256": "SHA-256 of the file",
+    "shard": "number of the shard that the row lies in",
+    "si_snr": "scale-invariant signal-to-noise ratio, dB",
+    "silence": "share of silent time, 0 to 1",
+    "split": "`train`, `valid` or `test`",
+    "stage": "the stage",
+    "stamp": "size and time of the file when it was read",
+    "started_at": "when it began, UTC",
+    "starts": "start of each window, seconds",
+    "step": "step of the optimiser",
+    "steps": "steps of the optimiser",
+    "take": "number of the take, from 0",
+    "takes": "clips of this request, each with a seed of its own",
+    "temperature": "temperature of sampling; 0 is greedy",
+    "title": "title",
+    "tokens_per_second": "codes trained on a second",
+    "top_k": "sample among the k most likely codes; 0 for all",
+    "top_p": "sample among the most likely codes of this mass; 0 for all",
+    "track_id": "the recording: SHA-256 of its encoded audio without tags",
+    "true_peak": "true peak, dBTP",
+    "true_peak_before": "true peak of what the codec gave, dBTP",
+    "uri": "file or URL",
+    "warnings": "what was wrong with its metadata",
+}
+"""What a column holds, with its unit; a name means the same in every table."""
+
+
+def write_reference() -> str:
+    """Return `docs/reference.md`: every stage, table, knob, setting and preset."""
+    parts = ["# Reference", "Written from the code by `make docs`. Tables first, then every knob that `--set` takes."]
+    parts += ["## Tables", "A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`."]
+    for table in TABLES.values():
+        parts += [f"### `{table.name}`", f"One row is {table.about}. Key: `{', '.join(table.key)}`."]
+        rows = [[f"`{field.name}`", type_name(field.type), COLUMNS[field.name]] for field in table.schema]
+        parts.append(markdown_table(["column", "type", "what it holds"], rows))
+    parts += [
+        "## Knobs",
+        "`--set stage.field=value`; defaults are the published values, from which presets differ.",
+    ]
+    for name, module in STAGES.items():
+        parts.append(f"### Stage `{name}`")
+        rows = list(knobs(module.Config, name))
+        parts.append(markdown_table(["knob", "values", "default", "meaning"], rows) if rows else "No knobs.")
+    parts += ["## Settings", "Where and how a run runs; nothing here changes a result."]
+    parts.append(markdown_table(["setting", "values", "default", "meaning"], list(knobs(Settings, "settings"))))
+    parts += ["## Presets", "`segue presets` prints what each sets differently."]
+    presets = [[f"`{name}`", " ".join((make.__doc__ or "").split())] for name, make in PRESETS.items()]
+    parts.append(markdown_table(["preset", "what it is"], presets))
+    return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a table, its cells' bars escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Return a column's type, short."""
+    if pa.types.is_list(kind):
+        return f"list of {type_name(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "record"
+    if pa.types.is_map(kind):
+        return f"map to {type_name(kind.item_type)}"
+    return {"string": "text", "double": "float64", "float": "float32"}.get(str(kind), str(kind))
+
+
+def knobs(model: type[BaseModel], path: str, values: BaseModel | None = None) -> Iterator[list[str]]:
+    """Yield a row a knob of a configuration, those of the configurations within it included.
+
+    Args:
+        model: the configuration.
+        path: what stands before a knob's name.
+        values: the configuration that holds by default, where it is not `model()`.
+    """
+    for name, field in model.model_fields.items():
+        default = field.get_default(call_default_factory=True) if values is None else getattr(values, name)
+        inner = inner_models(field.annotation)
+        meaning = " ".join((field.description or "").split())
+        shown = "required" if field.is_required() and values is None else shown_default(default)
+        yield [f"`{path}.{name}`", values_of(field), shown, meaning]
+        for kind in inner:
+            below = f"{path}.{name}.<name>" if is_mapping(field.annotation) else f"{path}.{name}"
+            yield from knobs(kind, below, default if type(default) is kind else None)
+
+
+def inner_models(annotation: Any) -> list[type[BaseModel]]:
+    """Return the configurations that a field may hold: as they are, in a union or in a mapping."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in inner_models(part)]
+
+
+def is_mapping(annotation: Any) -> bool:
+    """Tell whether a field holds a mapping, or may."""
+    origin = get_origin(annotation)
+    return origin in (Mapping, dict) or any(is_mapping(part) for part in get_args(annotation))
+
+
+LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+
+def values_of(field: FieldInfo) -> str:
+    """Return the values that a field takes."""
+    limits = [
+        f"{sign} {getattr(limit, name):g}"
+        for limit in field.metadata
+        for name, sign in LIMITS.items()
+        if hasattr(limit, name)
+    ]
+    return ", ".join([annotation_name(field.annotation), *limits])
+
+
+def annotation_name(annotation: Any) -> str:
+    """Return a type as a person would say it."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if annotation in (None, type(None)):
+        return "null"
+    if origin is Annotated:
+        return annotation_name(inside[0])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in inside)
+    if origin in (Union, types.UnionType):
+        return " or ".join(annotation_name(part) for part in inside)
+    if is_mapping(annotation):
+        return f"map to {annotation_name(inside[-1])}"
+    if inside:
+        return f"list of {annotation_name(inside[0])}"
+    names = {"str": "text", "WeightsRef": "weights", "bool": "true or false"}
+    name = getattr(annotation, "__name__", str(annotation))
+    return names.get(name, "object" if isinstance(annotation, type) and issubclass(annotation, BaseModel) else name)
+
+
+def shown_default(value: Any) -> str:
+    """Return a default as `--set` would take it; nothing for what holds knobs of its own, or is empty."""
+    if value is None:
+        return "null"
+    if isinstance(value, BaseModel) or value in ({}, (), []):
+        return ""
+    if isinstance(value, list | tuple):
+        return f"`{','.join(map(str, value))}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def stages_table() -> str:
+    """Return README's table: a line a stage."""
+    rows = []
+    for name, module in STAGES.items():
+        reads = ", ".join(f"`{table.name}`" for table in module.READS) or "—"
+        rows.append([f"`{name}`", reads, f"`{module.WRITES.name}`", first_sentence(Path(str(module.__file__)))])
+    return markdown_table(["stage", "reads", "writes", "what it does"], rows)
+
+
+def first_sentence(module: Path) -> str:
+    """Return the first sentence of a module's docstring."""
+    text = ast.get_docstring(ast.parse(module.read_text())) or ""
+    return " ".join(re.split(r"(?<=\.)\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".").split())
+
+
+def source_tree() -> str:
+    """Return the source tree, a line a module or package, with the first sentence of its docstring."""
+    lines = []
+    for layer in ("flows", "stages", "model", "schemas"):
+        lines.append(f"{layer}/")
+        for path in sorted((ROOT / layer).iterdir()):
+            module = path / "__init__.py" if path.is_dir() else path
+            if module.suffix == ".py" and module.exists() and path.name != "__init__.py":
+                name = f"{path.name}/" if path.is_dir() else path.name
+                lines.append(f"    {name:<18} {first_sentence(module)}".rstrip())
+    return "\n".join(["```", *lines, "```"])
+
+
+def answered_queries(store: Store) -> str:
+    """Return the queries with a store's answers."""
+    parts = []
+    for title, sql in QUERIES.items():
+        answer = query(store, sql)
+        rows = [[str(value) for value in row.values()] for row in answer.to_pylist()]
+        parts.append(f"**{title}**\n\n```sql{sql}\n```\n\n{markdown_table(answer.schema.names, rows)}")
+    return "\n\n".join(parts)
+
+
+def draw_figure(name: str, path: Path) -> None:
+    """Draw one of the figures of patterns into a file."""
+    title, words = FIGURES[name]
+    assert run_command(["pattern", *words.split(), "--title", title, "--svg", str(path)]) == 0
+
+
+def read_section(name: str, text: str) -> str:
+    """Return what stands between the marks of a section."""
+    section = re.search(rf"<!-- {name}: begin[^>]*-->\n(.*?)<!-- {name}: end -->", text, re.DOTALL)
+    assert section, name
+    return section.group(1).strip()
+
+
+def replace_section(page: Path, name: str, new: str) -> None:
+    """Write a section of a page anew."""
+    pattern = rf"(<!-- {name}: begin[^>]*-->\n).*?(<!-- {name}: end -->)"
+    text = re.sub(pattern, lambda marks: f"{marks[1]}{new}\n{marks[2]}", page.read_text(), flags=re.DOTALL)
+    page.write_text(text)
+
+
+SECTIONS = {"stages": (ROOT / "README.md", stages_table), "tree": (DOCS / "architecture.md", source_tree)}
+"""The sections that the code alone decides: where they stand, and what makes them."""
+
+if __name__ == "__main__":
+    (DOCS / "reference.md").write_text(write_reference())
+    for section, (page, make) in SECTIONS.items():
+        replace_section(page, section, make())
+    for figure in FIGURES:
+        draw_figure(figure, DOCS / "patterns" / f"{figure}.svg")
+    if len(sys.argv) > 1:
+        replace_section(DOCS / "queries.md", "queries", answered_queries(Store(sys.argv[1])))

@@ -1,0 +1,265 @@
+"""The documentation tells the truth: what is generated is current, and what it shows runs, parses and exists."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from pydantic import BaseModel
+
+from docs.generate import (
+    COLUMNS,
+    FIGURES,
+    QUERIES,
+    SECTIONS,
+    draw_figure,
+    inner_models,
+    is_mapping,
+    read_section,
+    write_reference,
+)
+from flows.cli import app
+from flows.options import understand
+from flows.recipe import STAGES, Recipe, stage_models
+from schemas import Store
+from schemas.database import query
+from schemas.tables import TABLES
+from tests.worlds.smallest_run import ROOT, command, environment
+
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+PAGES = [README, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")), *sorted(DOCS.glob("*.md"))]
+PAGES += [ROOT / "tests" / "oracles" / "README.md"]
+ANEW = "run: make docs"
+
+
+def blocks(kind: str, pages: list[Path] = PAGES) -> list[str]:
+    """Return the pages' blocks of a kind of code; the kind is empty where none is given."""
+    fence = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
+    every = [block for page in pages for block in fence.findall(page.read_text())]
+    return [textwrap.dedent(text) for _, name, text in every if name == kind]
+
+
+def commands(kind: str, prompt: str) -> list[list[str]]:
+    """Return every `segue …` of the pages' blocks of a kind, whose lines of commands begin with a prompt."""
+    lines = [line for block in blocks(kind) for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[len(prompt.split()) :] for line in lines if line.startswith(prompt)]
+
+
+def inline(pattern: str) -> list[tuple[str, str]]:
+    """Return what stands between backticks in the pages' running text and matches a pattern, each with its page."""
+    spans = []
+    for page in PAGES:
+        text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+        spans += [(page.name, " ".join(span.split())) for span in re.findall(r"`([^`]+)`", text)]
+    return [(page, span) for page, span in spans if re.fullmatch(pattern, span)]
+
+
+def understood(words: list[str]) -> str:
+    """Let the command line parse a command, and return its name."""
+    name, *rest = words
+    context = typer.main.get_command(app).commands[name].make_context(name, list(rest))
+    if name in ("run", "plan"):
+        options = {
+            option: context.params[option] for option in ("source", "store", "requests") if context.params[option]
+        }
+        params = context.params
+        assert understand(params["stages"] or [], params["preset"], options, params["set_"] or []).names
+    return name
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_a_generated_section_is_what_the_code_says(name):
+    page, make = SECTIONS[name]
+    assert read_section(name, page.read_text()) == make(), ANEW
+
+
+def test_the_reference_is_what_the_code_says():
+    assert (DOCS / "reference.md").read_text() == write_reference(), ANEW
+
+
+def test_every_column_is_explained_and_nothing_else_is():
+    assert set(COLUMNS) == {name for table in TABLES.values() for name in table.schema.names}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_what_the_code_draws(name, tmp_path):
+    draw_figure(name, tmp_path / "figure.svg")
+    assert (DOCS / "patterns" / f"{name}.svg").read_text() == (tmp_path / "figure.svg").read_text(), ANEW
+    assert f"](patterns/{name}.svg)" in (DOCS / "model.md").read_text()
+
+
+def test_readme_is_short_and_leads_to_every_page():
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
+    for page in PAGES[1:-1]:
+        assert f"]({page.relative_to(ROOT)})" in text, page
+
+
+def test_every_link_of_the_documentation_leads_somewhere():
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
+    assert len(links) > 30
+    for page, link in links:
+        path, _, anchor = link.partition("#")
+        if path.startswith("https://"):
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), (page.name, link)
+        if anchor:
+            assert anchor in anchors(target), (page.name, link)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_path_of_the_documentation_exists():
+    tops = "flows|stages|model|schemas|tests|docs"
+    paths = inline(rf"({tops})/[\w./<>-]*") + inline(r"\.?[\w-]+\.(toml|lock|yaml|md)") + inline(r"\.ci/\w+")
+    assert len(paths) > 40
+    for page, path in paths:
+        assert (ROOT / path.rstrip("/")).exists() or "<" in path, (page, path)
+
+
+def test_every_newcomers_question_is_answered_by_one_path():
+    rows = re.findall(r"^\| (.*\?) \| (.*?) \|", (DOCS / "architecture.md").read_text(), re.MULTILINE)
+    assert len(rows) == 10
+    for question, path in rows:
+        assert (ROOT / path.strip("`")).exists(), question
+
+
+def test_every_knob_of_the_documentation_exists():
+    names = "|".join(stage_models())
+    knobs = inline(rf"({names})\.[a-z_<>.]+(=.*)?")
+    # The changelog also names those that are gone.
+    knobs = [knob for knob in knobs if knob[0] != "CHANGELOG.md" and not re.search(r"\.(py|md|csv)$", knob[1])]
+    assert len(knobs) > 25
+    for page, knob in knobs:
+        assert is_knob(knob.split("=")[0]), (page, knob)
+
+
+def is_knob(path: str) -> bool:
+    """Tell whether `stage.field` is one; a name within a mapping may be any."""
+    stage, *fields = path.split(".")
+    models: list[type[BaseModel]] = [stage_models()[stage]]
+    free = False
+    for name in fields:
+        if free:
+            free = False
+            continue
+        found: list[Any] = [model.model_fields[name].annotation for model in models if name in model.model_fields]
+        if not found:
+            return False
+        free, models = is_mapping(found[0]), inner_models(found[0])
+    return True
+
+
+def test_a_knob_that_does_not_exist_is_noticed():
+    assert is_knob("train.attribute_dropout.<condition>")
+    assert is_knob("train.model.fields.genre.rows")
+    assert not is_knob("train.batch")
+    assert not is_knob("train.optimization.nothing")
+
+
+def test_every_preset_that_the_documentation_names_exists():
+    from flows.presets import PRESETS
+
+    every = [*commands("", "segue "), *commands("console", "$ segue ")]
+    named = {words[words.index("--preset") + 1] for words in every if "--preset" in words}
+    assert named
+    assert named <= set(PRESETS)
+
+
+def test_a_command_that_would_want_a_network_or_days_is_understood():
+    names = {understood(words) for words in commands("", "segue ")}
+    assert names == {"run", "convert"}
+
+
+def test_a_command_in_running_text_is_understood():
+    spans = [span.removeprefix("segue ") for _, span in inline(r"segue [^…]*")]
+    assert len(spans) > 5
+    for span in spans:
+        words = shlex.split(span)
+        commands_of = typer.main.get_command(app).commands
+        assert words[0] in commands_of, span
+        if len(words) > 1:
+            understood(words)
+
+
+def test_the_recipe_with_conditions_is_one_on_a_published_preset():
+    (block,) = blocks("yaml", [DOCS / "conditions.md"])
+    recipe = Recipe.model_validate({"preset": "musicgen-small"} | yaml.safe_load(block))
+    assert set(recipe.train.model.fields) == {"genre", "bpm"}
+
+
+def test_the_stage_of_the_example_has_the_names_of_the_contract():
+    block = next(text for text in blocks("python", [DOCS / "architecture.md"]) if "def shard" in text)
+    compile(block, "architecture.md", "exec")
+    contract = (ROOT / "stages" / "pipeline" / "contract.py").read_text()
+    for name in ("READS", "WRITES", "VERSION", "shard", "reduce", "plan_source", "read_source", "CONSULTS"):
+        assert name in contract, name
+        assert name in (DOCS / "architecture.md").read_text(), name
+    assert all(hasattr(module, "Config") for module in STAGES.values())
+
+
+def test_the_versions_of_python_that_are_promised_are_those_that_ci_runs():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lowest, highest = re.findall(r"3\.(\d+)", project["requires-python"])
+    promised = [f"3.{minor}" for minor in range(int(lowest), int(highest))]
+    run = re.search(r"^for version in (.*); do$", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
+    assert run
+    assert sorted(run[1].split()) == promised
+    assert f"Python {' or '.join(promised)}" in README.read_text()
+
+
+def test_the_queries_run_and_answer_in_the_columns_that_are_shown(catalog):
+    text = read_section("queries", (DOCS / "queries.md").read_text())
+    shown = re.findall(r"```sql(.*?)\n```\n\n\| (.*?) \|\n", text, re.DOTALL)
+    assert [sql for sql, _ in shown] == list(QUERIES.values()) == ["\n" + sql.rstrip("\n") for sql in blocks("sql")]
+    for sql, header in shown:
+        answer = query(Store(str(catalog)), sql)
+        assert " | ".join(answer.schema.names) == header
+        assert answer.num_rows > 0
+
+
+def test_a_query_in_running_text_runs(catalog):
+    queries = [span for _, span in inline(r"SELECT .*")]
+    assert queries
+    for sql in queries:
+        query(Store(str(catalog)), sql)
+
+
+def test_every_command_of_the_documentation_runs(catalog, home, tmp_path):
+    """On a copy of the smallest store, in a folder with two of its recordings and the pages' own requests file."""
+    store = tmp_path / "store"
+    shutil.copytree(catalog, store)
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    for path in sorted((catalog / "demo").rglob("*.flac"))[:2] or sorted((catalog / "demo").rglob("*.wav"))[:2]:
+        shutil.copy(path, recordings)
+    assert len(list(recordings.iterdir())) == 2
+    (tmp_path / "requests.csv").write_text(blocks("csv")[0])
+    every = commands("console", "$ segue ")
+    assert len(every) >= 6
+    for words in every:
+        where = words.index("--store")
+        rest = [*words[:where], *words[where + 2 :]]
+        done = subprocess.run(
+            command(store, *rest) if words[0] in ("run", "plan") else [*command(store, *rest)[: 3 + len(rest) + 2]],
+            cwd=tmp_path,
+            env=environment(home) | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, (words, done.stderr[-3000:])
+    clips = query(Store(str(store)), "SELECT name FROM clips JOIN requests USING (request_id) ORDER BY name")
+    assert clips.to_pylist() == [{"name": "answer"}, {"name": "opening"}]
