@@ -1,54 +1,36 @@
 """The whole catalog as one Prefect flow: from recordings to a catalog of generated clips.
 
 Stages are plain functions whose stale shards are tasks, not flows of their own: a flow costs a second, and a night on
-which nothing changed should cost none.
+which nothing changed should cost none. A task is a shard (1 to 30 minutes of work), never a track. Prefect's database
+is never the record of what is done: that is in the store. So results are neither cached nor persisted by Prefect, and a
+job may run twice, even at the same time.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
-from prefect import flow
+from prefect import flow, task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
+from prefect.settings import PREFECT_API_URL
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.tasks import Task
 
+from flows.failures import is_transient
 from flows.output import LineProgress, result_rows
-from flows.recipe import Recipe, StageName, selected_stages, with_source
-from flows.running import Run, current_run, run_stages
-from flows.tasks import as_tasks, task_runner
+from flows.recipe import GPU_STAGES, Recipe, StageName
+from flows.running import Run, current_run, plan_run, run_stages
+from flows.server import has_own_server
 from schemas import Settings, Store
+from stages.pipeline.contract import Context
 from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.runner import Counts, JobResult, RunJobs, run_job
 
-
-def run_recipe(recipe: Recipe, settings: Settings, requested: Sequence[str] | None) -> None:
-    """Run stages of a recipe inside a flow, and leave the run's table as an artifact.
-
-    Raises:
-        StageFailed: a stage did not do all that was asked; what it did is kept.
-        ValueError: weights or settings that the stages need are missing, or the store cannot be written.
-    """
-    stages = recipe.configured_stages(settings.source)
-    names = selected_stages(stages, requested, recipe.preset)
-    settings = with_source(settings, names, [stage.name for stage in stages])
-    Store(settings.store).check_writable()
-    run = current_run.get() or Run(progress=LineProgress(get_run_logger().info))
-    try:
-        run_in_flow(stages, settings, names, bool(requested), run)
-    finally:
-        create_table_artifact(
-            key="segue-run", table=result_rows(run.results), description=f"Run {run.run_id} in {settings.store}"
-        )
-
-
-def run_in_flow(
-    stages: Sequence[ConfiguredStage], settings: Settings, names: Sequence[str], asked: bool, run: Run
-) -> None:
-    """Run stages with their jobs as tasks of the flow run that this is called in."""
-    with task_runner(settings) as runner:
-        try:
-            run_stages(stages, settings, names, asked, run, as_tasks(runner))
-        except BaseException:
-            # Whoever waits is interrupted, not the threads in work: they look at this between batches.
-            run.stop.set()
-            raise
+RETRY_DELAYS = [2.0, 10.0, 30.0]
+"""Seconds before each new try of a shard that failed for a passing reason."""
 
 
 @flow(name="catalog", flow_run_name="catalog {recipe.preset} into {settings.store}", persist_result=False)
@@ -61,3 +43,119 @@ def catalog(recipe: Recipe = Recipe(), settings: Settings = Settings(), stages: 
         stages: names of the stages to run; none means all.
     """
     run_recipe(recipe, settings, stages)
+
+
+def run_recipe(recipe: Recipe, settings: Settings, requested: Sequence[str] | None) -> None:
+    """Run stages of a recipe inside a flow, and leave the run's table as an artifact.
+
+    Args:
+        requested: names of the stages to run; none means all.
+
+    Raises:
+        StageFailed: a stage did not do all that it had to do; what it did is kept.
+        ValueError: weights or settings that the stages need are missing, or the store cannot be written.
+    """
+    run = current_run.get() or Run(plan_run(recipe, settings, requested), progress=LineProgress(get_run_logger().info))
+    Store(settings.store).check_writable()
+    try:
+        run_in_flow(run)
+    finally:
+        create_table_artifact(
+            key="segue-run", table=result_rows(run.results), description=f"Run {run.run_id} in {settings.store}"
+        )
+
+
+def run_in_flow(run: Run) -> None:
+    """Run stages with their jobs as tasks of the flow run that this is called in."""
+    with task_runner(run.plan.settings) as runner:
+        try:
+            run_stages(run, _as_tasks(runner))
+        except BaseException:
+            # Whoever waits is interrupted, not the threads in work: they look at this between batches.
+            run.stop.set()
+            raise
+
+
+class Job:
+    """One job of a stage, with all that it needs. Not a dataclass: Prefect searches those for futures, deep down."""
+
+    def __init__(self, stage: ConfiguredStage, context: Context, name: str) -> None:
+        self.stage, self.context, self.name = stage, context, name
+
+    def __str__(self) -> str:
+        return f"{self.stage.name} {self.name}"
+
+
+def _retry_condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    try:
+        state.result()
+    except BaseException as error:
+        return is_transient(error)
+    return False
+
+
+@task(
+    name="shard",
+    task_run_name="{job}",
+    retries=len(RETRY_DELAYS),
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=_retry_condition,
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def do_job(job: Job) -> Counts:
+    """Do one shard, or all of a stage that is not made shard by shard."""
+    return run_job(job.stage, job.context, job.name)
+
+
+def task_runner(settings: Settings) -> TaskRunner[Any]:
+    """Return what does the jobs: threads, or the workers of a Dask cluster.
+
+    Raises:
+        ValueError: Dask is asked for without the package or without a Prefect server that its workers can reach.
+    """
+    if settings.task_runner == "threads":
+        return ThreadPoolTaskRunner(max_workers=settings.concurrency)
+    try:
+        from prefect_dask import DaskTaskRunner
+    except ImportError as error:
+        raise ValueError("settings.task_runner=dask expects the packages of segue[dask], got none") from error
+    if not PREFECT_API_URL.value() or has_own_server():
+        raise ValueError(
+            "settings.task_runner=dask expects a Prefect server that the workers can reach: start one with "
+            "`prefect server start` and set PREFECT_API_URL"
+        )
+    if settings.dask_address:
+        return DaskTaskRunner(address=settings.dask_address)
+    resources = {"GPU": 1} if settings.device == "cuda" else {}
+    return DaskTaskRunner(
+        cluster_kwargs={"n_workers": settings.concurrency, "threads_per_worker": 1, "resources": resources}
+    )
+
+
+def _as_tasks(runner: TaskRunner[Any]) -> RunJobs:
+    """Return what does jobs as Prefect tasks on a running task runner."""
+
+    def run_jobs(stage: ConfiguredStage, context: Context, jobs: Sequence[str]) -> Sequence[JobResult]:
+        with _placement(stage, context.settings):
+            futures = [runner.submit(do_job, {"job": Job(stage, context, name)}) for name in jobs]
+        return [_job_result(name, future) for name, future in zip(jobs, futures, strict=True)]
+
+    return run_jobs
+
+
+def _placement(stage: ConfiguredStage, settings: Settings) -> AbstractContextManager[Any]:
+    """Return where on a Dask cluster a stage's jobs may go: those that want a GPU, only to workers that offer one."""
+    if settings.task_runner != "dask" or settings.device != "cuda" or stage.name not in GPU_STAGES:
+        return nullcontext()
+    import dask
+
+    placement: AbstractContextManager[Any] = dask.annotate(resources={"GPU": 1})
+    return placement
+
+
+def _job_result(name: str, future: Any) -> JobResult:
+    try:
+        return JobResult(name, future.result())
+    except Exception as error:  # every job's failure is collected, and the stage fails for it in the end
+        return JobResult(name, error=error)

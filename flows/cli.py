@@ -1,35 +1,40 @@
 """The command line: `segue run`, `plan`, `sql`, `presets`, `convert` and `pattern`.
 
-What a person got wrong is one line and exit code 2; a run that did not do all that was asked ends with 1, a stopped one
-with 130. Prefect is imported only once there is something to run: its start takes seconds.
+What a person got wrong is one line and exit code 2; a run that did not do all that it had to do ends with 1, a stopped
+one with 130. A run says its first line before it imports what takes long; Prefect, which takes seconds, is imported
+only once there is something to do.
 """
 
+import logging
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from flows.answers import print_answer
-from flows.failures import is_fault, tell
-from flows.options import Asked, Mistake, Place, asking, store_at
-from flows.output import BarProgress, LineProgress, plan_rows, print_table, result_rows
-from flows.presets import PRESETS, about, preset_difference
-from flows.running import Run, current_run, in_turn, run_stages
-from flows.server import start_server
+from flows.options import RunOptions, StoreOption, UsageError, open_store, with_run_options
+from flows.overrides import explain
+from flows.presets import PRESETS, describe_preset, preset_difference
+from flows.server import start_server, wait_for_server
 from flows.stopping import INTERRUPTED, STOPPED, stoppable
-from schemas import Settings, Store
-from stages.pipeline.contract import Stopped, device_of
-from stages.pipeline.planning import Plan
+from schemas import Settings, WeightsRef
 
-Form = Literal["hf", "audiocraft", "segue"]
+if TYPE_CHECKING:
+    from flows.running import Run
+
+CheckpointForm = Literal["hf", "audiocraft", "segue"]
 """The forms of checkpoints, as `segue convert --to` names them."""
+
+PLANNING = "segue: planning …"
+STARTING = "segue: starting Prefect's server …"
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
@@ -37,8 +42,6 @@ WIDE = 200
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # Several first starts at once on a small machine need longer than Prefect's 20 seconds.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # The command line tells what happened itself; Prefect's own log still reaches its server.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
@@ -57,44 +60,79 @@ app = typer.Typer(
 
 
 @app.command()
-@asking
-def run(asked: Asked) -> int:
+@with_run_options(PLANNING)
+def run(options: RunOptions) -> int:
     """Run the whole catalog or some stages, and tell what was made."""
+    from flows.output import BarProgress, LineProgress, print_table, result_rows
+    from flows.running import Run
+
     errors = Console(stderr=True)
     progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
-    current = Run(progress=progress)
+    current = Run(options.plan, progress=progress)
     try:
         with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
-            _start(asked, current)
+            _run(options, current)
     finally:
         print_table(_console(), result_rows(current.results))
     return 0
 
 
+def _run(options: RunOptions, current: "Run") -> None:
+    """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
+    from flows.recipe import GPU_STAGES
+    from flows.running import current_run, run_stages
+    from schemas import Store
+    from stages.pipeline.contract import device_of
+
+    settings = current.plan.settings
+    current.stage_plans = current.plan.stage_plans()
+    Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
+    working = {plan.stage for plan in current.stage_plans if plan.jobs}
+    if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:
+        device_of(settings)  # raises at once, not after hours of taking recordings in, where the device is not there
+    if not working:
+        run_stages(current)
+        return
+    _be_quiet()
+    print(STARTING, file=sys.stderr, flush=True)
+    start_server()
+    from flows.catalog import catalog
+
+    wait_for_server()
+    token = current_run.set(current)
+    try:
+        catalog(recipe=options.recipe, settings=options.settings, stages=options.requested)
+    finally:
+        current_run.reset(token)
+
+
 @app.command()
-@asking
-def plan(asked: Asked) -> int:
+@with_run_options()
+def plan(options: RunOptions) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
-    print_table(_console(), plan_rows(asked.plans()))
+    from flows.output import plan_rows, print_table
+
+    print_table(_console(), plan_rows(options.plan.stage_plans()))
     return 0
 
 
 @app.command()
 def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over the store's tables.")],
-    store: Place = None,
+    store: StoreOption = None,
     format: Annotated[Literal["table", "csv", "json"], typer.Option(help="How the answer is printed.")] = "table",
 ) -> int:
     """Answer a question to the store; nothing can be changed by it."""
+    from flows.output import print_answer
     from schemas.database import query as answer
 
-    place = store_at(store or Settings().store)
-    if not place.filesystem.exists(place.root):
-        raise Mistake(f"expected a store at {place.url}, got nothing there: give --store")
+    opened = open_store(store or Settings().store)
+    if not opened.filesystem.exists(opened.root):
+        raise UsageError(f"expected a store at {opened.url}, got nothing there: give --store")
     try:
-        print_answer(answer(place, query), format, _console())
+        print_answer(answer(opened, query), format, _console())
     except ValueError as error:
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error
     return 0
 
 
@@ -102,8 +140,8 @@ def sql(
 def presets() -> int:
     """List the presets, and what each sets differently."""
     for name in PRESETS:
-        print(f"{name}: {about(name)}")
-        for line in _lines(preset_difference(name)):
+        print(f"{name}: {describe_preset(name)}")
+        for line in _override_lines(preset_difference(name)):
             print(f"    {line}")
     return 0
 
@@ -112,21 +150,54 @@ def presets() -> int:
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint: a folder, a hub id, checkpoint:ID.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; new, or empty.")],
-    to: Annotated[Form, typer.Option(help="Hugging Face's MusicGen, AudioCraft, or this project's own.")],
+    to: Annotated[CheckpointForm, typer.Option(help="Hugging Face's MusicGen, AudioCraft, or this project's own.")],
     codec: Annotated[str | None, typer.Option(help="The codec, where the checkpoint neither has nor names it.")] = None,
-    store: Place = None,
+    store: StoreOption = None,
 ) -> int:
     """Write a checkpoint in another form, with all that it needs."""
-    from flows.conversion import convert_checkpoint
+    from flows.failures import is_fault
 
     _be_quiet()
     try:
-        print(convert_checkpoint(source, destination, to, codec, store))
+        print(_convert(source, destination, to, codec, store))
     except ValueError as error:
         if is_fault(error):
             raise
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error
     return 0
+
+
+def _convert(source: str, destination: Path, form: CheckpointForm, codec: str | None, store: str | None) -> str:
+    """Convert a checkpoint, and say what was written in one line.
+
+    Args:
+        source: a local folder, or any other name of weights.
+        codec: the name of a codec; None takes the one that the checkpoint has or names.
+        store: where `checkpoint:…` is and first uses of names are held to; None takes the default store if it is there.
+
+    Raises:
+        ValueError: the source cannot be had or is no checkpoint that can be converted, or `destination` is taken.
+    """
+    from schemas import Store
+    from schemas.weights import WeightsLibrary
+    from stages.checkpoints.converting import convert_checkpoint  # with torch, which a help does without
+
+    settings = Settings()
+    opened = Store(store or settings.store)
+    there = opened.filesystem.exists(opened.root)
+    if (store is not None or WeightsRef(source).checkpoint is not None) and not there:
+        raise ValueError(f"expected a store at {opened.url}, got nothing there: give --store")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tried in vain is told in one line
+    with tempfile.TemporaryDirectory(prefix="segue-convert-") as nowhere:
+        library = WeightsLibrary(opened if there else Store(nowhere), offline=settings.offline)
+        local = Path(source).expanduser()
+        # A folder of one's own may change between two conversions; names are held to what they first meant.
+        folder = local if local.exists() else library.get(WeightsRef(source)).path
+        written = convert_checkpoint(folder, destination, form, library.get, WeightsRef(codec) if codec else None)
+    return (
+        f"{source} ({written.source}) is written as {form} to {destination}: {written.parameters:,} parameters, with "
+        f"{written.codec}"
+    )
 
 
 @app.command()
@@ -140,84 +211,86 @@ def pattern(
     title: Annotated[str | None, typer.Option(help="What stands over the image; by default, the command.")] = None,
 ) -> int:
     """Show in which order a pattern has the codes predicted."""
-    from flows.figures import draw_pattern
-
     knobs: dict[str, Any] = {"pattern": name, "codebooks": codebooks, "group": group}
     if delays is not None:
         knobs["delays"] = delays.split(",")
-    said = title or f"{name}, {codebooks} codebooks" + (f", delays {delays}" if delays else "")
+    heading = title or f"{name}, {codebooks} codebooks" + (f", delays {delays}" if delays else "")
     try:
-        drawn = draw_pattern(knobs, frames, said if svg else None)
+        drawing = _draw_pattern(knobs, frames, heading if svg else None)
         if svg:
-            svg.write_text(drawn, encoding="utf-8")
+            svg.write_text(drawing, encoding="utf-8")
         else:
-            print(drawn)
+            print(drawing)
     except (ValueError, OSError) as error:
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error
     return 0
 
 
+def _draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
+    """Draw a codebook pattern as text, or under a title as an SVG image.
+
+    Args:
+        knobs: fields of the language model's configuration, `pattern`, `codebooks`, `delays` …
+
+    Raises:
+        ValueError: there is no such pattern.
+    """
+    from model.lm.config import LanguageModelConfig
+    from model.lm.language_model import pattern_of  # with torch, which a help does without
+    from model.lm.pattern_figure import pattern_svg, pattern_text
+
+    try:
+        config = LanguageModelConfig.model_validate(knobs)
+    except ValidationError as error:
+        raise ValueError(explain(error, LanguageModelConfig)) from error
+    pattern = pattern_of(config, frames)
+    return pattern_text(pattern) if title is None else pattern_svg(pattern, title)
+
+
 def main() -> None:
-    """The `segue` command."""
+    """Be the `segue` command."""
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Run a command line and give its exit code; whatever went wrong is told on standard error."""
+    """Run a command line and return its exit code; whatever went wrong is told on standard error."""
     try:
         code = app(list(arguments), standalone_mode=False)
         sys.stdout.flush()
         if code == INTERRUPTED:  # what typer makes of a KeyboardInterrupt
-            raise Stopped("interrupted")
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except TyperException as error:
         message = getattr(error, "format_message", lambda: str(error))()
-        help_asked = message.startswith("Usage:")
+        is_help = message.startswith("Usage:")
         message = message.replace("Value error, ", "")  # which pydantic, of whom typer asks, says before every reason
-        print(message if help_asked else f"segue: {' '.join(message.split())}", file=sys.stderr)
+        print(message if is_help else f"segue: {' '.join(message.split())}", file=sys.stderr)
         return 2
-    except Mistake as error:
+    except UsageError as error:
         print(f"segue: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, Stopped):
+    except KeyboardInterrupt:
         print(STOPPED, file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone; nothing more to tell
         return 1
     except Exception as error:
-        if is_fault(error):
-            traceback.print_exception(error)
-        print(f"segue: {tell(error)}", file=sys.stderr)
-        return 1
+        return _report(error)
 
 
-def _start(asked: Asked, current: Run) -> None:
-    """Run what is asked, as a flow of Prefect where there is work, and without one where there is none."""
-    plans = asked.plans()
-    Store(asked.settings.store).check_writable()  # before Prefect's start, which takes seconds
-    _check_device(asked, plans)
-    if not any(plan.jobs for plan in plans):
-        run_stages(asked.stages, asked.settings, asked.names, asked.requested is not None, current, in_turn, plans)
-        return
-    _be_quiet()
-    from flows.catalog import catalog
+def _report(error: Exception) -> int:
+    """Tell what ended a command, and return its exit code."""
+    from flows.failures import format_error, is_fault
+    from stages.pipeline.contract import Stopped
 
-    start_server()
-    token = current_run.set(current)
-    try:
-        catalog(recipe=asked.recipe, settings=asked.given, stages=asked.requested)
-    finally:
-        current_run.reset(token)
-
-
-def _check_device(asked: Asked, plans: Sequence[Plan]) -> None:
-    """Tell at once, not after hours of taking recordings in, that the device asked for is not there."""
-    from flows.recipe import GPU_STAGES
-
-    here = asked.settings.task_runner == "threads"
-    if asked.settings.device == "cuda" and here and any(plan.jobs and plan.stage in GPU_STAGES for plan in plans):
-        device_of(asked.settings)
+    if isinstance(error, Stopped):
+        print(STOPPED, file=sys.stderr)
+        return INTERRUPTED
+    if is_fault(error):
+        traceback.print_exception(error)
+    print(f"segue: {format_error(error)}", file=sys.stderr)
+    return 1
 
 
 def _be_quiet() -> None:
@@ -234,10 +307,10 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=WIDE)
 
 
-def _lines(difference: Any, path: str = "") -> Iterator[str]:
-    """A difference as `stage.field=value` lines, as `--set` takes them."""
+def _override_lines(difference: Any, path: str = "") -> Iterator[str]:
+    """Yield a difference as `stage.field=value` lines, as `--set` takes them."""
     if isinstance(difference, dict):
         for name, value in difference.items():
-            yield from _lines(value, f"{path}.{name}" if path else str(name))
+            yield from _override_lines(value, f"{path}.{name}" if path else str(name))
     else:
         yield f"{path}={difference}"

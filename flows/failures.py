@@ -79,8 +79,8 @@ def is_fault(error: BaseException) -> bool:
     return True
 
 
-def tell(error: BaseException) -> str:
-    """An error in one line."""
+def format_error(error: BaseException) -> str:
+    """Return an error as one line."""
     cause = error.__cause__ if isinstance(error, StageFailed) and error.__cause__ else error
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

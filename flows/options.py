@@ -1,8 +1,9 @@
-"""What a command line asks for: the options that `segue run` and `segue plan` share, and their meaning.
+"""The options that `segue run` and `segue plan` share, and what they ask for.
 
 A mistake is told before anything is computed, in one line that names what is allowed.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,116 +13,116 @@ from pydantic import ValidationError
 
 from flows.overrides import explain, merge, parse_overrides
 from flows.presets import preset_difference
-from schemas import Settings, Store
-from stages.pipeline.planning import ConfiguredStage, Pipeline, Plan, plan_pipeline
+from schemas import Settings
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
+    from flows.running import RunPlan
+    from schemas import Store
 
-Stages = Annotated[
+StagesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="STAGE", help="Stages, as `segue plan` lists them; none means all.")
 ]
-Preset = Annotated[str, typer.Option(help="What fills whatever is not set; see `segue presets`.")]
-Source = Annotated[str | None, typer.Option(help="Recordings: a folder or URL.")]
-Place = Annotated[
+PresetOption = Annotated[str, typer.Option(help="What fills whatever is not set; see `segue presets`.")]
+SourceOption = Annotated[str | None, typer.Option(help="Recordings: a folder or URL.")]
+StoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {Settings().store}.")
 ]
-Requests = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSONL or Parquet file.")]
-Sets = Annotated[
+RequestsOption = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSONL or Parquet file.")]
+SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any knob, of settings too; may be given often."),
 ]
 
 
-class Mistake(ValueError):
+class UsageError(ValueError):
     """Something on the command line that cannot be meant."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a command line asks for."""
+class RunOptions:
+    """What a command line asks for: the parameters of the catalog's flow, and the plan that follows from them."""
 
     recipe: "Recipe"
-    given: Settings
-    """As given: whether there is a source of one's own decides which stages take part."""
     settings: Settings
-    """With the demo corpus for a source where none was given."""
-    stages: list[ConfiguredStage]
-    names: list[str]
     requested: list[str] | None
-    """The stages that were asked for by name, so that a `refresh` policy does not hold them back; None means all."""
-
-    def plans(self) -> list[Plan]:
-        return plan_pipeline(Pipeline(self.stages, self.settings), self.names, self.requested is not None)
+    """The stages that were asked for by name; None means all."""
+    plan: "RunPlan"
 
 
-def asking(command: Callable[[Asked], int]) -> Callable[..., int]:
-    """A command with the options of a run, from one that takes what they ask for."""
+def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions], int]], Callable[..., int]]:
+    """Return a decorator that gives the options of a run to a command that takes what they ask for.
 
-    def with_options(
-        stages: Stages = None,
-        preset: Preset = "miniature",
-        source: Source = None,
-        store: Place = None,
-        requests: Requests = None,
-        set_: Sets = None,
-    ) -> int:
-        options = {"source": source, "store": store, "requests": requests}
-        settings = {name: value for name, value in options.items() if value is not None}
-        return command(understand(stages or [], preset, settings, set_ or []))
+    Args:
+        announcement: printed to standard error before anything that takes long is imported.
+    """
 
-    with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
-    return with_options
+    def decorate(command: Callable[[RunOptions], int]) -> Callable[..., int]:
+        def with_options(
+            stages: StagesArgument = None,
+            preset: PresetOption = "miniature",
+            source: SourceOption = None,
+            store: StoreOption = None,
+            requests: RequestsOption = None,
+            set_: SetOption = None,
+        ) -> int:
+            if announcement:
+                print(announcement, file=sys.stderr, flush=True)
+            options = {"source": source, "store": store, "requests": requests}
+            settings = {name: value for name, value in options.items() if value is not None}
+            return command(parse_run_options(stages or [], preset, settings, set_ or []))
+
+        with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+        return with_options
+
+    return decorate
 
 
-def store_at(url: str) -> Store:
-    """The store of a command line.
+def open_store(url: str) -> "Store":
+    """Open the store of a command line.
 
     Raises:
-        Mistake: nothing that is installed can open such a URL.
+        UsageError: nothing that is installed can open such a URL.
     """
+    from schemas import Store  # with pyarrow, before which the first line of a run is to be seen
+
     try:
         return Store(url)
     except ValueError as error:
-        raise Mistake(str(error)) from error
+        raise UsageError(str(error)) from error
 
 
-def understand(requested: Sequence[str], preset: str, options: dict[str, Any], sets: Sequence[str]) -> Asked:
-    """What a command line asks for.
+def parse_run_options(
+    requested: Sequence[str], preset: str, options: dict[str, Any], overrides: Sequence[str]
+) -> RunOptions:
+    """Return what a command line asks for.
 
     Args:
         requested: names of the stages to run; none means all.
-        options: settings by name, which `sets` may overrule.
-        sets: the `stage.field=value` of `--set`.
+        options: settings by name, which `overrides` may overrule.
+        overrides: the `stage.field=value` of `--set`.
 
     Raises:
-        Mistake: a preset, stage, field or value is not one of those allowed.
+        UsageError: a preset, stage, field or value is not one of those allowed.
     """
-    from flows.recipe import (  # every stage, which `segue sql` does without
-        Recipe,
-        selected_stages,
-        stage_models,
-        with_source,
-    )
+    from flows.recipe import Recipe, stage_models  # every stage, which `segue sql` does without
+    from flows.running import plan_run
 
     try:
         preset_difference(preset)
-        difference = parse_overrides(sets, stage_models())
+        difference = parse_overrides(overrides, stage_models())
         given = merge(options, difference.pop("settings", {}))
         try:
             settings = Settings.model_validate(given)
         except ValidationError as error:
-            raise Mistake(explain(error, Settings, "settings.")) from error
+            raise UsageError(explain(error, Settings, "settings.")) from error
         try:
             recipe = Recipe.model_validate({"preset": preset, **difference})
         except ValidationError as error:
-            raise Mistake(explain(error, Recipe)) from error
-        store_at(settings.store)
-        stages = recipe.configured_stages(settings.source)
-        names = selected_stages(stages, requested, preset)
-        complete = with_source(settings, names, [stage.name for stage in stages])
-    except Mistake:
+            raise UsageError(explain(error, Recipe)) from error
+        open_store(settings.store)
+        return RunOptions(recipe, settings, list(requested) or None, plan_run(recipe, settings, requested))
+    except UsageError:
         raise
     except ValueError as error:
-        raise Mistake(str(error)) from error
-    return Asked(recipe, settings, complete, stages, names, list(requested) or None)
+        raise UsageError(str(error)) from error

@@ -1,13 +1,21 @@
-"""What a person sees of a run: progress while it works, and tables at its end.
+"""What a person sees: progress while a run works, the tables that runs and plans end with, answers to queries.
 
 A bar where there is a terminal; elsewhere plain lines at intervals, which a log file keeps readable.
 """
 
+import csv
+import json
+import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from datetime import time as time_of_day
+from typing import Any, Literal
 
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -20,6 +28,9 @@ from stages.pipeline.runner import StageResult
 
 LINE_SECONDS = 10.0
 """Time between two lines on one piece of work."""
+
+LONGEST_CELL = 60
+"""Characters of a cell in a table; CSV and JSON hold all of them."""
 
 
 @dataclass
@@ -151,3 +162,58 @@ def print_table(console: Console, rows: Sequence[Mapping[str, object]]) -> None:
     for row in rows:
         grid.add_row(*(Text(str(value)) for value in row.values()))
     console.print(grid)
+
+
+def print_answer(answer: pa.Table, format: Literal["table", "csv", "json"], console: Console) -> None:
+    """Print rows to standard output."""
+    rows = [{name: _json_value(value) for name, value in row.items()} for row in _answer_rows(answer)]
+    if format == "json":
+        json.dump(rows, sys.stdout, ensure_ascii=False, indent=1, allow_nan=False)
+        print()
+    elif format == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(answer.column_names)
+        writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
+    else:
+        print_table(console, [{name: _table_cell(value) for name, value in row.items()} for row in rows])
+        print(f"({len(rows)} row{'' if len(rows) == 1 else 's'})")
+
+
+def _answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
+    """Rows by column name; a name that stands twice gets a number."""
+    names: list[str] = []
+    for name in answer.column_names:
+        names.append(name if name not in names else f"{name}_{len(names)}")
+    return answer.rename_columns(names).to_pylist()
+
+
+def _json_value(value: Any) -> Any:
+    """A value as JSON knows it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, datetime | date | time_of_day):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, dict):
+        return {str(name): _json_value(item) for name, item in value.items()}
+    if isinstance(value, list):
+        if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):  # a map
+            return {str(name): _json_value(item) for name, item in value}
+        return [_json_value(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _csv_cell(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def _table_cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        text = str(_csv_cell(value))
+        return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
+    return value if isinstance(value, int) else f"{value:.6g}"

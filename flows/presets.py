@@ -250,6 +250,6 @@ def preset_difference(name: str) -> Difference:
     return PRESETS[name]()
 
 
-def about(name: str) -> str:
-    """What a preset is, in one line."""
+def describe_preset(name: str) -> str:
+    """Say what a preset is, in one line."""
     return " ".join((PRESETS[name].__doc__ or "").split())

@@ -1,6 +1,7 @@
 """A recipe: the configuration of every stage, as a preset's difference with what was asked for laid on it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from types import ModuleType
 from typing import Annotated, Any
@@ -26,40 +27,14 @@ from schemas import Config, Settings, Store
 from schemas.identity import weights_in
 from stages.pipeline.planning import ConfiguredStage
 
-STAGES: Mapping[str, ModuleType] = {
-    "demo": stages.demo,
-    "ingest": stages.ingest,
-    "train_codec": stages.train_codec,
-    "demo_models": stages.demo.models,
-    "chroma": stages.chroma,
-    "clap": stages.clap,
-    "tokenize": stages.tokenize,
-    "train": stages.train,
-    "requests": stages.requests,
-    "generate": stages.generate,
-    "decode": stages.decode,
-    "evaluate": stages.evaluate,
-    "report": stages.report,
-}
-"""Every stage, in the order of a whole run."""
 
+@dataclass(frozen=True)
+class Stage:
+    """What a field of `Recipe` says of its stage."""
 
-def known_stage(name: str) -> str:
-    """The name itself.
-
-    Raises:
-        ValueError: there is no such stage.
-    """
-    if name not in STAGES:
-        raise ValueError(f"unknown stage {name!r}; allowed: {', '.join(STAGES)}")
-    return name
-
-
-StageName = Annotated[str, AfterValidator(known_stage), WithJsonSchema({"type": "string", "enum": list(STAGES)})]
-"""A stage's name, checked where a run is asked for."""
-
-GPU_STAGES = frozenset({"train_codec", "demo_models", "chroma", "clap", "tokenize", "train", "generate", "decode"})
-"""Stages that run models, and so want an accelerator where there is one."""
+    module: ModuleType
+    gpu: bool = False
+    """It runs models, and so wants an accelerator where there is one."""
 
 
 Path = tuple[str, ...]
@@ -76,7 +51,7 @@ FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
 
 
 class Recipe(Config):
-    """What is made, as opposed to where and by what means (`Settings`).
+    """What is made, as opposed to where and by what means (`Settings`): a field for each stage, in the order of a run.
 
     Codec, CLAP, separator and the way in which melodies are measured are each given to the stage that makes a table
     with them; other stages follow it where they are given none of their own (`FOLLOWED`).
@@ -84,19 +59,19 @@ class Recipe(Config):
 
     preset: str = Field(default="miniature", json_schema_extra={"enum": list(PRESETS)})
     """The preset that fills whatever is not given."""
-    demo: stages.demo.Config = stages.demo.Config()
-    ingest: stages.ingest.Config = stages.ingest.Config()
-    train_codec: stages.train_codec.Config = stages.train_codec.Config()
-    demo_models: stages.demo.models.Config = stages.demo.models.Config()
-    chroma: stages.chroma.Config = stages.chroma.Config()
-    clap: stages.clap.Config = stages.clap.Config()
-    tokenize: stages.tokenize.Config = stages.tokenize.Config()
-    train: stages.train.Config = stages.train.Config()
-    requests: stages.requests.Config = stages.requests.Config()
-    generate: stages.generate.Config = stages.generate.Config()
-    decode: stages.decode.Config = stages.decode.Config()
-    evaluate: stages.evaluate.Config = stages.evaluate.Config()
-    report: stages.report.Config = stages.report.Config()
+    demo: Annotated[stages.demo.Config, Stage(stages.demo)] = stages.demo.Config()
+    ingest: Annotated[stages.ingest.Config, Stage(stages.ingest)] = stages.ingest.Config()
+    train_codec: Annotated[stages.train_codec.Config, Stage(stages.train_codec, gpu=True)] = stages.train_codec.Config()
+    demo_models: Annotated[stages.demo.models.Config, Stage(stages.demo.models, gpu=True)] = stages.demo.models.Config()
+    chroma: Annotated[stages.chroma.Config, Stage(stages.chroma, gpu=True)] = stages.chroma.Config()
+    clap: Annotated[stages.clap.Config, Stage(stages.clap, gpu=True)] = stages.clap.Config()
+    tokenize: Annotated[stages.tokenize.Config, Stage(stages.tokenize, gpu=True)] = stages.tokenize.Config()
+    train: Annotated[stages.train.Config, Stage(stages.train, gpu=True)] = stages.train.Config()
+    requests: Annotated[stages.requests.Config, Stage(stages.requests)] = stages.requests.Config()
+    generate: Annotated[stages.generate.Config, Stage(stages.generate, gpu=True)] = stages.generate.Config()
+    decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
+    evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
+    report: Annotated[stages.report.Config, Stage(stages.report)] = stages.report.Config()
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +98,7 @@ class Recipe(Config):
         return name
 
     def configured_stages(self, source: str | None) -> list[ConfiguredStage]:
-        """The stages that take part, in order: those that train a stand-in do only where something names it.
+        """Return the stages that take part, in order: those that train a stand-in do only where something names it.
 
         Args:
             source: where the recordings are; None where the demo corpus is to be taken in.
@@ -143,8 +118,32 @@ class Recipe(Config):
         return True
 
 
+_STAGES: Mapping[str, Stage] = {
+    name: stage for name, field in Recipe.model_fields.items() for stage in field.metadata if isinstance(stage, Stage)
+}
+STAGES: Mapping[str, ModuleType] = {name: stage.module for name, stage in _STAGES.items()}
+"""Every stage, in the order of a whole run."""
+
+GPU_STAGES = frozenset(name for name, stage in _STAGES.items() if stage.gpu)
+
+
+def known_stage(name: str) -> str:
+    """Return the name itself.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}; allowed: {', '.join(STAGES)}")
+    return name
+
+
+StageName = Annotated[str, AfterValidator(known_stage), WithJsonSchema({"type": "string", "enum": list(STAGES)})]
+"""A stage's name, checked where a run is asked for."""
+
+
 def _at(recipe: Mapping[str, Any], path: Path) -> Any:
-    """What stands at a path; None where there is no such field."""
+    """Return what stands at a path; None where there is no such field."""
     value: Any = recipe
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -167,7 +166,7 @@ def _follow(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _codec_of_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The difference that a checkpoint from elsewhere makes: it brings the codec that its codes are decoded by."""
+    """Return what a checkpoint from elsewhere makes different: it brings the codec that its codes are decoded by."""
     generate = merge({}, given).get("generate")
     checkpoint = generate.get("checkpoint") if isinstance(generate, Mapping) else None
     if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
@@ -176,13 +175,13 @@ def _codec_of_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stage_models() -> dict[str, type[BaseModel]]:
-    """The model behind each first name of a `--set` path."""
+    """Return the model behind each first name of a `--set` path."""
     return {"settings": Settings, **{name: STAGES[name].Config for name in STAGES}}
 
 
 def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[str] | None, preset: str) -> list[str]:
-    """The names of the stages to run, in order: all that take part, or those asked for. Generating begins with reading
-    what is asked for, so `generate` brings `requests`; and `ingest` brings `demo` where it takes in that corpus.
+    """Return the names of the stages to run, in order: all that take part, or those requested. Generating begins by
+    reading the requests, so `generate` brings `requests`; and `ingest` brings `demo` where it takes in that corpus.
 
     Raises:
         ValueError: a stage is not known, or takes no part in the recipe.
@@ -202,7 +201,7 @@ def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[s
 
 
 def with_source(settings: Settings, names: Sequence[str], taking_part: Sequence[str]) -> Settings:
-    """The settings, with the demo corpus of the store for a source where a recipe that makes one was given none.
+    """Return the settings, with the demo corpus of the store for a source where a recipe that makes one was given none.
 
     Raises:
         ValueError: recordings are to be taken in, and nothing says from where.

@@ -1,82 +1,105 @@
-"""Prefect's own server, for a run that is given none: it comes with the run, and goes with it however the run ends.
+"""Prefect's own server, for a run that is given none: `prefect server start`, which ends when the run does.
 
-Prefect starts it as a child of the run. It would be gone with the first signal that asks the whole process group to
-stop, and Prefect then asks it for minutes how the run is; so it is started deaf to those signals, and the run ends it.
-A run that is killed with -9 ends nothing: then a watcher does, a shell that waits for the other end of a pipe to close,
-as every system closes what the dead held open.
+The server is in a session of its own, so that what asks the whole process group of the run to stop (Ctrl-C, `timeout`)
+does not reach it: Prefect would then ask it for minutes how the run is. Its standard input is a pipe from the run, and
+it ends with that: every system closes what the dead held open, so that a run that is killed with -9 leaves no server.
 """
 
 import atexit
-import signal
+import os
+import runpy
+import socket
 import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 
-ASKING = (signal.SIGINT, signal.SIGTERM)
-"""The signals that ask a run to stop."""
-
-WATCHING = 'read -r server && { read -r _; kill -9 "$server"; }'
-"""What the watcher runs: it is told the server's number, and its input then ends when the run is no more."""
+START_SECONDS = 120.0
+"""Several first starts at once on a small machine need longer than the 20 seconds that Prefect allows its own."""
 
 
 @dataclass(frozen=True)
-class _Watched:
-    """A server and what watches over its end."""
-
-    server: "subprocess.Popen[bytes]"
-    watcher: "subprocess.Popen[bytes]"
+class _OwnServer:
+    port: int
+    process: "subprocess.Popen[bytes]"
 
 
-_running: list[_Watched] = []
+_own: list[_OwnServer] = []
 """The server of this run, while there is one."""
 
 
 def start_server() -> None:
-    """Start Prefect's own server, where no other is set, deaf to what asks the run to stop, and end it with the run.
+    """See that Prefect has a server: the one that PREFECT_API_URL names, or one that ends with this run.
+
+    The latter is only begun, so that what takes seconds to import can be imported meanwhile; see `wait_for_server`.
 
     Raises:
-        ValueError: another is set, and does not answer.
+        ValueError: a server is named, and does not answer.
     """
-    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
 
-    if PREFECT_API_URL.value():
-        _ask_server(PREFECT_API_URL.value())
+    if url := PREFECT_API_URL.value():
+        _check_answer(url)
         return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.server", "--host", "127.0.0.1", "--port", str(port), "--no-ui", "--no-services"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    _own.append(_OwnServer(port, process))
+    atexit.register(end_server)
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    refresh_global_settings_context()
 
-    class WatchedServer(SubprocessASGIServer):
-        """Watched from its first moment: it takes seconds to start, and a run may be killed in them."""
 
-        def _run_uvicorn_command(self) -> "subprocess.Popen[bytes]":
-            end_server()  # Prefect tries again where another program took the port in the meantime
-            watcher = _start_watcher()
-            server = super()._run_uvicorn_command()
-            _running.append(_Watched(server, watcher))
-            assert watcher.stdin is not None
-            watcher.stdin.write(b"%d\n" % server.pid)
-            watcher.stdin.flush()
-            return server
+def wait_for_server() -> None:
+    """Wait until the server of this run answers, if it has one.
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)  # a child begins with the mask of its parent
-    try:
-        WatchedServer().start()
-    finally:
-        # Before Prefect's own end of it, which begins with five seconds of the signal that it is deaf to.
-        atexit.register(end_server)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+    Raises:
+        RuntimeError: it ended, or takes longer than two minutes.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    for server in _own:
+        while not _answers(f"http://127.0.0.1:{server.port}/api/health"):
+            if server.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(
+                    f"expected Prefect's server to start within {START_SECONDS:.0f} s, got exit code "
+                    f"{server.process.returncode}: start one with `prefect server start` and set PREFECT_API_URL"
+                )
+            time.sleep(0.1)
+
+
+def has_own_server() -> bool:
+    """Return whether Prefect's server is that of this run, which only this machine reaches."""
+    return bool(_own)
 
 
 def end_server() -> None:
-    """End the server of this run, if there is one. Another process can have its number only once it was waited for, and
-    by then nothing watches that number any more."""
-    while _running:
-        watched = _running.pop()
-        watched.server.kill()
-        watched.watcher.kill()
-        watched.watcher.wait()
-        watched.server.wait()
+    """End the server of this run, if it has one."""
+    while _own:
+        server = _own.pop()
+        server.process.kill()
+        server.process.wait()
 
 
-def _ask_server(url: str) -> None:
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _check_answer(url: str) -> None:
     """See that a server answers: Prefect itself would try for half a minute."""
     from prefect.client.orchestration import get_client
 
@@ -89,12 +112,12 @@ def _ask_server(url: str) -> None:
         )
 
 
-def _start_watcher() -> "subprocess.Popen[bytes]":
-    """The watcher, in a session of its own, so that whoever kills the whole group of the run leaves it."""
-    return subprocess.Popen(
-        ["/bin/sh", "-c", WATCHING],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def _end_with_standard_input() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":  # the server's process
+    threading.Thread(target=_end_with_standard_input, daemon=True).start()
+    sys.argv = ["prefect", "server", "start", *sys.argv[1:]]
+    runpy.run_module("prefect", run_name="__main__", alter_sys=True)

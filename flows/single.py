@@ -1,4 +1,7 @@
-"""A Prefect flow for each stage, so that one can be rerun by itself; each runs as it does within the catalog."""
+"""A Prefect flow for each stage, `flows.single.<stage>`, so that one can be rerun by itself, as it runs within the
+catalog."""
+
+from typing import Any
 
 from prefect import Flow, flow
 
@@ -7,7 +10,7 @@ from flows.recipe import STAGES, Recipe
 from schemas import Settings
 
 
-def _flow_of(stage: str) -> Flow:
+def _flow_of(stage: str) -> Flow[Any, None]:
     def run(recipe: Recipe = Recipe(), settings: Settings = Settings()) -> None:
         run_recipe(recipe, settings, [stage])
 
@@ -16,16 +19,4 @@ def _flow_of(stage: str) -> Flow:
     return flow(name=stage, flow_run_name=name, persist_result=False)(run)
 
 
-demo = _flow_of("demo")
-ingest = _flow_of("ingest")
-train_codec = _flow_of("train_codec")
-demo_models = _flow_of("demo_models")
-chroma = _flow_of("chroma")
-clap = _flow_of("clap")
-tokenize = _flow_of("tokenize")
-train = _flow_of("train")
-requests = _flow_of("requests")
-generate = _flow_of("generate")
-decode = _flow_of("decode")
-evaluate = _flow_of("evaluate")
-report = _flow_of("report")
+globals().update({stage: _flow_of(stage) for stage in STAGES})

@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from flows.server import ASKING, end_server
+from flows.server import end_server
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that ask a run to stop."""
 
 INTERRUPTED = 130
 """The exit code of a run that was asked to stop (128 + SIGINT), by whichever signal."""
@@ -29,8 +32,8 @@ SAME_SECONDS = 1.0
 
 @contextmanager
 def stoppable(stop: threading.Event) -> Iterator[None]:
-    """The first signal sets `stop` and raises KeyboardInterrupt here; a second, later one ends the process at once,
-    which the store survives as it survives a kill."""
+    """Have the first signal set `stop` and raise KeyboardInterrupt within this block, and a second, later one end the
+    process at once, which the store survives as it survives a kill."""
     first: list[float] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -46,7 +49,7 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
         late.start()
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, handle) for number in ASKING}
+    before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -26,7 +26,7 @@ from docs.generate import (
     write_reference,
 )
 from flows.cli import app
-from flows.options import understand
+from flows.options import parse_run_options
 from flows.recipe import STAGES, Recipe, stage_models
 from schemas import Store
 from schemas.database import query
@@ -70,7 +70,7 @@ def understood(words: list[str]) -> str:
             option: context.params[option] for option in ("source", "store", "requests") if context.params[option]
         }
         params = context.params
-        assert understand(params["stages"] or [], params["preset"], options, params["set_"] or []).names
+        assert parse_run_options(params["stages"] or [], params["preset"], options, params["set_"] or []).plan.names
     return name
 
 

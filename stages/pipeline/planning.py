@@ -168,16 +168,16 @@ def driving_key(module: ModuleType) -> tuple[str, ...]:
     return tuple(name for name in module.READS[0].key if name in module.WRITES.key)
 
 
-def plan_stage(stage: ConfiguredStage, context: Context, asked: bool) -> Plan:
+def plan_stage(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:
     """What a stage has to do now.
 
     Args:
-        asked: the stage was asked for by name, so a `refresh` policy does not hold it back.
+        by_name: the stage was asked for by name, so a `refresh` policy does not hold it back.
     """
     if hasattr(stage.module, "shard"):
         return _plan_shards(stage, context)
     if hasattr(stage.module, "reduce"):
-        return _plan_reduce(stage, context, asked)
+        return _plan_reduce(stage, context, by_name)
     return _plan_source(stage, context)
 
 
@@ -190,7 +190,7 @@ def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
     return Plan(stage.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows)
 
 
-def _plan_reduce(stage: ConfiguredStage, context: Context, asked: bool) -> Plan:
+def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:
     writes = stage.module.WRITES
     shard = reduced_shard(stage.module, context)
     footer = context.store.footer(writes, context.fingerprint, shard)
@@ -198,7 +198,7 @@ def _plan_reduce(stage: ConfiguredStage, context: Context, asked: bool) -> Plan:
         return Plan(stage.name, reuse=footer.rows, refused=footer.refused)
     refresh = getattr(stage.config, "refresh", "changed")
     existing = context.store.shards(writes, context.fingerprint)
-    if not asked and (refresh == "never" or (refresh == "missing" and existing)):
+    if not by_name and (refresh == "never" or (refresh == "missing" and existing)):
         return Plan(stage.name, reuse=len(existing))
     return Plan(stage.name, (EVERYTHING,), make=1)
 
@@ -244,7 +244,7 @@ def _try_again(context: Context, shard: str, refused: int, consulted: str | None
     return any(stamp != consulted for stamp in stamps)
 
 
-def plan_pipeline(pipeline: Pipeline, names: Sequence[str], asked: bool) -> list[Plan]:
+def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> list[Plan]:
     """The plan of a run of the stages `names`, computing nothing.
 
     What follows from a stage that has work itself is estimated: its `reason` says after which stage it is known.
@@ -263,7 +263,7 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], asked: bool) -> list
             )
             continue
         try:
-            plan = plan_stage(stage, pipeline.context(name, run_id="plan"), asked)
+            plan = plan_stage(stage, pipeline.context(name, run_id="plan"), by_name)
         except NotTrainedYet as error:
             if not error.trainer:
                 raise
@@ -271,15 +271,15 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], asked: bool) -> list
             plan = Plan(
                 name, driver.jobs if driver and driver.jobs else ("?",), make=rows, reason=f"after {error.trainer}"
             )
-        plans[name] = _follow(plan, stage, driver, asked) if driver is not None and driver.jobs else plan
+        plans[name] = _follow(plan, stage, driver, by_name) if driver is not None and driver.jobs else plan
     return list(plans.values())
 
 
-def _follow(plan: Plan, stage: ConfiguredStage, driver: Plan, asked: bool) -> Plan:
+def _follow(plan: Plan, stage: ConfiguredStage, driver: Plan, by_name: bool) -> Plan:
     """The estimate for a stage whose driving stage has work to do first."""
     reason = plan.reason or f"after {driver.stage}"
     if hasattr(stage.module, "reduce"):
-        held = not plan.jobs and not asked and getattr(stage.config, "refresh", "changed") != "changed"
+        held = not plan.jobs and not by_name and getattr(stage.config, "refresh", "changed") != "changed"
         return plan if held else replace(plan, jobs=(EVERYTHING,), make=1, reason=reason)
     total, reuse = driver.make + driver.reuse, min(plan.reuse, driver.reuse)
     return replace(plan, jobs=plan.jobs or driver.jobs, make=max(plan.make, total - reuse), reuse=reuse, reason=reason)

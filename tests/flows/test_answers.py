@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from flows.answers import print_answer
+from flows.output import print_answer
 
 ANSWER = pa.table(
     {

@@ -12,7 +12,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from flows.tasks import Job
+from flows.catalog import Job
 from schemas import Settings, Store
 from schemas.database import query
 from stages.pipeline.contract import Context, Progress
@@ -109,7 +109,7 @@ def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(setti
 
 
 def test_dask_without_a_server_that_its_workers_can_reach_is_told_in_one_line(settings):
-    from flows.tasks import task_runner
+    from flows.catalog import task_runner
 
     with pytest.raises(ValueError, match="PREFECT_API_URL"):
         task_runner(settings.model_copy(update={"task_runner": "dask"}))

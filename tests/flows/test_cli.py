@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from flows.cli import run_command
-from tests.worlds.command_line import ROOT, make_recordings, segue
+from flows.cli import PLANNING, STARTING, run_command
+from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
 
 
 @pytest.fixture
@@ -17,6 +17,7 @@ def recordings(tmp_path):
     return make_recordings(tmp_path / "recordings", 3)
 
 
+SLOW = ("pyarrow", "numpy", "fsspec", "flows.recipe", "prefect", "torch")
 HEAVY = ("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scipy", "matplotlib")
 
 
@@ -43,7 +44,7 @@ HEAVY = ("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scip
 )
 def test_a_mistake_is_one_line_that_names_what_is_allowed_and_exit_code_2(words, allowed, capfd):
     assert run_command(words) == 2
-    lines = capfd.readouterr().err.splitlines()
+    lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert all(word in lines[0] for word in allowed), lines[0]
 
@@ -90,17 +91,34 @@ def test_a_plan_or_a_help_loads_nothing_that_only_work_needs(words, tmp_path):
     assert ended.stdout.splitlines()[-1] == "0 []"
 
 
+def test_a_run_says_its_first_line_before_it_imports_what_takes_long(tmp_path):
+    script = (
+        "import sys\n"
+        "class Errors:\n"
+        "    lines = []\n"
+        f"    def write(self, text): self.lines.append((text, [name for name in {SLOW} if name in sys.modules]))\n"
+        "    def flush(self): pass\n"
+        "sys.stderr = errors = Errors()\n"
+        "from flows.cli import run_command\n"
+        f"run_command(['run', 'sing', '--store', {str(tmp_path / 'store')!r}])\n"
+        "print(errors.lines[0], 'flows.recipe' in sys.modules)"
+    )
+    program = [sys.executable, "-c", script]
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == f"({PLANNING!r}, []) True"
+
+
 def test_missing_weights_are_one_line_at_once_and_exit_code_1(recordings, tmp_path, capfd):
     words = ["--preset", "musicgen-small", "--source", str(recordings), "--store", str(tmp_path / "store")]
     assert run_command(["run", *words, "--set", "settings.offline=true"]) == 1
-    lines = capfd.readouterr().err.splitlines()
+    lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert "missing weights" in lines[0]
 
 
 def test_a_model_that_is_still_to_be_trained_is_one_line_that_names_its_stage(tmp_path, capfd):
     assert run_command(["run", "train", "--store", str(tmp_path / "store")]) == 1
-    lines = capfd.readouterr().err.splitlines()
+    lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert "expected a trained checkpoint 'text_encoder'" in lines[0]
     assert "train it first (the stage demo_models)" in lines[0]
@@ -110,7 +128,7 @@ def test_a_store_that_cannot_be_written_is_one_line_before_anything_is_read(reco
     (tmp_path / "store").write_text("a file where the store should be")
     words = ["--source", str(recordings), "--store", str(tmp_path / "store")]
     assert run_command(["run", "ingest", *words]) == 1
-    lines = capfd.readouterr().err.splitlines()
+    lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert "expected a store that can be written" in lines[0]
     assert (tmp_path / "store").read_text() == "a file where the store should be"
@@ -118,7 +136,7 @@ def test_a_store_that_cannot_be_written_is_one_line_before_anything_is_read(reco
 
 def test_a_source_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capfd):
     assert run_command(["run", "ingest", "--source", str(tmp_path / "no"), "--store", str(tmp_path / "s")]) == 1
-    lines = capfd.readouterr().err.splitlines()
+    lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert "not there" in lines[0]
 
@@ -127,7 +145,7 @@ def test_a_source_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capfd)
 def test_a_device_that_is_not_there_is_one_line_before_anything_is_read(recordings, tmp_path, capfd):
     words = ["--source", str(recordings), "--store", str(tmp_path / "store"), "--set", "settings.device=cuda"]
     assert run_command(["run", "ingest", "chroma", "--set", "chroma.separator=null", *words]) == 1
-    lines = capfd.readouterr().err.splitlines()
+    lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert "expected a CUDA device" in lines[0]
 
@@ -145,7 +163,7 @@ def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recor
     run = ["run", "ingest", "--source", str(recordings), "--store", settings.store]
     for words, code in ((run, 1), (["sql", "SELECT 1", "--store", settings.store], 2)):
         assert run_command(words) == code
-        lines = capfd.readouterr().err.splitlines()
+        lines = complaints(capfd.readouterr().err)
         assert len(lines) == 1, lines
         assert pipeline.store.path(shard) in lines[0]
 
@@ -157,6 +175,7 @@ def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordi
     assert first.returncode == 0, errors
     assert out.splitlines()[0].split() == ["stage", "rows", "made", "reused", "refused", "seconds"]
     assert out.splitlines()[1].split()[:4] == ["ingest", "3", "0", "0"]
+    assert errors.splitlines()[:2] == [PLANNING, STARTING]
     assert "reading recordings: 3/3 tracks" in errors
     nowhere = server.environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
     second = segue(*words, environment=nowhere)
@@ -167,12 +186,12 @@ def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordi
 
 def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
     from flows.recipe import Recipe
-    from flows.running import Run, in_turn, run_stages
+    from flows.running import Run, RunPlan, run_stages
     from schemas import Settings
 
     store = str(tmp_path / "store")
     settings = Settings(store=store, source=str(recordings), workers=1)
-    run_stages(Recipe().configured_stages(settings.source), settings, ["ingest"], True, Run(), in_turn)
+    run_stages(Run(RunPlan(Recipe().configured_stages(settings.source), ["ingest"], settings, True)))
     capfd.readouterr()
     question = "SELECT format, seconds, moods FROM tracks ORDER BY uri LIMIT 1"
     assert run_command(["sql", question, "--store", store, "--format", "csv"]) == 0
@@ -184,7 +203,7 @@ def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
     assert run_command(["sql", "DROP VIEW tracks", "--store", store]) == 2
     assert "read-only" in capfd.readouterr().err
     assert run_command(["sql", "SELECT nothing FROM tracks", "--store", store]) == 2
-    lines = capfd.readouterr().err.splitlines()
+    lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert "nothing" in lines[0]
 

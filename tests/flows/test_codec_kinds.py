@@ -8,7 +8,7 @@ import soundfile
 from transformers import DacConfig, MimiConfig
 
 from flows.recipe import Recipe
-from flows.running import Run, in_turn, run_stages
+from flows.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from stages.checkpoints.codecs import load_codec
 from stages.checkpoints.loading import load_checkpoint
@@ -85,7 +85,7 @@ def test_a_language_model_of_other_sizes_than_the_codec_is_refused(tmp_path: Pat
     with pytest.raises(
         StageFailed, match=r"expected tokens of 4 codebooks .*, as train.model.language_model says, got 3 "
     ):
-        run_stages(stages, settings, STAGES[:5], True, Run(), in_turn)
+        run_stages(Run(RunPlan(stages, STAGES[:5], settings, True)))
 
 
 def test_presets_name_published_codecs_and_have_their_sizes() -> None:

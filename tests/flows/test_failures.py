@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import botocore.exceptions
 import pytest
 
-from flows.failures import is_fault, is_transient, tell
+from flows.failures import format_error, is_fault, is_transient
 from schemas.weights import MissingWeights
 from stages.pipeline.runner import StageFailed
 
@@ -92,12 +92,12 @@ def test_what_an_object_store_s_client_says_is_one_line():
     error = raised(botocore.exceptions.NoCredentialsError())
     assert not is_fault(error)
     assert not is_transient(error)
-    assert tell(error) == "NoCredentialsError: Unable to locate credentials"
+    assert format_error(error) == "NoCredentialsError: Unable to locate credentials"
 
 
 def test_a_full_disk_in_a_shard_is_told_as_such_in_one_line():
     failed = StageFailed("chroma: 1 of its shards failed;\nshard 1: no space")
     failed.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    assert "disk is full" in tell(failed)
-    assert "\n" not in tell(failed)
+    assert "disk is full" in format_error(failed)
+    assert "\n" not in format_error(failed)
     assert not is_fault(failed)

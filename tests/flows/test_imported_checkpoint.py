@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from flows.recipe import Recipe
-from flows.running import Run, in_turn, run_stages
+from flows.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from stages.checkpoints.codecs import load_codec
@@ -44,7 +44,7 @@ def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form:
     convert_checkpoint(small.folder, tmp_path / "imported", form, find)
     settings = settings_in(tmp_path)
     stages = recipe(tmp_path / "imported").configured_stages("recordings")
-    run_stages(stages, settings, ["requests", "generate", "decode"], True, Run(), in_turn)
+    run_stages(Run(RunPlan(stages, ["requests", "generate", "decode"], settings, True)))
     joined = "SELECT * FROM clips JOIN generations USING (request_id, take) JOIN requests USING (request_id)"
     rows = query(Store(settings.store), joined).to_pylist()
     assert len(rows) == 2
@@ -61,10 +61,10 @@ def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path:
     settings = settings_in(tmp_path)
     without = {"evaluate": {"clap": None}, "tokenize": {"codec": str(small.codec)}}
     stages = recipe(tmp_path / "imported", **without).configured_stages("recordings")
-    run_stages(stages, settings, ["requests", "generate", "decode", "report"], True, Run(), in_turn)
+    run_stages(Run(RunPlan(stages, ["requests", "generate", "decode", "report"], settings, True)))
     page = tmp_path / "store" / "report" / "index.html"
     assert page.read_text().count("<audio") == 2
-    run_stages(stages, settings, ["requests", "generate", "decode", "evaluate", "report"], True, Run(), in_turn)
+    run_stages(Run(RunPlan(stages, ["requests", "generate", "decode", "evaluate", "report"], settings, True)))
     assert query(Store(settings.store), "SELECT count(*) AS n FROM scores").to_pylist() == [{"n": 2}]
 
 
@@ -75,14 +75,14 @@ def test_a_clip_goes_on_from_a_track_as_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "recordings").mkdir()
     (tmp_path / "prompt.wav").rename(tmp_path / "recordings" / "prompt.wav")
     stages = recipe(tmp_path / "imported", preset="miniature").configured_stages(settings.source)
-    run_stages(stages, settings, ["ingest"], True, Run(), in_turn)
+    run_stages(Run(RunPlan(stages, ["ingest"], settings, True)))
     (track,) = query(Store(settings.store), "SELECT track_id, uri FROM tracks").to_pylist()
     with open(tmp_path / "requests.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, ["name", "prompt", "prompt_seconds", "seconds", "seed"])
         writer.writeheader()
         for prompt in (f"track:{track['track_id']}", f"file:{tmp_path}/recordings/prompt.wav"):
             writer.writerow({"name": prompt[:5], "prompt": prompt, "prompt_seconds": 0.4, "seconds": 1.0, "seed": 3})
-    run_stages(stages, settings, ["requests", "generate"], True, Run(), in_turn)
+    run_stages(Run(RunPlan(stages, ["requests", "generate"], settings, True)))
     rows = query(Store(settings.store), "SELECT codes, prompt_frames FROM generations").to_pylist()
     assert [row["prompt_frames"] for row in rows] == [10, 10]
     assert rows[0]["codes"] == rows[1]["codes"]

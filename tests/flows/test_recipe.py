@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from flows.presets import PRESETS, about
+from flows.presets import PRESETS, describe_preset
 from flows.recipe import GPU_STAGES, STAGES, Recipe, selected_stages, with_source
 from schemas import Settings
 
@@ -24,7 +24,7 @@ def test_every_preset_is_a_recipe_and_survives_a_round_trip_as_json(preset):
     recipe = Recipe(preset=preset)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert Recipe.model_validate(recipe.model_dump()) == recipe
-    assert about(preset)
+    assert describe_preset(preset)
 
 
 @pytest.mark.parametrize("preset", SIZES)

@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from flows.running import Run, in_turn, run_stages
+from flows.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from stages.pipeline.contract import Stopped
-from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_pipeline
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_mapping, tiny_source
 
@@ -23,15 +23,20 @@ def settings(tmp_path, source):
     return Settings(store=str(tmp_path / "store"), source=str(source))
 
 
+@pytest.fixture
+def plan(settings):
+    return RunPlan(CONFIGURED, ["ingest", "chroma"], settings)
+
+
 def rows(settings, sql):
     return query(Store(settings.store), sql).to_pylist()
 
 
-def test_a_run_makes_everything_and_a_second_one_nothing(settings, write_words):
+def test_a_run_makes_everything_and_a_second_one_nothing(plan, settings, write_words):
     write_words("1", "2", "3")
-    first, second = Run(), Run()
-    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, first, in_turn)
-    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, second, in_turn)
+    first, second = Run(plan), Run(plan)
+    run_stages(first)
+    run_stages(second)
     assert [(one.stage, one.counts.made, one.counts.reused) for one in first.results] == [
         ("ingest", 3, 0),
         ("chroma", 3, 0),
@@ -43,13 +48,12 @@ def test_a_run_makes_everything_and_a_second_one_nothing(settings, write_words):
     assert rows(settings, "SELECT count(*) AS n FROM runs") == [{"n": 4}]
 
 
-def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(settings, write_words, monkeypatch):
+def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(plan, settings, write_words, monkeypatch):
     write_words("1", "2", "3")
-    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, Run(), in_turn)
-    plans = plan_pipeline(Pipeline(CONFIGURED, settings), ["ingest", "chroma"], False)
-    planned = Run()
-    monkeypatch.setattr("flows.running.plan_stage", lambda *_: pytest.fail("planned again"))
-    run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, planned, in_turn, plans)
+    run_stages(Run(plan))
+    planned = Run(plan, plan.stage_plans())
+    monkeypatch.setattr("stages.pipeline.runner.plan_stage", lambda *_: pytest.fail("planned again"))
+    run_stages(planned)
     assert [(one.stage, one.counts.made, one.counts.reused) for one in planned.results] == [
         ("ingest", 0, 3),
         ("chroma", 0, 3),
@@ -57,12 +61,12 @@ def test_a_run_goes_by_the_plans_that_it_is_given_and_records_the_same(settings,
     assert rows(settings, "SELECT count(*) AS n FROM runs") == [{"n": 4}]
 
 
-def test_a_failed_shard_fails_the_run_keeps_the_others_and_holds_back_what_follows(settings, write_words):
+def test_a_failed_shard_fails_the_run_keeps_the_others_and_holds_back_what_follows(plan, settings, write_words):
     write_words("1", "2", "fail", "4", "5", "6")
-    run = Run()
     following = ConfiguredStage("again", tiny_mapping, tiny_mapping.Config(scale=2.0))
+    run = Run(RunPlan([*CONFIGURED, following], ["ingest", "chroma", "again"], settings))
     with pytest.raises(StageFailed, match=r"shard 1: expected a number in 2\.txt"):
-        run_stages([*CONFIGURED, following], settings, ["ingest", "chroma", "again"], False, run, in_turn)
+        run_stages(run)
     assert [one.stage for one in run.results] == ["ingest", "chroma"]
     assert [row["track_id"] for row in rows(settings, "SELECT track_id FROM chroma ORDER BY ALL")] == [
         *("0.txt", "1.txt", "4.txt", "5.txt")
@@ -70,10 +74,10 @@ def test_a_failed_shard_fails_the_run_keeps_the_others_and_holds_back_what_follo
     assert "expected a number" in rows(settings, "SELECT error FROM runs WHERE stage = 'chroma'")[0]["error"]
 
 
-def test_a_run_that_was_asked_to_stop_ends_at_the_next_batch(settings, write_words):
+def test_a_run_that_was_asked_to_stop_ends_at_the_next_batch(plan, settings, write_words):
     write_words("1", "2", "wait")
-    run = Run()
+    run = Run(plan)
     threading.Timer(0.5, run.stop.set).start()
     with pytest.raises(Stopped):
-        run_stages(CONFIGURED, settings, ["ingest", "chroma"], False, run, in_turn)
+        run_stages(run)
     assert rows(settings, "SELECT count(*) AS n FROM tracks")[0]["n"] == 3

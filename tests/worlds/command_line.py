@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from flows.cli import PLANNING, STARTING
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,3 +26,8 @@ def segue(*words: str, environment: dict[str, str] | None = None, **options: obj
     command = [sys.executable, "-c", "from flows.cli import main; main()", *words]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, env=environment, **streams, **options)  # type: ignore[call-overload]
+
+
+def complaints(errors: str) -> list[str]:
+    """The lines of a run's standard error but those that say what it is about to do."""
+    return [line for line in errors.splitlines() if line not in (PLANNING, STARTING)]

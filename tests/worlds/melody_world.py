@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from flows.recipe import Recipe
-from flows.running import Run, in_turn, run_stages
+from flows.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 from tests.worlds.tiny_clap import clap_folder
@@ -69,7 +69,7 @@ def settings_of(folder: Path, recordings: dict[str, np.ndarray], sample_rate: in
 def filled_store(recipe: Recipe, settings: Settings) -> Store:
     """A store with four clips after the recording named `0`: its melody, and it as a prompt, as a track and a file."""
     stages, store = recipe.configured_stages(settings.source), Store(settings.store)
-    run_stages(stages, settings, STAGES[:4], True, Run(), in_turn)
+    run_stages(Run(RunPlan(stages, STAGES[:4], settings, True)))
     track = rows_of(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'")[0]["track_id"]
     rows = [
         {"name": "melody", "melody": f"track:{track}"},
@@ -82,7 +82,7 @@ def filled_store(recipe: Recipe, settings: Settings) -> Store:
         writer = csv.DictWriter(file, ["name", "melody", "prompt", "seconds", "prompt_seconds"])
         writer.writeheader()
         writer.writerows(row | {"seconds": SECONDS} for row in rows)
-    run_stages(stages, settings, STAGES, True, Run(), in_turn)
+    run_stages(Run(RunPlan(stages, STAGES, settings, True)))
     return store
 
 

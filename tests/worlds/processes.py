@@ -6,22 +6,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Process:
-    """A process: its number, its parent's and its group's, and its command line."""
+    """A process: its number and its parent's, and its command line."""
 
     pid: int
     parent: int
-    group: int
     words: str
 
 
 def processes() -> list[Process]:
     """Every process that has not ended."""
-    columns = ["ps", "-eo", "pid=,ppid=,pgid=,stat=,args="]
+    columns = ["ps", "-eo", "pid=,ppid=,stat=,args="]
     listed = subprocess.run(columns, capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=4) for line in listed.splitlines()]
+    rows = [line.split(maxsplit=3) for line in listed.splitlines()]
     return [
-        Process(int(pid), int(parent), int(group), words)
-        for pid, parent, group, state, words in (row for row in rows if len(row) == 5)
+        Process(int(pid), int(parent), words)
+        for pid, parent, state, words in (row for row in rows if len(row) == 4)
         if not state.startswith("Z")
     ]
 
@@ -32,3 +31,9 @@ def family(root: int) -> list[Process]:
     for above in found:  # which grows as it is read
         found.extend(one for one in processes() if one.parent == above.pid)
     return found
+
+
+def still_there(before: list[Process]) -> list[Process]:
+    """Those of some processes that have not ended (another process may have got the number of one)."""
+    known = {(one.pid, one.words) for one in before}
+    return [one for one in processes() if (one.pid, one.words) in known]

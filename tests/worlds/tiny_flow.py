@@ -6,7 +6,7 @@ import sys
 from prefect import flow
 
 from flows.catalog import run_in_flow
-from flows.running import Run
+from flows.running import Run, RunPlan
 from schemas import Settings
 from stages.pipeline.planning import ConfiguredStage
 from tests.worlds import tiny_mapping, tiny_source
@@ -20,7 +20,7 @@ NAMES = [stage.name for stage in CONFIGURED]
 
 @flow(persist_result=False)
 def tiny(settings: Settings) -> None:
-    run_in_flow(CONFIGURED, settings, NAMES, False, Run(run_id="tiny"))
+    run_in_flow(Run(RunPlan(CONFIGURED, NAMES, settings), run_id="tiny"))
 
 
 if __name__ == "__main__":

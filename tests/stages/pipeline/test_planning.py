@@ -25,7 +25,7 @@ def test_a_whole_set_stage_is_made_anew_as_its_refresh_policy_says(tmp_path, ref
             Settings(store=str(tmp_path)),
         )
         for stage in pipeline.stages.values():
-            run_stage(stage, pipeline.context(stage.name, run_id), asked=False)
+            run_stage(stage, pipeline.context(stage.name, run_id), by_name=False)
     assert len(calls) == times
     assert len(set(calls)) == times
 
@@ -38,7 +38,7 @@ def test_asked_by_name_a_whole_set_stage_runs_against_its_policy(tmp_path):
         Settings(store=str(tmp_path)),
     )
     for stage in pipeline.stages.values():
-        run_stage(stage, pipeline.context(stage.name, "r1"), asked=True)
+        run_stage(stage, pipeline.context(stage.name, "r1"), by_name=True)
     assert len(calls) == 1
 
 
@@ -106,9 +106,9 @@ def test_what_has_no_say_in_a_stage_is_not_looked_for_and_enters_no_identity(tmp
     assert pipeline(False).versions("reader").keys() == {"tracks"}
     assert pipeline(False).context("reader", "r1").versions.keys() == {"tracks"}
     assert pipeline(False).fingerprint("reader") == pipeline(False, 2.0, "./another").fingerprint("reader")
-    assert len(plan_pipeline(pipeline(False), ["source", "mapping", "reader"], asked=False)) == 3
+    assert len(plan_pipeline(pipeline(False), ["source", "mapping", "reader"], by_name=False)) == 3
     with pytest.raises(MissingWeights, match=r"expected weights at \./no/separator"):
-        plan_pipeline(pipeline(True), ["source", "mapping", "reader"], asked=False)
+        plan_pipeline(pipeline(True), ["source", "mapping", "reader"], by_name=False)
     (tmp_path / "separator").write_text("weights")
     there = str(tmp_path / "separator")
     assert pipeline(True, separator=there).versions("reader").keys() == {"tracks", "chroma"}
@@ -135,10 +135,10 @@ def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
 
 def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):
     pipeline = make_pipeline(tmp_path, list("abcd"), make_mapping([]))
-    plans = plan_pipeline(pipeline, ["source", "mapping"], asked=False)
+    plans = plan_pipeline(pipeline, ["source", "mapping"], by_name=False)
     assert [(plan.stage, plan.make, plan.estimated) for plan in plans] == [("source", 4, False), ("mapping", 4, True)]
     run(pipeline)
-    assert [(plan.jobs, plan.reuse) for plan in plan_pipeline(pipeline, ["source", "mapping"], asked=False)] == [
+    assert [(plan.jobs, plan.reuse) for plan in plan_pipeline(pipeline, ["source", "mapping"], by_name=False)] == [
         ((), 4),
         ((), 4),
     ]

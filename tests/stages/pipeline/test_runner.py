@@ -37,7 +37,7 @@ def test_a_new_row_touches_one_shard_and_is_the_only_one_computed(tmp_path):
     calls.clear()
     pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping(calls))
     run_stage(pipeline.stages["source"], pipeline.context("source", "r2"))
-    plan = plan_stage(pipeline.stages["mapping"], pipeline.context("mapping", "r2"), asked=False)
+    plan = plan_stage(pipeline.stages["mapping"], pipeline.context("mapping", "r2"), by_name=False)
     assert (plan.jobs, plan.make, plan.reuse) == (("1",), 1, 4)
     assert run_stage(pipeline.stages["mapping"], pipeline.context("mapping", "r2")).counts.reused == 4
     assert calls == ["e"]

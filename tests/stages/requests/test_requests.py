@@ -57,7 +57,7 @@ def test_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
     first = take_in(store, file)
     assert (first.counts.made, first.counts.refused) == (1, 1)
     stage = ConfiguredStage("requests", requests, Config())
-    plan = plan_stage(stage, context_for(store, file), asked=False)
+    plan = plan_stage(stage, context_for(store, file), by_name=False)
     assert (plan.jobs, plan.make, plan.reuse, plan.drop) == ((), 0, 1, 0)
     assert (
         list(
