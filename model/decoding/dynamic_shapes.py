@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
 from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
-from model.lm.attention import Cache
+from model.lm.attention import KVCache
 from model.lm.language_model import LanguageModel
 
 BLOCK = 64
@@ -26,7 +26,7 @@ class DynamicShapeDecoder:
     """Sequences in slots, and a cache that has rows for each.
 
     Args:
-        model: as `model.kernels.inference.prepare_for_inference` gives it.
+        model: as `model.kernels.packed_linear.prepare_for_inference` gives it.
         requests: all that will be decoded, for the sizes of the longest.
         slots: how many sequences are decoded together.
     """
@@ -37,13 +37,13 @@ class DynamicShapeDecoder:
         """Rows of a slot."""
         self.longest = max(request.prefix_length + request.steps for request in requests)
         known = max(request.prefix_length + request.start for request in requests)
-        source_length = max(request.source_length for request in requests)
-        self.cache = model.transformer.allocate(self.rows * slots, self._room(known), source_length)
+        cross_length = max(request.cross_length for request in requests)
+        self.cache = model.transformer.allocate(self.rows * slots, self._room(known), cross_length)
         self.finite = torch.ones((), dtype=torch.bool)
         self.sequences: dict[int, Int[Tensor, "K S"]] = {}
         """By slot, as the hidden states of the latest step are."""
         self.hidden: dict[int, Float[Tensor, "W 1 D"]] = {}
-        self.segments: list[Cache] = []
+        self.segments: list[KVCache] = []
         """Views of the cache, in the order of the slots: neighbouring rows of equal length make one."""
         self.segment_requests: list[int] = []
         """The requests whose rows these are."""
@@ -120,9 +120,9 @@ class DynamicShapeDecoder:
             row = slot.index * self.rows
             for cfg_pass in slot.request.passes:
                 length = cfg_pass.prefix_length + slot.step
-                if (length, cfg_pass.source_length) != lengths or row != end:
-                    first, lengths = row, (length, cfg_pass.source_length)
+                if (length, cfg_pass.cross_length) != lengths or row != end:
+                    first, lengths = row, (length, cfg_pass.cross_length)
                     self.segments.append(self.cache)
                 row = end = row + cfg_pass.rows
-                self.segments[-1] = self.cache.rows(first, end, cfg_pass.source_length)
+                self.segments[-1] = self.cache.rows(first, end, cfg_pass.cross_length)
                 self.segments[-1].length = length

@@ -11,7 +11,7 @@ from model.decoding.dynamic_shapes import DynamicShapeDecoder
 from model.decoding.memory import MAX_SLOTS, MemoryPlan, plan_memory
 from model.decoding.sequences import GenerationStoppedError, SequenceRequest, Slot
 from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder
-from model.kernels.inference import prepare_for_inference
+from model.kernels.packed_linear import prepare_for_inference
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 

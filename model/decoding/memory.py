@@ -12,7 +12,7 @@ import torch
 from model.decoding.sampling import largest_top_k
 from model.decoding.sequences import SequenceRequest
 from model.decoding.static_shapes import round_up_to_bucket
-from model.kernels.inference import packed_bytes
+from model.kernels.packed_linear import packed_bytes
 from model.lm.config import LanguageModelConfig, Precision
 from model.lm.language_model import LanguageModel
 
@@ -75,7 +75,7 @@ class MemoryRequirements:
         self.steps = max(request.steps for request in requests)
         self.known = max(request.prefix_length + request.start for request in requests)
         """Steps that are read at once."""
-        self.source_length = max(request.source_length for request in requests)
+        self.cross_length = max(request.cross_length for request in requests)
         self.sorted = largest_top_k(requests) is None
         """Whether entries are sorted to sample among them."""
         self.weights = packed_bytes(model, precision)
@@ -87,7 +87,7 @@ class MemoryRequirements:
     def _kept(self, slots: int) -> int:
         """Return the bytes of keys, values, and what is known of each sequence."""
         cache = self.model.transformer.allocate(
-            slots * self.rows, self.room, self.source_length, device=torch.device("meta")
+            slots * self.rows, self.room, self.cross_length, device=torch.device("meta")
         )
         # A layer that grows is there twice while it is copied.
         growing = cache.layers[0].nbytes if self.model.device.type == "cpu" else 0
@@ -106,7 +106,7 @@ class MemoryRequirements:
     def _prefill(self) -> int:
         """Return the bytes of reading a prompt at once: activations, and each query's weights of what it sees."""
         config, single = self.model.config, torch.float32.itemsize
-        scores = 3 * config.heads * max(self.known, self.source_length)
+        scores = 3 * config.heads * max(self.known, self.cross_length)
         return self.rows * self.known * (_activations(config) + scores) * single
 
 

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.lm.attention import Cache
-from model.lm.language_model import Fused, LanguageModel
+from model.lm.attention import KVCache
+from model.lm.language_model import FusedConditions, LanguageModel
 
-SOURCE_STEP = 32
+CROSS_MULTIPLE = 32
 """The length of what cross-attention reads is padded to a multiple of this."""
 UNKNOWN = -1
 """A code that is to be sampled."""
@@ -36,16 +36,16 @@ class CfgPass:
     """What one forward pass of guidance reads for a request: the conditions of one branch, or of all, a row each."""
 
     rows: int
-    fused: Fused
+    fused: FusedConditions
 
     @property
     def prefix_length(self) -> int:
         return 0 if self.fused.prefix is None else self.fused.prefix.shape[1]
 
     @property
-    def source_length(self) -> int:
+    def cross_length(self) -> int:
         """Length of what cross-attention reads, padded."""
-        return 0 if self.fused.source is None else -(-self.fused.source.shape[1] // SOURCE_STEP) * SOURCE_STEP
+        return 0 if self.fused.cross is None else -(-self.fused.cross.shape[1] // CROSS_MULTIPLE) * CROSS_MULTIPLE
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,9 @@ class SequenceRequest:
         return max(cfg_pass.prefix_length for cfg_pass in self.passes)
 
     @property
-    def source_length(self) -> int:
+    def cross_length(self) -> int:
         """Length of the longest of what its passes read by cross-attention, padded."""
-        return max(cfg_pass.source_length for cfg_pass in self.passes)
+        return max(cfg_pass.cross_length for cfg_pass in self.passes)
 
     def frames_made(self, step: int) -> int:
         """Count the frames that this step makes: the request's new frames, spread evenly over its steps."""
@@ -106,7 +106,7 @@ class Slot:
         return self.step + 1 == self.request.steps
 
 
-def prefill(model: LanguageModel, request: SequenceRequest, cache: Cache, row: int) -> Float[Tensor, "W 1 D"]:
+def prefill(model: LanguageModel, request: SequenceRequest, cache: KVCache, row: int) -> Float[Tensor, "W 1 D"]:
     """Read the conditions and the known first steps of a request into its rows of the cache, from `row` on.
 
     Each pass is read by itself, so that its numbers do not depend on what is decoded beside it. Returns the hidden
@@ -114,14 +114,14 @@ def prefill(model: LanguageModel, request: SequenceRequest, cache: Cache, row: i
     """
     known, hidden = request.sequence[None, :, : request.start].to(model.device), []
     for cfg_pass in request.passes:
-        fused, view = cfg_pass.fused, cache.rows(row, row + cfg_pass.rows, cfg_pass.source_length)
+        fused, view = cfg_pass.fused, cache.rows(row, row + cfg_pass.rows, cfg_pass.cross_length)
         inputs = model.embed(known).expand(cfg_pass.rows, -1, -1)
         if fused.added is not None:
             inputs = inputs + fused.added[:, : request.start]
         if fused.prefix is not None:
             inputs = torch.cat([fused.prefix.to(inputs.dtype), inputs], dim=1)
-        if fused.source is not None:
-            model.transformer.remember_source(view, fused.source, fused.source_mask)
+        if fused.cross is not None:
+            model.transformer.cache_cross_kv(view, fused.cross, fused.cross_mask)
         hidden.append(model.transformer(inputs, cache=view)[:, -1:])
         row += cfg_pass.rows
     return torch.cat(hidden)

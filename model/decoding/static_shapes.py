@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
 from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
-from model.lm.attention import Cache
+from model.lm.attention import KVCache
 from model.lm.language_model import LanguageModel
 
 BUCKET = 256
@@ -58,7 +58,7 @@ class StaticShapeDecoder:
     """Sequences in slots, each with rows of its own, and a cache with room for the longest.
 
     Args:
-        model: as `model.kernels.inference.prepare_for_inference` gives it.
+        model: as `model.kernels.packed_linear.prepare_for_inference` gives it.
         requests: all that will be decoded, for the sizes of the longest.
         slots: how many sequences are decoded together.
         launch: makes of the step, a function of the length of the cache that is read, one that is called in its place
@@ -76,9 +76,9 @@ class StaticShapeDecoder:
         self.rows = max(request.rows for request in requests)
         """Rows of a slot."""
         room = round_up_to_bucket(max(request.prefix_length + request.steps for request in requests))
-        source_length = max(request.source_length for request in requests)
+        cross_length = max(request.cross_length for request in requests)
         steps = max(request.steps for request in requests)
-        self.cache = model.transformer.allocate(slots * self.rows, room, source_length)
+        self.cache = model.transformer.allocate(slots * self.rows, room, cross_length)
         if self.cache.cross_mask is not None:
             # A row that nobody reads must have something to attend to, or what is no number would come of it.
             self.cache.cross_mask[..., 0] = True
@@ -134,7 +134,7 @@ class StaticShapeDecoder:
             advance(self.model, self.cache, self.state, length, self.largest)
 
 
-def advance(model: LanguageModel, cache: Cache, state: DecodingState, length: int, largest: int | None) -> None:
+def advance(model: LanguageModel, cache: KVCache, state: DecodingState, length: int, largest: int | None) -> None:
     """Sample the next codes of every sequence and read them, all in place.
 
     Args:

@@ -1,26 +1,81 @@
-"""Multi-head attention, over the sequence itself and over conditions, with and without memory (arXiv:1706.03762, 3.2).
+"""Multi-head attention, over the sequence itself and over conditions, with a cache and without (arXiv:1706.03762, 3.2).
+
+`attend(q, k, v, mask)` is the one place where queries meet keys. Which keys and values those are, is the matter of the
+cache: `Uncached` hands on what it gets, `KVCache` appends it (after `transformers.DynamicCache`), `CachePositions`
+writes it where each row is, in shapes that never change (after `transformers.StaticCache`).
 
 Keys and values may have fewer heads than queries have, each serving a group of them (grouped-query attention,
 arXiv:2305.13245); queries and keys may be normed, so that their products stay bounded (arXiv:2302.05442, 2).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.kernels.attention_by_products import attend_by_products, pays
-from model.kernels.packed_linear import Sections
+from model import kernels
+from model.kernels.attention import attention_by_products, batch_invariant_attention, prefers_products
 from model.lm.config import LanguageModelConfig
 from model.lm.positions import Positions, Rotation
+
+Mask = Bool[Tensor, "#B 1 #S L"] | Float[Tensor, "#B 1 1 L"] | Literal["causal"] | None
+"""Which keys a query sees: those that are true, those to whose scores 0 and not minus infinity is added, those of its
+own step and before it, or all."""
+CrossMask = Bool[Tensor, "#B 1 1 L2"] | Float[Tensor, "#B 1 1 L2"] | None
+"""The same for condition vectors."""
+
+
+def attend(
+    queries: Float[Tensor, "B H S E"],
+    keys: Float[Tensor, "B G L E"],
+    values: Float[Tensor, "B G L E"],
+    mask: Mask,
+    batch_invariant: bool = False,
+    dropout: float = 0.0,
+) -> Float[Tensor, "B H S E"]:
+    """Mix the values by how well their keys fit the queries, by the backend that is fastest for the case.
+
+    Args:
+        batch_invariant: whether a row must get the same bits whatever is beside it; `mask` is not "causal" then.
+        dropout: share of the attention weights that is dropped.
+    """
+    causal = isinstance(mask, str)
+    tensor = None if isinstance(mask, str) else mask
+    if batch_invariant and kernels.enabled():
+        return batch_invariant_attention(queries, keys, values, tensor)
+    if not dropout and prefers_products(queries, keys, tensor):
+        return attention_by_products(queries, keys, values, tensor, causal)
+    grouped = keys.shape[1] < queries.shape[1]
+    if grouped and queries.shape[2] == 1 and not causal:
+        # The queries of a group stand under each other, so that its keys are read once.
+        by_group = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
+        return F.scaled_dot_product_attention(by_group, keys, values, tensor, dropout).reshape(queries.shape)
+    return F.scaled_dot_product_attention(queries, keys, values, tensor, dropout, is_causal=causal, enable_gqa=grouped)
+
+
+def causal_mask(steps: int, past_context: int | None, device: torch.device) -> Bool[Tensor, "1 1 {steps} {steps}"]:
+    """Return which steps each step sees: itself and those before it, at most `past_context` of them."""
+    visible = torch.ones((steps, steps), dtype=torch.bool, device=device).tril()
+    if past_context is not None:
+        visible = visible.triu(-past_context)
+    return visible[None, None]
+
+
+class KeysValues(NamedTuple):
+    """Keys and values, in their heads."""
+
+    keys: Float[Tensor, "B G L E"]
+    values: Float[Tensor, "B G L E"]
 
 
 @dataclass
 class LayerCache:
-    """What one layer remembers: keys and values of the sequence (in their own few heads), and of the conditions."""
+    """What the cache holds of one layer: keys and values of the sequence (in their own few heads), and of the
+    conditions."""
 
     keys: Float[Tensor, "B G S E"]
     values: Float[Tensor, "B G S E"]
@@ -29,83 +84,126 @@ class LayerCache:
 
     @property
     def nbytes(self) -> int:
-        """What it takes, bytes."""
-        kept = (self.keys, self.values, self.cross_keys, self.cross_values)
-        return sum(tensor.nbytes for tensor in kept if tensor is not None)
+        """Its size in bytes."""
+        tensors = (self.keys, self.values, self.cross_keys, self.cross_values)
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 @dataclass
-class Cache:
-    """The memory of a decoding run: `length` positions of it are filled.
-
-    `cross_mask` says which condition vectors belong to a row; the rest pads rows to a common length.
-    """
+class KVCache:
+    """The keys and values of a decoding run: `length` positions of it are filled."""
 
     layers: list[LayerCache]
     positions: Positions
+    past_context: int | None = None
+    """Steps before its own that a step sees; None is all of them."""
     cross_mask: Bool[Tensor, "B 1 1 L"] | None = None
+    """Which condition vectors belong to a row; the rest pads rows to a common length."""
     length: int = 0
 
     @property
     def nbytes(self) -> int:
-        """What its layers take, bytes."""
+        """The size of its layers in bytes."""
         return sum(layer.nbytes for layer in self.layers)
 
-    def rows(self, start: int, stop: int, source: int | None = None) -> "Cache":
-        """A view of some rows, of the first `source` condition vectors if that is given: what is written to it is
-        written here. It counts its own length, from this one's."""
+    def update(self, layer: int, keys: Float[Tensor, "B G S E"], values: Float[Tensor, "B G S E"]) -> KeysValues:
+        """Write the keys and values of the next steps of a layer; return those that these steps may see."""
+        cached, stop = self.layers[layer], self.length + keys.shape[2]
+        cached.keys[:, :, self.length : stop], cached.values[:, :, self.length : stop] = keys, values
+        if self.length == 0:  # there is nothing else, and what was just computed is faster to read
+            return KeysValues(keys, values)
+        first = 0 if self.past_context is None else max(0, self.length - self.past_context)
+        return KeysValues(cached.keys[:, :, first:stop], cached.values[:, :, first:stop])
+
+    def cross(self, attention: "CrossAttention") -> KeysValues:
+        """Return the keys and values of the conditions, which `Transformer.cache_cross_kv` wrote."""
+        cached = self.layers[attention.layer]
+        assert cached.cross_keys is not None and cached.cross_values is not None  # noqa: PT018
+        return KeysValues(cached.cross_keys, cached.cross_values)
+
+    def rows(self, start: int, stop: int, cross_length: int | None = None) -> "KVCache":
+        """View some rows, and the first `cross_length` condition vectors if that is given: what is written to the view
+        is written here. It counts its own length, from this one's."""
         cut = slice(start, stop)
         layers = [
             LayerCache(
                 layer.keys[cut],
                 layer.values[cut],
-                None if layer.cross_keys is None else layer.cross_keys[cut, :, :source],
-                None if layer.cross_values is None else layer.cross_values[cut, :, :source],
+                None if layer.cross_keys is None else layer.cross_keys[cut, :, :cross_length],
+                None if layer.cross_values is None else layer.cross_values[cut, :, :cross_length],
             )
             for layer in self.layers
         ]
-        mask = None if self.cross_mask is None else self.cross_mask[cut, ..., :source]
-        return Cache(layers, self.positions, mask, self.length)
+        mask = None if self.cross_mask is None else self.cross_mask[cut, ..., :cross_length]
+        return KVCache(layers, self.positions, self.past_context, mask, self.length)
 
 
 @dataclass(frozen=True, eq=False)
-class Span:
-    """Rows of a step that remember equally much, and so are attended to together."""
+class CachePositions:
+    """A cache in which each row is at a position of its own that only the device knows: no shape follows from it."""
 
-    rows: slice
-    """Which of the step's rows."""
-    start: int
-    """Steps that they remember."""
-    rotation: Rotation | None
-    """Of their queries and keys, where positions are rotary."""
-    source_mask: Bool[Tensor, "B 1 1 L"] | None
-    """Which of the condition vectors that they remember are keys."""
-
-
-@dataclass(frozen=True, eq=False)
-class Places:
-    """Where each row of a step is, in tensors: of the shapes nothing follows from it."""
-
+    cache: KVCache
     rows: Int[Tensor, "B"]
     """Their numbers."""
     at: Int[Tensor, "B"]
-    """Steps that each remembers."""
+    """How many steps of each row are cached."""
     length: int
-    """Of the memory that is read: more than any of these."""
-    seen: Float[Tensor, "B 1 1 L"]
-    """What is added to the scores of the keys of that memory: 0 where a row sees them, else minus infinity."""
+    """Steps of the cache that are read: more than any of these."""
+
+    def update(self, layer: int, keys: Float[Tensor, "B G 1 E"], values: Float[Tensor, "B G 1 E"]) -> KeysValues:
+        """Write the keys and values of each row's next step; return the first `length` steps, which the mask hides
+        where they are not the row's."""
+        cached = self.cache.layers[layer]
+        cached.keys[self.rows, :, self.at] = keys[:, :, 0].to(cached.keys.dtype)
+        cached.values[self.rows, :, self.at] = values[:, :, 0].to(cached.values.dtype)
+        return KeysValues(cached.keys[:, :, : self.length], cached.values[:, :, : self.length])
+
+    def cross(self, attention: "CrossAttention") -> KeysValues:
+        """Return the keys and values of the conditions."""
+        return self.cache.cross(attention)
+
+
+@dataclass(frozen=True, eq=False)
+class Uncached:
+    """The cache of a pass that keeps nothing, as in training."""
+
+    conditions: Float[Tensor, "B L D"] | None
+    """What cross-attention reads."""
+
+    def update(self, layer: int, keys: Float[Tensor, "B G S E"], values: Float[Tensor, "B G S E"]) -> KeysValues:
+        """Return the keys and values as they are."""
+        return KeysValues(keys, values)
+
+    def cross(self, attention: "CrossAttention") -> KeysValues:
+        """Project the conditions."""
+        if self.conditions is None:
+            raise ValueError("expected conditions for cross-attention, got none")
+        return attention.project_conditions(self.conditions)
+
+
+@dataclass(frozen=True, eq=False)
+class CacheSegment:
+    """Rows of a pass that share a cache and its length, and so are attended to together."""
+
+    rows: slice
+    """Which of the pass's rows."""
+    cache: KVCache | CachePositions | Uncached
     rotation: Rotation | None
-    """Of each row's query and key, where positions are rotary."""
-    source_seen: Float[Tensor, "B 1 1 L2"] | None
-    """The same as `seen` for the condition vectors."""
+    """Rotation of their queries and keys, where positions are rotary."""
+    mask: Mask
+    """Which steps their queries see."""
+    cross_mask: CrossMask
+    """Which condition vectors they see."""
 
 
-def reach(steps: int, past_context: int | None, device: torch.device) -> Bool[Tensor, "1 1 {steps} {steps}"]:
-    """Which steps each step sees: itself and those before it, at most `past_context` of them."""
-    seen = torch.ones((steps, steps), dtype=torch.bool, device=device).tril()
-    if past_context is not None:
-        seen = seen.triu(-past_context)
-    return seen[None, None]
+@dataclass(frozen=True, eq=False)
+class AttentionInputs:
+    """What all layers of a pass have in common."""
+
+    segments: Sequence[CacheSegment]
+    """All rows of the pass, in their order."""
+    batch_invariant: bool = False
+    """Whether a row must get the same bits whatever is beside it."""
 
 
 class Attention(nn.Module):
@@ -113,15 +211,15 @@ class Attention(nn.Module):
 
     Args:
         config: sizes and options.
+        layer: the number of the layer, by which caches know it.
         cross: whether keys and values come from conditions, not from the sequence.
     """
 
-    def __init__(self, config: LanguageModelConfig, cross: bool) -> None:
+    def __init__(self, config: LanguageModelConfig, layer: int, cross: bool) -> None:
         super().__init__()
-        self.width, self.heads, self.cross = config.width, config.heads, cross
+        self.width, self.heads, self.layer = config.width, config.heads, layer
         self.key_value_heads = config.heads if cross or config.key_value_heads is None else config.key_value_heads
         self.dropout = config.dropout if config.attention_dropout is None else config.attention_dropout
-        self.past_context = None if cross else config.past_context
         self.key_width = config.width // config.heads * self.key_value_heads
         self.in_projection: nn.Module = nn.Linear(
             config.width, config.width + 2 * self.key_width, bias=config.attention_bias
@@ -131,162 +229,96 @@ class Attention(nn.Module):
         self.query_norm: nn.Module = nn.LayerNorm(config.width) if normed else nn.Identity()
         self.key_norm: nn.Module = nn.LayerNorm(self.key_width) if normed else nn.Identity()
 
-    def attend(
-        self,
-        queries: Float[Tensor, "B H S E"],
-        keys: Float[Tensor, "B G L E"],
-        values: Float[Tensor, "B G L E"],
-        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
-        causal: bool = False,
-    ) -> Float[Tensor, "B S D"]:
-        """Mix the values by how well their keys fit the queries, and project."""
-        dropout, grouped = self.dropout if self.training else 0.0, self.key_value_heads < self.heads
-        if not dropout and pays(queries, keys, mask):
-            mixed = attend_by_products(queries, keys, values, mask, causal)
-        else:
-            mixed = F.scaled_dot_product_attention(
-                queries, keys, values, mask, dropout, is_causal=causal, enable_gqa=grouped
-            )
-        return self.out_projection(mixed.transpose(1, 2).flatten(2))
-
-    def mix_alike(
-        self,
-        queries: Float[Tensor, "B H S E"],
-        keys: Float[Tensor, "B G L E"],
-        values: Float[Tensor, "B G L E"],
-        mask: Bool[Tensor, "#B 1 #S L"] | None = None,
-    ) -> Float[Tensor, "B S D"]:
-        """What `attend` mixes, by matrix products that give a row the same bits wherever it stands in a batch.
-
-        The fused kernel does not on the CPU: with two threads or more, its last bits change with the row's place.
-        The queries of a group stand under each other, so that its keys are read as they are remembered, once.
-        """
-        group, steps = self.heads // self.key_value_heads, queries.shape[2]
-        if group > 1:
-            queries = queries.unflatten(1, (-1, group)).flatten(2, 3)
-        queries = queries * queries.shape[-1] ** -0.5
-        if queries.shape[2] == 1:  # in this order the kernel reads the keys a fifth faster
-            scores = (keys @ queries.transpose(-1, -2)).transpose(-1, -2)
-        else:
-            scores = queries @ keys.transpose(-1, -2)
-        if mask is not None:
-            seen = mask if group == 1 else mask.expand(-1, -1, steps, -1).repeat(1, 1, group, 1)
-            scores = torch.where(seen, scores, float("-inf"))
-        mixed = scores.softmax(-1) @ values
-        if group > 1:
-            mixed = mixed.unflatten(2, (group, steps)).flatten(1, 2)
-        return mixed.transpose(1, 2).reshape(len(mixed), steps, self.width)
-
-    def over_self(
-        self,
-        inputs: Float[Tensor, "B S D"],
-        rotation: Rotation | None,
-        mask: Bool[Tensor, "1 1 S S"] | None,
-        cache: LayerCache | None,
-    ) -> Float[Tensor, "B S D"]:
-        """Causal attention (narrowed by `mask`, if any) from the first step on, which a cache remembers."""
-        queries, keys, values = self._parts(inputs)
-        if rotation is not None:
-            queries, keys = rotation.of_queries(queries), rotation.of_keys(keys)
-        if cache is None:
-            return self.attend(queries, keys, values, mask, causal=mask is None)
-        stop = inputs.shape[1]
-        cache.keys[:, :, :stop], cache.values[:, :, :stop] = keys, values
-        return self.out_projection(self.mix_alike(queries, keys, values, mask))
-
-    def over_remembered_steps(
-        self, inputs: Float[Tensor, "B 1 D"], caches: Sequence[LayerCache], spans: Sequence[Span]
-    ) -> Float[Tensor, "B 1 D"]:
-        """Attention of one more step of every row to what its cache holds before it, and to itself."""
-        all_queries, all_keys, all_values = self._parts(inputs)
-        mixed = []
-        for span, cache in zip(spans, caches, strict=True):
-            queries, keys = all_queries[span.rows], all_keys[span.rows]
-            if span.rotation is not None:
-                queries, keys = span.rotation.of_queries(queries), span.rotation.of_keys(keys)
-            stop = span.start + 1
-            cache.keys[:, :, span.start : stop], cache.values[:, :, span.start : stop] = keys, all_values[span.rows]
-            first = 0 if self.past_context is None else max(0, span.start - self.past_context)
-            mixed.append(self.mix_alike(queries, cache.keys[:, :, first:stop], cache.values[:, :, first:stop]))
-        return self.out_projection(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
-
-    def over_places(self, inputs: Float[Tensor, "B 1 D"], cache: LayerCache, places: Places) -> Float[Tensor, "B 1 D"]:
-        """`over_remembered_steps` in shapes that are the same at every step, for a graph that is captured once."""
-        queries, keys, values = self._parts(inputs)
-        if places.rotation is not None:
-            queries, keys = places.rotation.of_queries(queries), places.rotation.of_keys(keys)
-        cache.keys[places.rows, :, places.at] = keys[:, :, 0].to(cache.keys.dtype)
-        cache.values[places.rows, :, places.at] = values[:, :, 0].to(cache.values.dtype)
-        read = slice(0, places.length)
-        return self.out_projection(
-            self._mix_step(queries, cache.keys[:, :, read], cache.values[:, :, read], places.seen)
-        )
-
-    def over_source_of_places(
-        self, inputs: Float[Tensor, "B 1 D"], cache: LayerCache, places: Places
-    ) -> Float[Tensor, "B 1 D"]:
-        """`over_remembered_source` of one step of every row, in the same shapes at every step."""
-        assert cache.cross_keys is not None and cache.cross_values is not None  # noqa: PT018
-        queries = self._source_queries(inputs)
-        return self.out_projection(self._mix_step(queries, cache.cross_keys, cache.cross_values, places.source_seen))
-
-    def _mix_step(
-        self,
-        queries: Float[Tensor, "B H 1 E"],
-        keys: Float[Tensor, "B G L E"],
-        values: Float[Tensor, "B G L E"],
-        seen: Float[Tensor, "B 1 1 L"] | None,
-    ) -> Float[Tensor, "B 1 D"]:
-        """By the fused kernel. The queries of a group stand under each other, so that its keys are read once."""
-        grouped = queries.reshape(len(queries), keys.shape[1], -1, queries.shape[-1])
-        mixed = F.scaled_dot_product_attention(grouped, keys, values, seen)
-        return mixed.reshape(len(queries), 1, self.width)
-
-    def _parts(self, inputs: Float[Tensor, "B S D"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the inputs themselves, in heads."""
-        queries, keys, values = self.in_projection(inputs).split([self.width, self.key_width, self.key_width], -1)
-        return self._part(self.query_norm(queries)), self._part(self.key_norm(keys)), self._part(values)
-
-    def project_source(
-        self, source: Float[Tensor, "B L D"]
-    ) -> tuple[Float[Tensor, "B H L E"], Float[Tensor, "B H L E"]]:
-        """Keys and values of the conditions."""
-        keys, values = self._projected(source, self.width, 3 * self.width).chunk(2, dim=-1)
-        return self._part(self.key_norm(keys)), self._part(values)
-
-    def over_source(
-        self, inputs: Float[Tensor, "B S D"], source: Float[Tensor, "B L D"], mask: Bool[Tensor, "B 1 1 L"] | None
-    ) -> Float[Tensor, "B S D"]:
-        """Attention to the conditions."""
-        keys, values = self.project_source(source)
-        return self.attend(self._source_queries(inputs), keys, values, mask)
-
-    def over_remembered_source(
-        self, inputs: Float[Tensor, "B S D"], caches: Sequence[LayerCache], spans: Sequence[Span]
-    ) -> Float[Tensor, "B S D"]:
-        """Attention to conditions that are projected already."""
-        queries, mixed = self._source_queries(inputs), []
-        for span, cache in zip(spans, caches, strict=True):
-            assert cache.cross_keys is not None and cache.cross_values is not None  # noqa: PT018
-            mixed.append(self.mix_alike(queries[span.rows], cache.cross_keys, cache.cross_values, span.source_mask))
-        return self.out_projection(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
-
-    def _source_queries(self, inputs: Float[Tensor, "B S D"]) -> Float[Tensor, "B H S E"]:
-        return self._part(self.query_norm(self._projected(inputs, 0, self.width)))
-
-    def _projected(self, inputs: Float[Tensor, "B S D"], start: int, stop: int) -> Float[Tensor, "B S X"]:
-        """What some rows of the projection's matrix make of the inputs."""
-        projection = self.in_projection
-        if isinstance(projection, nn.Linear):
-            bias = None if projection.bias is None else projection.bias[start:stop]
-            return F.linear(inputs, projection.weight[start:stop], bias)
-        if isinstance(projection, Sections):
-            return projection.section(inputs, start, stop)
-        # A module in its place, as low-rank adaptation puts one there, may be more than a matrix: it gives the whole.
-        return projection(inputs)[..., start:stop]
-
-    def _part(self, projected: Float[Tensor, "B S X"]) -> Float[Tensor, "B H S E"]:
+    def split_heads(self, projected: Float[Tensor, "B S X"]) -> Float[Tensor, "B H S E"]:
         """Part vectors into heads."""
         rows, steps, width = projected.shape
         size = self.width // self.heads
         return projected.view(rows, steps, width // size, size).transpose(1, 2)
+
+    def merge(self, segments: list[Float[Tensor, "_ H S E"]]) -> Float[Tensor, "B S D"]:
+        """Put the heads of all segments together, and project."""
+        merged = [attended.transpose(1, 2).flatten(2) for attended in segments]
+        return self.out_projection(merged[0] if len(merged) == 1 else torch.cat(merged))
+
+
+class SelfAttention(Attention):
+    """Causal attention of the steps of a sequence to each other and to those before them that are cached."""
+
+    def __init__(self, config: LanguageModelConfig, layer: int) -> None:
+        super().__init__(config, layer, cross=False)
+
+    def forward(self, inputs: Float[Tensor, "B S D"], shared: AttentionInputs) -> Float[Tensor, "B S D"]:
+        projected = self.in_projection(inputs).split([self.width, self.key_width, self.key_width], -1)
+        all_queries = self.split_heads(self.query_norm(projected[0]))
+        all_keys, all_values = self.split_heads(self.key_norm(projected[1])), self.split_heads(projected[2])
+        dropout, attended = self.dropout if self.training else 0.0, []
+        for segment in shared.segments:
+            queries, keys = all_queries[segment.rows], all_keys[segment.rows]
+            if segment.rotation is not None:
+                queries, keys = segment.rotation.of_queries(queries), segment.rotation.of_keys(keys)
+            visible = segment.cache.update(self.layer, keys, all_values[segment.rows])
+            attended.append(
+                attend(queries, visible.keys, visible.values, segment.mask, shared.batch_invariant, dropout)
+            )
+        return self.merge(attended)
+
+
+class CrossAttention(Attention):
+    """Attention to conditions."""
+
+    def __init__(self, config: LanguageModelConfig, layer: int) -> None:
+        super().__init__(config, layer, cross=True)
+
+    def forward(self, inputs: Float[Tensor, "B S D"], shared: AttentionInputs) -> Float[Tensor, "B S D"]:
+        all_queries = self.split_heads(self.query_norm(self._project(inputs, 0, self.width)))
+        dropout, attended = self.dropout if self.training else 0.0, []
+        for segment in shared.segments:
+            keys, values = segment.cache.cross(self)
+            queries = all_queries[segment.rows]
+            attended.append(attend(queries, keys, values, segment.cross_mask, shared.batch_invariant, dropout))
+        return self.merge(attended)
+
+    def project_conditions(self, conditions: Float[Tensor, "B L D"]) -> KeysValues:
+        """Return the keys and values of the conditions."""
+        keys, values = self._project(conditions, self.width, 3 * self.width).chunk(2, dim=-1)
+        return KeysValues(self.split_heads(self.key_norm(keys)), self.split_heads(values))
+
+    def _project(self, inputs: Float[Tensor, "B S D"], start: int, stop: int) -> Float[Tensor, "B S X"]:
+        """Multiply the inputs by some rows of the projection's matrix."""
+        projection = self.in_projection
+        if isinstance(projection, nn.Linear):
+            bias = None if projection.bias is None else projection.bias[start:stop]
+            return F.linear(inputs, projection.weight[start:stop], bias)
+        if isinstance(projection, SplitLinear):
+            return projection.section(inputs, start, stop)
+        # A module in its place, as low-rank adaptation puts one there, may be more than a matrix: it gives the whole.
+        return projection(inputs)[..., start:stop]
+
+
+class SplitLinear(nn.Module):
+    """A linear layer in sections of its outputs, each of which may be asked for alone: queries, and keys with values.
+
+    Args:
+        linear: the layer, whose weights the sections view.
+        widths: outputs of each section.
+        prepare: makes of a section the module that stands for it.
+    """
+
+    def __init__(self, linear: nn.Linear, widths: list[int], prepare: Callable[[nn.Linear], nn.Module]) -> None:
+        super().__init__()
+        self.sections = nn.ModuleList()
+        self.bounds: list[tuple[int, int]] = []
+        for number, width in enumerate(widths):
+            start = sum(widths[:number])
+            section = nn.Linear(linear.in_features, width, bias=linear.bias is not None, device="meta")
+            section.weight = nn.Parameter(linear.weight.detach()[start : start + width], requires_grad=False)
+            if linear.bias is not None:
+                section.bias = nn.Parameter(linear.bias.detach()[start : start + width], requires_grad=False)
+            self.sections.append(prepare(section))
+            self.bounds.append((start, start + width))
+
+    def section(self, inputs: Float[Tensor, "*rows X"], start: int, stop: int) -> Float[Tensor, "*rows Y"]:
+        """Return what one of the sections makes of the inputs; ValueError for bounds that are not those of one."""
+        if (start, stop) not in self.bounds:
+            raise ValueError(f"expected one of the sections {self.bounds}, got {(start, stop)}")
+        return self.sections[self.bounds.index((start, stop))](inputs)

@@ -29,36 +29,36 @@ class Condition:
 
 
 @dataclass(frozen=True, eq=False)
-class Fused:
+class FusedConditions:
     """Conditions in the form in which the decoder takes them; None where there are none."""
 
     prefix: Float[Tensor, "B P D"] | None
     """Put before the steps."""
     added: Float[Tensor, "B S D"] | None
     """Added to the steps."""
-    source: Float[Tensor, "B L D"] | None
+    cross: Float[Tensor, "B L D"] | None
     """Read by cross-attention."""
-    source_mask: Bool[Tensor, "B L"] | None
-    """Which vectors of `source` are keys; None where there is no source."""
+    cross_mask: Bool[Tensor, "B L"] | None
+    """Which vectors of `cross` are keys; None where there are none."""
 
 
 def fuse(
     config: LanguageModelConfig, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full"
-) -> Fused:
-    """Bring conditions into the form the decoder takes for the sequence of a pattern.
+) -> FusedConditions:
+    """Bring conditions into the form that the decoder takes for the sequence of a pattern.
 
     What is added in `valid` mode is the beginning of what is added in `full` mode. A summed condition of one vector
     goes to every step; a longer one is frame-wise: a step gets the vector of the frame that comes next. It may go on
     past the pattern's frames, for a clip shorter than its melody. A stretched one ends with the valid steps, and the
     steps after them stay at its last vector.
 
-    Raises ValueError if a condition is missing or unknown, or of the wrong width or length, or of other rows than the
-    first.
+    Raises:
+        ValueError: a condition is missing or unknown, of the wrong width or length, or of other rows than the first.
     """
-    _check(config, conditions)
+    _check_conditions(config, conditions)
     steps = pattern.steps(mode)
     prefixes: list[Tensor] = []
-    sources: list[Tensor] = []
+    cross_parts: list[Tensor] = []
     masks: list[Tensor] = []
     added: list[Tensor] = []
     for name, condition in conditions.items():
@@ -66,7 +66,7 @@ def fuse(
         if name in config.prepend:
             prefixes.insert(0, embedding)
         if name in config.cross:
-            sources.append(embedding)
+            cross_parts.append(embedding)
             masks.append(_keys(condition.mask, config))
         if name in config.sum:
             added.append(_along_frames(name, embedding, pattern, steps))
@@ -74,22 +74,22 @@ def fuse(
             frames = torch.arange(steps, device=embedding.device) * embedding.shape[1]
             frames = frames // (config.interpolate_steps or pattern.steps("valid"))
             added.append(embedding[:, frames.clamp(max=embedding.shape[1] - 1)])
-    source = torch.cat(sources, dim=1) if sources else None
+    cross = torch.cat(cross_parts, dim=1) if cross_parts else None
     keys = torch.cat(masks, dim=1) if masks else None
-    if source is not None and keys is not None and config.cross_positions:
-        table = position_table(source.shape[1], config.width, CROSS_POSITION_PERIOD, source.device)
-        # Padding that is not read takes no place either.
-        places = (keys.cumsum(1) - 1).clamp(min=0)
-        source = source + (config.cross_position_scale * table).to(source.dtype)[places]
-    return Fused(
+    if cross is not None and keys is not None and config.cross_positions:
+        table = position_table(cross.shape[1], config.width, CROSS_POSITION_PERIOD, cross.device)
+        # Padding that is not read takes no position either.
+        at = (keys.cumsum(1) - 1).clamp(min=0)
+        cross = cross + (config.cross_position_scale * table).to(cross.dtype)[at]
+    return FusedConditions(
         torch.cat(prefixes, dim=1) if prefixes else None,
         torch.stack(added).sum(0) if added else None,
-        source,
+        cross,
         keys,
     )
 
 
-def _check(config: LanguageModelConfig, conditions: Mapping[str, Condition]) -> None:
+def _check_conditions(config: LanguageModelConfig, conditions: Mapping[str, Condition]) -> None:
     if frozenset(conditions) != config.conditions:
         raise ValueError(f"expected conditions {sorted(config.conditions)}, got {sorted(conditions)}")
     rows = next((len(condition.embedding) for condition in conditions.values()), 0)
@@ -102,7 +102,7 @@ def _check(config: LanguageModelConfig, conditions: Mapping[str, Condition]) -> 
 
 
 def _keys(mask: Bool[Tensor, "B L"], config: LanguageModelConfig) -> Bool[Tensor, "B L"]:
-    """Which vectors of a condition cross-attention reads; of a null, whose mask is empty, one vector of zeros."""
+    """Return which vectors of a condition cross-attention reads; of a null, whose mask is empty, one of zeros."""
     if config.padding == "attended":
         return torch.ones_like(mask)
     null = ~mask.any(dim=1, keepdim=True)
@@ -110,7 +110,7 @@ def _keys(mask: Bool[Tensor, "B L"], config: LanguageModelConfig) -> Bool[Tensor
 
 
 def _along_frames(name: str, embedding: Float[Tensor, "B L D"], pattern: Pattern, steps: int) -> Float[Tensor, "B S D"]:
-    """The vectors of a summed condition, one a step."""
+    """Return the vectors of a summed condition, one a step."""
     length = embedding.shape[1]
     if length == 1:
         return embedding.expand(-1, steps, -1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from model.lm import patterns
 from model.lm.config import LanguageModelConfig
-from model.lm.fuser import Condition, Fused, fuse
+from model.lm.fuser import Condition, FusedConditions, fuse
 from model.lm.patterns import Mode, Pattern
 from model.lm.transformer import Transformer, initialise
 
@@ -63,22 +63,22 @@ class LanguageModel(nn.Module):
         return next(self.parameters()).dtype
 
     def pattern(self, frames: int) -> Pattern:
-        """The layout of the codes of so many frames."""
+        """Return the layout of the codes of so many frames."""
         return pattern_of(self.config, frames)
 
     def embed(self, sequence: Int[Tensor, "B K S"]) -> Float[Tensor, "B S D"]:
-        """The sum of the embeddings of all codebooks."""
+        """Return the sum of the embeddings of all codebooks."""
         embedded = self.embeddings[0](sequence[:, 0])
         for codebook in range(1, self.config.codebooks):
             embedded = embedded + self.embeddings[codebook](sequence[:, codebook])
         return embedded
 
-    def fuse(self, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full") -> Fused:
+    def fuse(self, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full") -> FusedConditions:
         """Bring conditions into the form the decoder takes for the sequence of a pattern: see `model.lm.fuser.fuse`."""
         return fuse(self.config, conditions, pattern, mode)
 
     def logits(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B K S V"]:
-        """What each codebook's head says of the next step."""
+        """Return what each codebook's head predicts of the next step."""
         normed = self.out_norm(hidden)
         return torch.stack([head(normed) for head in self.heads], dim=1)
 
@@ -92,12 +92,14 @@ class LanguageModel(nn.Module):
         """Predict every code from those before it in the pattern.
 
         Frames from `lengths` on are padding: the model sees the special token there, and they are not predictions.
-        Raises ValueError for codes of another shape or out of range, lengths outside 1 … T, or wrong conditions.
+
+        Raises:
+            ValueError: codes of another shape or out of range, lengths outside 1 … T, or wrong conditions.
         """
         inside = self._inside(codes, lengths)
         pattern = self.pattern(codes.shape[-1])
         sequence = pattern.build(torch.where(inside[:, None], codes, self.special), self.special, mode)
-        hidden = self._decode(sequence, conditions, pattern, mode)
+        hidden = self._hidden_states(sequence, conditions, pattern, mode)
         logits, mask = pattern.revert_outputs(self.logits(hidden), mode, fill=0.0)
         return Prediction(logits, mask & inside[:, None])
 
@@ -107,10 +109,10 @@ class LanguageModel(nn.Module):
         conditions: Mapping[str, Condition],
         lengths: Int[Tensor, "B"] | None = None,
     ) -> Loss:
-        """Cross-entropy of what `forward` predicts, over all of a codebook's positions, then the mean of codebooks.
+        """Return the cross-entropy of what `forward` predicts: a mean over a codebook's positions, then over codebooks.
 
         Codes are brought into the order of the predictions instead of these into the order of the codes, and codebook
-        after codebook is judged, which takes less time and memory.
+        after codebook is compared, which takes less time and memory.
 
         NaN for a codebook without a single prediction (recordings no longer than its delay). Codes may be on the host:
         they are looked over where they are, so that nothing waits for the device. Raises as `forward` does.
@@ -119,7 +121,7 @@ class LanguageModel(nn.Module):
         pattern = self.pattern(codes.shape[-1])
         sequence = pattern.build(torch.where(inside[:, None], codes, self.special), self.special, "valid")
         sequence = sequence.to(self.device, non_blocking=True)
-        normed = self.out_norm(self._decode(sequence, conditions, pattern, "valid")).flatten(0, 1)
+        normed = self.out_norm(self._hidden_states(sequence, conditions, pattern, "valid")).flatten(0, 1)
         targets = sequence[:, :, 1:].transpose(0, 1).flatten(1)
         targets = torch.where(targets == self.special, -100, targets)
         sums = [
@@ -130,7 +132,7 @@ class LanguageModel(nn.Module):
         return Loss(codebooks.mean(), codebooks)
 
     def _inside(self, codes: Int[Tensor, "B K T"], lengths: Int[Tensor, "B"] | None) -> Bool[Tensor, "B T"]:
-        """Which frames are no padding. Raises as `forward` does for codes and lengths."""
+        """Return which frames are no padding. Raises as `forward` does for codes and lengths."""
         if codes.ndim != 3 or codes.shape[1] != self.config.codebooks or not codes.numel():
             raise ValueError(f"expected codes [B, {self.config.codebooks}, T], got {list(codes.shape)}")
         batch, _, frames = codes.shape
@@ -142,10 +144,10 @@ class LanguageModel(nn.Module):
         self.check_range(torch.where(inside[:, None], codes, 0))
         return inside
 
-    def _decode(
+    def _hidden_states(
         self, sequence: Int[Tensor, "B K S"], conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode
     ) -> Float[Tensor, "B S-1 D"]:
-        """Hidden states of every step but the last, after which nothing is left to predict."""
+        """Return hidden states of every step but the last, after which nothing is left to predict."""
         for name, condition in conditions.items():
             if len(condition.embedding) != len(sequence):
                 got = len(condition.embedding)
@@ -157,7 +159,7 @@ class LanguageModel(nn.Module):
             embedded = embedded + fused.added[:, :steps]
         if fused.prefix is not None:
             embedded = torch.cat([fused.prefix.to(embedded.dtype), embedded], dim=1)
-        return self.transformer(embedded, fused.source, fused.source_mask)[:, -steps:]
+        return self.transformer(embedded, fused.cross, fused.cross_mask)[:, -steps:]
 
     def check_range(self, codes: Int[Tensor, "..."]) -> None:
         """Raise ValueError unless all of these are entries of a codebook."""
@@ -167,7 +169,7 @@ class LanguageModel(nn.Module):
 
 
 def pattern_of(config: LanguageModelConfig, frames: int) -> Pattern:
-    """The layout of the codes of so many frames in a model so configured."""
+    """Return the layout of the codes of so many frames in a model so configured."""
     match config.pattern:
         case "delay":
             return patterns.delayed(frames, config.codebook_delays, config.flatten_first, config.empty_initial)

@@ -1,4 +1,4 @@
-"""Where a step is in its sequence, told in either of two ways or both: sinusoids added to the inputs (arXiv:1706.03762,
+"""Where a step is in its sequence, in either of two ways or both: sinusoids added to the inputs (arXiv:1706.03762,
 3.5), or a rotation of queries and keys, so that their product knows only how far apart they are (RoFormer,
 arXiv:2104.09864, 3.2), which xPos lets fade with distance (arXiv:2212.10554, 3.2).
 """
@@ -18,7 +18,7 @@ XPOS_STEPS = 512
 
 
 def position_table(length: int, width: int, period: float, device: torch.device) -> Float[Tensor, "{length} {width}"]:
-    """Sinusoids: cosines in the first half of the width, sines in the second (arXiv:1706.03762, 3.5)."""
+    """Return sinusoids: cosines in the first half of the width, sines in the second (arXiv:1706.03762, 3.5)."""
     half = width // 2
     frequencies = period ** (torch.arange(half, device=device, dtype=torch.float32) / (half - 1))
     phase = torch.arange(length, device=device, dtype=torch.float32)[:, None] / frequencies
@@ -26,22 +26,22 @@ def position_table(length: int, width: int, period: float, device: torch.device)
 
 
 def rotation_frequencies(head_width: int, period: float, device: torch.device) -> Float[Tensor, "pairs"]:
-    """Angle by which each pair of coordinates turns from one step to the next (arXiv:2104.09864, eq. 15)."""
+    """Return the angle by which each pair of coordinates turns from one step to the next (arXiv:2104.09864, eq. 15)."""
     return 1 / period ** (torch.arange(0, head_width, 2, device=device, dtype=torch.float32) / head_width)
 
 
-def fading_rates(head_width: int, device: torch.device) -> Float[Tensor, "pairs"]:
-    """What is left of each pair's product after `XPOS_STEPS` steps (arXiv:2212.10554, 3.2): fast pairs fade most."""
+def xpos_decay_rates(head_width: int, device: torch.device) -> Float[Tensor, "pairs"]:
+    """Return what is left of each pair's product after `XPOS_STEPS` steps (arXiv:2212.10554, 3.2)."""
     pairs = head_width // 2
     share = torch.arange(pairs, device=device, dtype=torch.float32) / pairs
     return (share + XPOS_SMOOTHING) / (1 + XPOS_SMOOTHING)
 
 
-def _turned(heads: Float[Tensor, "B H S E"], factors: Float[Tensor, "2 *steps pairs"]) -> Float[Tensor, "B H S E"]:
-    """Each pair of neighbouring coordinates as a complex number, times its step's factor; in float32 throughout."""
+def _rotate(heads: Float[Tensor, "B H S E"], factors: Float[Tensor, "2 *steps pairs"]) -> Float[Tensor, "B H S E"]:
+    """Multiply each pair of neighbouring coordinates, as a complex number, by its step's factor; in float32."""
     real, imaginary = heads.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = (real * factors[0] - imaginary * factors[1], real * factors[1] + imaginary * factors[0])
-    return torch.stack(turned, dim=-1).flatten(-2).to(heads.dtype)
+    rotated = (real * factors[0] - imaginary * factors[1], real * factors[1] + imaginary * factors[0])
+    return torch.stack(rotated, dim=-1).flatten(-2).to(heads.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,20 +53,20 @@ class Rotation:
     keys: Float[Tensor, "2 *steps pairs"]
 
     def of_queries(self, heads: Float[Tensor, "B H S E"]) -> Float[Tensor, "B H S E"]:
-        """The queries, turned."""
-        return _turned(heads, self.queries)
+        """Return the rotated queries."""
+        return _rotate(heads, self.queries)
 
     def of_keys(self, heads: Float[Tensor, "B H S E"]) -> Float[Tensor, "B H S E"]:
-        """The keys, turned; with xPos they grow by what the queries fade, so that distance alone counts."""
-        return _turned(heads, self.keys)
+        """Return the rotated keys; with xPos they grow by what the queries fade, so that distance alone counts."""
+        return _rotate(heads, self.keys)
 
 
 def rotation(length: int, head_width: int, config: LanguageModelConfig, device: torch.device) -> Rotation:
-    """The factors of the first `length` steps."""
+    """Return the factors of the first `length` steps."""
     steps = torch.arange(length, device=device, dtype=torch.float32)[:, None]
     angles = steps * rotation_frequencies(head_width, config.position_period, device)
     unit = torch.stack([angles.cos(), angles.sin()])
-    fade = fading_rates(head_width, device) ** (steps / XPOS_STEPS) if config.xpos else torch.ones_like(angles)
+    fade = xpos_decay_rates(head_width, device) ** (steps / XPOS_STEPS) if config.xpos else torch.ones_like(angles)
     # A scale below 1 mixes with not turning at all, as AudioCraft's `positional_scale` does.
     still = (1 - config.position_scale) * torch.tensor([1.0, 0.0], device=device)[:, None, None]
     return Rotation(unit * fade * config.position_scale + still, unit / fade * config.position_scale + still)
@@ -80,30 +80,30 @@ class Positions:
     rotation: Rotation | None
 
     def between(self, start: int, stop: int) -> "Positions":
-        """Those of some steps."""
+        """Return those of some steps."""
         sinusoids, rotation = self.sinusoids, self.rotation
         return Positions(
             None if sinusoids is None else sinusoids[start:stop],
             None if rotation is None else Rotation(rotation.queries[:, start:stop], rotation.keys[:, start:stop]),
         )
 
-    def at(self, places: Int[Tensor, "B"]) -> "Positions":
-        """That of one step for each row: sinusoids [B, 1, D], factors [2, B, 1, 1, pairs]."""
+    def at(self, steps: Int[Tensor, "B"]) -> "Positions":
+        """Return that of one step for each row: sinusoids [B, 1, D], factors [2, B, 1, 1, pairs]."""
         sinusoids, rotation = self.sinusoids, self.rotation
         return Positions(
-            None if sinusoids is None else sinusoids[places][:, None],
+            None if sinusoids is None else sinusoids[steps][:, None],
             None
             if rotation is None
-            else Rotation(*(factors[:, places][:, :, None, None] for factors in (rotation.queries, rotation.keys))),
+            else Rotation(*(factors[:, steps][:, :, None, None] for factors in (rotation.queries, rotation.keys))),
         )
 
 
 def positions(length: int, config: LanguageModelConfig, device: torch.device) -> Positions:
-    """The positions of a sequence of `length` steps, prefixes included."""
+    """Return the positions of a sequence of `length` steps, prefixes included."""
     sinusoids = None
     if config.positions in ("sinusoidal", "both"):
         sinusoids = config.position_scale * position_table(length, config.width, config.position_period, device)
-    turned = None
+    rotary = None
     if config.positions in ("rotary", "both"):
-        turned = rotation(length, config.width // config.heads, config, device)
-    return Positions(sinusoids, turned)
+        rotary = rotation(length, config.width // config.heads, config, device)
+    return Positions(sinusoids, rotary)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.kernels.inference import prepare_for_inference
+from model.kernels.packed_linear import prepare_for_inference
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 from tests.benchmarks.peer import GUIDANCE, both_ways, descriptions, generate_ours
@@ -37,13 +37,13 @@ def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ..
     found: dict[Precision, Quality] = {}
     best: Tensor | None = None
     for name, codes in greedy.items():
-        ready = prepare_for_inference(model, name)
+        inference = prepare_for_inference(model, name)
         with torch.inference_mode():
-            prediction = ready(own.expand(2, -1, -1), given)
+            prediction = inference(own.expand(2, -1, -1), given)
             conditioned, null = prediction.logits
             chosen = (null + GUIDANCE * (conditioned - null)).argmax(-1)[prediction.mask[0]]
             best = chosen if best is None else best
-            loss = ready.loss(random.expand(2, -1, -1), given).mean.item()
+            loss = inference.loss(random.expand(2, -1, -1), given).mean.item()
         forced, free = ((one == two).float().mean().item() for one, two in ((chosen, best), (codes, own)))
         found[name] = Quality(forced, free, loss)
     return found

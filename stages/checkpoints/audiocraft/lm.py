@@ -19,7 +19,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from model.lm.config import LanguageModelConfig
-from model.lm.positions import fading_rates, rotation_frequencies
+from model.lm.positions import rotation_frequencies, xpos_decay_rates
 from stages.checkpoints.audiocraft.package import Section
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
@@ -350,7 +350,7 @@ def decoder_state_to_audiocraft(
                 size, config.position_period, device
             )
             if config.xpos:
-                tensors[f"transformer.{module}rope.xpos.decay_rates"] = fading_rates(size, device)
+                tensors[f"transformer.{module}rope.xpos.decay_rates"] = xpos_decay_rates(size, device)
     return tensors
 
 

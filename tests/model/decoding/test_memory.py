@@ -14,8 +14,7 @@ from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import MAX_SLOTS, USABLE_SHARE, MemoryRequirements, plan_memory
 from model.decoding.static_shapes import StaticShapeDecoder
 from model.guidance import num_cfg_branches
-from model.kernels.inference import prepare_for_inference
-from model.kernels.packed_linear import counts_to_try
+from model.kernels.packed_linear import candidate_sizes, prepare_for_inference
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel
@@ -98,8 +97,8 @@ def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
 
 def test_the_rows_of_all_slots_are_a_number_that_is_seen_to_leave_a_rows_bits_as_they_are() -> None:
     for device, most in MAX_SLOTS.items():
-        counts = counts_to_try(torch.device(device), "float32")
-        assert num_cfg_branches(guidance_text=2.0) * most <= max(counts) == counts[-1]
+        sizes = candidate_sizes(torch.device(device), "float32")
+        assert num_cfg_branches(guidance_text=2.0) * most <= max(sizes) == sizes[-1]
 
 
 def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:

@@ -15,7 +15,7 @@ from model.decoding.engine import decode
 from model.decoding.generation import GenerationRequest, generate
 from model.decoding.sequences import Slot
 from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder, round_up_to_bucket
-from model.kernels.inference import prepare_for_inference
+from model.kernels.packed_linear import prepare_for_inference
 from model.music_model import Attributes, MusicModel
 from tests.worlds.generation_oracles import greedy_case
 from tests.worlds.generation_requests import mixed_requests

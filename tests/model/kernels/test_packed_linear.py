@@ -1,4 +1,4 @@
-"""Matrices for decoding: the same products as the layers', and the same bits of a row whatever is beside it."""
+"""Packed matrices: the same products as the layers', and the same bits of a row whatever is beside it."""
 
 from typing import get_args
 
@@ -7,8 +7,16 @@ import torch
 from torch import nn
 
 from model.decoding.generation import GenerationRequest, generate
-from model.kernels.inference import prepare_for_inference
-from model.kernels.packed_linear import ACTIVATIONS, ROWS, Activation, Matrix, Sections, product, same_bits
+from model.kernels.packed_linear import (
+    ACTIVATIONS,
+    MAX_ROWS,
+    Activation,
+    PackedLinear,
+    find_invariant_sizes,
+    linear_kernel,
+    prepare_for_inference,
+)
+from model.lm.attention import SplitLinear
 from model.lm.config import Precision
 from model.music_model import Attributes
 from tests.worlds.generation_requests import mixed_requests
@@ -25,7 +33,7 @@ def test_a_matrix_gives_what_its_layer_gives_within_its_precision(precision: Pre
     torch.manual_seed(0)
     linear, inputs = nn.Linear(96, 80, bias=bias), torch.randn(3, 2, 96)
     with torch.no_grad():
-        expected, found = linear(inputs), Matrix(linear, precision, {})(inputs)
+        expected, found = linear(inputs), PackedLinear(linear, precision, {})(inputs)
     error = ((found - expected).std() / expected.std()).item()
     assert found.shape == expected.shape
     assert error < ERRORS[precision]
@@ -41,7 +49,7 @@ def test_an_activation_is_that_of_what_the_layer_gives(
     torch.manual_seed(0)
     linear, inputs = nn.Linear(96, 80, bias=bias), torch.randn(3, 2, 96)
     with torch.no_grad():
-        plain, found = (Matrix(linear, precision, {}, name)(inputs) for name in ("none", activation))
+        plain, found = (PackedLinear(linear, precision, {}, name)(inputs) for name in ("none", activation))
         expected = ACTIVATIONS[activation](plain)
         # What the kernel rounds to bfloat16 is the activation, not what it is of.
         torch.testing.assert_close(
@@ -52,7 +60,7 @@ def test_an_activation_is_that_of_what_the_layer_gives(
         )
         inner = nn.Sequential(linear)  # what is no layer by itself keeps its own product
         torch.testing.assert_close(
-            Matrix(inner, precision, {}, activation)(inputs), ACTIVATIONS[activation](linear(inputs))
+            PackedLinear(inner, precision, {}, activation)(inputs), ACTIVATIONS[activation](linear(inputs))
         )
 
 
@@ -63,24 +71,30 @@ def test_a_row_has_the_same_bits_in_any_number_of_rows(
     precision: Precision, inside: int, outside: int, activation: Activation
 ) -> None:
     torch.manual_seed(0)
-    linear, rows = nn.Linear(inside, outside, bias=False), torch.randn(ROWS, inside)
-    matrix = Matrix(linear, precision, {}, activation)
+    linear, rows = nn.Linear(inside, outside, bias=False), torch.randn(MAX_ROWS, inside)
+    matrix = PackedLinear(linear, precision, {}, activation)
     with torch.no_grad():
         expected = matrix(rows)
-        for number in range(1, ROWS + 1):
+        for number in range(1, MAX_ROWS + 1):
             assert torch.equal(matrix(rows[:number]), expected[:number])
             assert torch.equal(matrix(rows[-number:]), expected[-number:])
 
 
 def test_a_kernel_whose_bits_follow_the_number_of_rows_is_always_given_the_same_number() -> None:
     weight = torch.randn(8, 16)
-    assert same_bits(lambda rows: rows @ weight.t() + 1e-6 * len(rows), weight, (2, 8, ROWS)) == (ROWS,)
-    assert same_bits(lambda rows: rows.round() @ weight.round().t(), weight, (6, 20, ROWS)) == (6, 20, ROWS)
+    assert find_invariant_sizes(lambda rows: rows @ weight.t() + 1e-6 * len(rows), weight, (2, 8, MAX_ROWS)) == (
+        MAX_ROWS,
+    )
+    assert find_invariant_sizes(lambda rows: rows.round() @ weight.round().t(), weight, (6, 20, MAX_ROWS)) == (
+        6,
+        20,
+        MAX_ROWS,
+    )
 
 
 def test_sections_are_parts_of_the_whole_and_others_are_refused() -> None:
     linear, inputs = nn.Linear(16, 48), torch.randn(2, 3, 16)
-    sections = Sections(linear, [16, 32], "float32", {})
+    sections = SplitLinear(linear, [16, 32], lambda section: PackedLinear(section, "float32", {}))
     with torch.no_grad():
         whole = linear(inputs)
         for start, stop in ((0, 16), (16, 48)):
@@ -89,11 +103,11 @@ def test_sections_are_parts_of_the_whole_and_others_are_refused() -> None:
         sections.section(inputs, 0, 48)
 
 
-def test_a_model_made_ready_leaves_the_model_as_it_was_and_shares_its_embeddings() -> None:
+def test_a_model_prepared_for_inference_leaves_the_model_as_it_was_and_shares_its_embeddings() -> None:
     model = music_model().language_model
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    ready = prepare_for_inference(model, "int8")
-    assert ready.embeddings[0].weight is model.embeddings[0].weight
+    inference = prepare_for_inference(model, "int8")
+    assert inference.embeddings[0].weight is model.embeddings[0].weight
     assert isinstance(model.transformer.layers[0].expand, nn.Linear)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
@@ -119,12 +133,12 @@ def test_another_precision_may_give_other_tokens_and_half_precision_seldom_does(
 
 def test_weights_in_the_models_own_double_precision_stay_so() -> None:
     weight, rows = torch.randn(4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
-    assert torch.equal(product(weight, None, "float32")(rows), rows @ weight.t())
+    assert torch.equal(linear_kernel(weight, None, "float32")(rows), rows @ weight.t())
 
 
 def test_int8_needs_a_cpu_that_can_add_up_without_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(ValueError, match="expected a CPU with VNNI for int8 weights"):
-        product(torch.randn(4, 6), None, "int8")
+        linear_kernel(torch.randn(4, 6), None, "int8")
     with pytest.raises(ValueError, match="expected the CPU for int8 weights, got meta"):
-        product(torch.empty(4, 6, device="meta"), None, "int8")
+        linear_kernel(torch.empty(4, 6, device="meta"), None, "int8")

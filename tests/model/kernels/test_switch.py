@@ -7,7 +7,7 @@ import torch
 
 from model import kernels
 from model.decoding.generation import GenerationRequest, generate
-from model.kernels.inference import prepare_for_inference
+from model.kernels.packed_linear import prepare_for_inference
 from model.lm.config import Precision
 from tests.worlds.generation_requests import mixed_requests
 from tests.worlds.tiny_model import music_model, random_codes

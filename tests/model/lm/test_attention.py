@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.lm.attention import Attention, reach
+from model.lm.attention import Attention, CrossAttention, SelfAttention, causal_mask
 from model.lm.config import LanguageModelConfig
-from tests.worlds.plain_transformer import FORMS, WIDTH, transformer
+from tests.worlds.plain_transformer import WIDTH, transformer
 
 
 class LowRank(nn.Module):
@@ -35,7 +35,7 @@ def test_an_adapted_projection_counts_as_much_as_a_merged_one(form: str) -> None
 
     def outputs() -> list[Tensor]:
         cache = made.allocate(2, 6, 3)
-        made.remember_source(cache, source)
+        made.cache_cross_kv(cache, source)
         return [made(inputs, source), made(inputs, cache=cache)]
 
     with torch.no_grad():
@@ -52,28 +52,14 @@ def test_an_adapted_projection_counts_as_much_as_a_merged_one(form: str) -> None
             torch.testing.assert_close(second, third, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_attention_for_decoding_equals_the_fused_kernel(form: str) -> None:
-    attention = transformer(form).layers[0].self_attention
-    assert isinstance(attention, Attention)
-    size = WIDTH // attention.heads
-    queries = torch.randn(2, attention.heads, 5, size)
-    keys, values = torch.randn(2, 2, attention.key_value_heads, 5, size)
-    mask = reach(5, attention.past_context, torch.device("cpu"))
-    with torch.no_grad():
-        found = attention.out_projection(attention.mix_alike(queries, keys, values, mask))
-        expected = attention.attend(queries, keys, values, mask)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-
-
 def test_a_step_reaches_itself_and_as_many_before_as_it_may() -> None:
-    everything, near = (reach(5, past, torch.device("cpu"))[0, 0].sum(1).tolist() for past in (None, 2))
+    everything, near = (causal_mask(5, past, torch.device("cpu"))[0, 0].sum(1).tolist() for past in (None, 2))
     assert everything == [1, 2, 3, 4, 5]
     assert near == [1, 2, 3, 3, 3]
 
 
 def test_cross_attention_has_as_many_keys_as_queries_and_looks_at_everything() -> None:
     config = LanguageModelConfig(width=16, heads=4, key_value_heads=2, past_context=3)
-    own, cross = Attention(config, cross=False), Attention(config, cross=True)
-    assert (own.key_value_heads, own.past_context, tuple(own.in_projection.weight.shape)) == (2, 3, (32, 16))
-    assert (cross.key_value_heads, cross.past_context, tuple(cross.in_projection.weight.shape)) == (4, None, (48, 16))
+    own, cross = SelfAttention(config, 0), CrossAttention(config, 0)
+    assert (own.key_value_heads, tuple(own.in_projection.weight.shape)) == (2, (32, 16))
+    assert (cross.key_value_heads, tuple(cross.in_projection.weight.shape)) == (4, (48, 16))

@@ -47,16 +47,16 @@ def test_inputs_with_fused_conditions_equal_the_oracle(oracles: Path, name: str)
     inputs = embedded if fused.added is None else embedded + fused.added
     inputs = inputs if fused.prefix is None else torch.cat([fused.prefix, inputs], dim=1)
     torch.testing.assert_close(inputs, pack.tensors[f"{name}.fused"], rtol=1e-5, atol=1e-5)
-    assert (fused.source is None) == (f"{name}.cross_src" not in pack.tensors)
-    if fused.source is not None:
-        torch.testing.assert_close(fused.source, pack.tensors[f"{name}.cross_src"], rtol=1e-5, atol=1e-5)
+    assert (fused.cross is None) == (f"{name}.cross_src" not in pack.tensors)
+    if fused.cross is not None:
+        torch.testing.assert_close(fused.cross, pack.tensors[f"{name}.cross_src"], rtol=1e-5, atol=1e-5)
 
 
 def test_positions_of_what_cross_attention_reads_are_scaled_and_have_a_period_of_their_own() -> None:
     given, pattern = {"text": _condition(3)}, delayed(4, (0, 1, 2))
-    plain = fuse(_config(cross=("text",), cross_positions=True), given, pattern).source
-    other = fuse(_config(cross=("text",), cross_positions=True, position_period=50.0), given, pattern).source
-    doubled = fuse(_config(cross=("text",), cross_positions=True, cross_position_scale=2.0), given, pattern).source
+    plain = fuse(_config(cross=("text",), cross_positions=True), given, pattern).cross
+    other = fuse(_config(cross=("text",), cross_positions=True, position_period=50.0), given, pattern).cross
+    doubled = fuse(_config(cross=("text",), cross_positions=True, cross_position_scale=2.0), given, pattern).cross
     embedding = given["text"].embedding
     assert plain is not None
     assert torch.equal(plain, other)
@@ -67,12 +67,12 @@ def test_positions_of_what_cross_attention_reads_are_scaled_and_have_a_period_of
 def test_cross_attention_reads_what_means_something_and_one_zero_of_a_null() -> None:
     given = {"text": _condition(3, 0, 1), "clap": _condition(1, 1, 0)}
     pattern, names = delayed(4, (0, 1, 2)), ("text", "clap")
-    masked = fuse(_config(cross=names), given, pattern).source_mask
-    attended = fuse(_config(cross=names, padding="attended"), given, pattern).source_mask
+    masked = fuse(_config(cross=names), given, pattern).cross_mask
+    attended = fuse(_config(cross=names, padding="attended"), given, pattern).cross_mask
     assert masked is not None
     assert masked.int().tolist() == [[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1]]
     assert torch.equal(attended, torch.ones(3, 4, dtype=torch.bool))
-    assert fuse(_config(sum=names), {"text": _condition(1), "clap": _condition(1)}, pattern).source_mask is None
+    assert fuse(_config(sum=names), {"text": _condition(1), "clap": _condition(1)}, pattern).cross_mask is None
 
 
 @pytest.mark.parametrize("form", [{}, {"cross_positions": True}, {"attention_bias": True, "norm": "after"}])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.lm.attention import Cache
+from model.lm.attention import KVCache
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
 from model.lm.positions import Positions, positions
@@ -32,7 +32,7 @@ def _conditions(rows: int) -> dict[str, Condition]:
     return {"description": vectors(3), "chroma": vectors(2), "clap": vectors(1)}
 
 
-def _greedy(model: LanguageModel, rows: int, frames: int, cache: Cache) -> Tensor:
+def _greedy(model: LanguageModel, rows: int, frames: int, cache: KVCache) -> Tensor:
     """Codes of so many frames by the likeliest, step by step with a cache."""
     pattern = model.pattern(frames)
     sequence = pattern.build(torch.full((rows, model.config.codebooks, frames), -1), model.special)
@@ -67,7 +67,7 @@ def test_greedy_tokens_of_every_variant_equal_the_oracle(oracles: Path, name: st
 
 def _stuck(true: Positions, model: LanguageModel) -> Positions:
     """Positions as AudioCraft 1.3 takes them in decoding where they are rotary: after the first step it reads the
-    number of heads for the number of steps that it remembers, so that all later steps are turned alike. Here they are
+    number of heads for the number of steps that are cached, so that all later steps are turned alike. Here they are
     turned as in training; this is for the comparison alone."""
     config = model.config
     place = torch.full((model.pattern(16).steps(),), config.heads)
@@ -85,14 +85,14 @@ def test_logits_step_by_step_with_a_cache_equal_those_of_the_whole_sequence_at_o
     fused = model.fuse(given, pattern)
     assert fused.prefix is not None
     assert fused.added is not None
-    assert fused.source is not None
+    assert fused.cross is not None
     steps, prefix = pattern.steps(), fused.prefix.shape[1]
     sequence = pattern.build(random_codes(rows, frames), model.special)
     with torch.no_grad():
         inputs = torch.cat([fused.prefix, model.embed(sequence) + fused.added], dim=1)
-        expected = model.logits(model.transformer(inputs, fused.source, fused.source_mask)[:, prefix:])
-        cache = model.transformer.allocate(rows, prefix + steps, fused.source.shape[1])
-        model.transformer.remember_source(cache, fused.source, fused.source_mask)
+        expected = model.logits(model.transformer(inputs, fused.cross, fused.cross_mask)[:, prefix:])
+        cache = model.transformer.allocate(rows, prefix + steps, fused.cross.shape[1])
+        model.transformer.cache_cross_kv(cache, fused.cross, fused.cross_mask)
         hidden = [model.transformer(inputs[:, : prefix + 1], cache=cache)[:, -1:]]
         hidden += [
             model.transformer(inputs[:, step : step + 1], cache=cache) for step in range(prefix + 1, len(inputs[0]))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.lm.config import LanguageModelConfig
-from model.lm.positions import fading_rates, position_table, positions, rotation, rotation_frequencies
+from model.lm.positions import position_table, positions, rotation, rotation_frequencies, xpos_decay_rates
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def test_a_rotation_keeps_lengths_and_leaves_the_first_step_as_it_is() -> None:
 
 def test_fading_products_shrink_by_their_rates_every_512_steps() -> None:
     turned = rotation(1025, 8, _config(positions="rotary", xpos=True), CPU)
-    rates = fading_rates(8, CPU)
+    rates = xpos_decay_rates(8, CPU)
     torch.testing.assert_close(rates, torch.tensor([0.4, 0.65, 0.9, 1.15]) / 1.4)
     torch.testing.assert_close(turned.queries.norm(dim=0)[1024], rates**2)
     torch.testing.assert_close(turned.keys.norm(dim=0)[1024], rates**-2)

@@ -1,4 +1,4 @@
-"""The decoder in all its forms: causal, equal to a plain reckoning, and the same with its memory as without."""
+"""The decoder in all its forms: causal, equal to a plain reckoning, and the same with its cache as without."""
 
 import pytest
 import torch
@@ -15,11 +15,11 @@ from tests.worlds.plain_transformer import FORMS, WIDTH, run_plainly, transforme
 @pytest.mark.parametrize("form", FORMS)
 def test_the_decoder_equals_attention_written_as_loops(form: str, cross: bool) -> None:
     made, inputs = transformer(form, cross), torch.randn(2, 7, WIDTH)
-    source = torch.randn(2, 5, WIDTH) if cross else None
+    cross_states = torch.randn(2, 5, WIDTH) if cross else None
     with torch.no_grad():
-        found = made(inputs, source)
+        found = made(inputs, cross_states)
         for row in range(2):
-            expected = run_plainly(made, inputs[row], None if source is None else source[row])
+            expected = run_plainly(made, inputs[row], None if cross_states is None else cross_states[row])
             torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -27,11 +27,13 @@ def test_the_decoder_equals_attention_written_as_loops(form: str, cross: bool) -
 def test_no_gradient_reaches_a_later_step_or_one_past_the_context(form: str) -> None:
     made = transformer(form, cross=True, layers=1)
     past = made.config.past_context or 9
-    inputs, source = torch.randn(1, 9, WIDTH, requires_grad=True), torch.randn(1, 4, WIDTH, requires_grad=True)
+    inputs, cross_states = torch.randn(1, 9, WIDTH, requires_grad=True), torch.randn(1, 4, WIDTH, requires_grad=True)
     for step in range(9):
         # A random sum: after a norm, a plain one is the same for all inputs.
         direction = torch.randn(WIDTH)
-        ahead, conditions = torch.autograd.grad((made(inputs, source)[0, step] * direction).sum(), (inputs, source))
+        ahead, conditions = torch.autograd.grad(
+            (made(inputs, cross_states)[0, step] * direction).sum(), (inputs, cross_states)
+        )
         reach = ahead[0].abs().amax(-1)
         seen = torch.arange(9)
         assert torch.equal(reach > 0, (seen <= step) & (seen >= step - past))
@@ -40,13 +42,13 @@ def test_no_gradient_reaches_a_later_step_or_one_past_the_context(form: str) -> 
 
 def _assert_steps_equal_the_whole(made: Transformer, known: int) -> None:
     cross, inputs = bool(made.config.cross), torch.randn(3, 12, WIDTH)
-    source = torch.randn(3, 5, WIDTH) if cross else None
+    cross_states = torch.randn(3, 5, WIDTH) if cross else None
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 0, 0, 0], [1, 1, 1, 0, 0]]).bool() if cross else None
     with torch.no_grad():
-        expected = made(inputs, source, mask)
+        expected = made(inputs, cross_states, mask)
         cache = made.allocate(3, 12, 8 if cross else 0)
-        if source is not None:
-            made.remember_source(cache, source, mask)
+        if cross_states is not None:
+            made.cache_cross_kv(cache, cross_states, mask)
         found = [made(inputs[:, :known], cache=cache)]
         found += [made(inputs[:, step : step + 1], cache=cache) for step in range(known, 12)]
     assert cache.length == 12
@@ -84,14 +86,14 @@ def test_step_by_step_is_the_same_as_at_once_for_any_mixture_of_forms(form: dict
 def _assert_rows_have_their_own_bits(made: Transformer, threads: int = 1) -> None:
     """For as many rows as the engine decodes: matrix products of another number may treat the last ones otherwise."""
     rows, width, before = 16, made.config.width, torch.get_num_threads()
-    inputs, source = torch.randn(rows, 6, width), torch.randn(rows, 5, width)
+    inputs, cross_states = torch.randn(rows, 6, width), torch.randn(rows, 5, width)
     mask = torch.arange(5) < (torch.arange(rows) % 5 + 1)[:, None]
 
     def decoded(order: Tensor) -> Tensor:
         cache = made.allocate(rows, 6, 5)
         for place, row in enumerate(order.tolist()):
             own, mine = cache.rows(place, place + 1), slice(row, row + 1)
-            made.remember_source(own, source[mine], mask[mine])
+            made.cache_cross_kv(own, cross_states[mine], mask[mine])
             made(inputs[mine, :3], cache=own)
         cache.length = 3
         torch.set_num_threads(threads)
@@ -115,7 +117,7 @@ def test_decoding_gives_a_row_the_same_bits_wherever_it_stands_where_there_are_t
     _assert_rows_have_their_own_bits(transformer("all together", cross=True, width=224, layers=1), threads=2)
 
 
-def test_grouped_heads_are_remembered_as_they_are_and_not_repeated() -> None:
+def test_grouped_heads_are_cached_as_they_are_and_not_repeated() -> None:
     cache = transformer("grouped heads", cross=True).allocate(3, 5, 2)
     assert [tuple(layer.keys.shape) for layer in cache.layers] == [(3, 2, 5, 4)] * 2
     assert [tuple(layer.cross_keys.shape) for layer in cache.layers if layer.cross_keys is not None] == [
@@ -124,12 +126,12 @@ def test_grouped_heads_are_remembered_as_they_are_and_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_masked_vectors_of_the_source_change_nothing(masked: bool) -> None:
-    made, inputs, source = transformer(cross=True), torch.randn(2, 6, WIDTH), torch.randn(2, 5, WIDTH)
+def test_masked_vectors_of_the_conditions_change_nothing(masked: bool) -> None:
+    made, inputs, cross_states = transformer(cross=True), torch.randn(2, 6, WIDTH), torch.randn(2, 5, WIDTH)
     mask = torch.arange(5) < torch.tensor([2, 5])[:, None]
-    other = torch.where(mask[..., None], source, 7.0)
+    other = torch.where(mask[..., None], cross_states, 7.0)
     with torch.no_grad():
-        first, second = (made(inputs, given, mask if masked else None) for given in (source, other))
+        first, second = (made(inputs, given, mask if masked else None) for given in (cross_states, other))
     assert torch.equal(first, second) == masked
     assert torch.equal(first[1], second[1])
 
@@ -138,13 +140,13 @@ def test_masked_vectors_of_the_source_change_nothing(masked: bool) -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_checkpointed_layers_give_the_same_loss_and_gradients_bit_for_bit(form: str, dropout: float) -> None:
     made = transformer(form, cross=True, dropout=dropout).train()
-    inputs, source = torch.randn(2, 7, WIDTH, requires_grad=True), torch.randn(2, 3, WIDTH, requires_grad=True)
+    inputs, cross_states = torch.randn(2, 7, WIDTH, requires_grad=True), torch.randn(2, 3, WIDTH, requires_grad=True)
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
-    wanted = [inputs, source, *made.parameters()]
+    wanted = [inputs, cross_states, *made.parameters()]
     results = []
     for made.checkpointing in (False, True):
         torch.manual_seed(5)
-        loss = made(inputs, source, mask).square().mean()
+        loss = made(inputs, cross_states, mask).square().mean()
         gradients = torch.autograd.grad(loss, wanted)
         # What is drawn after the layers must not depend on whether they were checkpointed either.
         results.append((loss.detach(), *gradients, torch.rand(3)))
@@ -188,7 +190,7 @@ def test_what_is_written_to_rows_of_a_cache_is_in_the_cache() -> None:
     made = transformer(cross=True)
     cache = made.allocate(4, 6, 3)
     with torch.no_grad():
-        made.remember_source(cache.rows(2, 4), torch.randn(2, 2, WIDTH))
+        made.cache_cross_kv(cache.rows(2, 4), torch.randn(2, 2, WIDTH))
         made(torch.randn(2, 5, WIDTH), cache=cache.rows(2, 4))
     written = [
         layer.keys.abs().sum((1, 2, 3)) + layer.cross_keys.abs().sum((1, 2, 3))
@@ -220,12 +222,12 @@ def test_a_layer_scale_starts_from_its_value() -> None:
 
 def test_wrong_use_says_what_was_expected() -> None:
     made = transformer(cross=True)
-    with pytest.raises(ValueError, match="expected a source for cross-attention, got none"):
+    with pytest.raises(ValueError, match="expected conditions for cross-attention, got none"):
         made(torch.randn(1, 3, WIDTH))
     cache = made.allocate(1, 6, 2)
     with pytest.raises(ValueError, match="room for 3 condition vectors"):
-        made.remember_source(cache, torch.randn(1, 3, WIDTH))
-    made.remember_source(cache, torch.randn(1, 2, WIDTH))
+        made.cache_cross_kv(cache, torch.randn(1, 3, WIDTH))
+    made.cache_cross_kv(cache, torch.randn(1, 2, WIDTH))
     made(torch.randn(1, 2, WIDTH), cache=cache)
     with pytest.raises(ValueError, match="one position at a time after the first 2, got 2"):
         made(torch.randn(1, 2, WIDTH), cache=cache)
