@@ -1,9 +1,10 @@
 """Recordings in and out: what every stage that touches sound files shares. Samples are float32 [C, N] throughout."""
 
-from stages.audio.limiting import limit_true_peak, normalise_loudness
 from stages.audio.locations import AudioError, locate, open_binary
-from stages.audio.loudness import AudioMeasures, LoudnessMeter, measure_audio
-from stages.audio.reading import AudioStream, Recording, convert_audio, open_audio, read_audio, resample, to_mono
+from stages.audio.loudness import AudioMeasures, LoudnessMeter, measure_audio, normalise_loudness
+from stages.audio.reading import AudioStream, Recording, open_audio, read_audio
+from stages.audio.samples import Samples, convert_audio, resample, to_mono
+from stages.audio.true_peak import limit_true_peak
 from stages.audio.writing import AudioFormat, encode_audio
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "AudioStream",
     "LoudnessMeter",
     "Recording",
+    "Samples",
     "convert_audio",
     "encode_audio",
     "limit_true_peak",

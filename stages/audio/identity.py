@@ -1,4 +1,4 @@
-"""What recording a file holds, whatever its tags say: the digest of its encoded audio.
+"""The identity of a recording, whatever its tags say: the digest of its encoded audio.
 
 A library is retagged again and again, and nothing that was computed from the sound may be lost by it. The digest takes
 
@@ -17,17 +17,21 @@ WAV and as FLAC are two recordings. The walk also tells whether the container is
 """
 
 import hashlib
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import IO
 
+from stages.audio.containers import container_of, first_frame, skip_id3
 from stages.audio.locations import AudioError
-from stages.audio.ogg import ogg_packets
-from stages.audio.signatures import container_of, first_frame, skip_id3
 
-CHUNK = 2**20
+READ_BYTES = 2**20
+"""Bytes that are read and hashed at a time."""
+
+_FIRST_PAGE, _LAST_PAGE = 2, 4
+"""Flags of an Ogg page that begins or ends a stream."""
 
 
 def track_identity(file: IO[bytes]) -> str:
-    """The SHA-256 of the encoded audio of an open file, in hexadecimal.
+    """Return the SHA-256 of the encoded audio of an open file, in hexadecimal.
 
     Raises:
         AudioError: the file is empty, or shorter than its own chunk, atom or page says.
@@ -39,51 +43,54 @@ def track_identity(file: IO[bytes]) -> str:
     container = container_of(file)
     digest = hashlib.sha256(container.encode() + b"\0")
     if container == "wav":
-        _chunks(file, size, digest, (b"fmt ",), b"data")
+        _hash_chunks(file, size, digest, (b"fmt ",), b"data")
     elif container == "aiff":
-        _chunks(file, size, digest, (b"COMM", b"FVER"), b"SSND")
+        _hash_chunks(file, size, digest, (b"COMM", b"FVER"), b"SSND")
     elif container == "flac":
-        _flac(file, size, digest)
+        _hash_flac(file, size, digest)
     elif container in ("mp3", "aac"):
-        _mpeg(file, size, digest)
+        _hash_mpeg(file, size, digest)
     elif container == "ogg":
-        for packet in ogg_packets(file):
+        for packet in _ogg_packets(file):
             digest.update(len(packet).to_bytes(8, "little") + packet)
     elif container == "mp4":
-        _spans(file, digest, _atoms(file, size))
+        _hash_spans(file, digest, _mdat_spans(file, size))
     elif container == "asf":
-        _spans(file, digest, _asf_data(file, size))
+        _hash_spans(file, digest, _asf_spans(file, size))
     else:
-        _spans(file, digest, [(0, size)])
+        _hash_spans(file, digest, [(0, size)])
     return digest.hexdigest()
 
 
-def _update(file: IO[bytes], digest: Any, start: int, end: int) -> None:
+def _hash_bytes(file: IO[bytes], digest: "hashlib._Hash", start: int, end: int) -> None:
     file.seek(start)
     left = end - start
     while left > 0:
-        data = file.read(min(CHUNK, left))
+        data = file.read(min(READ_BYTES, left))
         if not data:
             raise AudioError("truncated", f"expected {end - start:,} bytes of audio, got {end - start - left:,}")
         digest.update(data)
         left -= len(data)
 
 
-def _spans(file: IO[bytes], digest: Any, spans: list[tuple[int, int]]) -> None:
+def _hash_spans(file: IO[bytes], digest: "hashlib._Hash", spans: list[tuple[int, int]]) -> None:
     for start, end in spans:
-        _update(file, digest, start, end)
+        _hash_bytes(file, digest, start, end)
 
 
-def _promised(what: str, promised: int, present: int) -> AudioError:
+def _cut_short(what: str, promised: int, present: int) -> AudioError:
     message = f"expected {promised:,} bytes in the {what}, as its header claims, got a file with {present:,} left"
     return AudioError("truncated", f"{message}: it was cut short, or written as an endless stream")
 
 
-def _chunks(file: IO[bytes], size: int, digest: Any, parameters: tuple[bytes, ...], samples: bytes) -> None:
-    """RIFF (and RF64, EBU Tech 3306) and IFF: chunks of a name, a 32-bit size and a payload padded to even length."""
+def _hash_chunks(
+    file: IO[bytes], size: int, digest: "hashlib._Hash", parameters: tuple[bytes, ...], samples: bytes
+) -> None:
+    """Hash the chunks `parameters` and `samples` of RIFF (and RF64, EBU Tech 3306) or IFF: a name, a 32-bit size and a
+    payload padded to even length each."""
     file.seek(0)
     order = "big" if file.read(4) in (b"FORM", b"RIFX") else "little"
-    position, long_size, found = 12, None, False
+    position, long_size, has_samples = 12, None, False
     while position + 8 <= size:
         file.seek(position)
         header = file.read(8)
@@ -95,17 +102,17 @@ def _chunks(file: IO[bytes], size: int, digest: Any, parameters: tuple[bytes, ..
             if length == 0xFFFFFFFF and long_size is not None:
                 length = long_size
             if start + length > size:
-                raise _promised("sample chunk", length, size - start)
-            found = True
+                raise _cut_short("sample chunk", length, size - start)
+            has_samples = True
         if name in (*parameters, samples):
             digest.update(name + length.to_bytes(8, "little"))
-            _update(file, digest, start, min(start + length, size))
+            _hash_bytes(file, digest, start, min(start + length, size))
         position = start + length + length % 2
-    if not found:
+    if not has_samples:
         raise AudioError("truncated", "expected a chunk of samples, got a file that ends before it")
 
 
-def _flac(file: IO[bytes], size: int, digest: Any) -> None:
+def _hash_flac(file: IO[bytes], size: int, digest: "hashlib._Hash") -> None:
     position = skip_id3(file) + 4
     last, stream = False, b""
     while not last:
@@ -122,18 +129,18 @@ def _flac(file: IO[bytes], size: int, digest: Any) -> None:
     if any(stream[18:34]):
         digest.update(stream[18:34])
     else:
-        _update(file, digest, position, _before_tags(file, size))
+        _hash_bytes(file, digest, position, _before_tags(file, size))
 
 
-def _mpeg(file: IO[bytes], size: int, digest: Any) -> None:
+def _hash_mpeg(file: IO[bytes], size: int, digest: "hashlib._Hash") -> None:
     start, end = skip_id3(file), _before_tags(file, size)
     file.seek(start)
     start += first_frame(file.read(2**16)) or 0
-    _update(file, digest, start, end)
+    _hash_bytes(file, digest, start, end)
 
 
 def _before_tags(file: IO[bytes], size: int) -> int:
-    """Where the tags at the end of a file begin: ID3v1 (128 bytes, or 355 with its extension), APEv2 and Lyrics3v2."""
+    """Return where the tags at the end of a file begin: ID3v1 (128 bytes, 355 with its extension), APEv2, Lyrics3v2."""
     end, before = size, size + 1
     while end < before:
         before = end
@@ -149,8 +156,8 @@ def _before_tags(file: IO[bytes], size: int) -> int:
     return end if end > 0 else size
 
 
-def _atoms(file: IO[bytes], size: int) -> list[tuple[int, int]]:
-    """The payloads of an MP4's `mdat` atoms (ISO 14496-12, 4.2)."""
+def _mdat_spans(file: IO[bytes], size: int) -> list[tuple[int, int]]:
+    """Return the payloads of an MP4's `mdat` atoms (ISO 14496-12, 4.2)."""
     position, spans = 0, []
     while position + 8 <= size:
         file.seek(position)
@@ -163,15 +170,15 @@ def _atoms(file: IO[bytes], size: int) -> list[tuple[int, int]]:
         if length < 8:
             raise AudioError("unreadable", f"expected MP4 atoms, got one that claims {length} bytes at {position:,}")
         if position + length > size:
-            raise _promised(f"MP4's {header[4:8].decode('latin-1')!r} atom", length, size - position)
+            raise _cut_short(f"MP4's {header[4:8].decode('latin-1')!r} atom", length, size - position)
         if header[4:8] == b"mdat":
             spans.append((start, position + length))
         position += length
     return spans
 
 
-def _asf_data(file: IO[bytes], size: int) -> list[tuple[int, int]]:
-    """The packets of an ASF's data object, after its file id and counts (ASF specification, section 5)."""
+def _asf_spans(file: IO[bytes], size: int) -> list[tuple[int, int]]:
+    """Return the packets of an ASF's data object, after its file id and counts (ASF specification, section 5)."""
     position = 0
     while position + 24 <= size:
         file.seek(position)
@@ -180,8 +187,71 @@ def _asf_data(file: IO[bytes], size: int) -> list[tuple[int, int]]:
         if length < 24:
             raise AudioError("unreadable", f"expected ASF objects, got one that claims {length} bytes at {position:,}")
         if position + length > size:
-            raise _promised("ASF object", length, size - position)
+            raise _cut_short("ASF object", length, size - position)
         if header[:16] == bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"):
             return [(position + 50, position + length)]
         position += length
     raise AudioError("truncated", "expected ASF's data object, got the end of the file")
+
+
+def _ogg_packets(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield every packet of an open Ogg file (RFC 3533) but each stream's second, the comment header; then the last
+    granule position of each, as eight bytes. Bytes between pages are passed over, as decoders do.
+
+    Raises:
+        AudioError: a page is cut, or a stream has no last page.
+    """
+    file.seek(0)
+    partial: dict[int, bytearray] = {}
+    counts: dict[int, int] = {}
+    granules: dict[int, bytes] = {}
+    open_streams: set[int] = set()
+    while True:
+        header = file.read(27)
+        if len(header) < 27 or header[:4] != b"OggS":
+            if not header:
+                break
+            if not _next_page(file, header):
+                break
+            continue
+        serial, flags = int.from_bytes(header[14:18], "little"), header[5]
+        lengths = file.read(header[26])
+        body = file.read(sum(lengths))
+        if len(lengths) < header[26] or len(body) < sum(lengths):
+            raise AudioError("truncated", "expected a whole Ogg page, got the end of the file in the middle of it")
+        if flags & _FIRST_PAGE:
+            counts[serial], partial[serial] = 0, bytearray()
+            open_streams.add(serial)
+        if flags & _LAST_PAGE:
+            open_streams.discard(serial)
+        if header[6:14] != b"\xff" * 8:
+            granules[serial] = header[6:14]
+        position = 0
+        for length in lengths:
+            # A picture in a comment has a hundred thousand such pieces, so they are not joined anew for each.
+            packet = partial.setdefault(serial, bytearray())
+            packet += body[position : position + length]
+            position += length
+            if length < 255:
+                partial[serial] = bytearray()
+                if counts.get(serial, 0) != 1:
+                    yield bytes(packet)
+                counts[serial] = counts.get(serial, 0) + 1
+    if open_streams or not counts:
+        raise AudioError("truncated", "expected an Ogg stream with its last page, got a file that ends before it")
+    yield from granules.values()
+
+
+def _next_page(file: IO[bytes], header: bytes) -> bool:
+    """Go to the next page after damage or padding; False at the end of the file."""
+    position = file.tell() - len(header) + 1
+    while True:
+        file.seek(position)
+        data = file.read(2**16)
+        offset = data.find(b"OggS")
+        if offset >= 0:
+            file.seek(position + offset)
+            return True
+        if len(data) < 2**16:
+            return False
+        position += len(data) - 3

@@ -1,4 +1,4 @@
-"""Where a recording lies, and its bytes as a file that seeks.
+"""Locations of recordings, and their bytes as files that seek.
 
 A recording is named by an absolute local path or an fsspec URL. Names come from other people's disks and buckets, so a
 name is taken as it is: `::` in it chains nothing, unless a URL stands after it, and bytes that are no UTF-8 survive the
@@ -34,7 +34,7 @@ class AudioError(ValueError):
 
 
 def locate(uri: str) -> tuple[AbstractFileSystem, str]:
-    """The filesystem of `uri` and the path in it.
+    """Return the filesystem of `uri` and the path in it.
 
     Raises:
         ValueError: no filesystem is known for its protocol.
@@ -56,7 +56,7 @@ def locate(uri: str) -> tuple[AbstractFileSystem, str]:
 
 
 def uri_of(filesystem: AbstractFileSystem, path: str, source: str) -> str:
-    """The name under which `locate` finds again the `path` that a listing of `source` gave: a plain absolute path on a
+    """Return the name by which `locate` finds the `path` that a listing of `source` gave: a plain absolute path on a
     local disk, else a URL, with the rest of the source's chain (`zip://…::s3://…`) if it has one."""
     if isinstance(filesystem, LocalFileSystem):
         try:
@@ -73,7 +73,7 @@ def uri_of(filesystem: AbstractFileSystem, path: str, source: str) -> str:
 
 
 def open_binary(uri: str) -> IO[bytes]:
-    """The bytes of a recording as a file that seeks.
+    """Open the bytes of a recording as a file that seeks.
 
     Raises:
         AudioError: there is no such file, it may not be read, or it is a folder, pipe, socket or device.
@@ -92,7 +92,8 @@ def open_binary(uri: str) -> IO[bytes]:
         # An archive closes its file when the filesystem object goes, so nothing may be left to read from it.
         if not filesystem.cachable or (size is not None and size <= WHOLE_BYTES):
             return io.BytesIO(filesystem.cat_file(path))
-        return filesystem.open(path, "rb", block_size=WINDOW_BYTES, cache_type="readahead")
+        opened: IO[bytes] = filesystem.open(path, "rb", block_size=WINDOW_BYTES, cache_type="readahead")
+        return opened
     except FileNotFoundError as error:
         raise AudioError("missing", f"expected a recording at {uri!r}, got no such file") from error
     except PermissionError as error:

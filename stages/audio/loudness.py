@@ -1,17 +1,27 @@
-"""How loud a recording is, and how much of it is silent or clipped, in one pass over blocks of any length.
+"""Measuring how loud a recording is, and how much of it is silent or clipped, in one pass over blocks of any length;
+and bringing a clip to a loudness.
 
 Loudness is ITU-R BS.1770's integrated loudness: K-weighted, 400 ms blocks at 75 % overlap, gated absolutely at -70 LUFS
-and relatively at -10 LU. True peak is its Annex 2: the highest value at four times the rate. pyloudnorm, which agrees
-with it, wants all samples at once, which a four-hour mix does not afford.
+and relatively at -10 LU. pyloudnorm, which agrees with it, wants all samples at once, which a four-hour mix does not
+afford.
+
+K-weighting (BS.1770-5, Annex 1) is two recursive filters, which take one sample after the other. Over a run of 32
+samples they are a matrix all the same: samples and the state before them go in, weighted samples and the state after
+them come out. So the runs of a block are one product, and only their states, four numbers each, follow on one another;
+and those again are made of groups of runs. The standard gives coefficients for 48 kHz; for every rate they come from
+the analogue filters behind them, with the parameters that pyloudnorm takes for these (Steinmetz and Reiss, 2021) and
+the formulas of Bristow-Johnson's cookbook.
 """
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
-from stages.audio.true_peak import TruePeak
-from stages.audio.weighting import Weighting
+from stages.audio.samples import Samples
+from stages.audio.true_peak import PART, TruePeakMeter, decibels, limit_true_peak
 
 SILENCE_DBFS = -60.0
 """A window whose every channel has an RMS below this is silent."""
@@ -22,10 +32,18 @@ SILENCE_WINDOW = 0.05
 FULL_SCALE = 32_767 / 32_768
 """A sample at or beyond 16-bit full scale counts as clipped."""
 
-PART = 2**17
-"""Samples a channel that are measured together: arrays of a megabyte, small beside a whole recording."""
+RUN = 32
+"""Samples that are weighted by one product: longer runs have larger products, shorter ones more states."""
+
+STATES = 4
+"""Numbers in the state of K-weighting: two for each of the two filters."""
+
+GROUP = 16
+"""Runs whose states are computed by one product."""
 
 _GATE_LUFS, _RELATIVE_GATE, _OFFSET = -70.0, -10.0, -0.691
+
+Matrix = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -42,8 +60,32 @@ class AudioMeasures:
     """Share of samples at or beyond full scale, 0 to 1."""
 
 
-def measure_audio(samples: np.ndarray, sample_rate: int) -> AudioMeasures:
-    """The measures of float samples [C, N]."""
+def normalise_loudness(
+    samples: Samples, sample_rate: int, target_lufs: float, peak_dbtp: float
+) -> tuple[Samples, float]:
+    """Bring samples [C, N] to `target_lufs` (BS.1770) with a true peak of at most `peak_dbtp`, by a gain and a limiter.
+
+    Where peaks must be limited, the loudness ends a little below the target. Silence, and less than 0.4 s, have no
+    loudness and get no gain.
+
+    Returns:
+        the samples, float32 [C, N], and the gain in dB that was given before limiting.
+
+    Raises:
+        ValueError: the samples are not finite, or the limit is above 0 dBTP.
+    """
+    if not np.isfinite(samples).all():
+        raise ValueError("expected finite samples, got NaN or infinity")
+    if peak_dbtp > 0:
+        raise ValueError(f"expected a true-peak limit of at most 0 dBTP, got {peak_dbtp:g}")
+    loudness = measure_audio(samples, sample_rate).loudness
+    gain = 0.0 if loudness is None else target_lufs - loudness
+    louder = samples.astype(np.float32) * np.float32(10 ** (gain / 20))
+    return limit_true_peak(louder, sample_rate, peak_dbtp), gain
+
+
+def measure_audio(samples: Samples, sample_rate: int) -> AudioMeasures:
+    """Measure a whole recording [C, N]."""
     meter = LoudnessMeter(sample_rate, samples.shape[0])
     meter.update(samples)
     return meter.result()
@@ -60,31 +102,28 @@ class LoudnessMeter:
     def __init__(self, sample_rate: int, channels: int) -> None:
         weights = {5: (1, 1, 1, 1.41, 1.41), 6: (1, 1, 1, 0, 1.41, 1.41), 8: (1, 1, 1, 0, *[1.41] * 4)}
         self._weights = np.array(weights.get(channels, [1.0] * channels))
-        self._weighting, self._true_peak = Weighting(sample_rate, channels), TruePeak(channels)
-        self._hops = _Energies(sample_rate, 0.1, channels)
-        self._windows = _Energies(sample_rate, SILENCE_WINDOW, channels)
+        self._weighting, self._true_peak = KWeighting(sample_rate, channels), TruePeakMeter(channels)
+        self._hops = _MeanSquares(sample_rate, 0.1, channels)
+        self._windows = _MeanSquares(sample_rate, SILENCE_WINDOW, channels)
         self._clipped, self._values = 0, 0
 
-    def update(self, block: np.ndarray) -> None:
+    def update(self, block: Samples) -> None:
         for start in range(0, block.shape[1], PART):
-            self._take(block[:, start : start + PART])
+            part = block[:, start : start + PART]
+            self._values += part.size
+            self._clipped += int(np.count_nonzero((part >= FULL_SCALE) | (part <= -FULL_SCALE)))
+            self._true_peak.update(part)
+            self._windows.update(part)
+            self._hops.update(self._weighting.update(part))
 
     def result(self) -> AudioMeasures:
-        """The measures of all that came; call it once, at the end."""
+        """Return the measures of all blocks; call it once, at the end."""
         if self._values == 0:
             return AudioMeasures(None, None, 1.0, 0.0)
         self._hops.update(self._weighting.finish())
         means, peak = self._windows.means(partial=True), self._true_peak.result()
         silent = (means.max(axis=0) < 10 ** (SILENCE_DBFS / 10)).mean()
-        decibels = 20 * math.log10(peak) if peak > 0 else None
-        return AudioMeasures(self._loudness(), decibels, float(silent), self._clipped / self._values)
-
-    def _take(self, part: np.ndarray) -> None:
-        self._values += part.size
-        self._clipped += int(np.count_nonzero((part >= FULL_SCALE) | (part <= -FULL_SCALE)))
-        self._true_peak.update(part)
-        self._windows.update(part)
-        self._hops.update(self._weighting.update(part))
+        return AudioMeasures(self._loudness(), decibels(peak), float(silent), self._clipped / self._values)
 
     def _loudness(self) -> float | None:
         hops = self._weights @ self._hops.means(partial=False)
@@ -98,32 +137,159 @@ class LoudnessMeter:
         return float(_lufs(above.mean()))
 
 
-class _Energies:
+class _MeanSquares:
     """Mean squares of consecutive windows of a stream [C, n], whatever the lengths of its blocks."""
 
     def __init__(self, sample_rate: int, seconds: float, channels: int) -> None:
         self._length = max(1, round(sample_rate * seconds))
-        self._rest = np.zeros((channels, 0), np.float32)
-        self._means: list[np.ndarray] = []
+        self._rest: Samples = np.zeros((channels, 0), np.float32)
+        self._means: list[Samples] = []
 
-    def update(self, samples: np.ndarray) -> None:
+    def update(self, samples: Samples) -> None:
         samples = np.concatenate([self._rest, samples], axis=1)
         channels, length = samples.shape
-        whole = length // self._length
-        self._means.append(_mean_squares(samples[:, : whole * self._length].reshape(channels, whole, self._length)))
-        self._rest = samples[:, whole * self._length :]
+        count = length // self._length
+        whole = samples[:, : count * self._length]
+        self._means.append(_mean_squares(whole.reshape(channels, count, self._length)))
+        self._rest = samples[:, count * self._length :]
 
-    def means(self, partial: bool) -> np.ndarray:
-        """The means [C, windows]; with `partial`, also of the shorter window at the end."""
+    def means(self, partial: bool) -> Samples:
+        """Return the means [C, windows]; with `partial`, also that of the shorter window at the end."""
         last = [_mean_squares(self._rest[:, None])] if partial and self._rest.shape[1] else []
         return np.concatenate([*self._means, *last], axis=1)
 
 
-def _mean_squares(windows: np.ndarray) -> np.ndarray:
+def _mean_squares(windows: Samples) -> Samples:
     """[C, windows, n] → [C, windows]."""
     return (windows[:, :, None] @ windows[:, :, :, None])[:, :, 0, 0] / windows.shape[2]
 
 
-def _lufs(energy: np.ndarray) -> np.ndarray:
+def _lufs(energy: npt.ArrayLike) -> Matrix:
     with np.errstate(divide="ignore"):
         return _OFFSET + 10 * np.log10(energy)
+
+
+# -- K-weighting -------------------------------------------------------------------------------------------------------
+
+
+class KWeighting:
+    """Weights a stream: `update` with blocks in order, then `finish`.
+
+    Args:
+        sample_rate: Hz.
+    """
+
+    def __init__(self, sample_rate: int, channels: int) -> None:
+        matrix = _run_matrix(sample_rate)
+        self._weight, self._carry = (part.astype(np.float32) for part in (matrix[:RUN, :RUN], matrix[RUN:, :RUN]))
+        self._enter, self._group = matrix[:RUN, RUN:], _group_matrix(sample_rate)
+        self._state = np.zeros((channels, STATES))
+        self._rest: Samples = np.zeros((channels, 0), np.float32)
+
+    def update(self, block: Samples) -> Samples:
+        """Return the next weighted samples [C, n'], those of whole runs; the others wait.
+
+        States are float64, since the filters ring for half a second and would add up their rounding."""
+        samples = np.concatenate([self._rest, block], axis=1, dtype=np.float32)
+        count = samples.shape[1] // RUN
+        self._rest = samples[:, count * RUN :]
+        runs = samples[:, : count * RUN].reshape(len(block), count, RUN)
+        weighted: Samples = runs @ self._weight
+        weighted += self._states(runs.astype(np.float64) @ self._enter).astype(np.float32) @ self._carry
+        return weighted.reshape(len(block), count * RUN)
+
+    def finish(self) -> Samples:
+        """Return the samples that waited: [C, n], n < 32."""
+        count = self._rest.shape[1]
+        return self.update(np.zeros((len(self._rest), RUN - count), np.float32))[:, :count]
+
+    def _states(self, added: Matrix) -> Matrix:
+        """Return the state before each run [C, runs, 4], from what each run alone adds to the state after it."""
+        channels, count, _ = added.shape
+        groups, width = count // GROUP + 1, GROUP * STATES
+        padded = np.zeros((channels, groups * GROUP, STATES))
+        padded[:, :count] = added
+        grouped = padded.reshape(channels, groups, width)
+        within: Matrix = self._group[:width, :width]
+        carried: Matrix = self._group[width:, :width]
+        starts = _scan(self._state, grouped @ self._group[:width, width:], self._group[width:, width:])
+        states = (grouped @ within + starts @ carried).reshape(padded.shape)
+        self._state = states[:, count]
+        return states[:, :count]
+
+
+def _scan(state: Matrix, added: Matrix, advance: Matrix) -> Matrix:
+    """Return the state [C, 4] and those that follow it: [C, n, 4]. Each is the one before times `advance`, plus what
+    was `added` [C, n, 4], whose last is unused.
+
+    Sums of 1, 2, 4 … additions are joined (Hillis and Steele, 1986), so that no loop goes over them."""
+    states: Matrix = np.concatenate([state[:, None], added[:, :-1]], axis=1)
+    reach = 1
+    while reach < states.shape[1]:
+        states[:, reach:] += states[:, :-reach] @ advance
+        advance, reach = advance @ advance, 2 * reach
+    return states
+
+
+@dataclass(frozen=True)
+class _Biquad:
+    """b[0] + b[1] / z + b[2] / z², divided by 1 + a[1] / z + a[2] / z²."""
+
+    b: Matrix
+    a: Matrix
+
+    def filter(self, samples: Matrix, states: Matrix) -> tuple[Matrix, Matrix]:
+        """Filter samples [rows, n] from states [rows, 2] on, one by one, in the transposed direct form II.
+
+        Returns:
+            the filtered samples and the states after them.
+        """
+        filtered = np.empty_like(samples)
+        first, second = states.T
+        for index in range(samples.shape[1]):
+            sample = samples[:, index]
+            filtered[:, index] = sample * self.b[0] + first
+            first = sample * self.b[1] - filtered[:, index] * self.a[1] + second
+            second = sample * self.b[2] - filtered[:, index] * self.a[2]
+        return filtered, np.stack([first, second], axis=1)
+
+
+def _high_shelf(sample_rate: int, decibels: float, hertz: float, quality: float) -> _Biquad:
+    amplitude = 10 ** (decibels / 40)
+    turn = 2 * math.pi * hertz / sample_rate
+    cosine, width = math.cos(turn), math.sqrt(amplitude) * math.sin(turn) / quality
+    more, less = amplitude + 1, amplitude - 1
+    b = np.array([more + less * cosine + width, -2 * (less + more * cosine), more + less * cosine - width]) * amplitude
+    a = np.array([more - less * cosine + width, 2 * (less - more * cosine), more - less * cosine - width])
+    return _Biquad(b / a[0], a / a[0])
+
+
+def _high_pass(sample_rate: int, hertz: float, quality: float) -> _Biquad:
+    turn = 2 * math.pi * hertz / sample_rate
+    cosine, width = math.cos(turn), math.sin(turn) / (2 * quality)
+    b, a = np.array([0.5, -1.0, 0.5]) * (1 + cosine), np.array([1 + width, -2 * cosine, 1 - width])
+    return _Biquad(b / a[0], a / a[0])
+
+
+@lru_cache(maxsize=8)
+def _run_matrix(sample_rate: int) -> Matrix:
+    """Return [32 + 4, 32 + 4]: a row of samples and states times this is a row of weighted samples and next states."""
+    rows = np.eye(RUN + STATES)
+    samples, states = rows[:, :RUN], []
+    filters = (_high_shelf(sample_rate, 4.0, 1500.0, math.sqrt(0.5)), _high_pass(sample_rate, 38.0, 0.5))
+    for position, biquad in enumerate(filters):
+        samples, after = biquad.filter(samples, rows[:, RUN + 2 * position : RUN + 2 * position + 2])
+        states.append(after)
+    return np.concatenate([samples, *states], axis=1)
+
+
+@lru_cache(maxsize=8)
+def _group_matrix(sample_rate: int) -> Matrix:
+    """Return [16 * 4 + 4, 16 * 4 + 4]: a row of what 16 runs add and the state before them, times this, is a row of the
+    state before each of them and the one after all."""
+    rows, advance, before = np.eye((GROUP + 1) * STATES), _run_matrix(sample_rate)[RUN:, RUN:], []
+    state = rows[:, GROUP * STATES :]
+    for run in range(GROUP):
+        before.append(state)
+        state = state @ advance + rows[:, run * STATES : (run + 1) * STATES]
+    return np.concatenate([*before, state], axis=1)

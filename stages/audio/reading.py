@@ -13,8 +13,9 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
+from stages.audio.containers import DEMUXERS, PROBE_BYTES, container_of, first_frame, skip_id3
 from stages.audio.locations import AudioError, open_binary
-from stages.audio.signatures import DEMUXERS, PROBE_BYTES, container_of, first_frame, skip_id3
+from stages.audio.samples import Samples, convert_audio
 
 MAX_CHANNELS = 64
 """More channels than any recording has; a header that claims more is damaged or hostile."""
@@ -29,14 +30,14 @@ FRAMES_MISSING = 4608
 """Samples that a stream may lack of what its header says: four MPEG frames, which encoders miscount by."""
 
 SECONDS_MISSING = 0.5
-"""The same for FFmpeg's containers, whose durations are rounded and count the encoder's padding."""
+"""What a stream in FFmpeg's containers may lack: their durations are rounded and count the encoder's padding."""
 
 
 @dataclass(frozen=True)
 class Recording:
     """A decoded recording: `samples` float32 [C, N], all finite, `sample_rate` in Hz, `format` as in `tracks`."""
 
-    samples: np.ndarray
+    samples: Samples
     sample_rate: int
     format: str
 
@@ -55,11 +56,11 @@ class AudioStream:
     channels: int
     claimed_frames: int | None
     """Samples a channel that the header promises; None where it says nothing."""
-    blocks: Iterator[np.ndarray]
+    blocks: Iterator[Samples]
 
 
 def read_audio(uri: str, max_seconds: float = 4 * 3600.0) -> Recording:
-    """Read a whole recording: samples float32 [C, N].
+    """Read a whole recording.
 
     Raises:
         AudioError: it cannot be found or decoded, is empty, cut short, longer than `max_seconds`, or not finite.
@@ -94,23 +95,23 @@ def open_audio(uri: str) -> Iterator[AudioStream]:
 
 @contextmanager
 def stream_audio(file: IO[bytes]) -> Iterator[AudioStream]:
-    """`open_audio` of a file that is open already."""
+    """Do what `open_audio` does for a file that is open already."""
     container = container_of(file)
     refusal = ""
     if container not in DEMUXERS or not _needs_ffmpeg(file, container):
-        source = FileSource(file)
+        virtual = VirtualFile(file)
         try:
-            opened = soundfile.SoundFile(source)
+            opened = soundfile.SoundFile(virtual)
         except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-            source.reraise()
+            virtual.reraise()
             refusal = str(getattr(error, "error_string", error))
         else:
             with opened:
-                _check_header(opened.samplerate, opened.channels)
+                _check_claims(opened.samplerate, opened.channels)
                 opus = container == "ogg" and opened.subtype == "OPUS"
                 name = "opus" if opus else container if container != "unknown" else opened.format.lower()
                 frames = opened.frames
-                yield AudioStream(name, opened.samplerate, opened.channels, frames, _libsndfile_blocks(opened, source))
+                yield AudioStream(name, opened.samplerate, opened.channels, frames, _libsndfile_blocks(opened, virtual))
             return
     if container not in DEMUXERS:
         file.seek(0, 2)
@@ -121,8 +122,8 @@ def stream_audio(file: IO[bytes]) -> Iterator[AudioStream]:
 
 
 def _needs_ffmpeg(file: IO[bytes], container: str) -> bool:
-    """MPEG audio with no Xing, Info or VBRI frame does not say how long it is; libsndfile then guesses from the first
-    frame's bit rate and stops at its guess, which for a variable rate may be half of the music."""
+    """Tell MPEG audio with no Xing, Info or VBRI frame, which does not say how long it is: libsndfile guesses from the
+    first frame's bit rate and stops at its guess, which for a variable rate may be half of the music."""
     if container != "mp3":
         return False
     file.seek(skip_id3(file))
@@ -131,16 +132,16 @@ def _needs_ffmpeg(file: IO[bytes], container: str) -> bool:
     return not any(mark in head[start : start + 200] for mark in (b"Xing", b"Info", b"VBRI"))
 
 
-def _check_header(sample_rate: int, channels: int) -> None:
+def _check_claims(sample_rate: int, channels: int) -> None:
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError("too many channels", f"expected 1 to {MAX_CHANNELS} channels, got a header of {channels}")
     if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
         raise AudioError("sample rate", f"expected 1 to {MAX_SAMPLE_RATE} Hz, got a header of {sample_rate} Hz")
 
 
-class FileSource:
-    """A file as libsndfile's callbacks want it: with no name to judge by, and keeping the error of a disk or network
-    that failed inside a callback, where it would be printed and taken for the end of the file."""
+class VirtualFile:
+    """A file for libsndfile's virtual I/O. It has no name to go by, and keeps the error of a disk or network that
+    failed inside a callback, where it would be printed and taken for the end of the file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -170,17 +171,17 @@ class FileSource:
             raise self._error
 
 
-def _libsndfile_blocks(opened: soundfile.SoundFile, source: FileSource) -> Iterator[np.ndarray]:
+def _libsndfile_blocks(opened: soundfile.SoundFile, virtual: VirtualFile) -> Iterator[Samples]:
     read, claimed = 0, opened.frames
     while True:
         try:
             block = opened.read(max(1, BLOCK_VALUES // opened.channels), dtype="float32", always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError) as error:
-            source.reraise()
+            virtual.reraise()
             reason = str(getattr(error, "error_string", error)).rstrip(".")
             seconds = f"{claimed / opened.samplerate:.1f} s of audio"
             raise AudioError("truncated", f"expected {seconds}, got a cut or damaged file: {reason}") from error
-        source.reraise()
+        virtual.reraise()
         if len(block) == 0:
             break
         read += len(block)
@@ -203,7 +204,7 @@ def _ffmpeg_stream(file: IO[bytes], container: str, refusal: str) -> Iterator[Au
                 raise AudioError("no audio", f"expected audio, got a {container} file with no audio stream in it")
             audio = opened.streams.audio[0]
             sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
-            _check_header(sample_rate, channels)
+            _check_claims(sample_rate, channels)
             seconds = None
             if audio.duration is not None and audio.time_base is not None and container not in ("mp3", "aac"):
                 seconds = float(audio.duration * audio.time_base)
@@ -222,7 +223,7 @@ def _ffmpeg_stream(file: IO[bytes], container: str, refusal: str) -> Iterator[Au
         ) from error
 
 
-def _ffmpeg_blocks(opened: Any, audio: Any, claimed: int | None) -> Iterator[np.ndarray]:
+def _ffmpeg_blocks(opened: Any, audio: Any, claimed: int | None) -> Iterator[Samples]:
     import av
 
     sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
@@ -252,26 +253,11 @@ def _ffmpeg_blocks(opened: Any, audio: Any, claimed: int | None) -> Iterator[np.
         raise AudioError("truncated", _shortfall(read, claimed, sample_rate))
 
 
-def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Resample float32 [C, N] from `source_rate` to `target_rate` (Hz) by soxr's high quality: 132 dB, linear phase, no
-    delay. Gives [C, N'] with N' = N * target_rate / source_rate, rounded."""
-    if source_rate == target_rate or samples.shape[1] == 0:
-        return samples
-    import soxr
-
-    return np.ascontiguousarray(soxr.resample(samples.T, source_rate, target_rate, quality="HQ").T.astype(np.float32))
-
-
-def to_mono(samples: np.ndarray) -> np.ndarray:
-    """The mean of the channels: float32 [C, N] → [1, N]."""
-    return samples.mean(axis=0, keepdims=True, dtype=np.float32) if samples.shape[0] > 1 else samples
-
-
 @dataclass(frozen=True, eq=False)
 class Waveform:
-    """A recording as a model takes it."""
+    """A recording at the rate and in the channels that a model takes."""
 
-    samples: np.ndarray
+    samples: Samples
     """float32 [C, N]."""
     sample_rate: int
     """Hz."""
@@ -281,18 +267,11 @@ class Waveform:
     """The largest magnitude of a sample of the recording."""
 
 
-def convert_audio(samples: np.ndarray, source_rate: int, sample_rate: int, channels: int) -> np.ndarray:
-    """Samples [C, N] as a network of `channels` at `sample_rate` takes them: the mean of the channels for mono, else
-    the first ones, and a single one so many times."""
-    if channels == 1:
-        samples = to_mono(samples)
-    found = resample(samples[:channels], source_rate, sample_rate)
-    return np.repeat(found, channels, axis=0) if found.shape[0] == 1 < channels else found
-
-
 def read_waveform(uri: str, sample_rate: int | None, channels: int | None) -> Waveform | AudioError:
-    """A recording at a rate (Hz) and number of channels, or as it is stored where these are None; or why it cannot be
-    read.
+    """Read a recording at a rate (Hz) and number of channels, or as it is stored where these are None.
+
+    Returns:
+        the waveform, or why it cannot be read.
 
     Raises:
         OSError: the disk or the network failed.

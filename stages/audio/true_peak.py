@@ -1,12 +1,24 @@
-"""True peak (ITU-R BS.1770-5, Annex 2): the highest value of a recording at four times its rate.
+"""True peak (ITU-R BS.1770-5, Annex 2), the highest value of a recording at four times its rate; and a limiter on it.
 
 Between two samples a band-limited signal cannot rise far above both: an interpolated value is the straight line between
 them and a remainder that is filtered from second differences, and the sum of that filter's magnitudes bounds it. So
 only the few chunks that could hold a higher value than is known already are brought to the higher rate, the most
 promising first. In music that is a hundredth of them; in noise it is all.
+
+The limiter never bends the waveform: it turns the gain down before a peak and up again after it, along a smooth curve.
+The gain that each sample needs is held over a window around it (a minimum filter), and the held curve is averaged three
+times over windows that are together no longer than that, so that the average is never above what a sample needs.
 """
 
+import math
+
 import numpy as np
+import numpy.typing as npt
+
+from stages.audio.samples import Samples
+
+PART = 2**17
+"""Samples a channel that are measured together: arrays of a megabyte, small beside a whole recording."""
 
 OVERSAMPLING = 4
 
@@ -20,32 +32,34 @@ CURVATURE = 0.8
 """By how much an interpolated value exceeds the samples around it at most, in units of the largest second difference in
 reach: 0.75 at half of the way between two samples, and a little for the kernel's ripple."""
 
-AT_ONCE = 32
+CHUNKS_AT_ONCE = 32
 """Chunks that are interpolated before the bounds of the others are looked at again."""
 
+LOOK_AHEAD = 0.02
+"""Seconds before and after a peak over which the limiter's gain moves: slow enough to keep a bass note's shape."""
 
-class TruePeak:
-    """The true peak of a stream: `update` with blocks in order, then `result`."""
+
+class TruePeakMeter:
+    """Measures the true peak of a stream: `update` with blocks in order, then `result`."""
 
     def __init__(self, channels: int) -> None:
         self._peak = 0.0
-        self._kept = np.zeros((channels, CHUNK), np.float32)
+        self._kept: Samples = np.zeros((channels, CHUNK), np.float32)
 
-    def update(self, block: np.ndarray) -> None:
-        """Take float32 [C, n]."""
+    def update(self, block: Samples) -> None:
         self._search(block, end=0)
 
     def result(self) -> float:
-        """The highest magnitude of all channels; call it once, at the end."""
+        """Return the highest magnitude of all channels; call it once, at the end."""
         waiting = self._kept.shape[1] - CHUNK
         self._search(np.zeros((len(self._kept), 3 * CHUNK), np.float32), end=waiting)
         return self._peak
 
-    def _search(self, block: np.ndarray, end: int) -> None:
-        """Look through the chunks whose neighbours are there; the last two chunks and what is over wait for more.
+    def _search(self, block: Samples, end: int) -> None:
+        """Search the chunks whose neighbours have come; the last two chunks and what is over wait for more.
 
         Args:
-            end: where the recording ends, in samples after the first chunk that is looked through; 0 if not in sight.
+            end: where the recording ends, in samples after the first chunk that is searched; 0 if not in sight.
         """
         samples = np.concatenate([self._kept, block], axis=1, dtype=np.float32)
         count = samples.shape[1] // CHUNK
@@ -53,47 +67,106 @@ class TruePeak:
             self._kept = samples
             return
         self._kept = samples[:, (count - 2) * CHUNK :]
-        levels = _highest(np.abs(samples[:, : count * CHUNK]))
+        levels = _chunk_maxima(np.abs(samples[:, : count * CHUNK]))
         self._peak = max(self._peak, float(levels.max()))
-        bounds = _bounds(samples, levels)
+        bounds = _chunk_bounds(samples, levels)
         windows = np.lib.stride_tricks.sliding_window_view(samples, CHUNK + 2 * REACH, axis=1)
         channels, chunks = np.nonzero(bounds > self._peak)
         order = np.argsort(-bounds[channels, chunks])
         while len(order):
-            now, order = order[:AT_ONCE], order[AT_ONCE:]
+            now, order = order[:CHUNKS_AT_ONCE], order[CHUNKS_AT_ONCE:]
             starts = (chunks[now] + 1) * CHUNK - REACH
             finer = _interpolate(windows[channels[now], starts])
             if end:
-                places = chunks[now, None] * CHUNK + np.arange(OVERSAMPLING * CHUNK) / OVERSAMPLING
-                finer[places >= end] = 0
+                positions = chunks[now, None] * CHUNK + np.arange(OVERSAMPLING * CHUNK) / OVERSAMPLING
+                finer[positions >= end] = 0
             self._peak = max(self._peak, float(np.abs(finer).max()))
             order = order[bounds[channels[order], chunks[order]] > self._peak]
 
 
-def _bounds(samples: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """What no interpolated value in a chunk exceeds: [C, N] and its chunks' highest magnitudes [C, chunks] → [C, chunks
-    - 2], without the first chunk and the last."""
+def _chunk_bounds(samples: Samples, levels: Samples) -> Samples:
+    """Return what no interpolated value in a chunk exceeds.
+
+    Args:
+        samples: [C, N].
+        levels: the chunks' highest magnitudes, [C, chunks].
+
+    Returns:
+        [C, chunks - 2], without the first chunk and the last.
+    """
     whole = samples[:, : levels.shape[1] * CHUNK]
     slopes = whole[:, 1:] - whole[:, :-1]
     bends = np.zeros(whole.shape, np.float32)
     np.subtract(slopes[:, 1:], slopes[:, :-1], out=bends[:, 1:-1])
-    curvature = _highest(np.abs(bends, out=bends))
+    curvature = _chunk_maxima(np.abs(bends, out=bends))
     around = np.maximum(np.maximum(curvature[:, :-2], curvature[:, 1:-1]), curvature[:, 2:])
     following = np.abs(whole[:, 2 * CHUNK :: CHUNK])
-    return np.maximum(levels[:, 1:-1], following) + CURVATURE * around
+    bounds: Samples = np.maximum(levels[:, 1:-1], following) + CURVATURE * around
+    return bounds
 
 
-def _highest(magnitudes: np.ndarray) -> np.ndarray:
-    """Of each chunk: [C, chunks * CHUNK] → [C, chunks]."""
-    found: np.ndarray = magnitudes.reshape(len(magnitudes), -1, CHUNK).max(axis=2)
-    return found
+def _chunk_maxima(magnitudes: Samples) -> Samples:
+    """[C, chunks * CHUNK] → [C, chunks]."""
+    maxima: Samples = magnitudes.reshape(len(magnitudes), -1, CHUNK).max(axis=2)
+    return maxima
 
 
-def _interpolate(windows: np.ndarray) -> np.ndarray:
-    """float32 [windows, CHUNK + 2 * REACH] → [windows, 4 * CHUNK], the middle at four times the rate.
+def _interpolate(windows: Samples) -> Samples:
+    """Bring the middle of each window to four times the rate: [windows, CHUNK + 2 * REACH] → [windows, 4 * CHUNK].
 
     They go through one after the other as one stream: what follows a window does not reach its middle."""
     import soxr
 
     finer = soxr.resample(windows.reshape(-1), 1, OVERSAMPLING, quality="HQ").reshape(len(windows), -1)
-    return finer[:, OVERSAMPLING * REACH : OVERSAMPLING * (REACH + CHUNK)]
+    middles: Samples = finer[:, OVERSAMPLING * REACH : OVERSAMPLING * (REACH + CHUNK)]
+    return middles
+
+
+def decibels(peak: float) -> float | None:
+    """Return a magnitude in dB below full scale; None for silence."""
+    return 20 * math.log10(peak) if peak > 0 else None
+
+
+def _true_peak(samples: Samples) -> float | None:
+    """Return the true peak of a whole recording, dBTP."""
+    meter = TruePeakMeter(len(samples))
+    for start in range(0, samples.shape[1], PART):
+        meter.update(samples[:, start : start + PART])
+    return decibels(meter.result())
+
+
+def limit_true_peak(samples: Samples, sample_rate: int, peak_dbtp: float) -> Samples:
+    """Limit samples [C, N] to a true peak of at most `peak_dbtp`; what keeps it already is returned unchanged."""
+    from scipy.ndimage import minimum_filter1d, uniform_filter1d
+
+    before = _true_peak(samples)
+    if before is None or before <= peak_dbtp:
+        return samples
+    limit = 10 ** (peak_dbtp / 20)
+    needed = np.minimum(1.0, limit / np.maximum(_envelope(samples, sample_rate), limit))
+    reach = max(1, round(LOOK_AHEAD * sample_rate / 3))
+    gain = minimum_filter1d(needed, 6 * reach + 1, mode="nearest")
+    for _ in range(3):
+        gain = uniform_filter1d(gain, 2 * reach + 1, mode="nearest")
+    limited: Samples = (samples * gain).astype(np.float32)
+    # A moving gain shifts the peaks between samples by a hair; what is left over goes by a gain for the whole clip.
+    for _ in range(4):
+        after = _true_peak(limited)
+        if after is None or after <= peak_dbtp:
+            break
+        limited = limited * np.float32(10 ** ((peak_dbtp - after) / 20) * (1 - 1e-6))
+    return limited
+
+
+def _envelope(samples: Samples, sample_rate: int) -> npt.NDArray[np.float64]:
+    """Return the largest magnitude of any channel in the quarter samples around each sample: [C, N] → [N]."""
+    import soxr
+
+    length = samples.shape[1]
+    finer = np.abs(soxr.resample(np.ascontiguousarray(samples.T), sample_rate, 4 * sample_rate, quality="HQ"))
+    peaks = np.zeros(4 * length + 8)
+    count = min(len(finer), 4 * length)
+    peaks[4 : 4 + count] = finer[:count].max(axis=1)
+    around = np.max([peaks[offset : offset + 4 * length : 4] for offset in range(1, 8)], axis=0)
+    envelope: npt.NDArray[np.float64] = np.maximum(around, np.abs(samples).max(axis=0))
+    return envelope

@@ -6,12 +6,13 @@ end with the same files.
 
 import io
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
-from stages.audio.ogg import with_serial
+from stages.audio.samples import Samples
 
 AudioFormat = Literal["flac", "wav", "mp3", "ogg"]
 
@@ -38,7 +39,7 @@ _ID3_FRAMES = {
 
 
 def encode_audio(
-    samples: np.ndarray,
+    samples: Samples,
     sample_rate: int,
     format: AudioFormat,
     tags: Mapping[str, str] | None = None,
@@ -64,23 +65,25 @@ def encode_audio(
         got = f"{samples.shape[0]} channels at {sample_rate} Hz"
         raise ValueError(f"expected one or two channels at one of {_MP3_RATES} Hz for MP3, got {got}")
     container, encoding = _ENCODINGS[format]
-    whole = encoding == "PCM"
-    encoding = f"PCM_{bits}" if whole else encoding
+    is_pcm = encoding == "PCM"
+    encoding = f"PCM_{bits}" if is_pcm else encoding
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", sample_rate, samples.shape[0], encoding, format=container) as encoder:
         for start in range(0, samples.shape[1], BLOCK):
             block = np.ascontiguousarray(samples[:, start : start + BLOCK].T)
-            encoder.write(_rounded(block, bits) if whole else block)
+            encoder.write(_rounded(block, bits) if is_pcm else block)
     if tags:
         _write_tags(file, format, tags)
-    return with_serial(file.getvalue(), 1) if format == "ogg" else file.getvalue()
+    return _with_serial(file.getvalue(), 1) if format == "ogg" else file.getvalue()
 
 
-def _rounded(block: np.ndarray, bits: int) -> np.ndarray:
-    """Samples as integers of `bits`; 24 stand in the upper bits of 32, as libsndfile takes them."""
+def _rounded(block: Samples, bits: int) -> npt.NDArray[np.int16] | npt.NDArray[np.int32]:
+    """Round samples to integers of `bits`; 24 stand in the upper bits of 32, as libsndfile takes them."""
     if bits == 16:
-        return np.rint(block * 32_767).astype(np.int16)
-    return np.rint(block.astype(np.float64) * (2**23 - 1)).astype(np.int32) << 8
+        short: npt.NDArray[np.int16] = np.rint(block * 32_767).astype(np.int16)
+        return short
+    integers: npt.NDArray[np.int32] = np.rint(block.astype(np.float64) * (2**23 - 1)).astype(np.int32) << 8
+    return integers
 
 
 def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) -> None:
@@ -99,7 +102,7 @@ def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) 
         from mutagen.mp3 import MP3
         from mutagen.wave import WAVE
 
-        framed = MP3(file) if format == "mp3" else WAVE(file)
+        framed: Any = MP3(file) if format == "mp3" else WAVE(file)
         framed.add_tags()
         for name, value in tags.items():
             frame: Frame
@@ -109,6 +112,19 @@ def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) 
                 frame = Frames[_ID3_FRAMES[name]](encoding=3, text=[value])
             else:
                 frame = TXXX(encoding=3, desc=name, text=[value])
-            framed.tags.add(frame)  # type: ignore[attr-defined]
+            framed.tags.add(frame)
         file.seek(0)
         framed.save(file)
+
+
+def _with_serial(data: bytes, serial: int) -> bytes:
+    """Return the same Ogg file under another stream number. Encoders draw it at random, which would make every writing
+    of one clip a different file."""
+    from mutagen.ogg import OggPage
+
+    file, pages = io.BytesIO(data), []
+    while file.tell() < len(data):
+        page = OggPage(file)
+        page.serial = serial
+        pages.append(page.write())
+    return b"".join(pages)

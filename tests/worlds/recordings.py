@@ -55,7 +55,7 @@ def write(path: Path, data: bytes) -> str:
 
 def without_first_mpeg_frame(data: bytes) -> bytes:
     """An MP3 without its Xing frame, as streams and old encoders leave it."""
-    from stages.audio.signatures import frame_bytes
+    from stages.audio.containers import frame_bytes
 
     length = frame_bytes(data[:6])
     assert length is not None

@@ -75,10 +75,10 @@ def _texts(value: Any) -> list[str]:
 def _by_libsndfile(file: IO[bytes]) -> dict[str, list[str]]:
     import soundfile
 
-    from stages.audio.reading import FileSource
+    from stages.audio.reading import VirtualFile
 
     try:
-        with soundfile.SoundFile(FileSource(file)) as opened:
+        with soundfile.SoundFile(VirtualFile(file)) as opened:
             return {name: [text] for name, text in opened.copy_metadata().items() if text.strip()}
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError):
         return {}

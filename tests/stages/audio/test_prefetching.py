@@ -1,4 +1,4 @@
-"""Reading ahead: what stages make of it is what they make of recordings read by turns, and nothing outlives it."""
+"""Prefetching: what stages make of it is what they make of recordings read by turns, and nothing outlives it."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones, write
 from tests.worlds.tiny_codec import codec_folder
 from tests.worlds.world_of_sound import make_context, save_clap, save_separator, tracks_of
 
-AHEAD = 2 * prefetching.CORES_A_READER
+TWO_READERS = 2 * prefetching.CORES_PER_READER
 """Of `settings.workers` on a processor: two processes read."""
 
 
@@ -78,7 +78,8 @@ def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(t
     }
     for stage, config in stages.items():
         turns, made = (
-            stage.shard(config, make_context(tmp_path, workers=workers), tracks_of(*files)) for workers in (1, AHEAD)
+            stage.shard(config, make_context(tmp_path, workers=workers), tracks_of(*files))
+            for workers in (1, TWO_READERS)
         )
         assert [row["track_id"] for row in made.rows] == [row["track_id"] for row in turns.rows]
         assert len(made.rows) >= 9
@@ -93,7 +94,7 @@ def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(t
 
 def test_recordings_come_in_order_at_the_rate_and_in_the_channels_asked_for(tmp_path, files):
     wanted = sources(files)
-    with prefetch(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as sounds:
         found = list(sounds)
     assert [source for source, _ in found] == wanted
     for source, sound in found:
@@ -116,7 +117,7 @@ def test_a_recording_comes_as_it_is_stored_where_nothing_else_is_asked_for(tmp_p
 
 def test_a_decoder_that_crashes_costs_its_own_recording(tmp_path, files, deadly):
     files.insert(4, Path(write(tmp_path / "crash.wav", encoded("WAV", tones(0.6)))))
-    with prefetch(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), sources(files), 16_000, 1) as sounds:
         found = {source.key: sound for source, sound in sounds}
     crashed = found["crash.wav"]
     assert isinstance(crashed, Reject)
@@ -126,7 +127,7 @@ def test_a_decoder_that_crashes_costs_its_own_recording(tmp_path, files, deadly)
 
 def test_a_disk_that_fails_is_an_error_in_the_turn_of_its_recording(tmp_path, files):
     files.insert(4, Path("/proc/self/mem"))  # whose first bytes cannot be read: EIO, as of a bad sector
-    with prefetch(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), sources(files), 16_000, 1) as sounds:
         for _ in range(4):
             next(sounds)
         with pytest.raises(OSError, match="Input/output"):
@@ -134,7 +135,7 @@ def test_a_disk_that_fails_is_an_error_in_the_turn_of_its_recording(tmp_path, fi
 
 
 def test_a_stop_ends_the_reading_and_its_processes(tmp_path, files):
-    context = make_context(tmp_path, workers=AHEAD)
+    context = make_context(tmp_path, workers=TWO_READERS)
     before = processes_of(os.getpid())
     with prefetch(context, sources(files), 16_000, 1) as sounds:
         next(sounds)
@@ -149,7 +150,7 @@ def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path,
     before = processes_of(os.getpid())
 
     def fail() -> None:
-        with prefetch(make_context(tmp_path, workers=AHEAD), sources(files), 16_000, 1) as sounds:
+        with prefetch(make_context(tmp_path, workers=TWO_READERS), sources(files), 16_000, 1) as sounds:
             next(sounds)
             raise ZeroDivisionError
 
@@ -168,7 +169,7 @@ def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch)
 
     monkeypatch.setattr(prefetching.WorkerPool, "run", noted)
     wanted = [PrefetchItem(path.name, str(path), 1000.0) for path in files]
-    with prefetch(make_context(tmp_path, workers=AHEAD), wanted, 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as sounds:
         next(sounds)
         time.sleep(1.0)
         assert len(asked) == 1  # a second one would be more than half an hour
@@ -202,6 +203,6 @@ def test_processes_are_as_many_as_the_device_leaves_and_the_recordings_are_worth
 def test_what_lies_in_memory_is_read_in_this_process(tmp_path):
     fsspec.filesystem("memory").pipe_file("/ahead/a.wav", encoded("WAV", tones(0.6)))
     source = PrefetchItem("a", "memory:///ahead/a.wav", 0.6)
-    with prefetch(make_context(tmp_path, workers=AHEAD), [source], 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), [source], 16_000, 1) as sounds:
         [(_, sound)] = sounds
     assert isinstance(sound, Waveform)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stages.audio import read_audio
-from stages.audio.true_peak import CHUNK, TruePeak, _bounds, _highest
+from stages.audio.true_peak import CHUNK, TruePeakMeter, _chunk_bounds, _chunk_maxima
 
 
 def everywhere(sound: np.ndarray) -> float:
@@ -17,7 +17,7 @@ def everywhere(sound: np.ndarray) -> float:
 
 
 def in_blocks(sound: np.ndarray, lengths: list[int]) -> float:
-    meter, start = TruePeak(len(sound)), 0
+    meter, start = TruePeakMeter(len(sound)), 0
     for length in [*lengths, sound.shape[1]]:
         meter.update(sound[:, start : start + length])
         start += length
@@ -54,7 +54,7 @@ def test_no_interpolated_value_is_above_its_chunks_bound(seed):
         samples = sound.astype(np.float32)
         finer = np.abs(soxr.resample(np.ascontiguousarray(samples.T), 1, 4, quality="HQ").T)
         peaks = finer[:, : 32 * CHUNK].reshape(len(samples), 8, 4 * CHUNK).max(axis=2)
-        bounds = _bounds(samples, _highest(np.abs(samples)))
+        bounds = _chunk_bounds(samples, _chunk_maxima(np.abs(samples)))
         assert (peaks[:, 1:-1] <= bounds * (1 + 1e-5)).all(), name
 
 
@@ -67,9 +67,9 @@ def test_peaks_of_real_recordings_are_those_of_oversampling_everything(corpus):
 def test_most_of_a_real_recording_is_passed_over(corpus):
     samples = read_audio(str(corpus / "orchestral/elf-land.ogg")).samples
     samples = samples[:, : samples.shape[1] // CHUNK * CHUNK]
-    assert (_bounds(samples, _highest(np.abs(samples))) > np.abs(samples).max()).mean() < 0.05
+    assert (_chunk_bounds(samples, _chunk_maxima(np.abs(samples))) > np.abs(samples).max()).mean() < 0.05
 
 
 def test_silence_has_no_peak():
     assert in_blocks(np.zeros((2, 5_000), np.float32), [7]) == 0
-    assert TruePeak(1).result() == 0
+    assert TruePeakMeter(1).result() == 0

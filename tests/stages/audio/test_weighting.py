@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from scipy.signal import lfilter
 
-from stages.audio.weighting import Weighting, _matrix
+from stages.audio.loudness import KWeighting, _run_matrix
 
 
 def recursive(sound: np.ndarray, rate: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def recursive(sound: np.ndarray, rate: int) -> np.ndarray:
 def test_blocks_of_any_length_are_weighted_as_by_the_recursive_filters(rate, lengths, offset, seed):
     noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (2, sum(lengths)))
     sound = (noise + offset).astype(np.float32)
-    weighting, found, start = Weighting(rate, 2), [], 0
+    weighting, found, start = KWeighting(rate, 2), [], 0
     for length in lengths:
         found.append(weighting.update(sound[:, start : start + length]))
         start += length
@@ -40,7 +40,7 @@ def test_blocks_of_any_length_are_weighted_as_by_the_recursive_filters(rate, len
 def test_rounding_does_not_add_up_over_a_long_recording():
     sound = np.full((1, 2_000_000), 0.5, np.float32)
     sound[:, 1_900_000:] += 1e-4 * np.sin(np.arange(100_000) / 7, dtype=np.float32)
-    weighting = Weighting(44_100, 1)
+    weighting = KWeighting(44_100, 1)
     found = np.concatenate([weighting.update(sound), weighting.finish()], axis=1)[:, 1_950_000:]
     expected = recursive(sound, 44_100)[:, 1_950_000:]
     assert np.mean(found.astype(np.float64) ** 2) == pytest.approx(np.mean(expected**2), rel=1e-3)
@@ -50,4 +50,4 @@ def test_rounding_does_not_add_up_over_a_long_recording():
 def test_a_click_rings_as_in_the_reference_to_the_last_bit_that_counts(rate):
     """Both filters' coefficients at once, in float64."""
     click = np.eye(1, 32)
-    np.testing.assert_allclose(_matrix(rate)[0, :32], recursive(click, rate)[0], rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(_run_matrix(rate)[0, :32], recursive(click, rate)[0], rtol=1e-12, atol=1e-15)

@@ -56,7 +56,7 @@ _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 
 
 
 def container_of(file: IO[bytes]) -> str:
-    """The container of an open file: `wav`, `flac`, `mp3`, `aac`, `ogg`, `mp4`, `asf` … or `unknown`."""
+    """Return the container of an open file: `wav`, `flac`, `mp3`, `aac`, `ogg`, `mp4`, `asf` … or `unknown`."""
     start = skip_id3(file)
     file.seek(start)
     head = file.read(PROBE_BYTES)
@@ -74,7 +74,7 @@ def container_of(file: IO[bytes]) -> str:
 
 
 def skip_id3(file: IO[bytes]) -> int:
-    """The place after the ID3v2 tags at the start of a file (ID3v2.4, section 3.1); some taggers stack them."""
+    """Return where the ID3v2 tags at the start of a file end (ID3v2.4, section 3.1); some taggers stack them."""
     position = 0
     while True:
         file.seek(position)
@@ -86,12 +86,12 @@ def skip_id3(file: IO[bytes]) -> int:
 
 
 def is_adts(header: bytes) -> bool:
-    """A frame header of AAC in an ADTS stream: MPEG's sync word with layer 0."""
+    """Tell a frame header of AAC in an ADTS stream: MPEG's sync word with layer 0."""
     return header[0] == 0xFF and header[1] & 0xF6 == 0xF0
 
 
 def frame_bytes(header: bytes) -> int | None:
-    """The length in bytes of the MPEG audio or ADTS frame that starts with these 6 bytes; None if none does."""
+    """Return the length in bytes of the MPEG audio or ADTS frame that starts with these 6 bytes; None if none does."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     if is_adts(header):
@@ -111,8 +111,8 @@ def frame_bytes(header: bytes) -> int | None:
 
 
 def first_frame(head: bytes) -> int | None:
-    """Where the first MPEG or ADTS frame in `head` starts: a sync word with another after exactly its length, since one
-    alone also occurs by chance. None if there is none."""
+    """Return where the first MPEG or ADTS frame in `head` starts, None if there is none: a sync word with another after
+    exactly its length, since one alone also occurs by chance."""
     position = head.find(b"\xff")
     while position != -1:
         length = frame_bytes(head[position : position + 6])
