@@ -17,8 +17,8 @@ WAV and as FLAC are two recordings. The walk also tells whether the container is
 """
 
 import hashlib
-from collections.abc import Iterator
-from typing import IO
+from collections.abc import Callable, Iterator
+from typing import IO, Literal
 
 from stages.audio.containers import container_of, first_frame, skip_id3
 from stages.audio.locations import AudioError
@@ -42,40 +42,24 @@ def track_identity(file: IO[bytes]) -> str:
         raise AudioError("empty", "expected a recording, got a file of zero bytes")
     container = container_of(file)
     digest = hashlib.sha256(container.encode() + b"\0")
-    if container == "wav":
-        _hash_chunks(file, size, digest, (b"fmt ",), b"data")
-    elif container == "aiff":
-        _hash_chunks(file, size, digest, (b"COMM", b"FVER"), b"SSND")
-    elif container == "flac":
-        _hash_flac(file, size, digest)
-    elif container in ("mp3", "aac"):
-        _hash_mpeg(file, size, digest)
-    elif container == "ogg":
-        for packet in _ogg_packets(file):
-            digest.update(len(packet).to_bytes(8, "little") + packet)
-    elif container == "mp4":
-        _hash_spans(file, digest, _mdat_spans(file, size))
-    elif container == "asf":
-        _hash_spans(file, digest, _asf_spans(file, size))
-    else:
-        _hash_spans(file, digest, [(0, size)])
+    for part in _PARTS.get(container, _whole)(file, size):
+        digest.update(part)
     return digest.hexdigest()
 
 
-def _hash_bytes(file: IO[bytes], digest: "hashlib._Hash", start: int, end: int) -> None:
+def _bytes(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
     file.seek(start)
     left = end - start
     while left > 0:
         data = file.read(min(READ_BYTES, left))
         if not data:
             raise AudioError("truncated", f"expected {end - start:,} bytes of audio, got {end - start - left:,}")
-        digest.update(data)
+        yield data
         left -= len(data)
 
 
-def _hash_spans(file: IO[bytes], digest: "hashlib._Hash", spans: list[tuple[int, int]]) -> None:
-    for start, end in spans:
-        _hash_bytes(file, digest, start, end)
+def _whole(file: IO[bytes], size: int) -> Iterator[bytes]:
+    yield from _bytes(file, 0, size)
 
 
 def _cut_short(what: str, promised: int, present: int) -> AudioError:
@@ -83,18 +67,19 @@ def _cut_short(what: str, promised: int, present: int) -> AudioError:
     return AudioError("truncated", f"{message}: it was cut short, or written as an endless stream")
 
 
-def _hash_chunks(
-    file: IO[bytes], size: int, digest: "hashlib._Hash", parameters: tuple[bytes, ...], samples: bytes
-) -> None:
-    """Hash the chunks `parameters` and `samples` of RIFF (and RF64, EBU Tech 3306) or IFF: a name, a 32-bit size and a
-    payload padded to even length each."""
+def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the format and sample chunks of RIFF (and RF64, EBU Tech 3306) or IFF, each with its name and size: chunks
+    have a name, a 32-bit size and a payload padded to even length."""
     file.seek(0)
-    order = "big" if file.read(4) in (b"FORM", b"RIFX") else "little"
+    form = file.read(4)
+    order: Literal["big", "little"] = "big" if form in (b"FORM", b"RIFX") else "little"
+    samples = b"SSND" if form == b"FORM" else b"data"
+    hashed = (b"COMM", b"FVER", samples) if form == b"FORM" else (b"fmt ", samples)
     position, long_size, has_samples = 12, None, False
     while position + 8 <= size:
         file.seek(position)
         header = file.read(8)
-        name, length = header[:4], int.from_bytes(header[4:], order)  # type: ignore[arg-type]
+        name, length = header[:4], int.from_bytes(header[4:], order)
         if name == b"ds64":
             long_size = int.from_bytes(file.read(16)[8:16], "little")
         start = position + 8
@@ -104,15 +89,15 @@ def _hash_chunks(
             if start + length > size:
                 raise _cut_short("sample chunk", length, size - start)
             has_samples = True
-        if name in (*parameters, samples):
-            digest.update(name + length.to_bytes(8, "little"))
-            _hash_bytes(file, digest, start, min(start + length, size))
+        if name in hashed:
+            yield name + length.to_bytes(8, "little")
+            yield from _bytes(file, start, min(start + length, size))
         position = start + length + length % 2
     if not has_samples:
         raise AudioError("truncated", "expected a chunk of samples, got a file that ends before it")
 
 
-def _hash_flac(file: IO[bytes], size: int, digest: "hashlib._Hash") -> None:
+def _flac(file: IO[bytes], size: int) -> Iterator[bytes]:
     position = skip_id3(file) + 4
     last, stream = False, b""
     while not last:
@@ -124,19 +109,19 @@ def _hash_flac(file: IO[bytes], size: int, digest: "hashlib._Hash") -> None:
         if header[0] & 0x7F == 0:
             stream = file.read(34)
         position += 4 + length
-    # Minimum and maximum frame sizes stand between: they are the packing's, not the recording's.
-    digest.update(stream[10:18])
+    # Minimum and maximum frame sizes stand before: they are the packing's, not the recording's.
+    yield stream[10:18]
     if any(stream[18:34]):
-        digest.update(stream[18:34])
+        yield stream[18:34]
     else:
-        _hash_bytes(file, digest, position, _before_tags(file, size))
+        yield from _bytes(file, position, _before_tags(file, size))
 
 
-def _hash_mpeg(file: IO[bytes], size: int, digest: "hashlib._Hash") -> None:
+def _mpeg(file: IO[bytes], size: int) -> Iterator[bytes]:
     start, end = skip_id3(file), _before_tags(file, size)
     file.seek(start)
     start += first_frame(file.read(2**16)) or 0
-    _hash_bytes(file, digest, start, end)
+    yield from _bytes(file, start, end)
 
 
 def _before_tags(file: IO[bytes], size: int) -> int:
@@ -156,9 +141,9 @@ def _before_tags(file: IO[bytes], size: int) -> int:
     return end if end > 0 else size
 
 
-def _mdat_spans(file: IO[bytes], size: int) -> list[tuple[int, int]]:
-    """Return the payloads of an MP4's `mdat` atoms (ISO 14496-12, 4.2)."""
-    position, spans = 0, []
+def _mp4(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the payloads of an MP4's `mdat` atoms (ISO 14496-12, 4.2)."""
+    position = 0
     while position + 8 <= size:
         file.seek(position)
         header = file.read(16)
@@ -172,13 +157,12 @@ def _mdat_spans(file: IO[bytes], size: int) -> list[tuple[int, int]]:
         if position + length > size:
             raise _cut_short(f"MP4's {header[4:8].decode('latin-1')!r} atom", length, size - position)
         if header[4:8] == b"mdat":
-            spans.append((start, position + length))
+            yield from _bytes(file, start, position + length)
         position += length
-    return spans
 
 
-def _asf_spans(file: IO[bytes], size: int) -> list[tuple[int, int]]:
-    """Return the packets of an ASF's data object, after its file id and counts (ASF specification, section 5)."""
+def _asf(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield the packets of an ASF's data object, after its file id and counts (ASF specification, section 5)."""
     position = 0
     while position + 24 <= size:
         file.seek(position)
@@ -189,14 +173,15 @@ def _asf_spans(file: IO[bytes], size: int) -> list[tuple[int, int]]:
         if position + length > size:
             raise _cut_short("ASF object", length, size - position)
         if header[:16] == bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"):
-            return [(position + 50, position + length)]
+            yield from _bytes(file, position + 50, position + length)
+            return
         position += length
     raise AudioError("truncated", "expected ASF's data object, got the end of the file")
 
 
-def _ogg_packets(file: IO[bytes]) -> Iterator[bytes]:
-    """Yield every packet of an open Ogg file (RFC 3533) but each stream's second, the comment header; then the last
-    granule position of each, as eight bytes. Bytes between pages are passed over, as decoders do.
+def _ogg(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield every packet of an Ogg file (RFC 3533) but each stream's second, the comment header; then the last granule
+    position of each. Every part follows its length. Bytes between pages are passed over, as decoders do.
 
     Raises:
         AudioError: a page is cut, or a stream has no last page.
@@ -235,11 +220,12 @@ def _ogg_packets(file: IO[bytes]) -> Iterator[bytes]:
             if length < 255:
                 partial[serial] = bytearray()
                 if counts.get(serial, 0) != 1:
-                    yield bytes(packet)
+                    yield len(packet).to_bytes(8, "little") + packet
                 counts[serial] = counts.get(serial, 0) + 1
     if open_streams or not counts:
         raise AudioError("truncated", "expected an Ogg stream with its last page, got a file that ends before it")
-    yield from granules.values()
+    for granule in granules.values():
+        yield len(granule).to_bytes(8, "little") + granule
 
 
 def _next_page(file: IO[bytes], header: bytes) -> bool:
@@ -255,3 +241,16 @@ def _next_page(file: IO[bytes], header: bytes) -> bool:
         if len(data) < 2**16:
             return False
         position += len(data) - 3
+
+
+_PARTS: dict[str, Callable[[IO[bytes], int], Iterator[bytes]]] = {
+    "wav": _chunks,
+    "aiff": _chunks,
+    "flac": _flac,
+    "mp3": _mpeg,
+    "aac": _mpeg,
+    "ogg": _ogg,
+    "mp4": _mp4,
+    "asf": _asf,
+}
+"""What of each container is hashed; of any other, all of it."""

@@ -1,14 +1,19 @@
 """Identity: retagging keeps it, other sound changes it, and a container that is not all there is told."""
 
+import base64
 import io
 import struct
+from functools import lru_cache
 
 import mutagen
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 from mutagen.apev2 import APEv2
+from mutagen.flac import FLAC, Picture
 from mutagen.id3 import APIC, TIT2, ID3NoHeaderError
-from mutagen.mp4 import MP4
+from mutagen.mp4 import MP4, MP4Cover
 
 from stages.audio import AudioError
 from stages.audio.identity import track_identity
@@ -31,34 +36,93 @@ def _identity(data: bytes) -> str:
     return track_identity(io.BytesIO(data))
 
 
-def _tagged(data: bytes, title: str) -> bytes:
-    """The file with a title and a large picture or text, so that its pages and offsets move."""
+def _tagged(data: bytes, title: str, picture: bytes = bytes(50_000)) -> bytes:
+    """The file with a title and a picture, or a long text where there are none, so that its pages and offsets move."""
     file = io.BytesIO(data)
     opened = mutagen.File(file)
     if opened.tags is None:
         opened.add_tags()
     if isinstance(opened.tags, mutagen.id3.ID3):
-        opened.tags.add(TIT2(encoding=3, text=[title]))
-        opened.tags.add(APIC(encoding=3, mime="image/png", type=3, desc="", data=bytes(50_000)))
+        opened.tags.setall("TIT2", [TIT2(encoding=3, text=[title])])
+        opened.tags.setall("APIC", [APIC(encoding=3, mime="image/png", type=3, desc="", data=picture)])
     elif isinstance(opened, MP4):
         opened["\xa9nam"] = [title]
-        opened["\xa9cmt"] = ["x" * 50_000]
+        opened["covr"] = [MP4Cover(picture, MP4Cover.FORMAT_PNG)]
     elif isinstance(opened.tags, mutagen.asf.ASFTags):
         opened["Title"] = [title]
-        opened["Description"] = ["x" * 10_000]
+        opened["Description"] = ["x" * (len(picture) // 5)]
     else:
         opened["title"] = [title]
-        opened["description"] = ["x" * 200_000]
+        cover = Picture()
+        cover.data, cover.mime = picture, "image/png"
+        if isinstance(opened, FLAC):
+            opened.add_picture(cover)
+        else:
+            opened["metadata_block_picture"] = [base64.b64encode(cover.write()).decode()]
     file.seek(0)
     opened.save(file)
     return file.getvalue()
 
 
+def _untagged(data: bytes) -> bytes:
+    """The file without all its tags and pictures."""
+    file = io.BytesIO(data)
+    opened = mutagen.File(file)
+    if isinstance(opened, FLAC):
+        opened.clear_pictures()
+    file.seek(0)
+    opened.delete(file)
+    return file.getvalue()
+
+
+def _with_end_tags(data: bytes, title: str) -> bytes:
+    """MPEG audio with ID3v1 after APEv2."""
+    file = io.BytesIO(data)
+    tags = APEv2()
+    tags["Title"] = title or "none"
+    tags.save(file)
+    return file.getvalue() + b"TAG" + title.encode()[:30].ljust(125, b"\0")
+
+
+def _with_chunks_after(data: bytes, text: bytes) -> bytes:
+    """WAV with its INFO, or AIFF with its annotation, after the samples, and a chunk of some program's own."""
+    text += b"\0" * (len(text) % 2)
+    order, name, payload = ("<", b"LIST", b"INFOINAM" + struct.pack("<I", len(text)) + text)
+    if data[:4] == b"FORM":
+        order, name, payload = (">", b"ANNO", text)
+    for chunk, content in ((name, payload), (b"xtra", text)):
+        data += chunk + struct.pack(order + "I", len(content)) + content
+    return data[:4] + struct.pack(order + "I", len(data) - 8) + data[8:]
+
+
+@lru_cache
+def _example(name: str) -> bytes:
+    return FORMATS[name](tones())
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "aac"])
+@settings(max_examples=12, deadline=None)
+@given(
+    titles=some.lists(some.text(some.characters(exclude_categories=["Cs", "Cc"]), max_size=200), max_size=3),
+    picture=some.binary(min_size=1, max_size=200) | some.integers(1, 300_000).map(bytes),
+)
+def test_tags_and_pictures_that_are_written_changed_and_removed_keep_the_identity(name, titles, picture):
+    data = tagged = _example(name)
+    for title in titles:
+        tagged = _tagged(tagged, title, picture)
+        assert _identity(tagged) == _identity(data)
+    assert _identity(_untagged(tagged)) == _identity(data)
+    if name == "mp3":
+        assert _identity(_with_end_tags(tagged, picture.hex()[:200])) == _identity(data)
+    if name in ("wav", "aiff"):
+        assert _identity(_with_chunks_after(tagged, picture)) == _identity(data)
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "aac"])
 def test_retagging_keeps_the_identity(name):
-    data = FORMATS[name](tones())
+    data = _example(name)
     once = _tagged(data, "A")
-    twice = _tagged(once, "Another title – longer")
+    twice = _tagged(once, "Another title – longer", bytes(20_000))
     assert len({data, once, twice}) == 3
     assert _identity(data) == _identity(once) == _identity(twice)
 
