@@ -181,12 +181,7 @@ def make_lm_generate(pack: Pack, packs: Packs) -> None:
 
     for case in pack.facts["cases"]:
         key = case["key"]
-        answers = []
-        for part in ("cfg", "cond", "null"):
-            names = [n.removeprefix(f"{key}.{part}.") for n in pack.committed if n.startswith(f"{key}.{part}.")]
-            if names:
-                order = sorted(names, key=["description", "genre", "self_wav"].index)
-                answers.append({n: (null_rows(pack, key, part, n), mask_of(pack, key, part, n)) for n in order})
+        answers = conditions_of(pack, key)
         model = model_of(packs, case, answers)
         with recorded_argmax() as steps:
             tokens = model.generate(
@@ -205,6 +200,17 @@ def make_lm_generate(pack: Pack, packs: Packs) -> None:
         put(pack, key, tokens=tokens)
         if f"{key}.step_logits" in pack.committed:
             put(pack, key, step_logits=logits)
+
+
+def conditions_of(pack: Pack, key: str) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    """Return what a case is conditioned with: one mapping in one pass, two in two passes."""
+    answers = []
+    for part in ("cfg", "cond", "null"):
+        names = [n.removeprefix(f"{key}.{part}.") for n in pack.committed if n.startswith(f"{key}.{part}.")]
+        if names:
+            order = sorted(names, key=["description", "genre", "self_wav"].index)
+            answers.append({n: (null_rows(pack, key, part, n), mask_of(pack, key, part, n)) for n in order})
+    return answers
 
 
 def null_rows(pack: Pack, key: str, part: str, condition: str) -> Tensor:
@@ -264,3 +270,41 @@ def make_sampling(pack: Pack, packs: Packs) -> None:
             probabilities = torch.zeros_like(probabilities).scatter(-1, order, probabilities)
         put(pack, case["key"], probs=probabilities, kept=probabilities.ne(0).sum(-1))
     pack.put(argmax=sample(use_sampling=False).squeeze(-1))
+
+
+def make_stereo_and_extend(pack: Pack, packs: Packs) -> None:
+    """Put two sides' codes by turns, and generate clips that are longer than the window."""
+    from audiocraft.models.encodec import InterleaveStereoCompressionModel
+    from audiocraft.models.musicgen import MusicGen
+    from audiocraft.modules.conditioners import ConditioningAttributes, WavCondition
+
+    sides = [pack.given(f"stereo.{side}", redraw=False) for side in ("left", "right")]
+    for name, per_timestep in (("codebooks", False), ("timesteps", True)):
+        codec = mock.Mock(channels=1, num_codebooks=4)
+        codec.encode.side_effect = [(codes, None) for codes in sides]
+        stereo = InterleaveStereoCompressionModel.__new__(InterleaveStereoCompressionModel)
+        nn.Module.__init__(stereo)
+        stereo.__dict__.update(model=codec, per_timestep=per_timestep)
+        pack.put(**{f"stereo.interleaved_{name}": stereo.encode(torch.zeros(2, 2, 8))[0]})
+
+    def silent() -> Any:
+        wav = WavCondition(torch.zeros(1, 1, 1), torch.tensor([0]), [32_000], [None], [0.0])
+        return ConditioningAttributes(wav={"self_wav": wav})
+
+    generated = packs("lm_generate")
+    for case in pack.facts["cases"]:
+        key, same = case["key"], next(c for c in generated.facts["cases"] if c["fuse2cond"] == case["fuse2cond"])
+        answers = conditions_of(generated, same["key"]) * len(case["calls"])
+        model = model_of(packs, {**case, "cross_attention_pos_emb": False}, answers)
+        codec = mock.Mock(frame_rate=case["frame_rate"], sample_rate=32_000, channels=1)
+        music = MusicGen("oracle", codec, model, max_duration=30.0)  # which its default stride must be below
+        music.max_duration = case["max_duration_s"]
+        music.set_generation_params(
+            use_sampling=False,
+            duration=case["duration_s"],
+            cfg_coef=case["cfg_coef"],
+            extend_stride=case["extend_stride_s"],
+        )
+        prompt = pack.given(f"{key}.prompt") if f"{key}.prompt" in pack.committed else None
+        with torch.no_grad():
+            put(pack, key, tokens=music._generate_tokens([silent(), silent()], prompt))
