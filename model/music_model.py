@@ -10,13 +10,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from model.chroma import PITCH_CLASSES
+from model.conditioning.conditioners import (
+    ChromaConditioner,
+    ClapConditioner,
+    NumberConditioner,
+    PreparedTokens,
+    PreparedVectors,
+    TableConditioner,
+    TextConditioner,
+)
 from model.conditioning.config import CONDITIONS, FIELDS, NUMBER_FIELDS, MusicModelConfig
-from model.conditioning.joint import ClapConditioner
-from model.conditioning.labels import TableConditioner
-from model.conditioning.melody import ChromaConditioner
-from model.conditioning.numbers import NumberConditioner
-from model.conditioning.prepared import PreparedTokens, PreparedVectors
-from model.conditioning.text import TextConditioner
 from model.lm.language_model import Condition, LanguageModel, Loss, Prediction
 
 
@@ -24,8 +27,9 @@ from model.lm.language_model import Condition, LanguageModel, Loss, Prediction
 class Attributes:
     """The raw conditions of one item; None, or no entry in `fields`, is a condition that it does not have.
 
-    Raises ValueError for a text that is empty or blank, a field that is unknown or of the wrong kind, a number that is
-    not finite, and a melody or embedding of the wrong shape.
+    Raises:
+        ValueError: a text is empty or blank, a field unknown or of the wrong kind, a number not finite, or a melody or
+            embedding of the wrong shape.
     """
 
     description: str | None = None
@@ -65,7 +69,7 @@ class Attributes:
         return tuple(name for name in CONDITIONS if name in self.fields or alone.get(name) is not None)
 
     def without(self, names: Sequence[str]) -> "Attributes":
-        """These attributes with some conditions taken away, by name."""
+        """Return these attributes with some conditions taken away, by name."""
         kept = {name: value for name, value in self.fields.items() if name not in names}
         return Attributes(
             None if "description" in names else self.description,
@@ -87,7 +91,7 @@ class Prepared:
         return Prepared(self.rows, {name: prepared.to(device) for name, prepared in self.conditions.items()})
 
     def pinned(self) -> "Prepared":
-        """The same in memory that a CUDA device copies from by itself."""
+        """Return a copy in memory that a CUDA device copies from by itself."""
         return Prepared(self.rows, {name: prepared.pinned() for name, prepared in self.conditions.items()})
 
 
@@ -115,8 +119,8 @@ class MusicModel(nn.Module):
             self.description = TextConditioner(config.description, width, text_encoder, tokenizer)
         self.fields = nn.ModuleDict(
             {
-                name: NumberConditioner(one, width) if one.kind == "number" else TableConditioner(one, width)
-                for name, one in config.fields.items()
+                name: NumberConditioner(field, width) if field.kind == "number" else TableConditioner(field, width)
+                for name, field in config.fields.items()
             }
         )
         self.chroma = None if config.chroma is None else ChromaConditioner(config.chroma, width)
@@ -128,7 +132,11 @@ class MusicModel(nn.Module):
         return self.language_model.device
 
     def prepare(self, attributes: Sequence[Attributes]) -> Prepared:
-        """Tokenise and stack on the host. Raises ValueError for a condition that the model does not read."""
+        """Tokenise and stack on the host.
+
+        Raises:
+            ValueError: an item has a condition that the model does not read.
+        """
         known = self.config.conditions
         for number, item in enumerate(attributes):
             for name in item.names:
@@ -148,7 +156,8 @@ class MusicModel(nn.Module):
 
     def condition(self, prepared: Prepared) -> dict[str, Condition]:
         """Embed on the device, in the order in which conditions are fused."""
-        return {name: self._conditioner(name)(one) for name, one in prepared.to(self.device).conditions.items()}
+        on_device = prepared.to(self.device).conditions
+        return {name: self._conditioner(name)(condition) for name, condition in on_device.items()}
 
     def forward(
         self,
@@ -158,7 +167,11 @@ class MusicModel(nn.Module):
     ) -> Prediction:
         """Predict every code of a batch from the codes before it and the items' attributes.
 
-        `lengths` [B] are the frames that each item really has. Raises ValueError for bad codes, lengths or attributes.
+        Args:
+            lengths: frames that each item really has.
+
+        Raises:
+            ValueError: codes, lengths or attributes are none that the model reads.
         """
         return self.language_model(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
 
@@ -168,11 +181,11 @@ class MusicModel(nn.Module):
         attributes: Sequence[Attributes] | Prepared,
         lengths: Int[Tensor, "B"] | None = None,
     ) -> Loss:
-        """Cross-entropy of `forward`, in nats: the mean over codebooks and each codebook's [K]."""
+        """Return the cross-entropy of `forward`, in nats: the mean over codebooks and each codebook's [K]."""
         return self.language_model.loss(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
 
     def weights(self) -> dict[str, Tensor]:
-        """The state that a checkpoint of this model holds: all but a frozen text encoder."""
+        """Return the state that a checkpoint of this model holds: all but a frozen text encoder."""
         state = self.state_dict()
         return {name: value for name, value in state.items() if not self._is_frozen(name)}
 
@@ -180,7 +193,8 @@ class MusicModel(nn.Module):
         """Set the state that `weights` gave: a copy, but for a model that was made on the device `meta`, without memory
         and without a random start, whose weights are then these very tensors.
 
-        Raises ValueError naming what is missing or unknown.
+        Raises:
+            ValueError: some are missing or unknown; the message names them.
         """
         own = {name: value for name, value in self.state_dict().items() if not self._is_frozen(name)}
         if own.keys() != weights.keys():
@@ -214,7 +228,8 @@ def drop_conditions(
     in AudioCraft, the batch's size would change the noise of training, and a condition that is never dropped cannot be
     guided. MusicGen drops with probability 0.2 (arXiv:2306.05284, 3.1).
 
-    Raises ValueError for a probability outside 0 … 1.
+    Raises:
+        ValueError: the probability is outside 0 … 1.
     """
     _check_probability("probability", probability)
     draws = torch.rand(len(attributes), generator=generator, device=generator.device).tolist()
@@ -231,7 +246,8 @@ def drop_attributes(
         probabilities: by name out of `CONDITIONS`; the others are kept. Every item takes one draw for each of
             `CONDITIONS`, so what happens to one condition depends on no other's probability.
 
-    Raises ValueError for an unknown name, or a probability outside 0 … 1.
+    Raises:
+        ValueError: a name is unknown, or a probability outside 0 … 1.
     """
     for name, probability in probabilities.items():
         if name not in CONDITIONS:
@@ -239,11 +255,11 @@ def drop_attributes(
         _check_probability(f"probability of {name}", probability)
     limits = [probabilities.get(name, 0.0) for name in CONDITIONS]
     draws = torch.rand(len(attributes), len(limits), generator=generator, device=generator.device).tolist()
-    found = []
+    kept = []
     for item, row in zip(attributes, draws, strict=True):
         dropped = [name for name, draw, limit in zip(CONDITIONS, row, limits, strict=True) if draw < limit]
-        found.append(item.without(dropped) if set(dropped) & set(item.names) else item)
-    return found
+        kept.append(item.without(dropped) if set(dropped) & set(item.names) else item)
+    return kept
 
 
 def _check_probability(what: str, probability: float) -> None:

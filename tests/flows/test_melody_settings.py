@@ -27,7 +27,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     sizes = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY}
     codec = codec_folder(folder / "codec")
     changes = {"analysis": ANALYSIS.model_dump()}
-    return filled_store(melody_recipe(folder, "musicgen-small", codec, sizes, chroma=changes), settings)
+    recipe = melody_recipe(folder, "musicgen-small", codec, sizes, chroma=changes)
+    return filled_store(recipe, settings, [{"name": "melody from a file", "melody": f"file:{settings.source}/0.wav"}])
 
 
 def test_the_checkpoint_says_how_the_melodies_that_it_learned_from_were_measured(store: Store) -> None:

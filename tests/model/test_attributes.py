@@ -37,7 +37,7 @@ def test_taking_conditions_away_leaves_the_others_as_they_are() -> None:
     kept = FULL.without(["chroma", "genre", "artist"])
     assert kept.names == ("description", "keywords", "bpm", "seconds", "clap")
     assert kept.clap is FULL.clap
-    assert FULL.without(CONDITIONS).given == ()
+    assert FULL.without(CONDITIONS).names == ()
     assert FULL.names == ("description", "genre", "keywords", "bpm", "seconds", "chroma", "clap")
 
 

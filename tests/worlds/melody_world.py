@@ -1,6 +1,7 @@
 """A catalog from recordings to clips: a model that reads melodies, with small models around it."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +67,17 @@ def settings_of(folder: Path, recordings: dict[str, np.ndarray], sample_rate: in
     )
 
 
-def filled_store(recipe: Recipe, settings: Settings) -> Store:
-    """A store with four clips after the recording named `0`: its melody, and it as a prompt, as a track and a file."""
+def filled_store(recipe: Recipe, settings: Settings, more: Sequence[dict[str, Any]] = ()) -> Store:
+    """A store with three clips after the recording named `0`: its melody, and it as a prompt, as a track and a file.
+
+    Args:
+        more: other requests.
+    """
     stages, store = recipe.configured_stages(settings.source), Store(settings.store)
     run_stages(Run(RunPlan(stages, STAGES[:4], settings, True)))
     track = rows_of(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'")[0]["track_id"]
     rows = [
         {"name": "melody", "melody": f"track:{track}"},
-        {"name": "melody from a file", "melody": f"file:{settings.source}/0.wav"},
         {"name": "from a track", "prompt": f"track:{track}", "prompt_seconds": PROMPT_SECONDS},
         {"name": "from a file", "prompt": f"file:{settings.source}/0.wav", "prompt_seconds": PROMPT_SECONDS},
     ]
@@ -81,7 +85,7 @@ def filled_store(recipe: Recipe, settings: Settings) -> Store:
     with open(settings.requests, "w", newline="") as file:
         writer = csv.DictWriter(file, ["name", "melody", "prompt", "seconds", "prompt_seconds"])
         writer.writeheader()
-        writer.writerows(row | {"seconds": SECONDS} for row in rows)
+        writer.writerows(row | {"seconds": SECONDS} for row in [*rows, *more])
     run_stages(Run(RunPlan(stages, STAGES, settings, True)))
     return store
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from model.codec.config import QuantizerConfig
 from model.codec.quantizer import codebooks_of
+from model.conditioning.conditioners import ClapConditioner
 from model.conditioning.config import ClapConfig, JointQuantizerConfig
-from model.conditioning.joint import ClapConditioner
 from tests.worlds.oracles import Pack, read_pack
 
 WIDTH, ENTRIES = 6, 8

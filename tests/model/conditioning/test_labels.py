@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from model.conditioning.conditioners import TableConditioner, table_row, words
 from model.conditioning.config import LabelConfig, MusicModelConfig, WordsConfig
-from model.conditioning.labels import TableConditioner, table_row, words
 from tests.worlds.oracles import Pack, read_pack
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from model.conditioning.conditioners import ChromaConditioner
 from model.conditioning.config import MelodyConfig, MusicModelConfig
-from model.conditioning.melody import ChromaConditioner
 from tests.worlds.oracles import Pack, read_pack
 from tests.worlds.tiny_model import melody
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, strategies
 from pydantic import ValidationError
 
+from model.conditioning.conditioners import NumberConditioner, waves
 from model.conditioning.config import NumberConfig
-from model.conditioning.numbers import NumberConditioner, waves
 
 TEMPO = NumberConfig(lowest=40.0, highest=240.0)
 

@@ -7,8 +7,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
+from model.conditioning.conditioners import TextConditioner
 from model.conditioning.config import TextConfig
-from model.conditioning.text import TextConditioner
 from tests.worlds.oracles import Pack, read_pack
 from tests.worlds.tiny_model import text_encoder, tokenizer
 
