@@ -1,4 +1,4 @@
-"""The knobs of learning: how weights move, and how the stand-ins for published weights are trained.
+"""The knobs of learning: how weights move, and low-rank updates of them.
 
 They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
 """
@@ -41,45 +41,6 @@ class OptimizationConfig(Config):
     float16, whose narrow range needs loss scaling; bfloat16 does not."""
     max_skipped_steps: int = Field(default=10, ge=1)
     """Updates that may be skipped in a row, because the loss or a gradient was not finite, before training stops."""
-
-
-class SeparationConfig(Config):
-    """How a separator is trained."""
-
-    segment_seconds: float = Field(default=2.0, gt=0)
-    """Length of the excerpts, and of what the network sees at once."""
-    batch_size: int = Field(default=4, ge=1)
-    """Excerpts a step."""
-    optimization: OptimizationConfig = OptimizationConfig(
-        steps=120,
-        learning_rate=3e-3,
-        warmup_steps=10,
-        weight_decay=0.0,
-        ema_decay=0.9,
-        ema_interval=1,
-        precision="float32",
-    )
-    """How the weights move: two minutes of one core, against the weeks of the published models."""
-
-
-class ContrastiveConfig(Config):
-    """How the two sides are trained."""
-
-    batch_size: int = Field(default=32, ge=2)
-    """Pairs a step; each is told from all others of its batch."""
-    gain: float = Field(default=6.0, ge=0)
-    """A spectrogram is made louder or softer by up to this, dB."""
-    optimization: OptimizationConfig = OptimizationConfig(
-        steps=200,
-        learning_rate=2e-3,
-        warmup_steps=10,
-        betas=(0.9, 0.98),
-        weight_decay=0.05,
-        ema_decay=0.9,
-        ema_interval=1,
-        precision="float32",
-    )
-    """How the weights move."""
 
 
 class LoraConfig(Config):

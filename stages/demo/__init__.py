@@ -7,27 +7,14 @@ again."""
 
 from collections.abc import Callable
 
-from pydantic import Field
-
-import schemas
 from schemas.tables import PIECES
+from stages.demo.config import Config
 from stages.pipeline.contract import Context, ReduceResult
 
 READS, WRITES, VERSION = (), PIECES, 1
 
 FOLDER = "demo"
 """Of the corpus, in the store."""
-
-
-class Config(schemas.Config):
-    """Which corpus."""
-
-    seed: int = Field(default=0, ge=0)
-    """Another seed is another corpus."""
-    pieces: int = Field(default=96, ge=1, le=10_000)
-    """How many; every 16 are one of each artist."""
-    sample_rate: int = Field(default=16_000, ge=8_000)
-    """Of the files, Hz."""
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:

@@ -1,5 +1,8 @@
-"""A small CLAP (arXiv:2211.06687) that learns captions of synthesised pieces, as a folder of transformers'
-ClapModel."""
+"""A small CLAP (Wu et al., arXiv:2211.06687) that learns captions of synthesised pieces, as a folder of transformers'
+ClapModel: a stand-in for the published weights.
+
+Sound and words which belong together learn to lie together (arXiv:2211.06687, 2.1; the loss is CLIP's,
+arXiv:2103.00020)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 
 from model.optim.train_state import step_seed
-from stages.demo.config import ClapStandInConfig
-from stages.demo.contrastive import Embedded, Pairs, accuracy, ranks, train_joint_embedding
-from stages.demo.music import TrainingMusic
+from stages.demo.config import ClapStandInConfig, ClapTrainingConfig
 from stages.demo.synthesis import Piece, caption
 from stages.demo.synthesis.captions import TEMPLATES
-from stages.demo.synthesis.genres import GENRES
-from stages.demo.vocabulary import LONGEST_TEXT, ROBERTA, captions_of, learn_vocabulary
-from stages.networks.clap import load_joint_embedder
+from stages.demo.synthesis.composition import GENRES
+from stages.demo.text_encoder import ROBERTA_TOKENS, compose_captions, learn_vocabulary
+from stages.demo.training import OnStep, TrainingMusic, train_network
+from stages.networks.clap import LONGEST_TEXT, load_joint_embedder
 
 MEL_BINS = 64
 """Of the spectrogram; as LAION's."""
@@ -35,6 +37,9 @@ short as this the usual values hold it up: with them the genre is named right ha
 NAMED = {"genre": "this {} song", "lead": "led by {}", "accompaniment": "over {}"}
 """What a piece is asked about, and a sentence that names one answer."""
 
+LARGEST_SCALE = 100.0
+"""Of the similarities (arXiv:2103.00020, 2.5)."""
+
 
 @dataclass(frozen=True, eq=False)
 class ClapStandIn:
@@ -45,30 +50,9 @@ class ClapStandIn:
     tokenizer: PreTrainedTokenizerFast
 
 
-def train(
-    config: ClapStandInConfig, music: TrainingMusic, seed: int, device: str, on_step: Callable[[int, float], None]
-) -> ClapStandIn:
-    """A model that learned from the music's training part."""
-    found = new_clap(config, music.sample_rate, seed)
-    spectrograms = torch.stack([_spectrogram(found.extractor, stems) for stems in music.stems[music.learned]])
-    pairs = _pairs(found.tokenizer, spectrograms, music.pieces[music.learned])
-    model = found.model.to(device)  # type: ignore[arg-type]
-
-    def network(heard: Tensor, tokens: Tensor, mask: Tensor) -> Embedded:
-        audio = model.audio_projection(model.audio_model(input_features=heard).pooler_output)
-        text = model.text_projection(model.text_model(input_ids=tokens, attention_mask=mask).pooler_output)
-        return Embedded(
-            functional.normalize(audio, dim=-1), functional.normalize(text, dim=-1), model.logit_scale_a.exp()
-        )
-
-    train_joint_embedding(model, network, pairs, config.training, step_seed(seed, 1), on_step)
-    model.cpu()
-    return found
-
-
 def new_clap(config: ClapStandInConfig, sample_rate: int, seed: int) -> ClapStandIn:
-    """The model with its initial weights, its feature extractor and a vocabulary learned from captions."""
-    tokenizer = learn_vocabulary(captions_of(seed), config.vocabulary, ROBERTA)
+    """Make the model with its initial weights, its feature extractor and a vocabulary learned from captions."""
+    tokenizer = learn_vocabulary(compose_captions(seed), config.vocabulary, ROBERTA_TOKENS)
     extractor = ClapFeatureExtractor(
         feature_size=MEL_BINS,
         sampling_rate=sample_rate,
@@ -117,21 +101,123 @@ def new_clap(config: ClapStandInConfig, sample_rate: int, seed: int) -> ClapStan
         return ClapStandIn(ClapModel(sizes), extractor, tokenizer)
 
 
-def save(found: ClapStandIn, folder: Path) -> None:
+def train_clap(config: ClapStandInConfig, music: TrainingMusic, seed: int, device: str, on_step: OnStep) -> ClapStandIn:
+    """Train a model on the training part of the music."""
+    clap = new_clap(config, music.sample_rate, seed)
+    spectrograms = torch.stack([_spectrogram(clap.extractor, stems) for stems in music.stems[music.training]])
+    pairs = _pair_with_captions(clap.tokenizer, spectrograms, music.pieces[music.training])
+    model = clap.model.to(device)  # type: ignore[arg-type]
+
+    def embed(heard: Tensor, tokens: Tensor, mask: Tensor) -> Embedded:
+        audio = model.audio_projection(model.audio_model(input_features=heard).pooler_output)
+        text = model.text_projection(model.text_model(input_ids=tokens, attention_mask=mask).pooler_output)
+        return Embedded(
+            functional.normalize(audio, dim=-1), functional.normalize(text, dim=-1), model.logit_scale_a.exp()
+        )
+
+    train_joint_embedding(model, embed, pairs, config.training, step_seed(seed, 1), on_step)
+    model.cpu()
+    return clap
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What is learned from: a spectrogram for each piece (dB) and, for each piece, sentences as padded tokens."""
+
+    spectrograms: Float[Tensor, "P 1 T F"]
+    tokens: Int[Tensor, "P sentences L"]
+    mask: Int[Tensor, "P sentences L"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A batch in the joint space: unit vectors, and what similarities are multiplied with."""
+
+    audio: Float[Tensor, "B E"]
+    text: Float[Tensor, "B E"]
+    scale: Float[Tensor, ""]
+
+
+EmbedPairs = Callable[[Tensor, Tensor, Tensor], Embedded]
+"""(spectrograms [B, 1, T, F], tokens [B, L], mask [B, L]) to their embeddings."""
+
+
+def contrastive_loss(embedded: Embedded) -> Float[Tensor, ""]:
+    """Return the symmetric cross-entropy of finding each sound's sentence, and each sentence's sound, in the batch."""
+    similarities = embedded.scale.clamp(max=LARGEST_SCALE) * embedded.audio @ embedded.text.T
+    own = torch.arange(len(similarities), device=similarities.device)
+    return (functional.cross_entropy(similarities, own) + functional.cross_entropy(similarities.T, own)) / 2
+
+
+def train_joint_embedding(
+    weights: nn.Module,
+    embed: EmbedPairs,
+    pairs: Pairs,
+    config: ClapTrainingConfig,
+    seed: int,
+    on_step: OnStep,
+) -> None:
+    """Train `weights` in place so that `embed` brings pairs together.
+
+    Args:
+        weights: the module whose parameters `embed` uses.
+        embed: the forward pass.
+
+    Raises:
+        ValueError: there are fewer pieces than a batch has.
+    """
+    count, sentences, _ = pairs.tokens.shape
+    if count < config.batch_size:
+        raise ValueError(f"expected at least {config.batch_size} pieces for a batch, got {count}")
+    device = next(weights.parameters()).device
+
+    def draw_loss(generator: torch.Generator) -> Float[Tensor, ""]:
+        pieces = torch.randperm(count, generator=generator)[: config.batch_size]
+        sentence = torch.randint(sentences, (config.batch_size,), generator=generator)
+        spectrograms = _augment(pairs.spectrograms[pieces], config.gain, generator)
+        batch = (spectrograms, pairs.tokens[pieces, sentence], pairs.mask[pieces, sentence])
+        return contrastive_loss(embed(*(tensor.to(device) for tensor in batch)))
+
+    train_network(weights, draw_loss, config.optimization, seed, on_step)
+
+
+def _augment(
+    spectrograms: Float[Tensor, "B 1 T F"], gain: float, generator: torch.Generator
+) -> Float[Tensor, "B 1 T F"]:
+    """Play pieces at another loudness and begin them at another moment: there are few of them, and neither changes what
+    can be said of a piece."""
+    level = (2 * torch.rand(len(spectrograms), generator=generator) - 1) * gain
+    starts = torch.randint(spectrograms.shape[2], (len(spectrograms),), generator=generator).tolist()
+    turned = torch.stack([piece.roll(start, dims=1) for piece, start in zip(spectrograms, starts, strict=True)])
+    return turned + level[:, None, None, None]
+
+
+def ranks(audio: Float[Tensor, "B E"], text: Float[Tensor, "B E"]) -> Int[Tensor, " B"]:
+    """Return the rank, from 0, of each sound's own sentence among all sentences."""
+    similarities = audio @ text.T
+    return (similarities > similarities.diagonal()[:, None]).sum(1)
+
+
+def accuracy(audio: Float[Tensor, "B E"], choices: Float[Tensor, "M E"], right: Sequence[int]) -> float:
+    """Return the share of sounds whose nearest of M sentences is the right one."""
+    return float(((audio @ choices.T).argmax(1) == torch.tensor(list(right))).float().mean())
+
+
+def save_clap(clap: ClapStandIn, folder: Path) -> None:
     """Write a folder that transformers' `from_pretrained` reads."""
-    found.model.save_pretrained(folder)
-    found.extractor.save_pretrained(folder)
-    found.tokenizer.save_pretrained(folder)
+    clap.model.save_pretrained(folder)
+    clap.extractor.save_pretrained(folder)
+    clap.tokenizer.save_pretrained(folder)
 
 
 def evaluate_clap(folder: Path, music: TrainingMusic, device: str) -> dict[str, float]:
-    """How the saved model finds the caption of held-out pieces among those of all held-out pieces, and names genre and
-    instruments, next to chance."""
+    """Measure how the saved model finds the caption of held-out pieces among those of all held-out pieces, and names
+    genre and instruments, next to chance."""
     embedder = load_joint_embedder(folder, device)
-    pieces = music.pieces[music.evaluated]
-    sounds = [stems.sum(0, keepdim=True).numpy() for stems in music.stems[music.evaluated]]
-    heard = [embedder.embed_audio(sound, music.sample_rate, 10.0).embeddings[0] for sound in sounds]
-    audio = torch.from_numpy(np.stack(heard))
+    pieces = music.pieces[music.held_out]
+    sounds = [stems.sum(0, keepdim=True).numpy() for stems in music.stems[music.held_out]]
+    windows = [embedder.embed_audio(sound, music.sample_rate, 10.0).embeddings[0] for sound in sounds]
+    audio = torch.from_numpy(np.stack(windows))
     own = ranks(audio, torch.from_numpy(embedder.embed_text([caption(piece) for piece in pieces])))
     metrics = {"own_caption_first": float((own == 0).float().mean()), "own_caption_first_chance": 1 / len(pieces)}
     metrics["own_caption_rank"] = float(own.float().median()) + 1
@@ -145,13 +231,13 @@ def evaluate_clap(folder: Path, music: TrainingMusic, device: str) -> dict[str, 
 
 
 def _spectrogram(extractor: ClapFeatureExtractor, stems: Float[Tensor, "stems N"]) -> Float[Tensor, "1 T F"]:
-    """Of the first window of a piece, in dB."""
+    """Return the spectrogram of the first window of a piece, in dB."""
     sound = stems.sum(0)[: extractor.nb_max_samples].numpy()
     features = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"]
     return features[0].float()
 
 
-def _pairs(
+def _pair_with_captions(
     tokenizer: PreTrainedTokenizerFast, spectrograms: Float[Tensor, "P 1 T F"], pieces: Sequence[Piece]
 ) -> Pairs:
     sentences = [caption(piece, variant) for piece in pieces for variant in range(len(TEMPLATES))]

@@ -1,15 +1,67 @@
-"""The knobs of the stand-ins for published weights.
+"""The knobs of the demo corpus and of the stand-ins for published weights.
 
 They stand apart from the networks, so that a plan, which needs every knob, need not load torch.
 """
 
+from typing import ClassVar, Literal
+
 from pydantic import Field
 
-from model.optim.config import ContrastiveConfig, SeparationConfig
-from schemas import Config
+import schemas
+from model.optim.config import OptimizationConfig
 
 
-class SeparatorConfig(Config):
+class Config(schemas.Config):
+    """Which demo corpus."""
+
+    seed: int = Field(default=0, ge=0)
+    """Another seed is another corpus."""
+    pieces: int = Field(default=96, ge=1, le=10_000)
+    """How many; every 16 are one of each artist."""
+    sample_rate: int = Field(default=16_000, ge=8_000)
+    """Of the files, Hz."""
+
+
+class SeparatorTrainingConfig(schemas.Config):
+    """How a separator is trained."""
+
+    segment_seconds: float = Field(default=2.0, gt=0)
+    """Length of the excerpts, and of what the network sees at once."""
+    batch_size: int = Field(default=4, ge=1)
+    """Excerpts a step."""
+    optimization: OptimizationConfig = OptimizationConfig(
+        steps=120,
+        learning_rate=3e-3,
+        warmup_steps=10,
+        weight_decay=0.0,
+        ema_decay=0.9,
+        ema_interval=1,
+        precision="float32",
+    )
+    """How the weights move: two minutes of one core, against the weeks of the published models."""
+
+
+class ClapTrainingConfig(schemas.Config):
+    """How the two sides are trained."""
+
+    batch_size: int = Field(default=32, ge=2)
+    """Pairs a step; each is told from all others of its batch."""
+    gain: float = Field(default=6.0, ge=0)
+    """A spectrogram is made louder or softer by up to this, dB."""
+    optimization: OptimizationConfig = OptimizationConfig(
+        steps=200,
+        learning_rate=2e-3,
+        warmup_steps=10,
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+        ema_decay=0.9,
+        ema_interval=1,
+        precision="float32",
+    )
+    """How the weights move."""
+
+
+class SeparatorConfig(schemas.Config):
     """The network and its training. The published htdemucs has 48 channels, an STFT of 4096 and 5 layers at 44.1
     kHz."""
 
@@ -25,11 +77,11 @@ class SeparatorConfig(Config):
     """Layers of that transformer."""
     heads: int = Field(default=4, ge=1)
     """Its heads."""
-    training: SeparationConfig = SeparationConfig()
+    training: SeparatorTrainingConfig = SeparatorTrainingConfig()
     """How it learns."""
 
 
-class ClapStandInConfig(Config):
+class ClapStandInConfig(schemas.Config):
     """The network and its training. The published HTSAT-base has 128 channels, 12 blocks and 512 dimensions at 48
     kHz."""
 
@@ -49,11 +101,11 @@ class ClapStandInConfig(Config):
     """Dimensions of the joint space."""
     vocabulary: int = Field(default=700, ge=300)
     """Largest number of tokens."""
-    training: ContrastiveConfig = ContrastiveConfig()
+    training: ClapTrainingConfig = ClapTrainingConfig()
     """How it learns."""
 
 
-class TextEncoderConfig(Config):
+class TextEncoderConfig(schemas.Config):
     """The network. The published t5-base has 12 layers of 768."""
 
     width: int = Field(default=96, ge=8)
@@ -64,3 +116,27 @@ class TextEncoderConfig(Config):
     """Attention heads."""
     vocabulary: int = Field(default=700, ge=300)
     """Largest number of tokens."""
+
+
+class DemoModelsConfig(schemas.Config):
+    """What is trained, and on how much."""
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh",)
+
+    seed: int = Field(default=0, ge=0)
+    """The music, the initial weights and every draw follow from it."""
+    sample_rate: int = Field(default=16_000, ge=8_000)
+    """Of separator and CLAP, Hz."""
+    pieces: int = Field(default=288, ge=32)
+    """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
+    held_out: int = Field(default=48, ge=4)
+    """Further pieces that they are evaluated on."""
+    separator: SeparatorConfig = SeparatorConfig()
+    """The stand-in for htdemucs."""
+    clap: ClapStandInConfig = ClapStandInConfig()
+    """The stand-in for LAION's music CLAP."""
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
+    """The stand-in for T5."""
+    refresh: Literal["missing", "changed", "never"] = "missing"
+    """When a run of the whole catalog trains; as nothing but this configuration enters, `missing` and `changed`
+    agree."""

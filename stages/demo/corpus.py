@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.audio import AudioFormat, encode_audio
 from stages.demo.synthesis import Piece, caption, compose
-from stages.demo.synthesis.genres import ARTISTS
+from stages.demo.synthesis.composition import ARTISTS
 from stages.demo.synthesis.rendering import render
 
 STUDIO_ARTISTS = 10

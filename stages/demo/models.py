@@ -7,49 +7,22 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-import schemas
 from schemas.tables import CHECKPOINTS
 from schemas.weights import folder_digest
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
-from stages.demo.config import ClapStandInConfig, SeparatorConfig, TextEncoderConfig
+from stages.demo.config import DemoModelsConfig as Config
 from stages.pipeline.contract import Context, ReduceResult
 
 if TYPE_CHECKING:
-    from stages.demo.music import TrainingMusic
+    from stages.demo.training import TrainingMusic
 
 READS, WRITES, VERSION = (), CHECKPOINTS, 1
 KINDS = ("separator", "clap", "text_encoder")
 
 FACTS = "training.json"
 """Beside a model's files: what came of its training, for a run that finds it finished."""
-
-
-class Config(schemas.Config):
-    """What is trained, and on how much."""
-
-    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh",)
-
-    seed: int = Field(default=0, ge=0)
-    """The music, the initial weights and every draw follow from it."""
-    sample_rate: int = Field(default=16_000, ge=8_000)
-    """Of separator and CLAP, Hz."""
-    pieces: int = Field(default=288, ge=32)
-    """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
-    held_out: int = Field(default=48, ge=4)
-    """Further pieces that they are evaluated on."""
-    separator: SeparatorConfig = SeparatorConfig()
-    """The stand-in for htdemucs."""
-    clap: ClapStandInConfig = ClapStandInConfig()
-    """The stand-in for LAION's music CLAP."""
-    text_encoder: TextEncoderConfig = TextEncoderConfig()
-    """The stand-in for T5."""
-    refresh: Literal["missing", "changed", "never"] = "missing"
-    """When a run of the whole catalog trains; as nothing but this configuration enters, `missing` and `changed`
-    agree."""
 
 
 class _Trainer:
@@ -60,7 +33,7 @@ class _Trainer:
 
     @cached_property
     def music(self) -> "TrainingMusic":
-        from stages.demo.music import make_music
+        from stages.demo.training import make_music
 
         config = self.config
         return make_music(self.context, config.seed, config.pieces, config.held_out, config.sample_rate)
@@ -71,8 +44,8 @@ class _Trainer:
 
         config, music = self.config.separator, self.music
         on_step = self._steps("training the separator", config.training.optimization.steps)
-        network = separator.train(config, music, step_seed(self.config.seed, 1), self.context.device, on_step)
-        separator.save(network, folder)
+        network = separator.train_separator(config, music, step_seed(self.config.seed, 1), self.context.device, on_step)
+        separator.save_separator(network, folder)
         parameters = sum(parameter.numel() for parameter in network.parameters())
         metrics = separator.evaluate_separator(folder, music, self.context.device)
         return TrainingSummary(config.training.optimization.steps, parameters, self.config.pieces, metrics)
@@ -83,9 +56,9 @@ class _Trainer:
 
         config, music = self.config.clap, self.music
         on_step = self._steps("training CLAP", config.training.optimization.steps)
-        found = clap.train(config, music, step_seed(self.config.seed, 2), self.context.device, on_step)
-        clap.save(found, folder)
-        parameters = sum(parameter.numel() for parameter in found.model.parameters())
+        trained = clap.train_clap(config, music, step_seed(self.config.seed, 2), self.context.device, on_step)
+        clap.save_clap(trained, folder)
+        parameters = sum(parameter.numel() for parameter in trained.model.parameters())
         metrics = clap.evaluate_clap(folder, music, self.context.device)
         return TrainingSummary(config.training.optimization.steps, parameters, self.config.pieces, metrics)
 

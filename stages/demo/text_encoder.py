@@ -1,26 +1,50 @@
-"""A small T5 encoder (Raffel et al., arXiv:1910.10683) with a vocabulary learned from captions.
+"""A small T5 encoder (Raffel et al., arXiv:1910.10683), and vocabularies out of captions.
 
-Its weights are random: it learns together with the language model, which must be told to fine-tune it."""
+The encoder's weights are random: it learns together with the language model, which must be told to fine-tune it. The
+vocabularies are byte-level BPE (Sennrich et al., arXiv:1508.07909), so that every text can be written in them, and
+small because captions of one kind use few words."""
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import T5Config, T5EncoderModel
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from model.optim.train_state import step_seed
 from stages.demo.config import TextEncoderConfig
-from stages.demo.vocabulary import T5, captions_of, learn_vocabulary
+from stages.demo.synthesis import caption, compose
+from stages.demo.synthesis.captions import TEMPLATES
+from stages.demo.training import FIRST_INDEX
+from stages.networks.clap import LONGEST_TEXT
+
+CAPTIONED_PIECES = 500
+"""Pieces whose captions make a vocabulary: enough for every key, tempo, instrument and mood."""
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The special tokens of a model family in the order of their ids, and those that are put around a text."""
+
+    tokens: tuple[str, ...]
+    before: str | None
+    after: str
+
+
+ROBERTA_TOKENS = SpecialTokens(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<s>", "</s>")
+T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), None, "</s>")
 
 
 def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int:
-    """Write a folder that `T5EncoderModel` and `AutoTokenizer` read; gives the number of its parameters.
+    """Write a folder that `T5EncoderModel` and `AutoTokenizer` read, and return the number of its parameters.
 
     Raises:
         ValueError: the width cannot be divided among the heads.
     """
     if config.width % config.heads:
         raise ValueError(f"expected a width that {config.heads} heads divide, got {config.width}")
-    tokenizer = learn_vocabulary(captions_of(seed), config.vocabulary, T5)
+    tokenizer = learn_vocabulary(compose_captions(seed), config.vocabulary, T5_TOKENS)
     sizes = T5Config(
         vocab_size=len(tokenizer),
         d_model=config.width,
@@ -39,3 +63,46 @@ def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def compose_captions(seed: int) -> Iterable[str]:
+    """Compose many pieces and say every kind of sentence about each."""
+    for index in range(CAPTIONED_PIECES):
+        piece = compose(seed, FIRST_INDEX + index)
+        for variant in range(len(TEMPLATES)):
+            yield caption(piece, variant)
+
+
+def learn_vocabulary(captions: Iterable[str], size: int, special: SpecialTokens) -> PreTrainedTokenizerFast:
+    """Learn a tokenizer that `AutoTokenizer.from_pretrained` reads once it is saved. Case is not kept.
+
+    Args:
+        captions: what it is learned from.
+        size: largest number of tokens; the 256 bytes and the special tokens are always among them.
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        captions,
+        trainers.BpeTrainer(
+            vocab_size=size,
+            special_tokens=list(special.tokens),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    around = [token for token in (special.before, special.after) if token]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{special.before + ' ' if special.before else ''}$A {special.after}",
+        special_tokens=[(token, special.tokens.index(token)) for token in around],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=special.before,
+        eos_token=special.after,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=LONGEST_TEXT,
+    )

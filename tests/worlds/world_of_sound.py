@@ -10,11 +10,10 @@ from schemas import Settings, Store
 from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages.demo import clap, separator
+from stages.demo.config import ClapStandInConfig, SeparatorConfig
 from stages.pipeline.contract import Context
 
-SMALL_SEPARATOR = separator.SeparatorConfig(
-    channels=8, bottom_channels=16, depth=3, heads=2, training={"segment_seconds": 1.0}
-)
+SMALL_SEPARATOR = SeparatorConfig(channels=8, bottom_channels=16, depth=3, heads=2, training={"segment_seconds": 1.0})
 
 
 def make_context(folder: Path, stage: str = "stage", **settings: object) -> Context:
@@ -36,12 +35,12 @@ def write_sound(path: Path, samples: np.ndarray, sample_rate: int = 16_000) -> P
 
 def save_separator(folder: Path, sample_rate: int = 16_000, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    separator.save(separator.new_separator(SMALL_SEPARATOR, sample_rate, seed), folder)
+    separator.save_separator(separator.new_separator(SMALL_SEPARATOR, sample_rate, seed), folder)
     return folder
 
 
 def save_clap(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    small = clap.ClapStandInConfig(width=16, heads=(2, 4), text_width=16, text_layers=1, embedding=16)
-    clap.save(clap.new_clap(small, 16_000, 0), folder)
+    small = ClapStandInConfig(width=16, heads=(2, 4), text_width=16, text_layers=1, embedding=16)
+    clap.save_clap(clap.new_clap(small, 16_000, 0), folder)
     return folder

@@ -20,8 +20,8 @@ TEMPLATES = (
 
 
 def caption(piece: Piece, variant: int = 0) -> str:
-    """One sentence about a piece. The same (piece, variant) always gives the same sentence, and consecutive variants
-    use different templates."""
+    """Write one sentence about a piece. The same (piece, variant) always gives the same sentence, and consecutive
+    variants use different templates."""
     start = random.Random(f"segue demo caption {piece.seed}/{piece.index}").randrange(len(TEMPLATES))
     facts = {
         "mood": piece.moods[variant % 2],

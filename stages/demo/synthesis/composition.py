@@ -1,13 +1,100 @@
-"""Composing a piece: a key, a progression, a melody with a motif that returns, a bass line and a drum pattern.
+"""Composing a piece: a genre, a key, a progression, a melody with a motif that returns, a bass line and a drum pattern.
 
-Everything is drawn from one `random.Random` seeded by (seed, index), so a piece can be made again at any time, its
-stems included, without being stored."""
+A genre is audible: it decides tempo, metre, drum pattern, how chords and bass are played and which instruments may
+play, so that a model which hears the audio can name it. Everything is drawn from one `random.Random` seeded by (seed,
+index), so a piece can be made again at any time, its stems included, without being stored."""
 
 import random
+from dataclasses import dataclass
 
-from stages.demo.synthesis.genres import ARTISTS, GENRES, Genre, genre_of
-from stages.demo.synthesis.score import FAST, Chord, Hit, Note, Piece
-from stages.demo.synthesis.theory import PROGRESSIONS, Key
+from stages.demo.synthesis.score import FAST, PROGRESSIONS, Chord, Hit, Key, Note, Piece
+
+
+@dataclass(frozen=True)
+class Genre:
+    """How pieces of one genre are made."""
+
+    tempo: tuple[int, int]
+    """Range of the tempo, beats a minute."""
+    leads: tuple[str, ...]
+    accompaniments: tuple[str, ...]
+    bass: str
+    comping: tuple[float, ...]
+    """Onsets of the chords within a bar, in beats."""
+    comping_beats: float
+    """Length of a played chord, in beats."""
+    arpeggio: bool
+    """Whether the chord's notes are played one after another."""
+    bass_beats: tuple[float, ...]
+    """Onsets of the bass within a bar, in beats."""
+    bass_length: float
+    """Length of a bass note, in beats."""
+    melody_density: float
+    """Share of the eighth notes of a bar on which a melody note starts."""
+    drums: dict[str, str]
+    """A line of sixteenth notes a drum and bar; 'x' is loud, 'o' soft, '.' silent. Empty without drums."""
+    beats_per_bar: int = 4
+    drum_level: float = 0.7
+    """Loudness of the drums against the melody."""
+
+
+QUARTERS = (0.0, 1.0, 2.0, 3.0)
+
+GENRES = {
+    "ambient": Genre(
+        (62, 76), ("bells", "flute", "violin"), ("pad", "strings"), "sub bass", (0.0,), 4.0, False, (0.0,), 3.9, 0.25,
+        {}
+    ),
+    "folk": Genre(
+        (88, 108), ("flute", "violin", "guitar"), ("guitar", "strings"), "upright bass",
+        (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5), 0.9, True, (0.0, 2.0), 1.2, 0.55,
+        {"shaker": "x.o.x.o.x.o.x.o."}, drum_level=0.35,
+    ),
+    "hip hop": Genre(
+        (82, 94), ("synth", "bells", "flute"), ("electric piano", "strings"), "sub bass",
+        (0.0, 2.5), 1.4, False, (0.0, 0.75, 2.5), 0.7, 0.4,
+        {"kick": "x..x......x.....", "snare": "....x.......x..o", "hat": "x.x.x.xox.x.x.x."},
+    ),
+    "house": Genre(
+        (120, 128), ("synth", "bells", "guitar"), ("organ", "electric piano"), "synth bass",
+        (0.5, 1.5, 2.5, 3.5), 0.35, False, (0.5, 1.5, 2.5, 3.5), 0.4, 0.45,
+        {"kick": "x...x...x...x...", "clap": "....x.......x...", "hat": "..x...x...x...x."}, drum_level=0.8,
+    ),
+    "rock": Genre(
+        (108, 138), ("guitar", "synth", "violin"), ("distorted guitar", "organ"), "electric bass",
+        (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5), 0.45, False, (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5), 0.45, 0.5,
+        {"kick": "x.......x.x.....", "snare": "....x.......x...", "hat": "x.x.x.x.x.x.x.x."}, drum_level=0.9,
+    ),
+    "waltz": Genre(
+        (132, 168), ("violin", "flute", "bells"), ("organ", "strings"), "upright bass",
+        (1.0, 2.0), 0.6, False, (0.0,), 0.9, 0.5, {}, beats_per_bar=3,
+    ),
+    "reggae": Genre(
+        (70, 84), ("synth", "guitar", "flute"), ("organ", "guitar"), "electric bass",
+        (0.5, 1.5, 2.5, 3.5), 0.25, False, (0.0, 0.75, 2.0, 2.75), 0.5, 0.4,
+        {"kick": "........x.......", "snare": "........x.......", "hat": "x.o.x.o.x.o.x.o."}, drum_level=0.6,
+    ),
+    "drum and bass": Genre(
+        (166, 176), ("synth", "flute", "bells"), ("pad", "electric piano"), "synth bass",
+        (0.0,), 4.0, False, (0.0, 1.5, 2.5), 0.9, 0.3,
+        {"kick": "x.........x.....", "snare": "....x..o.o..x..o", "hat": "x.x.x.x.x.x.x.x."}, drum_level=0.9,
+    ),
+}  # fmt: skip
+"""Name -> how it is made."""
+
+ARTISTS = (
+    "Glass Harbour", "The Paper Comets", "Mira Lindqvist", "Otter & Vale", "Kilo Sunday", "North Arcade",
+    "Juniper Static", "Ada Fenwick", "Velvet Tramline", "Soft Machinery Club", "Tomas Okoye",
+    "Red Lantern Trio", "Low Tide Choir", "Pilot Moth", "Saffron Ellis", "Blue Kiln",
+)  # fmt: skip
+"""Invented artists. Each plays two genres, so that a split by artist leaves every genre on both sides."""
+
+
+def genre_of(artist_index: int, work: int) -> str:
+    """Return the genre of an artist's n-th work: two of three are in the artist's own genre, the third in another."""
+    names = list(GENRES)
+    return names[(artist_index if work % 3 < 2 else artist_index + 3) % len(names)]
+
 
 LONGEST_BODY, TAIL = 11.0, 0.6
 """Seconds: a piece has as many whole bars as fit into the first, and the second to ring out."""
@@ -24,39 +111,15 @@ MOODS = {
 """(mode, fast) -> the moods a listener would name."""
 
 TITLE_WORDS = (
-    (
-        "Silver",
-        "Quiet",
-        "Northern",
-        "Paper",
-        "Hollow",
-        "Golden",
-        "Distant",
-        "Salt",
-        "Amber",
-        "Winter",
-        "Open",
-        "Second",
-    ),
-    (
-        "Window",
-        "River",
-        "Signal",
-        "Garden",
-        "Station",
-        "Letter",
-        "Harbour",
-        "Mirror",
-        "Orchard",
-        "Engine",
-        "Lantern",
-        "Tide",
-    ),
-)
+    ("Silver", "Quiet", "Northern", "Paper", "Hollow", "Golden", "Distant",
+     "Salt", "Amber", "Winter", "Open", "Second"),
+    ("Window", "River", "Signal", "Garden", "Station", "Letter", "Harbour",
+     "Mirror", "Orchard", "Engine", "Lantern", "Tide"),
+)  # fmt: skip
 
 
 def compose(seed: int, index: int) -> Piece:
-    """The `index`-th piece of the corpus of a seed.
+    """Compose the `index`-th piece of the corpus of a seed.
 
     Args:
         seed: which corpus.
@@ -102,7 +165,7 @@ def compose(seed: int, index: int) -> Piece:
 
 
 def _progression(draw: random.Random, key: Key, bars: int, bar: float) -> tuple[Chord, ...]:
-    """One chord a bar, or two where bars are so long that the harmony would stand still."""
+    """Return one chord a bar, or two where bars are so long that the harmony would stand still."""
     per_bar = 2 if bars < 4 else 1
     degrees = draw.choice(PROGRESSIONS[key.mode])
     span = bar / per_bar
@@ -119,7 +182,7 @@ def _chord_at(chords: tuple[Chord, ...], onset: float) -> Chord:
 def _melody(
     draw: random.Random, key: Key, genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float
 ) -> tuple[Note, ...]:
-    """Two bars of rhythm and contour, alternating. On a beat the melody takes the nearest chord tone, between beats a
+    """Alternate two bars of rhythm and contour. On a beat the melody takes the nearest chord tone, between beats a
     neighbouring degree; it stays within an octave and a half."""
     steps = genre.beats_per_bar * 2
     motifs = [_motif(draw, steps, genre.melody_density) for _ in range(2)]
@@ -138,7 +201,7 @@ def _melody(
 
 
 def _motif(draw: random.Random, steps: int, density: float) -> list[tuple[int, int]]:
-    """(eighth note, move in scale degrees) of a bar; the first note is always on the first beat."""
+    """Draw the (eighth note, move in scale degrees) of a bar; the first note is always on the first beat."""
     places = [0] + [step for step in range(1, steps) if draw.random() < density * (1.3 if step % 2 == 0 else 0.7)]
     return [(step, draw.choice((-2, -1, -1, 1, 1, 2))) for step in places]
 

@@ -10,8 +10,8 @@ from transformers import AutoTokenizer, ClapModel, T5EncoderModel
 from schemas.weights import LocalWeights
 from stages.demo import clap
 from stages.demo import models as demo_models
-from stages.demo.music import FIRST_INDEX, make_music
 from stages.demo.synthesis import caption, compose
+from stages.demo.training import FIRST_INDEX, make_music
 from stages.networks.clap import load_joint_embedder
 from stages.networks.demucs import load_separator
 from stages.pipeline.contract import Stopped
@@ -95,7 +95,7 @@ def test_a_run_that_was_killed_between_two_models_trains_only_what_is_missing(ma
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(clap, "train", killed)
+        patch.setattr(clap, "train_clap", killed)
         with pytest.raises(KeyboardInterrupt):
             demo_models.reduce(SMALL, context)
     models = tmp_path / "store" / "models"
@@ -117,4 +117,4 @@ def test_a_stop_is_heeded_and_leaves_no_half_model(tmp_path):
 def test_stand_ins_learn_from_pieces_that_no_demo_corpus_has(tmp_path):
     music = make_music(make_context(tmp_path), 0, 3, 2, 16_000)
     assert [piece.index for piece in music.pieces] == [FIRST_INDEX + index for index in range(5)]
-    assert (len(music.pieces[music.learned]), len(music.pieces[music.evaluated])) == (3, 2)
+    assert (len(music.pieces[music.training]), len(music.pieces[music.held_out])) == (3, 2)

@@ -9,12 +9,9 @@ import torch
 from model.chroma import chroma
 from model.conditioning.config import ChromaConfig
 from stages.demo.synthesis import caption, compose
-from stages.demo.synthesis.drums import play_drums
-from stages.demo.synthesis.genres import ARTISTS, GENRES
-from stages.demo.synthesis.instruments import INSTRUMENTS, play
-from stages.demo.synthesis.rendering import STEMS, render
-from stages.demo.synthesis.score import Hit, Note
-from stages.demo.synthesis.theory import PITCH_CLASSES, SCALES, Key
+from stages.demo.synthesis.composition import ARTISTS, GENRES
+from stages.demo.synthesis.rendering import INSTRUMENTS, STEMS, play, play_drums, render
+from stages.demo.synthesis.score import PITCH_NAMES, SCALES, Hit, Key, Note
 
 PIECES = [compose(0, index) for index in range(96)]
 
@@ -69,7 +66,7 @@ def test_chords_are_named_after_their_notes():
     assert Key(0, "major").chord_name(6) == "Bdim"
     for piece in PIECES:
         for chord in piece.chords:
-            root = PITCH_CLASSES.index(chord.name.removesuffix("dim").removesuffix("m"))
+            root = PITCH_NAMES.index(chord.name.removesuffix("dim").removesuffix("m"))
             assert root in {pitch % 12 for pitch in chord.pitches}
 
 

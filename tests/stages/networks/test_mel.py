@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import ClapFeatureExtractor
 
-from stages.networks.mel import fill, mel_decibels
+from stages.networks.clap import fill, mel_decibels
 
 RATE = 16_000
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.demo.separation import SeparationConfig, scale_invariant_sdr, train_separator
+from stages.demo.separator import SeparatorTrainingConfig, learn_stems, scale_invariant_sdr
 
 QUICK = {"steps": 40, "learning_rate": 0.05, "warmup_steps": 2, "weight_decay": 0.0, "precision": "float32"}
 QUICK |= {"ema_decay": 0.5, "ema_interval": 1}
@@ -26,20 +26,21 @@ def pieces() -> list[torch.Tensor]:
     return [torch.cat([0.25 * one, 0.75 * one]) for one in noise]
 
 
-def config(**changes: object) -> SeparationConfig:
-    return SeparationConfig.model_validate({"segment_seconds": 1.0, "batch_size": 2, "optimization": QUICK} | changes)
+def config(**changes: object) -> SeparatorTrainingConfig:
+    values = {"segment_seconds": 1.0, "batch_size": 2, "optimization": QUICK} | changes
+    return SeparatorTrainingConfig.model_validate(values)
 
 
 def trained(seed: int) -> Gains:
     network = Gains()
-    train_separator(network, pieces(), 100, config(), seed, lambda step, loss: None)
+    learn_stems(network, pieces(), 100, config(), seed, lambda step, loss: None)
     return network
 
 
 def test_stems_are_learned_and_the_loss_falls():
     losses = []
     network = Gains()
-    train_separator(network, pieces(), 100, config(), 0, lambda step, loss: losses.append(loss))
+    learn_stems(network, pieces(), 100, config(), 0, lambda step, loss: losses.append(loss))
     assert len(losses) == 40
     assert losses[-1] < losses[0] / 4
     torch.testing.assert_close(network.gains.detach(), torch.tensor([0.25, 0.75]), atol=0.15, rtol=0)
@@ -53,9 +54,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others():
 
 def test_pieces_shorter_than_an_excerpt_are_refused():
     with pytest.raises(ValueError, match="at least 5 s, got 4 s"):
-        train_separator(Gains(), pieces(), 100, config(segment_seconds=5.0), 0, lambda step, loss: None)
+        learn_stems(Gains(), pieces(), 100, config(segment_seconds=5.0), 0, lambda step, loss: None)
     with pytest.raises(ValueError, match="got 0 s"):
-        train_separator(Gains(), [], 100, config(), 0, lambda step, loss: None)
+        learn_stems(Gains(), [], 100, config(), 0, lambda step, loss: None)
 
 
 def test_the_distortion_ratio_ignores_gain_and_counts_what_is_orthogonal():

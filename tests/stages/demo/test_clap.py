@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stages.demo.contrastive import (
-    ContrastiveConfig,
+from stages.demo.clap import (
+    ClapTrainingConfig,
     Embedded,
     Pairs,
     accuracy,
@@ -47,7 +47,7 @@ def trained(seed: int, losses: list[float] | None = None) -> Towers:
         torch.manual_seed(0)
         towers = Towers()
     optimization = {"steps": 60, "learning_rate": 0.05, "warmup_steps": 2, "precision": "float32", "ema_decay": 0.5}
-    config = ContrastiveConfig.model_validate(
+    config = ClapTrainingConfig.model_validate(
         {"batch_size": 6, "gain": 0.5, "optimization": optimization | {"ema_interval": 1}}
     )
     keep = losses if losses is not None else []
@@ -91,4 +91,4 @@ def test_ranks_count_the_sentences_that_are_nearer():
 def test_fewer_pieces_than_a_batch_are_refused():
     towers = Towers()
     with pytest.raises(ValueError, match="at least 32 pieces for a batch, got 12"):
-        train_joint_embedding(towers, towers.embed, pairs(), ContrastiveConfig(), 0, lambda step, loss: None)
+        train_joint_embedding(towers, towers.embed, pairs(), ClapTrainingConfig(), 0, lambda step, loss: None)

@@ -1,0 +1,80 @@
+"""What the stand-ins learn from, pieces of the same kind as the demo corpus and none of its own, and the loop of their
+trainings."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from model.optim.config import OptimizationConfig
+from model.optim.train_state import TrainState, step_seed
+from stages.demo.synthesis import Piece, compose
+from stages.demo.synthesis.rendering import render
+from stages.pipeline.contract import Context
+
+FIRST_INDEX = 10_000
+"""Pieces from this index on are never in a demo corpus."""
+
+OnStep = Callable[[int, float], None]
+"""Is told of each step and its loss; may raise to stop."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingMusic:
+    """Pieces with their stems; the last of them are held out for evaluation."""
+
+    pieces: list[Piece]
+    stems: list[Float[Tensor, "stems _"]]
+    sample_rate: int
+    held_out_pieces: int
+
+    @property
+    def training(self) -> slice:
+        """The part of `pieces` and `stems` that is trained on."""
+        return slice(0, len(self.pieces) - self.held_out_pieces)
+
+    @property
+    def held_out(self) -> slice:
+        """The part of `pieces` and `stems` that is held out."""
+        return slice(len(self.pieces) - self.held_out_pieces, len(self.pieces))
+
+
+def make_music(context: Context, seed: int, pieces: int, held_out_pieces: int, sample_rate: int) -> TrainingMusic:
+    """Compose and play so many pieces, and `held_out_pieces` more."""
+    composed = [compose(seed, FIRST_INDEX + index) for index in range(pieces + held_out_pieces)]
+    stems = []
+    context.progress.start("playing music to learn from", len(composed), "pieces")
+    for piece in composed:
+        context.check_stopped()
+        stems.append(render(piece, sample_rate))
+        context.progress.advance()
+    return TrainingMusic(composed, stems, sample_rate, held_out_pieces)
+
+
+def train_network(
+    network: nn.Module,
+    draw_loss: Callable[[torch.Generator], Float[Tensor, ""]],
+    config: OptimizationConfig,
+    seed: int,
+    on_step: OnStep,
+) -> None:
+    """Train a network in place and leave it with its averaged weights, in evaluation mode.
+
+    Args:
+        draw_loss: draws a batch with a generator on the CPU and gives its loss.
+        seed: the draws of a step are a function of seed and step.
+
+    Raises:
+        ValueError: gradients do not stay finite.
+    """
+    train_state = TrainState(network, config)
+    network.train()
+    for step in range(config.steps):
+        loss = draw_loss(torch.Generator().manual_seed(step_seed(seed, step)))
+        loss.backward()
+        train_state.step_and_check()
+        on_step(step, float(loss.detach()))
+    train_state.keep_averaged()
+    network.eval()
