@@ -1,7 +1,7 @@
-"""The codec as the other stages see it: sound to integers and back.
+"""The codec as the stages see it: sound to integers and back.
 
-A `Codec` wraps a network of transformers (EnCodec, DAC, Mimi) behind its `Coder`. What it makes of a recording
-depends on the recording alone, never on what is encoded or decoded beside it: see `encode_track` and `decode_track`.
+A `Codec` wraps a network of transformers (EnCodec, DAC, Mimi) behind its `Coder`. A recording's codes and sound depend
+on the recording alone, never on what is encoded or decoded beside it: see `encode_track` and `decode_track`.
 """
 
 import hashlib
@@ -13,18 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DacModel, EncodecModel
 
-from model.codec.coder import CodecNetwork, Coder, Margins
-from model.codec.dac import dac_coder
-from model.codec.encodec import encodec_coder
-from model.codec.mimi import mimi_coder
-from model.kernels.codec.inference import for_inference
+from model.codec.coders import CodecNetwork, Coder, Margins, dac_coder, encodec_coder, mimi_coder
+from model.kernels.codec.inference import prepare_codec_for_inference
 
 WINDOW_SECONDS = 30.0
 """Length of a window, where the margins of the codec are not so wide that most of it would be thrown away."""
 
 
 def coder_of(network: CodecNetwork) -> Coder:
-    """The coder of a network, by its kind.
+    """Make the coder of a network, by its kind.
 
     Raises:
         ValueError: a Mimi without one half, or at its transformer's own rate.
@@ -35,7 +32,7 @@ def coder_of(network: CodecNetwork) -> Coder:
 
 
 def codebook_identity(network: CodecNetwork, levels: int) -> str:
-    """What a codec's codes mean, as 64 hexadecimal digits: SHA-256 of the float32 values of its first `levels`
+    """Return what a codec's codes mean, as 64 hexadecimal digits: SHA-256 of the float32 values of its first `levels`
     codebooks. Codes of networks that agree in it can be read by each other, in whatever form the networks came.
 
     Raises:
@@ -55,7 +52,7 @@ class Codec:
 
     Args:
         network: trained, as `from_pretrained` of its class gives it; it is changed in place (plain weights, no
-            gradients) and moved to `device`. On a CPU a copy that shares its weights is made ready for inference
+            gradients) and moved to `device`. On a CPU a copy that shares its weights is prepared for inference
             (`model.kernels.codec.inference`), and changes of the network's weights after that may not reach it.
         codebooks: how many levels to use; None takes all that the network has.
 
@@ -73,7 +70,7 @@ class Codec:
             raise ValueError(f"expected 1 to {coder.codebooks} codebooks, got {codebooks}")
         network.eval().requires_grad_(False).to(device)
         coder.prepare()
-        self.coder, self.network, self.device = coder_of(for_inference(network)), network, device
+        self.coder, self.network, self.device = coder_of(prepare_codec_for_inference(network)), network, device
         self.codebooks = coder.codebooks if codebooks is None else codebooks
         self.cardinality, self.sample_rate = coder.cardinality, coder.sample_rate
         self.channels, self.hop = coder.channels, coder.hop
@@ -95,7 +92,7 @@ class Codec:
 
     @torch.no_grad()
     def encode(self, wav: Float[Tensor, "B C N"]) -> Int[Tensor, "B K T"]:
-        """Codes of waveforms in one pass, T = ceil(N / hop).
+        """Encode waveforms in one pass, T = ceil(N / hop).
 
         Raises:
             ValueError: another number of channels, or no samples.
@@ -106,7 +103,7 @@ class Codec:
 
     @torch.no_grad()
     def decode(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
-        """Waveforms of codes in one pass, N = T * hop.
+        """Decode codes in one pass, N = T * hop.
 
         Raises:
             ValueError: another number of codebooks, no frames, or a code that is not in the codebooks.
@@ -126,11 +123,11 @@ class Codec:
         context: int | None = None,
         windows_at_once: int = 4,
     ) -> Int[Tensor, "K T"]:
-        """Codes of a whole recording, in memory that its length does not change.
+        """Encode a whole recording, in memory that its length does not change.
 
         Windows overlap, and the outer frames at a seam are thrown away, `margins` of them: the network sees what is
         around a seam, so that a seam leaves codes as one long pass would give them, but for what recurrent layers
-        remember and attention hears from further back. A recording of at most one window is encoded in one pass. The
+        and attention bring from further back. A recording of at most one window is encoded in one pass. The
         last window is encoded alone, ending where the recording ends; the others, all equal, go `windows_at_once` at a
         time. Only this recording's own windows ever share a batch, so its codes depend on nothing else.
 
@@ -144,35 +141,35 @@ class Codec:
         if windows_at_once < 1:
             raise ValueError(f"expected 1 or more windows at once, got {windows_at_once}")
         frames = math.ceil(wav.shape[-1] / self.hop)
-        cut = self._windows(frames, window, context)
+        windows = self._windows(frames, window, context)
         pieces = []
-        for first in range(0, len(cut.starts) - 1, windows_at_once):
-            group = cut.starts[first : min(first + windows_at_once, len(cut.starts) - 1)]
-            batch = torch.stack([wav[:, at * self.hop : (at + cut.length) * self.hop] for at in group])
+        for first in range(0, len(windows.starts) - 1, windows_at_once):
+            group = windows.starts[first : min(first + windows_at_once, len(windows.starts) - 1)]
+            batch = torch.stack([wav[:, start * self.hop : (start + windows.length) * self.hop] for start in group])
             pieces += list(self.encode(batch).cpu())
-        pieces.append(self.encode(wav[None, :, cut.starts[-1] * self.hop :])[0].cpu())
-        return cut.joined(pieces, 1)
+        pieces.append(self.encode(wav[None, :, windows.starts[-1] * self.hop :])[0].cpu())
+        return windows.joined(pieces, 1)
 
     def decode_track(
         self, codes: Int[Tensor, "K T"], window: int | None = None, context: int | None = None
     ) -> Float[Tensor, "C N"]:
-        """The sound of a whole recording's codes, N = T * hop, in windows that overlap as in `encode_track`.
+        """Decode a whole recording's codes, N = T * hop, in windows that overlap as in `encode_track`.
 
         Each window is decoded alone, so the samples depend on these codes and nothing else.
 
         Raises:
             ValueError: windows that are all context, or bad codes.
         """
-        cut = self._windows(codes.shape[-1], window, context)
-        pieces = [self.decode(codes[None, :, at : at + cut.length])[0].cpu() for at in cut.starts]
-        return cut.joined(pieces, self.hop)
+        windows = self._windows(codes.shape[-1], window, context)
+        pieces = [self.decode(codes[None, :, start : start + windows.length])[0].cpu() for start in windows.starts]
+        return windows.joined(pieces, self.hop)
 
     def _windows(self, frames: int, window: int | None, context: int | None) -> "_Windows":
-        """How `frames` are cut: a start every `step` frames, the last as late as its full length allows."""
+        """Cut `frames` into windows: one every `step` frames, the last as late as its full length allows."""
         margins = self.margins if context is None else Margins(context, context)
-        thrown = margins.before + margins.after
-        length = max(round(WINDOW_SECONDS * self.frame_rate), 2 * thrown, 1) if window is None else window
-        step = length - thrown
+        discarded = margins.before + margins.after
+        length = max(round(WINDOW_SECONDS * self.frame_rate), 2 * discarded, 1) if window is None else window
+        step = length - discarded
         if step < 1 or min(margins.before, margins.after) < 0:
             raise ValueError(
                 f"expected a window of more frames than the {margins.before} before and {margins.after} after what is "
@@ -192,8 +189,8 @@ class _Windows:
     """Frames at the end of a window that the next one has better."""
 
     def joined(self, pieces: list[Tensor], scale: int) -> Tensor:
-        """What the windows' results are together, of `scale` entries a frame: of each what lies up to `after` before
-        its end, from where the one before it stopped."""
+        """Join the windows' results, of `scale` entries a frame: from each what lies up to `after` before its end, from
+        where the one before it stopped."""
         kept, done = [], 0
         for i, (piece, start) in enumerate(zip(pieces, self.starts, strict=True)):
             end = start * scale + piece.shape[-1] - (self.after * scale if i < len(pieces) - 1 else 0)

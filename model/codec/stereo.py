@@ -1,4 +1,5 @@
-"""Stereo out of a mono codec: left and right are encoded alone, and their codes take turns (MusicGen, 2306.05284, 3.1).
+"""Stereo out of a mono codec: left and right are encoded alone, and their codes are interleaved (MusicGen, 2306.05284,
+3.1).
 
 The published stereo models interleave codebooks, L0, R0, L1, R1, …, so that a frame has twice the codes; the two codes
 of a level share a delay (`delays=(0, 0, 1, 1, 2, 2, 3, 3)`). AudioCraft can also interleave frames, left at the even
@@ -13,22 +14,22 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.codec.codec import Codec
-from model.codec.coder import Margins
+from model.codec.coders import Margins
 
 CODEBOOKS, FRAMES = 1, 2
 """Dimensions of codes [B, K, T]."""
 
 
 @dataclass(frozen=True, eq=False)
-class Sides:
+class StereoCodes:
     """The codes of both channels."""
 
     left: Int[Tensor, "B _ _"]
     right: Int[Tensor, "B _ _"]
 
 
-def interleave(sides: Sides, by: Literal["codebooks", "frames"] = "codebooks") -> Int[Tensor, "B _ _"]:
-    """Codes in which left and right take turns: [B, 2K, T] by codebooks, [B, K, 2T] by frames; left begins.
+def interleave(sides: StereoCodes, by: Literal["codebooks", "frames"] = "codebooks") -> Int[Tensor, "B _ _"]:
+    """Interleave the codes of both channels: [B, 2K, T] by codebooks, [B, K, 2T] by frames; left begins.
 
     Raises:
         ValueError: sides of different shapes.
@@ -39,8 +40,8 @@ def interleave(sides: Sides, by: Literal["codebooks", "frames"] = "codebooks") -
     return torch.stack([sides.left, sides.right], dim=along + 1).flatten(along, along + 1)
 
 
-def part(codes: Int[Tensor, "B _ _"], by: Literal["codebooks", "frames"] = "codebooks") -> Sides:
-    """What `interleave` was given.
+def deinterleave(codes: Int[Tensor, "B _ _"], by: Literal["codebooks", "frames"] = "codebooks") -> StereoCodes:
+    """Undo `interleave`.
 
     Raises:
         ValueError: an odd number of codebooks or frames.
@@ -49,11 +50,11 @@ def part(codes: Int[Tensor, "B _ _"], by: Literal["codebooks", "frames"] = "code
     if codes.shape[along] % 2:
         raise ValueError(f"expected left and right by turns, an even number of {by}, got {codes.shape[along]}")
     left, right = codes.unflatten(along, (-1, 2)).unbind(along + 1)
-    return Sides(left, right)
+    return StereoCodes(left, right)
 
 
 class StereoCodec:
-    """A mono codec that takes and gives two channels, with the interface of `Codec`.
+    """A mono codec that encodes and decodes two channels, with the interface of `Codec`.
 
     Args:
         codec: it encodes each side as the recording that it would be alone, so equal sides have equal codes.
@@ -88,21 +89,21 @@ class StereoCodec:
         return self.codec.identity
 
     def encode(self, wav: Float[Tensor, "B C N"]) -> Int[Tensor, "B K T"]:
-        """Codes of waveforms in one pass, T = ceil(N / hop).
+        """Encode waveforms in one pass, T = ceil(N / hop).
 
         Raises:
             ValueError: another number of channels, or no samples.
         """
         self._check(wav.shape[1], tuple(wav.shape))
-        return interleave(Sides(self.codec.encode(wav[:, :1]), self.codec.encode(wav[:, 1:])))
+        return interleave(StereoCodes(self.codec.encode(wav[:, :1]), self.codec.encode(wav[:, 1:])))
 
     def decode(self, codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B 2 N"]:
-        """Waveforms of codes in one pass, N = T * hop.
+        """Decode codes in one pass, N = T * hop.
 
         Raises:
             ValueError: an odd number of codebooks, no frames, or a code that is not in the codebooks.
         """
-        sides = part(codes)
+        sides = deinterleave(codes)
         return torch.cat([self.codec.decode(sides.left), self.codec.decode(sides.right)], dim=1)
 
     def encode_track(
@@ -112,24 +113,24 @@ class StereoCodec:
         context: int | None = None,
         windows_at_once: int = 4,
     ) -> Int[Tensor, "K T"]:
-        """Codes of a whole recording, each side as `Codec.encode_track` gives them.
+        """Encode a whole recording, each side as `Codec.encode_track` gives them.
 
         Raises:
             ValueError: windows that are all context, or a bad waveform.
         """
         self._check(wav.shape[0], tuple(wav.shape))
         left, right = (self.codec.encode_track(side, window, context, windows_at_once) for side in wav.split(1))
-        return interleave(Sides(left[None], right[None]))[0]
+        return interleave(StereoCodes(left[None], right[None]))[0]
 
     def decode_track(
         self, codes: Int[Tensor, "K T"], window: int | None = None, context: int | None = None
     ) -> Float[Tensor, "2 N"]:
-        """The sound of a whole recording's codes, each side as `Codec.decode_track` gives it.
+        """Decode a whole recording's codes, each side as `Codec.decode_track` gives it.
 
         Raises:
             ValueError: windows that are all context, or bad codes.
         """
-        sides = part(codes[None])
+        sides = deinterleave(codes[None])
         parts = [self.codec.decode_track(side[0], window, context) for side in (sides.left, sides.right)]
         return torch.cat(parts, dim=0)
 

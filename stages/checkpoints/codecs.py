@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.codec.codec import Codec, codebook_identity, coder_of
-from model.codec.coder import CodecNetwork
+from model.codec.coders import CodecNetwork
 from model.codec.stereo import StereoCodec
 from schemas import WeightsRef
 from schemas.weights import LocalWeights

@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from model.codec.codec import codebook_identity, coder_of
-from model.codec.coder import CodecNetwork, Coder
+from model.codec.coders import CodecNetwork, Coder
 from model.music_model import MusicModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights

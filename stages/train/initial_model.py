@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
-from model.codec.coder import CodecNetwork
+from model.codec.coders import CodecNetwork
 from model.conditioning.config import MusicModelConfig
 from model.lm.config import LanguageModelConfig
 from model.lm.stereo import stereo_configuration, stereo_weights

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DacConfig, DacModel, EncodecModel, MimiConfig, MimiModel
 
-from model.codec.coder import CodecNetwork
+from model.codec.coders import CodecNetwork
 from model.codec.config import CodecConfig
 from model.codec.network import fold_weight_norm, new_network, scale_activations
 

@@ -1,7 +1,7 @@
 """Layers over blocks of time, so that what they make on the way stays in the cache and memory is used again.
 
-A stretch of layers goes over a sound block by block, each with what the layers see around it, of which they say how
-much that is; the blocks' results together are those of one pass. Where it pays depends on the sizes alone.
+Some layers run over a sound block by block, each block with what their receptive field holds around it; the blocks'
+results together are those of one pass. Where it pays depends on the sizes alone.
 """
 
 import math
@@ -21,92 +21,92 @@ MARGINS_A_BLOCK = 8
 
 
 @dataclass(frozen=True)
-class Sight:
-    """What a row of output is made of, in rows of input: a row n of the output lies at n / rate among those."""
+class ReceptiveField:
+    """Which rows of input a row of output depends on: row n of the output lies at n / rate among those."""
 
     before: Fraction = Fraction(0)
-    """How far before itself it looks at most."""
+    """Rows before it, at most."""
     after: Fraction = Fraction(0)
-    """How far after itself it looks at most."""
+    """Rows after it, at most."""
     rate: Fraction = Fraction(1)
     """Rows of output for each of input."""
-    step: int = 1
+    stride: int = 1
     """A piece of the input must begin at a multiple of so many rows for its output to be a piece of the output."""
     width: Fraction = Fraction(0)
     """Numbers of the widest activation for each row of input."""
 
-    def then(self, later: "Sight") -> "Sight":
-        """That of two layers in turn."""
-        return Sight(
+    def then(self, later: "ReceptiveField") -> "ReceptiveField":
+        """Return that of two layers, one after the other."""
+        return ReceptiveField(
             self.before + later.before / self.rate,
             self.after + later.after / self.rate,
             self.rate * later.rate,
-            math.lcm(self.step, (self.rate / later.step).denominator),
+            math.lcm(self.stride, (self.rate / later.stride).denominator),
             max(self.width, later.width * self.rate),
         )
 
 
 @runtime_checkable
-class Layer(Protocol):
-    """Anything from rows to rows, which leaves those that it is given as they are."""
+class RowLayer(Protocol):
+    """Anything from rows to rows, which leaves its input as it is."""
 
     @property
-    def sight(self) -> Sight:
-        """How far it looks, and how much it holds."""
+    def receptive_field(self) -> ReceptiveField:
+        """What its output depends on, and how much it holds."""
 
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-        """What it makes of them."""
+        """Return the layer's output."""
 
 
-class Stretch:
-    """Layers in turn, over blocks of the rows."""
+class ChunkedLayers:
+    """Layers, one after the other, over blocks of the rows."""
 
-    def __init__(self, layers: Sequence[Layer], block_bytes: int = BLOCK_BYTES) -> None:
+    def __init__(self, layers: Sequence[RowLayer], block_bytes: int = BLOCK_BYTES) -> None:
         self.layers = layers
-        self.sight = sight = sight_of(layers)
-        self.before = max(0, math.ceil(sight.before / sight.step) * sight.step)
+        self.receptive_field = field = receptive_field_of(layers)
+        self.before = max(0, math.ceil(field.before / field.stride) * field.stride)
         # The last row that is kept lies 1 / rate before the block's end.
-        self.after = max(0, math.ceil(sight.after + 1 - 1 / sight.rate))
-        rows = max(1, block_bytes // math.ceil(4 * sight.width), MARGINS_A_BLOCK * (self.before + self.after))
-        self.block = math.ceil(rows / sight.step) * sight.step
+        self.after = max(0, math.ceil(field.after + 1 - 1 / field.rate))
+        rows = max(1, block_bytes // math.ceil(4 * field.width), MARGINS_A_BLOCK * (self.before + self.after))
+        self.block = math.ceil(rows / field.stride) * field.stride
 
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-        length, rate = len(rows), self.sight.rate
+        length, rate = len(rows), self.receptive_field.rate
         starts = range(0, max(1, length // self.block) * self.block, self.block)
         if len(starts) == 1:
-            return in_turn(self.layers, rows)
-        found = []
+            return apply_layers(self.layers, rows)
+        kept_rows = []
         for start in starts:
             last = start == starts[-1]  # and longer than others: what is left is too short to mirror its own end
             stop, first = (length if last else start + self.block), max(0, start - self.before)
-            made = in_turn(self.layers, rows[first : length if last else stop + self.after])
-            kept = int((start - first) * rate)
-            found.append(made[kept:] if last else made[kept : kept + int((stop - start) * rate)])
-        return torch.cat(found)
+            output = apply_layers(self.layers, rows[first : length if last else stop + self.after])
+            begin = int((start - first) * rate)
+            kept_rows.append(output[begin:] if last else output[begin : begin + int((stop - start) * rate)])
+        return torch.cat(kept_rows)
 
 
-def stretches(layers: Sequence[Layer]) -> list[Stretch]:
-    """The layers in turn, cut where the rate changes: the lower rate's side of such a layer is what is kept whole."""
-    found: list[list[Layer]] = [[]]
+def chunk_layers(layers: Sequence[RowLayer]) -> list[ChunkedLayers]:
+    """Group the layers, cut where the rate changes: the lower rate's side of such a layer is what is kept whole."""
+    groups: list[list[RowLayer]] = [[]]
     for layer in layers:
-        if layer.sight.rate > 1 and found[-1]:
-            found.append([])
-        found[-1].append(layer)
-        if layer.sight.rate < 1:
-            found.append([])
-    return [Stretch(each) for each in found if each]
+        if layer.receptive_field.rate > 1 and groups[-1]:
+            groups.append([])
+        groups[-1].append(layer)
+        if layer.receptive_field.rate < 1:
+            groups.append([])
+    return [ChunkedLayers(each) for each in groups if each]
 
 
-def sight_of(layers: Sequence[Layer]) -> Sight:
-    """That of layers in turn."""
-    sight = Sight()
+def receptive_field_of(layers: Sequence[RowLayer]) -> ReceptiveField:
+    """Return the receptive field of layers, one after the other."""
+    field = ReceptiveField()
     for layer in layers:
-        sight = sight.then(layer.sight)
-    return sight
+        field = field.then(layer.receptive_field)
+    return field
 
 
-def in_turn(layers: Sequence[Layer], rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-    """What the layers make of the rows, one after the other."""
+def apply_layers(layers: Sequence[RowLayer], rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
+    """Apply layers to the rows, one after the other."""
     for layer in layers:
         rows = layer(rows)
     return rows

@@ -1,4 +1,4 @@
-"""A codec's network made ready for inference on a CPU: the same network, its two halves over channels-last memory.
+"""Prepares a codec's network for inference on a CPU: the same network, its two halves over channels-last memory.
 
 transformers' EnCodec, Mimi and DAC are chains of a few kinds of layers. They are read from the modules here, with their
 padding, and given to `channels_last` and `recurrence` beside this file. What is between the halves (quantisers, Mimi's
@@ -38,7 +38,8 @@ from transformers.models.mimi.modeling_mimi import (
     MimiResnetBlock,
 )
 
-from model.codec.coder import CodecNetwork
+from model import kernels
+from model.codec.coders import CodecNetwork
 from model.kernels.codec.channels_last import (
     PADDING_MODES,
     Activation,
@@ -50,64 +51,67 @@ from model.kernels.codec.channels_last import (
     elu_into,
     snake_into,
 )
-from model.kernels.codec.chunked_layers import Layer, Stretch, stretches
+from model.kernels.codec.chunked_layers import ChunkedLayers, RowLayer, chunk_layers
 from model.kernels.codec.recurrence import Recurrence
 
 CHAINS = (EncodecEncoder, EncodecDecoder, MimiEncoder, MimiDecoder, DacEncoder, DacDecoder)
 """Halves whose children run in the order in which they stand."""
 LINKS = (nn.ModuleList, DacEncoderBlock, DacDecoderBlock)
-"""Parts of a chain, of which the same is true."""
+"""Parts of a chain whose children run in order too."""
 
 
-def for_inference(network: CodecNetwork) -> CodecNetwork:
-    """The network with its halves made ready, for inference alone; what else there is, is shared with the network.
+def prepare_codec_for_inference(network: CodecNetwork) -> CodecNetwork:
+    """Return the network with its two halves as `InferenceHalf`, for inference alone; all else is shared with the
+    network.
 
-    Elsewhere than in float32 on a CPU with oneDNN's kernels it is the network itself, and so is a half that has a layer
-    of a kind that is not known here.
+    Where kernels are disabled, and elsewhere than in float32 on a CPU with oneDNN, it is the network itself; so is a
+    half that has a layer of a kind that is not known here.
     """
-    some = next(network.parameters())
-    if some.device.type != "cpu" or some.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    weight = next(network.parameters())
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    if not kernels.enabled() or not on_cpu:
         return network
     whole: Any = network
     seanet = isinstance(network, MimiModel)
     halves = (whole.encoder.encoder_seanet, whole.decoder.decoder_seanet) if seanet else (whole.encoder, whole.decoder)
     # What a copy finds here it takes in place of a copy of its own.
     taken: dict[int, Any] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    taken |= {id(half): ReadyHalf(half) for half in halves if _known_half(half)}
+    taken |= {id(half): InferenceHalf(half) for half in halves if _is_supported_half(half)}
     return copy.deepcopy(network, taken)
 
 
-class ReadyHalf(nn.Module):
-    """An encoder or a decoder, made ready when it is first used: most codecs are loaded for one of the two."""
+class InferenceHalf(nn.Module):
+    """An encoder or a decoder over channels-last memory. It is built when it is first used: most codecs are loaded for
+    one of the two."""
 
     def __init__(self, half: nn.Module) -> None:
         super().__init__()
         self.plain = half
-        self.parts: list[Stretch | Recurrence] | None = None
+        self.parts: list[ChunkedLayers | Recurrence] | None = None
 
     @torch.no_grad()
     def forward(self, inputs: Float[Tensor, "B C N"], padding_cache: None = None) -> Float[Tensor, "B D M"]:
-        """What the half makes of the inputs.
+        """Return the half's output.
 
         Args:
-            padding_cache: for Mimi, which names it; nothing is remembered here.
+            padding_cache: for Mimi, which names it; None, as nothing is cached here.
         """
         assert padding_cache is None
         if self.parts is None:
-            self.parts = _parts(_leaves(self.plain))
-        # One by one, which nothing is lost by but where they are short, so that none depends on its neighbours.
+            self.parts = _inference_parts(_leaves(self.plain))
+        # One by one, so that none depends on its neighbours; it costs time only where they are short.
         items = [item.t().contiguous() for item in inputs]
         for part in self.parts:
             items = part(items) if isinstance(part, Recurrence) else [part(rows) for rows in items]
         return torch.stack(items).transpose(1, 2).contiguous()
 
 
-def _known_half(half: nn.Module) -> bool:
-    return isinstance(half, CHAINS) and all(_known(leaf) for leaf in _leaves(half))
+def _is_supported_half(half: nn.Module) -> bool:
+    return isinstance(half, CHAINS) and all(_is_supported(leaf) for leaf in _leaves(half))
 
 
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    """The layers of a half in their order."""
+    """Yield the layers of a half in their order."""
     for child in module.children():
         if isinstance(child, LINKS):
             yield from _leaves(child)
@@ -115,8 +119,8 @@ def _leaves(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
-def _known(layer: nn.Module) -> bool:
-    """Whether `_layers` can read it."""
+def _is_supported(layer: nn.Module) -> bool:
+    """Tell whether `_row_layers` can read a layer."""
     match layer:
         case EncodecConv1d():
             return layer.norm_type == "weight_norm" and layer.pad_mode in PADDING_MODES
@@ -127,9 +131,9 @@ def _known(layer: nn.Module) -> bool:
         case MimiConvTranspose1d():
             return layer.conv.groups == 1
         case EncodecResnetBlock() | MimiResnetBlock():
-            return all(_known(each) for each in (*layer.block, layer.shortcut))
+            return all(_is_supported(each) for each in (*layer.block, layer.shortcut))
         case DacResidualUnit():
-            return all(_known(each) for each in layer.children())
+            return all(_is_supported(each) for each in layer.children())
         case nn.Conv1d():
             return layer.groups == 1 and not isinstance(layer.padding, str)
         case nn.ConvTranspose1d():
@@ -139,22 +143,22 @@ def _known(layer: nn.Module) -> bool:
     return isinstance(layer, Snake1d | EncodecLSTM | nn.Tanh | nn.Identity)
 
 
-def _parts(modules: Iterable[nn.Module]) -> list[Stretch | Recurrence]:
-    """What runs over blocks of time, and between it what remembers all of it."""
-    parts: list[Stretch | Recurrence] = []
-    waiting: list[nn.Module] = []
+def _inference_parts(modules: Iterable[nn.Module]) -> list[ChunkedLayers | Recurrence]:
+    """Split a half into layers that run over blocks of time and the recurrent ones between them."""
+    parts: list[ChunkedLayers | Recurrence] = []
+    pending: list[nn.Module] = []
     for module in modules:
         if isinstance(module, EncodecLSTM):
-            parts += [*stretches(_layers(waiting)), Recurrence(module.lstm)]
-            waiting = []
+            parts += [*chunk_layers(_row_layers(pending)), Recurrence(module.lstm)]
+            pending = []
         else:
-            waiting.append(module)
-    return parts + stretches(_layers(waiting))
+            pending.append(module)
+    return parts + chunk_layers(_row_layers(pending))
 
 
-def _layers(modules: Iterable[nn.Module]) -> list[Layer]:
-    """Modules in turn as layers; an activation is part of the convolution that follows it."""
-    found: list[Layer] = []
+def _row_layers(modules: Iterable[nn.Module]) -> list[RowLayer]:
+    """Convert modules to layers over rows; an activation is part of the convolution that follows it."""
+    layers: list[RowLayer] = []
     activation: Activation | None = None
     for module in modules:
         match module:
@@ -166,19 +170,19 @@ def _layers(modules: Iterable[nn.Module]) -> list[Layer]:
                 continue
             case EncodecResnetBlock() | MimiResnetBlock():
                 shortcut = None if isinstance(module.shortcut, nn.Identity) else _convolution(module.shortcut, None)
-                found.append(Residual(_layers(module.block), shortcut))
+                layers.append(Residual(_row_layers(module.block), shortcut))
             case DacResidualUnit():
-                found.append(Residual(_layers(module.children())))
+                layers.append(Residual(_row_layers(module.children())))
             case nn.Tanh():
-                found.append(HyperbolicTangent())
+                layers.append(HyperbolicTangent())
             case _:
-                found.append(_convolution(module, activation))
+                layers.append(_convolution(module, activation))
         activation = None
-    return found
+    return layers
 
 
 def _convolution(module: Any, activation: Activation | None) -> Convolution | TransposedConvolution:
-    """A convolution with the padding, or the cuts, that its kind puts around it."""
+    """Convert a convolution, with the padding, or the cuts, that its kind puts around it."""
     wrapped = isinstance(module, EncodecConv1d | EncodecConvTranspose1d | MimiConv1d | MimiConvTranspose1d)
     plain = module.conv if wrapped else module
     weight, bias = plain.weight.detach(), None if plain.bias is None else plain.bias.detach()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.codec.codec import Codec, coder_of
-from model.codec.dac import reach
+from model.codec.coders import dac_receptive_field
 from tests.worlds.small_codecs import small_dac, sound
 
 
@@ -47,7 +47,7 @@ def test_dac_looks_as_far_as_its_margins_say_and_hardly_less(strides: tuple[int,
     before, after = touched(codec, 4 * far, 2 * far)
     assert max(before, after) <= far
     assert max(before, after) >= far - 2
-    assert reach(codec.network.config) == codec.margins.after == far
+    assert dac_receptive_field(codec.network.config) == codec.margins.after == far
 
 
 def test_published_dac_looks_twelve_frames_around() -> None:

@@ -7,7 +7,7 @@ import torch
 from transformers import MimiConfig, MimiModel
 
 from model.codec.codec import Codec, coder_of
-from model.codec.coder import CodecNetwork
+from model.codec.coders import CodecNetwork
 from tests.worlds.small_codecs import small_mimi, sound
 
 

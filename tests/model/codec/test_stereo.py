@@ -7,7 +7,7 @@ import torch
 
 from model.codec.codec import Codec, codebook_identity
 from model.codec.config import CodecConfig
-from model.codec.stereo import Sides, StereoCodec, interleave, part
+from model.codec.stereo import StereoCodec, StereoCodes, deinterleave, interleave
 from tests.model.codec.test_codec import network
 from tests.worlds.oracles import read_pack
 from tests.worlds.small_codecs import sound
@@ -21,9 +21,9 @@ def stereo() -> StereoCodec:
 @pytest.mark.parametrize(("by", "name"), [("codebooks", "interleaved_codebooks"), ("frames", "interleaved_timesteps")])
 def test_codes_take_turns_as_in_the_oracle(oracles: Path, by: str, name: str) -> None:
     pack = read_pack(oracles, "stereo_and_extend").tensors
-    sides = Sides(pack["stereo.left"], pack["stereo.right"])
+    sides = StereoCodes(pack["stereo.left"], pack["stereo.right"])
     assert torch.equal(interleave(sides, by), pack[f"stereo.{name}"])
-    parted = part(pack[f"stereo.{name}"], by)
+    parted = deinterleave(pack[f"stereo.{name}"], by)
     assert torch.equal(parted.left, sides.left)
     assert torch.equal(parted.right, sides.right)
 
@@ -66,7 +66,7 @@ def test_what_is_not_left_and_right_is_refused(stereo: StereoCodec) -> None:
     with pytest.raises(ValueError, match="even number of codebooks, got 5"):
         stereo.decode(torch.zeros(1, 5, 4, dtype=torch.long))
     with pytest.raises(ValueError, match="sides of one shape"):
-        interleave(Sides(torch.zeros(1, 2, 3, dtype=torch.long), torch.zeros(1, 2, 4, dtype=torch.long)))
+        interleave(StereoCodes(torch.zeros(1, 2, 3, dtype=torch.long), torch.zeros(1, 2, 4, dtype=torch.long)))
     two = CodecConfig(sample_rate=8_000, channels=2, filters=4, ratios=(4, 5, 4), width=16, codebooks=3, cardinality=16)
     with pytest.raises(ValueError, match="expected a mono codec"):
         StereoCodec(Codec(network(two)))

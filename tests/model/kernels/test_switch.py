@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from model import kernels
+from model.codec.codec import Codec
 from model.decoding.generation import GenerationRequest, generate
+from model.kernels.codec.inference import prepare_codec_for_inference
 from model.kernels.packed_linear import prepare_for_inference
 from model.lm.config import Precision
 from tests.worlds.generation_requests import mixed_requests
+from tests.worlds.small_codecs import HOPS, small_codec, sound
 from tests.worlds.tiny_model import music_model, random_codes
 
 
@@ -63,3 +66,16 @@ def test_training_in_bfloat16_has_the_same_loss_and_gradients_with_kernels_and_w
     assert not all(torch.equal(one, other) for one, other in zip(fast, plain, strict=True))
     for one, other in zip(fast, plain, strict=True):
         assert (one - other).norm() <= 0.05 * other.norm()
+
+
+@pytest.mark.parametrize("kind", list(HOPS))
+def test_codes_and_sound_of_a_codec_are_the_same_with_kernels_and_without(kind: str) -> None:
+    fast = Codec(small_codec(kind))
+    with kernels.disabled():
+        plain = Codec(small_codec(kind))
+        assert prepare_codec_for_inference(plain.network) is plain.network
+    wav = sound(20 * HOPS[kind])[None]
+    codes = plain.encode(wav)
+    assert (fast.encode(wav) == codes).float().mean() > 0.99
+    expected = plain.decode(codes)
+    torch.testing.assert_close(fast.decode(codes), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from model.kernels.codec.channels_last import (
     Convolution,
-    FewOutputs,
+    FewOutputsConvolution,
     Padding,
     PaddingMode,
     TransposedConvolution,
+    TwoTapConvolution,
     elu_into,
     snake_into,
 )
-from model.kernels.codec.winograd import TwoTaps
 
 SIZES = st.integers(1, 5)
 MODES: list[PaddingMode] = ["constant", "reflect", "replicate"]
@@ -25,9 +25,9 @@ def drawn(*sizes: int, seed: int = 0) -> Tensor:
     return torch.randn(sizes, generator=torch.Generator().manual_seed(seed))
 
 
-def close(made: Tensor, expected: Tensor) -> None:
+def close(output: Tensor, expected: Tensor) -> None:
     """Rows [N, C] against channels [1, C, N]."""
-    torch.testing.assert_close(made, expected[0].t(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output, expected[0].t(), rtol=1e-5, atol=1e-5)
 
 
 @given(
@@ -69,8 +69,8 @@ def test_a_transposed_convolution_is_that_of_pytorch_without_what_is_cut_off(
     whole = F.conv_transpose1d(F.elu(inputs), weight, bias, stride)
     before = data.draw(st.integers(0, whole.shape[-1] - 1))
     after = data.draw(st.integers(0, whole.shape[-1] - 1 - before))
-    made = TransposedConvolution(weight, bias, stride, before, after, elu_into)(inputs[0].t().contiguous())
-    close(made, whole[..., before : whole.shape[-1] - after])
+    output = TransposedConvolution(weight, bias, stride, before, after, elu_into)(inputs[0].t().contiguous())
+    close(output, whole[..., before : whole.shape[-1] - after])
 
 
 @given(st.integers(1, 3), SIZES, st.integers(1, 6), st.integers(1, 90), st.booleans())
@@ -80,7 +80,7 @@ def test_two_taps_by_three_products_are_the_convolution(
 ) -> None:
     rows, weight = drawn(2 * stride + spare, channels), drawn(wanted, channels, 2 * stride, seed=1)
     bias = drawn(wanted, seed=2) if biased else None
-    close(TwoTaps(weight, bias)(rows), F.conv1d(rows.t()[None], weight, bias, stride))
+    close(TwoTapConvolution(weight, bias)(rows), F.conv1d(rows.t()[None], weight, bias, stride))
 
 
 @given(st.integers(17, 40), st.integers(1, 2), st.integers(2, 8), st.integers(1, 3), st.integers(0, 60), st.booleans())
@@ -92,7 +92,7 @@ def test_a_convolution_into_few_channels_is_pytorch_s(
     rows, weight = drawn(length, channels), drawn(wanted, channels, kernel, seed=1)
     bias = drawn(wanted, seed=2) if biased else None
     layer = Convolution(weight, bias, dilation=dilation, padding=Padding(1, 1), activation=elu_into)
-    assert isinstance(layer.shorter, FewOutputs)
+    assert isinstance(layer.fast_path, FewOutputsConvolution)
     expected = F.conv1d(F.pad(F.elu(rows.t()[None]), (1, 1)), weight, bias, dilation=dilation)
     torch.testing.assert_close(layer(rows), expected[0].t(), rtol=1e-5, atol=3e-5)
 
@@ -100,11 +100,11 @@ def test_a_convolution_into_few_channels_is_pytorch_s(
 def test_wide_convolutions_take_that_way_and_are_the_same_ones() -> None:
     inputs, weight, bias = drawn(1, 128, 39), drawn(512, 128, 8, seed=1) / 32, drawn(512, seed=2)
     layer = Convolution(weight, bias, 4, padding=Padding(3, 1, mode="reflect"), activation=elu_into)
-    assert isinstance(layer.shorter, TwoTaps)
+    assert isinstance(layer.fast_path, TwoTapConvolution)
     rows = inputs[0].t().contiguous()
     close(layer(rows), F.conv1d(F.pad(F.elu(inputs), (3, 1), "reflect"), weight, bias, 4))
     back = TransposedConvolution(drawn(512, 128, 8, seed=3) / 32, bias[:128], 4, 2, 2, elu_into)
-    assert isinstance(back.convolution.shorter, TwoTaps)
+    assert isinstance(back.convolution.fast_path, TwoTapConvolution)
     wide = drawn(1, 512, 11)
     expected = F.conv_transpose1d(F.elu(wide), drawn(512, 128, 8, seed=3) / 32, bias[:128], 4)[..., 2:-2]
     close(back(wide[0].t().contiguous()), expected)
@@ -112,9 +112,9 @@ def test_wide_convolutions_take_that_way_and_are_the_same_ones() -> None:
 
 def test_snake_is_its_formula_in_every_channel() -> None:
     rows, alpha = drawn(50, 4), drawn(4, seed=1).abs() + 0.1
-    room = torch.empty_like(rows)
-    snake_into(alpha)(rows, room)
-    torch.testing.assert_close(room, rows + torch.sin(alpha * rows).square() / alpha)
+    out = torch.empty_like(rows)
+    snake_into(alpha)(rows, out)
+    torch.testing.assert_close(out, rows + torch.sin(alpha * rows).square() / alpha)
 
 
 def test_a_linear_layer_is_a_convolution_of_one_row() -> None:

@@ -15,17 +15,17 @@ from model.kernels.codec.channels_last import (
     TransposedConvolution,
     elu_into,
 )
-from model.kernels.codec.chunked_layers import Layer, Stretch, in_turn, sight_of, stretches
+from model.kernels.codec.chunked_layers import ChunkedLayers, RowLayer, apply_layers, chunk_layers, receptive_field_of
 from tests.model.kernels.codec.test_channels_last import MODES, drawn
 
 
-def chain(generator: torch.Generator, mode: PaddingMode) -> list[Layer]:
+def chain(generator: torch.Generator, mode: PaddingMode) -> list[RowLayer]:
     """Layers of every kind, at random."""
 
     def number(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
-    layers: list[Layer] = []
+    layers: list[RowLayer] = []
     channels = 3
     for _ in range(number(1, 4)):
         kind, wanted = number(0, 2), number(1, 6)
@@ -56,18 +56,18 @@ def chain(generator: torch.Generator, mode: PaddingMode) -> list[Layer]:
 def test_blocks_give_what_one_pass_gives(seed: int, length: int, block_bytes: int, mode: PaddingMode) -> None:
     layers = chain(torch.Generator().manual_seed(seed), mode)
     rows = drawn(length, 3, seed=seed)
-    whole = in_turn(layers, rows)
-    torch.testing.assert_close(Stretch(layers, block_bytes)(rows), whole, rtol=1e-5, atol=1e-5)
-    parts = [Stretch(stretch.layers, block_bytes) for stretch in stretches(layers)]
+    whole = apply_layers(layers, rows)
+    torch.testing.assert_close(ChunkedLayers(layers, block_bytes)(rows), whole, rtol=1e-5, atol=1e-5)
+    parts = [ChunkedLayers(chunked.layers, block_bytes) for chunked in chunk_layers(layers)]
     assert [layer for part in parts for layer in part.layers] == layers
-    torch.testing.assert_close(in_turn(parts, rows), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(apply_layers(parts, rows), whole, rtol=1e-5, atol=1e-5)
 
 
 class Listening:
     """A layer that notes how many rows it was given."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.layer, self.sight, self.lengths = layer, layer.sight, list[int]()
+    def __init__(self, layer: RowLayer) -> None:
+        self.layer, self.receptive_field, self.lengths = layer, layer.receptive_field, list[int]()
 
     def __call__(self, rows: Tensor) -> Tensor:
         self.lengths.append(len(rows))
@@ -77,10 +77,10 @@ class Listening:
 def test_a_long_sound_takes_several_blocks_that_overlap_by_what_the_layers_see() -> None:
     layer = Convolution(drawn(4, 3, 8), None, stride=2, padding=Padding(4, 2, mode="reflect"))
     listening = Listening(layer)
-    stretch = Stretch([listening], block_bytes=1200)
-    assert (stretch.before, stretch.after, stretch.block) == (4, 2, 100)
+    chunked = ChunkedLayers([listening], block_bytes=1200)
+    assert (chunked.before, chunked.after, chunked.block) == (4, 2, 100)
     rows = drawn(950, 3)
-    torch.testing.assert_close(stretch(rows), layer(rows))
+    torch.testing.assert_close(chunked(rows), layer(rows))
     assert listening.lengths == [102, *(7 * [106]), 154]
 
 
@@ -88,10 +88,10 @@ def test_a_long_sound_takes_several_blocks_that_overlap_by_what_the_layers_see()
 @settings(max_examples=60, deadline=None)
 def test_what_lies_further_off_than_layers_look_does_not_change_a_row(seed: int) -> None:
     layers = chain(torch.Generator().manual_seed(seed), "constant")
-    sight, place = sight_of(layers), 240
+    field, place = receptive_field_of(layers), 240
     rows = drawn(480, 3)
     changed = rows.clone()
     changed[place] += 1.0
-    before, after = in_turn(layers, rows), in_turn(layers, changed)
-    touched = [Fraction(int(row)) / sight.rate for row in (before - after).abs().amax(1).gt(1e-4).nonzero()]
-    assert all(place - sight.after <= row <= place + sight.before for row in touched)
+    before, after = apply_layers(layers, rows), apply_layers(layers, changed)
+    touched = [Fraction(int(row)) / field.rate for row in (before - after).abs().amax(1).gt(1e-4).nonzero()]
+    assert all(place - field.after <= row <= place + field.before for row in touched)

@@ -1,4 +1,4 @@
-"""A network made ready gives what the network gives, and leaves it as it was."""
+"""A network prepared for inference gives what the network gives, and leaves it as it was."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 
 from model.codec.network import fold_weight_norm
-from model.kernels.codec.inference import ReadyHalf, for_inference
+from model.kernels.codec.inference import InferenceHalf, prepare_codec_for_inference
 from tests.worlds.small_codecs import HOPS, small_codec, sound
 
 
@@ -21,25 +21,25 @@ def halves(kind: str, network: Any) -> tuple[nn.Module, nn.Module]:
     return network.encoder, network.decoder
 
 
-def check(plain: nn.Module, ready: nn.Module, inputs: Tensor) -> None:
-    assert isinstance(ready, ReadyHalf)
+def check(plain: nn.Module, prepared: nn.Module, inputs: Tensor) -> None:
+    assert isinstance(prepared, InferenceHalf)
     with torch.no_grad():
         expected = plain(inputs)
-    found = ready(inputs)
+    found = prepared(inputs)
     assert found.is_contiguous()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("kind", list(HOPS))
 @pytest.mark.parametrize("samples", [1, 79, 81, 1_601, 50_003])
-def test_halves_that_are_ready_give_what_the_network_s_own_give(kind: str, samples: int) -> None:
+def test_prepared_halves_give_what_the_network_s_own_give(kind: str, samples: int) -> None:
     network: Any = small_codec(kind)
     encoder, decoder = halves(kind, network)
-    ready_encoder, ready_decoder = halves(kind, for_inference(network))
+    prepared_encoder, prepared_decoder = halves(kind, prepare_codec_for_inference(network))
     wav = sound(max(samples, HOPS["dac"]) if kind == "dac" else samples)[None]  # DAC is given whole frames
-    check(encoder, ready_encoder, wav)
+    check(encoder, prepared_encoder, wav)
     with torch.no_grad():
-        check(decoder, ready_decoder, encoder(wav))
+        check(decoder, prepared_decoder, encoder(wav))
 
 
 @given(
@@ -54,7 +54,7 @@ def test_halves_that_are_ready_give_what_the_network_s_own_give(kind: str, sampl
     st.integers(1, 3),
 )
 @settings(max_examples=60, deadline=None)
-def test_an_encodec_of_any_shape_is_the_same_when_it_is_ready(
+def test_an_encodec_of_any_shape_is_the_same_when_it_is_prepared(
     channels: int, causal: bool, shortcut: bool, ratios: list[int], residuals: int, recurrent: int, padding: str,
     samples: int, batch: int,
 ) -> None:  # fmt: skip
@@ -65,40 +65,40 @@ def test_an_encodec_of_any_shape_is_the_same_when_it_is_ready(
     )  # fmt: skip
     torch.manual_seed(0)
     network: Any = EncodecModel(config).eval()
-    ready: Any = for_inference(network)
+    prepared: Any = prepare_codec_for_inference(network)
     wav = torch.stack([sound(samples, channels, seed) for seed in range(batch)])
-    check(network.encoder, ready.encoder, wav)
+    check(network.encoder, prepared.encoder, wav)
     with torch.no_grad():
-        check(network.decoder, ready.decoder, network.encoder(wav))
+        check(network.decoder, prepared.decoder, network.encoder(wav))
 
 
-def test_folding_the_weight_norm_changes_nothing_for_a_ready_network() -> None:
+def test_folding_the_weight_norm_changes_nothing_for_a_prepared_network() -> None:
     config = EncodecConfig(num_filters=4, hidden_size=8, upsampling_ratios=[4, 2], codebook_dim=8, codebook_size=4)
     torch.manual_seed(0)
     network, other = EncodecModel(config).eval(), EncodecModel(config).eval()
     other.load_state_dict(network.state_dict())
-    ready, folded = for_inference(network), for_inference(fold_weight_norm(other))
+    prepared, folded = prepare_codec_for_inference(network), prepare_codec_for_inference(fold_weight_norm(other))
     wav = sound(999)[None]
-    torch.testing.assert_close(ready.encoder(wav), folded.encoder(wav))
+    torch.testing.assert_close(prepared.encoder(wav), folded.encoder(wav))
 
 
 @pytest.mark.parametrize("kind", list(HOPS))
-def test_making_a_network_ready_leaves_it_as_it_was_and_copies_no_weights(kind: str) -> None:
+def test_preparing_a_network_leaves_it_as_it_was_and_copies_no_weights(kind: str) -> None:
     network: Any = small_codec(kind)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    ready: Any = for_inference(network)
-    halves(kind, ready)[0](sound(800)[None])
+    prepared: Any = prepare_codec_for_inference(network)
+    halves(kind, prepared)[0](sound(800)[None])
     after = network.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], value) for name, value in after.items())
-    assert not any(isinstance(module, ReadyHalf) for module in network.modules())
-    assert {value.data_ptr() for value in ready.parameters()} == {value.data_ptr() for value in network.parameters()}
+    assert not any(isinstance(module, InferenceHalf) for module in network.modules())
+    assert {value.data_ptr() for value in prepared.parameters()} == {value.data_ptr() for value in network.parameters()}
 
 
 @pytest.mark.parametrize("kind", ["dac", "mimi"])
 def test_an_item_of_a_batch_has_the_bits_that_it_has_alone(kind: str) -> None:
-    ready: Any = for_inference(small_codec(kind))
-    encoder, decoder = halves(kind, ready)
+    prepared: Any = prepare_codec_for_inference(small_codec(kind))
+    encoder, decoder = halves(kind, prepared)
     wavs = torch.stack([sound(4_000, seed=seed) for seed in range(3)])
     latents = encoder(wavs)
     for number in range(3):
@@ -109,14 +109,14 @@ def test_an_item_of_a_batch_has_the_bits_that_it_has_alone(kind: str) -> None:
 def test_a_half_with_a_layer_of_another_kind_runs_as_it_is() -> None:
     network: Any = small_codec("encodec")
     network.encoder.layers[2] = nn.SELU()
-    ready: Any = for_inference(network)
-    assert not isinstance(ready.encoder, ReadyHalf)
-    assert isinstance(ready.decoder, ReadyHalf)
+    prepared: Any = prepare_codec_for_inference(network)
+    assert not isinstance(prepared.encoder, InferenceHalf)
+    assert isinstance(prepared.decoder, InferenceHalf)
     wav = sound(800)[None]
     with torch.no_grad():
-        assert torch.equal(ready.encoder(wav), network.encoder(wav))
+        assert torch.equal(prepared.encoder(wav), network.encoder(wav))
 
 
 def test_a_network_in_another_precision_runs_as_it_is() -> None:
     network: Any = small_codec("encodec").double()
-    assert for_inference(network) is network
+    assert prepare_codec_for_inference(network) is network

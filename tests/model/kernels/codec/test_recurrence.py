@@ -1,4 +1,4 @@
-"""Recurrent layers in stretches give what PyTorch's own give from end to end, however long they remember."""
+"""Recurrent layers in segments give what PyTorch's own give from end to end, however long they remember."""
 
 import pytest
 import torch
@@ -25,9 +25,9 @@ def noise(batch: int, frames: int) -> Tensor:
 
 
 @torch.no_grad()
-def check(lstm: nn.LSTM, inputs: Tensor, run_up: int = recurrence.RUN_UP) -> None:
+def check(lstm: nn.LSTM, inputs: Tensor, warm_up: int = recurrence.WARM_UP_FRAMES) -> None:
     expected = lstm(inputs.transpose(0, 1))[0].transpose(0, 1) + inputs
-    found = Recurrence(lstm, run_up, narrowest=WIDTH)(list(inputs))
+    found = Recurrence(lstm, warm_up, narrowest=WIDTH)(list(inputs))
     torch.testing.assert_close(torch.stack(found), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -38,34 +38,34 @@ def test_any_number_of_sequences_of_any_length_are_as_pytorch_has_them(layers: i
 
 
 @pytest.mark.parametrize("memory", [0.0, 2.0, 5.0, 20.0])
-@pytest.mark.parametrize("run_up", [1, 8, 64])
+@pytest.mark.parametrize("warm_up", [1, 8, 64])
 @pytest.mark.parametrize(("batch", "frames"), [(1, 1_003), (2, 515)])
-def test_stretches_give_the_whole_however_long_layers_remember(
-    memory: float, run_up: int, batch: int, frames: int
+def test_segments_give_the_whole_however_long_layers_remember(
+    memory: float, warm_up: int, batch: int, frames: int
 ) -> None:
-    check(recurrent(memory=memory), noise(batch, frames), run_up)
+    check(recurrent(memory=memory), noise(batch, frames), warm_up)
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Frames of each run from now on."""
     lengths: list[int] = []
-    run = recurrence._run
+    run = recurrence._run_segments
 
-    def counting(layer: recurrence._Layer, steps: Tensor, begun: recurrence._State) -> recurrence._Run:
+    def counting(layer: recurrence._LstmLayer, steps: Tensor, begun: recurrence._State) -> recurrence._Run:
         lengths.append(steps.shape[1])
         return run(layer, steps, begun)
 
-    monkeypatch.setattr(recurrence, "_run", counting)
+    monkeypatch.setattr(recurrence, "_run_segments", counting)
     return lengths
 
 
-def test_layers_that_forget_run_once_and_others_until_all_stretches_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_forget_run_once_and_others_until_all_segments_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = counted(monkeypatch)
     check(recurrent(1), noise(1, 1_000))
-    assert lengths == [recurrence.RUN_UP, 250]
+    assert lengths == [recurrence.WARM_UP_FRAMES, 250]
     lengths.clear()
     check(recurrent(1, memory=20.0), noise(1, 1_000))
-    assert lengths == [recurrence.RUN_UP, 250, 250, 250, 250]
+    assert lengths == [recurrence.WARM_UP_FRAMES, 250, 250, 250, 250]
 
 
 def test_what_is_no_number_ends_too() -> None:

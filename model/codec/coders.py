@@ -1,0 +1,233 @@
+"""Coders: the protocol between this project and a neural codec, and its three kinds from transformers.
+
+EnCodec (arXiv:2210.13438) is a SEANet with recurrent layers and residual codebooks. DAC, the Descript audio codec
+(arXiv:2306.06546), has convolutions alone, and codebooks of few dimensions, looked up by direction, each between
+projections of its own. Mimi (Moshi, arXiv:2410.00037, 3.3) is a causal SEANet with transformers, of few frames a
+second, whose first codebook learned from a speech model; the others are residual. They differ in their networks, in how
+they quantise and in how far they look; windows over long recordings, stereo by a mono codec, identities and files are
+written once, over a `Coder`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DacConfig, DacModel, EncodecModel, MimiModel
+
+from model.codec.network import fold_weight_norm
+
+CodecNetwork = EncodecModel | DacModel | MimiModel
+"""The networks of transformers that can be a codec here."""
+
+
+DAC_DILATIONS = (1, 3, 9)
+"""Of the residual units at each rate, whose kernels are 7 wide (descript-audio-codec, `EncoderBlock`)."""
+
+MIMI_CONVOLUTIONS = 8
+"""Frames that bound what Mimi's convolutions see, of the published network and of smaller ones."""
+
+MIMI_ATTENTION_WINDOWS = 3
+"""Lengths of the sliding window of Mimi's attention (10 s of the published network) that codes are given before what is
+kept.
+
+Each of the transformer's layers looks one window further back, 80 s in all, but with every layer less of it is left.
+Measured with random weights that attend sharply, sharper and sharpest in 8 layers, 99.9, 97 and 82 % of the codes are
+those of one long pass with 20 s before them, 100, 99.97 and 97 % with 30 s, and all with 80 s.
+"""
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Frames that a codec has to see around a frame for its codes and its sound to be those of one long pass."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True, eq=False)
+class Coder:
+    """A codec of any kind, for sound of N samples and codes of T = ceil(N / hop) frames."""
+
+    kind: str
+    """Its name, for messages."""
+    sample_rate: int
+    """Hz."""
+    channels: int
+    """C."""
+    hop: int
+    """Samples a frame."""
+    codebooks: int
+    """Levels that the network has; the first ones alone are a coarser code."""
+    cardinality: int
+    """V, codes of a codebook."""
+    margins: Margins
+    """What a window needs on either side of what is kept of it."""
+    codebook: Callable[[int], Float[Tensor, "V E"]]
+    """Returns the table of a level, which says what its codes mean."""
+    encode: Callable[[Float[Tensor, "B C N"], int], Int[Tensor, "B K T"]]
+    """Encodes waveforms in so many levels."""
+    decode: Callable[[Int[Tensor, "B K T"]], Float[Tensor, "B C N"]]
+    """Decodes codes of any number of levels, N = T * hop."""
+    prepare: Callable[[], None]
+    """Prepares the network for inference, in place, on its device."""
+    obstacle: str | None = None
+    """Why its codes alone are not the sound; None where they are."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.sample_rate / self.hop
+
+
+def encodec_coder(network: EncodecModel) -> Coder:
+    """Make the coder of an EnCodec, with the codes of transformers' own `encode` and `decode`.
+
+    The convolutions look a few frames around. The memory of the recurrent layers has no end, but a second before and
+    after leaves next to nothing of it (see the tests).
+    """
+    config: Any = network.config
+    quantizer: Any = network.quantizer
+
+    def encode(wav: Float[Tensor, "B C N"], levels: int) -> Int[Tensor, "B K T"]:
+        residual = network.encoder(wav)
+        codes = []
+        for layer in quantizer.layers[:levels]:
+            indices = layer.encode(residual)
+            residual = residual - layer.decode(indices)
+            codes.append(indices)
+        return torch.stack(codes, dim=1)
+
+    def decode(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
+        wav: Tensor = network.decoder(quantizer.decode(codes.transpose(0, 1)))
+        return wav
+
+    def prepare() -> None:
+        fold_weight_norm(network)
+
+    second = max(1, round(config.sampling_rate / config.hop_length))
+    return Coder(
+        kind="EnCodec",
+        sample_rate=config.sampling_rate,
+        channels=config.audio_channels,
+        hop=config.hop_length,
+        codebooks=len(quantizer.layers),
+        cardinality=config.codebook_size,
+        margins=Margins(second, second),
+        codebook=lambda level: quantizer.layers[level].codebook.embed,
+        encode=encode,
+        decode=decode,
+        prepare=prepare,
+        # A chunk's loudness is a number beside its codes, which a language model of codes knows nothing of.
+        obstacle="normalisation or chunks, as at 48 kHz" if config.normalize or config.chunk_length_s else None,
+    )
+
+
+def dac_coder(network: DacModel) -> Coder:
+    """Make the coder of a DAC, with the codes of transformers' own `encode` and `decode` on whole frames, as its
+    feature extractor fills them up with silence. It is mono."""
+    config: Any = network.config
+    quantizer: Any = network.quantizer
+    hop: int = config.hop_length
+
+    def encode(wav: Float[Tensor, "B C N"], levels: int) -> Int[Tensor, "B K T"]:
+        padded = pad(wav, (0, -wav.shape[-1] % hop))
+        codes: Tensor = network.encode(padded, n_quantizers=levels).audio_codes
+        return codes
+
+    def decode(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
+        samples = network.decode(audio_codes=codes).audio_values[:, None]
+        # An odd stride costs the end some samples: 8 of the published ones at 16 and 24 kHz.
+        return pad(samples, (0, codes.shape[-1] * hop - samples.shape[-1]))
+
+    frames = dac_receptive_field(config)
+    return Coder(
+        kind="DAC",
+        sample_rate=config.sampling_rate,
+        channels=1,
+        hop=hop,
+        codebooks=config.n_codebooks,
+        cardinality=config.codebook_size,
+        margins=Margins(frames, frames),
+        codebook=lambda level: quantizer.quantizers[level].codebook.weight,
+        encode=encode,
+        decode=decode,
+        prepare=lambda: None,  # transformers loads plain weights
+    )
+
+
+def dac_receptive_field(config: DacConfig) -> int:
+    """Return the frames on either side of its own that a frame's codes, or its samples, can depend on: 12 of the
+    published network at 44.1 kHz."""
+    units = 3 * sum(DAC_DILATIONS)
+    rate, encoder, decoder = 1, 3, 3  # samples a row, and how far the outermost kernels of 7 see
+    for stride in config.downsampling_ratios:
+        encoder += units * rate + 2 * stride * rate
+        decoder += units * rate + 2 * stride * rate
+        rate *= stride
+    return math.ceil(max(encoder + rate, decoder + 3 * rate) / rate)
+
+
+def mimi_coder(network: MimiModel) -> Coder:
+    """Make the coder of a Mimi, with the codes of transformers' own `encode` and `decode`, without their caches.
+
+    Raises:
+        ValueError: a network that lacks one half, or does not halve the rate between its transformer and its codes.
+    """
+    config: Any = network.config
+    quantizer: Any = network.quantizer
+    # Typed loosely, as a half can be left out of a Mimi.
+    encoder: Any = network.encoder
+    decoder: Any = network.decoder
+    if encoder is None or decoder is None:
+        missing = "encoder" if encoder is None else "decoder"
+        raise ValueError(f"expected a Mimi that encodes and decodes, got one with no {missing}")
+    if encoder.downsample is None:
+        raise ValueError(f"expected a Mimi of fewer frames than {config.encodec_frame_rate} a second, got as many")
+    stride: int = encoder.downsample.conv.stride[0]
+    semantic: int = config.num_semantic_quantizers
+
+    def encode(wav: Float[Tensor, "B C N"], levels: int) -> Int[Tensor, "B K T"]:
+        codes: Tensor = network.encode(wav, num_quantizers=max(levels, semantic), use_streaming=False).audio_codes
+        return codes[:, :levels]
+
+    def decode(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
+        wav: Tensor = network.decode(codes, use_cache=False).audio_values
+        return wav
+
+    def prepare() -> None:
+        for layer in _mimi_levels(quantizer):
+            layer.codebook._embed = None  # a table that was made where the network lay before
+
+    return Coder(
+        kind="Mimi",
+        sample_rate=config.sampling_rate,
+        channels=config.audio_channels,
+        hop=math.prod(config.upsampling_ratios) * stride,
+        codebooks=config.num_quantizers,
+        cardinality=config.codebook_size,
+        margins=Margins(
+            before=MIMI_ATTENTION_WINDOWS * math.ceil(config.sliding_window / stride) + MIMI_CONVOLUTIONS,
+            after=0 if config.use_causal_conv else MIMI_CONVOLUTIONS,
+        ),
+        codebook=lambda level: _mimi_codebook(_mimi_levels(quantizer)[level].codebook),
+        encode=encode,
+        decode=decode,
+        prepare=prepare,
+    )
+
+
+def _mimi_levels(quantizer: Any) -> list[Any]:
+    parts = (quantizer.semantic_residual_vector_quantizer, quantizer.acoustic_residual_vector_quantizer)
+    return [layer for part in parts for layer in part.layers]
+
+
+def _mimi_codebook(codebook: Any) -> Float[Tensor, "V E"]:
+    """Divide moving sums by moving counts, on the CPU, so that a codec's identity does not depend on a device."""
+    sums, counts = codebook.embed_sum.cpu(), codebook.cluster_usage.cpu()
+    table: Tensor = sums / counts.clamp(min=codebook.epsilon)[:, None]
+    return table
