@@ -2,7 +2,7 @@
 
 from stages.audio.locations import AudioError, locate, open_binary
 from stages.audio.loudness import AudioMeasures, LoudnessMeter, measure_audio, normalise_loudness
-from stages.audio.reading import AudioStream, Recording, open_audio, read_audio
+from stages.audio.reading import DecodedAudio, read_audio
 from stages.audio.samples import Samples, convert_audio, resample, to_mono
 from stages.audio.true_peak import limit_true_peak
 from stages.audio.writing import AudioFormat, encode_audio
@@ -11,9 +11,8 @@ __all__ = [
     "AudioError",
     "AudioFormat",
     "AudioMeasures",
-    "AudioStream",
+    "DecodedAudio",
     "LoudnessMeter",
-    "Recording",
     "Samples",
     "convert_audio",
     "encode_audio",
@@ -21,7 +20,6 @@ __all__ = [
     "locate",
     "measure_audio",
     "normalise_loudness",
-    "open_audio",
     "open_binary",
     "read_audio",
     "resample",

@@ -47,7 +47,7 @@ def track_identity(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _bytes(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
+def _read_span(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
     file.seek(start)
     left = end - start
     while left > 0:
@@ -59,7 +59,7 @@ def _bytes(file: IO[bytes], start: int, end: int) -> Iterator[bytes]:
 
 
 def _whole(file: IO[bytes], size: int) -> Iterator[bytes]:
-    yield from _bytes(file, 0, size)
+    yield from _read_span(file, 0, size)
 
 
 def _cut_short(what: str, promised: int, present: int) -> AudioError:
@@ -91,7 +91,7 @@ def _chunks(file: IO[bytes], size: int) -> Iterator[bytes]:
             has_samples = True
         if name in hashed:
             yield name + length.to_bytes(8, "little")
-            yield from _bytes(file, start, min(start + length, size))
+            yield from _read_span(file, start, min(start + length, size))
         position = start + length + length % 2
     if not has_samples:
         raise AudioError("truncated", "expected a chunk of samples, got a file that ends before it")
@@ -114,14 +114,14 @@ def _flac(file: IO[bytes], size: int) -> Iterator[bytes]:
     if any(stream[18:34]):
         yield stream[18:34]
     else:
-        yield from _bytes(file, position, _before_tags(file, size))
+        yield from _read_span(file, position, _before_tags(file, size))
 
 
 def _mpeg(file: IO[bytes], size: int) -> Iterator[bytes]:
     start, end = skip_id3(file), _before_tags(file, size)
     file.seek(start)
     start += first_frame(file.read(2**16)) or 0
-    yield from _bytes(file, start, end)
+    yield from _read_span(file, start, end)
 
 
 def _before_tags(file: IO[bytes], size: int) -> int:
@@ -157,7 +157,7 @@ def _mp4(file: IO[bytes], size: int) -> Iterator[bytes]:
         if position + length > size:
             raise _cut_short(f"MP4's {header[4:8].decode('latin-1')!r} atom", length, size - position)
         if header[4:8] == b"mdat":
-            yield from _bytes(file, start, position + length)
+            yield from _read_span(file, start, position + length)
         position += length
 
 
@@ -173,7 +173,7 @@ def _asf(file: IO[bytes], size: int) -> Iterator[bytes]:
         if position + length > size:
             raise _cut_short("ASF object", length, size - position)
         if header[:16] == bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c"):
-            yield from _bytes(file, position + 50, position + length)
+            yield from _read_span(file, position + 50, position + length)
             return
         position += length
     raise AudioError("truncated", "expected ASF's data object, got the end of the file")

@@ -34,7 +34,7 @@ SECONDS_MISSING = 0.5
 
 
 @dataclass(frozen=True)
-class Recording:
+class DecodedAudio:
     """A decoded recording: `samples` float32 [C, N], all finite, `sample_rate` in Hz, `format` as in `tracks`."""
 
     samples: Samples
@@ -59,14 +59,14 @@ class AudioStream:
     blocks: Iterator[Samples]
 
 
-def read_audio(uri: str, max_seconds: float = 4 * 3600.0) -> Recording:
+def read_audio(uri: str, max_seconds: float = 4 * 3600.0) -> DecodedAudio:
     """Read a whole recording.
 
     Raises:
         AudioError: it cannot be found or decoded, is empty, cut short, longer than `max_seconds`, or not finite.
         OSError: the disk or the network failed.
     """
-    with open_audio(uri) as stream:
+    with open_binary(uri) as file, stream_audio(file) as stream:
         parts, length = [], 0
         for block in stream.blocks:
             length += block.shape[1]
@@ -78,24 +78,17 @@ def read_audio(uri: str, max_seconds: float = 4 * 3600.0) -> Recording:
         samples = np.concatenate(parts, axis=1)
         if not np.isfinite(samples).all():
             raise AudioError("not finite", f"expected finite samples, got NaN or infinity in {uri!r}")
-        return Recording(samples, stream.sample_rate, stream.format)
-
-
-@contextmanager
-def open_audio(uri: str) -> Iterator[AudioStream]:
-    """Open a recording to read it in blocks, with memory bounded whatever its length.
-
-    Raises:
-        AudioError: it cannot be found or decoded, or its header claims what no recording has.
-        OSError: the disk or the network failed.
-    """
-    with open_binary(uri) as file, stream_audio(file) as stream:
-        yield stream
+        return DecodedAudio(samples, stream.sample_rate, stream.format)
 
 
 @contextmanager
 def stream_audio(file: IO[bytes]) -> Iterator[AudioStream]:
-    """Do what `open_audio` does for a file that is open already."""
+    """Open a recording, to read it in blocks with memory bounded whatever its length.
+
+    Raises:
+        AudioError: it cannot be decoded, or its header claims what no recording has.
+        OSError: the disk or the network failed.
+    """
     container = container_of(file)
     refusal = ""
     if container not in DEMUXERS or not _needs_ffmpeg(file, container):

@@ -20,7 +20,7 @@ from stages.networks.published import ENCODEC_32KHZ, LAION_CLAP, ROBERTA_VOCABUL
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 if TYPE_CHECKING:
-    from stages.audio import Recording
+    from stages.audio import DecodedAudio
     from stages.evaluate.comparisons import Comparisons
 
 READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CLAP, TOKENS), SCORES, 2
@@ -94,7 +94,7 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
 
 
 def _follows_melody(
-    recording: "Recording", generation: Mapping[str, Any], comparisons: "Comparisons"
+    recording: "DecodedAudio", generation: Mapping[str, Any], comparisons: "Comparisons"
 ) -> dict[str, float | None]:
     from stages.evaluate.comparisons import key_of
 
@@ -109,7 +109,7 @@ def _follows_melody(
     }
 
 
-def _follows_words(recording: "Recording", request: Mapping[str, Any]) -> dict[str, Any]:
+def _follows_words(recording: "DecodedAudio", request: Mapping[str, Any]) -> dict[str, Any]:
     """Key and tempo, where the request names them; `…_correct` is null where nothing could be heard."""
     import torch
 

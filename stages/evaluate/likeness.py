@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from schemas import WeightsRef
 from schemas.tables import CLAP, TRACKS
-from stages.audio import Recording
+from stages.audio import DecodedAudio
 from stages.networks.clap import load_joint_embedder
 from stages.pipeline.contract import Context
 
@@ -43,7 +43,7 @@ class Likeness:
         tracks = context.rows(TRACKS, ["track_id", "split"])
         self._learned = tracks.filter(pc.equal(tracks.column("split"), "train")).column("track_id")
 
-    def embed(self, recording: Recording) -> Float[np.ndarray, "W E"]:
+    def embed(self, recording: DecodedAudio) -> Float[np.ndarray, "W E"]:
         """The embeddings of a clip's windows, unit length."""
         return self.embedder.embed_audio(recording.samples, recording.sample_rate, HOP_SECONDS).embeddings
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from schemas.table import Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.audio import AudioError, Recording, read_audio
+from stages.audio import AudioError, DecodedAudio, read_audio
 from stages.checkpoints.facts import CheckpointFacts
 from stages.pipeline.contract import Context
 from stages.pipeline.references import Reference, RequestRefused
@@ -37,7 +37,7 @@ class ReferenceLookup:
         self.context, self.facts = context, facts
         self._rows: dict[str, dict[str, Row]] = {column: {} for column in LOOKED_UP_IN}
         self._uris: dict[str, str] = {}
-        self._recordings: dict[str, Recording] = {}
+        self._recordings: dict[str, DecodedAudio] = {}
 
     def read_rows(self, requests: Sequence[Row]) -> None:
         """Read what the tables hold of all tracks that the requests refer to."""
@@ -97,7 +97,7 @@ class ReferenceLookup:
             raise RequestRefused(f"unknown {column}", f"{column}: {message}")
         return row
 
-    def recording(self, column: str, reference: Reference) -> Recording:
+    def recording(self, column: str, reference: Reference) -> DecodedAudio:
         """Return the recording of a file.
 
         Raises:

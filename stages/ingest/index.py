@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from stages.ingest.fields import FIELDS, Fields, resolve
 from stages.ingest.listing import File, Listing
-from stages.ingest.metadata.fields import FIELDS, Fields, resolve
-from stages.ingest.metadata.files import NO_METADATA, MetadataStamp, SourceMetadata
+from stages.ingest.metadata import NO_METADATA, MetadataStamp, SourceMetadata
 from stages.ingest.probe import AudioProbe
 from stages.pipeline.contract import Reject
 
@@ -166,16 +166,16 @@ def metadata_stamp(stamps: Sequence[MetadataStamp]) -> str:
 
     It changes with a recording's metadata, and with which fields are read of it: a release that reads one more goes
     through all metadata once, and through no sound. (A file's own tags change with the file.)"""
-    return _empty_metadata_stamp(len(stamps)) if all(each == NO_METADATA for each in stamps) else _digest(stamps)
+    return _empty_metadata_stamp(len(stamps)) if all(each == NO_METADATA for each in stamps) else _stamp_digest(stamps)
 
 
 @lru_cache
 def _empty_metadata_stamp(files: int) -> str:
     """Return the `metadata_stamp` of a row of so many files with no metadata beside them."""
-    return _digest([NO_METADATA] * files)
+    return _stamp_digest([NO_METADATA] * files)
 
 
-def _digest(stamps: Sequence[MetadataStamp]) -> str:
+def _stamp_digest(stamps: Sequence[MetadataStamp]) -> str:
     return hashlib.sha256(json.dumps([FIELDS, list(stamps)]).encode()).hexdigest()[:16]
 
 

@@ -19,7 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.locations import locate, uri_of
-from stages.ingest.metadata.fields import clean_text
+from stages.ingest.fields import clean_text
 from stages.pipeline.contract import Reject
 
 AUDIO_EXTENSIONS = frozenset(

@@ -13,7 +13,7 @@ from stages.audio.loudness import LoudnessMeter
 from stages.audio.reading import stream_audio
 from stages.ingest.config import Limits
 from stages.ingest.listing import File
-from stages.ingest.metadata.tags import read_tags
+from stages.ingest.tags import read_tags
 from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
 
 FILES_PER_WORKER = 16

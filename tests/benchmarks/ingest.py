@@ -40,8 +40,8 @@ from stages.audio.identity import track_identity
 from stages.audio.loudness import measure_audio
 from stages.audio.reading import read_audio
 from stages.audio.writing import encode_audio
-from stages.ingest.metadata.tags import read_tags
 from stages.ingest.probe import Limits, probe_recording
+from stages.ingest.tags import read_tags
 from stages.pipeline.contract import Context
 from stages.pipeline.planning import EVERYTHING, ConfiguredStage
 from stages.pipeline.runner import run_job

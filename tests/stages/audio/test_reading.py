@@ -11,8 +11,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from stages.audio import AudioError, open_audio, read_audio, resample, to_mono
-from stages.audio.locations import locate, uri_of
+from stages.audio import AudioError, read_audio, resample, to_mono
+from stages.audio.locations import locate, open_binary, uri_of
+from stages.audio.reading import stream_audio
 from tests.worlds.recordings import RATE, encoded, encoded_by_ffmpeg, tones, without_first_mpeg_frame, write
 
 BY_LIBSNDFILE = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3", "aiff": "AIFF", "caf": "CAF", "au": "AU"}
@@ -73,7 +74,7 @@ def test_a_variable_rate_mp3_that_does_not_say_its_length_is_read_to_its_end(tmp
 @pytest.mark.parametrize("name", ["electronic/electro_1.mp3", "orchestral/defeat2.ogg"])
 def test_blocks_are_the_whole_recording(name, corpus):
     whole = read_audio(str(corpus / name))
-    with open_audio(str(corpus / name)) as stream:
+    with open_binary(str(corpus / name)) as file, stream_audio(file) as stream:
         blocks = list(stream.blocks)
     assert len(blocks) > 1
     assert np.array_equal(np.concatenate(blocks, axis=1), whole.samples)
@@ -196,8 +197,6 @@ def test_other_filesystems_and_chains_of_them_are_read(tmp_path):
 
 
 def test_a_disk_that_fails_in_the_middle_is_not_taken_for_the_end_of_the_file(tmp_path):
-    from stages.audio.reading import stream_audio
-
     class Failing:
         def __init__(self, data: bytes) -> None:
             self.data, self.place = data, 0

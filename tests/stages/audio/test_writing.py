@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stages.audio import encode_audio, limit_true_peak, measure_audio, normalise_loudness, read_audio
-from stages.ingest.metadata.tags import read_tags
+from stages.ingest.tags import read_tags
 from tests.worlds.recordings import RATE, tones, write
 
 TAGS = {"title": 'Ein Stück – "1"', "artist": "Segue", "description": "generated", "request": "r 1", "bpm": "120"}

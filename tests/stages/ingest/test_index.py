@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stages.ingest import reject_states, update_shards
+from stages.ingest.fields import Fields
 from stages.ingest.index import TrackIndex, split_of
 from stages.ingest.listing import File, Listing
-from stages.ingest.metadata.fields import Fields
 from stages.ingest.probe import AudioProbe, Refused
 
 TAGS = Fields().to_json()

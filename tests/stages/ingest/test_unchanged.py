@@ -7,9 +7,9 @@ from hypothesis import strategies as some
 from schemas.records import REJECTS
 from schemas.tables import TRACKS
 from stages.ingest import update_shards
+from stages.ingest.fields import Fields
 from stages.ingest.index import COMPARED_COLUMNS, TrackIndex, is_unchanged
 from stages.ingest.listing import File, Listing
-from stages.ingest.metadata.fields import Fields
 from stages.ingest.probe import AudioProbe, Refused
 from stages.pipeline.contract import Reject
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages.ingest.fields import resolve
 from stages.ingest.listing import list_source
-from stages.ingest.metadata.fields import resolve
-from stages.ingest.metadata.files import SourceMetadata
+from stages.ingest.metadata import SourceMetadata
 from tests.worlds.recordings import write
 
 

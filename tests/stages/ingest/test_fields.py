@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from stages.ingest.metadata.fields import (
+from stages.ingest.fields import (
     BPM_RANGE,
     FIELDS,
     LIST_ITEMS,

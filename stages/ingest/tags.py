@@ -4,7 +4,7 @@ none, what libsndfile reads (INFO chunks in WAV and the like)."""
 from collections.abc import Iterable
 from typing import IO, Any
 
-from stages.ingest.metadata.fields import Fields, read_fields
+from stages.ingest.fields import Fields, read_fields
 
 LONGEST = 2**20
 """Characters of one tag that are looked at."""

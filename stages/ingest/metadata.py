@@ -23,8 +23,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from stages.audio.locations import AudioError, open_binary
+from stages.ingest.fields import Fields, read_fields
 from stages.ingest.listing import File
-from stages.ingest.metadata.fields import Fields, read_fields
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """The names of AudioFolder tables, the first before the others in one folder."""

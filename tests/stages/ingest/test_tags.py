@@ -9,7 +9,7 @@ import soundfile
 from mutagen.id3 import COMM, TALB, TBPM, TCON, TIT2, TKEY, TPE1, TXXX
 from mutagen.mp4 import MP4
 
-from stages.ingest.metadata.tags import read_tags
+from stages.ingest.tags import read_tags
 from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones
 
 EXPECTED = {

@@ -132,7 +132,7 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
 
 def _scalar_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError(f"expected text, got {_excerpt(value)}")
+        raise ValueError(f"expected text, got {_shorten(value)}")
     if isinstance(value, str) and _SURROGATES.search(value):
         raise ValueError("expected UTF-8, got other bytes")
     return str(value)
@@ -149,13 +149,13 @@ def _tempo(value: Any) -> float | None:
         try:
             value = float(value)
         except ValueError:
-            raise ValueError(f"{expected}, got {_excerpt(value)}") from None
+            raise ValueError(f"{expected}, got {_shorten(value)}") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{expected}, got {_excerpt(value)}")
+        raise ValueError(f"{expected}, got {_shorten(value)}")
     if value == 0:  # what taggers write for "unknown"
         return None
     if not low <= value <= high:
-        raise ValueError(f"{expected}, got {_excerpt(value)}")
+        raise ValueError(f"{expected}, got {_shorten(value)}")
     return float(value)
 
 
@@ -163,7 +163,7 @@ def _typed_items(value: Any, separators: str, longest: int) -> tuple[list[str] |
     if isinstance(value, str):
         value = re.split(f"[{re.escape(separators)}]", _scalar_text(value))
     if not isinstance(value, list | tuple):
-        raise ValueError(f"expected a list of texts, got {_excerpt(value)}")
+        raise ValueError(f"expected a list of texts, got {_shorten(value)}")
     # Cut before cleaning: a list of a million items must not cost more than a look.
     texts = [clean_text(_scalar_text(item)[: 4 * longest]) for item in value[: 4 * LIST_ITEMS]]
     kept = list(dict.fromkeys(text[:longest].rstrip() for text in texts if text))[:LIST_ITEMS]
@@ -173,7 +173,7 @@ def _typed_items(value: Any, separators: str, longest: int) -> tuple[list[str] |
     return kept or None, None
 
 
-def _excerpt(value: Any) -> str:
+def _shorten(value: Any) -> str:
     """Return a value as a sentence may show it: short, whatever came."""
     if isinstance(value, Mapping | list | tuple | set):
         return f"a {'mapping' if isinstance(value, Mapping) else 'list'} of {len(value):,}"

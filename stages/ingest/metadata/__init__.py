@@ -1,1 +1,0 @@
-"""The metadata of recordings: where it is found, and how it is made safe."""
