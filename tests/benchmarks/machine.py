@@ -35,10 +35,14 @@ def peak_megabytes() -> float:
 
 
 def _processor() -> str:
+    """Return the processor's name with its family and model, which tell generations of one name apart."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    facts = {name.strip(): value.strip() for name, value in facts.items()}
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    known = [f"{part} {facts[key]}" for part, key in (("family", "cpu family"), ("model", "model")) if key in facts]
+    return f"{name} ({' '.join(known)})" if known else name
 
 
 def _accelerator(device: str) -> str:

@@ -116,11 +116,11 @@ def record(text: str, file: Path | None, replace: bool = False) -> None:
     print(text)
     if file is None:
         return
-    kept = file.read_text(encoding="utf-8")
+    kept = file.read_text(encoding="utf-8") if file.exists() else ""
     if replace:
         machine = text.splitlines()[0].split(", ", 1)[1]
         kept = re.sub(rf"^## [^\n]*, {re.escape(machine)}\n.*?(?=^## |\Z)", "", kept, flags=re.DOTALL | re.MULTILINE)
-    file.write_text(f"{kept.rstrip()}\n\n{text}", encoding="utf-8")
+    file.write_text(f"{kept.rstrip()}\n\n{text}".lstrip(), encoding="utf-8")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
