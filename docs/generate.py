@@ -280,7 +280,7 @@ def annotation_name(annotation: Any) -> str:
     if origin is Literal:
         return " or ".join(f"`{value}`" for value in inside)
     if origin in (Union, types.UnionType):
-        return " or ".join(annotation_name(part) for part in inside)
+        return " or ".join(dict.fromkeys(annotation_name(part) for part in inside))
     if is_mapping(annotation):
         return f"map to {annotation_name(inside[-1])}"
     if inside:
