@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.lm.language_model import Condition
+from model.lm.fuser import Condition
 from model.music_model import Attributes, MusicModel
 
 GuidanceForm = Literal["one_pass", "two_pass"]

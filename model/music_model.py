@@ -20,7 +20,8 @@ from model.conditioning.conditioners import (
     TextConditioner,
 )
 from model.conditioning.config import CONDITIONS, FIELDS, NUMBER_FIELDS, MusicModelConfig
-from model.lm.language_model import Condition, LanguageModel, Loss, Prediction
+from model.lm.fuser import Condition
+from model.lm.language_model import LanguageModel, Loss, Prediction
 
 
 @dataclass(frozen=True, eq=False)

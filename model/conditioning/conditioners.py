@@ -29,7 +29,7 @@ from model.conditioning.config import (
     TextConfig,
     WordsConfig,
 )
-from model.lm.language_model import Condition
+from model.lm.fuser import Condition
 
 PADDING = 0
 """Row of a table for what is absent. The hash gives it to some text as well: only the mask tells them apart."""

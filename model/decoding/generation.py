@@ -25,7 +25,8 @@ from model.decoding.engine import Resources, generate_tokens
 from model.decoding.sequences import UNKNOWN, CfgPass, SamplingParams, SequenceRequest
 from model.guidance import GuidanceForm, condition_passes, num_cfg_branches
 from model.lm.config import Precision
-from model.lm.language_model import Condition, LanguageModel
+from model.lm.fuser import Condition
+from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel
 
 

@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.lm.attention import KVCache
-from model.lm.language_model import FusedConditions, LanguageModel
+from model.lm.fuser import FusedConditions
+from model.lm.language_model import LanguageModel
 
 CROSS_MULTIPLE = 32
 """The length of what cross-attention reads is padded to a multiple of this."""

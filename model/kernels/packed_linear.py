@@ -217,6 +217,7 @@ def _kernel_int8(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) 
     multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 
     def multiplied(rows: Tensor) -> Tensor:
+        products: Tensor
         scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / INT8_LARGEST
         products = multiply(rows / scale, 1.0, INT8_ZERO, packed) * scale
         return products if bias is None else products + bias

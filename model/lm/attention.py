@@ -238,7 +238,8 @@ class Attention(nn.Module):
     def merge(self, segments: list[Float[Tensor, "_ H S E"]]) -> Float[Tensor, "B S D"]:
         """Put the heads of all segments together, and project."""
         merged = [attended.transpose(1, 2).flatten(2) for attended in segments]
-        return self.out_projection(merged[0] if len(merged) == 1 else torch.cat(merged))
+        projected: Tensor = self.out_projection(merged[0] if len(merged) == 1 else torch.cat(merged))
+        return projected
 
 
 class SelfAttention(Attention):
@@ -292,7 +293,8 @@ class CrossAttention(Attention):
         if isinstance(projection, SplitLinear):
             return projection.section(inputs, start, stop)
         # A module in its place, as low-rank adaptation puts one there, may be more than a matrix: it gives the whole.
-        return projection(inputs)[..., start:stop]
+        projected: Tensor = projection(inputs)
+        return projected[..., start:stop]
 
 
 class SplitLinear(nn.Module):
@@ -321,4 +323,5 @@ class SplitLinear(nn.Module):
         """Return what one of the sections makes of the inputs; ValueError for bounds that are not those of one."""
         if (start, stop) not in self.bounds:
             raise ValueError(f"expected one of the sections {self.bounds}, got {(start, stop)}")
-        return self.sections[self.bounds.index((start, stop))](inputs)
+        outputs: Tensor = self.sections[self.bounds.index((start, stop))](inputs)
+        return outputs

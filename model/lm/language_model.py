@@ -68,7 +68,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, sequence: Int[Tensor, "B K S"]) -> Float[Tensor, "B S D"]:
         """Return the sum of the embeddings of all codebooks."""
-        embedded = self.embeddings[0](sequence[:, 0])
+        embedded: Tensor = self.embeddings[0](sequence[:, 0])
         for codebook in range(1, self.config.codebooks):
             embedded = embedded + self.embeddings[codebook](sequence[:, codebook])
         return embedded
@@ -159,7 +159,8 @@ class LanguageModel(nn.Module):
             embedded = embedded + fused.added[:, :steps]
         if fused.prefix is not None:
             embedded = torch.cat([fused.prefix.to(embedded.dtype), embedded], dim=1)
-        return self.transformer(embedded, fused.cross, fused.cross_mask)[:, -steps:]
+        hidden: Tensor = self.transformer(embedded, fused.cross, fused.cross_mask)
+        return hidden[:, -steps:]
 
     def check_range(self, codes: Int[Tensor, "..."]) -> None:
         """Raise ValueError unless all of these are entries of a codebook."""

@@ -108,14 +108,14 @@ class Pattern:
             raise ValueError(f"expected codes [B, {self.codebooks}, {self.frames}], got {list(codes.shape)}")
         placement = self.sequence_placement(mode)
         padded = torch.cat([codes.flatten(1), codes.new_full((codes.shape[0], 1), special)], dim=1)
-        return padded[:, placement.indexes.to(codes.device).flatten()].unflatten(1, placement.indexes.shape)
+        return padded[:, placement.indexes.to(codes.device).flatten()].view(len(codes), self.codebooks, -1)
 
     def revert(self, sequence: Int[Tensor, "B K S"], special: int) -> Int[Tensor, "B K T"]:
         """Undo `build`; codes that the sequence does not hold become `special`."""
         self._check_steps(sequence.shape[1], sequence.shape[-1])
         placement = self.frame_placement(sequence.shape[-1])
         padded = torch.cat([sequence.flatten(1), sequence.new_full((sequence.shape[0], 1), special)], dim=1)
-        return padded[:, placement.indexes.to(sequence.device).flatten()].unflatten(1, placement.indexes.shape)
+        return padded[:, placement.indexes.to(sequence.device).flatten()].view(len(sequence), self.codebooks, -1)
 
     def revert_outputs(
         self, outputs: Float[Tensor, "B K S V"], mode: Mode = "full", fill: float = float("nan")

@@ -72,7 +72,8 @@ class Layer(nn.Module):
             # attention made of them; weights that were trained so need it.
             attended = self.cross_attention(inputs, shared)
             hidden = self.cross_norm(hidden + self._drop_and_scale(attended, self.cross_scale))
-        return self.feedforward_norm(hidden + self._feed_forward(hidden))
+        normed: Tensor = self.feedforward_norm(hidden + self._feed_forward(hidden))
+        return normed
 
     def _feed_forward(self, inputs: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
         expanded = self.dropout(self.activation(self.expand(inputs)))
@@ -81,7 +82,7 @@ class Layer(nn.Module):
     def _drop_and_scale(
         self, added: Float[Tensor, "B S D"], scale: Float[Tensor, "D"] | None
     ) -> Float[Tensor, "B S D"]:
-        dropped = self.dropout(added)
+        dropped: Tensor = self.dropout(added)
         return dropped if scale is None else dropped * scale
 
 

@@ -16,7 +16,8 @@ from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderC
 
 from model.decoding.generation import GenerationRequest, generate_conditioned
 from model.lm.config import LanguageModelConfig, Precision
-from model.lm.language_model import Condition, LanguageModel
+from model.lm.fuser import Condition
+from model.lm.language_model import LanguageModel
 from model.music_model import Attributes
 from stages.checkpoints.huggingface.names import weights_from_hugging_face
 from tests.benchmarks.timing import Clock

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from model.conditioning.config import ClapConfig, MusicModelConfig
-from model.lm.language_model import LanguageModelConfig
+from model.lm.config import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from tests.worlds.tiny_model import (
     CLAP_WIDTH,

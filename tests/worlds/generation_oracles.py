@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from model.decoding.generation import GenerationRequest
-from model.lm.language_model import Condition, LanguageModel
+from model.lm.fuser import Condition
+from model.lm.language_model import LanguageModel
 from model.music_model import Attributes
 from tests.worlds.oracles import Pack, language_model, read_pack
 

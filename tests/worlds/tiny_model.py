@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from model.conditioning.config import ClapConfig, MelodyConfig, MusicModelConfig, TextConfig
-from model.lm.language_model import LanguageModelConfig
+from model.lm.config import LanguageModelConfig
 from model.music_model import MusicModel
 
 WORDS = ["<pad>", "</s>", "<unk>", "calm", "piano", "at", "night", "drums", "loud", "fast", "bass", "in", "C", "minor"]

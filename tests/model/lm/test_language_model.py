@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from model.lm import patterns
+from model.lm.config import LanguageModelConfig
 from model.lm.fuser import Condition
-from model.lm.language_model import LanguageModel, LanguageModelConfig, Loss, Prediction
+from model.lm.language_model import LanguageModel, Loss, Prediction
 from stages.checkpoints.audiocraft.lm import parameter_name_from_audiocraft
 from tests.worlds.oracles import language_model, read_pack
 from tests.worlds.tiny_model import random_codes

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.conditioning.config import ClapConfig, MelodyConfig, MusicModelConfig, TextConfig
-from model.lm.language_model import LanguageModelConfig
+from model.lm.config import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from schemas.weights import LocalWeights, folder_digest
 from stages.checkpoints.facts import CheckpointFacts

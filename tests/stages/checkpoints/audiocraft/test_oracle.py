@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.decoding.generation import generate_conditioned
-from model.lm.language_model import Condition
+from model.lm.fuser import Condition
 from model.music_model import MusicModel
 from stages.checkpoints.audiocraft.checkpoint import model_from_audiocraft, read_audiocraft
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, read_package, write_package
