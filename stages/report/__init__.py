@@ -6,7 +6,6 @@ server or a bucket alike, and asks no network for anything else.
 
 import hashlib
 import statistics
-from dataclasses import dataclass
 
 import pyarrow as pa
 from pydantic import Field
@@ -23,13 +22,13 @@ from schemas.tables import (
     TRACKS,
     TRAINING,
 )
-from stages.pipeline.contract import Context, ReduceResult, Reject
+from stages.pipeline.contract import Context, ReduceResult
 
 READS = (CLIPS, SCORES, REQUESTS, GENERATIONS, CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS)
 OPTIONAL, WRITES, VERSION = (SCORES, TRACKS), REPORTS, 2
 
-PAGE, PICTURES = "report/index.html", "report/pictures"
-"""The page's address in the store, and the folder of the sounds' pictures, each named by its sound's content."""
+PAGE = "report/index.html"
+"""The page's path in the store."""
 
 
 class Config(schemas.Config):
@@ -57,7 +56,7 @@ def reduce(
     from stages.report.contents import table_sizes
     from stages.report.findings import findings, melody_bars
     from stages.report.models import checkpoint_views, metrics_of
-    from stages.report.pictures import HEIGHT, HIGH, WIDE, WIDTH
+    from stages.report.pictures import FOLDER, TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
     from stages.report.rendering import Page, render
 
     score_rows, track_rows, request_rows = scores.to_pylist(), tracks.to_pylist(), requests.to_pylist()
@@ -69,16 +68,20 @@ def reduce(
     checkpoint_rows = checkpoints.to_pylist()
     codec = newest_codec(checkpoint_rows)
     heard = [row for row in reconstructions.to_pylist() if codec and row["checkpoint_id"] == codec["checkpoint_id"]]
-    clip_sounds = [
-        _Sound(f"{row['request_id']}/{row['take']}", row["path"], row["sha256"], WIDTH, HEIGHT) for row in clip_rows
-    ]
+    clip_sounds = [SoundFile(f"{row['request_id']}/{row['take']}", row["path"], row["sha256"]) for row in clip_rows]
     codec_sounds = [
-        _Sound(f"{row['checkpoint_id']}/{row['number']}/{side}", row[side], row[f"{side}_sha256"], WIDE, HIGH)
+        SoundFile(
+            f"{row['checkpoint_id']}/{row['number']}/{side}",
+            row[side],
+            row[f"{side}_sha256"],
+            TALL_WIDTH,
+            TALL_HEIGHT,
+        )
         for row in heard
         for side in ("original", "decoded")
     ]
-    pictures, rejects = _draw_pictures(context, clip_sounds, "clips")
-    codec_pictures, codec_rejects = _draw_pictures(context, codec_sounds, "reconstructions")
+    pictures, rejects = draw_pictures(context, clip_sounds, "clips")
+    codec_pictures, codec_rejects = draw_pictures(context, codec_sounds, "reconstructions")
     pictures |= codec_pictures
     addresses = {sha: f"pictures/{name}" for sha, name in pictures.items()}
     clip_rows = [row for row in clip_rows if row["sha256"] in pictures]
@@ -106,8 +109,8 @@ def reduce(
     )
     html = render(page)
     context.store.write_bytes(PAGE, html)
-    for stale in set(context.store.files(PICTURES)) - set(pictures.values()):
-        context.store.remove(f"{PICTURES}/{stale}")
+    for stale in set(context.store.files(FOLDER)) - set(pictures.values()):
+        context.store.remove(f"{FOLDER}/{stale}")
     row = {
         "report_id": context.identity,
         "path": PAGE,
@@ -116,47 +119,6 @@ def reduce(
         "sha256": hashlib.sha256(html).hexdigest(),
     }
     return ReduceResult([row], rejects=rejects + codec_rejects)
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """A file of the store to be drawn."""
-
-    key: str
-    path: str
-    sha256: str
-    width: int
-    height: int
-
-
-def _draw_pictures(context: Context, sounds: list[_Sound], unit: str) -> tuple[dict[str, str], list[Reject]]:
-    """File names of pictures by the sound's SHA-256. A picture that is there is not drawn again; a sound whose file is
-    gone or damaged is refused, and the page goes on without it."""
-    from stages.audio import AudioError, read_audio
-    from stages.report.pictures import spectrogram_png
-
-    drawn = set(context.store.files(PICTURES))
-    folders = {sound.path.rpartition("/")[0] for sound in sounds}
-    there = {f"{folder}/{name}" for folder in folders for name in context.store.files(folder)}
-    pictures: dict[str, str] = {}
-    rejects = []
-    context.progress.start("report", len(sounds), unit)
-    for sound in sounds:
-        context.check_stopped()
-        name = f"{sound.sha256[:32]}.png"
-        try:
-            if sound.path not in there:
-                raise AudioError("missing", f"expected a sound at {sound.path}, got nothing there")
-            if name not in drawn:
-                recording = read_audio(f"{context.store.url.rstrip('/')}/{sound.path}")
-                picture = spectrogram_png(recording.samples, recording.sample_rate, sound.width, sound.height)
-                context.store.write_bytes(f"{PICTURES}/{name}", picture)
-                drawn.add(name)
-            pictures[sound.sha256] = name
-        except AudioError as error:
-            rejects.append(Reject(sound.key, sound.path, error.kind, str(error)))
-        context.progress.advance()
-    return pictures, rejects
 
 
 def _summary(clips: list[dict], tracks: list[dict], models: int) -> list[tuple[str, str]]:

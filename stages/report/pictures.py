@@ -1,19 +1,26 @@
-"""A small picture of a sound: its mel spectrogram as a PNG of a few kilobytes that is transparent where nothing sounds,
-so that the same file suits a light page and a dark one."""
+"""Pictures of sounds: mel spectrograms as PNGs of a few kilobytes that are transparent where nothing sounds, so that
+the same file suits a light page and a dark one."""
 
-import struct
-import zlib
+import io
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from PIL import Image
 
+from stages.audio import AudioError, read_audio
 from stages.audio.spectrogram import log_spectrogram
+from stages.pipeline.contract import Context, Reject
+
+FOLDER = "report/pictures"
+"""Where pictures lie in the store, each named by its sound's content."""
 
 WIDTH, HEIGHT = 320, 72
 """Pixels of a clip's picture: moments and mel bands."""
 
-WIDE, HIGH = 640, 128
-"""Those of a picture that another is to be compared with."""
+TALL_WIDTH, TALL_HEIGHT = 640, 128
+"""Pixels of a picture that another is to be compared with."""
 
 SHADES = 16
 """Colours of the palette: a pixel takes half a byte."""
@@ -25,11 +32,55 @@ RAMP = ((88, 86, 180, 0), (112, 84, 178, 150), (190, 80, 140, 225), (240, 132, 7
 """Red, green, blue and opacity from quiet to loud: tones that stand out from white and from black."""
 
 
-def spectrogram_png(samples: np.ndarray, sample_rate: int, width: int = WIDTH, height: int = HEIGHT) -> bytes:
-    """A PNG of a sound, time from left to right and pitch upwards.
+@dataclass(frozen=True)
+class SoundFile:
+    """A sound file of the store that is to have a picture."""
+
+    key: str
+    """Of its reject, where it has none."""
+    path: str
+    sha256: str
+    width: int = WIDTH
+    height: int = HEIGHT
+
+
+def draw_pictures(context: Context, sounds: list[SoundFile], unit: str) -> tuple[dict[str, str], list[Reject]]:
+    """Draw the pictures of sounds, and return their file names by the sound's SHA-256.
+
+    A picture that is there is not drawn again; a sound whose file is gone or damaged is refused, and the page goes on
+    without it.
+    """
+    drawn = set(context.store.files(FOLDER))
+    folders = {sound.path.rpartition("/")[0] for sound in sounds}
+    paths = {f"{folder}/{name}" for folder in folders for name in context.store.files(folder)}
+    pictures: dict[str, str] = {}
+    rejects = []
+    context.progress.start("report", len(sounds), unit)
+    for sound in sounds:
+        context.check_stopped()
+        name = f"{sound.sha256[:32]}.png"
+        try:
+            if sound.path not in paths:
+                raise AudioError("missing", f"expected a sound at {sound.path}, got nothing there")
+            if name not in drawn:
+                recording = read_audio(f"{context.store.url.rstrip('/')}/{sound.path}")
+                picture = spectrogram_png(recording.samples, recording.sample_rate, sound.width, sound.height)
+                context.store.write_bytes(f"{FOLDER}/{name}", picture)
+                drawn.add(name)
+            pictures[sound.sha256] = name
+        except AudioError as error:
+            rejects.append(Reject(sound.key, sound.path, error.kind, str(error)))
+        context.progress.advance()
+    return pictures, rejects
+
+
+def spectrogram_png(
+    samples: Float[np.ndarray, "C N"], sample_rate: int, width: int = WIDTH, height: int = HEIGHT
+) -> bytes:
+    """Draw a sound as a PNG with a palette, time from left to right and pitch upwards.
 
     Args:
-        samples: float32 [C, N].
+        samples: float32.
         sample_rate: Hz.
         width, height: pixels.
 
@@ -38,31 +89,14 @@ def spectrogram_png(samples: np.ndarray, sample_rate: int, width: int = WIDTH, h
     """
     mono = torch.from_numpy(samples).mean(0)
     seconds = max(len(mono), 1) / sample_rate
-    picture = log_spectrogram(mono, sample_rate, bands=height, frames_a_second=width / seconds, window_seconds=0.064)
-    levels = ((picture[:, :width] + RANGE) / RANGE).clamp(0, 1) * (SHADES - 1)
-    return _png(levels.round().flip(0).to(torch.uint8).numpy())
-
-
-def _png(levels: np.ndarray) -> bytes:
-    """A palette PNG (W3C PNG, 2003) of a [height, width] array of palette indices below 16."""
-    height, width = levels.shape
-    levels = np.pad(levels, ((0, 0), (0, width % 2)))
-    packed = (levels[:, 0::2] << 4) | levels[:, 1::2]
-    lines = np.concatenate([np.zeros((height, 1), np.uint8), packed], axis=1)  # each line says first: unfiltered
-    places = np.linspace(0, len(RAMP) - 1, SHADES)
-    colours = np.stack([np.interp(places, range(len(RAMP)), channel) for channel in zip(*RAMP, strict=True)], axis=1)
+    decibels = log_spectrogram(mono, sample_rate, bands=height, frames_a_second=width / seconds, window_seconds=0.064)
+    shades = ((decibels[:, :width] + RANGE) / RANGE).clamp(0, 1) * (SHADES - 1)
+    pixels = shades.round().flip(0).to(torch.uint8).numpy()
+    positions = np.linspace(0, len(RAMP) - 1, SHADES)
+    colours = np.stack([np.interp(positions, range(len(RAMP)), channel) for channel in zip(*RAMP, strict=True)], axis=1)
     colours = colours.round().astype(np.uint8)
-    return b"".join(
-        (
-            b"\x89PNG\r\n\x1a\n",
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 4, 3, 0, 0, 0)),
-            _chunk(b"PLTE", colours[:, :3].tobytes()),
-            _chunk(b"tRNS", colours[:, 3].tobytes()),
-            _chunk(b"IDAT", zlib.compress(lines.tobytes(), 9)),
-            _chunk(b"IEND", b""),
-        )
-    )
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    image = Image.frombytes("P", (pixels.shape[1], height), pixels.tobytes())
+    image.putpalette(colours[:, :3].tobytes())
+    png = io.BytesIO()
+    image.save(png, "PNG", transparency=colours[:, 3].tobytes(), bits=4, optimize=True)
+    return png.getvalue()
