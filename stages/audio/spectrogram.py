@@ -1,7 +1,11 @@
 """A mel spectrogram in decibels: what onsets are found in and what a clip's picture shows."""
 
+import warnings
+
 import torch
 from jaxtyping import Float
+from librosa import mel_frequencies
+from librosa.filters import mel
 from torch import Tensor
 
 RANGE_DECIBELS = 80.0
@@ -41,20 +45,12 @@ def log_spectrogram(
 
 
 def _mel_bank(sample_rate: int, window: int, bands: int) -> Float[Tensor, "bands bins"]:
-    """Triangles that are equally spaced on the mel scale of O'Shaughnessy (1987), each of height 1; a triangle that is
-    narrower than a bin takes the bin nearest to its centre."""
+    """Build triangles that are equally spaced on the mel scale of O'Shaughnessy (1987), each of height 1; a triangle
+    that is narrower than a bin takes the bin nearest to its centre."""
     highest = min(sample_rate / 2, 16_000.0)
-    edges = torch.linspace(_mel(LOWEST_HERTZ), _mel(highest), bands + 2, dtype=torch.float64)
-    edges = 700 * (10 ** (edges / 2595) - 1)
-    hertz = torch.arange(window // 2 + 1, dtype=torch.float64) * sample_rate / window
-    rising = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1])[:, None]
-    bank = torch.minimum(rising, falling).clamp(min=0)
-    nearest = (edges[1:-1] * window / sample_rate).round().long()
+    with warnings.catch_warnings(action="ignore"):  # of triangles between two bins
+        bank = mel(sr=sample_rate, n_fft=window, n_mels=bands, fmin=LOWEST_HERTZ, fmax=highest, htk=True, norm=None)
+    centres = mel_frequencies(bands + 2, fmin=LOWEST_HERTZ, fmax=highest, htk=True)[1:-1]
     narrow = bank.sum(1) < 0.5
-    bank[narrow, nearest[narrow]] = 1.0
-    return bank.float()
-
-
-def _mel(hertz: float) -> float:
-    return float(2595 * torch.log10(torch.tensor(1 + hertz / 700, dtype=torch.float64)))
+    bank[narrow, (centres * window / sample_rate).round().astype(int)[narrow]] = 1.0
+    return torch.from_numpy(bank)
