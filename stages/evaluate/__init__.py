@@ -1,7 +1,7 @@
 """Scores: facts about every clip, and how well it follows what was asked for.
 
 Melody following is a number that means little alone, so it is measured four times, always against the chroma that the
-model was given: on the clip; as chance (`stages.evaluate.listening.melody`); on what an untrained model of the same
+model was given: on the clip; as chance (`stages.evaluate.listening.chance_agreement`); on what an untrained model of the same
 architecture makes of the same request and seed; and on the reference's own codes, decoded, which is as much as the
 codec lets through. All of them listen to the full mix, as MusicGen's metric does (arXiv:2306.05284, section 4).
 """

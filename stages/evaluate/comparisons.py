@@ -23,7 +23,7 @@ from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_matching_codec
 from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
 from stages.checkpoints.loading import load_checkpoint
-from stages.evaluate.listening import agreement_with, expected_agreement
+from stages.evaluate.listening import chance_agreement, chroma_agreement
 from stages.pipeline.contract import Context
 from stages.pipeline.references import Reference
 
@@ -52,11 +52,11 @@ class Comparisons:
 
     def similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
         """Return how well chroma agrees with the melody that a generation was given."""
-        return agreement_with(clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"])
+        return chroma_agreement(clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"])
 
     def chance_similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
         """Return the expected `similarity` with the melody's frames in random order."""
-        return expected_agreement(
+        return chance_agreement(
             clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"]
         )
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluate.listening import agreement_with, expected_agreement
+from stages.evaluate.listening import chance_agreement, chroma_agreement
 
 RATE = 7.8125
 
@@ -16,31 +16,31 @@ def melody(classes: list[int]) -> torch.Tensor:
 
 def test_a_melody_agrees_with_itself_and_with_no_transposition_of_itself() -> None:
     asked = melody([0, 4, 7, 5, 5, 2])
-    assert agreement_with(asked, RATE, asked, RATE) == 1.0
-    assert agreement_with(asked.roll(1, dims=1), RATE, asked, RATE) == 0.0
+    assert chroma_agreement(asked, RATE, asked, RATE) == 1.0
+    assert chroma_agreement(asked.roll(1, dims=1), RATE, asked, RATE) == 0.0
 
 
 def test_only_the_strongest_class_counts() -> None:
     heard = melody([0, 4, 7]) + 0.9 * melody([2, 2, 2])
-    assert agreement_with(heard, RATE, melody([0, 4, 9]), RATE) == pytest.approx(2 / 3)
+    assert chroma_agreement(heard, RATE, melody([0, 4, 9]), RATE) == pytest.approx(2 / 3)
 
 
 def test_silent_frames_agree_with_nothing_not_even_with_silence() -> None:
     heard = melody([0, 0])
     heard[1] = 0
-    assert agreement_with(heard, RATE, melody([0, 0]), RATE) == 0.5
-    assert agreement_with(torch.zeros(2, 12), RATE, torch.zeros(2, 12), RATE) == 0.0
+    assert chroma_agreement(heard, RATE, melody([0, 0]), RATE) == 0.5
+    assert chroma_agreement(torch.zeros(2, 12), RATE, torch.zeros(2, 12), RATE) == 0.0
 
 
 def test_other_frame_rates_are_compared_by_time() -> None:
     asked = melody([0, 0, 4, 4, 7, 7, 5, 5])
-    assert agreement_with(melody([0, 4, 7, 5]), RATE / 2, asked, RATE) == 1.0
-    assert agreement_with(asked, RATE, melody([0, 4, 7, 5]), RATE / 2) >= 5 / 8
+    assert chroma_agreement(melody([0, 4, 7, 5]), RATE / 2, asked, RATE) == 1.0
+    assert chroma_agreement(asked, RATE, melody([0, 4, 7, 5]), RATE / 2) >= 5 / 8
 
 
 def test_only_the_time_that_both_cover_is_compared() -> None:
-    assert agreement_with(melody([0, 4]), RATE, melody([0, 4, 7, 9, 9]), RATE) == 1.0
-    assert agreement_with(melody([0, 4, 7, 9, 9]), RATE, melody([0, 4]), RATE) == 1.0
+    assert chroma_agreement(melody([0, 4]), RATE, melody([0, 4, 7, 9, 9]), RATE) == 1.0
+    assert chroma_agreement(melody([0, 4, 7, 9, 9]), RATE, melody([0, 4]), RATE) == 1.0
 
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=12), st.randoms(use_true_random=False))
@@ -48,10 +48,10 @@ def test_chance_is_the_mean_agreement_over_shuffles_of_the_asked_frames(classes:
     heard = melody([draw.randrange(12) for _ in classes])
     asked = melody(classes)
     # All cyclic shifts give every asked frame every place equally often, and so have the mean of all orders.
-    shifts = [agreement_with(heard, RATE, asked.roll(shift, dims=0), RATE) for shift in range(len(classes))]
-    assert expected_agreement(heard, RATE, asked, RATE) == pytest.approx(sum(shifts) / len(shifts))
+    shifts = [chroma_agreement(heard, RATE, asked.roll(shift, dims=0), RATE) for shift in range(len(classes))]
+    assert chance_agreement(heard, RATE, asked, RATE) == pytest.approx(sum(shifts) / len(shifts))
 
 
 def test_nothing_to_compare_is_refused() -> None:
     with pytest.raises(ValueError, match="expected frames"):
-        agreement_with(torch.zeros(0, 12), RATE, melody([0]), RATE)
+        chroma_agreement(torch.zeros(0, 12), RATE, melody([0]), RATE)
