@@ -1,10 +1,14 @@
 """What a table is: its name, its columns, its key, and what of it counts as its content."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 TEXT, TEXTS = pa.string(), pa.list_(pa.string())
+
+Row = dict[str, Any]
+"""A row of a table, by column."""
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,17 @@ import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+from jaxtyping import Float
 from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
+from schemas.table import Row
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from stages.audio import AudioFormat, AudioMeasures, encode_audio, measure_audio, normalise_loudness
 from stages.networks.published import ENCODEC_32KHZ
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
 READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 2
+
+Sound = Float[npt.NDArray[np.float32], "C N"]
 
 ATTEMPTS = 4
 """How often a clip is turned down and encoded again until its decoded file keeps the limit."""
@@ -53,7 +58,7 @@ class Config(schemas.Config):
 
 
 @dataclass(frozen=True)
-class _Encoded:
+class _EncodedClip:
     """A finished file and what was measured of it."""
 
     data: bytes
@@ -62,7 +67,7 @@ class _Encoded:
 
 
 def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Shard:
-    """A file and a row for every generation.
+    """Write a file for every generation, and return their rows.
 
     Raises:
         ValueError: the codec is not one that the codes can belong to.
@@ -70,7 +75,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     from stages.checkpoints.codecs import CodesFormat, load_matching_codec
 
     path, codecs = context.weights(config.codec).path, {}
-    asked = {row["request_id"]: row for row in requests.to_pylist()}
+    request_of = {row["request_id"]: row for row in requests.to_pylist()}
     rows, rejects = [], []
     context.progress.start("decode", generations.num_rows, "clips")
     for generation in generations.to_pylist():
@@ -79,37 +84,31 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
         if codes not in codecs:
             codecs[codes] = load_matching_codec(codes, path, context.device, f"decode.codec = {config.codec}", speaker)
         codec = codecs[codes]
-        request = asked[generation["request_id"]]
-        key = f"{generation['request_id']}/{generation['take']}"
+        request = request_of[generation["request_id"]]
         sound = _decode(codec, generation, request["seconds"])
         if np.isfinite(sound).all():
-            rows.append(_write(config, context, generation, request, sound, codec.sample_rate))
+            rows.append(_write_clip(config, context, generation, request, sound, codec.sample_rate))
         else:
             message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
+            key = f"{generation['request_id']}/{generation['take']}"
             rejects.append(Reject(key, "", "not finite", message))
         context.progress.advance()
     return Shard(rows, rejects)
 
 
-def _decode(codec: "AnyCodec", generation: Mapping[str, Any], seconds: float) -> np.ndarray:
-    """The sound of a generation, float32 [C, N], cut to the seconds that were asked for, to the sample."""
+def _decode(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:
+    """Decode a generation to sound, cut to the seconds that were asked for, to the sample."""
     import torch
 
     codes = torch.tensor(np.array(generation["codes"], dtype=np.int64))
-    return codec.decode_track(codes)[:, : round(seconds * codec.sample_rate)].float().numpy()
+    sound: Sound = codec.decode_track(codes).float().numpy()
+    return sound[:, : round(seconds * codec.sample_rate)]
 
 
-def _write(
-    config: Config,
-    context: Context,
-    generation: Mapping[str, Any],
-    request: Mapping[str, Any],
-    sound: np.ndarray,
-    sample_rate: int,
-) -> dict[str, Any]:
-    """Write the file of a clip; its row."""
+def _write_clip(config: Config, context: Context, generation: Row, request: Row, sound: Sound, sample_rate: int) -> Row:
+    """Write the file of a clip, and return its row."""
     before = measure_audio(sound, sample_rate)
-    encoded = _encode(config, sound, sample_rate, before, _tags(generation, request))
+    encoded = _encode(config, sound, sample_rate, before, _file_tags(generation, request))
     name = f"{generation['request_id']}-{generation['take']}.{config.format}"
     path = f"audio/version={context.fingerprint}/{name}"
     context.store.write_bytes(path, encoded.data)
@@ -134,9 +133,9 @@ def _write(
 
 
 def _encode(
-    config: Config, sound: np.ndarray, sample_rate: int, before: AudioMeasures, tags: Mapping[str, str]
-) -> _Encoded:
-    """A file at the target loudness, whose decoded sound keeps the true-peak limit."""
+    config: Config, sound: Sound, sample_rate: int, before: AudioMeasures, tags: Mapping[str, str]
+) -> _EncodedClip:
+    """Encode a file at the target loudness, whose decoded sound keeps the true-peak limit."""
     import soundfile
 
     target = config.loudness if before.loudness is None else min(config.loudness, before.loudness + config.max_gain)
@@ -144,8 +143,8 @@ def _encode(
     for _ in range(ATTEMPTS):
         levelled, _gain = normalise_loudness(sound, sample_rate, target, limit)
         data = encode_audio(levelled, sample_rate, config.format, tags, config.bits)
-        heard, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        encoded = _Encoded(data, len(heard), measure_audio(heard.T, sample_rate))
+        decoded, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+        encoded = _EncodedClip(data, len(decoded), measure_audio(decoded.T, sample_rate))
         over = (encoded.measures.true_peak or -np.inf) - config.true_peak
         if over <= 0:
             break
@@ -153,8 +152,8 @@ def _encode(
     return encoded
 
 
-def _tags(generation: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, str]:
-    """What a player and the next reader of the file should know: text alone, and that a machine made it."""
+def _file_tags(generation: Row, request: Row) -> dict[str, str]:
+    """Tell a player and the next reader of the file what they should know, and that a machine made it."""
     tags = {
         "title": request["title"] or request["name"] or f"Request {request['request_id']}",
         "artist": "Segue (generated)",

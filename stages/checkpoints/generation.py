@@ -1,8 +1,7 @@
 """From a row of `requests` to codes: what the stages that generate with a checkpoint share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Int
 from torch import Tensor
@@ -14,6 +13,7 @@ from model.decoding.generation import GenerationRequest, generate_long
 from model.guidance import GuidanceForm
 from model.lm.config import STRIDE, Precision, stride_frames
 from model.music_model import Attributes, MusicModel
+from schemas.table import Row
 from stages.checkpoints.facts import CheckpointFacts
 from stages.pipeline.contract import Context, Stopped
 from stages.pipeline.machine import resources_of
@@ -29,7 +29,7 @@ class RequestConditions:
     """The codes that the clip begins with."""
 
 
-def description_of(request: Mapping[str, Any], config: MusicModelConfig) -> str | None:
+def description_of(request: Row, config: MusicModelConfig) -> str | None:
     """Write the text that a model reads for a request, its key and tempo in it; None for a model that reads none."""
     if "description" not in config.conditions:
         return None
@@ -37,7 +37,7 @@ def description_of(request: Mapping[str, Any], config: MusicModelConfig) -> str 
 
 
 def generation_request(
-    request: Mapping[str, Any],
+    request: Row,
     conditions: RequestConditions,
     *,
     frames: int,

@@ -1,12 +1,12 @@
 """Scores: facts about every clip, and how well it follows what was asked for.
 
 Melody following is a number that means little alone, so it is measured four times, always against the chroma that the
-model was given: on the clip; as chance (`stages.evaluate.listening.chance_agreement`); on what an untrained model of the same
-architecture makes of the same request and seed; and on the reference's own codes, decoded, which is as much as the
-codec lets through. All of them listen to the full mix, as MusicGen's metric does (arXiv:2306.05284, section 4).
+model was given: on the clip; as chance level (`stages.evaluate.listening.chance_agreement`); on what an untrained model
+of the same architecture makes of the same request and seed; and on the reference's own codes, decoded, which is as much
+as the codec lets through. All of them measure the full mix, as MusicGen's metric does (arXiv:2306.05284, section 4).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
+from schemas.table import Row
 from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
 from schemas.weights import LocalWeights
 from stages.networks.published import ENCODEC_32KHZ, LAION_CLAP, ROBERTA_VOCABULARY
@@ -45,14 +46,14 @@ class Config(schemas.Config):
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Without CLAP neither a vocabulary nor the tracks' embeddings."""
+    """Leave out the vocabulary and the tracks' embeddings where there is no CLAP model to compare with."""
     if config.clap is not None:
         return Dependencies(config, CONSULTS)
     return Dependencies(config.model_copy(update={"vocabulary": None}), (TRACKS, TOKENS))
 
 
 def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table) -> Shard:
-    """The scores of every clip.
+    """Score every clip.
 
     Raises:
         ValueError: the codec or the CLAP model is not the one that the store's codes and embeddings came from.
@@ -64,14 +65,14 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {key_of(row): row for row in generations.to_pylist()}
-    wanted = clips.to_pylist()
-    context.progress.start("evaluate", len(wanted), "clips")
+    clip_rows = clips.to_pylist()
+    context.progress.start("evaluate", len(clip_rows), "clips")
     comparisons = compare(
-        context, config.codec, wanted, request_of, generation_of, config.untrained_clips, config.untrained_seed
+        context, config.codec, clip_rows, request_of, generation_of, config.untrained_clips, config.untrained_seed
     )
     likeness = Likeness(context, config.clap, config.vocabulary) if config.clap else None
-    rows, rejects, embedded = [], [], []
-    for clip in wanted:
+    rows, rejects, embeddings = [], [], []
+    for clip in clip_rows:
         context.check_stopped()
         request, generation = request_of[clip["request_id"]], generation_of[key_of(clip)]
         try:
@@ -81,21 +82,19 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
             continue
         row = {"request_id": clip["request_id"], "take": clip["take"], "seconds_asked": request["seconds"]}
         row |= {"seconds": recording.seconds, "silence": clip["silence"], "clipping": clip["clipping"]}
-        row |= _follows_melody(recording, generation, comparisons) | _follows_words(recording, request)
+        row |= _melody_scores(recording, generation, comparisons) | _key_and_tempo_scores(recording, request)
         rows.append(row)
         if likeness is not None:
-            embedded.append(likeness.embed(recording))
+            embeddings.append(likeness.embed(recording))
         context.progress.advance()
     if likeness is not None:
         descriptions = [request_of[row["request_id"]]["description"] for row in rows]
-        for row, found in zip(rows, likeness.of(embedded, descriptions), strict=True):
-            row |= found
+        for row, scores in zip(rows, likeness.scores(embeddings, descriptions), strict=True):
+            row |= scores
     return Shard(rows, rejects)
 
 
-def _follows_melody(
-    recording: "DecodedAudio", generation: Mapping[str, Any], comparisons: "Comparisons"
-) -> dict[str, float | None]:
+def _melody_scores(recording: "DecodedAudio", generation: Row, comparisons: "Comparisons") -> dict[str, float | None]:
     from stages.evaluate.comparisons import key_of
 
     if not generation["chroma"]:
@@ -109,22 +108,22 @@ def _follows_melody(
     }
 
 
-def _follows_words(recording: "DecodedAudio", request: Mapping[str, Any]) -> dict[str, Any]:
-    """Key and tempo, where the request names them; `…_correct` is null where nothing could be heard."""
+def _key_and_tempo_scores(recording: "DecodedAudio", request: Row) -> dict[str, Any]:
+    """Score key and tempo where the request names them; `…_correct` is null where none was found in the clip."""
     import torch
 
     from stages.audio import to_mono
     from stages.evaluate.listening import estimate_key, estimate_tempo, parse_key, pitch_class_profile, tempo_is_correct
 
-    found: dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     mono = torch.from_numpy(to_mono(recording.samples)[0])
     asked_key = parse_key(request["key"]) if request["key"] else None
     if asked_key is not None:
         key = estimate_key(pitch_class_profile(mono, recording.sample_rate))
-        found |= {"key_asked": asked_key, "key": key.name if key else None}
-        found |= {"key_correct": key.name == asked_key if key else None}
+        scores |= {"key_asked": asked_key, "key": key.name if key else None}
+        scores |= {"key_correct": key.name == asked_key if key else None}
     if request["bpm"] is not None:
         bpm = estimate_tempo(mono, recording.sample_rate)
-        found |= {"bpm_asked": request["bpm"], "bpm": bpm}
-        found |= {"bpm_correct": None if bpm is None else tempo_is_correct(request["bpm"], bpm)}
-    return found
+        scores |= {"bpm_asked": request["bpm"], "bpm": bpm}
+        scores |= {"bpm_correct": None if bpm is None else tempo_is_correct(request["bpm"], bpm)}
+    return scores

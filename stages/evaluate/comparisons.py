@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -17,6 +17,7 @@ from model.conditioning.config import ChromaConfig
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.identity import by_hash
+from schemas.table import Row
 from schemas.tables import TOKENS, TRACKS
 from stages.audio import resample, to_mono
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_matching_codec
@@ -27,14 +28,13 @@ from stages.evaluate.listening import chance_agreement, chroma_agreement
 from stages.pipeline.contract import Context
 from stages.pipeline.references import Reference
 
-Row = Mapping[str, Any]
 Key = tuple[str, int]
 """A clip: its request's id and its take."""
 
 
 @dataclass
 class Comparisons:
-    """How clips are compared with melodies, and chroma similarities beside their own, by clip.
+    """Compares clips with melodies, and holds the chroma similarities beside their own, by clip.
 
     A clip that is not there has none.
     """
@@ -44,7 +44,9 @@ class Comparisons:
     analyses: dict[str, ChromaConfig] = field(default_factory=dict)
     """How melodies are measured for each checkpoint, by its id."""
 
-    def chroma_of(self, samples: Float[np.ndarray, "C N"], sample_rate: int, generation: Row) -> Float[Tensor, "F 12"]:
+    def chroma_of(
+        self, samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int, generation: Row
+    ) -> Float[Tensor, "F 12"]:
         """Measure the chroma of a sound's mix, in the way in which the melody of a generation was measured."""
         analysis = self.analyses[generation["checkpoint_id"]]
         sound = resample(to_mono(samples), sample_rate, analysis.sample_rate)
@@ -52,7 +54,9 @@ class Comparisons:
 
     def similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
         """Return how well chroma agrees with the melody that a generation was given."""
-        return chroma_agreement(clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"])
+        return chroma_agreement(
+            clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"]
+        )
 
     def chance_similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
         """Return the expected `similarity` with the melody's frames in random order."""

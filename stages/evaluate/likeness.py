@@ -1,30 +1,34 @@
-"""How near a clip is to its words, and to the nearest recording that the model learned from, in CLAP's space.
+"""Likeness in CLAP's space: of a clip to its words, and to the nearest recording that the model learned from.
 
 The first is MusicGen's text relevance (arXiv:2306.05284, section 4, "CLAP score"); the second a check for copies.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 from jaxtyping import Float
 
 from schemas import WeightsRef
+from schemas.table import Row
 from schemas.tables import CLAP, TRACKS
 from stages.audio import DecodedAudio
 from stages.networks.clap import load_joint_embedder
 from stages.pipeline.contract import Context
+
+Windows = Float[npt.NDArray[np.float32], "W E"]
+"""The embeddings of a clip's windows, each of unit length."""
 
 HOP_SECONDS = 10.0
 """From one window of a clip to the next: side by side."""
 
 
 @dataclass(frozen=True)
-class _Nearest:
+class _NearestTrack:
     """A track, and its cosine; no track while there is none."""
 
-    track: str | None
+    track_id: str | None
     similarity: float
 
 
@@ -41,37 +45,37 @@ class Likeness:
         self.context, self.clap = context, clap
         self.embedder = load_joint_embedder(context.weights(clap).path, context.device, words)
         tracks = context.rows(TRACKS, ["track_id", "split"])
-        self._learned = tracks.filter(pc.equal(tracks.column("split"), "train")).column("track_id")
+        self._trained_on = tracks.filter(pc.equal(tracks.column("split"), "train")).column("track_id")
 
-    def embed(self, recording: DecodedAudio) -> Float[np.ndarray, "W E"]:
-        """The embeddings of a clip's windows, unit length."""
+    def embed(self, recording: DecodedAudio) -> Windows:
+        """Embed a clip's windows, each of unit length."""
         return self.embedder.embed_audio(recording.samples, recording.sample_rate, HOP_SECONDS).embeddings
 
-    def of(self, clips: list[Float[np.ndarray, "W E"]], descriptions: list[str | None]) -> list[dict[str, Any]]:
-        """`clap_similarity`, `nearest_track` and `nearest_similarity` of embedded clips, those that there are.
+    def scores(self, clips: list[Windows], descriptions: list[str | None]) -> list[Row]:
+        """Return `clap_similarity`, `nearest_track` and `nearest_similarity` of embedded clips, those that there are.
 
         A clip's similarity to its words is the mean over its windows; to a track, that of the closest two windows.
 
         Raises:
             ValueError: the store's embeddings have another width than the model's.
         """
-        found: list[dict[str, Any]] = [{} for _ in clips]
+        scores: list[Row] = [{} for _ in clips]
         if self.embedder.text is not None:
-            for row, windows, words in zip(found, clips, descriptions, strict=True):
+            for row, windows, words in zip(scores, clips, descriptions, strict=True):
                 if words:
                     row["clap_similarity"] = float((windows @ self.embedder.embed_text([words])[0]).mean())
-        for row, nearest in zip(found, self._nearest(clips), strict=True):
-            if nearest.track is not None:
-                row |= {"nearest_track": nearest.track, "nearest_similarity": nearest.similarity}
-        return found
+        for row, nearest in zip(scores, self._nearest(clips), strict=True):
+            if nearest.track_id is not None:
+                row |= {"nearest_track": nearest.track_id, "nearest_similarity": nearest.similarity}
+        return scores
 
-    def _nearest(self, clips: list[Float[np.ndarray, "W E"]]) -> "list[_Nearest]":
-        """The nearest track of each clip, and how near; the store's embeddings are read a shard at a time."""
-        best: list[_Nearest] = [_Nearest(None, -np.inf)] * len(clips)
+    def _nearest(self, clips: list[Windows]) -> "list[_NearestTrack]":
+        """Find the nearest track of each clip, and how near; the store's embeddings are read a shard at a time."""
+        best: list[_NearestTrack] = [_NearestTrack(None, -np.inf)] * len(clips)
         store, version = self.context.store, self.context.versions[CLAP.name]
         for shard in store.shards(CLAP, version) if clips else []:
             rows = store.read(CLAP, version, [shard], ["track_id", "embeddings"])
-            rows = rows.filter(pc.is_in(rows.column("track_id"), self._learned))
+            rows = rows.filter(pc.is_in(rows.column("track_id"), self._trained_on))
             for row in rows.to_pylist():
                 windows = np.array(row["embeddings"], dtype=np.float32)
                 if not len(windows):
@@ -85,6 +89,6 @@ class Likeness:
                 for number, clip in enumerate(clips):
                     similarity = float((clip @ windows.T).max())
                     # At a tie the first id wins, whatever the order of the shards.
-                    if (-similarity, row["track_id"]) < (-best[number].similarity, best[number].track or ""):
-                        best[number] = _Nearest(row["track_id"], similarity)
+                    if (-similarity, row["track_id"]) < (-best[number].similarity, best[number].track_id or ""):
+                        best[number] = _NearestTrack(row["track_id"], similarity)
         return best

@@ -70,7 +70,8 @@ def pitch_class_profile(wav: Float[Tensor, "N"], sample_rate: int) -> Float[Tens
     bank = chroma_filters(sample_rate, window)
     bank = bank / bank.norm(dim=0).clamp(min=1e-12) * ((hertz >= LOWEST_HERTZ) & (hertz <= HIGHEST_HERTZ))
     profile = (torch.fft.rfft(frames, dim=-1).abs() @ bank.to(wav).T).mean(0)
-    return profile / profile.sum().clamp(min=1e-12)
+    shares: Tensor = profile / profile.sum().clamp(min=1e-12)
+    return shares
 
 
 def estimate_key(profile: Float[Tensor, "12"]) -> KeyEstimate | None:

@@ -7,15 +7,15 @@ elsewhere has learned from none: what a request of it refers to is computed from
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int
 
 from schemas import WeightsRef
 from schemas.identity import fingerprint
+from schemas.table import Row
 from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import LocalWeights
 from stages.checkpoints.facts import CheckpointFacts
@@ -25,6 +25,8 @@ from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 from stages.pipeline.references import RequestRefused
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.decoding.generation import GenerationRequest
     from stages.checkpoints.native import TrainedModel
 
@@ -33,8 +35,6 @@ READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), 
 AT_ONCE = {"cpu": 64, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
 are left empty while the last are finished."""
-
-Row = Mapping[str, Any]
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def _generate(
     takes: list[Row],
     clips: "list[GenerationRequest]",
     checkpoint_id: str,
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Generate clips and return their rows.
 
     Args:
@@ -126,7 +126,7 @@ def _generate(
             log.info("%s", plan)
         plan_text = str(plan)
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     context.progress.start("generate", sum(clip.frames - clip.prompt_frames for clip in clips), "frames")
     at_once = AT_ONCE[context.device]
     for first in range(0, len(clips), at_once):
@@ -145,15 +145,20 @@ def _generate(
         except FloatingPointError as error:
             raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
         rows += [
-            _row(take, clip, codes.numpy(), trained.facts, checkpoint_id)
+            _row(take, clip, codes, trained.facts, checkpoint_id)
             for take, clip, codes in zip(takes[group], clips[group], codes_of_clips, strict=True)
         ]
     return rows
 
 
 def _row(
-    take: Row, clip: "GenerationRequest", codes: Int[np.ndarray, "K T"], facts: CheckpointFacts, checkpoint_id: str
-) -> dict[str, Any]:
+    take: Row,
+    clip: "GenerationRequest",
+    codes: "Tensor",
+    facts: CheckpointFacts,
+    checkpoint_id: str,
+) -> Row:
+    """Make the row of a clip from its codes [K, T]."""
     from stages.generate.conditions import melody_over_clip
 
     melody, chroma = clip.attributes.chroma, facts.model.chroma
@@ -168,7 +173,7 @@ def _row(
         "frames": clip.frames,
         "prompt_frames": clip.prompt_frames,
         "seed": clip.seed,
-        "codes": list(codes.astype(np.uint16)),
+        "codes": list(codes.numpy().astype(np.uint16)),
         "chroma_frame_rate": None if melody is None or chroma is None else chroma.frame_rate,
         "chroma": None if melody is None else list(melody_over_clip(melody.numpy(), facts, take["seconds"])),
     }

@@ -10,12 +10,13 @@ arXiv:2306.05284, 2.2). A longer one is made in windows and follows all of it, e
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch import Tensor
 from model.chroma import chroma_at
 from model.conditioning.config import MelodyConfig
 from model.music_model import Attributes
+from schemas.table import Row
 from stages.audio import convert_audio
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
@@ -35,6 +37,9 @@ from stages.pipeline.references import Reference, RequestRefused
 if TYPE_CHECKING:
     from stages.networks.clap import JointEmbedder
     from stages.networks.demucs import Separator
+
+Melody = Float[npt.NDArray[np.float32], "F 12"]
+"""Chroma, frame by frame."""
 
 SEPARATED_AFTER = 10.0
 """Seconds of a melody's file after what is needed of it that are separated as well."""
@@ -63,9 +68,7 @@ def melody_span(facts: CheckpointFacts, seconds: float) -> MelodySpan:
     return MelodySpan(math.ceil(seconds * config.frame_rate) + config.frames, seconds + facts.segment_seconds)
 
 
-def melody_over_clip(
-    melody: Float[np.ndarray, "F 12"], facts: CheckpointFacts, seconds: float
-) -> Float[np.ndarray, "G 12"]:
+def melody_over_clip(melody: Melody, facts: CheckpointFacts, seconds: float) -> Melody:
     """Lay a melody over a clip of so many seconds, frame by frame as the model is asked to follow it.
 
     Args:
@@ -76,7 +79,8 @@ def melody_over_clip(
     if clip_frames(facts, seconds) <= facts.segment_frames:
         # One window reads no more than the model's own number of frames, and a short melody again only if it repeats.
         count = min(count, config.frames if config.match_length else len(melody))
-    return melody[np.arange(count) % len(melody)]
+    over_clip: Melody = melody[np.arange(count) % len(melody)]
+    return over_clip
 
 
 def _melody_config(facts: CheckpointFacts) -> MelodyConfig:
@@ -96,11 +100,11 @@ class ConditionReader:
         self.context, self.facts, self.config = context, facts, config
         self._lookup = ReferenceLookup(context, facts)
 
-    def read_rows(self, requests: Sequence[Mapping[str, Any]]) -> None:
+    def read_rows(self, requests: Sequence[Row]) -> None:
         """Read what the tables hold of all tracks that the requests refer to."""
         self._lookup.read_rows(requests)
 
-    def read(self, request: Mapping[str, Any]) -> RequestConditions:
+    def read(self, request: Row) -> RequestConditions:
         """Return the conditions of a request.
 
         Raises:
@@ -116,7 +120,7 @@ class ConditionReader:
         )
         return RequestConditions(attributes, self._prompt(request) if request["prompt"] else None)
 
-    def _check_model_reads(self, request: Mapping[str, Any]) -> None:
+    def _check_model_reads(self, request: Row) -> None:
         reads = self.facts.model.conditions
         for column, condition in (("description", "description"), ("melody", "chroma"), ("clap", "clap")):
             if request[column]:
@@ -139,12 +143,12 @@ class ConditionReader:
     def _reads(self) -> str:
         return ", ".join(self.facts.model.conditions) or "no conditions"
 
-    def _fields(self, request: Mapping[str, Any]) -> dict[str, str | float]:
+    def _fields(self, request: Row) -> dict[str, str | float]:
         """Return the other conditions that the model reads and the request has; every clip has a length."""
         fields = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
         return {name: fields[name] for name in self.facts.model.fields if fields.get(name) is not None}
 
-    def _melody(self, request: Mapping[str, Any]) -> Float[np.ndarray, "F 12"]:
+    def _melody(self, request: Row) -> Melody:
         """Return as much of the beginning of the reference's melody as the clip can follow."""
         reference, span = self._lookup.reference(request, "melody"), melody_span(self.facts, request["seconds"])
         if reference.kind == "track":
@@ -166,7 +170,7 @@ class ConditionReader:
         reference = self.config.separator
         return load_separator(self.context.weights(reference), self.context.device) if reference else None
 
-    def _chroma_of_file(self, reference: Reference, seconds: float) -> tuple[Float[np.ndarray, "F 12"], float]:
+    def _chroma_of_file(self, reference: Reference, seconds: float) -> tuple[Melody, float]:
         """Measure the chroma of the first seconds of a file as that of the melodies that the model learned from,
         and its frame rate."""
         from stages.networks.demucs import melody_chroma
@@ -188,7 +192,7 @@ class ConditionReader:
         words = self.context.weights(vocabulary).path if vocabulary else None
         return load_joint_embedder(self.context.weights(self.config.clap).path, self.context.device, words)
 
-    def _embedding(self, request: Mapping[str, Any]) -> Float[Tensor, "E"]:
+    def _embedding(self, request: Row) -> Float[Tensor, "E"]:
         """Return the joint embedding of words, or of the beginning of a recording."""
         reference = self._lookup.reference(request, "clap")
         if reference.kind == "track":
@@ -219,7 +223,7 @@ class ConditionReader:
         path, got = self.context.weights(self.config.codec).path, f"generate.codec = {self.config.codec}"
         return load_matching_codec(CodesFormat.from_facts(self.facts), path, self.context.device, got, "the model")
 
-    def _prompt(self, request: Mapping[str, Any]) -> Int[Tensor, "K P"]:
+    def _prompt(self, request: Row) -> Int[Tensor, "K P"]:
         """Return the codes that the clip begins with."""
         reference = self._lookup.reference(request, "prompt")
         wanted = max(1, round(request["prompt_seconds"] * self.facts.frame_rate))

@@ -4,13 +4,12 @@ Rows are read from the versions of the tables that the model learned from, and o
 the tracks that are asked for. To a model that learned from no table, one from elsewhere, a track is a recording.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.table import Table
+from schemas.table import Row, Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.audio import AudioError, DecodedAudio, read_audio
 from stages.checkpoints.facts import CheckpointFacts
@@ -22,8 +21,6 @@ LOOKED_UP_IN = {"melody": CHROMA, "clap": CLAP, "prompt": TOKENS}
 
 KEPT_RECORDINGS = 4
 """Recordings that stay in memory once they are read: requests often refer to the same ones in a row."""
-
-Row = Mapping[str, Any]
 
 
 class ReferenceLookup:

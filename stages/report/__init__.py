@@ -11,6 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 import schemas
+from schemas.table import Row
 from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
@@ -50,64 +51,52 @@ def reduce(
     tracks: pa.Table,
     reconstructions: pa.Table,
 ) -> ReduceResult:
-    """Draw the sounds' pictures, then write the page, then forget the pictures that it shows no more."""
-    from stages.report.clips import views
+    """Draw the sounds' pictures, then write the page, then remove the pictures that it shows no more."""
+    from stages.report.clips import clip_views
     from stages.report.codecs import codec_view, newest_codec
-    from stages.report.contents import table_sizes
+    from stages.report.contents import checkpoint_views, metrics_of, table_sizes
     from stages.report.findings import findings, melody_bars
-    from stages.report.models import checkpoint_views, metrics_of
     from stages.report.pictures import FOLDER, TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
-    from stages.report.rendering import Page, render
+    from stages.report.rendering import Page, render_page
 
     score_rows, track_rows, request_rows = scores.to_pylist(), tracks.to_pylist(), requests.to_pylist()
-    made = generations.select(["request_id", "take", "seed"]).to_pylist()
-    asked, known = {row["request_id"] for row in request_rows}, {(row["request_id"], row["take"]) for row in made}
-    clip_rows = [
-        row for row in clips.to_pylist() if row["request_id"] in asked and (row["request_id"], row["take"]) in known
-    ]
+    generation_rows = generations.select(["request_id", "take", "seed"]).to_pylist()
+    request_ids = {row["request_id"] for row in request_rows}
+    takes = {(row["request_id"], row["take"]) for row in generation_rows if row["request_id"] in request_ids}
+    clip_rows = [row for row in clips.to_pylist() if (row["request_id"], row["take"]) in takes]
     checkpoint_rows = checkpoints.to_pylist()
     codec = newest_codec(checkpoint_rows)
-    heard = [row for row in reconstructions.to_pylist() if codec and row["checkpoint_id"] == codec["checkpoint_id"]]
-    clip_sounds = [SoundFile(f"{row['request_id']}/{row['take']}", row["path"], row["sha256"]) for row in clip_rows]
+    codec_id = codec["checkpoint_id"] if codec else None
+    codec_rows = [row for row in reconstructions.to_pylist() if row["checkpoint_id"] == codec_id]
+    pictures, clip_rejects = draw_pictures(
+        context,
+        [SoundFile(f"{row['request_id']}/{row['take']}", row["path"], row["sha256"]) for row in clip_rows],
+        "clips",
+    )
     codec_sounds = [
-        SoundFile(
-            f"{row['checkpoint_id']}/{row['number']}/{side}",
-            row[side],
-            row[f"{side}_sha256"],
-            TALL_WIDTH,
-            TALL_HEIGHT,
-        )
-        for row in heard
+        SoundFile(f"{codec_id}/{row['number']}/{side}", row[side], row[f"{side}_sha256"], TALL_WIDTH, TALL_HEIGHT)
+        for row in codec_rows
         for side in ("original", "decoded")
     ]
-    pictures, rejects = draw_pictures(context, clip_sounds, "clips")
     codec_pictures, codec_rejects = draw_pictures(context, codec_sounds, "reconstructions")
     pictures |= codec_pictures
     addresses = {sha: f"pictures/{name}" for sha, name in pictures.items()}
     clip_rows = [row for row in clip_rows if row["sha256"] in pictures]
     used = sorted({row["checkpoint_id"] for row in clip_rows})
-    judged = next((row for row in checkpoint_rows if row["checkpoint_id"] in used), None)
+    speaker = next((row for row in checkpoint_rows if row["checkpoint_id"] in used), None)
     versions = ", ".join(f"{table.name} {context.versions[table.name]}" for table in (GENERATIONS, CLIPS, SCORES))
     page = Page(
         title=config.title,
-        summary=_summary(clip_rows, track_rows, len(used)),
-        findings=findings(score_rows, metrics_of(judged) if judged else {}),
+        summary=_catalog_summary(clip_rows, track_rows, len(used)),
+        findings=findings(score_rows, metrics_of(speaker) if speaker else {}),
         bars=melody_bars(score_rows),
-        clips=views(
-            clip_rows,
-            request_rows,
-            made,
-            score_rows,
-            track_rows,
-            addresses,
-            versions,
-        ),
-        codec=codec_view(codec, heard, {row["track_id"]: row for row in track_rows}, addresses) if codec else None,
+        clips=clip_views(clip_rows, request_rows, generation_rows, score_rows, track_rows, addresses, versions),
+        codec=codec_view(codec, codec_rows, {row["track_id"]: row for row in track_rows}, addresses) if codec else None,
         checkpoints=checkpoint_views(checkpoint_rows, training.to_pylist(), used),
         tables=table_sizes(context.store),
-        notes=_notes(len(rejects), len(codec_rejects), judged_codec=codec is not None),
+        notes=_notes(len(clip_rejects), len(codec_rejects), with_codec=codec is not None),
     )
-    html = render(page)
+    html = render_page(page)
     context.store.write_bytes(PAGE, html)
     for stale in set(context.store.files(FOLDER)) - set(pictures.values()):
         context.store.remove(f"{FOLDER}/{stale}")
@@ -118,15 +107,15 @@ def reduce(
         "bytes": len(html),
         "sha256": hashlib.sha256(html).hexdigest(),
     }
-    return ReduceResult([row], rejects=rejects + codec_rejects)
+    return ReduceResult([row], rejects=clip_rejects + codec_rejects)
 
 
-def _summary(clips: list[dict], tracks: list[dict], models: int) -> list[tuple[str, str]]:
+def _catalog_summary(clips: list[Row], tracks: list[Row], models: int) -> list[tuple[str, str]]:
     from stages.report.clips import minutes
 
     loudness = [row["loudness"] for row in clips if row["loudness"] is not None]
     artists = {row["artist"] for row in tracks if row["artist"]}
-    found = [
+    figures = [
         ("Clips", f"{len(clips):,}"),
         ("Playing time", minutes(sum(row["seconds"] for row in clips))),
         ("Recordings", f"{len(tracks):,}"),
@@ -135,11 +124,11 @@ def _summary(clips: list[dict], tracks: list[dict], models: int) -> list[tuple[s
         ("Models behind the clips", f"{models}"),
     ]
     if loudness:
-        found.append(("Median loudness", f"{statistics.median(loudness):.1f} LUFS"))
-    return found
+        figures.append(("Median loudness", f"{statistics.median(loudness):.1f} LUFS"))
+    return figures
 
 
-def _notes(refused: int, codec_refused: int, judged_codec: bool) -> list[str]:
+def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:
     notes = [
         "Chroma similarity is the share of frames, at 7.8 a second, whose strongest pitch class is the asked one: the "
         "mean cosine of the quantised chroma (MusicGen, arXiv:2306.05284, section 4).",
@@ -156,7 +145,7 @@ def _notes(refused: int, codec_refused: int, judged_codec: bool) -> list[str]:
         "Text match is the CLAP cosine of clip and description. The nearest track is that of the training split whose "
         "CLAP embedding has the highest cosine with the clip’s: near 1 it would be a copy.",
     ]
-    if judged_codec:
+    if with_codec:
         notes += [
             "SI-SNR is the scale-invariant signal-to-noise ratio of decoded sound (Le Roux et al., arXiv:1811.02508). "
             "Mel distance is the mean difference of mel spectra, which forgives a wrong phase. The codec is judged on "

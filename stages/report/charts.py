@@ -26,8 +26,8 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A drawn line: its name, where the name stands, its SVG path and its last value."""
+class ChartLine:
+    """A line of a chart: its name, where the name stands, its SVG path and its last value."""
 
     name: str
     path: str
@@ -37,22 +37,22 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A mark on an axis: its place in pixels and its text."""
+class AxisTick:
+    """A mark on an axis: its position in pixels and its text."""
 
-    place: float
+    position: float
     text: str
 
 
 @dataclass(frozen=True)
 class Chart:
-    """All that a template needs to draw a chart."""
+    """Holds all that a template needs to draw a chart."""
 
     title: str
     x_name: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    lines: tuple[ChartLine, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -62,25 +62,24 @@ class Chart:
 
 
 def line_chart(title: str, x_name: str, series: Sequence[Series]) -> Chart | None:
-    """A chart of all series on common axes, or None where none has two finite points.
+    """Lay out all series on common axes, or return None where none has two finite points.
 
     Raises:
         ValueError: a series whose x and y differ in length.
     """
     cleaned = []
-    for one in series:
-        if len(one.x) != len(one.y):
-            raise ValueError(f"expected as many x as y for {one.name!r}, got {len(one.x)} and {len(one.y)}")
-        points = [
-            (float(x), float(y)) for x, y in zip(one.x, one.y, strict=True) if math.isfinite(x) and math.isfinite(y)
-        ]
+    for line in series:
+        if len(line.x) != len(line.y):
+            raise ValueError(f"expected as many x as y for {line.name!r}, got {len(line.x)} and {len(line.y)}")
+        points = [(float(x), float(y)) for x, y in zip(line.x, line.y, strict=True)]
+        points = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
         if len(points) >= 2:
-            cleaned.append((one.name, _thin(points)))
+            cleaned.append((line.name, _thin(points)))
     if not cleaned:
         return None
-    x_ticks = _ticks(*_ends([x for _, points in cleaned for x, _ in points]))
-    y_ticks = _ticks(*_ends([y for _, points in cleaned for _, y in points]))
-    x_low, x_high = _ends([x for _, points in cleaned for x, _ in points])
+    x_low, x_high = _range([x for _, points in cleaned for x, _ in points])
+    x_ticks = _ticks(x_low, x_high)
+    y_ticks = _ticks(*_range([y for _, points in cleaned for _, y in points]))
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def across(x: float) -> float:
@@ -89,32 +88,36 @@ def line_chart(title: str, x_name: str, series: Sequence[Series]) -> Chart | Non
     def down(y: float) -> float:
         return round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1)
 
-    drawn = [
-        (name, "M" + "L".join(f"{across(x)} {down(y)}" for x, y in points), down(points[-1][1]), points[-1][1])
-        for name, points in cleaned
+    labels = _spread([down(points[-1][1]) for _, points in cleaned])
+    lines = [
+        ChartLine(
+            name,
+            "M" + "L".join(f"{across(x)} {down(y)}" for x, y in points),
+            WIDTH - RIGHT + 8,
+            label,
+            f"{points[-1][1]:.3g}",
+        )
+        for (name, points), label in zip(cleaned, labels, strict=True)
     ]
-    places = _apart([place for _, _, place, _ in drawn])
-    lines = tuple(
-        Line(name, path, WIDTH - RIGHT + 8, place, f"{last:.3g}")
-        for (name, path, _, last), place in zip(drawn, places, strict=True)
-    )
     return Chart(
         title,
         x_name,
-        lines,
-        tuple(Tick(across(x), f"{x:,.6g}") for x in x_ticks if x_low <= x <= x_high),
-        tuple(Tick(down(y), f"{y:,.4g}") for y in y_ticks),
+        tuple(lines),
+        tuple(AxisTick(across(x), f"{x:,.6g}") for x in x_ticks if x_low <= x <= x_high),
+        tuple(AxisTick(down(y), f"{y:,.4g}") for y in y_ticks),
     )
 
 
 def _thin(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Average a long series in equal groups."""
     if len(points) <= MOST_POINTS:
         return points
     groups = [points[i * len(points) // MOST_POINTS : (i + 1) * len(points) // MOST_POINTS] for i in range(MOST_POINTS)]
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def _ends(values: list[float]) -> tuple[float, float]:
+def _range(values: list[float]) -> tuple[float, float]:
+    """Return the lowest and highest of values, with a margin where they are all alike."""
     low, high = min(values), max(values)
     if high - low <= SMALLEST_RANGE * max(1.0, abs(high)):
         margin = abs(high) / 2 if abs(high) > SMALLEST_RANGE else 0.5
@@ -123,18 +126,18 @@ def _ends(values: list[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Four to eight round numbers (1, 2 or 5 times a power of ten apart) that enclose the range."""
+    """Choose four to eight round numbers (1, 2 or 5 times a power of ten apart) that enclose a range."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(step * number, 12) for number in range(first, last + 1)]
+    gap = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / gap + 1e-9), math.ceil(high / gap - 1e-9)
+    return [round(gap * number, 12) for number in range(first, last + 1)]
 
 
-def _apart(places: list[float], distance: float = 14.0) -> list[float]:
-    """The same places, moved as little as keeps labels a line's height apart and inside the drawing."""
-    order = sorted(range(len(places)), key=lambda index: places[index])
-    moved = list(places)
+def _spread(positions: list[float], distance: float = 14.0) -> list[float]:
+    """Move positions as little as keeps labels a line's height apart and inside the drawing."""
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
+    moved = list(positions)
     for before, after in pairwise(order):
         moved[after] = max(moved[after], moved[before] + distance)
     limit = HEIGHT - BOTTOM + 4.0

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-Row = dict
-"""A row of a table, by column."""
+from schemas.table import Row
+from stages.pipeline.references import Reference
 
-SHORT = 8
+SHORT_ID = 8
 """Digits of an identity that a page shows; the whole one is in the tables."""
 
 
@@ -24,7 +24,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Meter:
+class SimilarityMeter:
     """Chroma similarity on a line from 0 to 100, with the marks that it is compared with."""
 
     value: float
@@ -47,7 +47,7 @@ class ClipView:
     length: str
     facts: tuple[Score, ...]
     scores: tuple[Score, ...]
-    meter: Meter | None
+    meter: SimilarityMeter | None
     lineage: tuple[tuple[str, str], ...]
     checkpoint: str
     order: dict[str, float]
@@ -57,7 +57,7 @@ class ClipView:
 
 
 def relative_address(path: str) -> str:
-    """The address, from the page in `report/`, of a file of the store.
+    """Return the address, from the page in `report/`, of a file of the store.
 
     Raises:
         ValueError: the path leads out of the store.
@@ -69,16 +69,16 @@ def relative_address(path: str) -> str:
 
 
 def minutes(seconds: float) -> str:
-    """`0:08`, `12:05`, `1:02:03`."""
+    """Write a length as `0:08`, `12:05` or `1:02:03`."""
     whole = round(seconds)
     hours, rest = divmod(whole, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def view(
+def clip_view(
     clip: Row, request: Row, generation: Row, score: Row | None, tracks: Mapping[str, Row], picture: str, versions: str
 ) -> ClipView:
-    """A clip with all that belongs to it.
+    """Show a clip with all that belongs to it.
 
     Args:
         clip, request, generation, score: rows of one (request_id, take); a clip may have no score.
@@ -97,13 +97,13 @@ def view(
     takes = f" · take {clip['take'] + 1}" if (request["takes"] or 1) > 1 else ""
     return ClipView(
         anchor=f"clip-{clip['request_id'][:16]}-{clip['take']}",
-        title=(request["title"] or request["name"] or description or clip["request_id"][:SHORT]) + takes,
+        title=(request["title"] or request["name"] or description or clip["request_id"][:SHORT_ID]) + takes,
         description=description,
         audio=relative_address(clip["path"]),
         picture=picture,
         length=minutes(clip["seconds"]),
-        facts=_facts(clip, request, references, tracks),
-        scores=_scores(score, tracks),
+        facts=_clip_facts(clip, request, references, tracks),
+        scores=_score_words(score, tracks),
         meter=_meter(score),
         lineage=(
             ("Request", clip["request_id"]),
@@ -121,14 +121,14 @@ def view(
     )
 
 
-def _facts(clip: Row, request: Row, references: Mapping[str, str], tracks: Mapping[str, Row]) -> tuple[Score, ...]:
-    facts = [Score(name.capitalize(), _named(reference, tracks)) for name, reference in references.items()]
+def _clip_facts(clip: Row, request: Row, references: Mapping[str, str], tracks: Mapping[str, Row]) -> tuple[Score, ...]:
+    facts = [Score(name.capitalize(), _with_title(reference, tracks)) for name, reference in references.items()]
     facts += [Score(name.capitalize(), value) for name, value in request["fields"] or ()]
     sampling = f"guidance {request['guidance']:g}, temperature {request['temperature']:g}, top-k {request['top_k']}"
     if request["guidance_text"] not in (None, 1):
         sampling = f"text guidance {request['guidance_text']:g}, {sampling}"
     facts.append(Score("Sampling", sampling + (f", top-p {request['top_p']:g}" if request["top_p"] else "")))
-    loudness = f"{_number(clip['loudness'], '.1f')} LUFS, peak {_number(clip['true_peak'], '.1f')} dBTP"
+    loudness = f"{_finite(clip['loudness'], '.1f')} LUFS, peak {_finite(clip['true_peak'], '.1f')} dBTP"
     return (
         *facts,
         Score("Level", loudness),
@@ -136,48 +136,53 @@ def _facts(clip: Row, request: Row, references: Mapping[str, str], tracks: Mappi
     )
 
 
-def _named(reference: str, tracks: Mapping[str, Row]) -> str:
-    """A reference with the title of the track that it names, where it names one."""
-    kind, _, value = reference.partition(":")
-    track = tracks.get(value) if kind == "track" else None
+def _with_title(reference: str, tracks: Mapping[str, Row]) -> str:
+    """Write a reference as the title of the track that it names, where it names one."""
+    named = Reference.from_row(reference)
+    track = tracks.get(named.value) if named.kind == "track" else None
     if track is None:
         return reference[:200]
     return " by ".join(filter(None, (track["title"] or "untitled", track["artist"])))
 
 
-def _scores(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
-    found = []
+def _score_words(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
+    words = []
     if score.get("key_asked") is not None:
-        found.append(
+        words.append(
             Score("Key", score["key"] or "none heard", f"asked {score['key_asked']}", _verdict(score["key_correct"]))
         )
     if score.get("bpm_asked") is not None:
-        heard = _number(score["bpm"], ".0f", " bpm")
-        found.append(Score("Tempo", heard, f"asked {score['bpm_asked']:.0f}", _verdict(score["bpm_correct"])))
+        bpm = _finite(score["bpm"], ".0f", " bpm")
+        words.append(Score("Tempo", bpm, f"asked {score['bpm_asked']:.0f}", _verdict(score["bpm_correct"])))
     if score.get("clap_similarity") is not None:
-        found.append(Score("Text match", f"{score['clap_similarity']:.2f}"))
+        words.append(Score("Text match", f"{score['clap_similarity']:.2f}"))
     if score.get("nearest_track") is not None:
         track = tracks.get(score["nearest_track"], {})
-        name = track.get("title") or score["nearest_track"][:SHORT]
-        found.append(Score("Nearest track", f"{score['nearest_similarity']:.2f}", name))
+        name = track.get("title") or score["nearest_track"][:SHORT_ID]
+        words.append(Score("Nearest track", f"{score['nearest_similarity']:.2f}", name))
     if score.get("seconds_asked") is not None and abs(score["seconds"] - score["seconds_asked"]) > 0.02:
-        found.append(Score("Length", f"{score['seconds']:.2f} s", f"asked {score['seconds_asked']:.2f}", "wrong"))
+        words.append(Score("Length", f"{score['seconds']:.2f} s", f"asked {score['seconds_asked']:.2f}", "wrong"))
     for name, word in (("silence", "Silence"), ("clipping", "Clipping")):
         if score.get(name):
-            found.append(
+            words.append(
                 Score(word, f"{score[name]:.1%}", "", "wrong" if score[name] > 0.5 or name == "clipping" else "")
             )
-    return tuple(found)
+    return tuple(words)
 
 
-def _meter(score: Row) -> Meter | None:
+def _meter(score: Row) -> SimilarityMeter | None:
     value = score.get("chroma_similarity")
     if value is None:
         return None
     marks = {name: score.get(f"chroma_similarity_{name}") for name in ("untrained", "chance", "ceiling")}
-    words = [f"{name} {100 * mark:.0f}" for name, mark in marks.items() if mark is not None]
     percent = {name: None if mark is None else round(100 * mark, 1) for name, mark in marks.items()}
-    return Meter(round(100 * value, 1), percent["untrained"], percent["chance"], percent["ceiling"], " · ".join(words))
+    return SimilarityMeter(
+        value=round(100 * value, 1),
+        untrained=percent["untrained"],
+        chance=percent["chance"],
+        ceiling=percent["ceiling"],
+        words=" · ".join(f"{name} {100 * mark:.0f}" for name, mark in marks.items() if mark is not None),
+    )
 
 
 def _order(clip: Row, score: Row) -> dict[str, float]:
@@ -197,11 +202,11 @@ def _verdict(right: bool | None) -> str:
     return "" if right is None else "right" if right else "wrong"
 
 
-def _number(value: float | None, form: str, unit: str = "") -> str:
+def _finite(value: float | None, form: str, unit: str = "") -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:{form}}{unit}"
 
 
-def views(
+def clip_views(
     clips: Sequence[Row],
     requests: Sequence[Row],
     generations: Sequence[Row],
@@ -210,18 +215,23 @@ def views(
     pictures: Mapping[str, str],
     versions: str,
 ) -> list[ClipView]:
-    """All clips in the order of the requests file, then of takes. `pictures` are addresses by the clip's SHA-256."""
+    """Show all clips in the order of the requests file, then of takes.
+
+    Args:
+        pictures: addresses relative to the page, by the clip's SHA-256.
+        versions: the versions of the tables behind them, in words.
+    """
     request_of = {row["request_id"]: row for row in requests}
     generation_of = {(row["request_id"], row["take"]): row for row in generations}
     score_of = {(row["request_id"], row["take"]): row for row in scores}
     track_of = {row["track_id"]: row for row in tracks}
 
-    def place(clip: Row) -> tuple[int, int, str, int]:
+    def order(clip: Row) -> tuple[int, int, str, int]:
         request = request_of[clip["request_id"]]
         return request["shard"] or 0, request["line"] or 0, clip["request_id"], clip["take"]
 
     return [
-        view(
+        clip_view(
             clip,
             request_of[clip["request_id"]],
             generation_of[clip["request_id"], clip["take"]],
@@ -230,5 +240,5 @@ def views(
             pictures[clip["sha256"]],
             versions,
         )
-        for clip in sorted(clips, key=place)
+        for clip in sorted(clips, key=order)
     ]

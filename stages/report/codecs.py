@@ -1,12 +1,13 @@
-"""The codec that was trained here, as the page shows it: how good it is in words, beside what it must beat, and the
-recordings that it was kept for to be heard."""
+"""The codec that was trained here, as the page shows it: how good it is in words, beside what it must beat, and
+recordings before and after it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stages.report.clips import SHORT, Row, minutes, relative_address
+from schemas.table import Row
+from stages.report.clips import SHORT_ID, minutes, relative_address
+from stages.report.contents import metrics_of
 from stages.report.findings import Finding, Verdict
-from stages.report.models import metrics_of
 
 CODERS = (("", "This codec"), ("_untrained", "Untrained codec"), ("_scalar", "Scalar quantiser"))
 """What is compared: the end of its metrics' names, and its name on the page."""
@@ -17,7 +18,7 @@ MEASURES = ("si_snr", "log_mel_distance", "multi_scale_mel_distance", "bit_rate"
 
 
 @dataclass(frozen=True)
-class Measured:
+class CoderFigures:
     """A line of the table: one coder on one split."""
 
     split: str
@@ -28,7 +29,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Codebook:
+class CodebookUse:
     """How a codebook is used on held-out recordings."""
 
     number: int
@@ -38,7 +39,7 @@ class Codebook:
 
 
 @dataclass(frozen=True)
-class Side:
+class PicturedSound:
     """A sound with its picture; addresses relative to the page."""
 
     name: str
@@ -52,23 +53,23 @@ class ReconstructionView:
 
     title: str
     facts: str
-    sides: tuple[Side, Side]
+    sides: tuple[PicturedSound, PicturedSound]
 
 
 @dataclass(frozen=True)
 class CodecView:
-    """Everything that the page says of the codec."""
+    """Holds everything that the page says of the codec."""
 
     checkpoint_id: str
     summary: str
     findings: tuple[Finding, ...]
-    measured: tuple[Measured, ...]
-    codebooks: tuple[Codebook, ...]
+    measured: tuple[CoderFigures, ...]
+    codebooks: tuple[CodebookUse, ...]
     reconstructions: tuple[ReconstructionView, ...]
 
 
 def newest_codec(checkpoints: Sequence[Row]) -> Row | None:
-    """The codec of the store that was trained last, which is the one that the page shows."""
+    """Return the codec of the store that was trained last, which is the one that the page shows."""
     codecs = [row for row in checkpoints if row["kind"] == "codec"]
     return max(codecs, key=lambda row: (row["created_at"], row["checkpoint_id"]), default=None)
 
@@ -76,7 +77,7 @@ def newest_codec(checkpoints: Sequence[Row]) -> Row | None:
 def codec_view(
     codec: Row, reconstructions: Sequence[Row], tracks: Mapping[str, Row], pictures: Mapping[str, str]
 ) -> CodecView:
-    """A codec with its figures and its reconstructions.
+    """Show a codec with its figures and its reconstructions.
 
     Args:
         codec: its row of `checkpoints`; one of an earlier release may lack any metric.
@@ -89,14 +90,14 @@ def codec_view(
     shown = [row for row in reconstructions if {row["original_sha256"], row["decoded_sha256"]} <= set(pictures)]
     return CodecView(
         checkpoint_id=codec["checkpoint_id"],
-        summary=_summary(metrics),
+        summary=_codec_summary(metrics),
         findings=(
-            _nearer(metrics, "_untrained", "It gives held-out recordings back better than an untrained codec does"),
-            _nearer(metrics, "_scalar", "It gives them back better than a plain scalar quantiser of the same bit rate"),
-            _use(metrics),
+            _beats(metrics, "_untrained", "It gives held-out recordings back better than an untrained codec does"),
+            _beats(metrics, "_scalar", "It gives them back better than a plain scalar quantiser of the same bit rate"),
+            _codebook_finding(metrics),
         ),
-        measured=tuple(_measured(metrics)),
-        codebooks=tuple(_codebooks(metrics)),
+        measured=tuple(_coder_figures(metrics)),
+        codebooks=tuple(_codebook_use(metrics)),
         reconstructions=tuple(
             _reconstruction(row, tracks.get(row["track_id"], {}), pictures)
             for row in sorted(shown, key=lambda row: row["number"])
@@ -104,8 +105,8 @@ def codec_view(
     )
 
 
-def _summary(metrics: Mapping[str, float]) -> str:
-    """How good it is, for somebody who knows no decibels."""
+def _codec_summary(metrics: Mapping[str, float]) -> str:
+    """Say how good it is to somebody who knows no decibels."""
     ratio, distance = metrics.get("valid_si_snr"), metrics.get("valid_log_mel_distance")
     if ratio is None or distance is None:
         return "This codec was not measured on held-out recordings."
@@ -113,36 +114,36 @@ def _summary(metrics: Mapping[str, float]) -> str:
     rate = metrics.get("valid_bit_rate")
     begin = f"At {rate:.3g} kbit/s, about" if rate is not None else "About"
     if share > 0.5:
-        heard = "there is more error than music in it"
+        words = "there is more error than music in it"
     elif share > 0.1:
-        heard = "the piece is there, and so is audible noise or roughness"
+        words = "the piece is there, and so is audible noise or roughness"
     else:
-        heard = "the music is clearly stronger than what is wrong with it"
+        words = "the music is clearly stronger than what is wrong with it"
     return (
         f"{begin} {share:.0%} of the energy of what this codec gives back of recordings that it has not learnt from is "
-        f"error: {heard}. Its spectrum is {distance:.1f} dB from the original’s on average. Every clip that it decodes "
+        f"error: {words}. Its spectrum is {distance:.1f} dB from the original’s on average. Every clip that it decodes "
         "passes through it, so no clip can sound better than the decoded examples here."
     )
 
 
-def _nearer(metrics: Mapping[str, float], other: str, claim: str) -> Finding:
+def _beats(metrics: Mapping[str, float], other: str, claim: str) -> Finding:
     names = ("valid_si_snr", "valid_log_mel_distance", f"valid_si_snr{other}", f"valid_log_mel_distance{other}")
     if any(name not in metrics for name in names):
         missing = ", ".join(name for name in names if name not in metrics)
         return Finding(claim, "not measured", f"The checkpoint has no {missing}.")
-    ratio, distance, their_ratio, their_distance = (metrics[name] for name in names)
+    ratio, distance, other_ratio, other_distance = (metrics[name] for name in names)
     evidence = (
-        f"SI-SNR {_signed(ratio)} dB against {_signed(their_ratio)} (higher is better); mel distance {distance:.1f} dB "
-        f"against {their_distance:.1f} (lower is better)."
+        f"SI-SNR {_signed(ratio)} dB against {_signed(other_ratio)} (higher is better); mel distance {distance:.1f} dB "
+        f"against {other_distance:.1f} (lower is better)."
     )
-    better = (ratio > their_ratio) + (distance < their_distance)
+    better = (ratio > other_ratio) + (distance < other_distance)
     verdicts: tuple[Verdict, ...] = ("does not hold", "not clear", "holds")
     return Finding(claim, verdicts[better], evidence)
 
 
-def _use(metrics: Mapping[str, float]) -> Finding:
+def _codebook_finding(metrics: Mapping[str, float]) -> Finding:
     claim = "Every codebook has more than half of its entries in use"
-    used = [book.used for book in _codebooks(metrics)]
+    used = [book.used for book in _codebook_use(metrics)]
     if not used:
         return Finding(claim, "not measured", "The checkpoint does not say.")
     least = min(used)
@@ -150,36 +151,36 @@ def _use(metrics: Mapping[str, float]) -> Finding:
     return Finding(claim, "holds" if least > 50 else "does not hold", evidence)
 
 
-def _measured(metrics: Mapping[str, float]) -> list[Measured]:
+def _coder_figures(metrics: Mapping[str, float]) -> list[CoderFigures]:
     lines = []
     for split, name in SPLITS:
         for after, coder in CODERS:
             values = [metrics.get(f"{split}_{measure}{after}") for measure in MEASURES]
             if any(value is not None for value in values):
                 written = tuple("–" if value is None else _signed(value, 2) for value in values)
-                lines.append(Measured(name, coder, written, ours=not after))
+                lines.append(CoderFigures(name, coder, written, ours=not after))
     return lines
 
 
-def _codebooks(metrics: Mapping[str, float]) -> list[Codebook]:
-    found: list[Codebook] = []
-    while (used := metrics.get(f"valid_codebook_{len(found) + 1}_used")) is not None:
-        perplexity = metrics.get(f"valid_codebook_{len(found) + 1}_perplexity")
+def _codebook_use(metrics: Mapping[str, float]) -> list[CodebookUse]:
+    books: list[CodebookUse] = []
+    while (used := metrics.get(f"valid_codebook_{len(books) + 1}_used")) is not None:
+        perplexity = metrics.get(f"valid_codebook_{len(books) + 1}_perplexity")
         written = "–" if perplexity is None else f"{perplexity:,.1f}"
-        found.append(Codebook(len(found) + 1, round(100 * used, 1), written))
-    return found
+        books.append(CodebookUse(len(books) + 1, round(100 * used, 1), written))
+    return books
 
 
 def _reconstruction(row: Row, track: Row, pictures: Mapping[str, str]) -> ReconstructionView:
-    name = " by ".join(filter(None, (track.get("title"), track.get("artist")))) or f"Track {row['track_id'][:SHORT]}"
+    name = " by ".join(filter(None, (track.get("title"), track.get("artist")))) or f"Track {row['track_id'][:SHORT_ID]}"
     measures = f"SI-SNR {_signed(row['si_snr'])} dB · mel distance {row['log_mel_distance']:.1f} dB"
     original, decoded = (
-        Side(word, relative_address(row[column]), pictures[row[f"{column}_sha256"]])
+        PicturedSound(word, relative_address(row[column]), pictures[row[f"{column}_sha256"]])
         for column, word in (("original", "Original"), ("decoded", "Decoded"))
     )
     return ReconstructionView(name, f"{minutes(row['seconds'])} · {measures}", (original, decoded))
 
 
 def _signed(value: float, places: int = 1) -> str:
-    """A number with a minus as wide as a digit, as a table of figures has it."""
+    """Write a number with a minus as wide as a digit, as a table of figures has it."""
     return f"{value:.{places}f}".replace("-", "−")

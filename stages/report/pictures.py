@@ -5,6 +5,7 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -75,7 +76,7 @@ def draw_pictures(context: Context, sounds: list[SoundFile], unit: str) -> tuple
 
 
 def spectrogram_png(
-    samples: Float[np.ndarray, "C N"], sample_rate: int, width: int = WIDTH, height: int = HEIGHT
+    samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int, width: int = WIDTH, height: int = HEIGHT
 ) -> bytes:
     """Draw a sound as a PNG with a palette, time from left to right and pitch upwards.
 

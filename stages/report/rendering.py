@@ -15,9 +15,8 @@ from markupsafe import Markup
 
 from stages.report.clips import ClipView, minutes
 from stages.report.codecs import CodecView
-from stages.report.contents import TableSize
+from stages.report.contents import CheckpointView, TableSize
 from stages.report.findings import Bar, Finding
-from stages.report.models import CheckpointView
 
 HERE = Path(__file__).parent
 
@@ -31,7 +30,7 @@ CLIPS_AT_FIRST = 48
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that the page says."""
+    """Holds everything that the page says."""
 
     title: str
     summary: Sequence[tuple[str, str]]
@@ -45,8 +44,8 @@ class Page:
     notes: Sequence[str]
 
 
-def render(page: Page) -> bytes:
-    """The page as UTF-8 HTML."""
+def render_page(page: Page) -> bytes:
+    """Render the page as UTF-8 HTML."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -54,7 +53,7 @@ def render(page: Page) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=_bytes, attributes=_attributes)
+    environment.filters.update(bytes=_byte_size, attributes=_attributes)
     style, script = (HERE / "page.css").read_text(), (HERE / "page.js").read_text()
     policy = (
         f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'; "
@@ -77,7 +76,7 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _bytes(size: int) -> str:
+def _byte_size(size: int) -> str:
     value = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if value < 1000:
@@ -87,5 +86,5 @@ def _bytes(size: int) -> str:
 
 
 def _attributes(values: Mapping[str, float]) -> Markup:
-    """`data-…` attributes of sort keys; the names are this project's own, the values numbers."""
+    """Write `data-…` attributes of sort keys; the names are this project's own, the values numbers."""
     return Markup(" ").join(Markup('data-{}="{}"').format(name, f"{value:g}") for name, value in values.items())

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
 import schemas
 from schemas.identity import fingerprint
+from schemas.table import Row
 from schemas.tables import PIECES, REQUESTS, TRACKS
 from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 from stages.pipeline.references import (
@@ -36,8 +37,6 @@ READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 2
 
 SOUNDS = ("track", "title", "file")
 """Kinds of references that a melody or a prompt may be."""
-
-Row = dict[str, Any]
 
 NOTHING: Row = {"guidance_text": 1.0, "fields": []}
 """Columns that came later, with the value that asks for nothing."""
