@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -18,7 +16,7 @@ from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.table import Row
-from schemas.tables import TOKENS, TRACKS
+from schemas.tables import TOKENS
 from stages.audio import resample, to_mono
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_matching_codec
 from stages.checkpoints.facts import read_facts
@@ -26,7 +24,7 @@ from stages.checkpoints.generation import RequestConditions, description_of, gen
 from stages.checkpoints.loading import load_checkpoint
 from stages.evaluate.listening import chance_agreement, chroma_agreement
 from stages.pipeline.contract import Context
-from stages.pipeline.references import Reference
+from stages.pipeline.references import Reference, rows_of_tracks
 
 Key = tuple[str, int]
 """A clip: its request's id and its take."""
@@ -106,13 +104,15 @@ def compare(
     comparisons.analyses = {checkpoint: _chroma_analysis(context, checkpoint) for checkpoint in checkpoints}
     codecs = _codecs(context, codec_reference, melodic)
     tracks = {key_of(row): _melody_track(request_of[row["request_id"]]) for row in melodic}
-    codes = _codes_of_tracks(context, {track for track in tracks.values() if track})
+    tokens = rows_of_tracks(context.store, context.versions, TOKENS, {track for track in tracks.values() if track})
     for generation in melodic:
         context.check_stopped()
-        reference = codes.get(tracks[key_of(generation)] or "")
-        if reference is not None and reference.kind == CodesFormat.from_row(generation):
-            codec, track_codes = codecs[reference.kind], reference.codes[:, : generation["frames"]]
-            comparisons.ceiling[key_of(generation)] = _decoded_similarity(comparisons, codec, track_codes, generation)
+        reference = tokens.get(tracks[key_of(generation)] or "")
+        # There is no ceiling for a model that speaks other codes than the store's own.
+        if reference is not None and CodesFormat.from_row(reference) == CodesFormat.from_row(generation):
+            codec = codecs[CodesFormat.from_row(generation)]
+            codes = torch.tensor(np.array(reference["codes"], dtype=np.int64)[:, : generation["frames"]])
+            comparisons.ceiling[key_of(generation)] = _decoded_similarity(comparisons, codec, codes, generation)
     chosen = _chosen(untrained_clips, generation_of.values())
     compared = [generation for generation in melodic if key_of(generation) in chosen]
     for checkpoint in sorted({generation["checkpoint_id"] for generation in compared}):
@@ -150,35 +150,11 @@ def _melody_track(request: Row) -> str | None:
     return reference.value if reference.kind == "track" else None
 
 
-@dataclass(frozen=True, eq=False)
-class _TrackCodes:
-    """A track as the store's own codes: there is no ceiling for a model that speaks others."""
-
-    codes: Int[Tensor, "K T"]
-    kind: CodesFormat
-
-
-def _codes_of_tracks(context: Context, ids: set[str]) -> dict[str, _TrackCodes]:
-    """Read codes by track, out of the shards of `tokens` that hold them."""
-    if not ids:
-        return {}
-    wanted = pa.array(sorted(ids))
-    tracks = context.rows(TRACKS, ["track_id", "shard"])
-    shards = pc.unique(tracks.filter(pc.is_in(tracks.column("track_id"), wanted)).column("shard")).to_pylist()
-    version = context.versions[TOKENS.name]
-    tokens = context.store.read(TOKENS, version, [str(shard) for shard in sorted(shards)])
-    tokens = tokens.filter(pc.is_in(tokens.column("track_id"), wanted))
-    return {
-        row["track_id"]: _TrackCodes(torch.tensor(np.array(row["codes"], dtype=np.int64)), CodesFormat.from_row(row))
-        for row in tokens.to_pylist()
-    }
-
-
 def _chroma_analysis(context: Context, checkpoint: str) -> ChromaConfig:
     """Return how the melodies that a checkpoint follows are measured: the published way for one from elsewhere."""
     if context.library.checkpoint(checkpoint) is None:
         return ChromaConfig()
-    melody = read_facts(context.weights(WeightsRef(f"checkpoint:{checkpoint}")).path).model.chroma
+    melody = read_facts(context.weights(WeightsRef.to_checkpoint(checkpoint)).path).model.chroma
     assert melody is not None, "only a model that reads melodies is given one"
     return melody.analysis
 

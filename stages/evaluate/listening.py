@@ -214,7 +214,7 @@ def estimate_tempo(wav: Float[Tensor, "N"], sample_rate: int) -> float | None:
     combed, weights = torch.zeros_like(lags), torch.zeros_like(lags)
     for multiple in (1, 2, 3, 4):
         reached = lags * multiple < 0.75 * size - 1
-        combed += torch.where(reached, _interpolate(correlation, (lags * multiple).clamp(max=size - 2)), 0.0)
+        combed += torch.where(reached, _between_frames(correlation, (lags * multiple).clamp(max=size - 2)), 0.0)
         weights += reached
     tempos = 60 * FRAMES_A_SECOND / lags
     preference = torch.exp(-0.5 * (torch.log2(tempos / PREFERRED_TEMPO) / SPREAD_OCTAVES).square())
@@ -230,7 +230,7 @@ def estimate_tempo(wav: Float[Tensor, "N"], sample_rate: int) -> float | None:
     return float(tempos[best])
 
 
-def _interpolate(values: Float[Tensor, "F"], positions: Float[Tensor, "P"]) -> Float[Tensor, "P"]:
+def _between_frames(values: Float[Tensor, "F"], positions: Float[Tensor, "P"]) -> Float[Tensor, "P"]:
     """Interpolate values between the frames, linearly."""
     whole = positions.floor().long()
     share = positions - whole

@@ -145,13 +145,13 @@ def _generate(
         except FloatingPointError as error:
             raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
         rows += [
-            _row(take, clip, codes, trained.facts, checkpoint_id)
+            _generation_row(take, clip, codes, trained.facts, checkpoint_id)
             for take, clip, codes in zip(takes[group], clips[group], codes_of_clips, strict=True)
         ]
     return rows
 
 
-def _row(
+def _generation_row(
     take: Row,
     clip: "GenerationRequest",
     codes: "Tensor",

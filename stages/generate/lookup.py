@@ -14,7 +14,7 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.audio import AudioError, DecodedAudio, read_audio
 from stages.checkpoints.facts import CheckpointFacts
 from stages.pipeline.contract import Context
-from stages.pipeline.references import Reference, RequestRefused
+from stages.pipeline.references import Reference, RequestRefused, rows_of_tracks
 
 LOOKED_UP_IN = {"melody": CHROMA, "clap": CLAP, "prompt": TOKENS}
 """The column of `requests` that refers to a track -> the table that holds what it is for."""
@@ -42,21 +42,12 @@ class ReferenceLookup:
             references = [Reference.from_row(row[column]) for row in requests if row[column]]
             ids = {reference.value for reference in references if reference.kind == "track"}
             if ids and self._learned_from(table):
-                self._rows[column] = self._read(table, ids)
+                self._rows[column] = rows_of_tracks(self.context.store, self.facts.versions, table, ids)
             elif ids:
                 self._uris |= self._uris_of(ids)
 
     def _learned_from(self, table: Table) -> bool:
         return table.name in self.facts.versions
-
-    def _read(self, table: Table, ids: set[str]) -> dict[str, Row]:
-        """Read the rows of some tracks, by id; shard n of a table holds the tracks of shard n of `tracks`."""
-        store, wanted, versions = self.context.store, pa.array(sorted(ids)), self.facts.versions
-        tracks = store.read(TRACKS, versions[TRACKS.name], columns=["track_id", "shard"])
-        shards = pc.unique(tracks.filter(pc.is_in(tracks.column("track_id"), wanted)).column("shard")).to_pylist()
-        rows = store.read(table, versions[table.name], [str(shard) for shard in sorted(shards)])
-        rows = rows.filter(pc.is_in(rows.column("track_id"), wanted))
-        return {row["track_id"]: row for row in rows.to_pylist()}
 
     def _uris_of(self, ids: set[str]) -> dict[str, str]:
         """Read where the recordings of some tracks are, by id."""

@@ -19,6 +19,11 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas import Store
+from schemas.table import Row, Table
+from schemas.tables import TRACKS
 
 SHORTEST_PREFIX = 6
 """Digits of a track's id that a reference must give at least; fewer would not stay unique as tracks come."""
@@ -118,6 +123,22 @@ class TrackNames:
         start = bisect_left(self._ids, prefix)
         end = next((i for i in range(start, len(self._ids)) if not self._ids[i].startswith(prefix)), len(self._ids))
         return self._ids[start:end]
+
+
+def rows_of_tracks(store: Store, versions: Mapping[str, str], table: Table, ids: set[str]) -> dict[str, Row]:
+    """Read the rows of some tracks, by id, out of the shards that hold them: shard n of a table holds the tracks of
+    shard n of `tracks`.
+
+    Args:
+        versions: the version of each table, by name.
+    """
+    if not ids:
+        return {}
+    wanted = pa.array(sorted(ids))
+    tracks = store.read(TRACKS, versions[TRACKS.name], columns=["track_id", "shard"])
+    shards = pc.unique(tracks.filter(pc.is_in(tracks.column("track_id"), wanted)).column("shard")).to_pylist()
+    rows = store.read(table, versions[table.name], [str(shard) for shard in sorted(shards)])
+    return {row["track_id"]: row for row in rows.filter(pc.is_in(rows.column("track_id"), wanted)).to_pylist()}
 
 
 @dataclass
