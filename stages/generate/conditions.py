@@ -1,8 +1,8 @@
 """The conditions of requests: their references as tensors.
 
-What refers to tracks that the model learned from is read from the tables (`stages.generate.lookup`). What refers to
-files or words is computed, by the models that the settings of `generate` name; they are loaded when the first request
-needs them.
+What refers to tracks that the model learned from is read from the versions of the tables that it learned from. What
+refers to files or words is computed, by the models that the settings of `generate` name; they are loaded when the first
+request needs them. To a model that learned from no table, one from elsewhere, a track is a recording.
 
 A clip that fits into the windows that the model was trained on follows the melody's beginning (MusicGen,
 arXiv:2306.05284, 2.2). A longer one is made in windows and follows all of it, each window its part
@@ -24,15 +24,15 @@ from torch import Tensor
 from model.chroma import chroma_at
 from model.conditioning.config import MelodyConfig
 from model.music_model import Attributes
-from schemas.table import Row
-from stages.audio import convert_audio
+from schemas.table import Row, Table
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from stages.audio import AudioError, Recording, convert_audio, read_audio
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import RequestConditions, description_of
 from stages.generate.config import Config
-from stages.generate.lookup import ReferenceLookup
 from stages.pipeline.contract import Context
-from stages.pipeline.references import Reference, RequestRefused
+from stages.pipeline.references import Reference, RequestRefused, rows_of_tracks
 
 if TYPE_CHECKING:
     from stages.networks.clap import JointEmbedder
@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 Melody = Float[npt.NDArray[np.float32], "F 12"]
 """Chroma, frame by frame."""
+
+LOOKED_UP_IN = {"melody": CHROMA, "clap": CLAP, "prompt": TOKENS}
+"""The column of `requests` that refers to a track -> the table that holds what it is for."""
+
+KEPT_RECORDINGS = 4
+"""Recordings that stay in memory once they are read: requests often refer to the same ones in a row."""
 
 SEPARATED_AFTER = 10.0
 """Seconds of a melody's file after what is needed of it that are separated as well."""
@@ -86,6 +92,79 @@ def melody_over_clip(melody: Melody, facts: CheckpointFacts, seconds: float) -> 
 def _melody_config(facts: CheckpointFacts) -> MelodyConfig:
     assert facts.model.chroma is not None, "only a model that reads melodies is asked to follow one"
     return facts.model.chroma
+
+
+class ReferenceLookup:
+    """Looks up what requests refer to.
+
+    Args:
+        facts: of the model that they are for.
+    """
+
+    def __init__(self, context: Context, facts: CheckpointFacts) -> None:
+        self.context, self.facts = context, facts
+        self._rows: dict[str, dict[str, Row]] = {column: {} for column in LOOKED_UP_IN}
+        self._uris: dict[str, str] = {}
+        self._recordings: dict[str, Recording] = {}
+
+    def read_rows(self, requests: Sequence[Row]) -> None:
+        """Read what the tables hold of all tracks that the requests refer to."""
+        for column, table in LOOKED_UP_IN.items():
+            references = [Reference.from_row(row[column]) for row in requests if row[column]]
+            ids = {reference.value for reference in references if reference.kind == "track"}
+            if self._learned_from(table):
+                self._rows[column] = rows_of_tracks(self.context.store, self.facts.versions, table, ids)
+            else:
+                tracks = rows_of_tracks(self.context.store, self.context.versions, TRACKS, ids)
+                self._uris |= {track_id: row["uri"] for track_id, row in tracks.items()}
+
+    def _learned_from(self, table: Table) -> bool:
+        return table.name in self.facts.versions
+
+    def reference(self, request: Row, column: str) -> Reference:
+        """Return what a column of a request refers to: words, a file, or a track that the model learned from.
+
+        Raises:
+            RequestRefused: a track that is not there.
+        """
+        reference = Reference.from_row(request[column])
+        if reference.kind != "track" or self._learned_from(LOOKED_UP_IN[column]):
+            return reference
+        if reference.value not in self._uris:
+            message = f"{column}: expected the track {reference.value} in tracks, got no such row: it may come later"
+            raise RequestRefused(f"unknown {column}", message)
+        return Reference("file", self._uris[reference.value])
+
+    def row(self, column: str, reference: Reference) -> Row:
+        """Return the row of a track in the table that the column is looked up in.
+
+        Raises:
+            RequestRefused: there is none.
+        """
+        row = self._rows[column].get(reference.value)
+        if row is None:
+            table = LOOKED_UP_IN[column]
+            message = (
+                f"expected the track {reference.value} in {table.name} (version {self.facts.versions[table.name]}, "
+                "which the model learned from), got no such row: it may have been refused there, or come later"
+            )
+            raise RequestRefused(f"unknown {column}", f"{column}: {message}")
+        return row
+
+    def recording(self, column: str, reference: Reference) -> Recording:
+        """Return the recording of a file.
+
+        Raises:
+            RequestRefused: it cannot be read.
+        """
+        if reference.value not in self._recordings:
+            if len(self._recordings) == KEPT_RECORDINGS:
+                del self._recordings[next(iter(self._recordings))]
+            try:
+                self._recordings[reference.value] = read_audio(reference.value)
+            except AudioError as error:
+                raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
+        return self._recordings[reference.value]
 
 
 class ConditionReader:
