@@ -11,7 +11,7 @@ Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies fa
 import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -57,15 +57,6 @@ class Config(schemas.Config):
     """Most that a quiet clip is raised, dB: what is nearly silent stays nearly silent, rather than becoming noise."""
 
 
-@dataclass(frozen=True)
-class _EncodedClip:
-    """A finished file and what was measured of it."""
-
-    data: bytes
-    samples: int
-    measures: AudioMeasures
-
-
 def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Shard:
     """Write a file for every generation, and return their rows.
 
@@ -108,10 +99,10 @@ def _decode(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:
 def _write_clip(config: Config, context: Context, generation: Row, request: Row, sound: Sound, sample_rate: int) -> Row:
     """Write the file of a clip, and return its row."""
     before = measure_audio(sound, sample_rate)
-    encoded = _encode(config, sound, sample_rate, before, _file_tags(generation, request))
+    data, facts = _encode(config, sound, sample_rate, before, _file_tags(generation, request))
     name = f"{generation['request_id']}-{generation['take']}.{config.format}"
     path = f"audio/version={context.fingerprint}/{name}"
-    context.store.write_bytes(path, encoded.data)
+    context.store.write_bytes(path, data)
     return {
         "request_id": generation["request_id"],
         "take": generation["take"],
@@ -120,22 +111,20 @@ def _write_clip(config: Config, context: Context, generation: Row, request: Row,
         "format": config.format,
         "sample_rate": sample_rate,
         "channels": sound.shape[0],
-        "seconds": encoded.samples / sample_rate,
         "loudness_before": before.loudness,
-        "loudness": encoded.measures.loudness,
         "true_peak_before": before.true_peak,
-        "true_peak": encoded.measures.true_peak,
-        "silence": encoded.measures.silence,
-        "clipping": encoded.measures.clipping,
-        "bytes": len(encoded.data),
-        "sha256": hashlib.sha256(encoded.data).hexdigest(),
-    }
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    } | facts
 
 
 def _encode(
     config: Config, sound: Sound, sample_rate: int, before: AudioMeasures, tags: Mapping[str, str]
-) -> _EncodedClip:
-    """Encode a file at the target loudness, whose decoded sound keeps the true-peak limit."""
+) -> tuple[bytes, Row]:
+    """Encode a file at the target loudness, whose decoded sound keeps the true-peak limit.
+
+    Returns the file, and what was measured of its decoded sound, by column of `clips`.
+    """
     import soundfile
 
     target = config.loudness if before.loudness is None else min(config.loudness, before.loudness + config.max_gain)
@@ -144,12 +133,12 @@ def _encode(
         levelled, _gain = normalise_loudness(sound, sample_rate, target, limit)
         data = encode_audio(levelled, sample_rate, config.format, tags, config.bits)
         decoded, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        encoded = _EncodedClip(data, len(decoded), measure_audio(decoded.T, sample_rate))
-        over = (encoded.measures.true_peak or -np.inf) - config.true_peak
+        facts = {"seconds": len(decoded) / sample_rate} | asdict(measure_audio(decoded.T, sample_rate))
+        over = (facts["true_peak"] or -np.inf) - config.true_peak
         if over <= 0:
             break
         limit -= float(over) + 0.01
-    return encoded
+    return data, facts
 
 
 def _file_tags(generation: Row, request: Row) -> dict[str, str]:
