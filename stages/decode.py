@@ -63,19 +63,17 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     Raises:
         ValueError: the codec is not one that the codes can belong to.
     """
-    from stages.checkpoints.codecs import CodesFormat, load_matching_codec
+    from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 
-    path, codecs = context.weights(config.codec).path, {}
+    generation_rows = generations.to_pylist()
+    path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
+    codecs = load_codecs_of_rows(generation_rows, path, context.device, got)
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     rows, rejects = [], []
-    context.progress.start("decode", generations.num_rows, "clips")
-    for generation in generations.to_pylist():
+    context.progress.start("decode", len(generation_rows), "clips")
+    for generation in generation_rows:
         context.check_stopped()
-        codes, speaker = CodesFormat.from_row(generation), f"the checkpoint {generation['checkpoint_id']}"
-        if codes not in codecs:
-            codecs[codes] = load_matching_codec(codes, path, context.device, f"decode.codec = {config.codec}", speaker)
-        codec = codecs[codes]
-        request = request_of[generation["request_id"]]
+        codec, request = codecs[CodesFormat.from_row(generation)], request_of[generation["request_id"]]
         sound = _decode(codec, generation, request["seconds"])
         if np.isfinite(sound).all():
             rows.append(_write_clip(config, context, generation, request, sound, codec.sample_rate))

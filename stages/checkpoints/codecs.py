@@ -4,7 +4,7 @@ that some codes belong to.
 Codes of another codec decode to noise without an error, so what carries codes carries the identity of its codec too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,6 +111,18 @@ def _refuse_reference(reference: WeightsRef) -> LocalWeights:
 def load_matching_codec(codes: CodesFormat, path: Path, device: str, got: str, speaker: str) -> AnyCodec:
     """Load the codec of a local folder, for codes that must be its own; as `load_matching_network`, on `device`."""
     return _make_codec(load_matching_network(codes, path, got, speaker), device, codes.codebooks, codes.channels)
+
+
+def load_codecs_of_rows(
+    rows: Iterable[Mapping[str, Any]], path: Path, device: str, got: str
+) -> dict[CodesFormat, AnyCodec]:
+    """Load the codec for each format of codes in rows of `generations`: several where models of several kinds made
+    them; as `load_matching_network`, on `device`."""
+    codecs: dict[CodesFormat, AnyCodec] = {}
+    for row in rows:
+        if (codes := CodesFormat.from_row(row)) not in codecs:
+            codecs[codes] = load_matching_codec(codes, path, device, got, f"the checkpoint {row['checkpoint_id']}")
+    return codecs
 
 
 def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str) -> CodecNetwork:

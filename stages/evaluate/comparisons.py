@@ -18,7 +18,7 @@ from schemas.identity import by_hash
 from schemas.table import Row
 from schemas.tables import TOKENS
 from stages.audio import resample, to_mono
-from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_matching_codec
+from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_codecs_of_rows
 from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
 from stages.checkpoints.loading import load_checkpoint
@@ -102,7 +102,8 @@ def compare(
         return comparisons
     checkpoints = {generation["checkpoint_id"] for generation in melodic}
     comparisons.analyses = {checkpoint: _chroma_analysis(context, checkpoint) for checkpoint in checkpoints}
-    codecs = _codecs(context, codec_reference, melodic)
+    codec_path, got = context.weights(codec_reference).path, f"evaluate.codec = {codec_reference}"
+    codecs = load_codecs_of_rows(melodic, codec_path, context.device, got)
     tracks = {key_of(row): _melody_track(request_of[row["request_id"]]) for row in melodic}
     tokens = rows_of_tracks(context.store, context.versions, TOKENS, {track for track in tracks.values() if track})
     for generation in melodic:
@@ -130,18 +131,6 @@ def _chosen(count: int, generations: Iterable[Row]) -> set[Key]:
     does not depend on which of them are still to be scored."""
     melodic = [key_of(row) for row in generations if row["chroma"]]
     return set(sorted(melodic, key=lambda key: by_hash(f"{key[0]}/{key[1]}"))[:count])
-
-
-def _codecs(context: Context, reference: WeightsRef, generations: Iterable[Row]) -> dict[CodesFormat, AnyCodec]:
-    """Load the codec for each kind of codes among the generations: several where models of several kinds made them."""
-    codecs: dict[CodesFormat, AnyCodec] = {}
-    path, got = context.weights(reference).path, f"evaluate.codec = {reference}"
-    for row in generations:
-        if (codes := CodesFormat.from_row(row)) not in codecs:
-            codecs[codes] = load_matching_codec(
-                codes, path, context.device, got, f"the checkpoint {row['checkpoint_id']}"
-            )
-    return codecs
 
 
 def _melody_track(request: Row) -> str | None:

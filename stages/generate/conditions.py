@@ -12,7 +12,7 @@ arXiv:2306.05284, 2.2). A longer one is made in windows and follows all of it, e
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,7 +105,7 @@ class ReferenceLookup:
         self.context, self.facts = context, facts
         self._rows: dict[str, dict[str, Row]] = {column: {} for column in LOOKED_UP_IN}
         self._uris: dict[str, str] = {}
-        self._recordings: dict[str, Recording] = {}
+        self._read_audio = lru_cache(maxsize=KEPT_RECORDINGS)(read_audio)
 
     def read_rows(self, requests: Sequence[Row]) -> None:
         """Read what the tables hold of all tracks that the requests refer to."""
@@ -157,14 +157,10 @@ class ReferenceLookup:
         Raises:
             RequestRefused: it cannot be read.
         """
-        if reference.value not in self._recordings:
-            if len(self._recordings) == KEPT_RECORDINGS:
-                del self._recordings[next(iter(self._recordings))]
-            try:
-                self._recordings[reference.value] = read_audio(reference.value)
-            except AudioError as error:
-                raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
-        return self._recordings[reference.value]
+        try:
+            return self._read_audio(reference.value)
+        except AudioError as error:
+            raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
 
 
 class ConditionReader:
