@@ -111,17 +111,17 @@ def filled_store(folder: Path) -> Store:
     return store
 
 
-def refused(store: Store) -> list[dict]:
+def rejects_in(store: Store) -> list[dict]:
     return store.read(REJECTS, "g").to_pylist()
 
 
 def context_for(store: Store, **settings: Any) -> Context:
-    given = Settings(store=store.url, device="cpu", max_refused=1.0, **settings)
-    return Context(store, given, "run", "generate", "g", VERSIONS, WeightsLibrary(store))
+    chosen = Settings(store=store.url, device="cpu", max_refused=1.0, **settings)
+    return Context(store, chosen, "run", "generate", "g", VERSIONS, WeightsLibrary(store))
 
 
-def made(store: Store, requests: list[dict], config: Config | None = None) -> dict[tuple[str, int], dict]:
-    """Generations by request and take; what was refused is in the table of rejects."""
+def generate_rows(store: Store, requests: list[dict], config: Config | None = None) -> dict[tuple[str, int], dict]:
+    """Generate, and return the rows by request and take; what was refused is in the table of rejects."""
     rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2} | request for n, request in enumerate(requests)]
     store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(rows, schema=REQUESTS.schema), "k")
     run_stage(ConfiguredStage("generate", generate, config or config_of()), context_for(store))

@@ -99,10 +99,10 @@ class World:
 
     def run(self, version: str = "s", **changes: Any) -> dict[int, dict]:
         """Scores by the number of the request."""
-        given = {"codec": str(self.codec), "clap": str(self.clap), "vocabulary": None, "untrained_clips": 2} | changes
+        values = {"codec": str(self.codec), "clap": str(self.clap), "vocabulary": None, "untrained_clips": 2} | changes
         settings = Settings(store=self.store.url, device="cpu", max_refused=1.0)
         context = Context(self.store, settings, "run", "evaluate", version, VERSIONS, WeightsLibrary(self.store))
-        run_stage(ConfiguredStage("evaluate", evaluate, Config.model_validate(given)), context)
+        run_stage(ConfiguredStage("evaluate", evaluate, Config.model_validate(values)), context)
         return {int(row["request_id"], 16): row for row in self.store.read(SCORES, version).to_pylist()}
 
 
@@ -141,12 +141,12 @@ def test_the_ceiling_is_the_reference_through_the_codec(world: World, scores: di
             .to_pylist()[0]["codes"]
         )
         sound = codec.decode_track(torch.tensor(np.array(codes, dtype=np.int64))).numpy()
-        heard = chroma(torch.from_numpy(resample(sound, codec.sample_rate, 32_000)))[0].argmax(-1)
+        decoded = chroma(torch.from_numpy(resample(sound, codec.sample_rate, 32_000)))[0].argmax(-1)
         asked = chroma(
             torch.from_numpy(resample(render(compose(0, number)).sum(0).numpy()[None, :96_000], 16_000, 32_000))
         )
-        frames = min(len(heard), asked.shape[1])
-        expected = float((heard[:frames] == asked[0].argmax(-1)[:frames]).double().mean())
+        frames = min(len(decoded), asked.shape[1])
+        expected = float((decoded[:frames] == asked[0].argmax(-1)[:frames]).double().mean())
         assert scores[number]["chroma_similarity_ceiling"] == pytest.approx(expected)
 
 
@@ -170,9 +170,9 @@ def test_the_same_scores_come_again_whatever_was_scored_before(world: World, sco
 def test_an_untrained_model_has_the_architecture_and_none_of_the_weights(world: World) -> None:
     context = WeightsLibrary(world.store)
     trained = load_checkpoint(context.get(WeightsRef("checkpoint:one")).path, context.get).model
-    one, again, other = untrained(trained, 0), untrained(trained, 0), untrained(trained, 1)
-    weights = {name: value for name, value in one.weights().items() if value.ndim > 1}
-    assert {name: value.shape for name, value in one.weights().items()} == {
+    first, again, other = untrained(trained, 0), untrained(trained, 0), untrained(trained, 1)
+    weights = {name: value for name, value in first.weights().items() if value.ndim > 1}
+    assert {name: value.shape for name, value in first.weights().items()} == {
         name: value.shape for name, value in trained.weights().items()
     }
     for name, value in weights.items():

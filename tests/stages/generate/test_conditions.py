@@ -28,10 +28,10 @@ from tests.worlds.generation_world import (
     config_of,
     context_for,
     filled_store,
-    made,
+    generate_rows,
     model_config,
     put_checkpoint,
-    refused,
+    rejects_in,
 )
 from tests.worlds.tiny_clap import clap_folder
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, SAMPLE_RATE, codec_folder
@@ -75,7 +75,7 @@ def test_a_prompt_and_a_melody_may_be_files(store: Store, tmp_path: Path) -> Non
     tone = 0.4 * np.stack([np.sin(2 * np.pi * 440 * time), np.sin(2 * np.pi * 440 * time)], axis=1)
     soundfile.write(tmp_path / "a.wav", tone, 44_100)
     file = f"file:{tmp_path}/a.wav"
-    rows = made(
+    rows = generate_rows(
         store,
         [{"prompt": file, "prompt_seconds": 0.8}, {"melody": file}, {"melody": file, "seed": 9}],
         config_of(codec=str(codec)),
@@ -112,10 +112,10 @@ def test_a_stereo_model_goes_on_from_both_sides_of_a_file(store: Store, tmp_path
     put_checkpoint(store, tmp_path, "two", model_config(codebooks=2 * CODEBOOKS), day=2, codec=facts)
     soundfile.write(tmp_path / "a.wav", sides.T, SAMPLE_RATE, subtype="FLOAT")
     asked = {"prompt": f"file:{tmp_path}/a.wav", "prompt_seconds": 2.4, "seconds": 6.0}
-    row = made(store, [asked], config_of(codec=str(codec)))[f"{0:016x}", 0]
+    row = generate_rows(store, [asked], config_of(codec=str(codec)))[f"{0:016x}", 0]
     assert (row["channels"], row["codec"]) == (2, facts.identity)
-    codes, heard = np.array(row["codes"]), torch.from_numpy(sides[:, None, : (60 + 25) * 320].astype(np.float32))
-    left, right = (load_codec(codec).encode(side[None])[0] for side in heard)
+    codes, read_sides = np.array(row["codes"]), torch.from_numpy(sides[:, None, : (60 + 25) * 320].astype(np.float32))
+    left, right = (load_codec(codec).encode(side[None])[0] for side in read_sides)
     assert codes.shape == (4, 150)
     np.testing.assert_array_equal(codes[0::2, :60], left[:, :60])
     np.testing.assert_array_equal(codes[1::2, :60], right[:, :60])
@@ -129,16 +129,16 @@ def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path:
     asked = ["text:slow jazz", "text:fast rock", f"file:{tmp_path}/a.wav", f"file:{tmp_path}/b.wav"]
     seen: list[torch.Tensor] = []
     reader = reader_for(store, clap=str(folder))
-    for one in asked:
-        found = read(reader, clap=one).attributes.clap
-        assert found is not None
-        seen.append(found)
+    for reference in asked:
+        embedding = read(reader, clap=reference).attributes.clap
+        assert embedding is not None
+        seen.append(embedding)
     embedder = load_joint_embedder(folder)
     np.testing.assert_array_equal(seen[0].numpy(), embedder.embed_text(["slow jazz"])[0])
     sound, _ = soundfile.read(tmp_path / "b.wav", dtype="float32", always_2d=True)
     np.testing.assert_array_equal(seen[3].numpy(), embedder.embed_audio(sound.T, 16_000, 10.0).embeddings[0])
     assert all(not torch.equal(one, other) for n, one in enumerate(seen) for other in seen[:n])
-    rows = made(store, [{"clap": one} for one in asked], config_of(clap=str(folder)))
+    rows = generate_rows(store, [{"clap": reference} for reference in asked], config_of(clap=str(folder)))
     assert rows[f"{0:016x}", 0]["codes"] != rows[f"{3:016x}", 0]["codes"]
 
 
@@ -147,12 +147,12 @@ def _put_track(store: Store, path: Path, separator: Path, joint: Path, codec: Pa
     context = context_for(store)
     tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
     store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")
-    for table, found in (
+    for table, shard in (
         (CHROMA, chroma.shard(chroma.Config(separator=WeightsRef(str(separator))), context, tracks)),
         (CLAP, clap.shard(clap.Config(model=WeightsRef(str(joint))), context, tracks)),
         (TOKENS, tokenize.shard(tokenize.Config(codec=WeightsRef(str(codec))), context, tracks)),
     ):
-        rows = pa.Table.from_pylist(list(found.rows), schema=table.schema)
+        rows = pa.Table.from_pylist(list(shard.rows), schema=table.schema)
         store.write_shard(table, VERSIONS[table.name], "3", rows, "k2")
 
 
@@ -167,8 +167,8 @@ def test_a_recording_gives_the_same_conditions_live_and_from_the_tables(
     reader = reader_for(store, separator=str(separator), clap=str(joint), codec=str(codec))
     asked = {"melody": "", "clap": "", "prompt": ""}
     cached, live = (
-        read(reader, seconds=seconds, prompt_seconds=0.8, **dict.fromkeys(asked, place))
-        for place in (f"track:{TRACK}", f"file:{path}")
+        read(reader, seconds=seconds, prompt_seconds=0.8, **dict.fromkeys(asked, reference))
+        for reference in (f"track:{TRACK}", f"file:{path}")
     )
     for one, other in (
         (cached.attributes.chroma, live.attributes.chroma),
@@ -191,7 +191,8 @@ def test_to_a_model_that_learned_from_no_table_a_track_is_the_file_that_it_is(st
     reader = reader_for(store, "elsewhere", separator=str(separator), clap=str(joint), codec=str(codec))
     asked = ("melody", "clap", "prompt")
     track, file = (
-        read(reader, prompt_seconds=0.8, **dict.fromkeys(asked, place)) for place in (f"track:{TRACK}", f"file:{path}")
+        read(reader, prompt_seconds=0.8, **dict.fromkeys(asked, reference))
+        for reference in (f"track:{TRACK}", f"file:{path}")
     )
     assert torch.equal(track.attributes.chroma, file.attributes.chroma)
     assert torch.equal(track.attributes.clap, file.attributes.clap)
@@ -204,19 +205,19 @@ def test_to_a_model_that_learned_from_no_table_a_track_is_the_file_that_it_is(st
 def test_a_long_clip_follows_all_of_a_melody_and_a_short_one_its_beginning(store: Store) -> None:
     reader, reference = reader_for(store), np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     for seconds, frames in ((0.5, 16), (2.0, 16), (2.1, 25), (60.0, 25)):
-        found = read(reader, melody=f"track:{TRACK}", seconds=seconds).attributes.chroma
-        np.testing.assert_array_equal(found.numpy(), reference[:frames])
+        chroma_read = read(reader, melody=f"track:{TRACK}", seconds=seconds).attributes.chroma
+        np.testing.assert_array_equal(chroma_read.numpy(), reference[:frames])
 
 
 def test_a_melody_is_given_at_the_rate_of_the_models_own(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "fast", model_config(chroma={"frames": 50, "frame_rate": 25.0}), day=2)
     reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     reader = reader_for(store, "fast")
-    found = read(reader, melody=f"track:{TRACK}", seconds=1.0)
+    conditions = read(reader, melody=f"track:{TRACK}", seconds=1.0)
     nearest = np.rint(np.arange(50) / 25.0 * 7.8125).astype(int)
-    np.testing.assert_array_equal(found.attributes.chroma.numpy(), reference[nearest])
-    np.testing.assert_array_equal(melody_of(found, reader, 1.0), reference[nearest[:25]])
-    (row,) = made(store, [{"melody": f"track:{TRACK}", "seconds": 1.0}], config_of(checkpoint="fast")).values()
+    np.testing.assert_array_equal(conditions.attributes.chroma.numpy(), reference[nearest])
+    np.testing.assert_array_equal(melody_of(conditions, reader, 1.0), reference[nearest[:25]])
+    (row,) = generate_rows(store, [{"melody": f"track:{TRACK}", "seconds": 1.0}], config_of(checkpoint="fast")).values()
     assert (row["chroma_frame_rate"], len(row["chroma"])) == (25.0, 25)
 
 
@@ -229,7 +230,9 @@ def test_fields_are_those_that_the_model_reads(store: Store, tmp_path: Path) -> 
     assert attributes.description == "slow. key: A minor. bpm: 92", "key and tempo are in the text as in training"
     assert read(reader).attributes.fields == {"seconds": 1.2}
     asked |= {"temperature": 8.0}
-    rows = made(store, [asked, asked | {"fields": [("genre", "jazz"), ("moods", "dark")]}, asked | {"bpm": 180.0}])
+    rows = generate_rows(
+        store, [asked, asked | {"fields": [("genre", "jazz"), ("moods", "dark")]}, asked | {"bpm": 180.0}]
+    )
     assert len({str(row["codes"]) for row in rows.values()}) == 3
     assert read(reader_for(store), key="A minor", bpm=92.0).attributes.fields == {}
 
@@ -256,9 +259,9 @@ REFUSED = [
 def test_a_request_that_cannot_be_followed_is_refused_by_its_line(
     store: Store, request_: dict, kind: str, says: str
 ) -> None:
-    rows = made(store, [{"description": "rock"}, request_])
+    rows = generate_rows(store, [{"description": "rock"}, request_])
     assert list(rows) == [(f"{0:016x}", 0)]
-    (reject,) = refused(store)
+    (reject,) = rejects_in(store)
     assert (reject["key"], reject["kind"]) == (f"{1:016x}", kind)
     assert reject["message"].startswith("line 3: ")
     assert says in reject["message"]
@@ -279,8 +282,8 @@ def test_a_condition_that_the_model_was_not_trained_with_is_refused(
     store: Store, tmp_path: Path, without: str, asked: dict
 ) -> None:
     put_checkpoint(store, tmp_path, "two", model_config(**{without: None}), day=2)
-    rows = made(store, [{}, asked])
+    rows = generate_rows(store, [{}, asked])
     assert list(rows) == [(f"{0:016x}", 0)]
-    (reject,) = refused(store)
+    (reject,) = rejects_in(store)
     assert reject["kind"] == "no such condition"
     assert without in reject["message"]

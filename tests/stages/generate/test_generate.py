@@ -27,7 +27,7 @@ from tests.worlds.generation_world import (
     config_of,
     context_for,
     filled_store,
-    made,
+    generate_rows,
     model_config,
     put_checkpoint,
 )
@@ -51,7 +51,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_every_request_and_take_gets_codes_of_its_length(store: Store) -> None:
-    rows = made(store, REQUESTS_OF_ALL_KINDS)
+    rows = generate_rows(store, REQUESTS_OF_ALL_KINDS)
     assert len(rows) == 10
     for (request_id, take), row in rows.items():
         asked = DEFAULTS | REQUESTS_OF_ALL_KINDS[int(request_id, 16)]
@@ -67,13 +67,13 @@ def test_every_request_and_take_gets_codes_of_its_length(store: Store) -> None:
 def test_the_codes_of_a_request_are_the_same_alone_in_any_batch_and_on_another_day(
     store: Store, tmp_path: Path
 ) -> None:
-    together = made(store, REQUESTS_OF_ALL_KINDS)
+    together = generate_rows(store, REQUESTS_OF_ALL_KINDS)
     for number, request in enumerate(REQUESTS_OF_ALL_KINDS):
         other = Store(str(tmp_path / f"alone-{number}"))
         store.filesystem.copy(f"{store.root}/", f"{other.root}/", recursive=True)
         other.remove("generations")
         name = f"{number:016x}"
-        alone = made(
+        alone = generate_rows(
             other, [{"description": "company", "request_id": "f" * 16, "takes": 2}, request | {"request_id": name}]
         )
         mine = {key: row for key, row in alone.items() if key[0] == name}
@@ -81,8 +81,8 @@ def test_the_codes_of_a_request_are_the_same_alone_in_any_batch_and_on_another_d
 
 
 def test_new_requests_leave_finished_ones_as_they_are(store: Store) -> None:
-    first = made(store, REQUESTS_OF_ALL_KINDS[:2])
-    second = made(store, REQUESTS_OF_ALL_KINDS[:4])
+    first = generate_rows(store, REQUESTS_OF_ALL_KINDS[:2])
+    second = generate_rows(store, REQUESTS_OF_ALL_KINDS[:4])
     assert {key: second[key] for key in first} == first
     assert len(second) == 6
 
@@ -103,12 +103,12 @@ def test_new_requests_leave_finished_ones_as_they_are(store: Store) -> None:
 )
 def test_what_a_request_asks_for_changes_its_codes(store: Store, change: dict) -> None:
     base = {"description": "slow jazz piano"}
-    rows = made(store, [base, base | change])
+    rows = generate_rows(store, [base, base | change])
     assert rows[f"{0:016x}", 0]["codes"] != rows[f"{1:016x}", 0]["codes"]
 
 
 def test_a_clip_begins_with_its_prompt(store: Store) -> None:
-    row = made(store, [{"prompt": f"track:{TRACK}", "prompt_seconds": 0.8}])[f"{0:016x}", 0]
+    row = generate_rows(store, [{"prompt": f"track:{TRACK}", "prompt_seconds": 0.8}])[f"{0:016x}", 0]
     codes = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"])
     assert row["prompt_frames"] == 20
     np.testing.assert_array_equal(np.array(row["codes"])[:, :20], codes[:, :20])
@@ -116,39 +116,39 @@ def test_a_clip_begins_with_its_prompt(store: Store) -> None:
 
 @pytest.mark.parametrize("seconds", [0.4, 1.2, 2.0, 2.1, 7.0])
 def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store, seconds: float) -> None:
-    row = made(store, [{"melody": f"track:{TRACK}", "seconds": seconds}])[f"{0:016x}", 0]
+    row = generate_rows(store, [{"melody": f"track:{TRACK}", "seconds": seconds}])[f"{0:016x}", 0]
     reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     assert row["chroma_frame_rate"] == 7.8125
     # It is 25 frames long, and starts over in a clip of several windows.
     frames = np.arange(np.ceil(seconds * 7.8125)).astype(int) % 25
     np.testing.assert_array_equal(np.array(row["chroma"]), reference[frames])
-    assert made(store, [{"seconds": 0.2, "request_id": "e" * 16}])["e" * 16, 0]["chroma"] is None
+    assert generate_rows(store, [{"seconds": 0.2, "request_id": "e" * 16}])["e" * 16, 0]["chroma"] is None
 
 
 def test_a_clip_longer_than_the_training_windows_is_made_in_windows(store: Store) -> None:
     base = {"description": "slow jazz piano", "melody": f"track:{TRACK}", "guidance": 4.0}
-    rows = made(store, [base | {"seconds": seconds} for seconds in (2.0, 2.8, 4.4, 20.0)])
+    rows = generate_rows(store, [base | {"seconds": seconds} for seconds in (2.0, 2.8, 4.4, 20.0)])
     codes = [np.array(rows[f"{number:016x}", 0]["codes"]) for number in range(4)]
-    assert [one.shape[1] for one in codes] == [50, 70, 110, 500]
-    for one in codes[1:]:
-        np.testing.assert_array_equal(one[:, :50], codes[0])
+    assert [clip.shape[1] for clip in codes] == [50, 70, 110, 500]
+    for clip in codes[1:]:
+        np.testing.assert_array_equal(clip[:, :50], codes[0])
     np.testing.assert_array_equal(codes[3][:, :80], codes[2][:, :80])
 
 
 def test_another_stride_form_of_guidance_or_precision_is_another_clip(store: Store, tmp_path: Path) -> None:
     put_checkpoint(store, tmp_path, "two", model_config(prepend=("description", "chroma")), day=2)
-    asked, found = {"description": "slow jazz piano", "seconds": 4.0}, []
+    asked, clips = {"description": "slow jazz piano", "seconds": 4.0}, []
     changes: list[dict] = [{}, {"stride": 0.3}, {"guidance_form": "two_pass"}, {"precision": "bfloat16"}]
     for number, config in enumerate(config_of(**change) for change in changes):
         name = f"{number}" * 16
-        found.append(str(made(store, [asked | {"request_id": name}], config)[name, 0]["codes"]))
-    assert len(set(found)) == 4
+        clips.append(str(generate_rows(store, [asked | {"request_id": name}], config)[name, 0]["codes"]))
+    assert len(set(clips)) == 4
 
 
 @pytest.mark.parametrize("prompt_seconds", [0.4, 1.3, 2.0, 3.1])
 def test_a_prompt_shorter_or_longer_than_a_window_is_gone_on_from(store: Store, prompt_seconds: float) -> None:
     asked = {"prompt": f"track:{TRACK}", "prompt_seconds": prompt_seconds, "seconds": 5.2, "melody": f"track:{TRACK}"}
-    row = made(store, [asked])[f"{0:016x}", 0]
+    row = generate_rows(store, [asked])[f"{0:016x}", 0]
     codes, frames = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"]), round(prompt_seconds * FRAME_RATE)
     assert row["prompt_frames"] == frames
     assert np.array(row["codes"]).shape == (CODEBOOKS, 130)
@@ -157,14 +157,14 @@ def test_a_prompt_shorter_or_longer_than_a_window_is_gone_on_from(store: Store, 
 
 def test_a_refused_request_is_tried_again_when_its_track_has_come(store: Store) -> None:
     later = "cd" * 32
-    assert not made(store, [{"melody": f"track:{later}"}])
+    assert not generate_rows(store, [{"melody": f"track:{later}"}])
     before = consulted_digest(generate, context_for(store))
     for table in (TRACKS, CHROMA):
         rows = store.read(table, VERSIONS[table.name]).to_pylist()
         more = pa.Table.from_pylist([*rows, rows[0] | {"track_id": later}], schema=table.schema)
         store.write_shard(table, VERSIONS[table.name], "3", more, "k2")
     assert consulted_digest(generate, context_for(store)) != before
-    assert made(store, [{"melody": f"track:{later}"}])
+    assert generate_rows(store, [{"melody": f"track:{later}"}])
     assert store.read(REJECTS, "g").num_rows == 0
 
 
@@ -173,8 +173,8 @@ def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Sto
     assert Config(checkpoint=WeightsRef("latest")).checkpoint == "checkpoint:language_model"
     assert Config().checkpoint == "checkpoint:language_model"
     assert isinstance(config_of(checkpoint="one").checkpoint, WeightsRef)
-    rows = made(store, [{}])
-    pinned = made(store, [{"request_id": "d" * 16}], config_of(checkpoint="one"))
+    rows = generate_rows(store, [{}])
+    pinned = generate_rows(store, [{"request_id": "d" * 16}], config_of(checkpoint="one"))
     assert rows[f"{0:016x}", 0]["checkpoint_id"] == "two"
     assert pinned["d" * 16, 0]["checkpoint_id"] == "one"
 
@@ -202,7 +202,7 @@ def test_progress_says_how_many_clips_are_decoded_at_once_and_no_more_are_than_t
 def test_too_little_memory_is_said_with_what_is_needed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "free_memory", lambda device: 100_000)
     with pytest.raises(StageFailed, match=r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps"):
-        made(store, [{}])
+        generate_rows(store, [{}])
 
 
 def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
@@ -227,7 +227,7 @@ def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
     path = Path(store.path("models/one/model.safetensors"))
     save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
     with pytest.raises(StageFailed, match="usable model in the checkpoint one"):
-        made(store, [{}])
+        generate_rows(store, [{}])
 
 
 @pytest.mark.parametrize(

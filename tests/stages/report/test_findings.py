@@ -77,7 +77,7 @@ def test_a_metric_that_is_not_there_is_not_measured_and_named() -> None:
 
 
 @pytest.mark.parametrize(("right", "of", "verdict"), [(6, 10, "holds"), (1, 10, "not clear"), (0, 10, "does not hold")])
-def test_keys_must_be_right_more_often_than_luck_explains(right: int, of: int, verdict: str) -> None:
+def test_keys_must_be_right_more_often_than_chance_explains(right: int, of: int, verdict: str) -> None:
     scores = [row(key_asked="A minor", key_correct=number < right) for number in range(of)]
     found = finding("key", scores)
     assert found.verdict == verdict

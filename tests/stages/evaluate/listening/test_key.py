@@ -29,17 +29,17 @@ def test_a_cadence_has_the_key_that_it_closes_in_whatever_the_sample_rate(up: in
     names = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
     for cadence, tonic, mode in ((CADENCE, 0, "major"), (MINOR_CADENCE, 9, "minor")):
         wav = chords([[pitch + up for pitch in chord] for chord in cadence], sample_rate)
-        found = estimate_key(pitch_class_profile(wav, sample_rate))
-        assert found is not None
-        assert found.name == f"{names[(tonic + up) % 12]} {mode}"
+        estimate = estimate_key(pitch_class_profile(wav, sample_rate))
+        assert estimate is not None
+        assert estimate.name == f"{names[(tonic + up) % 12]} {mode}"
 
 
 def test_the_key_of_eight_seconds_of_the_demo_corpus_is_exactly_right_ten_times_as_often_as_chance() -> None:
     right = 0
     for index in range(48):
         piece = compose(0, index)
-        found = estimate_key(pitch_class_profile(render(piece).sum(0)[: 8 * 16_000], 16_000))
-        right += found is not None and found.name == piece.key.name
+        estimate = estimate_key(pitch_class_profile(render(piece).sum(0)[: 8 * 16_000], 16_000))
+        right += estimate is not None and estimate.name == piece.key.name
     assert right / 48 > 10 / 24
 
 

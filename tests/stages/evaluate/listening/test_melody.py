@@ -21,14 +21,14 @@ def test_a_melody_agrees_with_itself_and_with_no_transposition_of_itself() -> No
 
 
 def test_only_the_strongest_class_counts() -> None:
-    heard = melody([0, 4, 7]) + 0.9 * melody([2, 2, 2])
-    assert chroma_agreement(heard, RATE, melody([0, 4, 9]), RATE) == pytest.approx(2 / 3)
+    clip = melody([0, 4, 7]) + 0.9 * melody([2, 2, 2])
+    assert chroma_agreement(clip, RATE, melody([0, 4, 9]), RATE) == pytest.approx(2 / 3)
 
 
 def test_silent_frames_agree_with_nothing_not_even_with_silence() -> None:
-    heard = melody([0, 0])
-    heard[1] = 0
-    assert chroma_agreement(heard, RATE, melody([0, 0]), RATE) == 0.5
+    clip = melody([0, 0])
+    clip[1] = 0
+    assert chroma_agreement(clip, RATE, melody([0, 0]), RATE) == 0.5
     assert chroma_agreement(torch.zeros(2, 12), RATE, torch.zeros(2, 12), RATE) == 0.0
 
 
@@ -45,11 +45,11 @@ def test_only_the_time_that_both_cover_is_compared() -> None:
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=12), st.randoms(use_true_random=False))
 def test_chance_is_the_mean_agreement_over_shuffles_of_the_asked_frames(classes: list[int], draw) -> None:  # type: ignore[no-untyped-def]
-    heard = melody([draw.randrange(12) for _ in classes])
+    clip = melody([draw.randrange(12) for _ in classes])
     asked = melody(classes)
     # All cyclic shifts give every asked frame every place equally often, and so have the mean of all orders.
-    shifts = [chroma_agreement(heard, RATE, asked.roll(shift, dims=0), RATE) for shift in range(len(classes))]
-    assert chance_agreement(heard, RATE, asked, RATE) == pytest.approx(sum(shifts) / len(shifts))
+    shifts = [chroma_agreement(clip, RATE, asked.roll(shift, dims=0), RATE) for shift in range(len(classes))]
+    assert chance_agreement(clip, RATE, asked, RATE) == pytest.approx(sum(shifts) / len(shifts))
 
 
 def test_nothing_to_compare_is_refused() -> None:

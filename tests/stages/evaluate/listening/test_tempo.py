@@ -21,17 +21,17 @@ def clicks(bpm: float, seconds: float = 8.0, sample_rate: int = 16_000) -> torch
 
 @pytest.mark.parametrize("bpm", [62.0, 90.0, 121.0, 150.0, 174.0])
 def test_the_tempo_of_clicks_is_theirs_or_an_octave_of_it(bpm: float) -> None:
-    found = estimate_tempo(clicks(bpm), 16_000)
-    assert found is not None
-    assert tempo_is_correct(bpm, found)
+    tempo = estimate_tempo(clicks(bpm), 16_000)
+    assert tempo is not None
+    assert tempo_is_correct(bpm, tempo)
 
 
 def test_the_tempo_of_eight_seconds_of_the_demo_corpus_is_right_nine_times_in_ten() -> None:
     right = 0
     for index in range(48):
         piece = compose(0, index)
-        found = estimate_tempo(render(piece).sum(0)[: 8 * 16_000], 16_000)
-        right += found is not None and tempo_is_correct(piece.tempo, found)
+        tempo = estimate_tempo(render(piece).sum(0)[: 8 * 16_000], 16_000)
+        right += tempo is not None and tempo_is_correct(piece.tempo, tempo)
     assert right / 48 >= 0.9
 
 
@@ -44,7 +44,7 @@ def test_random_tempos_are_right_far_less_often_than_nine_times_in_ten() -> None
 
 
 @pytest.mark.parametrize(
-    ("asked", "heard", "right"),
+    ("asked", "estimated", "right"),
     [
         (120.0, 120.0, True),
         (120.0, 124.7, True),
@@ -55,8 +55,8 @@ def test_random_tempos_are_right_far_less_often_than_nine_times_in_ten() -> None
         (120.0, 30.0, False),
     ],
 )
-def test_four_percent_and_one_octave_are_forgiven(asked: float, heard: float, right: bool) -> None:
-    assert tempo_is_correct(asked, heard) is right
+def test_four_percent_and_one_octave_are_forgiven(asked: float, estimated: float, right: bool) -> None:
+    assert tempo_is_correct(asked, estimated) is right
 
 
 def test_silence_and_very_short_clips_have_no_tempo() -> None:
