@@ -20,8 +20,8 @@ INAUDIBLE = 1e-4
 def log_spectrogram(
     wav: Float[Tensor, "N"], sample_rate: int, bands: int, frames_a_second: float, window_seconds: float = 0.04
 ) -> Float[Tensor, "bands F"]:
-    """The mel spectrogram of a mono signal in decibels below its loudest point, between -80 and 0; F is the duration
-    times `frames_a_second`, rounded up. All -80 for silence.
+    """Compute the mel spectrogram of a mono signal in decibels below its loudest point, between -80 and 0, all -80 for
+    silence; F is the duration times `frames_a_second`, rounded up.
 
     Raises:
         ValueError: no samples, a sample rate below 8 kHz, or no bands or frames asked for.

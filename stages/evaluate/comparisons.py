@@ -53,20 +53,20 @@ class Comparisons:
     def similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
         """Return how well chroma agrees with the melody that a generation was given."""
         return chroma_agreement(
-            clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"]
+            clip_chroma, self._rate(generation), _asked_melody(generation), generation["chroma_frame_rate"]
         )
 
     def chance_similarity(self, clip_chroma: Float[Tensor, "F 12"], generation: Row) -> float:
         """Return the expected `similarity` with the melody's frames in random order."""
         return chance_agreement(
-            clip_chroma, self._rate(generation), _melody(generation), generation["chroma_frame_rate"]
+            clip_chroma, self._rate(generation), _asked_melody(generation), generation["chroma_frame_rate"]
         )
 
     def _rate(self, generation: Row) -> float:
         return self.analyses[generation["checkpoint_id"]].frame_rate
 
 
-def _melody(generation: Row) -> Float[Tensor, "F 12"]:
+def _asked_melody(generation: Row) -> Float[Tensor, "F 12"]:
     return torch.from_numpy(np.array(generation["chroma"], dtype=np.float32))
 
 

@@ -54,7 +54,7 @@ def reduce(
     """Draw the sounds' pictures, then write the page, then remove the pictures that it shows no more."""
     from stages.report.clips import clip_views
     from stages.report.codecs import codec_view, newest_codec
-    from stages.report.contents import checkpoint_views, metrics_of, table_sizes
+    from stages.report.contents import checkpoint_views, known_metrics, table_sizes
     from stages.report.findings import findings, melody_bars
     from stages.report.pictures import FOLDER, TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
     from stages.report.rendering import Page, render_page
@@ -88,7 +88,7 @@ def reduce(
     page = Page(
         title=config.title,
         summary=_catalog_summary(clip_rows, track_rows, len(used)),
-        findings=findings(score_rows, metrics_of(speaker) if speaker else {}),
+        findings=findings(score_rows, known_metrics(speaker) if speaker else {}),
         bars=melody_bars(score_rows),
         clips=clip_views(clip_rows, request_rows, generation_rows, score_rows, track_rows, addresses, versions),
         codec=codec_view(codec, codec_rows, {row["track_id"]: row for row in track_rows}, addresses) if codec else None,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from schemas.table import Row
 from stages.report.clips import SHORT_ID, minutes, relative_address
-from stages.report.contents import metrics_of
+from stages.report.contents import known_metrics
 from stages.report.findings import Finding, Verdict
 
 CODERS = (("", "This codec"), ("_untrained", "Untrained codec"), ("_scalar", "Scalar quantiser"))
@@ -86,7 +86,7 @@ def codec_view(
         pictures: addresses of pictures relative to the page, by SHA-256 of the sound. A reconstruction that lacks one
             is not shown.
     """
-    metrics = metrics_of(codec)
+    metrics = known_metrics(codec)
     shown = [row for row in reconstructions if {row["original_sha256"], row["decoded_sha256"]} <= set(pictures)]
     return CodecView(
         checkpoint_id=codec["checkpoint_id"],

@@ -55,13 +55,13 @@ def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool) -> Che
         ("Weights", f"SHA-256 {row['digest']}"),
         ("Folder", row["path"] or "–"),
     )
-    metrics = tuple((name, f"{value:,.4g}") for name, value in sorted(metrics_of(row).items()))
+    metrics = tuple((name, f"{value:,.4g}") for name, value in sorted(known_metrics(row).items()))
     charts = tuple(_charts(training))
     created = f"{row['created_at']:%Y-%m-%d}"
     return CheckpointView(row["checkpoint_id"], row["kind"], created, facts, metrics, charts, made_clips)
 
 
-def metrics_of(row: Row) -> dict[str, float]:
+def known_metrics(row: Row) -> dict[str, float]:
     """Return the metrics of a row of `checkpoints` or `training`, without those that have no value."""
     return {name: value for name, value in (row["metrics"] or []) if value is not None}
 
@@ -88,7 +88,7 @@ def _charts(training: Sequence[Row]) -> list[Chart]:
     for name in names:
         lines = []
         for split, rows in sorted(splits.items()):
-            known = [(row["step"], metrics_of(row)) for row in rows]
+            known = [(row["step"], known_metrics(row)) for row in rows]
             points = [(step, metrics[name]) for step, metrics in known if name in metrics]
             lines.append(Series(split, [step for step, _ in points], [value for _, value in points]))
         drawn.append(line_chart(name.replace("_", " "), "steps", lines))
