@@ -49,7 +49,6 @@ class ClipView:
     scores: tuple[Score, ...]
     meter: SimilarityMeter | None
     lineage: tuple[tuple[str, str], ...]
-    checkpoint: str
     order: dict[str, float]
     """Values to sort by, larger first; NaN-free, what is missing is left out."""
     kinds: tuple[str, ...]
@@ -115,7 +114,6 @@ def clip_view(
             ("File", clip["path"]),
             ("SHA-256", clip["sha256"]),
         ),
-        checkpoint=clip["checkpoint_id"],
         order=_order(clip, score),
         kinds=tuple(kinds),
     )

@@ -16,7 +16,6 @@ class CheckpointView:
 
     checkpoint_id: str
     kind: str
-    created: str
     facts: tuple[tuple[str, str], ...]
     metrics: tuple[tuple[str, str], ...]
     charts: tuple[Chart, ...]
@@ -57,8 +56,7 @@ def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool) -> Che
     )
     metrics = tuple((name, f"{value:,.4g}") for name, value in sorted(known_metrics(row).items()))
     charts = tuple(_charts(training))
-    created = f"{row['created_at']:%Y-%m-%d}"
-    return CheckpointView(row["checkpoint_id"], row["kind"], created, facts, metrics, charts, made_clips)
+    return CheckpointView(row["checkpoint_id"], row["kind"], facts, metrics, charts, made_clips)
 
 
 def known_metrics(row: Row) -> dict[str, float]:

@@ -20,7 +20,7 @@ def test_every_point_of_every_line_is_inside_the_axes(lines: list[list[float]]) 
         points = [tuple(map(float, pair.split())) for pair in re.split("[ML]", line.path)[1:]]
         assert all(chart.left <= x <= chart.right and chart.top <= y <= chart.bottom for x, y in points)
     assert 2 <= len(chart.y_ticks) <= 9
-    assert all(chart.top - 0.1 <= tick.place <= chart.bottom + 0.1 for tick in chart.y_ticks)
+    assert all(chart.top - 0.1 <= tick.position <= chart.bottom + 0.1 for tick in chart.y_ticks)
     labels = sorted(line.label_y for line in chart.lines)
     assert all(after - before >= 13.9 for before, after in itertools.pairwise(labels))
     assert all(0 <= label <= HEIGHT for label in labels)
