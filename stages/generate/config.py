@@ -10,8 +10,8 @@ from schemas import WeightsRef
 from stages.networks.published import ENCODEC_32KHZ, HTDEMUCS, LAION_CLAP, ROBERTA_VOCABULARY
 
 
-def _reference(value: Any) -> Any:
-    """`latest` and the ids of checkpoints as references to weights."""
+def _checkpoint_reference(value: Any) -> Any:
+    """Turn `latest` and the ids of checkpoints into references to weights."""
     if value == "latest":
         return WeightsRef.to_checkpoint("language_model")
     if isinstance(value, str) and value and not set(value) & set(":/."):
@@ -20,14 +20,14 @@ def _reference(value: Any) -> Any:
 
 
 def is_foreign(checkpoint: str) -> bool:
-    """Whether a checkpoint, as `Config.checkpoint` names it, is none of the store's own."""
-    return WeightsRef(_reference(checkpoint)).checkpoint is None
+    """Tell whether a checkpoint, as `Config.checkpoint` names it, is none of the store's own."""
+    return WeightsRef(_checkpoint_reference(checkpoint)).checkpoint is None
 
 
 class Config(schemas.Config):
-    """Which model generates, and what reads the files and words that requests refer to."""
+    """Names the model that generates, and what reads the files and words that requests refer to."""
 
-    checkpoint: Annotated[WeightsRef, BeforeValidator(_reference)] = WeightsRef("checkpoint:language_model")
+    checkpoint: Annotated[WeightsRef, BeforeValidator(_checkpoint_reference)] = WeightsRef("checkpoint:language_model")
     """The language model: `latest`, the newest of this recipe; the `checkpoint_id` of one to stay with; or one from
     elsewhere, by its folder (`./small`), hub id or URL."""
     stride: float = Field(default=STRIDE, gt=0, lt=1)
