@@ -38,7 +38,7 @@ class SoundFile:
     """A sound file of the store that is to have a picture."""
 
     key: str
-    """Of its reject, where it has none."""
+    """Names its reject, where it cannot be drawn."""
     path: str
     sha256: str
     width: int = WIDTH

@@ -63,7 +63,7 @@ class Config(schemas.Config):
     """How far the description is followed beside other conditions; 1 is like them (MusicGen-Style's double guidance,
     arXiv:2407.12563)."""
     temperature: float = Field(default=1.0, ge=0)
-    """Of the softmax (MusicGen, 3)."""
+    """The logits are divided by it before the softmax (MusicGen, 3)."""
     top_k: int = Field(default=250, ge=0)
     """Codes that may be drawn (MusicGen, 3)."""
     top_p: float = Field(default=0.0, ge=0, le=1)

@@ -105,7 +105,7 @@ class RequestLine(BaseModel):
     guidance_text: Number | None = Field(default=None, ge=0, le=100)
     """How far the description is followed beside melody, clap and fields; 1 like them, more exaggerates."""
     temperature: Number | None = Field(default=None, ge=0, le=100)
-    """Of the softmax; 0 always takes the likeliest code."""
+    """The logits are divided by it; 0 always takes the likeliest code."""
     top_k: Integer | None = Field(default=None, ge=0, lt=2**31)
     """Codes that may be drawn; 0 is all."""
     top_p: Number | None = Field(default=None, ge=0, le=1)

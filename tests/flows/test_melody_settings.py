@@ -11,7 +11,7 @@ from model.conditioning.config import ChromaConfig
 from schemas import Store
 from stages.audio import read_audio, resample, to_mono
 from stages.checkpoints.facts import read_facts
-from stages.evaluate.listening import agreement_with
+from stages.evaluate.listening import chroma_agreement
 from tests.worlds.codec_world import piece
 from tests.worlds.melody_world import filled_store, melody_recipe, rows_of, settings_of
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, SAMPLE_RATE, codec_folder
@@ -60,7 +60,7 @@ def test_clips_are_scored_by_the_chroma_that_their_melody_was_measured_by(store:
         sound = torch.from_numpy(resample(to_mono(clip.samples), clip.sample_rate, ANALYSIS.sample_rate))
         asked = torch.tensor(row["chroma"])
         expected, published = (
-            agreement_with(chroma(sound, analysis)[0], analysis.frame_rate, asked, row["chroma_frame_rate"])
+            chroma_agreement(chroma(sound, analysis)[0], analysis.frame_rate, asked, row["chroma_frame_rate"])
             for analysis in (ANALYSIS, ChromaConfig())
         )
         assert row["chroma_similarity"] == pytest.approx(expected)
