@@ -26,7 +26,7 @@ from model.conditioning.config import MelodyConfig
 from model.music_model import Attributes
 from schemas.table import Row, Table
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.audio import AudioError, Recording, convert_audio, read_audio
+from stages.audio import AudioError, DecodedAudio, convert_audio, read_audio
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import RequestConditions, description_of
@@ -151,7 +151,7 @@ class ReferenceLookup:
             raise RequestRefused(f"unknown {column}", f"{column}: {message}")
         return row
 
-    def recording(self, column: str, reference: Reference) -> Recording:
+    def recording(self, column: str, reference: Reference) -> DecodedAudio:
         """Return the recording of a file.
 
         Raises:
