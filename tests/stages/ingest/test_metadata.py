@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from stages.ingest import metadata
 from stages.ingest.fields import resolve
 from stages.ingest.listing import list_source
 from stages.ingest.metadata import SourceMetadata
@@ -24,9 +25,9 @@ def music(tmp_path):
 
 def _fields(folder, relative):
     listing = list_source(str(folder))
-    metadata = SourceMetadata(listing.recordings, listing.metadata)
+    source_metadata = SourceMetadata(listing.recordings, listing.metadata)
     recording = next(file for file in listing.recordings if file.relative == relative)
-    return resolve(metadata.fields_of([recording])[0])
+    return resolve(source_metadata.fields_of([recording])[0])
 
 
 def _stamp(folder, relative):
@@ -139,25 +140,23 @@ BROKEN = {
 )
 def test_a_broken_file_is_a_warning_on_the_tracks_that_it_might_have_described(name, data, sentence, music):
     write(music / name, data)
-    said = _fields(music, "a.ogg")
-    assert said.values == {}
-    assert any(sentence in warning and warning.startswith(name) for warning in said.warnings), said.warnings
+    fields = _fields(music, "a.ogg")
+    assert fields.values == {}
+    assert any(sentence in warning and warning.startswith(name) for warning in fields.warnings), fields.warnings
     if name == "metadata.jsonl" and b"d.flac" in data:
         assert _fields(music, "d.flac").warnings == ()
 
 
 def test_a_field_with_bad_bytes_costs_that_field_only(music):
     write(music / "metadata.csv", b'file_name,title,artist\na.ogg,caf\xe9,me\nd.flac,"' + b"x" * 1_000_000 + b'",you\n')
-    said = _fields(music, "a.ogg")
-    assert said.values == {"artist": "me"}
-    assert "expected UTF-8" in said.warnings[0]
+    fields = _fields(music, "a.ogg")
+    assert fields.values == {"artist": "me"}
+    assert "expected UTF-8" in fields.warnings[0]
     assert len(_fields(music, "d.flac").values["title"]) == 500
 
 
 def test_a_gzip_bomb_stops_at_its_bound(music, monkeypatch):
-    from stages.ingest.metadata import files
-
-    monkeypatch.setattr(files, "UNPACKED_BYTES", 2**20)
+    monkeypatch.setattr(metadata, "UNPACKED_BYTES", 2**20)
     write(music / "m.jsonl.gz", gzip.compress(b"\n" * 2**22 + b'{"path": "a.ogg", "title": "too far"}'))
     assert _fields(music, "a.ogg").values == {}
 
