@@ -100,7 +100,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     reasons: Counter[str] = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
     slow = config.stash.get(_COUNTS, {}).get("slow_deselected", 0)
     if slow:
-        reasons["they are slow; `make test-slow` runs them"] = slow
+        reasons["slow, `make test-slow` runs them"] = slow
     for reason, count in sorted(reasons.items()):
         tests = "test" if count == 1 else "tests"
         terminalreporter.write_line(f"NOT CHECKED: {count} {tests}: {reason}", yellow=True)
