@@ -12,10 +12,8 @@ from collections.abc import Sequence
 import duckdb
 import pyarrow as pa
 
-from schemas.records import REJECTS, RUNS
 from schemas.store import Store
-from schemas.table import Table
-from schemas.tables import TABLES
+from schemas.tables import REJECTS, RUNS, TABLES, Table
 
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""

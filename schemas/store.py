@@ -12,21 +12,52 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.content import content_digest, row_keys
-from schemas.footer import Footer, footer_of
 from schemas.identity import keys_digest
-from schemas.replacing import replace_file, replace_folder
-from schemas.table import Table
+from schemas.tables import Table
 
 STALE_SECONDS = 3600.0
 """Age after which a temporary file is the remains of a killed run, rather than another run's work."""
+
+
+@dataclass(frozen=True)
+class Footer:
+    """What a shard's Parquet footer says of it, read without reading a row."""
+
+    input_key: str
+    """Identity of the keys that the shard was made from."""
+    output_key: str
+    """Identity of the keys of its own rows."""
+    content: str
+    """Digest of its rows (of the table's `identity` columns)."""
+    rows: int
+    refused: int
+    """Items that the stage refused while it made this shard."""
+
+
+def _footer_of(metadata: pq.FileMetaData, path: str) -> Footer:
+    """Return what the metadata of the Parquet file at `path` says.
+
+    Raises:
+        ValueError: the file is not a shard that a store wrote.
+    """
+    values = {
+        key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"
+    }
+    if "input_key" not in values:
+        raise ValueError(f"expected a shard with an input_key in its footer, got {path}, which something else wrote")
+    refused = int(values["refused"])
+    return Footer(values["input_key"], values["output_key"], values["content"], metadata.num_rows, refused)
 
 
 class Store:
@@ -64,7 +95,7 @@ class Store:
     # -- files ----------------------------------------------------------------------------------------------------
 
     def path(self, relative: str) -> str:
-        """The filesystem's path of a place inside the store.
+        """Return the filesystem's path of a place inside the store.
 
         Raises:
             ValueError: the place would lie outside the store.
@@ -78,24 +109,21 @@ class Store:
         return bool(self.filesystem.exists(self.path(relative)))
 
     def files(self, folder: str) -> list[str]:
-        """The names of the files right under `folder`, sorted; none if it is not there. Never from a cache."""
-        path = self.path(folder)
-        self.filesystem.invalidate_cache(path)
-        try:
-            entries = self.filesystem.ls(path, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
+        """Return the names of the files right under `folder`, sorted; none if it is not there. Never from a cache."""
+        return self._names(folder, "file")
 
     def folders(self, folder: str) -> list[str]:
-        """The names of the folders right under `folder`, sorted; none if it is not there."""
+        """Return the names of the folders right under `folder`, sorted; none if it is not there."""
+        return self._names(folder, "directory")
+
+    def _names(self, folder: str, kind: str) -> list[str]:
         path = self.path(folder)
         self.filesystem.invalidate_cache(path)
         try:
             entries = self.filesystem.ls(path, detail=True)
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory")
+        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == kind)
 
     def read_bytes(self, relative: str) -> bytes:
         return bytes(self.filesystem.cat_file(self.path(relative)))
@@ -115,7 +143,7 @@ class Store:
 
     @contextmanager
     def new_folder(self, relative: str) -> Iterator[Path]:
-        """A local folder to fill; when the block ends without an error it stands, whole, at `relative`.
+        """Yield a local folder to fill; when the block ends without an error it stands, whole, at `relative`.
 
         On an object store its files are uploaded one by one, so a row that names the folder must be written after it.
         """
@@ -132,14 +160,14 @@ class Store:
             else:
                 for file in sorted(temporary.rglob("*")):
                     if file.is_file():
-                        place = f"{target}/{file.relative_to(temporary).as_posix()}"
-                        self.filesystem.pipe_file(place, file.read_bytes())
+                        uploaded = f"{target}/{file.relative_to(temporary).as_posix()}"
+                        self.filesystem.pipe_file(uploaded, file.read_bytes())
         finally:
             if temporary.exists():
                 LocalFileSystem().rm(str(temporary), recursive=True)
 
     def local(self, relative: str) -> Path:
-        """A file or folder of the store as a local path: itself on a local disk, else a copy in the user's cache."""
+        """Return a local path to a file or folder of the store: on a local disk itself, else a copy in a cache."""
         path = self.path(relative)
         if self.is_local:
             return Path(path)
@@ -158,12 +186,12 @@ class Store:
         return f"{table.name}/version={version}"
 
     def versions(self, table: Table) -> list[str]:
-        """The versions of a table that hold at least one shard."""
-        found = [name.removeprefix("version=") for name in self.folders(table.name) if name.startswith("version=")]
-        return [version for version in found if self.shards(table, version)]
+        """Return the versions of a table that hold at least one shard."""
+        versions = [name.removeprefix("version=") for name in self.folders(table.name) if name.startswith("version=")]
+        return [version for version in versions if self.shards(table, version)]
 
     def shards(self, table: Table, version: str) -> list[str]:
-        """The names of a version's shards (numbers, or for a record its id), numbers in their order."""
+        """Return the names of a version's shards (numbers, or for a record its id), numbers in their order."""
         names = [name for name in self.files(self.folder(table, version)) if name.endswith(".parquet")]
         shards = [name.removeprefix("shard=").removesuffix(".parquet") for name in names]
         return sorted(shards, key=lambda shard: (0, int(shard), "") if shard.isdecimal() else (1, 0, shard))
@@ -172,7 +200,7 @@ class Store:
         return f"{self.folder(table, version)}/shard={shard}.parquet"
 
     def footer(self, table: Table, version: str, shard: str) -> Footer | None:
-        """The footer of a shard, or None where there is no such shard.
+        """Return the footer of a shard, or None where there is no such shard.
 
         Raises:
             ValueError: the file is not a shard that this store wrote.
@@ -181,14 +209,14 @@ class Store:
         try:
             if not self.is_local:
                 with self.filesystem.open(path, "rb", cache_type="readahead") as file:
-                    return footer_of(pq.read_metadata(file), path)
+                    return _footer_of(pq.read_metadata(file), path)
             # A plan asks for the same footers once a stage. A file that was replaced is another one by these three.
             state = os.stat(path)
-            place = (path, state.st_ino, state.st_mtime_ns)
-            if place not in self._footers:
+            key = (path, state.st_ino, state.st_mtime_ns)
+            if key not in self._footers:
                 with pa.OSFile(path) as file:
-                    self._footers[place] = footer_of(pq.read_metadata(file), path)
-            return self._footers[place]
+                    self._footers[key] = _footer_of(pq.read_metadata(file), path)
+            return self._footers[key]
         except FileNotFoundError:
             return None
         except (pa.ArrowInvalid, OSError) as error:
@@ -229,7 +257,7 @@ class Store:
         shards: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """The rows of a version (of some of its shards), with the table's schema; no rows where there is no shard.
+        """Return the rows of a version (of some of its shards) with the table's schema; none where there is no shard.
 
         Raises:
             ValueError: a shard cannot be read as Parquet.
@@ -255,7 +283,7 @@ class Store:
         return pa.concat_tables(parts) if parts else pa.Table.from_batches([], schema)
 
     def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
-        """The rows of every version: for records, which accumulate."""
+        """Return the rows of every version: for records, which accumulate."""
         names = list(columns) if columns is not None else table.schema.names
         empty = pa.Table.from_batches([], pa.schema([table.schema.field(name) for name in names]))
         return pa.concat_tables(
@@ -272,7 +300,7 @@ class Store:
 
 
 def cache_folder() -> Path:
-    """Where copies of remote files lie on this machine (`$XDG_CACHE_HOME/segue`, by default `~/.cache/segue`)."""
+    """Return where copies of remote files lie here (`$XDG_CACHE_HOME/segue`, by default `~/.cache/segue`)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segue"
 
 
@@ -281,3 +309,89 @@ def _unreadable(path: str, error: Exception) -> ValueError:
         f"expected a Parquet shard at {path}, got a file that cannot be read: {error}; if it is damaged, remove it: "
         "the next run makes it anew"
     )
+
+
+def row_keys(rows: pa.Table, key: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the key of every row as a tuple of text."""
+    return list(zip(*([str(value) for value in rows.column(name).to_pylist()] for name in key), strict=True))
+
+
+def content_digest(table: Table, rows: pa.Table) -> str:
+    """Return the digest of the rows' identity columns, in the order of the rows: the same for the same values, however
+    they are stored. Arrow's buffers may hold anything under a null and any slice of a larger buffer, so the digest
+    walks the values.
+    """
+    digest = hashlib.sha256()
+    for name in table.identity or table.schema.names:
+        digest.update(name.encode())
+        _update_digest(digest, rows.column(name).combine_chunks())
+    return digest.hexdigest()[:16]
+
+
+def _update_digest(digest: Any, values: pa.Array) -> None:
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
+    digest.update(np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    kind = values.type
+    if pa.types.is_map(kind):
+        values = values.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
+        kind = values.type
+    if pa.types.is_list(kind):
+        digest.update(pc.fill_null(values.value_lengths(), -1).to_numpy().tobytes())
+        _update_digest(digest, values.flatten())
+    elif pa.types.is_struct(kind):
+        for position in range(kind.num_fields):
+            _update_digest(digest, values.field(position))
+    elif pa.types.is_string(kind):
+        encoded = [value.encode() for value in values.drop_null().to_pylist()]
+        digest.update(np.array([len(value) for value in encoded], dtype=np.int64).tobytes())
+        digest.update(b"".join(encoded))
+    elif pa.types.is_timestamp(kind):
+        _update_digest(digest, values.cast(pa.int64()))
+    else:
+        digest.update(values.drop_null().to_numpy(zero_copy_only=False).tobytes())
+
+
+def replace_file(path: str, data: bytes) -> None:
+    """Write a file on a local disk, or put it in the place of the one that is there, so that it is whole or not at all
+    after a kill and after a power cut: it gets its name when it is on the disk, and that name is there on return."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+        raise
+    _sync(folder)
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put the folder `new` in the place of `target`, on the disk on return. A rename does not replace a folder that has
+    files in it, so the old one moves away first; whoever is killed between the two finds no folder, and no row that
+    names it."""
+    for file in new.rglob("*"):
+        if file.is_file():
+            _sync(str(file))
+    if target.exists():
+        old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.inprogress")
+        os.rename(target, old)
+        os.rename(new, target)
+        LocalFileSystem().rm(str(old), recursive=True)
+    else:
+        os.rename(new, target)
+    _sync(str(target.parent))
+
+
+def _sync(path: str) -> None:
+    """Wait until what was written to a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

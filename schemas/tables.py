@@ -1,14 +1,39 @@
 """Every table of the store: its columns, its key, and which of its versions a view shows.
 
-A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`.
+A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last three hold
+what happened: weights first used, things refused, stages run.
 """
+
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
-from schemas.records import REJECTS, RUNS, WEIGHTS
-from schemas.table import TEXT, TEXTS, Table, columns
-
+TEXT, TEXTS = pa.string(), pa.list_(pa.string())
 VECTOR = pa.list_(pa.float32())
+
+Row = dict[str, Any]
+"""A row of a table, by column."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table's name, columns, key and meaning."""
+
+    name: str
+    about: str
+    """One row is …"""
+    key: tuple[str, ...]
+    schema: pa.Schema
+    accumulates: bool = False
+    """Every version is part of the view (records), rather than the newest one alone (derived data)."""
+    identity: tuple[str, ...] | None = None
+    """The columns whose values enter a shard's content digest; None: all of them. Left out: where and when."""
+
+
+def columns(**types: pa.DataType) -> pa.Schema:
+    """A schema from names and types."""
+    return pa.schema(list(types.items()))
 
 
 _LOCATION = pa.struct([("uri", TEXT), ("stamp", TEXT), ("tags", TEXT)])
@@ -274,6 +299,41 @@ REPORTS = Table(
     ("report_id",),
     columns(report_id=TEXT, path=TEXT, clips=pa.int64(), bytes=pa.int64(), sha256=TEXT),
     identity=("report_id", "path", "clips"),
+)
+WEIGHTS = Table(
+    "weights",
+    "published or local weights, held to what the first use of their name got",
+    ("reference",),
+    columns(reference=TEXT, revision=TEXT, digest=TEXT, stamp=TEXT, bytes=pa.int64()),
+    accumulates=True,
+)
+REJECTS = Table(
+    "rejects",
+    "something that a stage refused",
+    ("stage", "key"),
+    columns(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT),
+    identity=("stage", "key", "kind", "message"),
+)
+RUNS = Table(
+    "runs",
+    "one stage in one run",
+    ("run_id", "stage"),
+    columns(
+        run_id=TEXT,
+        stage=TEXT,
+        fingerprint=TEXT,
+        inputs=pa.map_(TEXT, TEXT),
+        started_at=pa.timestamp("us", tz="UTC"),
+        seconds=pa.float64(),
+        rows_made=pa.int64(),
+        rows_reused=pa.int64(),
+        rows_refused=pa.int64(),
+        device=TEXT,
+        code_version=TEXT,
+        outputs=TEXTS,
+        error=TEXT,
+    ),
+    accumulates=True,
 )
 TABLES: dict[str, Table] = {
     table.name: table

@@ -15,9 +15,8 @@ import fsspec
 import pyarrow as pa
 
 from schemas.identity import WeightsRef, fingerprint
-from schemas.records import WEIGHTS
 from schemas.store import Store, cache_folder
-from schemas.tables import CHECKPOINTS
+from schemas.tables import CHECKPOINTS, WEIGHTS
 
 DEMUCS_ROOT = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
 DEMUCS_FILES = {

@@ -22,8 +22,7 @@ from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
-from schemas.table import Row
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
 from stages.audio import AudioFormat, AudioMeasures, encode_audio, measure_audio, normalise_loudness
 from stages.networks.published import ENCODEC_32KHZ
 from stages.pipeline.contract import Context, Reject, Shard

@@ -13,7 +13,7 @@ from model.decoding.generation import GenerationRequest, generate_long
 from model.guidance import GuidanceForm
 from model.lm.config import STRIDE, Precision, stride_frames
 from model.music_model import Attributes, MusicModel
-from schemas.table import Row
+from schemas.tables import Row
 from stages.checkpoints.facts import CheckpointFacts
 from stages.pipeline.contract import Context, Stopped
 from stages.pipeline.machine import resources_of

@@ -14,8 +14,7 @@ from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
-from schemas.table import Row
-from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
+from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights
 from stages.networks.published import ENCODEC_32KHZ, LAION_CLAP, ROBERTA_VOCABULARY
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard

@@ -15,8 +15,7 @@ from model.conditioning.config import ChromaConfig
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.identity import by_hash
-from schemas.table import Row
-from schemas.tables import TOKENS
+from schemas.tables import TOKENS, Row
 from stages.audio import resample, to_mono
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_codecs_of_rows
 from stages.checkpoints.facts import read_facts

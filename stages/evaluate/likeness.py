@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 from jaxtyping import Float
 
 from schemas import WeightsRef
-from schemas.table import Row
-from schemas.tables import CLAP, TRACKS
+from schemas.tables import CLAP, TRACKS, Row
 from stages.audio import DecodedAudio
 from stages.networks.clap import load_joint_embedder
 from stages.pipeline.contract import Context

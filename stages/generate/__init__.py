@@ -15,8 +15,7 @@ import pyarrow as pa
 
 from schemas import WeightsRef
 from schemas.identity import fingerprint
-from schemas.table import Row
-from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
+from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.loading import read_condition_names

@@ -24,8 +24,7 @@ from torch import Tensor
 from model.chroma import chroma_at
 from model.conditioning.config import MelodyConfig
 from model.music_model import Attributes
-from schemas.table import Row, Table
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Row, Table
 from stages.audio import AudioError, DecodedAudio, convert_audio, read_audio
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts

@@ -51,7 +51,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas import Config, Settings, Store, WeightsRef
-from schemas.table import Table
+from schemas.tables import Table
 from schemas.weights import LocalWeights, WeightsLibrary
 
 

@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from types import ModuleType
 
 from schemas import Config, Settings, Store, WeightsRef
-from schemas.content import row_keys
 from schemas.identity import fingerprint, stage_fingerprint, weights_fields
-from schemas.records import REJECTS
-from schemas.table import Table
+from schemas.store import row_keys
+from schemas.tables import REJECTS, Table
 from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.pipeline.contract import Context, Dependencies
-from stages.pipeline.digests import consulted_digest, data_digest
 
 EVERYTHING = "all"
 """The name of the one job of a stage that is not made shard by shard."""
@@ -153,7 +151,7 @@ class Pipeline:
         found = self.fingerprint(name)
         context = Context(self.store, self.settings, run_id, name, found, self.versions(name), self.library)
         if hasattr(self.stages[name].module, "reduce"):
-            digest = data_digest(self.stages[name].module, context)
+            digest = _data_digest(self.stages[name].module, context)
             context = replace(context, data_digest=digest, identity=fingerprint({"recipe": found, "data": digest}))
         return context
 
@@ -161,6 +159,31 @@ class Pipeline:
         """The stage that makes what drives this one."""
         stage = self.stages[name]
         return self.writer(stage.module.READS[0]) if stage.module.READS else self.stages.get(stage.after or "")
+
+
+def _data_digest(module: ModuleType, context: Context) -> str:
+    """Return the digest of the rows that a reducing stage reads, from the footers of their shards."""
+    contents = {}
+    for table in module.READS:
+        versions = context.store.versions(table) if table.accumulates else [context.versions[table.name]]
+        contents[table.name] = [
+            footer.content
+            for version in versions
+            for shard in context.store.shards(table, version)
+            if (footer := context.store.footer(table, version, shard)) and footer.rows
+        ]
+    return fingerprint(contents)
+
+
+def consulted_digest(module: ModuleType, context: Context) -> str | None:
+    """Return the digest of what a stage may look up, so that what it refused is tried again once that changed."""
+    tables = [table for table in getattr(module, "CONSULTS", ()) if table.name in context.versions]
+    contents = {}
+    for table in tables:
+        version = context.versions[table.name]
+        footers = [context.store.footer(table, version, shard) for shard in context.store.shards(table, version)]
+        contents[table.name] = [footer.content for footer in footers if footer]
+    return fingerprint(contents) if tables else None
 
 
 def driving_key(module: ModuleType) -> tuple[str, ...]:

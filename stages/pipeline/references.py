@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas import Store
-from schemas.table import Row, Table
-from schemas.tables import TRACKS
+from schemas.tables import TRACKS, Row, Table
 
 SHORTEST_PREFIX = 6
 """Digits of a track's id that a reference must give at least; fewer would not stay unique as tracks come."""

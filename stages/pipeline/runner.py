@@ -12,14 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.content import row_keys
 from schemas.identity import keys_digest
-from schemas.records import REJECTS, RUNS
-from schemas.table import Table
-from schemas.tables import TABLES
+from schemas.store import row_keys
+from schemas.tables import REJECTS, RUNS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Shard, Stopped
-from stages.pipeline.digests import consulted_digest
-from stages.pipeline.planning import ConfiguredStage, Plan, driving_key, plan_stage, reduced_shard
+from stages.pipeline.planning import ConfiguredStage, Plan, consulted_digest, driving_key, plan_stage, reduced_shard
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import pyarrow as pa
 from pydantic import Field
 
 import schemas
-from schemas.table import Row
 from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
@@ -22,6 +21,7 @@ from schemas.tables import (
     SCORES,
     TRACKS,
     TRAINING,
+    Row,
 )
 from stages.pipeline.contract import Context, ReduceResult
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
-from schemas.table import Row
+from schemas.tables import Row
 from stages.pipeline.references import Reference
 
 SHORT_ID = 8

@@ -4,7 +4,7 @@ recordings before and after it."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from schemas.table import Row
+from schemas.tables import Row
 from stages.report.clips import SHORT_ID, minutes, relative_address
 from stages.report.contents import known_metrics
 from stages.report.findings import Finding, Verdict

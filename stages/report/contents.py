@@ -4,9 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from schemas import Store
-from schemas.records import RUNS
-from schemas.table import Row
-from schemas.tables import TABLES
+from schemas.tables import RUNS, TABLES, Row
 from stages.report.charts import Chart, Series, line_chart
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from schemas.table import Row
+from schemas.tables import Row
 
 Verdict = Literal["holds", "does not hold", "not clear", "not measured"]
 

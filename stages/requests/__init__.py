@@ -20,8 +20,7 @@ from pydantic import Field
 
 import schemas
 from schemas.identity import fingerprint
-from schemas.table import Row
-from schemas.tables import PIECES, REQUESTS, TRACKS
+from schemas.tables import PIECES, REQUESTS, TRACKS, Row
 from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 from stages.pipeline.references import (
     Reference,

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from schemas.table import Table
+from schemas.tables import Table
 from stages.pipeline.contract import Context
 
 PLACES = ("begin", "vectors", "width", "largest")

@@ -17,10 +17,9 @@ import pyarrow as pa
 
 from flows.recipe import Recipe
 from schemas import Settings, Store
-from schemas.content import row_keys
 from schemas.identity import keys_digest
-from schemas.table import Table
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from schemas.store import row_keys
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
 from stages.ingest.index import TrackIndex, split_of
 from stages.ingest.listing import list_source
 from stages.pipeline.planning import Pipeline, plan_pipeline

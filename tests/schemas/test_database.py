@@ -6,8 +6,7 @@ import pytest
 
 from schemas import Store
 from schemas.database import FILE, QueryError, query, write_views
-from schemas.records import REJECTS, RUNS
-from schemas.tables import TABLES, TRACKS
+from schemas.tables import REJECTS, RUNS, TABLES, TRACKS
 
 
 def add_track(store: Store, version: str, name: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import Store
-from schemas.content import content_digest
+from schemas.store import content_digest
 from schemas.tables import CHECKPOINTS, CHROMA, TABLES, TOKENS, TRACKS
 
 

@@ -4,8 +4,7 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store, WeightsRef
-from schemas.records import WEIGHTS
-from schemas.tables import CHECKPOINTS
+from schemas.tables import CHECKPOINTS, WEIGHTS
 from schemas.weights import MissingWeights, NotTrainedYet, WeightsLibrary, folder_digest
 
 

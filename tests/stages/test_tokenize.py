@@ -12,9 +12,8 @@ import torch
 from transformers import EncodecModel
 
 from schemas import Settings, Store, WeightsRef
-from schemas.content import content_digest
-from schemas.records import REJECTS
-from schemas.tables import TOKENS, TRACKS
+from schemas.store import content_digest
+from schemas.tables import REJECTS, TOKENS, TRACKS
 from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono
 from stages.checkpoints.codecs import load_codec

@@ -11,8 +11,7 @@ import torch
 from model.conditioning.config import MusicModelConfig
 from model.music_model import MusicModel
 from schemas import Settings, Store
-from schemas.records import REJECTS
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REJECTS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary, folder_digest
 from stages import generate
 from stages.checkpoints.facts import CheckpointFacts, CodecFacts

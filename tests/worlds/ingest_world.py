@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from schemas import Settings, Store
-from schemas.records import REJECTS
-from schemas.tables import TRACKS
+from schemas.tables import REJECTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.ingest import Config

@@ -6,8 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas import Settings, Store
-from schemas.records import REJECTS
-from schemas.tables import REQUESTS, TRACKS
+from schemas.tables import REJECTS, REQUESTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import requests
 from stages.pipeline.contract import Context

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import Store
-from schemas.content import content_digest
-from schemas.records import RUNS, WEIGHTS
-from schemas.tables import TABLES
+from schemas.store import content_digest
+from schemas.tables import RUNS, TABLES, WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 

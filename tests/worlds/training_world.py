@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from schemas import Settings, Store, WeightsRef
-from schemas.table import Table
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING, Table
 from stages import train
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.planning import ConfiguredStage, Pipeline

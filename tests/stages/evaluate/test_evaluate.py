@@ -10,8 +10,7 @@ import torch
 
 from model.chroma import chroma
 from schemas import Settings, Store, WeightsRef
-from schemas.records import REJECTS
-from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS
+from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, REJECTS, REQUESTS, SCORES, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import evaluate
 from stages.audio import encode_audio, resample

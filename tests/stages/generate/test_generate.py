@@ -10,14 +10,13 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store, WeightsRef
-from schemas.records import REJECTS
-from schemas.tables import CHROMA, REQUESTS, TOKENS, TRACKS
+from schemas.tables import CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import generate
 from stages.generate import Config
 from stages.pipeline import machine
 from stages.pipeline.contract import Dependencies, Progress, Stopped
-from stages.pipeline.digests import consulted_digest
+from stages.pipeline.planning import consulted_digest
 from stages.pipeline.runner import StageFailed
 from tests.worlds.audiocraft_files import written
 from tests.worlds.generation_world import (

@@ -9,8 +9,7 @@ import mutagen
 import pytest
 
 from schemas import Settings
-from schemas.records import REJECTS
-from schemas.tables import TRACKS
+from schemas.tables import REJECTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.pipeline.contract import Context

@@ -4,8 +4,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from schemas.records import REJECTS
-from schemas.tables import TRACKS
+from schemas.tables import REJECTS, TRACKS
 from stages.ingest import update_shards
 from stages.ingest.fields import Fields
 from stages.ingest.index import COMPARED_COLUMNS, TrackIndex, is_unchanged

@@ -10,8 +10,7 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.records import RUNS
-from schemas.tables import CHROMA, TRACKS
+from schemas.tables import CHROMA, RUNS, TRACKS
 from stages.pipeline.contract import Reject, Shard, Stopped
 from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_stage
 from stages.pipeline.runner import StageFailed, run_stage

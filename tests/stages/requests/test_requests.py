@@ -10,8 +10,7 @@ import soundfile
 
 from schemas import Settings, Store
 from schemas.identity import fingerprint
-from schemas.records import REJECTS
-from schemas.tables import PIECES, REQUESTS, TRACKS
+from schemas.tables import PIECES, REJECTS, REQUESTS, TRACKS
 from stages import requests
 from stages.demo.synthesis.composition import compose
 from stages.pipeline.contract import Stopped

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from schemas.records import REJECTS
+from schemas.tables import REJECTS
 from stages.pipeline.runner import StageFailed
 from tests.worlds.codec_world import piece, recipe, track, tracks, train_in
 
