@@ -30,7 +30,7 @@ class LanguageModelConfig(Config):
     feedforward_multiplier: int = Field(4, ge=1)
     """Width of the feed-forward layers, in widths of the decoder."""
     feedforward_width: int | None = Field(None, ge=1)
-    """The same as a number of its own, for a width that is no multiple (transformers: `ffn_dim`)."""
+    """Width of the feed-forward layers as a number of its own, where it is no multiple (transformers: `ffn_dim`)."""
     activation: Literal["gelu", "relu"] = "gelu"
     """Nonlinearity of the feed-forward layers; GELU is the exact one (AudioCraft: `activation`)."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -51,7 +51,7 @@ class LanguageModelConfig(Config):
     query_key_norm: bool = False
     """Whether queries and keys of self-attention are normed (arXiv:2302.05442, 2; AudioCraft: `qk_layer_norm`)."""
     cross_query_key_norm: bool = False
-    """The same in cross-attention (AudioCraft: `qk_layer_norm_cross`)."""
+    """Whether queries and keys of cross-attention are normed (AudioCraft: `qk_layer_norm_cross`)."""
     key_value_heads: int | None = Field(None, ge=1)
     """Heads of keys and values in self-attention, each for a group of query heads (arXiv:2305.13245); None is as many
     as there are query heads. AudioCraft's `kv_repeat` is heads by these."""
@@ -62,9 +62,10 @@ class LanguageModelConfig(Config):
     delays: tuple[int, ...] | None = None
     """Steps by which each codebook is late; None is 0, 1, … K - 1 for `delay` and all 0 for the other patterns."""
     flatten_first: int = Field(0, ge=0)
-    """First frames of the `delay` pattern that come one code a step, before all others (AudioCraft: the same)."""
+    """First frames of the `delay` pattern that come one code a step, before all others
+    (AudioCraft: `flatten_first`)."""
     empty_initial: int = Field(0, ge=0)
-    """Empty steps before the `delay` pattern, besides the one that is always there (AudioCraft: the same)."""
+    """Empty steps before the `delay` pattern, besides the one that is always there (AudioCraft: `empty_initial`)."""
     flattening: tuple[int, ...] | None = None
     """Codebooks of equal number share a step of the `unroll` pattern; None gives each its own (AudioCraft:
     `unroll.flattening`)."""
@@ -145,5 +146,5 @@ arXiv:2306.05284, 3.1; AudioCraft: `extend_stride`, 18 s of MusicGen's 30)."""
 
 
 def stride_frames(share: float, window: int) -> int:
-    """The stride in frames, for windows of so many frames."""
+    """Return the stride in frames, for windows of so many frames."""
     return max(1, int(share * window))

@@ -17,7 +17,7 @@ from model.lm.patterns import Mode, Pattern
 from model.lm.positions import position_table
 
 CROSS_POSITION_PERIOD = 10_000.0
-"""Of the positions of what cross-attention reads, whatever the decoder's own period (AudioCraft)."""
+"""Longest period of the positions of what cross-attention reads, whatever the decoder's own period (AudioCraft)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,8 +1,10 @@
 """The language model of MusicGen over K interleaved codebooks (arXiv:2306.05284): embeddings, decoder, heads.
 
-The input is the sum of one embedding a codebook, which the conditions join (`model.lm.fuser`).
+The input is the sum of one embedding a codebook, which the conditions join (`model.lm.fuser`). Stereo models are made
+of mono ones by `stereo_configuration` and `stereo_weights`.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -74,7 +76,7 @@ class LanguageModel(nn.Module):
         return embedded
 
     def fuse(self, conditions: Mapping[str, Condition], pattern: Pattern, mode: Mode = "full") -> FusedConditions:
-        """Bring conditions into the form the decoder takes for the sequence of a pattern: see `model.lm.fuser.fuse`."""
+        """Bring conditions into the form that the decoder takes: see `model.lm.fuser.fuse`."""
         return fuse(self.config, conditions, pattern, mode)
 
     def logits(self, hidden: Float[Tensor, "B S D"]) -> Float[Tensor, "B K S V"]:
@@ -181,3 +183,45 @@ def pattern_of(config: LanguageModelConfig, frames: int) -> Pattern:
             return patterns.coarse_first(frames, config.codebook_delays[1:])
         case "grouped":
             return patterns.grouped(frames, config.codebooks, config.group)
+
+
+_BY_CODEBOOK = re.compile(r"(?P<kind>language_model\.(?:embeddings|heads)\.)(?P<codebook>\d+)(?P<rest>\.\w+)")
+
+
+def stereo_configuration(mono: LanguageModelConfig) -> LanguageModelConfig:
+    """Give each codebook of a decoder twice, the two equally late: delays 0, 1, 2, 3 become 0, 0, 1, 1, 2, 2, 3, 3.
+
+    MusicGen's stereo models are made so (arXiv:2306.05284; AudioCraft's `stereo_finetune`): a codec that knows one
+    channel encodes left and right each on its own, and their codes take turns. Codebook 2k is the left channel's
+    codebook k, 2k + 1 the right one's.
+
+    Raises:
+        ValueError: a pattern other than `delay`, or one that opens with flattened frames: these order codebooks in ways
+            that have no such double.
+    """
+    if mono.pattern != "delay":
+        raise ValueError(f"expected a mono model with the pattern delay to make stereo of, got {mono.pattern}")
+    if mono.flatten_first:
+        raise ValueError(f"expected a mono model without flatten_first to make stereo of, got {mono.flatten_first}")
+    delays = tuple(delay for delay in mono.codebook_delays for _ in ("left", "right"))
+    return mono.model_copy(update={"codebooks": 2 * mono.codebooks, "delays": delays})
+
+
+def stereo_weights(mono: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make the weights of a stereo model (`MusicModel.weights`) of those of a mono one.
+
+    Both channels get a copy of what the mono model knows of a codebook. Inputs are sums of embeddings, so the copies of
+    an embedding are halved: with the same codes on both sides every layer sees what it saw in mono, and each head says
+    what it said. Training from there only has to learn how the sides differ. What belongs to no codebook is the same
+    tensor.
+    """
+    stereo: dict[str, Tensor] = {}
+    for name, value in mono.items():
+        match = _BY_CODEBOOK.fullmatch(name)
+        if match is None:
+            stereo[name] = value
+            continue
+        copied = value / 2 if match["kind"].endswith("embeddings.") else value
+        for side in range(2):
+            stereo[f"{match['kind']}{2 * int(match['codebook']) + side}{match['rest']}"] = copied.clone()
+    return stereo

@@ -24,7 +24,7 @@ HUES = ("#0b6e99", "#b35900", "#5b8c2a", "#8250c4")
 
 
 def pattern_cells(pattern: Pattern) -> list[list[int | None]]:
-    """For each codebook and step [K][S] the frame whose code stands there, counted from 1; None is the special token.
+    """Return for each codebook and step [K][S] the frame whose code stands there, from 1; None is the special token.
 
     Steps that hold nothing but frames past the end (the tail that training cuts) are left out.
     """
@@ -39,7 +39,7 @@ def pattern_cells(pattern: Pattern) -> list[list[int | None]]:
 
 
 def pattern_text(pattern: Pattern) -> str:
-    """The pattern for a terminal."""
+    """Draw the pattern for a terminal."""
     cells = pattern_cells(pattern)
     width = max(len(str(pattern.frames)), len(str(len(cells[0]) - 1)))
     margin = len(f"codebook {pattern.codebooks}")
@@ -51,7 +51,7 @@ def pattern_text(pattern: Pattern) -> str:
 
 
 def pattern_svg(pattern: Pattern, title: str) -> str:
-    """The pattern as an SVG image with `title` over it."""
+    """Draw the pattern as an SVG image with `title` over it."""
     cells = pattern_cells(pattern)
     pitch = CELL + GAP
     width = LEFT + len(cells[0]) * pitch + GAP

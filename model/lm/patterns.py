@@ -32,7 +32,7 @@ class Coordinate(NamedTuple):
 
 
 class Placement(NamedTuple):
-    """Where the values of one arrangement are read from in the other, and which of its places hold one at all."""
+    """Where the values of one arrangement are read from in the other, and which of its positions hold one at all."""
 
     indexes: Int[Tensor, "K X"]
     """Flat index into [K, T] (for a sequence) or [K, S] (for frames); one past the end where there is none."""
@@ -49,16 +49,16 @@ class Pattern:
 
     @cached_property
     def delay(self) -> int:
-        """Frames that the layout runs on past the last one."""
+        """How many frames the layout runs on past the last one."""
         return max(coordinate.frame for step in self.layout for coordinate in step) + 1 - self.frames
 
     def steps(self, mode: Mode = "full") -> int:
-        """Number S of steps, the empty first one included."""
+        """Return the number S of steps, the empty first one included."""
         return len(self.layout) if mode == "full" else len(self.layout) - self.delay
 
     @cached_property
     def first_steps(self) -> tuple[int, ...]:
-        """For each frame the first step that holds a code of it: where a continuation of so many frames begins."""
+        """The first step that holds a code of each frame: where a continuation of so many frames begins."""
         first: dict[int, int] = {}
         for number, step in enumerate(self.layout):
             for coordinate in step:
@@ -67,7 +67,7 @@ class Pattern:
 
     @cached_property
     def upcoming_frames(self) -> Int[Tensor, "S"]:
-        """For each step of the whole layout the latest frame that the next step holds, at most the last there is.
+        """The latest frame that the step after each step of the whole layout holds, at most the last there is.
 
         This is what a frame-wise condition has to say at that step: its vector is there when the frame's first code is
         predicted. A step with no codes after it stays at the frame of the one before.
@@ -80,7 +80,7 @@ class Pattern:
 
     @lru_cache(maxsize=8)  # noqa: B019 - patterns are few, small and themselves cached
     def sequence_placement(self, mode: Mode = "full") -> Placement:
-        """For each place [K, S] of the sequence the code of [K, T] that goes there."""
+        """Find for each position [K, S] of the sequence the code of [K, T] that goes there."""
         steps = self.steps(mode)
         indexes = torch.full((self.codebooks, steps), self.codebooks * self.frames)
         for number, step in enumerate(self.layout[:steps]):
@@ -91,7 +91,7 @@ class Pattern:
 
     @lru_cache(maxsize=8)  # noqa: B019
     def frame_placement(self, steps: int, outputs: bool = False, mode: Mode = "full") -> Placement:
-        """For each place [K, T] the value of a sequence of `steps` steps that is found there.
+        """Find for each position [K, T] the value of a sequence of `steps` steps that belongs there.
 
         With `outputs` the sequence holds predictions: output s speaks of step s + 1, if the layout in `mode` has one.
         """
@@ -103,7 +103,7 @@ class Pattern:
         return Placement(indexes, indexes < self.codebooks * steps)
 
     def build(self, codes: Int[Tensor, "B K T"], special: int, mode: Mode = "full") -> Int[Tensor, "B K S"]:
-        """Interleave codes; places without a code hold the special token."""
+        """Interleave codes; positions without a code hold the special token."""
         if codes.shape[1:] != (self.codebooks, self.frames):
             raise ValueError(f"expected codes [B, {self.codebooks}, {self.frames}], got {list(codes.shape)}")
         placement = self.sequence_placement(mode)
@@ -136,7 +136,7 @@ class Pattern:
 
 
 def _lay_out(codebooks: int, frames: int, ends: Sequence[int], key: Callable[[int, int], tuple[int, ...]]) -> Pattern:
-    """The pattern of the given keys, where codebook k runs to frame `ends[k]`."""
+    """Make the pattern of the given keys, where codebook k runs to frame `ends[k]`."""
     if codebooks < 1 or frames < 1:
         raise ValueError(f"expected at least one codebook and one frame, got {codebooks} and {frames}")
     coordinates = sorted(
@@ -152,14 +152,14 @@ def _check_delays(delays: tuple[int, ...], codebooks: int) -> None:
         raise ValueError(f"expected {codebooks} delays, each 0 or more, got {delays}")
 
 
-def _ends(frames: int, delays: tuple[int, ...]) -> list[int]:
-    """Where each codebook ends, so that all end on the same step: those with less delay run on past the last frame."""
+def _codebook_ends(frames: int, delays: tuple[int, ...]) -> list[int]:
+    """Let all codebooks end on the same step: those with less delay run on past the last frame."""
     return [frames + max(delays) - delay for delay in delays]
 
 
 @lru_cache(maxsize=64)
 def delayed(frames: int, delays: tuple[int, ...], flatten_first: int = 0, empty_initial: int = 0) -> Pattern:
-    """Codebook k comes `delays[k]` steps after the first; all zero is the parallel pattern.
+    """Lay codebook k `delays[k]` steps after the first; all zero is the parallel pattern.
 
     `flatten_first` frames come one code a step before that; `empty_initial` more empty steps open the sequence.
     Stereo codecs share a delay between left and right: 0 0 1 1 2 2 3 3. VALL-E (arXiv:2301.02111) is 0 T T ….
@@ -169,37 +169,37 @@ def delayed(frames: int, delays: tuple[int, ...], flatten_first: int = 0, empty_
     def key(frame: int, codebook: int) -> tuple[int, ...]:
         return (frame, codebook) if frame < flatten_first else (frame + delays[codebook], -1)
 
-    pattern = _lay_out(len(delays), frames, _ends(frames, delays), key)
+    pattern = _lay_out(len(delays), frames, _codebook_ends(frames, delays), key)
     return Pattern(pattern.codebooks, frames, ((),) * empty_initial + pattern.layout)
 
 
 @lru_cache(maxsize=64)
 def unrolled(frames: int, flattening: tuple[int, ...], delays: tuple[int, ...]) -> Pattern:
-    """Codebooks of equal `flattening` share a step, the others get steps of their own within the frame."""
+    """Let codebooks of equal `flattening` share a step, the others get steps of their own within the frame."""
     _check_delays(delays, len(flattening))
     return _lay_out(
         len(delays),
         frames,
-        _ends(frames, delays),
+        _codebook_ends(frames, delays),
         lambda frame, codebook: (frame + delays[codebook], frame, flattening[codebook]),
     )
 
 
 @lru_cache(maxsize=64)
 def coarse_first(frames: int, delays: tuple[int, ...]) -> Pattern:
-    """All of the first codebook, then the others with `delays` (one fewer than codebooks)."""
+    """Lay out all of the first codebook, then the others with `delays` (one fewer than codebooks)."""
     _check_delays(delays, len(delays))
     return _lay_out(
         len(delays) + 1,
         frames,
-        [frames, *(_ends(frames, delays) if delays else [])],
+        [frames, *(_codebook_ends(frames, delays) if delays else [])],
         lambda frame, codebook: (1, frame + delays[codebook - 1]) if codebook else (0, frame),
     )
 
 
 @lru_cache(maxsize=64)
 def grouped(frames: int, codebooks: int, group: int) -> Pattern:
-    """Groups of `group` codebooks one after another, each flattened to one code a step."""
+    """Lay out groups of `group` codebooks one after another, each flattened to one code a step."""
     if group < 1 or codebooks % group:
         raise ValueError(f"expected a group that divides {codebooks} codebooks, got {group}")
     return _lay_out(

@@ -248,7 +248,8 @@ def _as_added_scores(visible: Bool[Tensor, "B 1 1 L"], like: Float[Tensor, "B 1 
 
 
 def initialise(module: nn.Linear | nn.Embedding, depth: int | None = None) -> None:
-    """Truncated Gaussian of deviation 1 / sqrt(fan in), in layer `depth` divided by sqrt(2 * depth); biases zero."""
+    """Set weights by a truncated Gaussian of deviation 1 / sqrt(fan in), in layer `depth` divided by sqrt(2 * depth),
+    and biases to zero."""
     weight = module.weight
     deviation = weight.shape[-1] ** -0.5 / (1.0 if depth is None else (2 * depth) ** 0.5)
     nn.init.trunc_normal_(weight, 0.0, deviation, -3 * deviation, 3 * deviation)

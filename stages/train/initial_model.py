@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 from model.codec.coders import CodecNetwork
 from model.conditioning.config import MusicModelConfig
 from model.lm.config import LanguageModelConfig
-from model.lm.stereo import stereo_configuration, stereo_weights
+from model.lm.language_model import stereo_configuration, stereo_weights
 from model.music_model import MusicModel
 from model.optim.train_state import step_seed
 from schemas import WeightsRef

@@ -2,8 +2,8 @@
 
 Both decode greedily by turns in this process, so that what else the machine does falls on both, and their codes are
 compared first. On a processor a step's time is the median of all steps; on an accelerator a whole call is timed, with
-everything that has to be made ready, and told as seconds of audio a second. The limit of a step is the longer of two
-times: reading every weight and every remembered key and value once at the measured bandwidth, and the arithmetic of the
+everything that has to be prepared, and told as seconds of audio a second. The limit of a step is the longer of two
+times: reading every weight and every cached key and value once at the measured bandwidth, and the arithmetic of the
 weights at the measured rate of large matrix products (of int8, whose rate is not measured, the first alone).
 
 What a precision costs is measured over 200 frames: the share of greedy codes that stay as they are where every step
@@ -75,8 +75,8 @@ def least_seconds(
 ) -> float:
     """What the machine's limits leave of a step, in the mean over all steps."""
     rows, weights = 2 * batch, matrix_weights(model)
-    remembered = rows * (frames / 2 + TEXT_LENGTH) * 2 * model.config.width * model.config.layers * BYTES["float32"]
-    reading = (weights * BYTES[name] + remembered) / machine.bandwidth
+    cached = rows * (frames / 2 + TEXT_LENGTH) * 2 * model.config.width * model.config.layers * BYTES["float32"]
+    reading = (weights * BYTES[name] + cached) / machine.bandwidth
     # A processor multiplies float16 weights as single ones.
     rates = {"float32": machine.float32, "bfloat16": machine.bfloat16}
     rates["float16"] = machine.float32 if device == "cpu" else machine.bfloat16

@@ -7,7 +7,7 @@ from hypothesis import strategies as some
 
 from model.conditioning.config import MusicModelConfig
 from model.lm.config import LanguageModelConfig
-from model.lm.stereo import stereo_configuration, stereo_weights
+from model.lm.language_model import stereo_configuration, stereo_weights
 from model.music_model import Attributes, MusicModel
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes, text_encoder, tokenizer
 
