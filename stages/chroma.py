@@ -37,15 +37,15 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (analysis.sample_rate, 1)
     rows, rejects = [], []
     context.progress.start("chroma", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), sample_rate, channels) as sounds:
-        for source, sound in sounds:
-            if isinstance(sound, Reject):
-                rejects.append(sound)
-            elif sound.peak < 10 ** (SILENCE_DBFS / 20):
+    with prefetch(context, prefetch_items(tracks), sample_rate, channels) as waveforms:
+        for item, waveform in waveforms:
+            if isinstance(waveform, Reject):
+                rejects.append(waveform)
+            elif waveform.peak < 10 ** (SILENCE_DBFS / 20):
                 message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
-                rejects.append(Reject(source.key, source.uri, "silent", message))
+                rejects.append(Reject(item.key, item.uri, "silent", message))
             else:
-                found = melody_chroma(sound.samples, sound.sample_rate, separator, analysis, context.device)
-                rows.append({"track_id": source.key, "frame_rate": analysis.frame_rate, "chroma": list(found)})
+                found = melody_chroma(waveform.samples, waveform.sample_rate, separator, analysis, context.device)
+                rows.append({"track_id": item.key, "frame_rate": analysis.frame_rate, "chroma": list(found)})
             context.progress.advance()
     return Shard(rows, rejects)

@@ -43,12 +43,12 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
     rows, rejects = [], []
     context.progress.start("clap", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), embedder.sample_rate, 1) as sounds:
-        for source, sound in sounds:
-            if isinstance(sound, Reject):
-                rejects.append(sound)
+    with prefetch(context, prefetch_items(tracks), embedder.sample_rate, 1) as waveforms:
+        for item, waveform in waveforms:
+            if isinstance(waveform, Reject):
+                rejects.append(waveform)
             else:
-                found = embedder.embed_audio(sound.samples, sound.sample_rate, config.hop_seconds)
-                rows.append({"track_id": source.key, "starts": found.starts, "embeddings": list(found.embeddings)})
+                found = embedder.embed_audio(waveform.samples, waveform.sample_rate, config.hop_seconds)
+                rows.append({"track_id": item.key, "starts": found.starts, "embeddings": list(found.embeddings)})
             context.progress.advance()
     return Shard(rows, rejects)

@@ -78,27 +78,27 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
         raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
     rows, rejects = [], []
     context.progress.start("tokenize", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), codec.sample_rate, codec.channels) as sounds:
-        for source, sound in sounds:
-            if isinstance(sound, Reject):
-                rejects.append(sound)
-            elif sound.samples.shape[1] < codec.hop:
+    with prefetch(context, prefetch_items(tracks), codec.sample_rate, codec.channels) as waveforms:
+        for item, waveform in waveforms:
+            if isinstance(waveform, Reject):
+                rejects.append(waveform)
+            elif waveform.samples.shape[1] < codec.hop:
                 least = codec.hop / codec.sample_rate
-                message = f"expected at least one frame of {least:.3f} s, got {sound.seconds:.4f} s"
-                rejects.append(Reject(source.key, source.uri, "too short", message))
+                message = f"expected at least one frame of {least:.3f} s, got {waveform.seconds:.4f} s"
+                rejects.append(Reject(item.key, item.uri, "too short", message))
             else:
-                codes = _codes(config, codec, sound)
-                rows.append({"track_id": source.key, **about, "frames": codes.shape[1], "codes": list(codes)})
+                codes = _codes(config, codec, waveform)
+                rows.append({"track_id": item.key, **about, "frames": codes.shape[1], "codes": list(codes)})
             context.progress.advance()
     return Shard(rows, rejects)
 
 
-def _codes(config: Config, codec: "AnyCodec", sound: Waveform) -> np.ndarray:
+def _codes(config: Config, codec: "AnyCodec", waveform: Waveform) -> np.ndarray:
     """Codes uint16 [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
     import torch
 
     window, context = (_frames(seconds, codec) for seconds in (config.window_seconds, config.context_seconds))
-    codes = codec.encode_track(torch.from_numpy(sound.samples), window, context, config.windows_at_once)
+    codes = codec.encode_track(torch.from_numpy(waveform.samples), window, context, config.windows_at_once)
     return codes.numpy().astype(np.uint16)
 
 
