@@ -27,20 +27,20 @@ TWO_READERS = 2 * prefetching.CORES_PER_READER
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """Recordings of several kinds, and some that no stage can use."""
-    made = [
+    paths = [
         write(tmp_path / f"{number}.{kind}", encoded(kind.upper(), tones(1.2 + 0.1 * number, number)))
         for number, kind in enumerate(("wav", "flac", "mp3", "wav", "flac", "wav", "mp3", "flac", "wav"))
     ]
-    made.insert(2, write(tmp_path / "bad.wav", b"no sound at all"))
-    made.insert(5, write(tmp_path / "empty.wav", encoded("WAV", np.zeros((1, 0), np.float32))))
-    made.insert(7, write(tmp_path / "a.m4a", encoded_by_ffmpeg("mp4", "aac", tones(1.0))))
-    made.insert(8, str(tmp_path / "missing.wav"))
-    made.insert(9, write(tmp_path / "silent.wav", encoded("WAV", np.zeros((2, 30_000), np.float32))))
-    made.insert(9, write(tmp_path / "brief.wav", encoded("WAV", tones(0.0005))))
-    return [Path(path) for path in made]
+    paths.insert(2, write(tmp_path / "bad.wav", b"no sound at all"))
+    paths.insert(5, write(tmp_path / "empty.wav", encoded("WAV", np.zeros((1, 0), np.float32))))
+    paths.insert(7, write(tmp_path / "a.m4a", encoded_by_ffmpeg("mp4", "aac", tones(1.0))))
+    paths.insert(8, str(tmp_path / "missing.wav"))
+    paths.insert(9, write(tmp_path / "silent.wav", encoded("WAV", np.zeros((2, 30_000), np.float32))))
+    paths.insert(9, write(tmp_path / "brief.wav", encoded("WAV", tones(0.0005))))
+    return [Path(path) for path in paths]
 
 
-def sources(files: list[Path]) -> list[PrefetchItem]:
+def items(files: list[Path]) -> list[PrefetchItem]:
     return prefetch_items(tracks_of(*files))
 
 
@@ -77,72 +77,72 @@ def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(t
         tokenize: tokenize.Config(codec=WeightsRef(str(codec_folder(tmp_path / "codec")))),
     }
     for stage, config in stages.items():
-        turns, made = (
+        by_turns, prefetched = (
             stage.shard(config, make_context(tmp_path, workers=workers), tracks_of(*files))
             for workers in (1, TWO_READERS)
         )
-        assert [row["track_id"] for row in made.rows] == [row["track_id"] for row in turns.rows]
-        assert len(made.rows) >= 9
-        for row, expected in zip(made.rows, turns.rows, strict=True):
+        assert [row["track_id"] for row in prefetched.rows] == [row["track_id"] for row in by_turns.rows]
+        assert len(prefetched.rows) >= 9
+        for row, expected in zip(prefetched.rows, by_turns.rows, strict=True):
             for name, value in row.items():
                 assert np.array_equal(value, expected[name]), (stage.__name__, name)
-        assert made.rejects == turns.rejects
-        kinds = {reject.key: reject.kind for reject in made.rejects}
+        assert prefetched.rejects == by_turns.rejects
+        kinds = {reject.key: reject.kind for reject in prefetched.rejects}
         assert kinds.items() >= {"bad.wav": "unreadable", "empty.wav": "empty", "missing.wav": "missing"}.items()
     assert kinds["brief.wav"] == "too short"
 
 
 def test_recordings_come_in_order_at_the_rate_and_in_the_channels_asked_for(tmp_path, files):
-    wanted = sources(files)
-    with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as sounds:
-        found = list(sounds)
-    assert [source for source, _ in found] == wanted
-    for source, sound in found:
-        expected = read_waveform(source.uri, 16_000, 1)
-        if isinstance(sound, Reject):
-            assert (sound.kind, sound.message) == (expected.kind, str(expected))
-            assert (sound.key, sound.uri) == (source.key, source.uri)
+    wanted = items(files)
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as waveforms:
+        read = list(waveforms)
+    assert [item for item, _ in read] == wanted
+    for item, waveform in read:
+        expected = read_waveform(item.uri, 16_000, 1)
+        if isinstance(waveform, Reject):
+            assert (waveform.kind, waveform.message) == (expected.kind, str(expected))
+            assert (waveform.key, waveform.uri) == (item.key, item.uri)
         else:
-            assert sound.samples.shape == (1, round(sound.seconds * 16_000))
-            assert np.array_equal(sound.samples, expected.samples)
-            assert (sound.peak, sound.sample_rate) == (expected.peak, 16_000)
+            assert waveform.samples.shape == (1, round(waveform.seconds * 16_000))
+            assert np.array_equal(waveform.samples, expected.samples)
+            assert (waveform.peak, waveform.sample_rate) == (expected.peak, 16_000)
 
 
 def test_a_recording_comes_as_it_is_stored_where_nothing_else_is_asked_for(tmp_path, files):
-    sound = read_waveform(str(files[0]), None, None)
-    assert isinstance(sound, Waveform)
-    assert (sound.samples.shape[0], sound.sample_rate) == (2, 44_100)
-    assert sound.peak == np.abs(sound.samples).max() == pytest.approx(0.5, abs=1e-3)
+    waveform = read_waveform(str(files[0]), None, None)
+    assert isinstance(waveform, Waveform)
+    assert (waveform.samples.shape[0], waveform.sample_rate) == (2, 44_100)
+    assert waveform.peak == np.abs(waveform.samples).max() == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_decoder_that_crashes_costs_its_own_recording(tmp_path, files, deadly):
     files.insert(4, Path(write(tmp_path / "crash.wav", encoded("WAV", tones(0.6)))))
-    with prefetch(make_context(tmp_path, workers=TWO_READERS), sources(files), 16_000, 1) as sounds:
-        found = {source.key: sound for source, sound in sounds}
-    crashed = found["crash.wav"]
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), items(files), 16_000, 1) as waveforms:
+        read = {item.key: waveform for item, waveform in waveforms}
+    crashed = read["crash.wav"]
     assert isinstance(crashed, Reject)
     assert (crashed.kind, "SIGSEGV" in crashed.message) == ("crash", True)
-    assert sum(isinstance(sound, Waveform) for sound in found.values()) == 12
+    assert sum(isinstance(waveform, Waveform) for waveform in read.values()) == 12
 
 
 def test_a_disk_that_fails_is_an_error_in_the_turn_of_its_recording(tmp_path, files):
     files.insert(4, Path("/proc/self/mem"))  # whose first bytes cannot be read: EIO, as of a bad sector
-    with prefetch(make_context(tmp_path, workers=TWO_READERS), sources(files), 16_000, 1) as sounds:
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), items(files), 16_000, 1) as waveforms:
         for _ in range(4):
-            next(sounds)
+            next(waveforms)
         with pytest.raises(OSError, match="Input/output"):
-            next(sounds)
+            next(waveforms)
 
 
 def test_a_stop_ends_the_reading_and_its_processes(tmp_path, files):
     context = make_context(tmp_path, workers=TWO_READERS)
     before = processes_of(os.getpid())
-    with prefetch(context, sources(files), 16_000, 1) as sounds:
-        next(sounds)
+    with prefetch(context, items(files), 16_000, 1) as waveforms:
+        next(waveforms)
         assert processes_of(os.getpid()) - before
         context.stop.set()
         with pytest.raises(Stopped):
-            next(sounds)
+            next(waveforms)
     assert processes_of(os.getpid()) == before
 
 
@@ -150,8 +150,8 @@ def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path,
     before = processes_of(os.getpid())
 
     def fail() -> None:
-        with prefetch(make_context(tmp_path, workers=TWO_READERS), sources(files), 16_000, 1) as sounds:
-            next(sounds)
+        with prefetch(make_context(tmp_path, workers=TWO_READERS), items(files), 16_000, 1) as waveforms:
+            next(waveforms)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -160,21 +160,21 @@ def test_processes_end_with_what_they_were_started_for_however_it_ends(tmp_path,
 
 
 def test_no_more_sound_is_in_hand_than_was_allowed(tmp_path, files, monkeypatch):
-    asked: list[float] = []
+    calls: list[float] = []
     run = prefetching.WorkerPool.run
 
     def noted(pool, call, seconds):
-        asked.append(time.monotonic())
+        calls.append(time.monotonic())
         return run(pool, call, seconds)
 
     monkeypatch.setattr(prefetching.WorkerPool, "run", noted)
     wanted = [PrefetchItem(path.name, str(path), 1000.0) for path in files]
-    with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as sounds:
-        next(sounds)
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), wanted, 16_000, 1) as waveforms:
+        next(waveforms)
         time.sleep(1.0)
-        assert len(asked) == 1  # a second one would be more than half an hour
-        next(sounds)
-        assert len(asked) == 2
+        assert len(calls) == 1  # a second one would be more than half an hour
+        next(waveforms)
+        assert len(calls) == 2
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_processes_are_as_many_as_the_device_leaves_and_the_recordings_are_worth
 
 def test_what_lies_in_memory_is_read_in_this_process(tmp_path):
     fsspec.filesystem("memory").pipe_file("/ahead/a.wav", encoded("WAV", tones(0.6)))
-    source = PrefetchItem("a", "memory:///ahead/a.wav", 0.6)
-    with prefetch(make_context(tmp_path, workers=TWO_READERS), [source], 16_000, 1) as sounds:
-        [(_, sound)] = sounds
-    assert isinstance(sound, Waveform)
+    item = PrefetchItem("a", "memory:///ahead/a.wav", 0.6)
+    with prefetch(make_context(tmp_path, workers=TWO_READERS), [item], 16_000, 1) as waveforms:
+        [(_, waveform)] = waveforms
+    assert isinstance(waveform, Waveform)

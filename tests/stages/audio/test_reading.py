@@ -199,20 +199,20 @@ def test_other_filesystems_and_chains_of_them_are_read(tmp_path):
 def test_a_disk_that_fails_in_the_middle_is_not_taken_for_the_end_of_the_file(tmp_path):
     class Failing:
         def __init__(self, data: bytes) -> None:
-            self.data, self.place = data, 0
+            self.data, self.position = data, 0
 
         def seek(self, offset, whence=0):
-            self.place = {0: 0, 1: self.place, 2: len(self.data)}[whence] + offset
-            return self.place
+            self.position = {0: 0, 1: self.position, 2: len(self.data)}[whence] + offset
+            return self.position
 
         def tell(self):
-            return self.place
+            return self.position
 
         def read(self, count=-1):
-            if self.place > len(self.data) // 2:
+            if self.position > len(self.data) // 2:
                 raise OSError("the network is gone")
-            part = self.data[self.place : self.place + count]
-            self.place += len(part)
+            part = self.data[self.position : self.position + count]
+            self.position += len(part)
             return part
 
     with pytest.raises(OSError, match="network"), stream_audio(Failing(encoded("WAV", tones(30.0)))) as stream:
@@ -223,11 +223,11 @@ def test_resampling_keeps_a_tone_and_its_length():
     for rate in (16_000, 32_000, 48_000):
         time = np.arange(RATE) / RATE
         tone = np.sin(2 * np.pi * 440 * time, dtype=np.float64)[None].astype(np.float32)
-        found = resample(tone, RATE, rate)
-        assert found.shape == (1, rate)
-        assert found.dtype == np.float32
+        resampled = resample(tone, RATE, rate)
+        assert resampled.shape == (1, rate)
+        assert resampled.dtype == np.float32
         expected = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
-        assert np.abs(found[0] - expected)[rate // 10 : -rate // 10].max() < 1e-4
+        assert np.abs(resampled[0] - expected)[rate // 10 : -rate // 10].max() < 1e-4
     assert resample(tone, RATE, RATE) is tone
 
 

@@ -185,10 +185,10 @@ def test_a_container_that_was_cut_is_told(name):
 
 def test_a_file_that_claims_four_gigabytes_is_told_with_both_sizes():
     data = encoded("WAV", tones(0.1), subtype="PCM_16")
-    place = data.index(b"data")
+    position = data.index(b"data")
     for claim in (0xFFFFFFFF, 4_000_000_000):
         with pytest.raises(AudioError, match=f"{claim:,} bytes"):
-            _identity(data[: place + 4] + struct.pack("<I", claim) + data[place + 8 :])
+            _identity(data[: position + 4] + struct.pack("<I", claim) + data[position + 8 :])
     mp4 = struct.pack(">I", 24) + b"ftypM4A " + bytes(12) + struct.pack(">I4sQ", 1, b"mdat", 2**40)
     with pytest.raises(AudioError, match="1,099,511,627,776"):
         _identity(mp4)

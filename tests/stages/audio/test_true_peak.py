@@ -26,16 +26,16 @@ def in_blocks(sound: np.ndarray, lengths: list[int]) -> float:
 
 def kinds_of_sound(length: int, seed: int) -> dict[str, np.ndarray]:
     """Signals whose peaks between samples are low, high, everywhere, at the ends, or at the highest frequencies."""
-    places, random = np.arange(length), np.random.default_rng(seed)
+    positions, random = np.arange(length), np.random.default_rng(seed)
     noise = random.standard_normal((2, length))
     return {
         "noise": noise,
         "low": np.cumsum(noise, axis=1) / 50,
-        "square": np.sign(np.sin(places / random.uniform(1, 9)))[None],
-        "quarter of the rate": np.sin(np.pi / 2 * places + np.pi / 4)[None],
-        "near half of the rate": np.sin(random.uniform(0.9, 1.0) * np.pi * places + 1)[None],
-        "a step before the end": (places > length - 3)[None] * 1.0,
-        "a click": (places == length // 2)[None] * 1.0,
+        "square": np.sign(np.sin(positions / random.uniform(1, 9)))[None],
+        "quarter of the rate": np.sin(np.pi / 2 * positions + np.pi / 4)[None],
+        "near half of the rate": np.sin(random.uniform(0.9, 1.0) * np.pi * positions + 1)[None],
+        "a step before the end": (positions > length - 3)[None] * 1.0,
+        "a click": (positions == length // 2)[None] * 1.0,
     }
 
 

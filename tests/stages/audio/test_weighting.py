@@ -12,8 +12,8 @@ from stages.audio.loudness import KWeighting, _run_matrix
 
 def recursive(sound: np.ndarray, rate: int) -> np.ndarray:
     weighted = sound.astype(np.float64)
-    for one in pyloudnorm.Meter(rate)._filters.values():
-        weighted = lfilter(one.b, one.a, weighted, axis=1)
+    for biquad in pyloudnorm.Meter(rate)._filters.values():
+        weighted = lfilter(biquad.b, biquad.a, weighted, axis=1)
     return weighted
 
 
@@ -27,12 +27,12 @@ def recursive(sound: np.ndarray, rate: int) -> np.ndarray:
 def test_blocks_of_any_length_are_weighted_as_by_the_recursive_filters(rate, lengths, offset, seed):
     noise = np.random.default_rng(seed).uniform(-0.5, 0.5, (2, sum(lengths)))
     sound = (noise + offset).astype(np.float32)
-    weighting, found, start = KWeighting(rate, 2), [], 0
+    weighting, blocks, start = KWeighting(rate, 2), [], 0
     for length in lengths:
-        found.append(weighting.update(sound[:, start : start + length]))
+        blocks.append(weighting.update(sound[:, start : start + length]))
         start += length
-    found.append(weighting.finish())
-    weighted = np.concatenate(found, axis=1)
+    blocks.append(weighting.finish())
+    weighted = np.concatenate(blocks, axis=1)
     assert weighted.shape == sound.shape
     np.testing.assert_allclose(weighted, recursive(sound, rate), rtol=0, atol=1e-5)
 
@@ -41,9 +41,9 @@ def test_rounding_does_not_add_up_over_a_long_recording():
     sound = np.full((1, 2_000_000), 0.5, np.float32)
     sound[:, 1_900_000:] += 1e-4 * np.sin(np.arange(100_000) / 7, dtype=np.float32)
     weighting = KWeighting(44_100, 1)
-    found = np.concatenate([weighting.update(sound), weighting.finish()], axis=1)[:, 1_950_000:]
+    weighted = np.concatenate([weighting.update(sound), weighting.finish()], axis=1)[:, 1_950_000:]
     expected = recursive(sound, 44_100)[:, 1_950_000:]
-    assert np.mean(found.astype(np.float64) ** 2) == pytest.approx(np.mean(expected**2), rel=1e-3)
+    assert np.mean(weighted.astype(np.float64) ** 2) == pytest.approx(np.mean(expected**2), rel=1e-3)
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 384_000])

@@ -30,11 +30,11 @@ def test_samples_and_tags_come_back(format, tmp_path):
     error = np.abs(recording.samples - sound).max()
     assert error < (4e-5 if format in ("flac", "wav") else 0.05)
     with open(path, "rb") as file:
-        found = read_tags(file).values
-    assert found["title"] == TAGS["title"]
-    assert found["artist"] == "Segue"
-    assert found["description"] == "generated"
-    assert found["bpm"] == 120
+        tags = read_tags(file).values
+    assert tags["title"] == TAGS["title"]
+    assert tags["artist"] == "Segue"
+    assert tags["description"] == "generated"
+    assert tags["bpm"] == 120
     assert "r 1" in str(dict(mutagen.File(path).tags))
 
 
@@ -75,29 +75,29 @@ def test_what_a_format_cannot_hold_is_refused():
 
 def test_full_scale_survives_sixteen_bits():
     sound = np.array([[1.0, -1.0, 0.0, 0.5] * 100], np.float32)
-    found = np.frombuffer(encode_audio(sound, 16_000, "wav")[-800:], np.int16)
-    assert found[:4].tolist() == [32_767, -32_767, 0, 16_384]
+    samples = np.frombuffer(encode_audio(sound, 16_000, "wav")[-800:], np.int16)
+    assert samples[:4].tolist() == [32_767, -32_767, 0, 16_384]
 
 
 def test_loudness_reaches_its_target_where_no_limit_is_in_the_way():
     sound = 0.1 * tones(4.0)
-    found, gain = normalise_loudness(sound, RATE, -23.0, -1.0)
-    assert measure_audio(found, RATE).loudness == pytest.approx(-23.0, abs=0.01)
-    assert np.allclose(found, sound * 10 ** (gain / 20), atol=1e-6)
+    normalised, gain = normalise_loudness(sound, RATE, -23.0, -1.0)
+    assert measure_audio(normalised, RATE).loudness == pytest.approx(-23.0, abs=0.01)
+    assert np.allclose(normalised, sound * 10 ** (gain / 20), atol=1e-6)
 
 
 def test_a_real_recording_is_limited_without_a_step(corpus):
     recording = read_audio(str(corpus / "electronic" / "electro_1.mp3"))
     sound = recording.samples[:, : 6 * recording.sample_rate]
-    found, gain = normalise_loudness(sound, recording.sample_rate, -9.0, -1.0)
-    before, after = measure_audio(sound, recording.sample_rate), measure_audio(found, recording.sample_rate)
+    normalised, gain = normalise_loudness(sound, recording.sample_rate, -9.0, -1.0)
+    before, after = measure_audio(sound, recording.sample_rate), measure_audio(normalised, recording.sample_rate)
     assert before.true_peak + gain > 1.0
     assert after.true_peak <= -1.0
     assert after.clipping == 0
     assert -11.5 < after.loudness <= -9.0
     # The gain that was applied is a smooth curve: it moves by less than a hundredth of a dB between two samples.
     loud = np.abs(sound).max(axis=0) > 0.05
-    curve = 20 * np.log10((np.abs(found).max(axis=0) / np.abs(sound).max(axis=0))[loud])
+    curve = 20 * np.log10((np.abs(normalised).max(axis=0) / np.abs(sound).max(axis=0))[loud])
     steps = np.abs(np.diff(curve))[np.diff(np.flatnonzero(loud)) == 1]
     assert steps.max() < 0.01
 
@@ -118,19 +118,19 @@ def test_no_true_peak_is_above_the_limit(seed, gain, limit, rate, kind):
         "click": lambda: np.eye(1, rate // 2, seed % (rate // 2)),
     }[kind]()
     louder = (sound * 10 ** (gain / 20)).astype(np.float32)
-    found = limit_true_peak(louder, rate, limit)
-    assert found.shape == louder.shape
-    assert measure_audio(found, rate).true_peak <= limit
-    assert np.isfinite(found).all()
-    assert (np.abs(found) <= np.abs(louder)).all()
-    assert (np.sign(found) * np.sign(louder) >= 0).all()
+    limited = limit_true_peak(louder, rate, limit)
+    assert limited.shape == louder.shape
+    assert measure_audio(limited, rate).true_peak <= limit
+    assert np.isfinite(limited).all()
+    assert (np.abs(limited) <= np.abs(louder)).all()
+    assert (np.sign(limited) * np.sign(louder) >= 0).all()
 
 
 def test_silence_gets_no_gain_and_bad_samples_are_refused():
     silence = np.zeros((1, RATE), np.float32)
-    found, gain = normalise_loudness(silence, RATE, -14.0, -1.0)
+    normalised, gain = normalise_loudness(silence, RATE, -14.0, -1.0)
     assert gain == 0
-    assert not found.any()
+    assert not normalised.any()
     with pytest.raises(ValueError, match="finite"):
         normalise_loudness(np.full((1, RATE), np.nan, np.float32), RATE, -14.0, -1.0)
     with pytest.raises(ValueError, match="0 dBTP"):

@@ -12,8 +12,8 @@ from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones, write
 GOOD = encoded("WAV", tones(0.6, sample_rate=RATE), RATE, "PCM_16")
 
 
-def _patched(data: bytes, place: int, value: bytes) -> bytes:
-    return data[:place] + value + data[place + len(value) :]
+def _patched(data: bytes, offset: int, value: bytes) -> bytes:
+    return data[:offset] + value + data[offset + len(value) :]
 
 
 def _float_wav(value: float) -> bytes:

@@ -136,10 +136,10 @@ def test_a_name_ranks_before_its_aliases():
 )
 def test_the_earlier_source_wins_field_by_field(sources):
     parsed = [read_fields(source, str(number)) for number, source in enumerate(sources)]
-    found = resolve(parsed).values
+    resolved = resolve(parsed).values
     for name in FIELDS:
-        said = [fields.values[name] for fields in parsed if name in fields.values]
-        assert found.get(name) == (said[0] if said else None)
+        values = [fields.values[name] for fields in parsed if name in fields.values]
+        assert resolved.get(name) == (values[0] if values else None)
 
 
 def test_warnings_are_few_and_each_once():

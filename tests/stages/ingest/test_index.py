@@ -51,11 +51,13 @@ def _result(content: int) -> AudioProbe | Refused:
 
 def _run(store: dict, listing: list[tuple[str, int]], stop_after: int | None):
     """A run over files of these names and contents, with shards of four, that is killed after it wrote so many."""
-    found = Listing(recordings=sorted((_file(*one) for one in listing), key=lambda file: file.uri))
+    source = Listing(recordings=sorted((_file(*file) for file in listing), key=lambda file: file.uri))
     shards, refused = store.setdefault("shards", {}), store.setdefault("rejects", {})
-    index = TrackIndex([row for rows in shards.values() for row in rows], found, max(shards, default=-1), 4, (0.1, 0.1))
-    stamps = {file.uri: file.stamp for file in found.recordings}
-    rejects = {key: one for key, one in refused.items() if stamps.get(key) == one.stamp}
+    index = TrackIndex(
+        [row for rows in shards.values() for row in rows], source, max(shards, default=-1), 4, (0.1, 0.1)
+    )
+    stamps = {file.uri: file.stamp for file in source.recordings}
+    rejects = {key: reject for key, reject in refused.items() if stamps.get(key) == reject.stamp}
     recorded = reject_states(refused.values())
     results = [(file, _result(int(file.stamp))) for file in index.unread(rejects)]
     for count, shard in enumerate(update_shards(index, rejects, recorded, results, save_every=3)):
@@ -67,13 +69,13 @@ def _run(store: dict, listing: list[tuple[str, int]], stop_after: int | None):
 
 def _plain(store: dict) -> tuple:
     shards = {number: sorted(rows, key=str) for number, rows in store["shards"].items() if rows}
-    return shards, {key: one.kind for key, one in store["rejects"].items()}
+    return shards, {key: reject.kind for key, reject in store["rejects"].items()}
 
 
 NAMES = some.lists(
     some.tuples(some.sampled_from("abcdefghijklmnopqrstuvwx"), some.integers(0, 30)),
     max_size=20,
-    unique_by=lambda one: one[0],
+    unique_by=lambda file: file[0],
 )
 
 
@@ -91,7 +93,7 @@ def test_killed_after_any_shard_and_run_again_the_shards_are_the_same(nights, ki
         rows = [row for rows in calm["shards"].values() for row in rows]
         wanted = {f"{content:064x}" for _, content in listing if content % 10 != 9}
         assert sorted(row["track_id"] for row in rows) == sorted(wanted)
-        assert set(calm["rejects"]) == {_file(*one).uri for one in listing if one[1] % 10 == 9}
+        assert set(calm["rejects"]) == {_file(*file).uri for file in listing if file[1] % 10 == 9}
         assert all(len(rows) <= 4 for rows in calm["shards"].values())
 
 
@@ -117,9 +119,9 @@ def test_only_the_last_shard_takes_new_tracks_and_a_row_keeps_its_shard(nights):
 def test_a_second_run_writes_nothing(listing):
     store: dict = {}
     _run(store, listing, None)
-    found = Listing(recordings=sorted((_file(*one) for one in listing), key=lambda file: file.uri))
+    source = Listing(recordings=sorted((_file(*file) for file in listing), key=lambda file: file.uri))
     known = [row for rows in store["shards"].values() for row in rows]
-    index = TrackIndex(known, found, max(store["shards"], default=-1), 4, (0.1, 0.1))
+    index = TrackIndex(known, source, max(store["shards"], default=-1), 4, (0.1, 0.1))
     recorded = reject_states(store["rejects"].values())
     assert index.unread(store["rejects"]) == []
     assert list(update_shards(index, dict(store["rejects"]), recorded, [])) == []

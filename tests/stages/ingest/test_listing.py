@@ -15,7 +15,7 @@ def _names(folder, **arguments):
 
 
 def _kinds(folder):
-    return {os.path.relpath(one.key, folder): one.kind for one in list_source(str(folder)).rejects}
+    return {os.path.relpath(reject.key, folder): reject.kind for reject in list_source(str(folder)).rejects}
 
 
 def test_recordings_are_listed_in_order_and_other_files_are_not(tmp_path):
@@ -80,7 +80,7 @@ def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path):
         opened.bind(os.path.relpath(tmp_path / "s.wav"))
         assert _names(tmp_path) == ["good.wav"]
         assert _kinds(tmp_path) == {"pipe.wav": "not a file", "device.wav": "not a file", "s.wav": "not a file"}
-    assert all(one.stamp == LISTED for one in list_source(str(tmp_path)).rejects)
+    assert all(reject.stamp == LISTED for reject in list_source(str(tmp_path)).rejects)
 
 
 def test_a_folder_that_cannot_be_read_is_refused_and_remembered(tmp_path, monkeypatch):
@@ -120,8 +120,8 @@ def test_a_store_inside_the_source_is_no_part_of_it(tmp_path):
     memory = fsspec.filesystem("memory")
     for name in ("a.wav", "store/clips/x.flac"):
         memory.pipe_file(f"/listed/{name}", b"x")
-    found = list_source("memory://listed", "memory://listed/store").recordings
-    assert [file.relative for file in found] == ["a.wav"]
+    recordings = list_source("memory://listed", "memory://listed/store").recordings
+    assert [file.relative for file in recordings] == ["a.wav"]
 
 
 def test_a_single_file_is_a_source(tmp_path):

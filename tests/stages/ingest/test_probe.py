@@ -50,21 +50,23 @@ def test_workers_give_what_one_process_gives_in_the_order_asked(tmp_path):
     files = _files(tmp_path, 20)
     files.insert(3, File(write(tmp_path / "bad.wav", b"bad"), "bad.wav", "s", 3))
     here = list(probe_all(files, Limits(), 1, _nothing))
-    there = list(probe_all(files, Limits(), 2, _nothing))
-    assert here == there
-    assert [file for file, _ in there] == files
-    assert isinstance(there[3][1], Refused)
-    assert isinstance(there[4][1], AudioProbe)
+    in_workers = list(probe_all(files, Limits(), 2, _nothing))
+    assert here == in_workers
+    assert [file for file, _ in in_workers] == files
+    assert isinstance(in_workers[3][1], Refused)
+    assert isinstance(in_workers[4][1], AudioProbe)
     assert here[0][1] == probe_recording(files[0].uri, Limits())
 
 
 def test_a_decoder_that_crashes_or_hangs_costs_its_own_file(tmp_path, deadly, monkeypatch):
     monkeypatch.setattr(probe, "BASE_SECONDS", 8.0)
     files = _files(tmp_path, 6)
-    for place, name in ((1, "crash.wav"), (4, "hang.wav")):
-        files.insert(place, File(write(tmp_path / name, encoded("WAV", tones(0.6))), name, "s", 1))
+    for position, name in ((1, "crash.wav"), (4, "hang.wav")):
+        files.insert(position, File(write(tmp_path / name, encoded("WAV", tones(0.6))), name, "s", 1))
     results = [result for _, result in probe_all(files, Limits(), 2, _nothing)]
-    refused = {files[place].relative: result for place, result in enumerate(results) if isinstance(result, Refused)}
+    refused = {
+        files[position].relative: result for position, result in enumerate(results) if isinstance(result, Refused)
+    }
     assert {name: result.kind for name, result in refused.items()} == {"crash.wav": "crash", "hang.wav": "timeout"}
     assert "SIGSEGV" in refused["crash.wav"].message
     assert refused["crash.wav"].lasting

@@ -84,9 +84,9 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_tags_of_every_format_are_found(name):
     make, fill = CASES[name]
-    found = read_tags(_saved(make(), fill))
-    assert found.values == EXPECTED
-    assert found.warnings == ()
+    tags = read_tags(_saved(make(), fill))
+    assert tags.values == EXPECTED
+    assert tags.warnings == ()
 
 
 def test_info_chunks_are_found_where_there_are_no_other_tags(tmp_path):
@@ -99,9 +99,9 @@ def test_info_chunks_are_found_where_there_are_no_other_tags(tmp_path):
 
 def test_real_recordings_have_their_artist_and_licence(corpus):
     with open(corpus / "orchestral" / "defeat2.ogg", "rb") as file:
-        found = read_tags(file).values
-    assert found["artist"] == "Ryan Reilly"
-    assert found["licence"] == "GPL"
+        tags = read_tags(file).values
+    assert tags["artist"] == "Ryan Reilly"
+    assert tags["licence"] == "GPL"
     with open(corpus / "orchestral" / "silence.ogg", "rb") as file:
         assert read_tags(file).values == {}
 
@@ -111,13 +111,13 @@ def test_broken_or_hostile_tags_never_raise():
     comment = struct.pack("<I", 4) + b"test" + struct.pack("<I", 2**31)
     broken = flac[:4] + b"\x04" + len(comment).to_bytes(3, "big") + comment + flac[4:]
     for data in (broken, flac[:60], b"", b"ID3\x04\x00\xff\x7f\x7f\x7f\x7f", b"\0" * 1000):
-        found = read_tags(io.BytesIO(data))
-        assert found.values == {}
+        tags = read_tags(io.BytesIO(data))
+        assert tags.values == {}
     assert "tags: expected readable tags" in read_tags(io.BytesIO(broken)).warnings[0]
     bad = _saved(CASES["ogg"][0](), lambda tags: tags.update({"bpm": ["quick"], "title": ["x" * 10_000, "\x00<b>"]}))
-    found = read_tags(bad)
-    assert len(found.values["title"]) == 500
-    assert len(found.warnings) == 2
+    tags = read_tags(bad)
+    assert len(tags.values["title"]) == 500
+    assert len(tags.warnings) == 2
 
 
 def test_an_mp4_without_tags_is_no_warning():

@@ -42,7 +42,7 @@ def _night(rows: list[dict], rejects: dict[str, Reject], listing: Listing) -> tu
 
 def _lasting(rejects: dict[str, Reject], listing: Listing) -> dict[str, Reject]:
     stamps = {file.uri: file.stamp for file in listing.recordings}
-    return {key: one for key, one in rejects.items() if stamps.get(key) == one.stamp}
+    return {key: reject for key, reject in rejects.items() if stamps.get(key) == reject.stamp}
 
 
 def _nothing_to_do(rows: list[dict], rejects: dict[str, Reject], listing: Listing) -> bool:
@@ -58,9 +58,11 @@ def test_a_source_is_unchanged_exactly_where_the_index_finds_nothing_to_do(befor
     rows, rejects = _night([], {}, first)
     second = first if same else _listing(after, beside_after)
     known = pa.Table.from_pylist([{name: row[name] for name in COMPARED_COLUMNS} for row in rows], _schema())
-    refused = pa.Table.from_pylist([{"key": one.key, "uri": one.uri} for one in rejects.values()], REJECTS.schema)
-    found = is_unchanged(second, known, _lasting(rejects, second), refused)
-    assert found == (bool(rows) and _nothing_to_do(rows, rejects, second))
+    refused = pa.Table.from_pylist(
+        [{"key": reject.key, "uri": reject.uri} for reject in rejects.values()], REJECTS.schema
+    )
+    unchanged = is_unchanged(second, known, _lasting(rejects, second), refused)
+    assert unchanged == (bool(rows) and _nothing_to_do(rows, rejects, second))
 
 
 def test_a_source_with_a_folder_that_cannot_be_read_is_not_unchanged():
