@@ -117,7 +117,7 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
     if settings.task_runner == "threads":
         return ThreadPoolTaskRunner(max_workers=settings.concurrency)
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise ValueError("settings.task_runner=dask expects the packages of segue[dask], got none") from error
     if not PREFECT_API_URL.value() or has_own_server():
@@ -148,9 +148,9 @@ def _placement(stage: ConfiguredStage, settings: Settings) -> AbstractContextMan
     """Return where on a Dask cluster a stage's jobs may go: those that want a GPU, only to workers that offer one."""
     if settings.task_runner != "dask" or settings.device != "cuda" or stage.name not in GPU_STAGES:
         return nullcontext()
-    import dask
+    from dask.base import annotate
 
-    placement: AbstractContextManager[Any] = dask.annotate(resources={"GPU": 1})
+    placement: AbstractContextManager[Any] = annotate(resources={"GPU": 1})
     return placement
 
 

@@ -40,8 +40,8 @@ OWN_CODE = tuple(str(Path(__file__).resolve().parents[1] / layer) for layer in (
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another try may succeed: connections lost, time-outs, throttling. Never for a wrong value, a full disk or
-    missing weights, whatever caused them."""
+    """Return whether another try may succeed: connections lost, time-outs, throttling. Never for a wrong value, a full
+    disk or missing weights, whatever caused them."""
     if isinstance(error, ValueError):
         return False
     if isinstance(error, ConnectionError | TimeoutError):
@@ -56,7 +56,8 @@ def is_transient(error: BaseException) -> bool:
 def _http_status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
-        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return status if isinstance(status, int) else None
     for holder, name in ((response, "status_code"), (error, "status"), (error, "code")):
         status = getattr(holder, name, None)
         if isinstance(status, int):
@@ -65,8 +66,8 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def is_fault(error: BaseException) -> bool:
-    """Whether an error is a fault of Segue's own, which its traceback helps to mend, rather than something that its
-    message tells whole."""
+    """Return whether an error is a fault of Segue's own, which its traceback helps to mend, rather than something that
+    its message tells whole."""
     if isinstance(error, StageFailed):
         return error.__cause__ is not None and is_fault(error.__cause__)
     if isinstance(error, Stopped | KeyboardInterrupt | OSError | MemoryError) or is_transient(error):

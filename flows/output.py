@@ -122,7 +122,7 @@ class LineProgress(Progress):
 
 
 def result_rows(results: Sequence[StageResult]) -> list[dict[str, str | int | float]]:
-    """The table that a run ends with, as rows."""
+    """Return the table that a run ends with, as rows."""
     return [
         {
             "stage": result.stage,
@@ -136,7 +136,7 @@ def result_rows(results: Sequence[StageResult]) -> list[dict[str, str | int | fl
 
 
 def plan_rows(plans: Sequence[Plan]) -> list[dict[str, str | int | float]]:
-    """What each stage would do, as rows."""
+    """Return what each stage would do, as rows."""
     return [
         {
             "stage": plan.stage,
@@ -152,7 +152,7 @@ def plan_rows(plans: Sequence[Plan]) -> list[dict[str, str | int | float]]:
 
 
 def print_table(console: Console, rows: Sequence[Mapping[str, object]]) -> None:
-    """Rows as a table of text; cells are data, never markup."""
+    """Print rows as a table of text; cells are data, never markup."""
     if not rows:
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold")
@@ -165,7 +165,7 @@ def print_table(console: Console, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 def print_answer(answer: pa.Table, format: Literal["table", "csv", "json"], console: Console) -> None:
-    """Print rows to standard output."""
+    """Print the answer to a query to standard output."""
     rows = [{name: _json_value(value) for name, value in row.items()} for row in _answer_rows(answer)]
     if format == "json":
         json.dump(rows, sys.stdout, ensure_ascii=False, indent=1, allow_nan=False)
@@ -180,15 +180,16 @@ def print_answer(answer: pa.Table, format: Literal["table", "csv", "json"], cons
 
 
 def _answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
-    """Rows by column name; a name that stands twice gets a number."""
+    """Return rows by column name; a name that stands twice gets a number."""
     names: list[str] = []
     for name in answer.column_names:
         names.append(name if name not in names else f"{name}_{len(names)}")
-    return answer.rename_columns(names).to_pylist()
+    rows: list[dict[str, Any]] = answer.rename_columns(names).to_pylist()
+    return rows
 
 
 def _json_value(value: Any) -> Any:
-    """A value as JSON knows it."""
+    """Return a value as JSON knows it."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, datetime | date | time_of_day):

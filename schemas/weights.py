@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from schemas.identity import WeightsRef, fingerprint
 from schemas.store import Store, cache_folder
-from schemas.tables import CHECKPOINTS, WEIGHTS
+from schemas.tables import CHECKPOINTS, WEIGHTS, Row
 
 DEMUCS_ROOT = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
 DEMUCS_FILES = {
@@ -121,9 +121,9 @@ class WeightsLibrary:
         if missing:
             raise WeightsNotFetched(list(missing), next(iter(missing.values())).why)
 
-    def checkpoint(self, name: str) -> dict | None:
+    def checkpoint(self, name: str) -> Row | None:
         """The newest row of `checkpoints` for a kind (by this run's recipe), or the row of an id; None if none."""
-        rows: list[dict] = []
+        rows: list[Row] = []
         recipe = self.recipes.get(name)
         for version in [recipe] if recipe else self.store.versions(CHECKPOINTS):
             rows += self.store.read(CHECKPOINTS, version).to_pylist()
@@ -206,7 +206,7 @@ class WeightsLibrary:
         snapshot = Path(found).parents[len(parts) - 3] if file else Path(found)
         return Path(found), snapshot.name
 
-    def _recorded(self, reference: str) -> dict | None:
+    def _recorded(self, reference: str) -> Row | None:
         rows = self.store.read(WEIGHTS, "1", shards=[fingerprint(str(reference))]).to_pylist()
         return rows[0] if rows else None
 

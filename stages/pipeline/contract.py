@@ -1,44 +1,60 @@
-"""What a stage is given and what it gives back: the whole contract between a stage and what runs it.
+"""What a stage is: all that it gives to the runner, and all that it is given. Read this page to add a stage.
 
-A stage is a module with these names, and nothing else is asked of it:
-
-```
-READS: tuple[Table, ...]      what it is made from; the first one drives it
-CONSULTS: tuple[Table, ...]   (optional) what it looks rows up in, by `context.rows(...)`: their versions enter the
-                              stage's identity, their membership does not
-STREAMS: tuple[Table, ...]    (optional, of one that reduces) those of READS that may be larger than memory: it is not
-                              given them, and reads them itself, shard by shard
-OPTIONAL: tuple[Table, ...]   (optional) those of READS that need not be there
-WRITES: Table                 what it makes
-VERSION: int                  raised when its code gives other results
-class Config(schemas.Config)  its knobs; weights are fields of type `WeightsRef`, found there by the runner
-
-def dependencies(config, weights) -> Dependencies
-    (optional) which of its Config's weights and of CONSULTS have a say in its rows, where that follows from the weights
-    themselves. Only those are looked for, and only they enter the stage's identity. `weights` finds weights by name.
-```
-
-and one of
+A stage is a module or a package with these names: no base class, no registry but a line in `flows/recipe.py`.
 
 ```
-def shard(config, context, *tables: pa.Table) -> Shard
-    Maps: the rows of WRITES for one shard. `tables` are the rows of that shard of each of READS; the first holds only
-    the rows that are still to be made. Its key columns that WRITES has too say which rows were made from which.
-
-def reduce(config, context, *tables: pa.Table) -> ReduceResult
-    Reduces: everything of READS at once, but for STREAMS. `context.identity` names the result. May also define
-    `KINDS: tuple[str, ...]`, the kinds of checkpoint that it trains, and a Config field `refresh` ("missing", "changed"
-    or "never", in NOT_IDENTITY), which says when a run of the whole catalog makes it anew.
-
-def plan_source(config, context, known: pa.Table, refused: pa.Table) -> SourcePlan
-def read_source(config, context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]
-    Takes in from outside the store: `known` are its rows of earlier runs, `refused` its rejects. `plan_source` only
-    counts, and is given the columns `PLANNING_COLUMNS` of the rows alone where the stage names some. Each ShardUpdate
-    is the complete new content of one shard; shards that do not change are not given.
+READS: tuple[Table, ...]      the tables that it is made from; the first one drives it
+WRITES: Table                 the table that it makes
+VERSION: int                  to be raised when its code gives other results
+class Config(schemas.Config)  its knobs; weights are fields of type `WeightsRef`
 ```
 
-A stage never imports another stage. It asks `context.check_stopped()` between batches, tells `context.progress`, and
-raises only for what no item is to blame for; a bad item is a `Reject`.
+Its rows depend on these alone: a table's version is a hash of the stage's name, VERSION, its Config with the digests of
+the weights that it names, and the versions of the tables that it reads. So the runner knows what is stale, and a stage
+never looks whether its work was done before. It defines one of three functions.
+
+```
+def shard(config: Config, context: Context, *tables: pa.Table) -> Shard
+```
+
+maps: it returns the rows of WRITES for one shard. `tables` are the rows of that shard of each of READS, in their order;
+the first holds only those rows that are still to be made. The key columns of that table that WRITES has too say which
+rows were made from which, and each row is made or refused: one without either is an error. Example: `stages/chroma.py`.
+
+```
+def reduce(config: Config, context: Context, *tables: pa.Table) -> ReduceResult
+KINDS: tuple[str, ...]        (optional) the kinds of checkpoint that it trains
+STREAMS: tuple[Table, ...]    (optional) those of READS that may be larger than memory: it is not given them, and reads
+                              them itself, shard by shard
+```
+
+reduces: it makes its rows from everything of READS at once. `context.identity` names the result. Where Config has a
+field `refresh` ("missing", "changed" or "never", in NOT_IDENTITY), that says when a run of the whole catalog makes it
+anew. Example: `stages/report/`.
+
+```
+def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan
+def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]
+PLANNING_COLUMNS: tuple[str, ...]   (optional) the columns of `known` that `plan_source` needs; without it, all
+```
+
+take in what lies outside the store: `known` are the stage's rows of earlier runs, `refused` its rejects. `plan_source`
+only counts; `read_source` yields the complete new content of each shard that changes. Example: `stages/ingest/`.
+
+Any stage may also define:
+
+```
+CONSULTS: tuple[Table, ...]   tables that it looks rows up in, by `context.rows`: their versions enter its version,
+                              while new rows in them make nothing stale but what was refused
+OPTIONAL: tuple[Table, ...]   those of READS that need not be there
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies
+                              which weights of its Config and which of CONSULTS have a say in its rows, where that
+                              follows from the weights themselves; only those are fetched and enter its version
+```
+
+A stage never imports another stage, and knows nothing of Prefect, of shards' files or of runs. Between batches it calls
+`context.check_stopped()` and `context.progress.advance()`. A bad item is a `Reject` with a message for a person; a
+stage raises only what no item is to blame for.
 """
 
 import shutil
@@ -51,7 +67,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas import Config, Settings, Store, WeightsRef
-from schemas.tables import Table
+from schemas.tables import Row, Table
 from schemas.weights import LocalWeights, WeightsLibrary
 
 
@@ -86,7 +102,7 @@ class Reject:
 
 @dataclass(frozen=True)
 class Shard:
-    """What `shard` made: rows as dicts by column (lists and numpy arrays for nested columns), and what it refused."""
+    """What `shard` returns: rows by column (lists and numpy arrays for nested columns), and what it refused."""
 
     rows: Sequence[Mapping[str, Any]]
     rejects: Sequence[Reject] = ()
@@ -94,7 +110,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class ReduceResult:
-    """What `reduce` made: rows of WRITES and of other tables beside it."""
+    """What `reduce` returns: rows of WRITES, and of other tables beside it."""
 
     rows: Sequence[Mapping[str, Any]]
     also: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -104,7 +120,7 @@ class ReduceResult:
 
 @dataclass(frozen=True)
 class SourcePlan:
-    """What `read_source` would do: counts of rows."""
+    """What `plan_source` returns: how many rows `read_source` would make, keep and drop."""
 
     make: int
     reuse: int
@@ -113,7 +129,7 @@ class SourcePlan:
 
 @dataclass(frozen=True)
 class ShardUpdate:
-    """The complete new content of one shard of a stage that takes in from outside."""
+    """What `read_source` yields: the complete new content of one shard."""
 
     number: int
     rows: Sequence[Mapping[str, Any]]
@@ -127,17 +143,17 @@ class Progress:
     """How far a stage is; the command line draws it, and nobody needs to listen."""
 
     def start(self, what: str, total: int, unit: str) -> None:
-        """A piece of work begins: `total` things to do, each a `unit` (`tracks`, `steps`, `clips`)."""
+        """Begin a piece of work: `total` things to do, each a `unit` (`tracks`, `steps`, `clips`)."""
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """`count` more things are done; `note` is a short reading, such as the loss."""
+        """Count `count` more things as done; `note` is a short reading, such as the loss."""
 
 
 def device_of(settings: Settings) -> str:
-    """`cpu` or `cuda`.
+    """Return `cpu` or `cuda`.
 
     Raises:
-        ValueError: `cuda` is asked for where there is none.
+        ValueError: the settings want `cuda` where there is none.
     """
     import torch
 
@@ -150,7 +166,7 @@ def device_of(settings: Settings) -> str:
 
 @dataclass
 class Context:
-    """What a stage knows of the run it is in."""
+    """What a stage knows of the run that it is in."""
 
     store: Store
     settings: Settings
@@ -162,7 +178,7 @@ class Context:
     """The version of every table that the stage reads or consults, by table name."""
     library: WeightsLibrary
     identity: str = ""
-    """For stages that reduce: the fingerprint with the digest of the rows read; for `train…`, the checkpoint's id."""
+    """For stages that reduce, a hash of the fingerprint and the digest of the rows read: the id of a checkpoint."""
     data_digest: str = ""
     """For stages that reduce: the digest of the rows read."""
     progress: Progress = field(default_factory=Progress)
@@ -174,18 +190,22 @@ class Context:
         return device_of(self.settings)
 
     def weights(self, reference: WeightsRef) -> LocalWeights:
-        """The weights that a field of the stage's Config names, as a local file or folder."""
+        """Return the weights that a field of the stage's Config names, as a local file or folder."""
         return self.library.get(reference)
 
-    def checkpoint(self, reference: WeightsRef) -> dict:
-        """The row of `checkpoints` behind a reference `checkpoint:<kind or id>`."""
+    def checkpoint(self, reference: WeightsRef) -> Row:
+        """Return the row of `checkpoints` behind a reference `checkpoint:<kind or id>`.
+
+        Raises:
+            ValueError: there is no such checkpoint.
+        """
         row = self.library.checkpoint(reference.checkpoint or reference)
         if row is None:
             raise ValueError(f"expected a trained checkpoint for {str(reference)!r} in {self.store.url}, got none")
         return row
 
     def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of a table that the stage reads or consults, at this run's version."""
+        """Return all rows of a table that the stage reads or consults, at this run's version."""
         if table.accumulates:
             return self.store.read_all(table, columns)
         if table.name not in self.versions:
@@ -193,29 +213,29 @@ class Context:
         return self.store.read(table, self.versions[table.name], columns=columns)
 
     def scratch(self) -> Path:
-        """A local folder for the resumable state of this stage's work, kept until the runner has written the rows that
-        come of it. On a remote store it is under the user's cache, so work goes on only on the same machine."""
-        base = self._scratch_path()
-        base.mkdir(parents=True, exist_ok=True)
-        return base
+        """Return a local folder for the resumable state of this stage's work, kept until the runner has written what
+        comes of it. On a remote store it is under the user's cache, so work goes on only on the same machine."""
+        folder = self._scratch_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def clear_scratch(self) -> None:
-        """Remove that folder."""
-        shutil.rmtree(self._scratch_path(), ignore_errors=True)
+        """Remove the scratch folder."""
+        shutil.rmtree(self._scratch_folder(), ignore_errors=True)
 
-    def _scratch_path(self) -> Path:
+    def _scratch_folder(self) -> Path:
         from schemas.store import cache_folder
 
         relative = f"scratch/{self.stage}-{self.identity or self.fingerprint}"
         if self.store.is_local:
             return Path(self.store.path(relative))
-        return cache_folder() / self.store.root.strip("/") / relative
+        return cache_folder() / str(self.store.root).strip("/") / relative
 
-    def __getstate__(self) -> dict:
-        """What travels to another process: all but the listener and the event, which are this process's own."""
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what travels to another process: all but the listener and the event, which are this process's own."""
         return {name: value for name, value in self.__dict__.items() if name not in ("progress", "stop")}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, progress=Progress(), stop=threading.Event())
 
     def check_stopped(self) -> None:
