@@ -1,2 +1,2 @@
-"""Codecs: an EnCodec (arXiv:2210.13438) trained from nothing, from network, quantizer and losses to training; EnCodec,
-DAC and Mimi made ready for a CPU and used, from coder to codec and stereo."""
+"""Codecs: an EnCodec (arXiv:2210.13438) trained from nothing, from network, quantiser and losses to training; and
+EnCodec, DAC and Mimi in use, from coder to codec and stereo."""

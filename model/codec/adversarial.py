@@ -189,7 +189,7 @@ def discriminator_loss(fake: Tensor, real: Tensor, loss: AdversarialLoss) -> Flo
 
 def feature_distance(fake: Sequence[Tensor], real: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Return the mean over layers of the L1 distance of their feature maps."""
-    return _mean([F.l1_loss(a.float(), b.float()) for a, b in zip(fake, real, strict=True)])
+    return _mean_loss([F.l1_loss(a.float(), b.float()) for a, b in zip(fake, real, strict=True)])
 
 
 class AdversarialTraining:
@@ -230,7 +230,7 @@ class AdversarialTraining:
         losses = []
         for kind in fake:
             pairs = [(a.logits.float(), b.logits.float()) for a, b in zip(fake[kind], real[kind], strict=True)]
-            losses.append(_mean([discriminator_loss(a, b, self.config.loss) for a, b in pairs]))
+            losses.append(_mean_loss([discriminator_loss(a, b, self.config.loss) for a, b in pairs]))
         loss = torch.stack(losses)
         loss.sum().backward()
         self.train_state.step_and_check()
@@ -252,9 +252,9 @@ class AdversarialTraining:
         losses = {}
         for kind in fake:
             logits = [output.logits.float() for output in fake[kind]]
-            losses[f"adversarial_{kind}"] = _mean([generator_loss(each, self.config.loss) for each in logits])
+            losses[f"adversarial_{kind}"] = _mean_loss([generator_loss(each, self.config.loss) for each in logits])
             pairs = zip(fake[kind], real[kind], strict=True)
-            losses[f"features_{kind}"] = _mean([feature_distance(a.features, b.features) for a, b in pairs])
+            losses[f"features_{kind}"] = _mean_loss([feature_distance(a.features, b.features) for a, b in pairs])
         return {name: losses[name] for name in self.weights}
 
     def state(self) -> dict[str, Tensor]:
@@ -270,5 +270,5 @@ class AdversarialTraining:
         self.train_state.load(state)
 
 
-def _mean(values: Sequence[Tensor]) -> Tensor:
+def _mean_loss(values: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()

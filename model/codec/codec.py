@@ -68,7 +68,7 @@ class Codec:
             )
         if codebooks is not None and not 1 <= codebooks <= coder.codebooks:
             raise ValueError(f"expected 1 to {coder.codebooks} codebooks, got {codebooks}")
-        network.eval().requires_grad_(False).to(device)
+        network.train(False).requires_grad_(False).to(device)
         coder.prepare()
         self.coder, self.network, self.device = coder_of(prepare_codec_for_inference(network)), network, device
         self.codebooks = coder.codebooks if codebooks is None else codebooks

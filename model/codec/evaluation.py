@@ -119,7 +119,7 @@ def quantise(values: Float[Tensor, "..."], depth: int, mu: float = 0.0) -> Float
     levels = 2**depth
     pressed = values if mu == 0 else values.sign() * torch.log1p(mu * values.abs()) / math.log1p(mu)
     index = ((pressed + 1) / 2 * levels).floor().clamp(0, levels - 1)
-    middle = (2 * index + 1) / levels - 1
+    middle: Tensor = (2 * index + 1) / levels - 1
     return middle if mu == 0 else middle.sign() * torch.expm1(middle.abs() * math.log1p(mu)) / mu
 
 
@@ -137,7 +137,8 @@ def _resampled(spectrum: Complex[Tensor, "C _"], length: int, wanted: int) -> Fl
     bins = (min(length, wanted) + 1) // 2
     kept = torch.zeros(spectrum.shape[0], wanted // 2 + 1, dtype=spectrum.dtype)
     kept[:, :bins] = spectrum[:, :bins]
-    return torch.fft.irfft(kept, wanted) * (wanted / length)
+    resampled: Tensor = torch.fft.irfft(kept, wanted)
+    return resampled * (wanted / length)
 
 
 def _mean_si_snr(decoded: Tensor, original: Tensor) -> float:

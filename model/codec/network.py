@@ -1,4 +1,4 @@
-"""The network of a codec, new: transformers' `EncodecModel`, with plain or normalised weights, scaled to its sound."""
+"""The network of a new codec: transformers' `EncodecModel`, with plain or normalised weights, scaled to its sound."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from model.codec.config import CodecConfig
 
 
 def new_network(config: CodecConfig, seed: int) -> EncodecModel:
-    """An untrained EnCodec; its codebooks are zeros. The process's random state is left as it was.
+    """Make an untrained EnCodec, with codebooks of zeros. The process's random state is left as it was.
 
     Raises:
         ValueError: a cardinality that is no power of two.
@@ -22,7 +22,7 @@ def new_network(config: CodecConfig, seed: int) -> EncodecModel:
     if 2**bits != config.cardinality:
         raise ValueError(f"expected a power of two for cardinality, got {config.cardinality}")
     rate = math.ceil(config.sample_rate / config.hop)
-    kilobits = [_kilobits(number, bits, rate) for number in (*config.bandwidths, config.codebooks)]
+    kilobits = [_bandwidth(number, bits, rate) for number in (*config.bandwidths, config.codebooks)]
     settings = EncodecConfig(
         sampling_rate=config.sample_rate,
         audio_channels=config.channels,
@@ -41,12 +41,12 @@ def new_network(config: CodecConfig, seed: int) -> EncodecModel:
         return EncodecModel(settings)
 
 
-def _kilobits(codebooks: int, bits: int, frame_rate: int) -> float:
-    """Kilobits a second, through which alone transformers knows numbers of codebooks: it divides, and rounds down."""
-    found = codebooks * bits * frame_rate / 1000
-    while found * 1000 / (bits * frame_rate) < codebooks or 1000 * found // (frame_rate * bits) < codebooks:
-        found = math.nextafter(found, math.inf)
-    return found
+def _bandwidth(codebooks: int, bits: int, frame_rate: int) -> float:
+    """Return the kilobits a second by which transformers knows a number of codebooks: it divides, and rounds down."""
+    kilobits = codebooks * bits * frame_rate / 1000
+    while kilobits * 1000 / (bits * frame_rate) < codebooks or 1000 * kilobits // (frame_rate * bits) < codebooks:
+        kilobits = math.nextafter(kilobits, math.inf)
+    return kilobits
 
 
 def fold_weight_norm(network: EncodecModel) -> EncodecModel:
@@ -60,7 +60,7 @@ def fold_weight_norm(network: EncodecModel) -> EncodecModel:
 @torch.no_grad()
 def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> None:
     """Scale every convolution, in order, so that it gives unit variance on `wav`, with no bias; and the last one so
-    that the network's first answers are as loud as `wav`. Expects plain weights (`fold_weight_norm`)."""
+    that the network's first outputs are as loud as `wav`. Expects plain weights (`fold_weight_norm`)."""
 
     def rescaled(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
@@ -86,20 +86,20 @@ def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> Non
 
 
 def plain_weights(network: EncodecModel) -> bool:
-    """Whether the weight normalisation is folded away."""
+    """Tell whether the weight normalisation is folded away."""
     return not any(parametrize.is_parametrized(module, "weight") for module in network.modules())
 
 
 def with_weight_norm(network: EncodecModel, state: Mapping[str, Tensor]) -> EncodecModel:
-    """A new network, on the CPU, of the configuration of `network` and with its state; its weights are normalised,
+    """Make a new network, on the CPU, of the configuration of `network` and with the state; its weights are normalised,
     whether the state has them plain or not: direction as it is, and length."""
-    found = {name: value.detach().cpu().clone() for name, value in state.items()}
+    values = {name: value.detach().cpu().clone() for name, value in state.items()}
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and f"{name}.weight" in found:
-            weight = found.pop(f"{name}.weight")
+        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and f"{name}.weight" in values:
+            weight = values.pop(f"{name}.weight")
             length = weight.square().sum(dim=tuple(range(1, weight.ndim)), keepdim=True).sqrt()
-            found[f"{name}.parametrizations.weight.original0"] = length
-            found[f"{name}.parametrizations.weight.original1"] = weight
-    made = EncodecModel(network.config)
-    made.load_state_dict(found)
-    return made
+            values[f"{name}.parametrizations.weight.original0"] = length
+            values[f"{name}.parametrizations.weight.original1"] = weight
+    copy = EncodecModel(network.config)
+    copy.load_state_dict(values)
+    return copy

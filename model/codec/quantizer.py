@@ -1,4 +1,4 @@
-"""Training residual vector quantisation: what turns an autoencoder's latents into K integers a frame.
+"""Training of residual vector quantisation, which turns an autoencoder's latents into K integers a frame.
 
 transformers keeps EnCodec's codebooks as buffers and runs them forwards only. This module trains those same buffers in
 place: nearest-neighbour codes, a straight-through gradient and commitment loss for the encoder, moving averages for
@@ -29,12 +29,12 @@ class Quantized:
 
 
 def codebooks_of(quantizer: EncodecResidualVectorQuantizer) -> list[EncodecEuclideanCodebook]:
-    """The codebooks, first level first."""
+    """Return the codebooks, first level first."""
     return [cast(EncodecEuclideanCodebook, layer.codebook) for layer in quantizer.layers]
 
 
 def nearest(vectors: Float[Tensor, "M D"], embed: Float[Tensor, "V D"]) -> Int[Tensor, " M"]:
-    """Index of the nearest codebook entry of every vector, by Euclidean distance."""
+    """Return the index of the nearest codebook entry of every vector, by Euclidean distance."""
     return (embed.pow(2).sum(1) - 2 * vectors @ embed.t()).argmin(dim=1)
 
 
@@ -45,7 +45,7 @@ def train_quantizer(
     generator: torch.Generator,
     bandwidths: Sequence[int] = (),
 ) -> Quantized:
-    """One training pass: codes from the codebooks as they are, then the codebooks move.
+    """Quantise by the codebooks as they are, then move them: one training pass.
 
     The gradient of the output reaches `latents` unchanged; each level's commitment is the mean square between its
     residual and the entry chosen for it, and later levels see residuals of detached entries.
@@ -53,8 +53,9 @@ def train_quantizer(
     Args:
         bandwidths: numbers of codebooks that dropout chooses from; with fewer than two it chooses from 1 to K.
 
-    Returns: the quantised latents, codes of every level (also those that dropout left out of the sum) and the mean
-    commitment over levels.
+    Returns:
+        The quantised latents, codes of every level (also those that dropout left out of the sum) and the mean
+        commitment over levels.
     """
     batch, width, frames = latents.shape
     levels = len(codebooks_of(quantizer))
@@ -81,7 +82,7 @@ def train_quantizer(
 def _active_levels(
     batch: int, levels: int, dropout: float, generator: torch.Generator, bandwidths: Sequence[int] = ()
 ) -> Int[Tensor, " B"]:
-    """How many codebooks each item of the batch trains with."""
+    """Draw how many codebooks each item of the batch trains with."""
     if dropout == 0:
         return torch.full((batch,), levels)
     choices = torch.tensor(bandwidths if len(bandwidths) > 1 else range(1, levels + 1))
@@ -130,7 +131,8 @@ def start_codebooks(
 
     The moving averages start from the clusters as they are; the first steps forget them as fast as `decay` says.
 
-    Raises ValueError where there are fewer vectors than entries.
+    Raises:
+        ValueError: there are fewer vectors than entries.
     """
     residual = latents.permute(0, 2, 1).reshape(-1, latents.shape[1])
     for codebook in codebooks_of(quantizer):
@@ -149,7 +151,8 @@ def start_codebooks(
 def kmeans(
     vectors: Float[Tensor, "M D"], clusters: int, iterations: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "V D"], Float[Tensor, " V"]]:
-    """Lloyd's algorithm from distinct random vectors. An empty cluster keeps its mean. Returns means and counts."""
+    """Cluster by Lloyd's algorithm from distinct random vectors; an empty cluster keeps its mean. Returns means and
+    counts."""
     means = vectors[torch.randperm(len(vectors), generator=generator)[:clusters].to(vectors.device)].clone()
     counts = torch.zeros(clusters, dtype=vectors.dtype, device=vectors.device)
     for _ in range(iterations):

@@ -109,9 +109,9 @@ class CodecTraining:
         with in_precision(original.device, config.optimization.precision):
             reconstruction = self.network.decoder(quantized.latents)
         reconstruction = reconstruction.float()[..., : original.shape[-1]]
-        told: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         if self.adversarial and self._discriminators_learn():
-            told["discriminator"] = self.adversarial.step(reconstruction, original)
+            values["discriminator"] = self.adversarial.step(reconstruction, original)
         losses = self.reconstruction_losses(reconstruction, original)
         if self.adversarial:
             losses |= self.adversarial.losses(reconstruction, original)
@@ -122,11 +122,11 @@ class CodecTraining:
                 # Until they have started, the codebooks hold nothing to average.
                 started = step > config.quantizer_start
                 self.average[name].lerp_(value, 1 - config.optimization.ema_decay if started else 1.0)
-        told |= losses | {"commitment": quantized.commitment}
-        values = torch.stack([loss, *told.values()]).tolist()
+        values |= losses | {"commitment": quantized.commitment}
+        numbers = torch.stack([loss, *values.values()]).tolist()
         return CodecStepStats(
-            loss=values[0],
-            losses=dict(zip(told, values[1:], strict=True)),
+            loss=numbers[0],
+            losses=dict(zip(values, numbers[1:], strict=True)),
             learning_rate=stats.learning_rate,
             gradient_norm=float(stats.gradient_norm),
         )
@@ -174,7 +174,8 @@ class CodecTraining:
         copy = fold_weight_norm(with_weight_norm(self.network, self.network.state_dict()))
         latents = torch.cat([self.network.encoder(self.batches(i)) for i in range(self.config.start_batches)]).cpu()
         start_codebooks(copy.quantizer, latents, self.config.quantizer, torch.Generator().manual_seed(self.seed))
-        return copy.eval()
+        copy.eval()
+        return copy
 
     def trained(self) -> EncodecModel:
         """Copy the network as it would be kept now: averaged, weights normalised, in evaluation mode.
@@ -183,7 +184,9 @@ class CodecTraining:
         training.
         """
         with self.train_state.averaged():
-            return with_weight_norm(self.network, self.network.state_dict() | self.average).eval()
+            network = with_weight_norm(self.network, self.network.state_dict() | self.average)
+        network.eval()
+        return network
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next step depends on, as named tensors on the CPU."""

@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: which share of the rate at which a device multiplies matrices a training makes use of (PaLM,
+"""Model FLOPs utilisation (MFU): the share of a device's matrix products a second that a training makes use of (PaLM,
 arXiv:2204.02311, B).
 
 The rate is measured, not a data sheet's, so that the share means the same on every device. What is computed twice to
@@ -17,8 +17,8 @@ REPETITIONS = 5
 
 
 def training_flops(config: LanguageModelConfig, frames: int, frozen: bool = False) -> int:
-    """Floating-point operations of the decoder for one example of so many frames, its gradients included; conditions
-    and their projections are left out.
+    """Count the floating-point operations of the decoder for one example of so many frames, its gradients included;
+    conditions and their projections are left out.
 
     Args:
         frozen: whether the matrices get no gradients of their own, as under low-rank updates.
@@ -35,12 +35,13 @@ def training_flops(config: LanguageModelConfig, frames: int, frozen: bool = Fals
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of the device's product of two large square matrices: the best of a few."""
+    """Measure the floating-point operations a second of the device's product of two large square matrices: the best of
+    a few."""
     size = MEASURED_SIZES.get(device.type, MEASURED_SIZES["cpu"])
     left = torch.ones((size, size), dtype=dtype, device=device)
     seconds = []
     for _ in range(REPETITIONS):
-        begun = time.perf_counter()
+        start = time.perf_counter()
         torch.mm(left, left)[0, 0].item()  # which waits for the product
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     return 2 * size**3 / min(seconds)

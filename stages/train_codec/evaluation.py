@@ -17,7 +17,7 @@ from schemas.identity import by_hash
 from stages.audio import AudioError, encode_audio
 from stages.pipeline.contract import Context
 from stages.train_codec.config import Config
-from stages.train_codec.segments import DecodedRecordings, Recording
+from stages.train_codec.segments import DecodedRecordings, Track
 
 log = logging.getLogger(__name__)
 
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 class HeldOut:
     """Sound that a codec is evaluated on: the waveform [1, C, N] of the beginning of a recording."""
 
-    recording: Recording
+    track: Track
     wav: torch.Tensor
 
 
-def held_out(config: Config, decoded: DecodedRecordings, recordings: Sequence[Recording]) -> list[HeldOut]:
+def held_out(config: Config, decoded: DecodedRecordings, tracks: Sequence[Track]) -> list[HeldOut]:
     """Read the first recordings by hash; those that cannot be read or are silent there are left out."""
     readable = []
     length = round(config.held_out_seconds * config.network.sample_rate)
-    for recording in sorted(recordings, key=lambda each: by_hash(each.track_id))[: config.held_out_tracks]:
+    for track in sorted(tracks, key=lambda each: by_hash(each.track_id))[: config.held_out_tracks]:
         try:
-            wav = torch.from_numpy(decoded.read(recording)[:, :length]).clone()
+            wav = torch.from_numpy(decoded.read(track)[:, :length]).clone()
         except AudioError as error:
             log.warning("left out of the evaluation: %s", error)
             continue
         if wav.shape[1] >= config.network.hop and _has_sound(wav):
-            readable.append(HeldOut(recording, wav[None]))
+            readable.append(HeldOut(track, wav[None]))
     return readable
 
 
@@ -50,7 +50,7 @@ def _has_sound(wav: torch.Tensor) -> bool:
     return bool((wav - wav.mean(-1, keepdim=True)).abs().max() > 0)
 
 
-def metrics_of(quality: CodecQuality, prefix: str = "", suffix: str = "") -> dict[str, float]:
+def quality_metrics(quality: CodecQuality, prefix: str = "", suffix: str = "") -> dict[str, float]:
     """Name the measures as metrics, a codebook's with its number from 1."""
     metrics = asdict(quality.fidelity) | {"bit_rate": quality.bit_rate}
     for level, (used, perplexity) in enumerate(zip(quality.used, quality.perplexity, strict=True), start=1):
@@ -64,7 +64,7 @@ def baseline_metrics(untrained: Codec, sounds: Sequence[HeldOut], split: str) ->
     wavs = [sound.wav for sound in sounds]
     quality = evaluate_codec(untrained, wavs)
     plain = evaluate_scalar_codec(wavs, untrained.sample_rate, quality.bit_rate)
-    metrics = metrics_of(quality, split, "_untrained")
+    metrics = quality_metrics(quality, split, "_untrained")
     return metrics | _renamed(asdict(plain.fidelity) | {"bit_rate": plain.bit_rate}, split, "_scalar")
 
 
@@ -90,7 +90,7 @@ def keep_reconstructions(
         if original.shape[-1] < codec.hop or not _has_sound(original):
             continue
         decoded = codec.decode(codec.encode(original))[..., : original.shape[-1]].cpu().clamp(-1, 1)
-        row = {"checkpoint_id": context.identity, "number": len(rows) + 1, "track_id": sound.recording.track_id}
+        row = {"checkpoint_id": context.identity, "number": len(rows) + 1, "track_id": sound.track.track_id}
         for name, wav in (("original", original), ("decoded", decoded)):
             data = encode_audio(wav[0].numpy(), codec.sample_rate, "flac", _reconstruction_tags(row, name))
             path = f"audio/checkpoint={context.identity}/{row['number']}-{name}.flac"

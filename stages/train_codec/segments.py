@@ -30,7 +30,7 @@ SECOND = 1
 
 
 @dataclass(frozen=True)
-class Recording:
+class Track:
     """A recording that segments are drawn from."""
 
     track_id: str
@@ -46,20 +46,20 @@ class DecodedRecordings:
         self._kept: OrderedDict[str, npt.NDArray[np.float32]] = OrderedDict()
         self._lock = Lock()
 
-    def read(self, recording: Recording) -> npt.NDArray[np.float32]:
+    def read(self, track: Track) -> npt.NDArray[np.float32]:
         """Return the samples of a recording.
 
         Raises:
             AudioError: it cannot be read any more.
         """
         with self._lock:
-            if recording.track_id in self._kept:
-                self._kept.move_to_end(recording.track_id)
-                return self._kept[recording.track_id]
-        audio = read_audio(recording.uri)
+            if track.track_id in self._kept:
+                self._kept.move_to_end(track.track_id)
+                return self._kept[track.track_id]
+        audio = read_audio(track.uri)
         samples = convert_audio(audio.samples, audio.sample_rate, self.sample_rate, self.channels)
         with self._lock:
-            self._kept[recording.track_id] = samples
+            self._kept[track.track_id] = samples
             while len(self._kept) > 1 and sum(kept.size for kept in self._kept.values()) > KEPT_SAMPLES:
                 self._kept.popitem(last=False)
         return samples
@@ -69,7 +69,7 @@ class Segments:
     """The batches [B, C, N] of a training; called with a step. The next step's is read while one is worked on.
 
     Args:
-        recordings: those that last at least one segment.
+        tracks: those that last at least one segment.
         samples: N, at the rate of `decoded`.
         gain: least and largest change of a segment's level, dB.
         mix: how likely a segment is the sum of two.
@@ -78,7 +78,7 @@ class Segments:
 
     def __init__(
         self,
-        recordings: Sequence[Recording],
+        tracks: Sequence[Track],
         decoded: DecodedRecordings,
         batch_size: int,
         samples: int,
@@ -88,11 +88,11 @@ class Segments:
         workers: int,
         device: str,
     ) -> None:
-        self.recordings, self.decoded, self.device = list(recordings), decoded, device
+        self.tracks, self.decoded, self.device = list(tracks), decoded, device
         self.batch_size, self.samples, self.seed = batch_size, samples, seed
         self.gain, self.mix = gain, mix
         # Longer recordings are drawn more often: every second of the corpus is as likely as any other.
-        self.ends = torch.tensor([recording.seconds for recording in recordings], dtype=torch.float64).cumsum(0)
+        self.ends = torch.tensor([track.seconds for track in tracks], dtype=torch.float64).cumsum(0)
         self.unreadable: dict[str, AudioError] = {}
         self._pool = ThreadPoolExecutor(max_workers=max(1, workers))
         self._ahead: dict[int, list[Future[Tensor]]] = {}
@@ -127,17 +127,17 @@ class Segments:
             generator = torch.Generator().manual_seed(step_seed(self.seed, step, item, attempt, *purpose))
             position, offset, level = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
             chosen = int(torch.searchsorted(self.ends, position * float(self.ends[-1]), right=True))
-            recording = self.recordings[min(chosen, len(self.recordings) - 1)]
+            track = self.tracks[min(chosen, len(self.tracks) - 1)]
             try:
-                wav = self.decoded.read(recording)
+                wav = self.decoded.read(track)
             except AudioError as error:
-                self.unreadable[recording.track_id] = error
+                self.unreadable[track.track_id] = error
                 continue
             start = int(offset * max(0, wav.shape[1] - self.samples))
             segment = torch.from_numpy(wav[:, start : start + self.samples])
             # A resampled recording can be a few samples shorter than its seconds say.
             segment = torch.nn.functional.pad(segment, (0, self.samples - segment.shape[1]))
             decibels = (2 * level - 1) * (highest - lowest) / 2 + (highest + lowest) / 2
-            return segment * 10 ** (decibels / 20)
+            return torch.as_tensor(segment * 10 ** (decibels / 20))
         worst = next(iter(self.unreadable.values()))
         raise ValueError(f"expected recordings that can be read again, got {len(self.unreadable)} that cannot: {worst}")

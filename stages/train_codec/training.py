@@ -24,8 +24,8 @@ from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folde
 from stages.checkpoints.training_log import TrainingLog, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
-from stages.train_codec.evaluation import HeldOut, baseline_metrics, held_out, keep_reconstructions, metrics_of
-from stages.train_codec.segments import DecodedRecordings, Recording, Segments
+from stages.train_codec.evaluation import HeldOut, baseline_metrics, held_out, keep_reconstructions, quality_metrics
+from stages.train_codec.segments import DecodedRecordings, Segments, Track
 
 INITIAL_WEIGHTS, DATA, CODEBOOKS = 0, 1, 2
 """What a seed is for; part of it, so that no two purposes share their draws."""
@@ -40,9 +40,9 @@ log = logging.getLogger(__name__)
 class _Splits:
     """Recordings to learn from, others to evaluate on, and those that nobody looked at on the way."""
 
-    train: list[Recording]
-    valid: list[Recording]
-    test: list[Recording]
+    train: list[Track]
+    valid: list[Track]
+    test: list[Track]
 
 
 def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
@@ -79,12 +79,12 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
         trained = Codec(training.trained(), context.device)
         for split, sounds in (("valid", valid), ("test", test), ("train", held_out(config, decoded, splits.train))):
             if sounds:
-                metrics |= metrics_of(evaluate_codec(trained, [sound.wav for sound in sounds]), split)
+                metrics |= quality_metrics(evaluate_codec(trained, [sound.wav for sound in sounds]), split)
         reconstructions = keep_reconstructions(config, context, trained, valid)
         rejects = [
-            Reject(recording.track_id, recording.uri, error.kind, str(error))
-            for recording in splits.train
-            if (error := segments.unreadable.get(recording.track_id))
+            Reject(track.track_id, track.uri, error.kind, str(error))
+            for track in splits.train
+            if (error := segments.unreadable.get(track.track_id))
         ]
     finally:
         segments.close()
@@ -98,14 +98,14 @@ def _split(config: Config, tracks: pa.Table) -> _Splits:
     begins."""
     rows = tracks.select(["track_id", "uri", "seconds", "silence", "sample_rate", "split"]).to_pylist()
     faults = Counter(_fault(config, row) for row in rows)
-    parts: dict[str, list[Recording]] = {"train": [], "valid": [], "test": []}
+    parts: dict[str, list[Track]] = {"train": [], "valid": [], "test": []}
     for row in sorted(rows, key=lambda row: row["track_id"]):
         if _fault(config, row) is None and row["split"] in parts:
-            parts[row["split"]].append(Recording(row["track_id"], row["uri"], row["seconds"]))
+            parts[row["split"]].append(Track(row["track_id"], row["uri"], row["seconds"]))
     if not parts["valid"]:
-        chosen = hold_out([recording.track_id for recording in parts["train"]], config.held_out_share)
-        parts["valid"] = [recording for recording in parts["train"] if recording.track_id in chosen]
-        parts["train"] = [recording for recording in parts["train"] if recording.track_id not in chosen]
+        chosen = hold_out([track.track_id for track in parts["train"]], config.held_out_share)
+        parts["valid"] = [track for track in parts["train"] if track.track_id in chosen]
+        parts["train"] = [track for track in parts["train"] if track.track_id not in chosen]
     left_out = " and ".join(f"{count} are {fault}" for fault, count in sorted(faults.items(), key=str) if fault)
     if not parts["train"] or not parts["valid"]:
         raise ValueError(
@@ -115,7 +115,7 @@ def _split(config: Config, tracks: pa.Table) -> _Splits:
         )
     if left_out:
         log.warning("of %d recordings %s: they are left out", len(rows), left_out)
-    seconds = sum(recording.seconds for recording in parts["train"])
+    seconds = sum(track.seconds for track in parts["train"])
     cardinality, frames = config.network.cardinality, seconds * config.network.sample_rate / config.network.hop
     if frames < cardinality:
         raise ValueError(
@@ -173,7 +173,7 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
             sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
         if training.updates > config.training.quantizer_start and (training.updates % config.valid_every == 0 or last):
             codec = Codec(training.trained(), context.device)
-            metrics = metrics_of(evaluate_codec(codec, [sound.wav for sound in valid]))
+            metrics = quality_metrics(evaluate_codec(codec, [sound.wav for sound in valid]))
             training_log.rows.append({"step": training.updates, "split": "valid", "metrics": list(metrics.items())})
         if training.updates % config.save_every == 0 or last:
             save()

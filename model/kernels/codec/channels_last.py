@@ -110,7 +110,7 @@ class Convolution:
         if self.fast_path is not None:
             return self.fast_path(rows)
         image = rows.as_strided((1, self.channels, 1, len(rows)), (rows.numel(), 1, rows.numel(), self.channels))
-        output = torch.ops.mkldnn._convolution_pointwise(
+        output: Tensor = torch.ops.mkldnn._convolution_pointwise(
             image, self.weight, self.bias, *self._geometry(), 1, "none", [], ""
         )
         return output[0, :, 0].t().contiguous()

@@ -123,13 +123,13 @@ def _is_supported(layer: nn.Module) -> bool:
     """Tell whether `_row_layers` can read a layer."""
     match layer:
         case EncodecConv1d():
-            return layer.norm_type == "weight_norm" and layer.pad_mode in PADDING_MODES
+            return bool(layer.norm_type == "weight_norm" and layer.pad_mode in PADDING_MODES)
         case EncodecConvTranspose1d():
-            return layer.norm_type == "weight_norm"
+            return bool(layer.norm_type == "weight_norm")
         case MimiConv1d():
-            return layer.pad_mode in PADDING_MODES and layer.conv.groups == 1
+            return bool(layer.pad_mode in PADDING_MODES and layer.conv.groups == 1)
         case MimiConvTranspose1d():
-            return layer.conv.groups == 1
+            return bool(layer.conv.groups == 1)
         case EncodecResnetBlock() | MimiResnetBlock():
             return all(_is_supported(each) for each in (*layer.block, layer.shortcut))
         case DacResidualUnit():

@@ -114,7 +114,8 @@ def _run_layer(layer: _LstmLayer, inputs: Float[Tensor, "B T D"], warm_up: int) 
         if _agree(initial, expected):
             break
         initial = expected
-    return run.outputs.unflatten(0, (count, batch)).transpose(0, 1).flatten(1, 2)[:, :frames]
+    outputs: Tensor = run.outputs.unflatten(0, (count, batch))
+    return outputs.transpose(0, 1).flatten(1, 2)[:, :frames]
 
 
 def _shifted(zeros: _State, states: _State) -> _State:

@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stages.train_codec.segments import DecodedRecordings, Recording, Segments
+from stages.train_codec.segments import DecodedRecordings, Segments, Track
 from tests.worlds.codec_world import SAMPLE_RATE, track
 
 
 def test_mixed_segments_are_sums_of_two_as_often_as_asked_and_never_pass_full_scale(tmp_path: Path) -> None:
     levels = (0.25, 0.5, 0.9)
     rows = [track(tmp_path / f"{level}.wav", np.full(4_000, level, np.float32), "train") for level in levels]
-    recordings = [Recording(row["track_id"], row["uri"], row["seconds"]) for row in rows]
+    recordings = [Track(row["track_id"], row["uri"], row["seconds"]) for row in rows]
 
     def heard(mix: float) -> list[float]:
         segments = Segments(recordings, DecodedRecordings(SAMPLE_RATE, 1), 300, 400, (0.0, 0.0), mix, 1, 2, "cpu")
@@ -33,7 +33,7 @@ def test_mixed_segments_are_sums_of_two_as_often_as_asked_and_never_pass_full_sc
 def test_segments_are_a_function_of_seed_and_step_and_longer_recordings_are_drawn_more_often(tmp_path: Path) -> None:
     rows = [track(tmp_path / "short.wav", np.full(4_000, 0.25, np.float32), "train")]
     rows += [track(tmp_path / "long.wav", np.full(12_000, -0.25, np.float32), "train")]
-    recordings = [Recording(row["track_id"], row["uri"], row["seconds"]) for row in rows]
+    recordings = [Track(row["track_id"], row["uri"], row["seconds"]) for row in rows]
 
     def segments(seed: int, workers: int) -> Segments:
         return Segments(recordings, DecodedRecordings(SAMPLE_RATE, 1), 200, 400, (-6.0, 6.0), 0.0, seed, workers, "cpu")
