@@ -26,14 +26,14 @@ def main() -> None:
     parser = options(__doc__)
     every = (*OF_THE_MODEL, *OF_THE_PIPELINE)
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="the benchmarks to run")
-    given = parser.parse_args()
-    passed_on = ["--device", given.device, "--threads", str(given.threads)]
-    passed_on += [option for option in ("--cpu-time", "--small") if getattr(given, option[2:].replace("-", "_"))]
+    args = parser.parse_args()
+    passed_on = ["--device", args.device, "--threads", str(args.threads)]
+    passed_on += [option for option in ("--cpu-time", "--small") if getattr(args, option[2:].replace("-", "_"))]
     bare = any(importlib.util.find_spec(name) is None for name in NEEDED)
     begun, heading = time.perf_counter(), circumstances()
     reports: list[Report] = []
     failed: list[str] = []
-    for name in given.only:
+    for name in args.only:
         if name in OF_THE_PIPELINE and bare:
             print(f"{name} is left out, which needs {', '.join(NEEDED[:-1])} and {NEEDED[-1]}", file=sys.stderr)
             continue
@@ -47,8 +47,8 @@ def main() -> None:
             print(failed[-1], file=sys.stderr)
         gc.collect()
     took = f"The whole took {(time.perf_counter() - begun) / 60:.1f} minutes"
-    text = headed(reports, describe(given.device, given.threads), ". ".join([heading, took, *failed]))
-    record(text, given.results, replace=set(given.only) == set(every))
+    text = headed(reports, describe(args.device, args.threads), ". ".join([heading, took, *failed]))
+    record(text, args.results, replace=set(args.only) == set(every))
     if failed:
         sys.exit(1)
 

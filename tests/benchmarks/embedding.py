@@ -79,9 +79,9 @@ def counting(methods: list[tuple[type[nn.Module], str]], clock: Clock) -> Iterat
     spent: list[float] = []
 
     def counted(method: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
             begun = clock()
-            result = method(*given, **named)
+            result = method(*args, **named)
             spent.append(clock() - begun)
             return result
 
@@ -143,12 +143,14 @@ def embedding(folder: Path, device: str, small: bool) -> Loop:
         recording = read_audio(path)
         sound = resample(to_mono(recording.samples), recording.sample_rate, 48_000)[0]
         sound = (np.clip(sound, -1, 1) * 32_767).astype(np.int16).astype(np.float32) / np.float32(32_767)
-        last, found = max(0, len(sound) - 480_000), []
+        last, embeddings = max(0, len(sound) - 480_000), []
         for start in [*range(0, last, 480_000), last]:
             features = extractor(sound[start : start + 480_000], sampling_rate=48_000, return_tensors="pt")
             with torch.no_grad():
-                found.append(model.get_audio_features(features["input_features"].float().to(device)).pooler_output[0])
-        return torch.stack(found).cpu().numpy()
+                embeddings.append(
+                    model.get_audio_features(features["input_features"].float().to(device)).pooler_output[0]
+                )
+        return torch.stack(embeddings).cpu().numpy()
 
     config = clap.Config(model=WeightsRef(str(folder)))
     inside: list[tuple[type[nn.Module], str]] = [(ClapAudioModel, "forward")]
@@ -224,11 +226,11 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """Times a second of sound from files to rows."""
-    torch.set_num_threads(given.threads)
-    clock = clock_of(given.device, given.cpu_time)
-    seconds, count = (3.0, 2) if given.small else (given.seconds, given.recordings)
+    torch.set_num_threads(args.threads)
+    clock = clock_of(args.device, args.cpu_time)
+    seconds, count = (3.0, 2) if args.small else (args.seconds, args.recordings)
     report = Report("From recordings to chroma, embeddings and codes", "plain loop")
     shares = []
     with tempfile.TemporaryDirectory() as folder:
@@ -237,12 +239,12 @@ def measure(given: argparse.Namespace) -> Report:
             form = ("flac", "mp3")[number % 2]
             paths.append(str(Path(folder) / f"{number}.{form}"))
             Path(paths[-1]).write_bytes(encode_audio(music(seconds, RATE, number), RATE, form, {}))  # type: ignore[arg-type]
-        for name in given.stages:
+        for name in args.stages:
             place = Path(folder) / name
             place.mkdir()
             begun = time.perf_counter()
-            loop = STAGES[name](place, given.device, given.small)
-            took = compared(loop, paths, given.device, given.workers, clock, given.repetitions)
+            loop = STAGES[name](place, args.device, args.small)
+            took = compared(loop, paths, args.device, args.workers, clock, args.repetitions)
             ours, theirs = (took[side] / (seconds * count) for side in ("ours", "theirs"))
             report.add(
                 Figure(name, "s a second of sound", ours, "less", peer=theirs, equal=f"≤ {loop.largest:g} apart")

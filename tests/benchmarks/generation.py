@@ -92,22 +92,22 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """Quality of each precision, then each batch's times."""
-    torch.set_num_threads(given.threads)
-    kind, clock = torch.device(given.device).type, clock_of(given.device, given.cpu_time)
-    setting, machine = SETTINGS[kind], limits(given.device)
-    theirs, ours = peers(given.small)
-    theirs.to(given.device)
-    ours.to(given.device)
-    frames = given.frames or (4 if given.small else setting.frames)
-    rounds = given.rounds or (3 if kind == "cpu" and not given.small else 1)
-    quality_frames = CHECKED_FRAMES if given.small else QUALITY_FRAMES
+    torch.set_num_threads(args.threads)
+    kind, clock = torch.device(args.device).type, clock_of(args.device, args.cpu_time)
+    setting, machine = SETTINGS[kind], limits(args.device)
+    theirs, ours = peers(args.small)
+    theirs.to(args.device)
+    ours.to(args.device)
+    frames = args.frames or (4 if args.small else setting.frames)
+    rounds = args.rounds or (3 if kind == "cpu" and not args.small else 1)
+    quality_frames = CHECKED_FRAMES if args.small else QUALITY_FRAMES
     quality = qualities(ours, quality_frames, setting.precisions)
     faithful = [name for name, one in quality.items() if one.free >= FAITHFUL]
     report = Report(f"Generation, MusicGen-small shape, guidance {GUIDANCE:g}", "transformers, float32")
     steps: list[list[str]] = []
-    for batch in given.batches or setting.faithful_goals:
+    for batch in args.batches or setting.faithful_goals:
         equal = equal_shares(theirs, ours, batch, setting.precisions, clock)
         peer: list[Run] = []
         runs: dict[Precision, list[Run]] = {name: [] for name in setting.precisions}
@@ -146,8 +146,8 @@ def equal_shares(
 ) -> dict[Precision, float]:
     """Share of the first frames' codes that each precision has in common with transformers."""
     codes = generate_theirs(theirs, batch, CHECKED_FRAMES, clock).codes
-    found = {name: generate_ours(ours, batch, CHECKED_FRAMES, name, clock).codes for name in precisions}
-    shares = {name: float((own == codes).float().mean()) for name, own in found.items()}
+    codes_of = {name: generate_ours(ours, batch, CHECKED_FRAMES, name, clock).codes for name in precisions}
+    shares = {name: float((own == codes).float().mean()) for name, own in codes_of.items()}
     if shares["float32"] < LEAST_EQUAL:
         raise SystemExit(f"expected {LEAST_EQUAL:.0%} of transformers' codes in float32, got {shares['float32']:.2%}")
     return shares

@@ -151,21 +151,21 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """Make the files, and let both sides take turns over them."""
     report = Report("Ingest", peer="bare loop")
-    count, longest = given.files or (16 if given.small else 200), 6.0 if given.small else 60.0
-    clock = processors_time if given.cpu_time else time.perf_counter
+    count, longest = args.files or (16 if args.small else 200), 6.0 if args.small else 60.0
+    clock = processors_time if args.cpu_time else time.perf_counter
     with tempfile.TemporaryDirectory() as folder:
-        with ThreadPoolExecutor(given.threads) as threads:  # encoders let go of Python's lock
+        with ThreadPoolExecutor(args.threads) as threads:  # encoders let go of Python's lock
             paths = list(threads.map(lambda number: make_file(folder, number, longest), range(count)))
         seconds = sum(soundfile.info(path).duration for path in paths)
         sides: dict[str, Callable[[], int]] = {
-            "bare": lambda: bare_loop(paths, given.threads),
-            "ingest": lambda: ingested(folder, count, given.threads),
+            "bare": lambda: bare_loop(paths, args.threads),
+            "ingest": lambda: ingested(folder, count, args.threads),
         }
         taken: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(given.rounds):
+        for _ in range(args.rounds):
             samples = {}
             for name, act in sides.items():
                 begun = clock()
@@ -175,12 +175,12 @@ def measure(given: argparse.Namespace) -> Report:
                 raise SystemExit(f"expected both sides to decode as many samples, got {samples}")
         halves = split(paths)
     theirs, ours = (seconds / statistics.median(taken[name]) for name in ("bare", "ingest"))
-    what = "sound taken in" + (", a second of the processors" if given.cpu_time else "")
+    what = "sound taken in" + (", a second of the processors" if args.cpu_time else "")
     checked = f"every sample of {count} files"
     report.add(Figure(what, "s a second", ours, "more", theirs, ratio_goal=RATIO_GOAL, equal=checked))
     rounds = "; ".join(f"{a:.1f} and {b:.1f} s" for a, b in zip(taken["bare"], taken["ingest"], strict=True))
     report.say(
-        f"{count} files of {seconds:,.0f} s on {given.threads} processes, whose start is counted: "
+        f"{count} files of {seconds:,.0f} s on {args.threads} processes, whose start is counted: "
         f"{count * theirs / seconds:.1f} files a second by the bare loop, {count * ours / seconds:.1f} by ingest. Its "
         f"rounds and ingest's: {rounds}. What one processor takes, in ms a second of sound (the first three columns "
         "are what the bare loop does, the others what ingest does):"

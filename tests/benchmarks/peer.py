@@ -86,7 +86,7 @@ def descriptions(batch: int, width: int) -> Tensor:
 def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames: int, clock: Clock) -> Run:
     """Greedy codes by transformers' own `generate`, less text encoder and codec."""
     device = model.device
-    given = descriptions(batch, model.config.decoder.hidden_size).to(device)
+    embeddings = descriptions(batch, model.config.decoder.hidden_size).to(device)
     heard: list[Tensor] = []
     ticks, begun = _Clock(_without_waiting(clock, device)), clock()
 
@@ -95,7 +95,7 @@ def generate_theirs(model: MusicgenForConditionalGeneration, batch: int, frames:
         return SimpleNamespace(audio_values=torch.zeros(batch, 1, 1, device=device))
 
     def embed(input_ids: Tensor, attention_mask: Tensor, **_: object) -> BaseModelOutput:
-        return BaseModelOutput(given)
+        return BaseModelOutput(embeddings)
 
     with (
         torch.inference_mode(),
@@ -124,8 +124,8 @@ def generate_ours(model: LanguageModel, batch: int, frames: int, precision: Prec
 
     begun = clock()
     requests = [GenerationRequest(Attributes(), frames, seed=0, guidance=GUIDANCE, temperature=0.0)] * batch
-    given = [[both_ways(one[None])] for one in descriptions(batch, model.config.width).to(model.device)]
-    codes = generate_conditioned(model, requests, given, precision=precision, stop=tick)
+    embeddings = [[both_ways(one[None])] for one in descriptions(batch, model.config.width).to(model.device)]
+    codes = generate_conditioned(model, requests, embeddings, precision=precision, stop=tick)
     return Run(torch.stack(codes), _between(times), times[0] - begun, clock() - begun)
 
 

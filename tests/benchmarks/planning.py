@@ -137,20 +137,20 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """Make a catalog, and plan it some times, each in a process of its own."""
     report = Report("Planning, nothing to do")
-    tracks = given.tracks or (10_000 if given.small else 1_000_000)
+    tracks = args.tracks or (10_000 if args.small else 1_000_000)
     plans: list[dict] = []
     with tempfile.TemporaryDirectory() as folder:
-        make_catalog(Path(folder), tracks, given.shard_size)
-        for _ in range(1 if given.small else given.repetitions):
-            found = in_a_process("planning", "--plan", folder, "--shard-size", str(given.shard_size))
+        make_catalog(Path(folder), tracks, args.shard_size)
+        for _ in range(1 if args.small else args.repetitions):
+            found = in_a_process("planning", "--plan", folder, "--shard-size", str(args.shard_size))
             if found["jobs"] or found["rows"] != tracks:
                 raise SystemExit(f"expected a plan without work over {tracks} rows, got {found}")
             plans.append(found)
-    shards = -(-tracks // given.shard_size)
-    clock, taken = ("processors", "processor_seconds") if given.cpu_time else ("wall", "seconds")
+    shards = -(-tracks // args.shard_size)
+    clock, taken = ("processors", "processor_seconds") if args.cpu_time else ("wall", "seconds")
     seconds, memory = (statistics.median(plan[name] for plan in plans) for name in (taken, "megabytes"))
     checked = f"no job, {tracks:,} rows in place"
     report.add(Figure(f"time by the {clock}", "s", seconds, "less", goal=SECONDS_GOAL, equal=checked))

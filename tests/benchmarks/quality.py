@@ -27,7 +27,7 @@ class Quality:
 
 def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ...]) -> dict[Precision, Quality]:
     """Each precision's cost, float32 first."""
-    given = both_ways(descriptions(1, model.config.width).to(model.device))
+    conditions = both_ways(descriptions(1, model.config.width).to(model.device))
     greedy = {
         name: generate_ours(model, 1, frames, name, time.perf_counter).codes.to(model.device) for name in precisions
     }
@@ -39,11 +39,11 @@ def qualities(model: LanguageModel, frames: int, precisions: tuple[Precision, ..
     for name, codes in greedy.items():
         inference = prepare_for_inference(model, name)
         with torch.inference_mode():
-            prediction = inference(own.expand(2, -1, -1), given)
+            prediction = inference(own.expand(2, -1, -1), conditions)
             conditioned, null = prediction.logits
             chosen = (null + GUIDANCE * (conditioned - null)).argmax(-1)[prediction.mask[0]]
             best = chosen if best is None else best
-            loss = inference.loss(random.expand(2, -1, -1), given).mean.item()
+            loss = inference.loss(random.expand(2, -1, -1), conditions).mean.item()
         forced, free = ((one == two).float().mean().item() for one, two in ((chosen, best), (codes, own)))
         found[name] = Quality(forced, free, loss)
     return found

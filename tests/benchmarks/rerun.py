@@ -115,13 +115,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """Three runs: all tracks, 1 % more, and nothing new."""
     report = Report("1 % new tracks")
-    tracks = given.tracks or (100 if given.small else 1000)
+    tracks = args.tracks or (100 if args.small else 1000)
     new = round(NEW * tracks)
     with tempfile.TemporaryDirectory() as folder:
-        root, call = Path(folder), ("rerun", "--run", folder, "--threads", str(given.threads))
+        root, call = Path(folder), ("rerun", "--run", folder, "--threads", str(args.threads))
         (root / "music").mkdir()
         save_separator(root / "separator")
         save_clap(root / "clap")

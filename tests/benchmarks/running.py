@@ -1,6 +1,6 @@
 """How every benchmark is called: the same options, and the same way to tell what it found.
 
-A benchmark is a module with `arguments()`, the parser of its options, and `measure(given)`, which does what they say.
+A benchmark is a module with `arguments()`, the parser of its options, and `measure(args)`, which does what they say.
 """
 
 import argparse
@@ -28,9 +28,9 @@ def options(purpose: str | None) -> argparse.ArgumentParser:
 
 def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Report]) -> None:
     """Run one benchmark as the command line says, and print what it found below the machine's name."""
-    given = parser.parse_args()
-    report = measure(given)
-    record(headed([report], describe(given.device, given.threads), circumstances()), given.results)
+    args = parser.parse_args()
+    report = measure(args)
+    record(headed([report], describe(args.device, args.threads), circumstances()), args.results)
 
 
 def in_a_process(name: str, *words: str) -> dict[str, Any]:

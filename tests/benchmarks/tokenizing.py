@@ -119,16 +119,16 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """Times a second of sound, and how many times faster than the sound itself that is."""
-    torch.set_num_threads(given.threads)
-    kind = torch.device(given.device).type
-    seconds = given.seconds or (1.0 if given.small else SECONDS[kind])
-    both = Both(given.device, 4 if given.small else 64, seconds)
+    torch.set_num_threads(args.threads)
+    kind = torch.device(args.device).type
+    seconds = args.seconds or (1.0 if args.small else SECONDS[kind])
+    both = Both(args.device, 4 if args.small else 64, seconds)
     equal, apart = f"{both.equal_codes():.2%} of the codes", f"samples {both.sample_difference():.1e} apart"
-    machine, (encoding, decoding) = limits(given.device), both.flops()
+    machine, (encoding, decoding) = limits(args.device), both.flops()
     report = Report("Tokenizing and decoding, EnCodec at 32 kHz, float32", "transformers")
-    clock, repetitions = clock_of(given.device, given.cpu_time), 1 if given.small else given.repetitions
+    clock, repetitions = clock_of(args.device, args.cpu_time), 1 if args.small else args.repetitions
     for what, flops, equality, theirs, ours in (
         ("encoding", encoding, equal, lambda: both.encode_theirs(both.wav), lambda: both.encode_ours(both.wav)),
         ("decoding", decoding, apart, lambda: both.decode_theirs(both.codes), lambda: both.decode_ours(both.codes)),

@@ -141,19 +141,19 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(given: argparse.Namespace) -> Report:
+def measure(args: argparse.Namespace) -> Report:
     """Times of a step in each precision, or the utilisation of an accelerator."""
-    torch.set_num_threads(given.threads)
-    clock, kind = clock_of(given.device, given.cpu_time), torch.device(given.device).type
-    size = SIZES["small" if given.small else kind]
-    size = replace(size, examples=given.examples or size.examples)
-    machine = limits(given.device)
+    torch.set_num_threads(args.threads)
+    clock, kind = clock_of(args.device, args.cpu_time), torch.device(args.device).type
+    size = SIZES["small" if args.small else kind]
+    size = replace(size, examples=args.examples or size.examples)
+    machine = limits(args.device)
     report = Report("Training step, clipping and AdamW included", "transformers")
     for precision in PRECISIONS:
-        both = Both(size, precision, given.device)
+        both = Both(size, precision, args.device)
         equal = both.check()
         times = median_seconds(
-            {"theirs": both.step_of_theirs, "ours": both.step_of_ours}, 1 if given.small else given.repetitions, clock
+            {"theirs": both.step_of_theirs, "ours": both.step_of_ours}, 1 if args.small else args.repetitions, clock
         )
         least = size.examples * training_flops(both.decoder, size.frames) / getattr(machine, precision)
         if kind == "cpu":
