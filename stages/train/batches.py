@@ -19,14 +19,14 @@ from model.optim.train_state import step_seed
 from schemas.identity import hold_out
 from stages.pipeline.contract import Context
 from stages.train.config import Config
-from stages.train.examples import Corpus, TrackWindow
-from stages.train.ranks import Rank
+from stages.train.corpus import Corpus, TrackWindow
+from stages.train.distributed import Rank
 
 INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT, JOINT_CODEBOOKS = 0, 1, 2, 3
 """What a seed is for; part of it, so that no two purposes share their draws."""
 
 EmbedWords = Callable[[str], Float[Tensor, " E"]]
-"""The joint embedding of a text."""
+"""Embeds a text into the joint space."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,24 +41,29 @@ class TrainingBatch:
 
 
 def segment_frames(corpus: Corpus, config: Config) -> int:
-    """Frames of codes of one example."""
+    """Return the frames of codes of one example."""
     return max(1, round(config.segment_seconds * corpus.frame_rate))
 
 
+def shortest_window(corpus: Corpus, config: Config) -> int:
+    """Return how many frames of an example are its track's at least; the rest may be padding."""
+    return max(1, round(config.smallest_share * segment_frames(corpus, config)))
+
+
 def split_tracks(corpus: Corpus, config: Config) -> dict[str, list[int]]:
-    """The positions of the tracks of each split that are long enough; a share of `train` is held out where `valid` is
-    empty, the same tracks as long as they are there."""
+    """Return the positions of the tracks of each split that are long enough; a share of `train` is held out where
+    `valid` is empty, the same tracks as long as they are there."""
     long_enough = [
         track for track, frames in enumerate(corpus.frames) if corpus.seconds(frames) >= config.shortest_seconds
     ]
-    found = {
+    splits = {
         split: [track for track in long_enough if corpus.splits[track] == split] for split in ("train", "valid", "test")
     }
-    if not found["valid"]:
-        held_out = hold_out([corpus.ids[track] for track in found["train"]], config.held_out_share)
-        found["valid"] = [track for track in found["train"] if corpus.ids[track] in held_out]
-        found["train"] = [track for track in found["train"] if corpus.ids[track] not in held_out]
-    return found
+    if not splits["valid"]:
+        held_out = hold_out([corpus.ids[track] for track in splits["train"]], config.held_out_share)
+        splits["valid"] = [track for track in splits["train"] if corpus.ids[track] in held_out]
+        splits["train"] = [track for track in splits["train"] if corpus.ids[track] not in held_out]
+    return splits
 
 
 def draw_examples(
@@ -69,7 +74,7 @@ def draw_examples(
     embed_words: EmbedWords | None = None,
     items: range | None = None,
 ) -> Batch:
-    """The examples of one step.
+    """Draw the examples of one step.
 
     Args:
         tracks: positions in the corpus of those that are drawn from, uniformly.
@@ -81,11 +86,11 @@ def draw_examples(
     for item in items or range(config.batch_size):
         drawn = _draw_window(corpus, tracks, config, step, item)
         caption = drawn_caption(corpus.metadata(drawn.window.track), config.captions, drawn.random)
-        found = corpus.attributes(drawn.window, frames, config.model, caption)
+        conditions = corpus.attributes(drawn.window, frames, config.model, caption)
         if embed_words is not None and drawn.random.random() < config.joint_text and caption is not None:
-            found = replace(found, clap=embed_words(caption))
+            conditions = replace(conditions, clap=embed_words(caption))
         generator = torch.Generator().manual_seed(step_seed(config.seed, step, CONDITION_DROPOUT, item))
-        kept = drop_attributes([found], config.dropouts, generator)
+        kept = drop_attributes([conditions], config.dropouts, generator)
         attributes += drop_conditions(kept, config.condition_dropout, generator)
         windows.append(drawn.window)
     return corpus.batch(windows, frames, attributes)
@@ -132,18 +137,17 @@ class _DrawnWindow:
 def _draw_window(corpus: Corpus, tracks: Sequence[int], config: Config, step: int, item: int) -> _DrawnWindow:
     random = np.random.default_rng([config.seed, step, item])
     track = tracks[int(random.integers(len(tracks)))]
-    shortest = max(1, round(config.smallest_share * segment_frames(corpus, config)))
-    last = max(0, int(corpus.frames[track]) - shortest)
+    last = max(0, int(corpus.frames[track]) - shortest_window(corpus, config))
     return _DrawnWindow(TrackWindow(track, int(random.integers(last + 1))), random)
 
 
 def word_embedder(config: Config, context: Context) -> EmbedWords | None:
-    """What embeds captions; None where the recipe does not ask for it. The very function that generation embeds words
-    by, and nothing is kept of what it finds: captions are drawn anew each time.
+    """Return the function that embeds captions; None where the recipe does not ask for it. It is the one that
+    generation embeds words by, and nothing of what it returns is kept: captions are drawn anew each time.
 
     Raises:
         ValueError: the weights are no joint embedding, read no words, or embed in another width than the model reads.
-        MissingWeights: they cannot be had.
+        MissingWeights: the weights cannot be had.
     """
     if config.clap is None:
         return None

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class InitialModel:
-    """A model to train, and where it is from."""
+    """A model to train, and where it comes from."""
 
     model: MusicModel
     text_encoder: str | None
@@ -50,7 +50,7 @@ class InitialModel:
     facts: CheckpointFacts | None
     """Of the checkpoint that it begins from; None for fresh weights."""
     codec: CodecNetwork | None
-    """What came with that checkpoint."""
+    """The codec that came with that checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class _TextEncoder:
 
 
 def initial_model(config: Config, context: Context) -> InitialModel:
-    """The model of a recipe before its first step, on the run's device.
+    """Make the model of a recipe before its first step, on the run's device.
 
     Torch's generator is seeded anew for what starts fresh.
 
@@ -79,22 +79,22 @@ def initial_model(config: Config, context: Context) -> InitialModel:
         check_same_model(config, trained.facts.model)
         if config.initial.checkpoint is not None:
             parents.append(str(context.checkpoint(config.initial)["checkpoint_id"]))
-    text = _text_encoder(config, context, trained)
+    text = _initial_text_encoder(config, context, trained)
     torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
     model = MusicModel(config.model, text.network, text.tokenizer)
     if trained is not None:
-        fresh = _take_over(model, trained)
+        fresh = _load_initial_weights(model, trained)
         if fresh and config.lora is not None and not config.lora.conditioners:
             raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
     if config.lora is not None:
-        from stages.train.lora import adapt  # with peft, which other trainings do without
+        from stages.train.lora import add_adapter  # with peft, which other trainings do without
 
-        adapt(model, config.lora)
+        add_adapter(model, config.lora)
     model.language_model.transformer.checkpointing = config.checkpoint_layers
-    learns = config.model.description is not None and config.model.description.finetune
+    finetuned = config.model.description is not None and config.model.description.finetune
     return InitialModel(
         model=model.to(context.device),
-        text_encoder=None if learns else text.reference,
+        text_encoder=None if finetuned else text.reference,
         text_encoder_digest=text.digest,
         parents=[*parents, *text.parents],
         facts=None if trained is None else trained.facts,
@@ -102,8 +102,8 @@ def initial_model(config: Config, context: Context) -> InitialModel:
     )
 
 
-def _text_encoder(config: Config, context: Context, trained: TrainedModel | None) -> _TextEncoder:
-    """The encoder that the recipe names, else the one that came with the checkpoint."""
+def _initial_text_encoder(config: Config, context: Context, trained: TrainedModel | None) -> _TextEncoder:
+    """Return the encoder that the recipe names, else the one that came with the checkpoint."""
     if config.model.description is None:
         return _TextEncoder()
     theirs = None if trained is None else trained.facts.model.description
@@ -128,8 +128,12 @@ def _text_encoder(config: Config, context: Context, trained: TrainedModel | None
 
 
 def check_same_model(config: Config, checkpoint: MusicModelConfig) -> None:
-    """Raise ValueError, field by field, unless a recipe's model is that of the checkpoint it starts from: the same, or
-    with conditions added, or with its codebooks doubled."""
+    """Check that a recipe's model is that of the checkpoint it starts from: the same, or with conditions added, or with
+    its codebooks doubled.
+
+    Raises:
+        ValueError: it is another; the message names each field that differs.
+    """
     decoder = checkpoint.language_model
     if config.model.language_model.codebooks == 2 * decoder.codebooks:
         decoder = stereo_configuration(decoder)
@@ -147,8 +151,8 @@ def check_same_model(config: Config, checkpoint: MusicModelConfig) -> None:
 
 
 def _decoder_differences(ours: LanguageModelConfig, theirs: LanguageModelConfig, known: tuple[str, ...]) -> list[str]:
-    """What of a decoder is not as in the checkpoint, but for conditions that the checkpoint does not have (`known`)."""
-    found = []
+    """Describe the fields of a decoder that are not as in the checkpoint, which only has the conditions `known`."""
+    differences = []
     for name in LanguageModelConfig.model_fields:
         expected, got = getattr(theirs, name), getattr(ours, name)
         if name == "delays":
@@ -156,14 +160,16 @@ def _decoder_differences(ours: LanguageModelConfig, theirs: LanguageModelConfig,
         if name in FUSIONS:
             expected, got = sorted(expected), sorted(condition for condition in got if condition in known)
         if expected != got and name not in FREE_IN_DECODER:
-            found.append(f"train.model.language_model.{name}: expected {expected}, got {got}")
+            differences.append(f"train.model.language_model.{name}: expected {expected}, got {got}")
     if ours.cross and not theirs.cross:
-        found.append(f"train.model.language_model.cross: expected none, as it has no cross-attention, got {ours.cross}")
-    return found
+        differences.append(
+            f"train.model.language_model.cross: expected none, as it has no cross-attention, got {ours.cross}"
+        )
+    return differences
 
 
 def _condition_fields(config: MusicModelConfig, name: str) -> dict[str, Any]:
-    """What the weights of a condition depend on."""
+    """Return the fields that the weights of a condition depend on."""
     condition = config.fields[name] if name in config.fields else getattr(config, name)
     facts: dict[str, Any] = condition.model_dump(exclude=FREE_IN_CONDITIONS)
     if facts.get("quantizer"):
@@ -171,14 +177,15 @@ def _condition_fields(config: MusicModelConfig, name: str) -> dict[str, Any]:
     return facts
 
 
-def _take_over(model: MusicModel, trained: TrainedModel) -> list[str]:
-    """Give a model the weights of a checkpoint. Conditions that the checkpoint lacks keep their own: their names."""
-    given = trained.model.weights()
+def _load_initial_weights(model: MusicModel, trained: TrainedModel) -> list[str]:
+    """Load the weights of a checkpoint into a model, and return the names of the conditions that the checkpoint lacks,
+    which keep their own."""
+    weights = trained.model.weights()
     if model.config.language_model.codebooks == 2 * trained.facts.model.language_model.codebooks:
-        given = stereo_weights(given)
+        weights = stereo_weights(weights)
     own = model.weights()
     # An encoder that learned there and is frozen here is in its place already, and is not one of `weights`.
-    model.load_weights(own | {name: value for name, value in given.items() if name in own})
+    model.load_weights(own | {name: value for name, value in weights.items() if name in own})
     fresh = [name for name in model.config.conditions if name not in trained.facts.model.conditions]
     if fresh:
         log.warning("conditions that train.initial does not have start fresh: %s", ", ".join(fresh))

@@ -23,7 +23,7 @@ LAYERS = {
 """The matrices of a decoder layer by the kind of layer that `LoraConfig.targets` names."""
 
 
-def adapt(model: MusicModel, config: LoraConfig) -> None:
+def add_adapter(model: MusicModel, config: LoraConfig) -> None:
     """Freeze the model but for new low-rank updates of its decoder, and for its conditioners if they are to learn.
 
     The updates begin at zero, so the model says what it said. Their other factor is drawn from torch's generator.
@@ -58,7 +58,7 @@ def save_adapter(model: MusicModel, folder: Path) -> None:
     save_file(named, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
-def merge(model: MusicModel) -> None:
+def merge_adapter(model: MusicModel) -> None:
     """Add the updates to the matrices that they belong to, and leave a plain model."""
     decoder = model.language_model
     adapted = [(name, module) for name, module in decoder.named_modules() if isinstance(module, LoraLayer)]

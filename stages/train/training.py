@@ -1,33 +1,47 @@
-"""How the stage `train` trains: examples drawn, steps taken, the state kept, the result judged and written.
+"""The training of the stage `train`: examples drawn, steps taken, the state kept, the result evaluated and written.
 
-Apart from the stage itself, which a plan reads, because this loads torch.
+It stands apart from the stage itself, which a plan reads, because it loads torch. The loop waits for the device only
+where something is done every few steps: until then losses stay there, and the host goes on to the next step. One thread
+draws, tokenises and stacks the next step's examples meanwhile.
 """
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from model.music_model import MusicModel
+from model.objective import LossModule, accumulate_gradients
+from model.optim.mfu import matmul_rate, training_flops
 from model.optim.train_state import TrainState, step_seed
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.native import save_checkpoint
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
+from stages.checkpoints.training_log import TrainingLog, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult
-from stages.train.batches import JOINT_CODEBOOKS, draw_batch, segment_frames, split_tracks, word_embedder
+from stages.train.batches import (
+    JOINT_CODEBOOKS,
+    TrainingBatch,
+    draw_batch,
+    segment_frames,
+    shortest_window,
+    split_tracks,
+    word_embedder,
+)
 from stages.train.config import Config
+from stages.train.corpus import METADATA, Corpus, open_packed, pack_table, tiled_windows
+from stages.train.distributed import Rank, process_count, run_together
 from stages.train.evaluation import Evaluator, uniform_cross_entropy
-from stages.train.examples import METADATA, Corpus, tiled_windows
 from stages.train.initial_model import InitialModel, initial_model
-from stages.train.loop import take_steps
-from stages.train.packing import open_packed, pack_table
-from stages.train.processes import process_count, run_together
-from stages.train.ranks import Rank
 
 PACKED = ((CHROMA, "chroma"), (CLAP, "embeddings"), (TOKENS, "codes"))
 """Tables that may be larger than memory, and the column of each that makes it large."""
@@ -35,26 +49,28 @@ PACKED = ((CHROMA, "chroma"), (CLAP, "embeddings"), (TOKENS, "codes"))
 ADAPTER = "adapter"
 """Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
 
+READ_EVERY = {"cpu": 1, "cuda": 10}
+"""Most steps between two looks at losses and gradients, which wait for the device; a CPU has nothing to wait for."""
+
 
 def train_language_model(config: Config, context: Context) -> ReduceResult:
-    """What the stage `train` does, in as many processes as the settings say."""
+    """Do what the stage `train` does, in as many processes as the settings say."""
     for table, column in PACKED:
         pack_table(context, table, column)
     count = process_count(context, most=math.ceil(config.batch_size / config.micro_batch_size))
-    work = partial(_take_part, config)
-    made = work(context, Rank()) if count == 1 else run_together(work, context, count)
-    assert made is not None
-    return made
+    work = partial(_train_process, config)
+    result = work(context, Rank()) if count == 1 else run_together(work, context, count)
+    assert result is not None
+    return result
 
 
-def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | None:
-    """What each process does. The first one judges and writes what became of it."""
+def _train_process(config: Config, context: Context, rank: Rank) -> ReduceResult | None:
+    """Train in one of the processes. The first one evaluates and writes the result, and returns it."""
     tracks = context.rows(TRACKS, ["track_id", "split", *METADATA])
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
     splits = split_tracks(corpus, config)
     _check(corpus, config, splits["train"])
-    frames = segment_frames(corpus, config)
-    shortest = max(1, round(config.smallest_share * frames))
+    frames, shortest = segment_frames(corpus, config), shortest_window(corpus, config)
     evaluators = {}
     for split in ("valid", "test"):
         windows = tiled_windows(corpus, splits[split], frames, shortest, config.held_out_windows)
@@ -62,7 +78,7 @@ def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | N
             precision = config.optimization.precision
             evaluators[split] = Evaluator(corpus, windows, frames, config.micro_batch_size, precision)
 
-    # Dropout draws from torch's own generator, which is seeded anew for every part and given back as it was.
+    # Dropout draws from torch's own generator, which is seeded anew for every micro-batch and given back as it was.
     with torch.random.fork_rng([torch.cuda.current_device()] if context.device == "cuda" else []):
         initial = initial_model(config, context)
         _check_codec(corpus, config, initial)
@@ -70,14 +86,14 @@ def _take_part(config: Config, context: Context, rank: Rank) -> ReduceResult | N
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
         train_state = TrainState(initial.model, config.optimization)
-        training_log = take_steps(config, context, rank, draw, initial.model, train_state, evaluators.get("valid"))
+        training_log = _take_steps(config, context, rank, draw, initial.model, train_state, evaluators.get("valid"))
         if not rank.is_main:
             return None
         with train_state.averaged():
             metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality)}
             for split, evaluator in evaluators.items():
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
-            row = _export(config, context, corpus, initial, metrics, rows_seen=len(splits["train"]))
+            row = _export_checkpoint(config, context, corpus, initial, metrics, rows_seen=len(splits["train"]))
     return ReduceResult([row], also={"training": training_log.training_rows(context.identity)})
 
 
@@ -89,10 +105,104 @@ def _start_joint_codebooks(corpus: Corpus, config: Config, model: MusicModel, tr
         model.clap.start(torch.from_numpy(embeddings), generator)
 
 
-def _export(
+def _take_steps(
+    config: Config,
+    context: Context,
+    rank: Rank,
+    draw: Callable[[int], TrainingBatch],
+    model: MusicModel,
+    train_state: TrainState,
+    evaluator: Evaluator | None,
+) -> TrainingLog:
+    """Take all steps that are left, from where an earlier run of this training was.
+
+    Args:
+        draw: gives what this process works on in a step.
+        evaluator: makes the validations on the way, in the first process.
+
+    Raises:
+        ValueError: too many updates in a row had gradients that were not finite.
+        Stopped: the run was asked to stop; the state is kept.
+    """
+    saved = load_state(context.scratch())
+    training_log = saved.training_log if saved else TrainingLog()
+    if saved:
+        train_state.load(saved.tensors)
+        saved.tensors.clear()  # five times the model's size, which is copied
+    steps, precision = config.optimization.steps, config.optimization.precision
+    context.progress.start("training", steps, "steps")
+    context.progress.advance(train_state.updates, "resumed" if saved else "")
+    rate = rank.world_size * matmul_rate(model.device, getattr(torch, precision))
+    loss_module = rank.distributed(LossModule(model, precision))
+    model.train()
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        upcoming = reader.submit(draw, train_state.updates)
+        unread, note = _UnreadLosses(training_log, rank), ""
+        while train_state.updates < steps:
+            if rank.broadcast_flag(context.stop.is_set()):
+                unread.read()
+                if rank.is_main:
+                    save_state(context, train_state.state(), training_log)
+                context.stop.set()
+                context.check_stopped()
+            batch = upcoming.result()
+            upcoming = reader.submit(draw, train_state.updates + 1)
+            losses = accumulate_gradients(loss_module, batch.micro_batches)
+            stats = train_state.step()
+            rank.broadcast_buffers(train_state.buffers.values())
+            flops = training_flops(config.model.language_model, batch.segment, frozen=config.lora is not None)
+            unread.add(losses, len(losses) * batch.frames, config.batch_size * flops)
+            step, last = train_state.updates, train_state.updates == steps
+            logs, validates, saves = (
+                step % every == 0 or last for every in (config.log_every, config.valid_every, config.save_every)
+            )
+            if logs or validates or saves or len(unread.losses) == READ_EVERY[model.device.type]:
+                train_state.check_finite()
+                note = f"loss {unread.read():.3f}"
+            if logs:
+                training_log.log_training(step, stats, rate)
+            if validates and evaluator and rank.is_main:
+                with train_state.averaged():
+                    training_log.log_held_out(step, "valid", evaluator.codebooks(model))
+            if saves and rank.is_main:
+                save_state(context, train_state.state(), training_log)
+            if validates or saves:
+                unread.since = time.perf_counter()  # which was no training
+            context.progress.advance(1, note)
+    return training_log
+
+
+@dataclass
+class _UnreadLosses:
+    """Steps whose losses are still on the device."""
+
+    training_log: TrainingLog
+    rank: Rank
+    losses: list[Tensor] = field(default_factory=list)
+    """What this process adds to each codebook's, of each step."""
+    tokens: int = 0
+    flops: int = 0
+    since: float = field(default_factory=time.perf_counter)
+
+    def add(self, losses: Tensor, tokens: int, flops: int) -> None:
+        self.losses.append(losses)
+        self.tokens, self.flops = self.tokens + tokens, self.flops + flops
+
+    def read(self) -> float:
+        """Wait for the device, log the losses, and return the mean loss of the newest step."""
+        if not self.losses:
+            return float("nan")
+        codebooks: list[list[float]] = self.rank.all_reduce(torch.stack(self.losses)).tolist()
+        now = time.perf_counter()
+        self.training_log.note(codebooks, self.tokens, self.flops, now - self.since)
+        self.losses, self.tokens, self.flops, self.since = [], 0, 0, now
+        return sum(codebooks[-1]) / len(codebooks[-1])
+
+
+def _export_checkpoint(
     config: Config, context: Context, corpus: Corpus, initial: InitialModel, metrics: dict[str, float], rows_seen: int
 ) -> dict[str, Any]:
-    """Write the checkpoint's folder, and give its row. An adapted model is a plain one after this."""
+    """Write the checkpoint's folder, and return its row. An adapted model is a plain one after this."""
     facts = CheckpointFacts(
         model=config.model,
         frame_rate=corpus.frame_rate,
@@ -102,21 +212,25 @@ def _export(
         versions=dict(context.versions),
         codec=corpus.codec,
     )
-    learned = sum(value.numel() for value in initial.model.parameters() if value.requires_grad)
+    trainable = sum(value.numel() for value in initial.model.parameters() if value.requires_grad)
     with context.store.new_folder(model_folder(context.identity)) as folder:
         if config.lora is not None:
-            from stages.train.lora import merge, save_adapter
+            from stages.train.lora import merge_adapter, save_adapter
 
             save_adapter(initial.model, folder / ADAPTER)
-            merge(initial.model)
+            merge_adapter(initial.model)
         save_checkpoint(folder, initial.model, facts, initial.codec if corpus.codec else None)
         digest = folder_digest(folder)
-    summary = TrainingSummary(config.optimization.steps, learned, rows_seen, metrics)
+    summary = TrainingSummary(config.optimization.steps, trainable, rows_seen, metrics)
     return checkpoint_row(context, context.identity, "language_model", digest, summary, initial.parents)
 
 
 def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
-    """Everything that would make a training useless is told before it begins."""
+    """Refuse, before it begins, a training that would be useless.
+
+    Raises:
+        ValueError: the message says what was expected of the tables or of the recipe.
+    """
     network = config.model.language_model
     if (network.codebooks, network.cardinality) != (corpus.codebooks, corpus.cardinality):
         raise ValueError(
@@ -133,10 +247,10 @@ def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
     if frames <= delay:
         raise ValueError(f"expected segments longer than the largest delay of {delay} frames, got {frames} frames")
     missing = {
-        "chroma": config.model.chroma is not None and not corpus.chroma.given.any(),
-        "clap": config.model.clap is not None and not corpus.embeddings.given.any(),
+        "chroma": config.model.chroma is not None and not corpus.chroma.present.any(),
+        "clap": config.model.clap is not None and not corpus.embeddings.present.any(),
     }
-    for name in [name for name, nothing in missing.items() if nothing]:
+    for name in [name for name, is_missing in missing.items() if is_missing]:
         raise ValueError(f"expected rows in {name} for a model that reads {name}, got none for any track with tokens")
     width = corpus.embeddings.width
     if config.model.clap is not None and width != config.model.clap.width:
@@ -146,16 +260,16 @@ def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
             f"expected train.model.chroma.frames of {frames} or more, a melody frame for every frame of codes to be "
             f"added to, got {config.model.chroma.frames}"
         )
-    untold = [name for name in config.model.fields if not any(corpus.fields(track, [name]) for track in trained_on)]
-    if untold:
+    absent = [name for name in config.model.fields if not any(corpus.fields(track, [name]) for track in trained_on)]
+    if absent:
         raise ValueError(
-            f"expected {', '.join(untold)} of at least one track of the split train, as train.model.fields reads it, "
+            f"expected {', '.join(absent)} of at least one track of the split train, as train.model.fields reads it, "
             f"got none in {len(trained_on)} tracks"
         )
 
 
 def _check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
-    """Tokens of another codec than that of the checkpoint which training begins with are noise to it."""
+    """Refuse tokens of another codec than that of the checkpoint which training begins with: they are noise to it."""
     if initial.facts is None:
         return
     if initial.facts.frame_rate != corpus.frame_rate:

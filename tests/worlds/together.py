@@ -17,8 +17,7 @@ from model.optim.train_state import TrainState
 from schemas import Settings, Store
 from schemas.weights import WeightsLibrary
 from stages.pipeline.contract import Context, Stopped
-from stages.train.processes import run_together
-from stages.train.ranks import Rank
+from stages.train.distributed import Rank, run_together
 from tests.worlds.every_condition import everything, music_model
 from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_model import random_codes

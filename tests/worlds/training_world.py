@@ -23,8 +23,7 @@ from stages import train
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import run_stage
-from stages.train.examples import Corpus
-from stages.train.packing import Packed, pack
+from stages.train.corpus import Corpus, PackedTable, pack
 from stages.train.training import PACKED
 from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
 
@@ -64,12 +63,12 @@ def world_corpus(tables: Mapping[str, pa.Table]) -> Corpus:
     return Corpus(tables["tracks"], *(in_memory(tables[table.name], column) for table, column in PACKED))
 
 
-def in_memory(table: pa.Table, column: str) -> Packed:
+def in_memory(table: pa.Table, column: str) -> PackedTable:
     """A packed table that is in no file."""
     values = io.BytesIO()
     rows = pack([table], column, values)
     kind = table.schema.field(column).type.value_type.value_type.to_pandas_dtype()
-    return Packed(rows, np.frombuffer(values.getvalue(), kind))
+    return PackedTable(rows, np.frombuffer(values.getvalue(), kind))
 
 
 def fill(folder: Path, **tables: object) -> None:

@@ -16,9 +16,9 @@ from stages.generate import Config as GenerateConfig
 from stages.generate.conditions import ConditionReader
 from stages.networks.clap import load_joint_embedder
 from stages.train.batches import draw_batch, draw_examples, split_tracks, word_embedder
-from stages.train.examples import Corpus
+from stages.train.corpus import Corpus
+from stages.train.distributed import Rank
 from stages.train.initial_model import initial_model
-from stages.train.ranks import Rank
 from tests.worlds.clap_models import laion_network, write_laion, write_vocabulary
 from tests.worlds.tiny_clap import clap_folder
 from tests.worlds.tiny_models import FRAME_RATE, world

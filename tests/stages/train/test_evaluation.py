@@ -9,8 +9,8 @@ import torch
 from model.music_model import Attributes
 from model.objective import LossModule, accumulate_gradients, held_out_cross_entropy
 from schemas.tables import TRACKS
+from stages.train.corpus import Corpus, TrackWindow, tiled_windows
 from stages.train.evaluation import Evaluator
-from stages.train.examples import Corpus, TrackWindow, tiled_windows
 from stages.train.initial_model import initial_model
 from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_models import CODEBOOKS, world

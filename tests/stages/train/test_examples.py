@@ -8,7 +8,7 @@ import pytest
 
 from model.conditioning.config import MusicModelConfig
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.train.examples import Corpus, TrackWindow, code_frequencies, tiled_windows
+from stages.train.corpus import Corpus, TrackWindow, code_frequencies, tiled_windows
 from tests.worlds.tiny_models import CARDINALITY, CHROMA_RATE, CODEBOOKS, FRAME_RATE, world
 from tests.worlds.training_world import recipe, world_corpus
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from model.music_model import Attributes, MusicModel
 from model.optim.config import LoraConfig
-from stages.train.lora import adapt, merge, save_adapter
+from stages.train.lora import add_adapter, merge_adapter, save_adapter
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 ALL = LoraConfig(rank=3, targets=("attention", "cross_attention", "feedforward"))
@@ -25,7 +25,7 @@ def adapted(settings: LoraConfig, moved: bool = True) -> MusicModel:
     """The small model with updates that are no longer zero."""
     model = music_model(config(finetune=True))
     torch.manual_seed(1)
-    adapt(model, settings)
+    add_adapter(model, settings)
     if moved:
         with torch.no_grad():
             for name, value in model.named_parameters():
@@ -42,7 +42,7 @@ def test_a_merged_model_says_what_the_adapted_one_said_and_has_a_plain_model_s_w
     model, plain = adapted(ALL), music_model(config(finetune=True))
     before = logits(model)
     assert (before - logits(plain)).abs().max() > 0.1
-    merge(model)
+    merge_adapter(model)
     torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=0)
     assert model.weights().keys() == plain.weights().keys()
     plain.load_weights(model.weights())
@@ -80,7 +80,7 @@ def test_only_updates_and_conditioners_learn_and_without_conditioners_only_updat
     alone = adapted(ALL.model_copy(update={"conditioners": False}))
     assert all(".lora_" in name for name, value in alone.named_parameters() if value.requires_grad)
     frozen = music_model(config(finetune=False))
-    adapt(frozen, ALL)
+    add_adapter(frozen, ALL)
     assert not any(value.requires_grad for value in frozen.description.encoder.parameters())
     assert frozen.description.projection.weight.requires_grad
 
@@ -102,6 +102,6 @@ def test_layers_that_the_decoder_does_not_have_are_refused_where_nothing_else_is
     fusions = {"cross": (), "prepend": ("description", "chroma", "clap")}
     model = music_model(config(**fusions))
     with pytest.raises(ValueError, match=r"expected train\.lora\.targets among the layers .*, got cross_attention"):
-        adapt(model, LoraConfig(targets=("cross_attention",)))
-    adapt(model, LoraConfig())  # the default names cross-attention for the models that have it
+        add_adapter(model, LoraConfig(targets=("cross_attention",)))
+    add_adapter(model, LoraConfig())  # the default names cross-attention for the models that have it
     assert any("self_attention" in name for name, value in model.named_parameters() if value.requires_grad)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from stages import train
 from stages.checkpoints.loading import load_checkpoint
-from stages.train.examples import TrackWindow
+from stages.train.corpus import TrackWindow
 from tests.worlds.tiny_clap import clap_folder
 from tests.worlds.tiny_models import world
 from tests.worlds.training_world import (

@@ -12,7 +12,7 @@ from schemas import Settings, Store
 from schemas.tables import CHROMA, CLAP
 from schemas.weights import WeightsLibrary
 from stages.pipeline.contract import Context
-from stages.train.packing import Packed, open_packed, pack, pack_table
+from stages.train.corpus import PackedTable, open_packed, pack, pack_table
 
 SCHEMA = pa.schema([("track_id", pa.string()), ("codes", pa.list_(pa.list_(pa.uint16())))])
 MATRICES = strategies.tuples(strategies.integers(0, 3), strategies.integers(1, 4))
@@ -28,7 +28,7 @@ def test_every_matrix_comes_back_whatever_the_shards(shapes: list[tuple[int, int
         rows[0]["codes"], given_[0] = None, np.zeros((0, 0), np.uint16)
     parts = [pa.Table.from_pylist(part, schema=SCHEMA) for part in (rows[:cut], rows[cut:])]
     values = io.BytesIO()
-    packed = Packed(pack(parts, "codes", values), np.frombuffer(values.getvalue(), np.uint16))
+    packed = PackedTable(pack(parts, "codes", values), np.frombuffer(values.getvalue(), np.uint16))
     assert packed.rows.column("track_id").to_pylist() == [row["track_id"] for row in rows]
     for row, matrix in enumerate(given_):
         found = packed.matrix(row)

@@ -14,8 +14,8 @@ from stages.checkpoints.loading import load_checkpoint
 from stages.pipeline.contract import Stopped
 from stages.pipeline.runner import run_stage
 from stages.train.batches import split_tracks
+from stages.train.corpus import tiled_windows
 from stages.train.evaluation import Evaluator
-from stages.train.examples import tiled_windows
 from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, world
 from tests.worlds.training_world import (
     StopAt,
@@ -51,7 +51,7 @@ def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read
     context.progress = StopAt(context, 7)
     with pytest.raises(Stopped):
         run_stage(stage, context)
-    assert int(load_file(context.scratch() / "state.safetensors")["step"]) == 7
+    assert int(load_file(context.scratch() / "state.safetensors")["updates"]) == 7
     meanwhile = context.store.read(TRAINING, context.fingerprint, [context.identity])
     assert meanwhile.column("step").to_pylist() == [5]
     resumed = train_in(place, config)

@@ -1,0 +1,328 @@
+"""Tracks as training examples: windows of codes with the conditions of the same span of time.
+
+A catalog of 10,000 hours has 14 GB of codes at 50 frames of 4 codebooks a second. Codes, melodies and embeddings are
+packed once, shard after shard, so that no more than one shard is held at a time: the matrices of a table one after
+another in a file that is mapped into memory. A training then reads the pages that it draws from, and the processes of
+one machine share them. An example is slices of these files: nothing here walks over frames.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Int
+
+from model.chroma import chroma_at
+from model.conditioning.captions import MERGED
+from model.conditioning.config import FIELDS, MusicModelConfig
+from model.music_model import Attributes
+from model.objective import Batch
+from schemas.tables import Table
+from stages.checkpoints.facts import CodecFacts
+from stages.pipeline.contract import Context
+
+METADATA = tuple(dict.fromkeys(("description", "paraphrases", *MERGED, *FIELDS)))
+"""The columns of `tracks` that captions and conditions are made of."""
+
+MATRIX_COLUMNS = ("begin", "vectors", "width", "largest")
+"""Columns that stand for the matrices: where one's first value lies, its rows and columns, and the largest value in any
+of its shard."""
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTable:
+    """The rows of a table, with `MATRIX_COLUMNS` for the column that was packed, and the values of that column."""
+
+    rows: pa.Table
+    values: npt.NDArray[Any]
+    """[N], all matrices row by row."""
+
+    def matrix(self, number: int) -> npt.NDArray[Any]:
+        """Return the matrix [vectors, width] of a row; it is not copied."""
+        begin, vectors, width = (self.rows.column(name)[number].as_py() for name in ("begin", "vectors", "width"))
+        return self.values[begin : begin + vectors * width].reshape(vectors, width)
+
+
+def pack(parts: Iterable[pa.Table], column: str, sink: BinaryIO) -> pa.Table:
+    """Write the matrices of a column (lists of lists) one after another, and return the rows with `MATRIX_COLUMNS` in
+    its stead.
+
+    Args:
+        parts: of a table; there is at least one, which may be empty.
+
+    Raises:
+        ValueError: the lists of one row are not of one length.
+    """
+    packed, written = [], 0
+    for part in parts:
+        matrices = part.column(column).combine_chunks()
+        vectors = pc.fill_null(pc.list_value_length(matrices), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = pc.list_value_length(matrices.flatten()).to_numpy(zero_copy_only=False).astype(np.int64)
+        first = np.cumsum(vectors) - vectors
+        width = np.zeros_like(vectors)
+        width[vectors > 0] = lengths[first[vectors > 0]]
+        row = np.repeat(np.arange(len(vectors)), vectors)
+        if (lengths != width[row]).any():
+            odd = int(np.flatnonzero(lengths != width[row])[0])
+            key, expected = part.column(0)[int(row[odd])], width[row[odd]]
+            raise ValueError(f"expected {expected} values in every list of {column} of {key}, got {lengths[odd]}")
+        values = matrices.flatten().flatten().to_numpy(zero_copy_only=False)
+        largest = float(values.max()) if values.size else 0.0
+        begin = written + np.cumsum(vectors * width) - vectors * width
+        rows = part.drop_columns([column])
+        added = (begin, vectors, width, np.full(len(vectors), largest))
+        for name, numbers in zip(MATRIX_COLUMNS, added, strict=True):
+            rows = rows.append_column(name, pa.array(numbers))
+        packed.append(rows)
+        sink.write(values.tobytes())
+        written += values.size
+    return pa.concat_tables(packed)
+
+
+def pack_table(context: Context, table: Table, column: str) -> None:
+    """Pack a table that the stage reads into its scratch folder, shard by shard, unless that was done before."""
+    files = _packed_files(context, table)
+    if files.rows.exists():
+        return
+    version = context.versions[table.name]
+    shards = (context.store.read(table, version, [shard]) for shard in context.store.shards(table, version))
+    values, rows = (path.with_name(f"{path.name}.{os.getpid()}.inprogress") for path in (files.values, files.rows))
+    with open(values, "wb") as sink:
+        packed = pack(chain([context.store.read(table, version, [])], shards), column, sink)
+    pq.write_table(packed, rows)
+    os.replace(values, files.values)
+    os.replace(rows, files.rows)  # last: where the rows are, the values are whole
+
+
+def open_packed(context: Context, table: Table, column: str) -> PackedTable:
+    """Open what `pack_table` wrote."""
+    files = _packed_files(context, table)
+    kind = table.schema.field(column).type.value_type.value_type.to_pandas_dtype()
+    values = np.memmap(files.values, kind, mode="r") if files.values.stat().st_size else np.zeros(0, kind)
+    return PackedTable(pq.read_table(files.rows), values)
+
+
+@dataclass(frozen=True)
+class _PackedFiles:
+    values: Path
+    rows: Path
+
+
+def _packed_files(context: Context, table: Table) -> _PackedFiles:
+    folder = context.scratch()
+    return _PackedFiles(folder / f"{table.name}.values", folder / f"{table.name}.rows.parquet")
+
+
+class TrackVectors:
+    """The vectors of a packed table for each track, none for one that the table has no row for.
+
+    Raises:
+        ValueError: vectors have several widths; the message calls these `what`.
+    """
+
+    def __init__(self, packed: PackedTable, ids: Sequence[str], what: str) -> None:
+        vectors, widths = (packed.rows.column(name).to_numpy() for name in ("vectors", "width"))
+        different = sorted(set(widths[vectors > 0].tolist()))
+        if len(different) > 1:
+            raise ValueError(f"expected one number of {what}, got {different}")
+        self.width: int = different[0] if different else 0
+        self._packed = replace(packed, rows=packed.rows.combine_chunks())
+        rows = pc.index_in(pa.array(ids, pa.string()), value_set=packed.rows.column("track_id"))
+        self._rows = pc.fill_null(rows, -1).to_numpy(zero_copy_only=False)
+        self.present = np.array([row >= 0 and vectors[row] > 0 for row in self._rows])
+        """Whether a track has vectors."""
+
+    def __contains__(self, track: int) -> bool:
+        return bool(self.present[track])
+
+    def of(self, track: int) -> npt.NDArray[Any]:
+        """Return the vectors [count, width] of a track that has some."""
+        return self._packed.matrix(int(self._rows[track]))
+
+    def value(self, track: int, column: str) -> Any:
+        """Return what another column of the table says of such a track."""
+        return self._packed.rows.column(column)[int(self._rows[track])].as_py()
+
+
+@dataclass(frozen=True)
+class TrackWindow:
+    """A span of one track."""
+
+    track: int
+    """Position in the corpus."""
+    start: int
+    """First frame."""
+
+
+class Corpus:
+    """The tracks of a training with their codes and conditions, in the order of their ids.
+
+    Args:
+        tracks: rows of this table.
+        chroma, clap, tokens: these tables, their matrices packed. Tracks without tokens are left out; a track without
+            chroma or embeddings (they were refused) has none.
+
+    Raises:
+        ValueError: there are no tokens, or they are not all of one codec.
+    """
+
+    def __init__(self, tracks: pa.Table, chroma: PackedTable, clap: PackedTable, tokens: PackedTable) -> None:
+        if not tokens.rows.num_rows:
+            raise ValueError("expected codes of at least one track in tokens, got none")
+        self._codes = replace(tokens, rows=tokens.rows.sort_by("track_id").combine_chunks())
+        rows = self._codes.rows
+        self.ids: list[str] = rows.column("track_id").to_pylist()
+        self.frame_rate = float(_single_value(rows, "frame_rate"))
+        self.cardinality = int(_single_value(rows, "cardinality"))
+        self.frames = rows.column("frames").to_numpy().astype(np.int64)
+        self.codebooks = _checked_codebooks(rows, self.cardinality)
+        self.codec = _codec_of_tokens(rows, self.codebooks)
+
+        positions = pc.index_in(rows.column("track_id"), value_set=tracks.column("track_id"))
+        if positions.null_count:
+            unknown = pc.filter(rows.column("track_id"), pc.is_null(positions))[0]
+            raise ValueError(f"expected a row in tracks for every row of tokens, got none for {unknown}")
+        self._metadata = tracks.select(["split", *METADATA]).take(positions).combine_chunks()
+        self.splits: list[str] = self._metadata.column("split").to_pylist()
+
+        self.chroma_rate = float(_single_value(chroma.rows, "frame_rate")) if chroma.rows.num_rows else math.nan
+        self.chroma = TrackVectors(chroma, self.ids, "chroma bins")
+        self.embeddings = TrackVectors(clap, self.ids, "embedding widths")
+
+    def metadata(self, track: int) -> dict[str, Any]:
+        """Return what `tracks` says of a track, by the columns `METADATA`."""
+        return {name: self._metadata.column(name)[track].as_py() for name in METADATA}
+
+    def seconds(self, frames: int) -> float:
+        return frames / self.frame_rate
+
+    def window_codes(self, window: TrackWindow, frames: int) -> Int[np.ndarray, "K T"]:
+        """Return the codes of a window, fewer than `frames` where the track ends before it."""
+        return self._codes.matrix(window.track)[:, window.start : window.start + frames]
+
+    def fields(self, track: int, names: Iterable[str]) -> dict[str, str | float]:
+        """Return what `tracks` says of a track in some columns: lists as one text, numbers as they are; no entry where
+        it says nothing."""
+        fields: dict[str, str | float] = {}
+        for name in names:
+            value = self._metadata.column(name)[track].as_py()
+            if isinstance(value, list):
+                value = ", ".join(value)
+            if isinstance(value, float) or (value and value.strip()):
+                fields[name] = value
+        return fields
+
+    def attributes(
+        self, window: TrackWindow, frames: int, model: MusicModelConfig, description: str | None
+    ) -> Attributes:
+        """Return the conditions of a window that a model reads: `description`, what `tracks` says in the fields, the
+        melody of the same span of time (without what lies past its end or the end of the track), and the joint
+        embedding whose own window starts nearest.
+
+        Args:
+            frames: the window's length in frames of codes.
+        """
+        begin, track = self.seconds(window.start), window.track
+        melody = embedding = None
+        if model.chroma is not None and track in self.chroma:
+            rate = model.chroma.frame_rate
+            count = min(model.chroma.frames, math.ceil(frames * (rate / self.frame_rate)))
+            span = chroma_at(self.chroma.of(track), self.chroma_rate, begin, count, rate)
+            melody = torch.from_numpy(span) if len(span) else None
+        if model.clap is not None and track in self.embeddings:
+            nearest = int(np.abs(np.array(self.embeddings.value(track, "starts")) - begin).argmin())
+            embedding = torch.from_numpy(self.embeddings.of(track)[nearest].copy())
+        text = description if model.description is not None else None
+        return Attributes(text, melody, embedding, self.fields(track, model.fields))
+
+    def batch(self, windows: Sequence[TrackWindow], frames: int, attributes: Sequence[Attributes]) -> Batch:
+        """Return the codes of some windows, padded to `frames`, with conditions given for each."""
+        padded = np.zeros((len(windows), self.codebooks, frames), dtype=np.int64)
+        lengths = np.zeros(len(windows), dtype=np.int64)
+        for item, window in enumerate(windows):
+            codes = self.window_codes(window, frames)
+            padded[item, :, : codes.shape[1]], lengths[item] = codes, codes.shape[1]
+        return Batch(torch.from_numpy(padded), torch.from_numpy(lengths), attributes)
+
+
+def tiled_windows(corpus: Corpus, tracks: Sequence[int], frames: int, shortest: int, most: int) -> list[TrackWindow]:
+    """Return windows that lie one after another over whole tracks, for validation: at most `most` of them, evenly
+    chosen.
+
+    The rest at the end of a track is a window of its own from `shortest` frames on, or where it is the only one.
+    """
+    windows = [
+        TrackWindow(track, start)
+        for track in tracks
+        for start in range(0, int(corpus.frames[track]), frames)
+        if start == 0 or corpus.frames[track] - start >= shortest
+    ]
+    if len(windows) <= most:
+        return windows
+    return [windows[position * len(windows) // most] for position in range(most)]
+
+
+def code_frequencies(corpus: Corpus, tracks: Sequence[int]) -> Int[np.ndarray, "K V"]:
+    """Count how often each code of each codebook occurs in some tracks."""
+    offsets = np.arange(corpus.codebooks)[:, None] * corpus.cardinality
+    counts = np.zeros(corpus.codebooks * corpus.cardinality, dtype=np.int64)
+    for track in tracks:
+        codes = corpus.window_codes(TrackWindow(track, 0), int(corpus.frames[track]))
+        counts += np.bincount((codes + offsets).ravel(), minlength=counts.size)
+    return counts.reshape(corpus.codebooks, corpus.cardinality)
+
+
+def _single_value(table: pa.Table, column: str) -> Any:
+    values = pc.unique(table.column(column)).to_pylist()
+    if len(values) != 1:
+        different = sorted(values, key=str)
+        raise ValueError(f"expected one {column} in all rows, got {different}: they come from different models")
+    return values[0]
+
+
+def _codec_of_tokens(tokens: pa.Table, codebooks: int) -> CodecFacts | None:
+    """Return the codec that the codes are of; None where it was not written down."""
+    identity, channels, sample_rate = (_single_value(tokens, name) for name in ("codec", "channels", "sample_rate"))
+    if identity is None:
+        return None
+    # A codec that moved has several names in the rows of its time; each of them led to this one.
+    names = sorted(name for name in pc.unique(tokens.column("codec_reference")).to_pylist() if name)
+    return CodecFacts(
+        reference=names[0] if names else None,
+        identity=identity,
+        sample_rate=sample_rate,
+        frame_rate=_single_value(tokens, "frame_rate"),
+        codebooks=codebooks,
+        cardinality=_single_value(tokens, "cardinality"),
+        channels=channels,
+    )
+
+
+def _checked_codebooks(rows: pa.Table, cardinality: int) -> int:
+    """Return the number of codebooks of packed tokens.
+
+    Raises:
+        ValueError: codes are not what their rows say.
+    """
+    books, frames, widths = (rows.column(name).to_numpy() for name in ("vectors", "frames", "width"))
+    ids, different = rows.column("track_id"), sorted(set(books.tolist()))
+    if len(different) != 1 or different == [0]:
+        odd = int(np.flatnonzero(books != np.median(books))[0]) if books.any() else 0
+        raise ValueError(f"expected one number of codebooks, got {different} (track {ids[odd]})")
+    if (widths != frames).any():
+        odd = int(np.flatnonzero(widths != frames)[0])
+        raise ValueError(f"expected {frames[odd]} codes in each codebook of {ids[odd]}, got {widths[odd]}")
+    largest = int(rows.column("largest").to_numpy().max())
+    if largest >= cardinality:
+        raise ValueError(f"expected codes below the cardinality {cardinality}, got {largest}")
+    return int(different[0])
