@@ -13,7 +13,9 @@ A library is retagged again and again, and nothing that was computed from the so
 - anything else: the whole file.
 
 The name of the rule is part of what is hashed, so two containers never share an identity by chance: the same samples as
-WAV and as FLAC are two recordings. The walk also tells whether the container is all there.
+WAV and as FLAC are two recordings. The walk also tells whether the container is all there. (FFmpeg's demuxers would
+give the packets of every container, but not the format chunk of WAV; they pass over most cuts, and take Lyrics3 for
+sound.)
 """
 
 import hashlib

@@ -10,7 +10,8 @@ samples they are a matrix all the same: samples and the state before them go in,
 them come out. So the runs of a block are one product, and only their states, four numbers each, follow on one another;
 and those again are made of groups of runs. The standard gives coefficients for 48 kHz; for every rate they come from
 the analogue filters behind them, with the parameters that pyloudnorm takes for these (Steinmetz and Reiss, 2021) and
-the formulas of Bristow-Johnson's cookbook.
+the formulas of Bristow-Johnson's cookbook. (scipy's `sosfilt` takes twice as long, its import half a second of each
+process that reads, and ingest with it 1.6 times as long in all.)
 """
 
 import math

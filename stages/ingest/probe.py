@@ -118,17 +118,9 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
             if measures.silence == 1 and limits.silent == "reject":
                 peak = "all zeros" if measures.true_peak is None else f"a true peak of {measures.true_peak:.1f} dBTP"
                 raise AudioError("silent", f"expected sound, got {seconds:.1f} s of silence ({peak})")
+            tags = read_tags(file).to_json()
             return AudioProbe(
-                track_id=track_id,
-                format=stream.format,
-                sample_rate=stream.sample_rate,
-                channels=stream.channels,
-                frames=frames,
-                loudness=measures.loudness,
-                true_peak=measures.true_peak,
-                silence=measures.silence,
-                clipping=measures.clipping,
-                tags=read_tags(file).to_json(),
+                track_id, stream.format, stream.sample_rate, stream.channels, frames, **vars(measures), tags=tags
             )
     except AudioError as error:
         return Refused(error.kind, error.message)
