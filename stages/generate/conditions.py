@@ -93,15 +93,16 @@ def _melody_config(facts: CheckpointFacts) -> MelodyConfig:
     return facts.model.chroma
 
 
-class ReferenceLookup:
-    """Looks up what requests refer to.
+class ConditionReader:
+    """Reads the conditions of requests.
 
     Args:
         facts: of the model that they are for.
+        config: names what reads files and words; None for what is not configured.
     """
 
-    def __init__(self, context: Context, facts: CheckpointFacts) -> None:
-        self.context, self.facts = context, facts
+    def __init__(self, context: Context, facts: CheckpointFacts, config: Config) -> None:
+        self.context, self.facts, self.config = context, facts, config
         self._rows: dict[str, dict[str, Row]] = {column: {} for column in LOOKED_UP_IN}
         self._uris: dict[str, str] = {}
         self._read_audio = lru_cache(maxsize=KEPT_RECORDINGS)(read_audio)
@@ -116,67 +117,6 @@ class ReferenceLookup:
             else:
                 tracks = rows_of_tracks(self.context.store, self.context.versions, TRACKS, ids)
                 self._uris |= {track_id: row["uri"] for track_id, row in tracks.items()}
-
-    def _learned_from(self, table: Table) -> bool:
-        return table.name in self.facts.versions
-
-    def reference(self, request: Row, column: str) -> Reference:
-        """Return what a column of a request refers to: words, a file, or a track that the model learned from.
-
-        Raises:
-            RequestRefused: a track that is not there.
-        """
-        reference = Reference.from_row(request[column])
-        if reference.kind != "track" or self._learned_from(LOOKED_UP_IN[column]):
-            return reference
-        if reference.value not in self._uris:
-            message = f"{column}: expected the track {reference.value} in tracks, got no such row: it may come later"
-            raise RequestRefused(f"unknown {column}", message)
-        return Reference("file", self._uris[reference.value])
-
-    def row(self, column: str, reference: Reference) -> Row:
-        """Return the row of a track in the table that the column is looked up in.
-
-        Raises:
-            RequestRefused: there is none.
-        """
-        row = self._rows[column].get(reference.value)
-        if row is None:
-            table = LOOKED_UP_IN[column]
-            message = (
-                f"expected the track {reference.value} in {table.name} (version {self.facts.versions[table.name]}, "
-                "which the model learned from), got no such row: it may have been refused there, or come later"
-            )
-            raise RequestRefused(f"unknown {column}", f"{column}: {message}")
-        return row
-
-    def recording(self, column: str, reference: Reference) -> DecodedAudio:
-        """Return the recording of a file.
-
-        Raises:
-            RequestRefused: it cannot be read.
-        """
-        try:
-            return self._read_audio(reference.value)
-        except AudioError as error:
-            raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
-
-
-class ConditionReader:
-    """Reads the conditions of requests.
-
-    Args:
-        facts: of the model that they are for.
-        config: names what reads files and words; None for what is not configured.
-    """
-
-    def __init__(self, context: Context, facts: CheckpointFacts, config: Config) -> None:
-        self.context, self.facts, self.config = context, facts, config
-        self._lookup = ReferenceLookup(context, facts)
-
-    def read_rows(self, requests: Sequence[Row]) -> None:
-        """Read what the tables hold of all tracks that the requests refer to."""
-        self._lookup.read_rows(requests)
 
     def read(self, request: Row) -> RequestConditions:
         """Return the conditions of a request.
@@ -193,6 +133,38 @@ class ConditionReader:
             fields=self._fields(request),
         )
         return RequestConditions(attributes, self._prompt(request) if request["prompt"] else None)
+
+    def _learned_from(self, table: Table) -> bool:
+        return table.name in self.facts.versions
+
+    def _reference(self, request: Row, column: str) -> Reference:
+        """Return what a column of a request refers to: words, a file, or a track that the model learned from."""
+        reference = Reference.from_row(request[column])
+        if reference.kind != "track" or self._learned_from(LOOKED_UP_IN[column]):
+            return reference
+        if reference.value not in self._uris:
+            message = f"{column}: expected the track {reference.value} in tracks, got no such row: it may come later"
+            raise RequestRefused(f"unknown {column}", message)
+        return Reference("file", self._uris[reference.value])
+
+    def _row(self, column: str, reference: Reference) -> Row:
+        """Return the row of a track in the table that the column is looked up in."""
+        row = self._rows[column].get(reference.value)
+        if row is None:
+            table = LOOKED_UP_IN[column]
+            message = (
+                f"expected the track {reference.value} in {table.name} (version {self.facts.versions[table.name]}, "
+                "which the model learned from), got no such row: it may have been refused there, or come later"
+            )
+            raise RequestRefused(f"unknown {column}", f"{column}: {message}")
+        return row
+
+    def _recording(self, column: str, reference: Reference) -> DecodedAudio:
+        """Return the recording of a file."""
+        try:
+            return self._read_audio(reference.value)
+        except AudioError as error:
+            raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
 
     def _check_model_reads(self, request: Row) -> None:
         reads = self.facts.model.conditions
@@ -224,9 +196,9 @@ class ConditionReader:
 
     def _melody(self, request: Row) -> Melody:
         """Return as much of the beginning of the reference's melody as the clip can follow."""
-        reference, span = self._lookup.reference(request, "melody"), melody_span(self.facts, request["seconds"])
+        reference, span = self._reference(request, "melody"), melody_span(self.facts, request["seconds"])
         if reference.kind == "track":
-            row = self._lookup.row("melody", reference)
+            row = self._row("melody", reference)
             chroma, rate = np.array(row["chroma"], dtype=np.float32).reshape(-1, 12), row["frame_rate"]
         else:
             chroma, rate = self._chroma_of_file(reference, span.seconds)
@@ -249,7 +221,7 @@ class ConditionReader:
         and its frame rate."""
         from stages.networks.demucs import melody_chroma
 
-        recording, analysis = self._lookup.recording("melody", reference), _melody_config(self.facts).analysis
+        recording, analysis = self._recording("melody", reference), _melody_config(self.facts).analysis
         # The separator reads some of what follows, so that the last frames are as they are in the whole recording.
         samples = recording.samples[:, : math.ceil((seconds + SEPARATED_AFTER) * recording.sample_rate)]
         if not samples.any():
@@ -268,13 +240,13 @@ class ConditionReader:
 
     def _embedding(self, request: Row) -> Float[Tensor, "E"]:
         """Return the joint embedding of words, or of the beginning of a recording."""
-        reference = self._lookup.reference(request, "clap")
+        reference = self._reference(request, "clap")
         if reference.kind == "track":
-            embedding = np.array(self._lookup.row("clap", reference)["embeddings"][0], dtype=np.float32)
+            embedding = np.array(self._row("clap", reference)["embeddings"][0], dtype=np.float32)
         elif self.config.clap is None:
             raise RequestRefused("no clap", f"clap: expected generate.clap for {reference}, got none")
         elif reference.kind == "file":
-            recording = self._lookup.recording("clap", reference)
+            recording = self._recording("clap", reference)
             seconds = self._embedder.window / self._embedder.sample_rate
             samples = recording.samples[:, : math.ceil(seconds * recording.sample_rate)]
             embedding = self._embedder.embed_audio(samples, recording.sample_rate, seconds).embeddings[0]
@@ -299,10 +271,10 @@ class ConditionReader:
 
     def _prompt(self, request: Row) -> Int[Tensor, "K P"]:
         """Return the codes that the clip begins with."""
-        reference = self._lookup.reference(request, "prompt")
+        reference = self._reference(request, "prompt")
         wanted = max(1, round(request["prompt_seconds"] * self.facts.frame_rate))
         if reference.kind == "track":
-            row = self._lookup.row("prompt", reference)
+            row = self._row("prompt", reference)
             try:
                 check_codes_format(
                     CodesFormat.from_facts(self.facts),
@@ -316,7 +288,7 @@ class ConditionReader:
         elif self.config.codec is None:
             raise RequestRefused("no codec", "prompt: expected generate.codec for a prompt that is a file, got none")
         else:
-            codec, recording = self._codec, self._lookup.recording("prompt", reference)
+            codec, recording = self._codec, self._recording("prompt", reference)
             sound = convert_audio(recording.samples, recording.sample_rate, codec.sample_rate, codec.channels)
             # A codec that looks both ways reads some of what follows the prompt as well.
             samples = (wanted + codec.margins.after) * codec.hop
