@@ -5,16 +5,16 @@ prompt and conditions go together, each where it is. How many slots fit is plann
 is taken: shapes that follow the sequences (`dynamic_shapes`, on a CPU), or shapes that never change, so that a step can
 be captured as one graph (`static_shapes`, on CUDA). `generation` turns requests for clips into sequences."""
 
-from model.decoding.engine import Resources, generate_tokens
+from model.decoding.engine import DecodingOptions, generate_tokens
 from model.decoding.memory import MemoryPlan
 from model.decoding.sequences import UNKNOWN, CfgPass, GenerationStoppedError, SamplingParams, SequenceRequest
 
 __all__ = [
     "UNKNOWN",
     "CfgPass",
+    "DecodingOptions",
     "GenerationStoppedError",
     "MemoryPlan",
-    "Resources",
     "SamplingParams",
     "SequenceRequest",
     "generate_tokens",

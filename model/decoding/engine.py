@@ -17,9 +17,15 @@ from model.lm.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)
-class Resources:
-    """What decoding may take of the machine. On a CPU the codes are the same whatever this says."""
+class DecodingOptions:
+    """How to decode, and what that may take of the machine. On a CPU only the precision changes the codes."""
 
+    precision: Precision = "float32"
+    """Precision of the weights while they decode."""
+    stop: Callable[[], bool] | None = None
+    """Is asked before every step whether to end with GenerationStoppedError."""
+    progress: Callable[[int], None] | None = None
+    """Is called with frames as they are made; in all they are the requests' frames less their prompts'."""
     slots: int | None = None
     """Sequences that are decoded together at most; never more than `MAX_SLOTS` of the device."""
     free_memory: Callable[[], int] | None = None
@@ -36,44 +42,35 @@ slot and reads them, `take_sequence` gives the sequence of a slot whose last ste
 
 
 def generate_tokens(
-    model: LanguageModel,
-    requests: Sequence[SequenceRequest],
-    stop: Callable[[], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
-    precision: Precision = "float32",
-    resources: Resources = Resources(),
+    model: LanguageModel, requests: Sequence[SequenceRequest], options: DecodingOptions = DecodingOptions()
 ) -> list[Int[Tensor, "K _"]]:
     """Return the whole sequence of each request, on the CPU.
 
     Raises:
-        GenerationStoppedError: `stop` said so.
+        GenerationStoppedError: `options.stop` said so.
         FloatingPointError: some logits were not finite.
         ValueError: the device has no kernel for the precision, or too little memory for a single sequence.
     """
     if not requests:
         return []
     device = model.device.type
-    most = min(resources.slots or MAX_SLOTS[device], MAX_SLOTS[device], len(requests))
-    free = None if resources.free_memory is None else resources.free_memory()
-    plan = plan_memory(model, requests, precision, most, free)
-    if resources.on_plan is not None:
-        resources.on_plan(plan)
-    inference = prepare_for_inference(model, precision)
+    most = min(options.slots or MAX_SLOTS[device], MAX_SLOTS[device], len(requests))
+    free = None if options.free_memory is None else options.free_memory()
+    plan = plan_memory(model, requests, options.precision, most, free)
+    if options.on_plan is not None:
+        options.on_plan(plan)
+    inference = prepare_for_inference(model, options.precision)
     decoder: Decoder
     if device == "cpu":
         decoder = DynamicShapeDecoder(inference, requests, plan.slots)
     else:
-        launch = CudaGraphRunner if resources.cuda_graphs else None
+        launch = CudaGraphRunner if options.cuda_graphs else None
         decoder = StaticShapeDecoder(inference, requests, plan.slots, launch)
-    return decode(decoder, requests, plan.slots, stop, progress)
+    return decode(decoder, requests, plan.slots, options)
 
 
 def decode(
-    decoder: Decoder,
-    requests: Sequence[SequenceRequest],
-    slots: int,
-    stop: Callable[[], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
+    decoder: Decoder, requests: Sequence[SequenceRequest], slots: int, options: DecodingOptions = DecodingOptions()
 ) -> list[Int[Tensor, "K _"]]:
     """Do what `generate_tokens` does by a given decoder; the device is asked for finished sequences alone."""
     # The longest first, so that no slot is left to run by itself for long.
@@ -88,7 +85,7 @@ def decode(
                 decoder.prefill(slot_index, requests[number])
                 running.append(Slot(number, requests[number], slot_index, requests[number].start))
         running.sort(key=lambda slot: slot.index)
-        if stop is not None and stop():
+        if options.stop is not None and options.stop():
             raise GenerationStoppedError(f"stopped at step {running[0].step} of {running[0].request.steps}")
         decoder.step(running)
         new_frames = sum(slot.request.frames_made(slot.step) for slot in running)
@@ -98,6 +95,6 @@ def decode(
         free_slots = [slot.index for slot in finished]
         for slot in running:
             slot.step += 1
-        if progress is not None and new_frames:
-            progress(new_frames)
+        if options.progress is not None and new_frames:
+            options.progress(new_frames)
     return [sequences[number] for number in range(len(requests))]

@@ -21,10 +21,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from model.conditioning.config import MelodyConfig
-from model.decoding.engine import Resources, generate_tokens
+from model.decoding.engine import DecodingOptions, generate_tokens
 from model.decoding.sequences import UNKNOWN, CfgPass, SamplingParams, SequenceRequest
 from model.guidance import GuidanceForm, condition_passes, num_cfg_branches
-from model.lm.config import Precision
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel
@@ -81,26 +80,14 @@ class GenerationRequest:
 
 
 def generate(
-    model: MusicModel,
-    requests: Sequence[GenerationRequest],
-    *,
-    precision: Precision = "float32",
-    stop: Callable[[], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
-    resources: Resources = Resources(),
+    model: MusicModel, requests: Sequence[GenerationRequest], options: DecodingOptions = DecodingOptions()
 ) -> list[Int[Tensor, "K _"]]:
     """Return codes [K, frames] of each request, on the CPU.
-
-    Args:
-        precision: of the weights while they decode; `model.lm.config.Precision` says what it costs.
-        stop: is asked before every step whether to end.
-        progress: is called with frames as they are made; in all they are the requests' frames less their prompts'.
-        resources: what decoding may take of the machine.
 
     Raises:
         ValueError: a request with conditions that the model does not read, a prompt of other codes, or too little
             memory.
-        GenerationStoppedError: `stop` said so.
+        GenerationStoppedError: `options.stop` said so.
         FloatingPointError: the model is broken: some logits were not finite.
     """
     training = model.training
@@ -111,15 +98,7 @@ def generate(
                 condition_passes(model, request.attributes, request.guidance_form, request.guidance_text)
                 for request in requests
             ]
-        return generate_conditioned(
-            model.language_model,
-            requests,
-            conditions,
-            precision=precision,
-            stop=stop,
-            progress=progress,
-            resources=resources,
-        )
+        return generate_conditioned(model.language_model, requests, conditions, options)
     finally:
         model.train(training)
 
@@ -129,11 +108,7 @@ def generate_conditioned(
     model: LanguageModel,
     requests: Sequence[GenerationRequest],
     conditions: Sequence[Sequence[Mapping[str, Condition]]],
-    *,
-    precision: Precision = "float32",
-    stop: Callable[[], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
-    resources: Resources = Resources(),
+    options: DecodingOptions = DecodingOptions(),
 ) -> list[Int[Tensor, "K _"]]:
     """Do what `generate` does from embedded conditions: for each request a mapping a pass (see `condition_passes`).
 
@@ -156,7 +131,7 @@ def generate_conditioned(
         )
         start, new_frames = pattern.first_steps[request.prompt_frames], request.frames - request.prompt_frames
         sequence_requests.append(SequenceRequest(cfg_passes, sequence, start, uniform, sampling, new_frames))
-    sequences = generate_tokens(model, sequence_requests, stop, progress, precision, resources)
+    sequences = generate_tokens(model, sequence_requests, options)
     clips = []
     for pattern, sequence in zip(patterns, sequences, strict=True):
         codes = pattern.revert(sequence[None], UNKNOWN)[0]
@@ -280,10 +255,7 @@ def generate_long(
     window: int,
     stride: int,
     frame_rate: float,
-    precision: Precision = "float32",
-    stop: Callable[[], bool] | None = None,
-    progress: Callable[[int], None] | None = None,
-    resources: Resources = Resources(),
+    options: DecodingOptions = DecodingOptions(),
 ) -> list[Int[Tensor, "K _"]]:
     """Do what `generate` does for clips of any length: those longer than `window` frames are made in windows.
 
@@ -295,7 +267,6 @@ def generate_long(
         window: frames that the model was trained on.
         stride: frames from one window to the next (AudioCraft's `extend_stride`: 18 s of 30 s).
         frame_rate: of the codes, Hz, by which the melody is cut.
-        precision: as the next three, that of `generate`.
 
     Raises:
         ValueError: as `generate` does, and for a bad stride.
@@ -312,7 +283,7 @@ def generate_long(
                 melody = window_melody(attributes.chroma, item.window.start / frame_rate, chroma)
                 attributes = replace(attributes, chroma=melody)
             windows.append(replace(item.request, attributes=attributes))
-        return generate(model, windows, precision=precision, stop=stop, progress=progress, resources=resources)
+        return generate(model, windows, options)
 
     return decode_in_windows(requests, window, stride, decode)
 

@@ -16,7 +16,7 @@ from model.music_model import Attributes, MusicModel
 from schemas.tables import Row
 from stages.checkpoints.facts import CheckpointFacts
 from stages.pipeline.contract import Context, Stopped
-from stages.pipeline.machine import resources_of
+from stages.pipeline.machine import decoding_options
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +97,7 @@ def generate_codes(
             window=window,
             stride=stride_frames(stride, window),
             frame_rate=facts.frame_rate,
-            precision=precision,
-            stop=context.stop.is_set,
-            progress=progress,
-            resources=resources_of(context, on_plan),
+            options=decoding_options(context, precision, progress, on_plan),
         )
     except GenerationStoppedError as error:
         raise Stopped(str(error)) from error

@@ -4,7 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from model.decoding import MemoryPlan, Resources
+from model.decoding import DecodingOptions, MemoryPlan
+from model.lm.config import Precision
 from stages.pipeline.contract import Context
 
 MEMORY = Path("/proc/meminfo")
@@ -16,10 +17,23 @@ LIMITS = (
 """Files of a container's limit, of what it uses, and of what that is made of: control groups of version 2 and 1."""
 
 
-def resources_of(context: Context, tell: Callable[[MemoryPlan], None] | None = None) -> Resources:
-    """What the settings of a run leave to decoding; `tell` is told how many sequences go together."""
+def decoding_options(
+    context: Context,
+    precision: Precision,
+    progress: Callable[[int], None] | None,
+    on_plan: Callable[[MemoryPlan], None] | None,
+) -> DecodingOptions:
+    """Return the options of decoding in a run: it stops with the run, and takes what the run's settings leave."""
     settings, device = context.settings, context.device
-    return Resources(settings.decode_at_once, lambda: free_memory(device), tell, settings.cuda_graphs)
+    return DecodingOptions(
+        precision,
+        context.stop.is_set,
+        progress,
+        settings.decode_at_once,
+        lambda: free_memory(device),
+        on_plan,
+        settings.cuda_graphs,
+    )
 
 
 def free_memory(device: str) -> int:

@@ -14,6 +14,7 @@ from transformers.generation.stopping_criteria import StoppingCriteria, Stopping
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
+from model.decoding import DecodingOptions
 from model.decoding.generation import GenerationRequest, generate_conditioned
 from model.lm.config import LanguageModelConfig, Precision
 from model.lm.fuser import Condition
@@ -125,7 +126,7 @@ def generate_ours(model: LanguageModel, batch: int, frames: int, precision: Prec
     begun = clock()
     requests = [GenerationRequest(Attributes(), frames, seed=0, guidance=GUIDANCE, temperature=0.0)] * batch
     embeddings = [[both_ways(one[None])] for one in descriptions(batch, model.config.width).to(model.device)]
-    codes = generate_conditioned(model, requests, embeddings, precision=precision, stop=tick)
+    codes = generate_conditioned(model, requests, embeddings, DecodingOptions(precision, tick))
     return Run(torch.stack(codes), _between(times), times[0] - begun, clock() - begun)
 
 

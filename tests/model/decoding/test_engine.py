@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.conditioning.config import MelodyConfig
-from model.decoding import dynamic_shapes, sampling
+from model.decoding import DecodingOptions, dynamic_shapes, sampling
 from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import MAX_SLOTS
 from model.guidance import GuidanceForm
@@ -142,7 +142,7 @@ def test_a_finished_request_makes_room_for_the_next() -> None:
 
     lengths = [60] + [10] * (3 * (MAX_SLOTS["cpu"] - 1))
     requests = [GenerationRequest(Attributes("bass"), frames, seed=frames) for frames in lengths]
-    found = generate(model, requests, stop=count)
+    found = generate(model, requests, DecodingOptions(stop=count))
     assert [codes.shape[1] for codes in found] == lengths
     # The short ones follow each other beside the long one; each takes its frames and the delay of the last codebook.
     assert asked == 60 + model.config.language_model.codebooks - 1

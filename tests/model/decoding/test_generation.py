@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.decoding import GenerationStoppedError
+from model.decoding import DecodingOptions, GenerationStoppedError
 from model.decoding.generation import GenerationRequest, generate, generate_conditioned
 from model.music_model import Attributes
 from tests.worlds.generation_oracles import greedy_case
@@ -55,7 +55,7 @@ def test_a_clip_begins_with_its_prompt_and_goes_on_in_range() -> None:
 def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
     told: list[int] = []
     requests = mixed_requests() * 2
-    generate(music_model(), requests, progress=told.append)
+    generate(music_model(), requests, DecodingOptions(progress=told.append))
     assert sum(told) == sum(request.frames - request.prompt_frames for request in requests)
     assert all(made > 0 for made in told)
 
@@ -69,7 +69,7 @@ def test_a_stop_ends_the_work_within_a_step() -> None:
         return asked == 5
 
     with pytest.raises(GenerationStoppedError, match="stopped at step 5 of"):
-        generate(music_model(), [GenerationRequest(Attributes(), 30, seed=0)], stop=stop)
+        generate(music_model(), [GenerationRequest(Attributes(), 30, seed=0)], DecodingOptions(stop=stop))
     assert asked == 5
 
 

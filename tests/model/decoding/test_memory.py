@@ -9,7 +9,7 @@ from hypothesis import strategies as some
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from model.decoding import MemoryPlan, Resources, SequenceRequest, generate_tokens
+from model.decoding import DecodingOptions, MemoryPlan, SequenceRequest, generate_tokens
 from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import MAX_SLOTS, USABLE_SHARE, MemoryRequirements, plan_memory
 from model.decoding.static_shapes import StaticShapeDecoder
@@ -28,7 +28,7 @@ CARDINALITY = 300
 def _peak(model: LanguageModel, sequences: list[SequenceRequest], precision: Precision, slots: int) -> int:
     """The most bytes that torch had given out at any instant of decoding."""
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        generate_tokens(model, sequences, precision=precision, resources=Resources(slots))
+        generate_tokens(model, sequences, DecodingOptions(precision, slots=slots))
     assert profiled.profiler is not None
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     given_out = most = 0
@@ -117,7 +117,7 @@ def test_a_machine_too_small_for_one_sequence_is_told_what_that_needs_and_what_t
     requests = [GenerationRequest(Attributes("bass"), 40, seed=0)]
     words = r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps, got 0\.1 MB: .* shorter clips"
     with pytest.raises(ValueError, match=words):
-        generate(music_model(), requests, resources=Resources(free_memory=lambda: 100_000))
+        generate(music_model(), requests, DecodingOptions(free_memory=lambda: 100_000))
 
 
 def test_how_many_go_together_is_told_before_the_first_step() -> None:
@@ -128,7 +128,11 @@ def test_how_many_go_together_is_told_before_the_first_step() -> None:
         return False
 
     requests = [GenerationRequest(Attributes("bass"), 5, seed=0)] * 9
-    generate(music_model(), requests, stop=stop, resources=Resources(3, lambda: 20_300_000_000, told.append))
+    generate(
+        music_model(),
+        requests,
+        DecodingOptions(stop=stop, slots=3, free_memory=lambda: 20_300_000_000, on_plan=told.append),
+    )
     assert [(plan.slots, plan.free) for plan in told] == [(3, 20_300_000_000)]
     assert str(replace(told[0], needed=1_234_000_000)) == "decoding 3 sequences at once: 1.2 GB of 20.3 GB free"
     assert str(MemoryPlan(8, 2_500_000, None)) == "decoding 8 sequences at once: 2.5 MB"
@@ -137,14 +141,14 @@ def test_how_many_go_together_is_told_before_the_first_step() -> None:
 @pytest.mark.parametrize("slots", [1, 2, 5, 100])
 def test_codes_are_the_same_in_any_number_of_slots(slots: int) -> None:
     model, requests = music_model(), mixed_requests()
-    found = generate(model, requests, resources=Resources(slots))
+    found = generate(model, requests, DecodingOptions(slots=slots))
     assert all(torch.equal(one, other) for one, other in zip(found, generate(model, requests), strict=True))
 
 
 def test_codes_are_the_same_where_memory_is_short() -> None:
     model, requests, told = music_model(), mixed_requests(), list[MemoryPlan]()
     required = MemoryRequirements(model.language_model, sequence_requests_of(model, requests), "float32")
-    short = Resources(free_memory=lambda: int(required.bytes_for(3) / USABLE_SHARE) + 1, on_plan=told.append)
-    found = generate(model, requests, resources=short)
+    short = DecodingOptions(free_memory=lambda: int(required.bytes_for(3) / USABLE_SHARE) + 1, on_plan=told.append)
+    found = generate(model, requests, short)
     assert [plan.slots for plan in told] == [3]
     assert all(torch.equal(one, other) for one, other in zip(found, generate(model, requests), strict=True))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.decoding import GenerationStoppedError, Resources, SequenceRequest, generation
+from model.decoding import DecodingOptions, GenerationStoppedError, SequenceRequest, generation
 from model.decoding.engine import decode
 from model.decoding.generation import GenerationRequest, generate
 from model.decoding.sequences import Slot
@@ -37,16 +37,9 @@ FORMS: list[dict[str, Any]] = [
 def _in_static_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int = 16) -> None:
     """Have everything decoded in static shapes, on whatever device, launched one by one."""
 
-    def static(
-        model: Any, sequences: Sequence[SequenceRequest], stop: Any, progress: Any, precision: Any, _: Resources
-    ) -> list[Tensor]:
-        return decode(
-            StaticShapeDecoder(prepare_for_inference(model, precision), sequences, slots),
-            sequences,
-            slots,
-            stop,
-            progress,
-        )
+    def static(model: Any, sequences: Sequence[SequenceRequest], options: DecodingOptions) -> list[Tensor]:
+        decoder = StaticShapeDecoder(prepare_for_inference(model, options.precision), sequences, slots)
+        return decode(decoder, sequences, slots, options)
 
     monkeypatch.setattr(generation, "generate_tokens", static)
     monkeypatch.setattr("model.decoding.static_shapes.BUCKET", bucket)
@@ -101,10 +94,10 @@ def test_progress_and_stop_are_those_of_dynamic_shapes(monkeypatch: pytest.Monke
         return asked == 5
 
     _in_static_shapes(4, monkeypatch)
-    generate(model, mixed_requests(), progress=told.append)
+    generate(model, mixed_requests(), DecodingOptions(progress=told.append))
     assert sum(told) == sum(request.frames - request.prompt_frames for request in mixed_requests())
     with pytest.raises(GenerationStoppedError, match="stopped at step 5 of"):
-        generate(model, [GenerationRequest(Attributes(), 30, seed=0)], stop=stop)
+        generate(model, [GenerationRequest(Attributes(), 30, seed=0)], DecodingOptions(stop=stop))
 
 
 def test_a_broken_model_raises_instead_of_making_noise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,10 +159,10 @@ def test_decoding_on_cuda_is_batch_invariant_with_graphs_and_without(
     launch: Callable[[Callable[[int], None]], Callable[[int], None]] | None,
 ) -> None:
     model, requests = music_model().to("cuda"), mixed_requests()
-    graphs = Resources(cuda_graphs=launch is not None)
-    together = generate(model, requests, resources=graphs)
-    launched = generate(model, requests, resources=Resources(slots=3, cuda_graphs=False))
+    graphs = DecodingOptions(cuda_graphs=launch is not None)
+    together = generate(model, requests, graphs)
+    launched = generate(model, requests, DecodingOptions(slots=3, cuda_graphs=False))
     for number, request in enumerate(requests):
-        (alone,) = generate(model, [request], resources=graphs)
+        (alone,) = generate(model, [request], graphs)
         assert torch.equal(together[number], alone)
         assert torch.equal(together[number], launched[number])

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from torch import Tensor
 
 from model.conditioning.config import MelodyConfig
-from model.decoding import GenerationStoppedError
+from model.decoding import DecodingOptions, GenerationStoppedError
 from model.decoding.generation import (
     GenerationRequest,
     WindowRequest,
@@ -179,7 +179,7 @@ def test_stereo_codes_go_on_over_windows() -> None:
 def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
     told: list[int] = []
     requests = _long_requests()
-    in_windows(music_model(), requests, progress=told.append)
+    in_windows(music_model(), requests, options=DecodingOptions(progress=told.append))
     assert sum(told) == sum(request.frames - request.prompt_frames for request in requests)
 
 
@@ -192,7 +192,7 @@ def test_a_stop_ends_the_work_in_a_later_window_too() -> None:
         return asked == 30
 
     with pytest.raises(GenerationStoppedError):
-        in_windows(music_model(), [GenerationRequest(Attributes(), 60, seed=0)], stop=stop)
+        in_windows(music_model(), [GenerationRequest(Attributes(), 60, seed=0)], options=DecodingOptions(stop=stop))
     assert asked == 30
 
 

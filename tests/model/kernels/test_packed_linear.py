@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from model.decoding import DecodingOptions
 from model.decoding.generation import GenerationRequest, generate
 from model.kernels.packed_linear import (
     ACTIVATIONS,
@@ -115,9 +116,9 @@ def test_a_model_prepared_for_inference_leaves_the_model_as_it_was_and_shares_it
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
 def test_in_any_precision_a_request_has_the_same_tokens_alone_and_in_company(precision: Precision) -> None:
     model, requests = music_model(), mixed_requests()[:9]
-    together = generate(model, requests, precision=precision)
+    together = generate(model, requests, DecodingOptions(precision))
     for number in (0, 4, 8):
-        (alone,) = generate(model, [requests[number]], precision=precision)
+        (alone,) = generate(model, [requests[number]], DecodingOptions(precision))
         assert torch.equal(together[number], alone)
 
 
@@ -125,7 +126,8 @@ def test_another_precision_may_give_other_tokens_and_half_precision_seldom_does(
     model = music_model()
     requests = [GenerationRequest(Attributes("bass"), 40, seed=seed) for seed in range(4)]
     exact, half, whole = (
-        torch.stack(generate(model, requests, precision=precision)) for precision in ("float32", "float16", "int8")
+        torch.stack(generate(model, requests, DecodingOptions(precision)))
+        for precision in ("float32", "float16", "int8")
     )
     assert (half == exact).float().mean() > 0.9
     assert not torch.equal(whole, exact)
