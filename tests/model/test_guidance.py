@@ -104,7 +104,7 @@ def test_the_forms_and_coefficients_lead_to_different_codes() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_text_guidance_of_zero_does_not_hear_the_text(form: GuidanceForm) -> None:
+def test_a_text_guidance_of_zero_ignores_the_text(form: GuidanceForm) -> None:
     model = music_model()
     # As long as each other, for in one pass the style is as long as the text.
     texts = ("calm piano", "loud drums")
@@ -128,14 +128,14 @@ def test_double_guidance_where_there_is_no_text_is_plain_guidance() -> None:
     assert torch.equal(plain, double)
 
 
-def test_a_null_by_itself_changes_nothing_where_padding_is_masked_and_only_cross_attention_listens() -> None:
+def test_a_null_by_itself_changes_nothing_where_padding_is_masked_and_only_cross_attention_reads_the_conditions() -> None:
     model = music_model(config(cross=("description", "clap", "chroma"), prepend=()))
     requests = [GenerationRequest(EVERYTHING, 16, seed=1, guidance_form=form) for form in FORMS]
     first, second = generate(model, requests)
     assert torch.equal(first, second)
 
 
-def test_guidance_of_zero_does_not_hear_the_conditions() -> None:
+def test_guidance_of_zero_ignores_the_conditions() -> None:
     model = music_model()
     # As long as the text's own null, which is as long as the text.
     request = GenerationRequest(EVERYTHING, 10, seed=4, guidance=0.0)

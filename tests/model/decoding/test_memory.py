@@ -113,14 +113,14 @@ def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
     assert MemoryRequirements(model.language_model, sequences, "float16").bytes_for(2) < needed[1]
 
 
-def test_a_machine_too_small_for_one_sequence_is_told_what_that_needs_and_what_to_do() -> None:
+def test_too_little_memory_for_one_sequence_says_what_that_needs_and_what_to_do() -> None:
     requests = [GenerationRequest(Attributes("bass"), 40, seed=0)]
     words = r"expected \d\.\d MB of free memory to decode one sequence of \d+ steps, got 0\.1 MB: .* shorter clips"
     with pytest.raises(ValueError, match=words):
         generate(music_model(), requests, DecodingOptions(free_memory=lambda: 100_000))
 
 
-def test_how_many_go_together_is_told_before_the_first_step() -> None:
+def test_how_many_go_together_is_planned_before_the_first_step() -> None:
     told: list[MemoryPlan] = []
 
     def stop() -> bool:

@@ -149,7 +149,7 @@ def test_no_step_waits_for_the_device_or_hands_it_anything(form: dict[str, Any])
             decoder.take_sequence(running[0])
 
 
-def test_each_length_is_a_launch_of_its_own_and_the_longest_fits_the_memory() -> None:
+def test_each_length_is_a_launch_of_its_own_and_the_longest_fits_the_cache() -> None:
     assert [round_up_to_bucket(length) for length in (1, 256, 257, 1504)] == [256, 256, 512, 1536]
 
 

@@ -147,7 +147,7 @@ def test_a_melody_starts_over_where_it_ends() -> None:
     assert torch.equal(window_melody(long, 30.0, settings), long[234:241])
 
 
-def test_the_melody_of_every_window_is_heard() -> None:
+def test_the_melody_of_every_window_changes_its_codes() -> None:
     model = music_model()
     base = GenerationRequest(Attributes(chroma=melody(*[0] * 30)), 45, seed=1, guidance=5.0)
     # The same for the first window's 6 frames, and another from then on.
@@ -157,7 +157,7 @@ def test_the_melody_of_every_window_is_heard() -> None:
     assert not torch.equal(first[:, WINDOW:], second[:, WINDOW:])
 
 
-def test_windows_draw_with_numbers_of_their_own() -> None:
+def test_windows_have_random_numbers_of_their_own() -> None:
     seeds = [window_seed(seed, number) for seed in (0, 1, 11, 2**63 - 1) for number in range(20)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)

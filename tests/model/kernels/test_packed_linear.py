@@ -114,7 +114,7 @@ def test_a_model_prepared_for_inference_leaves_the_model_as_it_was_and_shares_it
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
-def test_in_any_precision_a_request_has_the_same_tokens_alone_and_in_company(precision: Precision) -> None:
+def test_in_any_precision_decoding_is_batch_invariant(precision: Precision) -> None:
     model, requests = music_model(), mixed_requests()[:9]
     together = generate(model, requests, DecodingOptions(precision))
     for number in (0, 4, 8):

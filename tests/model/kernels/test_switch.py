@@ -16,7 +16,7 @@ from tests.worlds.small_codecs import HOPS, small_codec, sound
 from tests.worlds.tiny_model import music_model, random_codes
 
 
-def test_kernels_are_on_and_come_back_after_each_place_that_turned_them_off() -> None:
+def test_kernels_are_on_and_come_back_after_each_block_that_turned_them_off() -> None:
     assert kernels.enabled()
     with kernels.disabled():
         with kernels.disabled():

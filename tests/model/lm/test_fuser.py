@@ -188,7 +188,7 @@ def test_conditions_of_other_rows_than_each_other_are_refused() -> None:
         fuse(_config(sum=("genre", "mood")), given, delayed(5, (0, 1, 2)))
 
 
-def test_no_gradient_of_a_step_reaches_a_later_code_and_all_of_a_prefix_is_heard() -> None:
+def test_no_gradient_of_a_step_reaches_a_later_code_and_all_of_a_prefix_is_read() -> None:
     for form in ({}, {"positions": "rotary"}, {"positions": "both", "xpos": True}, {"norm": "after"}):
         model = _model(prepend=("text",), cross=("clap",), **form)
         text, clap = _condition(4).embedding.requires_grad_(), _condition(1).embedding.requires_grad_()

@@ -35,7 +35,7 @@ def test_with_equal_sides_both_heads_of_a_codebook_say_what_the_mono_model_says(
     torch.testing.assert_close(got.logits, expected.logits.repeat_interleave(2, dim=1), atol=1e-12, rtol=0)
 
 
-def test_sides_that_differ_are_heard() -> None:
+def test_channels_that_differ_change_the_logits() -> None:
     stereo = stereo_of(music_model())
     codes = random_codes(1, 8).repeat_interleave(2, dim=1)
     other = codes.clone()
