@@ -38,7 +38,8 @@ class DecodingOptions:
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
 """A way of taking steps: `prefill` reads what is known of a request into a slot, `step` samples the next codes of every
-slot and reads them, `take_sequence` gives the sequence of a slot whose last step is sampled."""
+slot and reads them, `take_sequence` gives the sequence of a slot whose last step is sampled, and `finite` says whether
+all logits so far were numbers."""
 
 
 def generate_tokens(
@@ -90,6 +91,8 @@ def decode(
         decoder.step(running)
         new_frames = sum(slot.request.frames_made(slot.step) for slot in running)
         finished = [slot for slot in running if slot.last]
+        if finished and not decoder.finite:
+            raise FloatingPointError("expected finite logits, got NaN or infinity: the model's weights are broken")
         sequences |= {slot.request_index: decoder.take_sequence(slot) for slot in finished}
         running = [slot for slot in running if not slot.last]
         free_slots = [slot.index for slot in finished]

@@ -66,7 +66,7 @@ class MemoryRequirements:
     """What decoding some requests takes, by the number of slots."""
 
     def __init__(self, model: LanguageModel, requests: Sequence[SequenceRequest], precision: Precision) -> None:
-        self.model, self.precision = model, precision
+        self.model = model
         self.rows = max(request.rows for request in requests)
         """Rows of a slot."""
         longest = max(request.prefix_length + request.steps for request in requests)

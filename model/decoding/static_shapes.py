@@ -120,14 +120,13 @@ class StaticShapeDecoder:
         self.launch(round_up_to_bucket(max(slot.request.prefix_length + slot.step for slot in running) + 1))
 
     def take_sequence(self, slot: Slot) -> Int[Tensor, "K S"]:
-        """Return the sequence of a slot whose last step is sampled.
-
-        Raises:
-            FloatingPointError: some logits were not finite.
-        """
-        if not self.state.finite:
-            raise FloatingPointError("expected finite logits, got NaN or infinity: the model's weights are broken")
+        """Return the sequence of a slot whose last step is sampled."""
         return self.state.sequence[slot.index, :, : slot.request.steps].to("cpu", copy=True)
+
+    @property
+    def finite(self) -> Bool[Tensor, ""]:
+        """Whether all logits so far were numbers."""
+        return self.state.finite
 
     def _advance(self, length: int) -> None:
         with _batch_invariant_kernels(self.model.device):

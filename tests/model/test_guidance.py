@@ -128,7 +128,7 @@ def test_double_guidance_where_there_is_no_text_is_plain_guidance() -> None:
     assert torch.equal(plain, double)
 
 
-def test_a_null_by_itself_changes_nothing_where_padding_is_masked_and_only_cross_attention_reads_the_conditions() -> None:
+def test_a_null_by_itself_changes_nothing_where_padding_is_masked_and_only_cross_attention_reads_conditions() -> None:
     model = music_model(config(cross=("description", "clap", "chroma"), prepend=()))
     requests = [GenerationRequest(EVERYTHING, 16, seed=1, guidance_form=form) for form in FORMS]
     first, second = generate(model, requests)
