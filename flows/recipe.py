@@ -89,7 +89,7 @@ class Recipe(Config):
             if section is not None:
                 del section[follower[-1]]
         preset = merge(defaults, preset_difference(name))
-        return _follow(merge(merge(preset, _codec_of_checkpoint(given)), given))
+        return _fill_followers(merge(merge(preset, _codec_of_checkpoint(given)), given))
 
     @field_validator("preset")
     @classmethod
@@ -150,7 +150,7 @@ def _at(recipe: Mapping[str, Any], path: Path) -> Any:
     return value
 
 
-def _follow(recipe: dict[str, Any]) -> dict[str, Any]:
+def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
     """Fill in what is not given of the fields that follow others."""
     for leader, followers in FOLLOWED.items():
         for follower in followers:

@@ -3,9 +3,13 @@
 
 The power spectrum of a long window is gathered into pitch classes by a bank of Gaussian bumps (D. Ellis, "Chroma
 feature analysis and synthesis", 2007, as librosa's `filters.chroma` has it), and each frame is divided by its strongest
-class. Frames are computed in groups, so memory does not grow with the length of the recording."""
+class. Frames are computed in groups, so memory does not grow with the length of the recording.
+"""
+
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -55,15 +59,16 @@ def chroma(wav: Float[Tensor, "B N"], config: ChromaConfig = ChromaConfig()) -> 
 
 
 def one_hot(chroma: Float[Tensor, "*batch F 12"]) -> Float[Tensor, "*batch F 12"]:
-    """Only the strongest class of each frame, as the melody models of MusicGen see it: 1 there, 0 elsewhere. A silent
-    frame gives bin 0, not zeros (the reference does so, and the published weights were trained with it)."""
+    """Keep only the strongest class of each frame, as the melody models of MusicGen see it: 1 there, 0 elsewhere. A
+    silent frame gives bin 0, not zeros (the reference does so, and the published weights were trained with it)."""
     return functional.one_hot(chroma.argmax(-1), PITCH_CLASSES).to(chroma.dtype)
 
 
 def chroma_at(
-    chroma: Float[np.ndarray, "F 12"], chroma_rate: float, begin: float, count: int, rate: float
-) -> Float[np.ndarray, "G 12"]:
-    """The frames of a track's chroma from second `begin` on, at another frame rate; fewer than `count` where it ends.
+    chroma: Float[npt.NDArray[Any], "F 12"], chroma_rate: float, begin: float, count: int, rate: float
+) -> Float[npt.NDArray[Any], "G 12"]:
+    """Return the frames of a track's chroma from second `begin` on, at another frame rate; fewer than `count` where it
+    ends.
 
     Args:
         chroma: the chroma of the whole track, `chroma_rate` frames a second.
@@ -71,11 +76,12 @@ def chroma_at(
         rate: of these, frames a second; each is the frame of `chroma` that is nearest in time.
     """
     positions = np.rint((begin + np.arange(count) / rate) * chroma_rate).astype(np.int64)
-    return chroma[positions[positions < len(chroma)]]
+    frames: Float[npt.NDArray[Any], "G 12"] = chroma[positions[positions < len(chroma)]]
+    return frames
 
 
 def chroma_filters(sample_rate: int, fft_size: int) -> Float[Tensor, "12 bins"]:
-    """The bank that gathers `fft_size // 2 + 1` frequencies into pitch classes, tuned to A4 = 440 Hz."""
+    """Return the bank that gathers `fft_size // 2 + 1` frequencies into pitch classes, tuned to A4 = 440 Hz."""
     hertz = torch.arange(1, fft_size, dtype=torch.float64) * sample_rate / fft_size
     # Distances in semitones above A0; the frequency 0 is put an octave and a half below the first bin.
     semitones = PITCH_CLASSES * torch.log2(hertz / 27.5)
@@ -89,4 +95,5 @@ def chroma_filters(sample_rate: int, fft_size: int) -> Float[Tensor, "12 bins"]:
     bank = bank / bank.norm(dim=0, keepdim=True)
     bank = bank * torch.exp(-0.5 * ((semitones / PITCH_CLASSES - CENTRE_OCTAVE) / OCTAVE_WIDTH).square())
     # The distances count from A; bin 0 is to be C.
-    return bank.roll(-3, dims=0)[:, : fft_size // 2 + 1].float()
+    filters: Tensor = bank.roll(-3, dims=0)[:, : fft_size // 2 + 1].float()
+    return filters

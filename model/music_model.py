@@ -97,10 +97,14 @@ class Prepared:
 
 
 class MusicModel(nn.Module):
-    """Text, other metadata, melody and joint embedding in; logits of codec codes out.
+    """Predicts logits of codec codes from text, other metadata, melody and joint embedding.
 
-    `text_encoder` and `tokenizer` are needed if the model reads descriptions. A frozen encoder is part of the module
-    (it moves with it), but not of `weights`.
+    Args:
+        text_encoder, tokenizer: needed if the model reads descriptions. A frozen encoder is part of the module (it
+            moves with it), but not of `weights`.
+
+    Raises:
+        ValueError: the model reads descriptions, and no encoder or tokenizer is given.
     """
 
     def __init__(
@@ -174,7 +178,8 @@ class MusicModel(nn.Module):
         Raises:
             ValueError: codes, lengths or attributes are none that the model reads.
         """
-        return self.language_model(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
+        prediction: Prediction = self.language_model(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
+        return prediction
 
     def loss(
         self,

@@ -2,7 +2,8 @@
 2.2).
 
 Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only the strongest bin counts
-(`model.chroma.one_hot`, which the published melody models do), so that this table serves both."""
+(`model.chroma.one_hot`, which the published melody models do), so that this table serves both.
+"""
 
 import pyarrow as pa
 
@@ -29,7 +30,7 @@ class Config(schemas.Config):
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
-    """The chroma of the tracks of one shard. A silent track has no melody and is refused as such."""
+    """Measure the chroma of the tracks of one shard. A silent track has no melody and is refused as such."""
     from stages.networks.demucs import load_separator, melody_chroma  # with torch, which a plan does without
 
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
@@ -45,7 +46,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
                 message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
                 rejects.append(Reject(item.key, item.uri, "silent", message))
             else:
-                found = melody_chroma(waveform.samples, waveform.sample_rate, separator, analysis, context.device)
-                rows.append({"track_id": item.key, "frame_rate": analysis.frame_rate, "chroma": list(found)})
+                chroma = melody_chroma(waveform.samples, waveform.sample_rate, separator, analysis, context.device)
+                rows.append({"track_id": item.key, "frame_rate": analysis.frame_rate, "chroma": list(chroma)})
             context.progress.advance()
     return Shard(rows, rejects)

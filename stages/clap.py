@@ -32,12 +32,12 @@ class Config(schemas.Config):
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """The model alone: what is made here depends on no words."""
+    """Name the model alone: the embeddings of sound depend on no words."""
     return Dependencies(config.model_copy(update={"vocabulary": None}), ())
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
-    """The embeddings of the tracks of one shard."""
+    """Embed the tracks of one shard."""
     from stages.networks.clap import load_joint_embedder  # with torch, which a plan does without
 
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
@@ -48,7 +48,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
             if isinstance(waveform, Reject):
                 rejects.append(waveform)
             else:
-                found = embedder.embed_audio(waveform.samples, waveform.sample_rate, config.hop_seconds)
-                rows.append({"track_id": item.key, "starts": found.starts, "embeddings": list(found.embeddings)})
+                windows = embedder.embed_audio(waveform.samples, waveform.sample_rate, config.hop_seconds)
+                rows.append({"track_id": item.key, "starts": windows.starts, "embeddings": list(windows.embeddings)})
             context.progress.advance()
     return Shard(rows, rejects)

@@ -9,6 +9,7 @@ the recipe, so a row depends on the recording and the codec alone, not on its ne
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, model_validator
 
@@ -57,7 +58,7 @@ class Config(schemas.Config):
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
-    """Codes for every track that can still be read and lasts at least a frame.
+    """Encode every track that can still be read and lasts at least a frame.
 
     Raises:
         ValueError: the weights are no codec that can be used here.
@@ -66,9 +67,9 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
 
     channels = 2 if config.channels == "stereo" else None
     codec = load_codec(context.weights(config.codec).path, context.device, config.codebooks, channels)
-    about = {
+    codec_columns = {
         "codec": codec.identity,
-        "codec_reference": _lasting(config.codec, context),
+        "codec_reference": _lasting_reference(config.codec, context),
         "sample_rate": codec.sample_rate,
         "channels": codec.channels,
         "frame_rate": codec.frame_rate,
@@ -87,14 +88,14 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
                 message = f"expected at least one frame of {least:.3f} s, got {waveform.seconds:.4f} s"
                 rejects.append(Reject(item.key, item.uri, "too short", message))
             else:
-                codes = _codes(config, codec, waveform)
-                rows.append({"track_id": item.key, **about, "frames": codes.shape[1], "codes": list(codes)})
+                codes = _encode(config, codec, waveform)
+                rows.append({"track_id": item.key, **codec_columns, "frames": codes.shape[1], "codes": list(codes)})
             context.progress.advance()
     return Shard(rows, rejects)
 
 
-def _codes(config: Config, codec: "AnyCodec", waveform: Waveform) -> np.ndarray:
-    """Codes uint16 [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
+def _encode(config: Config, codec: "AnyCodec", waveform: Waveform) -> npt.NDArray[np.uint16]:
+    """Return the codes [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
     import torch
 
     window, context = (_frames(seconds, codec) for seconds in (config.window_seconds, config.context_seconds))
@@ -106,8 +107,8 @@ def _frames(seconds: float | None, codec: "AnyCodec") -> int | None:
     return None if seconds is None else round(seconds * codec.frame_rate)
 
 
-def _lasting(reference: WeightsRef, context: Context) -> str:
-    """A name of weights that will still mean the same: the newest checkpoint of a kind by its id."""
+def _lasting_reference(reference: WeightsRef, context: Context) -> str:
+    """Return a name of weights that will still mean the same: the newest checkpoint of a kind by its id."""
     if reference.checkpoint is not None:
         return WeightsRef.to_checkpoint(context.checkpoint(reference)["checkpoint_id"])
     return reference

@@ -33,12 +33,12 @@ class CaptionConfig(Config):
 
 
 def plain_caption(track: Mapping[str, Any]) -> str | None:
-    """The text of a track as it is: its description, else its other metadata, else None."""
+    """Return the text of a track as it is: its description, else its other metadata, else None."""
     return _description(track) or _joined("", _fields(track)) or None
 
 
 def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> str | None:
-    """The text of one training example, drawn anew for each.
+    """Draw the text of one training example; None where nothing is left of it.
 
     Args:
         track: a row of `tracks`.
@@ -63,8 +63,8 @@ def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ra
 
 
 def request_text(description: str | None, key: str | None, bpm: float | None) -> str | None:
-    """The text of a request: its description, followed by the key and the tempo that it names in the form in which
-    training merges them."""
+    """Return the text of a request: its description, followed by the key and the tempo that it names in the form in
+    which training merges them."""
     return _joined((description or "").strip(), _fields(dict.fromkeys(MERGED) | {"key": key, "bpm": bpm})) or None
 
 
@@ -77,11 +77,11 @@ def _joined(description: str, fields: Sequence[str]) -> str:
 
 
 def _fields(track: Mapping[str, Any]) -> list[str]:
-    """The other metadata of a track that has a value, each as `name: value`."""
-    found = []
+    """Return the other metadata of a track that has a value, each as `name: value`."""
+    fields = []
     for name in MERGED:
         value = track[name]
         text = ", ".join(value) if isinstance(value, list) else f"{value:g}" if isinstance(value, float) else value
         if text:
-            found.append(f"{name}: {text}")
-    return found
+            fields.append(f"{name}: {text}")
+    return fields

@@ -18,12 +18,12 @@ __all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "reduce"]
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:
-    """Train, on every GPU of the machine, and give one row of `checkpoints` with the rows of `training` beside it.
+    """Train, on every GPU of the machine, and return one row of `checkpoints` with the rows of `training` beside it.
 
     Raises:
         ValueError: the data cannot be trained on (none, too short, of another codec, without the conditions that the
             model reads), the loss stays not finite, or more processes are asked for than there can be.
-        ProcessFailed, ProcessDied: one of several processes met another error, or is no more.
+        ProcessFailed, ProcessDied: one of several processes met another error, or died.
         Stopped: the run was asked to stop; the state is kept.
     """
     from stages.train.training import train_language_model  # with torch, which a plan does without

@@ -1,4 +1,4 @@
-"""The knobs of the language model's training. They stand apart from the stage, whose parts read them."""
+"""The knobs of the language model's training, apart from the stage, whose modules read them."""
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, Self
@@ -46,7 +46,7 @@ class Config(schemas.Config):
     micro_batch_size: int = Field(default=8, ge=1)
     """Examples that are worked on at once; their gradients are added up over the batch. It bounds memory, and counts in
     the recipe because texts are padded and sums are rounded by it. Several processes (`settings.processes`) share the
-    parts, so no more of them help than there are parts."""
+    micro-batches, so no more of them help than a batch has of these."""
     segment_seconds: float = Field(default=30.0, gt=0)
     """Length of an example, seconds (arXiv:2306.05284, 3.1)."""
     smallest_share: float = Field(default=0.8, gt=0, le=1)
@@ -71,7 +71,7 @@ class Config(schemas.Config):
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_windows: int = Field(default=256, ge=1)
-    """Most windows of a split that the model is judged on, evenly chosen."""
+    """Most windows of a split that the model is evaluated on, evenly chosen."""
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
     never. Asking for the stage by name always does."""
@@ -87,8 +87,8 @@ class Config(schemas.Config):
 
     @model_validator(mode="after")
     def _text_has_an_encoder(self) -> Self:
-        wanted, given = self.model.description is not None, self.text_encoder is not None
-        if wanted != given and not (wanted and self.initial is not None):
+        reads_text, has_encoder = self.model.description is not None, self.text_encoder is not None
+        if reads_text != has_encoder and not (reads_text and self.initial is not None):
             raise ValueError(
                 f"expected a text encoder exactly where the model reads text, got text_encoder = {self.text_encoder} "
                 f"for conditions {self.model.conditions}"
@@ -132,7 +132,7 @@ class Config(schemas.Config):
 
     @property
     def dropouts(self) -> dict[str, float]:
-        """`attribute_dropout` of every condition that the model reads."""
+        """The dropout of every condition that the model reads, by its name."""
         return {
             name: self.attribute_dropout.get(name, PUBLISHED_DROPOUT.get(name, 0.0)) for name in self.model.conditions
         }

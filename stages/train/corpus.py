@@ -206,7 +206,7 @@ class Corpus:
     def seconds(self, frames: int) -> float:
         return frames / self.frame_rate
 
-    def window_codes(self, window: TrackWindow, frames: int) -> Int[np.ndarray, "K T"]:
+    def window_codes(self, window: TrackWindow, frames: int) -> Int[npt.NDArray[Any], "K T"]:
         """Return the codes of a window, fewer than `frames` where the track ends before it."""
         return self._codes.matrix(window.track)[:, window.start : window.start + frames]
 
@@ -272,7 +272,7 @@ def tiled_windows(corpus: Corpus, tracks: Sequence[int], frames: int, shortest: 
     return [windows[position * len(windows) // most] for position in range(most)]
 
 
-def code_frequencies(corpus: Corpus, tracks: Sequence[int]) -> Int[np.ndarray, "K V"]:
+def code_frequencies(corpus: Corpus, tracks: Sequence[int]) -> Int[npt.NDArray[np.int64], "K V"]:
     """Count how often each code of each codebook occurs in some tracks."""
     offsets = np.arange(corpus.codebooks)[:, None] * corpus.cardinality
     counts = np.zeros(corpus.codebooks * corpus.cardinality, dtype=np.int64)
