@@ -144,7 +144,7 @@ def _lasting_rejects(listing: Listing, refused: pa.Table) -> dict[str, Reject]:
     stamps = {file.uri: file.stamp for file in listing.recordings if file.uri in uris} if uris else {}
     for row in rows:
         same_file = row["stamp"] is not None and stamps.get(row["uri"]) == row["stamp"]
-        if same_file or listing.is_closed(row["uri"]):
+        if same_file or listing.is_in_unreadable_folder(row["uri"]):
             lasting[row["key"]] = Reject(row["key"], row["uri"], row["kind"], row["message"], row["stamp"])
     return lasting
 

@@ -97,10 +97,10 @@ class TrackIndex:
 
         Rows with no file wait to be dropped, and those in a folder that cannot be read now stay as they are."""
         stale: dict[str, str] = {}
-        closed = self.listing.closed
+        unreadable = self.listing.unreadable_folders
         for track_id in self._shards[shard]:
             files, row = self._files[track_id], self.rows[track_id]
-            if not files or (closed and any(self.listing.is_closed(file["uri"]) for file in files)):
+            if not files or (unreadable and any(self.listing.is_in_unreadable_folder(file["uri"]) for file in files)):
                 continue
             stamp = self._metadata_stamp(files)
             if row["files"] != files or row["metadata_stamp"] != stamp:
@@ -146,7 +146,7 @@ class TrackIndex:
 
     def _is_current(self, uri: str, stamp: str) -> bool:
         file = self._listed.get(uri)
-        return file.stamp == stamp if file is not None else self.listing.is_closed(uri)
+        return file.stamp == stamp if file is not None else self.listing.is_in_unreadable_folder(uri)
 
     def _metadata_stamp(self, files: Sequence[Row]) -> str:
         return metadata_stamp([self._metadata.stamp(self._listed[file["uri"]]) for file in files])
@@ -206,7 +206,7 @@ def is_unchanged(listing: Listing, known: pa.Table, lasting: Mapping[str, Reject
         lasting: the rejects that hold for this listing, by key.
         refused: the rejects of earlier runs.
     """
-    if listing.closed or set(lasting) != set(refused.column("key").to_pylist()):
+    if listing.unreadable_folders or set(lasting) != set(refused.column("key").to_pylist()):
         return False
     recordings = [file for file in listing.recordings if file.uri not in lasting] if lasting else listing.recordings
     files = pc.list_flatten(known.column("files"))

@@ -65,11 +65,11 @@ class Listing:
     metadata: list[File] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     """Names of recordings that are no files, and folders and links that lead nowhere."""
-    closed: list[str] = field(default_factory=list)
+    unreadable_folders: list[str] = field(default_factory=list)
     """URIs of folders that could not be read: nobody knows what became of the files in them."""
 
-    def is_closed(self, uri: str) -> bool:
-        return any(uri.startswith(f"{folder}/") for folder in self.closed)
+    def is_in_unreadable_folder(self, uri: str) -> bool:
+        return any(uri.startswith(f"{folder}/") for folder in self.unreadable_folders)
 
 
 def list_source(source: str, store: str = "") -> Listing:
@@ -195,7 +195,7 @@ class _Walk:
                 finally:
                     os.close(descriptor)
             except OSError as error:
-                self._listing.closed.append(uri_of(self._disk, current, self._root))
+                self._listing.unreadable_folders.append(uri_of(self._disk, current, self._root))
                 why = error.strerror or str(error)
                 self._refuse(
                     current, "unreadable", f"expected a folder that can be listed, got: {why}; its tracks stay"

@@ -83,7 +83,7 @@ def test_pipes_sockets_and_devices_are_refused_without_being_opened(tmp_path):
     assert all(reject.stamp == LISTED for reject in list_source(str(tmp_path)).rejects)
 
 
-def test_a_folder_that_cannot_be_read_is_refused_and_remembered(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_refused_and_listed_as_unreadable(tmp_path, monkeypatch):
     write(tmp_path / "good.wav", b"x")
     write(tmp_path / "closed" / "in.wav", b"x")
     opened = os.open
@@ -97,8 +97,8 @@ def test_a_folder_that_cannot_be_read_is_refused_and_remembered(tmp_path, monkey
     listing = list_source(str(tmp_path))
     assert [file.relative for file in listing.recordings] == ["good.wav"]
     assert listing.rejects[0].kind == "unreadable"
-    assert listing.is_closed(str(tmp_path / "closed" / "in.wav"))
-    assert not listing.is_closed(str(tmp_path / "closed.wav"))
+    assert listing.is_in_unreadable_folder(str(tmp_path / "closed" / "in.wav"))
+    assert not listing.is_in_unreadable_folder(str(tmp_path / "closed.wav"))
 
 
 def test_a_file_without_permission_is_refused(tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_a_source_with_a_folder_that_cannot_be_read_is_not_unchanged():
     rows, _ = _night([], {}, listing)
     known = pa.Table.from_pylist([{name: row[name] for name in COMPARED_COLUMNS} for row in rows], _schema())
     assert is_unchanged(listing, known, {}, REJECTS.schema.empty_table())
-    listing.closed.append("/m/locked")
+    listing.unreadable_folders.append("/m/locked")
     assert not is_unchanged(listing, known, {}, REJECTS.schema.empty_table())
 
 
