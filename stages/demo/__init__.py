@@ -11,6 +11,8 @@ from schemas.tables import PIECES
 from stages.demo.config import Config
 from stages.pipeline.contract import Context, ReduceResult
 
+__all__ = ["READS", "VERSION", "WRITES", "Config", "reduce"]
+
 READS, WRITES, VERSION = (), PIECES, 1
 
 FOLDER = "demo"

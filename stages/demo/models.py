@@ -18,6 +18,8 @@ from stages.pipeline.contract import Context, ReduceResult
 if TYPE_CHECKING:
     from stages.demo.training import TrainingMusic
 
+__all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "reduce"]
+
 READS, WRITES, VERSION = (), CHECKPOINTS, 1
 KINDS = ("separator", "clap", "text_encoder")
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from model.decoding.generation import GenerationRequest
     from stages.checkpoints.native import TrainedModel
 
+__all__ = ["CONSULTS", "READS", "VERSION", "WRITES", "Config", "dependencies", "is_foreign", "shard"]
+
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 2
 
 AT_ONCE = {"cpu": 64, "cuda": 512}

@@ -1,15 +1,39 @@
 """Presets: the published ones are the published models, so that training can start from published weights."""
 
+from typing import get_args
+
 import pytest
 from transformers import EncodecConfig, MusicgenConfig, MusicgenMelodyConfig, T5Config
 
-from flows.presets import PRESETS
+from flows.presets import PRESETS, preset_difference
 from flows.recipe import Recipe
 from stages.checkpoints.huggingface.configuration import config_from_hugging_face
 from stages.train.initial_model import check_same_model
 
 SIZES = {"small": (1024, 24, 16), "medium": (1536, 48, 24), "large": (2048, 48, 32), "melody": (1536, 48, 24)}
 """Width, layers and heads of facebook/musicgen-<name>, stereo ones included (their config.json)."""
+
+
+def unknown_fields(difference: object, annotation: object, path: str) -> list[str]:
+    """The dotted names in a difference that are no fields of the models that an annotation allows there."""
+    models = [branch for branch in (get_args(annotation) or (annotation,)) if hasattr(branch, "model_fields")]
+    if not isinstance(difference, dict) or not models:
+        return []
+    fields = {name: field.annotation for model in models for name, field in model.model_fields.items()}
+    unknown = [f"{path}.{name}" for name in difference if name not in fields]
+    for name in difference.keys() & fields.keys():
+        unknown += unknown_fields(difference[name], fields[name], f"{path}.{name}")
+    return unknown
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_sets_fields_that_there_are(preset: str) -> None:
+    assert unknown_fields(preset_difference(preset), Recipe, preset) == []
+
+
+def test_a_wrong_field_of_a_preset_is_told_by_its_path() -> None:
+    wrong = {"train": {"model": {"language_model": {"widht": 1024}}}, "trian": {}}
+    assert unknown_fields(wrong, Recipe, "preset") == ["preset.trian", "preset.train.model.language_model.widht"]
 
 
 def as_published(name: str, stereo: bool) -> MusicgenConfig | MusicgenMelodyConfig:
