@@ -209,7 +209,7 @@ class CodecTraining:
             part.load({name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)})
 
     def _parts(self) -> Iterator[tuple[str, Balancer | AdversarialTraining]]:
-        """What else has a state, where there is some, with its name."""
+        """Yield what else has a state, with its name."""
         if self.balancer:
             yield "balancer", self.balancer
         if self.adversarial:

@@ -37,7 +37,7 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
 
 
 def in_precision(device: torch.device, precision: TrainingPrecision) -> torch.autocast:
-    """Inside, matrix products and convolutions are computed in this precision; weights stay float32.
+    """Compute matrix products and convolutions inside in this precision; weights stay float32.
 
     A codec's spectra, distances and codebooks stand outside: squares of quiet sound, logarithms near their floor and
     differences of nearly equal vectors are what eight bits of precision lose.
@@ -146,7 +146,7 @@ class TrainState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model has its averaged weights; after it, the moving ones again, bit for bit."""
+        """Give the model its averaged weights inside; after it, the moving ones again, bit for bit."""
         moving = {name: value.detach().clone() for name, value in self.parameters.items()}
         _copy(self.parameters, self.average)
         try:
