@@ -60,14 +60,14 @@ class CheckpointFacts(Config):
 
 
 def read_facts(folder: Path) -> CheckpointFacts:
-    """What `config.json` says.
+    """Read what `config.json` says.
 
     Raises:
         OSError, ValueError: it cannot be read, or is none.
     """
-    written = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if isinstance(written, dict) and written.get("format") == 1 and isinstance(written.get("model"), dict):
+    content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if isinstance(content, dict) and content.get("format") == 1 and isinstance(content.get("model"), dict):
         # The first format's models learned with padded vectors as keys, which was no choice then.
-        decoder = written["model"].setdefault("language_model", {})
+        decoder = content["model"].setdefault("language_model", {})
         decoder.setdefault("padding", "attended")
-    return CheckpointFacts.model_validate_json(json.dumps(written))
+    return CheckpointFacts.model_validate_json(json.dumps(content))

@@ -34,10 +34,11 @@ class TrainingLog:
     tokens: int = 0
     seconds: float = 0.0
     flops: int = 0
-    """Of the steps since."""
+    """Floating-point operations of the steps since, as are steps, tokens and seconds."""
 
     def note(self, losses: Sequence[Sequence[float]], tokens: int, flops: int, seconds: float) -> None:
-        """Some more steps of training, each by its codebooks. One whose loss is not finite adds nothing to the loss."""
+        """Add some more steps of training, each by its codebooks' losses. One that is not finite adds nothing to the
+        loss."""
         self.tokens, self.flops, self.seconds = self.tokens + tokens, self.flops + flops, self.seconds + seconds
         for codebooks in losses:
             if abs(sum(codebooks)) < float("inf"):
@@ -46,8 +47,8 @@ class TrainingLog:
                 self.steps += 1
 
     def log_training(self, step: int, stats: StepStats, matmul_rate: float) -> None:
-        """A row for the steps since the last one: their mean loss, with the rate and gradient of the newest, and how
-        fast they were, also as a share of the device's `matmul_rate`, FLOP a second (`model.optim.mfu`)."""
+        """Add a row for the steps since the last one: their mean loss, with the rate and gradient of the newest, and
+        how fast they were, also as a share of the device's `matmul_rate`, FLOP a second (`model.optim.mfu`)."""
         means = [total / self.steps for total in self.codebooks]
         self._log(step, "train", means)
         self.rows[-1] |= {"learning_rate": stats.learning_rate, "gradient_norm": float(stats.gradient_norm)}
@@ -56,7 +57,7 @@ class TrainingLog:
         self.codebooks, self.steps, self.tokens, self.seconds, self.flops = [], 0, 0, 0.0, 0
 
     def log_held_out(self, step: int, split: str, codebooks: Sequence[float]) -> None:
-        """A row for a validation."""
+        """Add a row for a validation."""
         self._log(step, split, list(codebooks))
 
     def _log(self, step: int, split: str, codebooks: list[float]) -> None:
@@ -64,7 +65,7 @@ class TrainingLog:
         self.rows.append({"step": step, "split": split, "loss": loss, "codebook_loss": codebooks})
 
     def training_rows(self, checkpoint_id: str) -> list[dict[str, Any]]:
-        """The rows as the table `training` has them."""
+        """Return the rows as the table `training` has them."""
         return [{"checkpoint_id": checkpoint_id} | row for row in self.rows]
 
 
@@ -89,9 +90,9 @@ class SavedState:
 
 
 def load_state(folder: Path) -> SavedState | None:
-    """The state of an earlier run of the same training, if there is one; leavings of a save cut short are removed."""
-    for leaving in folder.glob(f"{STATE}.*.inprogress"):
-        leaving.unlink(missing_ok=True)  # several processes may look at once
+    """Load the state of an earlier run of the same training, if there is one, and remove what a save cut short left."""
+    for leftover in folder.glob(f"{STATE}.*.inprogress"):
+        leftover.unlink(missing_ok=True)  # several processes may look at once
     if not (folder / STATE).exists():
         return None
     with safe_open(folder / STATE, framework="pt") as file:

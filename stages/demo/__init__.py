@@ -16,7 +16,7 @@ __all__ = ["READS", "VERSION", "WRITES", "Config", "reduce"]
 READS, WRITES, VERSION = (), PIECES, 1
 
 FOLDER = "demo"
-"""Of the corpus, in the store."""
+"""The corpus' folder in the store."""
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:
@@ -25,12 +25,12 @@ def reduce(config: Config, context: Context) -> ReduceResult:
 
     context.progress.start("playing the demo corpus", config.pieces, "pieces")
     with context.store.new_folder(FOLDER) as folder:
-        rows = write_corpus(config.seed, config.pieces, config.sample_rate, folder, _each(context))
-    return ReduceResult([row | {"uri": _place(context, row["uri"])} for row in rows])
+        rows = write_corpus(config.seed, config.pieces, config.sample_rate, folder, _count_pieces(context))
+    return ReduceResult([row | {"uri": _address_of(context, row["uri"])} for row in rows])
 
 
-def _each(context: Context) -> Callable[[], None]:
-    """Told after each piece."""
+def _count_pieces(context: Context) -> Callable[[], None]:
+    """Return what is called after each piece."""
 
     def advance() -> None:
         context.check_stopped()
@@ -39,7 +39,7 @@ def _each(context: Context) -> Callable[[], None]:
     return advance
 
 
-def _place(context: Context, relative: str) -> str:
-    """Where a file of the corpus is, as `tracks` names it too."""
+def _address_of(context: Context, relative: str) -> str:
+    """Return the address of a file of the corpus, as `tracks` names it too."""
     store, inside = context.store, f"{FOLDER}/{relative}"
     return store.path(inside) if store.is_local else f"{store.url}/{inside}"

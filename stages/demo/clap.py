@@ -234,7 +234,8 @@ def _spectrogram(extractor: ClapFeatureExtractor, stems: Float[Tensor, "stems N"
     """Return the spectrogram of the first window of a piece, in dB."""
     sound = stems.sum(0)[: extractor.nb_max_samples].numpy()
     features = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")["input_features"]
-    return features[0].float()
+    spectrogram: Tensor = features[0].float()
+    return spectrogram
 
 
 def _pair_with_captions(

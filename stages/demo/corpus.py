@@ -23,65 +23,65 @@ COLUMNS = ("file_name", "title", "artist", "description", "genre", "moods", "ins
 def write_corpus(
     seed: int, pieces: int, sample_rate: int, folder: Path, on_piece: Callable[[], None]
 ) -> list[dict[str, Any]]:
-    """Compose, play and write a corpus into a folder; a row of `pieces` for each, its `uri` relative to the folder."""
+    """Compose, play and write a corpus into a folder; return a row of `pieces` for each, its `uri` relative to it."""
     rows, listed = [], []
     for index in range(pieces):
         piece = compose(seed, index)
-        place = _place(piece)
-        _write(piece, folder / place, sample_rate)
-        if place.parts[0] == "studio":
-            sidecar = json.dumps(_sidecar(piece, place, sample_rate), indent=2)
-            (folder / place).with_suffix(".json").write_text(sidecar + "\n", encoding="utf-8")
+        path = _path_of(piece)
+        _write_sound(piece, folder / path, sample_rate)
+        if path.parts[0] == "studio":
+            sidecar = json.dumps(_sidecar(piece, path, sample_rate), indent=2)
+            (folder / path).with_suffix(".json").write_text(sidecar + "\n", encoding="utf-8")
         else:
-            listed.append(_listed(piece, place))
-        rows.append(_row(piece, place, sample_rate))
+            listed.append(_listed(piece, path))
+        rows.append(_piece_row(piece, path, sample_rate))
         on_piece()
     if listed:
-        (folder / "radio" / "metadata.csv").write_text(_table(listed), encoding="utf-8")
+        (folder / "radio" / "metadata.csv").write_text(_metadata_csv(listed), encoding="utf-8")
     return rows
 
 
-def _place(piece: Piece) -> Path:
-    """Of a piece's file, under `demo/`."""
-    name = f"{piece.index:04d}-{_plain(piece.title)}"
+def _path_of(piece: Piece) -> Path:
+    """Return the path of a piece's file under `demo/`."""
+    name = f"{piece.index:04d}-{_slug(piece.title)}"
     artist = ARTISTS.index(piece.artist)
     if artist < STUDIO_ARTISTS:
-        return Path("studio", _plain(piece.artist), f"{name}.flac")
+        return Path("studio", _slug(piece.artist), f"{name}.flac")
     return Path("radio", f"{name}.{'ogg' if artist % 2 else 'wav'}")
 
 
-def _plain(text: str) -> str:
+def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _write(piece: Piece, path: Path, sample_rate: int) -> None:
+def _write_sound(piece: Piece, path: Path, sample_rate: int) -> None:
     format: AudioFormat = path.suffix[1:]  # type: ignore[assignment]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_audio(render(piece, sample_rate).sum(0, keepdim=True).numpy(), sample_rate, format))
 
 
-def _sidecar(piece: Piece, place: Path, sample_rate: int) -> dict:
-    """As AudioCraft's music datasets have it beside each file."""
+def _sidecar(piece: Piece, path: Path, sample_rate: int) -> dict[str, Any]:
+    """Describe a piece as AudioCraft's music datasets do beside each file."""
     return {
         "key": piece.key.name,
         "artist": piece.artist,
         "sample_rate": sample_rate,
-        "file_extension": place.suffix[1:],
+        "file_extension": path.suffix[1:],
         "description": caption(piece),
         "keywords": ", ".join((*piece.instruments, "fast" if piece.is_fast else "slow")),
         "duration": round(piece.seconds, 3),
         "bpm": piece.tempo,
         "genre": piece.genre,
         "title": piece.title,
-        "name": place.stem,
+        "name": path.stem,
         "instrument": ", ".join(piece.instruments),
         "moods": list(piece.moods),
     }
 
 
-def _listed(piece: Piece, place: Path) -> dict[str, str]:
+def _listed(piece: Piece, path: Path) -> dict[str, str]:
     return {
-        "file_name": place.name,
+        "file_name": path.name,
         "title": piece.title,
         "artist": piece.artist,
         "description": caption(piece),
@@ -93,7 +93,7 @@ def _listed(piece: Piece, place: Path) -> dict[str, str]:
     }
 
 
-def _table(listed: Sequence[dict[str, str]]) -> str:
+def _metadata_csv(listed: Sequence[dict[str, str]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -101,10 +101,10 @@ def _table(listed: Sequence[dict[str, str]]) -> str:
     return text.getvalue()
 
 
-def _row(piece: Piece, place: Path, sample_rate: int) -> dict:
+def _piece_row(piece: Piece, path: Path, sample_rate: int) -> dict[str, Any]:
     return {
         "piece_id": f"{piece.seed}-{piece.index:04d}",
-        "uri": place.as_posix(),
+        "uri": path.as_posix(),
         "seed": piece.seed,
         "index": piece.index,
         "seconds": piece.seconds,

@@ -30,7 +30,7 @@ def new_separator(config: SeparatorConfig, sample_rate: int, seed: int) -> HTDem
     """Make the network with its initial weights: mono in, the four stems out."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return HTDemucs(
+        network: HTDemucs = HTDemucs(
             sources=list(STEMS),
             audio_channels=1,
             channels=config.channels,
@@ -43,6 +43,7 @@ def new_separator(config: SeparatorConfig, sample_rate: int, seed: int) -> HTDem
             samplerate=sample_rate,
             segment=config.training.segment_seconds,
         )
+    return network
 
 
 def train_separator(config: SeparatorConfig, music: TrainingMusic, seed: int, device: str, on_step: OnStep) -> HTDemucs:
@@ -81,7 +82,8 @@ def learn_stems(
     def draw_loss(generator: torch.Generator) -> Float[Tensor, ""]:
         stems = torch.stack([_excerpt(pieces, length, generator) for _ in range(config.batch_size)]).to(device)
         estimates = network(stems.sum(1, keepdim=True))[:, :, 0]
-        return (estimates - stems).abs().mean()
+        loss: Tensor = (estimates - stems).abs().mean()
+        return loss
 
     train_network(network, draw_loss, config.optimization, seed, on_step)
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 import huggingface_hub.constants
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
@@ -30,7 +31,7 @@ from transformers import (
     RobertaModel,
 )
 
-from stages.audio import resample, to_mono
+from stages.audio import Samples, resample, to_mono
 from stages.networks.loading import load_network, load_pickle, load_tokenizer
 
 LONGEST_TEXT = 77
@@ -47,7 +48,6 @@ WINDOWS_AT_ONCE = 16
 
 _PATCHING = threading.Lock()
 
-
 Filling = Literal["repeatpad", "repeat", "pad"]
 """How sound that is too short is filled up."""
 
@@ -56,8 +56,8 @@ SMALLEST_POWER = 1e-10
 
 
 def fill(sound: Float[Tensor, "B N"], samples: int, how: Filling) -> Float[Tensor, "B M"]:
-    """Sounds that are shorter than `samples` made so long: repeated while they fit and filled up with zeros
-    (`repeatpad`, as CLAP was trained), repeated and cut off (`repeat`), or with zeros alone (`pad`).
+    """Fill up sounds that are shorter than `samples`: they are repeated while they fit and filled up with zeros
+    (`repeatpad`, as CLAP was trained), repeated and cut off (`repeat`), or filled up with zeros alone (`pad`).
 
     Raises:
         ValueError: there are no samples, or more than `samples`.
@@ -73,7 +73,10 @@ def fill(sound: Float[Tensor, "B N"], samples: int, how: Filling) -> Float[Tenso
 def mel_decibels(
     sound: Float[Tensor, "B N"], bank: Float[Tensor, "bins M"], window: int, hop: int
 ) -> Float32[Tensor, "B T M"]:
-    """The power of each band in every frame, dB; T = N // hop + 1.
+    """Measure the power of each band in every frame, dB; T = N // hop + 1.
+
+    In double precision, as `transformers.ClapFeatureExtractor` computes it (arXiv:2211.06687, 3.3), but many windows
+    and all their frames at a time, where they lie.
 
     Args:
         sound: waveforms of one length, more than half a window.
@@ -85,7 +88,8 @@ def mel_decibels(
     padded = functional.pad(sound.double()[:, None], (window // 2, window // 2), mode="reflect")[:, 0]
     spectrum = torch.fft.rfft(padded.unfold(-1, window, hop) * hann)
     power = spectrum.real.square() + spectrum.imag.square()  # half the time of `abs`, which guards against overflow
-    return (10 * (power @ bank.double()).clamp(min=SMALLEST_POWER).log10()).float()
+    decibels: Tensor = 10 * (power @ bank.double()).clamp(min=SMALLEST_POWER).log10()
+    return decibels.float()
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Windows:
     """The embeddings of a recording: one a window, unit length, with the windows' starts in seconds."""
 
     starts: list[float]
-    embeddings: Float32[np.ndarray, "W E"]
+    embeddings: Float32[npt.NDArray[np.float32], "W E"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +116,8 @@ class JointEmbedder:
     text: Callable[[str], Float[Tensor, " E"]] | None
     """None where the weights came without a vocabulary."""
 
-    def embed_audio(self, samples: Float[np.ndarray, "C N"], sample_rate: int, hop_seconds: float) -> Windows:
-        """The embeddings of a recording's windows, a window every `hop_seconds`.
+    def embed_audio(self, samples: Float[Samples, "C N"], sample_rate: int, hop_seconds: float) -> Windows:
+        """Embed a recording's windows, one every `hop_seconds`.
 
         The last window ends where the recording does; only a recording shorter than a window is filled up, by
         repeating it, as in training (arXiv:2211.06687, 3.3).
@@ -127,15 +131,17 @@ class JointEmbedder:
         # The 16-bit round trip is part of LAION's input.
         sound = (torch.from_numpy(mono).to(self.device).clamp(-1, 1) * 32_767).to(torch.int16).float() / 32_767
         starts = window_starts(len(sound), self.window, round(hop_seconds * self.sample_rate))
-        found = []
+        embeddings = []
         with torch.no_grad():
             for first in range(0, len(starts), self.windows_at_once):
                 group = starts[first : first + self.windows_at_once]
-                found.append(self.audio(torch.stack([sound[start : start + self.window] for start in group])).cpu())
-        return Windows([start / self.sample_rate for start in starts], torch.cat(found).numpy())
+                embeddings.append(
+                    self.audio(torch.stack([sound[start : start + self.window] for start in group])).cpu()
+                )
+        return Windows([start / self.sample_rate for start in starts], torch.cat(embeddings).numpy())
 
-    def embed_text(self, texts: Sequence[str]) -> Float32[np.ndarray, "B E"]:
-        """The embeddings of sentences, unit length.
+    def embed_text(self, texts: Sequence[str]) -> Float32[npt.NDArray[np.float32], "B E"]:
+        """Embed sentences; embeddings have unit length.
 
         Raises:
             ValueError: there is no sentence, or the weights came without a vocabulary.
@@ -151,7 +157,7 @@ class JointEmbedder:
 
 
 def window_starts(length: int, window: int, hop: int) -> list[int]:
-    """Where windows begin in a recording of `length` samples: every `hop`, and the last where it just ends with it."""
+    """Place windows in a recording of `length` samples: one every `hop`, and the last where it just ends with it."""
     last = max(length - window, 0)
     return [*range(0, last, max(hop, 1)), last]
 
@@ -159,7 +165,7 @@ def window_starts(length: int, window: int, hop: int) -> list[int]:
 def load_joint_embedder(
     path: Path, device: str = "cpu", vocabulary: Path | None = None, windows_at_once: int | None = None
 ) -> JointEmbedder:
-    """A CLAP model.
+    """Load a CLAP model.
 
     Args:
         path: a LAION checkpoint (a file), or a folder with a `transformers.ClapModel`, its feature extractor and
@@ -229,20 +235,21 @@ def _from_laion(path: Path, device: str, windows_at_once: int, vocabulary: Path 
     longest = settings["clip_samples"]
 
     def audio(windows: Float32[Tensor, "W N"]) -> Float[Tensor, "W E"]:
-        return network.get_audio_embedding(
-            [get_audio_features({}, window, longest, "rand_trunc", "repeatpad", settings) for window in windows]
-        )
+        features = [get_audio_features({}, window, longest, "rand_trunc", "repeatpad", settings) for window in windows]
+        embeddings: Tensor = network.get_audio_embedding(features)
+        return embeddings
 
     def text(words: str) -> Float[Tensor, " E"]:
         assert tokenizer is not None
-        return network.get_text_embedding(_tokens(tokenizer, words, device))[0]
+        embedding: Tensor = network.get_text_embedding(_tokens(tokenizer, words, device))[0]
+        return embedding
 
     sizes = (settings["sample_rate"], longest, device, windows_at_once)
     return JointEmbedder(*sizes, audio, text if tokenizer else None)
 
 
 def _build_laion(path: Path, state: Mapping[str, Tensor]) -> tuple[Any, dict[str, Any]]:
-    """LAION's network of the sizes that its weights have, and the settings of its audio side."""
+    """Build LAION's network of the sizes that its weights have, and return it with the settings of its audio side."""
     try:
         width = state["audio_branch.patch_embed.proj.weight"].shape[0]
         words, positions = (
@@ -277,8 +284,8 @@ def _build_laion(path: Path, state: Mapping[str, Tensor]) -> tuple[Any, dict[str
 
 @contextmanager
 def _no_downloads(text: RobertaConfig) -> Iterator[None]:
-    """LAION's package fetches three tokenizers when it is imported and RoBERTa's weights when a network is built. The
-    checkpoint replaces all of them, so inside this block nothing is fetched and RoBERTa is built from its sizes."""
+    """Keep LAION's package from fetching, inside this block, three tokenizers when it is imported and RoBERTa's weights
+    when a network is built. The checkpoint replaces all of them, so RoBERTa is built from its sizes."""
     roberta: Any = RobertaModel
     with _PATCHING:
         offline, huggingface_hub.constants.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE, True

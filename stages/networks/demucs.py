@@ -13,6 +13,7 @@ from typing import Any
 
 import demucs
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 from demucs.apply import BagOfModels, TensorChunk
@@ -30,7 +31,7 @@ from model.chroma import chroma
 from model.conditioning.config import ChromaConfig
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
-from stages.audio import convert_audio, resample, to_mono
+from stages.audio import Samples, convert_audio, resample, to_mono
 from stages.networks.loading import load_pickle
 
 MELODY_STEMS = ("vocals", "other")
@@ -70,19 +71,21 @@ class Separator:
         totals = [sum(weights) for weights in zip(*bag.weights, strict=True)]
         self._shares = [[weights[stem] / totals[stem] for stem in self._melody] for weights in bag.weights]
 
-    def melody(self, samples: Float[np.ndarray, "C N"], sample_rate: int) -> Float[np.ndarray, "1 M"]:
-        """Vocals and other of a recording as one mono signal at the separator's own `sample_rate`: Demucs' own for the
-        whole recording, however long, with memory for a few segments beside the recording."""
+    def melody(self, samples: Float[Samples, "C N"], sample_rate: int) -> Float[Samples, "1 M"]:
+        """Take vocals and other out of a recording, as one mono signal at the separator's own `sample_rate`.
+
+        It is Demucs' own for the whole recording, however long, with memory for a few segments beside the recording.
+        """
         mixed = torch.from_numpy(convert_audio(samples, sample_rate, self.sample_rate, self.channels))
-        found = torch.zeros(mixed.shape[1])
+        melody = torch.zeros(mixed.shape[1])
         with torch.no_grad():
             for network, shares in zip(self._networks, self._shares, strict=True):
                 if any(shares):  # of a fine-tuned bag each network gives one stem, and two give the melody
-                    found += torch.cat(list(self._joined(network, shares, mixed))).cpu()
-        return found.numpy()[None]
+                    melody += torch.cat(list(self._overlap_add(network, shares, mixed))).cpu()
+        return melody.numpy()[None]
 
-    def _joined(self, network: Any, shares: list[float], mixed: Float[Tensor, "C N"]) -> Iterator[Tensor]:
-        """What a network says of the melody, stretch after stretch: segments overlap, and each counts the more the
+    def _overlap_add(self, network: Any, shares: list[float], mixed: Float[Tensor, "C N"]) -> Iterator[Tensor]:
+        """Estimate the melody with one network, stretch after stretch: segments overlap, and each counts the more the
         farther a sample is from its ends."""
         length = int(network.segment * self.sample_rate)
         stride = int((1 - OVERLAP) * length)
@@ -93,11 +96,11 @@ class Separator:
         sums = torch.zeros(len(shares), mixed.shape[0], length, device=self.device)
         weights = torch.zeros(length, device=self.device)
         for stems in self._segments(network, mixed, length, stride):
-            heard = stems.shape[-1]
-            sums[..., :heard] += weight[:heard] * stems
-            weights[:heard] += weight[:heard]
+            count = stems.shape[-1]
+            sums[..., :count] += weight[:count] * stems
+            weights[:count] += weight[:count]
             # No later segment reaches what lies before the next one's beginning.
-            done = min(stride, heard)
+            done = min(stride, count)
             yield (each * (sums[..., :done] / weights[:done])).sum(0).mean(0)
             sums = functional.pad(sums[..., stride:], (0, stride))
             weights = functional.pad(weights[stride:], (0, stride))
@@ -105,18 +108,18 @@ class Separator:
     def _segments(
         self, network: Any, mixed: Float[Tensor, "C N"], length: int, stride: int
     ) -> Iterator[Float[Tensor, "S C n"]]:
-        """The stems of segments of `length` samples, `stride` from one to the next; the last ones are shorter, and a
+        """Separate segments of `length` samples, `stride` from one to the next; the last ones are shorter, and a
         network that takes no less hears what lies around them as well."""
         chunks = (TensorChunk(mixed, start, length) for start in range(0, mixed.shape[1], stride))
-        for heard, alike in groupby(chunks, key=lambda chunk: chunk.length):
-            taken = network.valid_length(heard) if hasattr(network, "valid_length") else heard
-            while group := list(islice(alike, self._at_once)):
-                batch = torch.stack([chunk.padded(taken) for chunk in group]).to(self.device)
-                yield from center_trim(network(batch)[:, self._melody], heard)
+        for count, equal in groupby(chunks, key=lambda chunk: chunk.length):
+            padded = network.valid_length(count) if hasattr(network, "valid_length") else count
+            while group := list(islice(equal, self._at_once)):
+                batch = torch.stack([chunk.padded(padded) for chunk in group]).to(self.device)
+                yield from center_trim(network(batch)[:, self._melody], count)
 
 
 def load_separator(weights: LocalWeights, device: str = "cpu") -> Separator:
-    """The separator of a folder: Demucs' local repository, that is `<signature>-<sha256>.th` files with a bag's
+    """Load the separator of a folder: Demucs' local repository, that is `<signature>-<sha256>.th` files with a bag's
     `.yaml`, or a single `.th`; or the files of a model that Demucs publishes (`demucs:<name>`, whose bag comes with the
     package).
 
@@ -161,13 +164,13 @@ def _load_network(path: Path) -> AnyDemucs:
 
 
 def melody_chroma(
-    samples: Float[np.ndarray, "C N"],
+    samples: Float[Samples, "C N"],
     sample_rate: int,
     separator: Separator | None,
     config: ChromaConfig = ChromaConfig(),
     device: str = "cpu",
-) -> Float[np.ndarray, "F 12"]:
-    """The melody condition of a recording: raw chroma, the strongest bin of each frame 1 (zeros where nothing sounds).
+) -> Float[npt.NDArray[np.float32], "F 12"]:
+    """Measure the melody condition of a recording: raw chroma, the strongest bin of each frame 1 (zeros in silence).
 
     Args:
         samples: the recording.

@@ -94,7 +94,7 @@ def decoder_from_audiocraft(settings: Section, conditions: Mapping[str, str]) ->
         cross_query_key_norm=decoder.get("qk_layer_norm_cross", False),
         key_value_heads=heads // repeat if repeat > 1 else None,
         past_context=decoder.values.get("past_context"),
-        positions=_POSITIONS[decoder.get("positional_embedding", "sin")],  # type: ignore[arg-type]
+        positions=_POSITIONS[decoder.get("positional_embedding", "sin")],
         xpos=decoder.get("xpos", False),
         position_period=float(decoder.get("max_period", 10_000.0)),
         position_scale=float(decoder.get("positional_scale", 1.0)),

@@ -229,6 +229,5 @@ def _audio_encoder(codec: EncodecModel, levels: int) -> dict[str, Any]:
     needed = (levels + 0.25) * config.codebook_nbits * config.frame_rate / 1000
     rates = [*config.target_bandwidths, needed]
     first = next(rate for rate in rates if quantizer.get_num_quantizers_for_bandwidth(rate) == levels)
-    return config.to_dict() | {
-        "target_bandwidths": [first, *(rate for rate in config.target_bandwidths if rate > first)]
-    }
+    settings: dict[str, Any] = config.to_dict()
+    return settings | {"target_bandwidths": [first, *(rate for rate in config.target_bandwidths if rate > first)]}

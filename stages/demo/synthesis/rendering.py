@@ -15,12 +15,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
 from stages.demo.synthesis.composition import GENRES
 from stages.demo.synthesis.score import Hit, Note, Piece, frequency
+
+Wave = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ INSTRUMENTS = {
 
 def play(
     instrument: str, notes: tuple[Note, ...], samples: int, sample_rate: int, generator: np.random.Generator
-) -> Float32[np.ndarray, " N"]:
+) -> Float32[Wave, " N"]:
     """Play one part of a piece.
 
     Args:
@@ -112,7 +115,7 @@ def play(
 
 def _tone(
     sound: Instrument, note: Note, length: int, sample_rate: int, generator: np.random.Generator
-) -> Float32[np.ndarray, " N"]:
+) -> Float32[Wave, " N"]:
     time = np.arange(length, dtype=np.float32) / np.float32(sample_rate)
     hertz = frequency(note.pitch)
     copies = (-sound.detune / 2, sound.detune / 2) if sound.detune else (0.0,)
@@ -121,12 +124,11 @@ def _tone(
         tone = tone + sound.breath * generator.standard_normal(length, np.float32)
     attack = np.minimum(time / sound.attack, 1.0)
     release = np.minimum((time[-1] - time) / sound.release, 1.0)
-    return tone * attack * release * np.exp(-sound.decay * time)
+    enveloped: Wave = tone * attack * release * np.exp(-sound.decay * time)
+    return enveloped
 
 
-def _partials(
-    sound: Instrument, hertz: float, time: Float32[np.ndarray, " N"], sample_rate: int
-) -> Float32[np.ndarray, " N"]:
+def _partials(sound: Instrument, hertz: float, time: Float32[Wave, " N"], sample_rate: int) -> Float32[Wave, " N"]:
     phase = 2 * math.pi * hertz * time
     if sound.vibrato_hertz:
         # The integral of a sinusoidal deviation of the frequency; it sets in as the note gets going.
@@ -135,7 +137,8 @@ def _partials(
         phase = phase + 2 * math.pi * deviation / rate * (1 - np.cos(rate * time)) * np.minimum(time / 0.3, 1.0)
     if sound.modulator_ratio:
         index = sound.modulation_index * np.exp(-sound.brightness_decay * time)
-        return np.sin(phase + index * np.sin(sound.modulator_ratio * phase))
+        modulated: Wave = np.sin(phase + index * np.sin(sound.modulator_ratio * phase))
+        return modulated
     audible = [n for n in range(1, len(sound.partials) + 1) if n * hertz < 0.45 * sample_rate and sound.partials[n - 1]]
     total = np.zeros_like(time)
     for n in audible:
@@ -152,7 +155,7 @@ DRUMS = ("kick", "snare", "clap", "hat", "shaker")
 
 def play_drums(
     hits: tuple[Hit, ...], samples: int, sample_rate: int, generator: np.random.Generator
-) -> Float32[np.ndarray, " N"]:
+) -> Float32[Wave, " N"]:
     """Play the drum part of a piece, N samples at `sample_rate` Hz; `generator` is the source of the noise.
 
     Raises:
@@ -171,7 +174,7 @@ def play_drums(
     return part
 
 
-def _drum(drum: str, sample_rate: int, generator: np.random.Generator) -> Float32[np.ndarray, " N"]:
+def _drum(drum: str, sample_rate: int, generator: np.random.Generator) -> Float32[Wave, " N"]:
     seconds = {"kick": 0.3, "snare": 0.22, "clap": 0.2, "hat": 0.07, "shaker": 0.1}[drum]
     time = np.arange(int(seconds * sample_rate), dtype=np.float32) / np.float32(sample_rate)
     noise = 0.4 * generator.standard_normal(len(time) + 2, np.float32)
@@ -190,7 +193,8 @@ def _drum(drum: str, sample_rate: int, generator: np.random.Generator) -> Float3
     else:
         sound = 0.6 * np.diff(bright) * np.minimum(time / 0.03, 1) * np.exp(-35 * time)
     fade = np.minimum((time[-1] - time) / 0.005, 1.0)
-    return (sound * fade).astype(np.float32)
+    faded: Wave = (sound * fade).astype(np.float32)
+    return faded
 
 
 STEMS = ("drums", "bass", "other", "vocals")

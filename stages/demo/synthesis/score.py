@@ -54,7 +54,8 @@ class Key:
 
 def frequency(pitch: int) -> float:
     """Return the frequency of a MIDI pitch in Hz, A4 = 440 Hz."""
-    return 440.0 * 2.0 ** ((pitch - 69) / 12)
+    hertz: float = 440.0 * 2.0 ** ((pitch - 69) / 12)
+    return hertz
 
 
 FAST = 100
