@@ -22,7 +22,7 @@ def new_network(config: CodecConfig, seed: int) -> EncodecModel:
     if 2**bits != config.cardinality:
         raise ValueError(f"expected a power of two for cardinality, got {config.cardinality}")
     rate = math.ceil(config.sample_rate / config.hop)
-    kilobits = [_bandwidth(number, bits, rate) for number in (*config.bandwidths, config.codebooks)]
+    kilobits = [bandwidth_for(number, bits, rate) for number in (*config.bandwidths, config.codebooks)]
     settings = EncodecConfig(
         sampling_rate=config.sample_rate,
         audio_channels=config.channels,
@@ -41,8 +41,13 @@ def new_network(config: CodecConfig, seed: int) -> EncodecModel:
         return EncodecModel(settings)
 
 
-def _bandwidth(codebooks: int, bits: int, frame_rate: int) -> float:
-    """Return the kilobits a second by which transformers knows a number of codebooks: it divides, and rounds down."""
+def bandwidth_for(codebooks: int, bits: int, frame_rate: int) -> float:
+    """Return the kilobits a second by which transformers, which divides and rounds down, counts so many codebooks.
+
+    Args:
+        bits: of a code.
+        frame_rate: frames a second, rounded up to a whole number as transformers does.
+    """
     kilobits = codebooks * bits * frame_rate / 1000
     while kilobits * 1000 / (bits * frame_rate) < codebooks or 1000 * kilobits // (frame_rate * bits) < codebooks:
         kilobits = math.nextafter(kilobits, math.inf)

@@ -193,8 +193,8 @@ def load_native_codec(path: Path) -> CodecNetwork:
     """
     expected = f"expected a codec's folder (config.json, model.safetensors) of type {', '.join(CODECS)} in {path}"
     try:
-        written = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        kind = written.get("model_type") if isinstance(written, dict) else None
+        content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        kind = content.get("model_type") if isinstance(content, dict) else None
     except (OSError, ValueError) as error:
         raise ValueError(f"{expected}, got {error}") from error
     if not isinstance(kind, str) or kind not in CODECS:

@@ -108,8 +108,8 @@ def train_clap(config: ClapStandInConfig, music: TrainingMusic, seed: int, devic
     pairs = _pair_with_captions(clap.tokenizer, spectrograms, music.pieces[music.training])
     model = clap.model.to(device)  # type: ignore[arg-type]
 
-    def embed(heard: Tensor, tokens: Tensor, mask: Tensor) -> Embedded:
-        audio = model.audio_projection(model.audio_model(input_features=heard).pooler_output)
+    def embed(spectrograms: Tensor, tokens: Tensor, mask: Tensor) -> Embedded:
+        audio = model.audio_projection(model.audio_model(input_features=spectrograms).pooler_output)
         text = model.text_projection(model.text_model(input_ids=tokens, attention_mask=mask).pooler_output)
         return Embedded(
             functional.normalize(audio, dim=-1), functional.normalize(text, dim=-1), model.logit_scale_a.exp()

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from transformers import EncodecConfig, EncodecModel
 
+from model.codec.network import bandwidth_for
 from schemas import WeightsRef
 from stages.checkpoints.audiocraft.package import (
     CODEC_FILE,
@@ -153,12 +154,13 @@ def codec_config_from_audiocraft(settings: Section) -> EncodecConfig:
     channels = codec.get("channels", values["channels"])
     if channels != values["channels"]:
         raise ValueError(f"expected encodec.channels of seanet.channels, {values['channels']}, got {channels}")
+    frame_rate = math.ceil(sample_rate / math.prod(values["ratios"]))
     config = EncodecConfig(
         sampling_rate=sample_rate,
         normalize=codec.get("renormalize", False),
         use_conv_shortcut=not values["true_skip"],
         codebook_size=cardinality,
-        target_bandwidths=[_kilobits(levels, bits, sample_rate, math.prod(values["ratios"]))],
+        target_bandwidths=[bandwidth_for(levels, bits, frame_rate)],
         **{there: values[here] for here, there in _SEANET.items()},
     )
     assert config.num_quantizers == levels
@@ -185,13 +187,6 @@ def _merge_sides(seanet: Section) -> dict[str, Any]:
     if not decoder["ratios"] or not all(isinstance(ratio, int) and ratio > 0 for ratio in decoder["ratios"]):
         raise ValueError(f"expected whole numbers above 0 for seanet.ratios, got {decoder['ratios']}")
     return decoder
-
-
-def _kilobits(levels: int, bits: int, sample_rate: int, hop: int) -> float:
-    """Return the kilobits a second by which transformers, which rounds down, counts so many levels."""
-    bits_a_second = levels * bits * math.ceil(sample_rate / hop)
-    kilobits = bits_a_second / 1000
-    return kilobits if 1000 * kilobits >= bits_a_second else math.nextafter(kilobits, math.inf)
 
 
 def write_audiocraft_codec(network: EncodecModel, folder: Path) -> None:

@@ -13,6 +13,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import EncodecConfig, EncodecModel, MusicgenConfig, MusicgenMelodyConfig, T5Config
 
 from model.chroma import PITCH_CLASSES
+from model.codec.network import bandwidth_for
 from model.conditioning.config import MelodyConfig, MusicModelConfig, TextConfig
 from model.lm.config import LanguageModelConfig
 
@@ -194,23 +195,22 @@ def _check_expressible(model: MusicModelConfig) -> None:
     )
     free = {"feedforward_multiplier", "feedforward_width", "activation", "dropout", "attention_dropout", "padding"}
     unused = {"flattening", "group", "interpolate_steps", "cross_position_scale"}
-    wanted, found = plain.model_dump(exclude=free | unused), ours.model_dump(exclude=free | unused)
-    delays = (plain.codebook_delays, stereo_delays(ours.codebooks))
-    wanted["delays"], found["delays"] = plain.codebook_delays, ours.codebook_delays
-    if found["delays"] == delays[1]:
-        wanted["delays"] = delays[1]
+    wanted, own = plain.model_dump(exclude=free | unused), ours.model_dump(exclude=free | unused)
+    stereo = stereo_delays(ours.codebooks)
+    own["delays"] = ours.codebook_delays
+    wanted["delays"] = stereo if own["delays"] == stereo else plain.codebook_delays
     # Whichever order they are named in, the melody goes before the description.
-    wanted["prepend"], found["prepend"] = sorted(wanted["prepend"]), sorted(found["prepend"])
-    wanted["key_value_heads"], found["key_value_heads"] = ours.heads, ours.key_value_heads or ours.heads
-    chroma = MelodyConfig(frames=1 if model.chroma is None else model.chroma.frames, null="first_bin")
+    wanted["prepend"], own["prepend"] = sorted(wanted["prepend"]), sorted(own["prepend"])
+    wanted["key_value_heads"], own["key_value_heads"] = ours.heads, ours.key_value_heads or ours.heads
     if model.chroma is not None:
+        chroma = MelodyConfig(frames=model.chroma.frames, null="first_bin")
         wanted |= {f"chroma.{name}": value for name, value in chroma.model_dump().items()}
-        found |= {f"chroma.{name}": value for name, value in model.chroma.model_dump().items()}
+        own |= {f"chroma.{name}": value for name, value in model.chroma.model_dump().items()}
     for name, value in wanted.items():
-        if found[name] != value:
+        if own[name] != value:
             raise ValueError(
                 f"expected a model with {name} = {_format_value(value)}, which Hugging Face's "
-                f"{'MusicGen-melody' if melody else 'MusicGen'} has, got {_format_value(found[name])}"
+                f"{'MusicGen-melody' if melody else 'MusicGen'} has, got {_format_value(own[name])}"
             )
 
 
@@ -225,9 +225,7 @@ def _audio_encoder(codec: EncodecModel, levels: int) -> dict[str, Any]:
     """Return the codec's configuration, its first bandwidth that of `levels` codebooks, which encodes prompts."""
     config: Any = codec.config
     quantizer: Any = codec.quantizer
-    # A quarter of a level more than is needed, as transformers rounds down.
-    needed = (levels + 0.25) * config.codebook_nbits * config.frame_rate / 1000
-    rates = [*config.target_bandwidths, needed]
+    rates = [*config.target_bandwidths, bandwidth_for(levels, config.codebook_nbits, config.frame_rate)]
     first = next(rate for rate in rates if quantizer.get_num_quantizers_for_bandwidth(rate) == levels)
     settings: dict[str, Any] = config.to_dict()
     return settings | {"target_bandwidths": [first, *(rate for rate in config.target_bandwidths if rate > first)]}

@@ -188,12 +188,12 @@ def _melody(
     motifs = [_motif(draw, steps, genre.melody_density) for _ in range(2)]
     onsets = [(b * steps + step, move) for b in range(bars) for step, move in motifs[b % 2]]
     notes, degree = [], draw.randrange(0, 6)
-    for place, (onset, move) in enumerate(onsets):
+    for index, (onset, move) in enumerate(onsets):
         degree = min(max(degree + move, -2), 9)
         if onset % 2 == 0:
             tones = {(_chord_at(chords, onset * beat / 2).degree + third) % 7 for third in (0, 2, 4)}
             degree = min((d for d in range(-2, 10) if d % 7 in tones), key=lambda d: (abs(d - degree), d))
-        following = onsets[place + 1][0] if place + 1 < len(onsets) else bars * steps
+        following = onsets[index + 1][0] if index + 1 < len(onsets) else bars * steps
         length = min(following - onset, 4) * beat / 2
         velocity = draw.uniform(0.8, 1.0)
         notes.append(Note(onset * beat / 2, length, key.pitch(degree, MELODY_LOWEST), velocity))
@@ -202,14 +202,14 @@ def _melody(
 
 def _motif(draw: random.Random, steps: int, density: float) -> list[tuple[int, int]]:
     """Draw the (eighth note, move in scale degrees) of a bar; the first note is always on the first beat."""
-    places = [0] + [step for step in range(1, steps) if draw.random() < density * (1.3 if step % 2 == 0 else 0.7)]
-    return [(step, draw.choice((-2, -1, -1, 1, 1, 2))) for step in places]
+    starts = [0] + [step for step in range(1, steps) if draw.random() < density * (1.3 if step % 2 == 0 else 0.7)]
+    return [(step, draw.choice((-2, -1, -1, 1, 1, 2))) for step in starts]
 
 
 def _accompaniment(genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float) -> tuple[Note, ...]:
     notes, bar = [], genre.beats_per_bar * beat
     for b in range(bars):
-        for place, offset in enumerate(genre.comping):
+        for index, offset in enumerate(genre.comping):
             onset = b * bar + offset * beat
             chord = _chord_at(chords, onset)
             # A long chord is struck again where the harmony changes under it.
@@ -218,7 +218,7 @@ def _accompaniment(genre: Genre, chords: tuple[Chord, ...], bars: int, beat: flo
             ]:
                 chord = _chord_at(chords, start)
                 length = min(genre.comping_beats * beat, chord.onset + chord.duration - start)
-                pitches = (chord.pitches[(0, 2, 1, 2)[place % 4]],) if genre.arpeggio else chord.pitches
+                pitches = (chord.pitches[(0, 2, 1, 2)[index % 4]],) if genre.arpeggio else chord.pitches
                 notes += [Note(start, length, pitch) for pitch in pitches]
     return tuple(notes)
 
