@@ -102,7 +102,7 @@ class ChromaConfig(Config):
         return self.sample_rate / self.hop
 
     def frames(self, seconds: float | int) -> int:
-        """Frames of a sound of so many seconds, the one at its end included."""
+        """Count the frames of a sound of so many seconds, the one at its end included."""
         return int(self.sample_rate * seconds) // self.hop + 1
 
 

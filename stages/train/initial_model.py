@@ -106,10 +106,10 @@ def _initial_text_encoder(config: Config, context: Context, trained: TrainedMode
     """Return the encoder that the recipe names, else the one that came with the checkpoint."""
     if config.model.description is None:
         return _TextEncoder()
-    theirs = None if trained is None else trained.facts.model.description
+    initial_text = None if trained is None else trained.facts.model.description
     reference = config.text_encoder
     if reference is not None:
-        if theirs is not None and theirs.finetune:
+        if initial_text is not None and initial_text.finetune:
             raise ValueError(
                 f"expected train.text_encoder = null, as the text encoder of train.initial = {config.initial} learned "
                 f"with it, got {reference}"
@@ -140,30 +140,32 @@ def check_same_model(config: Config, checkpoint: MusicModelConfig) -> None:
     differing = _decoder_differences(config.model.language_model, decoder, checkpoint.conditions)
     for name in checkpoint.conditions:
         if name in config.model.conditions:
-            ours, theirs = _condition_fields(config.model, name), _condition_fields(checkpoint, name)
+            own, initial = _condition_fields(config.model, name), _condition_fields(checkpoint, name)
             differing += [
-                f"train.model.{name}.{field}: expected {theirs.get(field)}, got {ours.get(field)}"
-                for field in sorted(ours.keys() | theirs.keys())
-                if ours.get(field) != theirs.get(field)
+                f"train.model.{name}.{field}: expected {initial.get(field)}, got {own.get(field)}"
+                for field in sorted(own.keys() | initial.keys())
+                if own.get(field) != initial.get(field)
             ]
     if differing:
         raise ValueError(f"expected the model of train.initial = {config.initial}, got another: {'; '.join(differing)}")
 
 
-def _decoder_differences(ours: LanguageModelConfig, theirs: LanguageModelConfig, known: tuple[str, ...]) -> list[str]:
+def _decoder_differences(
+    decoder: LanguageModelConfig, initial: LanguageModelConfig, known: tuple[str, ...]
+) -> list[str]:
     """Describe the fields of a decoder that are not as in the checkpoint, which only has the conditions `known`."""
     differences = []
     for name in LanguageModelConfig.model_fields:
-        expected, got = getattr(theirs, name), getattr(ours, name)
+        expected, got = getattr(initial, name), getattr(decoder, name)
         if name == "delays":
-            expected, got = theirs.codebook_delays, ours.codebook_delays
+            expected, got = initial.codebook_delays, decoder.codebook_delays
         if name in FUSIONS:
             expected, got = sorted(expected), sorted(condition for condition in got if condition in known)
         if expected != got and name not in FREE_IN_DECODER:
             differences.append(f"train.model.language_model.{name}: expected {expected}, got {got}")
-    if ours.cross and not theirs.cross:
+    if decoder.cross and not initial.cross:
         differences.append(
-            f"train.model.language_model.cross: expected none, as it has no cross-attention, got {ours.cross}"
+            f"train.model.language_model.cross: expected none, as it has no cross-attention, got {decoder.cross}"
         )
     return differences
 

@@ -277,10 +277,10 @@ def _check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
             f"expected tokens of {initial.facts.frame_rate:g} frames a second, as train.initial = {config.initial} "
             f"speaks, got {corpus.frame_rate:g}"
         )
-    theirs, ours = initial.facts.codec, corpus.codec
-    if theirs is not None and ours is not None and theirs.identity != ours.identity:
+    expected, got = initial.facts.codec, corpus.codec
+    if expected is not None and got is not None and expected.identity != got.identity:
         raise ValueError(
-            f"expected tokens of the codec {theirs.reference or ''} (identity {theirs.identity[:16]}…), which "
-            f"train.initial = {config.initial} speaks, got those of {ours.reference or ''} (identity "
-            f"{ours.identity[:16]}…): let tokenize.codec be that codec"
+            f"expected tokens of the codec {expected.reference or ''} (identity {expected.identity[:16]}…), which "
+            f"train.initial = {config.initial} speaks, got those of {got.reference or ''} (identity "
+            f"{got.identity[:16]}…): let tokenize.codec be that codec"
         )
