@@ -11,6 +11,8 @@ from torch import Tensor
 
 Tensors = dict[str, Tensor]
 Facts = dict[str, Any]
+TABLES = ("rope.frequencies", "xpos.decay_rates", "spec_transform.window")
+"""What AudioCraft keeps beside weights, and does not learn."""
 
 
 class Pack:
@@ -37,9 +39,9 @@ class Pack:
         return self.computed[name]
 
     def given_under(self, prefix: str) -> Tensors:
-        """Return the inputs whose names begin with a prefix, without it; tables of rotary positions are kept."""
+        """Return the inputs whose names begin with a prefix, without it; tables that are no weights are kept."""
         names = [name for name in self.committed if name.startswith(prefix)]
-        return {name.removeprefix(prefix): self.given(name, redraw=".rope." not in name) for name in names}
+        return {name.removeprefix(prefix): self.given(name, redraw=not name.endswith(TABLES)) for name in names}
 
     def put(self, **tensors: Tensor) -> None:
         """Keep results; `__` in a keyword stands for a dot."""
