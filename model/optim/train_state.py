@@ -9,7 +9,7 @@ draw of a training is a function of its seed and step (`step_seed`).
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +36,15 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
     return config.learning_rate * share
 
 
-def in_precision(device: torch.device, precision: TrainingPrecision) -> torch.autocast:
+def in_precision(device: torch.device, precision: TrainingPrecision) -> AbstractContextManager[object]:
     """Compute matrix products and convolutions inside in this precision; weights stay float32.
 
     A codec's spectra, distances and codebooks stand outside: squares of quiet sound, logarithms near their floor and
     differences of nearly equal vectors are what eight bits of precision lose.
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    if precision == "float32":
+        return nullcontext()  # a device without values ("meta") has no autocast
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def step_seed(seed: int, *parts: int) -> int:
