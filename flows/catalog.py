@@ -35,7 +35,7 @@ RETRY_DELAYS = [2.0, 10.0, 30.0]
 
 @flow(name="catalog", flow_run_name="catalog {recipe.preset} into {settings.store}", persist_result=False)
 def catalog(recipe: Recipe = Recipe(), settings: Settings = Settings(), stages: list[StageName] | None = None) -> None:
-    """The whole catalog, or some of its stages.
+    """Run the whole catalog, or some of its stages.
 
     Args:
         recipe: what is made: a preset, and what differs from it.

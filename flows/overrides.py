@@ -34,7 +34,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
-    """The difference that the `stage.field=value` of a command line ask for, by stage.
+    """Return the difference that the `stage.field=value` of a command line ask for, by stage.
 
     Args:
         models: the model behind each first name of a path (`settings`, `ingest`, `train` …).
@@ -61,26 +61,26 @@ def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]])
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """What is wrong with values, in one line that names the fields and what is allowed."""
-    found = []
-    for one in error.errors()[:MOST_ERRORS]:
-        names = [str(name) for name in one["loc"]]
-        if one["type"] == "extra_forbidden":
+    """Return what is wrong with values, in one line that names the fields and what is allowed."""
+    messages: list[str] = []
+    for problem in error.errors()[:MOST_ERRORS]:
+        names = [str(name) for name in problem["loc"]]
+        if problem["type"] == "extra_forbidden":
             parent = _model_at(model, names[:-1])
             allowed = ", ".join(parent.model_fields) if parent else "nothing here"
-            found.append(f"unknown field {prefix}{'.'.join(names)}; allowed: {allowed}")
+            messages.append(f"unknown field {prefix}{'.'.join(names)}; allowed: {allowed}")
             continue
-        said = one["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-        message = AS_JSON.get(one["type"], said)
-        got = "" if isinstance(one["input"], Mapping | BaseModel) else f", got {one['input']!r}"
-        place = f"{prefix}{'.'.join(names)}".rstrip(".")
-        found.append(f"{place}: {message}{got}" if place else message)
-    rest = error.error_count() - len(found)
-    return " ".join("; ".join(found).split()) + (f"; and {rest} more" if rest > 0 else "")
+        explanation = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+        message = AS_JSON.get(problem["type"], explanation)
+        got = "" if isinstance(problem["input"], Mapping | BaseModel) else f", got {problem['input']!r}"
+        path = f"{prefix}{'.'.join(names)}".rstrip(".")
+        messages.append(f"{path}: {message}{got}" if path else message)
+    rest = error.error_count() - len(messages)
+    return " ".join("; ".join(messages).split()) + (f"; and {rest} more" if rest > 0 else "")
 
 
 def _field_at(model: type[BaseModel], names: Sequence[str], pair: str) -> Any:
-    """The annotation of the field at the end of a path whose first name is the stage."""
+    """Return the annotation of the field at the end of a path whose first name is the stage."""
     current: type[BaseModel] | None = model
     annotation: Any = model
     for position, name in enumerate(names[1:], start=1):
@@ -97,7 +97,7 @@ def _field_at(model: type[BaseModel], names: Sequence[str], pair: str) -> Any:
 
 
 def _model_at(model: type[BaseModel], names: Sequence[str]) -> type[BaseModel] | None:
-    """The model at a path of pydantic's, which also names the branches of unions."""
+    """Return the model at a path of pydantic's, which also names the branches of unions."""
     current: type[BaseModel] | None = model
     for name in names:
         if current is not None and name in current.model_fields:

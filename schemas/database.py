@@ -24,7 +24,7 @@ class QueryError(ValueError):
 
 
 def query(store: Store, sql: str) -> pa.Table:
-    """The answer to one read-only statement over the store's tables.
+    """Return the answer to one read-only statement over the store's tables.
 
     Raises:
         QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, DuckDB refuses it, or something
@@ -68,7 +68,7 @@ def write_views(store: Store) -> None:
 
 
 def current_versions(store: Store) -> dict[str, list[str]]:
-    """The versions that each table's view shows, by table name."""
+    """Return the versions that each table's view shows, by table name."""
     runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs"]).to_pylist()
     newest: dict[str, str] = {}
     stages: dict[str, str] = {}
@@ -99,13 +99,13 @@ def _make_views(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
 
 
 def _reason(error: duckdb.Error) -> str:
-    """What DuckDB says, without the statement that it points at."""
+    """Return what DuckDB says, without the statement that it points at."""
     return str(error).split("\n\nLINE ")[0]
 
 
 def _view(store: Store, table: Table, versions: Sequence[str]) -> str:
-    """The statement that makes a table's view. It has all of the table's columns, also where there is no version yet or
-    only files of an earlier release, which lacked some of them."""
+    """Return the statement that makes a table's view. It has all of the table's columns, also where there is no version
+    yet or only files of an earlier release, which lacked some of them."""
     columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in table.schema)
     view = f"CREATE OR REPLACE VIEW {table.name} AS SELECT {columns} WHERE false"
     if not versions:

@@ -34,7 +34,7 @@ class WeightsRef(str):
 
     @classmethod
     def to_checkpoint(cls, name: str) -> Self:
-        """The reference to a model that the store has trained, by its kind or id."""
+        """Return the reference to a model that the store has trained, by its kind or id."""
         return cls(f"checkpoint:{name}")
 
     @property
@@ -53,12 +53,16 @@ class WeightsRef(str):
 
 
 def weights_in(value: Any) -> list[WeightsRef]:
-    """Every `WeightsRef` in a Config (or a mapping, list or tuple of them), in order, each once."""
+    """Return every `WeightsRef` in a Config (or a mapping, list or tuple of them), in order, each once."""
     return list(weights_fields(value))
 
 
 def weights_fields(value: Any, where: str = "") -> dict[WeightsRef, str]:
-    """The same, each with the dotted name of the first field that names it; `where` is the name of `value` itself."""
+    """Return every `WeightsRef` in it with the dotted name of the first field that names it.
+
+    Args:
+        where: the name of `value` itself.
+    """
     if isinstance(value, WeightsRef):
         return {value: where}
     if isinstance(value, BaseModel):
@@ -69,15 +73,15 @@ def weights_fields(value: Any, where: str = "") -> dict[WeightsRef, str]:
         items = dict(enumerate(value))
     else:
         items = {}
-    found: dict[WeightsRef, str] = {}
+    fields: dict[WeightsRef, str] = {}
     for name, item in items.items():
         for reference, field in weights_fields(item, f"{where}.{name}" if where else str(name)).items():
-            found.setdefault(reference, field)
-    return found
+            fields.setdefault(reference, field)
+    return fields
 
 
 def canonical(value: Any, digests: Mapping[str, str] | None = None) -> str:
-    """The canonical JSON of `value`: sorted keys, no spaces; a `WeightsRef` stands as its digest out of `digests`.
+    """Return the canonical JSON of `value`: sorted keys, no spaces; for a `WeightsRef` its digest out of `digests`.
 
     Raises:
         ValueError: the value, or something in it, has no stable identity (an object, a set, NaN, bytes, a function, or
@@ -115,20 +119,20 @@ def _plain(value: Any, where: str, digests: Mapping[str, str]) -> Any:
 
 
 def fingerprint(value: Any, digests: Mapping[str, str] | None = None) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of `canonical(value, digests)`."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of `canonical(value, digests)`."""
     return hashlib.sha256(canonical(value, digests).encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def stage_fingerprint(
     stage: str, version: int, config: BaseModel, digests: Mapping[str, str], upstream: Mapping[str, str]
 ) -> str:
-    """The version that a stage writes: its name, its code's VERSION, its configuration with the digests of the weights
-    that it loads, and the fingerprints of what it reads (by table)."""
+    """Return the version that a stage writes: the hash of its name, its VERSION, its configuration with the digests of
+    the weights that it loads, and the fingerprints of what it reads (by table)."""
     return fingerprint({"stage": stage, "version": version, "config": config, "upstream": upstream}, digests)
 
 
 def keys_digest(keys: Iterable[tuple[str, ...]]) -> str:
-    """The identity of a set of keys, whatever their order."""
+    """Return the identity of a set of keys, whatever their order."""
     digest = hashlib.sha256()
     for key in sorted(keys):
         digest.update(json.dumps(key).encode())

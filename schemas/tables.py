@@ -32,7 +32,7 @@ class Table:
 
 
 def columns(**types: pa.DataType) -> pa.Schema:
-    """A schema from names and types."""
+    """Return a schema from names and types."""
     return pa.schema(list(types.items()))
 
 

@@ -51,7 +51,7 @@ class WeightsNotFetched(MissingWeights):
         self.references, self.why = tuple(map(str, references)), why
 
     def of_fields(self, fields: Mapping[WeightsRef, str]) -> "WeightsNotFetched":
-        """The same error, which names the fields where another name may be given."""
+        """Return the same error, which names the fields where another name may be given."""
         return WeightsNotFetched(self.references, self.why, fields)
 
 
@@ -91,7 +91,7 @@ class WeightsLibrary:
         self._found: dict[str, LocalWeights] = {}
 
     def get(self, reference: WeightsRef) -> LocalWeights:
-        """The weights of a name, fetched if they must be.
+        """Return the weights of a name, fetched if they must be.
 
         Raises:
             NotTrainedYet: a checkpoint that an earlier stage of this store is still to train.
@@ -122,7 +122,7 @@ class WeightsLibrary:
             raise WeightsNotFetched(list(missing), next(iter(missing.values())).why)
 
     def checkpoint(self, name: str) -> Row | None:
-        """The newest row of `checkpoints` for a kind (by this run's recipe), or the row of an id; None if none."""
+        """Return the newest row of `checkpoints` for a kind (by this run's recipe), or that of an id; None if none."""
         rows: list[Row] = []
         recipe = self.recipes.get(name)
         for version in [recipe] if recipe else self.store.versions(CHECKPOINTS):
@@ -138,7 +138,7 @@ class WeightsLibrary:
         return LocalWeights(reference, self.store.local(row["path"]), row["digest"])
 
     def _fetch(self, reference: WeightsRef) -> tuple[Path, str]:
-        """Where the weights lie now, and their revision (empty where the source has none)."""
+        """Return where the weights lie now, and their revision (empty where the source has none)."""
         if reference.demucs is not None:
             return self._demucs(reference, reference.demucs), ""
         if "://" in reference:
@@ -192,26 +192,26 @@ class WeightsLibrary:
         wanted = (recorded["revision"] if recorded else None) or revision or None
         try:
             if file:
-                found = hf_hub_download(repository, file, revision=wanted, local_files_only=self.offline)
+                downloaded = hf_hub_download(repository, file, revision=wanted, local_files_only=self.offline)
             else:
-                found = snapshot_download(
+                downloaded = snapshot_download(
                     repository, revision=wanted, allow_patterns=HUB_PATTERNS, local_files_only=self.offline
                 )
-                if not any(path.suffix in (".safetensors", ".th") for path in Path(found).rglob("*")):
-                    found = snapshot_download(
+                if not any(path.suffix in (".safetensors", ".th") for path in Path(downloaded).rglob("*")):
+                    downloaded = snapshot_download(
                         repository, revision=wanted, allow_patterns=AUDIOCRAFT_FILES, local_files_only=self.offline
                     )
         except Exception as error:  # the hub's client raises many kinds, one for each way of not being there
             raise WeightsNotFetched([reference], type(error).__name__) from error
-        snapshot = Path(found).parents[len(parts) - 3] if file else Path(found)
-        return Path(found), snapshot.name
+        snapshot = Path(downloaded).parents[len(parts) - 3] if file else Path(downloaded)
+        return Path(downloaded), snapshot.name
 
     def _recorded(self, reference: str) -> Row | None:
         rows = self.store.read(WEIGHTS, "1", shards=[fingerprint(str(reference))]).to_pylist()
         return rows[0] if rows else None
 
     def _hold(self, reference: str, path: Path, revision: str) -> str:
-        """The digest, computed where the files changed since it was recorded, and recorded on the first use."""
+        """Return the digest, computed where the files changed since it was recorded, and recorded on the first use."""
         recorded, stamp = self._recorded(reference), _stamp(path)
         if recorded and recorded["stamp"] == stamp:
             return str(recorded["digest"])

@@ -86,6 +86,10 @@ FieldConfig = Annotated[LabelConfig | WordsConfig | NumberConfig, Field(discrimi
 """How a field becomes vectors."""
 
 
+PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+"""Names of the twelve pitch classes, in the order of the bins of a chroma."""
+
+
 class ChromaConfig(Config):
     """How the chroma of a sound is measured; the defaults are those of MusicGen's melody models."""
 
@@ -207,7 +211,7 @@ class MusicModelConfig(Config):
         return self
 
     def _varies(self, name: str) -> bool:
-        """Whether the length of a condition depends on the item."""
+        """Return whether the length of a condition depends on the item."""
         if name == "chroma":
             return self.chroma is not None and not self.chroma.match_length
         return name == "description" or (name in self.fields and self.fields[name].kind == "words")

@@ -90,11 +90,11 @@ class SamplingBatch:
 
         return cls(
             torch.tensor(branches, device=device),
-            as_float32([one.guidance for one in params]),
-            as_float32([one.guidance_text for one in params]),
-            as_float32([one.temperature for one in params]),
-            torch.tensor([one.top_k for one in params], device=device),
-            as_float32([one.top_p for one in params]),
+            as_float32([row.guidance for row in params]),
+            as_float32([row.guidance_text for row in params]),
+            as_float32([row.temperature for row in params]),
+            torch.tensor([row.top_k for row in params], device=device),
+            as_float32([row.top_p for row in params]),
         )
 
 
@@ -118,6 +118,6 @@ def sample_tokens(
 def largest_top_k(requests: Sequence[SequenceRequest]) -> int | None:
     """Return the largest `top_k` that has an effect; None where a `top_p` has one, and entries have to be sorted."""
     params = [request.sampling for request in requests if request.sampling.temperature > 0]
-    if any(one.top_p > 0 for one in params):
+    if any(row.top_p > 0 for row in params):
         return None
-    return max((one.top_k for one in params), default=1)
+    return max((row.top_k for row in params), default=1)

@@ -117,21 +117,21 @@ class Transformer(nn.Module):
         """
         steps = inputs.shape[1]
         if cache is None:
-            place = positions(steps, self.config, inputs.device)
+            position = positions(steps, self.config, inputs.device)
             mask: Mask = "causal" if self.config.past_context is None else self._causal_mask(inputs)
             keys = None if cross_mask is None else cross_mask[:, None, None]
-            segment = CacheSegment(slice(None), Uncached(cross), place.rotation, mask, keys)
+            segment = CacheSegment(slice(None), Uncached(cross), position.rotation, mask, keys)
             shared = AttentionInputs([segment])
         elif cache.length == 0:
-            place = cache.positions.between(0, steps)
+            position = cache.positions.between(0, steps)
             mask = None if steps == 1 else self._causal_mask(inputs)
-            segment = CacheSegment(slice(None), cache, place.rotation, mask, cache.cross_mask)
+            segment = CacheSegment(slice(None), cache, position.rotation, mask, cache.cross_mask)
             shared = AttentionInputs([segment], batch_invariant=True)
         elif steps == 1:
             return self.step(inputs, [cache])
         else:
             raise ValueError(f"expected one position at a time after the first {cache.length}, got {steps}")
-        hidden = inputs if place.sinusoids is None else inputs + place.sinusoids.to(inputs.dtype)
+        hidden = inputs if position.sinusoids is None else inputs + position.sinusoids.to(inputs.dtype)
         for layer in self.layers:
             if self.checkpointing and cache is None and torch.is_grad_enabled():
                 hidden = checkpoint(layer, hidden, shared, use_reentrant=False)
@@ -153,10 +153,10 @@ class Transformer(nn.Module):
         segments, sinusoids, first = [], [], 0
         for cache in caches:
             rows = slice(first, first + len(cache.layers[0].keys))
-            place = cache.positions.between(cache.length, cache.length + 1)
-            segments.append(CacheSegment(rows, cache, place.rotation, None, cache.cross_mask))
-            if place.sinusoids is not None:
-                sinusoids.append(place.sinusoids.to(inputs.dtype).expand(rows.stop - rows.start, 1, -1))
+            position = cache.positions.between(cache.length, cache.length + 1)
+            segments.append(CacheSegment(rows, cache, position.rotation, None, cache.cross_mask))
+            if position.sinusoids is not None:
+                sinusoids.append(position.sinusoids.to(inputs.dtype).expand(rows.stop - rows.start, 1, -1))
             first = rows.stop
         if first != len(inputs):
             raise ValueError(f"expected caches of {len(inputs)} rows in all, as the inputs, got {first}")
@@ -176,7 +176,7 @@ class Transformer(nn.Module):
         The shapes follow from `length`, the steps of the cache that are read, alone. Nothing here looks at a value of a
         tensor; the cache does not count its length.
         """
-        place, past_context = cache.positions.at(at), self.config.past_context
+        position, past_context = cache.positions.at(at), self.config.past_context
         steps = torch.arange(length, device=at.device)
         visible = steps <= at[:, None]
         if past_context is not None:
@@ -184,11 +184,11 @@ class Transformer(nn.Module):
         segment = CacheSegment(
             slice(None),
             CachePositions(cache, torch.arange(len(at), device=at.device), at, length),
-            place.rotation,
+            position.rotation,
             _as_added_scores(visible[:, None, None], inputs),
             None if cache.cross_mask is None else _as_added_scores(cache.cross_mask, inputs),
         )
-        hidden = inputs if place.sinusoids is None else inputs + place.sinusoids.to(inputs.dtype)
+        hidden = inputs if position.sinusoids is None else inputs + position.sinusoids.to(inputs.dtype)
         for layer in self.layers:
             hidden = layer(hidden, AttentionInputs([segment]))
         return hidden

@@ -56,7 +56,12 @@ class CheckpointFacts(Config):
     @property
     def segment_frames(self) -> int:
         """Length of the windows that the model was trained on in frames of codes, as training counts it."""
-        return max(1, round(self.segment_seconds * self.frame_rate))
+        return count_segment_frames(self.segment_seconds, self.frame_rate)
+
+
+def count_segment_frames(seconds: float, frame_rate: float) -> int:
+    """Count the frames of codes of a training window of so many seconds."""
+    return max(1, round(seconds * frame_rate))
 
 
 def read_facts(folder: Path) -> CheckpointFacts:

@@ -25,10 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.chroma import chroma_filters
+from model.conditioning.config import PITCH_NAMES
 from stages.audio.spectrogram import INAUDIBLE, log_spectrogram
-
-PITCH_CLASSES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-"""Names of the twelve pitch classes in the order of the chroma bins."""
 
 MAJOR_PROFILE = (6.6, 2.0, 3.5, 2.3, 4.6, 4.0, 2.5, 5.2, 2.4, 3.7, 2.3, 3.4)
 MINOR_PROFILE = (6.5, 2.7, 3.5, 5.4, 2.6, 3.5, 2.5, 5.2, 4.0, 2.7, 4.3, 3.2)
@@ -84,7 +82,7 @@ def estimate_key(profile: Float[Tensor, "12"]) -> KeyEstimate | None:
     keys = keys - keys.mean(1, keepdim=True)
     correlation = (keys @ centred) / keys.norm(dim=1) / centred.norm()
     best = int(correlation.argmax())
-    name = f"{PITCH_CLASSES[best % 12]} {'major' if best < 12 else 'minor'}"
+    name = f"{PITCH_NAMES[best % 12]} {'major' if best < 12 else 'minor'}"
     return KeyEstimate(name, float(correlation[best]))
 
 

@@ -56,13 +56,13 @@ def _free_in_machine() -> int:
 
 
 def _free_in_groups() -> list[int]:
-    """What containers leave, files that the system can drop counted as free."""
-    found = []
+    """Return what containers leave, files that the system can drop counted as free."""
+    free = []
     for limit, used, made_of in ([GROUPS / name for name in names] for names in LIMITS):
         if limit.exists() and used.exists() and (most := limit.read_text(encoding="utf-8").strip()) != "max":
             lines = made_of.read_text(encoding="utf-8").splitlines() if made_of.exists() else []
             # Version 1 tells those of the groups within by another name.
             names = ("inactive_file", "total_inactive_file")
             droppable = [int(line.split()[1]) for line in lines if line.split()[0] in names]
-            found.append(int(most) - int(used.read_text(encoding="utf-8")) + max(droppable, default=0))
-    return found
+            free.append(int(most) - int(used.read_text(encoding="utf-8")) + max(droppable, default=0))
+    return free

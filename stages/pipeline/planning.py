@@ -69,19 +69,19 @@ class Pipeline:
         self._fingerprints: dict[str, str] = {}
 
     def writer(self, table: Table) -> ConfiguredStage | None:
-        """The stage that makes a table."""
+        """Return the stage that makes a table."""
         return next((stage for stage in self.stages.values() if table == stage.module.WRITES), None)
 
     def dependencies(self, name: str) -> Dependencies:
-        """What has a say in what a stage makes: all that it names, unless it says less.
+        """Return what has a say in what a stage makes: all that it names, unless it says less.
 
         Raises:
             MissingWeights: that depends on weights that cannot be had.
         """
         stage = self.stages[name]
         if hasattr(stage.module, "dependencies"):
-            found: Dependencies = stage.module.dependencies(stage.config, self.library.get)
-            return found
+            dependencies: Dependencies = stage.module.dependencies(stage.config, self.library.get)
+            return dependencies
         return Dependencies(stage.config, getattr(stage.module, "CONSULTS", ()))
 
     def fetch(self, names: Sequence[str]) -> None:
@@ -104,7 +104,7 @@ class Pipeline:
             raise error.of_fields(fields) from error
 
     def fingerprint(self, name: str) -> str:
-        """The version that a stage writes.
+        """Return the version that a stage writes.
 
         Raises:
             NotTrainedYet: it depends on a model that is still to be trained.
@@ -118,14 +118,14 @@ class Pipeline:
                 digests: dict[str, str] = {reference: self._digest(reference) for reference in fields}
             except WeightsNotFetched as error:
                 raise error.of_fields(fields) from error
-            found = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
-            self._fingerprints[name] = found
+            version = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
+            self._fingerprints[name] = version
             for kind in getattr(stage.module, "KINDS", ()):
-                self.library.recipes[kind] = found
+                self.library.recipes[kind] = version
         return self._fingerprints[name]
 
     def _digest(self, reference: WeightsRef) -> str:
-        """The digest of weights; `checkpoint:<kind>` is of this run's own recipe, where a stage of it trains that."""
+        """Return the digest of weights; `checkpoint:<kind>` is of this run's recipe where a stage of it trains that."""
         kind = reference.checkpoint
         trainer = next((stage for stage in self.stages.values() if kind in getattr(stage.module, "KINDS", ())), None)
         if trainer:
@@ -138,7 +138,7 @@ class Pipeline:
             raise NotTrainedYet(f"{error} (the stage {trainer.name})", trainer.name) from error
 
     def versions(self, name: str) -> dict[str, str]:
-        """The version of each table that a stage reads or consults (records, which accumulate, have none)."""
+        """Return the version of each table that a stage reads or consults (records, which accumulate, have none)."""
         versions = {}
         for table in (*self.stages[name].module.READS, *self.dependencies(name).consults):
             stage = self.writer(table)
@@ -147,16 +147,16 @@ class Pipeline:
         return versions
 
     def context(self, name: str, run_id: str) -> Context:
-        """The context of one stage of a run."""
-        found = self.fingerprint(name)
-        context = Context(self.store, self.settings, run_id, name, found, self.versions(name), self.library)
+        """Return the context of one stage of a run."""
+        version = self.fingerprint(name)
+        context = Context(self.store, self.settings, run_id, name, version, self.versions(name), self.library)
         if hasattr(self.stages[name].module, "reduce"):
             digest = _data_digest(self.stages[name].module, context)
-            context = replace(context, data_digest=digest, identity=fingerprint({"recipe": found, "data": digest}))
+            context = replace(context, data_digest=digest, identity=fingerprint({"recipe": version, "data": digest}))
         return context
 
     def upstream(self, name: str) -> ConfiguredStage | None:
-        """The stage that makes what drives this one."""
+        """Return the stage that makes what drives this one."""
         stage = self.stages[name]
         return self.writer(stage.module.READS[0]) if stage.module.READS else self.stages.get(stage.after or "")
 
@@ -187,12 +187,12 @@ def consulted_digest(module: ModuleType, context: Context) -> str | None:
 
 
 def driving_key(module: ModuleType) -> tuple[str, ...]:
-    """The columns that say which rows of WRITES were made from which rows of the first of READS."""
+    """Return the columns that say which rows of WRITES were made from which rows of the first of READS."""
     return tuple(name for name in module.READS[0].key if name in module.WRITES.key)
 
 
 def plan_stage(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:
-    """What a stage has to do now.
+    """Return what a stage has to do now.
 
     Args:
         by_name: the stage was asked for by name, so a `refresh` policy does not hold it back.
@@ -227,7 +227,7 @@ def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Pla
 
 
 def reduced_shard(module: ModuleType, context: Context) -> str:
-    """The shard that a reducing stage writes: one for each identity where its table accumulates, else the only one."""
+    """Return the shard that a reducing stage writes: one an identity where its table accumulates, else the only one."""
     return context.identity if module.WRITES.accumulates else "0"
 
 
@@ -238,21 +238,24 @@ def _plan_shards(stage: ConfiguredStage, context: Context) -> Plan:
     consulted = consulted_digest(module, context)
     jobs, make, reuse, drop, refused = [], 0, 0, 0, 0
     for shard in wanted:
-        given = store.footer(source, version, shard)
-        made = store.footer(module.WRITES, context.fingerprint, shard) if shard in existing else None
-        if given is None:
+        read = store.footer(source, version, shard)
+        written = store.footer(module.WRITES, context.fingerprint, shard) if shard in existing else None
+        if read is None:
             continue
-        if made and made.input_key == given.output_key and not _try_again(context, shard, made.refused, consulted):
-            reuse, refused = reuse + made.rows, refused + made.refused
+        if (
+            written
+            and written.input_key == read.output_key
+            and not _try_again(context, shard, written.refused, consulted)
+        ):
+            reuse, refused = reuse + written.rows, refused + written.refused
             continue
         jobs.append(shard)
         key = driving_key(module)
         inputs = set(row_keys(store.read(source, version, [shard], source.key), key))
-        there = (
-            row_keys(store.read(module.WRITES, context.fingerprint, [shard], module.WRITES.key), key) if made else []
-        )
-        kept = [one for one in there if one in inputs]
-        make, reuse, drop = make + len(inputs - set(kept)), reuse + len(kept), drop + len(there) - len(kept)
+        outputs = store.read(module.WRITES, context.fingerprint, [shard], module.WRITES.key) if written else None
+        keys = row_keys(outputs, key) if outputs is not None else []
+        kept = [row_key for row_key in keys if row_key in inputs]
+        make, reuse, drop = make + len(inputs - set(kept)), reuse + len(kept), drop + len(keys) - len(kept)
     gone = tuple(shard for shard in existing if shard not in wanted)
     for shard in gone:
         footer = store.footer(module.WRITES, context.fingerprint, shard)
@@ -268,7 +271,7 @@ def _try_again(context: Context, shard: str, refused: int, consulted: str | None
 
 
 def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> list[Plan]:
-    """The plan of a run of the stages `names`, computing nothing.
+    """Return the plan of a run of the stages `names`, computing nothing.
 
     What follows from a stage that has work itself is estimated: its `reason` says after which stage it is known.
 
@@ -299,7 +302,7 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
 
 
 def _follow(plan: Plan, stage: ConfiguredStage, driver: Plan, by_name: bool) -> Plan:
-    """The estimate for a stage whose driving stage has work to do first."""
+    """Return the estimate for a stage whose driving stage has work to do first."""
     reason = plan.reason or f"after {driver.stage}"
     if hasattr(stage.module, "reduce"):
         held = not plan.jobs and not by_name and getattr(stage.config, "refresh", "changed") != "changed"

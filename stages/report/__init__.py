@@ -148,8 +148,8 @@ def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:
     if with_codec:
         notes += [
             "SI-SNR is the scale-invariant signal-to-noise ratio of decoded sound (Le Roux et al., arXiv:1811.02508). "
-            "Mel distance is the mean difference of mel spectra, which forgives a wrong phase. The codec is judged on "
-            "the beginnings of recordings; of a codebook no more entries can be in use than they have frames.",
+            "Mel distance is the mean difference of mel spectra, which forgives a wrong phase. The codec is evaluated "
+            "on the beginnings of recordings; of a codebook no more entries can be in use than they have frames.",
             "The untrained codec is the same network with random weights and codebooks started on its own output. The "
             "scalar quantiser sends fewer samples of a few bits each, evenly or by the mu-law; of every recording it "
             "takes the number of bits, law and scale with the best SI-SNR, and it never has more bits than the codec.",

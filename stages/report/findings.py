@@ -137,16 +137,16 @@ def _share_finding(scores: Sequence[Row], quality: str, claim: str, chance: floa
     """Judge a share of right answers about a quality, `key` or `bpm`; where `chance` is known, it must be unlikely to
     give as many."""
     asked = [row for row in scores if row[f"{quality}_asked"] is not None]
-    judged = [bool(row[f"{quality}_correct"]) for row in asked if row[f"{quality}_correct"] is not None]
-    if not judged:
+    scored = [bool(row[f"{quality}_correct"]) for row in asked if row[f"{quality}_correct"] is not None]
+    if not scored:
         return Finding(claim, "not measured", "No request names one." if not asked else "None could be heard.")
-    share = statistics.fmean(judged)
-    evidence = f"{sum(judged)} of {len(judged)} ({share:.0%}) by the estimator"
-    if len(asked) > len(judged):
-        evidence += f"; in {len(asked) - len(judged)} more nothing could be heard"
+    share = statistics.fmean(scored)
+    evidence = f"{sum(scored)} of {len(scored)} ({share:.0%}) by the estimator"
+    if len(asked) > len(scored):
+        evidence += f"; in {len(asked) - len(scored)} more nothing could be heard"
     if chance is None:
         return Finding(claim, "holds" if share > 0.5 else "does not hold", f"{evidence}; an octave is forgiven.")
-    p_value = _binomial_tail(len(judged), sum(judged), chance)
+    p_value = _binomial_tail(len(scored), sum(scored), chance)
     verdict: Verdict = "does not hold"
     if share > chance:
         verdict = "holds" if p_value < SIGNIFICANCE else "not clear"

@@ -17,6 +17,7 @@ from model.music_model import MusicModel, drop_attributes, drop_conditions
 from model.objective import Batch, MicroBatch, loss_weights
 from model.optim.train_state import step_seed
 from schemas.identity import hold_out
+from stages.checkpoints.facts import count_segment_frames
 from stages.pipeline.contract import Context
 from stages.train.config import Config
 from stages.train.corpus import Corpus, TrackWindow
@@ -42,7 +43,7 @@ class TrainingBatch:
 
 def segment_frames(corpus: Corpus, config: Config) -> int:
     """Return the frames of codes of one example."""
-    return max(1, round(config.segment_seconds * corpus.frame_rate))
+    return count_segment_frames(config.segment_seconds, corpus.frame_rate)
 
 
 def shortest_window(corpus: Corpus, config: Config) -> int:

@@ -5,8 +5,7 @@ Pitches are MIDI note numbers (60 is middle C, 69 is A at 440 Hz); pitch classes
 
 from dataclasses import dataclass
 
-PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
-"""Names of the twelve pitch classes, in the order of the chroma bins."""
+from model.conditioning.config import PITCH_NAMES
 
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}
 """Semitones of the seven degrees above the tonic (minor is the natural minor)."""

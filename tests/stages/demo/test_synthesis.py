@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from model.chroma import chroma
-from model.conditioning.config import ChromaConfig
+from model.conditioning.config import PITCH_NAMES, ChromaConfig
 from stages.demo.synthesis import caption, compose
 from stages.demo.synthesis.composition import ARTISTS, GENRES
 from stages.demo.synthesis.rendering import INSTRUMENTS, STEMS, play, play_drums, render
-from stages.demo.synthesis.score import PITCH_NAMES, SCALES, Hit, Key, Note
+from stages.demo.synthesis.score import SCALES, Hit, Key, Note
 
 PIECES = [compose(0, index) for index in range(96)]
 
