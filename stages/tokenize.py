@@ -88,13 +88,13 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
                 message = f"expected at least one frame of {least:.3f} s, got {waveform.seconds:.4f} s"
                 rejects.append(Reject(item.key, item.uri, "too short", message))
             else:
-                codes = _encode(config, codec, waveform)
+                codes = _encode_waveform(config, codec, waveform)
                 rows.append({"track_id": item.key, **codec_columns, "frames": codes.shape[1], "codes": list(codes)})
             context.progress.advance()
     return Shard(rows, rejects)
 
 
-def _encode(config: Config, codec: "AnyCodec", waveform: Waveform) -> npt.NDArray[np.uint16]:
+def _encode_waveform(config: Config, codec: "AnyCodec", waveform: Waveform) -> npt.NDArray[np.uint16]:
     """Return the codes [K, T] of a recording, T = ceil(N / hop) of its N samples at the codec's rate."""
     import torch
 
