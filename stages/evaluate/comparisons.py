@@ -17,13 +17,13 @@ from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import TOKENS, Row
 from stages.audio import resample, to_mono
+from stages.audio.references import Reference, rows_of_tracks
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_codecs_of_rows
 from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
 from stages.checkpoints.loading import load_checkpoint
 from stages.evaluate.listening import chance_agreement, chroma_agreement
 from stages.pipeline.contract import Context
-from stages.pipeline.references import Reference, rows_of_tracks
 
 Key = tuple[str, int]
 """A clip: its request's id and its take."""

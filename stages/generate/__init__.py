@@ -17,11 +17,11 @@ from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights
+from stages.audio.references import RequestRefused
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.loading import read_condition_names
 from stages.generate.config import Config, is_foreign
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
-from stages.pipeline.references import RequestRefused
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,12 +26,12 @@ from model.conditioning.config import MelodyConfig
 from model.music_model import Attributes
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Row, Table
 from stages.audio import AudioError, DecodedAudio, convert_audio, read_audio
+from stages.audio.references import Reference, RequestRefused, rows_of_tracks
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import RequestConditions, description_of
 from stages.generate.config import Config
 from stages.pipeline.contract import Context
-from stages.pipeline.references import Reference, RequestRefused, rows_of_tracks
 
 if TYPE_CHECKING:
     from stages.networks.clap import JointEmbedder

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from schemas.tables import Row
-from stages.pipeline.references import Reference
+from stages.audio.references import Reference
 
 SHORT_ID = 8
 """Digits of an identity that a page shows; the whole one is in the tables."""

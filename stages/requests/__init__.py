@@ -21,8 +21,7 @@ from pydantic import Field
 import schemas
 from schemas.identity import fingerprint
 from schemas.tables import PIECES, REQUESTS, TRACKS, Row
-from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
-from stages.pipeline.references import (
+from stages.audio.references import (
     Reference,
     ReferencedFiles,
     RequestRefused,
@@ -30,6 +29,7 @@ from stages.pipeline.references import (
     UnknownReference,
     parse_reference,
 )
+from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 from stages.requests.lines import FIELDS, RequestLine, read_lines
 
 READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 2

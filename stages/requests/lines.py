@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from stages.pipeline.references import RequestRefused
+from stages.audio.references import RequestRefused
 
 LONGEST_TEXT, LONGEST_NAME = 2_000, 200
 """Characters of a description or reference, and of a name or title; longer ones are a mistake, not a wish."""
