@@ -23,6 +23,7 @@ import stages.train
 import stages.train_codec
 from flows.overrides import merge
 from flows.presets import PRESETS, preset_difference
+from model.conditioning.config import ChromaConfig
 from schemas import Config, Settings, Store
 from schemas.identity import weights_in
 from stages.pipeline.planning import ConfiguredStage
@@ -43,7 +44,6 @@ Path = tuple[str, ...]
 FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
     ("tokenize", "codec"): (("generate", "codec"), ("decode", "codec"), ("evaluate", "codec")),
     ("chroma", "separator"): (("generate", "separator"),),
-    ("chroma", "analysis"): (("train", "model", "chroma", "analysis"),),
     ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),
     ("clap", "vocabulary"): (("generate", "vocabulary"), ("evaluate", "vocabulary"), ("train", "vocabulary")),
 }
@@ -151,7 +151,7 @@ def _at(recipe: Mapping[str, Any], path: Path) -> Any:
 
 
 def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what is not given of the fields that follow others."""
+    """Fill in what is not given of the fields that follow others, and how the model's melodies are measured."""
     for leader, followers in FOLLOWED.items():
         for follower in followers:
             section = _at(recipe, follower[:-1])
@@ -162,6 +162,10 @@ def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
                 for name in reversed(follower):
                     difference = {name: difference}
                 recipe = merge(recipe, difference)
+    melody = _at(recipe, ("train", "model", "chroma"))
+    if isinstance(melody, Mapping) and "analysis" not in melody:
+        analysis = {name: value for name, value in recipe["chroma"].items() if name in ChromaConfig.model_fields}
+        recipe = merge(recipe, {"train": {"model": {"chroma": {"analysis": analysis}}}})
     return recipe
 
 

@@ -7,7 +7,6 @@ Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only 
 
 import pyarrow as pa
 
-import schemas
 from model.conditioning.config import ChromaConfig
 from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
@@ -19,14 +18,13 @@ from stages.pipeline.contract import Context, Reject, Shard
 READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
 
 
-class Config(schemas.Config):
-    """Where the melody comes from and how it is measured."""
+class Config(ChromaConfig):
+    """Where the melody comes from and how it is measured. In a recipe `train.model.chroma.analysis` follows the
+    measures, unless it is given."""
 
     separator: WeightsRef | None = HTDEMUCS
     """What separates the stems: `demucs:<name>`, a Demucs repository, or `checkpoint:separator`; None takes the full
     mix. In a recipe the stage generate follows it, unless it names another."""
-    analysis: ChromaConfig = ChromaConfig()
-    """How the chroma is measured. In a recipe `train.model.chroma.analysis` follows it."""
 
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
@@ -34,8 +32,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     from stages.networks.demucs import load_separator, melody_chroma  # with torch, which a plan does without
 
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
-    analysis = config.analysis
-    sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (analysis.sample_rate, 1)
+    sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (config.sample_rate, 1)
     rows, rejects = [], []
     context.progress.start("chroma", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), sample_rate, channels) as waveforms:
@@ -46,7 +43,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
                 message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
                 rejects.append(Reject(item.key, item.uri, "silent", message))
             else:
-                chroma = melody_chroma(waveform.samples, waveform.sample_rate, separator, analysis, context.device)
-                rows.append({"track_id": item.key, "frame_rate": analysis.frame_rate, "chroma": list(chroma)})
+                chroma = melody_chroma(waveform.samples, waveform.sample_rate, separator, config, context.device)
+                rows.append({"track_id": item.key, "frame_rate": config.frame_rate, "chroma": list(chroma)})
             context.progress.advance()
     return Shard(rows, rejects)

@@ -115,7 +115,7 @@ class MelodyConfig(Config):
 
     analysis: ChromaConfig = ChromaConfig()
     """How the melodies that the model learns from are measured, and so those that it is asked to follow. A recipe takes
-    what `chroma.analysis` says."""
+    what the stage `chroma` says."""
     frames: int = Field(ChromaConfig().frames(30.0), ge=1)
     """Frames of the condition at `frame_rate` (30 s); a longer melody is cut."""
     frame_rate: float = Field(ChromaConfig().frame_rate, gt=0)

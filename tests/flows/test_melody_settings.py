@@ -26,7 +26,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     settings = settings_of(folder, {str(number): piece(number) for number in range(3)}, SAMPLE_RATE)
     sizes = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY}
     codec = codec_folder(folder / "codec")
-    changes = {"analysis": ANALYSIS.model_dump()}
+    changes = ANALYSIS.model_dump()
     recipe = melody_recipe(folder, "musicgen-small", codec, sizes, chroma=changes)
     return filled_store(recipe, settings, [{"name": "melody from a file", "melody": f"file:{settings.source}/0.wav"}])
 

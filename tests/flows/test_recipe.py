@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from flows.presets import PRESETS, describe_preset
 from flows.recipe import GPU_STAGES, STAGES, Recipe, selected_stages, with_source
+from model.conditioning.config import ChromaConfig
 from schemas import Settings
 
 SIZES = {
@@ -97,15 +98,15 @@ def test_what_makes_the_tables_is_named_once_and_other_stages_follow_unless_they
     named = {
         "tokenize": {"codec": "./codec"},
         "clap": {"model": "./clap", "vocabulary": "./words"},
-        "chroma": {"separator": None, "analysis": {"window": 8192}},
+        "chroma": {"separator": None, "window": 8192},
     }
     recipe = Recipe.model_validate(named)
     assert {recipe.generate.codec, recipe.decode.codec, recipe.evaluate.codec} == {"./codec"}
     assert {recipe.generate.clap, recipe.evaluate.clap} == {"./clap"}
     assert {recipe.generate.vocabulary, recipe.evaluate.vocabulary} == {"./words"}
     assert recipe.generate.separator is None
-    assert recipe.train.model.chroma.analysis == recipe.chroma.analysis
-    assert (recipe.chroma.analysis.window, recipe.chroma.analysis.hop) == (8192, 4096)
+    assert recipe.train.model.chroma.analysis == ChromaConfig(window=8192)
+    assert (recipe.chroma.window, recipe.chroma.hop) == (8192, 4096)
     assert (recipe.train.clap, recipe.train.vocabulary) == (None, None)
     embedding = Recipe.model_validate(named | {"train": {"joint_text": 0.5}}).train
     assert (embedding.clap, embedding.vocabulary) == ("./clap", "./words")
