@@ -15,7 +15,7 @@ class Process:
 
 def processes() -> list[Process]:
     """Every process that has not ended."""
-    columns = ["ps", "-eo", "pid=,ppid=,stat=,args="]
+    columns = ["ps", "-ww", "-eo", "pid=,ppid=,stat=,args="]
     listed = subprocess.run(columns, capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=3) for line in listed.splitlines()]
     return [

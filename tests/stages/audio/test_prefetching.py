@@ -46,7 +46,7 @@ def items(files: list[Path]) -> list[PrefetchItem]:
 
 def processes_of(parent: int) -> set[str]:
     """The processes that read for this one."""
-    listed = subprocess.run(["ps", "-eo", "ppid=,pid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "ppid=,pid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listed.splitlines()]
     return {row[1] for row in rows if int(row[0]) == parent and "stages.pipeline import workers" in row[2]}
 
