@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -137,9 +137,12 @@ class Store:
             self.filesystem.pipe_file(path, data)
 
     def remove(self, relative: str) -> None:
+        """Remove a file or a folder, if it is there; on a local disk it does not come back after a power cut."""
         path = self.path(relative)
         if self.filesystem.exists(path):
             self.filesystem.rm(path, recursive=True)
+            if self.is_local:
+                _sync(os.path.dirname(path))
 
     @contextmanager
     def new_folder(self, relative: str) -> Iterator[Path]:
@@ -152,7 +155,8 @@ class Store:
             temporary = Path(f"{target}.{uuid.uuid4().hex}.inprogress")
         else:
             temporary = cache_folder() / "staging" / uuid.uuid4().hex
-        temporary.mkdir(parents=True)
+        make_folder(str(temporary.parent))
+        temporary.mkdir()
         try:
             yield temporary
             if self.is_local:
@@ -356,7 +360,7 @@ def replace_file(path: str, data: bytes) -> None:
     """Write a file on a local disk, or put it in the place of the one that is there, so that it is whole or not at all
     after a kill and after a power cut: it gets its name when it is on the disk, and that name is there on return."""
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
     try:
         with open(temporary, "wb") as file:
@@ -375,17 +379,28 @@ def replace_folder(new: Path, target: Path) -> None:
     """Put the folder `new` in the place of `target`, on the disk on return. A rename does not replace a folder that has
     files in it, so the old one moves away first; whoever is killed between the two finds no folder, and no row that
     names it."""
-    for file in new.rglob("*"):
-        if file.is_file():
-            _sync(str(file))
+    for path in (*new.rglob("*"), new):  # what is in its files, and its names and those of the folders in it
+        _sync(str(path))
     if target.exists():
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.inprogress")
         os.rename(target, old)
         os.rename(new, target)
+        _sync(str(target.parent))  # before the old one goes: after a power cut it may have its name again
         LocalFileSystem().rm(str(old), recursive=True)
     else:
         os.rename(new, target)
-    _sync(str(target.parent))
+        _sync(str(target.parent))
+
+
+def make_folder(path: str) -> None:
+    """Make a folder, and the parents that it lacks, unless it is there; their names are on the disk on return."""
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    make_folder(parent)
+    with suppress(FileExistsError):  # another run has made it since
+        os.mkdir(path)
+    _sync(parent)
 
 
 def _sync(path: str) -> None:
