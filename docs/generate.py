@@ -85,6 +85,7 @@ COLUMNS = {
     "codec": "digest of the codec that the codes belong to",
     "codec_reference": "how the codec was named",
     "codes": "[K][T], codebooks by frames",
+    "count": "how many there are of it",
     "created_at": "when it was made, UTC",
     "data_digest": "digest of the rows that it was trained on",
     "decoded": "file of what the codec made of it, under the store",
@@ -94,6 +95,7 @@ COLUMNS = {
     "digest": "digest of the content",
     "embeddings": "[windows][width], of length 1",
     "error": "why it failed; empty if it did not",
+    "examples": "the first few of them",
     "fields": "further columns of the request that the model may be conditioned on, by name",
     "files": "each place where the recording lies: `uri`, `stamp` (size and time), `tags`",
     "fingerprint": "version of the table that was written",
@@ -116,6 +118,7 @@ COLUMNS = {
     "learning_rate": "learning rate of the step",
     "licence": "licence",
     "line": "line of the requests file",
+    "location": "the file, folder or field that it was noticed in",
     "log_mel_distance": "distance of log-mel spectra to the original",
     "loss": "the loss; of a language model the mean cross-entropy over codebooks, nats a code",
     "loudness": "integrated loudness, LUFS (ITU-R BS.1770)",
@@ -179,6 +182,7 @@ COLUMNS = {
     "true_peak_before": "true peak of what the codec gave, dBTP",
     "uri": "file or URL",
     "warnings": "what was wrong with its metadata",
+    "what": "what was noticed, the same for all things of its kind",
 }
 """What a column holds, with its unit; a name means the same in every table."""
 

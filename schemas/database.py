@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from schemas.store import Store
-from schemas.tables import REJECTS, RUNS, TABLES, Table
+from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, Table
 
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
@@ -78,7 +78,7 @@ def current_versions(store: Store) -> dict[str, list[str]]:
     shown = {}
     for table in TABLES.values():
         versions = store.versions(table)
-        if table == REJECTS:
+        if table in (REJECTS, REMARKS):
             shown[table.name] = [version for version in versions if version in stages.values()]
         elif table.accumulates:
             shown[table.name] = versions

@@ -1,7 +1,7 @@
 """Every table of the store: its columns, its key, and which of its versions a view shows.
 
-A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last three hold
-what happened: weights first used, things refused, stages run.
+A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last four hold
+what happened: weights first used, things refused, things noticed, stages run.
 """
 
 from dataclasses import dataclass
@@ -314,6 +314,13 @@ REJECTS = Table(
     columns(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT),
     identity=("stage", "key", "kind", "message"),
 )
+REMARKS = Table(
+    "remarks",
+    "something that a stage noticed and went on: what, where, how often, with examples",
+    ("stage", "what", "location"),
+    columns(stage=TEXT, what=TEXT, location=TEXT, count=pa.int64(), examples=TEXTS, run_id=TEXT),
+    identity=("stage", "what", "location", "count"),
+)
 RUNS = Table(
     "runs",
     "one stage in one run",
@@ -340,6 +347,6 @@ TABLES: dict[str, Table] = {
     for table in (
         *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, CLIPS, SCORES, REPORTS),
-        *(WEIGHTS, REJECTS, RUNS),
+        *(WEIGHTS, REJECTS, REMARKS, RUNS),
     )
 }

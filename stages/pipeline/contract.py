@@ -53,12 +53,14 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
 ```
 
 A stage never imports another stage, and knows nothing of Prefect, of shards' files or of runs. Between batches it calls
-`context.check_stopped()` and `context.progress.advance()`. A bad item is a `Reject` with a message for a person; a
-stage raises only what no item is to blame for.
+`context.check_stopped()` and `context.progress.advance()`. A bad item is a `Reject` with a message for a person; what
+is odd but usable is a remark, `context.remarks.add(what, location, example)`, of which a run tells the commonest at its
+end; a stage raises only what no item is to blame for.
 """
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,6 +102,52 @@ class Reject:
     """From `read_source`: the state of the file, so that it is read again only after it changed."""
 
 
+@dataclass(frozen=True, order=True)
+class Remark:
+    """Something that a stage noticed and went on: a row of `remarks`."""
+
+    what: str
+    """A sentence that is the same for all things of its kind, such as `rows that name no recording`."""
+    location: str
+    """The file, folder or field that all of it was noticed in; empty where there is no such one."""
+    count: int
+    examples: tuple[str, ...]
+
+
+class Remarks:
+    """What one job of a stage notices, counted by what it is and where; several threads may add to it.
+
+    What an earlier job noticed in the same shard is replaced, so a remark says what is so now."""
+
+    EXAMPLES = 3
+    """How many different examples are kept."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._examples: dict[tuple[str, str], dict[str, None]] = {}
+
+    def add(self, what: str, location: str = "", example: str = "", count: int = 1) -> None:
+        """Notice something once more.
+
+        Args:
+            what: a sentence that is the same for all things of its kind.
+            location: the file, folder or field that it was noticed in.
+            example: the thing itself, such as a name; the first few are kept.
+            count: how many there are of it.
+        """
+        with self._lock:
+            self._counts[what, location] += count
+            examples = self._examples.setdefault((what, location), {})
+            if example and len(examples) < self.EXAMPLES:
+                examples[example] = None
+
+    def all(self) -> list[Remark]:
+        """Return what was noticed, sorted by what and where."""
+        with self._lock:
+            return sorted(Remark(*key, count, tuple(self._examples[key])) for key, count in self._counts.items())
+
+
 @dataclass(frozen=True)
 class Shard:
     """What `shard` returns: rows by column (lists and numpy arrays for nested columns), and what it refused."""
@@ -125,6 +173,9 @@ class SourcePlan:
     make: int
     reuse: int
     drop: int
+    remarks: Sequence[Remark] | None = None
+    """What `read_source` would notice if no row changed, where that can be told now: where the store holds other
+    remarks, there is something to do."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +234,8 @@ class Context:
     """For stages that reduce: the digest of the rows read."""
     progress: Progress = field(default_factory=Progress)
     stop: threading.Event = field(default_factory=threading.Event)
+    remarks: Remarks = field(default_factory=Remarks)
+    """What the stage notices; each job has its own."""
 
     @property
     def device(self) -> str:
@@ -232,11 +285,12 @@ class Context:
         return cache_folder() / str(self.store.root).strip("/") / relative
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what travels to another process: all but the listener and the event, which are this process's own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("progress", "stop")}
+        """Return what travels to another process: all but the listener, the event and what was noticed, which are this
+        process's own."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("progress", "stop", "remarks")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, progress=Progress(), stop=threading.Event())
+        self.__dict__.update(state, progress=Progress(), stop=threading.Event(), remarks=Remarks())
 
     def check_stopped(self) -> None:
         """Raise `Stopped` if the run was asked to stop."""

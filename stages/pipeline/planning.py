@@ -10,9 +10,9 @@ from types import ModuleType
 from schemas import Config, Settings, Store, WeightsRef
 from schemas.identity import fingerprint, stage_fingerprint, weights_fields
 from schemas.store import row_keys
-from schemas.tables import REJECTS, Table
+from schemas.tables import REJECTS, REMARKS, Table
 from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
-from stages.pipeline.contract import Context, Dependencies
+from stages.pipeline.contract import Context, Dependencies, Remark
 
 EVERYTHING = "all"
 """The name of the one job of a stage that is not made shard by shard."""
@@ -45,6 +45,8 @@ class Plan:
     """Rejects that stand from earlier runs."""
     reason: str = ""
     """Why the stage has work, or why the counts are estimates."""
+    remarks: tuple[Remark, ...] = ()
+    """What the stage notices at its source, where a plan can tell."""
 
     @property
     def estimated(self) -> bool:
@@ -209,8 +211,16 @@ def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
     known = context.store.read(stage.module.WRITES, context.fingerprint, columns=columns)
     refused = context.store.read(REJECTS, context.fingerprint)
     planned = stage.module.plan_source(stage.config, context, known, refused)
-    jobs = (EVERYTHING,) if planned.make or planned.drop else ()
-    return Plan(stage.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows)
+    told_anew = planned.remarks is not None and set(planned.remarks) != _written_remarks(context)
+    jobs = (EVERYTHING,) if planned.make or planned.drop or told_anew else ()
+    remarks = tuple(planned.remarks or ())
+    return Plan(stage.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows, remarks=remarks)
+
+
+def _written_remarks(context: Context) -> set[Remark]:
+    """Return the remarks of the stage's last job."""
+    rows = context.store.read(REMARKS, context.fingerprint).to_pylist()
+    return {Remark(row["what"], row["location"], row["count"], tuple(row["examples"])) for row in rows}
 
 
 def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:

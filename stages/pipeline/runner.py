@@ -5,7 +5,7 @@ It needs no Prefect: flows hand `run_stage` another way to do its jobs, so that 
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from schemas.identity import keys_digest
 from schemas.store import row_keys
-from schemas.tables import REJECTS, RUNS, TABLES, Table
-from stages.pipeline.contract import Context, Reject, Shard, Stopped
+from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, Table
+from stages.pipeline.contract import Context, Reject, Remarks, Shard, Stopped
 from stages.pipeline.planning import ConfiguredStage, Plan, consulted_digest, driving_key, plan_stage, reduced_shard
 
 
@@ -104,7 +104,8 @@ def run_stage(
     for shard in plan.gone:
         context.store.remove_shard(writes, context.fingerprint, shard)
         context.store.remove_shard(REJECTS, context.fingerprint, shard)
-    for table in (writes, REJECTS):
+        context.store.remove_shard(REMARKS, context.fingerprint, shard)
+    for table in (writes, REJECTS, REMARKS):
         context.store.sweep(context.store.folder(table, context.fingerprint))
     counts = sum((result.counts for result in results), Counts())
     if not (plan.jobs and hasattr(stage.module, "plan_source")):  # reading a source counts everything itself
@@ -142,6 +143,7 @@ def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
         ValueError: what the stage reads is not there, or the stage broke its contract.
     """
     _check_input(stage, context)
+    context = replace(context, remarks=Remarks())
     if hasattr(stage.module, "shard"):
         return _run_shard(stage, context, job)
     if hasattr(stage.module, "reduce"):
@@ -219,6 +221,7 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
 
     rejects += [_reject_row(context, reject, consulted) for reject in result.rejects]
     _write_rejects(context, shard, rejects)
+    _write_remarks(context, shard)
     rows = pa.concat_tables([kept, made])
     input_key = keys_digest(row_keys(inputs[0], module.READS[0].key))
     store.write_shard(module.WRITES, version, shard, rows, input_key, refused=len(rejects))
@@ -249,6 +252,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         table = TABLES[name]
         context.store.write_shard(table, context.fingerprint, shard, _as_table(beside, table), context.identity)
     _write_rejects(context, shard, [_reject_row(context, reject, None) for reject in result.rejects])
+    _write_remarks(context, shard)
     rows = _as_table(result.rows, module.WRITES)
     context.store.write_shard(module.WRITES, context.fingerprint, shard, rows, context.identity, len(result.rejects))
     context.clear_scratch()  # the rows stand, so the state that led to them is no longer needed
@@ -268,10 +272,12 @@ def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
             for reject in update.rejects
         ]
         _write_rejects(context, "0", reject_rows)
+        _write_remarks(context, "0")
         rejects = len(reject_rows)
         keys = keys_digest(row_keys(rows, module.WRITES.key))
         store.write_shard(module.WRITES, version, str(update.number), rows, keys)
         made += update.made
+    _write_remarks(context, "0")
     footers = [store.footer(module.WRITES, version, shard) for shard in store.shards(module.WRITES, version)]
     total = sum(footer.rows for footer in footers if footer)
     return Counts(made, total - made, rejects)
@@ -301,3 +307,13 @@ def _write_rejects(context: Context, shard: str, rejects: Sequence[dict[str, Any
         context.store.write_shard(REJECTS, context.fingerprint, shard, rows, input_key=context.fingerprint)
     else:
         context.store.remove_shard(REJECTS, context.fingerprint, shard)
+
+
+def _write_remarks(context: Context, shard: str) -> None:
+    """Write what the stage noticed in this job in the place of what it noticed before, as rejects are written."""
+    remarks = [{"stage": context.stage, **vars(remark), "run_id": context.run_id} for remark in context.remarks.all()]
+    if remarks:
+        rows = pa.Table.from_pylist(remarks, schema=REMARKS.schema)
+        context.store.write_shard(REMARKS, context.fingerprint, shard, rows, input_key=context.fingerprint)
+    else:
+        context.store.remove_shard(REMARKS, context.fingerprint, shard)

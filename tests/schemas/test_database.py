@@ -6,7 +6,7 @@ import pytest
 
 from schemas import Store
 from schemas.database import FILE, QueryError, query, write_views
-from schemas.tables import REJECTS, RUNS, TABLES, TRACKS
+from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, TRACKS
 
 
 def add_track(store: Store, version: str, name: str) -> None:
@@ -42,14 +42,17 @@ def test_the_view_shows_the_version_of_the_latest_run_even_if_it_is_the_older_on
     assert query(store, "SELECT title FROM tracks").to_pylist() == [{"title": "second"}]
 
 
-def test_records_show_every_version_and_rejects_those_of_the_current_stages(store):
+def test_records_show_every_version_and_rejects_and_remarks_those_of_the_current_stages(store):
     for version in ("old", "new"):
+        rows = pa.Table.from_pylist([{"stage": "ingest", "what": version}], schema=REMARKS.schema)
+        store.write_shard(REMARKS, version, "0", rows, input_key="k")
         rows = pa.Table.from_pylist([{"stage": "ingest", "key": version}], schema=REJECTS.schema)
         store.write_shard(REJECTS, version, "0", rows, input_key="k")
     add_run(store, "ingest", "old", 1)
     add_run(store, "ingest", "new", 2)
     assert query(store, "SELECT count(*) AS n FROM runs").to_pylist() == [{"n": 2}]
     assert query(store, "SELECT key FROM rejects").to_pylist() == [{"key": "new"}]
+    assert query(store, "SELECT what FROM remarks").to_pylist() == [{"what": "new"}]
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
 
 from schemas import Store
+from schemas.database import query
 from schemas.tables import CHROMA, RUNS, TRACKS
-from stages.pipeline.contract import Reject, Shard, Stopped
+from stages.pipeline.contract import Reject, Remark, Shard, Stopped
 from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_stage
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.tiny_stages import Training, contents, make_mapping, make_pipeline, make_training, run
@@ -59,13 +61,74 @@ def test_a_refused_row_is_in_rejects_and_is_not_computed_again(tmp_path):
     again = make_pipeline(tmp_path, ["a", "b", "bad", "c"], make_mapping(calls, refuse=("b",)))
     assert [counts.refused for counts in run(again, "r2")] == [1, 1]
     assert calls == ["a", "b", "c"]
-    from schemas.database import query
-
     rejects = query(pipeline.store, "SELECT stage, key, kind, run_id FROM rejects ORDER BY stage").to_pylist()
     assert rejects == [
         {"stage": "mapping", "key": "b", "kind": "refused", "run_id": "r1"},
         {"stage": "source", "key": "bad", "kind": "bad", "run_id": "r1"},
     ]
+
+
+def make_noticing(odd: str):
+    """A mapping that notices every track, and those of `odd` besides."""
+    mapping = make_mapping([])
+    quick = mapping.shard
+
+    def shard(config, context, tracks):
+        for name in tracks.column("track_id").to_pylist():
+            context.remarks.add("tracks that were seen", "", name)
+            if name in odd:
+                context.remarks.add("odd names", f"{name}.csv", name)
+        return quick(config, context, tracks)
+
+    mapping.shard = shard
+    return mapping
+
+
+def test_what_a_stage_notices_is_kept_by_what_and_where_with_the_first_examples(tmp_path):
+    pipeline = make_pipeline(tmp_path, list("abcdefg"), make_noticing("bg"))
+    run(pipeline)
+    remarks = query(pipeline.store, "SELECT * FROM remarks ORDER BY what, location, examples").to_pylist()
+    seen = {"stage": "mapping", "what": "tracks that were seen", "location": "", "run_id": "r1"}
+    odd = {"stage": "mapping", "what": "odd names", "count": 1, "run_id": "r1"}
+    assert remarks == [
+        odd | {"location": "b.csv", "examples": ["b"]},
+        odd | {"location": "g.csv", "examples": ["g"]},
+        seen | {"count": 3, "examples": ["a", "b", "c"]},
+        seen | {"count": 3, "examples": ["d", "e", "f"]},
+        seen | {"count": 1, "examples": ["g"]},
+    ]
+
+
+def test_remarks_go_with_their_shard_and_those_of_a_later_job_replace_them(tmp_path):
+    run(make_pipeline(tmp_path, list("abcdefg"), make_noticing("bg")))
+    pipeline = make_pipeline(tmp_path, list("acdh"), make_noticing("bg"))
+    run(pipeline, "r2")
+    remarks = query(pipeline.store, "SELECT what, examples FROM remarks ORDER BY ALL").to_pylist()
+    # The jobs of the shards that only lost rows noticed nothing, and that of the last one another track.
+    assert remarks == [{"what": "tracks that were seen", "examples": ["h"]}]
+
+
+def test_remarks_of_a_source_that_are_others_than_the_stores_are_work_to_do(tmp_path):
+    def plan():
+        return plan_stage(pipeline.stages["source"], pipeline.context("source", "r"), by_name=False)
+
+    pipeline = make_pipeline(tmp_path, ["a"])
+    run(pipeline)
+    assert plan().jobs == ()
+    source = pipeline.stages["source"].module
+    quick, odd = source.plan_source, Remark("files of no known kind", "", 1, ("x.dsf",))
+
+    def read_source(config, context, known, refused):
+        context.remarks.add(odd.what, odd.location, *odd.examples)
+        yield from ()
+
+    source.plan_source = lambda *given: replace(quick(*given), remarks=[odd])
+    source.read_source = read_source
+    assert (plan().jobs, plan().make, plan().remarks) == (("all",), 0, (odd,))
+    run(pipeline, "r2")
+    assert plan().jobs == ()
+    source.plan_source = lambda *given: replace(quick(*given), remarks=[])
+    assert plan().jobs == ("all",)
 
 
 def test_more_refusals_than_allowed_fail_the_stage_and_keep_its_work(tmp_path):
