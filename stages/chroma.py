@@ -5,6 +5,8 @@ Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only 
 (`model.chroma.one_hot`, which the published melody models do), so that this table serves both.
 """
 
+from collections.abc import Iterator
+
 import pyarrow as pa
 
 from model.conditioning.config import ChromaConfig
@@ -27,23 +29,22 @@ class Config(ChromaConfig):
     mix. In a recipe the stage generate follows it, unless it names another."""
 
 
-def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
-    """Measure the chroma of the tracks of one shard. A silent track has no melody and is refused as such."""
+def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
+    """Measure the chroma of a shard's tracks, one by one. A silent track has no melody and is refused as such."""
     from stages.networks.demucs import load_separator, melody_chroma  # with torch, which a plan does without
 
     separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
     sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (config.sample_rate, 1)
-    rows, rejects = [], []
     context.progress.start("chroma", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), sample_rate, channels) as waveforms:
         for item, waveform in waveforms:
             if isinstance(waveform, Reject):
-                rejects.append(waveform)
+                part = Shard([], [waveform])
             elif waveform.peak < 10 ** (SILENCE_DBFS / 20):
                 message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
-                rejects.append(Reject(item.key, item.uri, "silent", message))
+                part = Shard([], [Reject(item.key, item.uri, "silent", message)])
             else:
                 chroma = melody_chroma(waveform.samples, waveform.sample_rate, separator, config, context.device)
-                rows.append({"track_id": item.key, "frame_rate": config.frame_rate, "chroma": list(chroma)})
+                part = Shard([{"track_id": item.key, "frame_rate": config.frame_rate, "chroma": list(chroma)}])
             context.progress.advance()
-    return Shard(rows, rejects)
+            yield part

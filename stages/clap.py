@@ -1,7 +1,7 @@
 """CLAP: joint audio-text embeddings of a track, one a window (arXiv:2211.06687; as a condition, arXiv:2306.05284,
 2.2)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 from pydantic import Field
@@ -36,19 +36,19 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
     return Dependencies(config.model_copy(update={"vocabulary": None}), ())
 
 
-def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
-    """Embed the tracks of one shard."""
+def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
+    """Embed the tracks of one shard, a track at a time."""
     from stages.networks.clap import load_joint_embedder  # with torch, which a plan does without
 
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
-    rows, rejects = [], []
     context.progress.start("clap", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), embedder.sample_rate, 1) as waveforms:
         for item, waveform in waveforms:
             if isinstance(waveform, Reject):
-                rejects.append(waveform)
+                part = Shard([], [waveform])
             else:
                 windows = embedder.embed_audio(waveform.samples, waveform.sample_rate, config.hop_seconds)
-                rows.append({"track_id": item.key, "starts": windows.starts, "embeddings": list(windows.embeddings)})
+                row = {"track_id": item.key, "starts": windows.starts, "embeddings": list(windows.embeddings)}
+                part = Shard([row])
             context.progress.advance()
-    return Shard(rows, rejects)
+            yield part

@@ -10,7 +10,7 @@ Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies fa
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Literal
 
@@ -56,8 +56,8 @@ class Config(schemas.Config):
     """Most that a quiet clip is raised, dB: what is nearly silent stays nearly silent, rather than becoming noise."""
 
 
-def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Shard:
-    """Write a file for every generation, and return their rows.
+def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Iterator[Shard]:
+    """Write a file for every generation, and yield its row once the file is there.
 
     Raises:
         ValueError: the codec is not one that the codes can belong to.
@@ -68,20 +68,19 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codecs = load_codecs_of_rows(generation_rows, path, context.device, got)
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
-    rows, rejects = [], []
     context.progress.start("decode", len(generation_rows), "clips")
     for generation in generation_rows:
         context.check_stopped()
         codec, request = codecs[CodesFormat.from_row(generation)], request_of[generation["request_id"]]
         sound = _decode(codec, generation, request["seconds"])
         if np.isfinite(sound).all():
-            rows.append(_write_clip(config, context, generation, request, sound, codec.sample_rate))
+            part = Shard([_write_clip(config, context, generation, request, sound, codec.sample_rate)])
         else:
             message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
             key = f"{generation['request_id']}/{generation['take']}"
-            rejects.append(Reject(key, "", "not finite", message))
+            part = Shard([], [Reject(key, "", "not finite", message)])
         context.progress.advance()
-    return Shard(rows, rejects)
+        yield part
 
 
 def _decode(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:

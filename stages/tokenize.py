@@ -6,6 +6,7 @@ encoded in windows that overlap (`Codec.encode_track`); only its own windows eve
 the recipe, so a row depends on the recording and the codec alone, not on its neighbours.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -57,8 +58,8 @@ class Config(schemas.Config):
         return self
 
 
-def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
-    """Encode every track that can still be read and lasts at least a frame.
+def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
+    """Encode every track that can still be read and lasts at least a frame, a track at a time.
 
     Raises:
         ValueError: the weights are no codec that can be used here.
@@ -77,21 +78,21 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Shard:
     }
     if codec.cardinality > 2**16:
         raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
-    rows, rejects = [], []
     context.progress.start("tokenize", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), codec.sample_rate, codec.channels) as waveforms:
         for item, waveform in waveforms:
             if isinstance(waveform, Reject):
-                rejects.append(waveform)
+                part = Shard([], [waveform])
             elif waveform.samples.shape[1] < codec.hop:
                 least = codec.hop / codec.sample_rate
                 message = f"expected at least one frame of {least:.3f} s, got {waveform.seconds:.4f} s"
-                rejects.append(Reject(item.key, item.uri, "too short", message))
+                part = Shard([], [Reject(item.key, item.uri, "too short", message)])
             else:
                 codes = _encode_waveform(config, codec, waveform)
-                rows.append({"track_id": item.key, **codec_columns, "frames": codes.shape[1], "codes": list(codes)})
+                row = {"track_id": item.key, **codec_columns, "frames": codes.shape[1], "codes": list(codes)}
+                part = Shard([row])
             context.progress.advance()
-    return Shard(rows, rejects)
+            yield part
 
 
 def _encode_waveform(config: Config, codec: "AnyCodec", waveform: Waveform) -> npt.NDArray[np.uint16]:

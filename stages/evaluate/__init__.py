@@ -6,7 +6,7 @@ of the same architecture makes of the same request and seed; and on the referenc
 as the codec lets through. All of them measure the full mix, as MusicGen's metric does (arXiv:2306.05284, section 4).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -51,7 +51,9 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
     return Dependencies(config.model_copy(update={"vocabulary": None}), (TRACKS, TOKENS))
 
 
-def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table) -> Shard:
+def shard(
+    config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table
+) -> Iterator[Shard]:
     """Score every clip.
 
     Raises:
@@ -90,7 +92,7 @@ def shard(config: Config, context: Context, clips: pa.Table, requests: pa.Table,
         descriptions = [request_of[row["request_id"]]["description"] for row in rows]
         for row, scores in zip(rows, likeness.scores(embeddings, descriptions), strict=True):
             row |= scores
-    return Shard(rows, rejects)
+    yield Shard(rows, rejects)
 
 
 def _melody_scores(recording: "DecodedAudio", generation: Row, comparisons: "Comparisons") -> dict[str, float | None]:

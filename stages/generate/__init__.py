@@ -7,7 +7,7 @@ elsewhere has learned from none: what a request of it refers to is computed from
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,7 +58,7 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
     return Dependencies(config.model_copy(update=unread), (TRACKS,))
 
 
-def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
+def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shard]:
     """Generate every take of the requests.
 
     Raises:
@@ -76,14 +76,13 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
     reader.read_rows(rows)
     takes: list[Row] = []
     clips: list[GenerationRequest] = []
-    rejects = []
     for row in rows:
         context.check_stopped()
         try:
             conditions = reader.read(row)
         except RequestRefused as error:
             message = f"line {row['line']}: {error}"
-            rejects.append(Reject(row["request_id"], row["name"] or "", error.kind, message))
+            yield Shard([], [Reject(row["request_id"], row["name"] or "", error.kind, message)])
             continue
         frames = clip_frames(trained.facts, row["seconds"])
         for take in range(row["takes"]):
@@ -95,7 +94,7 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Shard:
     checkpoint_id = local.digest[:16]
     if config.checkpoint.checkpoint is not None:
         checkpoint_id = str(context.checkpoint(config.checkpoint)["checkpoint_id"])
-    return Shard(_generate(config, context, trained, takes, clips, checkpoint_id), rejects)
+    yield from _generate(config, context, trained, takes, clips, checkpoint_id)
 
 
 def _take_seed(seed: int, take: int) -> int:
@@ -110,8 +109,8 @@ def _generate(
     takes: list[Row],
     clips: "list[GenerationRequest]",
     checkpoint_id: str,
-) -> list[Row]:
-    """Generate clips and return their rows.
+) -> Iterator[Shard]:
+    """Generate clips and yield their rows.
 
     Args:
         takes: the rows of `requests` behind the clips, one for one, each with its `take`.
@@ -127,7 +126,6 @@ def _generate(
             log.info("%s", plan)
         plan_text = str(plan)
 
-    rows: list[Row] = []
     context.progress.start("generate", sum(clip.frames - clip.prompt_frames for clip in clips), "frames")
     at_once = AT_ONCE[context.device]
     for first in range(0, len(clips), at_once):
@@ -145,11 +143,11 @@ def _generate(
             )
         except FloatingPointError as error:
             raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
-        rows += [
+        rows = [
             _generation_row(take, clip, codes, trained.facts, checkpoint_id)
             for take, clip, codes in zip(takes[group], clips[group], codes_of_clips, strict=True)
         ]
-    return rows
+        yield Shard(rows)
 
 
 def _generation_row(

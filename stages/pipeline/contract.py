@@ -14,12 +14,15 @@ the weights that it names, and the versions of the tables that it reads. So the 
 never looks whether its work was done before. It defines one of three functions.
 
 ```
-def shard(config: Config, context: Context, *tables: pa.Table) -> Shard
+def shard(config: Config, context: Context, *tables: pa.Table) -> Iterator[Shard]
 ```
 
-maps: it returns the rows of WRITES for one shard. `tables` are the rows of that shard of each of READS, in their order;
-the first holds only those rows that are still to be made. The key columns of that table that WRITES has too say which
-rows were made from which, and each row is made or refused: one without either is an error. Example: `stages/chroma.py`.
+maps: it yields the rows of WRITES for one shard, each as soon as it is whole, for what it has yielded is kept whatever
+ends the run. So a part is one track or one clip, or a batch of what is computed together, and nothing is computed ahead
+of it. `tables` are the rows of that shard of each of READS, in their order; the first holds only those rows that are
+still to be made. The key columns of that table that WRITES has too say which rows were made from which, and each row is
+made or refused, once: one without either is an error. Where a row gives several of WRITES, as a request gives its
+takes, `context.kept` names those that are there: they are not made again. Example: `stages/chroma.py`.
 
 ```
 def reduce(config: Config, context: Context, *tables: pa.Table) -> ReduceResult
@@ -150,7 +153,8 @@ class Remarks:
 
 @dataclass(frozen=True)
 class Shard:
-    """What `shard` returns: rows by column (lists and numpy arrays for nested columns), and what it refused."""
+    """What `shard` yields: rows by column (lists and numpy arrays for nested columns) that are whole, and what it
+    refused."""
 
     rows: Sequence[Mapping[str, Any]]
     rejects: Sequence[Reject] = ()
@@ -232,6 +236,9 @@ class Context:
     """For stages that reduce, a hash of the fingerprint and the digest of the rows read: the id of a checkpoint."""
     data_digest: str = ""
     """For stages that reduce: the digest of the rows read."""
+    kept: frozenset[tuple[str, ...]] = frozenset()
+    """For stages that map: keys of WRITES' rows that need not be made again, each as `schemas.store.row_keys` gives it:
+    a text for each column of the key."""
     progress: Progress = field(default_factory=Progress)
     stop: threading.Event = field(default_factory=threading.Event)
     remarks: Remarks = field(default_factory=Remarks)

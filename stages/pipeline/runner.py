@@ -15,7 +15,7 @@ import pyarrow as pa
 from schemas.identity import keys_digest
 from schemas.store import row_keys
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, Table
-from stages.pipeline.contract import Context, Reject, Remarks, Shard, Stopped
+from stages.pipeline.contract import Context, Reject, Remarks, Stopped
 from stages.pipeline.planning import ConfiguredStage, Plan, consulted_digest, driving_key, plan_stage, reduced_shard
 
 
@@ -215,11 +215,12 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     done = set(row_keys(kept, key)) | {tuple(reject["key"].split("/")) for reject in rejects}
 
     todo = inputs[0].filter(pa.array([row not in done for row in keys], pa.bool_()))
-    result = module.shard(stage.config, context, todo, *inputs[1:]) if todo.num_rows else Shard([])
-    made = _as_table(result.rows, module.WRITES)
-    _check_result(stage, set(row_keys(todo, key)), set(row_keys(made, key)), result.rejects)
+    parts = list(module.shard(stage.config, context, todo, *inputs[1:])) if todo.num_rows else []
+    made = _as_table([row for part in parts for row in part.rows], module.WRITES)
+    refused = [reject for part in parts for reject in part.rejects]
+    _check_result(stage, set(row_keys(todo, key)), set(row_keys(made, key)), refused)
 
-    rejects += [_reject_row(context, reject, consulted) for reject in result.rejects]
+    rejects += [_reject_row(context, reject, consulted) for reject in refused]
     _write_rejects(context, shard, rejects)
     _write_remarks(context, shard)
     rows = pa.concat_tables([kept, made])

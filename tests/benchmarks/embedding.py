@@ -196,12 +196,12 @@ def compared(loop: Loop, paths: list[str], device: str, workers: int, clock: Clo
             library = WeightsLibrary(store, offline=True)
             context = Context(store, settings, "run", "stage", "version", {}, library, progress=begun)
             with counting(loop.inside, clock) as spent:
-                made = loop.stage.shard(loop.config, context, tracks)
+                rows = [row for part in loop.stage.shard(loop.config, context, tracks) for row in part.rows]
                 ours = clock() - begun.at
         at = clock()
         plain = [loop.plain(path) for path in paths]
         theirs = clock() - at
-        for row, expected in zip(made.rows, plain, strict=True):
+        for row, expected in zip(rows, plain, strict=True):
             found = loop.made(row)
             apart = float((found != expected).mean() if found.dtype == np.uint16 else np.abs(found - expected).max())
             if apart > loop.largest:

@@ -22,6 +22,7 @@ from stages import chroma
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
 from stages.networks.demucs import Separator, load_separator, melody_chroma
+from tests.worlds.parts import put_together
 from tests.worlds.world_of_sound import make_context, save_separator, tracks_of, write_sound
 
 
@@ -42,7 +43,7 @@ def mix(index: int = 0) -> np.ndarray:
 def test_rows_hold_raw_chroma_at_musicgens_frame_rate(tmp_path, repository):
     paths = [write_sound(tmp_path / f"{index}.wav", mix(index)) for index in range(2)]
     config = chroma.Config(separator=WeightsRef(str(repository)))
-    made = chroma.shard(config, make_context(tmp_path), tracks_of(*paths))
+    made = put_together(chroma.shard(config, make_context(tmp_path), tracks_of(*paths)))
     assert [row["track_id"] for row in made.rows] == ["0.wav", "1.wav"]
     assert made.rejects == []
     for row, index in zip(made.rows, range(2), strict=True):
@@ -56,14 +57,14 @@ def test_rows_hold_raw_chroma_at_musicgens_frame_rate(tmp_path, repository):
 def test_a_row_is_the_same_every_time_whatever_else_is_in_the_shard(tmp_path, repository):
     paths = [write_sound(tmp_path / f"{index}.wav", mix(index)[:, :48_000]) for index in range(3)]
     config = chroma.Config(separator=WeightsRef(str(repository)))
-    together = chroma.shard(config, make_context(tmp_path), tracks_of(*paths)).rows
-    alone = chroma.shard(config, make_context(tmp_path), tracks_of(paths[2])).rows
+    together = put_together(chroma.shard(config, make_context(tmp_path), tracks_of(*paths))).rows
+    alone = put_together(chroma.shard(config, make_context(tmp_path), tracks_of(paths[2]))).rows
     assert np.array_equal(np.stack(together[2]["chroma"]), np.stack(alone[0]["chroma"]))
 
 
 def test_without_a_separator_the_chroma_is_that_of_the_mix(tmp_path):
     path = write_sound(tmp_path / "a.wav", mix())
-    row = chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path)).rows[0]
+    row = put_together(chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path))).rows[0]
     expected = melody_chroma(mix(), 16_000, None)
     # Where the piece has rung out, the file's 16 bits decide.
     assert (np.stack(row["chroma"]).argmax(1) == expected.argmax(1))[:-8].all()
@@ -75,7 +76,7 @@ def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_don
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no sound at all")
     tracks = tracks_of(silent, broken, tmp_path / "missing.wav", good)
-    made = chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks)
+    made = put_together(chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks))
     assert [row["track_id"] for row in made.rows] == ["good.wav"]
     kinds = {reject.key: reject.kind for reject in made.rejects}
     assert kinds.keys() == {"silent.wav", "broken.wav", "missing.wav"}
@@ -87,7 +88,7 @@ def test_oracle_a_recording_that_is_stored_has_the_reference_chroma(tmp_path, or
     tensors = load_file(str(oracles / "chroma.safetensors"))
     path = tmp_path / "a.wav"
     soundfile.write(path, tensors["wav"].numpy().T, 32_000, subtype="FLOAT")
-    row = chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path)).rows[0]
+    row = put_together(chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path))).rows[0]
     expected = tensors["raw.chroma"][0]
     torch.testing.assert_close(torch.tensor(np.stack(row["chroma"])), expected, rtol=1e-4, atol=1e-5)
 
@@ -220,7 +221,9 @@ def test_no_samples_are_refused():
 
 def test_real_recordings_have_a_melody_and_real_silence_is_refused(tmp_path, corpus, repository):
     tracks = tracks_of(corpus / "orchestral" / "silence.ogg", corpus / "electronic" / "electro_1.mp3")
-    made = chroma.shard(chroma.Config(separator=WeightsRef(str(repository))), make_context(tmp_path), tracks)
+    made = put_together(
+        chroma.shard(chroma.Config(separator=WeightsRef(str(repository))), make_context(tmp_path), tracks)
+    )
     assert [(reject.key, reject.kind) for reject in made.rejects] == [("silence.ogg", "silent")]
     assert [row["track_id"] for row in made.rows] == ["electro_1.mp3"]
     found = np.stack(made.rows[0]["chroma"])

@@ -7,6 +7,7 @@ from schemas import WeightsRef
 from stages import clap
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
+from tests.worlds.parts import put_together
 from tests.worlds.world_of_sound import make_context, save_clap, tracks_of, write_sound
 
 
@@ -22,7 +23,9 @@ def mix(index: int) -> np.ndarray:
 def test_a_row_has_an_embedding_of_unit_length_for_every_window(tmp_path, model):
     long = write_sound(tmp_path / "long.wav", np.concatenate([mix(0), mix(1), mix(2)], axis=1)[:, :400_000])
     short = write_sound(tmp_path / "short.wav", mix(3)[:, :16_000])
-    made = clap.shard(clap.Config(model=WeightsRef(str(model))), make_context(tmp_path), tracks_of(long, short))
+    made = put_together(
+        clap.shard(clap.Config(model=WeightsRef(str(model))), make_context(tmp_path), tracks_of(long, short))
+    )
     assert [row["starts"] for row in made.rows] == [[0.0, 10.0, 15.0], [0.0]]
     for row in made.rows:
         assert np.stack(row["embeddings"]).shape == (len(row["starts"]), 16)
@@ -32,8 +35,8 @@ def test_a_row_has_an_embedding_of_unit_length_for_every_window(tmp_path, model)
 def test_a_row_is_the_same_every_time_whatever_else_is_in_the_shard(tmp_path, model):
     paths = [write_sound(tmp_path / f"{index}.wav", mix(index)) for index in range(3)]
     config = clap.Config(model=WeightsRef(str(model)))
-    together = clap.shard(config, make_context(tmp_path), tracks_of(*paths)).rows
-    alone = clap.shard(config, make_context(tmp_path), tracks_of(paths[1])).rows
+    together = put_together(clap.shard(config, make_context(tmp_path), tracks_of(*paths))).rows
+    alone = put_together(clap.shard(config, make_context(tmp_path), tracks_of(paths[1]))).rows
     assert np.array_equal(np.stack(together[1]["embeddings"]), np.stack(alone[0]["embeddings"]))
 
 
@@ -42,7 +45,7 @@ def test_broken_recordings_are_refused_and_silence_has_an_embedding_as_any_sound
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"no sound at all")
     config = clap.Config(model=WeightsRef(str(model)))
-    made = clap.shard(config, make_context(tmp_path), tracks_of(silent, broken, tmp_path / "missing.wav"))
+    made = put_together(clap.shard(config, make_context(tmp_path), tracks_of(silent, broken, tmp_path / "missing.wav")))
     assert [row["track_id"] for row in made.rows] == ["silent.wav"]
     assert np.isfinite(np.stack(made.rows[0]["embeddings"])).all()
     assert {reject.key for reject in made.rejects} == {"broken.wav", "missing.wav"}

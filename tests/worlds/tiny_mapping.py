@@ -23,7 +23,6 @@ class Config(BaseConfig):
 
 def shard(config, context, tracks):
     context.progress.start("tiny", tracks.num_rows, "files")
-    rows = []
     for row in tracks.to_pylist():
         word, tries = Path(row["uri"]).read_text(), _count_try(Path(row["uri"]))
         if word == "fail":
@@ -38,9 +37,8 @@ def shard(config, context, tracks):
             context.check_stopped()
             time.sleep(0.02)
         number = 0.0 if word in ("flaky", "kill") else float(word)
-        rows.append({"track_id": row["track_id"], "frame_rate": number * config.scale, "chroma": []})
         context.progress.advance()
-    return Shard(rows)
+        yield Shard([{"track_id": row["track_id"], "frame_rate": number * config.scale, "chroma": []}])
 
 
 def _count_try(file):

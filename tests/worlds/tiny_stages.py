@@ -53,17 +53,15 @@ def make_mapping(calls: list[str], refuse: tuple[str, ...] = (), fail: tuple[str
     module.READS, module.WRITES, module.VERSION = (TRACKS,), CHROMA, 1
 
     def shard(config, context, tracks):
-        rows, rejects = [], []
         for name in tracks.column("track_id").to_pylist():
             context.check_stopped()
             calls.append(name)
             if name in fail:
                 raise RuntimeError(f"cannot do {name}")
             if name in refuse:
-                rejects.append(Reject(name, name, "refused", "as asked"))
+                yield Shard([], [Reject(name, name, "refused", "as asked")])
             else:
-                rows.append({"track_id": name, "frame_rate": config.level, "chroma": [[float(len(name))] * 12]})
-        return Shard(rows, rejects)
+                yield Shard([{"track_id": name, "frame_rate": config.level, "chroma": [[float(len(name))] * 12]}])
 
     module.shard = shard
     return module

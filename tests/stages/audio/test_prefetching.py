@@ -16,6 +16,7 @@ from stages.audio import prefetching
 from stages.audio.prefetching import PrefetchItem, prefetch, prefetch_items
 from stages.audio.reading import Waveform, read_waveform
 from stages.pipeline.contract import Context, Reject, Stopped
+from tests.worlds.parts import put_together
 from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones, write
 from tests.worlds.tiny_codec import codec_folder
 from tests.worlds.world_of_sound import make_context, save_clap, save_separator, tracks_of
@@ -78,7 +79,7 @@ def test_rows_and_rejects_of_every_stage_are_those_of_recordings_read_by_turns(t
     }
     for stage, config in stages.items():
         by_turns, prefetched = (
-            stage.shard(config, make_context(tmp_path, workers=workers), tracks_of(*files))
+            put_together(stage.shard(config, make_context(tmp_path, workers=workers), tracks_of(*files)))
             for workers in (1, TWO_READERS)
         )
         assert [row["track_id"] for row in prefetched.rows] == [row["track_id"] for row in by_turns.rows]

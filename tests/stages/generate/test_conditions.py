@@ -33,6 +33,7 @@ from tests.worlds.generation_world import (
     put_checkpoint,
     rejects_in,
 )
+from tests.worlds.parts import put_together
 from tests.worlds.tiny_clap import clap_folder
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, SAMPLE_RATE, codec_folder
 from tests.worlds.world_of_sound import save_separator
@@ -147,12 +148,12 @@ def _put_track(store: Store, path: Path, separator: Path, joint: Path, codec: Pa
     context = context_for(store)
     tracks = pa.Table.from_pylist([{"track_id": TRACK, "uri": str(path), "shard": 3}], schema=TRACKS.schema)
     store.write_shard(TRACKS, VERSIONS["tracks"], "3", tracks, "k2")
-    for table, shard in (
+    for table, parts in (
         (CHROMA, chroma.shard(chroma.Config(separator=WeightsRef(str(separator))), context, tracks)),
         (CLAP, clap.shard(clap.Config(model=WeightsRef(str(joint))), context, tracks)),
         (TOKENS, tokenize.shard(tokenize.Config(codec=WeightsRef(str(codec))), context, tracks)),
     ):
-        rows = pa.Table.from_pylist(list(shard.rows), schema=table.schema)
+        rows = pa.Table.from_pylist(list(put_together(parts).rows), schema=table.schema)
         store.write_shard(table, VERSIONS[table.name], "3", rows, "k2")
 
 

@@ -30,6 +30,7 @@ from tests.worlds.generation_world import (
     model_config,
     put_checkpoint,
 )
+from tests.worlds.parts import put_together
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE
 
 REQUESTS_OF_ALL_KINDS: list[dict] = [
@@ -193,7 +194,7 @@ def test_progress_says_how_many_clips_are_decoded_at_once_and_no_more_are_than_t
 
     context = context_for(store, decode_at_once=3)
     context.progress = Listens()
-    generate.shard(config_of(), context, _asked(5))
+    put_together(generate.shard(config_of(), context, _asked(5)))
     assert notes
     assert all(re.fullmatch(r"decoding 3 sequences at once: \d\.\d MB of \d+\.\d [GM]B free", note) for note in notes)
 
@@ -216,7 +217,7 @@ def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
 
     context.stop = StopsLater()
     with pytest.raises(Stopped):
-        generate.shard(config_of(), context, _asked(1))
+        put_together(generate.shard(config_of(), context, _asked(1)))
     assert context.stop.asked == 11
 
 

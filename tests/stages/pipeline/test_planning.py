@@ -54,8 +54,9 @@ def test_what_was_refused_for_want_of_something_consulted_is_tried_again_once_th
             wanted, known = chroma.column("track_id").to_pylist(), context.rows(TRACKS).column("track_id").to_pylist()
             calls.extend(wanted)
             if "c" in known:
-                return Shard([{"track_id": name} for name in wanted])
-            return Shard([], [Reject(name, name, "unknown", "c is not there") for name in wanted])
+                yield Shard([{"track_id": name} for name in wanted])
+            else:
+                yield Shard([], [Reject(name, name, "unknown", "c is not there") for name in wanted])
 
         looking.shard = shard
         stages = [

@@ -201,7 +201,7 @@ def test_what_is_optional_may_be_missing(tmp_path):
 )
 def test_a_stage_that_does_not_account_for_every_row_once_is_caught(tmp_path, rows, rejects, message):
     broken = make_mapping([])
-    broken.shard = lambda config, context, tracks: Shard(rows, rejects)
+    broken.shard = lambda config, context, tracks: iter([Shard(rows, rejects)])
     with pytest.raises(StageFailed, match=message):
         run(make_pipeline(tmp_path, ["a"], broken))
 
