@@ -24,7 +24,14 @@ from model.codec.config import CodecTrainingConfig
 from model.codec.losses import Balancer, ReconstructionLosses, weighted_sum
 from model.codec.network import fold_weight_norm, scale_activations, with_weight_norm
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
-from model.optim.train_state import TrainState, in_precision, step_seed
+from model.optim.train_state import (
+    TrainState,
+    check_moved,
+    in_precision,
+    newest_share,
+    parameter_checksums,
+    step_seed,
+)
 
 DISCRIMINATORS, DISCRIMINATOR_TURN = 1, 2
 """What a draw is for, beside those of the codebooks; part of its seed."""
@@ -70,6 +77,7 @@ class CodecTraining:
         self.levels = [network.quantizer.get_num_quantizers_for_bandwidth(each) for each in settings.target_bandwidths]
         self.reconstruction_losses = ReconstructionLosses(settings.sampling_rate, config).to(device)
         self.train_state = TrainState(network, config.optimization)
+        self._initial_checksums = parameter_checksums(network)
         self.adversarial = None
         if config.adversarial:
             seed = step_seed(self.seed, 0, DISCRIMINATORS)
@@ -117,11 +125,10 @@ class CodecTraining:
             losses |= self.adversarial.losses(reconstruction, original)
         loss = self._backward(losses, reconstruction, quantized.commitment)
         stats = self.train_state.step_and_check()
-        if self.updates % config.optimization.ema_interval == 0:
+        if self._averaged_codebooks and self.updates % config.optimization.ema_interval == 0:
+            share = newest_share(self._averaged_codebooks, config.optimization.ema_decay)
             for name, value in self._codebooks().items():
-                # Until they have started, the codebooks hold nothing to average.
-                started = step > config.quantizer_start
-                self.average[name].lerp_(value, 1 - config.optimization.ema_decay if started else 1.0)
+                self.average[name].lerp_(value, share)
         values |= losses | {"commitment": quantized.commitment}
         numbers = torch.stack([loss, *values.values()]).tolist()
         return CodecStepStats(
@@ -184,9 +191,19 @@ class CodecTraining:
         training.
         """
         with self.train_state.averaged():
-            network = with_weight_norm(self.network, self.network.state_dict() | self.average)
+            codebooks = self.average if self._averaged_codebooks else {}
+            network = with_weight_norm(self.network, self.network.state_dict() | codebooks)
         network.eval()
         return network
+
+    def check_moved(self) -> None:
+        """Check that the training left something.
+
+        Raises:
+            ValueError: every averaged weight is what it was before the first step.
+        """
+        with self.train_state.averaged():
+            check_moved(self._initial_checksums, self.network, self.config.optimization)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next step depends on, as named tensors on the CPU."""
@@ -214,6 +231,12 @@ class CodecTraining:
             yield "balancer", self.balancer
         if self.adversarial:
             yield "adversarial", self.adversarial
+
+    @property
+    def _averaged_codebooks(self) -> int:
+        """How often the codebooks have been averaged: until they have started, they hold nothing to average."""
+        interval = self.config.optimization.ema_interval
+        return max(0, self.updates // interval - self.config.quantizer_start // interval)
 
     def _codebooks(self) -> dict[str, Tensor]:
         return {name: value for name, value in self.network.state_dict().items() if name.endswith("codebook.embed")}

@@ -33,9 +33,11 @@ class OptimizationConfig(Config):
     gradient_norm: float | None = Field(default=1.0, gt=0)
     """Gradients are scaled down to this 2-norm over all parameters (arXiv:2306.05284, 3.1); None leaves them."""
     ema_decay: float = Field(default=0.99, ge=0, lt=1)
-    """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1)."""
+    """Decay of the averaged weights, which are the ones that are kept (arXiv:2306.05284, 3.1); the initial weights
+    have no share in them (AudioCraft's `optim/ema.py`)."""
     ema_interval: int = Field(default=10, ge=1)
-    """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`)."""
+    """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`); the weights of a shorter
+    training are kept as they are."""
     precision: TrainingPrecision = "bfloat16"
     """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
     float16, whose narrow range needs loss scaling; bfloat16 does not."""

@@ -1,9 +1,10 @@
 """How a network learns: AdamW, learning rate, clipping, averaged weights, and the exact state of all of it.
 
 MusicGen (arXiv:2306.05284, 3.1): AdamW with betas (0.9, 0.95), decoupled weight decay 0.1, gradients clipped to norm
-1.0, a cosine learning rate after a linear warm-up of 4000 steps, weights averaged with decay 0.99. `state` is all that
-a later process needs to go on as if nothing had happened, bit for bit: no random generator is part of it, because every
-draw of a training is a function of its seed and step (`step_seed`).
+1.0, a cosine learning rate after a linear warm-up of 4000 steps, weights averaged with decay 0.99, without a share of
+the initial ones (AudioCraft's `optim/ema.py`). `state` is all that a later process needs to go on as if nothing had
+happened, bit for bit: no random generator is part of it, because every draw of a training is a function of its seed and
+step (`step_seed`).
 """
 
 import hashlib
@@ -47,6 +48,38 @@ def in_precision(device: torch.device, precision: TrainingPrecision) -> Abstract
     return torch.autocast(device.type, torch.bfloat16)
 
 
+def newest_share(averaged: int, decay: float) -> float:
+    """Return the share of the newest of `averaged` values in their unbiased average, in which every value counts
+    `decay` times as much as the next one, and what the average was before them counts nothing (AudioCraft's
+    `optim/ema.py`; the bias correction of Adam, arXiv:1412.6980, 3)."""
+    return (1 - decay) / (1 - decay**averaged)
+
+
+def parameter_checksums(model: nn.Module) -> dict[str, int]:
+    """Return the sum of every parameter's values, taken as whole numbers: a training that moves a parameter leaves it
+    with the same sum by chance only."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    return {name: int(value.view(bits[value.itemsize]).sum()) for name, value in parameters.items()}
+
+
+def check_moved(before: Mapping[str, int], model: nn.Module, config: OptimizationConfig) -> None:
+    """Check that a training left something.
+
+    Args:
+        before: `parameter_checksums` of the model that it began with.
+
+    Raises:
+        ValueError: every parameter is what it was.
+    """
+    if parameter_checksums(model) == before:
+        raise ValueError(
+            f"expected weights that {config.steps} steps of training moved, got those that it began with, bit for bit: "
+            f"raise the learning rate ({config.learning_rate:g}) or the number of steps, and see whether the gradients "
+            "in the table training are finite and above 0"
+        )
+
+
 def step_seed(seed: int, *parts: int) -> int:
     """Return a seed of 63 bits for one purpose: a function of the training's seed, the step and the other parts."""
     text = ",".join(str(int(part)) for part in (seed, *parts))
@@ -85,7 +118,6 @@ class TrainState:
         stored = model.state_dict().keys()
         self.buffers = {name: value for name, value in model.named_buffers() if name in stored}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._update_average = get_ema_multi_avg_fn(config.ema_decay)
         self.adam = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=config.learning_rate,
@@ -120,7 +152,9 @@ class TrainState:
         self.skipped_steps = torch.where(ends_row, 0, self.skipped_steps + 1)
         self.updates += 1
         if self.updates % self.config.ema_interval == 0:
-            self._update_average(list(self.average.values()), list(self.parameters.values()), self.updates)
+            share = newest_share(self.updates // self.config.ema_interval, self.config.ema_decay)
+            update_average = get_ema_multi_avg_fn(1 - share)
+            update_average(list(self.average.values()), list(self.parameters.values()), self.updates)
         return StepStats(rate, norm, applied)
 
     def check_finite(self) -> None:
@@ -148,7 +182,13 @@ class TrainState:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the model its averaged weights inside; after it, the moving ones again, bit for bit."""
+        """Give the model its averaged weights inside; after it, the moving ones again, bit for bit.
+
+        Before the first `ema_interval` updates nothing has been averaged, and it keeps its weights as they are.
+        """
+        if self.updates < self.config.ema_interval:
+            yield
+            return
         moving = {name: value.detach().clone() for name, value in self.parameters.items()}
         _copy(self.parameters, self.average)
         try:
@@ -158,7 +198,8 @@ class TrainState:
 
     def keep_averaged(self) -> None:
         """Leave the model with its averaged weights for good: the training is over."""
-        _copy(self.parameters, self.average)
+        if self.updates >= self.config.ema_interval:
+            _copy(self.parameters, self.average)
 
     def state(self) -> dict[str, Tensor]:
         """Return all that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,

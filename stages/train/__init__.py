@@ -11,7 +11,7 @@ from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
 from stages.pipeline.contract import Context, ReduceResult
 from stages.train.config import KINDS, Config
 
-READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 3
+READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 4
 STREAMS = READS
 
 __all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "reduce"]
@@ -22,7 +22,7 @@ def reduce(config: Config, context: Context) -> ReduceResult:
 
     Raises:
         ValueError: the data cannot be trained on (none, too short, of another codec, without the conditions that the
-            model reads), the loss stays not finite, or more processes are asked for than there can be.
+            model reads), the loss stays not finite, no weight moved, or more processes are asked for than there can be.
         ProcessFailed, ProcessDied: one of several processes met another error, or died.
         Stopped: the run was asked to stop; the state is kept.
     """

@@ -6,6 +6,7 @@ codebooks.
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from model.conditioning.config import MusicModelConfig
 from model.lm.config import LanguageModelConfig
 from model.lm.language_model import stereo_configuration, stereo_weights
 from model.music_model import MusicModel
-from model.optim.train_state import step_seed
+from model.optim.train_state import parameter_checksums, step_seed
 from schemas import WeightsRef
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.loading import load_checkpoint
@@ -51,6 +52,8 @@ class InitialModel:
     """Of the checkpoint that it begins from; None for fresh weights."""
     codec: CodecNetwork | None
     """The codec that came with that checkpoint."""
+    checksums: Mapping[str, int]
+    """Of the parameters, before low-rank updates stand beside them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,7 @@ def initial_model(config: Config, context: Context) -> InitialModel:
         fresh = _load_initial_weights(model, trained)
         if fresh and config.lora is not None and not config.lora.conditioners:
             raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
+    checksums = parameter_checksums(model)
     if config.lora is not None:
         from stages.train.lora import add_adapter  # with peft, which other trainings do without
 
@@ -99,6 +103,7 @@ def initial_model(config: Config, context: Context) -> InitialModel:
         parents=[*parents, *text.parents],
         facts=None if trained is None else trained.facts,
         codec=None if trained is None else trained.codec,
+        checksums=checksums,
     )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from model.music_model import MusicModel
 from model.objective import LossModule, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
-from model.optim.train_state import TrainState, step_seed
+from model.optim.train_state import TrainState, check_moved, step_seed
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
@@ -219,6 +219,7 @@ def _export_checkpoint(
 
             save_adapter(initial.model, folder / ADAPTER)
             merge_adapter(initial.model)
+        check_moved(initial.checksums, initial.model, config.optimization)
         save_checkpoint(folder, initial.model, facts, initial.codec if corpus.codec else None)
         digest = folder_digest(folder)
     summary = TrainingSummary(config.optimization.steps, trainable, rows_seen, metrics)

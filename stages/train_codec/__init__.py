@@ -13,7 +13,7 @@ from schemas.tables import CHECKPOINTS, TRACKS
 from stages.pipeline.contract import Context, ReduceResult
 from stages.train_codec.config import Config
 
-READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 2
+READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 3
 KINDS = ("codec",)
 
 __all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "reduce"]
@@ -24,7 +24,7 @@ def reduce(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
 
     Raises:
         ValueError: the corpus cannot be trained on (nothing that is long and loud enough and of a high enough sample
-            rate, or that can be read), or the gradients stay not finite.
+            rate, or that can be read), the gradients stay not finite, or nothing moved.
         Stopped: the run was asked to stop; the state is kept.
     """
     from stages.train_codec.training import train_codec  # with torch, which a plan does without

@@ -76,6 +76,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
         for split, sounds in (("valid", valid), ("test", test)):
             metrics |= baseline_metrics(untrained, sounds, split) if sounds else {}
         training_log = _train(config, context, training, valid)
+        training.check_moved()
         trained = Codec(training.trained(), context.device)
         for split, sounds in (("valid", valid), ("test", test), ("train", held_out(config, decoded, splits.train))):
             if sounds:

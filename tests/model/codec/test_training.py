@@ -113,6 +113,23 @@ def test_the_copy_that_is_kept_computes_what_the_network_in_training_computes() 
         torch.testing.assert_close(training.trained().encoder(wav), latents, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [4, 6, 10, 13])
+def test_averaged_codebooks_are_the_unbiased_average_of_those_since_they_started(steps: int) -> None:
+    training = begin(steps)
+    slower = training.config.optimization.model_copy(update={"ema_interval": 5})
+    training.config = training.config.model_copy(update={"optimization": slower})
+    training.train_state.config = slower
+    seen = []
+    for _ in range(steps):
+        training.step()
+        seen.append(training.network.state_dict()["quantizer.layers.0.codebook.embed"].clone())
+    taken = seen[4::5] or seen[-1:]
+    shares = [0.5 ** (len(taken) - i) for i in range(1, len(taken) + 1)]
+    expected = sum(share * value for share, value in zip(shares, taken, strict=True)) / sum(shares)
+    kept = training.trained().state_dict()["quantizer.layers.0.codebook.embed"]
+    torch.testing.assert_close(kept, torch.as_tensor(expected), rtol=1e-5, atol=1e-7)
+
+
 def test_training_beats_the_untrained_codec_on_sound_that_it_did_not_see() -> None:
     training = CodecTraining(new_network(NETWORK, 0), config(80, 20, 0.0), 0, tones)
     held_out = [tones(-1000 - i, items=1, samples=8_000) for i in range(4)]

@@ -6,9 +6,15 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.optim.train_state import OptimizationConfig, TrainState, learning_rate, step_seed
+from model.optim.train_state import (
+    OptimizationConfig,
+    TrainState,
+    check_moved,
+    learning_rate,
+    parameter_checksums,
+    step_seed,
+)
 
 
 def small(**changes: object) -> OptimizationConfig:
@@ -77,33 +83,51 @@ def test_without_a_largest_norm_gradients_stay_as_they_are() -> None:
     assert torch.equal(moments(None), moments(100.0))
 
 
-@pytest.mark.parametrize("interval", [1, 3])
-def test_averaged_weights_are_those_of_a_naive_average(interval: int) -> None:
-    model = network()
-    train_state = TrainState(model, small(ema_decay=0.9, ema_interval=interval))
-    naive = {name: value.detach().clone() for name, value in model.named_parameters()}
-    for step in range(10):
-        descend(model, train_state, range(step, step + 1))
-        if (step + 1) % interval == 0:
-            naive = {name: 0.9 * naive[name] + 0.1 * value.detach() for name, value in model.named_parameters()}
-    moving = {name: value.detach().clone() for name, value in model.named_parameters()}
+@pytest.mark.parametrize("steps", [1, 9, 10, 15, 100, 1000])
+def test_averaged_weights_are_the_unbiased_average_after_any_number_of_steps(steps: int) -> None:
+    """AudioCraft's formula written out: of weights v at every tenth step, sum d^(n-i) v_i / sum d^(n-i)."""
+    holder = nn.Module()
+    weight = nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    holder.register_parameter("weight", weight)
+    train_state = TrainState(holder, small(steps=1000, learning_rate=5e-3, ema_decay=0.99, ema_interval=10))
+    seen = []
+    for _ in range(steps):
+        F.mse_loss(weight, torch.ones_like(weight)).backward()
+        train_state.step_and_check()
+        seen.append(weight.detach().clone())
+    taken = seen[9::10] or seen[-1:]
+    shares = [0.99 ** (len(taken) - i) for i in range(1, len(taken) + 1)]
+    expected = sum(share * value for share, value in zip(shares, taken, strict=True)) / sum(shares)
+    assert float(expected[0]) > 0
     with train_state.averaged():
-        for name, value in model.named_parameters():
-            torch.testing.assert_close(value.detach(), naive[name], atol=1e-6, rtol=1e-5)
-            assert not torch.equal(value, moving[name])
-    assert all(torch.equal(value, moving[name]) for name, value in model.named_parameters())
+        torch.testing.assert_close(weight.detach(), expected, rtol=1e-12, atol=0)
+    assert torch.equal(weight, seen[-1])
+    train_state.keep_averaged()
+    torch.testing.assert_close(weight.detach(), expected, rtol=1e-12, atol=0)
 
 
-def test_averaged_weights_are_those_of_torch_bit_for_bit_but_begin_with_the_initial_weights() -> None:
+def test_the_first_averaged_weights_are_the_newest_bit_for_bit() -> None:
     model = network()
-    train_state = TrainState(model, small(ema_decay=0.98))
-    torchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.98))
-    torchs.n_averaged.fill_(1)  # else its first update would copy the weights
-    for step in range(20):
-        descend(model, train_state, range(step, step + 1))
-        torchs.update_parameters(model)
-    for name, value in torchs.module.named_parameters():
-        assert torch.equal(train_state.average[name], value)
+    train_state = TrainState(model, small(ema_interval=4))
+    descend(model, train_state, range(4))
+    assert all(torch.equal(train_state.average[name], value) for name, value in model.named_parameters())
+    moving = {name: value.detach().clone() for name, value in model.named_parameters()}
+    descend(model, train_state, range(4, 8))
+    with train_state.averaged():
+        assert not any(torch.equal(value, moving[name]) for name, value in model.named_parameters())
+
+
+def test_a_training_that_moved_nothing_is_refused() -> None:
+    model = network()
+    before, config = parameter_checksums(model), small(steps=3)
+    train_state = TrainState(model, config)
+    for _ in range(3):
+        (model(torch.randn(4, 3)).sum() * math.nan).backward()
+        train_state.step_and_check()
+    with pytest.raises(ValueError, match="expected weights that 3 steps of training moved, got those that it began"):
+        check_moved(before, model, config)
+    descend(model, train_state, range(3, 4))
+    check_moved(before, model, config)
 
 
 @pytest.mark.parametrize("at", [0, 1, 17])

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from stages import train
 from stages.checkpoints.loading import load_checkpoint
+from stages.pipeline.runner import StageFailed
 from stages.train.corpus import TrackWindow
 from tests.worlds.tiny_clap import clap_folder
 from tests.worlds.tiny_models import world
@@ -80,6 +81,25 @@ def test_the_checkpoint_is_a_plain_model_and_the_adapter_beside_it_says_the_same
     torch.testing.assert_close(adapted, got, atol=1e-5, rtol=0)
     updates = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert row["parameters"] == sum(value.numel() for value in updates.values())
+
+
+def test_two_steps_at_the_published_interval_of_averaging_change_the_checkpoint(place: Path) -> None:
+    before = load_file(place / "initial" / "model.safetensors")
+    optimization = {"steps": 2, "ema_decay": 0.99, "ema_interval": 10}
+    config = adapting(place, lora=LORA | {"conditioners": False}, optimization=optimization)
+    train_in(place, config)
+    after = kept_weights(place, config)
+    moved = [name for name in before if not torch.equal(before[name], after[name])]
+    assert len(moved) == 2 * 6  # every matrix of both layers
+
+
+def test_a_checkpoint_equal_to_its_start_is_an_error_that_says_so(place: Path) -> None:
+    optimization = {"steps": 3, "learning_rate": 1e-20}
+    config = adapting(place, lora=LORA | {"conditioners": False}, optimization=optimization)
+    with pytest.raises(StageFailed, match="expected weights that 3 steps of training moved, got those that it began"):
+        train_in(place, config)
+    _, context = make_context(place, config)
+    assert not context.store.exists(f"models/{context.identity}")
 
 
 def test_a_killed_training_of_updates_ends_with_the_same_weights_bit_for_bit(place: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from schemas.weights import folder_digest
 from stages.audio import read_audio
 from stages.checkpoints.codecs import load_codec
 from stages.pipeline.contract import Progress, Stopped
+from stages.pipeline.runner import StageFailed
 from tests.worlds.codec_world import (
     ADVERSARIAL,
     CARDINALITY,
@@ -261,6 +262,13 @@ def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> No
     assert list(context.scratch().glob("*.safetensors"))
     finished, _ = train_in(tmp_path / "a", rows, recipe())
     assert finished["digest"] == train_in(tmp_path / "b", rows, recipe())[0]["digest"]
+
+
+def test_a_codec_that_no_step_moved_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    with pytest.raises(StageFailed, match="expected weights that 12 steps of training moved, got those that it began"):
+        train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe())
+    assert not (tmp_path / "store" / "models").exists()
 
 
 def test_where_the_split_valid_is_empty_a_share_of_the_training_tracks_is_held_out(tmp_path: Path) -> None:
