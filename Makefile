@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STORE  ?= demo-store
 TESTS  ?=
 
-.PHONY: env demo test test-slow bench docs lint lock clean
+.PHONY: env demo test test-slow test-faults bench docs lint lock clean
 
 env: $(VENV)/.installed
 
@@ -29,7 +29,11 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile $(TESTS)
 
 test-slow: env
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not faults"
+
+# Thousands of faults and a hundred kills; SEGUE_FAULTS_SEED chooses others.
+test-faults: env
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/faults
 
 bench: env
 	$(BIN)/python -W ignore -m tests.benchmarks --results tests/benchmarks/RESULTS.md

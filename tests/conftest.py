@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.faults.forms import SEED
 from tests.worlds.smallest_run import segue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,12 +70,15 @@ def catalog(common: Path, home: Path) -> Path:
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
-    """Count the tests that `-m "not slow"` leaves out; a worker tells its number to the process that reports."""
+    """Count the tests that `-m "not slow"` leaves out, by the command that runs them; a worker tells its numbers to the
+    process that reports."""
     if not items:
         return
     config = items[0].config
-    slow = sum(item.get_closest_marker("slow") is not None for item in items)
-    getattr(config, "workeroutput", config.stash.setdefault(_COUNTS, {}))["slow_deselected"] = slow
+    counts = getattr(config, "workeroutput", config.stash.setdefault(_COUNTS, {}))
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    counts["faults_deselected"] = sum(item.get_closest_marker("faults") is not None for item in slow)
+    counts["slow_deselected"] = len(slow) - counts["faults_deselected"]
 
 
 class Workers:
@@ -98,10 +102,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Say at the very end what was not checked, and why: each reason once, with the number of its tests."""
     reasons: Counter[str] = Counter(_reason(report) for report in terminalreporter.stats.get("skipped", ()))
-    slow = config.stash.get(_COUNTS, {}).get("slow_deselected", 0)
-    if slow:
-        reasons["slow, `make test-slow` runs them"] = slow
-    for reason, count in sorted(reasons.items()):
+    counts = config.stash.get(_COUNTS, {})
+    reasons["slow, `make test-slow` runs them"] = counts.get("slow_deselected", 0)
+    reasons["many faults, `make test-faults` injects them"] = counts.get("faults_deselected", 0)
+    properties = [one for report in terminalreporter.stats.get("passed", ()) for one in report.user_properties]
+    survived = sum(number for name, number in properties if name == "faults survived")
+    if survived:
+        terminalreporter.write_line(f"FAULTS SURVIVED: {survived:,}, of seed {SEED}")
+    for reason, count in sorted((+reasons).items()):
         tests = "test" if count == 1 else "tests"
         terminalreporter.write_line(f"NOT CHECKED: {count} {tests}: {reason}", yellow=True)
 

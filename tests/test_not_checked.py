@@ -25,11 +25,21 @@ def test_that_needs_more(number):
 @pytest.mark.slow
 def test_that_takes_long():
     pass
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_that_injects_faults():
+    pass
+
+
+def test_that_survives(record_property):
+    record_property("faults survived", 7)
 """
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])
-def test_skipped_and_slow_tests_are_counted_by_their_reasons(tmp_path: Path, workers: str) -> None:
+def test_skipped_and_slow_tests_are_counted_by_their_reasons_and_faults_are_too(tmp_path: Path, workers: str) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
     words = [
         "-p",
@@ -45,14 +55,16 @@ def test_skipped_and_slow_tests_are_counted_by_their_reasons(tmp_path: Path, wor
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *words, "--rootdir", str(tmp_path)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "SEGUE_FAULTS_SEED": "0"},
         capture_output=True,
         text=True,
         check=False,
     )
-    *_, slow, skipped, closing = run.stdout.splitlines()
-    assert {slow, skipped} == {
+    *_, survived, faults, slow, skipped, closing = run.stdout.splitlines()
+    assert survived == "FAULTS SURVIVED: 7, of seed 0"
+    assert {faults, slow, skipped} == {
         "NOT CHECKED: 3 tests: there is no such machine",
+        "NOT CHECKED: 1 test: many faults, `make test-faults` injects them",
         "NOT CHECKED: 1 test: slow, `make test-slow` runs them",
     }
-    assert closing.startswith("1 passed, 3 skipped")
+    assert closing.startswith("2 passed, 3 skipped")

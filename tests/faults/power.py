@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Self
 from unittest.mock import patch
 
-_open = os.open
 Tree = dict[str, bytes | None]
 """What lies under a folder: the bytes of each file and None for each folder, by relative path."""
 
@@ -138,7 +137,7 @@ class Disk:
     def _see(self, path: str) -> None:
         if os.path.isdir(path):
             return
-        with io.FileIO(_open(path, os.O_RDONLY)) as file:
+        with io.FileIO(path) as file:
             data = file.readall()
         node = self._nodes[path]
         if self._seen.get(node) != data:

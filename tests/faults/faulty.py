@@ -1,0 +1,197 @@
+"""A filesystem around another one whose n-th operation fails (SQLite's way to test: sqlite.org/testing.html, 3.2).
+
+`faulty://` is an object store in memory: one PUT replaces a file whole, folders are there while something lies in them.
+"""
+
+import errno
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import fsspec
+from fsspec.implementations.memory import MemoryFileSystem
+
+Kind = Literal["before", "after", "half", "stale", "not found", "away", "killed before", "killed after"]
+"""The operation fails before it is done, or after, or after half of the bytes were written; a listing lacks the last
+change; what is there is not found; the whole store is away, and another, empty one in its place; the process is killed
+before the operation or after it."""
+WRITES = ("pipe_file", "rm_file", "cp_file")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing catches it, and nothing can be asked of the filesystem after it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, and when."""
+
+    kind: Kind
+    at: int
+    """The number of the operation that fails, counting from 1 those that can fail in this way."""
+    lasting: bool = False
+    """Whether all later ones fail too."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}{', lasting' if self.lasting else ''}, at operation {self.at}"
+
+
+def _can_fail(kind: Kind, operation: str, there: bool, empty: bool) -> bool:
+    if kind == "half":
+        return operation == "pipe_file"
+    if kind == "stale":
+        return operation == "ls"
+    if kind == "away":
+        return not empty  # nobody can tell an empty store from another one
+    if kind == "not found":
+        return there and operation not in WRITES
+    return True
+
+
+class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
+    """See the module; all instances, in all threads, are one store and meet one fault."""
+
+    protocol = "faulty"
+    inner: ClassVar[Any] = MemoryFileSystem(skip_instance_cache=True)
+    fault: ClassVar[Fault | None] = None
+    met: ClassVar[int] = 0
+    """Faults met."""
+    counted: ClassVar[Counter[str]] = Counter()
+    log: ClassVar[list[str]] = []
+    possible: ClassVar[int] = 0
+    _changed: ClassVar[dict[str, bytes | None]] = {}
+    """What the last changed file was before."""
+    _away: ClassVar[dict[str, bytes] | None] = None
+    """What comes back when a store that was away does."""
+
+    @classmethod
+    @contextmanager
+    def failing(cls, fault: Fault | None) -> Iterator[type["FaultyFileSystem"]]:
+        """Meet a fault meanwhile."""
+        cls.fault, cls.met, cls.possible, cls._changed, cls._away = fault, 0, 0, {}, None
+        cls.log.clear()
+        try:
+            yield cls
+        finally:
+            cls.fault = None
+            if cls._away is not None:
+                cls.restore(cls._away)
+
+    @classmethod
+    def contents(cls) -> dict[str, bytes]:
+        """Every file, by path."""
+        return {path: bytes(file.getvalue()) for path, file in cls.inner.store.items()}
+
+    @classmethod
+    def restore(cls, contents: dict[str, bytes]) -> None:
+        """Make it hold these files and no others."""
+        cls.inner.store, cls.inner.pseudo_dirs = {}, [""]
+        for path, data in contents.items():
+            cls.inner.pipe_file(path, data)
+
+    def _do(self, operation: str, path: str, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+        cls = type(self)
+        fault, there = cls.fault, self.inner.exists(path)
+        cls.log.append(f"{operation} {path}")
+        if fault is None or (cls._away is None and not _can_fail(fault.kind, operation, there, not self.inner.store)):
+            return act()
+        cls.possible += 1
+        if cls.possible < fault.at or (cls.possible > fault.at and not (fault.lasting or "killed" in fault.kind)):
+            return act()
+        cls.met += 1
+        if cls.possible == fault.at:
+            cls.counted[fault.kind] += 1
+        if fault.kind == "not found":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory (injected)", path)
+        if fault.kind == "away":
+            if cls._away is None:
+                cls._away = self.contents()
+                self.restore({})
+            return act()
+        if fault.kind == "stale":
+            return self._before_last_change(path, act)
+        if fault.kind == "half" and half is not None:
+            half()
+        if fault.kind in ("after", "killed after") and cls.possible == fault.at:
+            with suppress(FileNotFoundError):  # an answer that is lost as others are
+                act()
+        if "killed" in fault.kind:
+            raise Killed
+        raise ConnectionResetError(errno.ECONNRESET, f"Connection reset by peer (injected: {fault})")
+
+    def _before_last_change(self, folder: str, act: Callable[[], Any]) -> Any:
+        """List a folder as it was before the file was changed that was changed last."""
+        now = self.contents()
+        before = {path: data for path, data in (now | self._changed).items() if data is not None}
+        self.restore(before)
+        try:
+            return act()
+        finally:
+            self.restore(now)
+
+    def _change(self, path: str) -> None:
+        path = self.inner._strip_protocol(path)
+        type(self)._changed = {path: self.contents().get(path)}
+
+    def _named(self, entry: dict[str, Any]) -> dict[str, Any]:
+        return entry | {"name": entry["name"].lstrip("/")}
+
+    def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
+        path = self._strip_protocol(path)
+        entries = self._do("ls", path, lambda: [self._named(entry) for entry in self.inner.ls(path, detail=True)])
+        return entries if detail else [entry["name"] for entry in entries]
+
+    def info(self, path: str, **options: Any) -> dict[str, Any]:
+        path = self._strip_protocol(path)
+        return dict(self._do("info", path, lambda: self._named(self.inner.info(path))))
+
+    def modified(self, path: str) -> Any:
+        return self.inner.modified(self._strip_protocol(path))
+
+    def exists(self, path: str, **options: Any) -> bool:
+        try:  # as remote filesystems do: an error is not an answer
+            self.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def isdir(self, path: str) -> bool:
+        return self.exists(path) and self.info(path)["type"] == "directory"
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        path = self._strip_protocol(path)
+        return bytes(self._do("cat_file", path, lambda: self.inner.cat_file(path, start=start, end=end)))
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
+        path = self._strip_protocol(path)
+        self._change(path)
+        half = value[: len(value) // 2]
+        self._do("pipe_file", path, lambda: self.inner.pipe_file(path, value), lambda: self.inner.pipe_file(path, half))
+
+    def rm_file(self, path: str) -> None:
+        path = self._strip_protocol(path)
+        self._change(path)
+        self._do("rm_file", path, lambda: self.inner.rm_file(path))
+
+    _rm = rm_file
+
+    def cp_file(self, path1: str, path2: str, **options: Any) -> None:
+        path1, path2 = self._strip_protocol(path1), self._strip_protocol(path2)
+        self._change(path2)
+        self._do("cp_file", path1, lambda: self.inner.pipe_file(path2, self.inner.cat_file(path1)))
+
+    def mkdir(self, path: str, create_parents: bool = True, **options: Any) -> None:
+        """Do nothing: an object store has no folders."""
+
+    makedirs = rmdir = mkdir
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> io.BytesIO:
+        if mode != "rb":
+            raise NotImplementedError("expected whole files to be written by pipe_file")
+        return io.BytesIO(self.cat_file(path))
+
+
+fsspec.register_implementation("faulty", FaultyFileSystem, clobber=True)
