@@ -25,6 +25,7 @@ from flows.overrides import merge
 from flows.presets import PRESETS, preset_difference
 from model.conditioning.config import ChromaConfig
 from schemas import Config, Settings, Store
+from schemas.checks import Check
 from schemas.identity import weights_in
 from stages.pipeline.planning import ConfiguredStage
 
@@ -72,6 +73,8 @@ class Recipe(Config):
     decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
     evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
     report: Annotated[stages.report.Config, Stage(stages.report)] = stages.report.Config()
+    checks: tuple[Check, ...] = ()
+    """What must hold before a table is published, besides what always must."""
 
     @model_validator(mode="before")
     @classmethod

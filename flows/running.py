@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from flows.recipe import Recipe, selected_stages, with_source
 from schemas import Settings
+from schemas.checks import Check
 from stages.pipeline.contract import Progress, Stopped
 from stages.pipeline.planning import ConfiguredStage, Pipeline, Plan, plan_pipeline
 from stages.pipeline.runner import RunJobs, StageFailed, StageResult, run_one_by_one, run_stage
@@ -28,6 +29,8 @@ class RunPlan:
     """Those to run, in order."""
     settings: Settings
     """With the demo corpus for a source where none was given."""
+    checks: tuple[Check, ...] = ()
+    """What must hold before a table is published."""
     by_name: bool = False
     """The stages were asked for by name, so a `refresh` policy does not hold them back."""
 
@@ -56,7 +59,7 @@ def plan_run(recipe: Recipe, settings: Settings, requested: Sequence[str] | None
     stages = recipe.configured_stages(settings.source)
     names = selected_stages(stages, requested, recipe.preset)
     settings = with_source(settings, names, [stage.name for stage in stages])
-    return RunPlan(stages, names, settings, by_name=bool(requested))
+    return RunPlan(stages, names, settings, recipe.checks, by_name=bool(requested))
 
 
 def new_run_id() -> str:
@@ -96,11 +99,13 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
     names = run.plan.names
     pipeline = run.plan.pipeline()
     stage_plans = {plan.stage: plan for plan in run.stage_plans if not plan.estimated}
+    pipeline.store.require()
     pipeline.fetch(names)
     for name in names:
         if run.stop.is_set():
             raise Stopped(f"{name} was asked to stop")
-        context = replace(pipeline.context(name, run.run_id), progress=run.progress, stop=run.stop)
+        context = pipeline.context(name, run.run_id)
+        context = replace(context, progress=run.progress, stop=run.stop, checks=run.plan.checks)
         try:
             result = run_stage(pipeline.stages[name], context, run.plan.by_name, run_jobs, stage_plans.get(name))
         except StageFailed as failure:

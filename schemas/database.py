@@ -1,19 +1,26 @@
 """SQL over the store: a view a table, through DuckDB, on a local disk and on any fsspec filesystem.
 
-A table of derived data shows its newest version (the one that the latest row of `runs` names, since going back to an
-earlier recipe makes an earlier version the current one again); a table of records shows all of them.
+A table of derived data shows what of it was published last (`schemas.publications`); a table of records, all of its
+versions. A shard may be replaced while a query reads it: the query is then asked again, so that its answer is of what
+was published before or of what was published after, and never of both.
 """
 
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
 
+from schemas.publications import Publications
 from schemas.store import Store
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, Table
+
+ATTEMPTS, READS = 20, 3
+"""How often a query is asked while shards are being replaced, and how often where they are not and one of their files
+cannot be read."""
 
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
@@ -23,17 +30,62 @@ class QueryError(ValueError):
     """A query that cannot be answered, with DuckDB's reason."""
 
 
-def query(store: Store, sql: str) -> pa.Table:
+def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None = None) -> pa.Table:
     """Return the answer to one read-only statement over the store's tables.
 
+    Args:
+        candidates: files that take the place of what is published of a table, by the table's name.
+
     Raises:
-        QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, DuckDB refuses it, or something
-            that is no shard lies among a table's.
+        QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, or DuckDB refuses it.
     """
+    for attempt in range(ATTEMPTS):
+        shown = shown_files(store)
+        try:
+            answer = _query(store, sql, {**shown, **(candidates or {})})
+        except _Unread as error:
+            # A shard was replaced between two looks of the reader, or the network failed for a moment.
+            if attempt + 1 >= READS and shown == shown_files(store):
+                raise QueryError(str(error)) from error
+            continue
+        if shown == shown_files(store):
+            return answer
+    raise QueryError(f"expected {store.url} to stay as it is for one query, got {ATTEMPTS} changes; ask again")
+
+
+class _Unread(QueryError):
+    """A file could not be read; another try may find it whole."""
+
+
+@dataclass(frozen=True)
+class ColumnCounts:
+    """How many rows some files of a table have, and how full their columns are."""
+
+    rows: int
+    distinct_keys: int
+    values: Mapping[str, int]
+    """The number of values that are not null, by plain column: lists would have to be read whole."""
+
+
+def column_counts(store: Store, table: Table, files: Sequence[str]) -> ColumnCounts:
+    """Count rows, keys and values in files of a table.
+
+    Raises:
+        QueryError: a file cannot be read.
+    """
+    plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    keys = ", ".join(f'"{name}"' for name in table.key)
+    counts = ", ".join(f'count("{name}") AS "{name}"' for name in plain)
+    sql = f'SELECT count(*) AS "*", count(DISTINCT ({keys})) AS "key *", {counts} FROM {table.name}'
+    values = query(store, sql, {table.name: files}).to_pylist()[0]
+    return ColumnCounts(values.pop("*"), values.pop("key *"), values)
+
+
+def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]]) -> pa.Table:
     with duckdb.connect(":memory:") as connection:
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
-        _make_views(connection, store)
+        _make_views(connection, store, shown)
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
@@ -41,8 +93,10 @@ def query(store: Store, sql: str) -> pa.Table:
                 kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
                 raise QueryError(f"expected one SELECT (the store is read-only here), got {kinds}")
             return connection.sql(sql).to_arrow_table()
-        except duckdb.Error as error:
+        except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
             raise QueryError(_reason(error)) from error
+        except (duckdb.Error, OSError) as error:
+            raise _Unread(_reason(error)) from error
 
 
 def write_views(store: Store) -> None:
@@ -59,7 +113,7 @@ def write_views(store: Store) -> None:
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
     try:
         with duckdb.connect(temporary) as connection:
-            _make_views(connection, store)
+            _make_views(connection, store, shown_files(store))
         os.replace(temporary, target)
     finally:
         for left in (temporary, f"{temporary}.wal"):
@@ -67,50 +121,52 @@ def write_views(store: Store) -> None:
                 os.remove(left)
 
 
-def current_versions(store: Store) -> dict[str, list[str]]:
-    """Return the versions that each table's view shows, by table name."""
-    runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs"]).to_pylist()
-    newest: dict[str, str] = {}
-    stages: dict[str, str] = {}
-    for run in sorted(runs, key=lambda row: row["started_at"]):
-        stages[run["stage"]] = run["fingerprint"]
-        newest |= {name: run["fingerprint"] for name in run["outputs"]}
+def shown_files(store: Store) -> dict[str, list[str]]:
+    """Return the files that each table's view reads, by the table's name."""
+    published = Publications(store).shown_files()
+    runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs", "error", "sequence"])
+    ordered = sorted(runs.to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))
+    last_of_stage = {run["stage"]: run["fingerprint"] for run in ordered}
     shown = {}
     for table in TABLES.values():
+        if table.name in published:
+            shown[table.name] = published[table.name]
+            continue
         versions = store.versions(table)
         if table in (REJECTS, REMARKS):
-            shown[table.name] = [version for version in versions if version in stages.values()]
-        elif table.accumulates:
-            shown[table.name] = versions
-        else:
-            shown[table.name] = [
-                version for version in (newest.get(table.name), *versions[-1:]) if version in versions
-            ][:1]
+            versions = [version for version in versions if version in last_of_stage.values()]
+        elif not table.accumulates:
+            # A store of an earlier release, which has no publications yet.
+            passed = [run["fingerprint"] for run in ordered if table.name in run["outputs"] and not run["error"]]
+            versions = [version for version in (*passed[-1:], *versions[-1:]) if version in versions][:1]
+        shown[table.name] = [
+            store.shard_path(table, version, shard) for version in versions for shard in store.shards(table, version)
+        ]
     return shown
 
 
-def _make_views(connection: duckdb.DuckDBPyConnection, store: Store) -> None:
-    shown = current_versions(store)
+def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, shown: Mapping[str, Sequence[str]]) -> None:
     for table in TABLES.values():
         try:
             connection.execute(_view(store, table, shown[table.name]))
-        except duckdb.Error as error:
-            raise QueryError(f"expected nothing but shards of {table.name} in {store.url}: {_reason(error)}") from error
+        except (duckdb.Error, OSError) as error:
+            raise _Unread(f"expected shards of {table.name} in {store.url}: {_reason(error)}") from error
 
 
-def _reason(error: duckdb.Error) -> str:
-    """Return what DuckDB says, without the statement that it points at."""
-    return str(error).split("\n\nLINE ")[0]
+def _reason(error: Exception) -> str:
+    """Return what DuckDB says, without the statement that it points at; of an error in a filesystem, its last line."""
+    message = str(error).split("\n\nLINE ")[0].strip()
+    return message.rpartition("\n")[2].strip() if "Traceback (most recent call last)" in message else message
 
 
-def _view(store: Store, table: Table, versions: Sequence[str]) -> str:
-    """Return the statement that makes a table's view. It has all of the table's columns, also where there is no version
+def _view(store: Store, table: Table, files: Sequence[str]) -> str:
+    """Return the statement that makes a table's view. It has all of the table's columns, also where there is no shard
     yet or only files of an earlier release, which lacked some of them."""
     columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in table.schema)
     view = f"CREATE OR REPLACE VIEW {table.name} AS SELECT {columns} WHERE false"
-    if not versions:
+    if not files:
         return view
-    paths = ", ".join(_literal(f"{_prefix(store)}{store.folder(table, version)}/*.parquet") for version in versions)
+    paths = ", ".join(_literal(f"{_prefix(store)}{file}") for file in files)
     source = f"read_parquet([{paths}], hive_partitioning = false, union_by_name = true)"
     return f"{view} UNION ALL BY NAME SELECT * FROM {source}"
 

@@ -3,14 +3,20 @@
 One file a shard, replaced atomically: on a local disk a temporary name that no `*.parquet` glob matches, fsync, rename;
 on an object store one PUT. A shard's footer holds `input_key`, the identity of the keys that it was made from, so
 that it is done if and only if that matches: there are no markers, and marker and data cannot disagree.
+
+The store has an identity of its own, in a small file at its root. Before anything is written it is seen to be there, so
+that a disk that went away is an error rather than a second store under its mount point.
 """
 
+import errno
 import hashlib
 import io
+import json
 import os
+import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,6 +31,18 @@ from fsspec.implementations.local import LocalFileSystem
 
 from schemas.identity import keys_digest
 from schemas.tables import Table
+
+IDENTITY = "segue-store.json"
+"""The file at a store's root that says which store it is."""
+
+FOOTER_BYTES = 2**16
+"""Read of a shard's end at first: a footer is smaller, but for that of a table with very many row groups."""
+
+SHARD_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.parquet")
+"""A file of any other name is not the store's: a copy that a synchronising program made, a file manager's shadow."""
+
+NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EXDEV})
+"""Errors of disks that give no file a second name."""
 
 STALE_SECONDS = 3600.0
 """Age after which a temporary file is the remains of a killed run, rather than another run's work."""
@@ -43,6 +61,15 @@ class Footer:
     rows: int
     refused: int
     """Items that the stage refused while it made this shard."""
+    passing: int = 0
+    """Those of them that the next run tries again."""
+    data_digest: str = ""
+    """Digest of the file's first `data_bytes` bytes, which hold its rows; empty in files of earlier releases."""
+    data_bytes: int = 0
+
+
+class StoreGone(OSError):
+    """The store that a run began with is no longer where it was."""
 
 
 def _footer_of(metadata: pq.FileMetaData, path: str) -> Footer:
@@ -56,8 +83,16 @@ def _footer_of(metadata: pq.FileMetaData, path: str) -> Footer:
     }
     if "input_key" not in values:
         raise ValueError(f"expected a shard with an input_key in its footer, got {path}, which something else wrote")
-    refused = int(values["refused"])
-    return Footer(values["input_key"], values["output_key"], values["content"], metadata.num_rows, refused)
+    return Footer(
+        values["input_key"],
+        values["output_key"],
+        values["content"],
+        metadata.num_rows,
+        int(values["refused"]),
+        int(values.get("passing", 0)),
+        values.get("data_digest", ""),
+        int(values.get("data_bytes", 0)),
+    )
 
 
 class Store:
@@ -78,6 +113,7 @@ class Store:
         self.url = self.filesystem.unstrip_protocol(self.root)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         self._footers: dict[tuple[str, int, int], Footer] = {}
+        self._identity: str | None = None
 
     def check_writable(self) -> None:
         """Write a file and remove it again: hours of work are not to end with the first shard that cannot be kept.
@@ -91,6 +127,36 @@ class Store:
             self.remove(probe)
         except OSError as error:
             raise ValueError(f"expected a store that can be written, got {self.url}: {error}") from error
+
+    # -- identity -------------------------------------------------------------------------------------------------
+
+    def require(self) -> None:
+        """See that the store is the one that this object began with; one that has no identity yet gets one.
+
+        Raises:
+            StoreGone: it is not there any more, or another one is.
+        """
+        identity = self._read_identity()
+        if identity is None and self._identity is None:
+            new = uuid.uuid4().hex
+            made = self.write_new(IDENTITY, json.dumps({"store_id": new}).encode())
+            identity = new if made else self._read_identity()  # where not, a run beside this one was faster
+        if identity is None or self._identity not in (None, identity):
+            state = "another store" if identity else "nothing"
+            raise StoreGone(
+                f"expected the store that this run began with in {self.url}, got {state}: is its disk still mounted? "
+                "Nothing more was written; run the same command again when it is back"
+            )
+        self._identity = identity
+
+    def _read_identity(self) -> str | None:
+        path = self.path(IDENTITY)
+        try:
+            return str(json.loads(self.filesystem.cat_file(path))["store_id"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreGone(f"expected the identity of a store in {path}, got a file that is none: {error}") from error
 
     # -- files ----------------------------------------------------------------------------------------------------
 
@@ -106,43 +172,128 @@ class Store:
         return f"{self.root}/{'/'.join(parts)}"
 
     def exists(self, relative: str) -> bool:
-        return bool(self.filesystem.exists(self.path(relative)))
+        """Return whether a file or folder is there.
+
+        Raises:
+            OSError: the disk or the network failed, which is no answer.
+        """
+        return self.size(relative) is not None
+
+    def size(self, relative: str) -> int | None:
+        """Return the bytes of a file (of a folder, 0); None if it is not there."""
+        path = self.path(relative)
+        self.filesystem.invalidate_cache(path)
+        try:
+            return int(self.filesystem.info(path)["size"] or 0)
+        except (FileNotFoundError, NotADirectoryError):
+            self._confirm_absent(relative)
+            return None
 
     def files(self, folder: str) -> list[str]:
         """Return the names of the files right under `folder`, sorted; none if it is not there. Never from a cache."""
-        return self._names(folder, "file")
+        return sorted(name for name, (kind, _) in self._entries(folder).items() if kind == "file")
 
     def folders(self, folder: str) -> list[str]:
         """Return the names of the folders right under `folder`, sorted; none if it is not there."""
-        return self._names(folder, "directory")
+        return sorted(name for name, (kind, _) in self._entries(folder).items() if kind == "directory")
 
-    def _names(self, folder: str, kind: str) -> list[str]:
-        path = self.path(folder)
-        self.filesystem.invalidate_cache(path)
-        try:
-            entries = self.filesystem.ls(path, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == kind)
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the names of the files right under `folder` with their bytes; none if it is not there."""
+        return {name: size for name, (kind, size) in self._entries(folder).items() if kind == "file"}
+
+    def _entries(self, folder: str) -> dict[str, tuple[str, int]]:
+        """Return the kind and size of what lies right under a folder, by name; nothing if the folder is not there.
+
+        Raises:
+            StoreGone: nothing is there because the store is gone.
+            OSError: the folder around lists it, and it is not found.
+        """
+        path = self.path(folder) if folder else self.root
+        for _ in range(2):  # it may come to be between the two looks
+            self.filesystem.invalidate_cache(path)
+            try:
+                entries = self.filesystem.ls(path, detail=True)
+            except (FileNotFoundError, NotADirectoryError):
+                if not folder and self._identity is not None:
+                    self.require()
+                if not folder or not self._is_listed(folder):
+                    return {}
+                continue
+            named = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in entries if entry["name"] != path}
+            return {name: (entry["type"], int(entry["size"] or 0)) for name, entry in named.items()}
+        raise _not_found_but_listed(path)
+
+    def _is_listed(self, relative: str) -> bool:
+        """Return whether the folder around a place lists it."""
+        folder, _, name = relative.rpartition("/")
+        return name in self._entries(folder)
+
+    def _confirm_absent(self, relative: str) -> None:
+        """See that what was not found is not there, by its folder: a filesystem in trouble says "not found" as well,
+        and to take that for "no rows" would double or drop them.
+
+        Raises:
+            OSError: it is listed; or the store itself is gone.
+        """
+        if self._is_listed(relative):
+            raise _not_found_but_listed(self.path(relative))
 
     def read_bytes(self, relative: str) -> bytes:
         return bytes(self.filesystem.cat_file(self.path(relative)))
 
     def write_bytes(self, relative: str, data: bytes) -> None:
-        """Write a file so that it is there whole or not at all."""
+        """Write a file so that it is there whole or not at all.
+
+        Raises:
+            StoreGone: the store is no longer where this object found it.
+        """
         path = self.path(relative)
+        self.require()
         if self.is_local:
             replace_file(path, data)
         else:
             self.filesystem.pipe_file(path, data)
 
+    def write_new(self, relative: str, data: bytes) -> bool:
+        """Write a file where none is, whole or not at all; return False, having written nothing, where one is."""
+        path = self.path(relative)
+        if self.is_local:
+            return create_file(path, data)
+        try:
+            self.filesystem.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
     def remove(self, relative: str) -> None:
         """Remove a file or a folder, if it is there; on a local disk it does not come back after a power cut."""
+        self.require()
         path = self.path(relative)
-        if self.filesystem.exists(path):
+        try:
             self.filesystem.rm(path, recursive=True)
+        except FileNotFoundError:
+            self._confirm_absent(relative)
+        else:
             if self.is_local:
                 _sync(os.path.dirname(path))
+
+    def move(self, source: str, target: str, keep: str | None = None) -> None:
+        """Put a file in the place of another, in one step for whoever reads `target`.
+
+        Args:
+            keep: where the file that is replaced stays; None lets it go.
+        """
+        self.require()
+        old, new = self.path(target), self.path(source)
+        if self.is_local:
+            if keep is not None and os.path.exists(old):
+                link_file(old, self.path(keep))
+            move_file(new, old)
+            return
+        if keep is not None and self.exists(target):
+            self.filesystem.copy(old, self.path(keep))
+        self.filesystem.copy(new, old)
+        self.filesystem.rm(new)
 
     @contextmanager
     def new_folder(self, relative: str) -> Iterator[Path]:
@@ -151,6 +302,7 @@ class Store:
         On an object store its files are uploaded one by one, so a row that names the folder must be written after it.
         """
         target = self.path(relative)
+        self.require()
         if self.is_local:
             temporary = Path(f"{target}.{uuid.uuid4().hex}.inprogress")
         else:
@@ -159,6 +311,7 @@ class Store:
         temporary.mkdir()
         try:
             yield temporary
+            self.require()
             if self.is_local:
                 replace_folder(temporary, Path(target))
             else:
@@ -196,9 +349,9 @@ class Store:
 
     def shards(self, table: Table, version: str) -> list[str]:
         """Return the names of a version's shards (numbers, or for a record its id), numbers in their order."""
-        names = [name for name in self.files(self.folder(table, version)) if name.endswith(".parquet")]
-        shards = [name.removeprefix("shard=").removesuffix(".parquet") for name in names]
-        return sorted(shards, key=lambda shard: (0, int(shard), "") if shard.isdecimal() else (1, 0, shard))
+        return sort_shards(
+            match[1] for name in self.files(self.folder(table, version)) if (match := SHARD_NAME.fullmatch(name))
+        )
 
     def shard_path(self, table: Table, version: str, shard: str) -> str:
         return f"{self.folder(table, version)}/shard={shard}.parquet"
@@ -208,48 +361,42 @@ class Store:
 
         Raises:
             ValueError: the file is not a shard that this store wrote.
+            OSError: it could not be read.
         """
-        path = self.path(self.shard_path(table, version, shard))
+        return self.footer_of(self.shard_path(table, version, shard))
+
+    def footer_of(self, relative: str) -> Footer | None:
+        """Return the footer of a file with a shard's rows, or None where there is no such file."""
+        path = self.path(relative)
         try:
             if not self.is_local:
-                with self.filesystem.open(path, "rb", cache_type="readahead") as file:
-                    return _footer_of(pq.read_metadata(file), path)
+                return _parse_footer(_tail(self.filesystem, path), path)
             # A plan asks for the same footers once a stage. A file that was replaced is another one by these three.
             state = os.stat(path)
             key = (path, state.st_ino, state.st_mtime_ns)
             if key not in self._footers:
-                with pa.OSFile(path) as file:
-                    self._footers[key] = _footer_of(pq.read_metadata(file), path)
+                self._footers[key] = _parse_footer(_tail(self.filesystem, path), path)
             return self._footers[key]
         except FileNotFoundError:
+            self._confirm_absent(relative)
             return None
-        except (pa.ArrowInvalid, OSError) as error:
-            raise _unreadable(path, error) from error
 
     def write_shard(
-        self, table: Table, version: str, shard: str, rows: pa.Table, input_key: str, refused: int = 0
+        self,
+        table: Table,
+        version: str,
+        shard: str,
+        rows: pa.Table,
+        input_key: str,
+        refused: int = 0,
     ) -> None:
         """Write or replace one shard, its rows sorted by key.
 
         Raises:
             ValueError: the rows do not have the table's schema, or a key stands twice.
         """
-        if rows.schema.names != table.schema.names:
-            raise ValueError(f"expected the columns {table.schema.names} for {table.name}, got {rows.schema.names}")
-        rows = rows.cast(table.schema).sort_by([(name, "ascending") for name in table.key]).combine_chunks()
-        keys = row_keys(rows, table.key)
-        if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"expected each key of {table.name} once, got {twice} twice in shard {shard}")
-        metadata = {
-            "input_key": input_key,
-            "output_key": keys_digest(keys),
-            "content": content_digest(table, rows),
-            "refused": str(refused),
-        }
-        buffer = io.BytesIO()
-        pq.write_table(rows.replace_schema_metadata(metadata), buffer, compression="zstd")
-        self.write_bytes(self.shard_path(table, version, shard), buffer.getvalue())
+        where = self.shard_path(table, version, shard)
+        self.write_bytes(where, encode_shard(table, rows, input_key, where, refused))
 
     def remove_shard(self, table: Table, version: str, shard: str) -> None:
         self.remove(self.shard_path(table, version, shard))
@@ -265,21 +412,28 @@ class Store:
 
         Raises:
             ValueError: a shard cannot be read as Parquet.
+            OSError: a shard could not be read.
         """
         wanted = self.shards(table, version) if shards is None else shards
+        return self.read_files(table, [self.shard_path(table, version, shard) for shard in wanted], columns)
+
+    def read_files(self, table: Table, files: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of files with rows of a table, with its schema; of those that are not there, none.
+
+        Raises:
+            ValueError: a file cannot be read as Parquet.
+            OSError: a file could not be read.
+        """
         names = list(columns) if columns is not None else table.schema.names
         schema = pa.schema([table.schema.field(name) for name in names])
         parts = []
-        for shard in wanted:
+        for relative in files:
             try:
-                data = self.read_bytes(self.shard_path(table, version, shard))
+                data = self.read_bytes(relative)
             except FileNotFoundError:
+                self._confirm_absent(relative)
                 continue
-            try:
-                file = pq.ParquetFile(pa.BufferReader(data))
-            except (pa.ArrowInvalid, OSError) as error:
-                raise _unreadable(self.path(self.shard_path(table, version, shard)), error) from error
-            part = file.read(columns=[name for name in names if name in file.schema_arrow.names])
+            part = _parse_rows(data, names, self.path(relative))
             for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
             parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
@@ -303,6 +457,10 @@ class Store:
                 self.filesystem.rm(entry.path, recursive=True)
 
 
+def _not_found_but_listed(path: str) -> OSError:
+    return OSError(errno.ESTALE, "expected what its folder lists, got an answer that it is not there; try again", path)
+
+
 def cache_folder() -> Path:
     """Return where copies of remote files lie here (`$XDG_CACHE_HOME/segue`, by default `~/.cache/segue`)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segue"
@@ -310,14 +468,101 @@ def cache_folder() -> Path:
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f"expected a Parquet shard at {path}, got a file that cannot be read: {error}; if it is damaged, remove it: "
-        "the next run makes it anew"
+        f"expected a Parquet shard at {path}, got a file that is damaged: {error}; remove it, or let `segue check "
+        "--repair` do so, and the next run makes it anew"
     )
+
+
+def sort_shards(shards: Iterable[str]) -> list[str]:
+    """Sort the names of shards: numbers in their order, then others by name."""
+    return sorted(shards, key=lambda shard: (0, int(shard), "") if shard.isdecimal() else (1, 0, shard))
+
+
+def encode_shard(table: Table, rows: pa.Table, input_key: str, where: str, refused: int = 0, passing: int = 0) -> bytes:
+    """Return a shard as the bytes of a Parquet file: its rows sorted by key, its pages with checksums, and in its
+    footer what `Footer` holds.
+
+    Args:
+        where: the place that it is for, to be named in an error.
+
+    Raises:
+        ValueError: the rows do not have the table's schema, or a key stands twice.
+    """
+    if rows.schema.names != table.schema.names:
+        raise ValueError(f"expected the columns {table.schema.names} for {table.name}, got {rows.schema.names}")
+    rows = rows.cast(table.schema).sort_by([(name, "ascending") for name in table.key]).combine_chunks()
+    rows = rows.replace_schema_metadata(None)
+    keys = row_keys(rows, table.key)
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"expected each key of {table.name} once, got {twice} twice in {where}")
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, rows.schema, compression="zstd", write_page_checksum=True) as writer:
+        writer.write_table(rows)
+        data = buffer.getvalue()
+        metadata = {
+            "input_key": input_key,
+            "output_key": keys_digest(output_keys(table, rows)),
+            "content": content_digest(table, rows),
+            "refused": str(refused),
+            "passing": str(passing),
+            "data_digest": data_digest(data),
+            "data_bytes": str(len(data)),
+        }
+        writer.add_key_value_metadata(metadata)
+    return buffer.getvalue()
+
+
+def data_digest(data: bytes) -> str:
+    """Return the digest of the bytes that hold a shard's rows."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _tail(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
+    """Return the end of a file, its whole Parquet footer in it if it has one."""
+    tail = bytes(filesystem.cat_file(path, start=-FOOTER_BYTES))
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if tail[-4:] == b"PAR1" and length > len(tail):
+        tail = bytes(filesystem.cat_file(path, start=-length))
+    return tail
+
+
+def _parse_footer(tail: bytes, path: str) -> Footer:
+    """Return the footer at the end of a shard.
+
+    Raises:
+        ValueError: the bytes do not end as a shard does.
+    """
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + tail[-length:]))
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+    return _footer_of(metadata, path)
+
+
+def _parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
+    """Return those of the columns `names` that a Parquet file has.
+
+    Raises:
+        ValueError: the bytes are no Parquet file, or a damaged one.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        return file.read(columns=[name for name in names if name in file.schema_arrow.names])
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
 
 
 def row_keys(rows: pa.Table, key: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the key of every row as a tuple of text."""
     return list(zip(*([str(value) for value in rows.column(name).to_pylist()] for name in key), strict=True))
+
+
+def output_keys(table: Table, rows: pa.Table) -> list[tuple[str, ...]]:
+    """Return what a stage that reads the table makes its rows from: the key of every row, and, where several are made
+    from one, how many."""
+    return row_keys(rows, (*table.key, *([table.copies] if table.copies else [])))
 
 
 def content_digest(table: Table, rows: pa.Table) -> str:
@@ -372,6 +617,53 @@ def replace_file(path: str, data: bytes) -> None:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise
+    _sync(folder)
+
+
+def create_file(path: str, data: bytes) -> bool:
+    """Write a file on a local disk where none is; return False, having written nothing, where one is. It gets its name
+    when it is whole and on the disk, as `replace_file`'s does."""
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
+    replace_file(temporary, data)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # A disk without hard links: nobody else can be between these two lines and see half a file.
+        with open(path, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        os.remove(temporary)
+    _sync(folder)
+    return True
+
+
+def link_file(path: str, name: str) -> None:
+    """Give a file on a local disk a second name; where it has it already, nothing happens."""
+    folder = os.path.dirname(name)
+    os.makedirs(folder, exist_ok=True)
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        replace_file(name, Path(path).read_bytes())
+    _sync(folder)
+
+
+def move_file(path: str, target: str) -> None:
+    """Put a file on a local disk in the place of another, on the disk on return."""
+    folder = os.path.dirname(target)
+    os.makedirs(folder, exist_ok=True)
+    os.replace(path, target)
     _sync(folder)
 
 

@@ -1,7 +1,7 @@
 """Every table of the store: its columns, its key, and which of its versions a view shows.
 
-A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last four hold
-what happened: weights first used, things refused, things noticed, stages run.
+A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last six hold
+what happened: weights first used, things refused, things noticed, stages run, checks made, versions published.
 """
 
 from dataclasses import dataclass
@@ -17,6 +17,17 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class FileColumns:
+    """Columns of a table that name a file or folder of the store, and say how it must be."""
+
+    path: str
+    bytes: str | None = None
+    """The column of its size; None for a folder, which must be there."""
+    sha256: str | None = None
+    """The column of its digest."""
+
+
+@dataclass(frozen=True)
 class Table:
     """A table's name, columns, key and meaning."""
 
@@ -29,6 +40,10 @@ class Table:
     """Every version is part of the view (records), rather than the newest one alone (derived data)."""
     identity: tuple[str, ...] | None = None
     """The columns whose values enter a shard's content digest; None: all of them. Left out: where and when."""
+    copies: str | None = None
+    """The column that says how many rows are made from a row, by the stage that the table drives."""
+    files: tuple["FileColumns", ...] = ()
+    """The columns that name files of the store: a row whose file is gone is made again."""
 
 
 def columns(**types: pa.DataType) -> pa.Schema:
@@ -150,6 +165,7 @@ CHECKPOINTS = Table(
     ),
     accumulates=True,
     identity=("checkpoint_id", "kind", "digest", "metrics"),
+    files=(FileColumns("path"),),
 )
 TRAINING = Table(
     "training",
@@ -190,6 +206,7 @@ RECONSTRUCTIONS = Table(
         multi_scale_mel_distance=pa.float64(),
     ),
     accumulates=True,
+    files=(FileColumns("original", sha256="original_sha256"), FileColumns("decoded", sha256="decoded_sha256")),
 )
 REQUESTS = Table(
     "requests",
@@ -218,6 +235,7 @@ REQUESTS = Table(
         title=TEXT,
         shard=pa.int32(),
     ),
+    copies="takes",
     identity=(
         *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds"),
         *("seconds", "takes", "seed"),
@@ -266,6 +284,7 @@ CLIPS = Table(
         bytes=pa.int64(),
         sha256=TEXT,
     ),
+    files=(FileColumns("path", "bytes", "sha256"),),
 )
 SCORES = Table(
     "scores",
@@ -298,6 +317,7 @@ REPORTS = Table(
     "a written report page",
     ("report_id",),
     columns(report_id=TEXT, path=TEXT, clips=pa.int64(), bytes=pa.int64(), sha256=TEXT),
+    files=(FileColumns("path", "bytes", "sha256"),),
     identity=("report_id", "path", "clips"),
 )
 WEIGHTS = Table(
@@ -311,7 +331,7 @@ REJECTS = Table(
     "rejects",
     "something that a stage refused",
     ("stage", "key"),
-    columns(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT),
+    columns(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT, passing=pa.bool_()),
     identity=("stage", "key", "kind", "message"),
 )
 REMARKS = Table(
@@ -339,6 +359,43 @@ RUNS = Table(
         code_version=TEXT,
         outputs=TEXTS,
         error=TEXT,
+        sequence=pa.int64(),
+    ),
+    accumulates=True,
+)
+CHECKS = Table(
+    "checks",
+    "something that was looked at before a stage's rows were published",
+    ("run_id", "stage", "check"),
+    columns(
+        run_id=TEXT,
+        stage=TEXT,
+        check=TEXT,
+        table=TEXT,
+        severity=TEXT,
+        value=pa.float64(),
+        threshold=pa.float64(),
+        passed=pa.bool_(),
+        message=TEXT,
+    ),
+    accumulates=True,
+)
+_POINTER = pa.map_(TEXT, pa.int64())
+PUBLICATIONS = Table(
+    "publications",
+    "a change of what the views show: a stage that passed, or a catalog held back, released or taken back by hand",
+    ("sequence",),
+    columns(
+        sequence=pa.int64(),
+        action=TEXT,
+        run_id=TEXT,
+        stage=TEXT,
+        created_at=pa.timestamp("us", tz="UTC"),
+        versions=pa.map_(TEXT, TEXT),
+        shards=pa.list_(pa.struct([("table", TEXT), ("shard", TEXT), ("digest", TEXT), ("rows", pa.int64())])),
+        passed=_POINTER,
+        shown=_POINTER,
+        held=pa.bool_(),
     ),
     accumulates=True,
 )
@@ -347,6 +404,6 @@ TABLES: dict[str, Table] = {
     for table in (
         *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, CLIPS, SCORES, REPORTS),
-        *(WEIGHTS, REJECTS, REMARKS, RUNS),
+        *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, PUBLICATIONS),
     )
 }

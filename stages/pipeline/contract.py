@@ -72,6 +72,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas import Config, Settings, Store, WeightsRef
+from schemas.checks import Check
 from schemas.tables import Row, Table
 from schemas.weights import LocalWeights, WeightsLibrary
 
@@ -103,6 +104,8 @@ class Reject:
     """What was expected, what came, and what to do, for a person."""
     stamp: str | None = None
     """From `read_source`: the state of the file, so that it is read again only after it changed."""
+    passing: bool = False
+    """For want of a file, a mount, a connection or memory, which says nothing of the item: the next run tries again."""
 
 
 @dataclass(frozen=True, order=True)
@@ -239,6 +242,8 @@ class Context:
     kept: frozenset[tuple[str, ...]] = frozenset()
     """For stages that map: keys of WRITES' rows that need not be made again, each as `schemas.store.row_keys` gives it:
     a text for each column of the key."""
+    checks: tuple[Check, ...] = ()
+    """What the user wants to hold before anything is published."""
     progress: Progress = field(default_factory=Progress)
     stop: threading.Event = field(default_factory=threading.Event)
     remarks: Remarks = field(default_factory=Remarks)

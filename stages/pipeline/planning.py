@@ -7,9 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
+import pyarrow as pa
+
 from schemas import Config, Settings, Store, WeightsRef
+from schemas.drafts import Drafts
 from schemas.identity import fingerprint, stage_fingerprint, weights_fields
-from schemas.store import row_keys
+from schemas.row_files import absent_files, file_columns
+from schemas.store import Footer, row_keys
 from schemas.tables import REJECTS, REMARKS, Table
 from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.pipeline.contract import Context, Dependencies, Remark
@@ -188,6 +192,22 @@ def consulted_digest(module: ModuleType, context: Context) -> str | None:
     return fingerprint(contents) if tables else None
 
 
+def wanted_keys(module: ModuleType, driving: pa.Table) -> list[tuple[str, ...]]:
+    """Return the keys of the rows that a mapping stage makes of rows of its driving table: one of each, or as many as
+    the table's `copies` says, numbered from 0."""
+    table = module.READS[0]
+    keys = row_keys(driving, driving_key(module))
+    if table.copies is None:
+        return keys
+    copies = driving.column(table.copies).to_pylist()
+    return [(*key, str(number)) for key, count in zip(keys, copies, strict=True) for number in range(count)]
+
+
+def driver_of(module: ModuleType, key: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the key of the driving row that a row of WRITES is made from."""
+    return key[: len(driving_key(module))]
+
+
 def driving_key(module: ModuleType) -> tuple[str, ...]:
     """Return the columns that say which rows of WRITES were made from which rows of the first of READS."""
     return tuple(name for name in module.READS[0].key if name in module.WRITES.key)
@@ -208,7 +228,7 @@ def plan_stage(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:
 
 def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
     columns = getattr(stage.module, "PLANNING_COLUMNS", None)
-    known = context.store.read(stage.module.WRITES, context.fingerprint, columns=columns)
+    known = Drafts(context.store, stage.module.WRITES, context.fingerprint).read(columns=columns)
     refused = context.store.read(REJECTS, context.fingerprint)
     planned = stage.module.plan_source(stage.config, context, known, refused)
     told_anew = planned.remarks is not None and set(planned.remarks) != _written_remarks(context)
@@ -225,15 +245,22 @@ def _written_remarks(context: Context) -> set[Remark]:
 
 def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:
     writes = stage.module.WRITES
-    shard = reduced_shard(stage.module, context)
-    footer = context.store.footer(writes, context.fingerprint, shard)
+    drafts = Drafts(context.store, writes, context.fingerprint)
+    footers, shard = drafts.footers(), reduced_shard(stage.module, context)
+    footer, reason = footers.get(shard), ""
     if footer is not None and footer.input_key == context.identity:
-        return Plan(stage.name, reuse=footer.rows, refused=footer.refused)
+        reason = _absent(context.store, writes, drafts.read([shard]))
+        if not reason:
+            return Plan(stage.name, reuse=footer.rows, refused=footer.refused)
     refresh = getattr(stage.config, "refresh", "changed")
-    existing = context.store.shards(writes, context.fingerprint)
-    if not by_name and (refresh == "never" or (refresh == "missing" and existing)):
-        return Plan(stage.name, reuse=len(existing))
-    return Plan(stage.name, (EVERYTHING,), make=1)
+    if not by_name and not reason and (refresh == "never" or (refresh == "missing" and footers)):
+        return Plan(stage.name, reuse=len(footers))
+    return Plan(stage.name, (EVERYTHING,), make=1, reason=reason)
+
+
+def _absent(store: Store, table: Table, rows: pa.Table) -> str:
+    """Say which file that rows name is not there; empty where all are."""
+    return next(filter(None, absent_files(store, table, rows)), "") if table.files else ""
 
 
 def reduced_shard(module: ModuleType, context: Context) -> str:
@@ -244,38 +271,42 @@ def reduced_shard(module: ModuleType, context: Context) -> str:
 def _plan_shards(stage: ConfiguredStage, context: Context) -> Plan:
     store, module = context.store, stage.module
     source, version = module.READS[0], context.versions[module.READS[0].name]
-    wanted, existing = store.shards(source, version), store.shards(module.WRITES, context.fingerprint)
+    drafts = Drafts(store, module.WRITES, context.fingerprint)
+    wanted, existing, in_work = store.shards(source, version), drafts.footers(), drafts.rows_in_work()
     consulted = consulted_digest(module, context)
-    jobs, make, reuse, drop, refused = [], 0, 0, 0, 0
+    jobs, make, reuse, drop, refused, reason = [], 0, 0, 0, 0, ""
     for shard in wanted:
-        read = store.footer(source, version, shard)
-        written = store.footer(module.WRITES, context.fingerprint, shard) if shard in existing else None
+        read, written = store.footer(source, version, shard), existing.get(shard)
         if read is None:
             continue
-        if (
-            written
-            and written.input_key == read.output_key
-            and not _try_again(context, shard, written.refused, consulted)
-        ):
+        up_to_date = written is not None and written.input_key == read.output_key
+        columns = file_columns(module.WRITES) if module.WRITES.files else module.WRITES.key
+        outputs = drafts.read([shard], columns) if written and (module.WRITES.files or not up_to_date) else None
+        absent = absent_files(store, module.WRITES, outputs) if outputs is not None and module.WRITES.files else []
+        if up_to_date and written and not any(absent) and not _try_again(context, shard, written, consulted):
             reuse, refused = reuse + written.rows, refused + written.refused
             continue
         jobs.append(shard)
-        key = driving_key(module)
-        inputs = set(row_keys(store.read(source, version, [shard], source.key), key))
-        outputs = store.read(module.WRITES, context.fingerprint, [shard], module.WRITES.key) if written else None
-        keys = row_keys(outputs, key) if outputs is not None else []
-        kept = [row_key for row_key in keys if row_key in inputs]
-        make, reuse, drop = make + len(inputs - set(kept)), reuse + len(kept), drop + len(keys) - len(kept)
+        reason = reason or next(filter(None, absent), "")
+        names = [*driving_key(module), *([source.copies] if source.copies else [])]
+        inputs = set(wanted_keys(module, store.read(source, version, [shard], names)))
+        if outputs is None and written:
+            outputs = drafts.read([shard], columns)
+        keys = row_keys(outputs, module.WRITES.key) if outputs is not None else []
+        kept = {key for key, problem in zip(keys, absent or [""] * len(keys), strict=True) if not problem}
+        kept = (kept | set(in_work.get(shard, ()))) & inputs
+        kept |= drafts.replaced_keys(inputs - kept)
+        make, reuse, drop = make + len(inputs - kept), reuse + len(kept), drop + len(set(keys) - kept)
     gone = tuple(shard for shard in existing if shard not in wanted)
-    for shard in gone:
-        footer = store.footer(module.WRITES, context.fingerprint, shard)
-        drop += footer.rows if footer else 0
-    return Plan(stage.name, tuple(jobs), gone, make, reuse, drop, refused)
+    drop += sum(existing[shard].rows for shard in gone)
+    return Plan(stage.name, tuple(jobs), gone, make, reuse, drop, refused, reason)
 
 
-def _try_again(context: Context, shard: str, refused: int, consulted: str | None) -> bool:
-    if not refused or consulted is None:
-        return False
+def _try_again(context: Context, shard: str, written: Footer, consulted: str | None) -> bool:
+    """Return whether some of what was refused may pass now: for a reason that has passed, or with other tables to look
+    things up in."""
+    if written.passing or not written.refused or consulted is None:
+        return bool(written.passing)
     stamps = context.store.read(REJECTS, context.fingerprint, [shard], ["stamp"]).column("stamp").to_pylist()
     return any(stamp != consulted for stamp in stamps)
 

@@ -1,10 +1,15 @@
-"""The one runner around every stage: planning, reading, reusing, calling, checking, writing, and the run's row.
+"""The one runner around every stage: planning, reading, reusing, calling, keeping, checking, publishing, and the run's
+row.
 
-It needs no Prefect: flows hand `run_stage` another way to do its jobs, so that each of them is a task of theirs.
+What a stage makes is kept as drafts, which no view shows; they are published once the whole stage has passed. It needs
+no Prefect: flows hand `run_stage` another way to do its jobs, so that each of them is a task of theirs.
 """
 
+import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,11 +17,31 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.drafts import Drafts, distinct
 from schemas.identity import keys_digest
-from schemas.store import row_keys
-from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, Table
-from stages.pipeline.contract import Context, Reject, Remarks, Stopped
-from stages.pipeline.planning import ConfiguredStage, Plan, consulted_digest, driving_key, plan_stage, reduced_shard
+from schemas.leases import Holder, hold_lease
+from schemas.publications import Publications
+from schemas.row_files import absent_files
+from schemas.store import output_keys, row_keys
+from schemas.tables import CHECKS, REJECTS, REMARKS, RUNS, TABLES, Table
+from stages.pipeline.checking import CheckResult, failed_check, run_checks
+from stages.pipeline.contract import Context, Reject, Remarks, Shard, Stopped
+from stages.pipeline.planning import (
+    ConfiguredStage,
+    Plan,
+    consulted_digest,
+    driver_of,
+    driving_key,
+    plan_stage,
+    reduced_shard,
+    wanted_keys,
+)
+
+SAVE_SECONDS, SAVE_SHARE = 2.0, 20
+"""Rows of a shard in work are kept once they took so long to make, and so many times longer than to keep what there was
+before: an item that takes longer is kept at once."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,9 +51,16 @@ class Counts:
     made: int = 0
     reused: int = 0
     refused: int = 0
+    passing: int = 0
+    """Those of the refused that the next run tries again."""
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(self.made + other.made, self.reused + other.reused, self.refused + other.refused)
+        return Counts(
+            self.made + other.made,
+            self.reused + other.reused,
+            self.refused + other.refused,
+            self.passing + other.passing,
+        )
 
 
 @dataclass(frozen=True)
@@ -95,23 +127,80 @@ def run_stage(
     """
     started = datetime.now(UTC)
     plan = plan or plan_stage(stage, context, by_name)
-    results = run_jobs(stage, context, plan.jobs) if plan.jobs else []
-    failures = [result for result in results if result.error is not None]
-    for failure in failures:
-        if isinstance(failure.error, Stopped):
-            raise failure.error
+    if not (plan.jobs or plan.gone) and _is_published(stage, context):
+        return _finish(stage, context, started, _untouched_counts(stage, context, plan), changed=False)
+
+    def tell(holder: Holder) -> None:
+        log.warning("%s waits for %s, which is making it", stage.name, holder)
+
+    name = f"{stage.name}-{context.fingerprint}"
+    with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, waited):
+        if waited:
+            plan = plan_stage(stage, context, by_name)
+        results = run_jobs(stage, context, plan.jobs) if plan.jobs else []
+        failures = [result for result in results if result.error is not None]
+        for failure in failures:
+            if isinstance(failure.error, Stopped):
+                raise failure.error
+        counts = sum((result.counts for result in results), Counts())
+        if not (plan.jobs and hasattr(stage.module, "plan_source")):  # reading a source counts everything itself
+            counts += _untouched_counts(stage, context, plan)
+        problem = _failure(stage, failures)
+        if problem is None:
+            checks = run_checks(stage, context, plan.gone, counts.made + counts.reused, counts.refused)
+            _write_checks(context, checks)
+            problem = failed_check(stage.name, checks)
+        lease.check()
+        if problem is None:
+            _publish(stage, context, plan)
+        return _finish(stage, context, started, counts, True, problem, failures)
+
+
+def _is_published(stage: ConfiguredStage, context: Context) -> bool:
+    """Return whether views show what the stage has made, but for a catalog that is held back."""
     writes = stage.module.WRITES
+    drafts = Drafts(context.store, writes, context.fingerprint)
+    if writes.accumulates or not drafts.shards():
+        return True
+    publications = Publications(context.store)
+    return not drafts.drafted() and publications.is_current(writes, context.fingerprint, drafts.manifest())
+
+
+def _publish(stage: ConfiguredStage, context: Context, plan: Plan) -> None:
+    """Put what the stage has made where users see it."""
+    store, writes = context.store, stage.module.WRITES
+    drafts = Drafts(store, writes, context.fingerprint)
+    if not writes.accumulates:
+        drafts.publish(plan.gone)
+        manifest, publications = drafts.manifest(), Publications(store)
+        if manifest and not publications.is_current(writes, context.fingerprint, manifest):
+            publications.publish(context.run_id, stage.name, {writes.name: (context.fingerprint, manifest)})
     for shard in plan.gone:
-        context.store.remove_shard(writes, context.fingerprint, shard)
-        context.store.remove_shard(REJECTS, context.fingerprint, shard)
-        context.store.remove_shard(REMARKS, context.fingerprint, shard)
+        store.remove_shard(REJECTS, context.fingerprint, shard)
+        store.remove_shard(REMARKS, context.fingerprint, shard)
     for table in (writes, REJECTS, REMARKS):
-        context.store.sweep(context.store.folder(table, context.fingerprint))
-    counts = sum((result.counts for result in results), Counts())
-    if not (plan.jobs and hasattr(stage.module, "plan_source")):  # reading a source counts everything itself
-        counts += Counts(0, _untouched_rows(stage, context, plan), plan.refused)
+        store.sweep(store.folder(table, context.fingerprint))
+
+
+def _finish(
+    stage: ConfiguredStage,
+    context: Context,
+    started: datetime,
+    counts: Counts,
+    changed: bool,
+    problem: str | None = None,
+    failures: Sequence[JobResult] = (),
+) -> StageResult:
+    """Write the stage's row of this run, and return what came of it.
+
+    Args:
+        changed: it had something to do.
+
+    Raises:
+        StageFailed: there is a problem.
+    """
     seconds = (datetime.now(UTC) - started).total_seconds()
-    problem = _problem(stage, context, counts, failures)
+    recorded = context.store.read(RUNS, "1", columns=["sequence"]).column("sequence").to_pylist()
     row = {
         "run_id": context.run_id,
         "stage": stage.name,
@@ -124,15 +213,28 @@ def run_stage(
         "rows_refused": counts.refused,
         "device": _device(context),
         "code_version": _code_version(),
-        "outputs": [writes.name],
+        "outputs": [stage.module.WRITES.name],
         "error": problem,
+        # Not by the clocks of machines, which may differ.
+        "sequence": 1 + max((number or 0 for number in recorded), default=0),
     }
     rows = pa.Table.from_pylist([row], schema=RUNS.schema)
     context.store.write_shard(RUNS, "1", f"{context.run_id}-{stage.name}", rows, input_key=context.run_id)
-    result = StageResult(stage.name, counts, seconds, changed=bool(plan.jobs or plan.gone))
+    result = StageResult(stage.name, counts, seconds, changed)
     if problem:
         raise StageFailed(problem, result) from (failures[0].error if failures else None)
     return result
+
+
+def _write_checks(context: Context, checks: Sequence[CheckResult]) -> None:
+    """Record what was checked, and say what did not pass and is only a warning."""
+    rows = [vars(check) | {"run_id": context.run_id, "stage": context.stage} for check in checks]
+    if rows:
+        table = pa.Table.from_pylist(rows, schema=CHECKS.schema)
+        context.store.write_shard(CHECKS, "1", f"{context.run_id}-{context.stage}", table, context.run_id)
+    for check in checks:
+        if not check.passed and check.severity == "warn":
+            log.warning("%s: %s", context.stage, check.message)
 
 
 def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
@@ -163,31 +265,25 @@ def _code_version() -> str:
         return "unknown"
 
 
-def _untouched_rows(stage: ConfiguredStage, context: Context, plan: Plan) -> int:
+def _untouched_counts(stage: ConfiguredStage, context: Context, plan: Plan) -> Counts:
     """Count the rows of shards that were done before; a job counts the rows that it reused itself."""
     if plan.jobs and not hasattr(stage.module, "shard"):
-        return 0
-    store, shards = context.store, context.store.shards(stage.module.WRITES, context.fingerprint)
-    footers = [
-        store.footer(stage.module.WRITES, context.fingerprint, shard) for shard in shards if shard not in plan.jobs
-    ]
-    return sum(footer.rows for footer in footers if footer)
+        return Counts(0, 0, plan.refused)
+    footers = Drafts(context.store, stage.module.WRITES, context.fingerprint).footers()
+    untouched = sum(
+        footer.rows for shard, footer in footers.items() if shard not in plan.jobs and shard not in plan.gone
+    )
+    return Counts(0, untouched, plan.refused)
 
 
-def _problem(stage: ConfiguredStage, context: Context, counts: Counts, failures: Sequence[JobResult]) -> str | None:
-    """Say why a stage failed, if it did."""
-    if failures:
-        first, where = failures[0], "it failed"
-        if hasattr(stage.module, "shard"):
-            where = f"{len(failures)} of its shards failed; shard {first.job}"
-        return f"{stage.name}: {where}: {first.error or type(first.error).__name__}"
-    total = counts.made + counts.reused + counts.refused
-    if total and counts.refused / total > context.settings.max_refused:
-        return (
-            f"{stage.name}: refused {counts.refused} of {total} items, more than settings.max_refused = "
-            f"{context.settings.max_refused:g} allows; see: SELECT * FROM rejects WHERE stage = '{stage.name}'"
-        )
-    return None
+def _failure(stage: ConfiguredStage, failures: Sequence[JobResult]) -> str | None:
+    """Say which jobs failed, if some did."""
+    if not failures:
+        return None
+    first, where = failures[0], "it failed"
+    if hasattr(stage.module, "shard"):
+        where = f"{len(failures)} of its shards failed; shard {first.job}"
+    return f"{stage.name}: {where}: {first.error or type(first.error).__name__}"
 
 
 def _check_input(stage: ConfiguredStage, context: Context) -> None:
@@ -202,47 +298,128 @@ def _check_input(stage: ConfiguredStage, context: Context) -> None:
 
 
 def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
-    store, module, version = context.store, stage.module, context.fingerprint
+    store, module = context.store, stage.module
+    drafts = Drafts(store, module.WRITES, context.fingerprint)
     inputs = [store.read(table, context.versions[table.name], [shard]) for table in module.READS]
-    key, consulted = driving_key(module), consulted_digest(module, context)
-    keys = row_keys(inputs[0], key)
-    wanted = set(keys)
+    consulted, drivers = consulted_digest(module, context), row_keys(inputs[0], driving_key(module))
+    wanted = set(wanted_keys(module, inputs[0]))
+    rejects = [
+        reject
+        for reject in store.read(REJECTS, context.fingerprint, [shard]).to_pylist()
+        if reject["stamp"] == consulted and not reject["passing"] and _key_of(reject["key"]) in set(drivers)
+    ]
+    refused = {_key_of(reject["key"]) for reject in rejects}
 
-    existing = store.read(module.WRITES, version, [shard])
-    kept = existing.filter(pa.array([row in wanted for row in row_keys(existing, key)], pa.bool_()))
-    rejects = [reject for reject in store.read(REJECTS, version, [shard]).to_pylist() if reject["stamp"] == consulted]
-    rejects = [reject for reject in rejects if tuple(reject["key"].split("/")) in wanted]
-    done = set(row_keys(kept, key)) | {tuple(reject["key"].split("/")) for reject in rejects}
+    earlier = distinct(module.WRITES, [drafts.read([shard]), drafts.parts(shard)])
+    kept = _still_good(context, module.WRITES, earlier, wanted)
+    missing = wanted - set(row_keys(kept, module.WRITES.key))
+    missing = {key for key in missing if driver_of(module, key) not in refused}
+    kept = pa.concat_tables([kept, _still_good(context, module.WRITES, drafts.find_replaced(missing), wanted)])
 
-    todo = inputs[0].filter(pa.array([row not in done for row in keys], pa.bool_()))
-    parts = list(module.shard(stage.config, context, todo, *inputs[1:])) if todo.num_rows else []
-    made = _as_table([row for part in parts for row in part.rows], module.WRITES)
-    refused = [reject for part in parts for reject in part.rejects]
-    _check_result(stage, set(row_keys(todo, key)), set(row_keys(made, key)), refused)
+    kept_keys = frozenset(row_keys(kept, module.WRITES.key))
+    unfinished = {driver_of(module, key) for key in missing - kept_keys}
+    todo = inputs[0].filter(pa.array([key in unfinished for key in drivers], pa.bool_()))
+    work = _ShardInWork(context, drafts, shard, consulted, rejects)
+    if todo.num_rows:
+        work.keep(module.shard(stage.config, replace(context, kept=kept_keys), todo, *inputs[1:]))
+    made = work.made()
+    _check_result(stage, wanted_keys(module, todo), kept_keys, set(row_keys(made, module.WRITES.key)), work.rejects)
 
-    rejects += [_reject_row(context, reject, consulted) for reject in refused]
-    _write_rejects(context, shard, rejects)
+    work.write_rejects()
     _write_remarks(context, shard)
-    rows = pa.concat_tables([kept, made])
-    input_key = keys_digest(row_keys(inputs[0], module.READS[0].key))
-    store.write_shard(module.WRITES, version, shard, rows, input_key, refused=len(rejects))
-    return Counts(made.num_rows, kept.num_rows, len(rejects))
+    input_key = keys_digest(output_keys(module.READS[0], inputs[0]))
+    passing = sum(1 for reject in work.all_rejects if reject["passing"])
+    drafts.write(shard, pa.concat_tables([kept, made]), input_key, len(work.all_rejects), passing)
+    return Counts(made.num_rows, kept.num_rows, len(work.all_rejects), passing)
+
+
+def _key_of(text: str) -> tuple[str, ...]:
+    return tuple(text.split("/"))
+
+
+def _still_good(context: Context, table: Table, rows: pa.Table, wanted: set[tuple[str, ...]]) -> pa.Table:
+    """Return the rows that are wanted and whose files are there."""
+    absent = absent_files(context.store, table, rows) if table.files else [""] * rows.num_rows
+    good = [key in wanted and not problem for key, problem in zip(row_keys(rows, table.key), absent, strict=True)]
+    return rows.filter(pa.array(good, pa.bool_()))
+
+
+class _ShardInWork:
+    """Rows and rejects of a shard as its stage yields them, kept beside it so that an end of the run loses little."""
+
+    def __init__(
+        self, context: Context, drafts: Drafts, shard: str, consulted: str | None, rejects: Sequence[Mapping[str, Any]]
+    ) -> None:
+        self._context, self._drafts, self._shard, self._consulted = context, drafts, shard, consulted
+        self._before = list(rejects)
+        self._saved: list[pa.Table] = []
+        self._unsaved: list[Mapping[str, Any]] = []
+        self.rejects: list[Reject] = []
+
+    @property
+    def all_rejects(self) -> list[dict[str, Any]]:
+        """Rejects of earlier runs that stand, and new ones, as rows."""
+        new = [_reject_row(self._context, reject, self._consulted) for reject in self.rejects]
+        return [*(dict(row) for row in self._before), *new]
+
+    def made(self) -> pa.Table:
+        """Return all rows that the stage has made."""
+        table = self._drafts.table
+        return pa.concat_tables(
+            [pa.Table.from_batches([], table.schema), *self._saved, _as_table(self._unsaved, table)]
+        )
+
+    def keep(self, parts: Iterable[Shard]) -> None:
+        """Take in all that a stage makes of the shard. Whatever ends it, what was made until then is kept."""
+        since, cost = time.monotonic(), 0.0
+        try:
+            for part in parts:
+                self._unsaved += part.rows
+                self.rejects += part.rejects
+                if time.monotonic() - since >= max(SAVE_SECONDS, SAVE_SHARE * cost):
+                    begun = time.monotonic()
+                    self._save()
+                    since = time.monotonic()
+                    cost = since - begun
+        except BaseException:
+            with suppress(Exception):  # what ended the work is what is to be told
+                self._save()
+            raise
+
+    def write_rejects(self) -> None:
+        _write_rejects(self._context, self._shard, self.all_rejects)
+
+    def _save(self) -> None:
+        if self._unsaved:
+            rows = _as_table(self._unsaved, self._drafts.table)
+            self._drafts.write_part(self._shard, rows)
+            self._saved.append(rows)
+            self._unsaved = []
+        if self.rejects:
+            self.write_rejects()
 
 
 def _check_result(
-    stage: ConfiguredStage, todo: set[tuple[str, ...]], made: set[tuple[str, ...]], rejects: Sequence[Reject]
+    stage: ConfiguredStage,
+    wanted: Sequence[tuple[str, ...]],
+    kept: frozenset[tuple[str, ...]],
+    made: set[tuple[str, ...]],
+    rejects: Sequence[Reject],
 ) -> None:
-    """See that a stage accounts for every row that it was given, once.
+    """See that a stage accounts for every row that it was to make, once.
 
     Raises:
         ValueError: it does not.
     """
-    refused = {tuple(reject.key.split("/")) for reject in rejects}
+    refused, todo = {_key_of(reject.key) for reject in rejects}, set(wanted) - kept
+    drivers = {driver_of(stage.module, key) for key in wanted}
+    of_refused = {key for key in made if driver_of(stage.module, key) in refused}
     wrong = f"expected {stage.name} to make or refuse each row that it was given, got"
-    for extra in (made - todo) | (refused - todo) | (made & refused):
+    for extra in (made - todo) | (refused - drivers) | of_refused:
         raise ValueError(f"{wrong} {'/'.join(extra)} besides")
-    for missing in todo - made - refused:
-        raise ValueError(f"{wrong} nothing for {'/'.join(missing)}")
+    for missing in todo - made:
+        if driver_of(stage.module, missing) not in refused:
+            raise ValueError(f"{wrong} nothing for {'/'.join(missing)}")
 
 
 def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
@@ -254,17 +431,20 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         context.store.write_shard(table, context.fingerprint, shard, _as_table(beside, table), context.identity)
     _write_rejects(context, shard, [_reject_row(context, reject, None) for reject in result.rejects])
     _write_remarks(context, shard)
-    rows = _as_table(result.rows, module.WRITES)
-    context.store.write_shard(module.WRITES, context.fingerprint, shard, rows, context.identity, len(result.rejects))
+    rows, refused = _as_table(result.rows, module.WRITES), len(result.rejects)
+    if module.WRITES.accumulates:
+        context.store.write_shard(module.WRITES, context.fingerprint, shard, rows, context.identity, refused)
+    else:
+        Drafts(context.store, module.WRITES, context.fingerprint).write(shard, rows, context.identity, refused)
     context.clear_scratch()  # the rows stand, so the state that led to them is no longer needed
-    return Counts(rows.num_rows, 0, len(result.rejects))
+    return Counts(rows.num_rows, 0, refused)
 
 
 def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
-    store, module, version = context.store, stage.module, context.fingerprint
-    known = store.read(module.WRITES, version)
-    refused = store.read(REJECTS, version)
-    made, rejects = 0, refused.num_rows
+    module, drafts = stage.module, Drafts(context.store, stage.module.WRITES, context.fingerprint)
+    known = drafts.read()
+    refused = context.store.read(REJECTS, context.fingerprint)
+    made, rejects, passing = 0, refused.num_rows, 0
     earlier = {(row["key"], row["stamp"]): row for row in refused.to_pylist()}
     for update in module.read_source(stage.config, context, known, refused):
         rows = _as_table(update.rows, module.WRITES)
@@ -274,14 +454,12 @@ def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
         ]
         _write_rejects(context, "0", reject_rows)
         _write_remarks(context, "0")
-        rejects = len(reject_rows)
-        keys = keys_digest(row_keys(rows, module.WRITES.key))
-        store.write_shard(module.WRITES, version, str(update.number), rows, keys)
+        rejects, passing = len(reject_rows), sum(1 for row in reject_rows if row["passing"])
+        drafts.write(str(update.number), rows, keys_digest(row_keys(rows, module.WRITES.key)))
         made += update.made
     _write_remarks(context, "0")
-    footers = [store.footer(module.WRITES, version, shard) for shard in store.shards(module.WRITES, version)]
-    total = sum(footer.rows for footer in footers if footer)
-    return Counts(made, total - made, rejects)
+    total = sum(footer.rows for footer in drafts.footers().values())
+    return Counts(made, total - made, rejects, passing)
 
 
 def _as_table(rows: Sequence[Mapping[str, Any]], table: Table) -> pa.Table:
@@ -298,7 +476,7 @@ def _as_table(rows: Sequence[Mapping[str, Any]], table: Table) -> pa.Table:
 
 def _reject_row(context: Context, reject: Reject, stamp: str | None) -> dict[str, Any]:
     row = {"stage": context.stage, "key": reject.key, "uri": reject.uri, "kind": reject.kind, "message": reject.message}
-    return row | {"run_id": context.run_id, "stamp": stamp}
+    return row | {"run_id": context.run_id, "stamp": stamp, "passing": reject.passing}
 
 
 def _write_rejects(context: Context, shard: str, rejects: Sequence[dict[str, Any]]) -> None:

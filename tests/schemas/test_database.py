@@ -83,13 +83,25 @@ def test_a_wrong_query_gives_duckdbs_reason(store):
     assert query(store, "DESCRIBE tracks").num_rows == len(TRACKS.schema)
 
 
-def test_what_is_no_shard_among_a_table_s_shards_is_named(store):
+@pytest.mark.parametrize(
+    "name",
+    ["copy.parquet", "._shard=0.parquet", "shard=0 (conflicted copy).parquet", "shard=0.sync-conflict.parquet"],
+)
+def test_a_foreign_file_among_a_table_s_shards_is_passed_over(store, name):
     add_track(store, "v1", "first")
-    store.write_bytes("tracks/version=v1/copy.parquet", b"half of a shar")
-    with pytest.raises(QueryError, match=r"nothing but shards of tracks.*copy\.parquet"):
+    store.write_bytes(f"tracks/version=v1/{name}", store.read_bytes("tracks/version=v1/shard=0.parquet"))
+    assert query(store, "SELECT title FROM tracks").num_rows == 1
+    if store.is_local:
+        write_views(store)
+
+
+def test_a_damaged_shard_is_named_by_a_query_and_by_the_writing_of_views(store):
+    add_track(store, "v1", "first")
+    store.write_bytes("tracks/version=v1/shard=0.parquet", b"half of a shar")
+    with pytest.raises(QueryError, match=r"expected shards of tracks.*shard=0\.parquet"):
         query(store, "SELECT 1")
     if store.is_local:
-        with pytest.raises(QueryError, match=r"nothing but shards of tracks.*copy\.parquet"):
+        with pytest.raises(QueryError, match=r"expected shards of tracks.*shard=0\.parquet"):
             write_views(store)
 
 

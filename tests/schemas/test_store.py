@@ -54,9 +54,9 @@ def test_shards_are_listed_in_the_order_of_their_numbers(store):
     assert store.versions(TOKENS) == ["v1"]
 
 
-def test_a_store_is_found_writable_without_a_trace(store):
+def test_a_store_is_found_writable_without_a_trace_but_its_identity(store):
     store.check_writable()
-    assert store.filesystem.find(store.root) == []
+    assert store.filesystem.find(store.root) == [f"{store.root}/segue-store.json"]
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):
@@ -128,7 +128,7 @@ def test_a_file_of_an_earlier_release_that_lacks_a_column_is_read_with_nulls(tmp
 def test_something_else_in_the_place_of_a_shard_is_told(tmp_path):
     store = Store(str(tmp_path))
     store.write_bytes("tokens/version=v1/shard=0.parquet", b"not parquet")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="is damaged"):
         store.footer(TOKENS, "v1", "0")
 
 

@@ -1,0 +1,178 @@
+"""Drafts: a version's shards while they are made, out of sight of every view and glob until their stage has passed.
+
+```
+tokens/version=…/shard=3.parquet            what users see
+tokens/version=…/drafts/shard=3.draft       the same shard, made anew, whole
+tokens/version=…/drafts/shard=4.<id>.part   rows of a shard in work, so that a kill does not lose them
+tokens/version=…/history/shard=3.<digest>   a shard that was replaced, for `segue rollback` and for rows that come back
+```
+
+Publishing moves each draft to its place, and what stood there to the history; both are one step each for whoever reads.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from schemas.store import Footer, Store, encode_shard, row_keys, sort_shards
+from schemas.tables import Table
+
+_DRAFT = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")
+_PART = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)\.part")
+_HISTORY = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)")
+
+
+@dataclass(frozen=True)
+class PublishedShard:
+    """A shard as a publication names it."""
+
+    shard: str
+    digest: str
+    """Its file's `data_digest`."""
+    rows: int
+
+
+class Drafts:
+    """The drafts of one version of a table, over what of it is published."""
+
+    def __init__(self, store: Store, table: Table, version: str) -> None:
+        self.store, self.table, self.version = store, table, version
+        self._folder = store.folder(table, version)
+
+    # -- what the version will be -------------------------------------------------------------------------------------
+
+    def drafted(self) -> list[str]:
+        """Return the shards that have a draft."""
+        names = self.store.files(f"{self._folder}/drafts")
+        return sort_shards(match[1] for name in names if (match := _DRAFT.fullmatch(name)))
+
+    def shards(self) -> list[str]:
+        """Return the shards of the version, drafts among them."""
+        return sort_shards({*self.store.shards(self.table, self.version), *self.drafted()})
+
+    def files(self) -> dict[str, str]:
+        """Return where each shard is read: its draft, or the published one where it has none."""
+        published = {
+            shard: self.store.shard_path(self.table, self.version, shard)
+            for shard in self.store.shards(self.table, self.version)
+        }
+        return published | {shard: self._draft(shard) for shard in self.drafted()}
+
+    def footers(self) -> dict[str, Footer]:
+        """Return the footer of each shard."""
+        footers = {shard: self.store.footer_of(file) for shard, file in self.files().items()}
+        return {shard: footer for shard, footer in footers.items() if footer is not None}
+
+    def read(self, shards: Iterable[str] | None = None, columns: Iterable[str] | None = None) -> pa.Table:
+        """Return the rows of the version or of some of its shards; of shards that are not there, none."""
+        files = self.files()
+        wanted = files if shards is None else shards
+        names = None if columns is None else list(columns)
+        return self.store.read_files(self.table, [files[shard] for shard in wanted if shard in files], names)
+
+    # -- a shard in work ----------------------------------------------------------------------------------------------
+
+    def write(self, shard: str, rows: pa.Table, input_key: str, refused: int = 0, passing: int = 0) -> None:
+        """Write the draft of a shard, which takes the place of its parts."""
+        where = self._draft(shard)
+        self.store.write_bytes(where, encode_shard(self.table, rows, input_key, where, refused, passing))
+        for part in self._parts(shard):
+            self.store.remove(part)
+
+    def write_part(self, shard: str, rows: pa.Table) -> None:
+        """Keep rows of a shard that is not whole yet. Two that make the same shard keep their rows apart."""
+        where = f"{self._folder}/drafts/shard={shard}.{uuid.uuid4().hex}.part"
+        self.store.write_bytes(where, encode_shard(self.table, rows, "", where))
+
+    def parts(self, shard: str) -> pa.Table:
+        """Return the rows that were kept of a shard in work, each once."""
+        return distinct(self.table, [self.store.read_files(self.table, [part]) for part in self._parts(shard)])
+
+    def rows_in_work(self) -> dict[str, list[tuple[str, ...]]]:
+        """Return the keys of the rows that were kept of shards in work, by shard."""
+        keys: dict[str, list[tuple[str, ...]]] = {}
+        for name in self.store.files(f"{self._folder}/drafts"):
+            if match := _PART.fullmatch(name):
+                rows = self.store.read_files(self.table, [f"{self._folder}/drafts/{name}"], self.table.key)
+                keys.setdefault(match[1], []).extend(row_keys(rows, self.table.key))
+        return keys
+
+    # -- history ------------------------------------------------------------------------------------------------------
+
+    def replaced(self) -> dict[tuple[str, str], str]:
+        """Return the files of shards that were replaced, by shard and digest."""
+        names = self.store.files(f"{self._folder}/history")
+        matches = [match for name in names if (match := _HISTORY.fullmatch(name))]
+        return {(match[1], match[2]): f"{self._folder}/history/{match[0]}" for match in matches}
+
+    def replaced_keys(self, keys: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+        """Return those of some keys whose rows are in replaced shards: they were dropped and are wanted again."""
+        wanted = set(keys)
+        return set().union(*(wanted & names for names in self._keys_of_replaced(wanted).values()))
+
+    def find_replaced(self, keys: Iterable[tuple[str, ...]]) -> pa.Table:
+        """Return the rows of replaced shards with some keys, each once."""
+        wanted, found = set(keys), []
+        for file, names in self._keys_of_replaced(wanted).items():
+            if wanted & names:
+                rows = self.store.read_files(self.table, [file])
+                kept = [key in wanted for key in row_keys(rows, self.table.key)]
+                found.append(rows.filter(pa.array(kept, pa.bool_())))
+                wanted -= names
+        return distinct(self.table, found)
+
+    def _keys_of_replaced(self, wanted: set[tuple[str, ...]]) -> dict[str, set[tuple[str, ...]]]:
+        """Return the keys in each file of the history, where there is one to look for."""
+        files = self.replaced().values() if wanted else ()
+        return {
+            file: set(row_keys(self.store.read_files(self.table, [file], self.table.key), self.table.key))
+            for file in files
+        }
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    def manifest(self, gone: Iterable[str] = ()) -> list[PublishedShard]:
+        """Return what the version holds once its drafts are published, without the shards that are `gone`."""
+        footers, without = self.footers(), set(gone)
+        return [
+            PublishedShard(shard, footers[shard].data_digest, footers[shard].rows)
+            for shard in sort_shards(footers)
+            if shard not in without
+        ]
+
+    def publish(self, gone: Iterable[str] = ()) -> None:
+        """Put each draft in its place, and take away the shards that are `gone`; what was there is kept as history.
+        Broken off and done again, it ends the same."""
+        for shard in self.drafted():
+            published = self.store.footer(self.table, self.version, shard)
+            drafted = self.store.footer_of(self._draft(shard))
+            changed = published and drafted and published.data_digest != drafted.data_digest
+            keep = self._history(shard, published) if published and changed else None
+            self.store.move(self._draft(shard), self.store.shard_path(self.table, self.version, shard), keep)
+        for shard in gone:
+            published = self.store.footer(self.table, self.version, shard)
+            if published:
+                self.store.move(self.store.shard_path(self.table, self.version, shard), self._history(shard, published))
+            for part in self._parts(shard):
+                self.store.remove(part)
+
+    def _draft(self, shard: str) -> str:
+        return f"{self._folder}/drafts/shard={shard}.draft"
+
+    def _parts(self, shard: str) -> list[str]:
+        names = self.store.files(f"{self._folder}/drafts")
+        parts = [name for name in names if (match := _PART.fullmatch(name)) and match[1] == shard]
+        return [f"{self._folder}/drafts/{name}" for name in parts]
+
+    def _history(self, shard: str, footer: Footer) -> str:
+        return f"{self._folder}/history/shard={shard}.{footer.data_digest or footer.content}"
+
+
+def distinct(table: Table, rows: Iterable[pa.Table]) -> pa.Table:
+    """Return rows put together, each key once: that of the last."""
+    combined = pa.concat_tables([pa.Table.from_batches([], table.schema), *rows])
+    last = {key: number for number, key in enumerate(row_keys(combined, table.key))}
+    return combined.take(pa.array(sorted(last.values()), pa.int64()))

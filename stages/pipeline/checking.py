@@ -1,0 +1,132 @@
+"""Checks between a stage's work and its publication: what every table must hold, and what the user asks in SQL."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from schemas.checks import Check, Severity
+from schemas.drafts import Drafts
+from schemas.publications import Publications
+from schemas.tables import REJECTS
+from stages.pipeline.contract import Context
+from stages.pipeline.planning import ConfiguredStage, driver_of, driving_key, wanted_keys
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found: a row of `checks`, but for the run and the stage."""
+
+    check: str
+    table: str
+    severity: Severity
+    value: float
+    """What was counted: rows, keys or columns that are wrong, or a share."""
+    threshold: float
+    """The most that passes."""
+    message: str
+    """What was expected, what came, and what to do."""
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.threshold
+
+
+def failed_check(stage: str, checks: Sequence[CheckResult]) -> str | None:
+    """Say which check keeps a stage from being published, if one does."""
+    failed = [check for check in checks if not check.passed and check.severity == "error"]
+    if not failed:
+        return None
+    more = f" (and {len(failed) - 1} more: SELECT * FROM checks)" if len(failed) > 1 else ""
+    return f"{stage}: {failed[0].message}{more}"
+
+
+def run_checks(
+    stage: ConfiguredStage, context: Context, gone: Sequence[str], rows: int, refused: int
+) -> list[CheckResult]:
+    """Check what a stage has made before users see it.
+
+    Args:
+        gone: shards that will not be there any more.
+        rows: how many rows it made or kept.
+        refused: how many items it refused.
+
+    Raises:
+        QueryError: a statement of the user's cannot be answered.
+    """
+    results = [_refused_share(stage.name, context, rows, refused)]
+    writes = stage.module.WRITES
+    if not writes.accumulates:
+        drafts = Drafts(context.store, writes, context.fingerprint)
+        files = [file for shard, file in drafts.files().items() if shard not in set(gone)]
+        if hasattr(stage.module, "shard"):
+            results.append(_unaccounted(stage, context, drafts))
+        results += _keys_and_columns(context, stage, files)
+        results += [_of_user(context, check, files) for check in context.checks if check.table == writes.name]
+    return results
+
+
+def _refused_share(stage: str, context: Context, rows: int, refused: int) -> CheckResult:
+    total, limit = rows + refused, context.settings.max_refused
+    message = (
+        f"refused {refused} of {total} items, more than settings.max_refused = {limit:g} allows; see: "
+        f"SELECT * FROM rejects WHERE stage = '{stage}'"
+    )
+    return CheckResult("refused", REJECTS.name, "error", refused / total if total else 0.0, limit, message)
+
+
+def _unaccounted(stage: ConfiguredStage, context: Context, drafts: Drafts) -> CheckResult:
+    """Compare a mapping stage's rows with its input: each is made, or refused, and nothing besides."""
+    module, driving = stage.module, stage.module.READS[0]
+    version = context.versions[driving.name]
+    columns = [*driving_key(module), *([driving.copies] if driving.copies else [])]
+    wanted = set(wanted_keys(module, context.store.read(driving, version, columns=columns)))
+    made = _keys(drafts.read(columns=module.WRITES.key), module.WRITES.key)
+    refused = {
+        tuple(key.split("/"))
+        for key in context.store.read(REJECTS, context.fingerprint, columns=["key"]).column("key").to_pylist()
+    }
+    unaccounted = {key for key in wanted - made if driver_of(module, key) not in refused}
+    wrong = len(unaccounted) + len(made - wanted)
+    message = (
+        f"expected a row or a refusal of {module.WRITES.name} for each row of {driving.name}, got {len(unaccounted)} "
+        f"with neither and {len(made - wanted)} besides; run the stage again"
+    )
+    return CheckResult("complete", module.WRITES.name, "error", wrong, 0, message)
+
+
+def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
+    from schemas.store import row_keys
+
+    return set(row_keys(rows, names))
+
+
+def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[str]) -> Iterator[CheckResult]:
+    """Check that keys are there once, and that no column that had values has lost them all."""
+    from schemas.database import column_counts
+
+    table = stage.module.WRITES
+    counts = column_counts(context.store, table, files)
+    twice = counts.rows - counts.distinct_keys
+    message = f"expected each key of {table.name} once, got {twice} rows more than keys; run `segue check {table.name}`"
+    yield CheckResult("keys", table.name, "error", twice, 0, message)
+    before = Publications(context.store).shown().get(table.name)
+    if before is None or not counts.rows:
+        return
+    earlier = column_counts(context.store, table, Publications(context.store).files_of(table, before))
+    emptied = [name for name, count in counts.values.items() if not count and earlier.values.get(name)]
+    message = f"every row of {table.name} lost its {', '.join(emptied)}, which the published rows have"
+    yield CheckResult("emptied columns", table.name, "warn", len(emptied), 0, message)
+
+
+def _of_user(context: Context, check: Check, files: Sequence[str]) -> CheckResult:
+    from schemas.database import query
+
+    answer = query(context.store, check.sql, {check.table: files})
+    name = check.name or check.sql
+    first = answer.slice(0, 1).to_pylist()
+    message = (
+        f"the check {name!r} of {check.table} expects no rows, got {answer.num_rows}"
+        f"{f', first {first[0]}' if first else ''}; see: {check.sql}"
+    )
+    return CheckResult(name, check.table, check.severity, answer.num_rows, 0, message)
