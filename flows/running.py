@@ -29,10 +29,10 @@ class RunPlan:
     """Those to run, in order."""
     settings: Settings
     """With the demo corpus for a source where none was given."""
-    checks: tuple[Check, ...] = ()
-    """What must hold before a table is published."""
     by_name: bool = False
     """The stages were asked for by name, so a `refresh` policy does not hold them back."""
+    checks: tuple[Check, ...] = ()
+    """What must hold before a table is published."""
 
     def pipeline(self) -> Pipeline:
         """Return the stages with new identities: a run may have trained a model that they depend on."""
@@ -59,7 +59,7 @@ def plan_run(recipe: Recipe, settings: Settings, requested: Sequence[str] | None
     stages = recipe.configured_stages(settings.source)
     names = selected_stages(stages, requested, recipe.preset)
     settings = with_source(settings, names, [stage.name for stage in stages])
-    return RunPlan(stages, names, settings, recipe.checks, by_name=bool(requested))
+    return RunPlan(stages, names, settings, bool(requested), recipe.checks)
 
 
 def new_run_id() -> str:

@@ -135,13 +135,15 @@ class Publications:
         """
         record = self.record(sequence)
         for name, number in record.shown.items():
-            shown = self.record(number)
-            missing = [file for file in self.files_of(TABLES[name], shown) if not self.store.exists(file)]
-            if missing:
-                raise ValueError(
-                    f"expected all shards of publication {sequence}, got none at {self.store.path(missing[0])}: "
-                    "`segue clean` has removed them; choose a later one"
-                )
+            published = self.record(number)
+            files = self.files_of(TABLES[name], published)
+            for file, shard in zip(files, published.shards[name], strict=True):
+                footer = self.store.footer_of(file)
+                if footer is None or footer.data_digest != shard.digest:
+                    raise ValueError(
+                        f"expected shard {shard.shard} of {name} as publication {number} had it, got none in "
+                        f"{self.store.url}: `segue clean` has removed it; choose a later publication"
+                    )
         return self._by_hand("rollback", record)
 
     def release(self) -> Publication:

@@ -647,7 +647,7 @@ def create_file(path: str, data: bytes) -> bool:
 def link_file(path: str, name: str) -> None:
     """Give a file on a local disk a second name; where it has it already, nothing happens."""
     folder = os.path.dirname(name)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     try:
         os.link(path, name)
     except FileExistsError:
@@ -662,9 +662,10 @@ def link_file(path: str, name: str) -> None:
 def move_file(path: str, target: str) -> None:
     """Put a file on a local disk in the place of another, on the disk on return."""
     folder = os.path.dirname(target)
-    os.makedirs(folder, exist_ok=True)
+    make_folder(folder)
     os.replace(path, target)
     _sync(folder)
+    _sync(os.path.dirname(path))
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -228,7 +228,9 @@ def _finish(
 
 def _write_checks(context: Context, checks: Sequence[CheckResult]) -> None:
     """Record what was checked, and say what did not pass and is only a warning."""
-    rows = [vars(check) | {"run_id": context.run_id, "stage": context.stage} for check in checks]
+    rows = [
+        vars(check) | {"passed": check.passed, "run_id": context.run_id, "stage": context.stage} for check in checks
+    ]
     if rows:
         table = pa.Table.from_pylist(rows, schema=CHECKS.schema)
         context.store.write_shard(CHECKS, "1", f"{context.run_id}-{context.stage}", table, context.run_id)

@@ -33,6 +33,7 @@ import soundfile
 import soxr
 
 from schemas import Settings, Store
+from schemas.drafts import Drafts
 from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
@@ -103,7 +104,7 @@ def ingested(source: str, files: int, processes: int) -> int:
         counts = run_job(ConfiguredStage("ingest", ingest, ingest.Config()), context, EVERYTHING)
         if (counts.made, counts.refused) != (files, 0):
             raise SystemExit(f"expected {files} tracks, got {counts}")
-        return sum(store.read(TRACKS, "v", columns=["frames"]).column("frames").to_pylist())
+        return sum(Drafts(store, TRACKS, "v").read(columns=["frames"]).column("frames").to_pylist())
 
 
 def processors_time() -> float:

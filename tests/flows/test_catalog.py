@@ -15,10 +15,12 @@ import pytest
 from flows.catalog import Job
 from schemas import Settings, Store
 from schemas.database import query
+from schemas.tables import CHROMA
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_flow, tiny_mapping
+from tests.worlds.kept_work import kept_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +56,8 @@ def test_a_failing_shard_fails_the_flow_with_its_reason_and_the_other_shards_are
     write_words("1", "2", "fail", "4", "5")
     with pytest.raises(StageFailed, match=r"expected a number in 2\.txt, got 'fail'"):
         tiny_flow.tiny.with_options(flow_run_name="failing")(settings)
-    assert made(settings) == ["0.txt", "1.txt", "4.txt"]
+    assert made(settings) == []
+    assert kept_keys(Store(settings.store), CHROMA) == [("0.txt",), ("1.txt",), ("4.txt",)]
     assert (settings_file(settings, "2.tries")).read_text().count("try") == 1
     (run,), _ = task_runs("failing")
     assert run.state.is_failed()
@@ -93,7 +96,8 @@ def test_sigterm_stops_shards_in_work_at_their_next_batch(server, settings, writ
         assert process.wait(60) != 0
     finally:
         process.kill()
-    assert made(settings) == ["0.txt", "1.txt"]
+    assert made(settings) == []
+    assert kept_keys(Store(settings.store), CHROMA) == [("0.txt",), ("1.txt",)]
 
 
 def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(settings, write_words):

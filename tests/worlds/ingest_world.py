@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from schemas import Settings, Store
+from schemas.drafts import Drafts
 from schemas.tables import REJECTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
@@ -47,6 +48,7 @@ class World:
         stage, context = ConfiguredStage("ingest", ingest, self.config), self.context()
         plan = plan_stage(stage, context, True)
         counts = run_job(stage, context, "all") if plan.jobs else Counts(0, plan.reuse, plan.refused)
+        Drafts(self.store, TRACKS, "v").publish()
         self.read = context.progress.done
         assert (plan.make > 0 or plan.drop > 0) == bool(plan.jobs)
         again = plan_stage(stage, self.context(), True)

@@ -40,12 +40,12 @@ def test_a_run_killed_with_9_leaves_what_an_undisturbed_run_makes(tmp_path):
         if number % 9 == 0:
             write(calm.music / f"{number:02} bad.wav", b"bad")
     calm.run()
-    folder = Path(broken.store.path("tracks/version=v"))
+    folder = Path(broken.store.path("tracks/version=v/drafts"))
     command = [sys.executable, "-c", CODE, calm.source, broken.store.url]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     for wanted in (1, 4):
         process = subprocess.Popen(command, env=environment)
-        while process.poll() is None and len(list(folder.glob("*.parquet"))) < wanted:
+        while process.poll() is None and len(list(folder.glob("*.draft"))) < wanted:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

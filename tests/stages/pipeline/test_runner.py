@@ -12,6 +12,7 @@ import pytest
 
 from schemas import Store
 from schemas.database import query
+from schemas.drafts import Drafts
 from schemas.tables import CHROMA, RUNS, TRACKS
 from stages.pipeline.contract import Reject, Remark, Shard, Stopped
 from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_stage
@@ -135,20 +136,24 @@ def test_more_refusals_than_allowed_fail_the_stage_and_keep_its_work(tmp_path):
     pipeline = make_pipeline(tmp_path, list("abc"), make_mapping([], refuse=("b", "c")), max_refused=0.5)
     with pytest.raises(StageFailed, match="refused 2 of 3 items"):
         run(pipeline)
-    assert pipeline.store.read(CHROMA, pipeline.fingerprint("mapping")).num_rows == 1
+    drafts = Drafts(pipeline.store, CHROMA, pipeline.fingerprint("mapping"))
+    assert drafts.read().num_rows == 1
+    assert query(pipeline.store, "FROM chroma").num_rows == 0
 
 
 def test_a_failing_shard_fails_the_stage_with_its_reason_and_the_other_shards_are_kept(tmp_path):
     pipeline = make_pipeline(tmp_path, list("abcde"), make_mapping([], fail=("b",)))
     with pytest.raises(StageFailed, match="1 of its shards failed; shard 0: cannot do b"):
         run(pipeline)
-    assert pipeline.store.shards(CHROMA, pipeline.fingerprint("mapping")) == ["1"]
+    drafts = Drafts(pipeline.store, CHROMA, pipeline.fingerprint("mapping"))
+    assert drafts.drafted() == ["1"]
+    assert query(pipeline.store, "FROM chroma").num_rows == 0
     row = next(row for row in pipeline.store.read(RUNS, "1").to_pylist() if row["stage"] == "mapping")
     assert "cannot do b" in row["error"]
     calls: list[str] = []
     repaired = make_pipeline(tmp_path, list("abcde"), make_mapping(calls))
     run(repaired, "r2")
-    assert calls == list("abc")
+    assert calls == list("bc")
 
 
 def test_another_setting_makes_a_new_version_beside_the_old_one(tmp_path):

@@ -1,0 +1,15 @@
+"""What a store keeps of a table besides what its view shows: drafts of whole shards, and parts of those in work."""
+
+from schemas import Store
+from schemas.drafts import Drafts
+from schemas.tables import Table
+
+
+def kept_keys(store: Store, table: Table) -> list[tuple[str, ...]]:
+    """The keys of all rows that were made, in every version, published or not."""
+    keys = []
+    for name in store.folders(table.name):
+        drafts = Drafts(store, table, name.removeprefix("version="))
+        keys += [tuple(row[key] for key in table.key) for row in drafts.read().to_pylist()]
+        keys += [key for rows in drafts.rows_in_work().values() for key in rows]
+    return sorted(keys)
