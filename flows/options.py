@@ -29,6 +29,9 @@ StoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {Settings().store}.")
 ]
 RequestsOption = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSONL or Parquet file.")]
+AllTablesOption = Annotated[
+    bool, typer.Option("--all-tables", help="Make tables of conditions that the model does not read, too.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any knob, of settings too; may be given often."),
@@ -64,11 +67,12 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             source: SourceOption = None,
             store: StoreOption = None,
             requests: RequestsOption = None,
+            all_tables: AllTablesOption = False,
             set_: SetOption = None,
         ) -> int:
             if announcement:
                 print(announcement, file=sys.stderr, flush=True)
-            options = {"source": source, "store": store, "requests": requests}
+            options = {"source": source, "store": store, "requests": requests, "all_tables": all_tables or None}
             settings = {name: value for name, value in options.items() if value is not None}
             return command(parse_run_options(stages or [], preset, settings, set_ or []))
 

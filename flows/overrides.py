@@ -11,6 +11,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from schemas import WeightsRef
+
 AS_JSON = {
     **dict.fromkeys(("tuple_type", "list_type", "set_type"), 'expected a JSON list such as ["first","second"]'),
     **dict.fromkeys(("dict_type", "mapping_type"), 'expected a JSON object such as {"name": …}'),
@@ -130,7 +132,8 @@ def _value(text: str, annotation: Any) -> Any:
     branches = _branches(annotation)
     wanted = [branch for branch in branches if branch is not type(None)]
     if all(_is_text(branch) for branch in wanted):
-        return None if text == "null" and len(wanted) < len(branches) else text
+        nothing = len(wanted) < len(branches) or WeightsRef in wanted  # no weights have that name
+        return None if text == "null" and nothing else text
     try:
         return json.loads(text)
     except json.JSONDecodeError:

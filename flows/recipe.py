@@ -1,10 +1,10 @@
 """A recipe: the configuration of every stage, as a preset's difference with what was asked for laid on it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, field_validator, model_validator
 
@@ -100,18 +100,33 @@ class Recipe(Config):
         preset_difference(name)
         return name
 
-    def configured_stages(self, source: str | None) -> list[ConfiguredStage]:
-        """Return the stages that take part, in order: those that train a stand-in do only where something names it.
+    def configured_stages(
+        self, source: str | None, requested: Collection[str] = (), all_tables: bool = False
+    ) -> list[ConfiguredStage]:
+        """Return the stages that take part, in order: those that train a stand-in do only where something names it,
+        those that make a condition only where the model reads it or they are asked for.
 
         Args:
             source: where the recordings are; None where the demo corpus is to be taken in.
+            requested: stages that are asked for by name.
+            all_tables: the conditions that the model does not read are asked for.
         """
         after = {} if source else {"ingest": "demo"}
-        names = [name for name in STAGES if self._takes_part(name, source)]
+        left_out = {name for name in self._unread() if not all_tables and name not in requested}
+        if self.clap.model is None:
+            left_out.add("clap")
+        named = weights_in([getattr(self, name) for name in STAGES if name not in left_out])
+        checkpoints = {reference.checkpoint for reference in named}
+        names = [name for name in STAGES if name not in left_out and self._takes_part(name, source, checkpoints)]
         return [ConfiguredStage(name, STAGES[name], getattr(self, name), after.get(name)) for name in names]
 
-    def _takes_part(self, name: str, source: str | None) -> bool:
-        checkpoints = {reference.checkpoint for reference in weights_in(self)}
+    def _unread(self) -> set[str]:
+        """Return the stages whose tables training does not read, though another model's would."""
+        read = stages.train.reads(self.train)
+        unread = [table for table in stages.train.READS if table not in read]
+        return {name for name, module in STAGES.items() if module.WRITES in unread}
+
+    def _takes_part(self, name: str, source: str | None, checkpoints: set[str | None]) -> bool:
         if name == "demo" and source is not None:
             return False
         if name == "train_codec":
@@ -119,6 +134,15 @@ class Recipe(Config):
         if name in ("demo", "demo_models"):
             return not checkpoints.isdisjoint(stages.demo.models.KINDS)
         return True
+
+    @model_validator(mode="after")
+    def _clap_is_there_where_it_is_read(self) -> Self:
+        if self.train.model.clap is not None and self.clap.model is None:
+            raise ValueError(
+                "expected clap.model for a model that reads clap (train.model.clap), got none: "
+                "name one, or let train.model.clap be null"
+            )
+        return self
 
 
 _STAGES: Mapping[str, Stage] = {
@@ -155,13 +179,14 @@ def _at(recipe: Mapping[str, Any], path: Path) -> Any:
 
 def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
     """Fill in what is not given of the fields that follow others, and how the model's melodies are measured."""
+    unread = _unread_by_newest(recipe)
     for leader, followers in FOLLOWED.items():
         for follower in followers:
             section = _at(recipe, follower[:-1])
             # Only what embeds captions has to know by which CLAP.
             unused = follower[0] == "train" and leader[0] == "clap" and not _at(recipe, ("train", "joint_text"))
             if isinstance(section, Mapping) and follower[-1] not in section and not unused:
-                difference = _at(recipe, leader)
+                difference: Any = None if follower in unread else _at(recipe, leader)
                 for name in reversed(follower):
                     difference = {name: difference}
                 recipe = merge(recipe, difference)
@@ -170,6 +195,16 @@ def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
         analysis = {name: value for name, value in recipe["chroma"].items() if name in ChromaConfig.model_fields}
         recipe = merge(recipe, {"train": {"model": {"chroma": {"analysis": analysis}}}})
     return recipe
+
+
+def _unread_by_newest(recipe: Mapping[str, Any]) -> set[Path]:
+    """Return the fields of `generate` that make conditions which the recipe's own model, where that is the one that
+    generates, does not read."""
+    checkpoint = _at(recipe, ("generate", "checkpoint"))
+    if not isinstance(checkpoint, str) or not stages.generate.is_newest(checkpoint):
+        return set()
+    unread = [name for name in stages.generate.CONDITION_FIELDS if _at(recipe, ("train", "model", name)) is None]
+    return {("generate", field) for name in unread for field in stages.generate.CONDITION_FIELDS[name]}
 
 
 def _codec_of_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,7 +234,7 @@ def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[s
     for name in requested:
         if known_stage(name) not in taking_part:
             raise ValueError(
-                f"{name} takes no part in the preset {preset}, where nothing names a model that it trains; "
+                f"{name} takes no part in the preset {preset}, where nothing names what it would make; "
                 f"allowed: {', '.join(taking_part)}"
             )
     wanted = {*requested, "requests"} if "generate" in requested else set(requested)

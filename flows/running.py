@@ -56,7 +56,7 @@ def plan_run(recipe: Recipe, settings: Settings, requested: Sequence[str] | None
     Raises:
         ValueError: a stage is not known or takes no part in the recipe, or recordings have no source.
     """
-    stages = recipe.configured_stages(settings.source)
+    stages = recipe.configured_stages(settings.source, requested or (), settings.all_tables)
     names = selected_stages(stages, requested, recipe.preset)
     settings = with_source(settings, names, [stage.name for stage in stages])
     return RunPlan(stages, names, settings, bool(requested), recipe.checks)
@@ -101,6 +101,7 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
     stage_plans = {plan.stage: plan for plan in run.stage_plans if not plan.estimated}
     pipeline.store.require()
     pipeline.fetch(names)
+    pipeline.check_inputs(names)
     for name in names:
         if run.stop.is_set():
             raise Stopped(f"{name} was asked to stop")

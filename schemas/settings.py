@@ -16,6 +16,9 @@ class Settings(Config):
     """The recordings: a folder or any fsspec URL, read recursively; `miniature` makes its own where none is given."""
     requests: str | None = None
     """What to generate: a CSV, JSONL or Parquet file or URL; None takes the preset's own requests."""
+    all_tables: bool = False
+    """Whether a run of the whole catalog also makes the tables of conditions that the recipe's model does not read
+    (`chroma`, `clap`), to be queried. Asking for their stages by name always does."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes CUDA where there is one."""
     workers: int = Field(default=0, ge=0)

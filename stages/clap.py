@@ -20,9 +20,10 @@ READS, WRITES, VERSION = (TRACKS,), CLAP, 1
 class Config(schemas.Config):
     """Which model embeds, and how often."""
 
-    model: WeightsRef = LAION_CLAP
+    model: WeightsRef | None = LAION_CLAP
     """A LAION checkpoint (`.pt`) or a folder of `transformers.ClapModel` (AudioCraft's `clap` conditioner has the
-    former). In a recipe the stages train, generate and evaluate follow it, unless they name another."""
+    former). In a recipe the stages train, generate and evaluate follow it, unless they name another. None makes no such
+    table, for a model that reads none."""
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
     """RoBERTa's vocabulary, which a LAION checkpoint reads words with; a model folder has its own. No words are read
     here, but in the stages that follow, as they follow `model`."""
@@ -40,6 +41,8 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
     """Embed the tracks of one shard, a track at a time."""
     from stages.networks.clap import load_joint_embedder  # with torch, which a plan does without
 
+    if config.model is None:
+        raise ValueError("expected clap.model to embed recordings with, got none")
     embedder = load_joint_embedder(context.weights(config.model).path, context.device)
     context.progress.start("clap", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), embedder.sample_rate, 1) as waveforms:

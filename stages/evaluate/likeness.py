@@ -71,7 +71,9 @@ class Likeness:
     def _nearest(self, clips: list[Windows]) -> "list[_NearestTrack]":
         """Find the nearest track of each clip, and how near; the store's embeddings are read a shard at a time."""
         best: list[_NearestTrack] = [_NearestTrack(None, -np.inf)] * len(clips)
-        store, version = self.context.store, self.context.versions[CLAP.name]
+        store, version = self.context.store, self.context.versions.get(CLAP.name)  # none where no stage makes it
+        if version is None:
+            return best
         for shard in store.shards(CLAP, version) if clips else []:
             rows = store.read(CLAP, version, [shard], ["track_id", "embeddings"])
             rows = rows.filter(pc.is_in(rows.column("track_id"), self._trained_on))

@@ -20,7 +20,7 @@ from schemas.weights import LocalWeights
 from stages.audio.references import RequestRefused
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.loading import read_condition_names
-from stages.generate.config import Config, is_foreign
+from stages.generate.config import Config, is_foreign, is_newest
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 if TYPE_CHECKING:
@@ -29,7 +29,18 @@ if TYPE_CHECKING:
     from model.decoding.generation import GenerationRequest
     from stages.checkpoints.native import TrainedModel
 
-__all__ = ["CONSULTS", "READS", "VERSION", "WRITES", "Config", "dependencies", "is_foreign", "shard"]
+__all__ = [
+    "CONDITION_FIELDS",
+    "CONSULTS",
+    "READS",
+    "VERSION",
+    "WRITES",
+    "Config",
+    "dependencies",
+    "is_foreign",
+    "is_newest",
+    "shard",
+]
 
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 2
 
@@ -37,25 +48,28 @@ AT_ONCE = {"cpu": 64, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
 are left empty while the last are finished."""
 
+CONDITION_FIELDS = {CHROMA.name: ("separator",), CLAP.name: ("clap", "vocabulary")}
+"""Conditions, whose tables bear their names -> the fields of Config whose weights make them of a file."""
+
 log = logging.getLogger(__name__)
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out what a model from elsewhere does not read: the weights that make those conditions (a request for them
-    is refused), and all tables but `tracks`, which says where recordings are.
+    """Leave out what the model does not read: the weights that make those conditions (a request for them is refused)
+    and their tables. For a model from elsewhere all tables but `tracks`, which says where recordings are.
 
     Raises:
-        ValueError: the checkpoint is none, or cannot be had.
+        NotTrainedYet: an earlier stage is still to train the checkpoint.
+        ValueError: it is none, or cannot be had.
     """
-    if not is_foreign(config.checkpoint):
-        return Dependencies(config, CONSULTS)
     reads = read_condition_names(weights(config.checkpoint).path)
     unread: dict[str, None] = {}
-    if "chroma" not in reads:
-        unread |= {"separator": None}
-    if "clap" not in reads:
-        unread |= {"clap": None, "vocabulary": None}
-    return Dependencies(config.model_copy(update=unread), (TRACKS,))
+    consults = [TRACKS] if is_foreign(config.checkpoint) else [*CONSULTS]
+    for condition, fields in CONDITION_FIELDS.items():
+        if condition not in reads:
+            unread |= dict.fromkeys(fields)
+            consults = [table for table in consults if table.name != condition]
+    return Dependencies(config.model_copy(update=unread), tuple(consults))
 
 
 def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shard]:

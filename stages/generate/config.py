@@ -24,6 +24,11 @@ def is_foreign(checkpoint: str) -> bool:
     return WeightsRef(_checkpoint_reference(checkpoint)).checkpoint is None
 
 
+def is_newest(checkpoint: str) -> bool:
+    """Tell whether a checkpoint, as `Config.checkpoint` names it, is the newest of the recipe."""
+    return WeightsRef(_checkpoint_reference(checkpoint)).checkpoint == "language_model"
+
+
 class Config(schemas.Config):
     """Names the model that generates, and what reads the files and words that requests refer to."""
 

@@ -51,8 +51,9 @@ CONSULTS: tuple[Table, ...]   tables that it looks rows up in, by `context.rows`
                               while new rows in them make nothing stale but what was refused
 OPTIONAL: tuple[Table, ...]   those of READS that need not be there
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies
-                              which weights of its Config and which of CONSULTS have a say in its rows, where that
-                              follows from the weights themselves; only those are fetched and enter its version
+                              which weights of its Config and which of READS and CONSULTS have a say in its rows, where
+                              that follows from the Config or from the weights themselves; only those are fetched,
+                              enter its version and must be there. Of READS, only those of STREAMS may be left out
 ```
 
 A stage never imports another stage, and knows nothing of Prefect, of shards' files or of runs. Between batches it calls
@@ -89,6 +90,8 @@ class Dependencies:
     """The stage's configuration, with None in place of weights that have none."""
     consults: tuple[Table, ...]
     """Those of CONSULTS that have one."""
+    reads: tuple[Table, ...] | None = None
+    """Those of READS that have one; None for all."""
 
 
 @dataclass(frozen=True)

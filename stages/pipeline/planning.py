@@ -15,7 +15,7 @@ from schemas.identity import fingerprint, stage_fingerprint, weights_fields
 from schemas.row_files import absent_files, file_columns
 from schemas.store import Footer, row_keys
 from schemas.tables import REJECTS, REMARKS, Table
-from schemas.weights import NotTrainedYet, WeightsLibrary, WeightsNotFetched
+from schemas.weights import LocalWeights, NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.pipeline.contract import Context, Dependencies, Remark
 
 EVERYTHING = "all"
@@ -86,9 +86,18 @@ class Pipeline:
         """
         stage = self.stages[name]
         if hasattr(stage.module, "dependencies"):
-            dependencies: Dependencies = stage.module.dependencies(stage.config, self.library.get)
+            dependencies: Dependencies = stage.module.dependencies(stage.config, self._weights)
             return dependencies
         return Dependencies(stage.config, getattr(stage.module, "CONSULTS", ()))
+
+    def reads(self, name: str) -> tuple[Table, ...]:
+        """Return the tables that a stage is made from: those of its READS that have a say.
+
+        Raises:
+            NotTrainedYet: that depends on a model that is still to be trained.
+        """
+        reads = self.dependencies(name).reads
+        return self.stages[name].module.READS if reads is None else reads
 
     def fetch(self, names: Sequence[str]) -> None:
         """Fetch the published weights that stages need before any work begins.
@@ -98,11 +107,15 @@ class Pipeline:
         """
         fields: dict[WeightsRef, str] = {}
         for name in names:
+            named = weights_fields(self.stages[name].config, name)
             try:
                 wanted = weights_fields(self.dependencies(name).config, name)
+            except NotTrainedYet:
+                wanted = named
             except WeightsNotFetched as error:  # what else it needs is known when that is there
-                named = weights_fields(self.stages[name].config, name)
                 wanted = {reference: field for reference, field in named.items() if reference in error.references}
+                wanted = wanted or named
+                self.library.offline = True  # a host that cannot be reached is waited for once
             fields |= {reference: field for reference, field in wanted.items() if reference not in fields}
         try:
             self.library.fetch_all(fields)
@@ -121,7 +134,7 @@ class Pipeline:
             config = self.dependencies(name).config
             fields = weights_fields(config, name)
             try:
-                digests: dict[str, str] = {reference: self._digest(reference) for reference in fields}
+                digests: dict[str, str] = {reference: self._weights(reference).digest for reference in fields}
             except WeightsNotFetched as error:
                 raise error.of_fields(fields) from error
             version = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
@@ -130,14 +143,14 @@ class Pipeline:
                 self.library.recipes[kind] = version
         return self._fingerprints[name]
 
-    def _digest(self, reference: WeightsRef) -> str:
-        """Return the digest of weights; `checkpoint:<kind>` is of this run's recipe where a stage of it trains that."""
+    def _weights(self, reference: WeightsRef) -> LocalWeights:
+        """Return weights by name; `checkpoint:<kind>` is of this run's recipe where a stage of it trains that."""
         kind = reference.checkpoint
         trainer = next((stage for stage in self.stages.values() if kind in getattr(stage.module, "KINDS", ())), None)
         if trainer:
             self.fingerprint(trainer.name)
         try:
-            return self.library.get(reference).digest
+            return self.library.get(reference)
         except NotTrainedYet as error:
             if not trainer:
                 raise
@@ -146,11 +159,37 @@ class Pipeline:
     def versions(self, name: str) -> dict[str, str]:
         """Return the version of each table that a stage reads or consults (records, which accumulate, have none)."""
         versions = {}
-        for table in (*self.stages[name].module.READS, *self.dependencies(name).consults):
+        for table in (*self.reads(name), *self.dependencies(name).consults):
             stage = self.writer(table)
             if stage is not None and not table.accumulates:
                 versions[table.name] = self.fingerprint(stage.name)
         return versions
+
+    def check_inputs(self, names: Sequence[str]) -> None:
+        """See that every table that a run of the stages `names` reads is there, or made by one of them.
+
+        Raises:
+            ValueError: one is not.
+        """
+        for name in names:
+            try:
+                reads = self.reads(name)
+            except NotTrainedYet:
+                reads = self.stages[name].module.READS
+            for table in reads:
+                writer = self.writer(table)
+                optional = table in getattr(self.stages[name].module, "OPTIONAL", ())
+                if writer is None or writer.name in names or optional or table.accumulates:
+                    continue
+                try:
+                    version = self.fingerprint(writer.name)
+                except NotTrainedYet:
+                    version = "of a model that is still to be trained"
+                if not self.store.shards(table, version):
+                    raise ValueError(
+                        f"expected the table {table.name} (version {version}) for {name}, got nothing in "
+                        f"{self.store.url}: run {writer.name} first, or beside it, with the same preset and settings"
+                    )
 
     def context(self, name: str, run_id: str) -> Context:
         """Return the context of one stage of a run."""
@@ -171,6 +210,8 @@ def _data_digest(module: ModuleType, context: Context) -> str:
     """Return the digest of the rows that a reducing stage reads, from the footers of their shards."""
     contents = {}
     for table in module.READS:
+        if not table.accumulates and table.name not in context.versions:
+            continue  # the stage does not read it as it is configured
         versions = context.store.versions(table) if table.accumulates else [context.versions[table.name]]
         contents[table.name] = [
             footer.content
@@ -317,7 +358,8 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
     What follows from a stage that has work itself is estimated: its `reason` says after which stage it is known.
 
     Raises:
-        MissingWeights: published weights cannot be had.
+        MissingWeights: published weights cannot be had, or a model that no stage of the run trains.
+        ValueError: a table that a stage reads is not there, and no stage of the run makes it.
     """
     pipeline.fetch(names)
     plans: dict[str, Plan] = {}
@@ -332,13 +374,14 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
         try:
             plan = plan_stage(stage, pipeline.context(name, run_id="plan"), by_name)
         except NotTrainedYet as error:
-            if not error.trainer:
+            if error.trainer not in names:
                 raise
             rows = driver.make + driver.reuse if driver else 1
             plan = Plan(
                 name, driver.jobs if driver and driver.jobs else ("?",), make=rows, reason=f"after {error.trainer}"
             )
         plans[name] = _follow(plan, stage, driver, by_name) if driver is not None and driver.jobs else plan
+    pipeline.check_inputs(names)
     return list(plans.values())
 
 

@@ -290,7 +290,7 @@ def _failure(stage: ConfiguredStage, failures: Sequence[JobResult]) -> str | Non
 
 def _check_input(stage: ConfiguredStage, context: Context) -> None:
     for table in stage.module.READS:
-        if table in getattr(stage.module, "OPTIONAL", ()):
+        if table in getattr(stage.module, "OPTIONAL", ()) or table.name not in context.versions:
             continue
         if not table.accumulates and not context.store.shards(table, context.versions[table.name]):
             raise ValueError(

@@ -7,14 +7,29 @@ the same weights, on the CPU bit for bit. Where there are several GPUs, each has
 one model together. It may start from any checkpoint, and then learn all weights or low-rank updates of them.
 """
 
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS
-from stages.pipeline.contract import Context, ReduceResult
+from collections.abc import Callable
+
+from schemas import WeightsRef
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, Table
+from schemas.weights import LocalWeights
+from stages.pipeline.contract import Context, Dependencies, ReduceResult
 from stages.train.config import KINDS, Config
 
 READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 4
 STREAMS = READS
 
-__all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "reduce"]
+__all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "reads", "reduce"]
+
+
+def reads(config: Config) -> tuple[Table, ...]:
+    """Return the tables that a training reads: of those of conditions, which bear their names, the model's."""
+    unread = {CHROMA.name, CLAP.name}.difference(config.model.conditions)
+    return tuple(table for table in READS if table.name not in unread)
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Leave out the tables of conditions that the model does not read."""
+    return Dependencies(config, (), reads(config))
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:

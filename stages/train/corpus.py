@@ -90,15 +90,17 @@ def pack(parts: Iterable[pa.Table], column: str, sink: BinaryIO) -> pa.Table:
 
 
 def pack_table(context: Context, table: Table, column: str) -> None:
-    """Pack a table that the stage reads into its scratch folder, shard by shard, unless that was done before."""
+    """Pack a table into the stage's scratch folder, shard by shard, unless that was done before: without rows where the
+    model does not read it."""
     files = _packed_files(context, table)
     if files.rows.exists():
         return
-    version = context.versions[table.name]
-    shards = (context.store.read(table, version, [shard]) for shard in context.store.shards(table, version))
+    version = context.versions.get(table.name)
+    numbers = context.store.shards(table, version) if version else []
+    shards = (context.store.read(table, version or "", [number]) for number in numbers)
     values, rows = (path.with_name(f"{path.name}.{os.getpid()}.inprogress") for path in (files.values, files.rows))
     with open(values, "wb") as sink:
-        packed = pack(chain([context.store.read(table, version, [])], shards), column, sink)
+        packed = pack(chain([table.schema.empty_table()], shards), column, sink)
     pq.write_table(packed, rows)
     os.replace(values, files.values)
     os.replace(rows, files.rows)  # last: where the rows are, the values are whole

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flows.cli import PLANNING, STARTING, run_command
+from flows.options import parse_run_options
 from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
 
 
@@ -89,6 +90,67 @@ def test_a_plan_or_a_help_loads_nothing_that_only_work_needs(words, tmp_path):
     program = [sys.executable, "-c", script]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.splitlines()[-1] == "0 []"
+
+
+@pytest.fixture
+def published(recordings, tmp_path):
+    """Words for a run of a published preset with no network: only what a text model reads is on this machine."""
+    for name in ("codec", "words"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+    words = ["--source", str(recordings), "--store", str(tmp_path / "store"), "--set", "settings.offline=true"]
+    knobs = (f"tokenize.codec={tmp_path / 'codec'}", f"train.text_encoder={tmp_path / 'words'}", "evaluate.clap=null")
+    return [*words, *(word for knob in knobs for word in ("--set", knob))]
+
+
+def test_a_text_model_is_planned_without_separator_or_clap(published, capfd):
+    assert run_command(["plan", "--preset", "musicgen-small", *published]) == 0
+    planned = [line.split()[0] for line in capfd.readouterr().out.splitlines()[1:]]
+    assert planned == ["ingest", "tokenize", "train", "requests", "generate", "decode", "evaluate", "report"]
+    assert run_command(["plan", "ingest", "tokenize", "train", "--preset", "musicgen-small", *published]) == 0
+    capfd.readouterr()
+    for words in (["plan", "--all-tables"], ["plan", "--set", "settings.all_tables=true"], ["plan", "chroma", "clap"]):
+        assert run_command([*words, "--preset", "musicgen-small", *published]) == 1
+        complaint = capfd.readouterr().err
+        assert "missing weights demucs:htdemucs (chroma.separator), lukewys/laion_clap/" in complaint
+    without = ["--set", "chroma.separator=null", "--set", "clap.model=null"]
+    assert run_command(["plan", "--all-tables", *without, "--preset", "musicgen-small", *published]) == 0
+    planned = [line.split()[0] for line in capfd.readouterr().out.splitlines()[1:]]
+    assert "chroma" in planned
+    assert "clap" not in planned
+
+
+def test_a_plan_fails_where_the_run_would_for_want_of_a_table(published, capfd):
+    words = ["ingest", "tokenize", "train", "--preset", "musicgen-melody", *published]
+    for command in ("plan", "run"):
+        assert run_command([command, *words, "--set", "chroma.separator=null"]) == 1
+        lines = complaints(capfd.readouterr().err)
+        assert len(lines) == 1, lines
+        assert "expected the table chroma (version " in lines[0]
+        assert "run chroma first, or beside it" in lines[0]
+    assert run_command(["plan", "chroma", *words, "--set", "chroma.separator=null"]) == 0
+
+
+def test_how_a_melody_is_measured_is_no_matter_to_a_model_that_reads_none(published):
+    def versions(*changes):
+        options = parse_run_options(["chroma", "tokenize", "train"], "musicgen-small", {"store": store}, changes)
+        pipeline = options.plan.pipeline()
+        return {name: pipeline.fingerprint(name) for name in ("chroma", "train")}, pipeline.versions("train").keys()
+
+    store = published[published.index("--store") + 1]
+    knobs = [word for word in published if "." in word and "=" in word]
+    (plain, reads), (changed, _) = (
+        versions(*knobs, "chroma.separator=null", *more) for more in ([], ["chroma.window=8192"])
+    )
+    assert reads == {"tracks", "tokens"}
+    assert plain["chroma"] != changed["chroma"]
+    assert plain["train"] == changed["train"]
+
+
+@pytest.mark.parametrize("field", ["tokenize.codec", "evaluate.codec", "generate.checkpoint"])
+def test_null_is_no_name_of_weights(field, tmp_path, capfd):
+    assert run_command(["plan", "--store", str(tmp_path / "store"), "--set", f"{field}=null"]) == 2
+    assert f"{field}: expected a valid string, got None" in capfd.readouterr().err
 
 
 def test_a_run_says_its_first_line_before_it_imports_what_takes_long(tmp_path):

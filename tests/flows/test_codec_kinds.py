@@ -25,7 +25,7 @@ def recipe(folder: Path, kind: str, codebooks: int = LEVELS) -> Recipe:
     small_codec(kind).save_pretrained(folder / "codec")
     preset = f"{kind}-{'44khz' if kind == 'dac' else '24khz'}"
     sizes = {"codebooks": codebooks, "cardinality": CARDINALITY}
-    return melody_recipe(folder, preset, folder / "codec", sizes, {"codebooks": None})
+    return melody_recipe(preset, folder / "codec", sizes, {"codebooks": None})
 
 
 def settings_of(folder: Path) -> Settings:
@@ -85,7 +85,7 @@ def test_a_language_model_of_other_sizes_than_the_codec_is_refused(tmp_path: Pat
     with pytest.raises(
         StageFailed, match=r"expected tokens of 4 codebooks .*, as train.model.language_model says, got 3 "
     ):
-        run_stages(Run(RunPlan(stages, STAGES[:5], settings, True)))
+        run_stages(Run(RunPlan(stages, STAGES[:4], settings, True)))
 
 
 def test_presets_name_published_codecs_and_have_their_sizes() -> None:

@@ -27,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     sizes = {"codebooks": CODEBOOKS, "cardinality": CARDINALITY}
     codec = codec_folder(folder / "codec")
     changes = ANALYSIS.model_dump()
-    recipe = melody_recipe(folder, "musicgen-small", codec, sizes, chroma=changes)
+    recipe = melody_recipe("musicgen-small", codec, sizes, chroma=changes)
     return filled_store(recipe, settings, [{"name": "melody from a file", "melody": f"file:{settings.source}/0.wav"}])
 
 

@@ -122,6 +122,43 @@ def test_what_makes_the_tables_is_named_once_and_other_stages_follow_unless_they
     assert (as_configs.decode.codec, as_configs.decode.format) == ("./codec", "ogg")
 
 
+def names_of(recipe, *requested, all_tables=False):
+    return {stage.name for stage in recipe.configured_stages("music", requested, all_tables)}
+
+
+def test_conditions_that_the_model_does_not_read_are_made_only_where_they_are_asked_for():
+    small, melody = Recipe(preset="musicgen-small"), Recipe(preset="musicgen-melody")
+    assert not {"chroma", "clap"} & names_of(small)
+    assert {"chroma", "clap"} & names_of(small, "chroma", "ingest") == {"chroma"}
+    assert {"chroma", "clap"} <= names_of(small, all_tables=True)
+    assert {"chroma", "clap"} & names_of(melody) == {"chroma"}
+    assert {"chroma", "clap"} <= names_of(Recipe())
+    separated = Recipe.model_validate({"preset": "musicgen-small", "chroma": {"separator": "checkpoint:separator"}})
+    assert "demo_models" not in names_of(separated)
+    assert {"chroma", "demo_models"} <= names_of(separated, "chroma")
+
+
+def test_what_makes_a_condition_follows_only_for_a_model_that_reads_it():
+    small, melody = Recipe(preset="musicgen-small").generate, Recipe(preset="musicgen-melody").generate
+    assert (small.separator, small.clap, small.vocabulary) == (None, None, None)
+    assert (melody.separator, melody.clap) == ("demucs:htdemucs", None)
+    for other in ("./folder", "0123456789abcdef"):  # it reads what it reads, whatever the recipe would train
+        generate = Recipe.model_validate({"preset": "musicgen-small", "generate": {"checkpoint": other}}).generate
+        assert generate.separator == "demucs:htdemucs"
+        assert generate.clap is not None
+    given = {"preset": "musicgen-small", "generate": {"separator": "./own"}}
+    assert Recipe.model_validate(given).generate.separator == "./own"
+
+
+def test_no_clap_at_all_is_a_recipe_for_a_model_that_reads_none():
+    none = {"clap": {"model": None}}
+    recipe = Recipe.model_validate({"preset": "musicgen-melody", **none})
+    assert (recipe.evaluate.clap, recipe.generate.clap) == (None, None)
+    assert "clap" not in names_of(recipe, "clap", all_tables=True)
+    with pytest.raises(ValidationError, match=r"expected clap\.model for a model that reads clap"):
+        Recipe.model_validate(none)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"preset": "huge"}, {"trian": {}}, {"train": {"stepz": 1}}, {"preset": 3}, {"generate": 3}]
 )

@@ -46,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     settings = settings_of(folder, recordings | {"mono": piece(9)}, SAMPLE_RATE)
     sizes = {"codebooks": 2 * CODEBOOKS, "delays": (0, 0, 1, 1), "cardinality": CARDINALITY}
     codec = listening_codec(folder / "codec")
-    return filled_store(melody_recipe(folder, "musicgen-small", codec, sizes, {"channels": "stereo"}), settings)
+    return filled_store(melody_recipe("musicgen-small", codec, sizes, {"channels": "stereo"}), settings)
 
 
 def test_codes_are_those_of_either_side_by_turns_and_a_mono_recording_has_equal_sides(store: Store) -> None:

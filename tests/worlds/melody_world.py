@@ -12,15 +12,13 @@ from flows.recipe import Recipe
 from flows.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from schemas.database import query
-from tests.worlds.tiny_clap import clap_folder
 
-STAGES = ["ingest", "chroma", "clap", "tokenize", "train", "requests", "generate", "decode", "evaluate"]
+STAGES = ["ingest", "chroma", "tokenize", "train", "requests", "generate", "decode", "evaluate"]
 SECONDS, PROMPT_SECONDS = 1.2, 0.4
 """Of every clip, and of the prompts that two of them go on from."""
 
 
 def melody_recipe(
-    folder: Path,
     preset: str,
     codec: Path,
     sizes: dict[str, Any],
@@ -30,12 +28,10 @@ def melody_recipe(
     """A model trained in a few steps to read melodies.
 
     Args:
-        folder: where a small CLAP is written.
         sizes: what the language model's codes differ in from the smallest's: codebooks, cardinality, delays.
         tokenize: what differs in that stage, beside the codec.
         chroma: what differs in that stage, beside the separator.
     """
-    clap = str(clap_folder(folder / "clap", 8))
     learning = {"steps": 4, "warmup_steps": 1, "precision": "float32", "ema_interval": 1}
     model = {
         "language_model": {"width": 32, "heads": 2, "layers": 1, "cross": (), "prepend": ("chroma",)} | sizes,
@@ -44,15 +40,14 @@ def melody_recipe(
     differences = {
         "ingest": {"valid": 0.0, "test": 0.0},
         "chroma": {"separator": None} | (chroma or {}),
-        "clap": {"model": clap, "vocabulary": None},
+        "clap": {"model": None},
         "tokenize": {"codec": str(codec)} | (tokenize or {}),
         "train": {
             **{"model": model, "text_encoder": None, "optimization": learning},
             **{"batch_size": 2, "micro_batch_size": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
         },
-        "generate": {"clap": None, "vocabulary": None},
         "decode": {"format": "wav"},
-        "evaluate": {"clap": None, "vocabulary": None, "untrained_clips": 1},
+        "evaluate": {"untrained_clips": 1},
     }
     return Recipe.model_validate({"preset": preset, **differences})
 
@@ -74,7 +69,7 @@ def filled_store(recipe: Recipe, settings: Settings, more: Sequence[dict[str, An
         more: other requests.
     """
     stages, store = recipe.configured_stages(settings.source), Store(settings.store)
-    run_stages(Run(RunPlan(stages, STAGES[:4], settings, True)))
+    run_stages(Run(RunPlan(stages, STAGES[:3], settings, True)))
     track = rows_of(store, "SELECT track_id FROM tracks WHERE uri LIKE '%0.wav'")[0]["track_id"]
     rows = [
         {"name": "melody", "melody": f"track:{track}"},

@@ -11,7 +11,7 @@ import pytest
 
 from schemas import Store, WeightsRef
 from schemas.tables import CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
-from schemas.weights import WeightsLibrary
+from schemas.weights import NotTrainedYet, WeightsLibrary
 from stages import generate
 from stages.generate import Config
 from stages.pipeline import machine
@@ -262,9 +262,21 @@ def test_one_of_this_projects_own_form_says_what_it_reads(store: Store, tmp_path
     assert found.config == config.model_copy(update={"separator": None})
 
 
-def test_a_checkpoint_of_the_store_is_given_all_that_it_may_be_asked_for(store: Store) -> None:
+def test_of_a_checkpoint_of_the_store_only_tables_and_weights_of_its_conditions_have_a_say(
+    store: Store, tmp_path: Path
+) -> None:
     for config in (Config(), config_of(checkpoint="one")):
         assert generate.dependencies(config, WeightsLibrary(store).get) == Dependencies(config, generate.CONSULTS)
+    put_checkpoint(store, tmp_path, "words", model_config(chroma=None, clap=None), day=2)
+    config = config_of(checkpoint="words")
+    unread = {"separator": None, "clap": None, "vocabulary": None}
+    expected = Dependencies(config.model_copy(update=unread), (TRACKS, TOKENS))
+    assert generate.dependencies(config, WeightsLibrary(store).get) == expected
+
+
+def test_a_checkpoint_that_is_still_to_be_trained_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(NotTrainedYet):
+        generate.dependencies(Config(), WeightsLibrary(Store(str(tmp_path / "empty"))).get)
 
 
 def test_what_is_no_checkpoint_is_said_before_anything_begins(store: Store, tmp_path: Path) -> None:
