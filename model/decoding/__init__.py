@@ -3,7 +3,8 @@
 There is a fixed number of slots. A sequence that is finished makes room for the next, so sequences of any length,
 prompt and conditions go together, each where it is. How many slots fit is planned (`memory`); then one of two decoders
 is taken: shapes that follow the sequences (`dynamic_shapes`, on a CPU), or shapes that never change, so that a step can
-be captured as one graph (`static_shapes`, on CUDA). `generation` turns requests for clips into sequences."""
+be captured as one graph (`static_shapes`, on CUDA). Sequences come back as they are finished. `generation` turns
+requests for clips into sequences, `windows` clips that are longer than the model has seen."""
 
 from model.decoding.engine import DecodingOptions, generate_tokens
 from model.decoding.memory import MemoryPlan

@@ -36,7 +36,7 @@ class DynamicShapeDecoder:
         self.rows = max(request.rows for request in requests)
         """Rows of a slot."""
         self.longest = max(request.prefix_length + request.steps for request in requests)
-        known = max(request.prefix_length + request.start for request in requests)
+        known = max(request.prefilled for request in requests)
         cross_length = max(request.cross_length for request in requests)
         self.cache = model.transformer.allocate(self.rows * slots, self._room(known), cross_length)
         self.finite = torch.ones((), dtype=torch.bool)

@@ -1,9 +1,10 @@
 """Decoding all requests: which request is in which slot, from the first step to the last (continuous batching)."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -42,10 +43,13 @@ slot and reads them, `take_sequence` gives the sequence of a slot whose last ste
 all logits so far were numbers."""
 
 
+@torch.inference_mode()
 def generate_tokens(
     model: LanguageModel, requests: Sequence[SequenceRequest], options: DecodingOptions = DecodingOptions()
-) -> list[Int[Tensor, "K _"]]:
-    """Return the whole sequence of each request, on the CPU.
+) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
+    """Yield the number of each request and its whole sequence, on the CPU, as soon as that is finished.
+
+    Where others go on from it, the sequence is that of the last of them.
 
     Raises:
         GenerationStoppedError: `options.stop` said so.
@@ -53,7 +57,7 @@ def generate_tokens(
         ValueError: the device has no kernel for the precision, or too little memory for a single sequence.
     """
     if not requests:
-        return []
+        return
     device = model.device.type
     most = min(options.slots or MAX_SLOTS[device], MAX_SLOTS[device], len(requests))
     free = None if options.free_memory is None else options.free_memory()
@@ -67,24 +71,26 @@ def generate_tokens(
     else:
         launch = CudaGraphRunner if options.cuda_graphs else None
         decoder = StaticShapeDecoder(inference, requests, plan.slots, launch)
-    return decode(decoder, requests, plan.slots, options)
+    yield from decode(decoder, requests, plan.slots, options)
 
 
 def decode(
     decoder: Decoder, requests: Sequence[SequenceRequest], slots: int, options: DecodingOptions = DecodingOptions()
-) -> list[Int[Tensor, "K _"]]:
+) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
     """Do what `generate_tokens` does by a given decoder; the device is asked for finished sequences alone."""
     # The longest first, so that no slot is left to run by itself for long.
-    waiting = deque(sorted(range(len(requests)), key=lambda number: requests[number].start - requests[number].steps))
+    waiting = deque(sorted(range(len(requests)), key=lambda number: -requests[number].steps_to_sample))
     running: list[Slot] = []
-    sequences: dict[int, Tensor] = {}
     free_slots = list(range(slots))
+
+    def admit(number: int, request: SequenceRequest, slot_index: int) -> None:
+        decoder.prefill(slot_index, request)
+        running.append(Slot(number, request, slot_index, request.start))
+
     while waiting or running:
-        for slot_index in free_slots:
-            if waiting:
-                number = waiting.popleft()
-                decoder.prefill(slot_index, requests[number])
-                running.append(Slot(number, requests[number], slot_index, requests[number].start))
+        while waiting and free_slots:
+            number = waiting.popleft()
+            admit(number, requests[number], free_slots.pop(0))
         running.sort(key=lambda slot: slot.index)
         if options.stop is not None and options.stop():
             raise GenerationStoppedError(f"stopped at step {running[0].step} of {running[0].request.steps}")
@@ -93,11 +99,15 @@ def decode(
         finished = [slot for slot in running if slot.last]
         if finished and not decoder.finite:
             raise FloatingPointError("expected finite logits, got NaN or infinity: the model's weights are broken")
-        sequences |= {slot.request_index: decoder.take_sequence(slot) for slot in finished}
         running = [slot for slot in running if not slot.last]
-        free_slots = [slot.index for slot in finished]
         for slot in running:
             slot.step += 1
         if options.progress is not None and new_frames:
             options.progress(new_frames)
-    return [sequences[number] for number in range(len(requests))]
+        for slot in finished:
+            sequence = decoder.take_sequence(slot)
+            if slot.request.then is not None:
+                admit(slot.request_index, slot.request.then.request(sequence), slot.index)
+            else:
+                free_slots.append(slot.index)
+                yield slot.request_index, sequence

@@ -3,26 +3,18 @@
 The tokens of a request depend on the model, the request and its seed alone; not on its batch-mates. `model.decoding`
 keeps every sum to shapes that follow from the request; random numbers come from a generator a request, and are taken
 before the first step.
-
-A clip longer than the windows that a model was trained on is made window after window, each going on from the end of
-the one before (arXiv:2306.05284, 3.1; AudioCraft: `_generate_tokens`). The next window begins `stride` frames later,
-and the frames that it shares with the one before are its prompt. The melody is cut anew for each window from where the
-window begins, and starts over where it ends, so that a long clip follows all of it, or a short melody again and again.
-All is counted in frames. AudioCraft counts in seconds, and rounding there can cost the last window a frame.
 """
 
-import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 from torch import Tensor
 
-from model.conditioning.config import MelodyConfig
 from model.decoding.engine import DecodingOptions, generate_tokens
-from model.decoding.sequences import UNKNOWN, CfgPass, SamplingParams, SequenceRequest
+from model.decoding.sequences import UNKNOWN, CfgPass, Continuation, SamplingParams, SequenceRequest
 from model.guidance import GuidanceForm, condition_passes, num_cfg_branches
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
@@ -115,29 +107,42 @@ def generate_conditioned(
     The requests' attributes and guidance form are not read. A model without conditions takes one empty mapping, and
     needs no guidance. Raises ValueError for other rows than guidance needs too.
     """
-    patterns, sequence_requests = [], []
-    for request, passes in zip(requests, conditions, strict=True):
-        pattern = model.pattern(request.frames)
-        patterns.append(pattern)
-        sequence = pattern.build(_known_codes(model, request)[None], model.special)[0]
-        generator = torch.Generator().manual_seed(request.seed)
-        uniform = torch.rand((sequence.shape[1], model.config.codebooks), generator=generator, dtype=torch.float64)
-        cfg_passes = [CfgPass(_row_count(embedded), model.fuse(embedded, pattern)) for embedded in passes]
-        expected = num_cfg_branches(request.guidance_text) if model.config.conditions else 1
-        if (got := sum(cfg_pass.rows for cfg_pass in cfg_passes)) != expected:
-            raise ValueError(f"expected conditions in {expected} rows for the guidance that was asked for, got {got}")
-        sampling = SamplingParams(
-            request.guidance, request.guidance_text, request.temperature, request.top_k, request.top_p
-        )
-        start, new_frames = pattern.first_steps[request.prompt_frames], request.frames - request.prompt_frames
-        sequence_requests.append(SequenceRequest(cfg_passes, sequence, start, uniform, sampling, new_frames))
-    sequences = generate_tokens(model, sequence_requests, options)
-    clips = []
-    for pattern, sequence in zip(patterns, sequences, strict=True):
-        codes = pattern.revert(sequence[None], UNKNOWN)[0]
-        assert codes.min() >= 0, "every code of a finished clip is known"
-        clips.append(codes)
-    return clips
+    sequences = [sequence_request(model, request, passes) for request, passes in zip(requests, conditions, strict=True)]
+    finished = dict(generate_tokens(model, sequences, options))
+    return [clip_codes(model, request.frames, finished[number]) for number, request in enumerate(requests)]
+
+
+def sequence_request(
+    model: LanguageModel,
+    request: GenerationRequest,
+    passes: Sequence[Mapping[str, Condition]],
+    then: Continuation | None = None,
+) -> SequenceRequest:
+    """Bring a request and its embedded conditions, a mapping a pass, to what the engine decodes.
+
+    Raises:
+        ValueError: other rows than guidance needs, or a prompt of other codes.
+    """
+    pattern = model.pattern(request.frames)
+    sequence = pattern.build(_known_codes(model, request)[None], model.special)[0]
+    generator = torch.Generator().manual_seed(request.seed)
+    uniform = torch.rand((sequence.shape[1], model.config.codebooks), generator=generator, dtype=torch.float64)
+    cfg_passes = [CfgPass(_row_count(embedded), model.fuse(embedded, pattern)) for embedded in passes]
+    expected = num_cfg_branches(request.guidance_text) if model.config.conditions else 1
+    if (got := sum(cfg_pass.rows for cfg_pass in cfg_passes)) != expected:
+        raise ValueError(f"expected conditions in {expected} rows for the guidance that was asked for, got {got}")
+    sampling = SamplingParams(
+        request.guidance, request.guidance_text, request.temperature, request.top_k, request.top_p
+    )
+    start, new_frames = pattern.first_steps[request.prompt_frames], request.frames - request.prompt_frames
+    return SequenceRequest(cfg_passes, sequence, start, uniform, sampling, new_frames, then)
+
+
+def clip_codes(model: LanguageModel, frames: int, sequence: Int[Tensor, "K S"]) -> Int[Tensor, "K T"]:
+    """Return the codes of so many frames from their finished sequence."""
+    codes: Int[Tensor, "K T"] = model.pattern(frames).revert(sequence[None], UNKNOWN)[0]
+    assert codes.min() >= 0, "every code of a finished clip is known"
+    return codes
 
 
 def _row_count(conditions: Mapping[str, Condition]) -> int:
@@ -159,137 +164,3 @@ def check_prompt(model: LanguageModel, prompt: Int[Tensor, "K P"]) -> None:
         raise ValueError(f"expected a prompt of {model.config.codebooks} codebooks, got {list(prompt.shape)}")
     if prompt.shape[1]:
         model.check_range(prompt)
-
-
-@dataclass(frozen=True)
-class DecodingWindow:
-    """A span of a clip that is decoded at once; all in frames."""
-
-    number: int
-    """How many strides after the clip's beginning it begins."""
-    start: int
-    """Where it begins in the clip."""
-    frames: int
-    """Its length, `known` included."""
-    known: int
-    """Frames at its beginning that are there before it is decoded."""
-
-
-@dataclass(frozen=True, eq=False)
-class WindowRequest:
-    """One window of one of several clips, as a request of its own."""
-
-    index: int
-    """Which clip."""
-    window: DecodingWindow
-    request: GenerationRequest
-
-
-def plan_windows(frames: int, prompt_frames: int, window: int, stride: int) -> list[DecodingWindow]:
-    """Lay windows over a clip of `frames` frames, of which the first `prompt_frames` are known.
-
-    A clip no longer than a window is one window. Of a prompt that fills the first windows only the end is read.
-
-    Raises:
-        ValueError: a stride that leaves the next window nothing to go on from, or a prompt as long as the clip.
-    """
-    if not 1 <= stride < window:
-        raise ValueError(
-            f"expected a stride from 1 to {window - 1} frames, less than the window's {window}, got {stride}"
-        )
-    if prompt_frames >= frames:
-        raise ValueError(f"expected more frames than the prompt's {prompt_frames}, got {frames}")
-    if frames <= window:
-        return [DecodingWindow(0, 0, frames, prompt_frames)]
-    number = 0 if prompt_frames < window else (prompt_frames - window) // stride + 1
-    windows, known = [], prompt_frames
-    while known < frames:
-        start = number * stride
-        windows.append(DecodingWindow(number, start, min(frames - start, window), known - start))
-        number, known = number + 1, start + windows[-1].frames
-    return windows
-
-
-def window_seed(seed: int, number: int) -> int:
-    """Return the seed of a clip's window. The first has the clip's own, as if it were all of it."""
-    if number == 0:
-        return seed
-    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:8], "big") >> 1
-
-
-def decode_in_windows(
-    requests: Sequence[GenerationRequest],
-    window: int,
-    stride: int,
-    decode: Callable[[list[WindowRequest]], list[Int[Tensor, "K _"]]],
-) -> list[Int[Tensor, "K _"]]:
-    """Return codes [K, frames] of each request, `decode` given the next window of every unfinished clip together.
-
-    Args:
-        window: frames of a window.
-        stride: frames from the beginning of one window to that of the next.
-
-    Raises:
-        ValueError: as `plan_windows` does.
-    """
-    plans = [plan_windows(request.frames, request.prompt_frames, window, stride) for request in requests]
-    clips = [request.prompt for request in requests]
-    for turn in range(max(map(len, plans), default=0)):
-        batch = []
-        for index, (request, plan) in enumerate(zip(requests, plans, strict=True)):
-            if turn < len(plan):
-                span, known = plan[turn], clips[index]
-                prompt = None if known is None else known[:, span.start : span.start + span.known]
-                seed = window_seed(request.seed, span.number)
-                batch.append(WindowRequest(index, span, replace(request, frames=span.frames, seed=seed, prompt=prompt)))
-        for item, codes in zip(batch, decode(batch), strict=True):
-            before = clips[item.index]
-            clips[item.index] = codes if before is None else torch.cat([before[:, : item.window.start], codes], dim=1)
-    return [codes for codes in clips if codes is not None]
-
-
-def generate_long(
-    model: MusicModel,
-    requests: Sequence[GenerationRequest],
-    *,
-    window: int,
-    stride: int,
-    frame_rate: float,
-    options: DecodingOptions = DecodingOptions(),
-) -> list[Int[Tensor, "K _"]]:
-    """Do what `generate` does for clips of any length: those longer than `window` frames are made in windows.
-
-    A clip that fits into a window has the very codes that `generate` gives it. The codes of a longer one, too, depend
-    on the model and its request alone.
-
-    Args:
-        requests: with whole melodies; each window takes its part.
-        window: frames that the model was trained on.
-        stride: frames from one window to the next (AudioCraft's `extend_stride`: 18 s of 30 s).
-        frame_rate: of the codes, Hz, by which the melody is cut.
-
-    Raises:
-        ValueError: as `generate` does, and for a bad stride.
-    """
-    for request in requests:
-        if request.prompt is not None:  # all of it, though the windows may read its end alone
-            check_prompt(model.language_model, request.prompt)
-
-    def decode(batch: list[WindowRequest]) -> list[Int[Tensor, "K _"]]:
-        windows = []
-        for item in batch:
-            attributes, chroma = item.request.attributes, model.config.chroma
-            if attributes.chroma is not None and chroma is not None and requests[item.index].frames > window:
-                melody = window_melody(attributes.chroma, item.window.start / frame_rate, chroma)
-                attributes = replace(attributes, chroma=melody)
-            windows.append(replace(item.request, attributes=attributes))
-        return generate(model, windows, options)
-
-    return decode_in_windows(requests, window, stride, decode)
-
-
-def window_melody(melody: Float[Tensor, "_ 12"], begin: float, config: MelodyConfig) -> Float[Tensor, "_ 12"]:
-    """Cut the melody of a window that begins at second `begin` of a clip, starting over where it ends; as long as a
-    window's melody is."""
-    first = round(begin * config.frame_rate)
-    return melody[(first + torch.arange(config.frames)) % len(melody)]

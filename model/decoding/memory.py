@@ -73,7 +73,7 @@ class MemoryRequirements:
         self.room = longest if model.device.type == "cpu" else round_up_to_bucket(longest)
         """Steps that a row has room for, prefix included."""
         self.steps = max(request.steps for request in requests)
-        self.known = max(request.prefix_length + request.start for request in requests)
+        self.known = max(request.prefilled for request in requests)
         """Steps that are read at once."""
         self.cross_length = max(request.cross_length for request in requests)
         self.sorted = largest_top_k(requests) is None

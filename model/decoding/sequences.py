@@ -1,6 +1,6 @@
 """What there is to decode: sequences with open places, the conditions that they are read with, where each one is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,19 @@ class CfgPass:
 
 
 @dataclass(frozen=True, eq=False)
+class Continuation:
+    """What goes on from a finished sequence, in its slot: sequences that are no longer and whose conditions have the
+    same lengths."""
+
+    request: "Callable[[Int[Tensor, 'K S']], SequenceRequest]"
+    """Makes the next sequence's request of the finished one."""
+    start: int
+    """Steps that the next sequences are given, at most."""
+    steps: int
+    """Steps that are sampled in all of them."""
+
+
+@dataclass(frozen=True, eq=False)
 class SequenceRequest:
     """A sequence whose open codes are to be generated."""
 
@@ -64,6 +77,8 @@ class SequenceRequest:
     sampling: SamplingParams
     new_frames: int
     """Frames that are generated, for its progress."""
+    then: Continuation | None = None
+    """What goes on from it; it is no result of its own then."""
 
     @property
     def steps(self) -> int:
@@ -78,6 +93,16 @@ class SequenceRequest:
     def prefix_length(self) -> int:
         """Length of the longest prefix of a pass."""
         return max(cfg_pass.prefix_length for cfg_pass in self.passes)
+
+    @property
+    def prefilled(self) -> int:
+        """Steps that are read at once, prefix included: the most of it and of what goes on from it."""
+        return self.prefix_length + max(self.start, self.then.start if self.then else 0)
+
+    @property
+    def steps_to_sample(self) -> int:
+        """Steps that are sampled until it and what goes on from it are whole."""
+        return self.steps - self.start + (self.then.steps if self.then else 0)
 
     @property
     def cross_length(self) -> int:

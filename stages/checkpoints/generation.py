@@ -1,6 +1,6 @@
 """From a row of `requests` to codes: what the stages that generate with a checkpoint share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Int
@@ -9,7 +9,8 @@ from torch import Tensor
 from model.conditioning.captions import request_text
 from model.conditioning.config import MusicModelConfig
 from model.decoding import GenerationStoppedError, MemoryPlan
-from model.decoding.generation import GenerationRequest, generate_long
+from model.decoding.generation import GenerationRequest
+from model.decoding.windows import generate_long
 from model.guidance import GuidanceForm
 from model.lm.config import STRIDE, Precision, stride_frames
 from model.music_model import Attributes, MusicModel
@@ -75,8 +76,9 @@ def generate_codes(
     precision: Precision = "float32",
     progress: Callable[[int], None] | None = None,
     on_plan: Callable[[MemoryPlan], None] | None = None,
-) -> list[Int[Tensor, "K _"]]:
-    """Generate the codes [K, frames] of each request, with what the run's settings leave of the machine.
+) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
+    """Generate with what the run's settings leave of the machine: yield the number of each request and its codes
+    [K, frames] as soon as they are whole.
 
     Args:
         model: the checkpoint's network, or another of its architecture.
@@ -91,7 +93,7 @@ def generate_codes(
     """
     window = facts.segment_frames
     try:
-        return generate_long(
+        yield from generate_long(
             model,
             requests,
             window=window,

@@ -173,7 +173,8 @@ def _generate_untrained(
         prompt = torch.from_numpy(codes[:, : row["prompt_frames"]]) if row["prompt_frames"] else None
         conditions = RequestConditions(attributes, prompt)
         clips.append(generation_request(request, conditions, frames=row["frames"], seed=row["seed"]))
-    return generate_codes(context, untrained(trained.model, seed).to(context.device), trained.facts, clips)
+    codes_of = dict(generate_codes(context, untrained(trained.model, seed).to(context.device), trained.facts, clips))
+    return [codes_of[number] for number in range(len(clips))]
 
 
 def untrained(model: MusicModel, seed: int) -> MusicModel:

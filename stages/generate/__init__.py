@@ -8,6 +8,7 @@ elsewhere has learned from none: what a request of it refers to is computed from
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,43 +73,75 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
     return Dependencies(config.model_copy(update=unread), tuple(consults))
 
 
+@dataclass(frozen=True, eq=False)
+class _Take:
+    """A take that is to be generated."""
+
+    row: Row
+    """Of the request."""
+    number: int
+    clip: "GenerationRequest"
+
+
 def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shard]:
-    """Generate every take of the requests.
+    """Generate every take of the requests that is not kept, and yield its row once its codes are whole.
 
     Raises:
         ValueError: the checkpoint is no language model, or its weights are broken.
         MissingWeights: weights that a request needs cannot be had.
     """
-    from stages.checkpoints.generation import generation_request
     from stages.checkpoints.loading import load_checkpoint
-    from stages.generate.conditions import ConditionReader, clip_frames
 
     local = context.weights(config.checkpoint)
     trained = load_checkpoint(local.path, context.weights, context.device)
-    reader = ConditionReader(context, trained.facts, config)
-    rows = requests.to_pylist()
-    reader.read_rows(rows)
-    takes: list[Row] = []
-    clips: list[GenerationRequest] = []
-    for row in rows:
+    checkpoint_id = local.digest[:16]
+    if config.checkpoint.checkpoint is not None:
+        checkpoint_id = str(context.checkpoint(config.checkpoint)["checkpoint_id"])
+    together: list[_Take] = []
+    for take in _takes(config, context, trained.facts, requests.to_pylist()):
+        if isinstance(take, Reject):
+            yield Shard([], [take])
+            continue
+        together.append(take)
+        if len(together) == AT_ONCE[context.device]:
+            yield from _generate(config, context, trained, together, checkpoint_id)
+            together = []
+    yield from _generate(config, context, trained, together, checkpoint_id)
+
+
+def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[Row]) -> Iterator[_Take | Reject]:
+    """Read the conditions of requests one by one, and yield those of their takes that are not kept, or why a request is
+    refused."""
+    from stages.checkpoints.generation import generation_request
+    from stages.generate.conditions import ConditionReader, clip_frames, prompt_frames
+
+    asked = [(row, numbers) for row in rows if (numbers := _missing_takes(row, context.kept))]
+    frames = [len(numbers) * (clip_frames(facts, row["seconds"]) - prompt_frames(facts, row)) for row, numbers in asked]
+    context.progress.start("generate", sum(frames), "frames")
+    reader = ConditionReader(context, facts, config)
+    reader.read_rows([row for row, _ in asked])
+    for (row, numbers), new_frames in zip(asked, frames, strict=True):
         context.check_stopped()
         try:
             conditions = reader.read(row)
         except RequestRefused as error:
-            message = f"line {row['line']}: {error}"
-            yield Shard([], [Reject(row["request_id"], row["name"] or "", error.kind, message)])
+            context.progress.advance(new_frames)
+            yield Reject(row["request_id"], row["name"] or "", error.kind, f"line {row['line']}: {error}")
             continue
-        frames = clip_frames(trained.facts, row["seconds"])
-        for take in range(row["takes"]):
-            seed = _take_seed(row["seed"], take)
-            takes.append(row | {"take": take})
-            clips.append(
-                generation_request(row, conditions, frames=frames, seed=seed, guidance_form=config.guidance_form)
+        for number in numbers:
+            clip = generation_request(
+                row,
+                conditions,
+                frames=clip_frames(facts, row["seconds"]),
+                seed=_take_seed(row["seed"], number),
+                guidance_form=config.guidance_form,
             )
-    checkpoint_id = local.digest[:16]
-    if config.checkpoint.checkpoint is not None:
-        checkpoint_id = str(context.checkpoint(config.checkpoint)["checkpoint_id"])
-    yield from _generate(config, context, trained, takes, clips, checkpoint_id)
+            yield _Take(row, number, clip)
+
+
+def _missing_takes(row: Row, kept: frozenset[tuple[str, ...]]) -> list[int]:
+    """Return the takes of a request that are still to be made."""
+    return [number for number in range(row["takes"]) if (row["request_id"], str(number)) not in kept]
 
 
 def _take_seed(seed: int, take: int) -> int:
@@ -117,18 +150,9 @@ def _take_seed(seed: int, take: int) -> int:
 
 
 def _generate(
-    config: Config,
-    context: Context,
-    trained: "TrainedModel",
-    takes: list[Row],
-    clips: "list[GenerationRequest]",
-    checkpoint_id: str,
+    config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str
 ) -> Iterator[Shard]:
-    """Generate clips and yield their rows.
-
-    Args:
-        takes: the rows of `requests` behind the clips, one for one, each with its `take`.
-    """
+    """Generate takes together, and yield the row of each as soon as its codes are whole."""
     from model.decoding import MemoryPlan
     from stages.checkpoints.generation import generate_codes
 
@@ -136,48 +160,35 @@ def _generate(
 
     def log_plan(plan: MemoryPlan) -> None:
         nonlocal plan_text
-        if str(plan) != plan_text:
-            log.info("%s", plan)
         plan_text = str(plan)
+        log.info("%s", plan)
 
-    context.progress.start("generate", sum(clip.frames - clip.prompt_frames for clip in clips), "frames")
-    at_once = AT_ONCE[context.device]
-    for first in range(0, len(clips), at_once):
-        group = slice(first, first + at_once)
-        try:
-            codes_of_clips = generate_codes(
-                context,
-                trained.model,
-                trained.facts,
-                clips[group],
-                stride=config.stride,
-                precision=config.precision,
-                progress=lambda frames: context.progress.advance(frames, plan_text),
-                on_plan=log_plan,
-            )
-        except FloatingPointError as error:
-            raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
-        rows = [
-            _generation_row(take, clip, codes, trained.facts, checkpoint_id)
-            for take, clip, codes in zip(takes[group], clips[group], codes_of_clips, strict=True)
-        ]
-        yield Shard(rows)
+    finished = generate_codes(
+        context,
+        trained.model,
+        trained.facts,
+        [take.clip for take in takes],
+        stride=config.stride,
+        precision=config.precision,
+        progress=lambda frames: context.progress.advance(frames, plan_text),
+        on_plan=log_plan,
+    )
+    try:
+        for index, codes in finished:
+            yield Shard([_generation_row(takes[index], codes, trained.facts, checkpoint_id)])
+    except FloatingPointError as error:
+        raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
 
 
-def _generation_row(
-    take: Row,
-    clip: "GenerationRequest",
-    codes: "Tensor",
-    facts: CheckpointFacts,
-    checkpoint_id: str,
-) -> Row:
-    """Make the row of a clip from its codes [K, T]."""
+def _generation_row(take: _Take, codes: "Tensor", facts: CheckpointFacts, checkpoint_id: str) -> Row:
+    """Make the row of a take from its codes [K, T]."""
     from stages.generate.conditions import melody_over_clip
 
-    melody, chroma = clip.attributes.chroma, facts.model.chroma
+    clip, chroma = take.clip, facts.model.chroma
+    melody = clip.attributes.chroma
     return {
-        "request_id": take["request_id"],
-        "take": take["take"],
+        "request_id": take.row["request_id"],
+        "take": take.number,
         "checkpoint_id": checkpoint_id,
         "codec": facts.codec.identity if facts.codec else None,
         "channels": facts.codec.channels if facts.codec else None,
@@ -188,5 +199,5 @@ def _generation_row(
         "seed": clip.seed,
         "codes": list(codes.numpy().astype(np.uint16)),
         "chroma_frame_rate": None if melody is None or chroma is None else chroma.frame_rate,
-        "chroma": None if melody is None else list(melody_over_clip(melody.numpy(), facts, take["seconds"])),
+        "chroma": None if melody is None else list(melody_over_clip(melody.numpy(), facts, take.row["seconds"])),
     }

@@ -50,6 +50,11 @@ SEPARATED_AFTER = 10.0
 """Seconds of a melody's file after what is needed of it that are separated as well."""
 
 
+def prompt_frames(facts: CheckpointFacts, request: Row) -> int:
+    """Return the frames of codes that a request's clips begin with."""
+    return max(1, round(request["prompt_seconds"] * facts.frame_rate)) if request["prompt"] else 0
+
+
 @dataclass(frozen=True)
 class MelodySpan:
     """How much of a melody's beginning a clip can follow."""
@@ -272,7 +277,7 @@ class ConditionReader:
     def _prompt(self, request: Row) -> Int[Tensor, "K P"]:
         """Return the codes that the clip begins with."""
         reference = self._reference(request, "prompt")
-        wanted = max(1, round(request["prompt_seconds"] * self.facts.frame_rate))
+        wanted = prompt_frames(self.facts, request)
         if reference.kind == "track":
             row = self._row("prompt", reference)
             try:

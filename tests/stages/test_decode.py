@@ -240,3 +240,15 @@ def test_a_clip_is_the_same_alone_and_among_others(tmp_path: Path, folder: Path)
     store.write_shard(GENERATIONS, "g", "0", one, "k")
     (row,) = made(store, config)
     assert row["sha256"] == among[row["request_id"], row["take"]]
+
+
+def test_a_clips_row_comes_once_its_file_is_there_and_no_other_file_is_begun(tmp_path: Path, folder: Path) -> None:
+    store = new_store(tmp_path)
+    context, audio = context_for(store), f"audio/version={context_for(store).fingerprint}"
+    config = Config.model_validate({"codec": str(folder)})
+    generations, requests = (context.rows(table) for table in (GENERATIONS, REQUESTS))
+    parts = decode.shard(config, context, generations, requests)
+    assert store.files(audio) == []
+    (row,) = next(parts).rows
+    assert [f"{audio}/{name}" for name in store.files(audio)] == [row["path"]]
+    assert [len(part.rows) for part in parts] == [1] * (generations.num_rows - 1)

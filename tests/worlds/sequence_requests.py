@@ -1,6 +1,6 @@
 """Requests for clips as the sequence requests that they become before they are decoded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from torch import Tensor
@@ -15,9 +15,9 @@ def sequence_requests_of(model: MusicModel, requests: list[GenerationRequest]) -
     """Return what the engine is given for these requests."""
     seen: list[SequenceRequest] = []
 
-    def listen(model: LanguageModel, batch: Sequence[SequenceRequest], *_: object) -> list[Tensor]:
+    def listen(model: LanguageModel, batch: Sequence[SequenceRequest], *_: object) -> Iterator[tuple[int, Tensor]]:
         seen.extend(batch)
-        return [request.sequence.clamp(min=0) for request in batch]
+        return enumerate(request.sequence.clamp(min=0) for request in batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generation, "generate_tokens", listen)

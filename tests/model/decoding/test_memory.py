@@ -28,7 +28,7 @@ CARDINALITY = 300
 def _peak(model: LanguageModel, sequences: list[SequenceRequest], precision: Precision, slots: int) -> int:
     """The most bytes that torch had given out at any instant of decoding."""
     with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        generate_tokens(model, sequences, DecodingOptions(precision, slots=slots))
+        assert len(list(generate_tokens(model, sequences, DecodingOptions(precision, slots=slots)))) == len(sequences)
     assert profiled.profiler is not None
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
     given_out = most = 0

@@ -1,6 +1,7 @@
 """The decoder of static shapes gives the tokens of that of dynamic ones, and looks at no value on the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from model.decoding import DecodingOptions, GenerationStoppedError, SequenceRequest, generation
+from model.decoding import DecodingOptions, GenerationStoppedError, SequenceRequest, generation, windows
 from model.decoding.engine import decode
 from model.decoding.generation import GenerationRequest, generate
 from model.decoding.sequences import Slot
@@ -37,11 +38,15 @@ FORMS: list[dict[str, Any]] = [
 def _in_static_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int = 16) -> None:
     """Have everything decoded in static shapes, on whatever device, launched one by one."""
 
-    def static(model: Any, sequences: Sequence[SequenceRequest], options: DecodingOptions) -> list[Tensor]:
+    @torch.inference_mode()
+    def static(
+        model: Any, sequences: Sequence[SequenceRequest], options: DecodingOptions
+    ) -> Iterator[tuple[int, Tensor]]:
         decoder = StaticShapeDecoder(prepare_for_inference(model, options.precision), sequences, slots)
-        return decode(decoder, sequences, slots, options)
+        yield from decode(decoder, sequences, slots, options)
 
-    monkeypatch.setattr(generation, "generate_tokens", static)
+    for module in (generation, windows):
+        monkeypatch.setattr(module, "generate_tokens", static)
     monkeypatch.setattr("model.decoding.static_shapes.BUCKET", bucket)
 
 
@@ -73,6 +78,16 @@ def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_bucket
     _in_static_shapes(slots, monkeypatch, bucket)
     found = generate(model, requests)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_clip_of_several_windows_has_the_tokens_of_dynamic_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, requests = music_model(), [replace(request, frames=45) for request in mixed_requests()[1:6]]
+    layout: dict[str, Any] = {"window": 16, "stride": 10, "frame_rate": 25.0}
+    expected = dict(windows.generate_long(model, requests, **layout))
+    _in_static_shapes(3, monkeypatch)
+    found = dict(windows.generate_long(model, requests, **layout))
+    assert found.keys() == expected.keys() == set(range(5))
+    assert all(torch.equal(found[number], codes) for number, codes in expected.items())
 
 
 @pytest.mark.parametrize(
@@ -114,7 +129,7 @@ def test_a_slot_that_nobody_reads_holds_numbers_to_the_end() -> None:
     sequences = sequence_requests_of(model, mixed_requests()[:3])
     decoder = StaticShapeDecoder(prepare_for_inference(model.language_model, "float32"), sequences, 6)
     with torch.inference_mode():
-        decode(decoder, sequences, 6)
+        assert len(list(decode(decoder, sequences, 6))) == 3
     assert decoder.state.hidden.isfinite().all()
     assert all(layer.keys.isfinite().all() and layer.values.isfinite().all() for layer in decoder.cache.layers)
 

@@ -1,8 +1,10 @@
 """Clips longer than a window: AudioCraft's calls and tokens, and that each window is a request of its own."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,25 +13,30 @@ from hypothesis import strategies as some
 from torch import Tensor
 
 from model.conditioning.config import MelodyConfig
-from model.decoding import DecodingOptions, GenerationStoppedError
-from model.decoding.generation import (
-    GenerationRequest,
+from model.decoding import DecodingOptions, GenerationStoppedError, MemoryPlan
+from model.decoding.generation import GenerationRequest, generate
+from model.decoding.windows import (
     WindowRequest,
     decode_in_windows,
-    generate,
-    generate_conditioned,
     generate_long,
     plan_windows,
     window_melody,
     window_seed,
 )
-from model.music_model import Attributes
+from model.lm.fuser import Condition
+from model.music_model import Attributes, MusicModel
 from tests.worlds.generation_oracles import long_case
 from tests.worlds.generation_requests import assert_batch_invariant, mixed_requests
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 WINDOW, STRIDE, RATE = 16, 10, 25.0
-in_windows = partial(generate_long, window=WINDOW, stride=STRIDE, frame_rate=RATE)
+LAID = {"window": WINDOW, "stride": STRIDE, "frame_rate": RATE}
+
+
+def in_windows(model: MusicModel, requests: Sequence[GenerationRequest], **changes: Any) -> list[Tensor]:
+    """The codes of all clips, in the order of the requests."""
+    codes_of = dict(generate_long(model, requests, **(LAID | changes)))
+    return [codes_of[number] for number in range(len(requests))]
 
 
 @pytest.mark.parametrize("key", ["ext_cross", "ext_cross_prompt", "ext_melody", "short_cross", "exact_max"])
@@ -40,13 +47,13 @@ def test_calls_and_greedy_tokens_equal_the_oracle(oracles: Path, key: str) -> No
     )
     calls = []
 
-    def decode(asked: list[WindowRequest]) -> list[Tensor]:
-        calls.append({"prompt_len": asked[0].request.prompt_frames, "max_gen_len": asked[0].request.frames})
-        return generate_conditioned(
-            case.model, [one.request for one in asked], [case.passes[one.index] for one in asked]
-        )
+    def passes(asked: WindowRequest) -> Sequence[Mapping[str, Condition]]:
+        if asked.index == 0:
+            calls.append({"prompt_len": asked.request.prompt_frames, "max_gen_len": asked.request.frames})
+        return case.passes[asked.index]
 
-    found = decode_in_windows(case.requests, window, stride, decode)
+    codes_of = dict(decode_in_windows(case.model, case.requests, window, stride, passes))
+    found = [codes_of[number] for number in range(len(case.requests))]
     assert torch.equal(torch.stack(found), case.tokens)
     assert calls == case.facts["calls"]
 
@@ -196,6 +203,62 @@ def test_a_stop_ends_the_work_in_a_later_window_too() -> None:
     assert asked == 30
 
 
+def test_a_clip_comes_as_soon_as_its_last_window_is_done_and_no_clip_is_begun_before_a_slot_is_free() -> None:
+    asked = 0
+
+    def count() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    requests = [GenerationRequest(Attributes("bass"), frames, seed=frames) for frames in (12, 46, 45)]
+    clips = generate_long(music_model(), requests, **LAID, options=DecodingOptions(stop=count, slots=1))
+    came = [(number, codes.shape[1], asked) for number, codes in clips]
+    # Each window takes its new frames and the delay of the last codebook: 16 + 10 + 10 + 10, 16 + 10 + 10 + 9, 12.
+    assert came == [(1, 46, 46 + 4 * 2), (2, 45, 46 + 45 + 8 * 2), (0, 12, 46 + 45 + 12 + 9 * 2)]
+
+
+def test_what_came_before_a_stop_is_whole_and_a_caller_that_has_enough_ends_the_work() -> None:
+    model, requests = music_model().train(), _long_requests()
+    whole, asked = in_windows(model, requests), 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 120
+
+    came: dict[int, Tensor] = {}
+
+    def collect() -> None:
+        for number, codes in generate_long(model, requests, **LAID, options=DecodingOptions(stop=stop, slots=2)):
+            came[number] = codes
+
+    with pytest.raises(GenerationStoppedError):
+        collect()
+    assert 0 < len(came) < len(requests)
+    assert all(torch.equal(codes, whole[number]) for number, codes in came.items())
+
+    asked, clips = -1000, generate_long(model, requests, **LAID, options=DecodingOptions(stop=stop, slots=2))
+    next(clips)
+    assert not torch.is_inference_mode_enabled()
+    clips.close()
+    assert asked < -900
+    assert model.training
+
+
+def test_the_memory_of_later_windows_is_planned_before_the_first() -> None:
+    model, told = music_model(), list[MemoryPlan]()
+    options = DecodingOptions(on_plan=told.append)
+    request = GenerationRequest(Attributes("calm piano"), 340, seed=0)
+    in_windows(model, [request], window=300, stride=20, options=options)
+    # The first window is given nothing, the next ones 280 of their 300 frames at once.
+    last = replace(request, frames=300, prompt=random_codes(1, 280)[0])
+    generate(model, [last], options)
+    generate(model, [replace(request, frames=300)], options)
+    whole, last_alone, first_alone = (plan.needed for plan in told)
+    assert whole == last_alone > 1.2 * first_alone
+
+
 def test_no_requests_give_no_clips() -> None:
     assert in_windows(music_model(), []) == []
 
@@ -204,7 +267,7 @@ def test_no_requests_give_no_clips() -> None:
 def test_a_stride_that_leaves_nothing_to_go_on_from_says_so(stride: int) -> None:
     request = GenerationRequest(Attributes(), 60, seed=0)
     with pytest.raises(ValueError, match=f"expected a stride from 1 to 15 frames, .* got {stride}"):
-        in_windows(music_model(), [request], window=WINDOW, stride=stride, frame_rate=RATE)
+        in_windows(music_model(), [request], stride=stride)
 
 
 def test_a_prompt_as_long_as_the_clip_says_so() -> None:

@@ -3,7 +3,10 @@
 import json
 import re
 import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +16,11 @@ from schemas import Store, WeightsRef
 from schemas.tables import CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import NotTrainedYet, WeightsLibrary
 from stages import generate
+from stages.checkpoints.generation import RequestConditions
 from stages.generate import Config
+from stages.generate.conditions import ConditionReader
 from stages.pipeline import machine
-from stages.pipeline.contract import Dependencies, Progress, Stopped
+from stages.pipeline.contract import Dependencies, Progress, Shard, Stopped
 from stages.pipeline.planning import consulted_digest
 from stages.pipeline.runner import StageFailed
 from tests.worlds.audiocraft_files import written
@@ -181,8 +186,34 @@ def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Sto
 
 def _asked(number: int) -> pa.Table:
     """Requests of two seconds each, as the stage is given them."""
-    rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2, "seconds": 2.0} for n in range(number)]
+    return _asked_rows([{"seconds": 2.0}] * number)
+
+
+def _asked_rows(requests: list[dict]) -> pa.Table:
+    """Requests, as the stage is given them."""
+    rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2} | request for n, request in enumerate(requests)]
     return pa.Table.from_pylist(rows, schema=REQUESTS.schema)
+
+
+def _shard(store: Store, asked: pa.Table, **fields: Any) -> Iterator[Shard]:
+    return generate.shard(config_of(), replace(context_for(store), **fields), asked)
+
+
+def _assert_same_row(row: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for name, value in row.items():
+        assert np.array_equal(value, expected[name]), name
+
+
+class Counts(Progress):
+    """Counts what it is told."""
+
+    total = done = 0
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        self.total = total
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.done += count
 
 
 def test_progress_says_how_many_clips_are_decoded_at_once_and_no_more_are_than_the_settings_allow(store: Store) -> None:
@@ -219,6 +250,69 @@ def test_a_stop_ends_the_work_within_a_step(store: Store) -> None:
     with pytest.raises(Stopped):
         put_together(generate.shard(config_of(), context, _asked(1)))
     assert context.stop.asked == 11
+
+
+def test_a_row_comes_before_the_others_are_done_and_a_caller_that_ends_it_loses_what_is_in_the_slots(
+    store: Store,
+) -> None:
+    progress = Counts()
+    context = context_for(store, decode_at_once=2)
+    context.progress = progress
+    rows = [{"seconds": 4.4, "takes": 2}, {"seconds": 1.2, "takes": 4}, {"melody": "track:" + "cd" * 32}]
+    parts = generate.shard(config_of(), context, _asked_rows(rows))
+    refused = next(parts)
+    assert [reject.key for reject in refused.rejects] == [f"{2:016x}"]
+    assert progress.done == 30  # the refused one's, for none is decoded yet
+    first = next(parts)
+    assert [(row["request_id"], row["frames"]) for row in first.rows] == [(f"{0:016x}", 110)]
+    # The other slot's clip is as long, and nothing else is begun; a window's last frames come with its last step.
+    assert progress.done <= 30 + 2 * 110
+    done = progress.done
+    parts.close()
+    assert progress.done == done < progress.total == 30 + 2 * 110 + 4 * 30
+
+
+def test_a_stop_keeps_the_rows_that_are_whole_and_they_are_those_of_an_undisturbed_run(store: Store) -> None:
+    rows = [{"seconds": seconds, "description": "slow jazz piano"} for seconds in (1.2, 1.2, 4.4, 0.4, 2.8)]
+    asked = _asked_rows(rows)
+    undisturbed = {row["request_id"]: row for row in put_together(_shard(store, asked)).rows}
+    context = context_for(store, decode_at_once=2)
+    kept: list[Mapping[str, Any]] = []
+
+    def stop_at_the_third() -> None:
+        for part in generate.shard(config_of(), context, asked):
+            kept.extend(part.rows)
+            if len(kept) == 3:
+                context.stop.set()
+
+    with pytest.raises(Stopped):
+        stop_at_the_third()
+    assert len(kept) == 3
+    for row in kept:
+        _assert_same_row(row, undisturbed[row["request_id"]])
+
+
+def test_takes_that_are_kept_are_not_made_again_and_their_conditions_are_not_read(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    plain = ConditionReader.read
+
+    def noted(reader: ConditionReader, request: dict) -> RequestConditions:
+        read.append(request["request_id"])
+        return plain(reader, request)
+
+    monkeypatch.setattr(ConditionReader, "read", noted)
+    asked = _asked_rows([{"takes": 3}, {"takes": 2}])
+    whole = {(row["request_id"], row["take"]): row for row in put_together(_shard(store, asked)).rows}
+    assert len(whole) == 5
+    read.clear()
+    one, two = f"{0:016x}", f"{1:016x}"
+    kept = frozenset({(one, "0"), (one, "2"), (two, "0"), (two, "1"), ("elsewhere", "0")})
+    made = put_together(_shard(store, asked, kept=kept)).rows
+    assert [(row["request_id"], row["take"]) for row in made] == [(one, 1)]
+    _assert_same_row(made[0], whole[one, 1])
+    assert read == [one]
 
 
 def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
