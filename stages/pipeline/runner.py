@@ -331,8 +331,17 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     _write_remarks(context, shard)
     input_key = keys_digest(output_keys(module.READS[0], inputs[0]))
     passing = sum(1 for reject in work.all_rejects if reject["passing"])
-    drafts.write(shard, pa.concat_tables([kept, made]), input_key, len(work.all_rejects), passing)
+    rows = _in_order(pa.concat_tables([kept, made]), module.WRITES, wanted_keys(module, inputs[0]))
+    drafts.write(shard, rows, input_key, len(work.all_rejects), passing)
     return Counts(made.num_rows, kept.num_rows, len(work.all_rejects), passing)
+
+
+def _in_order(rows: pa.Table, table: Table, keys: Sequence[tuple[str, ...]]) -> pa.Table:
+    """Return rows in the order of keys, which is that of what they are made from: in which order a stage finished them
+    tells only what it had to do beside them."""
+    place = {key: number for number, key in enumerate(keys)}
+    places = [place[key] for key in row_keys(rows, table.key)]
+    return rows.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
 
 
 def _key_of(text: str) -> tuple[str, ...]:

@@ -33,6 +33,21 @@ def test_every_row_flows_through_and_a_second_run_does_nothing(tmp_path):
     assert contents(pipeline) == before
 
 
+def test_rows_lie_in_the_order_of_what_they_are_made_from_in_whatever_order_they_were_finished(tmp_path):
+    def backwards(mapping):
+        forwards = mapping.shard
+        mapping.shard = lambda config, context, tracks: iter(list(forwards(config, context, tracks))[::-1])
+        return mapping
+
+    pipeline = make_pipeline(tmp_path, list("ac"), backwards(make_mapping([])))
+    run(pipeline)
+    run(make_pipeline(tmp_path, list("abc"), backwards(make_mapping([]))), "r2")
+    store = pipeline.store
+    rows = [store.read(table, pipeline.fingerprint(name)) for table, name in ((TRACKS, "source"), (CHROMA, "mapping"))]
+    assert rows[0].column("track_id").to_pylist() == rows[1].column("track_id").to_pylist()
+    assert rows[1].num_rows == 3
+
+
 def test_a_new_row_touches_one_shard_and_is_the_only_one_computed(tmp_path):
     calls: list[str] = []
     run(make_pipeline(tmp_path, list("abcd"), make_mapping(calls)))
