@@ -108,6 +108,9 @@ def hold_lease(
         current, content = _read(store, name, numbers[-1]) if numbers else (None, "")
         if content != seen:
             seen, since = content, time.monotonic()
+        if current == holder:  # it was given, and the answer was lost on its way
+            number = numbers.pop()
+            break
         silent = time.monotonic() - since > SILENT_SECONDS
         if current is None or current.is_dead() or silent:
             number = numbers[-1] + 1 if numbers else 1

@@ -633,13 +633,13 @@ def create_file(path: str, data: bytes) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        # A disk without hard links: nobody else can be between these two lines and see half a file.
-        with open(path, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        # A disk without hard links: of two that come at the same moment the later one is not told.
+        if os.path.exists(path):
+            return False
+        os.rename(temporary, path)
     finally:
-        os.remove(temporary)
+        with suppress(FileNotFoundError):
+            os.remove(temporary)
     _sync(folder)
     return True
 

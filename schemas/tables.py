@@ -1,7 +1,8 @@
 """Every table of the store: its columns, its key, and which of its versions a view shows.
 
-A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last six hold
-what happened: weights first used, things refused, things noticed, stages run, checks made, versions published.
+A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last seven
+hold what happened: weights first used, things refused, things noticed, stages run, checks made, versions begun, and
+versions published.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class FileColumns:
     """The column of its size; None for a folder, which must be there."""
     sha256: str | None = None
     """The column of its digest."""
+    folder_digest: str | None = None
+    """The column of a folder's digest (`schemas.weights.folder_digest`)."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,6 @@ TRACKS = Table(
         true_peak=pa.float64(),
         silence=pa.float64(),
         clipping=pa.float64(),
-        clipping_runs=pa.float64(),
-        peak=pa.float64(),
-        dc=pa.float64(),
-        zeros=pa.float64(),
-        bandwidth=pa.float64(),
-        dual_mono=pa.bool_(),
-        phase=pa.float64(),
         title=TEXT,
         artist=TEXT,
         album=TEXT,
@@ -172,7 +168,7 @@ CHECKPOINTS = Table(
     ),
     accumulates=True,
     identity=("checkpoint_id", "kind", "digest", "metrics"),
-    files=(FileColumns("path"),),
+    files=(FileColumns("path", folder_digest="digest"),),
 )
 TRAINING = Table(
     "training",
@@ -406,11 +402,18 @@ PUBLICATIONS = Table(
     ),
     accumulates=True,
 )
+VERSIONS = Table(
+    "versions",
+    "a version of a stage's table: all that its rows depend on, but for which rows there are",
+    ("fingerprint",),
+    columns(fingerprint=TEXT, stage=TEXT, stage_version=pa.int32(), config=TEXT, inputs=pa.map_(TEXT, TEXT)),
+    accumulates=True,
+)
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, CLIPS, SCORES, REPORTS),
-        *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, PUBLICATIONS),
+        *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }

@@ -95,3 +95,19 @@ def test_a_wait_ends_where_the_run_is_asked_to_stop(store, quick):
         hold_lease(store, "a", "two", lambda holder: None, stop),
     ):
         pass
+
+
+def test_a_lease_that_was_given_while_the_answer_was_lost_is_held_at_once(store, monkeypatch):
+    told, write_new = [], store.write_new
+
+    def lose_the_answer(relative, data):
+        write_new(relative, data)
+        monkeypatch.setattr(store, "write_new", write_new)
+        return False  # as S3 tells a client that asks again
+
+    monkeypatch.setattr(store, "write_new", lose_the_answer)
+    with hold_lease(store, "chroma-v", "one", told.append, never) as (lease, waited):
+        lease.check()
+    assert not waited
+    assert told == []
+    assert store.files("leases/chroma-v") == []
