@@ -5,7 +5,6 @@
 
 import errno
 import io
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from typing import Any, ClassVar, Literal
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-Kind = Literal["before", "after", "half", "stale", "not found", "away", "killed before", "killed after"]
-"""The operation fails before it is done, or after, or after half of the bytes were written; a listing lacks the last
-change; what is there is not found; the whole store is away, and another, empty one in its place; the process is killed
-before the operation or after it."""
+Kind = Literal["before", "after", "stale", "not found", "away", "killed before", "killed after"]
+"""The operation fails before it is done, or after; a listing lacks the last change; what is there is not found; the
+whole store is away, and another, empty one in its place; the process is killed before the operation or after it."""
 WRITES = ("pipe_file", "rm_file", "cp_file")
 
 
@@ -35,20 +33,24 @@ class Fault:
     lasting: bool = False
     """Whether all later ones fail too."""
 
-    def __str__(self) -> str:
-        return f"{self.kind}{', lasting' if self.lasting else ''}, at operation {self.at}"
+
+@dataclass(frozen=True)
+class Operation:
+    """Something that was asked of the filesystem."""
+
+    name: str
+    path: str
+    there: bool
+    empty: bool
+    """Nothing at all was there."""
 
 
-def _can_fail(kind: Kind, operation: str, there: bool, empty: bool) -> bool:
-    if kind == "half":
-        return operation == "pipe_file"
-    if kind == "stale":
-        return operation == "ls"
-    if kind == "away":
-        return not empty  # nobody can tell an empty store from another one
-    if kind == "not found":
-        return there and operation not in WRITES
-    return True
+def can_fail(kind: Kind, operation: Operation) -> bool:
+    """Return whether an operation can fail in such a way."""
+    # Nobody can tell a store that is empty yet from another one.
+    reads_what_is_there = operation.there and operation.name not in WRITES
+    limits = {"stale": operation.name == "ls", "away": not operation.empty, "not found": reads_what_is_there}
+    return limits.get(kind, True)
 
 
 class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
@@ -59,9 +61,8 @@ class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     fault: ClassVar[Fault | None] = None
     met: ClassVar[int] = 0
     """Faults met."""
-    counted: ClassVar[Counter[str]] = Counter()
-    log: ClassVar[list[str]] = []
-    possible: ClassVar[int] = 0
+    log: ClassVar[list[Operation]] = []
+    _possible: ClassVar[int] = 0
     _changed: ClassVar[dict[str, bytes | None]] = {}
     """What the last changed file was before."""
     _away: ClassVar[dict[str, bytes] | None] = None
@@ -71,7 +72,7 @@ class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     @contextmanager
     def failing(cls, fault: Fault | None) -> Iterator[type["FaultyFileSystem"]]:
         """Meet a fault meanwhile."""
-        cls.fault, cls.met, cls.possible, cls._changed, cls._away = fault, 0, 0, {}, None
+        cls.fault, cls.met, cls._possible, cls._changed, cls._away = fault, 0, 0, {}, None
         cls.log.clear()
         try:
             yield cls
@@ -92,18 +93,16 @@ class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
         for path, data in contents.items():
             cls.inner.pipe_file(path, data)
 
-    def _do(self, operation: str, path: str, act: Callable[[], Any], half: Callable[[], Any] | None = None) -> Any:
+    def _do(self, operation: str, path: str, act: Callable[[], Any]) -> Any:
         cls = type(self)
-        fault, there = cls.fault, self.inner.exists(path)
-        cls.log.append(f"{operation} {path}")
-        if fault is None or (cls._away is None and not _can_fail(fault.kind, operation, there, not self.inner.store)):
+        fault, asked = cls.fault, Operation(operation, path, self.inner.exists(path), not self.inner.store)
+        cls.log.append(asked)
+        if fault is None or (cls._away is None and not can_fail(fault.kind, asked)):
             return act()
-        cls.possible += 1
-        if cls.possible < fault.at or (cls.possible > fault.at and not (fault.lasting or "killed" in fault.kind)):
+        cls._possible += 1
+        if cls._possible < fault.at or (cls._possible > fault.at and not (fault.lasting or "killed" in fault.kind)):
             return act()
         cls.met += 1
-        if cls.possible == fault.at:
-            cls.counted[fault.kind] += 1
         if fault.kind == "not found":
             raise FileNotFoundError(errno.ENOENT, "No such file or directory (injected)", path)
         if fault.kind == "away":
@@ -113,14 +112,12 @@ class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
             return act()
         if fault.kind == "stale":
             return self._before_last_change(path, act)
-        if fault.kind == "half" and half is not None:
-            half()
-        if fault.kind in ("after", "killed after") and cls.possible == fault.at:
-            with suppress(FileNotFoundError):  # an answer that is lost as others are
+        if fault.kind in ("after", "killed after") and cls._possible == fault.at:
+            with suppress(FileNotFoundError, FileExistsError):  # an answer that is lost as others are
                 act()
         if "killed" in fault.kind:
             raise Killed
-        raise ConnectionResetError(errno.ECONNRESET, f"Connection reset by peer (injected: {fault})")
+        raise ConnectionResetError(errno.ECONNRESET, f"Connection reset by peer (injected at {fault.at})")
 
     def _before_last_change(self, folder: str, act: Callable[[], Any]) -> Any:
         """List a folder as it was before the file was changed that was changed last."""
@@ -168,8 +165,13 @@ class FaultyFileSystem(fsspec.AbstractFileSystem):  # type: ignore[misc]
     def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **options: Any) -> None:
         path = self._strip_protocol(path)
         self._change(path)
-        half = value[: len(value) // 2]
-        self._do("pipe_file", path, lambda: self.inner.pipe_file(path, value), lambda: self.inner.pipe_file(path, half))
+
+        def put() -> None:
+            if mode == "create" and self.inner.exists(path):
+                raise FileExistsError(errno.EEXIST, "File exists", path)
+            self.inner.pipe_file(path, value)
+
+        self._do("pipe_file", path, put)
 
     def rm_file(self, path: str) -> None:
         path = self._strip_protocol(path)

@@ -54,12 +54,10 @@ class Disk:
         self.operations: list[Named | Written | Synced] = []
         self._nodes = {self.root: 0}
         self._seen: dict[int, bytes] = {}
-        for path in sorted(root.rglob("*")):
-            self._name(str(path), self._new_node())
-            if path.is_file():
-                self._see(str(path))
-        self._before = len(self.operations)
-        """What lay there before counts as synced."""
+        for path in map(str, sorted(root.rglob("*"))):
+            self._name(path, len(self.operations) + 1)
+            self._see(path)
+        self._before = len(self.operations)  # all of which counts as synced
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -69,6 +67,7 @@ class Disk:
                 (self._after_create, os, ("mkdir", "open")),
                 (self._after_create, builtins, ("open",)),
                 (self._after_create, io, ("open",)),
+                (self._after_link, os, ("link",)),
                 (self._after_rename, os, ("rename", "replace")),
                 (self._after_remove, os, ("unlink", "remove", "rmdir")),
                 (self._after_sync, os, ("fsync",)),
@@ -99,9 +98,6 @@ class Disk:
         start = os.getcwd() if folder is None else os.readlink(f"/proc/self/fd/{folder}")
         return os.path.normpath(os.path.join(start, os.fspath(word)))
 
-    def _new_node(self) -> int:
-        return len(self.operations) + 1
-
     def _name(self, path: str, node: int | None, moved_from: str | None = None) -> None:
         folder, name = os.path.split(path)
         old = (self._nodes[os.path.dirname(moved_from)], os.path.basename(moved_from)) if moved_from else None
@@ -113,7 +109,11 @@ class Disk:
 
     def _after_create(self, path: str, *_: str) -> None:
         if path.startswith(f"{self.root}/") and path not in self._nodes and os.path.lexists(path):
-            self._name(path, self._new_node())
+            self._name(path, len(self.operations) + 1)
+
+    def _after_link(self, old: str, new: str) -> None:
+        if old in self._nodes:
+            self._name(new, self._nodes[old])
 
     def _after_rename(self, old: str, new: str) -> None:
         if not old.startswith(f"{self.root}/"):
@@ -145,7 +145,7 @@ class Disk:
             self._seen[node] = data
 
     def instants(self) -> range:
-        """The numbers of operations after which the power may be cut, the last one being after all."""
+        """The numbers of operations after which the power may be cut, the last one being all."""
         return range(self._before, len(self.operations) + 1)
 
     def without(self, place: int) -> Self:
@@ -174,8 +174,7 @@ class Disk:
             files = {path: node for path, node in tree.items() if node in contents}
             for data in itertools.product(*(dict.fromkeys(contents[node]) for node in files.values())):
                 state: Tree = dict.fromkeys(tree) | dict(zip(files, data, strict=True))
-                mark = frozenset(state.items())
-                if mark not in known:
+                if (mark := frozenset(state.items())) not in known:
                     known.add(mark)
                     yield state
 

@@ -50,9 +50,9 @@ def clip_rows() -> pa.Table:
 
 def folder_in(tree: Tree) -> dict[str, bytes] | None:
     """The files under the folder's name; None where it is not there."""
-    files = {name.removeprefix("models/one/"): data for name, data in tree.items() if data is not None}
-    inside = {name: data for name, data in files.items() if not name.startswith("models/")}
-    return {name: data for name, data in inside.items() if name != SHARD} if "models/one" in tree else None
+    files = {name: data for name, data in tree.items() if data is not None and name.startswith("models/one/")}
+    inside = {name.removeprefix("models/one/"): data for name, data in files.items()}
+    return inside if "models/one" in tree else None
 
 
 def is_whole(data: bytes | None) -> bool:
@@ -128,6 +128,7 @@ def recorded(folder: Path, before: Act, act: Act) -> Disk:
     """Act on a real disk, and return the record."""
     folder.mkdir()
     store = Store(str(folder))
+    store.require()
     before(store)
     disk = Disk(folder)
     with disk.recording():
