@@ -1,0 +1,162 @@
+"""An S3 server that says 503, resets connections, loses replies and stalls: what is there is old or new, whole, and a
+run after it mends all."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pyarrow as pa
+import pytest
+from aiohttp import ClientError
+from botocore.exceptions import BotoCoreError
+from s3fs import S3FileSystem
+
+from schemas import Settings, Store
+from schemas.tables import TOKENS
+from stages.pipeline.runner import StageFailed
+from tests.faults.comparing import differences, seen
+from tests.faults.forms import SEED, long_form
+from tests.faults.s3_proxy import Kind, S3Fault, S3Proxy, s3_behind_proxy
+from tests.worlds.tiny_chain import run_chain, write_inputs
+
+TRACKS = {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent"}
+REQUESTS = ["2 calm", "1 loud like do re"]
+OLD, NEW = b"old" * 3_800_000, b"new!" * 3_000_000
+"""Files of more than two parts, of the 5 MB that S3 takes as the least."""
+PART = 5 * 2**20
+
+ERRORS = (OSError, BotoCoreError, ClientError)
+"""What s3fs raises: for what the server says, and botocore's and aiohttp's own for what the network does."""
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[S3Proxy]:
+    with s3_behind_proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def bucket(proxy: S3Proxy, tmp_path: Path) -> str:
+    name = f"music-{abs(hash(tmp_path))}"
+    S3FileSystem().mkdir(name)
+    return name
+
+
+def work(store: Store) -> None:
+    """Replace a shard, remove one, and leave a folder and a row that names it."""
+    store.write_shard(TOKENS, "v", "0", tokens("new"), input_key="new")
+    store.remove_shard(TOKENS, "v", "1")
+    with store.new_folder("models/one") as folder:
+        (folder / "text").mkdir()
+        (folder / "text" / "words").write_text("do re mi")
+        (folder / "weights").write_bytes(b"1" * 1000)
+    store.write_shard(TOKENS, "v", "2", tokens("names models/one"), input_key="new")
+
+
+def tokens(name: str) -> pa.Table:
+    return pa.Table.from_pylist([{"track_id": name, "frames": 3}], schema=TOKENS.schema)
+
+
+def found(store: Store) -> dict[str, Any]:
+    """What lies there now."""
+    shards = {shard: store.read(TOKENS, "v", [shard])["track_id"].to_pylist() for shard in store.shards(TOKENS, "v")}
+    words = store.read_bytes("models/one/text/words") if store.exists("models/one/text/words") else None
+    size = len(store.read_bytes("models/one/weights")) if store.exists("models/one/weights") else None
+    return {"shards": shards, "folder": (words, size)}
+
+
+DONE = {"shards": {"0": ["new"], "2": ["names models/one"]}, "folder": (b"do re mi", 1000)}
+
+
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_work_that_met_a_fault_is_done_or_ends_with_an_error_and_is_done_by_the_next_try(
+    kind: Kind, lasting: bool, proxy: S3Proxy, bucket: str, record_property: Callable[[str, Any], None]
+) -> None:
+    number = random.Random(f"{SEED} {kind} {lasting}").randint(1, 8)
+    store = Store(f"s3://{bucket}/store")
+    for shard in ("0", "1"):
+        store.write_shard(TOKENS, "v", shard, tokens("old"), input_key="old")
+    with proxy.failing(S3Fault(kind, number, lasting)):
+        try:
+            work(store)
+            failed = False
+        except ERRORS:
+            failed = True
+        assert proxy.met
+    between = found(store)
+    assert failed or between == DONE
+    assert between["shards"]["0"] in (["old"], ["new"])
+    assert "2" not in between["shards"] or between["folder"] == DONE["folder"]
+    work(store)
+    assert found(store) == DONE
+    record_property("faults survived", 1)
+
+
+@pytest.mark.parametrize("form", ["short", pytest.param("long", marks=long_form)])
+@pytest.mark.parametrize("lasting", [False, True])
+def test_an_upload_in_parts_that_fails_leaves_the_old_file_or_the_new_one(
+    form: str,
+    lasting: bool,
+    proxy: S3Proxy,
+    bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    """Create, three parts, complete: with each of them failing, in the short form one of each kind."""
+    monkeypatch.setattr(S3FileSystem._pipe_file, "__defaults__", (PART, None, "overwrite"))
+    store, chosen = Store(f"s3://{bucket}/store"), random.Random(f"{SEED} {lasting}")
+    faults = [S3Fault(kind, at, lasting, of="multipart") for kind in get_args(Kind) for at in range(1, 6)]
+    if form == "short":
+        faults = [chosen.choice([one for one in faults if one.kind == kind]) for kind in ("unavailable", "lost reply")]
+    for fault in faults:
+        store.write_bytes("clip.flac", OLD)
+        with proxy.failing(fault):
+            try:
+                store.write_bytes("clip.flac", NEW)
+                failed = False
+            except ERRORS:
+                failed = True
+            assert proxy.met
+        assert store.read_bytes("clip.flac") in ((OLD, NEW) if failed else (NEW,)), fault
+    record_property("faults survived", len(faults))
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("lasting", [False, True])
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_a_run_on_s3_that_meets_a_fault_is_mended_by_the_next_one(
+    kind: Kind,
+    lasting: bool,
+    proxy: S3Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    inputs, draw = write_inputs(tmp_path / "inputs", TRACKS, REQUESTS), random.Random(f"{SEED} {kind} {lasting}")
+
+    def settings(name: str) -> Settings:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name / "cache"))
+        return Settings(store=f"s3://{name}/store", **inputs)
+
+    names = [f"run-{number}-{abs(hash(tmp_path))}" for number in range(11)]
+    for name in names:
+        S3FileSystem().mkdir(name)
+    with proxy.failing(None):
+        run_chain(settings(names[0]))
+        requests = len(proxy.log)
+    wanted = seen(Store(f"s3://{names[0]}/store"))
+    for name, number in zip(names[1:], sorted(draw.sample(range(1, requests), 10)), strict=True):
+        fault, error = S3Fault(kind, number, lasting), None
+        with proxy.failing(fault):
+            try:
+                run_chain(settings(name))
+            except (*ERRORS, ValueError, StageFailed) as caught:
+                error = caught
+            assert proxy.met
+        if error is not None:
+            run_chain(settings(name))
+        assert differences(seen(Store(f"s3://{name}/store")), wanted) == [], (fault, error)
+    record_property("faults survived", 10)
