@@ -20,7 +20,7 @@ from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 
 __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]
 
-READS, WRITES, VERSION = (), TRACKS, 2
+READS, WRITES, VERSION = (), TRACKS, 1
 
 PLANNING_COLUMNS = COMPARED_COLUMNS
 """All that `plan_source` needs of the rows of earlier runs, where nothing has changed."""

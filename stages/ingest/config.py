@@ -21,9 +21,6 @@ class Limits(schemas.Config):
     """Hz. Below, there is little music left, and loudness is not defined."""
     max_sample_rate: int = Field(default=384_000, le=MAX_SAMPLE_RATE)
     """Hz."""
-    max_peak: float = 6.0
-    """Recordings with a sample above this are refused as not scaled, dBFS. What lossy coders add to a loud master stays
-    below +3; integers that were stored as floats have +90."""
     silent: Literal["reject", "keep"] = "reject"
     """What to do with a recording that is silent from end to end (no window of 50 ms reaches an RMS of -60 dBFS)."""
 

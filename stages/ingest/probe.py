@@ -5,12 +5,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from stages.audio.identity import track_identity
 from stages.audio.locations import AudioError, open_binary
 from stages.audio.loudness import LoudnessMeter
-from stages.audio.quality import QualityMeter
 from stages.audio.reading import stream_audio
-from stages.audio.true_peak import PART
 from stages.ingest.config import Limits
 from stages.ingest.listing import File
 from stages.ingest.tags import read_tags
@@ -42,13 +42,6 @@ class AudioProbe:
     true_peak: float | None
     silence: float
     clipping: float
-    clipping_runs: float
-    peak: float | None
-    dc: float
-    zeros: float
-    bandwidth: float | None
-    dual_mono: bool
-    phase: float | None
     tags: str
     """The file's own tags: `Fields` as JSON."""
 
@@ -110,34 +103,24 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
                 if stream.claimed_frames is not None:
                     _check_longest(stream.claimed_frames / stream.sample_rate, limits)
                 meter, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
-                quality_meter = QualityMeter(stream.sample_rate, stream.channels, meter.clipping)
                 for block in stream.blocks:
                     frames += block.shape[1]
                     _check_longest(frames / stream.sample_rate, limits)
-                    for start in range(0, block.shape[1], PART):
-                        part = block[:, start : start + PART]
-                        meter.update(part)
-                        quality_meter.update(part)
+                    if not np.isfinite(block).all():
+                        raise AudioError("not finite", "expected finite samples, got NaN or infinity")
+                    meter.update(block)
                 if frames == 0:
                     raise AudioError("empty", f"expected audio, got a {stream.format} file with no samples in it")
-                seconds, measures, quality = frames / stream.sample_rate, meter.result(), quality_meter.result()
+                seconds, measures = frames / stream.sample_rate, meter.result()
             if seconds < limits.min_seconds:
                 got = f"{seconds:.4g} s ({frames:,} samples)"
                 raise AudioError("too short", f"expected at least {limits.min_seconds:g} s, got {got}")
             if measures.silence == 1 and limits.silent == "reject":
                 peak = "all zeros" if measures.true_peak is None else f"a true peak of {measures.true_peak:.1f} dBTP"
                 raise AudioError("silent", f"expected sound, got {seconds:.1f} s of silence ({peak})")
-            _check_scale(quality.peak, limits)
             tags = read_tags(file).to_json()
             return AudioProbe(
-                track_id=track_id,
-                format=stream.format,
-                sample_rate=stream.sample_rate,
-                channels=stream.channels,
-                frames=frames,
-                **vars(measures),
-                **vars(quality),
-                tags=tags,
+                track_id, stream.format, stream.sample_rate, stream.channels, frames, **vars(measures), tags=tags
             )
     except AudioError as error:
         return Refused(error.kind, error.message)
@@ -160,12 +143,3 @@ def _check_format(channels: int, sample_rate: int, limits: Limits) -> None:
 def _check_longest(seconds: float, limits: Limits) -> None:
     if seconds > limits.max_seconds:
         raise AudioError("too long", f"expected at most {limits.max_seconds:g} s, got {seconds:.0f} s or more")
-
-
-def _check_scale(peak: float | None, limits: Limits) -> None:
-    if peak is not None and peak > limits.max_peak:
-        message = f"expected samples of at most {limits.max_peak:+g} dBFS, got a peak of {peak:+.1f} dBFS"
-        message += (
-            ": where they are integers that were stored as floats, divide them by their full scale (32768, 2**31)"
-        )
-        raise AudioError("not scaled", message)

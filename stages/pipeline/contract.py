@@ -238,6 +238,8 @@ class Context:
     versions: Mapping[str, str]
     """The version of every table that the stage reads or consults, by table name."""
     library: WeightsLibrary
+    config: str = ""
+    """The stage's configuration as canonical JSON, with the digests of the weights that it names."""
     identity: str = ""
     """For stages that reduce, a hash of the fingerprint and the digest of the rows read: the id of a checkpoint."""
     data_digest: str = ""

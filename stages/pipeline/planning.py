@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from schemas import Config, Settings, Store, WeightsRef
 from schemas.drafts import Drafts
-from schemas.identity import fingerprint, stage_fingerprint, weights_fields
+from schemas.identity import canonical, fingerprint, stage_fingerprint, weights_fields
 from schemas.row_files import absent_files, file_columns
 from schemas.store import Footer, row_keys
 from schemas.tables import REJECTS, REMARKS, Table
@@ -73,6 +73,7 @@ class Pipeline:
         self.store = Store(settings.store)
         self.library = WeightsLibrary(self.store, offline=settings.offline)
         self._fingerprints: dict[str, str] = {}
+        self._configs: dict[str, str] = {}
 
     def writer(self, table: Table) -> ConfiguredStage | None:
         """Return the stage that makes a table."""
@@ -138,7 +139,7 @@ class Pipeline:
             except WeightsNotFetched as error:
                 raise error.of_fields(fields) from error
             version = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
-            self._fingerprints[name] = version
+            self._fingerprints[name], self._configs[name] = version, canonical(config, digests)
             for kind in getattr(stage.module, "KINDS", ()):
                 self.library.recipes[kind] = version
         return self._fingerprints[name]
@@ -194,7 +195,8 @@ class Pipeline:
     def context(self, name: str, run_id: str) -> Context:
         """Return the context of one stage of a run."""
         version = self.fingerprint(name)
-        context = Context(self.store, self.settings, run_id, name, version, self.versions(name), self.library)
+        versions, config = self.versions(name), self._configs[name]
+        context = Context(self.store, self.settings, run_id, name, version, versions, self.library, config)
         if hasattr(self.stages[name].module, "reduce"):
             digest = _data_digest(self.stages[name].module, context)
             context = replace(context, data_digest=digest, identity=fingerprint({"recipe": version, "data": digest}))

@@ -24,6 +24,7 @@ from schemas.publications import Publications
 from schemas.row_files import absent_files
 from schemas.store import output_keys, row_keys
 from schemas.tables import CHECKS, REJECTS, REMARKS, RUNS, TABLES, Table
+from schemas.versions import record_version
 from stages.pipeline.checking import CheckResult, failed_check, run_checks
 from stages.pipeline.contract import Context, Reject, Remarks, Shard, Stopped
 from stages.pipeline.planning import (
@@ -126,6 +127,8 @@ def run_stage(
         Stopped: the run was asked to stop.
     """
     started = datetime.now(UTC)
+    store, code = context.store, stage.module.VERSION
+    record_version(store, context.fingerprint, stage.name, code, context.config, context.versions)
     plan = plan or plan_stage(stage, context, by_name)
     if not (plan.jobs or plan.gone) and _is_published(stage, context):
         return _finish(stage, context, started, _untouched_counts(stage, context, plan), changed=False)

@@ -9,7 +9,7 @@ from schemas.tables import CHECKPOINTS, CLIPS, REPORTS, TABLES
 
 WHEN_AND_WHERE = ("run_id", "shard")
 """Columns that say when and where a row was made, which follow from a store's history."""
-WHAT_HAPPENED = ("runs", "weights", "checks", "publications")
+WHAT_HAPPENED = ("runs", "weights", "checks", "versions", "publications")
 """Tables that tell a store's history."""
 
 Seen = dict[str, list[str]]

@@ -10,7 +10,6 @@ from stages.ingest.fields import Fields
 from stages.ingest.index import TrackIndex, split_of
 from stages.ingest.listing import File, Listing
 from stages.ingest.probe import AudioProbe, Refused
-from tests.worlds.ingest_world import MEASURES
 
 TAGS = Fields().to_json()
 
@@ -47,7 +46,7 @@ def _file(name: str, content: int) -> File:
 def _result(content: int) -> AudioProbe | Refused:
     if content % 10 == 9:
         return Refused("silent", "as asked")
-    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, **MEASURES, tags=TAGS)
+    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, TAGS)
 
 
 def _run(store: dict, listing: list[tuple[str, int]], stop_after: int | None):

@@ -11,7 +11,6 @@ from stages.ingest.index import COMPARED_COLUMNS, TrackIndex, is_unchanged
 from stages.ingest.listing import File, Listing
 from stages.ingest.probe import AudioProbe, Refused
 from stages.pipeline.contract import Reject
-from tests.worlds.ingest_world import MEASURES
 
 TAGS = Fields().to_json()
 LISTED = some.dictionaries(some.sampled_from("abcdefgh"), some.integers(0, 12), max_size=8)
@@ -29,7 +28,7 @@ def _listing(recordings: dict[str, int], sidecars: dict[str, int]) -> Listing:
 def _probe(content: int) -> AudioProbe | Refused:
     if content == 9:
         return Refused("silent", "as asked")
-    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, **MEASURES, tags=TAGS)
+    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, TAGS)
 
 
 def _night(rows: list[dict], rejects: dict[str, Reject], listing: Listing) -> tuple[list[dict], dict[str, Reject]]:

@@ -1,0 +1,126 @@
+"""Readers in a loop while a shard is replaced: each sees old or new, never a mix, and never an error."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from schemas import Store
+from schemas.database import query
+from schemas.drafts import Drafts
+from schemas.publications import Publications
+from schemas.tables import CHROMA
+from tests.faults.forms import long_form
+from tests.faults.s3_proxy import S3FileSystem, s3_behind_proxy
+
+SHARDS, ROWS = ("0", "1"), 200
+"""Of the table, and of a shard; each row has the number of the turn in which it was written."""
+PAUSES = {"disk": 0.2, "s3": 20.0}
+"""Between two turns, seconds: a stage publishes once a run, and a query of S3 takes seconds."""
+
+
+SECONDS = {"short": 2.0, "long": 120.0}
+"""For which a form reads."""
+
+
+def rows_of(turn: int, shard: str) -> pa.Table:
+    """A shard whose rows all say when they were written; each turn has another size."""
+    count = ROWS + turn % 7
+    vectors = [[[float(turn)] * 12] * 5] * count
+    names = [f"{shard} {number:04}" for number in range(count)]
+    columns = {"track_id": names, "frame_rate": [float(turn)] * count, "chroma": vectors}
+    return pa.table(columns, schema=CHROMA.schema)
+
+
+def publish_turn(store: Store, turn: int) -> None:
+    """Replace every shard, as a stage does that passed."""
+    drafts = Drafts(store, CHROMA, "v")
+    for shard in SHARDS:
+        drafts.write(shard, rows_of(turn, shard), input_key=str(turn))
+    drafts.publish()
+    Publications(store).publish(str(turn), "chroma", {CHROMA.name: ("v", drafts.manifest())})
+
+
+def write_turns(url: str, pause: float) -> None:
+    """Replace the shards for ever, as a process that writes does."""
+    store, turn = Store(url), 1
+    while True:
+        publish_turn(store, turn)
+        turn += 1
+        time.sleep(pause)
+
+
+def by_query(store: Store) -> tuple[int, set[float]]:
+    """Read all shards as SQL does."""
+    turns = "list(DISTINCT frame_rate) || list(DISTINCT chroma[1][1])"
+    row = query(store, f"SELECT count(*) AS n, {turns} AS t FROM chroma").to_pylist()[0]
+    return row["n"] // len(SHARDS), set(row["t"])
+
+
+def by_read(store: Store) -> tuple[int, set[float]]:
+    """Read a shard as stages do."""
+    rows = store.read(CHROMA, "v", SHARDS[:1])
+    return rows.num_rows, set(rows.column("frame_rate").to_pylist())
+
+
+Reader = Callable[[Store], tuple[int, set[float]]]
+"""Returns the rows of a shard and the turns that they were written in."""
+
+
+@contextmanager
+def writing(url: str, pause: float) -> Iterator[None]:
+    """Let another process replace the shard meanwhile."""
+    program = (
+        "import sys; from tests.faults.test_readers import write_turns; write_turns(sys.argv[1], float(sys.argv[2]))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program, url, str(pause)])
+    try:
+        yield
+        assert process.poll() is None, "the writer ended"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def read_while_written(url: str, pause: float, seconds: float, read: Reader) -> tuple[int, list[str]]:
+    """Return how many turns were seen, and what was wrong."""
+    publish_turn(Store(url), 0)
+    turns, wrong = set[float](), list[str]()
+    with writing(url, pause):
+        while by_read(Store(url))[1] == {0.0}:
+            time.sleep(0.05)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            try:
+                count, seen = read(Store(url))
+            except Exception as error:
+                wrong.append(f"{type(error).__name__}: {error}"[:300])
+                continue
+            turns |= seen
+            if len(seen) != 1 or count != ROWS + int(min(seen)) % 7:
+                wrong.append(f"{count} rows of the turns {seen}")
+    return len(turns), wrong
+
+
+@pytest.mark.parametrize("read", [by_query, by_read])
+@pytest.mark.parametrize("form", ["short", pytest.param("long", marks=long_form)])
+def test_a_reader_on_a_disk_sees_old_or_new(form: str, read: Reader, tmp_path: Path) -> None:
+    turns, wrong = read_while_written(str(tmp_path / "store"), PAUSES["disk"], SECONDS[form], read)
+    assert wrong == []
+    assert turns > 1
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+@pytest.mark.parametrize("read", [by_query, by_read])
+def test_a_reader_on_s3_sees_old_or_new(read: Reader) -> None:
+    with s3_behind_proxy():
+        S3FileSystem().mkdir("readers")
+        turns, wrong = read_while_written(f"s3://readers/{read.__name__}", PAUSES["s3"], SECONDS["long"], read)
+    assert wrong == []
+    assert turns > 1
