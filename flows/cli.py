@@ -1,4 +1,4 @@
-"""The command line: `segue run`, `plan`, `sql`, `presets`, `convert` and `pattern`.
+"""The command line: `segue run`, `plan`, `sql`, `presets`, `convert`, `pattern`, and what looks after a store.
 
 What a person got wrong is one line and exit code 2; a run that did not do all that it had to do ends with 1, a stopped
 one with 130. A run says its first line before it imports what takes long; Prefect, which takes seconds, is imported
@@ -20,7 +20,8 @@ from pydantic import ValidationError
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from flows.options import RunOptions, StoreOption, UsageError, open_store, with_run_options
+from flows import publishing
+from flows.options import RunOptions, StoreOption, UsageError, existing_store, with_run_options
 from flows.overrides import explain
 from flows.presets import PRESETS, describe_preset, preset_difference
 from flows.server import start_server, wait_for_server
@@ -35,9 +36,6 @@ CheckpointForm = Literal["hf", "audiocraft", "segue"]
 
 PLANNING = "segue: planning …"
 STARTING = "segue: starting Prefect's server …"
-
-WIDE = 200
-"""Columns of a table that is not printed on a terminal."""
 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -59,11 +57,14 @@ app = typer.Typer(
 )
 
 
+app.add_typer(publishing.app)
+
+
 @app.command()
 @with_run_options(PLANNING)
 def run(options: RunOptions) -> int:
     """Run the whole catalog or some stages, and tell what was made."""
-    from flows.output import BarProgress, LineProgress, print_table, result_rows
+    from flows.output import BarProgress, LineProgress, open_console, print_table, result_rows
     from flows.running import Run
 
     errors = Console(stderr=True)
@@ -73,7 +74,7 @@ def run(options: RunOptions) -> int:
         with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
             _run(options, current)
     finally:
-        print_table(_console(), result_rows(current.results))
+        print_table(open_console(), result_rows(current.results))
     return 0
 
 
@@ -110,9 +111,9 @@ def _run(options: RunOptions, current: "Run") -> None:
 @with_run_options()
 def plan(options: RunOptions) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
-    from flows.output import plan_rows, print_table
+    from flows.output import open_console, plan_rows, print_table
 
-    print_table(_console(), plan_rows(options.plan.stage_plans()))
+    print_table(open_console(), plan_rows(options.plan.stage_plans()))
     return 0
 
 
@@ -123,14 +124,12 @@ def sql(
     format: Annotated[Literal["table", "csv", "json"], typer.Option(help="How the answer is printed.")] = "table",
 ) -> int:
     """Answer a question to the store; nothing can be changed by it."""
-    from flows.output import print_answer
+    from flows.output import open_console, print_answer
     from schemas.database import query as answer
 
-    opened = open_store(store or Settings().store)
-    if not opened.filesystem.exists(opened.root):
-        raise UsageError(f"expected a store at {opened.url}, got nothing there: give --store")
+    opened = existing_store(store)
     try:
-        print_answer(answer(opened, query), format, _console())
+        print_answer(answer(opened, query), format, open_console())
     except ValueError as error:
         raise UsageError(str(error)) from error
     return 0
@@ -300,11 +299,6 @@ def _be_quiet() -> None:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
-
-
-def _console() -> Console:
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDE)
 
 
 def _override_lines(difference: Any, path: str = "") -> Iterator[str]:

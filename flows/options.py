@@ -96,6 +96,18 @@ def open_store(url: str) -> "Store":
         raise UsageError(str(error)) from error
 
 
+def existing_store(url: str | None) -> "Store":
+    """Open the store of a command that needs one; None means the default.
+
+    Raises:
+        UsageError: there is none.
+    """
+    store = open_store(url or Settings().store)
+    if not store.filesystem.exists(store.root):
+        raise UsageError(f"expected a store at {store.url}, got nothing there: give --store")
+    return store
+
+
 def parse_run_options(
     requested: Sequence[str], preset: str, options: dict[str, Any], overrides: Sequence[str]
 ) -> RunOptions:

@@ -29,6 +29,9 @@ from stages.pipeline.runner import StageResult
 LINE_SECONDS = 10.0
 """Time between two lines on one piece of work."""
 
+WIDE = 200
+"""Columns of a table that is not printed on a terminal."""
+
 LONGEST_CELL = 60
 """Characters of a cell in a table; CSV and JSON hold all of them."""
 
@@ -149,6 +152,12 @@ def plan_rows(plans: Sequence[Plan]) -> list[dict[str, str | int | float]]:
         }
         for plan in plans
     ]
+
+
+def open_console() -> Console:
+    """Return standard output: as wide as the terminal, or wide enough for any table where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 def print_table(console: Console, rows: Sequence[Mapping[str, object]]) -> None:

@@ -1,8 +1,9 @@
 """Differences: which rows of a table came, went and changed between two of its publications or versions, by key."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import pyarrow as pa
 
@@ -70,7 +71,7 @@ def find_content(store: Store, table: Table, name: str) -> Content:
             shards = Drafts(store, table, versions[0]).manifest()
             return Content(versions[0], {at: store.shard_path(table, versions[0], at.shard) for at in shards})
     there = ", ".join(version[:8] for version in store.versions(table)) or "none"
-    numbers = ", ".join(map(str, publications_of(store, table)[-5:])) or "none"
+    numbers = ", ".join(map(str, islice(_publications_of(store, table), 5))) or "none"
     raise ValueError(
         f"expected a publication of {table.name} (the last: {numbers}) or the first digits of one of its versions "
         f"({there}), got {name!r}"
@@ -83,18 +84,22 @@ def last_contents(store: Store, table: Table) -> tuple[Content, Content]:
     Raises:
         ValueError: it has fewer.
     """
-    numbers = publications_of(store, table)
+    numbers = list(islice(_publications_of(store, table), 2))
     if len(numbers) < 2:
         raise ValueError(
             f"expected two publications of {table.name} to compare, got {len(numbers)}: its rows have not changed yet"
         )
-    return _published(store, table, numbers[-2]), _published(store, table, numbers[-1])
+    return _published(store, table, numbers[1]), _published(store, table, numbers[0])
 
 
-def publications_of(store: Store, table: Table) -> list[int]:
-    """Return the numbers of the publications of a table, in order."""
-    publications = Publications(store)
-    return [number for number in publications.sequences() if table.name in publications.record(number).versions]
+def _publications_of(store: Store, table: Table) -> Iterator[int]:
+    """Yield the numbers of the publications of a table, the newest first."""
+    publications, latest = Publications(store), Publications(store).latest()
+    there, number = publications.sequences(), latest.passed.get(table.name) if latest else None
+    while number in there:
+        yield number
+        earlier = there[: there.index(number)]
+        number = publications.record(earlier[-1]).passed.get(table.name) if earlier else None
 
 
 def _published(store: Store, table: Table, sequence: int) -> Content:

@@ -73,7 +73,8 @@ class Publications:
             if not rows:
                 numbers = self.sequences()
                 there = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
-                raise ValueError(f"expected the number of a publication ({there}), got {sequence}")
+                removed = ", which `segue clean` has removed" if numbers and 0 < sequence < numbers[-1] else ""
+                raise ValueError(f"expected the number of a publication ({there}), got {sequence}{removed}")
             self._read[sequence] = _of_row(rows[0])
         return self._read[sequence]
 

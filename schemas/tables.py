@@ -417,3 +417,7 @@ TABLES: dict[str, Table] = {
         *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }
+PUBLISHED: dict[str, Table] = {
+    name: table for name, table in TABLES.items() if not table.accumulates and table not in (REJECTS, REMARKS)
+}
+"""The tables whose views show what was published last: rows that stages derive."""
