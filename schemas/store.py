@@ -16,19 +16,17 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import fsspec
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from schemas.digests import column_digests, digest_of_columns
 from schemas.identity import keys_digest
 from schemas.tables import Table
 
@@ -58,6 +56,9 @@ class Footer:
     """Identity of the keys of its own rows."""
     content: str
     """Digest of its rows (of the table's `identity` columns)."""
+    columns: Mapping[str, str]
+    """The digest of each of those columns (`schemas.digests`), which add up over shards; none in files of earlier
+    releases."""
     rows: int
     refused: int
     """Items that the stage refused while it made this shard."""
@@ -87,6 +88,7 @@ def _footer_of(metadata: pq.FileMetaData, path: str) -> Footer:
         values["input_key"],
         values["output_key"],
         values["content"],
+        json.loads(values.get("columns", "{}")),
         metadata.num_rows,
         int(values["refused"]),
         int(values.get("passing", 0)),
@@ -113,6 +115,7 @@ class Store:
         self.url = self.filesystem.unstrip_protocol(self.root)
         self.is_local = isinstance(self.filesystem, LocalFileSystem)
         self._footers: dict[tuple[str, int, int], Footer] = {}
+        self._column_digests: dict[tuple[str, str], Mapping[str, str]] = {}
         self._identity: str | None = None
 
     def check_writable(self) -> None:
@@ -381,6 +384,17 @@ class Store:
             self._confirm_absent(relative)
             return None
 
+    def column_digests(self, table: Table, version: str, shard: str) -> Mapping[str, str]:
+        """Return the digest of each identity column of a shard, none where there is no such shard. Of a file of an
+        earlier release, whose footer has none, they are computed from its rows once."""
+        footer = self.footer(table, version, shard)
+        if footer is None or footer.columns:
+            return footer.columns if footer else {}
+        key = (self.shard_path(table, version, shard), footer.content)
+        if key not in self._column_digests:
+            self._column_digests[key] = column_digests(table, self.read(table, version, [shard]))
+        return self._column_digests[key]
+
     def write_shard(
         self,
         table: Table,
@@ -500,10 +514,12 @@ def encode_shard(table: Table, rows: pa.Table, input_key: str, where: str, refus
     with pq.ParquetWriter(buffer, rows.schema, compression="zstd", write_page_checksum=True) as writer:
         writer.write_table(rows)
         data = buffer.getvalue()
+        columns = column_digests(table, rows)
         metadata = {
             "input_key": input_key,
             "output_key": keys_digest(output_keys(table, rows)),
-            "content": content_digest(table, rows),
+            "content": digest_of_columns(columns),
+            "columns": json.dumps(columns),
             "refused": str(refused),
             "passing": str(passing),
             "data_digest": data_digest(data),
@@ -563,42 +579,6 @@ def output_keys(table: Table, rows: pa.Table) -> list[tuple[str, ...]]:
     """Return what a stage that reads the table makes its rows from: the key of every row, and, where several are made
     from one, how many."""
     return row_keys(rows, (*table.key, *([table.copies] if table.copies else [])))
-
-
-def content_digest(table: Table, rows: pa.Table) -> str:
-    """Return the digest of the rows' identity columns, in the order of the rows: the same for the same values, however
-    they are stored. Arrow's buffers may hold anything under a null and any slice of a larger buffer, so the digest
-    walks the values.
-    """
-    digest = hashlib.sha256()
-    for name in table.identity or table.schema.names:
-        digest.update(name.encode())
-        _update_digest(digest, rows.column(name).combine_chunks())
-    return digest.hexdigest()[:16]
-
-
-def _update_digest(digest: Any, values: pa.Array) -> None:
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)
-    digest.update(np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes())
-    kind = values.type
-    if pa.types.is_map(kind):
-        values = values.cast(pa.list_(pa.struct([("key", kind.key_type), ("value", kind.item_type)])))
-        kind = values.type
-    if pa.types.is_list(kind):
-        digest.update(pc.fill_null(values.value_lengths(), -1).to_numpy().tobytes())
-        _update_digest(digest, values.flatten())
-    elif pa.types.is_struct(kind):
-        for position in range(kind.num_fields):
-            _update_digest(digest, values.field(position))
-    elif pa.types.is_string(kind):
-        encoded = [value.encode() for value in values.drop_null().to_pylist()]
-        digest.update(np.array([len(value) for value in encoded], dtype=np.int64).tobytes())
-        digest.update(b"".join(encoded))
-    elif pa.types.is_timestamp(kind):
-        _update_digest(digest, values.cast(pa.int64()))
-    else:
-        digest.update(values.drop_null().to_numpy(zero_copy_only=False).tobytes())
 
 
 def replace_file(path: str, data: bytes) -> None:

@@ -53,7 +53,8 @@ OPTIONAL: tuple[Table, ...]   those of READS that need not be there
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies
                               which weights of its Config and which of READS and CONSULTS have a say in its rows, where
                               that follows from the Config or from the weights themselves; only those are fetched,
-                              enter its version and must be there. Of READS, only those of STREAMS may be left out
+                              enter its version and must be there. Of READS, only those of STREAMS may be left out.
+                              Of a stage that reduces, also which of their columns
 ```
 
 A stage never imports another stage, and knows nothing of Prefect, of shards' files or of runs. Between batches it calls
@@ -92,6 +93,9 @@ class Dependencies:
     """Those of CONSULTS that have one."""
     reads: tuple[Table, ...] | None = None
     """Those of READS that have one; None for all."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Of stages that reduce: the columns that have one, by table, of those that are part of the table's identity; of a
+    table that is not named, all of them."""
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 A shard is done if and only if its footer's `input_key` is the identity of the keys that it would be made from now.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
 import pyarrow as pa
 
 from schemas import Config, Settings, Store, WeightsRef
+from schemas.digests import add_digests
 from schemas.drafts import Drafts
 from schemas.identity import canonical, fingerprint, stage_fingerprint, weights_fields
 from schemas.row_files import absent_files, file_columns
@@ -198,7 +199,8 @@ class Pipeline:
         versions, config = self.versions(name), self._configs[name]
         context = Context(self.store, self.settings, run_id, name, version, versions, self.library, config)
         if hasattr(self.stages[name].module, "reduce"):
-            digest = _data_digest(self.stages[name].module, context)
+            columns = self.dependencies(name).columns
+            digest = _data_digest(self.stages[name].module, context, columns)
             context = replace(context, data_digest=digest, identity=fingerprint({"recipe": version, "data": digest}))
         return context
 
@@ -208,19 +210,25 @@ class Pipeline:
         return self.writer(stage.module.READS[0]) if stage.module.READS else self.stages.get(stage.after or "")
 
 
-def _data_digest(module: ModuleType, context: Context) -> str:
-    """Return the digest of the rows that a reducing stage reads, from the footers of their shards."""
-    contents = {}
+def _data_digest(module: ModuleType, context: Context, columns: Mapping[str, Sequence[str]]) -> str:
+    """Return the digest of the rows that a reducing stage reads, from the footers of their shards, however they lie in
+    them.
+
+    Args:
+        columns: those that have a say, by table; of a table that is not named, all that are part of its identity.
+    """
+    store, contents = context.store, {}
     for table in module.READS:
         if not table.accumulates and table.name not in context.versions:
             continue  # the stage does not read it as it is configured
-        versions = context.store.versions(table) if table.accumulates else [context.versions[table.name]]
-        contents[table.name] = [
-            footer.content
+        versions = store.versions(table) if table.accumulates else [context.versions[table.name]]
+        digests = add_digests(
+            store.column_digests(table, version, shard)
             for version in versions
-            for shard in context.store.shards(table, version)
-            if (footer := context.store.footer(table, version, shard)) and footer.rows
-        ]
+            for shard in store.shards(table, version)
+        )
+        chosen = columns.get(table.name, table.identity or table.schema.names)
+        contents[table.name] = {name: digests[name] for name in chosen if name in digests}
     return fingerprint(contents)
 
 

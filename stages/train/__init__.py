@@ -9,6 +9,7 @@ one model together. It may start from any checkpoint, and then learn all weights
 
 from collections.abc import Callable
 
+from model.conditioning.captions import MERGED
 from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, Table
 from schemas.weights import LocalWeights
@@ -27,9 +28,17 @@ def reads(config: Config) -> tuple[Table, ...]:
     return tuple(table for table in READS if table.name not in unread)
 
 
+def columns(config: Config) -> dict[str, tuple[str, ...]]:
+    """Return the columns of `tracks` that a training reads, whatever else is written there: what texts and conditions
+    are made of, where the model reads them."""
+    texts = ("description", "paraphrases", *MERGED) if config.model.description or config.joint_text else ()
+    read = ("track_id", "split", *texts, *config.model.fields)
+    return {TRACKS.name: tuple(name for name in TRACKS.identity or () if name in read)}
+
+
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out the tables of conditions that the model does not read."""
-    return Dependencies(config, (), reads(config))
+    """Leave out the tables of conditions that the model does not read, and what else is said of tracks."""
+    return Dependencies(config, (), reads(config), columns(config))
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:

@@ -7,16 +7,25 @@ kept every few steps: a training that was killed and run again ends with the sam
 has one process, and so one GPU, however many there are: a codec is small beside a language model.
 """
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
+from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, TRACKS
-from stages.pipeline.contract import Context, ReduceResult
+from schemas.weights import LocalWeights
+from stages.pipeline.contract import Context, Dependencies, ReduceResult
 from stages.train_codec.config import Config
 
 READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 3
 KINDS = ("codec",)
 
-__all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "reduce"]
+__all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "dependencies", "reduce"]
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Leave out what is said of tracks: their sound, which their ids stand for, is all that is learned from."""
+    return Dependencies(config, (), columns={TRACKS.name: ("track_id", "split")})
 
 
 def reduce(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:

@@ -6,12 +6,13 @@ import time
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import Store
-from schemas.store import content_digest
+from schemas.digests import column_digests, content_digest
 from schemas.tables import CHECKPOINTS, CHROMA, TABLES, TOKENS, TRACKS
 
 
@@ -174,6 +175,19 @@ def test_a_writer_killed_at_any_instant_leaves_a_whole_shard(tmp_path):
         writer.wait()
         assert store.footer(TOKENS, "v1", "0").content == expected
         assert store.read(TOKENS, "v1").num_rows == 2
+
+
+def test_shards_of_earlier_releases_have_the_digests_of_columns_that_new_ones_say(tmp_path):
+    store = Store(str(tmp_path))
+    store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="k")
+    digests = store.column_digests(TOKENS, "v1", "0")
+    assert digests == store.footer(TOKENS, "v1", "0").columns == column_digests(TOKENS, tokens("b", "a"))
+    path = tmp_path / store.shard_path(TOKENS, "v1", "0")
+    kept = {key: value for key, value in pq.read_metadata(path).metadata.items() if key != b"columns"}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(kept), path)
+    assert store.footer(TOKENS, "v1", "0").columns == {}
+    assert store.column_digests(TOKENS, "v1", "0") == digests
+    assert store.column_digests(TOKENS, "v1", "1") == {}
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)

@@ -12,7 +12,7 @@ import torch
 from transformers import EncodecModel
 
 from schemas import Settings, Store, WeightsRef
-from schemas.store import content_digest
+from schemas.digests import content_digest
 from schemas.tables import REJECTS, TOKENS, TRACKS
 from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import Store
-from schemas.store import content_digest
+from schemas.digests import content_digest
 from schemas.tables import RUNS, TABLES, WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,11 +5,14 @@ import random
 import signal
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from schemas.tables import CHECKPOINTS, TRAINING
+from schemas import Store
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
+from stages import train
 from stages.checkpoints.loading import load_checkpoint
 from stages.pipeline.contract import Stopped
 from stages.pipeline.runner import run_stage
@@ -18,6 +21,7 @@ from stages.train.corpus import tiled_windows
 from stages.train.evaluation import Evaluator
 from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, world
 from tests.worlds.training_world import (
+    LANGUAGE_MODEL,
     StopAt,
     deaths_that_change_nothing,
     fill,
@@ -72,6 +76,55 @@ def test_seeds_give_different_models_and_logging_does_not(place: Path) -> None:
     _, one = make_context(place, recipe(place, seed=1, optimization=short))
     _, two = make_context(place, recipe(place, seed=1, optimization=short, log_every=1, valid_every=1, save_every=1))
     assert one.identity == two.identity
+
+
+def test_tracks_that_lie_otherwise_in_shards_give_the_same_id_and_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    fill(one)
+    fill(other)
+    store, versions = Store(str(other / "store")), make_context(other, recipe(other))[1].versions
+    order = random.Random(3).sample(range(24), 24)
+    for table in (TRACKS, CHROMA, CLAP, TOKENS):
+        version = versions[table.name]
+        rows = store.read(table, version)
+        store.remove_shard(table, version, "0")
+        for shard, places in enumerate((order[:5], order[5:6], order[6:])):
+            store.write_shard(table, version, str(shard), rows.take(places), input_key="all")
+    rows = [train_in(folder, recipe(folder, optimization={"steps": 8})) for folder in (one, other)]
+    assert rows[0]["checkpoint_id"] == rows[1]["checkpoint_id"]
+    assert rows[0]["digest"] == rows[1]["digest"]
+    config = [recipe(folder, optimization={"steps": 8}) for folder in (one, other)]
+    weights = [kept_weights(folder, each) for folder, each in zip((one, other), config, strict=True)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_what_training_does_not_read_of_a_track_changes_no_checkpoint(tmp_path: Path) -> None:
+    def identity(config: train.Config, **changes: object) -> str:
+        tracks = world()["tracks"].to_pylist()
+        fill(tmp_path, tracks=pa.Table.from_pylist([tracks[0] | changes, *tracks[1:]], schema=TRACKS.schema))
+        return make_context(tmp_path, config)[1].identity
+
+    fill(tmp_path)
+    config = recipe(tmp_path)
+    plain = identity(config)
+    for unread in ({"artist": "Ada"}, {"title": "Blue"}, {"licence": "CC0"}, {"uri": "elsewhere.wav"}):
+        assert identity(config, **unread) == plain
+    for read in (
+        {"description": "a waltz"},
+        {"genre": "folk"},
+        {"bpm": 99.0},
+        {"split": "test"},
+        {"paraphrases": ["a"]},
+    ):
+        assert identity(config, **read) != plain
+    fields = {"artist": {"kind": "label"}}
+    decoder = LANGUAGE_MODEL | {"cross": ("description", "clap", "artist")}
+    reading = recipe(tmp_path, model=config.model.model_dump() | {"language_model": decoder, "fields": fields})
+    assert identity(reading, artist="Ada") != identity(reading)
+    decoder = LANGUAGE_MODEL | {"cross": ("clap",)}
+    wordless = config.model.model_dump() | {"language_model": decoder, "description": None}
+    deaf = recipe(tmp_path, model=wordless, text_encoder=None)
+    assert identity(deaf, description="a waltz", genre="folk") == identity(deaf)
 
 
 @pytest.fixture(scope="module")

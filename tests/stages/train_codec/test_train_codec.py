@@ -15,9 +15,11 @@ from transformers import AutoFeatureExtractor, EncodecModel
 from model.codec.evaluation import evaluate_codec, evaluate_scalar_codec, fidelity
 from schemas.tables import RECONSTRUCTIONS, TRAINING
 from schemas.weights import folder_digest
+from stages import train_codec
 from stages.audio import read_audio
 from stages.checkpoints.codecs import load_codec
 from stages.pipeline.contract import Progress, Stopped
+from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds.codec_world import (
     ADVERSARIAL,
@@ -25,6 +27,7 @@ from tests.worlds.codec_world import (
     CODEBOOKS,
     HOP,
     SAMPLE_RATE,
+    context_of,
     piece,
     recipe,
     track,
@@ -62,6 +65,13 @@ def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(
         ours, theirs = (one.store.read(table, one.fingerprint).to_pylist() for one in (other, context))
         assert ours == theirs
         assert ours
+
+
+def test_a_retag_gives_no_other_codec_and_another_split_does(tmp_path: Path) -> None:
+    stage, rows = ConfiguredStage("train_codec", train_codec, recipe()), tracks(tmp_path / "music")
+    plain = context_of(tmp_path / "store", stage, rows).identity
+    for change, same in (({"title": "Blue", "genre": "jazz"}, True), ({"split": "test"}, False)):
+        assert (context_of(tmp_path / "store", stage, [rows[0] | change, *rows[1:]]).identity == plain) is same
 
 
 def test_the_number_of_reading_threads_changes_nothing(tmp_path: Path) -> None:
@@ -247,10 +257,6 @@ def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> No
         def advance(self, count: int = 1, note: str = "") -> None:
             if note.startswith("loss"):
                 self.context.stop.set()
-
-    from stages import train_codec
-    from stages.pipeline.planning import ConfiguredStage
-    from tests.worlds.codec_world import context_of
 
     rows = tracks(tmp_path / "music")
     stage = ConfiguredStage("train_codec", train_codec, recipe())
