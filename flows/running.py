@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from flows.recipe import Recipe, selected_stages, with_source
 from schemas import Settings
 from schemas.checks import Check
+from schemas.records import combine_records
 from stages.pipeline.contract import Progress, Stopped
 from stages.pipeline.planning import ConfiguredStage, Pipeline, Plan, plan_pipeline
 from stages.pipeline.runner import RunJobs, StageFailed, StageResult, run_one_by_one, run_stage
@@ -100,6 +101,7 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
     pipeline = run.plan.pipeline()
     stage_plans = {plan.stage: plan for plan in run.stage_plans if not plan.estimated}
     pipeline.store.require()
+    combine_records(pipeline.store, run.run_id)
     pipeline.fetch(names)
     pipeline.check_inputs(names)
     for name in names:

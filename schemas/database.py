@@ -168,7 +168,12 @@ def _view(store: Store, table: Table, files: Sequence[str]) -> str:
         return view
     paths = ", ".join(_literal(f"{_prefix(store)}{file}") for file in files)
     source = f"read_parquet([{paths}], hive_partitioning = false, union_by_name = true)"
-    return f"{view} UNION ALL BY NAME SELECT * FROM {source}"
+    once = f"DISTINCT ON ({', '.join(_quoted(name) for name in table.key)}) *" if table.combined else "*"
+    return f"{view} UNION ALL BY NAME SELECT {once} FROM {source}"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"'
 
 
 def _prefix(store: Store) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from schemas.store import Footer, Store, encode_shard, row_keys, sort_shards
+from schemas.store import Footer, Store, distinct, encode_shard, row_keys, sort_shards
 from schemas.tables import Table
 
 _DRAFT = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")
@@ -169,10 +169,3 @@ class Drafts:
 
     def _history(self, shard: str, footer: Footer) -> str:
         return f"{self._folder}/history/shard={shard}.{footer.data_digest or footer.content}"
-
-
-def distinct(table: Table, rows: Iterable[pa.Table]) -> pa.Table:
-    """Return rows put together, each key once: that of the last."""
-    combined = pa.concat_tables([pa.Table.from_batches([], table.schema), *rows])
-    last = {key: number for number, key in enumerate(row_keys(combined, table.key))}
-    return combined.take(pa.array(sorted(last.values()), pa.int64()))

@@ -438,7 +438,8 @@ class Store:
             ValueError: a file cannot be read as Parquet.
             OSError: a file could not be read.
         """
-        names = list(columns) if columns is not None else table.schema.names
+        wanted = list(columns) if columns is not None else table.schema.names
+        names = [*wanted, *(name for name in table.key if table.combined and name not in wanted)]
         schema = pa.schema([table.schema.field(name) for name in names])
         parts = []
         for relative in files:
@@ -451,8 +452,11 @@ class Store:
             for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
             parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
+        if table.combined:
+            parts = [distinct(table, parts).select(wanted)] if parts else []
         # Not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest.
-        return pa.concat_tables(parts) if parts else pa.Table.from_batches([], schema)
+        empty = pa.Table.from_batches([], pa.schema([table.schema.field(name) for name in wanted]))
+        return pa.concat_tables(parts) if parts else empty
 
     def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of every version: for records, which accumulate."""
@@ -573,6 +577,14 @@ def _parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
 def row_keys(rows: pa.Table, key: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the key of every row as a tuple of text."""
     return list(zip(*([str(value) for value in rows.column(name).to_pylist()] for name in key), strict=True))
+
+
+def distinct(table: Table, rows: Iterable[pa.Table]) -> pa.Table:
+    """Return rows put together, each key once: that of the last. They need not have all columns."""
+    parts = list(rows)
+    combined = pa.concat_tables(parts) if parts else pa.Table.from_batches([], table.schema)
+    last = {key: number for number, key in enumerate(row_keys(combined, table.key))}
+    return combined.take(pa.array(sorted(last.values()), pa.int64()))
 
 
 def output_keys(table: Table, rows: pa.Table) -> list[tuple[str, ...]]:

@@ -43,6 +43,9 @@ class Table:
     """Every version is part of the view (records), rather than the newest one alone (derived data)."""
     identity: tuple[str, ...] | None = None
     """The columns whose values enter a shard's content digest; None: all of them. Left out: where and when."""
+    combined: bool = False
+    """Records whose files are put together as they grow many (`schemas.records`), so that a key may stand twice for a
+    while."""
     copies: str | None = None
     """The column that says how many rows are made from a row, by the stage that the table drives."""
     files: tuple["FileColumns", ...] = ()
@@ -273,6 +276,7 @@ CLIPS = Table(
         request_id=TEXT,
         take=pa.int32(),
         checkpoint_id=TEXT,
+        title=TEXT,
         path=TEXT,
         format=TEXT,
         sample_rate=pa.int32(),
@@ -365,6 +369,7 @@ RUNS = Table(
         sequence=pa.int64(),
     ),
     accumulates=True,
+    combined=True,
 )
 CHECKS = Table(
     "checks",
@@ -382,6 +387,7 @@ CHECKS = Table(
         message=TEXT,
     ),
     accumulates=True,
+    combined=True,
 )
 _POINTER = pa.map_(TEXT, pa.int64())
 PUBLICATIONS = Table(

@@ -30,7 +30,9 @@ from stages.pipeline.contract import Context, Reject, Shard
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
-READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 2
+READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 3
+REPEATS = {REQUESTS: ("title",)}
+"""What a file's tags tell of a request that its identity does not."""
 
 Sound = Float[npt.NDArray[np.float32], "C N"]
 
@@ -96,13 +98,17 @@ def _write_clip(config: Config, context: Context, generation: Row, request: Row,
     """Write the file of a clip, and return its row."""
     before = measure_audio(sound, sample_rate)
     data, facts = _encode(config, sound, sample_rate, before, _file_tags(generation, request))
-    name = f"{generation['request_id']}-{generation['take']}.{config.format}"
+    sha256 = hashlib.sha256(data).hexdigest()
+    # A file is never replaced by another: a clip that is made again, with a new title, lies beside the one that users
+    # have until it is published.
+    name = f"{generation['request_id']}-{generation['take']}-{sha256[:8]}.{config.format}"
     path = f"audio/version={context.fingerprint}/{name}"
     context.store.write_bytes(path, data)
     return {
         "request_id": generation["request_id"],
         "take": generation["take"],
         "checkpoint_id": generation["checkpoint_id"],
+        "title": request["title"],
         "path": path,
         "format": config.format,
         "sample_rate": sample_rate,
@@ -110,7 +116,7 @@ def _write_clip(config: Config, context: Context, generation: Row, request: Row,
         "loudness_before": before.loudness,
         "true_peak_before": before.true_peak,
         "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "sha256": sha256,
     } | facts
 
 

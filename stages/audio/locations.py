@@ -23,11 +23,14 @@ WINDOW_BYTES = 8 * 2**20
 
 
 class AudioError(ValueError):
-    """A recording that cannot be used; `kind` is a short word for the table of rejects."""
+    """A recording that cannot be used; `kind` is a short word for the table of rejects.
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(kind, message)
-        self.kind, self.message = kind, message
+    It is `passing` where it says nothing of the recording: a disk may be away, a permission be given.
+    """
+
+    def __init__(self, kind: str, message: str, passing: bool = False) -> None:
+        super().__init__(kind, message, passing)
+        self.kind, self.message, self.passing = kind, message, passing
 
     def __str__(self) -> str:
         return self.message
@@ -95,8 +98,9 @@ def open_binary(uri: str) -> IO[bytes]:
         opened: IO[bytes] = filesystem.open(path, "rb", block_size=WINDOW_BYTES, cache_type="readahead")
         return opened
     except FileNotFoundError as error:
-        raise AudioError("missing", f"expected a recording at {uri!r}, got no such file") from error
+        raise AudioError("missing", f"expected a recording at {uri!r}, got no such file", passing=True) from error
     except PermissionError as error:
-        raise AudioError("unreadable", f"expected a readable file, got {uri!r}, which may not be read") from error
+        message = f"expected a readable file, got {uri!r}, which may not be read"
+        raise AudioError("unreadable", message, passing=True) from error
     except IsADirectoryError as error:
         raise AudioError("not a file", f"expected a file, got {uri!r}, which is a folder") from error

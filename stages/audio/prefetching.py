@@ -76,7 +76,8 @@ def prefetch(
             limit = BASE_SECONDS + SECONDS_PER_SECOND * item.seconds
             waveform = pool.run(Call(read_waveform, (item.uri, sample_rate, channels)), limit)
         except WorkerTimeout as limit:
-            waveform = AudioError("timeout", f"expected a file that is read in {limit}, got one that is not")
+            message = f"expected a file that is read in {limit}, got one that is not"
+            waveform = AudioError("timeout", message, passing=True)
         except WorkerDied as end:
             waveform = AudioError("crash", f"expected a file that can be decoded, got one that {end}")
         return _or_reject(item, waveform)
@@ -114,5 +115,5 @@ def _read_here(
 
 def _or_reject(item: PrefetchItem, waveform: Waveform | AudioError) -> Waveform | Reject:
     if isinstance(waveform, AudioError):
-        return Reject(item.key, item.uri, waveform.kind, str(waveform))
+        return Reject(item.key, item.uri, waveform.kind, str(waveform), passing=waveform.passing)
     return waveform

@@ -33,11 +33,12 @@ class UnknownReference(ValueError):
 
 
 class RequestRefused(ValueError):
-    """Says that a request cannot be taken in or followed; `kind` is the reject's short word."""
+    """Says that a request cannot be taken in or followed; `kind` is the reject's short word. It is `passing` where a
+    recording could not be reached."""
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, passing: bool = False) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.passing = kind, passing
 
 
 @dataclass(frozen=True)

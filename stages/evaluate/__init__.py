@@ -79,7 +79,8 @@ def shard(
         try:
             recording = read_audio(f"{context.store.url.rstrip('/')}/{clip['path']}")
         except AudioError as error:
-            rejects.append(Reject(f"{clip['request_id']}/{clip['take']}", clip["path"], error.kind, str(error)))
+            key = f"{clip['request_id']}/{clip['take']}"
+            rejects.append(Reject(key, clip["path"], error.kind, str(error), passing=error.passing))
             continue
         row = {"request_id": clip["request_id"], "take": clip["take"], "seconds_asked": request["seconds"]}
         row |= {"seconds": recording.seconds, "silence": clip["silence"], "clipping": clip["clipping"]}

@@ -126,7 +126,8 @@ def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[
             conditions = reader.read(row)
         except RequestRefused as error:
             context.progress.advance(new_frames)
-            yield Reject(row["request_id"], row["name"] or "", error.kind, f"line {row['line']}: {error}")
+            message = f"line {row['line']}: {error}"
+            yield Reject(row["request_id"], row["name"] or "", error.kind, message, passing=error.passing)
             continue
         for number in numbers:
             clip = generation_request(

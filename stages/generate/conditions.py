@@ -169,7 +169,7 @@ class ConditionReader:
         try:
             return self._read_audio(reference.value)
         except AudioError as error:
-            raise RequestRefused(f"unknown {column}", f"{column}: {error}") from error
+            raise RequestRefused(f"unknown {column}", f"{column}: {error}", error.passing) from error
 
     def _check_model_reads(self, request: Row) -> None:
         reads = self.facts.model.conditions

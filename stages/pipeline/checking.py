@@ -42,7 +42,7 @@ def failed_check(stage: str, checks: Sequence[CheckResult]) -> str | None:
 
 
 def run_checks(
-    stage: ConfiguredStage, context: Context, gone: Sequence[str], rows: int, refused: int
+    stage: ConfiguredStage, context: Context, gone: Sequence[str], rows: int, refused: int, passing: int
 ) -> list[CheckResult]:
     """Check what a stage has made before users see it.
 
@@ -50,11 +50,12 @@ def run_checks(
         gone: shards that will not be there any more.
         rows: how many rows it made or kept.
         refused: how many items it refused.
+        passing: how many of those could not be reached just now.
 
     Raises:
         QueryError: a statement of the user's cannot be answered.
     """
-    results = [_refused_share(stage.name, context, rows, refused)]
+    results = [_refused_share(stage.name, context, rows, refused), _passing(stage.name, passing)]
     writes = stage.module.WRITES
     if not writes.accumulates:
         drafts = Drafts(context.store, writes, context.fingerprint)
@@ -73,6 +74,14 @@ def _refused_share(stage: str, context: Context, rows: int, refused: int) -> Che
         f"SELECT * FROM rejects WHERE stage = '{stage}'"
     )
     return CheckResult("refused", REJECTS.name, "error", refused / total if total else 0.0, limit, message)
+
+
+def _passing(stage: str, passing: int) -> CheckResult:
+    message = (
+        f"{passing} items could not be reached (is their disk mounted?); they are tried again by the next run; see: "
+        f"SELECT * FROM rejects WHERE stage = '{stage}' AND passing"
+    )
+    return CheckResult("reached", REJECTS.name, "warn", passing, 0, message)
 
 
 def _unaccounted(stage: ConfiguredStage, context: Context, drafts: Drafts) -> CheckResult:
@@ -103,7 +112,7 @@ def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
 
 def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[str]) -> Iterator[CheckResult]:
     """Check that keys are there once, and that no column that had values has lost them all."""
-    from schemas.database import column_counts
+    from schemas.database import QueryError, column_counts
 
     table = stage.module.WRITES
     counts = column_counts(context.store, table, files)
@@ -113,7 +122,10 @@ def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[
     before = Publications(context.store).shown().get(table.name)
     if before is None or not counts.rows:
         return
-    earlier = column_counts(context.store, table, Publications(context.store).files_of(table, before))
+    try:
+        earlier = column_counts(context.store, table, Publications(context.store).files_of(table, before))
+    except QueryError:  # a shard was damaged or removed, which this run mends
+        return
     emptied = [name for name, count in counts.values.items() if not count and earlier.values.get(name)]
     message = f"every row of {table.name} lost its {', '.join(emptied)}, which the published rows have"
     yield CheckResult("emptied columns", table.name, "warn", len(emptied), 0, message)

@@ -50,6 +50,9 @@ Any stage may also define:
 CONSULTS: tuple[Table, ...]   tables that it looks rows up in, by `context.rows`: their versions enter its version,
                               while new rows in them make nothing stale but what was refused
 OPTIONAL: tuple[Table, ...]   those of READS that need not be there
+REPEATS: Mapping[Table, tuple[str, ...]]
+                              columns of others of READS that its rows repeat, under the same names, for the same keys:
+                              a row that no longer says the same is made again
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies
                               which weights of its Config and which of READS and CONSULTS have a say in its rows, where
                               that follows from the Config or from the weights themselves; only those are fetched,
@@ -187,6 +190,8 @@ class SourcePlan:
     make: int
     reuse: int
     drop: int
+    moved: int = 0
+    """Rows that are as they were but for where they stand in the source: written anew, and not made."""
     remarks: Sequence[Remark] | None = None
     """What `read_source` would notice if no row changed, where that can be told now: where the store holds other
     remarks, there is something to do."""

@@ -259,6 +259,29 @@ def driver_of(module: ModuleType, key: tuple[str, ...]) -> tuple[str, ...]:
     return key[: len(driving_key(module))]
 
 
+def outdated_keys(module: ModuleType, rows: pa.Table, inputs: Mapping[str, pa.Table]) -> set[tuple[str, ...]]:
+    """Return the keys of rows of WRITES that repeat something which is no longer so.
+
+    Args:
+        rows: at least the key of WRITES and what it repeats.
+        inputs: of each table of REPEATS, by name, at least its key and what is repeated.
+    """
+    outdated: set[tuple[str, ...]] = set()
+    keys = row_keys(rows, module.WRITES.key)
+    for table, names in getattr(module, "REPEATS", {}).items():
+        shared = [name for name in table.key if name in module.WRITES.key]
+        read = inputs[table.name]
+        now = dict(zip(row_keys(read, shared), read.select(names).to_pylist(), strict=True))
+        repeated = zip(keys, row_keys(rows, shared), rows.select(names).to_pylist(), strict=True)
+        outdated |= {key for key, owner, row in repeated if owner in now and now[owner] != row}
+    return outdated
+
+
+def repeated_columns(module: ModuleType) -> list[str]:
+    """Return the columns of WRITES that repeat what other tables say."""
+    return [name for names in getattr(module, "REPEATS", {}).values() for name in names]
+
+
 def driving_key(module: ModuleType) -> tuple[str, ...]:
     """Return the columns that say which rows of WRITES were made from which rows of the first of READS."""
     return tuple(name for name in module.READS[0].key if name in module.WRITES.key)
@@ -283,7 +306,7 @@ def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
     refused = context.store.read(REJECTS, context.fingerprint)
     planned = stage.module.plan_source(stage.config, context, known, refused)
     told_anew = planned.remarks is not None and set(planned.remarks) != _written_remarks(context)
-    jobs = (EVERYTHING,) if planned.make or planned.drop or told_anew else ()
+    jobs = (EVERYTHING,) if planned.make or planned.drop or planned.moved or told_anew else ()
     remarks = tuple(planned.remarks or ())
     return Plan(stage.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows, remarks=remarks)
 
@@ -331,26 +354,40 @@ def _plan_shards(stage: ConfiguredStage, context: Context) -> Plan:
         if read is None:
             continue
         up_to_date = written is not None and written.input_key == read.output_key
-        columns = file_columns(module.WRITES) if module.WRITES.files else module.WRITES.key
-        outputs = drafts.read([shard], columns) if written and (module.WRITES.files or not up_to_date) else None
-        absent = absent_files(store, module.WRITES, outputs) if outputs is not None and module.WRITES.files else []
-        if up_to_date and written and not any(absent) and not _try_again(context, shard, written, consulted):
+        columns = [*file_columns(module.WRITES), *repeated_columns(module)]
+        looked_into = bool(module.WRITES.files or repeated_columns(module))
+        outputs = drafts.read([shard], columns) if written and (looked_into or not up_to_date) else None
+        stale = _stale_rows(module, context, shard, outputs) if outputs is not None else {}
+        if up_to_date and written and not stale and not _try_again(context, shard, written, consulted):
             reuse, refused = reuse + written.rows, refused + written.refused
             continue
         jobs.append(shard)
-        reason = reason or next(filter(None, absent), "")
+        reason = reason or next(iter(stale.values()), "")
         names = [*driving_key(module), *([source.copies] if source.copies else [])]
         inputs = set(wanted_keys(module, store.read(source, version, [shard], names)))
         if outputs is None and written:
             outputs = drafts.read([shard], columns)
         keys = row_keys(outputs, module.WRITES.key) if outputs is not None else []
-        kept = {key for key, problem in zip(keys, absent or [""] * len(keys), strict=True) if not problem}
-        kept = (kept | set(in_work.get(shard, ()))) & inputs
+        kept = (set(keys) - stale.keys() | set(in_work.get(shard, ()))) & inputs
         kept |= drafts.replaced_keys(inputs - kept)
         make, reuse, drop = make + len(inputs - kept), reuse + len(kept), drop + len(set(keys) - kept)
     gone = tuple(shard for shard in existing if shard not in wanted)
     drop += sum(existing[shard].rows for shard in gone)
     return Plan(stage.name, tuple(jobs), gone, make, reuse, drop, refused, reason)
+
+
+def _stale_rows(module: ModuleType, context: Context, shard: str, rows: pa.Table) -> dict[tuple[str, ...], str]:
+    """Return the rows of a shard that are to be made again though their keys are wanted: by key, with the reason."""
+    stale = {}
+    if module.WRITES.files:
+        absent = absent_files(context.store, module.WRITES, rows)
+        keys = row_keys(rows, module.WRITES.key)
+        stale = {key: problem for key, problem in zip(keys, absent, strict=True) if problem}
+    inputs = {
+        table.name: context.store.read(table, context.versions[table.name], [shard], [*table.key, *names])
+        for table, names in getattr(module, "REPEATS", {}).items()
+    }
+    return dict.fromkeys(outdated_keys(module, rows, inputs), "what it repeats has changed") | stale
 
 
 def _try_again(context: Context, shard: str, written: Footer, consulted: str | None) -> bool:

@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.drafts import Drafts, distinct
+from schemas.drafts import Drafts
 from schemas.identity import keys_digest
 from schemas.leases import Holder, hold_lease
 from schemas.publications import Publications
 from schemas.row_files import absent_files
-from schemas.store import output_keys, row_keys
+from schemas.store import distinct, output_keys, row_keys
 from schemas.tables import CHECKS, REJECTS, REMARKS, RUNS, TABLES, Table
 from schemas.versions import record_version
 from stages.pipeline.checking import CheckResult, failed_check, run_checks
@@ -33,6 +33,7 @@ from stages.pipeline.planning import (
     consulted_digest,
     driver_of,
     driving_key,
+    outdated_keys,
     plan_stage,
     reduced_shard,
     wanted_keys,
@@ -150,7 +151,8 @@ def run_stage(
             counts += _untouched_counts(stage, context, plan)
         problem = _failure(stage, failures)
         if problem is None:
-            checks = run_checks(stage, context, plan.gone, counts.made + counts.reused, counts.refused)
+            rows = counts.made + counts.reused
+            checks = run_checks(stage, context, plan.gone, rows, counts.refused, counts.passing)
             _write_checks(context, checks)
             problem = failed_check(stage.name, checks)
         lease.check()
@@ -203,7 +205,7 @@ def _finish(
         StageFailed: there is a problem.
     """
     seconds = (datetime.now(UTC) - started).total_seconds()
-    recorded = context.store.read(RUNS, "1", columns=["sequence"]).column("sequence").to_pylist()
+    latest = Publications(context.store).latest()
     row = {
         "run_id": context.run_id,
         "stage": stage.name,
@@ -218,8 +220,8 @@ def _finish(
         "code_version": _code_version(),
         "outputs": [stage.module.WRITES.name],
         "error": problem,
-        # Not by the clocks of machines, which may differ.
-        "sequence": 1 + max((number or 0 for number in recorded), default=0),
+        # What was published last when it ended: machines' clocks may differ.
+        "sequence": latest.sequence if latest else 0,
     }
     rows = pa.Table.from_pylist([row], schema=RUNS.schema)
     context.store.write_shard(RUNS, "1", f"{context.run_id}-{stage.name}", rows, input_key=context.run_id)
@@ -316,10 +318,14 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     refused = {_key_of(reject["key"]) for reject in rejects}
 
     earlier = distinct(module.WRITES, [drafts.read([shard]), drafts.parts(shard)])
-    kept = _still_good(context, module.WRITES, earlier, wanted)
+    by_name = {table.name: rows for table, rows in zip(module.READS, inputs, strict=True)}
+    outdated = outdated_keys(module, earlier, by_name)
+    kept = _still_good(context, module.WRITES, earlier, wanted - outdated)
     missing = wanted - set(row_keys(kept, module.WRITES.key))
     missing = {key for key in missing if driver_of(module, key) not in refused}
-    kept = pa.concat_tables([kept, _still_good(context, module.WRITES, drafts.find_replaced(missing), wanted)])
+    came_back = drafts.find_replaced(missing)
+    outdated = outdated_keys(module, came_back, by_name)
+    kept = pa.concat_tables([kept, _still_good(context, module.WRITES, came_back, wanted - outdated)])
 
     kept_keys = frozenset(row_keys(kept, module.WRITES.key))
     unfinished = {driver_of(module, key) for key in missing - kept_keys}

@@ -1,9 +1,10 @@
 """Requests: the clips that the catalog should hold, taken in from a requests file.
 
-A request's id is the hash of all that it asks for, its references by what they resolve to: the same line gives the same
-id wherever it stands, and a changed line is another request. Two lines that differ in their name alone are two clips.
-Without a seed of its own a request's seed follows from the rest of it, except from its title and its number of takes,
-so that a new title or one more take leaves the sound of the others as it was.
+A request's id is the hash of what reaches the model, defaults filled in and references by what they resolve to: the
+same line gives the same id wherever it stands, and a default that is changed makes those requests others that leave it
+to the default. Its title and its number of takes are not part of it: a new title is written into the files, one more
+take is one more clip. Two lines that differ in their name alone are two clips. Without a seed of its own a request's
+seed follows from all of that.
 
 A line with a mistake is a reject that names the line; a line that is gone takes its clips with it.
 """
@@ -32,19 +33,28 @@ from stages.audio.references import (
 from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 from stages.requests.lines import FIELDS, RequestLine, read_lines
 
-READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 2
+READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 3
 
 SOUNDS = ("track", "title", "file")
 """Kinds of references that a melody or a prompt may be."""
+
+NOT_SOUND = ("title", "takes")
+"""Columns that say nothing to the model."""
 
 NOTHING: Row = {"guidance_text": 1.0, "fields": []}
 """Columns that came later, with the value that asks for nothing."""
 
 
 class Config(schemas.Config):
-    """What a line means where it says nothing, and what no line may ask for."""
+    """What a line means where it says nothing, and what no line may ask for.
 
-    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("default_set",)
+    None of it enters the version of the table: a row holds what was resolved, so only rows that it changes are others.
+    """
+
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
+        *("default_set", "seconds", "prompt_seconds", "takes", "guidance", "guidance_text", "temperature"),
+        *("top_k", "top_p", "max_seconds", "max_takes", "shard_size"),
+    )
 
     default_set: Literal["demo", "text"] = "text"
     """The requests of a run that names no file: `text`, descriptions alone, or `demo`, which refers to tracks of the
@@ -78,11 +88,12 @@ class Config(schemas.Config):
 def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan:
     """Count what `read_source` would do; a line that would newly be refused counts as one to make."""
     change = _read_change(config, context, known, refused)
-    same = sum(1 for row in change.rows if change.before.get(row["request_id"]) == row)
+    same = sum(1 for row in change.rows if change.is_same(row))
     return SourcePlan(
         make=len(change.rows) - same + len(change.new_rejects),
         reuse=same,
         drop=len(change.before.keys() - {row["request_id"] for row in change.rows}) + change.settled,
+        moved=sum(1 for row in change.rows if change.is_same(row) and change.before[row["request_id"]] != row),
     )
 
 
@@ -100,7 +111,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     for number in numbers:
         context.check_stopped()
         rows = list(after.get(number, {}).values())
-        changed = sum(1 for row in rows if change.before.get(row["request_id"]) != row)
+        changed = sum(1 for row in rows if not change.is_same(row))
         yield ShardUpdate(number, rows, changed, change.rejects)
 
 
@@ -121,6 +132,11 @@ class _Change:
     rejects: list[Reject]
     refused_before: frozenset[tuple[str, str | None]]
     """Key and stamp of the rejects of earlier runs."""
+
+    def is_same(self, row: Row) -> bool:
+        """Return whether a request is as it was, wherever its line stands now."""
+        before = self.before.get(row["request_id"])
+        return before is not None and before | {"line": row["line"]} == row
 
     @cached_property
     def new_rejects(self) -> list[Reject]:
@@ -212,8 +228,9 @@ class _RowReader:
         # A column that came later and says nothing leaves a request's id and seed as they were without it.
         identity = {name: value for name, value in identity.items() if name not in NOTHING or value != NOTHING[name]}
         if row["seed"] is None:
-            sound = {name: value for name, value in identity.items() if name not in ("title", "takes", "seed")}
+            sound = {name: value for name, value in identity.items() if name not in (*NOT_SOUND, "seed")}
             row["seed"] = identity["seed"] = int(fingerprint(sound)[:8], 16) >> 1
+        identity = {name: value for name, value in identity.items() if name not in NOT_SOUND}
         return row | {"request_id": fingerprint(identity), "line": number}
 
     def _check_limits(self, row: Row) -> None:

@@ -80,6 +80,7 @@ def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_don
     assert [row["track_id"] for row in made.rows] == ["good.wav"]
     kinds = {reject.key: reject.kind for reject in made.rejects}
     assert kinds.keys() == {"silent.wav", "broken.wav", "missing.wav"}
+    assert {reject.key for reject in made.rejects if reject.passing} == {"missing.wav"}
     assert kinds["silent.wav"] == "silent"
     assert all(reject.message for reject in made.rejects)
 

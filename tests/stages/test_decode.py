@@ -81,7 +81,7 @@ def test_clips_have_the_asked_length_and_loudness_and_keep_the_peak_limit(
     for row in rows:
         data = store.read_bytes(row["path"])
         assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-        assert row["path"] == f"audio/version=d/{row['request_id']}-{row['take']}.{form}"
+        assert row["path"] == f"audio/version=d/{row['request_id']}-{row['take']}-{row['sha256'][:8]}.{form}"
         heard, rate = soundfile.read(io.BytesIO(data), always_2d=True, dtype="float32")
         asked = round(SECONDS[int(row["request_id"], 16)] * SAMPLE_RATE)
         assert rate == SAMPLE_RATE == row["sample_rate"]

@@ -172,6 +172,13 @@ def test_two_runs_at_once_make_everything_once(tmp_path):
     assert query(Store(str(tmp_path)), "SELECT track_id FROM tracks").num_rows == 6
 
 
+def test_a_stage_that_could_not_reach_its_files_asks_whether_the_disk_is_mounted(tmp_path, caplog):
+    away = make_mapping([])
+    away.shard = lambda config, context, tracks: iter([Shard([], [Reject("a", "/mnt/a", "missing", "", passing=True)])])
+    run(make_pipeline(tmp_path, ["a"], away, max_refused=1.0))
+    assert "mapping: 1 items could not be reached (is their disk mounted?)" in caplog.text
+
+
 # -- several rows of one, with files ----------------------------------------------------------------------------------
 
 

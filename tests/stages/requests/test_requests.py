@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from schemas import Settings, Store
+from schemas.drafts import Drafts
 from schemas.identity import fingerprint
 from schemas.tables import PIECES, REJECTS, REQUESTS, TRACKS
 from stages import requests
@@ -68,18 +69,21 @@ def test_the_same_file_twice_does_nothing(store: Store, tmp_path: Path) -> None:
     )
 
 
-def test_names_and_titles_count_and_places_in_the_file_do_not(store: Store, tmp_path: Path) -> None:
+def test_names_count_and_titles_takes_and_places_in_the_file_do_not(store: Store, tmp_path: Path) -> None:
     one = {"description": "x", "name": "a"}
     take_in(store, write(tmp_path / "r.jsonl", one, {**one, "name": "b"}, {"description": "y"}))
     before = {row["name"]: row for row in rows_of(store)}
     assert before["a"]["request_id"] != before["b"]["request_id"]
     assert before["a"]["seed"] != before["b"]["seed"]
 
-    result = take_in(store, write(tmp_path / "r.jsonl", {"description": "y"}, one, {**one, "name": "b", "title": "T"}))
+    result = take_in(
+        store, write(tmp_path / "r.jsonl", {"description": "y"}, one, {**one, "name": "b", "title": "T", "takes": 3})
+    )
     after = {row["name"]: row for row in rows_of(store)}
     assert after["a"]["request_id"] == before["a"]["request_id"]
     assert after["a"]["line"] == 2
-    assert after["b"]["request_id"] != before["b"]["request_id"]
+    assert after["b"]["request_id"] == before["b"]["request_id"]
+    assert (after["b"]["title"], after["b"]["takes"]) == ("T", 3)
     assert after["b"]["seed"] == before["b"]["seed"]
     assert result.counts.refused == 0
 
@@ -98,10 +102,10 @@ def test_what_says_nothing_new_leaves_ids_and_seeds_as_they_were_before_there_we
 ) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"description": "x", "guidance_text": 1, "moods": []}))
     (row,) = rows_of(store)
-    later = ("request_id", "line", "shard", "guidance_text", "fields")
+    later = ("request_id", "line", "shard", "guidance_text", "fields", "title", "takes")
     meant = {name: value for name, value in row.items() if name not in later}
     assert row["request_id"] == fingerprint(meant)
-    sound = {name: value for name, value in meant.items() if name not in ("title", "takes", "seed")}
+    sound = {name: value for name, value in meant.items() if name != "seed"}
     assert row["seed"] == int(fingerprint(sound)[:8], 16) >> 1
 
 
@@ -150,9 +154,34 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(store: Store, tmp_path: Path) 
     context.stop = StopsAtTheThird()
     with pytest.raises((Stopped, StageFailed)):
         run_stage(stage, context)
-    assert store.shards(REQUESTS, "r") == ["0", "1"]
+    assert Drafts(store, REQUESTS, "r").drafted() == ["0", "1"]
     take_in(store, file, config)
     assert [row["shard"] for row in rows_of(store)] == [0, 0, 1, 1, 2, 2, 3]
+
+
+def test_a_default_that_is_changed_makes_those_requests_others_that_leave_it_to_the_default(store, tmp_path) -> None:
+    file = write(tmp_path / "r.jsonl", *({"name": f"n{i}", **({"seconds": 3} if i > 1 else {})} for i in range(6)))
+    take_in(store, file)
+    before = {row["name"]: row["request_id"] for row in rows_of(store)}
+    result = take_in(store, file, Config(seconds=5.0, max_seconds=600, max_takes=9, shard_size=512))
+    after = {row["name"]: row["request_id"] for row in rows_of(store)}
+    assert (result.counts.made, result.counts.reused) == (2, 4)
+    assert {name for name in after if after[name] != before[name]} == {"n0", "n1"}
+
+
+def test_no_setting_of_the_stage_makes_another_version_of_its_table() -> None:
+    assert set(Config.NOT_IDENTITY) == set(Config.model_fields)
+
+
+def test_an_order_that_is_only_sorted_anew_is_planned_and_run_as_nothing_to_make(store, tmp_path) -> None:
+    lines = [{"name": f"n{i}"} for i in range(4)]
+    take_in(store, write(tmp_path / "r.jsonl", *lines))
+    file = write(tmp_path / "r.jsonl", *reversed(lines))
+    plan = plan_stage(ConfiguredStage("requests", requests, Config()), context_for(store, file), True)
+    assert (plan.make, plan.reuse, plan.drop, plan.jobs) == (0, 4, 0, ("all",))
+    result = take_in(store, file)
+    assert (result.counts.made, result.counts.reused) == (0, 4)
+    assert [row["name"] for row in rows_of(store)] == ["n3", "n2", "n1", "n0"]
 
 
 def test_a_mended_line_is_no_longer_refused(store: Store, tmp_path: Path) -> None:
