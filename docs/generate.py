@@ -196,7 +196,7 @@ COLUMNS = {
     "uri": "file or URL",
     "value": "what was counted, or a share",
     "versions": "version that it published of each table, by name",
-    "warnings": "what was wrong with its metadata",
+    "warnings": "what was odd about its file, and wrong with its metadata",
     "what": "what was noticed, the same for all things of its kind",
 }
 """What a column holds, with its unit; a name means the same in every table."""

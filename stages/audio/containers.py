@@ -6,8 +6,15 @@ Files in the wild carry wrong extensions, and a decoder that is told to guess wi
 
 from typing import IO
 
+from stages.audio.splicing import Span, splice
+
 PROBE_BYTES = 64 * 2**10
-"""How far after the tags the first MPEG frame is looked for."""
+"""How far after the tags two MPEG frames in a row are looked for."""
+
+SEARCH_BYTES = 2**20
+"""How far, where there are none, `SEARCH_FRAMES` are looked for: some programs leave room for tags."""
+
+SEARCH_FRAMES = 4
 
 DEMUXERS = {
     "mp4": "mov",
@@ -23,6 +30,8 @@ DEMUXERS = {
     "wavpack": "wv",
     "ape": "ape",
     "ac3": "ac3",
+    "au": "au",
+    "w64": "w64",
 }
 """The names that FFmpeg has for the containers it may be asked to read. None of them refers to other files."""
 
@@ -53,6 +62,7 @@ _BITRATES = {
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
+_ADTS_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 
 
 def container_of(file: IO[bytes]) -> str:
@@ -68,6 +78,9 @@ def container_of(file: IO[bytes]) -> str:
         if head[offset : offset + len(magic)] == magic:
             return container
     frame = first_frame(head)
+    if frame is None and len(head) == PROBE_BYTES:
+        head += file.read(SEARCH_BYTES - PROBE_BYTES)
+        frame = first_frame(head, SEARCH_FRAMES)
     if frame is None:
         return "unknown"
     return "aac" if is_adts(head[frame : frame + 4]) else "mp3"
@@ -83,6 +96,19 @@ def skip_id3(file: IO[bytes]) -> int:
             return position
         size = header[6] << 21 | header[7] << 14 | header[8] << 7 | header[9]
         position += 10 + size + (10 if header[5] & 0x10 else 0)
+
+
+def without_id3(file: IO[bytes], container: str) -> IO[bytes]:
+    """Return a file of a container that has no room for an ID3v2 tag before it as it is without one."""
+    start = 0 if container in ("mp3", "aac", "flac", "unknown") else skip_id3(file)
+    return splice(file, [Span(start, file.seek(0, 2))]) if start else file
+
+
+def begins_like_mpeg(file: IO[bytes]) -> bool:
+    """Tell a file that begins with an ID3v2 tag or the header of an MPEG frame."""
+    file.seek(0)
+    head = file.read(6)
+    return head[:3] == b"ID3" or frame_bytes(head) is not None
 
 
 def is_adts(header: bytes) -> bool:
@@ -110,16 +136,45 @@ def frame_bytes(header: bytes) -> int | None:
     return (72 if layer == 3 and version != 3 else 144) * bitrate // rate + padding
 
 
-def first_frame(head: bytes) -> int | None:
-    """Return where the first MPEG or ADTS frame in `head` starts, None if there is none: a sync word with another after
-    exactly its length, since one alone also occurs by chance."""
+def frame_format(header: bytes) -> tuple[int, int]:
+    """Return the sample rate (Hz) of a valid MPEG audio or ADTS frame that starts with these 4 bytes, and how many
+    samples a channel it holds."""
+    if is_adts(header):
+        return _ADTS_RATES[header[2] >> 2 & 15], 1024
+    version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
+    samples = 384 if layer == 1 else 576 if layer == 3 and version != 3 else 1152
+    return _RATES[version][header[2] >> 2 & 3], samples
+
+
+def first_frame(head: bytes, frames: int = 2) -> int | None:
+    """Return where the first MPEG or ADTS frame in `head` starts, None if there is none: a sync word with `frames` - 1
+    others, each after exactly the length of the one before, since one alone also occurs by chance."""
     position = head.find(b"\xff")
     while position != -1:
-        length = frame_bytes(head[position : position + 6])
-        if length is not None:
-            following = head[position + length : position + length + 6]
-            same_kind = following[:1] == b"\xff" and (following[1] ^ head[position + 1]) & 0xFE == 0
-            if same_kind and frame_bytes(following) is not None:
-                return position
+        following, left = position, frames
+        while left and (length := frame_bytes(head[following : following + 6])) is not None:
+            if (head[following + 1] ^ head[position + 1]) & 0xFE:
+                break
+            following, left = following + length, left - 1
+        if not left:
+            return position
         position = head.find(b"\xff", position + 1)
     return None
+
+
+def audio_end(file: IO[bytes]) -> int:
+    """Return where the tags at the end of a file begin: ID3v1 (128 bytes, 355 with its extension), APEv2, Lyrics3v2."""
+    size = file.seek(0, 2)
+    end, before = size, size + 1
+    while end < before:
+        before = end
+        file.seek(max(0, end - 355))
+        tail = file.read(min(end, 355))
+        if tail[-128:-125] == b"TAG":
+            end -= 355 if tail[:4] == b"TAG+" else 128
+        elif tail[-32:-24] == b"APETAGEX":
+            flags = int.from_bytes(tail[-12:-8], "little")
+            end -= int.from_bytes(tail[-20:-16], "little") + (32 if flags & 0x80000000 else 0)
+        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+            end -= int(tail[-15:-9]) + 15
+    return end if end > 0 else size

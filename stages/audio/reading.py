@@ -1,36 +1,63 @@
-"""Reading recordings: any file that libsndfile or FFmpeg decodes, from any place that fsspec reaches.
+"""Reading recordings whole: any file that libsndfile or FFmpeg decodes, from any place that fsspec reaches.
 
-libsndfile comes first, since it is the faster and stricter of the two; what it refuses (AAC, ALAC, WMA, Opus in WebM …)
-goes to FFmpeg's decoders in PyAV, told the container that the first bytes show. Nothing is allocated on the word of a
-header: samples are read in blocks, and a header is believed only when as many samples came as it said.
+A survey of the file's own structure says what there is to be read. libsndfile reads it, or FFmpeg's decoders where it
+cannot; where the one refuses or stops early, the other is asked, and the longer reading is taken. What was odd is told
+with the samples; what is not whole is refused. All that read recordings read them here, so they get the same samples.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
 import numpy as np
-import soundfile
 
-from stages.audio.containers import DEMUXERS, PROBE_BYTES, container_of, first_frame, skip_id3
+from stages.audio.containers import DEMUXERS, audio_end, begins_like_mpeg, container_of, without_id3
+from stages.audio.decoders import BY_FFMPEG_ALONE, DecoderError, DecoderStream, open_ffmpeg, open_libsndfile
 from stages.audio.locations import AudioError, open_binary
 from stages.audio.samples import Samples, convert_audio
+from stages.audio.splicing import splice
+from stages.audio.surveys import WALKED, Layout, Part, survey
+from stages.audio.tolerances import (
+    JUNK_BYTES,
+    MAX_DAMAGE,
+    MISSING_SECONDS,
+    RESTORE,
+    UNSAID_SECONDS,
+    compare_length,
+)
 
-MAX_CHANNELS = 64
-"""More channels than any recording has; a header that claims more is damaged or hostile."""
+Result = TypeVar("Result")
 
-MAX_SAMPLE_RATE = 768_000
-"""Hz; twice the highest rate in use."""
+BLOCK_FRAMES = 2**16
+"""Samples of silence that are made at a time."""
 
-BLOCK_VALUES = 2**20
-"""Values (samples times channels) in a block of a stream: 4 MiB."""
 
-FRAMES_MISSING = 4608
-"""Samples that a stream may lack of what its header says: four MPEG frames, which encoders miscount by."""
+@dataclass(frozen=True)
+class AudioStream:
+    """An open recording. `blocks` gives its samples once, in order, float32 [C, n] each."""
 
-SECONDS_MISSING = 0.5
-"""What a stream in FFmpeg's containers may lack: their durations are rounded and count the encoder's padding."""
+    format: str
+    sample_rate: int
+    channels: int
+    claimed_frames: int | None
+    """Samples a channel that it should have; None where nothing says so."""
+    blocks: Iterator[Samples]
+
+
+@dataclass(frozen=True)
+class Decoded(Generic[Result]):
+    """A recording that was read whole."""
+
+    value: Result
+    """What was made of its samples."""
+    frames: int
+    """Samples a channel."""
+    damage: float
+    """Share of them that is silence in place of damage."""
+    warnings: tuple[str, ...]
+    """What was odd about the file."""
 
 
 @dataclass(frozen=True)
@@ -46,27 +73,19 @@ class DecodedAudio:
         return self.samples.shape[1] / self.sample_rate
 
 
-@dataclass(frozen=True)
-class AudioStream:
-    """An open recording. `blocks` gives its samples once, in order, float32 [C, n] each; it ends with an `AudioError`
-    where the file holds less than its header says."""
-
-    format: str
-    sample_rate: int
-    channels: int
-    claimed_frames: int | None
-    """Samples a channel that the header promises; None where it says nothing."""
-    blocks: Iterator[Samples]
-
-
-def read_audio(uri: str, max_seconds: float = 4 * 3600.0) -> DecodedAudio:
+def read_audio(uri: str, max_seconds: float = 4 * 3600.0, max_damage: float = MAX_DAMAGE) -> DecodedAudio:
     """Read a whole recording.
 
+    Args:
+        max_damage: share of it that may be silence in place of damage.
+
     Raises:
-        AudioError: it cannot be found or decoded, is empty, cut short, longer than `max_seconds`, or not finite.
+        AudioError: it cannot be found or decoded, is empty, cut short, longer than `max_seconds`, damaged, or not
+            finite.
         OSError: the disk or the network failed.
     """
-    with open_binary(uri) as file, stream_audio(file) as stream:
+
+    def collect(stream: AudioStream) -> DecodedAudio:
         parts, length = [], 0
         for block in stream.blocks:
             length += block.shape[1]
@@ -80,170 +99,209 @@ def read_audio(uri: str, max_seconds: float = 4 * 3600.0) -> DecodedAudio:
             raise AudioError("not finite", f"expected finite samples, got NaN or infinity in {uri!r}")
         return DecodedAudio(samples, stream.sample_rate, stream.format)
 
+    with open_binary(uri) as file:
+        decoded = decode(file, collect)
+    check_damage(decoded.damage, max_damage)
+    return decoded.value
 
-@contextmanager
-def stream_audio(file: IO[bytes]) -> Iterator[AudioStream]:
-    """Open a recording, to read it in blocks with memory bounded whatever its length.
+
+def check_damage(damage: float, max_damage: float) -> None:
+    """Raise an `AudioError` where more than the share `max_damage` of a recording is damaged."""
+    if damage > max_damage:
+        got = f"a damaged file: {100 * damage:.2g} % of it is lost"
+        raise AudioError("damaged", f"expected at most {100 * max_damage:g} % of lost sound, got {got}; {RESTORE}")
+
+
+def decode(file: IO[bytes], consume: Callable[[AudioStream], Result]) -> Decoded[Result]:
+    """Read an open recording in blocks, with memory bounded whatever its length.
+
+    Args:
+        consume: is given the recording, and makes of all its blocks what is wanted. It is called again, to begin anew,
+            where the first reading turns out not to be the whole. An `AudioError` of its own ends the reading.
 
     Raises:
-        AudioError: it cannot be decoded, or its header claims what no recording has.
+        AudioError: it cannot be decoded, was cut short, or its header claims what no recording has.
         OSError: the disk or the network failed.
     """
     container = container_of(file)
-    refusal = ""
-    if container not in DEMUXERS or not _needs_ffmpeg(file, container):
-        virtual = VirtualFile(file)
+    if file.seek(0, 2) == 0:
+        raise AudioError("empty", "expected a recording, got a file of zero bytes")
+    file = without_id3(file, container)
+    layout = survey(file, container)
+    first = _Reading[Result](file, container, layout, is_second=False)
+    first.read(consume)
+    if first.bytes_left and len((others := survey(file, container, search_all=True)).parts) > 1:
+        layout, first = others, _Reading(file, container, others, is_second=False)
+        first.read(consume)
+    readings = [first]
+    if not first.is_whole and container in DEMUXERS and container not in BY_FFMPEG_ALONE:
+        readings.append(_Reading(file, container, layout, is_second=True))
+        readings[1].read(consume)
+    complete = [reading for reading in readings if reading.error is None]
+    if not complete:
+        raise _refusal(file, container, readings)
+    longest = max(complete, key=lambda reading: reading.frames)
+    best = complete[0] if longest.frames - complete[0].frames <= UNSAID_SECONDS * longest.sample_rate else longest
+    return best.result(first)
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How many samples a part should have, and has."""
+
+    expected: int
+    read: int
+    sample_rate: int
+    is_rounded: bool
+
+    @property
+    def is_complete(self) -> bool:
+        allowed = MISSING_SECONDS if self.is_rounded else UNSAID_SECONDS
+        return abs(self.read - self.expected) <= allowed * self.sample_rate
+
+    def compare(self) -> str | None:
+        return compare_length(self.expected, self.read, self.sample_rate, self.is_rounded)
+
+
+class _Reading(Generic[Result]):
+    """One reading of a recording, by one decoder for each part of it."""
+
+    def __init__(self, file: IO[bytes], container: str, layout: Layout, is_second: bool) -> None:
+        self._file, self._container, self._layout, self._is_second = file, container, layout, is_second
+        self._lengths: list[_Length] = []
+        self._concealed: list[int] = []
+        self._value: Result | None = None
+        self.error: AudioError | None = None
+        self.sample_rate, self.frames, self.bytes_left = 1, 0, 0
+
+    @property
+    def is_whole(self) -> bool:
+        """No decoder failed, stopped early, or left bytes unread."""
+        return self.error is None and not self.bytes_left and all(length.is_complete for length in self._lengths)
+
+    def read(self, consume: Callable[[AudioStream], Result]) -> None:
+        """Read all parts; where a decoder fails, `error` says so."""
+        parts = self._layout.parts
         try:
-            opened = soundfile.SoundFile(virtual)
-        except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-            virtual.reraise()
-            refusal = str(getattr(error, "error_string", error))
-        else:
-            with opened:
-                _check_claims(opened.samplerate, opened.channels)
-                opus = container == "ogg" and opened.subtype == "OPUS"
-                name = "opus" if opus else container if container != "unknown" else opened.format.lower()
-                frames = opened.frames
-                yield AudioStream(name, opened.samplerate, opened.channels, frames, _libsndfile_blocks(opened, virtual))
-            return
-    if container not in DEMUXERS:
-        file.seek(0, 2)
-        if file.tell() == 0:
-            raise AudioError("empty", "expected a recording, got a file of zero bytes")
-        raise AudioError("unreadable", f"expected audio, got a file of no known audio format ({refusal.rstrip('.')})")
-    yield from _ffmpeg_stream(file, container, refusal)
+            with self._open(parts[0]) as decoder:
+                self.sample_rate = decoder.sample_rate
+                known = [part.frames for part in parts if part.frames is not None]
+                claimed = (
+                    sum(known) if len(known) == len(parts) else decoder.claimed_frames if len(parts) == 1 else None
+                )
+                stream = AudioStream(
+                    decoder.format, decoder.sample_rate, decoder.channels, claimed, self._blocks(decoder)
+                )
+                self._value = consume(stream)
+        except AudioError as error:
+            # What the consumer refuses is refused; but where there was nothing to read, another decoder may give more.
+            if not isinstance(error, DecoderError) and self.frames:
+                raise
+            self.error = error
+
+    def result(self, first: "_Reading[Result]") -> Decoded[Result]:
+        """Return what was read.
+
+        Args:
+            first: the reading that was made before this one, or this one.
+
+        Raises:
+            AudioError: so much is lacking that the file was cut short.
+        """
+        remarks = list(self._layout.remarks)
+        if first is not self and first.error is not None:
+            remarks.append(
+                f"expected undamaged sound, got a file that one decoder gives up ({first.error}): read by another"
+            )
+        elif first is not self:
+            lengths = [f"{reading.frames / reading.sample_rate:.2f} s" for reading in (first, self)]
+            remarks.append(
+                f"expected one length, got {lengths[0]} by one decoder and {lengths[1]} by another: the longer"
+            )
+        if self.bytes_left:
+            remarks.append(f"expected nothing after the sound, got {self.bytes_left:,} other bytes: passed over")
+        for length in self._lengths:
+            remark = None if length.is_complete else length.compare()
+            if remark:
+                remarks.append(remark)
+        damaged = sum(self._concealed)
+        if damaged:
+            lost = f"{damaged / self.sample_rate:.2f} s of silence in {len(self._concealed)} places"
+            remarks.append(f"expected undamaged sound, got damage: {lost} stand for what is lost")
+        assert self._value is not None
+        return Decoded(self._value, self.frames, damaged / max(1, self.frames), tuple(remarks))
+
+    def _open(self, part: Part) -> AbstractContextManager[DecoderStream]:
+        file = self._file if part.pieces is None else splice(self._file, part.pieces)
+        by_ffmpeg = part.needs_ffmpeg is not self._is_second and self._container in DEMUXERS
+        if by_ffmpeg or self._container in BY_FFMPEG_ALONE:
+            return open_ffmpeg(file, self._container)
+        return open_libsndfile(file, self._container)
+
+    def _blocks(self, first: DecoderStream) -> Iterator[Samples]:
+        yield from self._part_blocks(first, self._layout.parts[0])
+        for part in self._layout.parts[1:]:
+            with self._open(part) as decoder:
+                if (decoder.sample_rate, decoder.channels) != (first.sample_rate, first.channels):
+                    formats = [f"{each.sample_rate:,} Hz and {each.channels} channels" for each in (first, decoder)]
+                    got = f"recordings joined in one file, with {formats[0]} and {formats[1]}"
+                    raise DecoderError("mixed", f"expected one format, got {got}: cut the file in two between them")
+                yield from self._part_blocks(decoder, part)
+
+    def _part_blocks(self, decoder: DecoderStream, part: Part) -> Iterator[Samples]:
+        """Yield the samples of a part, with silence where it has been found to be damaged."""
+        read, silences = 0, deque(part.silences)
+        for block in decoder.blocks:
+            start = 0
+            while silences and silences[0].position < read + block.shape[1]:
+                cut = max(start, silences[0].position - read)
+                yield from self._counted(block[:, start:cut])
+                yield from self._silence(decoder.channels, silences.popleft().frames)
+                start = cut
+            yield from self._counted(block[:, start:] if start else block)
+            read += block.shape[1]
+        for silence in silences:
+            yield from self._silence(decoder.channels, silence.frames)
+        self._concealed += decoder.concealed
+        expected = decoder.claimed_frames if part.frames is None else part.frames
+        if expected is not None:
+            is_rounded = part.frames is None and decoder.is_rounded
+            self._lengths.append(_Length(expected, read, decoder.sample_rate, is_rounded))
+        if part.pieces is None and self._container not in WALKED:
+            position = self._file.tell()
+            left = audio_end(self._file) - position
+            self.bytes_left = left if left > JUNK_BYTES else 0
+
+    def _counted(self, block: Samples) -> Iterator[Samples]:
+        if block.shape[1]:
+            self.frames += block.shape[1]
+            yield block
+
+    def _silence(self, channels: int, frames: int) -> Iterator[Samples]:
+        self._concealed.append(frames)
+        for start in range(0, frames, BLOCK_FRAMES):
+            yield from self._counted(np.zeros((channels, min(BLOCK_FRAMES, frames - start)), np.float32))
 
 
-def _needs_ffmpeg(file: IO[bytes], container: str) -> bool:
-    """Tell MPEG audio with no Xing, Info or VBRI frame, which does not say how long it is: libsndfile guesses from the
-    first frame's bit rate and stops at its guess, which for a variable rate may be half of the music."""
-    if container != "mp3":
-        return False
-    file.seek(skip_id3(file))
-    head = file.read(PROBE_BYTES)
-    start = first_frame(head) or 0
-    return not any(mark in head[start : start + 200] for mark in (b"Xing", b"Info", b"VBRI"))
-
-
-def _check_claims(sample_rate: int, channels: int) -> None:
-    if not 1 <= channels <= MAX_CHANNELS:
-        raise AudioError("too many channels", f"expected 1 to {MAX_CHANNELS} channels, got a header of {channels}")
-    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
-        raise AudioError("sample rate", f"expected 1 to {MAX_SAMPLE_RATE} Hz, got a header of {sample_rate} Hz")
-
-
-class VirtualFile:
-    """A file for libsndfile's virtual I/O. It has no name to go by, and keeps the error of a disk or network that
-    failed inside a callback, where it would be printed and taken for the end of the file."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._error: OSError | None = None
-        file.seek(0)
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._file.read(len(buffer))
-        except OSError as error:
-            self._error = error
-            return 0
-        buffer[: len(data)] = data
-        return len(data)
-
-    read = readinto
-    """soundfile asks for the name `read` and calls `readinto`."""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def reraise(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-
-def _libsndfile_blocks(opened: soundfile.SoundFile, virtual: VirtualFile) -> Iterator[Samples]:
-    read, claimed = 0, opened.frames
-    while True:
-        try:
-            block = opened.read(max(1, BLOCK_VALUES // opened.channels), dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            virtual.reraise()
-            reason = str(getattr(error, "error_string", error)).rstrip(".")
-            seconds = f"{claimed / opened.samplerate:.1f} s of audio"
-            raise AudioError("truncated", f"expected {seconds}, got a cut or damaged file: {reason}") from error
-        virtual.reraise()
-        if len(block) == 0:
-            break
-        read += len(block)
-        yield np.ascontiguousarray(block.T)
-    if read < claimed - FRAMES_MISSING:
-        raise AudioError("truncated", _shortfall(read, claimed, opened.samplerate))
-
-
-def _shortfall(read: int, claimed: int, sample_rate: int) -> str:
-    return f"expected {claimed / sample_rate:.1f} s by the header, got {read / sample_rate:.1f} s that can be decoded"
-
-
-def _ffmpeg_stream(file: IO[bytes], container: str, refusal: str) -> Iterator[AudioStream]:
-    import av
-
-    file.seek(0)
-    try:
-        with av.open(file, mode="r", format=DEMUXERS[container], metadata_errors="ignore") as opened:
-            if not opened.streams.audio:
-                raise AudioError("no audio", f"expected audio, got a {container} file with no audio stream in it")
-            audio = opened.streams.audio[0]
-            sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
-            _check_claims(sample_rate, channels)
-            seconds = None
-            if audio.duration is not None and audio.time_base is not None and container not in ("mp3", "aac"):
-                seconds = float(audio.duration * audio.time_base)
-            elif opened.duration is not None and container in ("asf", "matroska"):
-                seconds = opened.duration / 1e6
-            claimed = None if seconds is None else round(seconds * sample_rate)
-            name = {"mp4": "m4a", "asf": "wma"}.get(container, container)
-            yield AudioStream(name, sample_rate, channels, claimed, _ffmpeg_blocks(opened, audio, claimed))
-    except (av.FFmpegError, ValueError, IndexError) as error:
-        if isinstance(error, AudioError):
-            raise
-        why = getattr(error, "strerror", None) or str(error)
-        also = f"; libsndfile: {refusal.rstrip('.')}" if refusal else ""
-        raise AudioError(
-            "unreadable", f"expected {container} audio, got a file that cannot be decoded: {why}{also}"
-        ) from error
-
-
-def _ffmpeg_blocks(opened: Any, audio: Any, claimed: int | None) -> Iterator[Samples]:
-    import av
-
-    sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
-    resampler = av.AudioResampler(format="fltp")
-    parts, waiting, read = [], 0, 0
-    try:
-        for frame in opened.decode(audio):
-            if frame.sample_rate != sample_rate or len(frame.layout.channels) != channels:
-                if read + waiting:
-                    raise AudioError("unreadable", "expected one sample rate and layout, got a file that changes them")
-                sample_rate, channels = frame.sample_rate, len(frame.layout.channels)
-            for converted in resampler.resample(frame):
-                parts.append(converted.to_ndarray())
-                waiting += converted.samples
-            if waiting * channels >= BLOCK_VALUES:
-                yield np.concatenate(parts, axis=1)
-                read, parts, waiting = read + waiting, [], 0
-    except av.FFmpegError as error:
-        if isinstance(error, OSError) and not isinstance(error, av.error.InvalidDataError):
-            raise
-        got = f"got damaged data after {(read + waiting) / sample_rate:.1f} s"
-        raise AudioError("truncated", f"expected {audio.codec_context.name} audio, {got}: {error.strerror}") from error
-    if parts:
-        yield np.concatenate(parts, axis=1)
-        read += waiting
-    if claimed is not None and read < claimed - SECONDS_MISSING * sample_rate:
-        raise AudioError("truncated", _shortfall(read, claimed, sample_rate))
+def _refusal(file: IO[bytes], container: str, readings: list["_Reading[Any]"]) -> AudioError:
+    """Return what to say of a file that no decoder reads to its end."""
+    size = file.seek(0, 2)
+    errors = [reading.error for reading in readings if reading.error is not None]
+    for error in errors:
+        if error.kind not in ("unreadable", "damaged"):
+            return error
+    reasons = "; ".join(dict.fromkeys(error.message for error in errors))
+    seconds = max(reading.frames / reading.sample_rate for reading in readings)
+    if container == "unknown":
+        if begins_like_mpeg(file):
+            got = f"a file of {size:,} bytes that begins like an MP3 and has no two frames in a row"
+            return AudioError("unreadable", f"expected audio, got {got}: it was cut short, or is no music; {RESTORE}")
+        return AudioError("unreadable", f"expected audio, got a file of {size:,} bytes of no known audio format")
+    if seconds:
+        got = f"a file whose sound is damaged after {seconds:.1f} s ({reasons})"
+        return AudioError("damaged", f"expected {container} audio, got {got}; {RESTORE}")
+    got = f"a file of {size:,} bytes whose beginning is damaged, or that only begins like {container} ({reasons})"
+    return AudioError("unreadable", f"expected {container} audio, got {got}; {RESTORE}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,7 +319,8 @@ class Waveform:
 
 
 def read_waveform(uri: str, sample_rate: int | None, channels: int | None) -> Waveform | AudioError:
-    """Read a recording at a rate (Hz) and number of channels, or as it is stored where these are None.
+    """Read a recording at a rate (Hz) and number of channels, or as it is stored where these are None. How much of
+    it may be damaged, ingest has judged.
 
     Returns:
         the waveform, or why it cannot be read.
@@ -270,7 +329,7 @@ def read_waveform(uri: str, sample_rate: int | None, channels: int | None) -> Wa
         OSError: the disk or the network failed.
     """
     try:
-        recording = read_audio(uri)
+        recording = read_audio(uri, max_damage=1.0)
     except AudioError as error:
         return error
     peak = float(max(recording.samples.max(), -recording.samples.min()))

@@ -5,7 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 import schemas
-from stages.audio.reading import MAX_CHANNELS, MAX_SAMPLE_RATE
+from stages.audio.decoders import MAX_CHANNELS, MAX_SAMPLE_RATE
+from stages.audio.tolerances import MAX_DAMAGE
 
 
 class Limits(schemas.Config):
@@ -21,6 +22,9 @@ class Limits(schemas.Config):
     """Hz. Below, there is little music left, and loudness is not defined."""
     max_sample_rate: int = Field(default=384_000, le=MAX_SAMPLE_RATE)
     """Hz."""
+    max_damage: float = Field(default=MAX_DAMAGE, ge=0, le=1)
+    """Recordings of which a larger share is lost to damage are refused. What is lost of others is silence, of the same
+    length, and a warning; 1 % of three minutes are two seconds."""
     silent: Literal["reject", "keep"] = "reject"
     """What to do with a recording that is silent from end to end (no window of 50 ms reaches an RMS of -60 dBFS)."""
 

@@ -9,9 +9,11 @@ import numpy as np
 
 from stages.audio.identity import track_identity
 from stages.audio.locations import AudioError, open_binary
-from stages.audio.loudness import LoudnessMeter
-from stages.audio.reading import stream_audio
+from stages.audio.loudness import AudioMeasures, LoudnessMeter
+from stages.audio.reading import AudioStream, Decoded, check_damage, decode
+from stages.audio.tolerances import RESTORE
 from stages.ingest.config import Limits
+from stages.ingest.fields import Fields
 from stages.ingest.listing import File
 from stages.ingest.tags import read_tags
 from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
@@ -94,33 +96,21 @@ def _probe_in_worker(pool: WorkerPool, file: File, limits: Limits) -> AudioProbe
 
 
 def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
-    """Read one recording, once for its identity and once for its samples, in blocks."""
+    """Read one recording, once for its samples, in blocks, and once for its identity."""
     try:
         with open_binary(uri) as file:
-            track_id = track_identity(file)
-            with stream_audio(file) as stream:
-                _check_format(stream.channels, stream.sample_rate, limits)
-                if stream.claimed_frames is not None:
-                    _check_longest(stream.claimed_frames / stream.sample_rate, limits)
-                meter, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
-                for block in stream.blocks:
-                    frames += block.shape[1]
-                    _check_longest(frames / stream.sample_rate, limits)
-                    if not np.isfinite(block).all():
-                        raise AudioError("not finite", "expected finite samples, got NaN or infinity")
-                    meter.update(block)
-                if frames == 0:
-                    raise AudioError("empty", f"expected audio, got a {stream.format} file with no samples in it")
-                seconds, measures = frames / stream.sample_rate, meter.result()
-            if seconds < limits.min_seconds:
-                got = f"{seconds:.4g} s ({frames:,} samples)"
-                raise AudioError("too short", f"expected at least {limits.min_seconds:g} s, got {got}")
-            if measures.silence == 1 and limits.silent == "reject":
-                peak = "all zeros" if measures.true_peak is None else f"a true peak of {measures.true_peak:.1f} dBTP"
-                raise AudioError("silent", f"expected sound, got {seconds:.1f} s of silence ({peak})")
-            tags = read_tags(file).to_json()
+            decoded = decode(file, lambda stream: _measure(stream, limits))
+            _check_sound(decoded, limits)
+            sound = decoded.value
+            tags = read_tags(file)
             return AudioProbe(
-                track_id, stream.format, stream.sample_rate, stream.channels, frames, **vars(measures), tags=tags
+                track_identity(file, is_clean=not decoded.warnings),
+                sound.format,
+                sound.sample_rate,
+                sound.channels,
+                decoded.frames,
+                **vars(sound.measures),
+                tags=Fields(tags.values, (*decoded.warnings, *tags.warnings)).to_json(),
             )
     except AudioError as error:
         return Refused(error.kind, error.message)
@@ -129,7 +119,49 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
     except OSError as error:
         return Refused("unreadable", f"expected a file that can be read, got {error}", lasting=False)
     except Exception as error:  # what decoders raise on hostile files has no common base, and the other files count
-        return Refused("unreadable", f"expected a recording, got one that fails with {type(error).__name__}: {error}")
+        got = f"a file that no decoder can follow ({type(error).__name__}: {error})"
+        return Refused("unreadable", f"expected a recording, got {got}; {RESTORE}")
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What is measured of a recording."""
+
+    format: str
+    sample_rate: int
+    channels: int
+    measures: AudioMeasures
+
+
+def _measure(stream: AudioStream, limits: Limits) -> _Sound:
+    _check_format(stream.channels, stream.sample_rate, limits)
+    if stream.claimed_frames is not None:
+        _check_longest(stream.claimed_frames / stream.sample_rate, limits)
+    meter, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
+    for block in stream.blocks:
+        frames += block.shape[1]
+        _check_longest(frames / stream.sample_rate, limits)
+        if not np.isfinite(block).all():
+            raise AudioError("not finite", "expected finite samples, got NaN or infinity")
+        meter.update(block)
+    if frames == 0:
+        raise AudioError("empty", f"expected audio, got a {stream.format} file with no samples in it")
+    return _Sound(stream.format, stream.sample_rate, stream.channels, meter.result())
+
+
+def _check_sound(decoded: Decoded[_Sound], limits: Limits) -> None:
+    """Refuse a recording of which too much is lost, that is too short, or silent."""
+    seconds, measures = decoded.frames / decoded.value.sample_rate, decoded.value.measures
+    try:
+        check_damage(decoded.damage, limits.max_damage)
+        if seconds < limits.min_seconds:
+            got = f"{seconds:.4g} s ({decoded.frames:,} samples)"
+            raise AudioError("too short", f"expected at least {limits.min_seconds:g} s, got {got}")
+        if measures.silence == 1 and limits.silent == "reject":
+            peak = "all zeros" if measures.true_peak is None else f"a true peak of {measures.true_peak:.1f} dBTP"
+            raise AudioError("silent", f"expected sound, got {seconds:.1f} s of silence ({peak})")
+    except AudioError as error:
+        raise AudioError(error.kind, "; ".join([error.message, *decoded.warnings])) from error
 
 
 def _check_format(channels: int, sample_rate: int, limits: Limits) -> None:

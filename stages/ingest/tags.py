@@ -75,7 +75,7 @@ def _texts(value: Any) -> list[str]:
 def _by_libsndfile(file: IO[bytes]) -> dict[str, list[str]]:
     import soundfile
 
-    from stages.audio.reading import VirtualFile
+    from stages.audio.decoders import VirtualFile
 
     try:
         with soundfile.SoundFile(VirtualFile(file)) as opened:

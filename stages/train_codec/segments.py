@@ -56,7 +56,7 @@ class DecodedRecordings:
             if track.track_id in self._kept:
                 self._kept.move_to_end(track.track_id)
                 return self._kept[track.track_id]
-        audio = read_audio(track.uri)
+        audio = read_audio(track.uri, max_damage=1.0)
         samples = convert_audio(audio.samples, audio.sample_rate, self.sample_rate, self.channels)
         with self._lock:
             self._kept[track.track_id] = samples

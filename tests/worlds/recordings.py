@@ -60,3 +60,51 @@ def without_first_mpeg_frame(data: bytes) -> bytes:
     length = frame_bytes(data[:6])
     assert length is not None
     return data[length:]
+
+
+def patched(data: bytes, offset: int, value: bytes) -> bytes:
+    """The file with other bytes at a place."""
+    return data[:offset] + value + data[offset + len(value) :]
+
+
+def with_garbage(data: bytes, start: int, count: int) -> bytes:
+    """The file with random bytes over some of its own."""
+    return patched(data, start, np.random.default_rng(0).bytes(count))
+
+
+def with_mpeg_count(data: bytes, frames: int) -> bytes:
+    """An MP3 whose header frame claims another number of frames."""
+    place = max(data.find(b"Xing"), data.find(b"Info"))
+    assert place >= 0
+    return patched(data, place + 8, frames.to_bytes(4, "big"))
+
+
+def with_wav_size(data: bytes, size: int) -> bytes:
+    """A WAV whose chunk of samples claims another size."""
+    return patched(data, data.index(b"data") + 4, size.to_bytes(4, "little"))
+
+
+def as_piped_flac(data: bytes) -> bytes:
+    """A FLAC as an encoder leaves it that writes into a pipe: no number of samples, no digest."""
+    return patched(patched(data, 21, bytes([data[21] & 0xF0]) + bytes(4)), 26, bytes(16))
+
+
+def ogg_pages(data: bytes) -> list[bytes]:
+    """The pages of an Ogg file."""
+    pages = []
+    while data:
+        size = 27 + data[26] + sum(data[27 : 27 + data[26]])
+        pages.append(data[:size])
+        data = data[size:]
+    return pages
+
+
+def ogg_page(page: bytes, flags: int) -> bytes:
+    """An Ogg page with other flags, and the checksum that belongs to it, by the book (RFC 3533, appendix)."""
+    page = page[:5] + bytes([flags]) + page[6:22] + bytes(4) + page[26:]
+    checksum = 0
+    for byte in page:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1 ^ (0x04C11DB7 if checksum & 0x80000000 else 0)) & 0xFFFFFFFF
+    return page[:22] + checksum.to_bytes(4, "little") + page[26:]

@@ -30,14 +30,14 @@ BAD_FILES = {
     "picture.flac": (lambda: b"\x89PNG\r\n\x1a\n" + bytes(3000), "unreadable", "no known audio format"),
     "playlist.mp3": (lambda: b"#EXTM3U\n#EXTINF:1,x\nfile:///etc/passwd\n", "unreadable", "no known audio format"),
     "cut.wav": (lambda: GOOD[: len(GOOD) // 2], "truncated", "cut short"),
-    "cut.flac": (lambda: (data := encoded("FLAC", tones(2.0)))[: len(data) // 2], "truncated", "cut or damaged"),
-    "cut.mp3": (lambda: (data := encoded("MP3", tones(2.0)))[: len(data) // 2], "truncated", "by the header"),
+    "cut.flac": (lambda: (data := encoded("FLAC", tones(2.0)))[: len(data) // 2], "truncated", "cut short"),
+    "cut.mp3": (lambda: (data := encoded("MP3", tones(2.0)))[: len(data) // 2], "truncated", "by its header"),
     "cut.ogg": (lambda: (data := encoded("OGG", tones(2.0)))[: len(data) // 2], "truncated", "Ogg"),
     "cut.m4a": (lambda: (data := encoded_by_ffmpeg("mp4", "aac", tones(2.0)))[: len(data) // 2], "truncated", "bytes"),
-    "four gigabytes.wav": (
-        lambda: _patched(GOOD, GOOD.index(b"data") + 4, b"\xff\xff\xff\xff"),
+    "three gigabytes.wav": (
+        lambda: _patched(GOOD, GOOD.index(b"data") + 4, struct.pack("<I", 3_000_000_000)),
         "truncated",
-        "4,294,967,295 bytes",
+        "cut short",
     ),
     "zero hertz.wav": (lambda: _patched(GOOD, 24, struct.pack("<I", 0)), "unreadable", ""),
     "one hertz.wav": (lambda: _patched(GOOD, 24, struct.pack("<I", 1)), "sample rate", "1 Hz"),
@@ -47,8 +47,8 @@ BAD_FILES = {
     "silent.flac": (lambda: encoded("FLAC", np.zeros((2, RATE), np.float32), RATE), "silent", "all zeros"),
     "garbage in frames.flac": (
         lambda: _patched(encoded("FLAC", tones(2.0)), 9000, np.random.default_rng(0).bytes(4000)),
-        "truncated",
-        "cut or damaged",
+        "damaged",
+        "of it is lost",
     ),
     "no audio.mp4": (lambda: b"\x00\x00\x00\x18ftypisom" + bytes(12) + b"\x00\x00\x00\x08moov", "no audio", "mp4"),
 }

@@ -1,0 +1,274 @@
+"""The two decoders, libsndfile and FFmpeg's (by PyAV), behind one face: an open file becomes blocks of samples.
+
+libsndfile is the faster and stricter of the two. FFmpeg's decoders take what it refuses (AAC, ALAC, WMA, Opus in WebM),
+and go on after damage: what they lose there is filled with silence of the same length. Nothing is allocated on the word
+of a header: samples are read in blocks.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import numpy as np
+import soundfile
+
+from stages.audio.containers import DEMUXERS
+from stages.audio.locations import AudioError
+from stages.audio.samples import Samples
+from stages.audio.surveys.flac import frame_place
+from stages.audio.tolerances import MAX_GAP_SECONDS, UNSAID_SECONDS
+
+MAX_CHANNELS = 64
+"""More channels than any recording has; a header that claims more is damaged or hostile."""
+
+MAX_SAMPLE_RATE = 768_000
+"""Hz; twice the highest rate in use."""
+
+BLOCK_VALUES = 2**20
+"""Values (samples times channels) in a block of a stream: 4 MiB."""
+
+BY_FFMPEG_ALONE = ("mp4", "asf", "matroska", "aac", "wavpack", "ape", "ac3")
+"""Containers that libsndfile does not know."""
+
+_ENDLESS = 2**48
+"""Samples that nothing has: libsndfile says so where it does not know."""
+
+_STRICT = {"err_detect": "crccheck+explode"}
+"""Without it FFmpeg's FLAC decoder gives the noise that damage decodes to."""
+
+
+class DecoderError(AudioError):
+    """A decoder's word that a file cannot be decoded, or not further: another may know better."""
+
+
+@dataclass
+class DecoderStream:
+    """A file in a decoder. `blocks` gives its samples once, in order, float32 [C, n] each."""
+
+    format: str
+    sample_rate: int
+    channels: int
+    claimed_frames: int | None
+    """Samples a channel that the header promises; None where it says nothing."""
+    is_rounded: bool
+    """That is a rounded duration."""
+    blocks: Iterator[Samples]
+    concealed: list[int] = field(default_factory=list)
+    """The length in samples of each silence that stands for damage so far."""
+
+
+OpenDecoder = Callable[[IO[bytes], str], AbstractContextManager[DecoderStream]]
+"""Opens a file in a decoder, told its container.
+
+Raises:
+    DecoderError: it cannot be decoded, or claims what no recording has; `blocks` raises it too.
+    OSError: the disk or the network failed.
+"""
+
+
+@contextmanager
+def open_libsndfile(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
+    """Open a file in libsndfile; see `OpenDecoder`."""
+    virtual = VirtualFile(file)
+    try:
+        opened = soundfile.SoundFile(virtual)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
+        virtual.reraise()
+        raise DecoderError("unreadable", _libsndfile_reason(error)) from error
+    with opened:
+        _check_claims(opened.samplerate, opened.channels)
+        opus = container == "ogg" and opened.subtype == "OPUS"
+        name = "opus" if opus else container if container != "unknown" else opened.format.lower()
+        claimed = opened.frames if 0 <= opened.frames < _ENDLESS else None
+        blocks = _libsndfile_blocks(opened, virtual)
+        yield DecoderStream(name, opened.samplerate, opened.channels, claimed, False, blocks)
+
+
+def _libsndfile_reason(error: Exception) -> str:
+    """Return what libsndfile says, which for some formats is nothing and for others not what happened."""
+    reason = str(getattr(error, "error_string", error)).rstrip(".")
+    return f"libsndfile: {reason}" if reason else "libsndfile refuses it"
+
+
+def _libsndfile_blocks(opened: soundfile.SoundFile, virtual: "VirtualFile") -> Iterator[Samples]:
+    while True:
+        try:
+            block = opened.read(max(1, BLOCK_VALUES // opened.channels), dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            virtual.reraise()
+            raise DecoderError("damaged", _libsndfile_reason(error)) from error
+        virtual.reraise()
+        if len(block) == 0:
+            return
+        yield np.ascontiguousarray(block.T)
+
+
+def _check_claims(sample_rate: int, channels: int) -> None:
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise DecoderError("too many channels", f"expected 1 to {MAX_CHANNELS} channels, got a header of {channels}")
+    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise DecoderError("sample rate", f"expected 1 to {MAX_SAMPLE_RATE} Hz, got a header of {sample_rate} Hz")
+
+
+class VirtualFile:
+    """A file for a decoder's virtual I/O. It has no name to go by, and keeps the error of a disk or network that failed
+    inside a callback of libsndfile, where it would be printed and taken for the end of the file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._error: OSError | None = None
+        file.seek(0)
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._file.read(len(buffer))
+        except OSError as error:
+            self._error = error
+            return 0
+        buffer[: len(data)] = data
+        return len(data)
+
+    read = readinto
+    """soundfile asks for the name `read` and calls `readinto`."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return _seek(self._file, offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def reraise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+
+class _FFmpegFile:
+    """A file for FFmpeg's virtual I/O."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.tell, self._file = file.read, file.tell, file
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return _seek(self._file, offset, whence)
+
+
+def _seek(file: IO[bytes], offset: int, whence: int) -> int:
+    """Go to a place; -1 where a damaged header has it out of all bounds, which is no failure of the disk."""
+    try:
+        return file.seek(offset, whence)
+    except (OSError, ValueError, OverflowError):
+        return -1
+
+
+@contextmanager
+def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
+    """Open a file in FFmpeg's decoders; see `OpenDecoder`."""
+    import av
+
+    file.seek(0)
+    try:
+        with av.open(_FFmpegFile(file), mode="r", format=DEMUXERS[container], metadata_errors="ignore") as opened:
+            if not opened.streams.audio:
+                raise DecoderError("no audio", f"expected audio, got a {container} file with no audio stream in it")
+            audio = opened.streams.audio[0]
+            sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
+            _check_claims(sample_rate, channels)
+            if container == "flac":
+                audio.codec_context.options = _STRICT
+                audio.codec_context.thread_count = 1  # more give the frames of earlier packets
+            seconds = None
+            if audio.duration and audio.time_base is not None and container not in ("mp3", "aac"):
+                seconds = float(audio.duration * audio.time_base)
+            elif opened.duration and container in ("asf", "matroska"):
+                seconds = opened.duration / 1e6
+            claimed = None if seconds is None else round(seconds * sample_rate)
+            name = {"mp4": "m4a", "asf": "wma"}.get(container, container)
+            name = "opus" if container == "ogg" and audio.codec_context.name.endswith("opus") else name
+            stream = DecoderStream(name, sample_rate, channels, claimed, True, iter(()))
+            stream.blocks = _ffmpeg_blocks(opened, audio, stream.concealed)
+            yield stream
+    except (av.FFmpegError, ValueError, IndexError) as error:
+        if isinstance(error, AudioError):
+            raise
+        raise DecoderError("unreadable", f"FFmpeg: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _ffmpeg_blocks(opened: Any, audio: Any, concealed: list[int]) -> Iterator[Samples]:
+    import av
+
+    sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
+    resampler = av.AudioResampler(format="fltp")
+    parts: list[Samples] = []
+    read = waiting = 0
+    clock = 0.0 if audio.codec_context.name == "flac" else None
+
+    def conceal(lost: int) -> None:
+        nonlocal waiting
+        concealed.append(lost)
+        parts.append(np.zeros((channels, lost), np.float32))
+        waiting += lost
+
+    for lost_seconds, begins, frame in _ffmpeg_frames(opened, audio):
+        if frame is None:
+            conceal(round(lost_seconds * sample_rate))
+            break
+        if frame.sample_rate != sample_rate or len(frame.layout.channels) != channels:
+            if read + waiting:
+                where = f"after {(read + waiting) / sample_rate:.1f} s: cut it in two there"
+                expected = "expected one sample rate and number of channels"
+                raise DecoderError("mixed", f"{expected}, got a file that changes them {where}")
+            sample_rate, channels = frame.sample_rate, len(frame.layout.channels)
+        # After damage the first frame may bear no time: then the next one's tells what was lost.
+        begins = clock if begins is None else begins
+        gap = lost_seconds if clock is None or begins is None else begins - clock
+        # A jump of the clock is sound that was lost; a clock that drifts is only a clock.
+        if gap <= MAX_GAP_SECONDS and (gap > UNSAID_SECONDS or (lost_seconds and gap * sample_rate >= 1)):
+            conceal(round(gap * sample_rate))
+        clock = None if begins is None else begins + frame.samples / sample_rate
+        for converted in resampler.resample(frame):
+            parts.append(converted.to_ndarray().astype(np.float32, copy=False))
+            waiting += converted.samples
+        if waiting * channels >= BLOCK_VALUES:
+            yield np.concatenate(parts, axis=1)
+            read, waiting = read + waiting, 0
+            parts.clear()
+    if parts:
+        yield np.concatenate(parts, axis=1)
+
+
+def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[tuple[float, float | None, Any]]:
+    """Yield every frame that can be decoded, with the seconds of the packets before it that cannot, and the time at
+    which it begins; None for the frame where such packets are the last.
+
+    Raises:
+        DecoderError: the container cannot be read on.
+        OSError: the disk or the network failed.
+    """
+    import av
+
+    packets, lost = opened.demux(audio), 0.0
+    is_flac, info = opened.format.name == "flac", audio.codec_context.extradata or b""
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError as error:  # what a file's own reading raises comes as it is
+            raise DecoderError("damaged", f"FFmpeg: {error.strerror}") from error
+        if packet is None:
+            break
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            lost += float((packet.duration or 0) * packet.time_base)
+            continue
+        for number, frame in enumerate(frames):
+            begins = None if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
+            if is_flac:
+                # FFmpeg's parser gives frames around damage the times of others, or takes several for one packet;
+                # the header of the first is right.
+                place = frame_place(bytes(packet)[:32], int.from_bytes(info[2:4], "big")) if number == 0 else None
+                begins = None if place is None else place.start / frame.sample_rate
+            yield lost, begins, frame
+            lost = 0.0
+    if lost:
+        yield lost, None, None

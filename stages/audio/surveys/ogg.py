@@ -1,0 +1,141 @@
+"""Ogg (RFC 3533): pages with a checksum each, that say to which stream they belong and where that begins and ends.
+
+Streams may follow each other in a file ("chained"); libsndfile reads the first alone, and fills what is lost with
+sound of its own making. So the pages are walked, without decoding.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+from typing import IO
+
+from stages.audio.locations import AudioError
+from stages.audio.splicing import Span
+from stages.audio.surveys.layout import Layout, Part
+from stages.audio.tolerances import JUNK_BYTES, RESTORE
+
+FIRST_PAGE, LAST_PAGE = 2, 4
+"""Flags of a page that begins or ends a stream."""
+
+_MIRRORED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
+"""Each byte with its bits turned round: Ogg's checksum takes them from the other end than zlib's."""
+
+
+@dataclass
+class _Link:
+    """Streams that run side by side."""
+
+    start: int
+    end: int = 0
+    streams: set[int] = field(default_factory=set)
+    open_streams: set[int] = field(default_factory=set)
+    has_content: bool = False
+    """A page came that begins no stream."""
+    goes_on: bool = False
+    """A page came after its stream's last."""
+    damaged: int = 0
+    """Pages that are damaged or lost."""
+    next_numbers: dict[int, int] = field(default_factory=dict)
+    """The number of the page that comes next in each stream."""
+
+
+def survey_ogg(file: IO[bytes]) -> Layout:
+    """Walk the pages of an Ogg file.
+
+    Raises:
+        AudioError: there is no stream, or the file ends in the middle of one.
+    """
+    links, cut_page, passed_over = _walk(file)
+    if not links:
+        raise AudioError("unreadable", f"expected Ogg, got a file with no whole page that begins a stream; {RESTORE}")
+    if cut_page and links[-1].open_streams:
+        got = "a file that ends in the middle of a page"
+        raise AudioError(
+            "truncated", f"expected an Ogg stream to its last page, got {got}: it was cut short; {RESTORE}"
+        )
+    remarks = []
+    if len(links) > 1:
+        remarks.append(f"expected one recording, got {len(links)} Ogg streams joined in one file: taken as one")
+    if any(link.goes_on for link in links):
+        remarks.append("expected nothing after the page that ends the stream, got more of it: all was taken")
+    if links[-1].open_streams:
+        remarks.append("expected a page that ends the stream, got a file without one: all that is there was taken")
+    damaged = sum(link.damaged for link in links)
+    if damaged:
+        remarks.append(f"expected pages with right checksums, got {damaged} that are damaged or lost")
+    if passed_over > JUNK_BYTES:
+        remarks.append(f"expected Ogg pages alone, got {passed_over:,} other bytes: passed over")
+    parts = [
+        Part(
+            (Span(link.start, link.end),) if len(links) > 1 else None,
+            needs_ffmpeg=link.goes_on or link.damaged > 0,
+        )
+        for link in links
+    ]
+    return Layout(tuple(parts), tuple(remarks))
+
+
+def _walk(file: IO[bytes]) -> tuple[list[_Link], bool, int]:
+    """Return the links of a file, whether its last page is cut, and how many bytes are in no page."""
+    links: list[_Link] = []
+    cut_page, passed_over, position = False, 0, 0
+    file.seek(position)
+    while header := file.read(27):
+        lengths = file.read(header[26]) if len(header) == 27 and header[:4] == b"OggS" else b""
+        body = file.read(sum(lengths))
+        size = 27 + len(lengths) + len(body)
+        cut_page = header[:4] == b"OggS" and (len(header) < 27 or 27 + header[26] + sum(lengths) > size)
+        if cut_page or header[:4] != b"OggS" or not _is_whole(header, lengths, body):
+            following = find_page(file, position + 1)
+            if links and header[:4] == b"OggS" and following is not None:
+                links[-1].damaged += 1
+            if following is None:
+                passed_over += file.seek(0, 2) - position
+                break
+            passed_over += following - position
+            position = following
+            file.seek(position)
+            continue
+        position += size
+        _enter(links, header, position - size, position)
+    return links, cut_page, passed_over
+
+
+def _enter(links: list[_Link], header: bytes, start: int, end: int) -> None:
+    """Enter a whole page, which lies from `start` to `end`."""
+    flags, stream, number = header[5], int.from_bytes(header[14:18], "little"), int.from_bytes(header[18:22], "little")
+    if flags & FIRST_PAGE:
+        if not links or links[-1].has_content:
+            links.append(_Link(start))
+        links[-1].streams.add(stream)
+        links[-1].open_streams.add(stream)
+    if not links:
+        return
+    link = links[-1]
+    link.end = end
+    if not flags & FIRST_PAGE:
+        link.has_content = True
+        link.goes_on |= stream in link.streams and stream not in link.open_streams
+        link.damaged += link.next_numbers.get(stream, number) != number
+    link.next_numbers[stream] = number + 1
+    if flags & LAST_PAGE:
+        link.open_streams.discard(stream)
+
+
+def _is_whole(header: bytes, lengths: bytes, body: bytes) -> bool:
+    """Tell whether a page has the checksum that it says: CRC-32 of 0x04c11db7 from zero, its own field taken for 0."""
+    data = (header[:22] + bytes(4) + header[26:] + lengths + body).translate(_MIRRORED)
+    checksum = zlib.crc32(data, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return checksum.to_bytes(4, "big").translate(_MIRRORED) == header[22:26]
+
+
+def find_page(file: IO[bytes], position: int) -> int | None:
+    """Return where the next page may start, from `position` on; None at the end of the file."""
+    while True:
+        file.seek(position)
+        data = file.read(2**16)
+        offset = data.find(b"OggS")
+        if offset >= 0:
+            return position + offset
+        if len(data) < 2**16:
+            return None
+        position += len(data) - 3
