@@ -22,15 +22,19 @@ class Settings(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes CUDA where there is one."""
     workers: int = Field(default=0, ge=0)
-    """Processes that decode audio; 0 takes one for each core, 1 decodes in the run's own. For a model on the CPU
-    a quarter of them read ahead; where that is none, it works and they are read by turns."""
+    """Processes that decode audio; 0 takes one for each core that this process may use, 1 decodes in the run's own. For
+    a model on the CPU a quarter of them read ahead; where that is none, it works and they are read by turns."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that compute on the CPU, divided among the shards or the training processes at work at once. None takes
+    the cores that this process may use (its affinity, a container's quota), or what OMP_NUM_THREADS says of each."""
     processes: int | None = Field(default=None, ge=1)
     """Processes that train a language model together on this machine, each with a GPU of its own or a share of the
     cores; None takes one for each GPU, or one on a CPU. Sums are rounded by their number, as by the device."""
     task_runner: Literal["threads", "dask"] = "threads"
     """What runs the shards of a stage."""
     concurrency: int = Field(default=1, ge=1)
-    """Shards in work at once. Torch uses every core for one shard already, so more helps only on larger machines."""
+    """Shards in work at once, which share the cores. One shard has all of them already, so more helps only on larger
+    machines."""
     dask_address: str | None = None
     """The scheduler of a running Dask cluster; None starts a local one."""
     decode_at_once: int | None = Field(default=None, ge=1)

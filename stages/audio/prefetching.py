@@ -6,7 +6,6 @@ lets another thread run for a moment also keeps the model's thread waiting for i
 Where the model itself works on the processors, it is better to leave it most of them, and all of a few.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pyarrow as pa
 from stages.audio.locations import AudioError
 from stages.audio.reading import Waveform, read_waveform
 from stages.pipeline.contract import Context, Reject
+from stages.pipeline.cores import available_cores
 from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
 
 CORES_PER_READER = 4
@@ -100,7 +100,7 @@ def _readers(context: Context, items: Sequence[PrefetchItem]) -> int:
     """Return how many processes read; 0 where recordings and the model's work had better take turns."""
     if context.settings.workers == 1 or any(item.uri.startswith("memory://") for item in items):
         return 0
-    wanted = context.settings.workers or os.cpu_count() or 1
+    wanted = context.settings.workers or available_cores()
     if context.device == "cpu":
         wanted //= CORES_PER_READER
     return min(wanted, -(-len(items) // RECORDINGS_PER_READER))

@@ -1,7 +1,6 @@
 """Probing recordings: the identity, measures and tags of each, or why it is refused; many at once, in processes of
 their own."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from stages.ingest.config import Limits
 from stages.ingest.fields import Fields
 from stages.ingest.listing import File
 from stages.ingest.tags import read_tags
+from stages.pipeline.cores import available_cores
 from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout, map_in_order
 
 FILES_PER_WORKER = 16
@@ -64,14 +64,14 @@ def probe_all(
     """Yield each file with the result of its probe, in the order given.
 
     Args:
-        workers: processes to read with; 0 takes one for each core, 1 reads in this process, where a decoder that
-            crashes takes the run with it.
+        workers: processes to read with; 0 takes one for each core that this process may use, 1 reads in this process,
+            where a decoder that crashes takes the run with it.
         check_stopped: asked between files; what it raises ends the reading.
 
     Raises:
         RuntimeError: the workers cannot be started.
     """
-    count = min(workers or os.cpu_count() or 1, -(-len(files) // FILES_PER_WORKER))
+    count = min(workers or available_cores(), -(-len(files) // FILES_PER_WORKER))
     if workers == 1 or any(file.uri.startswith("memory://") for file in files):
         for file in files:
             check_stopped()

@@ -38,6 +38,7 @@ from stages.pipeline.planning import (
     reduced_shard,
     wanted_keys,
 )
+from stages.pipeline.threads import computing_threads
 
 SAVE_SECONDS, SAVE_SHARE = 2.0, 20
 """Rows of a shard in work are kept once they took so long to make, and so many times longer than to keep what there was
@@ -253,11 +254,13 @@ def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
     """
     _check_input(stage, context)
     context = replace(context, remarks=Remarks())
-    if hasattr(stage.module, "shard"):
-        return _run_shard(stage, context, job)
+    if hasattr(stage.module, "plan_source"):
+        return _run_source(stage, context)
     if hasattr(stage.module, "reduce"):
-        return _run_reduce(stage, context)
-    return _run_source(stage, context)
+        with computing_threads(context.settings):
+            return _run_reduce(stage, context)
+    with computing_threads(context.settings, context.settings.concurrency):
+        return _run_shard(stage, context, job)
 
 
 def _device(context: Context) -> str:

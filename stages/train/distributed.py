@@ -36,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.objective import LossModule
 from stages.pipeline.contract import Context, Progress, Stopped
+from stages.pipeline.threads import waiting_beside_others
 
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 """The signals that ask a run to stop, its whole process group too. The run tells its processes; they are deaf to it."""
@@ -294,7 +295,7 @@ def _run_process(
     threading.Thread(target=_watch_run, args=(connection, stop), daemon=True).start()
     context = replace(context, progress=_SentProgress(connection) if rank.is_main else Progress(), stop=stop)
     try:
-        with rank.process_group(port, context.device):
+        with waiting_beside_others(torch.get_num_threads()), rank.process_group(port, context.device):
             try:
                 _send(connection, _Done(work(context, rank)))
             except Exception as error:

@@ -196,7 +196,7 @@ def test_processes_are_as_many_as_the_device_leaves_and_the_recordings_are_worth
     tmp_path, monkeypatch, device, cores, workers, recordings, readers
 ):
     monkeypatch.setattr(Context, "device", device)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(prefetching, "available_cores", lambda: cores)
     wanted = [PrefetchItem(str(number), f"/{number}.wav", 1.0) for number in range(recordings)]
     assert prefetching._readers(make_context(tmp_path, workers=workers), wanted) == readers
 

@@ -1,0 +1,93 @@
+"""Run as a program, does a job of a stage as a run does, and tells what time of the processor its threads wait."""
+
+import json
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+
+import schemas
+from schemas import Settings, Store
+from schemas.tables import CHROMA, TRACKS
+from schemas.weights import WeightsLibrary
+from stages.pipeline import threads
+from stages.pipeline.contract import Context, Shard
+from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.runner import run_job
+
+WAITS = 50
+SPINNING_SECONDS = 0.1
+"""What so many waits take at the least where threads spin: some milliseconds each."""
+
+TICKS_A_CORE = 10_000
+"""By which the clock of others' work goes on at every look: more than any number of cores can do."""
+
+
+class Processors:
+    """Processor times as Linux tells them, of which others have used none so far, or more and more."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.used, self.busy = file, 0, True
+        self.write()
+
+    def write(self) -> None:
+        self.used += TICKS_A_CORE * self.busy
+        lines = [f"cpu{number} {self.used} 0 0 0 0 0 0 0 0 0\n" for number in os.sched_getaffinity(0)]
+        new = self.file.with_suffix(".new")
+        new.write_text("".join(lines))
+        os.replace(new, self.file)
+
+    def go_on(self) -> None:
+        while True:
+            self.write()
+            time.sleep(threads.LOOK_SECONDS / 4)
+
+
+def waiting_seconds() -> float:
+    """Let the threads of small computations wait for more; the processor time that they take."""
+    import torch
+
+    numbers = torch.full((400_000,), 0.5)
+    begun = time.process_time()
+    for _ in range(WAITS):
+        numbers.add_(1)
+        time.sleep(0.01)
+    return time.process_time() - begun
+
+
+def main() -> None:
+    """Wait while others are busy, while they are not, and while they are again."""
+    told: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        threads.PROCESSOR_TIMES = Path(folder) / "stat"
+        processors = Processors(threads.PROCESSOR_TIMES)
+        threading.Thread(target=processors.go_on, daemon=True).start()
+
+        def shard(config, context, tracks):
+            import torch
+
+            told["threads"] = torch.get_num_threads()
+            told["busy"] = waiting_seconds()
+            for name, busy in (("free", False), ("busy again", True)):
+                processors.busy = busy
+                time.sleep((threads.QUIET_LOOKS + 4) * threads.LOOK_SECONDS)
+                told[name] = waiting_seconds()
+            yield Shard([{"track_id": "a", "frame_rate": 1.0, "chroma": []}])
+
+        module = ModuleType("waiting")
+        module.READS, module.WRITES, module.VERSION, module.shard = (TRACKS,), CHROMA, 1, shard
+        settings = Settings(store=folder, threads=2, device="cpu")
+        store = Store(settings.store)
+        context = Context(store, settings, "run", "waiting", "1", {"tracks": "1"}, WeightsLibrary(store))
+        tracks = pa.Table.from_pylist([{"track_id": "a", "shard": 0}], schema=TRACKS.schema)
+        store.write_shard(TRACKS, "1", "0", tracks, input_key="all")
+        run_job(ConfiguredStage("waiting", module, schemas.Config()), context, "0")
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
