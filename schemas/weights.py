@@ -6,9 +6,11 @@ that a moved tag, a half-finished download or an edited file is an error rather 
 
 import hashlib
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import fsspec
@@ -95,7 +97,8 @@ class WeightsLibrary:
 
         Raises:
             NotTrainedYet: a checkpoint that an earlier stage of this store is still to train.
-            MissingWeights: they cannot be found or fetched, or are no longer what the first use of the name got.
+            MissingWeights: they cannot be found or fetched, or are no longer what the first use of the name got or
+                the store's own training wrote.
         """
         if reference.checkpoint is not None:
             return self._checkpoint(reference, reference.checkpoint)
@@ -135,7 +138,26 @@ class WeightsLibrary:
         if row is None:
             advice = f"for the folder of that name give ./{name}" if Path(name).is_dir() else "train it first"
             raise NotTrainedYet(f"expected a trained checkpoint {name!r} in {self.store.url}, got none: {advice}")
-        return LocalWeights(reference, self.store.local(row["path"]), row["digest"])
+        return LocalWeights(reference, self._trained(reference, row), row["digest"])
+
+    def _trained(self, reference: WeightsRef, row: Row) -> Path:
+        """Return where a checkpoint of this store lies on this machine, with the very bytes that its training wrote.
+
+        Raises:
+            MissingWeights: it is not there, or some of them changed.
+        """
+        path = self.store.local(row["path"])
+        if not self.store.is_local and _known_digest(path, _stamp(path)) != row["digest"]:
+            shutil.rmtree(path)  # a copy, which may be half of one; the store's own is what counts
+            path = self.store.local(row["path"])
+        came = _known_digest(path, _stamp(path)) if path.exists() else ""
+        if came != row["digest"]:
+            raise MissingWeights(
+                f"expected the weights of {reference} in {self.store.url}/{row['path']} with digest "
+                f"{row['digest'][:16]}…, as they were trained, got {f'{came[:16]}…' if came else 'nothing there'}: "
+                "restore the folder from a copy, or have it made anew by `segue check --repair`"
+            )
+        return path
 
     def _fetch(self, reference: WeightsRef) -> tuple[Path, str]:
         """Return where the weights lie now, and their revision (empty where the source has none)."""
@@ -230,6 +252,12 @@ class WeightsLibrary:
 
 def folder_digest(path: Path) -> str:
     """SHA-256 over the names and contents of a file or of a folder's files."""
+    return _digest(path)[0]
+
+
+@cache
+def _known_digest(path: Path, stamp: str) -> str:
+    """Return the digest of a file or folder in the state that has this stamp: read once in a process."""
     return _digest(path)[0]
 
 

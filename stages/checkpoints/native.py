@@ -36,6 +36,7 @@ from model.codec.coders import CodecNetwork, Coder
 from model.music_model import MusicModel
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
+from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.facts import CONFIG, CheckpointFacts, CodecFacts, read_facts
 from stages.networks.loading import load_network, load_tokenizer
 
@@ -66,6 +67,7 @@ class TrainedModel:
     """The codec, where it came with the model."""
 
 
+@disk_errors()
 def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, codec: CodecNetwork | None = None) -> None:
     """Write a model into an existing folder, with the weights that it has now, and `codec` with it if it is given.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.optim.train_state import StepStats
 from schemas.tables import TRAINING
+from stages.checkpoints.disk_errors import disk_errors
 from stages.pipeline.contract import Context
 
 STATE = "state.safetensors"
@@ -69,6 +70,7 @@ class TrainingLog:
         return [{"checkpoint_id": checkpoint_id} | row for row in self.rows]
 
 
+@disk_errors()
 def save_state(context: Context, state: Mapping[str, Tensor], training_log: TrainingLog) -> None:
     """Keep the state, then publish the rows so far, so that a long training can be followed by SQL."""
     folder = context.scratch()

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 
 from model.optim.train_state import step_seed
+from stages.checkpoints.disk_errors import disk_errors
 from stages.demo.config import ClapStandInConfig, ClapTrainingConfig
 from stages.demo.synthesis import Piece, caption
 from stages.demo.synthesis.captions import TEMPLATES
@@ -203,6 +204,7 @@ def accuracy(audio: Float[Tensor, "B E"], choices: Float[Tensor, "M E"], right: 
     return float(((audio @ choices.T).argmax(1) == torch.tensor(list(right))).float().mean())
 
 
+@disk_errors()
 def save_clap(clap: ClapStandIn, folder: Path) -> None:
     """Write a folder that transformers' `from_pretrained` reads."""
     clap.model.save_pretrained(folder)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from model.optim.train_state import step_seed
 from schemas.weights import LocalWeights
+from stages.checkpoints.disk_errors import disk_errors
 from stages.demo.config import SeparatorConfig, SeparatorTrainingConfig
 from stages.demo.synthesis.rendering import STEMS
 from stages.demo.training import OnStep, TrainingMusic, train_network
@@ -96,6 +97,7 @@ def _excerpt(
     return piece[:, start : start + length]
 
 
+@disk_errors()
 def save_separator(network: HTDemucs, folder: Path) -> None:
     """Write a repository that Demucs reads: the weights, named by their digest, and the bag that names them."""
     # Demucs' own decorator keeps them.

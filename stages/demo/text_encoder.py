@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from model.optim.train_state import step_seed
+from stages.checkpoints.disk_errors import disk_errors
 from stages.demo.config import TextEncoderConfig
 from stages.demo.synthesis import caption, compose
 from stages.demo.synthesis.captions import TEMPLATES
@@ -36,6 +37,7 @@ ROBERTA_TOKENS = SpecialTokens(("<s>", "<pad>", "</s>", "<unk>", "<mask>"), "<s>
 T5_TOKENS = SpecialTokens(("<pad>", "</s>", "<unk>"), None, "</s>")
 
 
+@disk_errors()
 def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int:
     """Write a folder that `T5EncoderModel` and `AutoTokenizer` read, and return the number of its parameters.
 

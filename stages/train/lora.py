@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from model.music_model import MusicModel
 from model.optim.config import LoraConfig
+from stages.checkpoints.disk_errors import disk_errors
 
 LAYERS = {
     "attention": r"self_attention\.(in|out)_projection",
@@ -47,6 +48,7 @@ def add_adapter(model: MusicModel, config: LoraConfig) -> None:
     peft.inject_adapter_in_model(settings, model.language_model)  # which freezes all else of the decoder
 
 
+@disk_errors()
 def save_adapter(model: MusicModel, folder: Path) -> None:
     """Write the updates of an adapted model into a new folder, as `peft.PeftModel.from_pretrained` reads them for the
     decoder (`MusicModel.language_model`) that training began with."""

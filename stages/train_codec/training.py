@@ -20,6 +20,7 @@ from model.codec.training import CodecTraining
 from model.optim.train_state import step_seed
 from schemas.identity import hold_out
 from schemas.weights import folder_digest
+from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.checkpoints.training_log import TrainingLog, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
@@ -182,6 +183,7 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
     return training_log
 
 
+@disk_errors()
 def _export_codec(
     config: Config, context: Context, network: EncodecModel, metrics: Mapping[str, float], rows_seen: int
 ) -> dict[str, Any]:

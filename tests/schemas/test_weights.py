@@ -1,3 +1,5 @@
+import shutil
+import uuid
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -24,9 +26,16 @@ def folder(tmp_path):
 def add_checkpoint(store, name, kind, recipe, minute):
     with store.new_folder(f"models/{name}") as place:
         (place / "model.safetensors").write_text(name)
-    row = {"checkpoint_id": name, "kind": kind, "path": f"models/{name}", "recipe": recipe, "digest": f"digest-{name}"}
+        digest = folder_digest(place)
+    row = {"checkpoint_id": name, "kind": kind, "path": f"models/{name}", "recipe": recipe, "digest": digest}
     row["created_at"] = datetime(2026, 1, 1, 0, minute, tzinfo=UTC)
     store.write_shard(CHECKPOINTS, recipe, name, pa.Table.from_pylist([row], schema=CHECKPOINTS.schema), name)
+
+
+def change_byte(file):
+    content = bytearray(file.read_bytes())
+    content[0] ^= 1
+    file.write_bytes(content)
 
 
 def test_the_first_use_of_weights_is_recorded_and_the_same_files_elsewhere_have_the_same_digest(
@@ -83,11 +92,42 @@ def test_a_kind_of_checkpoint_is_the_newest_of_the_runs_own_recipe(store):
     add_checkpoint(store, "a2", "codec", "recipe-a", 3)
     add_checkpoint(store, "b1", "codec", "recipe-b", 5)
     reference = WeightsRef("checkpoint:codec")
-    assert WeightsLibrary(store).get(reference).digest == "digest-b1"
+    assert WeightsLibrary(store).get(reference).path.name == "b1"
     own = WeightsLibrary(store, {"codec": "recipe-a"}).get(reference)
-    assert own.digest == "digest-a2"
+    assert own.digest == folder_digest(own.path)
     assert (own.path / "model.safetensors").read_text() == "a2"
-    assert WeightsLibrary(store).get(WeightsRef("checkpoint:a1")).digest == "digest-a1"
+    assert WeightsLibrary(store).get(WeightsRef("checkpoint:a1")).path.name == "a1"
+
+
+@pytest.mark.parametrize("kind", ["language_model", "codec", "clap", "separator"])
+def test_a_checkpoint_of_which_a_byte_changed_is_refused_with_its_folder_and_the_cure(store, kind):
+    add_checkpoint(store, "a1", kind, "recipe", 1)
+    reference = WeightsRef(f"checkpoint:{kind}")
+    found = WeightsLibrary(store).get(reference)
+    change_byte(found.path / "model.safetensors")
+    with pytest.raises(MissingWeights, match=r"/models/a1 with digest .*, got .*`segue check --repair`"):
+        WeightsLibrary(store).get(reference)
+
+
+def test_a_checkpoint_whose_folder_is_gone_is_told_so(store):
+    add_checkpoint(store, "a1", "codec", "recipe", 1)
+    shutil.rmtree(store.local("models/a1"))
+    with pytest.raises(MissingWeights, match=r"/models/a1 with digest .*, got nothing there"):
+        WeightsLibrary(store).get(WeightsRef("checkpoint:codec"))
+
+
+def test_a_damaged_copy_of_a_checkpoint_elsewhere_is_fetched_anew_and_damage_there_is_told():
+    store = Store(f"memory://weights-{uuid.uuid4().hex}")
+    add_checkpoint(store, "a1", "codec", "recipe", 1)
+    reference = WeightsRef("checkpoint:codec")
+    copy = WeightsLibrary(store).get(reference).path / "model.safetensors"
+    change_byte(copy)
+    assert (WeightsLibrary(store).get(reference).path / "model.safetensors").read_text() == "a1"
+    store.filesystem.pipe_file(store.path("models/a1/model.safetensors"), b"b1")
+    assert WeightsLibrary(store).get(reference)  # the copy is what is loaded
+    copy.unlink()
+    with pytest.raises(MissingWeights, match="restore the folder"):
+        WeightsLibrary(store).get(reference)
 
 
 def test_a_checkpoint_that_is_still_to_be_trained_is_told_apart_from_missing_weights(store):

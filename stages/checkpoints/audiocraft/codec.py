@@ -30,6 +30,7 @@ from stages.checkpoints.audiocraft.package import (
     read_pickled,
     write_package,
 )
+from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.native import FindWeights, load_encodec
 from stages.networks.loading import check_tensors
 
@@ -241,9 +242,11 @@ def write_audiocraft_codec(network: EncodecModel, folder: Path) -> None:
     )
 
 
+@disk_errors()
 def write_codec_reference(reference: str, folder: Path) -> None:
     """Write the name of a published codec, as AudioCraft's `export_pretrained_compression_model` does."""
-    torch.save({"pretrained": reference, "exported": True, "version": VERSION}, folder / CODEC_FILE)
+    with open(folder / CODEC_FILE, "wb") as file:  # of which the system's own error is kept
+        torch.save({"pretrained": reference, "exported": True, "version": VERSION}, file)
 
 
 _INSIDE_A_CONVOLUTION = {

@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 
 from schemas.weights import AUDIOCRAFT_FILES
+from stages.checkpoints.disk_errors import disk_errors
 from stages.networks.loading import load_pickle
 
 LANGUAGE_MODEL_FILE, CODEC_FILE = AUDIOCRAFT_FILES
@@ -179,6 +180,7 @@ def _parse_settings(content: Mapping[str, Any], path: Path) -> Section:
     return Section("", _resolve(config, config))
 
 
+@disk_errors()
 def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write an exported file that `read_package` and AudioCraft's loaders read."""
     content = {
@@ -187,7 +189,8 @@ def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, 
         "version": VERSION,
         "exported": True,
     }
-    torch.save(content, path)
+    with open(path, "wb") as file:  # of which the system's own error is kept
+        torch.save(content, file)
 
 
 def _resolve(value: Any, root: Mapping[str, Any], depth: int = 0) -> Any:

@@ -40,6 +40,7 @@ from model.codec.codec import coder_of
 from model.conditioning.config import ChromaConfig
 from model.lm.positions import position_table
 from model.music_model import MusicModel
+from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.huggingface.configuration import (
     HuggingFaceConfig,
@@ -111,6 +112,7 @@ def read_hugging_face_codec(folder: Path) -> EncodecModel:
     return codec
 
 
+@disk_errors()
 def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
     """Write a model into an existing folder, so that `from_pretrained` of transformers' model and processor read it.
 
