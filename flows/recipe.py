@@ -16,6 +16,7 @@ import stages.demo.models
 import stages.evaluate
 import stages.generate
 import stages.ingest
+import stages.nearest
 import stages.report
 import stages.requests
 import stages.tokenize
@@ -72,6 +73,7 @@ class Recipe(Config):
     generate: Annotated[stages.generate.Config, Stage(stages.generate, gpu=True)] = stages.generate.Config()
     decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
     evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
+    nearest: Annotated[stages.nearest.Config, Stage(stages.nearest)] = stages.nearest.Config()
     report: Annotated[stages.report.Config, Stage(stages.report)] = stages.report.Config()
     checks: tuple[Check, ...] = ()
     """What must hold before a table is published, besides what always must."""
@@ -115,6 +117,8 @@ class Recipe(Config):
         left_out = {name for name in self._unread() if not all_tables and name not in requested}
         if self.clap.model is None:
             left_out.add("clap")
+        if self.evaluate.clap is None or "clap" in left_out:
+            left_out.add("nearest")
         named = weights_in([getattr(self, name) for name in STAGES if name not in left_out])
         checkpoints = {reference.checkpoint for reference in named}
         names = [name for name in STAGES if name not in left_out and self._takes_part(name, source, checkpoints)]

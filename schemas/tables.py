@@ -315,9 +315,14 @@ SCORES = Table(
         bpm_asked=pa.float64(),
         bpm=pa.float64(),
         bpm_correct=pa.bool_(),
-        nearest_track=TEXT,
-        nearest_similarity=pa.float64(),
+        embeddings=pa.list_(VECTOR),
     ),
+)
+NEAREST = Table(
+    "nearest",
+    "the training track that is nearest to a clip by CLAP",
+    ("request_id", "take"),
+    columns(request_id=TEXT, take=pa.int32(), nearest_track=TEXT, nearest_similarity=pa.float64()),
 )
 REPORTS = Table(
     "reports",
@@ -419,7 +424,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
-        *(REQUESTS, GENERATIONS, CLIPS, SCORES, REPORTS),
+        *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, REPORTS),
         *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }

@@ -19,7 +19,7 @@ from tests.worlds.smallest_run import command, digests, environment, segue
 
 STAGES = (
     *("demo", "ingest", "train_codec", "demo_models", "chroma", "clap", "tokenize", "train"),
-    *("requests", "generate", "decode", "evaluate", "report"),
+    *("requests", "generate", "decode", "evaluate", "nearest", "report"),
 )
 
 
@@ -78,7 +78,8 @@ WORK = {
     "evaluate": "evaluate",
     "report": "report",
 }
-"""The line by which a run says that it works on a stage. `requests` is over before it could say so."""
+"""The line by which a run says that it works on a stage. `requests` and `nearest` are over before they could
+say so."""
 
 
 def kill_in(line: str, store: Path, home: Path, delay: float) -> bool:

@@ -7,6 +7,7 @@ as the codec lets through. All of them measure the full mix, as MusicGen's metri
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -14,16 +15,19 @@ from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
-from schemas.tables import CLAP, CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS, Row
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights
 from stages.networks.published import ENCODEC_32KHZ, LAION_CLAP, ROBERTA_VOCABULARY
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stages.audio import DecodedAudio
     from stages.evaluate.comparisons import Comparisons
+    from stages.evaluate.likeness import Likeness
 
-READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, CLAP, TOKENS), SCORES, 2
+READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 3
 
 
 class Config(schemas.Config):
@@ -33,8 +37,8 @@ class Config(schemas.Config):
     """The codec of the clips' codes: it decodes the references and what the untrained model makes. In a recipe it is
     `tokenize.codec` unless it is given, or the codec inside `generate.checkpoint` where that is one from elsewhere."""
     clap: WeightsRef | None = LAION_CLAP
-    """What compares clips with words and with tracks (MusicGen, section 4, "CLAP"); in a recipe `clap.model` unless it
-    is given. None leaves those scores out."""
+    """What compares clips with words, and embeds them for the stage nearest (MusicGen, section 4, "CLAP"); in a recipe
+    `clap.model` unless it is given. None leaves both out."""
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
     """RoBERTa's vocabulary, for the words of a LAION checkpoint, which brings none; in a recipe `clap.vocabulary`
     unless it is given. None where `clap` is a folder."""
@@ -45,68 +49,82 @@ class Config(schemas.Config):
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out the vocabulary and the tracks' embeddings where there is no CLAP model to compare with."""
-    if config.clap is not None:
-        return Dependencies(config, CONSULTS)
-    return Dependencies(config.model_copy(update={"vocabulary": None}), (TRACKS, TOKENS))
+    """Leave out the vocabulary where there is no CLAP model to compare words with."""
+    return Dependencies(config if config.clap else config.model_copy(update={"vocabulary": None}), CONSULTS)
 
 
 def shard(
     config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table
 ) -> Iterator[Shard]:
-    """Score every clip.
+    """Score every clip, those last that wait for what an untrained model makes.
 
     Raises:
-        ValueError: the codec or the CLAP model is not the one that the store's codes and embeddings came from.
+        ValueError: the codec is not the one that the store's codes came from.
         MissingWeights: weights that the scores need cannot be had.
     """
-    from stages.audio import AudioError, read_audio
-    from stages.evaluate.comparisons import compare, key_of
+    from stages.evaluate.comparisons import Comparisons, chosen_clips, generate_untrained, key_of
     from stages.evaluate.likeness import Likeness
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {key_of(row): row for row in generations.to_pylist()}
-    clip_rows = clips.to_pylist()
-    context.progress.start("evaluate", len(clip_rows), "clips")
-    comparisons = compare(
-        context, config.codec, clip_rows, request_of, generation_of, config.untrained_clips, config.untrained_seed
-    )
+    clip_of = {key_of(row): row for row in clips.to_pylist()}
+    context.progress.start("evaluate", len(clip_of), "clips")
+    melodic = [generation_of[key] for key in clip_of if generation_of[key]["chroma"]]
+    comparisons = Comparisons(context, config.codec, melodic, request_of)
     likeness = Likeness(context, config.clap, config.vocabulary) if config.clap else None
-    rows, rejects, embeddings = [], [], []
-    for clip in clip_rows:
+    chosen = chosen_clips(config.untrained_clips, generation_of.values())
+    compared = [row for row in melodic if key_of(row) in chosen and context.library.checkpoint(row["checkpoint_id"])]
+    waiting = {key_of(row) for row in compared}
+    alone = ((key, None) for key in clip_of if key not in waiting)
+    beside = (
+        (key_of(row), codes) for row, codes in generate_untrained(context, config.untrained_seed, compared, request_of)
+    )
+    for key, untrained in chain(alone, beside):
         context.check_stopped()
-        request, generation = request_of[clip["request_id"]], generation_of[key_of(clip)]
-        try:
-            recording = read_audio(f"{context.store.url.rstrip('/')}/{clip['path']}")
-        except AudioError as error:
-            key = f"{clip['request_id']}/{clip['take']}"
-            rejects.append(Reject(key, clip["path"], error.kind, str(error), passing=error.passing))
-            continue
-        row = {"request_id": clip["request_id"], "take": clip["take"], "seconds_asked": request["seconds"]}
-        row |= {"seconds": recording.seconds, "silence": clip["silence"], "clipping": clip["clipping"]}
-        row |= _melody_scores(recording, generation, comparisons) | _key_and_tempo_scores(recording, request)
-        rows.append(row)
-        if likeness is not None:
-            embeddings.append(likeness.embed(recording))
+        part = _score(context, clip_of[key], request_of[key[0]], generation_of[key], comparisons, likeness, untrained)
         context.progress.advance()
+        yield part
+
+
+def _score(
+    context: Context,
+    clip: Row,
+    request: Row,
+    generation: Row,
+    comparisons: "Comparisons",
+    likeness: "Likeness | None",
+    untrained: "Tensor | None",
+) -> Shard:
+    """Score a clip, beside the codes [K, T] that an untrained model made of its request where there are such."""
+    from stages.audio import AudioError, read_audio
+
+    try:
+        recording = read_audio(f"{context.store.url.rstrip('/')}/{clip['path']}")
+    except AudioError as error:
+        key = f"{clip['request_id']}/{clip['take']}"
+        return Shard([], [Reject(key, clip["path"], error.kind, str(error), passing=error.passing)])
+    row = {"request_id": clip["request_id"], "take": clip["take"], "seconds_asked": request["seconds"]}
+    row |= {"seconds": recording.seconds, "silence": clip["silence"], "clipping": clip["clipping"]}
+    row |= _melody_scores(recording, generation, comparisons, untrained) | _key_and_tempo_scores(recording, request)
     if likeness is not None:
-        descriptions = [request_of[row["request_id"]]["description"] for row in rows]
-        for row, scores in zip(rows, likeness.scores(embeddings, descriptions), strict=True):
-            row |= scores
-    yield Shard(rows, rejects)
+        windows = likeness.embed(recording)
+        row |= {"embeddings": list(windows), "clap_similarity": likeness.to_words(windows, request["description"])}
+    return Shard([row])
 
 
-def _melody_scores(recording: "DecodedAudio", generation: Row, comparisons: "Comparisons") -> dict[str, float | None]:
-    from stages.evaluate.comparisons import key_of
-
+def _melody_scores(
+    recording: "DecodedAudio", generation: Row, comparisons: "Comparisons", untrained: "Tensor | None"
+) -> dict[str, float | None]:
     if not generation["chroma"]:
         return {}
     chroma = comparisons.chroma_of(recording.samples, recording.sample_rate, generation)
     return {
         "chroma_similarity": comparisons.similarity(chroma, generation),
         "chroma_similarity_chance": comparisons.chance_similarity(chroma, generation),
-        "chroma_similarity_untrained": comparisons.untrained.get(key_of(generation)),
-        "chroma_similarity_ceiling": comparisons.ceiling.get(key_of(generation)),
+        "chroma_similarity_untrained": None
+        if untrained is None
+        else comparisons.decoded_similarity(untrained, generation),
+        "chroma_similarity_ceiling": comparisons.ceiling(generation),
     }
 
 

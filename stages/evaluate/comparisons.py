@@ -1,7 +1,6 @@
 """Comparisons of a clip's melody following: with an untrained model, and with the most that the codec lets through."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from schemas.identity import by_hash
 from schemas.tables import TOKENS, Row
 from stages.audio import resample, to_mono
 from stages.audio.references import Reference, rows_of_tracks
-from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_codecs_of_rows
+from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
 from stages.checkpoints.loading import load_checkpoint
@@ -29,23 +28,39 @@ Key = tuple[str, int]
 """A clip: its request's id and its take."""
 
 
-@dataclass
 class Comparisons:
-    """Compares clips with melodies, and holds the chroma similarities beside their own, by clip.
+    """Compares clips with the melodies that they were given.
 
-    A clip that is not there has none.
+    Args:
+        generations: of the clips to be scored that were given one.
+        request_of: their requests.
+
+    Raises:
+        ValueError: the codec is not the one that the generations' codes belong to.
     """
 
-    untrained: dict[Key, float] = field(default_factory=dict)
-    ceiling: dict[Key, float] = field(default_factory=dict)
-    analyses: dict[str, ChromaConfig] = field(default_factory=dict)
-    """How melodies are measured for each checkpoint, by its id."""
+    def __init__(
+        self,
+        context: Context,
+        codec_reference: WeightsRef,
+        generations: Sequence[Row],
+        request_of: Mapping[str, Row],
+    ) -> None:
+        checkpoints = {generation["checkpoint_id"] for generation in generations}
+        self._analyses = {checkpoint: _chroma_analysis(context, checkpoint) for checkpoint in checkpoints}
+        self._codecs = {}
+        if generations:
+            path, got = context.weights(codec_reference).path, f"evaluate.codec = {codec_reference}"
+            self._codecs = load_codecs_of_rows(generations, path, context.device, got)
+        self._track_of = {row["request_id"]: _melody_track(request_of[row["request_id"]]) for row in generations}
+        tracks = {track for track in self._track_of.values() if track}
+        self._tokens = rows_of_tracks(context.store, context.versions, TOKENS, tracks)
 
     def chroma_of(
         self, samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int, generation: Row
     ) -> Float[Tensor, "F 12"]:
         """Measure the chroma of a sound's mix, in the way in which the melody of a generation was measured."""
-        analysis = self.analyses[generation["checkpoint_id"]]
+        analysis = self._analyses[generation["checkpoint_id"]]
         sound = resample(to_mono(samples), sample_rate, analysis.sample_rate)
         return chroma(torch.from_numpy(sound), analysis)[0]
 
@@ -61,8 +76,24 @@ class Comparisons:
             clip_chroma, self._rate(generation), _asked_melody(generation), generation["chroma_frame_rate"]
         )
 
+    def ceiling(self, generation: Row) -> float | None:
+        """Return the similarity of the melody's own track, through the codec; None where it is no track, or of a model
+        that speaks other codes than the store's own."""
+        reference = self._tokens.get(self._track_of[generation["request_id"]] or "")
+        if reference is None or CodesFormat.from_row(reference) != CodesFormat.from_row(generation):
+            return None
+        codes = torch.tensor(np.array(reference["codes"], dtype=np.int64)[:, : generation["frames"]])
+        return self.decoded_similarity(codes, generation)
+
+    def decoded_similarity(self, codes: Int[Tensor, "K T"], generation: Row) -> float:
+        """Return how well codes, decoded, follow the melody of a generation."""
+        codec = self._codecs[CodesFormat.from_row(generation)]
+        return self.similarity(
+            self.chroma_of(codec.decode_track(codes).numpy(), codec.sample_rate, generation), generation
+        )
+
     def _rate(self, generation: Row) -> float:
-        return self.analyses[generation["checkpoint_id"]].frame_rate
+        return self._analyses[generation["checkpoint_id"]].frame_rate
 
 
 def _asked_melody(generation: Row) -> Float[Tensor, "F 12"]:
@@ -74,58 +105,7 @@ def key_of(row: Row) -> Key:
     return row["request_id"], row["take"]
 
 
-def compare(
-    context: Context,
-    codec_reference: WeightsRef,
-    clips: Sequence[Row],
-    request_of: Mapping[str, Row],
-    generation_of: Mapping[Key, Row],
-    untrained_clips: int,
-    untrained_seed: int,
-) -> Comparisons:
-    """Measure the codec's ceiling for every clip whose melody is a track's, and the untrained model for some.
-
-    Args:
-        clips: those to be scored.
-        request_of, generation_of: all requests and generations of the shard.
-        untrained_clips: how many clips of the shard are compared with an untrained model's.
-        untrained_seed: where its weights come from.
-
-    Raises:
-        ValueError: the codec is not the one that the generations' codes belong to.
-        Stopped: the run was asked to stop.
-    """
-    comparisons = Comparisons()
-    melodic = [generation_of[key_of(clip)] for clip in clips if generation_of[key_of(clip)]["chroma"]]
-    if not melodic:
-        return comparisons
-    checkpoints = {generation["checkpoint_id"] for generation in melodic}
-    comparisons.analyses = {checkpoint: _chroma_analysis(context, checkpoint) for checkpoint in checkpoints}
-    codec_path, got = context.weights(codec_reference).path, f"evaluate.codec = {codec_reference}"
-    codecs = load_codecs_of_rows(melodic, codec_path, context.device, got)
-    tracks = {key_of(row): _melody_track(request_of[row["request_id"]]) for row in melodic}
-    tokens = rows_of_tracks(context.store, context.versions, TOKENS, {track for track in tracks.values() if track})
-    for generation in melodic:
-        context.check_stopped()
-        reference = tokens.get(tracks[key_of(generation)] or "")
-        # There is no ceiling for a model that speaks other codes than the store's own.
-        if reference is not None and CodesFormat.from_row(reference) == CodesFormat.from_row(generation):
-            codec = codecs[CodesFormat.from_row(generation)]
-            codes = torch.tensor(np.array(reference["codes"], dtype=np.int64)[:, : generation["frames"]])
-            comparisons.ceiling[key_of(generation)] = _decoded_similarity(comparisons, codec, codes, generation)
-    chosen = _chosen(untrained_clips, generation_of.values())
-    compared = [generation for generation in melodic if key_of(generation) in chosen]
-    for checkpoint in sorted({generation["checkpoint_id"] for generation in compared}):
-        own = [generation for generation in compared if generation["checkpoint_id"] == checkpoint]
-        generated = _generate_untrained(context, checkpoint, untrained_seed, own, request_of)
-        comparisons.untrained |= {
-            key_of(row): _decoded_similarity(comparisons, codecs[CodesFormat.from_row(row)], clip, row)
-            for row, clip in zip(own, generated, strict=False)
-        }
-    return comparisons
-
-
-def _chosen(count: int, generations: Iterable[Row]) -> set[Key]:
+def chosen_clips(count: int, generations: Iterable[Row]) -> set[Key]:
     """Choose the clips of a shard that are compared with an untrained model's: by the hash of their keys, so that it
     does not depend on which of them are still to be scored."""
     melodic = [key_of(row) for row in generations if row["chroma"]]
@@ -147,19 +127,28 @@ def _chroma_analysis(context: Context, checkpoint: str) -> ChromaConfig:
     return melody.analysis
 
 
-def _decoded_similarity(comparisons: Comparisons, codec: AnyCodec, codes: Int[Tensor, "K T"], generation: Row) -> float:
-    """Return how well codes, decoded, follow the melody of a generation."""
-    decoded = comparisons.chroma_of(codec.decode_track(codes).numpy(), codec.sample_rate, generation)
-    return comparisons.similarity(decoded, generation)
+def generate_untrained(
+    context: Context, seed: int, generations: Sequence[Row], request_of: Mapping[str, Row]
+) -> Iterator[tuple[Row, Int[Tensor, "K _"]]]:
+    """Generate the same requests and seeds by an untrained model of each checkpoint's architecture: yield each row of
+    `generations` and its codes as soon as they are whole.
+
+    Args:
+        generations: of checkpoints of this store.
+        seed: where the weights come from.
+
+    Raises:
+        Stopped: the run was asked to stop.
+    """
+    for checkpoint in sorted({generation["checkpoint_id"] for generation in generations}):
+        own = [generation for generation in generations if generation["checkpoint_id"] == checkpoint]
+        for number, codes in _generate_of_checkpoint(context, checkpoint, seed, own, request_of):
+            yield own[number], codes
 
 
-def _generate_untrained(
+def _generate_of_checkpoint(
     context: Context, checkpoint: str, seed: int, generations: Sequence[Row], request_of: Mapping[str, Row]
-) -> list[Int[Tensor, "K _"]]:
-    """Generate the same requests and seeds by an untrained model of a checkpoint's architecture; nothing where the
-    checkpoint is not one of this store."""
-    if context.library.checkpoint(checkpoint) is None:
-        return []
+) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
     local = context.weights(WeightsRef.to_checkpoint(checkpoint))
     trained = load_checkpoint(local.path, context.weights)
     clips = []
@@ -173,8 +162,7 @@ def _generate_untrained(
         prompt = torch.from_numpy(codes[:, : row["prompt_frames"]]) if row["prompt_frames"] else None
         conditions = RequestConditions(attributes, prompt)
         clips.append(generation_request(request, conditions, frames=row["frames"], seed=row["seed"]))
-    codes_of = dict(generate_codes(context, untrained(trained.model, seed).to(context.device), trained.facts, clips))
-    return [codes_of[number] for number in range(len(clips))]
+    return generate_codes(context, untrained(trained.model, seed).to(context.device), trained.facts, clips)
 
 
 def untrained(model: MusicModel, seed: int) -> MusicModel:

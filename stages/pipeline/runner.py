@@ -447,7 +447,11 @@ def _check_result(
 
 def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
     module, shard = stage.module, reduced_shard(stage.module, context)
-    inputs = [context.rows(table) for table in module.READS if table not in getattr(module, "STREAMS", ())]
+    given = [table for table in module.READS if table not in getattr(module, "STREAMS", ())]
+    inputs = [
+        context.rows(table) if table.accumulates or table.name in context.versions else table.schema.empty_table()
+        for table in given  # one that is optional may have no stage that makes it
+    ]
     result = module.reduce(stage.config, context, *inputs)
     for name, beside in result.also.items():
         table = TABLES[name]

@@ -15,6 +15,7 @@ from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
     GENERATIONS,
+    NEAREST,
     RECONSTRUCTIONS,
     REPORTS,
     REQUESTS,
@@ -25,8 +26,8 @@ from schemas.tables import (
 )
 from stages.pipeline.contract import Context, ReduceResult
 
-READS = (CLIPS, SCORES, REQUESTS, GENERATIONS, CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS)
-OPTIONAL, WRITES, VERSION = (SCORES, TRACKS), REPORTS, 2
+READS = (CLIPS, SCORES, NEAREST, REQUESTS, GENERATIONS, CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS)
+OPTIONAL, WRITES, VERSION = (SCORES, NEAREST, TRACKS), REPORTS, 2
 
 PAGE = "report/index.html"
 """The page's path in the store."""
@@ -44,6 +45,7 @@ def reduce(
     context: Context,
     clips: pa.Table,
     scores: pa.Table,
+    nearest: pa.Table,
     requests: pa.Table,
     generations: pa.Table,
     checkpoints: pa.Table,
@@ -59,7 +61,12 @@ def reduce(
     from stages.report.pictures import FOLDER, TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
     from stages.report.rendering import Page, render_page
 
-    score_rows, track_rows, request_rows = scores.to_pylist(), tracks.to_pylist(), requests.to_pylist()
+    nearest_of = {(row["request_id"], row["take"]): row for row in nearest.to_pylist()}
+    score_rows = [
+        row | nearest_of.get((row["request_id"], row["take"]), {})
+        for row in scores.drop_columns(["embeddings"]).to_pylist()
+    ]
+    track_rows, request_rows = tracks.to_pylist(), requests.to_pylist()
     generation_rows = generations.select(["request_id", "take", "seed"]).to_pylist()
     request_ids = {row["request_id"] for row in request_rows}
     takes = {(row["request_id"], row["take"]) for row in generation_rows if row["request_id"] in request_ids}

@@ -138,6 +138,16 @@ def test_conditions_that_the_model_does_not_read_are_made_only_where_they_are_as
     assert {"chroma", "demo_models"} <= names_of(separated, "chroma")
 
 
+def test_the_nearest_track_is_looked_for_where_clips_and_tracks_are_embedded():
+    small = Recipe(preset="musicgen-small")
+    assert "nearest" in names_of(Recipe())
+    assert "nearest" not in names_of(small)  # whose tracks are not embedded
+    assert "nearest" in names_of(small, "clap") & names_of(small, all_tables=True)
+    assert "nearest" not in names_of(Recipe.model_validate({"evaluate": {"clap": None}}))
+    with pytest.raises(ValueError, match="nearest takes no part"):
+        selected_stages(small.configured_stages("music"), ["nearest"], "musicgen-small")
+
+
 def test_what_makes_a_condition_follows_only_for_a_model_that_reads_it():
     small, melody = Recipe(preset="musicgen-small").generate, Recipe(preset="musicgen-melody").generate
     assert (small.separator, small.clap, small.vocabulary) == (None, None, None)

@@ -12,6 +12,7 @@ from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
     GENERATIONS,
+    NEAREST,
     RECONSTRUCTIONS,
     REQUESTS,
     SCORES,
@@ -93,7 +94,7 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
     """A store in `folder` with one clip for each request (sharing `distinct` sounds), and the report's context."""
     store = Store(folder)
     sounds = [encode_audio(melody_clip(seed), 16_000, "flac", {}) for seed in range(distinct)]
-    clips, generations, scores = [], [], []
+    clips, generations, scores, nearest = [], [], [], []
     for number, request in enumerate(requests):
         data, key = sounds[number % distinct], {"request_id": request["request_id"], "take": 0}
         path = f"audio/version={VERSION}/{request['request_id']}-0.flac"
@@ -117,9 +118,8 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
             score |= {"key_asked": request["key"], "key": "A minor" if right else "C major", "key_correct": right}
         if request["bpm"]:
             score |= {"bpm_asked": request["bpm"], "bpm": 92.4, "bpm_correct": True}
-        scores.append(
-            score | {"clap_similarity": draw.random(), "nearest_track": track_id(number), "nearest_similarity": 0.6}
-        )
+        scores.append(score | {"clap_similarity": draw.random()})
+        nearest.append(key | {"nearest_track": track_id(number), "nearest_similarity": 0.6})
     tracks = [
         {
             "track_id": track_id(number),
@@ -162,10 +162,10 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
     ]
     for table, rows in (
         *((CLIPS, clips), (GENERATIONS, generations), (SCORES, scores), (REQUESTS, requests), (TRACKS, tracks)),
-        *((CHECKPOINTS, [checkpoint]), (TRAINING, training)),
+        *((NEAREST, nearest), (CHECKPOINTS, [checkpoint]), (TRAINING, training)),
     ):
         write(store, table, rows)
-    versions = {table.name: VERSION for table in (CLIPS, GENERATIONS, SCORES, REQUESTS, TRACKS)}
+    versions = {table.name: VERSION for table in (CLIPS, GENERATIONS, SCORES, NEAREST, REQUESTS, TRACKS)}
     settings = Settings(store=folder, device="cpu")
     return Context(
         store, settings, "run", "report", VERSION, versions, WeightsLibrary(store), identity="report-identity"
