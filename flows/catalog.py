@@ -21,6 +21,7 @@ from prefect.tasks import Task
 
 from flows.failures import is_transient
 from flows.output import LineProgress, result_rows
+from flows.reasons import reason_lines
 from flows.recipe import GPU_STAGES, Recipe, StageName
 from flows.running import Run, current_run, plan_run, run_stages
 from flows.server import has_own_server
@@ -63,6 +64,8 @@ def run_recipe(recipe: Recipe, settings: Settings, requested: Sequence[str] | No
         create_table_artifact(
             key="segue-run", table=result_rows(run.results), description=f"Run {run.run_id} in {settings.store}"
         )
+        for line in reason_lines(Store(settings.store), [result.stage for result in run.results]):
+            get_run_logger().warning(line)
 
 
 def run_in_flow(run: Run) -> None:

@@ -65,7 +65,9 @@ app.add_typer(publishing.app)
 def run(options: RunOptions) -> int:
     """Run the whole catalog or some stages, and tell what was made."""
     from flows.output import BarProgress, LineProgress, open_console, print_table, result_rows
+    from flows.reasons import reason_lines
     from flows.running import Run
+    from schemas import Store
 
     errors = Console(stderr=True)
     progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
@@ -75,6 +77,9 @@ def run(options: RunOptions) -> int:
             _run(options, current)
     finally:
         print_table(open_console(), result_rows(current.results))
+        stages = [result.stage for result in current.results]
+        for line in reason_lines(Store(options.plan.settings.store), stages) if stages else ():
+            print(line, file=sys.stderr)
     return 0
 
 
@@ -112,8 +117,12 @@ def _run(options: RunOptions, current: "Run") -> None:
 def plan(options: RunOptions) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
     from flows.output import open_console, plan_rows, print_table
+    from flows.reasons import plan_remark_lines
 
-    print_table(open_console(), plan_rows(options.plan.stage_plans()))
+    plans = options.plan.stage_plans()
+    print_table(open_console(), plan_rows(plans))
+    for line in plan_remark_lines(plans):
+        print(line, file=sys.stderr)
     return 0
 
 

@@ -17,6 +17,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights
+from stages.audio.keys import parse_key
 from stages.networks.published import ENCODEC_32KHZ, LAION_CLAP, ROBERTA_VOCABULARY
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
@@ -133,7 +134,7 @@ def _key_and_tempo_scores(recording: "DecodedAudio", request: Row) -> dict[str, 
     import torch
 
     from stages.audio import to_mono
-    from stages.evaluate.listening import estimate_key, estimate_tempo, parse_key, pitch_class_profile, tempo_is_correct
+    from stages.evaluate.listening import estimate_key, estimate_tempo, pitch_class_profile, tempo_is_correct
 
     scores: dict[str, Any] = {}
     mono = torch.from_numpy(to_mono(recording.samples)[0])

@@ -17,7 +17,6 @@ programming", JNMR 2007, sections 2 and 3).
 """
 
 import math
-import re
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +33,6 @@ MINOR_PROFILE = (6.5, 2.7, 3.5, 5.4, 2.6, 3.5, 2.5, 5.2, 4.0, 2.7, 4.3, 3.2)
 
 LOWEST_HERTZ, HIGHEST_HERTZ = 55.0, 2000.0
 """Where fundamentals and their first harmonics lie: below there are drums, above overtones of other classes."""
-
-FLATS = {"Db": "C#", "Eb": "D#", "Fb": "E", "Gb": "F#", "Ab": "G#", "Bb": "A#", "Cb": "B", "E#": "F", "B#": "C"}
 
 
 @dataclass(frozen=True)
@@ -84,22 +81,6 @@ def estimate_key(profile: Float[Tensor, "12"]) -> KeyEstimate | None:
     best = int(correlation.argmax())
     name = f"{PITCH_NAMES[best % 12]} {'major' if best < 12 else 'minor'}"
     return KeyEstimate(name, float(correlation[best]))
-
-
-def parse_key(text: str) -> str | None:
-    """Bring a key as people write it (`Am`, `a minor`, `Bb`, `F# maj`, `E-flat major`) to the form of
-    `KeyEstimate.name`, or return None where it is not one. A lone letter is a major key."""
-    plain = text.strip().replace("♯", "#").replace("♭", "b")
-    plain = re.sub(r"[\s-]*(sharp)\b", "#", re.sub(r"[\s-]*(flat)\b", "b", plain, flags=re.I), flags=re.I)
-    match = re.fullmatch(r"([A-Ga-g])([#b]?)[\s-]*(major|maj|minor|min|m|M)?\.?", plain, flags=0) or re.fullmatch(
-        r"([A-Ga-g])([#b]?)[\s-]*(major|maj|minor|min)\.?", plain, flags=re.I
-    )
-    if not match:
-        return None
-    letter, accidental, mode = match[1].upper(), match[2].lower(), match[3] or "major"
-    tonic = FLATS.get(letter + accidental, letter + accidental)
-    minor = mode == "m" or mode.lower().startswith("min")
-    return f"{tonic} {'minor' if minor else 'major'}"
 
 
 SILENT = -1

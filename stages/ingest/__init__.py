@@ -5,28 +5,37 @@ their encoded audio, measured, and described by the tables, sidecars and manifes
 metadata that changed later changes the row and reads no sound. The same content in two files is one track.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.drafts import Drafts
 from schemas.tables import TRACKS
 from stages.ingest.config import Config
+from stages.ingest.fields import clean_text
 from stages.ingest.index import COMPARED_COLUMNS, INDEX_COLUMNS, TrackIndex, is_unchanged
 from stages.ingest.listing import File, Listing, list_source
+from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
-from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
+from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
 
 __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]
 
-READS, WRITES, VERSION = (), TRACKS, 1
+READS, WRITES, VERSION = (), TRACKS, 2
 
-PLANNING_COLUMNS = COMPARED_COLUMNS
+PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings")
 """All that `plan_source` needs of the rows of earlier runs, where nothing has changed."""
 
 SAVE_EVERY = 128
 """Files after which what was read is written, so that a run that is killed has not read for nothing."""
+
+
+EXAMPLE_LENGTH = 200
+"""Characters of an example in `remarks`."""
 
 
 class RejectState(NamedTuple):
@@ -43,12 +52,14 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     Raises:
         ValueError: there is no source, or nothing in it.
     """
-    listing = _listing(context)
+    listing = _listing(config, context)
+    metadata = SourceMetadata(listing.recordings, listing.metadata)
     lasting = _lasting_rejects(listing, refused)
-    if is_unchanged(listing, known, lasting, refused):
-        return SourcePlan(0, known.num_rows, 0)
-    rows = context.store.read(TRACKS, context.fingerprint, columns=INDEX_COLUMNS)
-    index = _track_index(config, context, listing, rows)
+    remarks = source_remarks(listing, metadata, pc.list_flatten(known.column("warnings")).to_pylist()).all()
+    if is_unchanged(listing, metadata, known, lasting, refused):
+        return SourcePlan(0, known.num_rows, 0, remarks=remarks)
+    rows = Drafts(context.store, TRACKS, context.fingerprint).read(columns=INDEX_COLUMNS)
+    index = _track_index(config, context, listing, metadata, rows)
     refused_before = set(refused.column("key").to_pylist())
     unread, removed, outdated = len(index.unread(lasting)), len(index.removed()), index.count_outdated()
     new_rejects = set(lasting) - refused_before
@@ -57,6 +68,7 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         make=unread + outdated + len(new_rejects),
         reuse=len(index.rows) - removed - outdated,
         drop=removed + len(gone_rejects),
+        remarks=remarks,
     )
 
 
@@ -66,8 +78,9 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     Raises:
         ValueError: there is no source, or nothing in it.
     """
-    listing = _listing(context)
-    index = _track_index(config, context, listing, known.select(INDEX_COLUMNS))
+    listing = _listing(config, context)
+    metadata = SourceMetadata(listing.recordings, listing.metadata)
+    index = _track_index(config, context, listing, metadata, known.select(INDEX_COLUMNS))
     rejects = _lasting_rejects(listing, refused)
     recorded = {RejectState(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
     unread = index.unread(rejects)
@@ -84,6 +97,8 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         before = {row["track_id"]: row for row in known.filter(pc.equal(known["shard"], shard)).to_pylist()}
         content = [{**before.get(row["track_id"], {}), **row} for row in rows]
         yield ShardUpdate(shard, content, made, list(rejects.values()))
+    warnings = [warning for row in index.rows.values() for warning in row["warnings"] or ()]
+    context.remarks.update(source_remarks(listing, metadata, warnings))
 
 
 def update_shards(
@@ -101,6 +116,7 @@ def update_shards(
     Args:
         recorded: the states of the rejects that the store holds.
     """
+    index.refresh(index.shards())  # the splits of what is new follow from the artists of all that is there
     since = 0
     for file, result in results:
         filled = False
@@ -112,27 +128,58 @@ def update_shards(
         since += 1
         if filled or since == save_every:
             since, recorded = 0, reject_states(rejects.values())
-            index.refresh(max(index.last_shard, 0))
+            index.refresh([max(index.last_shard, 0)])
             yield max(index.last_shard, 0)
     index.drop_removed()
-    stale = [shard for shard in index.shards() if index.refresh(shard)]
+    stale = index.refresh(index.shards())
     if not stale and recorded != reject_states(rejects.values()):
         stale = [max(index.last_shard, 0)]
     yield from reversed(stale)
 
 
-def _listing(context: Context) -> Listing:
+def source_remarks(listing: Listing, metadata: SourceMetadata, warnings: Iterable[str]) -> Remarks:
+    """Return all that is to be told of a source: what was passed over in it, what its metadata describes of no
+    recording, and what was wrong with the metadata of its tracks.
+
+    Args:
+        warnings: those of all tracks.
+    """
+    remarks = Remarks()
+    for noticed in (listing.remarks, metadata.remarks):
+        for remark in noticed.all():
+            examples = [clean_text(example)[:EXAMPLE_LENGTH] for example in remark.examples]
+            remarks.add_all(remark.what, clean_text(remark.location)[:EXAMPLE_LENGTH], examples, remark.count)
+    told, locations = metadata.problems, {clean_text(location)[:200] for location in metadata.locations}
+    for warning, count in sorted(Counter(warning for warning in warnings if warning not in told).items()):
+        where, kind = _warning_kind(warning, locations)
+        remarks.add_all(kind, where, [warning[:EXAMPLE_LENGTH]], count)
+    return remarks
+
+
+def _warning_kind(warning: str, locations: Collection[str]) -> tuple[str, str]:
+    """Return where a track's warning comes from and what is the same in all of its kind: what was expected, which every
+    such sentence says before what came."""
+    kind = re.fullmatch(r"(?:(.*?): )?((?:\w+: )?expected .*?)(?:, got .*)?", warning)
+    if kind is None:
+        return "", "other warnings of tracks"
+    where = (kind[1] or "").removesuffix(":")
+    return where if where in locations or where == "tags" else "", kind[2]
+
+
+def _listing(config: Config, context: Context) -> Listing:
     source = context.settings.source
     if source is None:
         raise ValueError("expected a folder or URL of recordings, got none: name it by --source")
     return list_source(source, context.store.url)
 
 
-def _track_index(config: Config, context: Context, listing: Listing, known: pa.Table) -> TrackIndex:
+def _track_index(
+    config: Config, context: Context, listing: Listing, metadata: SourceMetadata, known: pa.Table
+) -> TrackIndex:
     """Return the index of the rows of earlier runs (`INDEX_COLUMNS` of them) against the source as it is."""
-    written = [int(shard) for shard in context.store.shards(TRACKS, context.fingerprint)]
+    written = [int(shard) for shard in Drafts(context.store, TRACKS, context.fingerprint).shards()]
     shares = (config.valid, config.test)
-    return TrackIndex(known.to_pylist(), listing, max(written, default=-1), config.shard_size, shares)
+    return TrackIndex(known.to_pylist(), listing, metadata, max(written, default=-1), config.shard_size, shares)
 
 
 def _lasting_rejects(listing: Listing, refused: pa.Table) -> dict[str, Reject]:

@@ -11,6 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from stages.audio.keys import parse_key
+from stages.ingest.artists import distinct, split_names
+from stages.ingest.texts import broken_text, no_description
+
 TEXT_LENGTHS = {
     "title": 500,
     "artist": 500,
@@ -20,10 +24,11 @@ TEXT_LENGTHS = {
     "key": 100,
     "description": 5_000,
     "licence": 500,
+    "lyrics": 20_000,
 }
 """The text columns of `tracks`, and how many characters each may have; longer ones are cut."""
 
-LIST_LENGTHS = {"moods": 100, "keywords": 100, "paraphrases": 5_000}
+LIST_LENGTHS = {"artists": 500, "moods": 100, "keywords": 100, "paraphrases": 5_000}
 """The columns of `tracks` that are lists, and how many characters an item may have; longer ones are cut."""
 
 LIST_ITEMS = 64
@@ -32,10 +37,21 @@ LIST_ITEMS = 64
 BPM_RANGE = (20.0, 400.0)
 """Tempi that are believed, in beats a minute."""
 
-FIELDS = (*TEXT_LENGTHS, *LIST_LENGTHS, "bpm")
+GAIN_RANGE = (-60.0, 60.0)
+"""Gains of ReplayGain that are believed, in decibels."""
+
+FIELDS = (*TEXT_LENGTHS, *LIST_LENGTHS, "bpm", "replay_gain")
 
 _ALIASES = {"license": "licence", "mood": "moods", "caption": "description", "text": "description", "tempo": "bpm"}
+_ALIASES |= {"replaygain_track_gain": "replay_gain"}
 """Other names for the same fields, which rank behind the name itself."""
+
+_TEMPO = re.compile(
+    r"(?:[~≈]|ca?\.?|approx\.?|approximately|about|around|circa|♩ ?=)?\s*(\d+(?:[.,]\d+)?)"
+    r"(?:\s*(?:-|–|—|to|\.\.)\s*(\d+(?:[.,]\d+)?))?\s*(?:bpm|b\.p\.m\.|beats per minute)?",
+    re.IGNORECASE,
+)
+"""A tempo as people write it: a number with a decimal point or comma, one that is about so, or a range."""
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufffe\uffff]+")
 """Control characters, and the marks that turn the direction of the text after them."""
@@ -78,7 +94,10 @@ def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> F
     for name, value in raw.items():
         if isinstance(name, str) and name.strip().lower() in _ALIASES:
             named.setdefault(_ALIASES[name.strip().lower()], value)
-    values, warnings = {}, []
+    if "artist" not in named and "artists" in named:
+        named["artist"] = named["artists"]
+    values: dict[str, Any] = {}
+    warnings = []
     for name, value in sorted(named.items()):
         try:
             known, remark = _typed(name, value, separators)
@@ -88,6 +107,8 @@ def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> F
             warnings.append(f"{clean_text(where)[:200]}: {name}: {remark}")
         if known is not None:
             values[name] = known
+    if "artist" in values and "artists" not in values:
+        values |= {name: artists for name, artists in (("artists", _artists(named["artist"])),) if artists}
     return Fields(values, tuple(warnings))
 
 
@@ -115,7 +136,11 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
     if value is None or value == "" or value == [] or (isinstance(value, float) and math.isnan(value)):
         return None, None
     if name == "bpm":
-        return _tempo(value), None
+        return _tempo(value)
+    if name == "replay_gain":
+        return _gain(value), None
+    if name == "artists":
+        return _artists(value) or None, None
     if name in LIST_LENGTHS:
         # A sentence holds the characters that part the items of other lists, so one text is one paraphrase.
         value = [value] if name == "paraphrases" and isinstance(value, str) else value
@@ -125,9 +150,17 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
     elif isinstance(value, str) and separators == ";" and ";" in value and name in ("instrument", "genre"):
         value = ", ".join(part.strip() for part in value.split(";") if part.strip())
     text, longest = clean_text(_scalar_text(value)), TEXT_LENGTHS[name]
+    if not text:
+        return None, None
+    if name == "key":
+        return _key(text), None
+    if name == "description" and (reason := no_description(text)):
+        raise ValueError(f"expected words on the music, got {reason}: {_shorten(text)}")
     if len(text) > longest:
         return text[:longest].rstrip(), f"expected at most {longest} characters, got {len(text):,}, so it was cut"
-    return text or None, None
+    if reason := broken_text(text):
+        return text, f"expected readable text, got {reason}: {_shorten(text)}"
+    return text, None
 
 
 def _scalar_text(value: Any) -> str:
@@ -138,25 +171,62 @@ def _scalar_text(value: Any) -> str:
     return str(value)
 
 
-def _tempo(value: Any) -> float | None:
+def _key(text: str) -> str:
+    key = parse_key(text) if len(text) <= TEXT_LENGTHS["key"] else None
+    if key is None:
+        raise ValueError(f"expected a key such as A minor, Am or 8A, got {_shorten(text)}")
+    return key
+
+
+def _artists(value: Any) -> list[str]:
+    """Return the artists of a text, or of a list of them."""
+    if not isinstance(value, list | tuple):
+        value = [value]
+    texts = [clean_text(_scalar_text(item))[: LIST_LENGTHS["artists"]] for item in value[:LIST_ITEMS]]
+    return distinct(name for text in texts for name in split_names(text))[:LIST_ITEMS]
+
+
+def _tempo(value: Any) -> tuple[float | None, str | None]:
     low, high = BPM_RANGE
     expected = f"expected a number from {low:g} to {high:g}"
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
+    remark = None
     if isinstance(value, str):
         if not value.strip():
-            return None
+            return None, None
+        match = _TEMPO.fullmatch(value.strip()[:100])
         try:
-            value = float(value)
+            number = _decimal(match[1]) if match else float(value)
         except ValueError:
             raise ValueError(f"{expected}, got {_shorten(value)}") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+        if match and match[2]:
+            remark = f"expected one tempo, got a range, of which the middle was taken: {_shorten(value)}"
+            ends = (number, _decimal(match[2]))
+            number = sum(ends) / 2 if low <= min(ends) and max(ends) <= high else math.inf
+    elif isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{expected}, got {_shorten(value)}")
-    if value == 0:  # what taggers write for "unknown"
-        return None
-    if not low <= value <= high:
+    else:
+        number = value
+    if number == 0:  # what taggers write for "unknown"
+        return None, None
+    if not low <= number <= high:
         raise ValueError(f"{expected}, got {_shorten(value)}")
-    return float(value)
+    return float(number), remark
+
+
+def _decimal(text: str) -> float:
+    return float(text.replace(",", "."))
+
+
+def _gain(value: Any) -> float:
+    """Return a gain in decibels, as `-6.3 dB` or a number."""
+    low, high = GAIN_RANGE
+    text = _scalar_text(value[0] if isinstance(value, list | tuple) and len(value) == 1 else value)
+    match = re.fullmatch(r"\s*([+-]?\d+(?:[.,]\d+)?)\s*(?:db)?\s*", text, re.IGNORECASE)
+    if not match or not low <= _decimal(match[1]) <= high:
+        raise ValueError(f"expected a gain from {low:g} to {high:g} dB, got {_shorten(value)}")
+    return _decimal(match[1])
 
 
 def _typed_items(value: Any, separators: str, longest: int) -> tuple[list[str] | None, str | None]:

@@ -8,7 +8,6 @@ one that was not.
 
 import hashlib
 import json
-import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -17,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.ingest.fields import FIELDS, Fields, resolve
+from stages.ingest.artists import ArtistGroups, distinct, featured_names, group_keys
+from stages.ingest.fields import FIELDS, LIST_ITEMS, Fields, resolve
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import NO_METADATA, MetadataStamp, SourceMetadata
 from stages.ingest.probe import AudioProbe
@@ -25,7 +25,7 @@ from stages.pipeline.contract import Reject
 
 Row = dict[str, Any]
 
-INDEX_COLUMNS = ("track_id", "shard", "files", "metadata_stamp")
+INDEX_COLUMNS = ("track_id", "shard", "files", "metadata_stamp", "artists", "split", "warnings")
 """The columns of known rows that an index decides by; what else a row has, it leaves as it is."""
 
 COMPARED_COLUMNS = ("files", "metadata_stamp")
@@ -37,6 +37,7 @@ class TrackIndex:
 
     Args:
         known: the rows of earlier runs.
+        metadata: what lies beside the recordings of the listing.
         last_shard: the highest number of a shard that exists, -1 if there is none.
         shard_size: how many tracks a shard takes.
         shares: the shares of the splits `valid` and `test`.
@@ -46,13 +47,14 @@ class TrackIndex:
         self,
         known: Iterable[Row],
         listing: Listing,
+        metadata: SourceMetadata,
         last_shard: int,
         shard_size: int,
         shares: tuple[float, float],
     ) -> None:
         self.rows = {row["track_id"]: row for row in known}
         self.listing = listing
-        self._metadata = SourceMetadata(listing.recordings, listing.metadata)
+        self._metadata = metadata
         self._shard_size, self._shares = shard_size, shares
         self._listed = {file.uri: file for file in listing.recordings}
         self._files = {
@@ -66,6 +68,7 @@ class TrackIndex:
         self._changed: set[str] = set()
         self._counted: set[str] = set()
         self._shrunk: set[int] = set()
+        self._groups: ArtistGroups | None = None
 
     def unread(self, refused: Collection[str]) -> list[File]:
         """Return the recordings whose present state is in no row, nor among the URIs that are `refused`."""
@@ -92,10 +95,19 @@ class TrackIndex:
     def is_full(self, shard: int) -> bool:
         return len(self._shards[shard]) >= self._shard_size
 
-    def refresh(self, shard: int) -> bool:
-        """Bring the files and metadata of a shard's rows up to date; True if the shard must be written.
+    def refresh(self, shards: Iterable[int]) -> list[int]:
+        """Bring the files, metadata and splits of the rows in some shards up to date, and return those of the shards
+        that must be written.
 
         Rows with no file wait to be dropped, and those in a folder that cannot be read now stay as they are."""
+        shards = list(shards)
+        for shard in shards:
+            self._refresh_metadata(shard)
+        for shard in shards:
+            self._refresh_splits(shard)
+        return [shard for shard in shards if shard in self._shrunk or not self._changed.isdisjoint(self._shards[shard])]
+
+    def _refresh_metadata(self, shard: int) -> None:
         stale: dict[str, str] = {}
         unreadable = self.listing.unreadable_folders
         for track_id in self._shards[shard]:
@@ -109,14 +121,38 @@ class TrackIndex:
         described = zip((file.uri for file in recordings), self._metadata.fields_of(recordings), strict=True)
         fields = dict(described)
         for track_id, stamp in stale.items():
-            row = self.rows[track_id]
-            self.rows[track_id] = {**row, **self._metadata_columns(track_id, fields), "metadata_stamp": stamp}
+            before = self.rows[track_id]
+            row = {"split": None, **before, **self._metadata_columns(track_id, fields), "metadata_stamp": stamp}
+            if "artists" in before and row["artists"] != before["artists"]:  # another track, to the splits
+                row["split"] = self._groups = None
+            self.rows[track_id] = row
+            if self._groups is not None:
+                self._connect(self._groups, row)
         self._changed |= stale.keys()
-        return shard in self._shrunk or not self._changed.isdisjoint(self._shards[shard])
+
+    def _refresh_splits(self, shard: int) -> None:
+        """Put every row of a shard into the split of its group, which tracks in other shards may have moved."""
+        if self._groups is None:
+            self._groups = ArtistGroups(*self._shares)
+            for track_id, row in self.rows.items():
+                if self._files[track_id] and "artists" in row:
+                    self._connect(self._groups, row)
+        for track_id in self._shards[shard]:
+            row = self.rows[track_id]
+            if not self._files[track_id]:
+                continue
+            split = self._groups.split(group_keys(row["artists"] or (), track_id)[0])
+            if row["split"] != split:
+                self.rows[track_id] = {**row, "split": split}
+                self._changed.add(track_id)
+
+    def _connect(self, groups: ArtistGroups, row: Row) -> None:
+        groups.connect(group_keys(row["artists"] or (), row["track_id"]), row["split"])
 
     def drop_removed(self) -> None:
         """Drop the rows that have no file left; call it when all new files are read."""
         for track_id in self.removed():
+            self._groups = None
             shard = self.rows.pop(track_id)["shard"]
             self._shards[shard].remove(track_id)
             self._shrunk.add(shard)
@@ -140,8 +176,7 @@ class TrackIndex:
 
     def count_outdated(self) -> int:
         """Count the known rows that the listing alone shows to have changed: other files, or other metadata."""
-        for shard in self.shards():
-            self.refresh(shard)
+        self.refresh(self.shards())
         return len(self._changed)
 
     def _is_current(self, uri: str, stamp: str) -> bool:
@@ -157,7 +192,8 @@ class TrackIndex:
         files = self._files[track_id]
         known = resolve(each for file in files for each in (*fields[file["uri"]], Fields.from_json(file["tags"])))
         columns: Row = {name: known.values.get(name) for name in FIELDS}
-        columns["split"] = split_of(columns["artist"] or "", track_id, *self._shares)
+        artists = [*(columns["artists"] or ()), *featured_names(columns["title"] or "")]
+        columns["artists"] = distinct(artists)[:LIST_ITEMS] or None
         return {**columns, "uri": files[0]["uri"], "files": files, "warnings": list(known.warnings)}
 
 
@@ -179,23 +215,9 @@ def _stamp_digest(stamps: Sequence[MetadataStamp]) -> str:
     return hashlib.sha256(json.dumps([FIELDS, list(stamps)]).encode()).hexdigest()[:16]
 
 
-def split_of(artist: str, track_id: str, valid: float, test: float) -> str:
-    """Return the split of a track: by its artist, so that no artist is in two, else by its content.
-
-    It depends on nothing else, so a track stays where it is however many come.
-
-    Args:
-        valid, test: shares of the splits; the rest is `train`.
-    """
-    name = " ".join(unicodedata.normalize("NFKC", artist).casefold().split())
-    digest = hashlib.sha256(f"artist:{name}".encode() if name else f"track:{track_id}".encode()).digest()
-    position = int.from_bytes(digest[:8], "big") / 2**64
-    if position >= valid + test:
-        return "train"
-    return "valid" if position < valid else "test"
-
-
-def is_unchanged(listing: Listing, known: pa.Table, lasting: Mapping[str, Reject], refused: pa.Table) -> bool:
+def is_unchanged(
+    listing: Listing, metadata: SourceMetadata, known: pa.Table, lasting: Mapping[str, Reject], refused: pa.Table
+) -> bool:
     """Tell whether nothing is new, gone or changed: neither recordings, nor their metadata, nor what was refused.
 
     On most nights that is so, of a million recordings too. A `TrackIndex` would answer as well, but it takes all rows
@@ -217,12 +239,11 @@ def is_unchanged(listing: Listing, known: pa.Table, lasting: Mapping[str, Reject
     read_now = {"uri": [file.uri for file in recordings], "stamp": [file.stamp for file in recordings]}
     if not all(read_before.column(name).equals(pa.chunked_array([values])) for name, values in read_now.items()):
         return False
-    return _metadata_is_unchanged(listing, known)
+    return _metadata_is_unchanged(listing, metadata, known)
 
 
-def _metadata_is_unchanged(listing: Listing, known: pa.Table) -> bool:
+def _metadata_is_unchanged(listing: Listing, metadata: SourceMetadata, known: pa.Table) -> bool:
     """Tell whether every row's `metadata_stamp` is what the metadata of its files gives now."""
-    metadata = SourceMetadata(listing.recordings, listing.metadata)
     stamps, files = known.column("metadata_stamp"), known.column("files")
     counts = pc.list_value_length(files).to_pylist()
     if metadata.is_empty:

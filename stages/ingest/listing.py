@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.locations import locate, uri_of
 from stages.ingest.fields import clean_text
-from stages.pipeline.contract import Reject
+from stages.pipeline.contract import Reject, Remarks
 
 AUDIO_EXTENSIONS = frozenset(
     (
@@ -67,6 +67,8 @@ class Listing:
     """Names of recordings that are no files, and folders and links that lead nowhere."""
     unreadable_folders: list[str] = field(default_factory=list)
     """URIs of folders that could not be read: nobody knows what became of the files in them."""
+    remarks: Remarks = field(default_factory=Remarks)
+    """What was passed over."""
 
     def is_in_unreadable_folder(self, uri: str) -> bool:
         return any(uri.startswith(f"{folder}/") for folder in self.unreadable_folders)

@@ -1,5 +1,5 @@
 """A file's own tags: ID3 in MP3, WAV and AIFF, Vorbis comments, MP4 atoms, ASF and APE, by mutagen; where it finds
-none, what libsndfile reads (INFO chunks in WAV and the like)."""
+none, APEv2 at the end of any file, and what libsndfile reads (INFO chunks in WAV and the like)."""
 
 from collections.abc import Iterable
 from typing import IO, Any
@@ -12,15 +12,24 @@ LONGEST = 2**20
 NAMES = {
     "title": ("tit2", "title", "\xa9nam"),
     "artist": ("tpe1", "artist", "\xa9art", "author"),
+    "artists": ("artists", "txxx:artists", "----:com.apple.itunes:artists", "wm/artists"),
     "album": ("talb", "album", "\xa9alb", "wm/albumtitle"),
     "genre": ("tcon", "genre", "\xa9gen", "gnre", "wm/genre"),
     "moods": ("tmoo", "mood", "moods", "txxx:mood", "wm/mood", "----:com.apple.itunes:mood"),
     "keywords": ("keywords", "txxx:keywords", "keyw", "----:com.apple.itunes:keywords"),
     "instrument": ("instrument", "txxx:instrument", "----:com.apple.itunes:instrument"),
-    "bpm": ("tbpm", "bpm", "txxx:bpm", "tempo", "tmpo", "wm/beatsperminute"),
-    "key": ("tkey", "key", "initialkey", "txxx:initialkey", "wm/initialkey", "----:com.apple.itunes:initialkey"),
+    "bpm": ("tbpm", "bpm", "txxx:bpm", "tempo", "tmpo", "wm/beatsperminute", "beats per minute"),
+    "key": (
+        *("tkey", "key", "initialkey", "initial key", "txxx:initialkey", "txxx:key", "wm/initialkey"),
+        "----:com.apple.itunes:initialkey",
+    ),
     "description": ("description", "txxx:description", "desc", "comment", "comm", "\xa9cmt"),
     "licence": ("license", "licence", "txxx:license", "copyright", "tcop", "cprt"),
+    "lyrics": ("uslt", "lyrics", "unsyncedlyrics", "unsynced lyrics", "txxx:lyrics", "\xa9lyr", "wm/lyrics"),
+    "replay_gain": (
+        *("replaygain_track_gain", "txxx:replaygain_track_gain"),
+        "----:com.apple.itunes:replaygain_track_gain",
+    ),
 }
 """The tags that hold each field, in lower case, the better first. A comment whose own description is not empty is some
 program's (`iTunNORM`), and is passed over."""
@@ -32,13 +41,13 @@ def read_tags(file: IO[bytes]) -> Fields:
         tags = _by_mutagen(file)
     except Exception as error:  # mutagen's parsers raise what they run into: struct errors, index errors, their own
         return Fields({}, (f"tags: expected readable tags, got {type(error).__name__}: {str(error)[:200]}",))
-    if not tags:
-        tags = _by_libsndfile(file)
+    tags = tags or _apev2(file) or _by_libsndfile(file)
     raw = {}
     for name, tag_names in NAMES.items():
         values = next((tags[tag] for tag in tag_names if tags.get(tag)), None)
         if values:
-            raw[name] = values if name in ("moods", "keywords") and len(values) > 1 else ", ".join(values)
+            is_list = name in ("artist", "artists", "moods", "keywords") and len(values) > 1
+            raw[name] = values if is_list else ", ".join(values)
     return read_fields(raw, "tags")
 
 
@@ -55,11 +64,26 @@ def _by_mutagen(file: IO[bytes]) -> dict[str, list[str]]:
             if name.split(":")[1]:
                 continue
             name = "comm"
+        if name.startswith("uslt:"):
+            name = "uslt"
         texts = value.genres if isinstance(value, TCON) else getattr(value, "text", value)
         texts = [text for text in _texts(texts) if text.strip()]
         if texts:
             tags.setdefault(name, texts)
     return tags
+
+
+def _apev2(file: IO[bytes]) -> dict[str, list[str]]:
+    """Return the APEv2 tags at the end of a file of any format, as players write them to MP3."""
+    from mutagen.apev2 import APETextValue, APEv2, error
+
+    file.seek(0)
+    try:
+        tags = APEv2(file)
+    except error:
+        return {}
+    items = ((name.lower(), value) for name, value in tags.items() if isinstance(value, APETextValue))
+    return {name: [text[:LONGEST] for text in value if text.strip()] for name, value in items}
 
 
 def _texts(value: Any) -> list[str]:

@@ -69,7 +69,7 @@ end; a stage raises only what no item is to blame for.
 import shutil
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,22 @@ class Remarks:
             examples = self._examples.setdefault((what, location), {})
             if example and len(examples) < self.EXAMPLES:
                 examples[example] = None
+
+    def add_all(self, what: str, location: str, examples: Collection[str], count: int | None = None) -> None:
+        """Notice the same of several things.
+
+        Args:
+            count: how many they are, where `examples` are not all of them.
+        """
+        for example in list(examples)[: self.EXAMPLES]:
+            self.add(what, location, example, count=0)
+        if examples or count:
+            self.add(what, location, count=len(examples) if count is None else count)
+
+    def update(self, other: "Remarks") -> None:
+        """Take over what was noticed elsewhere."""
+        for remark in other.all():
+            self.add_all(remark.what, remark.location, remark.examples, remark.count)
 
     def all(self) -> list[Remark]:
         """Return what was noticed, sorted by what and where."""

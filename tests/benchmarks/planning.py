@@ -20,8 +20,10 @@ from schemas import Settings, Store
 from schemas.identity import keys_digest
 from schemas.store import row_keys
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
-from stages.ingest.index import TrackIndex, split_of
+from stages.ingest.artists import artist_key, split_of
+from stages.ingest.index import TrackIndex
 from stages.ingest.listing import list_source
+from stages.ingest.metadata import SourceMetadata
 from stages.pipeline.planning import Pipeline, plan_pipeline
 from tests.benchmarks.machine import peak_megabytes
 from tests.benchmarks.results import Figure, Report
@@ -67,7 +69,7 @@ def make_catalog(root: Path, tracks: int, shard_size: int) -> None:
     pipeline = pipeline_of(root, shard_size)
     versions = {name: pipeline.fingerprint(name) for name in STAGES}
     listing = list_source(str(root / "source"), f"file://{root}/store")
-    index = TrackIndex([], listing, -1, shard_size, (0.05, 0.05))
+    index = TrackIndex([], listing, SourceMetadata(listing.recordings, []), -1, shard_size, (0.05, 0.05))
     store = Store(str(root / "store"))
     for first in range(0, tracks, shard_size):
         shard = str(first // shard_size)
@@ -108,7 +110,8 @@ def _track(file, index: TrackIndex, shard: int) -> dict:  # type: ignore[no-unty
         "genre": "rock",
         "moods": ["calm"],
         "keywords": [],
-        "split": split_of(artist, track_id, 0.05, 0.05),
+        "artists": [artist],
+        "split": split_of(f"artist:{artist_key(artist)}", 0.05, 0.05),
         "warnings": [],
         "shard": shard,
     }

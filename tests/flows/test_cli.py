@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 
@@ -244,6 +246,33 @@ def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordi
     out, errors = second.communicate(timeout=60)
     assert second.returncode == 0, errors
     assert out.splitlines()[1].split()[:4] == ["ingest", "0", "3", "0"]
+
+
+def test_plans_and_runs_tell_what_they_refused_and_noticed_and_how_to_list_it(recordings, tmp_path, capfd):
+    from flows.recipe import Recipe
+    from flows.running import Run, RunPlan, run_stages
+    from schemas import Settings
+
+    music = tmp_path / "music"
+    shutil.copytree(recordings, music)
+    (music / "metadata.csv").write_text("file_name,title\nnowhere.wav,T\n")
+    (music / "bad.wav").write_bytes(b"bad")
+    words = ["ingest", "--source", str(music), "--store", str(tmp_path / "store")]
+    assert run_command(["plan", *words]) == 0
+    noticed = "1 × ingest: no row names a recording here (metadata.csv), such as nowhere.wav"
+    assert capfd.readouterr().err.splitlines() == [noticed]
+    settings = Settings(store=str(tmp_path / "store"), source=str(music), workers=1)
+    run_stages(Run(RunPlan(Recipe().configured_stages(settings.source), ["ingest"], settings, True)))
+    capfd.readouterr()
+    assert run_command(["run", *words]) == 0
+    lines = [line.strip() for line in capfd.readouterr().err.splitlines()]
+    assert lines[1] == "refused 1:"
+    assert lines[2].startswith(f"1 × ingest: unreadable, such as {music}/bad.wav: expected")
+    assert lines[4:6] == ["noticed:", noticed]
+    for line in (lines[3], lines[6]):
+        command = shlex.split(line.removeprefix("all of them: segue "))
+        assert run_command(command) == 0, line
+        assert "ingest" in capfd.readouterr().out
 
 
 def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):

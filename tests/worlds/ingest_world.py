@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
+import duckdb
+
 from schemas import Settings, Store
 from schemas.drafts import Drafts
-from schemas.tables import REJECTS, TRACKS
+from schemas.tables import REJECTS, REMARKS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.ingest import Config
@@ -50,7 +52,7 @@ class World:
         counts = run_job(stage, context, "all") if plan.jobs else Counts(0, plan.reuse, plan.refused)
         Drafts(self.store, TRACKS, "v").publish()
         self.read = context.progress.done
-        assert (plan.make > 0 or plan.drop > 0) == bool(plan.jobs)
+        assert plan.jobs or not (plan.make or plan.drop)
         again = plan_stage(stage, self.context(), True)
         assert again.jobs == (), again
         return counts
@@ -63,14 +65,25 @@ class World:
     def rejects(self) -> dict[str, dict]:
         return {os.path.relpath(row["uri"], self.music): row for row in self.store.read(REJECTS, "v").to_pylist()}
 
+    def answer(self, sql: str) -> list[dict]:
+        """The answer to a query over the tracks, as the views show them once a run has ended."""
+        with duckdb.connect() as connection:
+            connection.register("tracks", self.store.read(TRACKS, "v"))
+            return connection.sql(sql).to_arrow_table().to_pylist()
+
+    def remarks(self) -> list[tuple[str, str, int, list[str]]]:
+        """What the last run noticed: what, where, how often, and examples."""
+        rows = self.store.read(REMARKS, "v").to_pylist()
+        return [(row["what"], row["location"], row["count"], row["examples"]) for row in rows]
+
     def add(self, name: str, seed: int = 0, seconds: float = 0.6, form: str = "FLAC") -> Path:
         write(self.music / name, encoded(form, tones(seconds, seed, RATE), RATE))
         return self.music / name
 
     def tables(self) -> list:
-        """Everything that the store holds of tracks and rejects, by shard."""
+        """Everything that the store holds of tracks, rejects and remarks, by shard."""
         return [
             (table.name, shard, self.store.read(table, "v", [shard]).drop_columns(drop).to_pylist())
-            for table, drop in ((TRACKS, []), (REJECTS, ["run_id"]))
+            for table, drop in ((TRACKS, []), (REJECTS, ["run_id"]), (REMARKS, ["run_id"]))
             for shard in self.store.shards(table, "v")
         ]

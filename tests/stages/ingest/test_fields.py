@@ -11,6 +11,7 @@ from hypothesis import strategies as some
 from stages.ingest.fields import (
     BPM_RANGE,
     FIELDS,
+    GAIN_RANGE,
     LIST_ITEMS,
     LIST_LENGTHS,
     TEXT_LENGTHS,
@@ -39,6 +40,9 @@ def test_anything_becomes_fields_that_a_table_can_hold(raw):
             assert isinstance(value, float)
             assert BPM_RANGE[0] <= value <= BPM_RANGE[1]
             continue
+        if name == "replay_gain":
+            assert GAIN_RANGE[0] <= value <= GAIN_RANGE[1]
+            continue
         texts = value if name in LIST_LENGTHS else [value]
         assert texts
         assert len(texts) <= LIST_ITEMS
@@ -52,11 +56,33 @@ def test_anything_becomes_fields_that_a_table_can_hold(raw):
     assert Fields.from_json(fields.to_json()) == fields
 
 
+TEMPI = {"120": 120.0, " 98.5 ": 98.5, "120,5": 120.5, "174.0 BPM": 174.0, "120bpm": 120.0, "~96": 96.0, "ca. 90": 90.0}
+
+
 @pytest.mark.parametrize(
-    ("value", "kept"), [("120", 120.0), (" 98.5 ", 98.5), (20, 20.0), ([120], 120.0), (400.0, 400.0)]
+    ("value", "kept"), [*TEMPI.items(), ("\uff11\uff12\uff10", 120.0), (20, 20.0), ([120], 120.0), (400.0, 400.0)]
 )
 def test_a_tempo_is_a_number_from_20_to_400(value, kept):
     assert read_fields({"bpm": value}, "x.json") == Fields({"bpm": kept})
+
+
+@pytest.mark.parametrize(("value", "middle"), [("60-80", 70.0), ("90 – 100 bpm", 95.0), ("120,5..121.5", 121.0)])
+def test_of_a_range_of_tempi_the_middle_is_taken_and_told(value, middle):
+    fields = read_fields({"bpm": value}, "x.json")
+    assert fields.values == {"bpm": middle}
+    assert fields.warnings[0].startswith("x.json: bpm: expected one tempo, got a range")
+
+
+def test_a_key_is_in_one_spelling_and_what_is_none_is_told():
+    assert read_fields({"key": "8A"}, "x.json") == Fields({"key": "A minor"})
+    fields = read_fields({"key": "all over"}, "x.json")
+    assert fields.values == {}
+    assert fields.warnings[0].startswith("x.json: key: expected a key such as A minor, Am or 8A, got 'all over'")
+
+
+@pytest.mark.parametrize("value", ["60-500", "10-80", "-6.3 dB", "120,5,5"])
+def test_a_tempo_that_is_none_is_told(value):
+    assert read_fields({"bpm": value}, "x.json").values == {}
 
 
 @pytest.mark.parametrize(
@@ -120,14 +146,14 @@ def test_wrong_types_are_dropped_with_a_sentence_and_the_rest_stays():
     fields = read_fields(
         {"title": {"a": 1}, "artist": "me", "key": True, "moods": 5, "genre": deep, "album": b"x"}, "s.json"
     )
-    assert fields.values == {"artist": "me"}
+    assert fields.values == {"artist": "me", "artists": ["me"]}
     assert len(fields.warnings) == 5
     assert all(warning.startswith("s.json: ") and "so it was dropped" in warning for warning in fields.warnings)
 
 
 def test_a_name_ranks_before_its_aliases():
     assert read_fields({"license": "b", "licence": "a"}, "t").values == {"licence": "a"}
-    assert read_fields({"Caption": "c", "LICENSE": "b"}, "t").values == {"description": "c", "licence": "b"}
+    assert read_fields({"Caption": "slow", "LICENSE": "b"}, "t").values == {"description": "slow", "licence": "b"}
 
 
 @settings(deadline=None)

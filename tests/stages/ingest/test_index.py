@@ -1,42 +1,15 @@
 """Splits and shards: where a track goes depends on the track, not on other tracks or how often a run was killed."""
 
-from collections import Counter
-
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from stages.ingest import reject_states, update_shards
+from stages.ingest.artists import SPLITS
 from stages.ingest.fields import Fields
-from stages.ingest.index import TrackIndex, split_of
+from stages.ingest.index import TrackIndex
 from stages.ingest.listing import File, Listing
+from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused
-
-TAGS = Fields().to_json()
-
-
-def test_the_shares_of_the_splits_are_kept():
-    counts = Counter(split_of(f"artist {number}", "x", 0.05, 0.1) for number in range(20_000))
-    assert abs(counts["valid"] / 20_000 - 0.05) < 0.006
-    assert abs(counts["test"] / 20_000 - 0.1) < 0.008
-    assert sum(counts.values()) == 20_000
-
-
-@given(some.text(), some.text(), some.floats(0, 0.5), some.floats(0, 0.5))
-def test_an_artist_is_in_one_split_however_the_name_is_spelled(name, track_id, valid, test):
-    split = split_of(name, track_id, valid, test)
-    spaced = "  " + "  ".join(name.split()) + " "
-    assert split == split_of(spaced, track_id, valid, test)
-    assert split == split_of(name.upper(), track_id, valid, test) or name.upper().casefold() != name.casefold()
-    if name.split():
-        assert split == split_of(name, track_id + "!", valid, test)
-
-
-@given(some.text(min_size=1), some.floats(0, 0.2), some.floats(0, 0.2))
-def test_without_an_artist_the_content_decides_and_a_larger_share_only_adds(track_id, valid, more):
-    split = split_of("", track_id, valid, 0.1)
-    assert split == split_of(" \t", track_id, valid, 0.1)
-    if split == "valid":
-        assert split_of("", track_id, valid + more, 0.1) == "valid"
 
 
 def _file(name: str, content: int) -> File:
@@ -44,18 +17,23 @@ def _file(name: str, content: int) -> File:
 
 
 def _result(content: int) -> AudioProbe | Refused:
+    """Tracks by eight artists, alone and together, so that groups are connected all the time; some by nobody."""
     if content % 10 == 9:
         return Refused("silent", "as asked")
-    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, TAGS)
+    artists = {"artists": [f"artist {number % 8}" for number in (content, content // 4)]} if content % 7 else {}
+    tags = Fields(artists).to_json()
+    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, tags)
+
+
+def _index(known: list[dict], source: Listing, last_shard: int) -> TrackIndex:
+    return TrackIndex(known, source, SourceMetadata(source.recordings, source.metadata), last_shard, 4, (0.3, 0.3))
 
 
 def _run(store: dict, listing: list[tuple[str, int]], stop_after: int | None):
     """A run over files of these names and contents, with shards of four, that is killed after it wrote so many."""
     source = Listing(recordings=sorted((_file(*file) for file in listing), key=lambda file: file.uri))
     shards, refused = store.setdefault("shards", {}), store.setdefault("rejects", {})
-    index = TrackIndex(
-        [row for rows in shards.values() for row in rows], source, max(shards, default=-1), 4, (0.1, 0.1)
-    )
+    index = _index([row for rows in shards.values() for row in rows], source, max(shards, default=-1))
     stamps = {file.uri: file.stamp for file in source.recordings}
     rejects = {key: reject for key, reject in refused.items() if stamps.get(key) == reject.stamp}
     recorded = reject_states(refused.values())
@@ -121,7 +99,23 @@ def test_a_second_run_writes_nothing(listing):
     _run(store, listing, None)
     source = Listing(recordings=sorted((_file(*file) for file in listing), key=lambda file: file.uri))
     known = [row for rows in store["shards"].values() for row in rows]
-    index = TrackIndex(known, source, max(store["shards"], default=-1), 4, (0.1, 0.1))
+    index = _index(known, source, max(store["shards"], default=-1))
     recorded = reject_states(store["rejects"].values())
     assert index.unread(store["rejects"]) == []
     assert list(update_shards(index, dict(store["rejects"]), recorded, [])) == []
+
+
+@settings(max_examples=80, deadline=None)
+@given(some.lists(NAMES, min_size=1, max_size=4))
+def test_no_artist_is_in_two_splits_and_only_training_gains_rows_of_known_tracks(nights):
+    store: dict = {}
+    for listing in nights:
+        before = {row["track_id"]: row["split"] for rows in store.get("shards", {}).values() for row in rows}
+        _run(store, listing, None)
+        splits: dict[str, set[str]] = {}
+        for row in [row for rows in store["shards"].values() for row in rows]:
+            for artist in row["artists"] or ():
+                splits.setdefault(artist, set()).add(row["split"])
+            earlier = before.get(row["track_id"], row["split"])
+            assert SPLITS.index(row["split"]) <= SPLITS.index(earlier)
+        assert all(len(found) == 1 for found in splits.values())

@@ -12,6 +12,7 @@ from schemas import Settings
 from schemas.tables import REJECTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest
+from stages.ingest.artists import split_of
 from stages.pipeline.contract import Context
 from stages.pipeline.planning import ConfiguredStage, plan_stage
 from stages.pipeline.runner import Counts
@@ -133,6 +134,34 @@ def test_a_changed_sidecar_updates_the_row_and_reads_no_sound(world):
     assert world.read == 0
     row = world.rows()["a.flac"]
     assert (row["artist"], row["title"], row["warnings"]) == ("three", "from tags", [])
+
+
+NO_ARTIST_IN_TWO_SPLITS = next(
+    line.strip("`")
+    for line in (Path(__file__).parents[3] / "docs" / "queries.md").read_text().splitlines()
+    if "HAVING count(DISTINCT split) > 1" in line
+)
+
+
+def test_a_track_that_connects_two_groups_moves_rows_and_no_artist_is_in_two_splits(tmp_path):
+    world = World(tmp_path, shard_size=2, valid=0.3, test=0.3)
+    splits = {name: split_of(f"artist:{name}", 0.3, 0.3) for name in map(str, range(40))}
+    train, valid = (next(name for name, split in splits.items() if split == wanted) for wanted in ("train", "valid"))
+    for number, artist in enumerate((valid, train, f"{valid} feat. Nobody Else", train)):
+        _retag(world.add(f"{number}.flac", number), artist=artist)
+    world.run()
+    held_out = {name: row["split"] for name, row in world.rows().items()}
+    assert held_out["0.flac"] == held_out["2.flac"]
+    assert world.answer(NO_ARTIST_IN_TWO_SPLITS) == []
+    _retag(world.add("4.flac", 4), artist=f"{train} & {valid}")
+    moved = sum(split != "train" for split in held_out.values())
+    assert world.run() == Counts(1 + moved, 4 - moved, 0)
+    assert world.read == 1
+    assert {row["split"] for row in world.rows().values()} == {"train"}
+    assert world.answer(NO_ARTIST_IN_TWO_SPLITS) == []
+    os.remove(world.music / "4.flac")
+    world.run()
+    assert {row["split"] for row in world.rows().values()} == {"train"}  # what was trained on is not held out again
 
 
 def test_a_changed_paraphrase_is_other_training_data_and_reads_no_sound(world):

@@ -4,9 +4,10 @@ import io
 import struct
 
 import mutagen
+import mutagen.apev2
 import pytest
 import soundfile
-from mutagen.id3 import COMM, TALB, TBPM, TCON, TIT2, TKEY, TPE1, TXXX
+from mutagen.id3 import COMM, TALB, TBPM, TCON, TIT2, TKEY, TPE1, TXXX, USLT
 from mutagen.mp4 import MP4
 
 from stages.ingest.tags import read_tags
@@ -15,6 +16,7 @@ from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones
 EXPECTED = {
     "title": "Tëst",
     "artist": "Me",
+    "artists": ["Me"],
     "album": "Of",
     "genre": "Jazz",
     "bpm": 98.0,
@@ -94,7 +96,53 @@ def test_info_chunks_are_found_where_there_are_no_other_tags(tmp_path):
         file.title, file.artist = "Info", "Chunk"
         file.write(tones(0.2, sample_rate=16_000, channels=1).T)
     with open(tmp_path / "x.wav", "rb") as file:
-        assert read_tags(file).values == {"title": "Info", "artist": "Chunk"}
+        assert read_tags(file).values == {"title": "Info", "artist": "Chunk", "artists": ["Chunk"]}
+
+
+def test_several_values_are_several_artists_and_one_text_is_split_by_the_rule():
+    for values, artists in ((["A", "B feat. C"], ["A", "B", "C"]), (["Earth, Wind & Fire"], ["Earth, Wind & Fire"])):
+        file = _saved(CASES["flac"][0](), lambda tags, values=values: tags.update({"artist": values}))
+        assert read_tags(file).values["artists"] == artists
+        assert read_tags(file).values["artist"] == ", ".join(values)
+
+
+def test_apev2_tags_are_read_where_there_are_no_others():
+    file = io.BytesIO(encoded("MP3", tones()))
+    tags = mutagen.apev2.APEv2()
+    tags.update({"Title": "Ape", "Artist": ["A", "B"], "BPM": "120,5", "Key": "8A", "Comment": "www.example.com"})
+    tags.save(file)
+    found = read_tags(file)
+    expected = {"title": "Ape", "artist": "A, B", "artists": ["A", "B"], "bpm": 120.5, "key": "A minor"}
+    assert found.values == expected
+    assert "got an address" in found.warnings[0]
+
+
+def test_lyrics_and_replay_gain_are_kept_aside_and_are_no_description():
+    def fill(tags) -> None:
+        tags.add(USLT(encoding=3, lang="eng", desc="", text="La la\nla"))
+        tags.add(TXXX(encoding=3, desc="REPLAYGAIN_TRACK_GAIN", text="-6.30 dB"))
+
+    assert read_tags(_saved(CASES["mp3"][0](), fill)).values == {"lyrics": "La la la", "replay_gain": -6.3}
+
+
+@pytest.mark.parametrize("comment", ["www.example.com", "LAME 3.100", "0", "00000B1C 00000D2E"])
+def test_a_comment_that_says_nothing_of_the_music_is_no_description(comment):
+    found = read_tags(_saved(CASES["flac"][0](), lambda tags: tags.update({"comment": comment})))
+    assert found.values == {}
+    assert found.warnings[0].startswith("tags: description: expected words on the music, got ")
+
+
+def test_text_in_another_encoding_is_kept_with_a_warning():
+    def fill(tags) -> None:  # as Chinese taggers of ID3v1's time write them
+        tags.add(TIT2(encoding=0, text="隐患".encode("gbk").decode("latin-1")))
+        tags.add(COMM(encoding=3, lang="chi", desc="", text="www.91ting.com"))
+
+    tags = read_tags(_saved(CASES["mp3"][0](), fill))
+    assert tags.values == {"title": "Òþ»¼"}
+    assert tags.warnings == (
+        "tags: description: expected words on the music, got an address: 'www.91ting.com', so it was dropped",
+        "tags: title: expected readable text, got text in another encoding: 'Òþ»¼'",
+    )
 
 
 def test_real_recordings_have_their_artist_and_licence(corpus):

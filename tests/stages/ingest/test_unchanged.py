@@ -9,6 +9,7 @@ from stages.ingest import update_shards
 from stages.ingest.fields import Fields
 from stages.ingest.index import COMPARED_COLUMNS, TrackIndex, is_unchanged
 from stages.ingest.listing import File, Listing
+from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused
 from stages.pipeline.contract import Reject
 
@@ -25,6 +26,10 @@ def _listing(recordings: dict[str, int], sidecars: dict[str, int]) -> Listing:
     return Listing(recordings=files, metadata=beside)
 
 
+def _metadata(listing: Listing) -> SourceMetadata:
+    return SourceMetadata(listing.recordings, listing.metadata)
+
+
 def _probe(content: int) -> AudioProbe | Refused:
     if content == 9:
         return Refused("silent", "as asked")
@@ -32,7 +37,7 @@ def _probe(content: int) -> AudioProbe | Refused:
 
 
 def _night(rows: list[dict], rejects: dict[str, Reject], listing: Listing) -> tuple[list[dict], dict[str, Reject]]:
-    index = TrackIndex(rows, listing, -1, 4, (0.1, 0.1))
+    index = TrackIndex(rows, listing, _metadata(listing), -1, 4, (0.1, 0.1))
     lasting = _lasting(rejects, listing)
     results = [(file, _probe(int(file.stamp))) for file in index.unread(lasting)]
     for _ in update_shards(index, lasting, set(), results):
@@ -46,7 +51,8 @@ def _lasting(rejects: dict[str, Reject], listing: Listing) -> dict[str, Reject]:
 
 
 def _nothing_to_do(rows: list[dict], rejects: dict[str, Reject], listing: Listing) -> bool:
-    index, lasting = TrackIndex(rows, listing, -1, 4, (0.1, 0.1)), _lasting(rejects, listing)
+    index = TrackIndex(rows, listing, _metadata(listing), -1, 4, (0.1, 0.1))
+    lasting = _lasting(rejects, listing)
     work = index.unread(lasting) or index.removed() or index.count_outdated()
     return not work and set(lasting) == set(rejects)
 
@@ -61,7 +67,7 @@ def test_a_source_is_unchanged_exactly_where_the_index_finds_nothing_to_do(befor
     refused = pa.Table.from_pylist(
         [{"key": reject.key, "uri": reject.uri} for reject in rejects.values()], REJECTS.schema
     )
-    unchanged = is_unchanged(second, known, _lasting(rejects, second), refused)
+    unchanged = is_unchanged(second, _metadata(second), known, _lasting(rejects, second), refused)
     assert unchanged == (bool(rows) and _nothing_to_do(rows, rejects, second))
 
 
@@ -69,9 +75,9 @@ def test_a_source_with_a_folder_that_cannot_be_read_is_not_unchanged():
     listing = _listing({"a": 1}, {})
     rows, _ = _night([], {}, listing)
     known = pa.Table.from_pylist([{name: row[name] for name in COMPARED_COLUMNS} for row in rows], _schema())
-    assert is_unchanged(listing, known, {}, REJECTS.schema.empty_table())
+    assert is_unchanged(listing, _metadata(listing), known, {}, REJECTS.schema.empty_table())
     listing.unreadable_folders.append("/m/locked")
-    assert not is_unchanged(listing, known, {}, REJECTS.schema.empty_table())
+    assert not is_unchanged(listing, _metadata(listing), known, {}, REJECTS.schema.empty_table())
 
 
 def _schema() -> pa.Schema:
