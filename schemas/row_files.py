@@ -1,5 +1,7 @@
-"""Files that rows name: whether they are there as the rows say, by listing their folders and reading none of them."""
+"""Files that rows name: whether they are there as the rows say, by listing their folders, and reading
+only small ones."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
@@ -11,12 +13,17 @@ from schemas.tables import Row, Table
 
 def file_columns(table: Table) -> list[str]:
     """Return the columns that `absent_files` looks at, the table's key first."""
-    named = [name for columns in table.files for name in (columns.path, columns.bytes) if name]
+    named = [
+        name
+        for columns in table.files
+        for name in (columns.path, columns.bytes, columns.sha256 if columns.small else None)
+        if name
+    ]
     return [*table.key, *(name for name in named if name not in table.key)]
 
 
 def absent_files(store: Store, table: Table, rows: pa.Table) -> list[str]:
-    """Say for each row which of its files is not there, or has another size; empty where all are as they should be.
+    """Say for each row which of its files is not there, or is another one; empty where all are as they should be.
 
     Args:
         rows: at least the columns of `file_columns`.
@@ -28,7 +35,7 @@ def absent_files(store: Store, table: Table, rows: pa.Table) -> list[str]:
     folders = cache(store.folders)
     absent = []
     for row in rows.select(file_columns(table)).to_pylist():
-        absent.append(next((problem for problem in _problems(table, row, listing, folders) if problem), ""))
+        absent.append(next((problem for problem in _problems(store, table, row, listing, folders) if problem), ""))
     return absent
 
 
@@ -45,6 +52,7 @@ def orphans(store: Store, folder: str, named: set[str]) -> dict[str, int]:
 
 
 def _problems(
+    store: Store,
     table: Table,
     row: Row,
     listing: Callable[[str], Mapping[str, int]],
@@ -60,3 +68,9 @@ def _problems(
             yield f"{path} is not there"
         elif size is not None and columns.bytes and row[columns.bytes] not in (None, size):
             yield f"{path} has {size} bytes, {row[columns.bytes]} were written"
+        elif size is not None and columns.small and columns.sha256 and _digest(store, path) != row[columns.sha256]:
+            yield f"{path} is another version's"
+
+
+def _digest(store: Store, path: str) -> str:
+    return hashlib.sha256(store.read_bytes(path)).hexdigest()

@@ -468,9 +468,10 @@ class Store:
 
     def sweep(self, folder: str) -> None:
         """Remove the temporary files that killed runs left right under `folder`, once they are an hour old."""
-        if not self.is_local or not os.path.isdir(self.path(folder)):
+        path = self.path(folder) if folder else self.root
+        if not self.is_local or not os.path.isdir(path):
             return
-        for entry in os.scandir(self.path(folder)):
+        for entry in os.scandir(path):
             if entry.name.endswith(".inprogress") and time.time() - entry.stat().st_mtime > STALE_SECONDS:
                 self.filesystem.rm(entry.path, recursive=True)
 

@@ -26,6 +26,8 @@ class FileColumns:
     """The column of its size; None for a folder, which must be there."""
     sha256: str | None = None
     """The column of its digest."""
+    small: bool = False
+    """A file under one name for all versions, and soon read: that it is this version's is told by its digest."""
     folder_digest: str | None = None
     """The column of a folder's digest (`schemas.weights.folder_digest`)."""
 
@@ -332,7 +334,7 @@ REPORTS = Table(
     "a written report page",
     ("report_id",),
     columns(report_id=TEXT, path=TEXT, clips=pa.int64(), bytes=pa.int64(), sha256=TEXT),
-    files=(FileColumns("path", "bytes", "sha256"),),
+    files=(FileColumns("path", "bytes", "sha256", small=True),),
     identity=("report_id", "path", "clips"),
 )
 WEIGHTS = Table(

@@ -184,8 +184,9 @@ def _publish(stage: ConfiguredStage, context: Context, plan: Plan) -> None:
     for shard in plan.gone:
         store.remove_shard(REJECTS, context.fingerprint, shard)
         store.remove_shard(REMARKS, context.fingerprint, shard)
-    for table in (writes, REJECTS, REMARKS):
-        store.sweep(store.folder(table, context.fingerprint))
+    written = [store.folder(table, context.fingerprint) for table in (writes, REJECTS, REMARKS)]
+    for folder in ("", "models", "runs/version=1", "weights/version=1", *written, f"{written[0]}/drafts"):
+        store.sweep(folder)
 
 
 def _finish(
