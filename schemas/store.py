@@ -335,8 +335,15 @@ class Store:
         if not target.exists():
             temporary = target.with_name(f"{target.name}.{uuid.uuid4().hex}.inprogress")
             temporary.parent.mkdir(parents=True, exist_ok=True)
-            self.filesystem.get(path, str(temporary), recursive=bool(self.filesystem.isdir(path)))
-            os.replace(temporary, target)
+            try:
+                self.filesystem.get(path, str(temporary), recursive=bool(self.filesystem.isdir(path)))
+                os.rename(temporary, target)
+            except OSError:
+                if not target.exists():  # else a run beside this one was faster
+                    raise
+            finally:
+                if temporary.exists():
+                    LocalFileSystem().rm(str(temporary), recursive=True)
         return target
 
     # -- tables ---------------------------------------------------------------------------------------------------

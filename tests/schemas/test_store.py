@@ -117,6 +117,22 @@ def test_a_folder_appears_whole_or_not_at_all(store):
     assert (store.local("models/one") / "sub" / "file").read_text() in ("first", "second")
 
 
+def test_a_folder_that_two_fetch_at_once_is_there_for_both_and_leaves_nothing_else(tmp_path, monkeypatch):
+    store, other = (Store(f"memory://{tmp_path.name}-{os.getpid()}") for _ in range(2))
+    with store.new_folder("models/one") as folder:
+        (folder / "weights").write_text("numbers")
+    get = store.filesystem.get
+
+    def get_while_another_does(*words, **options):
+        monkeypatch.setattr(type(store.filesystem), "get", staticmethod(get))
+        other.local("models/one")
+        get(*words, **options)
+
+    monkeypatch.setattr(type(store.filesystem), "get", staticmethod(get_while_another_does))
+    assert (store.local("models/one") / "weights").read_text() == "numbers"
+    assert [path.name for path in store.local("models/one").parent.iterdir()] == [store.local("models/one").name]
+
+
 def test_a_file_of_an_earlier_release_that_lacks_a_column_is_read_with_nulls(tmp_path):
     store = Store(str(tmp_path))
     store.write_shard(TOKENS, "v1", "0", tokens("a"), input_key="k")
