@@ -1,0 +1,97 @@
+"""Processes killed by `kill -9` again and again, in every stage and at any instant, and then run to the end."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas import Settings, Store
+from tests.faults.comparing import Seen, differences, seen
+from tests.faults.forms import SEED, long_form
+from tests.worlds.tiny_chain import run_chain, write_inputs
+
+TRACKS = {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent", "d.txt": "unreadable", "e.txt": "fa"}
+REQUESTS = ["2 calm", "1 loud like fa", "1 odd like sol", "no takes"]
+NIGHT_TRACKS = {"a.txt": "do re", "moved.txt": "re mi\nOther", "d.txt": "unreadable", "e.txt": "fa", "f.txt": "sol"}
+NIGHT_REQUESTS = ["1 loud like fa", "2 calm", "1 odd like sol", "1 more"]
+
+CALLS = ("open", "os.rename", "os.remove", "os.mkdir", "os.link", "os.scandir", "os.listdir")
+"""What a process is seen to ask of the disk; it is killed before it is answered."""
+ROUNDS = {"short": 1, "long": 40}
+"""Stores whose run is killed, and killed again while it makes up for that, before one goes to its end."""
+
+
+def work(settings: Settings, kill_at: int | None, count: Path) -> None:
+    """Run the chain as a process that is killed at the n-th thing that it asks of its store's disk."""
+    asked = 0
+
+    def listen(event: str, words: tuple[Any, ...]) -> None:
+        nonlocal asked
+        if event in CALLS and str(words[0]).startswith(settings.store):
+            asked += 1
+            if asked == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(listen)
+    run_chain(settings)
+    count.write_text(str(asked))
+
+
+def run_in_child(settings: Settings, kill_at: int | None, folder: Path) -> int:
+    """Return how a process ended: 0, or the negative number of the signal that killed it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.test_kills"])
+    process = context.Process(target=work, args=(settings, kill_at, folder / "count"))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, str], int, Seen]]:
+    """By scenario: the store before, what the run is given, what it asks of the disk, and what is seen after."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "before first").mkdir()
+    runs = {}
+    before = folder / "before first"
+    for name, tracks, requests in (("first", TRACKS, REQUESTS), ("night", NIGHT_TRACKS, NIGHT_REQUESTS)):
+        store = folder / name
+        shutil.copytree(before, store)
+        inputs = write_inputs(folder / f"{name} inputs", tracks, requests)
+        assert run_in_child(Settings(store=str(store), **inputs), None, folder) == 0
+        runs[name] = (before, inputs, int((folder / "count").read_text()), seen(Store(str(store))))
+        before = store
+    return runs
+
+
+@pytest.mark.parametrize("form", ["short", pytest.param("long", marks=long_form)])
+@pytest.mark.parametrize("name", ["first", "night"])
+def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
+    form: str,
+    name: str,
+    undisturbed: dict[str, tuple[Path, dict[str, str], int, Seen]],
+    tmp_path: Path,
+    record_property: Callable[[str, Any], None],
+) -> None:
+    before, inputs, asked, wanted = undisturbed[name]
+    draw, killed = random.Random(f"{SEED} {name}"), 0
+    for number in range(ROUNDS[form]):
+        store = tmp_path / f"store {number}"
+        shutil.copytree(before, store)
+        settings = Settings(store=str(store), **inputs)
+        instants = [draw.randint(1, asked), draw.randint(1, asked // 4)]
+        ends = [run_in_child(settings, instant, tmp_path) for instant in instants]
+        assert set(ends) <= {-signal.SIGKILL, 0}, instants
+        killed += ends.count(-signal.SIGKILL)
+        assert run_in_child(settings, None, tmp_path) == 0, instants
+        assert differences(seen(Store(str(store))), wanted) == [], instants
+    assert killed >= ROUNDS[form]
+    record_property("faults survived", killed)
