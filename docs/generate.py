@@ -95,6 +95,7 @@ COLUMNS = {
     "decoded": "file of what the codec made of it, under the store",
     "decoded_sha256": "SHA-256 of that file",
     "description": "text for the text condition",
+    "description_source": "`metadata`, or `template` where `ingest.captions` made it",
     "device": "`cpu` or `cuda`",
     "digest": "digest of the content",
     "embeddings": "[windows][width], of length 1",

@@ -24,7 +24,9 @@ StagesArgument = Annotated[
     list[str] | None, typer.Argument(metavar="STAGE", help="Stages, as `segue plan` lists them; none means all.")
 ]
 PresetOption = Annotated[str, typer.Option(help="What fills whatever is not set; see `segue presets`.")]
-SourceOption = Annotated[str | None, typer.Option(help="Recordings: a folder or URL.")]
+SourceOption = Annotated[
+    list[str] | None, typer.Option(help="Recordings: a folder or URL; may be given several times.")
+]
 StoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {Settings().store}.")
 ]
@@ -72,7 +74,8 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
         ) -> int:
             if announcement:
                 print(announcement, file=sys.stderr, flush=True)
-            options = {"source": source, "store": store, "requests": requests, "all_tables": all_tables or None}
+            several = source if source is None or len(source) > 1 else source[0]
+            options = {"source": several, "store": store, "requests": requests, "all_tables": all_tables or None}
             settings = {name: value for name, value in options.items() if value is not None}
             return command(parse_run_options(stages or [], preset, settings, set_ or []))
 

@@ -103,7 +103,7 @@ class Recipe(Config):
         return name
 
     def configured_stages(
-        self, source: str | None, requested: Collection[str] = (), all_tables: bool = False
+        self, source: str | Sequence[str] | None, requested: Collection[str] = (), all_tables: bool = False
     ) -> list[ConfiguredStage]:
         """Return the stages that take part, in order: those that train a stand-in do only where something names it,
         those that make a condition only where the model reads it or they are asked for.
@@ -130,7 +130,7 @@ class Recipe(Config):
         unread = [table for table in stages.train.READS if table not in read]
         return {name for name, module in STAGES.items() if module.WRITES in unread}
 
-    def _takes_part(self, name: str, source: str | None, checkpoints: set[str | None]) -> bool:
+    def _takes_part(self, name: str, source: str | Sequence[str] | None, checkpoints: set[str | None]) -> bool:
         if name == "demo" and source is not None:
             return False
         if name == "train_codec":

@@ -12,8 +12,9 @@ class Settings(Config):
 
     store: str = "segue-store"
     """The store: a folder or any fsspec URL."""
-    source: str | None = None
-    """The recordings: a folder or any fsspec URL, read recursively; `miniature` makes its own where none is given."""
+    source: str | tuple[str, ...] | None = None
+    """The recordings: a folder or any fsspec URL, or a list of several, read recursively; `miniature` makes its own
+    where none is given."""
     requests: str | None = None
     """What to generate: a CSV, JSONL or Parquet file or URL; None takes the preset's own requests."""
     all_tables: bool = False
@@ -47,3 +48,10 @@ class Settings(Config):
     """Share of a stage's items above which refusals fail the stage."""
     offline: bool = False
     """Never ask the network for weights."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The places of recordings, none where none is given."""
+        if self.source is None:
+            return ()
+        return (self.source,) if isinstance(self.source, str) else self.source

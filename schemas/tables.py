@@ -90,6 +90,7 @@ TRACKS = Table(
         bpm=pa.float64(),
         key=TEXT,
         description=TEXT,
+        description_source=TEXT,
         paraphrases=TEXTS,
         licence=TEXT,
         lyrics=TEXT,

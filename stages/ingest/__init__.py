@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 
 from schemas.drafts import Drafts
 from schemas.tables import TRACKS
+from stages.ingest.choosing import Chosen
 from stages.ingest.config import Config
 from stages.ingest.fields import clean_text
 from stages.ingest.index import COMPARED_COLUMNS, INDEX_COLUMNS, TrackIndex, is_unchanged
-from stages.ingest.listing import File, Listing, list_source
+from stages.ingest.listing import File, Listing, list_sources
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
 from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
@@ -56,7 +57,7 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     metadata = SourceMetadata(listing.recordings, listing.metadata)
     lasting = _lasting_rejects(listing, refused)
     remarks = source_remarks(listing, metadata, pc.list_flatten(known.column("warnings")).to_pylist()).all()
-    if is_unchanged(listing, metadata, known, lasting, refused):
+    if is_unchanged(listing, metadata, known, lasting, refused, config.captions):
         return SourcePlan(0, known.num_rows, 0, remarks=remarks)
     rows = Drafts(context.store, TRACKS, context.fingerprint).read(columns=INDEX_COLUMNS)
     index = _track_index(config, context, listing, metadata, rows)
@@ -167,10 +168,10 @@ def _warning_kind(warning: str, locations: Collection[str]) -> tuple[str, str]:
 
 
 def _listing(config: Config, context: Context) -> Listing:
-    source = context.settings.source
-    if source is None:
+    sources = context.settings.sources
+    if not sources:
         raise ValueError("expected a folder or URL of recordings, got none: name it by --source")
-    return list_source(source, context.store.url)
+    return list_sources(sources, context.store.url, Chosen(config.include, config.exclude))
 
 
 def _track_index(
@@ -179,7 +180,9 @@ def _track_index(
     """Return the index of the rows of earlier runs (`INDEX_COLUMNS` of them) against the source as it is."""
     written = [int(shard) for shard in Drafts(context.store, TRACKS, context.fingerprint).shards()]
     shares = (config.valid, config.test)
-    return TrackIndex(known.to_pylist(), listing, metadata, max(written, default=-1), config.shard_size, shares)
+    return TrackIndex(
+        known.to_pylist(), listing, metadata, max(written, default=-1), config.shard_size, shares, config.captions
+    )
 
 
 def _lasting_rejects(listing: Listing, refused: pa.Table) -> dict[str, Reject]:

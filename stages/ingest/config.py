@@ -7,6 +7,7 @@ from pydantic import Field
 import schemas
 from stages.audio.decoders import MAX_CHANNELS, MAX_SAMPLE_RATE
 from stages.audio.tolerances import MAX_DAMAGE
+from stages.ingest.choosing import EXCLUDED
 
 
 class Limits(schemas.Config):
@@ -32,6 +33,18 @@ class Limits(schemas.Config):
 class Config(schemas.Config):
     """Which recordings are taken, and how they are split."""
 
+    # What they change is which rows there are and what the metadata says of them, for which no sound is read again.
+    NOT_IDENTITY = ("include", "exclude", "captions")
+
+    include: tuple[str, ...] = ()
+    """Glob patterns of the recordings that are taken, as in `.gitignore`: `*.flac` anywhere, `live/**/*.wav` by the
+    path from the source. None means all."""
+    exclude: tuple[str, ...] = EXCLUDED
+    """Glob patterns of files and folders that are passed over, with a remark. The default is what systems and programs
+    leave behind: hidden files, thumbnails, recycle bins."""
+    captions: Literal["none", "template"] = "none"
+    """What describes tracks that have no description: nothing, or what is known of genre, moods, instruments, tempo,
+    key and loudness, put in a sentence. `tracks.description_source` says which descriptions were made so."""
     limits: Limits = Limits()
     """Which recordings are taken."""
     shard_size: int = Field(default=512, ge=1)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.ingest.artists import ArtistGroups, distinct, featured_names, group_keys
+from stages.ingest.captions import caption_of
 from stages.ingest.fields import FIELDS, LIST_ITEMS, Fields, resolve
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import NO_METADATA, MetadataStamp, SourceMetadata
@@ -25,7 +26,7 @@ from stages.pipeline.contract import Reject
 
 Row = dict[str, Any]
 
-INDEX_COLUMNS = ("track_id", "shard", "files", "metadata_stamp", "artists", "split", "warnings")
+INDEX_COLUMNS = ("track_id", "shard", "files", "metadata_stamp", "artists", "split", "warnings", "loudness")
 """The columns of known rows that an index decides by; what else a row has, it leaves as it is."""
 
 COMPARED_COLUMNS = ("files", "metadata_stamp")
@@ -41,6 +42,7 @@ class TrackIndex:
         last_shard: the highest number of a shard that exists, -1 if there is none.
         shard_size: how many tracks a shard takes.
         shares: the shares of the splits `valid` and `test`.
+        captions: whether tracks without a description are given one (`ingest.captions`).
     """
 
     def __init__(
@@ -51,11 +53,12 @@ class TrackIndex:
         last_shard: int,
         shard_size: int,
         shares: tuple[float, float],
+        captions: str = "none",
     ) -> None:
         self.rows = {row["track_id"]: row for row in known}
         self.listing = listing
         self._metadata = metadata
-        self._shard_size, self._shares = shard_size, shares
+        self._shard_size, self._shares, self._captions = shard_size, shares, captions
         self._listed = {file.uri: file for file in listing.recordings}
         self._files = {
             track_id: [file for file in row["files"] if self._is_current(file["uri"], file["stamp"])]
@@ -184,7 +187,7 @@ class TrackIndex:
         return file.stamp == stamp if file is not None else self.listing.is_in_unreadable_folder(uri)
 
     def _metadata_stamp(self, files: Sequence[Row]) -> str:
-        return metadata_stamp([self._metadata.stamp(self._listed[file["uri"]]) for file in files])
+        return metadata_stamp([self._metadata.stamp(self._listed[file["uri"]]) for file in files], self._captions)
 
     def _metadata_columns(self, track_id: str, fields: Mapping[str, list[Fields]]) -> Row:
         """Return the columns that are not measured. Where a recording lies in several files, the metadata of the first
@@ -194,29 +197,40 @@ class TrackIndex:
         columns: Row = {name: known.values.get(name) for name in FIELDS}
         artists = [*(columns["artists"] or ()), *featured_names(columns["title"] or "")]
         columns["artists"] = distinct(artists)[:LIST_ITEMS] or None
+        columns["description_source"] = "metadata" if columns["description"] else None
+        if self._captions == "template" and not columns["description"]:
+            columns["description"] = caption_of(columns, self.rows[track_id]["loudness"])
+            columns["description_source"] = "template" if columns["description"] else None
         return {**columns, "uri": files[0]["uri"], "files": files, "warnings": list(known.warnings)}
 
 
-def metadata_stamp(stamps: Sequence[MetadataStamp]) -> str:
+def metadata_stamp(stamps: Sequence[MetadataStamp], captions: str = "none") -> str:
     """Digest what `SourceMetadata.stamp` gave for the files of a row.
 
     It changes with a recording's metadata, and with which fields are read of it: a release that reads one more goes
     through all metadata once, and through no sound. (A file's own tags change with the file.)"""
-    return _empty_metadata_stamp(len(stamps)) if all(each == NO_METADATA for each in stamps) else _stamp_digest(stamps)
+    if all(each == NO_METADATA for each in stamps):
+        return _empty_metadata_stamp(len(stamps), captions)
+    return _stamp_digest(stamps, captions)
 
 
 @lru_cache
-def _empty_metadata_stamp(files: int) -> str:
+def _empty_metadata_stamp(files: int, captions: str) -> str:
     """Return the `metadata_stamp` of a row of so many files with no metadata beside them."""
-    return _stamp_digest([NO_METADATA] * files)
+    return _stamp_digest([NO_METADATA] * files, captions)
 
 
-def _stamp_digest(stamps: Sequence[MetadataStamp]) -> str:
-    return hashlib.sha256(json.dumps([FIELDS, list(stamps)]).encode()).hexdigest()[:16]
+def _stamp_digest(stamps: Sequence[MetadataStamp], captions: str) -> str:
+    return hashlib.sha256(json.dumps([FIELDS, captions, list(stamps)]).encode()).hexdigest()[:16]
 
 
 def is_unchanged(
-    listing: Listing, metadata: SourceMetadata, known: pa.Table, lasting: Mapping[str, Reject], refused: pa.Table
+    listing: Listing,
+    metadata: SourceMetadata,
+    known: pa.Table,
+    lasting: Mapping[str, Reject],
+    refused: pa.Table,
+    captions: str = "none",
 ) -> bool:
     """Tell whether nothing is new, gone or changed: neither recordings, nor their metadata, nor what was refused.
 
@@ -239,19 +253,19 @@ def is_unchanged(
     read_now = {"uri": [file.uri for file in recordings], "stamp": [file.stamp for file in recordings]}
     if not all(read_before.column(name).equals(pa.chunked_array([values])) for name, values in read_now.items()):
         return False
-    return _metadata_is_unchanged(listing, metadata, known)
+    return _metadata_is_unchanged(listing, metadata, known, captions)
 
 
-def _metadata_is_unchanged(listing: Listing, metadata: SourceMetadata, known: pa.Table) -> bool:
+def _metadata_is_unchanged(listing: Listing, metadata: SourceMetadata, known: pa.Table, captions: str) -> bool:
     """Tell whether every row's `metadata_stamp` is what the metadata of its files gives now."""
     stamps, files = known.column("metadata_stamp"), known.column("files")
     counts = pc.list_value_length(files).to_pylist()
     if metadata.is_empty:
-        expected = pa.array([_empty_metadata_stamp(count) for count in counts])
+        expected = pa.array([_empty_metadata_stamp(count, captions) for count in counts])
         return bool(pc.all(pc.equal(stamps.combine_chunks(), expected)).as_py())
     by_uri = {file.uri: file for file in listing.recordings}
     uris = iter(pc.struct_field(pc.list_flatten(files), "uri").to_pylist())
     return all(
-        stamp == metadata_stamp([metadata.stamp(by_uri[next(uris)]) for _ in range(count)])
+        stamp == metadata_stamp([metadata.stamp(by_uri[next(uris)]) for _ in range(count)], captions)
         for stamp, count in zip(stamps.to_pylist(), counts, strict=True)
     )

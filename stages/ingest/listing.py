@@ -1,14 +1,14 @@
 """What lies at a source, recursively: recordings, the metadata beside them, and what can only be refused.
 
 The listing opens no recording. Each file has a stamp (its size with its ETag or time), by which a later run knows it
-unread. Names that begin with a dot are hidden, as are all files in such folders.
+unread. What is passed over, by patterns or because nothing is known of its ending, is told in remarks.
 """
 
 import errno
 import gc
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -19,6 +19,7 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.locations import locate, uri_of
+from stages.ingest.choosing import Chosen
 from stages.ingest.fields import clean_text
 from stages.pipeline.contract import Reject, Remarks
 
@@ -31,6 +32,58 @@ AUDIO_EXTENSIONS = frozenset(
 """Files with these endings are taken for recordings; their content decides what they really are."""
 
 METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+COMPANIONS = frozenset(
+    (
+        *(
+            "jpg",
+            "jpeg",
+            "png",
+            "gif",
+            "bmp",
+            "webp",
+            "tif",
+            "tiff",
+            "svg",
+            "ico",
+            "txt",
+            "md",
+            "rtf",
+            "nfo",
+            "pdf",
+            "log",
+        ),
+        *(
+            "doc",
+            "docx",
+            "html",
+            "htm",
+            "url",
+            "webloc",
+            "xml",
+            "ini",
+            "db",
+            "cue",
+            "m3u",
+            "m3u8",
+            "pls",
+            "wpl",
+            "xspf",
+        ),
+        *("sfv", "md5", "sha1", "sha256", "torrent", "lrc", "accurip", "par2", "yaml", "yml", "toml", "py", "sh"),
+    )
+)
+"""Endings of files that lie beside recordings and are known to be none."""
+
+LONGEST_ENDING = 12
+"""Characters of what is taken for an ending; what is longer belongs to the name."""
+
+
+def ending_of(name: str) -> str:
+    """Return a name's ending in lower case, such as `dsf`; empty where it has none."""
+    stem, _, ending = name.rpartition(".")
+    return ending.lower() if stem and len(ending) <= LONGEST_ENDING else ""
 
 
 def is_recording(name: str) -> bool:
@@ -70,15 +123,62 @@ class Listing:
     remarks: Remarks = field(default_factory=Remarks)
     """What was passed over."""
 
+    def pass_over(self, relative: str, pattern: str, is_folder: bool) -> None:
+        """Tell of a file or folder that a pattern of `ingest.exclude` names; of files, of recordings alone."""
+        if is_folder:
+            self.remarks.add("folders passed over by ingest.exclude", pattern, relative)
+        elif is_recording(relative):
+            self.remarks.add("recordings passed over by ingest.exclude", pattern, relative)
+
+    def not_included(self, relative: str) -> None:
+        """Tell of a recording that no pattern of `ingest.include` names."""
+        self.remarks.add("recordings that ingest.include does not name", "", relative)
+
+    def unknown(self, relative: str) -> None:
+        """Tell of a file that is neither a recording nor metadata, unless its ending says that it is something else."""
+        ending = ending_of(PurePosixPath(relative).name)
+        if ending not in COMPANIONS:
+            shown = f".{ending}" if ending else "no ending"
+            self.remarks.add("files that were not looked at, as no recording has such an ending", shown, relative)
+
     def is_in_unreadable_folder(self, uri: str) -> bool:
         return any(uri.startswith(f"{folder}/") for folder in self.unreadable_folders)
 
 
-def list_source(source: str, store: str = "") -> Listing:
+def list_sources(sources: Sequence[str], store: str = "", chosen: Chosen = Chosen()) -> Listing:
+    """List several sources as if each were a folder under one, so that their metadata stays apart; what lies in two is
+    listed once.
+
+    Raises:
+        ValueError: there is nothing at one of them, or no recording; an unmounted disk must not empty the tables.
+        OSError: the network failed.
+    """
+    if len(sources) == 1:
+        return list_source(sources[0], store, chosen)
+    merged, labels = Listing(), set[str]()
+    for source in sources:
+        name = PurePosixPath(source.rstrip("/")).name or "source"
+        label = next(each for each in (name, *(f"{name}-{number}" for number in range(2, 1_000))) if each not in labels)
+        labels.add(label)
+        listing = list_source(source, store, chosen)
+        for taken, files in ((merged.recordings, listing.recordings), (merged.metadata, listing.metadata)):
+            known = {file.uri for file in taken}
+            taken += [file._replace(relative=f"{label}/{file.relative}") for file in files if file.uri not in known]
+        rejected = {reject.key for reject in merged.rejects}
+        merged.rejects += [reject for reject in listing.rejects if reject.key not in rejected]
+        merged.unreadable_folders += listing.unreadable_folders
+        for remark in listing.remarks.all():
+            examples = [f"{label}/{example}" for example in remark.examples]
+            merged.remarks.add_all(remark.what, remark.location, examples, remark.count)
+    return _sorted(merged)
+
+
+def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> Listing:
     """List a folder, bucket or single file.
 
     Args:
         store: the URL of a store, whose files are none of the source's where it lies inside of it.
+        chosen: which files and folders are looked at.
 
     Raises:
         ValueError: there is nothing at `source`, or no recording; an unmounted disk must not empty the tables.
@@ -96,20 +196,24 @@ def list_source(source: str, store: str = "") -> Listing:
             raise ValueError(
                 f"expected a folder or URL of recordings as the source, got {source!r}, which is not there"
             )
-        walk = _Walk(root if os.path.isdir(root) else os.path.dirname(root), listing)
+        walk = _Walk(root if os.path.isdir(root) else os.path.dirname(root), listing, chosen)
         with _uncollected():
             if os.path.isdir(root):
                 walk.all(store)
             else:
                 walk.file(root)
     else:
-        _list_remote(filesystem, root, source, store, listing)
-    listing.recordings.sort(key=_URI)
-    listing.metadata.sort(key=_URI)
-    listing.rejects.sort(key=lambda reject: reject.key)
+        _list_remote(filesystem, root, source, store, listing, chosen)
     if not listing.recordings and not listing.rejects:
         kinds = "wav, flac, mp3, ogg, m4a …"
         raise ValueError(f"expected recordings ({kinds}) at {source!r}, got none: is the disk mounted, the path right?")
+    return _sorted(listing)
+
+
+def _sorted(listing: Listing) -> Listing:
+    listing.recordings.sort(key=_URI)
+    listing.metadata.sort(key=_URI)
+    listing.rejects.sort(key=lambda reject: reject.key)
     return listing
 
 
@@ -133,8 +237,8 @@ class _Walk:
     """A walk over a folder: real folders first, then those that links lead to, so that each is listed once, by its own
     name if it has one under the source. Links to what is listed already add nothing; circles are refused."""
 
-    def __init__(self, root: str, listing: Listing) -> None:
-        self._root, self._listing, self._disk = root, listing, LocalFileSystem()
+    def __init__(self, root: str, listing: Listing, chosen: Chosen) -> None:
+        self._root, self._listing, self._chosen, self._disk = root, listing, chosen, LocalFileSystem()
         self._start = len(root.rstrip("/")) + 1
         self._listed: set[tuple[int, int]] = set()
         self._links: list[str] = []
@@ -213,17 +317,22 @@ class _Walk:
         inner, prefix = [], folder if folder.endswith("/") else f"{folder}/"
         for entry in children:
             name = entry.name
-            if name[0] == ".":
-                continue
             path = prefix + name
-            if entry.is_dir(follow_symlinks=False):
+            if self._chosen.excludes(name, path[self._start :]):
+                pattern = self._chosen.excluding_pattern(name, path[self._start :])
+                self._listing.pass_over(path[self._start :], pattern, entry.is_dir(follow_symlinks=False))
+            elif entry.is_dir(follow_symlinks=False):
                 inner.append(path)
             elif entry.is_symlink() and not os.path.isfile(path):
                 self._links.append(path)
             else:
                 recording = is_recording(name)
-                if recording or is_metadata(name):
+                if recording and not self._chosen.includes(path[self._start :]):
+                    self._listing.not_included(path[self._start :])
+                elif recording or is_metadata(name):
                     self._take(path, recording, entry.stat)
+                else:
+                    self._listing.unknown(path[self._start :])
         return inner
 
     def _follow(self, link: str) -> None:
@@ -259,7 +368,9 @@ LISTED = "listed"
 # -- object stores and others ------------------------------------------------------------------------------------------
 
 
-def _list_remote(filesystem: AbstractFileSystem, root: str, source: str, store: str, listing: Listing) -> None:
+def _list_remote(
+    filesystem: AbstractFileSystem, root: str, source: str, store: str, listing: Listing, chosen: Chosen
+) -> None:
     filesystem.invalidate_cache()
     try:
         entries = filesystem.find(root, detail=True)
@@ -268,17 +379,27 @@ def _list_remote(filesystem: AbstractFileSystem, root: str, source: str, store: 
     other, store_root = locate(store) if store else (None, "")
     hidden = store_root.rstrip("/") + "/" if other == filesystem else None
     inside = hidden is not None and hidden.startswith(root.rstrip("/") + "/") and hidden != root.rstrip("/") + "/"
+    passed_over: set[str] = set()
     for path, entry in sorted(entries.items()):
         relative = (path[len(root) :].lstrip("/") if path.startswith(root) else path) or PurePosixPath(path).name
-        if entry.get("type", "file") != "file" or any(part.startswith(".") for part in PurePosixPath(relative).parts):
+        if entry.get("type", "file") != "file" or (inside and path.startswith(str(hidden))):
             continue
-        if inside and path.startswith(str(hidden)):
+        passed = chosen.excludes_any_part(relative)
+        if passed is not None:
+            if passed not in passed_over:
+                passed_over.add(passed)
+                pattern = chosen.excluding_pattern(PurePosixPath(passed).name, passed)
+                listing.pass_over(passed, pattern, is_folder=passed != relative)
             continue
-        size = int(entry.get("size") or 0)
         recording = is_recording(relative)
-        if recording or is_metadata(relative):
+        if recording and not chosen.includes(relative):
+            listing.not_included(relative)
+        elif recording or is_metadata(relative):
+            size = int(entry.get("size") or 0)
             file = File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size)
             (listing.recordings if recording else listing.metadata).append(file)
+        else:
+            listing.unknown(relative)
 
 
 _STATE_NAMES = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created", "date_time")

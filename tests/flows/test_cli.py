@@ -275,6 +275,17 @@ def test_plans_and_runs_tell_what_they_refused_and_noticed_and_how_to_list_it(re
         assert "ingest" in capfd.readouterr().out
 
 
+def test_a_source_may_be_given_several_times(tmp_path, capfd):
+    for name in ("one", "two"):
+        make_recordings(tmp_path / name, 2)
+    words = ["--source", str(tmp_path / "one"), "--source", str(tmp_path / "two"), "--store", str(tmp_path / "store")]
+    assert run_command(["plan", "ingest", *words]) == 0
+    assert capfd.readouterr().out.splitlines()[1].split()[:3] == ["ingest", "1", "4"]
+    listed = f'["{tmp_path}/one", "{tmp_path}/two"]'
+    assert run_command(["plan", "ingest", *words[4:], "--set", f"settings.source={listed}"]) == 0
+    assert capfd.readouterr().out.splitlines()[1].split()[:3] == ["ingest", "1", "4"]
+
+
 def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
     from flows.recipe import Recipe
     from flows.running import Run, RunPlan, run_stages

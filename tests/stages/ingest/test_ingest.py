@@ -89,6 +89,30 @@ def test_one_new_file_reads_one_file_and_touches_one_shard(tmp_path):
     assert world.rows()["00 first by name.flac"]["shard"] == 2
 
 
+def test_excluding_a_folder_drops_its_rows_and_including_it_again_brings_them_back(world):
+    world.add("a.flac", 1)
+    world.add("stems/b.flac", 2)
+    world.run()
+    world.config = world.config.model_copy(update={"exclude": ("stems",)})
+    assert world.run() == Counts(0, 1, 0)
+    assert world.remarks() == [("folders passed over by ingest.exclude", "stems", 1, ["stems"])]
+    world.config = world.config.model_copy(update={"exclude": ()})
+    assert world.run() == Counts(1, 1, 0)
+    assert world.remarks() == []
+
+
+def test_several_sources_are_one_set_and_each_has_its_own_metadata(tmp_path):
+    world = World(tmp_path)
+    for folder, seed in (("one", 1), ("two", 2)):
+        world.add(f"{folder}/a.flac", seed)
+        write(world.music / folder / "metadata.csv", f"file_name,title\na.flac,from {folder}\n".encode())
+    write(world.music / "three" / "a.flac", (world.music / "one" / "a.flac").read_bytes())
+    world.source = tuple(str(world.music / folder) for folder in ("one", "two", "three"))
+    assert world.run() == Counts(2, 0, 0)
+    rows = {row["title"]: [Path(file["uri"]).parent.name for file in row["files"]] for row in world.rows().values()}
+    assert rows == {"from one": ["one", "three"], "from two": ["two"]}
+
+
 def test_a_second_run_opens_no_recording(world):
     world.add("a.flac")
     write(world.music / "bad.wav", b"bad")

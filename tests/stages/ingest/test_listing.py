@@ -6,7 +6,8 @@ import socket
 import fsspec
 import pytest
 
-from stages.ingest.listing import LISTED, list_source
+from stages.ingest.choosing import EXCLUDED, Chosen
+from stages.ingest.listing import LISTED, list_source, list_sources
 from tests.worlds.recordings import write
 
 
@@ -29,6 +30,53 @@ def test_recordings_are_listed_in_order_and_other_files_are_not(tmp_path):
     ]
     assert [file.relative for file in listing.metadata] == ["metadata.csv"]
     assert listing.rejects == []
+
+
+def _remarks(listing):
+    return {(remark.what, remark.location): (remark.count, list(remark.examples)) for remark in listing.remarks.all()}
+
+
+def test_what_is_passed_over_is_told_by_the_pattern_and_unknown_endings_by_the_ending(tmp_path):
+    names = ["a.wav", "b.dsf", "sub/c.DSF", "no ending", "cover.jpg", ".hidden.wav", ".notes", "b.cue", "x.tmp.wav"]
+    for name in (*names, ".git/x.wav", "sub/@eaDir/y.wav", "node_modules/z/q.wav", "live/l.flac"):
+        write(tmp_path / name, b"x")
+    for listing in (
+        list_source(str(tmp_path), chosen=Chosen(("*.wav",), (*EXCLUDED, "*.tmp.*"))),
+        list_source(_in_memory(tmp_path), chosen=Chosen(("*.wav",), (*EXCLUDED, "*.tmp.*"))),
+    ):
+        assert [file.relative for file in listing.recordings] == ["a.wav"]
+        unknown = "files that were not looked at, as no recording has such an ending"
+        assert _remarks(listing) == {
+            (unknown, ".dsf"): (2, ["b.dsf", "sub/c.DSF"]),
+            (unknown, "no ending"): (1, ["no ending"]),
+            ("folders passed over by ingest.exclude", ".*"): (1, [".git"]),
+            ("folders passed over by ingest.exclude", "@eaDir"): (1, ["sub/@eaDir"]),
+            ("folders passed over by ingest.exclude", "node_modules"): (1, ["node_modules"]),
+            ("recordings passed over by ingest.exclude", ".*"): (1, [".hidden.wav"]),
+            ("recordings passed over by ingest.exclude", "*.tmp.*"): (1, ["x.tmp.wav"]),
+            ("recordings that ingest.include does not name", ""): (1, ["live/l.flac"]),
+        }
+
+
+def _in_memory(folder) -> str:
+    """The URL of a copy of a folder in memory."""
+    memory = fsspec.filesystem("memory")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            memory.pipe_file(f"/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    return f"memory://{folder.name}"
+
+
+def test_several_sources_are_listed_as_folders_of_their_own(tmp_path):
+    for name in ("one/music/a.wav", "two/music/a.wav", "two/music/b.dsf", "three/c.wav"):
+        write(tmp_path / name, b"x")
+    sources = [str(tmp_path / name) for name in ("one/music", "two/music", "three", "three/c.wav")]
+    listing = list_sources(sources)
+    assert [file.relative for file in listing.recordings] == ["music/a.wav", "three/c.wav", "music-2/a.wav"]
+    assert len({file.uri for file in listing.recordings}) == 3
+    assert [examples for _, examples in _remarks(listing).values()] == [["music-2/b.dsf"]]
+    with pytest.raises(ValueError, match="not there"):
+        list_sources([*sources, str(tmp_path / "nowhere")])
 
 
 def test_a_stamp_moves_with_size_and_time_only(tmp_path):
