@@ -1,0 +1,162 @@
+"""Conditions in SQL over the columns of one table, such as `bandwidth > 12000 AND clipping < 0.001`.
+
+They come from users, so they are parsed by DuckDB and each part of what it read is looked at before anything runs: a
+condition is an expression of columns, constants, operators and the functions below, and nothing else. It reads no other
+table and no file, and gives the same for the same row at any time.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+FUNCTIONS = frozenset(
+    {
+        *("+", "-", "*", "/", "//", "%", "**", "^", "||", "~~", "!~~", "~~*", "!~~*"),
+        *(
+            "abs",
+            "round",
+            "floor",
+            "ceil",
+            "least",
+            "greatest",
+            "sqrt",
+            "ln",
+            "log10",
+            "log2",
+            "pow",
+            "exp",
+            "isfinite",
+        ),
+        *("lower", "upper", "trim", "length", "strlen", "contains", "starts_with", "ends_with", "prefix", "suffix"),
+        *("regexp_matches", "regexp_full_match", "like_escape", "ilike_escape", "nullif", "ifnull"),
+        *("len", "list_contains", "list_has", "list_has_any", "list_has_all", "array_contains", "list_value"),
+    }
+)
+"""The functions that a condition may use, operators among them by the names that DuckDB gives them."""
+
+CLASSES = frozenset(
+    {"COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPERATOR", "BETWEEN", "CASE", "CAST", "TYPE", "FUNCTION"}
+)
+"""DuckDB's classes of the expressions that a condition may be made of."""
+
+ROWS = "rows"
+"""The one table that a condition sees."""
+
+
+class Conditions:
+    """Conditions that rows may meet.
+
+    Args:
+        texts: the conditions, each a boolean expression in SQL.
+        schema: the columns that they may name.
+
+    Raises:
+        ValueError: a condition is none; the message names it.
+    """
+
+    def __init__(self, texts: Sequence[str], schema: pa.Schema) -> None:
+        self.texts = tuple(texts)
+        self.columns: Mapping[str, tuple[str, ...]] = {text: _columns_of(text, schema) for text in texts}
+        """The columns that each condition names, by its text."""
+        nothing = pa.Table.from_batches([], schema)
+        for text in self.texts:
+            kind = _evaluate([text], nothing.select(self.columns[text] or schema.names[:1])).schema.field(0).type
+            if not pa.types.is_boolean(kind):
+                raise ValueError(f"expected a condition that is true or false, got {text!r}, which gives {kind}")
+
+    @property
+    def all_columns(self) -> tuple[str, ...]:
+        """The columns that any of them names, each once."""
+        return tuple(dict.fromkeys(name for names in self.columns.values() for name in names))
+
+    def failed(self, rows: pa.Table) -> list[tuple[str, ...]]:
+        """Return for each row the conditions that it does not meet; one that gives NULL is not met.
+
+        Args:
+            rows: at least the columns that the conditions name.
+
+        Raises:
+            ValueError: a condition cannot be worked out for one of the rows, such as text that is to be a number.
+        """
+        if not self.texts:
+            return [()] * rows.num_rows
+        met = _evaluate(self.texts, rows.select(self.all_columns) if self.all_columns else rows)
+        columns = [column.to_pylist() for column in met.columns]
+        return [
+            tuple(text for text, value in zip(self.texts, values, strict=True) if not value)
+            for values in zip(*columns, strict=True)
+        ]
+
+
+def _evaluate(texts: Sequence[str], rows: pa.Table) -> pa.Table:
+    """Return a column for each condition, in the order of the rows."""
+    import duckdb
+
+    with duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": "1"}) as connection:
+        connection.register(ROWS, rows)
+        try:
+            columns = ", ".join(f"({text}) AS condition_{number}" for number, text in enumerate(texts))
+            return connection.sql(f"SELECT {columns} FROM {ROWS}").to_arrow_table()
+        except duckdb.Error as error:
+            reason = str(error).split("\n\nLINE ")[0]
+            raise ValueError(
+                f"expected a condition that fits its columns, got {' and '.join(texts)}: {reason}"
+            ) from error
+
+
+def _columns_of(text: str, schema: pa.Schema) -> tuple[str, ...]:
+    """Parse a condition, and return the columns that it names, in order, each once.
+
+    Raises:
+        ValueError: it is no condition.
+    """
+    wanted = f"expected a condition over columns, such as `bandwidth > 12000`, got {text!r}"
+    names: dict[str, None] = {}
+    for expression in _expressions(_parse(text, wanted)):
+        kind = expression["class"]
+        if kind not in CLASSES:
+            raise ValueError(f"{wanted}: a {kind.lower()} is none")
+        if kind == "FUNCTION" and (name := expression["function_name"]) not in FUNCTIONS:
+            allowed = ", ".join(sorted(each for each in FUNCTIONS if each.isidentifier()))
+            raise ValueError(f"{wanted}: the function {name} is none of {allowed}")
+        if kind == "COLUMN_REF":
+            column = ".".join(expression["column_names"])
+            match = next((name for name in schema.names if name.lower() == column.lower()), None)
+            if match is None:
+                raise ValueError(f"{wanted}: there is no column {column}; there are {', '.join(schema.names)}")
+            names[match] = None
+    return tuple(names)
+
+
+def _parse(text: str, wanted: str) -> Any:
+    """Return what DuckDB reads a condition as: an expression, in nested mappings."""
+    import duckdb
+
+    if not text.strip():
+        raise ValueError(f"{wanted}, which is empty")
+    statement = f"SELECT ({text}) FROM {ROWS}"
+    with duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": "1"}) as connection:
+        [(parsed,)] = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
+    tree = json.loads(parsed)
+    if tree["error"]:
+        raise ValueError(f"{wanted}: {tree['error_message']}")
+    nodes = [statement["node"] for statement in tree["statements"]]
+    if len(nodes) != 1 or nodes[0]["type"] != "SELECT_NODE" or len(nodes[0]["select_list"]) != 1:
+        raise ValueError(f"{wanted}, which is more than one expression")
+    rest = {name: part for name, part in nodes[0].items() if name != "select_list"}
+    if rest["from_table"].get("table_name") != ROWS or any(_expressions(rest)) or rest["modifiers"]:
+        raise ValueError(f"{wanted}, which is more than an expression")
+    return nodes[0]["select_list"][0]
+
+
+def _expressions(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield every expression in what was parsed."""
+    if isinstance(part, dict):
+        if "class" in part:
+            yield part
+        part = list(part.values())
+    if isinstance(part, list):
+        for each in part:
+            yield from _expressions(each)
