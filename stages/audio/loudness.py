@@ -21,6 +21,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from stages.audio.clipping import ClippingMeter
+from stages.audio.locations import AudioError
 from stages.audio.samples import Samples
 from stages.audio.true_peak import PART, TruePeakMeter, decibels, limit_true_peak
 
@@ -29,9 +31,6 @@ SILENCE_DBFS = -60.0
 
 SILENCE_WINDOW = 0.05
 """Seconds of such a window; windows do not overlap, and the last may be shorter."""
-
-FULL_SCALE = 32_767 / 32_768
-"""A sample at or beyond 16-bit full scale counts as clipped."""
 
 RUN = 32
 """Samples that are weighted by one product: longer runs have larger products, shorter ones more states."""
@@ -93,7 +92,8 @@ def measure_audio(samples: Samples, sample_rate: int) -> AudioMeasures:
 
 
 class LoudnessMeter:
-    """Measures a stream: `update` with blocks [C, n] in order, then `result`.
+    """Measures a stream: `update` with blocks [C, n] in order, then `result`. A sample that is not finite is an
+    `AudioError`.
 
     Args:
         sample_rate: Hz.
@@ -106,13 +106,17 @@ class LoudnessMeter:
         self._weighting, self._true_peak = KWeighting(sample_rate, channels), TruePeakMeter(channels)
         self._hops = _MeanSquares(sample_rate, 0.1, channels)
         self._windows = _MeanSquares(sample_rate, SILENCE_WINDOW, channels)
-        self._clipped, self._values = 0, 0
+        self.clipping = ClippingMeter(channels)
+        """What it measures of clipping, and the highest sample."""
+        self._values = 0
 
     def update(self, block: Samples) -> None:
         for start in range(0, block.shape[1], PART):
             part = block[:, start : start + PART]
             self._values += part.size
-            self._clipped += int(np.count_nonzero((part >= FULL_SCALE) | (part <= -FULL_SCALE)))
+            self.clipping.update(part)
+            if not math.isfinite(self.clipping.peak):
+                raise AudioError("not finite", "expected finite samples, got NaN or infinity")
             self._true_peak.update(part)
             self._windows.update(part)
             self._hops.update(self._weighting.update(part))
@@ -124,7 +128,7 @@ class LoudnessMeter:
         self._hops.update(self._weighting.finish())
         means, peak = self._windows.means(partial=True), self._true_peak.result()
         silent = (means.max(axis=0) < 10 ** (SILENCE_DBFS / 10)).mean()
-        return AudioMeasures(self._loudness(), decibels(peak), float(silent), self._clipped / self._values)
+        return AudioMeasures(self._loudness(), decibels(peak), float(silent), self.clipping.share)
 
     def _loudness(self) -> float | None:
         hops = self._weights @ self._hops.means(partial=False)
@@ -147,12 +151,18 @@ class _MeanSquares:
         self._means: list[Samples] = []
 
     def update(self, samples: Samples) -> None:
-        samples = np.concatenate([self._rest, samples], axis=1)
+        if self._rest.shape[1]:  # only the window that has begun is copied
+            missing = self._length - self._rest.shape[1]
+            self._rest = np.concatenate([self._rest, samples[:, :missing]], axis=1)
+            samples = samples[:, missing:]
+            if self._rest.shape[1] < self._length:
+                return
+            self._means.append(_mean_squares(self._rest[:, None]))
         channels, length = samples.shape
         count = length // self._length
         whole = samples[:, : count * self._length]
         self._means.append(_mean_squares(whole.reshape(channels, count, self._length)))
-        self._rest = samples[:, count * self._length :]
+        self._rest = samples[:, count * self._length :].copy()
 
     def means(self, partial: bool) -> Samples:
         """Return the means [C, windows]; with `partial`, also that of the shorter window at the end."""

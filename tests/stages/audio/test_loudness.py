@@ -77,6 +77,14 @@ def test_what_is_silent_or_too_short_has_no_loudness():
     assert measure_audio(np.full((1, 1), 0.5, np.float32), RATE).silence == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_sample_that_is_not_finite_is_no_sound(value):
+    sound = tones(1.0)
+    sound[1, 20_000] = value
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        measure_audio(sound, RATE)
+
+
 @settings(max_examples=20, deadline=None)
 @given(some.lists(some.integers(1, 9_000), min_size=1, max_size=12), some.integers(0, 3))
 def test_blocks_of_any_length_measure_the_same(lengths, seed):

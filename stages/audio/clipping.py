@@ -1,0 +1,71 @@
+"""Clipping: samples at full scale, those of them in runs, and the highest, in one pass over blocks of any length.
+
+A sample or two at full scale are a loud note that was measured well. Three or more in a row are a flat top: what was to
+be there is lost.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from stages.audio.samples import Samples
+
+FULL_SCALE = 32_767 / 32_768
+"""A sample at or beyond 16-bit full scale counts as clipped."""
+
+SHORTEST_RUN = 3
+"""Consecutive samples of a channel at full scale that are a flat top."""
+
+
+class ClippingMeter:
+    """Measures a stream: `update` with blocks [C, n] in order; the results may be read at any time."""
+
+    def __init__(self, channels: int) -> None:
+        self.peak = 0.0
+        """The highest magnitude of a sample so far; NaN after one that is none."""
+        self._values = self._clipped = self._in_runs = 0
+        self._open = [0] * channels
+        """For each channel the length of the run that the last block ended in."""
+
+    @property
+    def share(self) -> float:
+        """Share of samples at or beyond full scale, 0 to 1."""
+        return self._clipped / self._values if self._values else 0.0
+
+    @property
+    def share_in_runs(self) -> float:
+        """Share of samples in runs of at least 3 at or beyond full scale, 0 to 1."""
+        in_runs = self._in_runs + sum(_long_enough(length) for length in self._open)
+        return in_runs / self._values if self._values else 0.0
+
+    def update(self, block: Samples) -> None:
+        if block.shape[1] == 0:
+            return
+        self._values += block.size
+        peak = max(float(block.max()), -float(block.min()))
+        if not peak <= self.peak:  # NaN too, so that it shows
+            self.peak = peak
+        if peak < FULL_SCALE and not any(self._open):
+            return
+        flags = (block >= FULL_SCALE) | (block <= -FULL_SCALE)
+        self._clipped += int(np.count_nonzero(flags))
+        for channel, row in enumerate(flags):
+            self._update_runs(channel, np.flatnonzero(row), len(row))
+
+    def _update_runs(self, channel: int, places: npt.NDArray[np.intp], length: int) -> None:
+        """Count the runs among the places of a channel's clipped samples in a block of so many; one that reaches the
+        block's end may go on in the next."""
+        last = np.append(np.flatnonzero(np.diff(places) != 1), len(places) - 1)
+        lengths = np.diff(last, prepend=-1) if len(places) else np.zeros(0, np.intp)
+        if len(places) and places[0] == 0:
+            lengths[0] += self._open[channel]
+        else:
+            self._in_runs += _long_enough(self._open[channel])
+        self._open[channel] = 0
+        if len(places) and places[-1] == length - 1:
+            self._open[channel], lengths = int(lengths[-1]), lengths[:-1]
+        self._in_runs += int(lengths[lengths >= SHORTEST_RUN].sum())
+
+
+def _long_enough(run: int) -> int:
+    """Return the samples of a run that count: all of them, or none."""
+    return run if run >= SHORTEST_RUN else 0
