@@ -26,6 +26,9 @@ class Limits(schemas.Config):
     max_damage: float = Field(default=MAX_DAMAGE, ge=0, le=1)
     """Recordings of which a larger share is lost to damage are refused. What is lost of others is silence, of the same
     length, and a warning; 1 % of three minutes are two seconds."""
+    max_peak: float = 6.0
+    """Recordings with a sample above this are refused as not scaled, dBFS. What lossy coders add to a loud master is
+    a few dB; integers that were stored as floats have +90."""
     silent: Literal["reject", "keep"] = "reject"
     """What to do with a recording that is silent from end to end (no window of 50 ms reaches an RMS of -60 dBFS)."""
 

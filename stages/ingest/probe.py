@@ -4,13 +4,13 @@ their own."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from stages.audio.identity import track_identity
 from stages.audio.locations import AudioError, open_binary
 from stages.audio.loudness import AudioMeasures, LoudnessMeter
+from stages.audio.quality import AudioQuality, QualityMeter
 from stages.audio.reading import AudioStream, Decoded, check_damage, decode
 from stages.audio.tolerances import RESTORE
+from stages.audio.true_peak import PART
 from stages.ingest.config import Limits
 from stages.ingest.fields import Fields
 from stages.ingest.listing import File
@@ -44,6 +44,13 @@ class AudioProbe:
     true_peak: float | None
     silence: float
     clipping: float
+    clipping_runs: float
+    peak: float | None
+    dc: float
+    zeros: float
+    bandwidth: float | None
+    dual_mono: bool
+    phase: float | None
     tags: str
     """The file's own tags: `Fields` as JSON."""
 
@@ -104,12 +111,13 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
             sound = decoded.value
             tags = read_tags(file)
             return AudioProbe(
-                track_identity(file, is_clean=not decoded.warnings),
-                sound.format,
-                sound.sample_rate,
-                sound.channels,
-                decoded.frames,
+                track_id=track_identity(file, is_clean=not decoded.warnings),
+                format=sound.format,
+                sample_rate=sound.sample_rate,
+                channels=sound.channels,
+                frames=decoded.frames,
                 **vars(sound.measures),
+                **vars(sound.quality),
                 tags=Fields(tags.values, (*decoded.warnings, *tags.warnings)).to_json(),
             )
     except AudioError as error:
@@ -131,26 +139,29 @@ class _Sound:
     sample_rate: int
     channels: int
     measures: AudioMeasures
+    quality: AudioQuality
 
 
 def _measure(stream: AudioStream, limits: Limits) -> _Sound:
     _check_format(stream.channels, stream.sample_rate, limits)
     if stream.claimed_frames is not None:
         _check_longest(stream.claimed_frames / stream.sample_rate, limits)
-    meter, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
+    loudness, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
+    quality = QualityMeter(stream.sample_rate, stream.channels, loudness.clipping)
     for block in stream.blocks:
         frames += block.shape[1]
         _check_longest(frames / stream.sample_rate, limits)
-        if not np.isfinite(block).all():
-            raise AudioError("not finite", "expected finite samples, got NaN or infinity")
-        meter.update(block)
+        for start in range(0, block.shape[1], PART):  # while it is in the processor's cache
+            part = block[:, start : start + PART]
+            loudness.update(part)
+            quality.update(part)
     if frames == 0:
         raise AudioError("empty", f"expected audio, got a {stream.format} file with no samples in it")
-    return _Sound(stream.format, stream.sample_rate, stream.channels, meter.result())
+    return _Sound(stream.format, stream.sample_rate, stream.channels, loudness.result(), quality.result())
 
 
 def _check_sound(decoded: Decoded[_Sound], limits: Limits) -> None:
-    """Refuse a recording of which too much is lost, that is too short, or silent."""
+    """Refuse a recording of which too much is lost, that is too short, silent, or not scaled."""
     seconds, measures = decoded.frames / decoded.value.sample_rate, decoded.value.measures
     try:
         check_damage(decoded.damage, limits.max_damage)
@@ -160,6 +171,7 @@ def _check_sound(decoded: Decoded[_Sound], limits: Limits) -> None:
         if measures.silence == 1 and limits.silent == "reject":
             peak = "all zeros" if measures.true_peak is None else f"a true peak of {measures.true_peak:.1f} dBTP"
             raise AudioError("silent", f"expected sound, got {seconds:.1f} s of silence ({peak})")
+        _check_scale(decoded.value.quality.peak, limits)
     except AudioError as error:
         raise AudioError(error.kind, "; ".join([error.message, *decoded.warnings])) from error
 
@@ -175,3 +187,10 @@ def _check_format(channels: int, sample_rate: int, limits: Limits) -> None:
 def _check_longest(seconds: float, limits: Limits) -> None:
     if seconds > limits.max_seconds:
         raise AudioError("too long", f"expected at most {limits.max_seconds:g} s, got {seconds:.0f} s or more")
+
+
+def _check_scale(peak: float | None, limits: Limits) -> None:
+    if peak is not None and peak > limits.max_peak:
+        wanted, got = f"samples of at most {limits.max_peak:+g} dBFS", f"a peak of {peak:+.1f} dBFS"
+        remedy = "where they are integers stored as floats, divide them by their full scale (32768, 2**31)"
+        raise AudioError("not scaled", f"expected {wanted}, got {got}; {remedy}")

@@ -18,6 +18,12 @@ from tests.worlds.recordings import encoded, tones, write
 
 RATE = 16_000
 
+MEASURES = {
+    **{"loudness": -20.0, "true_peak": -1.0, "silence": 0.0, "clipping": 0.0, "clipping_runs": 0.0, "peak": -1.0},
+    **{"dc": 0.0, "zeros": 0.0, "bandwidth": 8000.0, "dual_mono": False, "phase": None},
+}
+"""What a probe measures of an ordinary recording."""
+
 
 class Counter(Progress):
     """How many recordings a run set out to read, and read."""

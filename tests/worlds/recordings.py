@@ -27,13 +27,15 @@ def encoded(format: str, samples: np.ndarray, sample_rate: int = RATE, subtype: 
     return file.getvalue()
 
 
-def encoded_by_ffmpeg(format: str, codec: str, samples: np.ndarray, sample_rate: int = RATE) -> bytes:
-    """The bytes of a file that FFmpeg writes: `mp4` with `aac` or `alac`, `adts`, `asf`, `webm`."""
+def encoded_by_ffmpeg(
+    format: str, codec: str, samples: np.ndarray, sample_rate: int = RATE, bit_rate: int = 128_000
+) -> bytes:
+    """The bytes of a file that FFmpeg writes: `mp4` with `aac` or `alac`, `adts`, `asf`, `webm`, `mp3`."""
     file = io.BytesIO()
     with av.open(file, "w", format=format) as container:
         layout = "stereo" if samples.shape[0] == 2 else "mono"
         stream = container.add_stream(codec, rate=sample_rate, layout=layout)
-        stream.bit_rate = 128_000
+        stream.bit_rate = bit_rate
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=layout)
         frame.sample_rate = sample_rate
         resampler = av.AudioResampler(stream.codec_context.format, layout, sample_rate)

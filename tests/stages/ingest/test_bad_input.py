@@ -44,6 +44,11 @@ BAD_FILES = {
     "999 channels.wav": (lambda: _patched(GOOD, 22, struct.pack("<H", 999)), "too many channels", "999"),
     "nan.wav": (lambda: _float_wav(np.nan), "not finite", "NaN or infinity"),
     "infinite.wav": (lambda: _float_wav(np.inf), "not finite", "NaN or infinity"),
+    "integers as floats.wav": (
+        lambda: encoded("WAV", 32_768 * tones(0.6, sample_rate=RATE), RATE, "FLOAT"),
+        "not scaled",
+        "a peak of +84.3 dBFS",
+    ),
     "silent.flac": (lambda: encoded("FLAC", np.zeros((2, RATE), np.float32), RATE), "silent", "all zeros"),
     "garbage in frames.flac": (
         lambda: _patched(encoded("FLAC", tones(2.0)), 9000, np.random.default_rng(0).bytes(4000)),

@@ -10,6 +10,7 @@ from stages.ingest.index import TrackIndex
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused
+from tests.worlds.ingest_world import MEASURES
 
 
 def _file(name: str, content: int) -> File:
@@ -22,7 +23,7 @@ def _result(content: int) -> AudioProbe | Refused:
         return Refused("silent", "as asked")
     artists = {"artists": [f"artist {number % 8}" for number in (content, content // 4)]} if content % 7 else {}
     tags = Fields(artists).to_json()
-    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, tags)
+    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, **MEASURES, tags=tags)
 
 
 def _index(known: list[dict], source: Listing, last_shard: int) -> TrackIndex:

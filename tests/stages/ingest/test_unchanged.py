@@ -12,6 +12,7 @@ from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused
 from stages.pipeline.contract import Reject
+from tests.worlds.ingest_world import MEASURES
 
 TAGS = Fields().to_json()
 LISTED = some.dictionaries(some.sampled_from("abcdefgh"), some.integers(0, 12), max_size=8)
@@ -33,7 +34,7 @@ def _metadata(listing: Listing) -> SourceMetadata:
 def _probe(content: int) -> AudioProbe | Refused:
     if content == 9:
         return Refused("silent", "as asked")
-    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, -20.0, -1.0, 0.0, 0.0, TAGS)
+    return AudioProbe(f"{content:064x}", "wav", 16_000, 1, 16_000, **MEASURES, tags=TAGS)
 
 
 def _night(rows: list[dict], rejects: dict[str, Reject], listing: Listing) -> tuple[list[dict], dict[str, Reject]]:
