@@ -1,7 +1,8 @@
 """What a training has logged and where it stands, kept so that a killed one goes on as if nothing had happened.
 
 One file in the stage's scratch folder holds all of it, replaced in one step: the tensors of the optimisation, and in
-the header the rows of `training` so far with the sums for the next one.
+the header the rows of `training` so far with the sums for the next one. A remote store has a copy of it, so that
+another machine may go on.
 """
 
 import json
@@ -79,6 +80,7 @@ def save_state(context: Context, state: Mapping[str, Tensor], training_log: Trai
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, folder / STATE)
+    context.scratch_area.keep(STATE, int(state["updates"]))
     rows = pa.Table.from_pylist(training_log.training_rows(context.identity), schema=TRAINING.schema)
     context.store.write_shard(TRAINING, context.fingerprint, context.identity, rows, input_key=context.identity)
 
@@ -89,6 +91,15 @@ class SavedState:
 
     tensors: dict[str, Tensor]
     training_log: TrainingLog
+
+
+def fetch_state(context: Context) -> None:
+    """Fetch the state that another machine kept in a remote store, where it is further along than what is here."""
+    updates, path = -1, context.scratch() / STATE
+    if path.exists():
+        with safe_open(path, framework="pt") as file:
+            updates = int(file.get_tensor("updates"))
+    context.scratch_area.fetch(STATE, updates)
 
 
 def load_state(folder: Path) -> SavedState | None:

@@ -66,7 +66,6 @@ is odd but usable is a remark, `context.remarks.add(what, location, example)`, o
 end; a stage raises only what no item is to blame for.
 """
 
-import shutil
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -80,6 +79,7 @@ from schemas import Config, Settings, Store, WeightsRef
 from schemas.checks import Check
 from schemas.tables import Row, Table
 from schemas.weights import LocalWeights, WeightsLibrary
+from stages.pipeline.scratch import Scratch
 
 
 class Stopped(Exception):
@@ -309,22 +309,19 @@ class Context:
 
     def scratch(self) -> Path:
         """Return a local folder for the resumable state of this stage's work, kept until the runner has written what
-        comes of it. On a remote store it is under the user's cache, so work goes on only on the same machine."""
-        folder = self._scratch_folder()
+        comes of it. On a remote store it is under the user's cache; `scratch_area` takes files of it further."""
+        folder = self.scratch_area.folder
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    @property
+    def scratch_area(self) -> Scratch:
+        """The folder and its place in the store."""
+        return Scratch(self.store, self.stage, self.identity or self.fingerprint)
+
     def clear_scratch(self) -> None:
-        """Remove the scratch folder."""
-        shutil.rmtree(self._scratch_folder(), ignore_errors=True)
-
-    def _scratch_folder(self) -> Path:
-        from schemas.store import cache_folder
-
-        relative = f"scratch/{self.stage}-{self.identity or self.fingerprint}"
-        if self.store.is_local:
-            return Path(self.store.path(relative))
-        return cache_folder() / str(self.store.root).strip("/") / relative
+        """Remove the scratch folder, and those of the stage that were abandoned long ago."""
+        self.scratch_area.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what travels to another process: all but the listener, the event and what was noticed, which are this

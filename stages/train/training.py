@@ -26,7 +26,7 @@ from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.native import save_checkpoint
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
-from stages.checkpoints.training_log import TrainingLog, load_state, save_state
+from stages.checkpoints.training_log import TrainingLog, fetch_state, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult
 from stages.train.batches import (
     JOINT_CODEBOOKS,
@@ -57,6 +57,7 @@ def train_language_model(config: Config, context: Context) -> ReduceResult:
     """Do what the stage `train` does, in as many processes as the settings say."""
     for table, column in PACKED:
         pack_table(context, table, column)
+    fetch_state(context)
     count = process_count(context, most=math.ceil(config.batch_size / config.micro_batch_size))
     work = partial(_train_process, config)
     result = work(context, Rank()) if count == 1 else run_together(work, context, count)

@@ -22,7 +22,7 @@ from schemas.identity import hold_out
 from schemas.weights import folder_digest
 from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
-from stages.checkpoints.training_log import TrainingLog, load_state, save_state
+from stages.checkpoints.training_log import TrainingLog, fetch_state, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
 from stages.train_codec.config import Config
 from stages.train_codec.evaluation import HeldOut, baseline_metrics, held_out, keep_reconstructions, quality_metrics
@@ -140,6 +140,7 @@ def _fault(config: Config, row: Mapping[str, Any]) -> str | None:
 
 def _train(config: Config, context: Context, training: CodecTraining, valid: list[HeldOut]) -> TrainingLog:
     """Take all steps, from where an earlier run of the same training was."""
+    fetch_state(context)
     saved = load_state(context.scratch())
     training_log = saved.training_log if saved else TrainingLog()
     names = ("loss", "gradient_norm", *training.loss_names)

@@ -104,7 +104,7 @@ class RowsPipeline(Pipeline):
         return {TRACKS.name: "given"}
 
 
-def context_of(folder: Path, stage: ConfiguredStage, rows: list[dict], **settings: object) -> Context:
+def context_of(folder: Path | str, stage: ConfiguredStage, rows: list[dict], **settings: object) -> Context:
     """The context of a stage over a store that holds `rows` of tracks."""
     store = Store(str(folder))
     store.write_shard(TRACKS, "given", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), input_key="all")
@@ -113,7 +113,11 @@ def context_of(folder: Path, stage: ConfiguredStage, rows: list[dict], **setting
 
 
 def train_in(
-    folder: Path, rows: list[dict], config: train_codec.Config, progress: Progress | None = None, **settings: object
+    folder: Path | str,
+    rows: list[dict],
+    config: train_codec.Config,
+    progress: Progress | None = None,
+    **settings: object,
 ) -> tuple[dict, Context]:
     """Train through the runner; the row of `checkpoints`."""
     stage = ConfiguredStage("train_codec", train_codec, config)

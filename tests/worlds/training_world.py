@@ -71,9 +71,10 @@ def in_memory(table: pa.Table, column: str) -> PackedTable:
     return PackedTable(rows, np.frombuffer(values.getvalue(), kind))
 
 
-def fill(folder: Path, **tables: object) -> None:
-    """Write a store with the small world's tables (or those given) and a text encoder under `folder`."""
-    store = Store(str(folder / "store"))
+def fill(folder: Path, store_url: str | None = None, **tables: object) -> None:
+    """Write a store, under `folder` or elsewhere, with the small world's tables (or those given) and a text encoder
+    under `folder`."""
+    store = Store(store_url or str(folder / "store"))
     found = world() | tables
     for table in (TRACKS, CHROMA, CLAP, TOKENS):
         rows = found[table.name]
@@ -143,10 +144,14 @@ def deaths_that_change_nothing(
 
 
 def make_context(
-    folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1
+    folder: Path,
+    config: train.Config,
+    progress: Progress | None = None,
+    processes: int = 1,
+    store_url: str | None = None,
 ) -> tuple[ConfiguredStage, Context]:
-    stage = ConfiguredStage("train", _train_module(), config)
-    pipeline = WorldPipeline([stage], Settings(store=str(folder / "store"), device="cpu", processes=processes))
+    stage, store = ConfiguredStage("train", _train_module(), config), store_url or str(folder / "store")
+    pipeline = WorldPipeline([stage], Settings(store=store, device="cpu", processes=processes))
     context = pipeline.context("train", "run")
     context.progress = progress or Progress()
     return stage, context
@@ -156,9 +161,15 @@ def _train_module() -> ModuleType:
     return train
 
 
-def train_in(folder: Path, config: train.Config, progress: Progress | None = None, processes: int = 1) -> dict:
+def train_in(
+    folder: Path,
+    config: train.Config,
+    progress: Progress | None = None,
+    processes: int = 1,
+    store_url: str | None = None,
+) -> dict:
     """Train through the runner; the row of `checkpoints`."""
-    stage, context = make_context(folder, config, progress, processes)
+    stage, context = make_context(folder, config, progress, processes, store_url)
     run_stage(stage, context)
     return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1]
 

@@ -250,14 +250,43 @@ def test_training_on_music_beats_the_untrained_codec_on_held_out_pieces(tmp_path
     assert metrics["valid_log_mel_distance"] < metrics["valid_log_mel_distance_untrained"]
 
 
+class StopAt(Progress):
+    """Asks a run to stop after its first step."""
+
+    context = None
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        if note.startswith("loss"):
+            self.context.stop.set()
+
+
+class Resumed(Progress):
+    """Notes how many steps an earlier run had made."""
+
+    steps = 0
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.steps += count if note == "resumed" else 0
+
+
+def test_a_training_stopped_on_one_machine_goes_on_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, url = tracks(tmp_path / "music"), f"memory:/{tmp_path}/store"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
+    stage = ConfiguredStage("train_codec", train_codec, recipe())
+    context = context_of(url, stage, rows)
+    context.progress = StopAt()
+    context.progress.context = context
+    with pytest.raises(Stopped):
+        train_codec.reduce(stage.config, context, context.rows(train_codec.READS[0]))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    resumed = Resumed()
+    finished, context = train_in(url, rows, recipe(), resumed)
+    assert resumed.steps == 1
+    assert finished["digest"] == train_in(tmp_path / "undisturbed", rows, recipe())[0]["digest"]
+    assert context.store.folders("scratch") == []
+
+
 def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> None:
-    class StopAt(Progress):
-        context = None
-
-        def advance(self, count: int = 1, note: str = "") -> None:
-            if note.startswith("loss"):
-                self.context.stop.set()
-
     rows = tracks(tmp_path / "music")
     stage = ConfiguredStage("train_codec", train_codec, recipe())
     context = context_of(tmp_path / "a", stage, rows)

@@ -1,0 +1,76 @@
+"""A training on a remote store, killed on one machine and resumed on another (moto's S3 on the loopback)."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+from safetensors.torch import load_file
+
+from schemas import Store
+from tests.worlds.training_world import ROOT, fill, recipe, train_in
+
+STEPS = 12
+
+TRAIN = f"""
+import sys
+from pathlib import Path
+import torch
+from tests.worlds.training_world import KillAt, recipe, train_in
+torch.set_num_threads(1)
+folder, kill, save_every = Path(sys.argv[1]), int(sys.argv[3]), int(sys.argv[4])
+config = recipe(folder, optimization={{"steps": {STEPS}}}, save_every=save_every)
+train_in(folder, config, KillAt(kill, 0.0) if kill else None, store_url=sys.argv[2])
+"""
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    S3FileSystem.clear_instance_cache()
+    S3FileSystem().mkdir("trainings")
+    yield "s3://trainings/store"
+    S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def train_on(machine: Path, folder: Path, url: str, kill: int, save_every: int) -> int:
+    """Train in a process with a cache of its own, killed after so many steps unless that is 0; how it ended."""
+    environment = os.environ | {"XDG_CACHE_HOME": str(machine), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-c", TRAIN, str(folder), url, str(kill), str(save_every)]
+    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+def test_a_training_killed_on_one_machine_is_resumed_on_another_bit_for_bit(tmp_path: Path, bucket: str) -> None:
+    fill(tmp_path)
+    fill(tmp_path, store_url=bucket)
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert train_on(one, tmp_path, bucket, kill=6, save_every=4) == -signal.SIGKILL
+    store = Store(bucket)
+    assert store.folders("models") == []
+    assert len(store.folders("scratch")) == 1
+    # On the other machine there is nothing but the store, and it saves nothing before it is killed.
+    assert train_on(other, tmp_path, bucket, kill=5, save_every=100) == -signal.SIGKILL
+    (state,) = other.rglob("state.safetensors")
+    assert int(load_file(state)["updates"]) == 4
+    assert train_on(other, tmp_path, bucket, kill=0, save_every=100) == 0
+    torch.set_num_threads(1)
+    undisturbed = train_in(tmp_path, recipe(tmp_path, optimization={"steps": STEPS}))
+    expected = load_file(tmp_path / "store" / undisturbed["path"] / "model.safetensors")
+    got = load_file(Store(bucket).local(undisturbed["path"]) / "model.safetensors")
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(value, got[name]) for name, value in expected.items())
+    assert store.folders("scratch") == []
