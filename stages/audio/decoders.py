@@ -5,9 +5,10 @@ and go on after damage: what they lose there is filled with silence of the same 
 of a header: samples are read in blocks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import IO, Any
 
 import numpy as np
@@ -172,8 +173,8 @@ def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
             if not opened.streams.audio:
                 raise DecoderError("no audio", f"expected audio, got a {container} file with no audio stream in it")
             audio = opened.streams.audio[0]
-            sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
-            _check_claims(sample_rate, channels)
+            if audio.codec_context is None:
+                raise DecoderError("unreadable", "FFmpeg knows no codec of the name that is written there")
             if container == "flac":
                 audio.codec_context.options = _STRICT
                 audio.codec_context.thread_count = 1  # more give the frames of earlier packets
@@ -182,11 +183,18 @@ def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
                 seconds = float(audio.duration * audio.time_base)
             elif opened.duration and container in ("asf", "matroska"):
                 seconds = opened.duration / 1e6
-            claimed = None if seconds is None else round(seconds * sample_rate)
             name = {"mp4": "m4a", "asf": "wma"}.get(container, container)
             name = "opus" if container == "ogg" and audio.codec_context.name.endswith("opus") else name
+            frames = _ffmpeg_frames(opened, audio)
+            first = next(frames, None)
+            # A frame knows better than the container's header.
+            known = audio.codec_context if first is None or first.frame is None else first.frame
+            sample_rate, channels = known.sample_rate, len(known.layout.channels)
+            _check_claims(sample_rate, channels)
+            claimed = None if seconds is None else round(seconds * sample_rate)
             stream = DecoderStream(name, sample_rate, channels, claimed, True, iter(()))
-            stream.blocks = _ffmpeg_blocks(opened, audio, stream.concealed)
+            if first is not None:
+                stream.blocks = _ffmpeg_blocks(chain((first,), frames), stream)
             yield stream
     except (av.FFmpegError, ValueError, IndexError) as error:
         if isinstance(error, AudioError):
@@ -194,40 +202,53 @@ def open_ffmpeg(file: IO[bytes], container: str) -> Iterator[DecoderStream]:
         raise DecoderError("unreadable", f"FFmpeg: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _ffmpeg_blocks(opened: Any, audio: Any, concealed: list[int]) -> Iterator[Samples]:
+@dataclass(frozen=True)
+class _Frame:
+    """What a packet was decoded to."""
+
+    frame: Any
+    """None after packets that cannot be decoded, where no other follows."""
+    begins: float | None
+    """When it begins in the stream, seconds."""
+    lost: float
+    """The seconds of packets before it that cannot be decoded."""
+
+
+def _ffmpeg_blocks(frames: Iterable[_Frame], stream: DecoderStream) -> Iterator[Samples]:
     import av
 
-    sample_rate, channels = audio.codec_context.sample_rate, audio.codec_context.channels
+    sample_rate, channels = stream.sample_rate, stream.channels
     resampler = av.AudioResampler(format="fltp")
     parts: list[Samples] = []
     read = waiting = 0
-    clock = 0.0 if audio.codec_context.name == "flac" else None
+    clock = 0.0 if stream.format == "flac" else None
 
     def conceal(lost: int) -> None:
         nonlocal waiting
-        concealed.append(lost)
+        stream.concealed.append(lost)
         parts.append(np.zeros((channels, lost), np.float32))
         waiting += lost
 
-    for lost_seconds, begins, frame in _ffmpeg_frames(opened, audio):
+    for each in frames:
+        frame = each.frame
         if frame is None:
-            conceal(round(lost_seconds * sample_rate))
+            conceal(round(each.lost * sample_rate))
             break
         if frame.sample_rate != sample_rate or len(frame.layout.channels) != channels:
-            if read + waiting:
-                where = f"after {(read + waiting) / sample_rate:.1f} s: cut it in two there"
-                expected = "expected one sample rate and number of channels"
-                raise DecoderError("mixed", f"{expected}, got a file that changes them {where}")
-            sample_rate, channels = frame.sample_rate, len(frame.layout.channels)
+            where = f"after {(read + waiting) / sample_rate:.1f} s: cut it in two there"
+            expected = "expected one sample rate and number of channels"
+            raise DecoderError("mixed", f"{expected}, got a file that changes them {where}")
         # After damage the first frame may bear no time: then the next one's tells what was lost.
-        begins = clock if begins is None else begins
-        gap = lost_seconds if clock is None or begins is None else begins - clock
+        begins = clock if each.begins is None else each.begins
+        gap = each.lost if clock is None or begins is None else begins - clock
         # A jump of the clock is sound that was lost; a clock that drifts is only a clock.
-        if gap <= MAX_GAP_SECONDS and (gap > UNSAID_SECONDS or (lost_seconds and gap * sample_rate >= 1)):
+        if gap <= MAX_GAP_SECONDS and (gap > UNSAID_SECONDS or (each.lost and gap * sample_rate >= 1)):
             conceal(round(gap * sample_rate))
         clock = None if begins is None else begins + frame.samples / sample_rate
         for converted in resampler.resample(frame):
-            parts.append(converted.to_ndarray().astype(np.float32, copy=False))
+            # PyAV's to_ndarray takes the planes for as many as there are pointers, which beyond eight is too many.
+            planes = [memoryview(plane) for plane in converted.planes[:channels]]
+            parts.append(np.stack([np.frombuffer(plane, np.float32, converted.samples) for plane in planes]))
             waiting += converted.samples
         if waiting * channels >= BLOCK_VALUES:
             yield np.concatenate(parts, axis=1)
@@ -237,9 +258,8 @@ def _ffmpeg_blocks(opened: Any, audio: Any, concealed: list[int]) -> Iterator[Sa
         yield np.concatenate(parts, axis=1)
 
 
-def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[tuple[float, float | None, Any]]:
-    """Yield every frame that can be decoded, with the seconds of the packets before it that cannot, and the time at
-    which it begins; None for the frame where such packets are the last.
+def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[_Frame]:
+    """Yield every frame that can be decoded.
 
     Raises:
         DecoderError: the container cannot be read on.
@@ -268,7 +288,7 @@ def _ffmpeg_frames(opened: Any, audio: Any) -> Iterator[tuple[float, float | Non
                 # the header of the first is right.
                 place = frame_place(bytes(packet)[:32], int.from_bytes(info[2:4], "big")) if number == 0 else None
                 begins = None if place is None else place.start / frame.sample_rate
-            yield lost, begins, frame
+            yield _Frame(frame, begins, lost)
             lost = 0.0
     if lost:
-        yield lost, None, None
+        yield _Frame(None, None, lost)

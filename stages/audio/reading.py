@@ -221,7 +221,10 @@ class _Reading(Generic[Result]):
         if self.bytes_left:
             remarks.append(f"expected nothing after the sound, got {self.bytes_left:,} other bytes: passed over")
         for length in self._lengths:
-            remark = None if length.is_complete else length.compare()
+            try:
+                remark = None if length.is_complete else length.compare()
+            except AudioError as error:
+                raise AudioError(error.kind, "; ".join([error.message, *remarks])) from error
             if remark:
                 remarks.append(remark)
         damaged = sum(self._concealed)

@@ -155,6 +155,10 @@ def _part(file: IO[bytes], riff: RiffFile, is_inside: bool, remarks: list[str]) 
             remarks.append(remark or more)
     if riff.rest > JUNK_BYTES:
         remarks.append(f"expected chunks after the samples, got {riff.rest:,} other bytes: not taken for sound")
+    several = sum(chunk.name == samples.name for chunk in riff.chunks)
+    if several > 1:
+        remarks.append(f"expected one chunk of samples, got {several}: taken as one, end to end")
+        return Part((Span(riff.start, riff.end),) if is_inside else None, needs_ffmpeg=True)
     pieces: tuple[Piece, ...] | None = (Span(riff.start, riff.end),) if is_inside else None
     if is_odd and samples.start - riff.start + samples.present < 2**32:
         pieces = (_mended_header(file, riff, samples, count), Span(samples.start, samples.start + samples.present))

@@ -23,6 +23,9 @@ _FRAME_SYNC = re.compile(rb"\xff[\xf8\xf9]")
 _TAIL_BYTES = 2**18
 """How far from the end the last frame is looked for at least; frames are mostly under 2^16 bytes."""
 
+_RATES = (0, 88_200, 176_400, 192_000, 8_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000, 0, 0, 0, 0)
+"""What the code of a frame's sample rate stands for, Hz; 0 where the header or the end of the frame's own has it."""
+
 _CRC8 = [0] * 256
 for _value in range(256):
     _remainder = _value
@@ -67,6 +70,10 @@ def survey_flac(file: IO[bytes], search_all: bool) -> Layout:
     start, end = skip_id3(file), audio_end(file)
     stream = read_stream_info(file, start)
     present = _last_sample(file, stream, end)
+    frame_rate = _first_rate(file, stream)
+    if frame_rate not in (0, stream.sample_rate):
+        remark = f"expected {stream.sample_rate:,} Hz by its header, got frames of {frame_rate:,} Hz: taken for right"
+        return Layout((Part(frames=present, needs_ffmpeg=True),), (remark,))
     if present == stream.samples and not search_all and end - stream.end > _TAIL_BYTES:
         return Layout((Part(frames=present),))
     starts = [start, *_beginnings(file, stream.end, end)]
@@ -127,6 +134,13 @@ def _beginnings(file: IO[bytes], start: int, end: int) -> list[int]:
             break
         position += len(data) - len(START) + 1
     return found
+
+
+def _first_rate(file: IO[bytes], stream: StreamInfo) -> int:
+    """Return the sample rate (Hz) that the first frame gives; 0 where it leaves that to the header."""
+    file.seek(stream.end)
+    frame = file.read(4)
+    return _RATES[frame[2] & 15] if len(frame) == 4 and _FRAME_SYNC.match(frame) else 0
 
 
 def _last_sample(file: IO[bytes], stream: StreamInfo, end: int) -> int | None:

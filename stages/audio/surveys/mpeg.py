@@ -8,6 +8,7 @@ a file that was joined. Where something is odd, decoders are given the frames al
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import IO
 
 from stages.audio.containers import audio_end, first_frame, frame_bytes, frame_format, is_adts, skip_id3
@@ -293,12 +294,7 @@ def _mark_offset(header: bytes) -> int:
 
 def _mpeg_lengths(first: bytes) -> LengthAt:
     """Return what tells the lengths of frames of the version, layer, rate and number of channels of the first one."""
-    is_mono, lengths = first[3] >> 6 == 3, {}
-    for second in (first[1] & 0xFE, first[1] | 1):
-        for third in range(0x100):
-            length = frame_bytes(bytes([0xFF, second, third, 0])) if third & 0x0C == first[2] & 0x0C else None
-            if length:
-                lengths[second << 8 | third] = length
+    is_mono, lengths = first[3] >> 6 == 3, _lengths_of_kind(first[1] & 0xFE, first[2] & 0x0C)
 
     def length_at(data: bytes, offset: int) -> int:
         if data[offset] != 0xFF or (data[offset + 3] >= 0xC0) is not is_mono:
@@ -306,6 +302,15 @@ def _mpeg_lengths(first: bytes) -> LengthAt:
         return lengths.get(data[offset + 1] << 8 | data[offset + 2], 0)
 
     return length_at
+
+
+@lru_cache
+def _lengths_of_kind(kind: int, rate: int) -> dict[int, int]:
+    """Return the lengths of frames by their second and third byte, of those whose second is `kind`, but for the bit of
+    the checksum, and whose third has the bits `rate`."""
+    headers = [(second, third) for second in (kind, kind | 1) for third in range(0x100) if third & 0x0C == rate]
+    lengths = {second << 8 | third: frame_bytes(bytes([0xFF, second, third, 0])) for second, third in headers}
+    return {header: length for header, length in lengths.items() if length}
 
 
 def _adts_lengths(first: bytes) -> LengthAt:
