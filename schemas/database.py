@@ -5,6 +5,7 @@ versions. A shard may be replaced while a query reads it: the query is then aske
 was published before or of what was published after, and never of both.
 """
 
+import logging
 import os
 import re
 import uuid
@@ -17,6 +18,8 @@ import pyarrow as pa
 from schemas.publications import Publications
 from schemas.store import Store
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, Table
+
+log = logging.getLogger(__name__)
 
 ATTEMPTS, READS = 20, 3
 """How often a query is asked while shards are being replaced, and how often where they are not and one of their files
@@ -46,7 +49,7 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
         except _Unread as error:
             # A shard was replaced between two looks of the reader, or the network failed for a moment.
             if attempt + 1 >= READS and shown == shown_files(store):
-                raise QueryError(str(error)) from error
+                raise QueryError(f"{error}; `segue check` says what is damaged, and its cure") from error
             continue
         if shown == shown_files(store):
             return answer
@@ -85,7 +88,10 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]]) -> pa.Tab
     with duckdb.connect(":memory:") as connection:
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
-        _make_views(connection, store, shown)
+        # Of the tables that the statement speaks of, so that a damaged shard of another one is not in its way.
+        tables = [table for table in TABLES.values() if re.search(rf"\b{table.name}\b", sql, re.IGNORECASE)]
+        for table in tables or TABLES.values():
+            _make_view(connection, store, table, shown[table.name])
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
@@ -100,12 +106,9 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]]) -> pa.Tab
 
 
 def write_views(store: Store) -> None:
-    """Make `<store>/segue.duckdb` anew, with a view a table, so that any DuckDB client opens it. On an object store
-    there is no such file: `query` makes the views in memory.
-
-    Raises:
-        QueryError: something that is no shard lies among a table's.
-    """
+    """Make `<store>/segue.duckdb` anew, with a view a table, so that any DuckDB client opens it; of a table with a
+    damaged shard there is none until a run has made that anew. On an object store there is no such file: `query` makes
+    the views in memory."""
     if not store.is_local:
         return
     target = store.path(FILE)
@@ -113,7 +116,12 @@ def write_views(store: Store) -> None:
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
     try:
         with duckdb.connect(temporary) as connection:
-            _make_views(connection, store, shown_files(store))
+            shown = shown_files(store)
+            for table in TABLES.values():
+                try:
+                    _make_view(connection, store, table, shown[table.name])
+                except _Unread as error:
+                    log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
         os.replace(temporary, target)
     finally:
         for left in (temporary, f"{temporary}.wal"):
@@ -145,12 +153,11 @@ def shown_files(store: Store) -> dict[str, list[str]]:
     return shown
 
 
-def _make_views(connection: duckdb.DuckDBPyConnection, store: Store, shown: Mapping[str, Sequence[str]]) -> None:
-    for table in TABLES.values():
-        try:
-            connection.execute(_view(store, table, shown[table.name]))
-        except (duckdb.Error, OSError) as error:
-            raise _Unread(f"expected shards of {table.name} in {store.url}: {_reason(error)}") from error
+def _make_view(connection: duckdb.DuckDBPyConnection, store: Store, table: Table, files: Sequence[str]) -> None:
+    try:
+        connection.execute(_view(store, table, files))
+    except (duckdb.Error, OSError) as error:
+        raise _Unread(f"expected shards of {table.name} in {store.url}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from schemas.store import Store
+from schemas.holdings import age_of
+from schemas.store import STALE_SECONDS, Store
 
 BEAT_SECONDS = 10.0
 """Between two signs of life."""
@@ -171,3 +172,19 @@ def _start_of(pid: int) -> str:
             os.kill(pid, 0)
             return "alive"
         return ""
+
+
+def live_leases(store: Store) -> list[str]:
+    """Return the names of the leases that a run may hold: its process is not known to be gone, and it gave a sign of
+    life within the hour."""
+    live = []
+    for name in store.folders("leases"):
+        numbers = _numbers(store, _folder(name))
+        holder, _ = _read(store, name, numbers[-1]) if numbers else (None, "")
+        if (
+            holder is not None
+            and not holder.is_dead()
+            and age_of(store, f"{_folder(name)}/{numbers[-1]}") < STALE_SECONDS
+        ):
+            live.append(name)
+    return live

@@ -81,7 +81,8 @@ class Publications:
     def shown(self) -> dict[str, Publication]:
         """Return the record that the view of each table shows, by the table's name."""
         latest = self.latest()
-        return {name: self.record(sequence) for name, sequence in latest.shown.items()} if latest else {}
+        there = set(self.sequences()) if latest else ()  # not one that was damaged and set aside
+        return {name: self.record(number) for name, number in latest.shown.items() if number in there} if latest else {}
 
     def shown_files(self) -> dict[str, list[str]]:
         """Return the files that the view of each published table reads, by the table's name."""
@@ -100,7 +101,7 @@ class Publications:
         """Return whether the table's last record is of this very content."""
         latest = self.latest()
         sequence = latest.passed.get(table.name) if latest else None
-        if sequence is None:
+        if sequence is None or sequence not in self.sequences():
             return False
         record = self.record(sequence)
         return record.versions[table.name] == version and record.shards[table.name] == list(shards)

@@ -1,0 +1,132 @@
+"""Holdings: every file of a store, by what it is: a shard's place in its version, a file that rows name, or neither."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+from schemas.row_files import orphans
+from schemas.store import SHARD_NAME, STALE_SECONDS, Store
+from schemas.tables import TABLES, Table
+
+Kind = Literal["published", "draft", "part", "history"]
+
+_NAMES: dict[Kind, tuple[str, re.Pattern[str]]] = {
+    "published": ("", SHARD_NAME),
+    "draft": ("/drafts", re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")),
+    "part": ("/drafts", re.compile(r"shard=([0-9A-Za-z_-]+)\.[0-9a-f]+\.part")),
+    "history": ("/history", re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)")),
+}
+"""Where under a version each kind of file with rows lies, and how it is named."""
+
+FILE_FOLDERS = ("audio", "models", "report")
+"""Where the files that rows name lie."""
+
+PICTURES = "report/pictures"
+"""Files that the page names, rather than a row; the report looks after them itself."""
+
+LEFTOVER = ".inprogress"
+"""How the name of a temporary file or folder ends."""
+
+
+@dataclass(frozen=True)
+class Holding:
+    """A file with rows of a version of a table."""
+
+    table: Table
+    version: str
+    kind: Kind
+    shard: str
+    path: str
+    bytes: int
+    digest: str = ""
+    """Of a replaced shard: what its name says of it."""
+
+
+def versions_of(store: Store, table: Table) -> list[str]:
+    """Return every version of a table that has a folder, also those of which nothing was published yet."""
+    return [name.removeprefix("version=") for name in store.folders(table.name) if name.startswith("version=")]
+
+
+def holdings(store: Store, table: Table, version: str) -> Iterator[Holding]:
+    """Yield every file with rows of a version."""
+    folder = store.folder(table, version)
+    for kind, (below, pattern) in _NAMES.items():
+        for name, size in store.sizes(folder + below).items():
+            if match := pattern.fullmatch(name):
+                digest = match[2] if kind == "history" else ""
+                yield Holding(table, version, kind, match[1], f"{folder}{below}/{name}", size, digest)
+
+
+def foreign_files(store: Store, table: Table) -> dict[str, int]:
+    """Return the files among a table's that are not the store's, with their bytes: such as the copies that a
+    synchronising program makes. Nothing reads them."""
+    found = {f"{table.name}/{name}": size for name, size in store.sizes(table.name).items()}
+    for version in versions_of(store, table):
+        folder = store.folder(table, version)
+        for below in ("", "/drafts", "/history"):
+            patterns = [pattern for where, pattern in _NAMES.values() if where == below]
+            names = store.sizes(folder + below)
+            found |= {
+                f"{folder}{below}/{name}": size
+                for name, size in names.items()
+                if not any(pattern.fullmatch(name) for pattern in patterns)
+            }
+    return {path: size for path, size in found.items() if not path.endswith(LEFTOVER)}
+
+
+def leftovers(store: Store) -> dict[str, int]:
+    """Return the temporary files and folders that killed runs left, with their bytes: an hour old at least, so that
+    they are not a running run's."""
+    found = {name: size for name, size in store.sizes("").items() if LEFTOVER in name}
+    found |= {name: size_of(store, name) for name in store.folders("") if name.endswith(LEFTOVER)}
+    for folder in (*TABLES, *FILE_FOLDERS, "leases", "damaged"):
+        found |= _leftovers_under(store, folder)
+    return {path: size for path, size in found.items() if age_of(store, path) > STALE_SECONDS}
+
+
+def _leftovers_under(store: Store, folder: str) -> dict[str, int]:
+    found = {f"{folder}/{name}": size for name, size in store.sizes(folder).items() if name.endswith(LEFTOVER)}
+    for name in store.folders(folder):
+        path = f"{folder}/{name}"
+        found |= {path: size_of(store, path)} if name.endswith(LEFTOVER) else _leftovers_under(store, path)
+    return found
+
+
+def named_files(table: Table, rows: pa.Table) -> set[str]:
+    """Return the paths of all files that rows name."""
+    paths = [path for columns in table.files for path in rows.column(columns.path).to_pylist()]
+    return {path for path in paths if path is not None}
+
+
+def unnamed_files(store: Store, named: set[str]) -> dict[str, int]:
+    """Return the files that no row names, with their bytes: an hour old at least, as a file is written before the row
+    that names it.
+
+    Args:
+        named: the paths that rows name.
+    """
+    found: dict[str, int] = {}
+    for folder in FILE_FOLDERS:
+        found |= orphans(store, folder, named | {PICTURES})
+    return {path: size for path, size in found.items() if LEFTOVER not in path and age_of(store, path) > STALE_SECONDS}
+
+
+def size_of(store: Store, path: str) -> int:
+    """Return the bytes of a file, or of all files under a folder."""
+    below = sum(orphans(store, path, set()).values())
+    return below or store.size(path) or 0
+
+
+def age_of(store: Store, path: str) -> float:
+    """Return the seconds since a file was written, or the newest of a folder's; 0 where it is gone meanwhile."""
+    names = orphans(store, path, set()) or [path]
+    newest = 0.0
+    for name in names:
+        with suppress(FileNotFoundError):
+            newest = max(newest, store.filesystem.modified(store.path(name)).timestamp())
+    return time.time() - newest if newest else 0.0
