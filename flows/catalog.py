@@ -27,8 +27,9 @@ from flows.running import Run, current_run, plan_run, run_stages
 from flows.server import has_own_server
 from schemas import Settings, Store
 from stages.pipeline.contract import Context
+from stages.pipeline.jobs import Counts, JobResult, run_job
 from stages.pipeline.planning import ConfiguredStage
-from stages.pipeline.runner import Counts, JobResult, RunJobs, run_job
+from stages.pipeline.runner import RunJobs
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]
 """Seconds before each new try of a shard that failed for a passing reason."""

@@ -10,7 +10,8 @@ from schemas.drafts import Drafts
 from schemas.publications import Publications
 from schemas.tables import REJECTS
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import ConfiguredStage, driver_of, driving_key, wanted_keys
+from stages.pipeline.keys import driver_of, driving_key, wanted_keys
+from stages.pipeline.planning import ConfiguredStage
 
 
 @dataclass(frozen=True)

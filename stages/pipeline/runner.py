@@ -1,78 +1,29 @@
-"""The one runner around every stage: planning, reading, reusing, calling, keeping, checking, publishing, and the run's
-row.
+"""The one runner around every stage: planning, its jobs, checking, publishing, and the run's row.
 
-What a stage makes is kept as drafts, which no view shows; they are published once the whole stage has passed. It needs
-no Prefect: flows hand `run_stage` another way to do its jobs, so that each of them is a task of theirs.
+What jobs make are drafts, which no view shows; they are published once the whole stage has passed. It needs no Prefect:
+flows hand `run_stage` another way to do its jobs, so that each of them is a task of theirs.
 """
 
 import logging
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import pyarrow as pa
 
 from schemas.drafts import Drafts
-from schemas.identity import keys_digest
 from schemas.leases import Holder, hold_lease
 from schemas.publications import Publications
-from schemas.row_files import absent_files
-from schemas.store import distinct, output_keys, row_keys
-from schemas.tables import CHECKS, REJECTS, REMARKS, RUNS, TABLES, Table
+from schemas.tables import CHECKS, REJECTS, REMARKS, RUNS
 from schemas.versions import record_version
 from stages.pipeline.checking import CheckResult, failed_check, run_checks
-from stages.pipeline.contract import Context, Reject, Remarks, Shard, Stopped
-from stages.pipeline.planning import (
-    ConfiguredStage,
-    Plan,
-    consulted_digest,
-    driver_of,
-    driving_key,
-    outdated_keys,
-    plan_stage,
-    reduced_shard,
-    wanted_keys,
-)
-from stages.pipeline.threads import computing_threads
-
-SAVE_SECONDS, SAVE_SHARE = 2.0, 20
-"""Rows of a shard in work are kept once they took so long to make, and so many times longer than to keep what there was
-before: an item that takes longer is kept at once."""
+from stages.pipeline.contract import Context, Stopped
+from stages.pipeline.jobs import Counts, JobResult, run_job
+from stages.pipeline.planning import ConfiguredStage, Plan, plan_stage
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What came of a job or of a stage, in rows."""
-
-    made: int = 0
-    reused: int = 0
-    refused: int = 0
-    passing: int = 0
-    """Those of the refused that the next run tries again."""
-
-    def __add__(self, other: "Counts") -> "Counts":
-        return Counts(
-            self.made + other.made,
-            self.reused + other.reused,
-            self.refused + other.refused,
-            self.passing + other.passing,
-        )
-
-
-@dataclass(frozen=True)
-class JobResult:
-    """What came of one job: its counts, or the error that ended it."""
-
-    job: str
-    counts: Counts = Counts()
-    error: Exception | None = None
 
 
 @dataclass(frozen=True)
@@ -246,24 +197,6 @@ def _write_checks(context: Context, checks: Sequence[CheckResult]) -> None:
             log.warning("%s: %s", context.stage, check.message)
 
 
-def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
-    """Do one job of a plan: a shard, or all of a stage that is not made shard by shard. Done twice, even at the same
-    time, it gives the same.
-
-    Raises:
-        ValueError: what the stage reads is not there, or the stage broke its contract.
-    """
-    _check_input(stage, context)
-    context = replace(context, remarks=Remarks())
-    if hasattr(stage.module, "plan_source"):
-        return _run_source(stage, context)
-    if hasattr(stage.module, "reduce"):
-        with computing_threads(context.settings):
-            return _run_reduce(stage, context)
-    with computing_threads(context.settings, context.settings.concurrency):
-        return _run_shard(stage, context, job)
-
-
 def _device(context: Context) -> str:
     """Return where tensors were; a stage that loaded no torch had none, and does not wait for it to load now."""
     return context.device if "torch" in sys.modules else "cpu"
@@ -295,232 +228,3 @@ def _failure(stage: ConfiguredStage, failures: Sequence[JobResult]) -> str | Non
     if hasattr(stage.module, "shard"):
         where = f"{len(failures)} of its shards failed; shard {first.job}"
     return f"{stage.name}: {where}: {first.error or type(first.error).__name__}"
-
-
-def _check_input(stage: ConfiguredStage, context: Context) -> None:
-    for table in stage.module.READS:
-        if table in getattr(stage.module, "OPTIONAL", ()) or table.name not in context.versions:
-            continue
-        if not table.accumulates and not context.store.shards(table, context.versions[table.name]):
-            raise ValueError(
-                f"expected the table {table.name} (version {context.versions[table.name]}) for {stage.name}, got "
-                f"nothing in {context.store.url}: run the stage that makes it first, with the same preset and settings"
-            )
-
-
-def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
-    store, module = context.store, stage.module
-    drafts = Drafts(store, module.WRITES, context.fingerprint)
-    inputs = [store.read(table, context.versions[table.name], [shard]) for table in module.READS]
-    consulted, drivers = consulted_digest(module, context), row_keys(inputs[0], driving_key(module))
-    wanted = set(wanted_keys(module, inputs[0]))
-    rejects = [
-        reject
-        for reject in store.read(REJECTS, context.fingerprint, [shard]).to_pylist()
-        if reject["stamp"] == consulted and not reject["passing"] and _key_of(reject["key"]) in set(drivers)
-    ]
-    refused = {_key_of(reject["key"]) for reject in rejects}
-
-    earlier = distinct(module.WRITES, [drafts.read([shard]), drafts.parts(shard)])
-    by_name = {table.name: rows for table, rows in zip(module.READS, inputs, strict=True)}
-    outdated = outdated_keys(module, earlier, by_name)
-    kept = _still_good(context, module.WRITES, earlier, wanted - outdated)
-    missing = wanted - set(row_keys(kept, module.WRITES.key))
-    missing = {key for key in missing if driver_of(module, key) not in refused}
-    came_back = drafts.find_replaced(missing)
-    outdated = outdated_keys(module, came_back, by_name)
-    kept = pa.concat_tables([kept, _still_good(context, module.WRITES, came_back, wanted - outdated)])
-
-    kept_keys = frozenset(row_keys(kept, module.WRITES.key))
-    unfinished = {driver_of(module, key) for key in missing - kept_keys}
-    todo = inputs[0].filter(pa.array([key in unfinished for key in drivers], pa.bool_()))
-    work = _ShardInWork(context, drafts, shard, consulted, rejects)
-    if todo.num_rows:
-        work.keep(module.shard(stage.config, replace(context, kept=kept_keys), todo, *inputs[1:]))
-    made = work.made()
-    _check_result(stage, wanted_keys(module, todo), kept_keys, set(row_keys(made, module.WRITES.key)), work.rejects)
-
-    work.write_rejects()
-    _write_remarks(context, shard)
-    input_key = keys_digest(output_keys(module.READS[0], inputs[0]))
-    passing = sum(1 for reject in work.all_rejects if reject["passing"])
-    rows = _in_order(pa.concat_tables([kept, made]), module.WRITES, wanted_keys(module, inputs[0]))
-    drafts.write(shard, rows, input_key, len(work.all_rejects), passing)
-    return Counts(made.num_rows, kept.num_rows, len(work.all_rejects), passing)
-
-
-def _in_order(rows: pa.Table, table: Table, keys: Sequence[tuple[str, ...]]) -> pa.Table:
-    """Return rows in the order of keys, which is that of what they are made from: in which order a stage finished them
-    tells only what it had to do beside them."""
-    place = {key: number for number, key in enumerate(keys)}
-    places = [place[key] for key in row_keys(rows, table.key)]
-    return rows.take(pa.array(sorted(range(len(places)), key=places.__getitem__), pa.int64()))
-
-
-def _key_of(text: str) -> tuple[str, ...]:
-    return tuple(text.split("/"))
-
-
-def _still_good(context: Context, table: Table, rows: pa.Table, wanted: set[tuple[str, ...]]) -> pa.Table:
-    """Return the rows that are wanted and whose files are there."""
-    absent = absent_files(context.store, table, rows) if table.files else [""] * rows.num_rows
-    good = [key in wanted and not problem for key, problem in zip(row_keys(rows, table.key), absent, strict=True)]
-    return rows.filter(pa.array(good, pa.bool_()))
-
-
-class _ShardInWork:
-    """Rows and rejects of a shard as its stage yields them, kept beside it so that an end of the run loses little."""
-
-    def __init__(
-        self, context: Context, drafts: Drafts, shard: str, consulted: str | None, rejects: Sequence[Mapping[str, Any]]
-    ) -> None:
-        self._context, self._drafts, self._shard, self._consulted = context, drafts, shard, consulted
-        self._before = list(rejects)
-        self._saved: list[pa.Table] = []
-        self._unsaved: list[Mapping[str, Any]] = []
-        self.rejects: list[Reject] = []
-
-    @property
-    def all_rejects(self) -> list[dict[str, Any]]:
-        """Rejects of earlier runs that stand, and new ones, as rows."""
-        new = [_reject_row(self._context, reject, self._consulted) for reject in self.rejects]
-        return [*(dict(row) for row in self._before), *new]
-
-    def made(self) -> pa.Table:
-        """Return all rows that the stage has made."""
-        table = self._drafts.table
-        return pa.concat_tables(
-            [pa.Table.from_batches([], table.schema), *self._saved, _as_table(self._unsaved, table)]
-        )
-
-    def keep(self, parts: Iterable[Shard]) -> None:
-        """Take in all that a stage makes of the shard. Whatever ends it, what was made until then is kept."""
-        since, cost = time.monotonic(), 0.0
-        try:
-            for part in parts:
-                self._unsaved += part.rows
-                self.rejects += part.rejects
-                if time.monotonic() - since >= max(SAVE_SECONDS, SAVE_SHARE * cost):
-                    begun = time.monotonic()
-                    self._save()
-                    since = time.monotonic()
-                    cost = since - begun
-        except BaseException:
-            with suppress(Exception):  # what ended the work is what is to be told
-                self._save()
-            raise
-
-    def write_rejects(self) -> None:
-        _write_rejects(self._context, self._shard, self.all_rejects)
-
-    def _save(self) -> None:
-        if self._unsaved:
-            rows = _as_table(self._unsaved, self._drafts.table)
-            self._drafts.write_part(self._shard, rows)
-            self._saved.append(rows)
-            self._unsaved = []
-        if self.rejects:
-            self.write_rejects()
-
-
-def _check_result(
-    stage: ConfiguredStage,
-    wanted: Sequence[tuple[str, ...]],
-    kept: frozenset[tuple[str, ...]],
-    made: set[tuple[str, ...]],
-    rejects: Sequence[Reject],
-) -> None:
-    """See that a stage accounts for every row that it was to make, once.
-
-    Raises:
-        ValueError: it does not.
-    """
-    refused, todo = {_key_of(reject.key) for reject in rejects}, set(wanted) - kept
-    drivers = {driver_of(stage.module, key) for key in wanted}
-    of_refused = {key for key in made if driver_of(stage.module, key) in refused}
-    wrong = f"expected {stage.name} to make or refuse each row that it was given, got"
-    for extra in (made - todo) | (refused - drivers) | of_refused:
-        raise ValueError(f"{wrong} {'/'.join(extra)} besides")
-    for missing in todo - made:
-        if driver_of(stage.module, missing) not in refused:
-            raise ValueError(f"{wrong} nothing for {'/'.join(missing)}")
-
-
-def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
-    module, shard = stage.module, reduced_shard(stage.module, context)
-    given = [table for table in module.READS if table not in getattr(module, "STREAMS", ())]
-    inputs = [
-        context.rows(table) if table.accumulates or table.name in context.versions else table.schema.empty_table()
-        for table in given  # one that is optional may have no stage that makes it
-    ]
-    result = module.reduce(stage.config, context, *inputs)
-    for name, beside in result.also.items():
-        table = TABLES[name]
-        context.store.write_shard(table, context.fingerprint, shard, _as_table(beside, table), context.identity)
-    _write_rejects(context, shard, [_reject_row(context, reject, None) for reject in result.rejects])
-    _write_remarks(context, shard)
-    rows, refused = _as_table(result.rows, module.WRITES), len(result.rejects)
-    if module.WRITES.accumulates:
-        context.store.write_shard(module.WRITES, context.fingerprint, shard, rows, context.identity, refused)
-    else:
-        Drafts(context.store, module.WRITES, context.fingerprint).write(shard, rows, context.identity, refused)
-    context.clear_scratch()  # the rows stand, so the state that led to them is no longer needed
-    return Counts(rows.num_rows, 0, refused)
-
-
-def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
-    module, drafts = stage.module, Drafts(context.store, stage.module.WRITES, context.fingerprint)
-    known = drafts.read()
-    refused = context.store.read(REJECTS, context.fingerprint)
-    made, rejects, passing = 0, refused.num_rows, 0
-    earlier = {(row["key"], row["stamp"]): row for row in refused.to_pylist()}
-    for update in module.read_source(stage.config, context, known, refused):
-        rows = _as_table(update.rows, module.WRITES)
-        reject_rows = [
-            earlier.get((reject.key, reject.stamp)) or _reject_row(context, reject, reject.stamp)
-            for reject in update.rejects
-        ]
-        _write_rejects(context, "0", reject_rows)
-        _write_remarks(context, "0")
-        rejects, passing = len(reject_rows), sum(1 for row in reject_rows if row["passing"])
-        drafts.write(str(update.number), rows, keys_digest(row_keys(rows, module.WRITES.key)))
-        made += update.made
-    _write_remarks(context, "0")
-    total = sum(footer.rows for footer in drafts.footers().values())
-    return Counts(made, total - made, rejects, passing)
-
-
-def _as_table(rows: Sequence[Mapping[str, Any]], table: Table) -> pa.Table:
-    """Return rows as Arrow, with the table's columns; one that a row lacks is null.
-
-    Raises:
-        ValueError: a row has a column that the table lacks.
-    """
-    unknown = {name for row in rows for name in row} - set(table.schema.names)
-    if unknown:
-        raise ValueError(f"expected columns of {table.name} ({', '.join(table.schema.names)}), got {sorted(unknown)}")
-    return pa.Table.from_pylist([dict(row) for row in rows], schema=table.schema)
-
-
-def _reject_row(context: Context, reject: Reject, stamp: str | None) -> dict[str, Any]:
-    row = {"stage": context.stage, "key": reject.key, "uri": reject.uri, "kind": reject.kind, "message": reject.message}
-    return row | {"run_id": context.run_id, "stamp": stamp, "passing": reject.passing}
-
-
-def _write_rejects(context: Context, shard: str, rejects: Sequence[dict[str, Any]]) -> None:
-    """Write rejects before the shard that they belong to, whose footer is what says that both are there."""
-    if rejects:
-        rows = pa.Table.from_pylist(list(rejects), schema=REJECTS.schema)
-        context.store.write_shard(REJECTS, context.fingerprint, shard, rows, input_key=context.fingerprint)
-    else:
-        context.store.remove_shard(REJECTS, context.fingerprint, shard)
-
-
-def _write_remarks(context: Context, shard: str) -> None:
-    """Write what the stage noticed in this job in the place of what it noticed before, as rejects are written."""
-    remarks = [{"stage": context.stage, **vars(remark), "run_id": context.run_id} for remark in context.remarks.all()]
-    if remarks:
-        rows = pa.Table.from_pylist(remarks, schema=REMARKS.schema)
-        context.store.write_shard(REMARKS, context.fingerprint, shard, rows, input_key=context.fingerprint)
-    else:
-        context.store.remove_shard(REMARKS, context.fingerprint, shard)

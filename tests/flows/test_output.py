@@ -6,7 +6,8 @@ import re
 from rich.console import Console
 
 from flows.output import BarProgress, LineProgress, print_table, result_rows
-from stages.pipeline.runner import Counts, StageResult
+from stages.pipeline.jobs import Counts
+from stages.pipeline.runner import StageResult
 
 
 def test_lines_come_at_the_start_at_intervals_and_at_the_end():

@@ -12,8 +12,8 @@ from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.ingest import Config
 from stages.pipeline.contract import Context, Progress
+from stages.pipeline.jobs import Counts, run_job
 from stages.pipeline.planning import ConfiguredStage, plan_stage
-from stages.pipeline.runner import Counts, run_job
 from tests.worlds.recordings import encoded, tones, write
 
 RATE = 16_000

@@ -16,8 +16,8 @@ from schemas.tables import CHROMA, TRACKS
 from schemas.weights import WeightsLibrary
 from stages.pipeline import threads
 from stages.pipeline.contract import Context, Shard
+from stages.pipeline.jobs import run_job
 from stages.pipeline.planning import ConfiguredStage
-from stages.pipeline.runner import run_job
 
 WAITS = 50
 SPINNING_SECONDS = 0.1

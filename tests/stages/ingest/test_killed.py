@@ -12,8 +12,8 @@ import pytest
 
 from stages import ingest
 from stages.pipeline.contract import Stopped
+from stages.pipeline.jobs import run_job
 from stages.pipeline.planning import ConfiguredStage
-from stages.pipeline.runner import run_job
 from tests.worlds.ingest_world import Counter, World
 from tests.worlds.recordings import write
 
@@ -24,7 +24,7 @@ from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.pipeline.contract import Context
 from stages.pipeline.planning import ConfiguredStage
-from stages.pipeline.runner import run_job
+from stages.pipeline.jobs import run_job
 source, store = sys.argv[1:]
 settings = Settings(store=store, source=source, workers=1)
 context = Context(Store(store), settings, "run", "ingest", "v", {}, WeightsLibrary(Store(store)))

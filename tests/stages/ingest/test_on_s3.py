@@ -5,7 +5,7 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from schemas.tables import TRACKS
-from stages.pipeline.runner import Counts
+from stages.pipeline.jobs import Counts
 from tests.worlds.ingest_world import RATE, World
 from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones
 

@@ -12,7 +12,7 @@ from schemas.checks import Check
 from schemas.database import query
 from schemas.drafts import Drafts
 from schemas.tables import CHROMA, CLIPS, GENERATIONS, REQUESTS
-from stages.pipeline import runner
+from stages.pipeline import jobs, runner
 from stages.pipeline.contract import Reject, Shard, ShardUpdate, SourcePlan, Stopped
 from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_stage
 from stages.pipeline.runner import StageFailed, run_stage
@@ -113,8 +113,8 @@ def test_what_was_made_of_a_shard_is_kept_when_the_run_is_stopped(tmp_path):
 
 
 def test_an_item_that_takes_long_is_kept_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "SAVE_SECONDS", 0.05)
-    monkeypatch.setattr(runner, "SAVE_SHARE", 0)
+    monkeypatch.setattr(jobs, "SAVE_SECONDS", 0.05)
+    monkeypatch.setattr(jobs, "SAVE_SHARE", 0)
     kept: list[int] = []
     mapping = make_mapping([])
     whole = mapping.shard

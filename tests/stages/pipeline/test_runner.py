@@ -193,7 +193,7 @@ def test_a_stage_that_is_asked_to_stop_stops_and_the_next_run_completes_it(tmp_p
 def test_a_stage_whose_input_is_missing_says_which_stage_to_run(tmp_path):
     pipeline = make_pipeline(tmp_path, list("ab"), make_mapping([]))
     stage, context = pipeline.stages["mapping"], pipeline.context("mapping", "r1")
-    from stages.pipeline.runner import run_job
+    from stages.pipeline.jobs import run_job
 
     with pytest.raises(ValueError, match=r"expected the table tracks .* run the stage that makes it first"):
         run_job(stage, context, "0")
