@@ -15,6 +15,8 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from stages.audio import archives
+
 WHOLE_BYTES = 64 * 2**20
 """Remote files up to this size are fetched whole, in one request; larger ones are read through a window."""
 
@@ -82,8 +84,10 @@ def open_binary(uri: str) -> IO[bytes]:
         AudioError: there is no such file, it may not be read, or it is a folder, pipe, socket or device.
         OSError: the disk or the network failed; asking again may help.
     """
-    filesystem, path = locate(uri)
     try:
+        if uri.startswith(archives.PROTOCOL) and "::" in uri:
+            return _open_member(uri)
+        filesystem, path = locate(uri)
         if isinstance(filesystem, LocalFileSystem):
             # Without O_NONBLOCK the opening of a pipe that nobody writes to would wait for ever.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -104,3 +108,19 @@ def open_binary(uri: str) -> IO[bytes]:
         raise AudioError("unreadable", message, passing=True) from error
     except IsADirectoryError as error:
         raise AudioError("not a file", f"expected a file, got {uri!r}, which is a folder") from error
+
+
+def _open_member(uri: str) -> IO[bytes]:
+    """Open a recording in an archive where it lies; of a remote archive, a recording of usual size is fetched alone."""
+    name, _, archive = uri.removeprefix(archives.PROTOCOL).partition("::")
+    filesystem, path = locate(archive)
+    try:
+        member = archives.members(filesystem, path).get(name)
+    except ValueError as error:
+        raise AudioError("unreadable", f"{error}: {archive}") from error
+    if member is None:
+        raise AudioError("missing", f"expected a recording at {uri!r}, got no such member of the archive", passing=True)
+    if not isinstance(filesystem, LocalFileSystem) and member.size <= WHOLE_BYTES:
+        return io.BytesIO(filesystem.cat_file(path, start=member.offset, end=member.offset + member.size))
+    opened = filesystem.open(path, "rb", block_size=WINDOW_BYTES)
+    return io.BufferedReader(archives.Section(opened, member))

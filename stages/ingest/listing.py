@@ -18,81 +18,12 @@ from typing import Any, NamedTuple
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from stages.audio.archives import member_uri, members
 from stages.audio.locations import locate, uri_of
 from stages.ingest.choosing import Chosen
+from stages.ingest.endings import COMPANIONS, ending_of, is_archive, is_metadata, is_recording
 from stages.ingest.fields import clean_text
 from stages.pipeline.contract import Reject, Remarks
-
-AUDIO_EXTENSIONS = frozenset(
-    (
-        *("3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "ape", "asf", "au", "caf", "flac", "m4a", "m4b", "mka"),
-        *("mp2", "mp3", "mp4", "oga", "ogg", "opus", "snd", "w64", "wav", "wave", "webm", "wma", "wv"),
-    )
-)
-"""Files with these endings are taken for recordings; their content decides what they really are."""
-
-METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
-
-
-COMPANIONS = frozenset(
-    (
-        *(
-            "jpg",
-            "jpeg",
-            "png",
-            "gif",
-            "bmp",
-            "webp",
-            "tif",
-            "tiff",
-            "svg",
-            "ico",
-            "txt",
-            "md",
-            "rtf",
-            "nfo",
-            "pdf",
-            "log",
-        ),
-        *(
-            "doc",
-            "docx",
-            "html",
-            "htm",
-            "url",
-            "webloc",
-            "xml",
-            "ini",
-            "db",
-            "cue",
-            "m3u",
-            "m3u8",
-            "pls",
-            "wpl",
-            "xspf",
-        ),
-        *("sfv", "md5", "sha1", "sha256", "torrent", "lrc", "accurip", "par2", "yaml", "yml", "toml", "py", "sh"),
-    )
-)
-"""Endings of files that lie beside recordings and are known to be none."""
-
-LONGEST_ENDING = 12
-"""Characters of what is taken for an ending; what is longer belongs to the name."""
-
-
-def ending_of(name: str) -> str:
-    """Return a name's ending in lower case, such as `dsf`; empty where it has none."""
-    stem, _, ending = name.rpartition(".")
-    return ending.lower() if stem and len(ending) <= LONGEST_ENDING else ""
-
-
-def is_recording(name: str) -> bool:
-    dot = name.rfind(".")
-    return dot > 0 and name[dot - 1] != "/" and name[dot + 1 :].lower() in AUDIO_EXTENSIONS
-
-
-def is_metadata(name: str) -> bool:
-    return name.lower().endswith(METADATA_EXTENSIONS)
 
 
 class File(NamedTuple):
@@ -140,6 +71,49 @@ class Listing:
         if ending not in COMPANIONS:
             shown = f".{ending}" if ending else "no ending"
             self.remarks.add("files that were not looked at, as no recording has such an ending", shown, relative)
+
+    def take(self, file: File, chosen: Chosen) -> None:
+        """Take in a file that nothing excludes: a recording, metadata, an archive of both, or something else."""
+        if is_recording(file.relative):
+            if chosen.includes(file.relative):
+                self.recordings.append(file)
+            else:
+                self.not_included(file.relative)
+        elif is_metadata(file.relative):
+            self.metadata.append(file)
+        elif is_archive(file.relative):
+            self._take_archive(file, chosen)
+        else:
+            self.unknown(file.relative)
+
+    def _take_archive(self, archive: File, chosen: Chosen) -> None:
+        """Take in what lies in a tar file, as if that were a folder. A member has its archive's stamp, as nothing tells
+        that it is what it was before but that. A text of a recording's name is its description, as in WebDataset."""
+        try:
+            found = members(*locate(archive.uri))
+        except (ValueError, OSError) as error:
+            self.rejects.append(Reject(archive.uri, archive.uri, "unreadable", clean_text(str(error)), stamp=LISTED))
+            return
+        described = {name.rpartition(".")[0] for name in found if is_recording(name)}
+        for name, member in found.items():
+            relative = f"{archive.relative}/{name}"
+            passed = chosen.excludes_any_part(name)
+            if passed is not None:
+                pattern = chosen.excluding_pattern(PurePosixPath(passed).name, passed)
+                self.pass_over(relative, pattern, is_folder=False)
+                continue
+            if "::" in name or not name.isprintable():
+                message = "expected a member's name without :: and without signs that cannot be shown, got another"
+                self.rejects.append(
+                    Reject(f"{archive.uri}/{clean_text(name)}", archive.uri, "name", message, stamp=LISTED)
+                )
+                continue
+            file = File(member_uri(name, archive.uri), relative, f"{member.size}-{archive.stamp}", member.size)
+            stem, _, ending = name.rpartition(".")
+            if ending.lower() == "txt" and stem in described:
+                self.metadata.append(file)
+            elif not is_archive(name):
+                self.take(file, chosen)
 
     def is_in_unreadable_folder(self, uri: str) -> bool:
         return any(uri.startswith(f"{folder}/") for folder in self.unreadable_folders)
@@ -258,7 +232,7 @@ class _Walk:
     def file(self, path: str) -> None:
         """Take in one entry that is no folder, from under the root, or what a link there leads to."""
         recording = is_recording(path)
-        if recording or is_metadata(path):
+        if recording or is_metadata(path) or is_archive(path):
             self._take(path, recording, lambda: os.stat(path))
 
     def _take(self, path: str, recording: bool, read_state: Callable[[], os.stat_result]) -> None:
@@ -278,7 +252,10 @@ class _Walk:
         else:
             uri = path if path.isascii() else uri_of(self._disk, path, self._root)
             file = File(uri, path[self._start :], f"{size}-{state.st_mtime_ns}", size)
-            (self._listing.recordings if recording else self._listing.metadata).append(file)
+            if recording:
+                self._listing.recordings.append(file)
+            else:
+                self._listing.take(file, self._chosen)
 
     def _enter(self, folder: str | int) -> bool:
         """Mark a folder, by its path or descriptor, as listed; False if it was."""
@@ -329,7 +306,7 @@ class _Walk:
                 recording = is_recording(name)
                 if recording and not self._chosen.includes(path[self._start :]):
                     self._listing.not_included(path[self._start :])
-                elif recording or is_metadata(name):
+                elif recording or is_metadata(name) or is_archive(name):
                     self._take(path, recording, entry.stat)
                 else:
                     self._listing.unknown(path[self._start :])
@@ -391,15 +368,8 @@ def _list_remote(
                 pattern = chosen.excluding_pattern(PurePosixPath(passed).name, passed)
                 listing.pass_over(passed, pattern, is_folder=passed != relative)
             continue
-        recording = is_recording(relative)
-        if recording and not chosen.includes(relative):
-            listing.not_included(relative)
-        elif recording or is_metadata(relative):
-            size = int(entry.get("size") or 0)
-            file = File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size)
-            (listing.recordings if recording else listing.metadata).append(file)
-        else:
-            listing.unknown(relative)
+        size = int(entry.get("size") or 0)
+        listing.take(File(uri_of(filesystem, path, source), relative, f"{size}-{_version(entry)}", size), chosen)
 
 
 _STATE_NAMES = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "updated", "mtime", "created", "date_time")

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from stages.ingest.listing import AUDIO_EXTENSIONS, File
+from stages.ingest.endings import AUDIO_EXTENSIONS
+from stages.ingest.listing import File
 
 
 def normal_form(text: str) -> str:

@@ -79,7 +79,7 @@ def probe_all(
         RuntimeError: the workers cannot be started.
     """
     count = min(workers or available_cores(), -(-len(files) // FILES_PER_WORKER))
-    if workers == 1 or any(file.uri.startswith("memory://") for file in files):
+    if workers == 1 or any("memory://" in file.uri for file in files):
         for file in files:
             check_stopped()
             yield file, probe_recording(file.uri, limits)

@@ -1,0 +1,93 @@
+"""Recordings inside of tar files, as WebDataset keeps them: a member is named `tar://member::archive` and read where it
+lies, by its place in the archive. Nothing is ever unpacked.
+
+The members of an archive are found by going through its headers once; the last archives' lists are kept.
+"""
+
+import io
+import tarfile
+from functools import lru_cache
+from typing import IO, NamedTuple
+
+from fsspec import AbstractFileSystem
+
+PROTOCOL = "tar://"
+
+ARCHIVES_KEPT = 16
+"""Archives whose lists of members are kept: recordings come in the order of their names, so archive by archive."""
+
+HEADER_BYTES = 64 * 2**10
+"""What is fetched of a remote archive around each header."""
+
+
+class Member(NamedTuple):
+    """Where a file lies in an archive, in bytes."""
+
+    offset: int
+    size: int
+
+
+def member_uri(name: str, archive: str) -> str:
+    """Return the URI of a member of an archive that is itself named by an absolute path or a URL."""
+    return f"{PROTOCOL}{name}::{archive if '://' in archive else f'file://{archive}'}"
+
+
+def members(filesystem: AbstractFileSystem, path: str) -> dict[str, Member]:
+    """Return the files in an archive by name; where a name stands twice, the last one counts, as it does in tar.
+
+    Raises:
+        ValueError: it is no tar file that can be read from the middle, or it is cut short.
+        OSError: the disk or the network failed.
+    """
+    info = filesystem.info(path)
+    state = tuple(str(info.get(name)) for name in ("size", "mtime", "ETag", "LastModified", "created"))
+    return _members(filesystem, path, state)
+
+
+@lru_cache(ARCHIVES_KEPT)
+def _members(filesystem: AbstractFileSystem, path: str, state: tuple[str, ...]) -> dict[str, Member]:
+    found: dict[str, Member] = {}
+    end = int(state[0])
+    try:
+        with filesystem.open(path, "rb", block_size=HEADER_BYTES) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            for entry in tar:
+                if entry.isreg() and not entry.issparse():
+                    if entry.offset_data + entry.size > end:
+                        raise ValueError(f"expected a whole tar file, got one that was cut short in {entry.name!r}")
+                    found[entry.name.removeprefix("./")] = Member(entry.offset_data, entry.size)
+    except tarfile.TarError as error:
+        raise ValueError(f"expected a tar file that is not compressed, got {error}") from error
+    return found
+
+
+class Section(io.RawIOBase):
+    """A member of an open archive, as a file that is read and sought by itself; it closes the archive with it."""
+
+    def __init__(self, archive: IO[bytes], member: Member) -> None:
+        self._archive, self._member, self._position = archive, member, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        wanted = max(0, min(len(buffer), self._member.size - self._position))
+        self._archive.seek(self._member.offset + self._position)
+        data = self._archive.read(wanted)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._member.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        self._archive.close()
+        super().close()

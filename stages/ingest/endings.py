@@ -1,0 +1,79 @@
+"""What files are by the endings of their names."""
+
+AUDIO_EXTENSIONS = frozenset(
+    (
+        *("3gp", "aac", "ac3", "aif", "aifc", "aiff", "amr", "ape", "asf", "au", "caf", "flac", "m4a", "m4b", "mka"),
+        *("mp2", "mp3", "mp4", "oga", "ogg", "opus", "snd", "w64", "wav", "wave", "webm", "wma", "wv"),
+    )
+)
+"""Files with these endings are taken for recordings; their content decides what they really are."""
+
+ARCHIVE_EXTENSION = ".tar"
+"""Files with this ending are looked into, as if they were folders; compressed ones cannot be read from the middle."""
+
+METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
+
+
+COMPANIONS = frozenset(
+    (
+        *(
+            "jpg",
+            "jpeg",
+            "png",
+            "gif",
+            "bmp",
+            "webp",
+            "tif",
+            "tiff",
+            "svg",
+            "ico",
+            "txt",
+            "md",
+            "rtf",
+            "nfo",
+            "pdf",
+            "log",
+        ),
+        *(
+            "doc",
+            "docx",
+            "html",
+            "htm",
+            "url",
+            "webloc",
+            "xml",
+            "ini",
+            "db",
+            "cue",
+            "m3u",
+            "m3u8",
+            "pls",
+            "wpl",
+            "xspf",
+        ),
+        *("sfv", "md5", "sha1", "sha256", "torrent", "lrc", "accurip", "par2", "yaml", "yml", "toml", "py", "sh"),
+    )
+)
+"""Endings of files that lie beside recordings and are known to be none."""
+
+LONGEST_ENDING = 12
+"""Characters of what is taken for an ending; what is longer belongs to the name."""
+
+
+def ending_of(name: str) -> str:
+    """Return a name's ending in lower case, such as `dsf`; empty where it has none."""
+    stem, _, ending = name.rpartition(".")
+    return ending.lower() if stem and len(ending) <= LONGEST_ENDING else ""
+
+
+def is_recording(name: str) -> bool:
+    dot = name.rfind(".")
+    return dot > 0 and name[dot - 1] != "/" and name[dot + 1 :].lower() in AUDIO_EXTENSIONS
+
+
+def is_metadata(name: str) -> bool:
+    return name.lower().endswith(METADATA_EXTENSIONS)
+
+
+def is_archive(name: str) -> bool:
+    return name.lower().endswith(ARCHIVE_EXTENSION)
