@@ -77,6 +77,21 @@ def test_every_bad_file_is_one_reject_that_says_what_is_wrong_and_good_ones_are_
         assert rejects[name]["stage"] == "ingest"
 
 
+def test_an_odd_file_is_a_whole_track_with_a_warning_in_its_row(tmp_path):
+    world = World(tmp_path)
+    write(world.music / "joined.ogg", encoded("OGG", tones(2.0)) + encoded("OGG", tones(1.0, 1)))
+    write(world.music / "piped.wav", _patched(GOOD, GOOD.index(b"data") + 4, b"\xff\xff\xff\xff"))
+    world.add("good.flac", 3)
+    world.run()
+    rows = world.rows()
+    assert rows["joined.ogg"]["frames"] == 3 * 44_100
+    assert "joined in one file" in rows["joined.ogg"]["warnings"][0]
+    assert rows["piped.wav"]["seconds"] == 0.6
+    assert "4,294,967,295 bytes" in rows["piped.wav"]["warnings"][0]
+    assert rows["good.flac"]["warnings"] == []
+    assert world.rejects() == {}
+
+
 def test_limits_are_what_the_configuration_says(tmp_path):
     limits = {
         "min_seconds": 1,
