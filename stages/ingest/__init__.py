@@ -19,9 +19,10 @@ from stages.ingest.choosing import Chosen
 from stages.ingest.config import Config
 from stages.ingest.fields import clean_text
 from stages.ingest.index import COMPARED_COLUMNS, INDEX_COLUMNS, TrackIndex, is_unchanged
-from stages.ingest.listing import File, Listing, list_sources
+from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
+from stages.ingest.sources import list_sources
 from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
 
 __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]

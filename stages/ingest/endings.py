@@ -11,6 +11,9 @@ AUDIO_EXTENSIONS = frozenset(
 ARCHIVE_EXTENSION = ".tar"
 """Files with this ending are looked into, as if they were folders; compressed ones cannot be read from the middle."""
 
+MANIFEST_EXTENSIONS = (".jsonl", ".jsonl.gz")
+"""What the names of AudioCraft's manifests end with."""
+
 METADATA_EXTENSIONS = (".json", ".csv", ".jsonl", ".jsonl.gz", ".parquet")
 
 

@@ -8,7 +8,7 @@ import errno
 import gc
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -119,34 +119,6 @@ class Listing:
         return any(uri.startswith(f"{folder}/") for folder in self.unreadable_folders)
 
 
-def list_sources(sources: Sequence[str], store: str = "", chosen: Chosen = Chosen()) -> Listing:
-    """List several sources as if each were a folder under one, so that their metadata stays apart; what lies in two is
-    listed once.
-
-    Raises:
-        ValueError: there is nothing at one of them, or no recording; an unmounted disk must not empty the tables.
-        OSError: the network failed.
-    """
-    if len(sources) == 1:
-        return list_source(sources[0], store, chosen)
-    merged, labels = Listing(), set[str]()
-    for source in sources:
-        name = PurePosixPath(source.rstrip("/")).name or "source"
-        label = next(each for each in (name, *(f"{name}-{number}" for number in range(2, 1_000))) if each not in labels)
-        labels.add(label)
-        listing = list_source(source, store, chosen)
-        for taken, files in ((merged.recordings, listing.recordings), (merged.metadata, listing.metadata)):
-            known = {file.uri for file in taken}
-            taken += [file._replace(relative=f"{label}/{file.relative}") for file in files if file.uri not in known]
-        rejected = {reject.key for reject in merged.rejects}
-        merged.rejects += [reject for reject in listing.rejects if reject.key not in rejected]
-        merged.unreadable_folders += listing.unreadable_folders
-        for remark in listing.remarks.all():
-            examples = [f"{label}/{example}" for example in remark.examples]
-            merged.remarks.add_all(remark.what, remark.location, examples, remark.count)
-    return _sorted(merged)
-
-
 def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> Listing:
     """List a folder, bucket or single file.
 
@@ -181,10 +153,11 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
     if not listing.recordings and not listing.rejects:
         kinds = "wav, flac, mp3, ogg, m4a …"
         raise ValueError(f"expected recordings ({kinds}) at {source!r}, got none: is the disk mounted, the path right?")
-    return _sorted(listing)
+    return sorted_listing(listing)
 
 
-def _sorted(listing: Listing) -> Listing:
+def sorted_listing(listing: Listing) -> Listing:
+    """Put a listing in the order of its URIs, and return it."""
     listing.recordings.sort(key=_URI)
     listing.metadata.sort(key=_URI)
     listing.rejects.sort(key=lambda reject: reject.key)
@@ -381,3 +354,12 @@ def _version(entry: dict[str, Any]) -> str:
         if entry.get(name):
             return str(entry[name]).strip('"')
     return ""
+
+
+def state_of(filesystem: AbstractFileSystem, path: str) -> tuple[str, int]:
+    """Return what tells one state of a file from another, beside its size, and its size in bytes."""
+    if isinstance(filesystem, LocalFileSystem):
+        state = os.stat(path)
+        return str(state.st_mtime_ns), state.st_size
+    entry = filesystem.info(path)
+    return _version(entry), int(entry.get("size") or 0)

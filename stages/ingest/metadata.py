@@ -1,7 +1,7 @@
 """Metadata beside the recordings, the more explicit first: the AudioFolder table of a recording's folder or of one
 above, its JSON sidecar in AudioCraft's form, AudioCraft's manifests. (A file's own tags, read in `tags`, come last.)
 
-Names in metadata only ever match files that the listing found: nothing that they name is opened. Tables (CSV, JSON,
+Names in metadata only ever match files that were listed: nothing that they name is opened. Tables (CSV, JSON,
 Parquet) and manifests (JSON lines, gzipped too) are read on every run, since each describes many tracks; a sidecar only
 when its own stamp changed. What cannot be parsed is reported in one sentence and the rest is used. What metadata says
 of no recording, and how names were matched that are not quite those of files, is told in `remarks`.
@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from stages.audio.locations import AudioError, open_binary
+from stages.ingest.endings import MANIFEST_EXTENSIONS
 from stages.ingest.fields import Fields, clean_text, read_fields
 from stages.ingest.listing import File
 from stages.ingest.matching import RecordingNames
@@ -25,9 +26,6 @@ from stages.pipeline.contract import Remarks
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.json", "metadata.parquet")
 """The names of AudioFolder tables, in any case, the first before the others in one folder."""
-
-MANIFESTS = (".jsonl", ".jsonl.gz")
-"""What the names of AudioCraft's manifests end with."""
 
 SIDECAR_BYTES = 4 * 2**20
 """Larger sidecars are not read."""
@@ -86,7 +84,7 @@ class SourceMetadata:
             name = PurePosixPath(file.relative).name.lower()
             if name in TABLES:
                 self._table_files.append(file)
-            elif name.endswith(MANIFESTS):
+            elif name.endswith(MANIFEST_EXTENSIONS):
                 self._manifest_files.append(file)
             elif name.endswith(SIDECARS):
                 self._sidecar_files.append(file)

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from stages.ingest.choosing import EXCLUDED, Chosen
-from stages.ingest.listing import LISTED, list_source, list_sources
+from stages.ingest.listing import LISTED, list_source
 from tests.worlds.recordings import write
 
 
@@ -65,18 +65,6 @@ def _in_memory(folder) -> str:
         if path.is_file():
             memory.pipe_file(f"/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
     return f"memory://{folder.name}"
-
-
-def test_several_sources_are_listed_as_folders_of_their_own(tmp_path):
-    for name in ("one/music/a.wav", "two/music/a.wav", "two/music/b.dsf", "three/c.wav"):
-        write(tmp_path / name, b"x")
-    sources = [str(tmp_path / name) for name in ("one/music", "two/music", "three", "three/c.wav")]
-    listing = list_sources(sources)
-    assert [file.relative for file in listing.recordings] == ["music/a.wav", "three/c.wav", "music-2/a.wav"]
-    assert len({file.uri for file in listing.recordings}) == 3
-    assert [examples for _, examples in _remarks(listing).values()] == [["music-2/b.dsf"]]
-    with pytest.raises(ValueError, match="not there"):
-        list_sources([*sources, str(tmp_path / "nowhere")])
 
 
 def test_a_stamp_moves_with_size_and_time_only(tmp_path):

@@ -1,0 +1,119 @@
+"""The sources of recordings: one or several, each a folder, a bucket, a file, or a manifest alone.
+
+A manifest in AudioCraft's form (JSON lines with `path`, gzipped or not) that is itself named as a source stands for the
+recordings that it names, wherever they lie. Beside a source's recordings it only describes them (see `metadata`).
+"""
+
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+
+from stages.audio.locations import locate, uri_of
+from stages.ingest.choosing import Chosen
+from stages.ingest.endings import MANIFEST_EXTENSIONS, is_recording
+from stages.ingest.fields import clean_text
+from stages.ingest.listing import LISTED, File, Listing, list_source, sorted_listing, state_of
+from stages.ingest.rows import MetadataRows
+from stages.pipeline.contract import Reject
+
+
+def list_sources(sources: Sequence[str], store: str = "", chosen: Chosen = Chosen()) -> Listing:
+    """List several sources as if each were a folder under one, so that their metadata stays apart; what lies in two is
+    listed once.
+
+    Raises:
+        ValueError: there is nothing at one of them, or no recording; an unmounted disk must not empty the tables.
+        OSError: the network failed.
+    """
+    if len(sources) == 1:
+        return _list_one(sources[0], store, chosen)
+    merged, labels = Listing(), set[str]()
+    for source in sources:
+        name = PurePosixPath(source.rstrip("/")).name or "source"
+        label = next(each for each in (name, *(f"{name}-{number}" for number in range(2, 1_000))) if each not in labels)
+        labels.add(label)
+        listing = _list_one(source, store, chosen)
+        for taken, files in ((merged.recordings, listing.recordings), (merged.metadata, listing.metadata)):
+            known = {file.uri for file in taken}
+            taken += [file._replace(relative=f"{label}/{file.relative}") for file in files if file.uri not in known]
+        rejected = {reject.key for reject in merged.rejects}
+        merged.rejects += [reject for reject in listing.rejects if reject.key not in rejected]
+        merged.unreadable_folders += listing.unreadable_folders
+        for remark in listing.remarks.all():
+            examples = [f"{label}/{example}" for example in remark.examples]
+            merged.remarks.add_all(remark.what, remark.location, examples, remark.count)
+    return sorted_listing(merged)
+
+
+def _list_one(source: str, store: str, chosen: Chosen) -> Listing:
+    if source.lower().endswith(MANIFEST_EXTENSIONS):
+        filesystem, path = locate(os.path.expanduser(source))
+        if filesystem.isfile(path):
+            return list_manifest(filesystem, path, source, chosen)
+    return list_source(source, store, chosen)
+
+
+def list_manifest(filesystem: AbstractFileSystem, path: str, source: str, chosen: Chosen) -> Listing:
+    """List the recordings that a manifest names, and the sidecars beside them. Relative names lead from the manifest's
+    folder or from one above, as manifests are written from some working folder. What is not there is refused.
+
+    Raises:
+        ValueError: it names no recording.
+        OSError: the network failed.
+    """
+    listing = Listing()
+    manifest = _file(filesystem, path, source, PurePosixPath(path).name)
+    listing.metadata.append(manifest)
+    rows, named = MetadataRows(manifest, "path"), set()
+    for name, _ in rows.naming():
+        if name in named:
+            continue
+        named.add(name)
+        relative = posixpath.normpath(name).lstrip("/")
+        if not is_recording(name):
+            listing.unknown(relative)
+        elif chosen.excludes_any_part(PurePosixPath(name).name) or not chosen.includes(relative):
+            listing.not_included(relative)
+        else:
+            _take_named(filesystem, path, source, name, listing)
+    if not listing.recordings and not listing.rejects:
+        problem = rows.problem or "none with the ending of a recording"
+        raise ValueError(f"expected a manifest that names recordings by path as the source, got {source!r}: {problem}")
+    return sorted_listing(listing)
+
+
+def _take_named(filesystem: AbstractFileSystem, manifest: str, source: str, name: str, listing: Listing) -> None:
+    """Take in the recording that a manifest names, and the sidecar beside it, or refuse it."""
+    relative = posixpath.normpath(name).lstrip("/")
+    for owner, place in _places(filesystem, manifest, name):
+        if owner.isfile(place):
+            listing.recordings.append(_file(owner, place, source, relative))
+            sidecar = f"{posixpath.splitext(place)[0]}.json"
+            if owner.isfile(sidecar):
+                listing.metadata.append(_file(owner, sidecar, source, f"{posixpath.splitext(relative)[0]}.json"))
+            return
+    message = f"expected a recording that the manifest {source!r} names, got no file {name!r}"
+    key = clean_text(name)
+    listing.rejects.append(Reject(key, key, "missing", clean_text(message), stamp=LISTED))
+
+
+def _places(filesystem: AbstractFileSystem, manifest: str, name: str) -> Iterator[tuple[AbstractFileSystem, str]]:
+    """Yield where a name in a manifest may lead, the nearest first."""
+    if "://" in name:
+        yield locate(name)
+        return
+    folder = posixpath.dirname(manifest)
+    while True:
+        yield filesystem, posixpath.normpath(posixpath.join(folder, name))
+        if name.startswith("/") or folder in ("", "/") or not isinstance(filesystem, LocalFileSystem):
+            return
+        folder = posixpath.dirname(folder)
+
+
+def _file(filesystem: AbstractFileSystem, path: str, source: str, relative: str) -> File:
+    state, size = state_of(filesystem, path)
+    return File(uri_of(filesystem, path, source), relative, f"{size}-{state}", size)
