@@ -10,23 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import pyarrow as pa
 import pytest
 
 from schemas import Settings, Store
+from schemas.drafts import Drafts
+from schemas.store import distinct
+from stages.pipeline import jobs
 from stages.pipeline.runner import StageFailed
 from tests.faults.comparing import Seen, differences, seen
 from tests.faults.faulty import Fault, FaultyFileSystem, Killed, Kind, Operation, can_fail
 from tests.faults.forms import SEED
-from tests.worlds.tiny_chain import run_chain, write_inputs
+from tests.worlds.tiny_chain import INPUTS, run_chain, write_inputs
 
 URL = "faulty://disk/store"
 SHORT, LONG = 5, 100
 """Faults of a scenario that the short form tries, and of each way in a scenario that the long one tries."""
-
-TRACKS = {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent", "d.txt": "unreadable", "e.txt": "fa"}
-REQUESTS = ["2 calm", "1 loud like fa", "1 odd like sol", "no takes"]
-NIGHT_TRACKS = {"a.txt": "do re", "moved.txt": "re mi\nOther", "d.txt": "unreadable", "e.txt": "fa", "f.txt": "sol"}
-NIGHT_REQUESTS = ["1 loud like fa", "2 calm", "1 odd like sol", "1 more"]
 
 WAYS = [(kind, lasting) for kind in get_args(Kind) for lasting in (False, True)]
 WAYS = [way for way in WAYS if way not in {("killed before", True), ("killed after", True), ("away", False)}]
@@ -50,10 +49,10 @@ class Scenario:
 
 @pytest.fixture(scope="module")
 def scenarios(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scenario]:
-    """A first run, and a later one for which tracks came, went, moved and were renamed, and requests too."""
+    """A first run, and a later one."""
     folder = tmp_path_factory.mktemp("inputs")
     scenarios, before = {}, dict[str, bytes]()
-    for name, tracks, requests in (("first", TRACKS, REQUESTS), ("night", NIGHT_TRACKS, NIGHT_REQUESTS)):
+    for name, (tracks, requests) in INPUTS.items():
         settings = Settings(store=URL, **write_inputs(folder / name, tracks, requests))
         FaultyFileSystem.restore(before)
         with FaultyFileSystem.failing(None):
@@ -137,3 +136,63 @@ def test_a_run_that_meets_any_of_many_faults_ends_clearly_and_the_next_one_mends
 ) -> None:
     faults = random.Random(f"{SEED} {name} {kind} {lasting}").sample(scenarios[name].faults(kind, lasting), LONG)
     record_property("faults survived", survive(faults, scenarios[name], new_process))
+
+
+def plant_mark_first(patch: pytest.MonkeyPatch) -> None:
+    """A shard, whose footer counts what was refused, is written before the refusals."""
+    write, write_rejects = Drafts.write, jobs._write_rejects
+    waiting: list[Any] = []
+
+    def write_first(*words: Any) -> None:
+        later = waiting.copy()
+        waiting.clear()
+        write(*words)
+        for rejects in later:
+            write_rejects(*rejects)
+
+    patch.setattr(jobs, "_write_rejects", lambda *words: waiting.append(words))
+    patch.setattr(Drafts, "write", write_first)
+
+
+def plant_append(patch: pytest.MonkeyPatch) -> None:
+    """A shard is added to instead of replaced."""
+    write = Drafts.write
+
+    def write_more(drafts: Drafts, shard: str, rows: pa.Table, *words: Any) -> None:
+        write(drafts, shard, distinct(drafts.table, [drafts.read([shard]), rows]), *words)
+
+    patch.setattr(Drafts, "write", write_more)
+
+
+def plant_not_found_is_nothing(patch: pytest.MonkeyPatch) -> None:
+    """What is not found is taken for what is not there."""
+    patch.setattr(Store, "_is_listed", lambda store, relative: False)
+
+
+@pytest.mark.parametrize(
+    ("plant", "name", "kind", "operation", "table"),
+    [
+        (plant_mark_first, "first", "killed after", "pipe_file", "chroma"),
+        (plant_append, "night", "before", "pipe_file", "tracks"),
+        (plant_not_found_is_nothing, "night", "not found", "cat_file", "tracks"),
+    ],
+)
+def test_a_planted_bug_is_found(
+    plant: Callable[[pytest.MonkeyPatch], None],
+    name: str,
+    kind: Kind,
+    operation: str,
+    table: str,
+    scenarios: dict[str, Scenario],
+    new_process: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scenario = scenarios[name]
+    plant(monkeypatch)
+    FaultyFileSystem.restore(dict(scenario.before))
+    new_process()
+    with FaultyFileSystem.failing(None):
+        run_chain(scenario.settings)
+        asked = [one for one in FaultyFileSystem.log if can_fail(kind, one)]
+    places = [number for number, one in enumerate(asked, 1) if one.name == operation and f"/{table}/" in one.path]
+    assert any(problem_after(Fault(kind, number), scenario, new_process) for number in places[:-13:-1])

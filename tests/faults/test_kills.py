@@ -15,12 +15,7 @@ import pytest
 from schemas import Settings, Store
 from tests.faults.comparing import Seen, differences, seen
 from tests.faults.forms import SEED, long_form
-from tests.worlds.tiny_chain import run_chain, write_inputs
-
-TRACKS = {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent", "d.txt": "unreadable", "e.txt": "fa"}
-REQUESTS = ["2 calm", "1 loud like fa", "1 odd like sol", "no takes"]
-NIGHT_TRACKS = {"a.txt": "do re", "moved.txt": "re mi\nOther", "d.txt": "unreadable", "e.txt": "fa", "f.txt": "sol"}
-NIGHT_REQUESTS = ["1 loud like fa", "2 calm", "1 odd like sol", "1 more"]
+from tests.worlds.tiny_chain import INPUTS, run_chain, write_inputs
 
 CALLS = ("open", "os.rename", "os.remove", "os.mkdir", "os.link", "os.scandir", "os.listdir")
 """What a process is seen to ask of the disk; it is killed before it is answered."""
@@ -62,7 +57,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pat
     (folder / "before first").mkdir()
     runs = {}
     before = folder / "before first"
-    for name, tracks, requests in (("first", TRACKS, REQUESTS), ("night", NIGHT_TRACKS, NIGHT_REQUESTS)):
+    for name, (tracks, requests) in INPUTS.items():
         store = folder / name
         shutil.copytree(before, store)
         inputs = write_inputs(folder / f"{name} inputs", tracks, requests)

@@ -1,5 +1,6 @@
 """Readers in a loop while a shard is replaced: each sees old or new, never a mix, and never an error."""
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import schemas.store
 from schemas import Store
 from schemas.database import query
 from schemas.drafts import Drafts
@@ -55,6 +57,23 @@ def write_turns(url: str, pause: float) -> None:
         time.sleep(pause)
 
 
+def write_turns_in_place(url: str, pause: float) -> None:
+    """Plant a bug: a shard is overwritten where it is read."""
+    schemas.store.move_file = overwrite
+    write_turns(url, pause)
+
+
+def overwrite(path: str, target: str) -> None:
+    """Write a file's bytes over those of another, half by half."""
+    data = Path(path).read_bytes()
+    with open(target, "wb") as file:
+        for half in (data[: len(data) // 2], data[len(data) // 2 :]):
+            file.write(half)
+            file.flush()
+            time.sleep(0.05)
+    os.remove(path)
+
+
 def by_query(store: Store) -> tuple[int, set[float]]:
     """Read all shards as SQL does."""
     turns = "list(DISTINCT frame_rate) || list(DISTINCT chroma[1][1])"
@@ -73,11 +92,10 @@ Reader = Callable[[Store], tuple[int, set[float]]]
 
 
 @contextmanager
-def writing(url: str, pause: float) -> Iterator[None]:
-    """Let another process replace the shard meanwhile."""
-    program = (
-        "import sys; from tests.faults.test_readers import write_turns; write_turns(sys.argv[1], float(sys.argv[2]))"
-    )
+def writing(url: str, pause: float, write: Callable[[str, float], None]) -> Iterator[None]:
+    """Let another process replace the shards meanwhile."""
+    program = f"import sys; from tests.faults.test_readers import {write.__name__} as write; "
+    program += "write(sys.argv[1], float(sys.argv[2]))"
     process = subprocess.Popen([sys.executable, "-c", program, url, str(pause)])
     try:
         yield
@@ -87,12 +105,14 @@ def writing(url: str, pause: float) -> Iterator[None]:
         process.wait()
 
 
-def read_while_written(url: str, pause: float, seconds: float, read: Reader) -> tuple[int, list[str]]:
+def read_while_written(
+    url: str, pause: float, seconds: float, read: Reader, write: Callable[[str, float], None] = write_turns
+) -> tuple[int, list[str]]:
     """Return how many turns were seen, and what was wrong."""
     publish_turn(Store(url), 0)
     turns, wrong = set[float](), list[str]()
-    with writing(url, pause):
-        while by_read(Store(url))[1] == {0.0}:
+    with writing(url, pause, write):
+        while len(Publications(Store(url)).sequences()) < 2:
             time.sleep(0.05)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -113,6 +133,11 @@ def test_a_reader_on_a_disk_sees_old_or_new(form: str, read: Reader, tmp_path: P
     turns, wrong = read_while_written(str(tmp_path / "store"), PAUSES["disk"], SECONDS[form], read)
     assert wrong == []
     assert turns > 1
+
+
+def test_a_planted_bug_is_found(tmp_path: Path) -> None:
+    _turns, wrong = read_while_written(str(tmp_path / "store"), 0.0, SECONDS["short"], by_read, write_turns_in_place)
+    assert wrong
 
 
 @pytest.mark.slow

@@ -69,29 +69,50 @@ def found(store: Store) -> dict[str, Any]:
 DONE = {"shards": {"0": ["new"], "2": ["names models/one"]}, "folder": (b"do re mi", 1000)}
 
 
+def problem_after(fault: S3Fault, proxy: S3Proxy, url: str, act: Callable[[Store], None]) -> str | None:
+    """Work with a fault, and again without; return what was wrong, or None."""
+    store = Store(url)
+    for shard in ("0", "1"):
+        store.write_shard(TOKENS, "v", shard, tokens("old"), input_key="old")
+    with proxy.failing(fault):
+        try:
+            act(store)
+            failed = False
+        except ERRORS:
+            failed = True
+        assert proxy.met
+    between = found(store)
+    if not failed and between != DONE:
+        return f"{fault}: no error, and yet {between}"
+    if between["shards"].get("0") not in (["old"], ["new"]):
+        return f"{fault}: neither the old shard nor the new one: {between}"
+    if "2" in between["shards"] and between["folder"] != DONE["folder"]:
+        return f"{fault}: a row without its folder: {between}"
+    act(store)
+    return None if found(store) == DONE else f"{fault}: the next try left {found(store)}"
+
+
 @pytest.mark.parametrize("lasting", [False, True])
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_work_that_met_a_fault_is_done_or_ends_with_an_error_and_is_done_by_the_next_try(
     kind: Kind, lasting: bool, proxy: S3Proxy, bucket: str, record_property: Callable[[str, Any], None]
 ) -> None:
     number = random.Random(f"{SEED} {kind} {lasting}").randint(1, 8)
-    store = Store(f"s3://{bucket}/store")
-    for shard in ("0", "1"):
-        store.write_shard(TOKENS, "v", shard, tokens("old"), input_key="old")
-    with proxy.failing(S3Fault(kind, number, lasting)):
-        try:
-            work(store)
-            failed = False
-        except ERRORS:
-            failed = True
-        assert proxy.met
-    between = found(store)
-    assert failed or between == DONE
-    assert between["shards"]["0"] in (["old"], ["new"])
-    assert "2" not in between["shards"] or between["folder"] == DONE["folder"]
-    work(store)
-    assert found(store) == DONE
+    assert problem_after(S3Fault(kind, number, lasting), proxy, f"s3://{bucket}/store", work) is None
     record_property("faults survived", 1)
+
+
+def work_with_the_row_first(store: Store) -> None:
+    """Plant a bug: the row that names the folder comes before it."""
+    store.write_shard(TOKENS, "v", "2", tokens("names models/one"), input_key="new")
+    work(store)
+
+
+def test_a_planted_bug_is_found(proxy: S3Proxy, bucket: str) -> None:
+    faults = [S3Fault("unavailable", number, lasting=True, of="put") for number in range(1, 4)]
+    urls = (f"s3://{bucket}/{fault.at}" for fault in faults)
+    found = [problem_after(fault, proxy, url, work_with_the_row_first) for fault, url in zip(faults, urls, strict=True)]
+    assert any(problem and "a row without its folder" in problem for problem in found)
 
 
 @pytest.mark.parametrize("form", ["short", pytest.param("long", marks=long_form)])

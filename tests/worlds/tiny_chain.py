@@ -26,6 +26,19 @@ SHARD_SIZE = 2
 """Tracks or requests a shard."""
 
 
+INPUTS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "first": (
+        {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent", "d.txt": "unreadable", "e.txt": "fa"},
+        ["2 calm", "1 loud like fa", "1 odd like sol", "no takes"],
+    ),
+    "night": (
+        {"a.txt": "do re", "moved.txt": "re mi\nOther", "d.txt": "unreadable", "e.txt": "fa", "f.txt": "sol"},
+        ["1 loud like fa", "2 calm", "1 odd like sol", "1 more"],
+    ),
+}
+"""Recordings and requests of a first run, and of a later one for which some came, went, moved and were renamed."""
+
+
 class Nothing(Config):
     """No knob."""
 
