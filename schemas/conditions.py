@@ -7,9 +7,13 @@ table and no file, and gives the same for the same row at any time.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    import duckdb
 
 FUNCTIONS = frozenset(
     {
@@ -58,55 +62,85 @@ class Conditions:
 
     def __init__(self, texts: Sequence[str], schema: pa.Schema) -> None:
         self.texts = tuple(texts)
-        self.columns: Mapping[str, tuple[str, ...]] = {text: _columns_of(text, schema) for text in texts}
+        self.columns: Mapping[str, tuple[str, ...]] = {}
         """The columns that each condition names, by its text."""
-        nothing = pa.Table.from_batches([], schema)
-        for text in self.texts:
-            kind = _evaluate([text], nothing.select(self.columns[text] or schema.names[:1])).schema.field(0).type
-            if not pa.types.is_boolean(kind):
-                raise ValueError(f"expected a condition that is true or false, got {text!r}, which gives {kind}")
+        if not texts:
+            return
+        with _connect() as connection:
+            self.columns = {text: _columns_of(text, schema, connection) for text in texts}
+            nothing = pa.Table.from_batches([], schema)
+            for text in self.texts:
+                rows = nothing.select(self.columns[text] or schema.names[:1])
+                kind = _evaluate([text], rows, connection).schema.field(0).type
+                if not pa.types.is_boolean(kind):
+                    raise ValueError(f"expected a condition that is true or false, got {text!r}, which gives {kind}")
 
     @property
     def all_columns(self) -> tuple[str, ...]:
         """The columns that any of them names, each once."""
         return tuple(dict.fromkeys(name for names in self.columns.values() for name in names))
 
-    def failed(self, rows: pa.Table) -> list[tuple[str, ...]]:
-        """Return for each row the conditions that it does not meet; one that gives NULL is not met.
+    def met(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Return for each row whether it meets all conditions, as booleans; one that gives NULL is not met.
 
         Args:
-            rows: at least the columns that the conditions name.
+            rows: at least the columns that the conditions name, and one column.
 
         Raises:
             ValueError: a condition cannot be worked out for one of the rows, such as text that is to be a number.
         """
+        met = pa.chunked_array([pa.repeat(pa.scalar(True), rows.num_rows)])
+        for column in self._each_met(rows):
+            met = pc.and_(met, pc.fill_null(column, False))
+        return met
+
+    def failed(self, rows: pa.Table) -> list[tuple[str, ...]]:
+        """Return for each row, as `met` takes them, the conditions that it does not meet.
+
+        Raises:
+            ValueError: as `met` does.
+        """
         if not self.texts:
             return [()] * rows.num_rows
-        met = _evaluate(self.texts, rows.select(self.all_columns) if self.all_columns else rows)
-        columns = [column.to_pylist() for column in met.columns]
+        columns = [column.to_pylist() for column in self._each_met(rows)]
         return [
             tuple(text for text, value in zip(self.texts, values, strict=True) if not value)
             for values in zip(*columns, strict=True)
         ]
 
+    def _each_met(self, rows: pa.Table) -> list[pa.ChunkedArray]:
+        """Return a column of booleans for each condition."""
+        if not self.texts:
+            return []
+        with _connect() as connection:
+            named = rows.select(self.all_columns or rows.column_names[:1])
+            return list(_evaluate(self.texts, named, connection).columns)
 
-def _evaluate(texts: Sequence[str], rows: pa.Table) -> pa.Table:
-    """Return a column for each condition, in the order of the rows."""
+
+def _connect() -> "duckdb.DuckDBPyConnection":
+    """Open an empty database that reaches no file."""
     import duckdb
 
-    with duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": "1"}) as connection:
-        connection.register(ROWS, rows)
-        try:
-            columns = ", ".join(f"({text}) AS condition_{number}" for number, text in enumerate(texts))
-            return connection.sql(f"SELECT {columns} FROM {ROWS}").to_arrow_table()
-        except duckdb.Error as error:
-            reason = str(error).split("\n\nLINE ")[0]
-            raise ValueError(
-                f"expected a condition that fits its columns, got {' and '.join(texts)}: {reason}"
-            ) from error
+    return duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": "1"})
 
 
-def _columns_of(text: str, schema: pa.Schema) -> tuple[str, ...]:
+def _evaluate(texts: Sequence[str], rows: pa.Table, connection: "duckdb.DuckDBPyConnection") -> pa.Table:
+    """Return a column for each of some conditions that were parsed, in the order of the rows."""
+    import duckdb
+
+    connection.register(ROWS, rows)
+    try:
+        columns = ", ".join(f"({text}) AS condition_{number}" for number, text in enumerate(texts))
+        return connection.sql(f"SELECT {columns} FROM {ROWS}").to_arrow_table()
+    except duckdb.Error as error:
+        reason = str(error).split("\n\nLINE ")[0]
+        got = " and ".join(texts)
+        raise ValueError(f"expected a condition that fits its columns, got {got}: {reason}") from error
+    finally:
+        connection.unregister(ROWS)
+
+
+def _columns_of(text: str, schema: pa.Schema, connection: "duckdb.DuckDBPyConnection") -> tuple[str, ...]:
     """Parse a condition, and return the columns that it names, in order, each once.
 
     Raises:
@@ -114,7 +148,7 @@ def _columns_of(text: str, schema: pa.Schema) -> tuple[str, ...]:
     """
     wanted = f"expected a condition over columns, such as `bandwidth > 12000`, got {text!r}"
     names: dict[str, None] = {}
-    for expression in _expressions(_parse(text, wanted)):
+    for expression in _expressions(_parse(text, wanted, connection)):
         kind = expression["class"]
         if kind not in CLASSES:
             raise ValueError(f"{wanted}: a {kind.lower()} is none")
@@ -130,15 +164,12 @@ def _columns_of(text: str, schema: pa.Schema) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _parse(text: str, wanted: str) -> Any:
+def _parse(text: str, wanted: str, connection: "duckdb.DuckDBPyConnection") -> Any:
     """Return what DuckDB reads a condition as: an expression, in nested mappings."""
-    import duckdb
-
     if not text.strip():
         raise ValueError(f"{wanted}, which is empty")
     statement = f"SELECT ({text}) FROM {ROWS}"
-    with duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": "1"}) as connection:
-        [(parsed,)] = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
+    [(parsed,)] = connection.execute("SELECT json_serialize_sql(?)", [statement]).fetchall()
     tree = json.loads(parsed)
     if tree["error"]:
         raise ValueError(f"{wanted}: {tree['error_message']}")

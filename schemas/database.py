@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from schemas.publications import Publications
 from schemas.store import Store
-from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, Table
+from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def shown_files(store: Store) -> dict[str, list[str]]:
             shown[table.name] = published[table.name]
             continue
         versions = store.versions(table)
-        if table in (REJECTS, REMARKS):
+        if table in (REJECTS, REMARKS, WITHHELD):
             versions = [version for version in versions if version in last_of_stage.values()]
         elif not table.accumulates:
             # A store of an earlier release, which has no publications yet.

@@ -111,6 +111,13 @@ TRACKS = Table(
         *("bpm", "key", "description", "paraphrases", "licence", "split"),
     ),
 )
+WITHHELD = Table(
+    "withheld",
+    "a recording that was measured, and that `ingest.accept` keeps out of `tracks`",
+    ("track_id",),
+    TRACKS.schema,
+    identity=TRACKS.identity,
+)
 PIECES = Table(
     "pieces",
     "a piece of the demo corpus, with the truth about it",
@@ -436,12 +443,12 @@ VERSIONS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *(TRACKS, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
+        *(TRACKS, WITHHELD, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, REPORTS),
         *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }
 PUBLISHED: dict[str, Table] = {
-    name: table for name, table in TABLES.items() if not table.accumulates and table not in (REJECTS, REMARKS)
+    name: table for name, table in TABLES.items() if not table.accumulates and table not in (WITHHELD, REJECTS, REMARKS)
 }
 """The tables whose views show what was published last: rows that stages derive."""

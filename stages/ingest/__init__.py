@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.drafts import Drafts
-from schemas.tables import TRACKS
+from schemas.tables import TRACKS, WITHHELD
+from stages.ingest.acceptance import Acceptance, measured, needed_columns
 from stages.ingest.choosing import Chosen
 from stages.ingest.config import Config
 from stages.ingest.fields import clean_text
@@ -23,7 +24,7 @@ from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
 from stages.ingest.sources import list_sources
-from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
+from stages.pipeline.contract import NOT_ACCEPTED, Context, Reject, Remarks, ShardUpdate, SourcePlan
 
 __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]
 
@@ -56,20 +57,28 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     """
     listing = _listing(config, context)
     metadata = SourceMetadata(listing.recordings, listing.metadata)
+    drafts, withheld = Drafts(context.store, TRACKS, context.fingerprint), _withheld(context)
+    chosen_from = drafts.read(columns=needed_columns(config.accept)) if config.accept or withheld.num_rows else known
+    acceptance = Acceptance(config.accept, chosen_from, withheld)
+    not_accepted, refused = _by_kind(refused)
     lasting = _lasting_rejects(listing, refused)
-    remarks = source_remarks(listing, metadata, pc.list_flatten(known.column("warnings")).to_pylist()).all()
-    if is_unchanged(listing, metadata, known, lasting, refused, config.captions):
+    recordings = measured(known, withheld, PLANNING_COLUMNS)
+    remarks = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist()).all()
+    unchanged = is_unchanged(listing, metadata, recordings, lasting, refused, config.captions)
+    if unchanged and acceptance.is_settled(not_accepted):
         return SourcePlan(0, known.num_rows, 0, remarks=remarks)
-    rows = Drafts(context.store, TRACKS, context.fingerprint).read(columns=INDEX_COLUMNS)
+    rows = measured(drafts.read(columns=INDEX_COLUMNS), withheld, INDEX_COLUMNS)
     index = _track_index(config, context, listing, metadata, rows)
     refused_before = set(refused.column("key").to_pylist())
-    unread, removed, outdated = len(index.unread(lasting)), len(index.removed()), index.count_outdated()
+    removed, outdated = set(index.removed()), index.outdated()
+    made = outdated | (acceptance.returning - removed)
     new_rejects = set(lasting) - refused_before
     gone_rejects = refused_before - set(lasting) - {file.uri for file in listing.recordings}
+    new_reasons = acceptance.count_new_reasons(not_accepted, besides=made | removed)
     return SourcePlan(
-        make=unread + outdated + len(new_rejects),
-        reuse=len(index.rows) - removed - outdated,
-        drop=removed + len(gone_rejects),
+        make=len(index.unread(lasting)) + len(made) + len(new_rejects) + new_reasons,
+        reuse=known.num_rows - acceptance.count_tracks(removed | outdated | acceptance.leaving),
+        drop=len(removed | acceptance.leaving) + len(gone_rejects),
         remarks=remarks,
     )
 
@@ -82,10 +91,14 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     """
     listing = _listing(config, context)
     metadata = SourceMetadata(listing.recordings, listing.metadata)
-    index = _track_index(config, context, listing, metadata, known.select(INDEX_COLUMNS))
+    withheld = _withheld(context)
+    acceptance = Acceptance(config.accept, known, withheld)
+    index = _track_index(config, context, listing, metadata, measured(known, withheld, INDEX_COLUMNS))
+    index.require(acceptance.shards)
     rejects = _lasting_rejects(listing, refused)
     recorded = {RejectState(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
     unread = index.unread(rejects)
+    acceptance.enter_rejects(rejects)
     context.progress.start("reading recordings", len(unread), "tracks")
 
     def probes() -> Iterator[tuple[File, AudioProbe | Refused]]:
@@ -94,11 +107,20 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
             context.progress.advance()
 
     for shard in update_shards(index, rejects, recorded, probes()):
-        rows, made = index.take_shard(shard)
+        rows, new = index.take_shard(shard)
         # The index goes through all rows, and a million whole ones would take gigabytes.
-        before = {row["track_id"]: row for row in known.filter(pc.equal(known["shard"], shard)).to_pylist()}
-        content = [{**before.get(row["track_id"], {}), **row} for row in rows]
-        yield ShardUpdate(shard, content, made, list(rejects.values()))
+        of_shard = [table.filter(pc.equal(table["shard"], shard)).to_pylist() for table in (withheld, known)]
+        before = {row["track_id"]: row for written in of_shard for row in written}
+        division = acceptance.divide(shard, [{**before.get(row["track_id"], {}), **row} for row in rows], rejects)
+        counted = new | division.made
+        made = sum(row["track_id"] in counted for row in division.accepted)
+        if division.returning:
+            first = {WITHHELD.name: [*division.withheld, *division.returning]}
+            yield ShardUpdate(shard, division.accepted, made, list(rejects.values()), first)
+            made = 0
+        also = {WITHHELD.name: division.withheld} if division.beside else {}
+        yield ShardUpdate(shard, division.accepted, made, list(rejects.values()), also)
+    context.store.sweep(context.store.folder(WITHHELD, context.fingerprint))
     warnings = [warning for row in index.rows.values() for warning in row["warnings"] or ()]
     context.remarks.update(source_remarks(listing, metadata, warnings))
 
@@ -168,6 +190,17 @@ def _warning_kind(warning: str, locations: Collection[str]) -> tuple[str, str]:
     return where if where in locations or where == "tags" else "", kind[2]
 
 
+def _withheld(context: Context) -> pa.Table:
+    """Return the rows of earlier runs that were not accepted, whole."""
+    return context.store.read(WITHHELD, context.fingerprint)
+
+
+def _by_kind(refused: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Return the rejects of what was measured and not accepted, and those of all else."""
+    is_choice = pc.equal(refused["kind"], NOT_ACCEPTED)
+    return refused.filter(is_choice), refused.filter(pc.invert(is_choice))
+
+
 def _listing(config: Config, context: Context) -> Listing:
     sources = context.settings.sources
     if not sources:
@@ -190,7 +223,7 @@ def _lasting_rejects(listing: Listing, refused: pa.Table) -> dict[str, Reject]:
     """Return the rejects that hold for what is listed, by key: those of the listing itself, and earlier ones of files
     that are as they were."""
     lasting = {reject.key: reject for reject in listing.rejects}
-    rows = refused.to_pylist()
+    rows = [row for row in refused.to_pylist() if row["kind"] != NOT_ACCEPTED]
     uris = {row["uri"] for row in rows}
     stamps = {file.uri: file.stamp for file in listing.recordings if file.uri in uris} if uris else {}
     for row in rows:

@@ -1,10 +1,12 @@
 """What of a source is taken, and how it is split."""
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 import schemas
+from schemas.conditions import Conditions
+from schemas.tables import TRACKS
 from stages.audio.decoders import MAX_CHANNELS, MAX_SAMPLE_RATE
 from stages.audio.tolerances import MAX_DAMAGE
 from stages.ingest.choosing import EXCLUDED
@@ -37,7 +39,7 @@ class Config(schemas.Config):
     """Which recordings are taken, and how they are split."""
 
     # What they change is which rows there are and what the metadata says of them, for which no sound is read again.
-    NOT_IDENTITY = ("include", "exclude", "captions")
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("include", "exclude", "captions", "accept")
 
     include: tuple[str, ...] = ()
     """Glob patterns of the recordings that are taken, as in `.gitignore`: `*.flac` anywhere, `live/**/*.wav` by the
@@ -50,9 +52,25 @@ class Config(schemas.Config):
     key and loudness, put in a sentence. `tracks.description_source` says which descriptions were made so."""
     limits: Limits = Limits()
     """Which recordings are taken."""
+    accept: tuple[str, ...] = ()
+    """Which of the recordings that were measured are tracks: conditions in SQL over the columns of `tracks`, such as
+    `bandwidth > 12000 AND clipping < 0.001`, all of which must be true. What fails one is a row of `withheld`, and a
+    reject that says which and why; another choice moves rows and reads no sound."""
     shard_size: int = Field(default=512, ge=1)
     """Tracks in a shard: the unit of work of every stage after this one."""
     valid: float = Field(default=0.05, ge=0, le=0.5)
     """Share of artists (of tracks, where no artist is known) in the split `valid`."""
     test: float = Field(default=0.05, ge=0, le=0.5)
     """Share of artists (of tracks, where no artist is known) in the split `test`."""
+
+    @field_validator("accept", mode="before")
+    @classmethod
+    def _one_condition(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("accept")
+    @classmethod
+    def _check_conditions(cls, conditions: tuple[str, ...]) -> tuple[str, ...]:
+        if conditions:
+            Conditions(conditions, TRACKS.schema)
+        return conditions

@@ -167,20 +167,25 @@ class TrackIndex:
     def shards(self) -> list[int]:
         return sorted(self._shards)
 
-    def take_shard(self, shard: int) -> tuple[list[Row], int]:
-        """Return a shard's present rows, to be written, and how many of them are new or changed and were not counted
-        before."""
+    def require(self, shards: Iterable[int]) -> None:
+        """Have shards written whether or not something in their rows changes."""
+        self._shrunk.update(shards)
+
+    def take_shard(self, shard: int) -> tuple[list[Row], set[str]]:
+        """Return a shard's present rows, to be written, and the `track_id` of those that are new or changed and were
+        not returned here before."""
         changed = self._changed & set(self._shards[shard])
-        new = len(changed - self._counted)
+        new = changed - self._counted
         self._changed -= changed
         self._counted |= changed
         self._shrunk.discard(shard)
         return [self.rows[track_id] for track_id in self._shards[shard]], new
 
-    def count_outdated(self) -> int:
-        """Count the known rows that the listing alone shows to have changed: other files, or other metadata."""
+    def outdated(self) -> set[str]:
+        """Return the `track_id` of the known rows that the listing alone shows to have changed: other files, or other
+        metadata."""
         self.refresh(self.shards())
-        return len(self._changed)
+        return set(self._changed)
 
     def _is_current(self, uri: str, stamp: str) -> bool:
         file = self._listed.get(uri)

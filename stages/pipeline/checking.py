@@ -9,7 +9,7 @@ from schemas.checks import Check, Severity
 from schemas.drafts import Drafts
 from schemas.publications import Publications
 from schemas.tables import REJECTS
-from stages.pipeline.contract import Context
+from stages.pipeline.contract import NOT_ACCEPTED, Context
 from stages.pipeline.keys import driver_of, driving_key, wanted_keys
 from stages.pipeline.planning import ConfiguredStage
 
@@ -69,6 +69,8 @@ def run_checks(
 
 
 def _refused_share(stage: str, context: Context, rows: int, refused: int) -> CheckResult:
+    kinds = context.store.read(REJECTS, context.fingerprint, columns=["kind"]).column("kind").to_pylist()
+    refused -= kinds.count(NOT_ACCEPTED)
     total, limit = rows + refused, context.settings.max_refused
     message = (
         f"refused {refused} of {total} items, more than settings.max_refused = {limit:g} allows; see: "

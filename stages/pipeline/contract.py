@@ -101,6 +101,10 @@ class Dependencies:
     table that is not named, all of them."""
 
 
+NOT_ACCEPTED = "not accepted"
+"""The kind of a reject that the user's own conditions ask for; however many, they do not fail a stage."""
+
+
 @dataclass(frozen=True)
 class Reject:
     """Something that a stage refused."""
@@ -223,6 +227,8 @@ class ShardUpdate:
     """How many of the rows are new or changed."""
     rejects: Sequence[Reject] = ()
     """All rejects of the stage as they stand now: the unchanged ones of earlier runs and the new ones."""
+    also: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """The whole content of the same shard of other tables, by name; it is written before the rows."""
 
 
 class Progress:

@@ -262,11 +262,23 @@ def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
         _write_rejects(context, "0", reject_rows)
         _write_remarks(context, "0")
         rejects, passing = len(reject_rows), sum(1 for row in reject_rows if row["passing"])
+        for name, beside in update.also.items():
+            _write_beside(context, TABLES[name], str(update.number), beside)
         drafts.write(str(update.number), rows, keys_digest(row_keys(rows, module.WRITES.key)))
         made += update.made
     _write_remarks(context, "0")
     total = sum(footer.rows for footer in drafts.footers().values())
     return Counts(made, total - made, rejects, passing)
+
+
+def _write_beside(context: Context, table: Table, shard: str, beside: Sequence[Mapping[str, Any]]) -> None:
+    """Write a shard of a table that lies beside the stage's own; without rows there is none."""
+    if beside:
+        rows = _as_table(beside, table)
+        keys = keys_digest(row_keys(rows, table.key))
+        context.store.write_shard(table, context.fingerprint, shard, rows, input_key=keys)
+    else:
+        context.store.remove_shard(table, context.fingerprint, shard)
 
 
 def _as_table(rows: Sequence[Mapping[str, Any]], table: Table) -> pa.Table:

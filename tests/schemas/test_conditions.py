@@ -41,15 +41,19 @@ ROWS = pa.Table.from_pylist(
     ],
 )
 def test_a_condition_is_met_where_it_is_true(condition, met):
-    assert [not failed for failed in Conditions([condition], SCHEMA).failed(ROWS)] == met
+    conditions = Conditions([condition], SCHEMA)
+    assert [not failed for failed in conditions.failed(ROWS)] == met
+    assert conditions.met(ROWS).to_pylist() == met
 
 
 def test_each_row_says_which_conditions_it_fails_and_each_condition_what_it_names():
     conditions = Conditions(["bandwidth > 12000", "clipping < 0.1 AND NOT dual_mono"], SCHEMA)
     assert conditions.failed(ROWS) == [(), conditions.texts, conditions.texts]
+    assert conditions.met(ROWS).to_pylist() == [True, False, False]
     assert conditions.columns[conditions.texts[1]] == ("clipping", "dual_mono")
     assert conditions.all_columns == ("bandwidth", "clipping", "dual_mono")
     assert Conditions([], SCHEMA).failed(ROWS) == [(), (), ()]
+    assert Conditions([], SCHEMA).met(ROWS).to_pylist() == [True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def _lasting(rejects: dict[str, Reject], listing: Listing) -> dict[str, Reject]:
 def _nothing_to_do(rows: list[dict], rejects: dict[str, Reject], listing: Listing) -> bool:
     index = TrackIndex(rows, listing, _metadata(listing), -1, 4, (0.1, 0.1))
     lasting = _lasting(rejects, listing)
-    work = index.unread(lasting) or index.removed() or index.count_outdated()
+    work = index.unread(lasting) or index.removed() or index.outdated()
     return not work and set(lasting) == set(rejects)
 
 
