@@ -148,6 +148,7 @@ class Killed(Exception):
     """The process ends here."""
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_of_a_new_choice_and_run_again_no_row_is_lost(lengths, monkeypatch):
     lengths.config = Config(shard_size=2, accept=["seconds < 0.65 OR seconds > 0.95"])
     lengths.run()
