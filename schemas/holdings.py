@@ -79,14 +79,14 @@ def foreign_files(store: Store, table: Table) -> dict[str, int]:
     return {path: size for path, size in found.items() if not path.endswith(LEFTOVER)}
 
 
-def leftovers(store: Store) -> dict[str, int]:
+def leftovers(store: Store, now: float | None = None) -> dict[str, int]:
     """Return the temporary files and folders that killed runs left, with their bytes: an hour old at least, so that
     they are not a running run's."""
     found = {name: size for name, size in store.sizes("").items() if LEFTOVER in name}
     found |= {name: size_of(store, name) for name in store.folders("") if name.endswith(LEFTOVER)}
     for folder in (*TABLES, *FILE_FOLDERS, "leases", "damaged"):
         found |= _leftovers_under(store, folder)
-    return {path: size for path, size in found.items() if age_of(store, path) > STALE_SECONDS}
+    return {path: size for path, size in found.items() if age_of(store, path, now) > STALE_SECONDS}
 
 
 def _leftovers_under(store: Store, folder: str) -> dict[str, int]:
@@ -103,17 +103,20 @@ def named_files(table: Table, rows: pa.Table) -> set[str]:
     return {path for path in paths if path is not None}
 
 
-def unnamed_files(store: Store, named: set[str]) -> dict[str, int]:
+def unnamed_files(store: Store, named: set[str], now: float | None = None) -> dict[str, int]:
     """Return the files that no row names, with their bytes: an hour old at least, as a file is written before the row
     that names it.
 
     Args:
         named: the paths that rows name.
+        now: the present, seconds since 1970, unless it is to be another.
     """
     found: dict[str, int] = {}
     for folder in FILE_FOLDERS:
         found |= orphans(store, folder, named | {PICTURES})
-    return {path: size for path, size in found.items() if LEFTOVER not in path and age_of(store, path) > STALE_SECONDS}
+    return {
+        path: size for path, size in found.items() if LEFTOVER not in path and age_of(store, path, now) > STALE_SECONDS
+    }
 
 
 def size_of(store: Store, path: str) -> int:
@@ -122,11 +125,11 @@ def size_of(store: Store, path: str) -> int:
     return below or store.size(path) or 0
 
 
-def age_of(store: Store, path: str) -> float:
+def age_of(store: Store, path: str, now: float | None = None) -> float:
     """Return the seconds since a file was written, or the newest of a folder's; 0 where it is gone meanwhile."""
     names = orphans(store, path, set()) or [path]
     newest = 0.0
     for name in names:
         with suppress(FileNotFoundError):
             newest = max(newest, store.filesystem.modified(store.path(name)).timestamp())
-    return time.time() - newest if newest else 0.0
+    return (time.time() if now is None else now) - newest if newest else 0.0

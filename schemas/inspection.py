@@ -97,7 +97,8 @@ class Inspection:
             if holding.kind != "published":
                 continue
             keys = row_keys(rows, table.key)
-            twice = [key for key in keys if key in shard_of]
+            # Records may be there twice after a kill while they were put together; readers count them once.
+            twice = [key for key in keys if key in shard_of] if table.name in MADE else []
             if twice:
                 key = "/".join(twice[0])
                 yield _damaged(holding, f"{len(twice)} of its keys are in shard {shard_of[twice[0]]} too, first {key}")
