@@ -17,7 +17,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from schemas.store import Footer, Store, distinct, encode_shard, row_keys, sort_shards
+from schemas.shards import Footer, distinct, encode_shard, row_keys, sort_shards
+from schemas.store import Store
 from schemas.tables import Table
 
 _DRAFT = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")

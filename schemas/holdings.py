@@ -10,7 +10,8 @@ from typing import Literal
 import pyarrow as pa
 
 from schemas.row_files import orphans
-from schemas.store import SHARD_NAME, STALE_SECONDS, Store
+from schemas.shards import SHARD_NAME
+from schemas.store import STALE_SECONDS, Store
 from schemas.tables import TABLES, Table
 
 Kind = Literal["published", "draft", "part", "history"]

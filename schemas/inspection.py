@@ -18,7 +18,8 @@ from schemas.holdings import Holding, foreign_files, holdings, leftovers, named_
 from schemas.identity import keys_digest
 from schemas.publications import Publications
 from schemas.row_files import absent_files, file_columns
-from schemas.store import Footer, Store, data_digest, output_keys, row_keys
+from schemas.shards import Footer, data_digest, output_keys, row_keys
+from schemas.store import Store
 from schemas.tables import CHECKPOINTS, PUBLISHED, TABLES, FileColumns, Row, Table
 from schemas.versions import Versions
 from schemas.weights import folder_digest

@@ -15,7 +15,8 @@ from typing import Literal
 import pyarrow as pa
 
 from schemas.drafts import Drafts, PublishedShard
-from schemas.store import Store, encode_shard
+from schemas.shards import encode_shard
+from schemas.store import Store
 from schemas.tables import PUBLICATIONS, TABLES, Row, Table
 
 Action = Literal["stage", "hold", "rollback", "release"]

@@ -10,91 +10,32 @@ that a disk that went away is an error rather than a second store under its moun
 
 import errno
 import hashlib
-import io
 import json
 import os
-import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.digests import column_digests, digest_of_columns
-from schemas.identity import keys_digest
+from schemas.digests import column_digests
+from schemas.local_disk import create_file, link_file, make_folder, move_file, replace_file, replace_folder, sync
+from schemas.shards import SHARD_NAME, Footer, distinct, encode_shard, parse_footer, parse_rows, read_tail, sort_shards
 from schemas.tables import Table
 
 IDENTITY = "segue-store.json"
 """The file at a store's root that says which store it is."""
 
-FOOTER_BYTES = 2**16
-"""Read of a shard's end at first: a footer is smaller, but for that of a table with very many row groups."""
-
-SHARD_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.parquet")
-"""A file of any other name is not the store's: a copy that a synchronising program made, a file manager's shadow."""
-
-NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EXDEV})
-"""Errors of disks that give no file a second name."""
-
 STALE_SECONDS = 3600.0
 """Age after which a temporary file is the remains of a killed run, rather than another run's work."""
 
 
-@dataclass(frozen=True)
-class Footer:
-    """What a shard's Parquet footer says of it, read without reading a row."""
-
-    input_key: str
-    """Identity of the keys that the shard was made from."""
-    output_key: str
-    """Identity of the keys of its own rows."""
-    content: str
-    """Digest of its rows (of the table's `identity` columns)."""
-    columns: Mapping[str, str]
-    """The digest of each of those columns (`schemas.digests`), which add up over shards; none in files of earlier
-    releases."""
-    rows: int
-    refused: int
-    """Items that the stage refused while it made this shard."""
-    passing: int = 0
-    """Those of them that the next run tries again."""
-    data_digest: str = ""
-    """Digest of the file's first `data_bytes` bytes, which hold its rows; empty in files of earlier releases."""
-    data_bytes: int = 0
-
-
 class StoreGone(OSError):
     """The store that a run began with is no longer where it was."""
-
-
-def _footer_of(metadata: pq.FileMetaData, path: str) -> Footer:
-    """Return what the metadata of the Parquet file at `path` says.
-
-    Raises:
-        ValueError: the file is not a shard that a store wrote.
-    """
-    values = {
-        key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"
-    }
-    if "input_key" not in values:
-        raise ValueError(f"expected a shard with an input_key in its footer, got {path}, which something else wrote")
-    return Footer(
-        values["input_key"],
-        values["output_key"],
-        values["content"],
-        json.loads(values.get("columns", "{}")),
-        metadata.num_rows,
-        int(values["refused"]),
-        int(values.get("passing", 0)),
-        values.get("data_digest", ""),
-        int(values.get("data_bytes", 0)),
-    )
 
 
 class Store:
@@ -278,7 +219,7 @@ class Store:
             self._confirm_absent(relative)
         else:
             if self.is_local:
-                _sync(os.path.dirname(path))
+                sync(os.path.dirname(path))
 
     def move(self, source: str, target: str, keep: str | None = None) -> None:
         """Put a file in the place of another, in one step for whoever reads `target`.
@@ -380,12 +321,12 @@ class Store:
         path = self.path(relative)
         try:
             if not self.is_local:
-                return _parse_footer(_tail(self.filesystem, path), path)
+                return parse_footer(read_tail(self.filesystem, path), path)
             # A plan asks for the same footers once a stage. A file that was replaced is another one by these three.
             state = os.stat(path)
             key = (path, state.st_ino, state.st_mtime_ns)
             if key not in self._footers:
-                self._footers[key] = _parse_footer(_tail(self.filesystem, path), path)
+                self._footers[key] = parse_footer(read_tail(self.filesystem, path), path)
             return self._footers[key]
         except FileNotFoundError:
             self._confirm_absent(relative)
@@ -455,7 +396,7 @@ class Store:
             except FileNotFoundError:
                 self._confirm_absent(relative)
                 continue
-            part = _parse_rows(data, names, self.path(relative))
+            part = parse_rows(data, names, self.path(relative))
             for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
             parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
@@ -490,216 +431,3 @@ def _not_found_but_listed(path: str) -> OSError:
 def cache_folder() -> Path:
     """Return where copies of remote files lie here (`$XDG_CACHE_HOME/segue`, by default `~/.cache/segue`)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segue"
-
-
-def _unreadable(path: str, error: Exception) -> ValueError:
-    return ValueError(
-        f"expected a Parquet shard at {path}, got a file that is damaged: {error}; remove it, or let `segue check "
-        "--repair` do so, and the next run makes it anew"
-    )
-
-
-def sort_shards(shards: Iterable[str]) -> list[str]:
-    """Sort the names of shards: numbers in their order, then others by name."""
-    return sorted(shards, key=lambda shard: (0, int(shard), "") if shard.isdecimal() else (1, 0, shard))
-
-
-def encode_shard(table: Table, rows: pa.Table, input_key: str, where: str, refused: int = 0, passing: int = 0) -> bytes:
-    """Return a shard as the bytes of a Parquet file: its rows sorted by key, its pages with checksums, and in its
-    footer what `Footer` holds.
-
-    Args:
-        where: the place that it is for, to be named in an error.
-
-    Raises:
-        ValueError: the rows do not have the table's schema, or a key stands twice.
-    """
-    if rows.schema.names != table.schema.names:
-        raise ValueError(f"expected the columns {table.schema.names} for {table.name}, got {rows.schema.names}")
-    rows = rows.cast(table.schema).sort_by([(name, "ascending") for name in table.key]).combine_chunks()
-    rows = rows.replace_schema_metadata(None)
-    keys = row_keys(rows, table.key)
-    if len(set(keys)) != len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"expected each key of {table.name} once, got {twice} twice in {where}")
-    buffer = io.BytesIO()
-    with pq.ParquetWriter(buffer, rows.schema, compression="zstd", write_page_checksum=True) as writer:
-        writer.write_table(rows)
-        data = buffer.getvalue()
-        columns = column_digests(table, rows)
-        metadata = {
-            "input_key": input_key,
-            "output_key": keys_digest(output_keys(table, rows)),
-            "content": digest_of_columns(columns),
-            "columns": json.dumps(columns),
-            "refused": str(refused),
-            "passing": str(passing),
-            "data_digest": data_digest(data),
-            "data_bytes": str(len(data)),
-        }
-        writer.add_key_value_metadata(metadata)
-    return buffer.getvalue()
-
-
-def data_digest(data: bytes) -> str:
-    """Return the digest of the bytes that hold a shard's rows."""
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _tail(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
-    """Return the end of a file, its whole Parquet footer in it if it has one."""
-    tail = bytes(filesystem.cat_file(path, start=-FOOTER_BYTES))
-    length = int.from_bytes(tail[-8:-4], "little") + 8
-    if tail[-4:] == b"PAR1" and length > len(tail):
-        tail = bytes(filesystem.cat_file(path, start=-length))
-    return tail
-
-
-def _parse_footer(tail: bytes, path: str) -> Footer:
-    """Return the footer at the end of a shard.
-
-    Raises:
-        ValueError: the bytes do not end as a shard does.
-    """
-    length = int.from_bytes(tail[-8:-4], "little") + 8
-    try:
-        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + tail[-length:]))
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-    return _footer_of(metadata, path)
-
-
-def _parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
-    """Return those of the columns `names` that a Parquet file has.
-
-    Raises:
-        ValueError: the bytes are no Parquet file, or a damaged one.
-    """
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        return file.read(columns=[name for name in names if name in file.schema_arrow.names])
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
-
-
-def row_keys(rows: pa.Table, key: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the key of every row as a tuple of text."""
-    return list(zip(*([str(value) for value in rows.column(name).to_pylist()] for name in key), strict=True))
-
-
-def distinct(table: Table, rows: Iterable[pa.Table]) -> pa.Table:
-    """Return rows put together, each key once: that of the last. They need not have all columns."""
-    parts = list(rows)
-    combined = pa.concat_tables(parts) if parts else pa.Table.from_batches([], table.schema)
-    last = {key: number for number, key in enumerate(row_keys(combined, table.key))}
-    return combined.take(pa.array(sorted(last.values()), pa.int64()))
-
-
-def output_keys(table: Table, rows: pa.Table) -> list[tuple[str, ...]]:
-    """Return what a stage that reads the table makes its rows from: the key of every row, and, where several are made
-    from one, how many."""
-    return row_keys(rows, (*table.key, *([table.copies] if table.copies else [])))
-
-
-def replace_file(path: str, data: bytes) -> None:
-    """Write a file on a local disk, or put it in the place of the one that is there, so that it is whole or not at all
-    after a kill and after a power cut: it gets its name when it is on the disk, and that name is there on return."""
-    folder, name = os.path.split(path)
-    make_folder(folder)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
-    _sync(folder)
-
-
-def create_file(path: str, data: bytes) -> bool:
-    """Write a file on a local disk where none is; return False, having written nothing, where one is. It gets its name
-    when it is whole and on the disk, as `replace_file`'s does."""
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
-    replace_file(temporary, data)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        # A disk without hard links: of two that come at the same moment the later one is not told.
-        if os.path.exists(path):
-            return False
-        os.rename(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            os.remove(temporary)
-    _sync(folder)
-    return True
-
-
-def link_file(path: str, name: str) -> None:
-    """Give a file on a local disk a second name; where it has it already, nothing happens."""
-    folder = os.path.dirname(name)
-    make_folder(folder)
-    try:
-        os.link(path, name)
-    except FileExistsError:
-        return
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        replace_file(name, Path(path).read_bytes())
-    _sync(folder)
-
-
-def move_file(path: str, target: str) -> None:
-    """Put a file on a local disk in the place of another, on the disk on return."""
-    folder = os.path.dirname(target)
-    make_folder(folder)
-    os.replace(path, target)
-    _sync(folder)
-    _sync(os.path.dirname(path))
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put the folder `new` in the place of `target`, on the disk on return. A rename does not replace a folder that has
-    files in it, so the old one moves away first; whoever is killed between the two finds no folder, and no row that
-    names it."""
-    for path in (*new.rglob("*"), new):  # what is in its files, and its names and those of the folders in it
-        _sync(str(path))
-    if target.exists():
-        old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.inprogress")
-        os.rename(target, old)
-        os.rename(new, target)
-        _sync(str(target.parent))  # before the old one goes: after a power cut it may have its name again
-        LocalFileSystem().rm(str(old), recursive=True)
-    else:
-        os.rename(new, target)
-        _sync(str(target.parent))
-
-
-def make_folder(path: str) -> None:
-    """Make a folder, and the parents that it lacks, unless it is there; their names are on the disk on return."""
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    make_folder(parent)
-    with suppress(FileExistsError):  # another run has made it since
-        os.mkdir(path)
-    _sync(parent)
-
-
-def _sync(path: str) -> None:
-    """Wait until what was written to a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -108,7 +108,7 @@ def _unaccounted(stage: ConfiguredStage, context: Context, drafts: Drafts) -> Ch
 
 
 def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
-    from schemas.store import row_keys
+    from schemas.shards import row_keys
 
     return set(row_keys(rows, names))
 

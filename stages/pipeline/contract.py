@@ -276,8 +276,8 @@ class Context:
     data_digest: str = ""
     """For stages that reduce: the digest of the rows read."""
     kept: frozenset[tuple[str, ...]] = frozenset()
-    """For stages that map: keys of WRITES' rows that need not be made again, each as `schemas.store.row_keys` gives it:
-    a text for each column of the key."""
+    """For stages that map: keys of WRITES' rows that need not be made again, each as `schemas.shards.row_keys` gives
+    it: a text for each column of the key."""
     checks: tuple[Check, ...] = ()
     """What the user wants to hold before anything is published."""
     progress: Progress = field(default_factory=Progress)

@@ -16,7 +16,7 @@ import pyarrow as pa
 from schemas.drafts import Drafts
 from schemas.identity import keys_digest
 from schemas.row_files import absent_files
-from schemas.store import distinct, output_keys, row_keys
+from schemas.shards import distinct, output_keys, row_keys
 from schemas.tables import REJECTS, REMARKS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Remarks, Shard
 from stages.pipeline.keys import driver_of, driving_key, outdated_keys, wanted_keys

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pyarrow as pa
 
-from schemas.store import row_keys
+from schemas.shards import row_keys
 
 
 def driving_key(module: ModuleType) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from schemas.digests import add_digests
 from schemas.drafts import Drafts
 from schemas.identity import canonical, fingerprint, stage_fingerprint, weights_fields
 from schemas.row_files import absent_files, file_columns
-from schemas.store import Footer, row_keys
+from schemas.shards import Footer, row_keys
 from schemas.tables import REJECTS, REMARKS, Table
 from schemas.weights import LocalWeights, NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.pipeline.contract import Context, Dependencies, Remark

@@ -18,7 +18,7 @@ import pyarrow as pa
 from flows.recipe import Recipe
 from schemas import Settings, Store
 from schemas.identity import keys_digest
-from schemas.store import row_keys
+from schemas.shards import row_keys
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
 from stages.ingest.artists import artist_key, split_of
 from stages.ingest.index import TrackIndex
