@@ -15,12 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from stages.audio.keys import parse_key
 from stages.audio.references import RequestRefused
 
 LONGEST_TEXT, LONGEST_NAME = 2_000, 200
 """Characters of a description or reference, and of a name or title; longer ones are a mistake, not a wish."""
-
-_KEY = re.compile(r"([A-Ga-g])([#♯b♭]?)\s*(major|maj|minor|min|m)?", re.ASCII | re.IGNORECASE)
 
 
 def _one_line(value: str) -> str:
@@ -57,13 +56,10 @@ def _not_empty(value: str) -> str:
 
 def _spell_key(value: str) -> str:
     """Spell a key as `A minor` or `F# major`."""
-    match = _KEY.fullmatch(value.strip())
-    if not match:
-        raise ValueError("expected a key such as 'A minor', 'F# major' or 'Bbm'")
-    note, accidental, mode = match.groups()
-    minor = mode is not None and (mode == "m" or mode.lower().startswith("min"))
-    sign = accidental.lower().replace("♯", "#").replace("♭", "b")
-    return f"{note.upper()}{sign} {'minor' if minor else 'major'}"
+    key = parse_key(value)
+    if key is None:
+        raise ValueError("expected a key such as 'A minor', 'F# major', 'Bbm' or '8A'")
+    return key
 
 
 Words = Annotated[str, AfterValidator(_one_line), Field(max_length=LONGEST_TEXT)]

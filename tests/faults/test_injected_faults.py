@@ -15,7 +15,7 @@ import pytest
 
 from schemas import Settings, Store
 from schemas.drafts import Drafts
-from schemas.store import distinct
+from schemas.shards import distinct
 from stages.pipeline import jobs
 from stages.pipeline.runner import StageFailed
 from tests.faults.comparing import Seen, differences, seen

@@ -92,7 +92,7 @@ BAD = [
     ({"description": "x", "seed": -1}, "bad value", "seed"),
     ({"description": "x", "seed": 2**64}, "bad value", "seed"),
     ({"description": "x", "bpm": 4000}, "bad value", "bpm"),
-    ({"description": "x", "key": "H moll"}, "bad value", "A minor"),
+    ({"description": "x", "key": "all over"}, "bad value", "A minor"),
     ({"description": "x" * 3000}, "bad value", "2000"),
     ({"description": "a\x00b"}, "bad value", "printable"),
     ({"description": 5}, "bad value", "description"),
