@@ -37,6 +37,7 @@ from schemas.tables import (
     REMARKS,
     RUNS,
     TRAINING,
+    WITHHELD,
     Row,
     Table,
 )
@@ -110,7 +111,7 @@ class _Cleaning:
         for table in PUBLISHED.values():
             for version in versions_of(self._store, table):
                 self._table_version(table, version)
-        for table in (REJECTS, REMARKS):
+        for table in (REJECTS, REMARKS, WITHHELD):
             for version in versions_of(self._store, table):
                 if version not in self._kept_versions | self._whole.keys():
                     self._remove(self._store.folder(table, version), "of a version that nothing reaches")

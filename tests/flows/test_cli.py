@@ -225,11 +225,13 @@ def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recor
     shard = pipeline.store.shard_path(TRACKS, pipeline.fingerprint("ingest"), "0")
     pipeline.store.write_bytes(shard, b"half of a shar")
     run = ["run", "ingest", "--source", str(recordings), "--store", settings.store]
-    for words, code in ((run, 1), (["sql", "SELECT 1", "--store", settings.store], 2)):
+    asked = [(run, 1), (["plan", *run[1:]], 1), (["sql", "SELECT 1", "--store", settings.store], 2)]
+    for words, code in asked:
         assert run_command(words) == code
         lines = complaints(capfd.readouterr().err)
         assert len(lines) == 1, lines
         assert pipeline.store.path(shard) in lines[0]
+        assert "segue check" in lines[0]
 
 
 def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordings, tmp_path):
