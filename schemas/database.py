@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -42,18 +42,26 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
     Raises:
         QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, or DuckDB refuses it.
     """
+    # Only what the statement can read is looked for: on an object store each look is a request.
+    named = [table.name for table in _tables_in(sql) if table.name not in (candidates or {})]
     for attempt in range(ATTEMPTS):
-        shown = shown_files(store)
+        shown = shown_files(store, named)
         try:
             answer = _query(store, sql, {**shown, **(candidates or {})})
         except _Unread as error:
             # A shard was replaced between two looks of the reader, or the network failed for a moment.
-            if attempt + 1 >= READS and shown == shown_files(store):
+            if attempt + 1 >= READS and shown == shown_files(store, named):
                 raise QueryError(f"{error}; `segue check` says what is damaged, and its cure") from error
             continue
-        if shown == shown_files(store):
+        if shown == shown_files(store, named):
             return answer
     raise QueryError(f"expected {store.url} to stay as it is for one query, got {ATTEMPTS} changes; ask again")
+
+
+def _tables_in(sql: str) -> list[Table]:
+    """Return the tables that a statement names; all where it names none, as it may list them."""
+    named = [table for table in TABLES.values() if re.search(rf"\b{table.name}\b", sql, re.IGNORECASE)]
+    return named or list(TABLES.values())
 
 
 class _Unread(QueryError):
@@ -89,8 +97,7 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]]) -> pa.Tab
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
         # Of the tables that the statement speaks of, so that a damaged shard of another one is not in its way.
-        tables = [table for table in TABLES.values() if re.search(rf"\b{table.name}\b", sql, re.IGNORECASE)]
-        for table in tables or TABLES.values():
+        for table in _tables_in(sql):
             _make_view(connection, store, table, shown[table.name])
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
@@ -129,14 +136,17 @@ def write_views(store: Store) -> None:
                 os.remove(left)
 
 
-def shown_files(store: Store) -> dict[str, list[str]]:
-    """Return the files that each table's view reads, by the table's name."""
-    published = Publications(store).shown_files()
+def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str, list[str]]:
+    """Return the files that the views of some tables read, by the table's name."""
+    wanted = [TABLES[name] for name in names]
+    if not wanted:
+        return {}
+    published = Publications(store).shown_files({table.name for table in wanted})
     runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs", "error", "sequence"])
     ordered = sorted(runs.to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))
     last_of_stage = {run["stage"]: run["fingerprint"] for run in ordered}
     shown = {}
-    for table in TABLES.values():
+    for table in wanted:
         if table.name in published:
             shown[table.name] = published[table.name]
             continue

@@ -47,20 +47,19 @@ class Drafts:
 
     def drafted(self) -> list[str]:
         """Return the shards that have a draft."""
-        names = self.store.files(f"{self._folder}/drafts")
-        return sort_shards(match[1] for name in names if (match := _DRAFT.fullmatch(name)))
+        return sort_shards(match[1] for name in self._names("drafts") if (match := _DRAFT.fullmatch(name)))
 
     def shards(self) -> list[str]:
         """Return the shards of the version, drafts among them."""
-        return sort_shards({*self.store.shards(self.table, self.version), *self.drafted()})
+        return sort_shards(self.files())
 
     def files(self) -> dict[str, str]:
         """Return where each shard is read: its draft, or the published one where it has none."""
-        published = {
-            shard: self.store.shard_path(self.table, self.version, shard)
-            for shard in self.store.shards(self.table, self.version)
-        }
-        return published | {shard: self._draft(shard) for shard in self.drafted()}
+        shards, folders = self.store.shards_and_folders(self.table, self.version)
+        published = {shard: self.store.shard_path(self.table, self.version, shard) for shard in shards}
+        names = self.store.files(f"{self._folder}/drafts") if "drafts" in folders else []
+        drafted = [match[1] for name in names if (match := _DRAFT.fullmatch(name))]
+        return published | {shard: self._draft(shard) for shard in drafted}
 
     def footers(self) -> dict[str, Footer]:
         """Return the footer of each shard."""
@@ -95,7 +94,7 @@ class Drafts:
     def rows_in_work(self) -> dict[str, list[tuple[str, ...]]]:
         """Return the keys of the rows that were kept of shards in work, by shard."""
         keys: dict[str, list[tuple[str, ...]]] = {}
-        for name in self.store.files(f"{self._folder}/drafts"):
+        for name in self._names("drafts"):
             if match := _PART.fullmatch(name):
                 rows = self.store.read_files(self.table, [f"{self._folder}/drafts/{name}"], self.table.key)
                 keys.setdefault(match[1], []).extend(row_keys(rows, self.table.key))
@@ -105,8 +104,7 @@ class Drafts:
 
     def replaced(self) -> dict[tuple[str, str], str]:
         """Return the files of shards that were replaced, by shard and digest."""
-        names = self.store.files(f"{self._folder}/history")
-        matches = [match for name in names if (match := _HISTORY.fullmatch(name))]
+        matches = [match for name in self._names("history") if (match := _HISTORY.fullmatch(name))]
         return {(match[1], match[2]): f"{self._folder}/history/{match[0]}" for match in matches}
 
     def replaced_keys(self, keys: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
@@ -160,12 +158,16 @@ class Drafts:
             for part in self._parts(shard):
                 self.store.remove(part)
 
+    def _names(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder of the version; it is seldom there, which its parent tells."""
+        _, folders = self.store.shards_and_folders(self.table, self.version)
+        return self.store.files(f"{self._folder}/{folder}") if folder in folders else []
+
     def _draft(self, shard: str) -> str:
         return f"{self._folder}/drafts/shard={shard}.draft"
 
     def _parts(self, shard: str) -> list[str]:
-        names = self.store.files(f"{self._folder}/drafts")
-        parts = [name for name in names if (match := _PART.fullmatch(name)) and match[1] == shard]
+        parts = [name for name in self._names("drafts") if (match := _PART.fullmatch(name)) and match[1] == shard]
         return [f"{self._folder}/drafts/{name}" for name in parts]
 
     def _history(self, shard: str, footer: Footer) -> str:

@@ -7,7 +7,7 @@ the views where they are, take them back, or let them go on.
 Records are numbered, not ordered by clocks: a machine whose clock is behind publishes after what it read all the same.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -85,9 +85,11 @@ class Publications:
         there = set(self.sequences()) if latest else ()  # not one that was damaged and set aside
         return {name: self.record(number) for name, number in latest.shown.items() if number in there} if latest else {}
 
-    def shown_files(self) -> dict[str, list[str]]:
-        """Return the files that the view of each published table reads, by the table's name."""
-        return {name: self.files_of(TABLES[name], record) for name, record in self.shown().items() if name in TABLES}
+    def shown_files(self, names: Collection[str]) -> dict[str, list[str]]:
+        """Return the files that the views of those of some tables read that were published, by the table's name."""
+        latest = self.latest()
+        shown = {name: sequence for name, sequence in latest.shown.items() if name in names} if latest else {}
+        return {name: self.files_of(TABLES[name], self.record(sequence)) for name, sequence in shown.items()}
 
     def files_of(self, table: Table, record: Publication) -> list[str]:
         """Return the files that hold what a record published of a table: in the history where they were replaced."""

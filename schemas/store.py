@@ -11,6 +11,7 @@ that a disk that went away is an error rather than a second store under its moun
 import errno
 import hashlib
 import json
+import math
 import os
 import time
 import uuid
@@ -29,6 +30,9 @@ from schemas.tables import Table
 
 IDENTITY = "segue-store.json"
 """The file at a store's root that says which store it is."""
+
+BUCKET_SECONDS = 60.0
+"""A bucket is not unmounted, so it is looked at so often and not before every write, each look being a request."""
 
 STALE_SECONDS = 3600.0
 """Age after which a temporary file is the remains of a killed run, rather than another run's work."""
@@ -58,6 +62,7 @@ class Store:
         self._footers: dict[tuple[str, int, int], Footer] = {}
         self._column_digests: dict[tuple[str, str], Mapping[str, str]] = {}
         self._identity: str | None = None
+        self._seen_at = -math.inf
 
     def check_writable(self) -> None:
         """Write a file and remove it again: hours of work are not to end with the first shard that cannot be kept.
@@ -80,6 +85,8 @@ class Store:
         Raises:
             StoreGone: it is not there any more, or another one is.
         """
+        if not self.is_local and time.monotonic() - self._seen_at < BUCKET_SECONDS:
+            return
         identity = self._read_identity()
         if identity is None and self._identity is None:
             new = uuid.uuid4().hex
@@ -91,7 +98,7 @@ class Store:
                 f"expected the store that this run began with in {self.url}, got {state}: is its disk still mounted? "
                 "Nothing more was written; run the same command again when it is back"
             )
-        self._identity = identity
+        self._identity, self._seen_at = identity, time.monotonic()
 
     def _read_identity(self) -> str | None:
         path = self.path(IDENTITY)
@@ -300,9 +307,14 @@ class Store:
 
     def shards(self, table: Table, version: str) -> list[str]:
         """Return the names of a version's shards (numbers, or for a record its id), numbers in their order."""
-        return sort_shards(
-            match[1] for name in self.files(self.folder(table, version)) if (match := SHARD_NAME.fullmatch(name))
-        )
+        return self.shards_and_folders(table, version)[0]
+
+    def shards_and_folders(self, table: Table, version: str) -> tuple[list[str], list[str]]:
+        """Return the names of a version's shards, and of the folders beside them, by one look."""
+        entries = self._entries(self.folder(table, version))
+        files = [name for name, (kind, _) in entries.items() if kind == "file"]
+        shards = sort_shards(match[1] for name in files if (match := SHARD_NAME.fullmatch(name)))
+        return shards, [name for name, (kind, _) in entries.items() if kind == "directory"]
 
     def shard_path(self, table: Table, version: str, shard: str) -> str:
         return f"{self.folder(table, version)}/shard={shard}.parquet"
