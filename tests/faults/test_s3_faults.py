@@ -69,11 +69,17 @@ def found(store: Store) -> dict[str, Any]:
 DONE = {"shards": {"0": ["new"], "2": ["names models/one"]}, "folder": (b"do re mi", 1000)}
 
 
-def problem_after(fault: S3Fault, proxy: S3Proxy, url: str, act: Callable[[Store], None]) -> str | None:
-    """Work with a fault, and again without; return what was wrong, or None."""
+def begun(url: str) -> Store:
+    """A store with what is there before the work."""
     store = Store(url)
     for shard in ("0", "1"):
         store.write_shard(TOKENS, "v", shard, tokens("old"), input_key="old")
+    return store
+
+
+def problem_after(fault: S3Fault, proxy: S3Proxy, url: str, act: Callable[[Store], None]) -> str | None:
+    """Work with a fault, and again without; return what was wrong, or None."""
+    store = begun(url)
     with proxy.failing(fault):
         try:
             act(store)
@@ -97,7 +103,10 @@ def problem_after(fault: S3Fault, proxy: S3Proxy, url: str, act: Callable[[Store
 def test_work_that_met_a_fault_is_done_or_ends_with_an_error_and_is_done_by_the_next_try(
     kind: Kind, lasting: bool, proxy: S3Proxy, bucket: str, record_property: Callable[[str, Any], None]
 ) -> None:
-    number = random.Random(f"{SEED} {kind} {lasting}").randint(1, 8)
+    store = begun(f"s3://{bucket}/undisturbed")
+    with proxy.failing(None):
+        work(store)
+        number = random.Random(f"{SEED} {kind} {lasting}").randint(1, len(proxy.log))
     assert problem_after(S3Fault(kind, number, lasting), proxy, f"s3://{bucket}/store", work) is None
     record_property("faults survived", 1)
 
