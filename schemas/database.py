@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 ATTEMPTS, READS = 20, 3
 """How often a query is asked while shards are being replaced, and how often where they are not and one of their files
 cannot be read."""
+
+VIEWS = {
+    "artists_in_two_splits": (
+        "SELECT lower(artist) AS artist, list(DISTINCT split ORDER BY split) AS splits "
+        "FROM (SELECT unnest(artists) AS artist, split FROM tracks) GROUP BY ALL HAVING count(DISTINCT split) > 1"
+    ),
+}
+"""Views over tables. `artists_in_two_splits` has no rows in a store that is as it should be."""
 
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
@@ -59,9 +67,14 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
 
 
 def _tables_in(sql: str) -> list[Table]:
-    """Return the tables that a statement names; all where it names none, as it may list them."""
-    named = [table for table in TABLES.values() if re.search(rf"\b{table.name}\b", sql, re.IGNORECASE)]
-    return named or list(TABLES.values())
+    """Return the tables that a statement names, also by a view over them; all where it names none, as it may list
+    them."""
+    sql += "".join(statement for name, statement in VIEWS.items() if _names(sql, name))
+    return [table for table in TABLES.values() if _names(sql, table.name)] or list(TABLES.values())
+
+
+def _names(sql: str, name: str) -> bool:
+    return re.search(rf"\b{name}\b", sql, re.IGNORECASE) is not None
 
 
 class _Unread(QueryError):
@@ -97,8 +110,10 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]]) -> pa.Tab
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
         # Of the tables that the statement speaks of, so that a damaged shard of another one is not in its way.
-        for table in _tables_in(sql):
+        tables = _tables_in(sql)
+        for table in tables:
             _make_view(connection, store, table, shown[table.name])
+        _make_views_over(connection, {table.name for table in tables})
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
@@ -123,12 +138,14 @@ def write_views(store: Store) -> None:
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
     try:
         with duckdb.connect(temporary) as connection:
-            shown = shown_files(store)
+            shown, made = shown_files(store), set[str]()
             for table in TABLES.values():
                 try:
                     _make_view(connection, store, table, shown[table.name])
+                    made.add(table.name)
                 except _Unread as error:
                     log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
+            _make_views_over(connection, made)
         os.replace(temporary, target)
     finally:
         for left in (temporary, f"{temporary}.wal"):
@@ -161,6 +178,13 @@ def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str,
             store.shard_path(table, version, shard) for version in versions for shard in store.shards(table, version)
         ]
     return shown
+
+
+def _make_views_over(connection: duckdb.DuckDBPyConnection, made: Collection[str]) -> None:
+    """Make the views over tables whose own views are there."""
+    for name, statement in VIEWS.items():
+        if all(table in made for table in TABLES if _names(statement, table)):
+            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {statement}")
 
 
 def _make_view(connection: duckdb.DuckDBPyConnection, store: Store, table: Table, files: Sequence[str]) -> None:

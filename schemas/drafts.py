@@ -21,9 +21,10 @@ from schemas.shards import Footer, distinct, encode_shard, row_keys, sort_shards
 from schemas.store import Store
 from schemas.tables import Table
 
-_DRAFT = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")
-_PART = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)\.part")
-_HISTORY = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)")
+DRAFT_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")
+PART_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)\.part")
+HISTORY_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)")
+"""How the files of drafts, of shards in work and of replaced shards are named, below their folders."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Drafts:
 
     def drafted(self) -> list[str]:
         """Return the shards that have a draft."""
-        return sort_shards(match[1] for name in self._names("drafts") if (match := _DRAFT.fullmatch(name)))
+        return sort_shards(match[1] for name in self._names("drafts") if (match := DRAFT_NAME.fullmatch(name)))
 
     def shards(self) -> list[str]:
         """Return the shards of the version, drafts among them."""
@@ -58,7 +59,7 @@ class Drafts:
         shards, folders = self.store.shards_and_folders(self.table, self.version)
         published = {shard: self.store.shard_path(self.table, self.version, shard) for shard in shards}
         names = self.store.files(f"{self._folder}/drafts") if "drafts" in folders else []
-        drafted = [match[1] for name in names if (match := _DRAFT.fullmatch(name))]
+        drafted = [match[1] for name in names if (match := DRAFT_NAME.fullmatch(name))]
         return published | {shard: self._draft(shard) for shard in drafted}
 
     def footers(self) -> dict[str, Footer]:
@@ -95,7 +96,7 @@ class Drafts:
         """Return the keys of the rows that were kept of shards in work, by shard."""
         keys: dict[str, list[tuple[str, ...]]] = {}
         for name in self._names("drafts"):
-            if match := _PART.fullmatch(name):
+            if match := PART_NAME.fullmatch(name):
                 rows = self.store.read_files(self.table, [f"{self._folder}/drafts/{name}"], self.table.key)
                 keys.setdefault(match[1], []).extend(row_keys(rows, self.table.key))
         return keys
@@ -104,7 +105,7 @@ class Drafts:
 
     def replaced(self) -> dict[tuple[str, str], str]:
         """Return the files of shards that were replaced, by shard and digest."""
-        matches = [match for name in self._names("history") if (match := _HISTORY.fullmatch(name))]
+        matches = [match for name in self._names("history") if (match := HISTORY_NAME.fullmatch(name))]
         return {(match[1], match[2]): f"{self._folder}/history/{match[0]}" for match in matches}
 
     def replaced_keys(self, keys: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
@@ -167,7 +168,7 @@ class Drafts:
         return f"{self._folder}/drafts/shard={shard}.draft"
 
     def _parts(self, shard: str) -> list[str]:
-        parts = [name for name in self._names("drafts") if (match := _PART.fullmatch(name)) and match[1] == shard]
+        parts = [name for name in self._names("drafts") if (match := PART_NAME.fullmatch(name)) and match[1] == shard]
         return [f"{self._folder}/drafts/{name}" for name in parts]
 
     def _history(self, shard: str, footer: Footer) -> str:

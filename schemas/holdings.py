@@ -9,6 +9,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from schemas.drafts import DRAFT_NAME, HISTORY_NAME, PART_NAME
 from schemas.row_files import orphans
 from schemas.shards import SHARD_NAME
 from schemas.store import STALE_SECONDS, Store
@@ -18,9 +19,9 @@ Kind = Literal["published", "draft", "part", "history"]
 
 _NAMES: dict[Kind, tuple[str, re.Pattern[str]]] = {
     "published": ("", SHARD_NAME),
-    "draft": ("/drafts", re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")),
-    "part": ("/drafts", re.compile(r"shard=([0-9A-Za-z_-]+)\.[0-9a-f]+\.part")),
-    "history": ("/history", re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)")),
+    "draft": ("/drafts", DRAFT_NAME),
+    "part": ("/drafts", PART_NAME),
+    "history": ("/history", HISTORY_NAME),
 }
 """Where under a version each kind of file with rows lies, and how it is named."""
 

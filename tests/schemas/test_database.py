@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.database import FILE, QueryError, query, write_views
+from schemas.database import FILE, VIEWS, QueryError, query, write_views
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, TRACKS
 
 
@@ -29,7 +29,7 @@ def store(request, tmp_path):
 def test_every_table_can_be_queried_in_an_empty_store(store):
     for table in TABLES.values():
         assert query(store, f"SELECT * FROM {table.name}").schema.names == table.schema.names
-    assert query(store, "SHOW TABLES").num_rows == len(TABLES)
+    assert query(store, "SHOW TABLES").num_rows == len(TABLES) + len(VIEWS)
 
 
 def test_the_view_shows_the_version_of_the_latest_run_even_if_it_is_the_older_one(store):
@@ -107,6 +107,21 @@ def test_a_damaged_shard_is_named_with_its_cure_and_in_the_way_of_no_other_table
         assert "no view of tracks" in caplog.text
         with duckdb.connect(store.path(FILE), read_only=True) as client:
             assert client.execute("SELECT count(*) FROM tokens").fetchall() == [(0,)]
+
+
+def test_artists_in_two_splits_are_listed_by_a_view(store):
+    rows = [
+        {"track_id": "a", "artists": ["One", "Two"], "split": "train"},
+        {"track_id": "b", "artists": ["one"], "split": "valid"},
+        {"track_id": "c", "artists": ["Three"], "split": "valid"},
+    ]
+    store.write_shard(TRACKS, "v1", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), "k")
+    expected = [{"artist": "one", "splits": ["train", "valid"]}]
+    assert query(store, "FROM artists_in_two_splits").to_pylist() == expected
+    if store.is_local:
+        write_views(store)
+        with duckdb.connect(store.path(FILE), read_only=True) as client:
+            assert client.execute("FROM artists_in_two_splits").fetchall() == [("one", ["train", "valid"])]
 
 
 def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_path):

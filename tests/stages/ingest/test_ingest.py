@@ -160,11 +160,7 @@ def test_a_changed_sidecar_updates_the_row_and_reads_no_sound(world):
     assert (row["artist"], row["title"], row["warnings"]) == ("three", "from tags", [])
 
 
-NO_ARTIST_IN_TWO_SPLITS = next(
-    line.strip("`")
-    for line in (Path(__file__).parents[3] / "docs" / "queries.md").read_text().splitlines()
-    if "HAVING count(DISTINCT split) > 1" in line
-)
+NO_ARTIST_IN_TWO_SPLITS = "SELECT * FROM artists_in_two_splits"
 
 
 def test_a_track_that_connects_two_groups_moves_rows_and_no_artist_is_in_two_splits(tmp_path):
