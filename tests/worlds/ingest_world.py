@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-import duckdb
-
 from schemas import Settings, Store
+from schemas.database import query
 from schemas.drafts import Drafts
 from schemas.tables import REJECTS, REMARKS, TRACKS
 from schemas.weights import WeightsLibrary
@@ -72,10 +71,8 @@ class World:
         return {os.path.relpath(row["uri"], self.music): row for row in self.store.read(REJECTS, "v").to_pylist()}
 
     def answer(self, sql: str) -> list[dict]:
-        """The answer to a query over the tracks, as the views show them once a run has ended."""
-        with duckdb.connect() as connection:
-            connection.register("tracks", self.store.read(TRACKS, "v"))
-            return connection.sql(sql).to_arrow_table().to_pylist()
+        """The answer to a query, as users ask it."""
+        return query(self.store, sql).to_pylist()
 
     def remarks(self) -> list[tuple[str, str, int, list[str]]]:
         """What the last run noticed: what, where, how often, and examples."""
