@@ -56,7 +56,7 @@ def run_checks(
     Raises:
         QueryError: a statement of the user's cannot be answered.
     """
-    results = [_refused_share(stage.name, context, rows, refused), _passing(stage.name, passing)]
+    results = [_refused_share(stage.name, context, rows, refused, passing), _passing(stage.name, passing)]
     writes = stage.module.WRITES
     if not writes.accumulates:
         drafts = Drafts(context.store, writes, context.fingerprint)
@@ -68,12 +68,13 @@ def run_checks(
     return results
 
 
-def _refused_share(stage: str, context: Context, rows: int, refused: int) -> CheckResult:
+def _refused_share(stage: str, context: Context, rows: int, refused: int, passing: int) -> CheckResult:
     kinds = context.store.read(REJECTS, context.fingerprint, columns=["kind"]).column("kind").to_pylist()
     refused -= kinds.count(NOT_ACCEPTED)
     total, limit = rows + refused, context.settings.max_refused
+    reached = f" ({passing} could not be reached: is their disk mounted?)" if passing else ""
     message = (
-        f"refused {refused} of {total} items, more than settings.max_refused = {limit:g} allows; see: "
+        f"refused {refused} of {total} items{reached}, more than settings.max_refused = {limit:g} allows; see: "
         f"SELECT * FROM rejects WHERE stage = '{stage}'"
     )
     return CheckResult("refused", REJECTS.name, "error", refused / total if total else 0.0, limit, message)
