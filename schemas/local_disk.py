@@ -7,7 +7,8 @@ file is to be written after these functions have returned.
 import errno
 import os
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fsspec.implementations.local import LocalFileSystem
@@ -81,6 +82,26 @@ def move_file(path: str, target: str) -> None:
     os.replace(path, target)
     sync(folder)
     sync(os.path.dirname(path))
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield a folder to fill; when the block ends without an error it stands, whole, at `target`."""
+    with staging_folder(target.with_name(f"{target.name}.{uuid.uuid4().hex}.inprogress")) as folder:
+        yield folder
+        replace_folder(folder, target)
+
+
+@contextmanager
+def staging_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for the length of a block; what is then left of it goes."""
+    make_folder(str(folder.parent))
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        if folder.exists():
+            LocalFileSystem().rm(str(folder), recursive=True)
 
 
 def replace_folder(new: Path, target: Path) -> None:

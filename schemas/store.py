@@ -24,7 +24,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from schemas.digests import column_digests
-from schemas.local_disk import create_file, link_file, make_folder, move_file, replace_file, replace_folder, sync
+from schemas.local_disk import create_file, link_file, move_file, new_folder, replace_file, staging_folder, sync
 from schemas.shards import SHARD_NAME, Footer, distinct, encode_shard, parse_footer, parse_rows, read_tail, sort_shards
 from schemas.tables import Table
 
@@ -255,24 +255,17 @@ class Store:
         target = self.path(relative)
         self.require()
         if self.is_local:
-            temporary = Path(f"{target}.{uuid.uuid4().hex}.inprogress")
-        else:
-            temporary = cache_folder() / "staging" / uuid.uuid4().hex
-        make_folder(str(temporary.parent))
-        temporary.mkdir()
-        try:
-            yield temporary
+            with new_folder(Path(target)) as folder:
+                yield folder
+                self.require()
+            return
+        with staging_folder(cache_folder() / "staging" / uuid.uuid4().hex) as folder:
+            yield folder
             self.require()
-            if self.is_local:
-                replace_folder(temporary, Path(target))
-            else:
-                for file in sorted(temporary.rglob("*")):
-                    if file.is_file():
-                        uploaded = f"{target}/{file.relative_to(temporary).as_posix()}"
-                        self.filesystem.pipe_file(uploaded, file.read_bytes())
-        finally:
-            if temporary.exists():
-                LocalFileSystem().rm(str(temporary), recursive=True)
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    uploaded = f"{target}/{file.relative_to(folder).as_posix()}"
+                    self.filesystem.pipe_file(uploaded, file.read_bytes())
 
     def local(self, relative: str) -> Path:
         """Return a local path to a file or folder of the store: on a local disk itself, else a copy in a cache."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.codec.codec import coder_of
-from schemas import Store, WeightsRef
+from schemas import WeightsRef
+from schemas.local_disk import new_folder
 from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
 from stages.checkpoints.codecs import IDENTITY_DIGITS, CodesFormat, load_matching_network
 from stages.checkpoints.huggingface.checkpoint import write_hugging_face
@@ -49,7 +50,7 @@ def convert_checkpoint(
         raise ValueError(f"expected a folder outside of the checkpoint {folder} to write to, got {destination}")
     trained = _add_codec(load_checkpoint(folder, weights), weights, codec)
     target = destination.absolute()
-    with Store(str(target.parent)).new_folder(target.name) as new:
+    with new_folder(target) as new:
         if form == "segue":
             # The text encoder's weights come along, wherever they were kept.
             facts = trained.facts.model_copy(update={"text_encoder": None})

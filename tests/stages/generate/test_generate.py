@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store, WeightsRef
-from schemas.tables import CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
-from schemas.weights import NotTrainedYet, WeightsLibrary
+from schemas.tables import CHECKPOINTS, CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
+from schemas.weights import NotTrainedYet, WeightsLibrary, folder_digest
 from stages import generate
 from stages.checkpoints.generation import RequestConditions
 from stages.generate import Config
@@ -321,6 +321,8 @@ def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
 
     path = Path(store.path("models/one/model.safetensors"))
     save_file({name: value * float("nan") for name, value in load_file(path).items()}, path)
+    row = store.read(CHECKPOINTS, "c", ["one"]).to_pylist()[0] | {"digest": folder_digest(path.parent)}
+    store.write_shard(CHECKPOINTS, "c", "one", pa.Table.from_pylist([row], schema=CHECKPOINTS.schema), "one")
     with pytest.raises(StageFailed, match="usable model in the checkpoint one"):
         generate_rows(store, [{}])
 
