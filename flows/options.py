@@ -6,6 +6,7 @@ A mistake is told before anything is computed, in one line that names what is al
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,10 @@ StoreOption = Annotated[
 RequestsOption = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSONL or Parquet file.")]
 AllTablesOption = Annotated[
     bool, typer.Option("--all-tables", help="Make tables of conditions that the model does not read, too.")
+]
+ChecksOption = Annotated[
+    str | None,
+    typer.Option("--checks", metavar="FILE", help="What must hold before a table is published, in SQL: a YAML file."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -70,6 +75,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             store: StoreOption = None,
             requests: RequestsOption = None,
             all_tables: AllTablesOption = False,
+            checks: ChecksOption = None,
             set_: SetOption = None,
         ) -> int:
             if announcement:
@@ -77,7 +83,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             several = source if source is None or len(source) > 1 else source[0]
             options = {"source": several, "store": store, "requests": requests, "all_tables": all_tables or None}
             settings = {name: value for name, value in options.items() if value is not None}
-            return command(parse_run_options(stages or [], preset, settings, set_ or []))
+            return command(parse_run_options(stages or [], preset, settings, set_ or [], checks))
 
         with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
         return with_options
@@ -112,7 +118,11 @@ def existing_store(url: str | None) -> "Store":
 
 
 def parse_run_options(
-    requested: Sequence[str], preset: str, options: dict[str, Any], overrides: Sequence[str]
+    requested: Sequence[str],
+    preset: str,
+    options: dict[str, Any],
+    overrides: Sequence[str],
+    checks: str | None = None,
 ) -> RunOptions:
     """Return what a command line asks for.
 
@@ -120,6 +130,7 @@ def parse_run_options(
         requested: names of the stages to run; none means all.
         options: settings by name, which `overrides` may overrule.
         overrides: the `stage.field=value` of `--set`.
+        checks: a YAML file with the recipe's `checks`.
 
     Raises:
         UsageError: a preset, stage, field or value is not one of those allowed.
@@ -136,7 +147,7 @@ def parse_run_options(
         except ValidationError as error:
             raise UsageError(explain(error, Settings, "settings.")) from error
         try:
-            recipe = Recipe.model_validate({"preset": preset, **difference})
+            recipe = Recipe.model_validate({"preset": preset, "checks": _read_checks(checks), **difference})
         except ValidationError as error:
             raise UsageError(explain(error, Recipe)) from error
         open_store(settings.store)
@@ -145,3 +156,22 @@ def parse_run_options(
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _read_checks(path: str | None) -> list[Any]:
+    """Return what a file of checks holds.
+
+    Raises:
+        UsageError: it cannot be read, or is no list.
+    """
+    if path is None:
+        return []
+    import yaml
+
+    try:
+        checks = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"expected a YAML file for --checks, got {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(checks, list):
+        raise UsageError(f"expected a list of checks in {path}, got {type(checks).__name__}: `- table: …`, `  sql: …`")
+    return checks

@@ -80,6 +80,12 @@ def test_a_generated_section_is_what_the_code_says(name):
     assert read_section(name, page.read_text()) == make(), ANEW
 
 
+def test_the_checks_of_the_documentation_are_checks_of_a_recipe():
+    (block,) = blocks("yaml", [DOCS / "upkeep.md"])
+    checks = Recipe.model_validate({"checks": yaml.safe_load(block)}).checks
+    assert [(check.table, check.severity) for check in checks] == [("clips", "error"), ("tracks", "warn")]
+
+
 def test_the_reference_is_what_the_code_says():
     assert (DOCS / "reference.md").read_text() == write_reference(), ANEW
 

@@ -322,3 +322,22 @@ def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
     process.wait(30)
+
+
+def test_checks_of_a_file_hold_a_table_back_and_a_wrong_file_is_one_line(recordings, tmp_path, capfd):
+    store, checks = str(tmp_path / "store"), tmp_path / "checks.yaml"
+    words = ["run", "ingest", "--source", str(recordings), "--store", store, "--checks", str(checks)]
+    checks.write_text("- {name: no sound, table: tracks, sql: SELECT uri FROM tracks}")
+    assert run_command(words) == 1
+    assert "the check 'no sound' of tracks expects no rows, got" in capfd.readouterr().err
+    assert run_command(["sql", "SELECT count(*) AS n FROM tracks", "--store", store, "--format", "json"]) == 0
+    assert json.loads(capfd.readouterr().out) == [{"n": 0}]
+    for wrong, message in (
+        ("table: tracks", "expected a list of checks"),
+        ("- {table: runs, sql: SELECT 1}", "expected a table that a stage publishes"),
+        ("- [", "expected a YAML file for --checks"),
+    ):
+        checks.write_text(wrong)
+        assert run_command(words) == 2
+        (line,) = complaints(capfd.readouterr().err)
+        assert message in line
