@@ -53,17 +53,31 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
     # Only what the statement can read is looked for: on an object store each look is a request.
     named = [table.name for table in _tables_in(sql) if table.name not in (candidates or {})]
     for attempt in range(ATTEMPTS):
-        shown = shown_files(store, named)
+        shown = _shown(store, named)
         try:
-            answer = _query(store, sql, {**shown, **(candidates or {})})
+            answer = _query(store, sql, {**shown.files, **(candidates or {})})
         except _Unread as error:
             # A shard was replaced between two looks of the reader, or the network failed for a moment.
-            if attempt + 1 >= READS and shown == shown_files(store, named):
+            if attempt + 1 >= READS and shown == _shown(store, named):
                 raise QueryError(f"{error}; `segue check` says what is damaged, and its cure") from error
             continue
-        if shown == shown_files(store, named):
+        if shown == _shown(store, named):
             return answer
     raise QueryError(f"expected {store.url} to stay as it is for one query, got {ATTEMPTS} changes; ask again")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What the views of some tables read at a moment."""
+
+    publication: int
+    """The number of the last one: another one may have the same files, with other rows in them."""
+    files: Mapping[str, list[str]]
+
+
+def _shown(store: Store, names: Sequence[str]) -> _Shown:
+    last = Publications(store).sequences()[-1:] if names else []
+    return _Shown(last[0] if last else 0, shown_files(store, names))
 
 
 def _tables_in(sql: str) -> list[Table]:
@@ -113,7 +127,7 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]]) -> pa.Tab
         tables = _tables_in(sql)
         for table in tables:
             _make_view(connection, store, table, shown[table.name])
-        _make_views_over(connection, {table.name for table in tables})
+        _make_views_over(connection, store, {table.name for table in tables})
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
@@ -145,7 +159,10 @@ def write_views(store: Store) -> None:
                     made.add(table.name)
                 except _Unread as error:
                     log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
-            _make_views_over(connection, made)
+            try:
+                _make_views_over(connection, store, made)
+            except _Unread as error:
+                log.warning("no view over tables: %s; `segue check` says its cure", error)
         os.replace(temporary, target)
     finally:
         for left in (temporary, f"{temporary}.wal"):
@@ -180,18 +197,27 @@ def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str,
     return shown
 
 
-def _make_views_over(connection: duckdb.DuckDBPyConnection, made: Collection[str]) -> None:
+def _make_views_over(connection: duckdb.DuckDBPyConnection, store: Store, made: Collection[str]) -> None:
     """Make the views over tables whose own views are there."""
     for name, statement in VIEWS.items():
         if all(table in made for table in TABLES if _names(statement, table)):
-            connection.execute(f"CREATE OR REPLACE VIEW {name} AS {statement}")
+            _create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {statement}", name, store)
 
 
 def _make_view(connection: duckdb.DuckDBPyConnection, store: Store, table: Table, files: Sequence[str]) -> None:
+    _create_view(connection, _view(store, table, files), f"shards of {table.name}", store)
+
+
+def _create_view(connection: duckdb.DuckDBPyConnection, statement: str, expected: str, store: Store) -> None:
+    """Make a view, for which DuckDB looks into the files that it reads.
+
+    Raises:
+        _Unread: a file could not be read.
+    """
     try:
-        connection.execute(_view(store, table, files))
+        connection.execute(statement)
     except (duckdb.Error, OSError) as error:
-        raise _Unread(f"expected shards of {table.name} in {store.url}: {_reason(error)}") from error
+        raise _Unread(f"expected {expected} in {store.url}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

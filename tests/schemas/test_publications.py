@@ -6,6 +6,7 @@ import threading
 import pyarrow as pa
 import pytest
 
+import schemas.database
 from schemas import Store
 from schemas.database import FILE, query, write_views
 from schemas.drafts import Drafts
@@ -161,6 +162,23 @@ def test_readers_see_what_was_published_before_or_after_and_never_both(tmp_path)
     writer.join()
     assert seen
     assert all(answer in generations for answer in seen)
+
+
+def test_a_publication_in_the_middle_of_a_query_is_seen_though_it_has_the_same_files(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    publish(store, "v1", s0=rows("a"), s1=rows("b"))
+    asked, answers = schemas.database._query, []
+
+    def interrupted(*given):
+        answer = asked(*given)
+        if not answers:
+            publish(store, "v1", s0=rows("a", frames=2), s1=rows("b", frames=2))
+        answers.append(answer)
+        return answer
+
+    monkeypatch.setattr(schemas.database, "_query", interrupted)
+    assert shown(store) == [("a", 2), ("b", 2)]
+    assert len(answers) == 2
 
 
 def test_the_database_file_shows_what_was_published(tmp_path):
