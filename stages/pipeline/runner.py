@@ -90,9 +90,8 @@ def run_stage(
         log.warning("%s waits for %s, which is making it", stage.name, holder)
 
     name = f"{stage.name}-{context.fingerprint}"
-    with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, waited):
-        if waited:
-            plan = plan_stage(stage, context, by_name)
+    with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, _):
+        plan = plan_stage(stage, context, by_name)  # another run may have made some of it since the plan was drawn up
         results = run_jobs(stage, context, plan.jobs) if plan.jobs else []
         failures = [result for result in results if result.error is not None]
         for failure in failures:

@@ -17,7 +17,7 @@ from stages.pipeline.contract import Reject, Shard, ShardUpdate, SourcePlan, Sto
 from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_stage
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.kept_work import kept_keys
-from tests.worlds.tiny_stages import Knobs, make_mapping, make_pipeline, run
+from tests.worlds.tiny_stages import Knobs, make_mapping, make_pipeline, make_training, run
 
 
 def shown(store: Store) -> list[tuple[str, float]]:
@@ -177,6 +177,20 @@ def test_a_stage_that_could_not_reach_its_files_asks_whether_the_disk_is_mounted
     away.shard = lambda config, context, tracks: iter([Shard([], [Reject("a", "/mnt/a", "missing", "", passing=True)])])
     run(make_pipeline(tmp_path, ["a"], away, max_refused=1.0))
     assert "mapping: 1 items could not be reached (is their disk mounted?)" in caplog.text
+
+
+def test_a_plan_that_another_run_has_carried_out_meanwhile_is_drawn_up_anew(tmp_path):
+    calls: list[str] = []
+    mapping, training = make_mapping([]), make_training(calls)
+    stages = [*make_pipeline(tmp_path, ["a"], mapping).stages.values(), ConfiguredStage("training", training, Knobs())]
+    for name in ("source", "mapping"):
+        pipeline = Pipeline(stages, Settings(store=str(tmp_path)))
+        run_stage(pipeline.stages[name], pipeline.context(name, "r1"))
+    stage, plan = pipeline.stages["training"], plan_stage(stages[-1], pipeline.context("training", "r1"), True)
+    for run_id in ("r1", "r2"):
+        run_stage(stage, pipeline.context("training", run_id), plan=plan)
+    assert plan.jobs == ("all",)
+    assert len(calls) == 1
 
 
 # -- several rows of one, with files ----------------------------------------------------------------------------------
