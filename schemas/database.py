@@ -5,9 +5,11 @@ versions. A shard may be replaced while a query reads it: the query is then aske
 was published before or of what was published after, and never of both.
 """
 
+import itertools
 import logging
 import os
 import re
+import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +23,9 @@ from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS, READS = 20, 3
-"""How often a query is asked while shards are being replaced, and how often where they are not and one of their files
-cannot be read."""
+PATIENCE, READS = 120.0, 3
+"""For how many seconds a query is asked again while shards are being replaced, and how often it is asked where they are
+not and one of their files cannot be read."""
 
 VIEWS = {
     "artists_in_two_splits": (
@@ -52,18 +54,23 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
     """
     # Only what the statement can read is looked for: on an object store each look is a request.
     named = [table.name for table in _tables_in(sql) if table.name not in (candidates or {})]
-    for attempt in range(ATTEMPTS):
+    deadline = time.monotonic() + PATIENCE
+    for attempt in itertools.count(1):
         shown = _shown(store, named)
         try:
             answer = _query(store, sql, {**shown.files, **(candidates or {})})
         except _Unread as error:
             # A shard was replaced between two looks of the reader, or the network failed for a moment.
-            if attempt + 1 >= READS and shown == _shown(store, named):
+            if attempt >= READS and shown == _shown(store, named):
                 raise QueryError(f"{error}; `segue check` says what is damaged, and its cure") from error
-            continue
-        if shown == _shown(store, named):
-            return answer
-    raise QueryError(f"expected {store.url} to stay as it is for one query, got {ATTEMPTS} changes; ask again")
+        else:
+            if shown == _shown(store, named):
+                return answer
+        if time.monotonic() > deadline:
+            break
+    raise QueryError(
+        f"expected {store.url} to stay as it is for one query, got {attempt} changes in {PATIENCE:.0f} s; ask again"
+    )
 
 
 @dataclass(frozen=True)
