@@ -90,6 +90,33 @@ PITCH_NAMES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 """Names of the twelve pitch classes, in the order of the bins of a chroma."""
 
 
+CHORD_INTERVALS = {
+    "maj": (0, 4, 7),
+    "min": (0, 3, 7),
+    "dim": (0, 3, 6),
+    "aug": (0, 4, 8),
+    "7": (0, 4, 7, 10),
+    "maj7": (0, 4, 7, 11),
+    "min7": (0, 3, 7, 10),
+    "hdim7": (0, 3, 6, 10),
+    "dim7": (0, 3, 6, 9),
+    "minmaj7": (0, 3, 7, 11),
+    "sus2": (0, 2, 7),
+    "sus4": (0, 5, 7),
+    "maj6": (0, 4, 7, 9),
+    "min6": (0, 3, 7, 9),
+}
+"""Qualities of chords by their names in Harte's syntax (C. Harte et al., "Symbolic representation of musical chords",
+ISMIR 2005), and the semitones of each above its root. A chord is a root (a pitch class, 0 = C as in `PITCH_NAMES`), a
+quality, and the pitch class of its lowest note, the bass, which is the root unless the chord is inverted."""
+
+CHORD_QUALITIES = tuple(CHORD_INTERVALS)
+"""The names of the qualities, in the order in which a condition holds them."""
+
+NO_CHORD, NO_ROOT = "N", -1
+"""Quality, and root and bass, of where it is known that no chord sounds (Harte's `N`)."""
+
+
 class ChromaConfig(Config):
     """How the chroma of a sound is measured; the defaults are those of MusicGen's melody models."""
 
