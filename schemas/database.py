@@ -269,6 +269,7 @@ def _sql_type(kind: pa.DataType) -> str:
     if pa.types.is_struct(kind):
         fields = ", ".join(f'"{kind.field(i).name}" {_sql_type(kind.field(i).type)}' for i in range(kind.num_fields))
         return f"STRUCT({fields})"
-    names = {"string": "VARCHAR", "bool": "BOOLEAN", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"}
-    names |= {"uint16": "USMALLINT", "float": "FLOAT", "double": "DOUBLE", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
+    names = {"string": "VARCHAR", "bool": "BOOLEAN", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
+    names |= {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "uint16": "USMALLINT"}
+    names |= {"float": "FLOAT", "double": "DOUBLE"}
     return names[str(kind)]

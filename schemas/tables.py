@@ -148,6 +148,34 @@ CHROMA = Table(
     ("track_id",),
     columns(track_id=TEXT, frame_rate=pa.float64(), chroma=pa.list_(VECTOR)),
 )
+RHYTHM = Table(
+    "rhythm",
+    "the beats and downbeats of a track, seconds, with its tempo and how sure they are",
+    ("track_id",),
+    columns(
+        track_id=TEXT,
+        beats=VECTOR,
+        downbeats=VECTOR,
+        beats_per_bar=pa.int8(),
+        bpm=pa.float32(),
+        confidence=pa.float32(),
+    ),
+)
+CHORD = pa.struct(
+    [
+        *(("start", pa.float32()), ("end", pa.float32()), ("root", pa.int8()), ("quality", TEXT)),
+        *(("bass", pa.int8()), ("confidence", pa.float32())),
+    ]
+)
+"""A chord: from when to when (seconds), its root as a pitch class (0 is C, -1 no chord), its quality in the names of
+`model.conditioning.config.CHORD_QUALITIES` ("N" for no chord), the pitch class of its bass, and how sure it is (0 to
+1)."""
+HARMONY = Table(
+    "harmony",
+    "the chords of a track, one after another, and its key",
+    ("track_id",),
+    columns(track_id=TEXT, chords=pa.list_(CHORD), key=TEXT, key_confidence=pa.float32()),
+)
 CLAP = Table(
     "clap",
     "joint audio-text embeddings of a track, one a window, with the window's start in seconds",
@@ -443,7 +471,7 @@ VERSIONS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *(TRACKS, WITHHELD, PIECES, CHROMA, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
+        *(TRACKS, WITHHELD, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, REPORTS),
         *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
