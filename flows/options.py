@@ -31,7 +31,7 @@ SourceOption = Annotated[
 StoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {Settings().store}.")
 ]
-RequestsOption = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSONL or Parquet file.")]
+RequestsOption = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSON, .xlsx or Parquet file.")]
 AllTablesOption = Annotated[
     bool, typer.Option("--all-tables", help="Make tables of conditions that the model does not read, too.")
 ]

@@ -16,7 +16,7 @@ class Settings(Config):
     """The recordings: a folder or any fsspec URL, or a list of several, read recursively; `miniature` makes its own
     where none is given."""
     requests: str | None = None
-    """What to generate: a CSV, JSONL or Parquet file or URL; None takes the preset's own requests."""
+    """What to generate: a CSV, JSON, JSONL, `.xlsx` or Parquet file or URL; None takes the preset's own requests."""
     all_tables: bool = False
     """Whether a run of the whole catalog also makes the tables of conditions that the recipe's model does not read
     (`chroma`, `clap`), to be queried. Asking for their stages by name always does."""

@@ -31,7 +31,8 @@ from stages.audio.references import (
     parse_reference,
 )
 from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
-from stages.requests.lines import FIELDS, RequestLine, read_lines
+from stages.requests.lines import FIELDS, RequestLine
+from stages.requests.reading import read_requests_file
 
 READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 3
 
@@ -156,11 +157,12 @@ def _read_change(config: Config, context: Context, known: pa.Table, refused: pa.
     reader = _RowReader(config, context, ReferencedFiles(_folder(url) if url else None))
     rows: dict[str, Row] = {}
     rejects, names = [], dict[str, int]()
-    for number, line in read_lines(path):
+    for line in read_requests_file(path).lines:
+        number = line.number
         try:
-            if isinstance(line, RequestRefused):
-                raise line
-            row = reader.row(number, line)
+            if isinstance(line.asked, RequestRefused):
+                raise line.asked
+            row = reader.row(number, line.asked)
             if row["name"] in names:
                 message = f"expected each name once, got {row['name']!r} as in line {names[row['name']]}"
                 raise RequestRefused("duplicate name", message)

@@ -1,19 +1,11 @@
-"""Requests files, CSV, JSONL or Parquet: what each line asks for, or why it cannot be understood.
+"""Lines of a requests file: what each asks for, or why it cannot be understood."""
 
-One bad line never costs the others; a file that is no requests file at all is one `ValueError`.
-"""
-
-import csv
-import io
-import json
 import re
-from collections.abc import Iterator
-from typing import Annotated, Any
+import unicodedata
+from typing import Annotated, Any, get_args
 
-import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from stages.audio.keys import parse_key
 from stages.audio.references import RequestRefused
@@ -21,13 +13,39 @@ from stages.audio.references import RequestRefused
 LONGEST_TEXT, LONGEST_NAME = 2_000, 200
 """Characters of a description or reference, and of a name or title; longer ones are a mistake, not a wish."""
 
+OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e")
+"""Signs that turn the direction of the text after them, by which a name can look like another (CVE-2021-42574)."""
+
+UNITS = {"seconds": "seconds", "prompt_seconds": "seconds", "bpm": "beats a minute"}
+"""Column -> what its number counts, where that is not plain from its name."""
+
 
 def _one_line(value: str) -> str:
-    """Put words on one line: runs of white space become one space; other control characters are refused."""
+    """Put words on one line: runs of white space become one space. Control characters, bytes that are not UTF-8 and
+    signs that turn the text's direction are refused; what joins letters and emoji is a part of words."""
     value = " ".join(value.split())
-    if not value.isprintable():
-        raise ValueError("expected printable UTF-8 text")
+    for sign in value:
+        if not sign.isprintable() and (unicodedata.category(sign) != "Cf" or sign in OVERRIDES):
+            raise ValueError(f"expected printable UTF-8 text without {unicodedata.name(sign, f'U+{ord(sign):04X}')}")
     return value
+
+
+def _at_most(limit: int) -> AfterValidator:
+    """Return the check of a text's length."""
+
+    def check(value: str) -> str:
+        if len(value) > limit:
+            raise ValueError(f"expected at most {limit} characters, got {len(value)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _number_as_text(value: Any) -> Any:
+    """Write a whole number as text: a table's column of names may hold nothing else."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return str(int(value)) if value == int(value) else value
 
 
 def _not_a_bool(value: Any) -> Any:
@@ -54,6 +72,11 @@ def _not_empty(value: str) -> str:
     return value
 
 
+def _plain(annotation: Any) -> Any:
+    """Return a type without what is annotated of it."""
+    return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
+
+
 def _spell_key(value: str) -> str:
     """Spell a key as `A minor` or `F# major`."""
     key = parse_key(value)
@@ -62,8 +85,9 @@ def _spell_key(value: str) -> str:
     return key
 
 
-Words = Annotated[str, AfterValidator(_one_line), Field(max_length=LONGEST_TEXT)]
-Name = Annotated[str, AfterValidator(_one_line), Field(max_length=LONGEST_NAME)]
+Words = Annotated[str, AfterValidator(_one_line), _at_most(LONGEST_TEXT)]
+Name = Annotated[str, AfterValidator(_one_line), _at_most(LONGEST_NAME)]
+OwnName = Annotated[Name, BeforeValidator(_number_as_text)]
 Label = Annotated[Name, BeforeValidator(_join_list), AfterValidator(_not_empty)]
 Labels = Annotated[Words, BeforeValidator(_join_items), AfterValidator(_not_empty)]
 Number = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
@@ -76,9 +100,9 @@ class RequestLine(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    name: Name | None = None
+    name: OwnName | None = None
     """The user's own id of the clip; two lines that differ in it alone are two clips."""
-    title: Name | None = None
+    title: OwnName | None = None
     """The clip's title, for its tags; changes no sound."""
     description: Words | None = None
     """What it should sound like."""
@@ -130,109 +154,37 @@ FIELDS = ("genre", "moods", "keywords", "instrument", "artist", "album")
 """The columns that stand together in the column `fields` of `requests`: what only some models read."""
 
 
-def read_lines(url: str) -> list[tuple[int, RequestLine | RequestRefused]]:
-    """Read the lines of a requests file, in their order, without those that have nothing on them.
-
-    Args:
-        url: path or fsspec URL of a `.csv`, `.jsonl` (`.ndjson`) or `.parquet` file; `.gz` and the like are unpacked.
-
-    Returns the number of each line (of the row, from 1, in Parquet) and what it asks for, or why it is refused.
-
-    Raises:
-        ValueError: the file is not there, cannot be parsed, or asks for nothing.
-    """
-    unpacked = re.sub(r"\.(gz|bz2|xz|zst)$", "", url.lower())
-    suffix = next((suffix for suffix in READERS if unpacked.endswith(suffix)), None)
-    if suffix is None:
-        raise ValueError(f"expected requests in a {', '.join(READERS)} file, got {url}")
-    try:
-        with fsspec.open(url, "rb", compression="infer") as file:
-            data = file.read()
-    except (OSError, ValueError, ImportError) as error:
-        raise ValueError(f"expected a requests file at {url}, got {type(error).__name__}: {error}") from error
-    try:
-        lines = [(number, _parse_line(cells)) for number, cells in READERS[suffix](data)]
-    except (pa.ArrowException, ValueError, csv.Error) as error:
-        raise ValueError(f"expected requests as {suffix} in {url}: {error}") from error
-    if not lines:
-        raise ValueError(f"expected at least one request in {url}, got none")
-    return lines
-
+DECIMALS, WHOLES = (
+    frozenset(
+        name for name, field in RequestLine.model_fields.items() if kind in map(_plain, get_args(field.annotation))
+    )
+    for kind in (float, int)
+)
+NUMBERS = DECIMALS | WHOLES
+"""The columns of numbers: those that may have decimals, and whole ones."""
 
 Cells = dict[str, Any] | RequestRefused
 """What stands on a line, by column, or why it cannot be parsed."""
 
 
-def _parse_line(cells: Cells) -> RequestLine | RequestRefused:
+def parse_line(cells: Cells) -> RequestLine | RequestRefused:
+    """Return what a line asks for, or why it is refused: every fault of it, whole."""
     if isinstance(cells, RequestRefused):
         return cells
-    unknown = sorted(repr(name)[:40] for name in cells if name not in COLUMNS)
-    if unknown:
-        message = f"expected the columns {', '.join(COLUMNS)}, got {', '.join(unknown)}"
-        return RequestRefused("unknown column", message)
     try:
         return RequestLine.model_validate(cells)
     except ValidationError as error:
-        problems = [
-            f"{problem['loc'][0] if problem['loc'] else 'line'}: {_reword(problem['msg'])}, "
-            f"got {repr(problem['input'])[:80]}"
-            for problem in error.errors()
-        ]
+        problems = [_say(problem) for problem in error.errors()]
         return RequestRefused("bad value", "; ".join(dict.fromkeys(problems)))
 
 
-def _reword(message: str) -> str:
-    """Put Pydantic's sentence in this project's words."""
-    return message.removeprefix("Value error, ").replace("Input should be", "expected", 1)
-
-
-def _read_csv(data: bytes) -> Iterator[tuple[int, Cells]]:
-    # A byte that is not UTF-8 becomes a surrogate, so that it spoils its own line only.
-    reader = csv.reader(io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline=""))
-    header = [name.strip().lower() for name in next(reader, [])]
-    if not set(header) & set(COLUMNS) or len(set(header)) < len(header):
-        raise ValueError(f"expected a first line with some of {', '.join(COLUMNS)}, each once, got {str(header)[:200]}")
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, RequestRefused("unreadable", f"expected comma-separated values, got {error}")
-            continue
-        filled = {name: cell for name, cell in zip(header, cells, strict=False) if cell.strip()}
-        if any(cell.strip() for cell in cells[len(header) :]):
-            message = f"expected {len(header)} cells, got {len(cells)}: put cells with commas in double quotes"
-            yield number, RequestRefused("unreadable", message)
-        elif filled:
-            yield number, filled
-
-
-def _read_jsonl(data: bytes) -> Iterator[tuple[int, Cells]]:
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, RequestRefused("unreadable", f"expected one JSON object a line, got {error}")
-            continue
-        if isinstance(values, dict):
-            yield number, _without_empty(values)
-        else:
-            yield number, RequestRefused("unreadable", f"expected one JSON object a line, got {str(values)[:80]}")
-
-
-def _read_parquet(data: bytes) -> Iterator[tuple[int, Cells]]:
-    for number, values in enumerate(pq.read_table(pa.BufferReader(data)).to_pylist(), start=1):
-        yield number, _without_empty(values)
-
-
-def _without_empty(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out null, the empty text and the empty list, which say nothing."""
-    return {name: value for name, value in values.items() if value not in (None, "", [])}
-
-
-READERS = {".csv": _read_csv, ".jsonl": _read_jsonl, ".ndjson": _read_jsonl, ".parquet": _read_parquet}
-"""File suffix -> what yields the numbers and cells of its lines."""
+def _say(problem: ErrorDetails) -> str:
+    """Put one of Pydantic's findings in this project's words, with the unit of what was expected."""
+    column = str(problem["loc"][0]) if problem["loc"] else "line"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+    message = message.replace("less than or equal to", "at most").replace("greater than or equal to", "at least")
+    if column in UNITS and set(problem.get("ctx", ())) & {"gt", "ge", "lt", "le"}:
+        message = f"{message} {UNITS[column]}"
+    counted = problem["type"] == "value_error" and ", got " in message
+    got = "" if counted else f", got {repr(problem['input'])[:80]}"
+    return f"{column}: {message}{got}"

@@ -1,0 +1,239 @@
+"""Tables as text: cells between commas, semicolons, tabs or bars, as spreadsheets, databases and people write them.
+
+Which sign parts the cells is told by the heading, whose columns are known: of the signs, that which shows most of them
+(a guess by statistics, as `csv.Sniffer`'s or DuckDB's, finds commas in the prose of descriptions). Quotes are strict:
+one that is not closed spoils its own line and not those after it.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from stages.audio.references import RequestRefused
+from stages.requests.columns import known_column, nearest_column, plain_name
+from stages.requests.lines import COLUMNS, DECIMALS, NUMBERS, Cells
+
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What may part cells, in the order in which they are tried, and what it is called."""
+
+EMPTY = frozenset(
+    {
+        *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"),
+        *("NULL", "NaN", "NaT", "None", "n/a", "nan", "null"),
+    }
+)
+"""Words for an empty cell: those that `pandas.read_csv` takes for one, since pandas writes them."""
+
+DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+WHOLE_COMMA = re.compile(r"\s*[+-]?\d+,00?\s*")
+DECIMAL_POINT = re.compile(r"\s*[+-]?\d*\.\d+\s*")
+THOUSANDS = re.compile(r"\s*[+-]?\d{1,3}(,\d{3})+\s*")
+"""Numbers in texts. A whole number may end in `,0`, as pandas writes those beside empty cells. Where commas part the
+cells, `1,000` is rather a thousand than one."""
+
+
+UNNAMED = re.compile(r"unnamed: ?\d+", re.IGNORECASE)
+"""What a column without a name is called here, and by pandas."""
+
+
+@dataclass
+class RawTable:
+    """What stands in a file before columns are understood: lines by their numbers, and what had to be guessed."""
+
+    lines: list[tuple[int, Cells]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def decode_text(data: bytes) -> tuple[str, str | None]:
+    """Return a file's text, and the name of its encoding where that is not UTF-8 without a byte-order mark.
+
+    A byte that is not UTF-8 becomes a surrogate, so that it spoils its own line only.
+
+    Raises:
+        UnicodeDecodeError: it claims to be UTF-16 or UTF-32 and is not.
+    """
+    for mark, encoding, name in (
+        *((b"\xef\xbb\xbf", "utf-8", None), (b"\xff\xfe\0\0", "utf-32-le", "UTF-32")),
+        *((b"\0\0\xfe\xff", "utf-32-be", "UTF-32"), (b"\xff\xfe", "utf-16-le", "UTF-16")),
+        (b"\xfe\xff", "utf-16-be", "UTF-16"),
+    ):
+        if data.startswith(mark):
+            errors = "surrogateescape" if encoding == "utf-8" else "strict"
+            return data.removeprefix(mark).decode(encoding, errors), name
+    for offset, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
+        # Letters of Western words have an empty half in UTF-16; no text in UTF-8 has a byte of zero.
+        halves = data[:1000][offset::2]
+        if len(data) % 2 == 0 and len(halves) >= 4 and halves.count(0) * 2 > len(halves):
+            return data.decode(encoding), "UTF-16"
+    return data.decode("utf-8", "surrogateescape"), None
+
+
+def read_delimited(data: bytes, first_separator: str = ",") -> RawTable:
+    """Read a table whose first line names its columns; a file of plain lines without a heading is descriptions.
+
+    Args:
+        first_separator: what is taken where several signs show as many columns.
+
+    Raises:
+        ValueError: no line says what the columns are.
+    """
+    text, encoding = decode_text(data)
+    lines = list(io.StringIO(text, newline=""))
+    table = RawTable(notes=[f"read as {encoding}"] if encoding else [])
+    skipped = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    stated = re.fullmatch(r"sep=(.)\s*", lines[skipped]) if lines else None
+    if stated:  # a line by which Excel is told how to read a file
+        skipped += 1
+    start, separator, header = _find_header(lines, skipped, stated[1] if stated else None, first_separator)
+    if not any(known_column(name) for name in header):
+        return _descriptions(table, lines, header)
+    check_once(header, f"line {skipped + 1}")
+    if separator != ",":
+        table.notes.append(f"cells are parted by {SEPARATORS.get(separator, repr(separator))}")
+    records = list(_records(lines, start, separator))
+    for number, record in records:
+        cells = record if isinstance(record, RequestRefused) else _cells(header, record, separator)
+        if cells:
+            table.lines.append((number, cells))
+    drop_index(table)
+    _read_decimal_commas(table, separator)
+    _note_long_records(table, records, len(lines))
+    return table
+
+
+def _find_header(
+    lines: Sequence[str], start: int, stated: str | None, first_separator: str
+) -> tuple[int, str, list[str]]:
+    """Return where the lines after the heading begin, the separator, and the names of the heading."""
+    ranked = [stated] if stated else [first_separator, *(sign for sign in SEPARATORS if sign != first_separator)]
+    best: tuple[int, str, list[str]] = (start, ranked[0], [])
+    most = -1
+    for separator in ranked:
+        reader = csv.reader(lines[start:], delimiter=separator, strict=True)
+        try:
+            names = [name.strip() or f"unnamed: {at}" for at, name in enumerate(next(reader, []))]
+        except csv.Error:
+            continue
+        known = sum(1 for name in names if known_column(name))
+        if known > most:
+            most, best = known, (start + reader.line_num, separator, names)
+    return best
+
+
+def _descriptions(table: RawTable, lines: Sequence[str], header: Sequence[str]) -> RawTable:
+    """Read plain lines, each a description.
+
+    Raises:
+        ValueError: the first line has several cells, so that it may be a heading that is not understood, or is a name.
+    """
+    first = next((line for line in lines if line.strip()), "")
+    parted = len(header) > 1 or any(sign in first for sign in SEPARATORS)
+    if parted or len(first.split()) < 2:
+        near = [f"{name[:40]!r} may mean {column}" for name in header if (column := nearest_column(name))]
+        hint = f" ({'; '.join(near)})" if near else ""
+        raise ValueError(f"expected a first line with some of {', '.join(COLUMNS)}, got {first.strip()[:200]!r}{hint}")
+    table.notes.append("no heading: each line is a description")
+    table.lines = [(number, {"description": line.strip()}) for number, line in enumerate(lines, 1) if line.strip()]
+    return table
+
+
+def _records(lines: Sequence[str], start: int, separator: str) -> Iterator[tuple[int, list[str] | RequestRefused]]:
+    """Yield the records after the heading with the numbers of the lines in which they begin; after one that cannot be
+    parsed it goes on with the next line."""
+    while start < len(lines):
+        reader = csv.reader((lines[at] for at in range(start, len(lines))), delimiter=separator, strict=True)
+        begun = start
+        try:
+            for cells in reader:
+                yield begun + 1, cells
+                begun = start + reader.line_num
+            return
+        except csv.Error as error:
+            yield begun + 1, RequestRefused("unreadable", _say(error, begun + 1, start + reader.line_num, separator))
+            start = begun + 1
+
+
+def _say(error: csv.Error, first: int, last: int, separator: str) -> str:
+    """Say what is wrong with the record that begins in line `first`, in the words of whoever wrote the file."""
+    problem = str(error)
+    if "end of data" in problem:
+        return f"expected a closing double quote, got none to the end of the file: one opens in line {first}"
+    if "expected after" in problem:
+        where = "" if first == last else f" (one opens in line {first} and is closed in line {last})"
+        sign = SEPARATORS.get(separator, separator).removesuffix("s")
+        return (
+            f"expected a {sign} or the line's end after a closing double quote, got other text{where}: close what is "
+            "open, and write a quote inside quotes twice"
+        )
+    return f"expected cells parted by {SEPARATORS.get(separator, separator)}, got {problem}"
+
+
+def _cells(header: Sequence[str], record: Sequence[str], separator: str) -> Cells:
+    """Return the cells of a record that say something, by heading."""
+    if any(cell.strip() for cell in record[len(header) :]):
+        parted = SEPARATORS.get(separator, separator)
+        message = f"expected {len(header)} cells, got {len(record)}: put cells with {parted} in double quotes"
+        return RequestRefused("unreadable", message)
+    return {
+        name: cell for name, cell in zip(header, record, strict=False) if cell.strip() and cell.strip() not in EMPTY
+    }
+
+
+def check_once(header: Sequence[str], where: str) -> None:
+    """See that no column is named twice.
+
+    Raises:
+        ValueError: one is.
+    """
+    plain = [plain_name(name) for name in header]
+    for name in plain:
+        if plain.count(name) > 1:
+            raise ValueError(f"expected each column once in {where}, got {name[:80]!r} twice")
+
+
+def drop_index(table: RawTable) -> None:
+    """Leave out a column without a name that only numbers the lines: pandas writes its index so."""
+    rows = [cells for _, cells in table.lines if isinstance(cells, dict)]
+    for name in {name for cells in rows for name in cells if UNNAMED.fullmatch(name)}:
+        numbers = [str(cells.get(name, "")).strip() for cells in rows]
+        if all(number.isdecimal() for number in numbers) and len(set(numbers)) == len(numbers):
+            for cells in rows:
+                del cells[name]
+            table.notes.append("a column without a name, which only numbers the lines, is left out")
+    table.lines = [(number, cells) for number, cells in table.lines if cells]
+
+
+def _read_decimal_commas(table: RawTable, separator: str) -> None:
+    """Put points for the decimal commas of numbers, unless other numbers of the file have points."""
+    numbers = [
+        (cells, name)
+        for _, cells in table.lines
+        if isinstance(cells, dict)
+        for name in cells
+        if known_column(name) in NUMBERS
+    ]
+    if any(DECIMAL_POINT.fullmatch(cells[name]) for cells, name in numbers):
+        return
+    commas = [
+        (cells, name)
+        for cells, name in numbers
+        if (DECIMAL_COMMA if known_column(name) in DECIMALS else WHOLE_COMMA).fullmatch(cells[name])
+    ]
+    if separator == ",":
+        commas = [(cells, name) for cells, name in commas if not THOUSANDS.fullmatch(cells[name])]
+    for cells, name in commas:
+        cells[name] = cells[name].replace(",", ".")
+    if commas:
+        table.notes.append("numbers have decimal commas")
+
+
+def _note_long_records(
+    table: RawTable, records: Sequence[tuple[int, list[str] | RequestRefused]], line_count: int
+) -> None:
+    """Say where a cell goes over several lines: a quote too many may have joined what was meant apart."""
+    ends = [number for number, _ in records[1:]] + [line_count + 1]
+    for (number, record), after in zip(records, ends, strict=True):
+        if isinstance(record, list) and after - number > 1:
+            table.notes.append(f"a cell of line {number} goes on to line {after - 1}")

@@ -1,0 +1,107 @@
+"""Spreadsheets (`.xlsx`): the sheet that names columns, its values as they were when it was last saved."""
+
+import io
+import zipfile
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any
+
+from stages.audio.references import RequestRefused
+from stages.requests.columns import known_column
+from stages.requests.delimited import EMPTY, RawTable, check_once, drop_index
+from stages.requests.lines import COLUMNS, Cells
+
+if TYPE_CHECKING:
+    from openpyxl.workbook import Workbook
+
+ROWS_BEFORE_HEADING = 20
+"""Rows of a sheet in which its heading is looked for: people put a title and a date above it."""
+
+
+def read_spreadsheet(data: bytes) -> RawTable:
+    """Read the first sheet with a row that names columns; the number of a line is that of its row.
+
+    Raises:
+        ValueError: it is no spreadsheet, or names no columns.
+    """
+    from openpyxl import load_workbook
+    from openpyxl.utils.exceptions import InvalidFileException
+
+    try:
+        values = load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        formulas = load_workbook(io.BytesIO(data), read_only=True, data_only=False)
+    except (InvalidFileException, zipfile.BadZipFile, KeyError, OSError, SyntaxError, TypeError) as error:
+        raise ValueError(f"got a file that is none, or a damaged one: {error}") from error
+    for name in _sheets(values):
+        rows, written = _rows(values, name), _rows(formulas, name)
+        heading = next((at for at, row in enumerate(rows[:ROWS_BEFORE_HEADING]) if _names_columns(row)), None)
+        if heading is not None:
+            table = _read_sheet(rows, written, heading)
+            others = [f"{other!r}" for other in values.sheetnames if other != name]
+            if others:
+                table.notes.append(f"the sheet {name!r} is read, not {', '.join(others)}")
+            return table
+    raise ValueError(f"expected a sheet with a row that names some of {', '.join(COLUMNS)}, got none")
+
+
+def _sheets(book: "Workbook") -> list[str]:
+    """Return the names of the sheets with cells, the one that was open last at first."""
+    active = book.active.title if book.active is not None else None
+    sheets = [sheet.title for sheet in book.worksheets]
+    return sorted(sheets, key=lambda name: name != active)
+
+
+def _rows(book: "Workbook", name: str) -> list[Sequence[Any]]:
+    sheet = book[name]
+    sheet.reset_dimensions()  # programs write wrong ones, and then only a part is read
+    return list(sheet.iter_rows(values_only=True))
+
+
+def _names_columns(row: Sequence[Any]) -> bool:
+    names = [cell for cell in row if cell not in (None, "")]
+    known = sum(1 for name in names if isinstance(name, str) and known_column(name))
+    return known > 0 and known * 2 >= len(names)
+
+
+def _read_sheet(rows: Sequence[Sequence[Any]], written: Sequence[Sequence[Any]], heading: int) -> RawTable:
+    names = ["" if cell is None else str(cell).strip() for cell in rows[heading]]
+    header = [name or f"unnamed: {at}" for at, name in enumerate(names)]
+    check_once(header, f"row {heading + 1}")
+    table = RawTable(notes=[f"the heading is row {heading + 1}"] if heading else [])
+    for at in range(heading + 1, len(rows)):
+        cells = _cells(header, rows[at], written[at] if at < len(written) else ())
+        if cells:
+            table.lines.append((at + 1, cells))
+    drop_index(table)
+    return table
+
+
+def _cells(header: Sequence[str], row: Sequence[Any], written: Sequence[Any]) -> Cells:
+    """Return the cells of a row that say something, by heading; or why the row cannot be read."""
+    cells: dict[str, Any] = {}
+    for column, name, value, formula in _side_by_side(header, row, written):
+        if value is None and isinstance(formula, str) and formula.startswith("="):
+            message = (
+                f"expected a value in column {column}, got the formula {formula[:80]} whose result the file does not "
+                "hold: open it in a spreadsheet program and save it"
+            )
+            return RequestRefused("unreadable", message)
+        text = value.strip() if isinstance(value, str) else value
+        if text in (None, "") or (isinstance(text, str) and text in EMPTY):
+            continue
+        if isinstance(text, date | datetime | time | timedelta):
+            message = f"{name}: expected text or a number, got the date {text} in column {column}: format it as text"
+            return RequestRefused("bad value", message)
+        cells[name] = text
+    return cells
+
+
+def _side_by_side(
+    header: Sequence[str], row: Sequence[Any], written: Sequence[Any]
+) -> Iterator[tuple[str, str, Any, Any]]:
+    """Yield each cell's column letter, heading, value and formula."""
+    from openpyxl.utils import get_column_letter
+
+    for at, value in enumerate(row):
+        name = header[at] if at < len(header) else f"unnamed: {at}"
+        yield get_column_letter(at + 1), name, value, written[at] if at < len(written) else None
