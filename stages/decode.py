@@ -23,14 +23,14 @@ from pydantic import Field
 import schemas
 from schemas import WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
-from stages.audio import AudioFormat, AudioMeasures, encode_audio, measure_audio, normalise_loudness
+from stages.audio import AudioFormat, AudioMeasures, SourceType, encode_audio, measure_audio, normalise_loudness
 from stages.networks.published import ENCODEC_32KHZ
 from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
-READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 3
+READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 4
 REPEATS = {REQUESTS: ("title",)}
 """What a file's tags tell of a request that its identity does not."""
 
@@ -133,7 +133,7 @@ def _encode(
     limit = config.true_peak
     for _ in range(ATTEMPTS):
         levelled, _gain = normalise_loudness(sound, sample_rate, target, limit)
-        data = encode_audio(levelled, sample_rate, config.format, tags, config.bits)
+        data = encode_audio(levelled, sample_rate, config.format, tags, config.bits, SourceType.TRAINED)
         decoded, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
         facts = {"seconds": len(decoded) / sample_rate} | asdict(measure_audio(decoded.T, sample_rate))
         over = (facts["true_peak"] or -np.inf) - config.true_peak

@@ -2,6 +2,7 @@
 
 from stages.audio.locations import AudioError, locate, open_binary
 from stages.audio.loudness import AudioMeasures, LoudnessMeter, measure_audio, normalise_loudness
+from stages.audio.marks import SourceType
 from stages.audio.reading import DecodedAudio, read_audio
 from stages.audio.samples import Samples, convert_audio, resample, to_mono
 from stages.audio.true_peak import limit_true_peak
@@ -14,6 +15,7 @@ __all__ = [
     "DecodedAudio",
     "LoudnessMeter",
     "Samples",
+    "SourceType",
     "convert_audio",
     "encode_audio",
     "limit_true_peak",

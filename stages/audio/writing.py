@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from stages.audio.marks import TAG, SourceType, with_wav_marks, xmp_packet
 from stages.audio.samples import Samples
 
 AudioFormat = Literal["flac", "wav", "mp3", "ogg"]
@@ -44,12 +45,15 @@ def encode_audio(
     format: AudioFormat,
     tags: Mapping[str, str] | None = None,
     bits: Literal[16, 24] = 16,
+    source: SourceType | None = None,
 ) -> bytes:
     """Encode float samples [C, N] in [-1, 1]: FLAC and WAV rounded to `bits`, MP3 and Ogg Vorbis at their encoders'
     defaults.
 
     Args:
         tags: by name (`title`, `artist`, `description`, or a name of one's own), written as Vorbis comments or ID3.
+        source: how the sound came to be, which the file says in every place that its format has for it; None for
+            what nobody here made, such as an excerpt of a recording.
 
     Raises:
         ValueError: the samples are empty, not finite or beyond full scale, or the format cannot hold them.
@@ -72,9 +76,12 @@ def encode_audio(
         for start in range(0, samples.shape[1], BLOCK):
             block = np.ascontiguousarray(samples[:, start : start + BLOCK].T)
             encoder.write(_rounded(block, bits) if is_pcm else block)
-    if tags:
-        _write_tags(file, format, tags)
-    return _with_serial(file.getvalue(), 1) if format == "ogg" else file.getvalue()
+    if tags or source:
+        _write_tags(file, format, {**(tags or {}), **({TAG: str(source)} if source else {})}, source)
+    data = file.getvalue()
+    if format == "wav" and source:
+        return with_wav_marks(data, source)
+    return _with_serial(data, 1) if format == "ogg" else data
 
 
 def _rounded(block: Samples, bits: int) -> npt.NDArray[np.int16] | npt.NDArray[np.int32]:
@@ -86,7 +93,7 @@ def _rounded(block: Samples, bits: int) -> npt.NDArray[np.int16] | npt.NDArray[n
     return integers
 
 
-def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) -> None:
+def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str], source: SourceType | None) -> None:
     file.seek(0)
     if format in ("flac", "ogg"):
         from mutagen.flac import FLAC
@@ -98,7 +105,7 @@ def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) 
         file.seek(0)
         opened.save(file)
     else:
-        from mutagen.id3 import COMM, TXXX, Frame, Frames
+        from mutagen.id3 import COMM, PRIV, TXXX, Frame, Frames
         from mutagen.mp3 import MP3
         from mutagen.wave import WAVE
 
@@ -113,6 +120,8 @@ def _write_tags(file: io.BytesIO, format: AudioFormat, tags: Mapping[str, str]) 
             else:
                 frame = TXXX(encoding=3, desc=name, text=[value])
             framed.tags.add(frame)
+        if source and format == "mp3":
+            framed.tags.add(PRIV(owner="XMP", data=xmp_packet(source)))
         file.seek(0)
         framed.save(file)
 

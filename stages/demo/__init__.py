@@ -13,7 +13,7 @@ from stages.pipeline.contract import Context, ReduceResult
 
 __all__ = ["READS", "VERSION", "WRITES", "Config", "reduce"]
 
-READS, WRITES, VERSION = (), PIECES, 1
+READS, WRITES, VERSION = (), PIECES, 2
 
 FOLDER = "demo"
 """The corpus' folder in the store."""

@@ -1,4 +1,8 @@
-"""Writing the demo corpus: pieces as files, with sidecars for some artists and one table for the others."""
+"""Writing the demo corpus: pieces as files, with sidecars for some artists and one table for the others.
+
+The files call themselves `algorithmicMedia`: a program composed and played them and no model learned to, so they are
+synthetic sound, and still nothing that `ingest` refuses as generated.
+"""
 
 import csv
 import io
@@ -8,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.audio import AudioFormat, encode_audio
+from stages.audio import AudioFormat, SourceType, encode_audio
 from stages.demo.synthesis import Piece, caption, compose
 from stages.demo.synthesis.composition import ARTISTS
 from stages.demo.synthesis.rendering import render
@@ -57,7 +61,8 @@ def _slug(text: str) -> str:
 def _write_sound(piece: Piece, path: Path, sample_rate: int) -> None:
     format: AudioFormat = path.suffix[1:]  # type: ignore[assignment]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode_audio(render(piece, sample_rate).sum(0, keepdim=True).numpy(), sample_rate, format))
+    sound = render(piece, sample_rate).sum(0, keepdim=True).numpy()
+    path.write_bytes(encode_audio(sound, sample_rate, format, source=SourceType.ALGORITHMIC))
 
 
 def _sidecar(piece: Piece, path: Path, sample_rate: int) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from stages.pipeline.contract import NOT_ACCEPTED, Context, Reject, Remarks, Sha
 
 __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]
 
-READS, WRITES, VERSION = (), TRACKS, 2
+READS, WRITES, VERSION = (), TRACKS, 3
 
 PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings")
 """All that `plan_source` needs of the rows of earlier runs, where nothing has changed."""

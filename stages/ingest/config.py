@@ -33,6 +33,10 @@ class Limits(schemas.Config):
     a few dB; integers that were stored as floats have +90."""
     silent: Literal["reject", "keep"] = "reject"
     """What to do with a recording that is silent from end to end (no window of 50 ms reaches an RMS of -60 dBFS)."""
+    generated: Literal["reject", "keep"] = "reject"
+    """What to do with a file that says of itself, in its tags, XMP or content credentials, that a trained model made
+    it or a part of it, such as clips of a catalog that lie among the recordings: a model that learns from what models
+    made gets worse with every round (arXiv:2305.17493). What is kept is named in `warnings`."""
 
 
 class Config(schemas.Config):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from stages.audio.identity import track_identity
 from stages.audio.locations import AudioError, open_binary
 from stages.audio.loudness import AudioMeasures, LoudnessMeter
+from stages.audio.marks import Mark, read_marks
 from stages.audio.quality import AudioQuality, QualityMeter
 from stages.audio.reading import AudioStream, Decoded, check_damage, decode
 from stages.audio.tolerances import RESTORE
@@ -106,6 +107,7 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
     """Read one recording, once for its samples, in blocks, and once for its identity."""
     try:
         with open_binary(uri) as file:
+            origin = _check_origin(read_marks(file), limits)
             decoded = decode(file, lambda stream: _measure(stream, limits))
             _check_sound(decoded, limits)
             sound = decoded.value
@@ -118,7 +120,7 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
                 frames=decoded.frames,
                 **vars(sound.measures),
                 **vars(sound.quality),
-                tags=Fields(tags.values, (*decoded.warnings, *tags.warnings)).to_json(),
+                tags=Fields(tags.values, (*origin, *decoded.warnings, *tags.warnings)).to_json(),
             )
     except AudioError as error:
         return Refused(error.kind, error.message)
@@ -140,6 +142,18 @@ class _Sound:
     channels: int
     measures: AudioMeasures
     quality: AudioQuality
+
+
+def _check_origin(marks: Sequence[Mark], limits: Limits) -> tuple[str, ...]:
+    """Refuse a file that says that a trained model made it, or return the warning of one that is kept."""
+    generated = [mark for mark in marks if mark.is_generated]
+    if not generated:
+        return ()
+    places = ", ".join(dict.fromkeys(mark.place for mark in generated))
+    message = f"expected a recording, got a file that calls itself {generated[0].term} ({places})"
+    if limits.generated == "reject":
+        raise AudioError("generated", f"{message}: a trained model made it; ingest.limits.generated=keep takes it")
+    return (message,)
 
 
 def _measure(stream: AudioStream, limits: Limits) -> _Sound:

@@ -4,10 +4,8 @@ none, APEv2 at the end of any file, and what libsndfile reads (INFO chunks in WA
 from collections.abc import Iterable
 from typing import IO, Any
 
+from stages.audio.marks import LONGEST, mutagen_tags
 from stages.ingest.fields import Fields, read_fields
-
-LONGEST = 2**20
-"""Characters of one tag that are looked at."""
 
 NAMES = {
     "title": ("tit2", "title", "\xa9nam"),
@@ -52,13 +50,10 @@ def read_tags(file: IO[bytes]) -> Fields:
 
 
 def _by_mutagen(file: IO[bytes]) -> dict[str, list[str]]:
-    import mutagen
     from mutagen.id3 import TCON
 
-    file.seek(0)
-    opened = mutagen.File(file)
     tags: dict[str, list[str]] = {}
-    for key, value in (opened.tags or {}).items() if opened is not None else ():
+    for key, value in mutagen_tags(file).items():
         name = str(key).lower()
         if name.startswith("comm:"):
             if name.split(":")[1]:

@@ -14,7 +14,7 @@ import torch
 from model.codec.codec import Codec
 from model.codec.evaluation import CodecQuality, evaluate_codec, evaluate_scalar_codec, fidelity
 from schemas.identity import by_hash
-from stages.audio import AudioError, encode_audio
+from stages.audio import AudioError, SourceType, encode_audio
 from stages.pipeline.contract import Context
 from stages.train_codec.config import Config
 from stages.train_codec.segments import DecodedRecordings, Track
@@ -91,8 +91,10 @@ def keep_reconstructions(
             continue
         decoded = codec.decode(codec.encode(original))[..., : original.shape[-1]].cpu().clamp(-1, 1)
         row = {"checkpoint_id": context.identity, "number": len(rows) + 1, "track_id": sound.track.track_id}
-        for name, wav in (("original", original), ("decoded", decoded)):
-            data = encode_audio(wav[0].numpy(), codec.sample_rate, "flac", _reconstruction_tags(row, name))
+        for name, wav, origin in (("original", original, None), ("decoded", decoded, SourceType.TRAINED)):
+            data = encode_audio(
+                wav[0].numpy(), codec.sample_rate, "flac", _reconstruction_tags(row, name), source=origin
+            )
             path = f"audio/checkpoint={context.identity}/{row['number']}-{name}.flac"
             context.store.write_bytes(path, data)
             row |= {name: path, f"{name}_sha256": hashlib.sha256(data).hexdigest()}

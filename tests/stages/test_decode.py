@@ -18,9 +18,12 @@ from schemas import Settings, Store, WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS
 from schemas.weights import WeightsLibrary
 from stages import decode
-from stages.audio import measure_audio
+from stages.audio import AudioFormat, measure_audio
+from stages.audio.marks import read_marks
 from stages.checkpoints.codecs import load_codec
 from stages.decode import Config
+from stages.ingest.config import Limits
+from stages.ingest.probe import Refused, probe_recording
 from stages.pipeline.contract import Context, Stopped
 from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
@@ -202,6 +205,21 @@ def test_tags_say_what_the_clip_is_and_that_it_was_generated(tmp_path: Path, fol
     assert (tags["take"], tags["seed"]) == (str(row["take"]), "7")
 
 
+@pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
+def test_a_clip_says_that_a_trained_model_made_it_and_ingest_refuses_it(
+    tmp_path: Path, folder: Path, form: AudioFormat
+) -> None:
+    store = new_store(tmp_path / "s")
+    row = made(store, Config.model_validate({"codec": str(folder), "format": form}))[2]
+    with open(store.path(row["path"]), "rb") as file:
+        marks = read_marks(file)
+    assert marks
+    assert {mark.term for mark in marks} == {"trainedAlgorithmicMedia"}
+    refused = probe_recording(store.path(row["path"]), Limits())
+    assert isinstance(refused, Refused)
+    assert refused.kind == "generated"
+
+
 def _tags(path: Path) -> Iterator[tuple[str, str]]:
     names = {"TIT2": "title", "TPE1": "artist"}
     found = mutagen.File(path).tags
@@ -209,7 +227,7 @@ def _tags(path: Path) -> Iterator[tuple[str, str]]:
         if hasattr(value, "text"):
             name = "description" if name.startswith("COMM") else names.get(name) or value.desc
             yield name, value.text[0]
-        else:
+        elif isinstance(value, list):
             yield name, value[0]
 
 

@@ -10,8 +10,11 @@ import pytest
 
 from stages import demo
 from stages.audio import read_audio
+from stages.audio.marks import read_marks
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
+from stages.ingest.config import Limits
+from stages.ingest.probe import AudioProbe, probe_recording
 from stages.pipeline.contract import Stopped
 from tests.worlds.world_of_sound import make_context
 
@@ -54,6 +57,14 @@ def test_files_come_in_three_formats_with_both_kinds_of_metadata(corpus):
     for said in listed:
         row = by_uri[str(folder / "radio" / said["file_name"])]
         assert (said["title"], said["moods"].split(";")) == (row["title"], row["moods"])
+
+
+def test_every_file_calls_itself_synthetic_and_none_the_work_of_a_trained_model(corpus):
+    _, rows = corpus
+    for row in rows:
+        with open(row["uri"], "rb") as file:
+            assert {mark.term for mark in read_marks(file)} == {"algorithmicMedia"}
+        assert isinstance(probe_recording(row["uri"], Limits()), AudioProbe)
 
 
 def test_nothing_but_the_corpus_lies_in_the_folder(corpus):

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
+from stages.audio import SourceType, encode_audio
 from stages.ingest import probe
 from stages.ingest.listing import File
 from stages.ingest.probe import AudioProbe, Limits, Refused, probe_all, probe_recording
 from stages.pipeline.contract import Stopped
-from tests.worlds.recordings import encoded, tones, write
+from tests.worlds.recordings import RATE, encoded, tones, write
 
 
 def _files(folder, count):
@@ -109,3 +110,21 @@ def test_what_lies_in_memory_is_read_in_this_process():
     file = File("memory:///probe/a.wav", "a.wav", "s", 1)
     [(_, result)] = probe_all([file], Limits(), 4, _nothing)
     assert isinstance(result, AudioProbe)
+
+
+@pytest.mark.parametrize("format", ["flac", "wav", "mp3", "ogg"])
+def test_a_clip_of_a_catalog_is_refused_as_generated_unless_it_is_allowed(format, tmp_path):
+    clip = encode_audio(tones(1.0), RATE, format, {"title": "a"}, source=SourceType.TRAINED)
+    refused = probe_recording(write(tmp_path / "clip", clip), Limits())
+    assert isinstance(refused, Refused)
+    assert (refused.kind, refused.lasting) == ("generated", True)
+    assert "calls itself trainedAlgorithmicMedia" in refused.message
+    kept = probe_recording(write(tmp_path / "clip", clip), Limits(generated="keep"))
+    assert "trainedAlgorithmicMedia" in kept.tags
+
+
+def test_synthetic_sound_that_no_model_learned_to_make_is_a_recording(tmp_path):
+    piece = encode_audio(tones(1.0), RATE, "wav", source=SourceType.ALGORITHMIC)
+    probed = probe_recording(write(tmp_path / "piece", piece), Limits())
+    plain = probe_recording(write(tmp_path / "plain", encode_audio(tones(1.0), RATE, "wav")), Limits())
+    assert probed == plain

@@ -17,6 +17,7 @@ from schemas.tables import RECONSTRUCTIONS, TRAINING
 from schemas.weights import folder_digest
 from stages import train_codec
 from stages.audio import read_audio
+from stages.audio.marks import read_marks
 from stages.checkpoints.codecs import load_codec
 from stages.pipeline.contract import Progress, Stopped
 from stages.pipeline.planning import ConfiguredStage
@@ -198,6 +199,8 @@ def test_reconstructions_are_what_the_checkpoint_makes_of_held_out_recordings(tm
         assert one["si_snr"] == pytest.approx(found.si_snr, abs=0.05)
         for name, place in sounds.items():
             assert hashlib.sha256(place.read_bytes()).hexdigest() == one[f"{name}_sha256"]
+            with place.open("rb") as file:  # an excerpt of a recording is none of a model's
+                assert [mark.is_generated for mark in read_marks(file)] == ([True] if name == "decoded" else [])
     # The codec's folder is the codec's alone.
     assert folder_digest(context.store.local(row["path"])) == row["digest"]
 
