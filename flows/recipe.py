@@ -48,6 +48,7 @@ FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
     ("chroma", "separator"): (("generate", "separator"),),
     ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),
     ("clap", "vocabulary"): (("generate", "vocabulary"), ("evaluate", "vocabulary"), ("train", "vocabulary")),
+    ("generate", "stride"): (("evaluate", "stride"),),
 }
 """A field of the stage that makes a table -> fields of other stages that are the same unless they are given."""
 

@@ -6,7 +6,8 @@ of the same architecture makes of the same request and seed; and on the referenc
 as the codec lets through. All of them measure the full mix, as MusicGen's metric does (arXiv:2306.05284, section 4).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 from pydantic import Field
 
 import schemas
+from model.lm.config import STRIDE
 from schemas import WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from stages.evaluate.comparisons import Comparisons
     from stages.evaluate.likeness import Likeness
 
-READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 3
+READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 4
 
 
 class Config(schemas.Config):
@@ -43,6 +45,9 @@ class Config(schemas.Config):
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
     """RoBERTa's vocabulary, for the words of a LAION checkpoint, which brings none; in a recipe `clap.vocabulary`
     unless it is given. None where `clap` is a folder."""
+    stride: float = Field(default=STRIDE, gt=0, lt=1)
+    """From one window of a long clip to the next, as a share of a window: where its seams are. In a recipe it is
+    `generate.stride` unless it is given."""
     untrained_clips: int = Field(default=8, ge=0)
     """How many clips of a shard, of those that follow a melody, are compared with an untrained model's."""
     untrained_seed: int = Field(default=0, ge=0)
@@ -65,11 +70,14 @@ def shard(
     """
     from stages.evaluate.comparisons import Comparisons, chosen_clips, generate_untrained, key_of
     from stages.evaluate.likeness import Likeness
+    from stages.evaluate.seams import window_borders, window_frames
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {key_of(row): row for row in generations.to_pylist()}
     clip_of = {key_of(row): row for row in clips.to_pylist()}
     context.progress.start("evaluate", len(clip_of), "clips")
+    checkpoints = {generation_of[key]["checkpoint_id"] for key in clip_of}
+    windows = {checkpoint: window_frames(context, checkpoint) for checkpoint in checkpoints}
     melodic = [generation_of[key] for key in clip_of if generation_of[key]["chroma"]]
     comparisons = Comparisons(context, config.codec, melodic, request_of)
     likeness = Likeness(context, config.clap, config.vocabulary) if config.clap else None
@@ -82,7 +90,9 @@ def shard(
     )
     for key, untrained in chain(alone, beside):
         context.check_stopped()
-        part = _score(context, clip_of[key], request_of[key[0]], generation_of[key], comparisons, likeness, untrained)
+        clip, request, generation = clip_of[key], request_of[key[0]], generation_of[key]
+        borders = window_borders(generation, windows[generation["checkpoint_id"]], config.stride)
+        part = _score(context, clip, request, generation, borders, comparisons, likeness, untrained)
         context.progress.advance()
         yield part
 
@@ -92,6 +102,7 @@ def _score(
     clip: Row,
     request: Row,
     generation: Row,
+    borders: Sequence[float],
     comparisons: "Comparisons",
     likeness: "Likeness | None",
     untrained: "Tensor | None",
@@ -106,11 +117,26 @@ def _score(
         return Shard([], [Reject(key, clip["path"], error.kind, str(error), passing=error.passing)])
     row = {"request_id": clip["request_id"], "take": clip["take"], "seconds_asked": request["seconds"]}
     row |= {"seconds": recording.seconds, "silence": clip["silence"], "clipping": clip["clipping"]}
+    row |= _sound_scores(recording, borders)
     row |= _melody_scores(recording, generation, comparisons, untrained) | _key_and_tempo_scores(recording, request)
     if likeness is not None:
         windows = likeness.embed(recording)
         row |= {"embeddings": list(windows), "clap_similarity": likeness.to_words(windows, request["description"])}
     return Shard([row])
+
+
+def _sound_scores(recording: "DecodedAudio", borders: Sequence[float]) -> dict[str, Any]:
+    """Score the sound by itself, with the times at which its decoding windows meet."""
+    import torch
+
+    from stages.audio import to_mono
+    from stages.evaluate.seams import seam_contrast
+    from stages.evaluate.sound import measure_sound, mel_statistics
+
+    mono = torch.from_numpy(to_mono(recording.samples)[0])
+    scores = asdict(measure_sound(recording.samples, recording.sample_rate))
+    scores["seam_contrast"] = seam_contrast(mono, recording.sample_rate, borders)
+    return scores | {"mel_statistics": mel_statistics(mono, recording.sample_rate)}
 
 
 def _melody_scores(

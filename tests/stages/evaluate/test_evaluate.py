@@ -135,6 +135,16 @@ def test_every_clip_has_a_row_with_its_length_silence_and_clipping(scores: dict[
         assert (row["silence"], row["clipping"]) == (0.25, 0.0)
 
 
+def test_a_clip_s_sound_is_measured_by_itself_and_one_of_two_windows_has_a_seam(scores: dict[int, dict]) -> None:
+    for row in scores.values():
+        assert row["dc"] < 1e-3
+        assert row["zeros"] < 0.1  # as 16 bits hold it
+        assert row["head_silence"] < 1
+        assert row["centroid"] > 100
+        assert len(row["mel_statistics"]) == 16
+        assert 0 <= row["seam_contrast"] <= 1  # the model was trained on windows of 2 seconds, the clips are of 6
+
+
 def test_a_clip_that_is_its_reference_follows_the_melody_wholly_and_chance_does_not(scores: dict[int, dict]) -> None:
     for number in range(3):
         assert scores[number]["chroma_similarity"] > 0.95

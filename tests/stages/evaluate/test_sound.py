@@ -1,0 +1,66 @@
+"""The sound by itself: planted faults are found, and found to be as large as they are."""
+
+import numpy as np
+import pytest
+import torch
+
+from stages.demo.synthesis import compose
+from stages.demo.synthesis.rendering import render
+from stages.evaluate.sound import measure_sound, mel_statistics
+
+RATE = 16_000
+
+
+def piece(number: int = 0) -> np.ndarray:
+    """A piece of the demo corpus, eight seconds: float32 [1, N]."""
+    samples: np.ndarray = render(compose(0, number)).sum(0).numpy()[None, : 8 * RATE].astype(np.float32)
+    return samples
+
+
+def test_a_clean_piece_has_no_fault() -> None:
+    facts = measure_sound(piece(), RATE)
+    assert facts.dc < 1e-3
+    assert facts.zeros < 0.01
+    assert facts.head_silence == facts.tail_silence == 0.0
+    assert facts.centroid is not None
+    assert 200 < facts.centroid < 3000
+
+
+@pytest.mark.parametrize("offset", [-0.05, 0.02])
+def test_an_offset_is_measured_of_the_channel_where_it_is_furthest(offset: float) -> None:
+    sound = np.concatenate([piece(), piece() + np.float32(offset)])
+    assert measure_sound(sound, RATE).dc == pytest.approx(abs(offset), abs=1e-3)
+
+
+def test_silence_at_the_ends_and_holes_of_zeros_are_found() -> None:
+    sound = piece()
+    sound[:, : RATE // 2] = 0.0
+    sound[:, -RATE:] = 1e-5
+    sound[:, 3 * RATE : 4 * RATE] = 0.0
+    facts = measure_sound(sound, RATE)
+    assert (facts.head_silence, facts.tail_silence) == (pytest.approx(0.5), pytest.approx(1.0))
+    assert facts.zeros == pytest.approx(1.5 / 8, abs=0.01)
+
+
+def test_silence_is_all_head_and_all_tail_and_has_no_centroid() -> None:
+    facts = measure_sound(np.zeros((2, 2 * RATE), np.float32), RATE)
+    assert (facts.head_silence, facts.tail_silence, facts.zeros, facts.centroid) == (2.0, 2.0, 1.0, None)
+    with pytest.raises(ValueError, match="expected samples"):
+        measure_sound(np.zeros((1, 0), np.float32), RATE)
+
+
+def test_the_centroid_of_a_tone_is_its_frequency_and_hiss_draws_it_up() -> None:
+    tone = (0.5 * np.sin(2 * np.pi * 500 * np.arange(2 * RATE) / RATE)).astype(np.float32)[None]
+    centroid = measure_sound(tone, RATE).centroid
+    hiss = 0.05 * np.random.default_rng(0).standard_normal(tone.shape).astype(np.float32)
+    assert centroid == pytest.approx(500, abs=25)
+    assert (measure_sound(tone + hiss, RATE).centroid or 0) > 1500
+
+
+def test_mel_statistics_do_not_hear_loudness_and_do_hear_hiss() -> None:
+    sound = torch.from_numpy(piece()[0])
+    hiss = 0.02 * torch.randn(len(sound), generator=torch.Generator().manual_seed(0))
+    own, softer, hissing = (mel_statistics(wav, RATE) for wav in (sound, 0.3 * sound, sound + hiss))
+    np.testing.assert_allclose(own, softer, atol=0.05)
+    assert own.shape == (16,)
+    assert np.abs(own - hissing).max() > 5
