@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -19,7 +19,8 @@ from model.conditioning.conditioners import (
     TableConditioner,
     TextConditioner,
 )
-from model.conditioning.config import CONDITIONS, FIELDS, NUMBER_FIELDS, MusicModelConfig
+from model.conditioning.config import CONDITIONS, FIELDS, FRAME_WISE, NUMBER_FIELDS, MusicModelConfig
+from model.conditioning.frame_wise import FrameWiseConditioner
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel, Loss, Prediction
 
@@ -41,6 +42,10 @@ class Attributes:
     """A joint embedding [E] of text and audio."""
     fields: Mapping[str, str | float | int] = field(default_factory=dict)
     """Other metadata by its name in `FIELDS`: text, or a number in the field's unit (beats a minute, seconds)."""
+    beat: Float[Tensor, "..."] | None = None
+    """Where in beat and bar every frame of codes lies [T, E] (`model.conditioning.frame_wise.beat_vectors`)."""
+    chords: Float[Tensor, "..."] | None = None
+    """Which chord sounds at every frame of codes [T, E] (`model.conditioning.frame_wise.chord_vectors`)."""
 
     def __post_init__(self) -> None:
         if self.description is not None and not self.description.strip():
@@ -59,25 +64,27 @@ class Attributes:
             raise ValueError(f"expected a chroma [F, {PITCH_CLASSES}], got {list(self.chroma.shape)}")
         if self.clap is not None and self.clap.ndim != 1:
             raise ValueError(f"expected a joint embedding [E], got {list(self.clap.shape)}")
-        for name, tensor in (("chroma", self.chroma), ("clap", self.clap)):
+        for name in FRAME_WISE:
+            vectors = getattr(self, name)
+            if vectors is not None and (vectors.ndim != 2 or not len(vectors)):
+                raise ValueError(f"expected vectors [T, E] of {name}, got {list(vectors.shape)}")
+        for name in ("chroma", "clap", *FRAME_WISE):
+            tensor = getattr(self, name)
             if tensor is not None and not tensor.isfinite().all():
                 raise ValueError(f"expected finite values in {name}, got some that are not")
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the conditions that the item has, in the order of `CONDITIONS`."""
-        alone = {"description": self.description, "chroma": self.chroma, "clap": self.clap}
-        return tuple(name for name in CONDITIONS if name in self.fields or alone.get(name) is not None)
+        return tuple(
+            name for name in CONDITIONS if (name in self.fields if name in FIELDS else getattr(self, name) is not None)
+        )
 
     def without(self, names: Sequence[str]) -> "Attributes":
         """Return these attributes with some conditions taken away, by name."""
         kept = {name: value for name, value in self.fields.items() if name not in names}
-        return Attributes(
-            None if "description" in names else self.description,
-            None if "chroma" in names else self.chroma,
-            None if "clap" in names else self.clap,
-            kept,
-        )
+        taken = {name: None for name in names if name not in FIELDS}
+        return replace(self, fields=kept, **taken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +104,7 @@ class Prepared:
 
 
 class MusicModel(nn.Module):
-    """Predicts logits of codec codes from text, other metadata, melody and joint embedding.
+    """Predicts logits of codec codes from text, other metadata, melody, joint embedding, beat and chords.
 
     Args:
         text_encoder, tokenizer: needed if the model reads descriptions. A frozen encoder is part of the module (it
@@ -130,6 +137,8 @@ class MusicModel(nn.Module):
         )
         self.chroma = None if config.chroma is None else ChromaConditioner(config.chroma, width)
         self.clap = None if config.clap is None else ClapConditioner(config.clap, width)
+        self.beat = None if config.beat is None else FrameWiseConditioner(config.beat, width)
+        self.chords = None if config.chords is None else FrameWiseConditioner(config.chords, width)
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +166,10 @@ class MusicModel(nn.Module):
             conditions["chroma"] = self.chroma.prepare([item.chroma for item in attributes])
         if self.clap is not None:
             conditions["clap"] = self.clap.prepare([item.clap for item in attributes])
+        if self.beat is not None:
+            conditions["beat"] = self.beat.prepare([item.beat for item in attributes])
+        if self.chords is not None:
+            conditions["chords"] = self.chords.prepare([item.chords for item in attributes])
         return Prepared(len(attributes), conditions)
 
     def condition(self, prepared: Prepared) -> dict[str, Condition]:

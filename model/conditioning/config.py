@@ -19,9 +19,12 @@ NUMBER_FIELDS = ("bpm", "seconds")
 """Names of conditions that are a number: beats per minute, and the length of the piece."""
 
 FIELDS = (*TEXT_FIELDS, *NUMBER_FIELDS)
-"""Every condition beside description, chroma and clap, in the order in which they are fused."""
+"""Names of conditions that are a column of a track's metadata, in the order in which they are fused."""
 
-CONDITIONS = ("description", *FIELDS, "chroma", "clap")
+FRAME_WISE = ("beat", "chords")
+"""Names of conditions that have a vector for every frame of codes, and are added to its step."""
+
+CONDITIONS = ("description", *FIELDS, "chroma", "clap", *FRAME_WISE)
 """Every condition, in that order."""
 
 
@@ -191,6 +194,31 @@ class ClapConfig(Config):
     """Residual quantisation before the projection; None takes the embedding as it is."""
 
 
+class BeatConfig(Config):
+    """Where in its beat and in its bar every frame of codes lies, as angles. Beyond AudioCraft; MusiConGen
+    (arXiv:2407.15060) tells beats and downbeats frame by frame as well, by pulses."""
+
+    waves: int = Field(3, ge=1, le=8)
+    """Sines, and as many cosines, of the place in the beat: one wave a beat, then twice as many with each, so that
+    halves and quarters of a beat can be told apart by a projection. Of the place in the bar there is one."""
+
+    @property
+    def width(self) -> int:
+        """E, numbers at a frame: those of the beat, then sine and cosine of the bar."""
+        return 2 * self.waves + 2
+
+
+class ChordsConfig(Config):
+    """The chord that sounds at every frame of codes. Beyond AudioCraft's MusicGen; as in MusiConGen (arXiv:2407.15060)
+    it is summed at the codec's frame rate. JASCO (arXiv:2406.10970) has a row of a table for each chord; here chords
+    share what they have in common, so that a rare one is not learned from its own occurrences alone."""
+
+    @property
+    def width(self) -> int:
+        """E, numbers at a frame: the root among 12 pitch classes, the quality, no chord, and the bass among 12."""
+        return len(PITCH_NAMES) + len(CHORD_QUALITIES) + 1 + len(PITCH_NAMES)
+
+
 class MusicModelConfig(Config):
     """A language model and the conditions it reads; the defaults are musicgen-small."""
 
@@ -204,12 +232,17 @@ class MusicModelConfig(Config):
     """Melody; None does without."""
     clap: ClapConfig | None = None
     """Joint embedding; None does without."""
+    beat: BeatConfig | None = None
+    """Place in beat and bar, frame by frame; None does without."""
+    chords: ChordsConfig | None = None
+    """Chord, frame by frame; None does without."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the conditions, in the order in which they are fused."""
-        present = {"description": self.description, **self.fields, "chroma": self.chroma, "clap": self.clap}
-        return tuple(name for name in CONDITIONS if present.get(name) is not None)
+        return tuple(
+            name for name in CONDITIONS if (name in self.fields if name in FIELDS else getattr(self, name) is not None)
+        )
 
     @field_validator("fields")
     @classmethod
@@ -230,6 +263,12 @@ class MusicModelConfig(Config):
                 f"expected the language model to fuse {sorted(self.conditions)}, "
                 f"got cross, prepend, sum and interpolate of {sorted(self.language_model.conditions)}"
             )
+        for name in FRAME_WISE:
+            if name in self.conditions and name not in self.language_model.sum:
+                raise ValueError(
+                    f"expected {name}, which has a vector for every frame of codes, in language_model.sum, "
+                    f"got it elsewhere"
+                )
         for name in self.language_model.sum:
             if self._varies(name):
                 raise ValueError(

@@ -3,8 +3,9 @@
 
 Each window goes on from the end of the one before: it begins `stride` frames later, and the frames that the two share
 are its prompt. The melody is cut anew for each window from where the window begins, and starts over where it ends, so
-that a long clip follows all of it, or a short melody again and again. All is counted in frames. AudioCraft counts in
-seconds, and rounding there can cost the last window a frame.
+that a long clip follows all of it, or a short melody again and again. Of what is told for every frame of the clip, beat
+and chords, a window has its own frames, so that bars and chords stay where they are. All is counted in frames.
+AudioCraft counts in seconds, and rounding there can cost the last window a frame.
 
 A clip keeps its slot from its first window to its last, so that no more clips are unfinished than there are slots.
 """
@@ -18,14 +19,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from model.conditioning.config import MelodyConfig
+from model.conditioning.config import FRAME_WISE, MelodyConfig
 from model.decoding.engine import DecodingOptions, generate_tokens
 from model.decoding.generation import GenerationRequest, check_prompt, clip_codes, sequence_request
 from model.decoding.sequences import Continuation, SequenceRequest
 from model.guidance import condition_passes
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
-from model.music_model import MusicModel
+from model.music_model import Attributes, MusicModel
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def generate_long(
     `generate` gives it. The codes of a longer one, too, depend on the model and its request alone.
 
     Args:
-        requests: with whole melodies; each window takes its part.
+        requests: with whole melodies, and with beat and chords of all of a clip's frames; each window takes its part.
         window: frames that the model was trained on.
         stride: frames from one window to the next (AudioCraft's `extend_stride`: 18 s of 30 s).
         frame_rate: of the codes, Hz, by which the melody is cut.
@@ -196,6 +197,7 @@ def generate_long(
         if attributes.chroma is not None and chroma is not None and requests[item.index].frames > window:
             melody = window_melody(attributes.chroma, item.window.start / frame_rate, chroma)
             attributes = replace(attributes, chroma=melody)
+        attributes = window_frames(attributes, item.window)
         return condition_passes(model, attributes, item.request.guidance_form, item.request.guidance_text)
 
     training = model.training
@@ -211,3 +213,13 @@ def window_melody(melody: Float[Tensor, "_ 12"], begin: float, config: MelodyCon
     window's melody is."""
     first = round(begin * config.frame_rate)
     return melody[(first + torch.arange(config.frames)) % len(melody)]
+
+
+def window_frames(attributes: Attributes, window: DecodingWindow) -> Attributes:
+    """Cut the conditions that have a vector for every frame of a clip to the frames of a window."""
+    cut = {
+        name: vectors[window.start : window.start + window.frames]
+        for name in FRAME_WISE
+        if (vectors := getattr(attributes, name)) is not None
+    }
+    return replace(attributes, **cut)

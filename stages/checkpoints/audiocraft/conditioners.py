@@ -16,6 +16,7 @@ from transformers import T5Config
 
 from model.codec.config import QuantizerConfig
 from model.conditioning.config import (
+    FRAME_WISE,
     ChromaConfig,
     ClapConfig,
     FieldConfig,
@@ -251,6 +252,8 @@ def conditioner_names(config: MusicModelConfig) -> dict[str, str]:
             "expected a description or a joint embedding (clap), which in AudioCraft takes the description's place, "
             "got both"
         )
+    if beyond := [name for name in FRAME_WISE if name in config.conditions]:
+        raise ValueError(f"expected conditions that AudioCraft's MusicGen has, got {', '.join(beyond)}")
     for name, field in config.fields.items():
         if field.kind != "label":
             raise ValueError(
