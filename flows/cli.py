@@ -118,12 +118,17 @@ def _run(options: RunOptions, current: "Run") -> None:
 def plan(options: RunOptions) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
     from flows.output import open_console, plan_rows, print_table
-    from flows.reasons import plan_remark_lines
+    from flows.reasons import plan_remark_lines, remark_line
 
     plans = options.plan.stage_plans()
     print_table(open_console(), plan_rows(plans))
     for line in plan_remark_lines(plans):
         print(line, file=sys.stderr)
+    for stage, preview in options.plan.previews(plans).items():
+        for line in preview.lines:
+            print(f"{stage}: {line}")
+        for remark in preview.remarks:
+            print(remark_line(stage, remark), file=sys.stderr)
     return 0
 
 

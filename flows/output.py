@@ -92,6 +92,10 @@ class BarProgress(Progress):
             reading = f"{work.unit}  {work.rate():.1f}/s  {note}".rstrip()
             self._bars.update(work.bar, advance=count, reading=reading)
 
+    def tell(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._bars.console.print(Text(line))
+
 
 class LineProgress(Progress):
     """A line at the start and the end of each piece of work, and one every ten seconds between."""
@@ -122,6 +126,10 @@ class LineProgress(Progress):
             if ended:
                 del self._works[threading.get_ident()]
         self._write(f"{line}, {note}" if note else line)
+
+    def tell(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._write(line)
 
 
 def result_rows(results: Sequence[StageResult]) -> list[dict[str, str | int | float]]:

@@ -15,8 +15,9 @@ from flows.recipe import Recipe, selected_stages, with_source
 from schemas import Settings
 from schemas.checks import Check
 from schemas.records import combine_records
-from stages.pipeline.contract import Progress, Stopped
+from stages.pipeline.contract import Preview, Progress, Stopped
 from stages.pipeline.planning import ConfiguredStage, Pipeline, Plan, plan_pipeline
+from stages.pipeline.previewing import preview_stages
 from stages.pipeline.runner import RunJobs, StageFailed, StageResult, run_one_by_one, run_stage
 
 
@@ -46,6 +47,10 @@ class RunPlan:
             MissingWeights: published weights cannot be had.
         """
         return plan_pipeline(self.pipeline(), self.names, self.by_name)
+
+    def previews(self, plans: Sequence[Plan]) -> dict[str, Preview]:
+        """Return what the stages of a plan that were asked for by name would work on, by stage, where they tell."""
+        return preview_stages(self.pipeline(), plans) if self.by_name else {}
 
 
 def plan_run(recipe: Recipe, settings: Settings, requested: Sequence[str] | None) -> RunPlan:

@@ -6,7 +6,6 @@ the fields. A value that has no stable JSON form raises instead of getting an ad
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
@@ -16,8 +15,6 @@ from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from schemas.config import Config
-
-log = logging.getLogger(__name__)
 
 FINGERPRINT_LENGTH = 16
 """Hexadecimal digits of a fingerprint: 64 bits, which name the few hundred versions of a store without collision."""
@@ -151,5 +148,4 @@ def hold_out(track_ids: Sequence[str], share: float) -> frozenset[str]:
     if len(track_ids) < 2:
         return frozenset()
     count = max(1, round(share * len(track_ids)))
-    log.warning("the split valid is empty: %d of %d training tracks are held out", count, len(track_ids))
     return frozenset(sorted(track_ids, key=by_hash)[:count])

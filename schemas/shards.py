@@ -128,6 +128,22 @@ def parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
         raise _unreadable(path, error) from error
 
 
+def read_columns(filesystem: fsspec.AbstractFileSystem, path: str, names: Sequence[str]) -> pa.Table:
+    """Return those of the columns `names` that a Parquet file has, fetching little else of it: for the short columns
+    of tables that also hold long ones.
+
+    Raises:
+        ValueError: it is no Parquet file, or a damaged one.
+        OSError: it could not be read.
+    """
+    with filesystem.open(path, "rb") as opened:
+        try:
+            file = pq.ParquetFile(opened, page_checksum_verification=True)
+            return file.read(columns=[name for name in names if name in file.schema_arrow.names])
+        except pa.ArrowException as error:
+            raise _unreadable(path, error) from error
+
+
 def row_keys(rows: pa.Table, key: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the key of every row as a tuple of text."""
     return list(zip(*([str(value) for value in rows.column(name).to_pylist()] for name in key), strict=True))

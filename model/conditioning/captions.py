@@ -5,7 +5,8 @@ AudioCraft's augmentation (`augment_music_info_description` and paraphrases), so
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -32,13 +33,31 @@ class CaptionConfig(Config):
     """Probability that a word is left out of the text (AudioCraft's `word_dropout`: 0.2 with melody, 0.3 without)."""
 
 
+CaptionKind = Literal["whole", "merged", "shortened", "metadata", "none"]
+"""What a drawn text holds of a track's description: all of it alone, all of it beside other metadata, some of its
+words, none (other metadata stands in its place), or nothing at all. A paraphrase counts as the description."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """The text of one training example, and what became of the description in it."""
+
+    text: str | None
+    kind: CaptionKind
+
+
 def plain_caption(track: Mapping[str, Any]) -> str | None:
     """Return the text of a track as it is: its description, else its other metadata, else None."""
     return _description(track) or _joined("", _fields(track)) or None
 
 
 def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> str | None:
-    """Draw the text of one training example; None where nothing is left of it.
+    """Draw the text of one training example as `draw_caption` does; None where nothing is left of it."""
+    return draw_caption(track, config, random).text
+
+
+def draw_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.random.Generator) -> Caption:
+    """Draw the text of one training example, and tell what it holds.
 
     Args:
         track: a row of `tracks`.
@@ -59,7 +78,14 @@ def drawn_caption(track: Mapping[str, Any], config: CaptionConfig, random: np.ra
     text = _joined(description, fields)
     words = text.split()
     kept = [word for word, draw in zip(words, random.random(len(words)), strict=True) if draw >= config.drop_words]
-    return " ".join(kept) or None
+    kind: CaptionKind = "merged" if fields else "whole"
+    if not kept:
+        kind = "none"
+    elif not description:
+        kind = "metadata"
+    elif len(kept) < len(words):
+        kind = "shortened"
+    return Caption(" ".join(kept) or None, kind)
 
 
 def request_text(description: str | None, key: str | None, bpm: float | None) -> str | None:

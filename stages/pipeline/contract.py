@@ -47,6 +47,9 @@ only counts; `read_source` yields the complete new content of each shard that ch
 Any stage may also define:
 
 ```
+def preview(config: Config, context: Context) -> Preview
+                              what it would work on, told before it does by a plan that names the stage; it reads
+                              little, and loads no torch
 CONSULTS: tuple[Table, ...]   tables that it looks rows up in, by `context.rows`: their versions enter its version,
                               while new rows in them make nothing stale but what was refused
 OPTIONAL: tuple[Table, ...]   those of READS that need not be there
@@ -218,6 +221,16 @@ class SourcePlan:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """What `preview` returns."""
+
+    lines: Sequence[str]
+    """What it would work on, a line a fact."""
+    remarks: Sequence[Remark] = ()
+    """What it would notice."""
+
+
+@dataclass(frozen=True)
 class ShardUpdate:
     """What `read_source` yields: the complete new content of one shard."""
 
@@ -239,6 +252,9 @@ class Progress:
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Count `count` more things as done; `note` is a short reading, such as the loss."""
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """Say something that a person should know before the work is done, such as what it is done on."""
 
 
 def device_of(settings: Settings) -> str:

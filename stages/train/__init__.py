@@ -13,13 +13,13 @@ from model.conditioning.captions import MERGED
 from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, Table
 from schemas.weights import LocalWeights
-from stages.pipeline.contract import Context, Dependencies, ReduceResult
+from stages.pipeline.contract import Context, Dependencies, Preview, ReduceResult, Remarks
 from stages.train.config import KINDS, Config
 
-READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 4
+READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 5
 STREAMS = READS
 
-__all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "reads", "reduce"]
+__all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "preview", "reads", "reduce"]
 
 
 def reads(config: Config) -> tuple[Table, ...]:
@@ -39,6 +39,15 @@ def columns(config: Config) -> dict[str, tuple[str, ...]]:
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
     """Leave out the tables of conditions that the model does not read, and what else is said of tracks."""
     return Dependencies(config, (), reads(config), columns(config))
+
+
+def preview(config: Config, context: Context) -> Preview:
+    """Tell what would be learned from: hours, splits, conditions, tempi, keys, licences, and what the texts hold."""
+    from stages.train.data_report import data_report  # with numpy, which other plans do without
+
+    report, remarks = data_report(config, context), Remarks()
+    report.remark(remarks)
+    return Preview(report.lines(), remarks.all())
 
 
 def reduce(config: Config, context: Context) -> ReduceResult:

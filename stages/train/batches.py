@@ -16,12 +16,12 @@ from model.conditioning.captions import drawn_caption
 from model.music_model import MusicModel, drop_attributes, drop_conditions
 from model.objective import Batch, MicroBatch, loss_weights
 from model.optim.train_state import step_seed
-from schemas.identity import hold_out
 from stages.checkpoints.facts import count_segment_frames
 from stages.pipeline.contract import Context
 from stages.train.config import Config
 from stages.train.corpus import Corpus, TrackWindow
 from stages.train.distributed import Rank
+from stages.train.tracks import split_positions
 
 INITIAL_WEIGHTS, CONDITION_DROPOUT, DROPOUT, JOINT_CODEBOOKS = 0, 1, 2, 3
 """What a seed is for; part of it, so that no two purposes share their draws."""
@@ -52,19 +52,9 @@ def shortest_window(corpus: Corpus, config: Config) -> int:
 
 
 def split_tracks(corpus: Corpus, config: Config) -> dict[str, list[int]]:
-    """Return the positions of the tracks of each split that are long enough; a share of `train` is held out where
-    `valid` is empty, the same tracks as long as they are there."""
-    long_enough = [
-        track for track, frames in enumerate(corpus.frames) if corpus.seconds(frames) >= config.shortest_seconds
-    ]
-    splits = {
-        split: [track for track in long_enough if corpus.splits[track] == split] for split in ("train", "valid", "test")
-    }
-    if not splits["valid"]:
-        held_out = hold_out([corpus.ids[track] for track in splits["train"]], config.held_out_share)
-        splits["valid"] = [track for track in splits["train"] if corpus.ids[track] in held_out]
-        splits["train"] = [track for track in splits["train"] if corpus.ids[track] not in held_out]
-    return splits
+    """Return the positions of the tracks of each split, as `split_positions` chooses them."""
+    seconds = [corpus.seconds(int(frames)) for frames in corpus.frames]
+    return split_positions(corpus.ids, corpus.splits, seconds, config)
 
 
 def draw_examples(

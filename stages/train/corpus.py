@@ -23,16 +23,13 @@ import torch
 from jaxtyping import Int
 
 from model.chroma import chroma_at
-from model.conditioning.captions import MERGED
-from model.conditioning.config import FIELDS, MusicModelConfig
+from model.conditioning.config import MusicModelConfig
 from model.music_model import Attributes
 from model.objective import Batch
 from schemas.tables import Table
 from stages.checkpoints.facts import CodecFacts
 from stages.pipeline.contract import Context
-
-METADATA = tuple(dict.fromkeys(("description", "paraphrases", *MERGED, *FIELDS)))
-"""The columns of `tracks` that captions and conditions are made of."""
+from stages.train.tracks import METADATA
 
 MATRIX_COLUMNS = ("begin", "vectors", "width", "largest")
 """Columns that stand for the matrices: where one's first value lies, its rows and columns, and the largest value in any

@@ -38,10 +38,12 @@ from stages.train.batches import (
     word_embedder,
 )
 from stages.train.config import Config
-from stages.train.corpus import METADATA, Corpus, open_packed, pack_table, tiled_windows
+from stages.train.corpus import Corpus, open_packed, pack_table, tiled_windows
+from stages.train.data_report import DataReport, data_report
 from stages.train.distributed import Rank, process_count, run_together
 from stages.train.evaluation import Evaluator, uniform_cross_entropy
 from stages.train.initial_model import InitialModel, initial_model
+from stages.train.tracks import METADATA
 
 PACKED = ((CHROMA, "chroma"), (CLAP, "embeddings"), (TOKENS, "codes"))
 """Tables that may be larger than memory, and the column of each that makes it large."""
@@ -54,18 +56,21 @@ READ_EVERY = {"cpu": 1, "cuda": 10}
 
 
 def train_language_model(config: Config, context: Context) -> ReduceResult:
-    """Do what the stage `train` does, in as many processes as the settings say."""
+    """Do what the stage `train` does, in as many processes as the settings say; first tell what is learned from."""
+    report = data_report(config, context)
+    report.remark(context.remarks)
+    context.progress.tell(report.lines())
     for table, column in PACKED:
         pack_table(context, table, column)
     fetch_state(context)
     count = process_count(context, most=math.ceil(config.batch_size / config.micro_batch_size))
-    work = partial(_train_process, config)
+    work = partial(_train_process, config, report)
     result = work(context, Rank()) if count == 1 else run_together(work, context, count)
     assert result is not None
     return result
 
 
-def _train_process(config: Config, context: Context, rank: Rank) -> ReduceResult | None:
+def _train_process(config: Config, report: DataReport, context: Context, rank: Rank) -> ReduceResult | None:
     """Train in one of the processes. The first one evaluates and writes the result, and returns it."""
     tracks = context.rows(TRACKS, ["track_id", "split", *METADATA])
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
@@ -91,7 +96,7 @@ def _train_process(config: Config, context: Context, rank: Rank) -> ReduceResult
         if not rank.is_main:
             return None
         with train_state.averaged():
-            metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality)}
+            metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality), **report.metrics()}
             for split, evaluator in evaluators.items():
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
             row = _export_checkpoint(config, context, corpus, initial, metrics, rows_seen=len(splits["train"]))

@@ -106,6 +106,7 @@ def _split(config: Config, tracks: pa.Table) -> _Splits:
             parts[row["split"]].append(Track(row["track_id"], row["uri"], row["seconds"]))
     if not parts["valid"]:
         chosen = hold_out([track.track_id for track in parts["train"]], config.held_out_share)
+        log.warning("the split valid is empty: %d of %d training tracks are held out", len(chosen), len(parts["train"]))
         parts["valid"] = [track for track in parts["train"] if track.track_id in chosen]
         parts["train"] = [track for track in parts["train"] if track.track_id not in chosen]
     left_out = " and ".join(f"{count} are {fault}" for fault, count in sorted(faults.items(), key=str) if fault)

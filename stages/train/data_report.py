@@ -1,0 +1,257 @@
+"""What a training is about to learn from, told before it begins: hours, splits, which conditions the tracks have, tempi
+and keys, licences, and how much of each description the drawn texts keep.
+
+Captions that are merged, dropped and thinned by the published probabilities rarely hold their whole description, and
+nothing in the loss says so. Here texts are drawn by the very function that training draws them by. No torch is loaded,
+and of the tables only short columns are read, so that a plan can tell all of it.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from model.conditioning.captions import CaptionKind, draw_caption
+from schemas.shards import read_columns
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
+from stages.pipeline.contract import Context, Remarks
+from stages.train.config import Config
+from stages.train.tracks import METADATA, SPLITS, split_positions
+
+CONDITION_TABLES = {table.name: table for table in (CHROMA, CLAP)}
+"""Conditions that have tables of their own, which bear their names."""
+
+DRAWN_TEXTS = 4_000
+"""Texts that are drawn to see what they hold: shares are then right to 1.6 points, 19 times of 20."""
+
+LEAST_WHOLE = 0.5
+"""Share of the texts of described tracks that should hold the whole description; below it, training says so."""
+
+TEMPO_STEP = 20
+"""Width of a bin of tempi, beats a minute."""
+
+UNKNOWN = "not stated"
+"""The licence of a track that has none."""
+
+
+@dataclass(frozen=True)
+class SplitSize:
+    """How much music a split has."""
+
+    tracks: int
+    hours: float
+
+
+@dataclass(frozen=True)
+class TextShares:
+    """What drawn texts hold, counted by `CaptionKind`; an item that loses its description to a dropout counts as
+    `none`."""
+
+    kinds: Mapping[CaptionKind, int]
+    of_described: int
+    """Those of tracks that have a description."""
+    example: str
+    """A text that lost some of its description, beside that; empty where none did."""
+
+    @property
+    def drawn(self) -> int:
+        return sum(self.kinds.values())
+
+    @property
+    def whole(self) -> int:
+        """How many hold their whole description, alone or beside other metadata."""
+        return self.kinds.get("whole", 0) + self.kinds.get("merged", 0)
+
+    @property
+    def is_thin(self) -> bool:
+        """Whether fewer than `LEAST_WHOLE` of the described tracks' texts hold it."""
+        return self.of_described > 0 and self.whole < LEAST_WHOLE * self.of_described
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What a training learns from. Coverage, tempi, keys, licences and texts are those of the split `train`."""
+
+    splits: Mapping[str, SplitSize]
+    held_out: int
+    """Tracks of `train` that make the split `valid`, where that was empty."""
+    left_out: int
+    """Tracks that are too short."""
+    coverage: Mapping[str, int]
+    """Tracks that have each condition the model reads."""
+    tempi: Mapping[str, int]
+    """Tracks by tempo, such as `80–99`."""
+    keys: Mapping[str, int]
+    licences: Mapping[str, int]
+    """Tracks by licence, the commonest first; `UNKNOWN` for none."""
+    texts: TextShares | None
+    """None for a model that reads no descriptions, or without tracks."""
+
+    @property
+    def tracks(self) -> int:
+        """How many tracks are learned from."""
+        return self.splits["train"].tracks
+
+    def metrics(self) -> dict[str, float]:
+        """Return the figures as metrics of a checkpoint, by name."""
+        metrics = {f"{split}_tracks": float(size.tracks) for split, size in self.splits.items()}
+        metrics |= {f"{split}_hours": size.hours for split, size in self.splits.items()}
+        metrics |= {f"train_coverage_{name}": count / self.tracks for name, count in self.coverage.items()}
+        if self.texts is not None:
+            metrics |= {f"train_text_{kind}": self.texts.kinds.get(kind, 0) / self.texts.drawn for kind in TEXT_WORDS}
+        return metrics
+
+    def lines(self) -> list[str]:
+        """Return the report as a person reads it, a line a fact."""
+        sizes = [f"{size.tracks:,} tracks ({size.hours:.3g} h) in {split}" for split, size in self.splits.items()]
+        lines = [f"data: {', '.join(sizes)}" + (f"; {self.left_out:,} too short" if self.left_out else "")]
+        if not self.tracks:
+            return lines
+        if self.coverage:
+            shares = ", ".join(f"{name} {count / self.tracks:.0%}" for name, count in self.coverage.items())
+            lines.append(f"conditions of the tracks in train: {shares}")
+        for name, counts in (("tempo, bpm", self.tempi), ("key", self.keys), ("licence", self.licences)):
+            if counts:
+                lines.append(f"{name}: {histogram(counts)}")
+        if self.texts is not None:
+            lines.append(f"texts, of {self.texts.drawn:,} drawn: {', '.join(self.text_shares())}")
+        return lines
+
+    def text_shares(self) -> list[str]:
+        """Say which share of the texts holds what, the kinds in one order."""
+        if self.texts is None:
+            return []
+        return [f"{words} {self.texts.kinds.get(kind, 0) / self.texts.drawn:.1%}" for kind, words in TEXT_WORDS.items()]
+
+    def remark(self, remarks: Remarks) -> None:
+        """Note what a person may want to change before the training, as what the stage noticed."""
+        if self.held_out:
+            what = "training tracks are held out, as no track is in the split valid"
+            remarks.add(what, "train.held_out_share", count=self.held_out)
+        if self.texts is not None and self.texts.is_thin:
+            what = (
+                f"texts of {self.texts.of_described:,} drawn do not hold their track's whole description: lower "
+                "drop_words, merge or the dropouts where requests are to be followed to the word"
+            )
+            lost = self.texts.of_described - self.texts.whole
+            remarks.add(what, "train.captions", self.texts.example, count=lost)
+
+
+TEXT_WORDS: Mapping[CaptionKind, str] = {
+    "whole": "the whole description",
+    "merged": "all of it with other metadata",
+    "shortened": "with words left out",
+    "metadata": "other metadata instead",
+    "none": "none",
+}
+"""Kinds of texts, in the words of the report."""
+
+
+def histogram(counts: Mapping[str, int], most: int = 24) -> str:
+    """Write counts as one line, a bar of a character before each: `80–99 ▃ 12, 100–119 █ 31`."""
+    bars, largest = "▁▂▃▄▅▆▇█", max(counts.values())
+    shown = [
+        f"{name} {bars[round((len(bars) - 1) * count / largest)]} {count:,}" for name, count in [*counts.items()][:most]
+    ]
+    rest = len(counts) - most
+    return ", ".join(shown) + (f", and {rest:,} more" if rest > 0 else "")
+
+
+def data_report(config: Config, context: Context) -> DataReport:
+    """Read what a training is about to learn from: the tracks that have tokens, in the order of their ids."""
+    tokens = _short_columns(context, TOKENS, ["track_id", "frames", "frame_rate"]).sort_by("track_id")
+    ids = tokens.column("track_id")
+    columns = ["track_id", "split", "licence", *METADATA]
+    tracks = _short_columns(context, TRACKS, columns)
+    positions = pc.index_in(ids, value_set=tracks.column("track_id"))
+    tracks, tokens = tracks.take(positions.drop_null()), tokens.filter(pc.is_valid(positions))
+    seconds = pc.divide(pc.cast(tokens.column("frames"), pa.float64()), tokens.column("frame_rate")).to_pylist()
+    said_splits = tracks.column("split").to_pylist()
+    chosen = split_positions(tracks.column("track_id").to_pylist(), said_splits, seconds, config)
+    sizes = {
+        split: SplitSize(len(chosen[split]), sum(seconds[track] for track in chosen[split]) / 3600) for split in SPLITS
+    }
+    train = tracks.take(pa.array(chosen["train"], pa.int64()))
+    usable = sum(len(positions_) for positions_ in chosen.values())
+    return DataReport(
+        splits=sizes,
+        held_out=0 if "valid" in said_splits else sizes["valid"].tracks,
+        left_out=sum(split in SPLITS for split in said_splits) - usable,
+        coverage={name: _covered(context, name, train) for name in config.model.conditions},
+        tempi=_tempi(train.column("bpm")),
+        keys=dict(sorted(_counts(train.column("key")).items())),
+        licences=dict(Counter(_counts(train.column("licence"), UNKNOWN)).most_common()),
+        texts=_draw_texts(train, config) if config.model.description is not None and train.num_rows else None,
+    )
+
+
+def _short_columns(context: Context, table: Table, names: Sequence[str]) -> pa.Table:
+    """Read some columns of a table that may hold long ones; no rows where the model does not read the table."""
+    version, store = context.versions.get(table.name), context.store
+    schema = pa.schema([table.schema.field(name) for name in names])
+    parts = [pa.Table.from_batches([], schema)]
+    for shard in store.shards(table, version) if version else []:
+        path = store.path(store.shard_path(table, version or "", shard))
+        part = read_columns(store.filesystem, path, names).replace_schema_metadata(None)
+        parts.append(part.select(names).cast(schema))
+    return pa.concat_tables(parts)
+
+
+def _covered(context: Context, condition: str, tracks: pa.Table) -> int:
+    """Count the tracks that have a condition."""
+    table = CONDITION_TABLES.get(condition)
+    if table is not None:
+        known = _short_columns(context, table, ["track_id"]).column("track_id")
+        return int(pc.sum(pc.is_in(tracks.column("track_id"), value_set=known)).as_py() or 0)
+    return len(_said(tracks.column(condition)))
+
+
+def _said(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values of a column that say something: lists joined, blanks left out."""
+    if pa.types.is_list(column.type):
+        column = pc.binary_join(column, ", ")
+    if pa.types.is_string(column.type):
+        column = pc.utf8_trim_whitespace(column)
+        return column.filter(pc.greater(pc.utf8_length(column), 0))
+    return column.drop_null()
+
+
+def _counts(column: pa.ChunkedArray, missing: str | None = None) -> dict[str, int]:
+    """Count the values of a column of text; those that say nothing under the name `missing`, if there is one."""
+    counted = {row["values"]: row["counts"] for row in pc.value_counts(_said(column)).to_pylist()}
+    silent = len(column) - sum(counted.values())
+    return counted | ({missing: silent} if missing and silent else {})
+
+
+def _tempi(column: pa.ChunkedArray) -> dict[str, int]:
+    """Count tempi by bins of `TEMPO_STEP`, the empty ones between the slowest and the fastest too."""
+    numbers = column.drop_null().to_numpy()
+    if not len(numbers):
+        return {}
+    bins = (numbers // TEMPO_STEP).astype(int)
+    counts = np.bincount(bins - bins.min())
+    lows = [(bins.min() + number) * TEMPO_STEP for number in range(len(counts))]
+    return {f"{low}–{low + TEMPO_STEP - 1}": int(count) for low, count in zip(lows, counts, strict=True)}
+
+
+def _draw_texts(tracks: pa.Table, config: Config) -> TextShares:
+    """Draw texts as training does: tracks uniformly, then the caption, then the dropouts of all conditions and of the
+    description alone."""
+    random = np.random.default_rng([config.seed])
+    chosen = random.integers(tracks.num_rows, size=DRAWN_TEXTS)
+    rows: list[dict[str, Any]] = tracks.select(METADATA).take(pa.array(chosen)).to_pylist()
+    kinds: Counter[CaptionKind] = Counter()
+    of_described, example = 0, ""
+    for row in rows:
+        caption = draw_caption(row, config.captions, random)
+        dropped = random.random(2) < (config.condition_dropout, config.dropouts["description"])
+        kinds["none" if dropped.any() else caption.kind] += 1
+        description = (row["description"] or "").strip()
+        of_described += bool(description)
+        if description and not example and caption.kind in ("shortened", "metadata"):
+            example = f"{caption.text!r} of {description!r}"
+    return TextShares(kinds, of_described, example)

@@ -1,0 +1,38 @@
+"""Previews of a plan: told where all that the stage reads is there, and not before."""
+
+from pathlib import Path
+from types import ModuleType
+
+from schemas import Settings
+from schemas.tables import CHECKPOINTS, CHROMA
+from stages.pipeline.contract import Preview, ReduceResult, Remark
+from stages.pipeline.planning import ConfiguredStage, Pipeline, plan_pipeline
+from stages.pipeline.previewing import preview_stages
+from tests.worlds.tiny_stages import Knobs, make_mapping, make_pipeline, run
+
+
+def make_counting() -> ModuleType:
+    """A stage over the whole set that tells how many rows it would work on."""
+    module = ModuleType("counting")
+    module.READS, module.WRITES, module.VERSION = (CHROMA,), CHECKPOINTS, 1
+
+    def preview(config, context):
+        rows = context.rows(CHROMA).num_rows
+        return Preview([f"{rows} rows"], [Remark("rows", "", rows, ())])
+
+    module.preview, module.reduce = preview, lambda config, context, chroma: ReduceResult([])
+    return module
+
+
+def test_a_plan_tells_what_a_stage_would_work_on_once_that_is_made(tmp_path: Path) -> None:
+    stages = [*make_pipeline(tmp_path, list("abcd"), make_mapping([])).stages.values()]
+    counting = ConfiguredStage("counting", make_counting(), Knobs())
+
+    def previews() -> dict[str, Preview]:
+        pipeline = Pipeline([*stages, counting], Settings(store=str(tmp_path)))
+        names = list(pipeline.stages)
+        return preview_stages(pipeline, plan_pipeline(pipeline, names, by_name=True))
+
+    assert previews() == {}
+    run(make_pipeline(tmp_path, list("abcd"), make_mapping([])))
+    assert previews() == {"counting": Preview(["4 rows"], [Remark("rows", "", 4, ())])}
