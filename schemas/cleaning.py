@@ -30,6 +30,7 @@ from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
     GENERATIONS,
+    LEARNED,
     PUBLICATIONS,
     PUBLISHED,
     RECONSTRUCTIONS,
@@ -232,6 +233,7 @@ class _Cleaning:
             for shard in self._store.shards(CHECKPOINTS, version)
         ]
         used = self._checkpoints_in_use([row for _, _, rows in shards for row in rows])
+        training_sets = set[str]()
         for version, shard, rows in shards:
             paths = [
                 self._store.shard_path(table, version, shard) for table in (CHECKPOINTS, TRAINING, RECONSTRUCTIONS)
@@ -245,6 +247,7 @@ class _Cleaning:
                         self._remove(path, "of a model that goes", 0.0)
                 continue
             self._named |= {row["path"] for row in rows if row["path"]}
+            training_sets |= {row["training_set"] for row in rows}
             self._plan.keep.append(
                 Item(
                     f"models/{shard}",
@@ -253,6 +256,9 @@ class _Cleaning:
                 )
             )
             self._name_files(RECONSTRUCTIONS, paths[2])
+        for name in self._store.shards(LEARNED, "1"):
+            if name not in training_sets:
+                self._remove(self._store.shard_path(LEARNED, "1", name), "no model that stays learned from these")
 
     def _checkpoints_in_use(self, rows: list[Row]) -> dict[str, str]:
         """Return the ids of the models that stay, with the reason."""

@@ -11,7 +11,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -20,20 +20,13 @@ import pyarrow as pa
 from schemas.publications import Publications
 from schemas.store import Store
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
+from schemas.views import VIEWS
 
 log = logging.getLogger(__name__)
 
 PATIENCE, READS = 120.0, 3
 """For how many seconds a query is asked again while shards are being replaced, and how often it is asked where they are
 not and one of their files cannot be read."""
-
-VIEWS = {
-    "artists_in_two_splits": (
-        "SELECT lower(artist) AS artist, list(DISTINCT split ORDER BY split) AS splits "
-        "FROM (SELECT unnest(artists) AS artist, split FROM tracks) GROUP BY ALL HAVING count(DISTINCT split) > 1"
-    ),
-}
-"""Views over tables. `artists_in_two_splits` has no rows in a store that is as it should be."""
 
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
@@ -90,8 +83,9 @@ def _shown(store: Store, names: Sequence[str]) -> _Shown:
 def _tables_in(sql: str) -> list[Table]:
     """Return the tables that a statement names, also by a view over them; all where it names none, as it may list
     them."""
-    sql += "".join(statement for name, statement in VIEWS.items() if _names(sql, name))
-    return [table for table in TABLES.values() if _names(sql, table.name)] or list(TABLES.values())
+    through = {table for name, view in VIEWS.items() if _names(sql, name) for table in view.tables}
+    named = [table for table in TABLES.values() if table.name in through or _names(sql, table.name)]
+    return named or list(TABLES.values())
 
 
 def _names(sql: str, name: str) -> bool:
@@ -204,11 +198,11 @@ def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str,
     return shown
 
 
-def _make_views_over(connection: duckdb.DuckDBPyConnection, store: Store, made: Collection[str]) -> None:
+def _make_views_over(connection: duckdb.DuckDBPyConnection, store: Store, made: set[str]) -> None:
     """Make the views over tables whose own views are there."""
-    for name, statement in VIEWS.items():
-        if all(table in made for table in TABLES if _names(statement, table)):
-            _create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {statement}", name, store)
+    for name, view in VIEWS.items():
+        if made.issuperset(view.tables):
+            _create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {view.statement}", name, store)
 
 
 def _make_view(connection: duckdb.DuckDBPyConnection, store: Store, table: Table, files: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Every table of the store: its columns, its key, and which of its versions a view shows.
 
-A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last seven
-hold what happened: weights first used, things refused, things noticed, stages run, checks made, versions begun, and
-versions published.
+A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; the last eight
+hold what happened: weights first used, recordings taken down, things refused, things noticed, stages run, checks made,
+versions begun, and versions published.
 """
 
 from dataclasses import dataclass
@@ -189,6 +189,7 @@ TOKENS = Table(
     columns(
         track_id=TEXT,
         codec=TEXT,
+        codec_identity=TEXT,
         codec_reference=TEXT,
         sample_rate=pa.int32(),
         channels=pa.int16(),
@@ -197,7 +198,7 @@ TOKENS = Table(
         frames=pa.int32(),
         codes=pa.list_(pa.list_(pa.uint16())),
     ),
-    identity=("track_id", "codec", "channels", "frame_rate", "cardinality", "frames", "codes"),
+    identity=("track_id", "codec_identity", "channels", "frame_rate", "cardinality", "frames", "codes"),
 )
 CHECKPOINTS = Table(
     "checkpoints",
@@ -210,6 +211,7 @@ CHECKPOINTS = Table(
         recipe=TEXT,
         parents=TEXTS,
         data_digest=TEXT,
+        training_set=TEXT,
         rows_seen=pa.int64(),
         steps=pa.int64(),
         parameters=pa.int64(),
@@ -220,6 +222,14 @@ CHECKPOINTS = Table(
     accumulates=True,
     identity=("checkpoint_id", "kind", "digest", "metrics"),
     files=(FileColumns("path", folder_digest="digest"),),
+)
+LEARNED = Table(
+    "learned",
+    "a recording that models learned from, as it was described then",
+    ("training_set", "track_id"),
+    columns(training_set=TEXT, track_id=TEXT, title=TEXT, artist=TEXT, licence=TEXT, uri=TEXT),
+    accumulates=True,
+    identity=("training_set", "track_id", "title", "artist", "licence"),
 )
 TRAINING = Table(
     "training",
@@ -305,6 +315,7 @@ GENERATIONS = Table(
         take=pa.int32(),
         checkpoint_id=TEXT,
         codec=TEXT,
+        codec_identity=TEXT,
         channels=pa.int16(),
         frame_rate=pa.float64(),
         cardinality=pa.int32(),
@@ -394,6 +405,23 @@ WEIGHTS = Table(
     columns(reference=TEXT, revision=TEXT, digest=TEXT, stamp=TEXT, bytes=pa.int64()),
     accumulates=True,
 )
+TAKEN_DOWN = Table(
+    "taken_down",
+    "a recording that is refused for ever, and the models and requests that it was in",
+    ("track_id",),
+    columns(
+        track_id=TEXT,
+        title=TEXT,
+        artist=TEXT,
+        licence=TEXT,
+        uri=TEXT,
+        reason=TEXT,
+        taken_down_at=pa.timestamp("us", tz="UTC"),
+        checkpoints=TEXTS,
+        requests=TEXTS,
+    ),
+    accumulates=True,
+)
 REJECTS = Table(
     "rejects",
     "something that a stage refused",
@@ -478,9 +506,10 @@ VERSIONS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *(TRACKS, WITHHELD, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS, CHECKPOINTS, TRAINING, RECONSTRUCTIONS),
+        *(TRACKS, WITHHELD, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
+        *(CHECKPOINTS, LEARNED, TRAINING, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, REPORTS),
-        *(WEIGHTS, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
+        *(WEIGHTS, TAKEN_DOWN, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }
 PUBLISHED: dict[str, Table] = {

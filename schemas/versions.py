@@ -33,7 +33,12 @@ class Version:
 
     def weights(self) -> set[str]:
         """Return the digests of all weights that its configuration names."""
-        return {value["weights"] for value in _knobs(self.config).values() if _is_weights(value)}
+        return weights_of_config(self.config)
+
+
+def weights_of_config(config: Mapping[str, Any]) -> set[str]:
+    """Return the digests of all weights that a configuration names, where they are `{"weights": digest}`."""
+    return {value["weights"] for value in _knobs(config).values() if _is_weights(value)}
 
 
 def record_version(

@@ -25,7 +25,7 @@ from stages.pipeline.contract import Context, Reject, Shard
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
-READS, WRITES, VERSION = (TRACKS,), TOKENS, 2
+READS, WRITES, VERSION = (TRACKS,), TOKENS, 3
 
 
 class Config(schemas.Config):
@@ -67,9 +67,11 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
     from stages.checkpoints.codecs import load_codec  # with torch, which a plan does without
 
     channels = 2 if config.channels == "stereo" else None
-    codec = load_codec(context.weights(config.codec).path, context.device, config.codebooks, channels)
+    local = context.weights(config.codec)
+    codec = load_codec(local.path, context.device, config.codebooks, channels)
     codec_columns = {
-        "codec": codec.identity,
+        "codec": local.digest,
+        "codec_identity": codec.identity,
         "codec_reference": _lasting_reference(config.codec, context),
         "sample_rate": codec.sample_rate,
         "channels": codec.channels,

@@ -63,6 +63,33 @@ def test_a_request_can_be_traced_to_the_data_that_its_model_saw(catalog):
     assert all(row["rows_seen"] > 0 for row in answer.to_pylist())
 
 
+def test_every_model_that_had_a_hand_in_a_clip_is_named_by_the_same_id_everywhere(catalog):
+    store = Store(str(catalog))
+    checkpoints = {row["checkpoint_id"]: row for row in store.read_all(CHECKPOINTS).to_pylist()}
+    by_kind = {row["kind"]: row for row in checkpoints.values()}
+    parents = {checkpoints[name]["kind"] for name in by_kind["language_model"]["parents"]}
+    assert parents == {"codec", "separator", "clap", "text_encoder"}
+    for table in ("generations", "tokens"):
+        (codec,) = query(store, f"SELECT DISTINCT codec FROM {table}").to_pylist()
+        assert codec == {"codec": by_kind["codec"]["digest"]}
+    models = query(store, "SELECT DISTINCT kind FROM lineage WHERE model_id IS NOT NULL").to_pylist()
+    assert {row["kind"] for row in models} == {"language_model", *parents}
+
+
+def test_lineage_names_the_recordings_that_were_learned_from_and_no_others(catalog):
+    store = Store(str(catalog))
+    wanted = "SELECT DISTINCT track_id FROM lineage WHERE how = 'learned' AND kind = '{}'"
+    trained = {row["track_id"] for row in query(store, "SELECT track_id FROM tracks WHERE split = 'train'").to_pylist()}
+    for kind in ("codec", "language_model"):
+        learned = {row["track_id"] for row in query(store, wanted.format(kind)).to_pylist()}
+        (seen,) = query(store, f"SELECT rows_seen FROM checkpoints WHERE kind = '{kind}'").to_pylist()
+        assert learned
+        assert learned <= trained
+        assert len(learned) == seen["rows_seen"]
+    unread = query(store, "SELECT title, artist, licence FROM learned EXCEPT SELECT title, artist, licence FROM tracks")
+    assert unread.num_rows == 0
+
+
 WORK = {
     "demo": "playing the demo corpus",
     "ingest": "reading recordings",

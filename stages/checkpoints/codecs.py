@@ -49,7 +49,7 @@ class CodesFormat:
             codebooks=len(row["codes"]),
             cardinality=row["cardinality"],
             frame_rate=row["frame_rate"],
-            identity=row["codec"],
+            identity=row["codec_identity"],
             channels=row["channels"],
             reference=row.get("codec_reference"),
         )

@@ -19,6 +19,8 @@ class CodecFacts(Config):
 
     reference: str | None
     """Where it was had, as a name of weights; None where nobody knows, or it lies with the model."""
+    digest: str | None = None
+    """Of its files, as in `checkpoints` or `weights`; None where nobody knows, or it lies with the model."""
     identity: str
     """`codebook_identity` of the levels in use: the same codec in every form that it comes in."""
     sample_rate: int

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
+from stages.checkpoints.provenance import parents_of, record_learned
 from stages.pipeline.contract import Context
 
 
@@ -32,20 +35,23 @@ def checkpoint_row(
     digest: str,
     summary: TrainingSummary,
     parents: Sequence[str] = (),
+    learned: pa.Table | None = None,
 ) -> dict[str, Any]:
-    """Make the row of a model that lies in its `model_folder`.
+    """Make the row of a model that lies in its `model_folder`, and write which recordings it learned from.
 
     Args:
         digest: of the folder (`schemas.weights.folder_digest`).
-        parents: checkpoints that the training began with.
+        parents: checkpoints that the training began with; the other models behind what it reads are added.
+        learned: the recordings that it learned from (`tracks_to_learn`); None where it learned from none of the store.
     """
     return {
         "checkpoint_id": checkpoint_id,
         "kind": kind,
         "path": model_folder(checkpoint_id),
         "recipe": context.fingerprint,
-        "parents": list(parents),
+        "parents": parents_of(context, parents),
         "data_digest": context.data_digest,
+        "training_set": None if learned is None else record_learned(context, learned),
         "rows_seen": summary.rows_seen,
         "steps": summary.steps,
         "parameters": summary.parameters,

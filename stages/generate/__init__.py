@@ -43,7 +43,7 @@ __all__ = [
     "shard",
 ]
 
-READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 2
+READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 3
 
 AT_ONCE = {"cpu": 64, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
@@ -83,6 +83,16 @@ class _Take:
     clip: "GenerationRequest"
 
 
+@dataclass(frozen=True)
+class _MadeBy:
+    """The models behind codes, as `checkpoints` and `weights` name them."""
+
+    checkpoint_id: str
+    """Of a model of the store its id, of another the digest of its files."""
+    codec: str | None
+    """The digest of the codec's files; None where nobody knows."""
+
+
 def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shard]:
     """Generate every take of the requests that is not kept, and yield its row once its codes are whole.
 
@@ -94,9 +104,13 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
 
     local = context.weights(config.checkpoint)
     trained = load_checkpoint(local.path, context.weights, context.device)
-    checkpoint_id = local.digest[:16]
+    checkpoint_id = local.digest
     if config.checkpoint.checkpoint is not None:
         checkpoint_id = str(context.checkpoint(config.checkpoint)["checkpoint_id"])
+    codec = trained.facts.codec.digest if trained.facts.codec else None
+    if codec is None and trained.codec is not None:
+        codec = local.digest  # it lies with the model
+    made_by = _MadeBy(checkpoint_id, codec)
     together: list[_Take] = []
     for take in _takes(config, context, trained.facts, requests.to_pylist()):
         if isinstance(take, Reject):
@@ -104,9 +118,9 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
             continue
         together.append(take)
         if len(together) == AT_ONCE[context.device]:
-            yield from _generate(config, context, trained, together, checkpoint_id)
+            yield from _generate(config, context, trained, together, made_by)
             together = []
-    yield from _generate(config, context, trained, together, checkpoint_id)
+    yield from _generate(config, context, trained, together, made_by)
 
 
 def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[Row]) -> Iterator[_Take | Reject]:
@@ -151,7 +165,7 @@ def _take_seed(seed: int, take: int) -> int:
 
 
 def _generate(
-    config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], checkpoint_id: str
+    config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], made_by: _MadeBy
 ) -> Iterator[Shard]:
     """Generate takes together, and yield the row of each as soon as its codes are whole."""
     from model.decoding import MemoryPlan
@@ -176,12 +190,12 @@ def _generate(
     )
     try:
         for index, codes in finished:
-            yield Shard([_generation_row(takes[index], codes, trained.facts, checkpoint_id)])
+            yield Shard([_generation_row(takes[index], codes, trained.facts, made_by)])
     except FloatingPointError as error:
-        raise ValueError(f"expected a usable model in the checkpoint {checkpoint_id}: {error}") from error
+        raise ValueError(f"expected a usable model in the checkpoint {made_by.checkpoint_id}: {error}") from error
 
 
-def _generation_row(take: _Take, codes: "Tensor", facts: CheckpointFacts, checkpoint_id: str) -> Row:
+def _generation_row(take: _Take, codes: "Tensor", facts: CheckpointFacts, made_by: _MadeBy) -> Row:
     """Make the row of a take from its codes [K, T]."""
     from stages.generate.conditions import melody_over_clip
 
@@ -190,8 +204,9 @@ def _generation_row(take: _Take, codes: "Tensor", facts: CheckpointFacts, checkp
     return {
         "request_id": take.row["request_id"],
         "take": take.number,
-        "checkpoint_id": checkpoint_id,
-        "codec": facts.codec.identity if facts.codec else None,
+        "checkpoint_id": made_by.checkpoint_id,
+        "codec": made_by.codec,
+        "codec_identity": facts.codec.identity if facts.codec else None,
         "channels": facts.codec.channels if facts.codec else None,
         "frame_rate": facts.frame_rate,
         "cardinality": facts.model.language_model.cardinality,

@@ -291,13 +291,16 @@ def _single_value(table: pa.Table, column: str) -> Any:
 
 def _codec_of_tokens(tokens: pa.Table, codebooks: int) -> CodecFacts | None:
     """Return the codec that the codes are of; None where it was not written down."""
-    identity, channels, sample_rate = (_single_value(tokens, name) for name in ("codec", "channels", "sample_rate"))
+    identity, channels, sample_rate = (
+        _single_value(tokens, name) for name in ("codec_identity", "channels", "sample_rate")
+    )
     if identity is None:
         return None
     # A codec that moved has several names in the rows of its time; each of them led to this one.
     names = sorted(name for name in pc.unique(tokens.column("codec_reference")).to_pylist() if name)
     return CodecFacts(
         reference=names[0] if names else None,
+        digest=_single_value(tokens, "codec"),
         identity=identity,
         sample_rate=sample_rate,
         frame_rate=_single_value(tokens, "frame_rate"),

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.native import save_checkpoint
+from stages.checkpoints.provenance import tracks_to_learn
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.checkpoints.training_log import TrainingLog, fetch_state, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult
@@ -76,6 +78,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
     splits = split_tracks(corpus, config)
     _check(corpus, config, splits["train"])
+    learned = tracks_to_learn(context, [corpus.ids[track] for track in splits["train"]])
     frames, shortest = segment_frames(corpus, config), shortest_window(corpus, config)
     evaluators = {}
     for split in ("valid", "test"):
@@ -99,7 +102,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
             metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality), **report.metrics()}
             for split, evaluator in evaluators.items():
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
-            row = _export_checkpoint(config, context, corpus, initial, metrics, rows_seen=len(splits["train"]))
+            row = _export_checkpoint(config, context, corpus, initial, metrics, learned)
     return ReduceResult([row], also={"training": training_log.training_rows(context.identity)})
 
 
@@ -206,7 +209,12 @@ class _UnreadLosses:
 
 
 def _export_checkpoint(
-    config: Config, context: Context, corpus: Corpus, initial: InitialModel, metrics: dict[str, float], rows_seen: int
+    config: Config,
+    context: Context,
+    corpus: Corpus,
+    initial: InitialModel,
+    metrics: dict[str, float],
+    learned: pa.Table,
 ) -> dict[str, Any]:
     """Write the checkpoint's folder, and return its row. An adapted model is a plain one after this."""
     facts = CheckpointFacts(
@@ -228,8 +236,8 @@ def _export_checkpoint(
         check_moved(initial.checksums, initial.model, config.optimization)
         save_checkpoint(folder, initial.model, facts, initial.codec if corpus.codec else None)
         digest = folder_digest(folder)
-    summary = TrainingSummary(config.optimization.steps, trainable, rows_seen, metrics)
-    return checkpoint_row(context, context.identity, "language_model", digest, summary, initial.parents)
+    summary = TrainingSummary(config.optimization.steps, trainable, learned.num_rows, metrics)
+    return checkpoint_row(context, context.identity, "language_model", digest, summary, initial.parents, learned)
 
 
 def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:

@@ -21,6 +21,7 @@ from model.optim.train_state import step_seed
 from schemas.identity import hold_out
 from schemas.weights import folder_digest
 from stages.checkpoints.disk_errors import disk_errors
+from stages.checkpoints.provenance import tracks_to_learn
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.checkpoints.training_log import TrainingLog, fetch_state, load_state, save_state
 from stages.pipeline.contract import Context, ReduceResult, Reject
@@ -49,6 +50,7 @@ class _Splits:
 def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
     """Do what the stage `train_codec` does (see there)."""
     splits = _split(config, tracks)
+    learned = tracks_to_learn(context, [track.track_id for track in splits.train])
     decoded = DecodedRecordings(config.network.sample_rate, config.network.channels)
     valid = held_out(config, decoded, splits.valid)
     if not valid:
@@ -90,7 +92,7 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
         ]
     finally:
         segments.close()
-    row = _export_codec(config, context, training.trained(), metrics, rows_seen=len(splits.train))
+    row = _export_codec(config, context, training.trained(), metrics, learned)
     also = {"training": training_log.training_rows(context.identity), "reconstructions": reconstructions}
     return ReduceResult([row], also=also, rejects=rejects)
 
@@ -187,7 +189,7 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
 
 @disk_errors()
 def _export_codec(
-    config: Config, context: Context, network: EncodecModel, metrics: Mapping[str, float], rows_seen: int
+    config: Config, context: Context, network: EncodecModel, metrics: Mapping[str, float], learned: pa.Table
 ) -> dict[str, Any]:
     """Write the codec's folder. Returns its row."""
     extractor = EncodecFeatureExtractor(
@@ -197,6 +199,6 @@ def _export_codec(
         network.save_pretrained(folder)
         extractor.save_pretrained(folder)
         digest = folder_digest(folder)
-    learned = sum(value.numel() for value in network.parameters())
-    summary = TrainingSummary(config.training.optimization.steps, learned, rows_seen, metrics)
-    return checkpoint_row(context, context.identity, "codec", digest, summary)
+    parameters = sum(value.numel() for value in network.parameters())
+    summary = TrainingSummary(config.training.optimization.steps, parameters, learned.num_rows, metrics)
+    return checkpoint_row(context, context.identity, "codec", digest, summary, learned=learned)

@@ -5,8 +5,9 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.database import FILE, VIEWS, QueryError, query, write_views
+from schemas.database import FILE, QueryError, query, write_views
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, TRACKS
+from schemas.views import VIEWS
 
 
 def add_track(store: Store, version: str, name: str) -> None:

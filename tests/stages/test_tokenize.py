@@ -13,7 +13,8 @@ from transformers import EncodecModel
 
 from schemas import Settings, Store, WeightsRef
 from schemas.digests import content_digest
-from schemas.tables import REJECTS, TOKENS, TRACKS
+from schemas.tables import CHECKPOINTS, REJECTS, TOKENS, TRACKS
+from schemas.weights import folder_digest
 from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono
 from stages.checkpoints.codecs import load_codec
@@ -75,7 +76,8 @@ def test_rows_say_which_codec_they_are_of_whatever_its_folder_is_called(tmp_path
     shutil.copytree(tmp_path / "codec", tmp_path / "same")
     other, _ = tokens_of(tmp_path / "b", [row], Config(codec=WeightsRef(str(tmp_path / "same"))))
     first, second = one[row["track_id"]], other[row["track_id"]]
-    assert first["codec"] == second["codec"] == load_codec(tmp_path / "codec").identity
+    assert first["codec"] == second["codec"] == folder_digest(tmp_path / "codec")
+    assert first["codec_identity"] == second["codec_identity"] == load_codec(tmp_path / "codec").identity
     assert (first["codec_reference"], second["codec_reference"]) == (str(tmp_path / "codec"), str(tmp_path / "same"))
     assert (first["channels"], first["sample_rate"]) == (1, SAMPLE_RATE)
     rows = [pa.Table.from_pylist([found], schema=TOKENS.schema) for found in (first, second)]
@@ -173,4 +175,7 @@ def test_a_codec_that_the_store_has_trained_is_named_by_its_id(tmp_path: Path) -
     found = store.read(TOKENS, context.fingerprint).to_pylist()
     assert len(found) == len(rows)
     assert {row["codec_reference"] for row in found} == {f"checkpoint:{trained.identity}"}
-    assert {row["codec"] for row in found} == {load_codec(store.local(f"models/{trained.identity}")).identity}
+    (checkpoint,) = store.read_all(CHECKPOINTS).to_pylist()
+    assert {row["codec"] for row in found} == {checkpoint["digest"]}
+    own = load_codec(store.local(f"models/{trained.identity}"))
+    assert {row["codec_identity"] for row in found} == {own.identity}

@@ -54,7 +54,9 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clips_of(store: Store, tokens: dict[str, Any], codec: Path) -> list[dict]:
     """Decode a track's codes as if a model had made them."""
     request = {"request_id": "a" * 16, "line": 2, "seconds": tokens["frames"] / tokens["frame_rate"], "shard": 0}
-    generation = {name: tokens[name] for name in ("codec", "channels", "frame_rate", "cardinality", "frames", "codes")}
+    generation = {
+        name: tokens[name] for name in ("codec_identity", "channels", "frame_rate", "cardinality", "frames", "codes")
+    }
     generation |= {"request_id": "a" * 16, "take": 0, "checkpoint_id": "c1", "seed": 1}
     asked = pa.Table.from_pylist([request | {"seed": 1, "takes": 1}], schema=REQUESTS.schema)
     store.write_shard(REQUESTS, "r", "0", asked, "k")
@@ -84,7 +86,7 @@ def test_a_track_goes_to_codes_and_from_codes_to_a_clip(tmp_path: Path, kind: st
     assert np.array_equal(np.array(tokens["codes"]), codes)
     assert tokens["frames"] == -(-2 * RATE // HOPS[kind])
     assert (tokens["frame_rate"], tokens["cardinality"]) == (RATE / HOPS[kind], CARDINALITY)
-    assert (tokens["codec"], tokens["channels"]) == (codec.identity, codec.channels)
+    assert (tokens["codec_identity"], tokens["channels"]) == (codec.identity, codec.channels)
     clip = clips_of(Store(str(tmp_path / "clips")), tokens, folder)[0]
     heard, rate = soundfile.read(
         io.BytesIO(Store(str(tmp_path / "clips")).read_bytes(clip["path"])), always_2d=True, dtype="float32"
@@ -113,7 +115,7 @@ def test_fewer_codebooks_of_a_codec_are_decoded_by_as_many(tmp_path: Path, folde
     tokens = tokens_of(tmp_path / "s", [row], Config(codec=WeightsRef(str(folder)), codebooks=2))[0][row["track_id"]]
     codec = load_matching_codec(CodesFormat.from_row(tokens), folder, "cpu", "decode.codec = X", "the checkpoint Y")
     assert (len(tokens["codes"]), codec.codebooks) == (2, 2)
-    assert codec.identity == tokens["codec"] != load_codec(folder).identity
+    assert codec.identity == tokens["codec_identity"] != load_codec(folder).identity
 
 
 def test_codes_of_another_kind_or_another_codec_of_the_kind_are_refused_by_name(

@@ -96,7 +96,7 @@ def test_codes_of_another_codec_or_size_are_not_a_models(folder: Path) -> None:
 
 def test_a_row_says_what_its_codes_are(folder: Path) -> None:
     row = {"codes": [[1, 2], [3, 4]], "cardinality": CARDINALITY, "frame_rate": FRAME_RATE, "channels": 1}
-    row |= {"codec": load_codec(folder).identity}
+    row |= {"codec_identity": load_codec(folder).identity}
     assert CodesFormat.from_row(row) == CodesFormat.from_row(row | {"codec_reference": "anywhere"}) == codes(folder)
 
 

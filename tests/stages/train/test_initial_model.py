@@ -168,7 +168,7 @@ def test_a_frozen_encoder_that_is_kept_elsewhere_stays_there(place: Path) -> Non
 def told_codec(tokens: pa.Table, codec: Path, channels: int = 1) -> pa.Table:
     """Tokens that say which codec they are of."""
     facts = describe_codec(load_encodec(codec), len(tokens["codes"][0]), channels)
-    said = {"codec": facts.identity, "channels": channels, "sample_rate": facts.sample_rate}
+    said = {"codec_identity": facts.identity, "channels": channels, "sample_rate": facts.sample_rate}
     said["cardinality"] = facts.cardinality
     return pa.Table.from_pylist([row | said for row in tokens.to_pylist()], schema=TOKENS.schema)
 

@@ -1,0 +1,89 @@
+"""Views over several tables: what a question to the store need not join for itself.
+
+`lineage` and `descendants` go from a clip to the recordings that its models learned from, and back. They are joins of
+what was written once, and no table: asked for one clip or one recording, they read what is about that one.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class View:
+    """A view, and what it reads."""
+
+    about: str
+    """One row is …"""
+    tables: tuple[str, ...]
+    """Those that it reads, through other views too."""
+    statement: str
+
+
+_REFERENCES = """
+    SELECT request_id, how, substr(reference, 7) AS track_id
+    FROM requests UNPIVOT (reference FOR how IN (melody, prompt, clap))
+    WHERE starts_with(reference, 'track:')
+"""
+"""The recordings that requests refer to, by what they are used as."""
+
+VIEWS = {
+    "artists_in_two_splits": View(
+        "an artist whose recordings are in several splits; there is none in a store that is as it should be",
+        ("tracks",),
+        """
+        SELECT lower(artist) AS artist, list(DISTINCT split ORDER BY split) AS splits
+        FROM (SELECT unnest(artists) AS artist, split FROM tracks) GROUP BY ALL HAVING count(DISTINCT split) > 1
+        """,
+    ),
+    "ancestry": View(
+        "a model that had a hand in another, at `distance` 0 the model itself",
+        ("checkpoints", "weights"),
+        """
+        WITH RECURSIVE parentage AS (
+            SELECT checkpoint_id, unnest(parents) AS parent_id FROM checkpoints
+        ), walk AS (
+            (SELECT checkpoint_id, checkpoint_id AS ancestor_id, 0 AS distance FROM checkpoints
+             UNION SELECT digest, digest, 0 FROM weights)
+            UNION
+            SELECT walk.checkpoint_id, parentage.parent_id, walk.distance + 1
+            FROM walk JOIN parentage ON parentage.checkpoint_id = walk.ancestor_id
+        ), nearest AS (
+            SELECT checkpoint_id, ancestor_id, min(distance) AS distance FROM walk GROUP BY ALL
+        ), elsewhere AS (
+            SELECT digest, min(reference) AS reference FROM weights GROUP BY digest
+        )
+        SELECT nearest.checkpoint_id, ancestor_id, distance, kind, reference, training_set
+        FROM nearest
+        LEFT JOIN checkpoints ON checkpoints.checkpoint_id = ancestor_id
+        LEFT JOIN elsewhere ON elsewhere.digest = ancestor_id
+        """,
+    ),
+    "lineage": View(
+        "a clip, a model that had a hand in it, and a recording that this model learned from or the request refers to",
+        ("clips", "checkpoints", "weights", "learned", "requests", "tracks"),
+        f"""
+        SELECT request_id, take, clips.checkpoint_id, ancestor_id AS model_id, kind, reference, distance,
+               CASE WHEN track_id IS NOT NULL THEN 'learned' END AS how, track_id, learned.title, artist, licence, uri
+        FROM clips JOIN ancestry USING (checkpoint_id) LEFT JOIN learned USING (training_set)
+        UNION ALL BY NAME
+        SELECT request_id, take, checkpoint_id, how, track_id, tracks.title, artist, licence, uri
+        FROM clips JOIN ({_REFERENCES}) USING (request_id) LEFT JOIN tracks USING (track_id)
+        """,
+    ),
+    "descendants": View(
+        "a recording, a model that it had a hand in, and a clip of that model or of a request that refers to it",
+        ("clips", "checkpoints", "weights", "learned", "requests", "tracks"),
+        f"""
+        SELECT track_id, learned.title, artist, licence, uri, 'learned' AS how, learner.checkpoint_id AS learned_by,
+               ancestry.checkpoint_id, model.kind, distance, request_id, take, clips.path
+        FROM learned
+        JOIN checkpoints AS learner USING (training_set)
+        JOIN ancestry ON ancestor_id = learner.checkpoint_id
+        JOIN checkpoints AS model ON model.checkpoint_id = ancestry.checkpoint_id
+        LEFT JOIN clips ON clips.checkpoint_id = ancestry.checkpoint_id
+        UNION ALL BY NAME
+        SELECT track_id, tracks.title, artist, licence, uri, how, checkpoint_id, request_id, take, path
+        FROM ({_REFERENCES}) JOIN clips USING (request_id) LEFT JOIN tracks USING (track_id)
+        """,
+    ),
+}
+"""Every view, after those that it reads."""

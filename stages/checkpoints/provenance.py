@@ -1,0 +1,62 @@
+"""Provenance: which models a checkpoint was made with, and which recordings it learned from.
+
+Both are written when a checkpoint is, and from what a run is made of rather than from what a stage remembers to say:
+the weights that its configuration and those of the tables that it reads name, and the very tracks that it drew from.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.identity import fingerprint
+from schemas.tables import CHECKPOINTS, LEARNED, TRACKS
+from schemas.versions import Versions, weights_of_config
+from stages.pipeline.contract import Context
+
+FACTS = tuple(name for name in LEARNED.schema.names if name in TRACKS.schema.names)
+"""The columns of `tracks` that outlive a track in `learned`."""
+
+
+def parents_of(context: Context, known: Sequence[str] = ()) -> list[str]:
+    """Return every model that had a hand in what a stage reads and starts from: a codec in the tokens, a separator in
+    the melodies, CLAP in the embeddings, a text encoder, the model that training began with.
+
+    Args:
+        known: ids of checkpoints that are parents already.
+
+    Returns:
+        Ids of checkpoints for models of the store, digests for weights from elsewhere, as in the table `weights`.
+    """
+    versions = Versions(context.store)
+    digests = weights_of_config(json.loads(context.config)) if context.config else set()
+    for read in context.versions.values():
+        for version in versions.upstream(read):
+            digests |= versions.all[version].weights() if version in versions.all else set()
+    rows = context.store.read_all(CHECKPOINTS, ["checkpoint_id", "digest", "created_at"]).sort_by("created_at")
+    own = {row["digest"]: row["checkpoint_id"] for row in rows.to_pylist()}
+    own |= {row["digest"]: row["checkpoint_id"] for row in rows.to_pylist() if row["checkpoint_id"] in known}
+    return list(dict.fromkeys([*known, *sorted(own.get(digest, digest) for digest in digests)]))
+
+
+def tracks_to_learn(context: Context, track_ids: Iterable[str]) -> pa.Table:
+    """Return what `tracks` says of the recordings that a training draws from, by the columns `FACTS`."""
+    rows, wanted = context.rows(TRACKS, FACTS), pa.array(sorted(track_ids), pa.string())
+    return rows.filter(pc.is_in(rows.column("track_id"), wanted)).sort_by("track_id")
+
+
+def record_learned(context: Context, tracks: pa.Table) -> str:
+    """Write which recordings a model learned from, and return the name of that set.
+
+    Models that learned from the same recordings share one file, and what is known of a recording stays there when the
+    recording goes.
+
+    Args:
+        tracks: with the columns `FACTS`.
+    """
+    name = fingerprint(tracks.drop_columns(["uri"]).to_pylist())  # wherever the recordings lie
+    if not context.store.exists(context.store.shard_path(LEARNED, "1", name)):
+        named = tracks.append_column("training_set", pa.repeat(pa.scalar(name), tracks.num_rows))
+        context.store.write_shard(LEARNED, "1", name, named.select(LEARNED.schema.names), input_key=name)
+    return name
