@@ -10,6 +10,7 @@ import torch
 from model.conditioning.config import MusicModelConfig
 from model.music_model import MusicModel
 from schemas.tables import TOKENS
+from schemas.weights import folder_digest
 from stages import train
 from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
 from stages.checkpoints.facts import CheckpointFacts
@@ -215,7 +216,7 @@ def test_a_checkpoint_in_any_form_is_trained_on_and_keeps_its_codec(tmp_path: Pa
     model["language_model"] = model["language_model"] | {"padding": "masked"}
     config = recipe(tmp_path, model=model, optimization=STILL, **changes)
     row = train_in(tmp_path, config)
-    assert row["parents"] == []
+    assert row["parents"] == [folder_digest(tmp_path / "outside")]  # as `weights` names it
     _, context = make_context(tmp_path, config)
     read = load_checkpoint(context.store.local(row["path"]), context.weights)
     before = trained.model.weights()
