@@ -42,8 +42,15 @@ _FILLERS = frozenset(
 )
 """Words that may stand beside the elements and say nothing besides."""
 
-_JOINED = (("creative commons", "creativecommons"), ("non commercial", "noncommercial"), ("share alike", "sharealike"))
-_JOINED += (("no derivatives", "noderivatives"), ("no derivs", "noderivs"), ("no derivative works", "noderivatives"))
+_JOINED = {
+    "creative commons": "creativecommons",
+    "non commercial": "noncommercial",
+    "share alike": "sharealike",
+    "no derivative works": "noderivatives",
+    "no derivatives": "noderivatives",
+    "no derivs": "noderivs",
+}
+"""Words that are written apart or together."""
 
 _COMBINATIONS = frozenset({"BY", "BY-SA", "BY-NC", "BY-NC-SA", "BY-ND", "BY-NC-ND", "SA", "NC", "ND", "NC-SA", "NC-ND"})
 """The licences that Creative Commons has published; those without BY are of version 1.0."""
@@ -111,7 +118,7 @@ def _of_words(text: str) -> str | None:
     if "all rights reserved" in text:
         return ALL_RIGHTS_RESERVED
     words = " ".join(re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+\d?(?!\.)|[^\W\d_]+", text))
-    for phrase, word in _JOINED:
+    for phrase, word in _JOINED.items():
         words = words.replace(phrase, word)
     if words in ("public domain", "publicdomain", "pd", "public domain mark", "public domain mark 1.0"):
         return PUBLIC_DOMAIN
