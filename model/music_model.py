@@ -203,6 +203,15 @@ class MusicModel(nn.Module):
         """Return the cross-entropy of `forward`, in nats: the mean over codebooks and each codebook's [K]."""
         return self.language_model.loss(codes, self._conditions_of(attributes, codes.shape[0]), lengths)
 
+    @property
+    def hidden_matrices(self) -> list[str]:
+        """Names of the matrices between the decoder's inputs and its heads: what Muon is for."""
+        return [
+            f"language_model.transformer.{name}"
+            for name, parameter in self.language_model.transformer.named_parameters()
+            if parameter.ndim == 2
+        ]
+
     def weights(self) -> dict[str, Tensor]:
         """Return the state that a checkpoint of this model holds: all but a frozen text encoder."""
         state = self.state_dict()

@@ -1,1 +1,1 @@
-"""How weights are updated: AdamW, schedule, clipping, averaged weights, and how much of a device an update uses."""
+"""How weights are updated: AdamW, Muon, schedule, clipping, averages, and how much of a device an update uses."""

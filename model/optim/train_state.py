@@ -1,4 +1,4 @@
-"""How a network learns: AdamW, learning rate, clipping, averaged weights, and the exact state of all of it.
+"""How a network learns: AdamW or Muon, learning rate, clipping, averaged weights, and the exact state of all of it.
 
 MusicGen (arXiv:2306.05284, 3.1): AdamW with betas (0.9, 0.95), decoupled weight decay 0.1, gradients clipped to norm
 1.0, a cosine learning rate after a linear warm-up of 4000 steps, weights averaged with decay 0.99, without a share of
@@ -9,9 +9,10 @@ step (`step_seed`).
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.optim.config import OptimizationConfig, TrainingPrecision
+from model.optim.muon import step_matrices
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps for each parameter."""
@@ -43,9 +45,16 @@ def in_precision(device: torch.device, precision: TrainingPrecision) -> Abstract
     A codec's spectra, distances and codebooks stand outside: squares of quiet sound, logarithms near their floor and
     differences of nearly equal vectors are what eight bits of precision lose.
     """
-    if precision == "float32":
+    if precision == "float32" or (device.type == "cpu" and not multiplies_bfloat16()):
         return nullcontext()  # a device without values ("meta") has no autocast
     return torch.autocast(device.type, torch.bfloat16)
+
+
+@cache
+def multiplies_bfloat16() -> bool:
+    """Return whether this CPU has instructions that multiply bfloat16; without, products of it are emulated."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def newest_share(averaged: int, decay: float) -> float:
@@ -104,12 +113,13 @@ class TrainState:
         model: its parameters that require a gradient are trained; the others never move and are not averaged. Its
             buffers (codebooks that learn by moving averages of their own) are part of the state, not of the average.
         config: how they move.
+        matrices: names of the parameters that `config.optimizer` is about, matrices of hidden layers.
 
     Raises:
         ValueError: all parameters are frozen.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizationConfig) -> None:
+    def __init__(self, model: nn.Module, config: OptimizationConfig, matrices: Collection[str] = ()) -> None:
         self.config = config
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
@@ -118,8 +128,10 @@ class TrainState:
         stored = model.state_dict().keys()
         self.buffers = {name: value for name, value in model.named_buffers() if name in stored}
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+        by_muon = frozenset(matrices if config.optimizer == "muon" else ())
+        self.momenta = {name: torch.zeros_like(value) for name, value in self.parameters.items() if name in by_muon}
         self.adam = torch.optim.AdamW(
-            list(self.parameters.values()),
+            [value for name, value in self.parameters.items() if name not in by_muon],
             lr=config.learning_rate,
             betas=config.betas,
             eps=config.epsilon,
@@ -147,7 +159,17 @@ class TrainState:
         # Fused AdamW reads these two on the device, as `torch.amp.GradScaler` uses them, and may leave all as it was.
         self.adam.grad_scale, self.adam.found_inf = None, (~applied).float()  # type: ignore[attr-defined]
         self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        if self.momenta:
+            share = rate / self.config.learning_rate
+            step_matrices(
+                [self.parameters[name] for name in self.momenta],
+                list(self.momenta.values()),
+                share * self.config.matrix_learning_rate,
+                self.config.weight_decay,
+                applied,
+            )
+        for parameter in self.parameters.values():
+            parameter.grad = None
         ends_row = applied & (self.skipped_steps <= self.config.max_skipped_steps)
         self.skipped_steps = torch.where(ends_row, 0, self.skipped_steps + 1)
         self.updates += 1
@@ -211,6 +233,7 @@ class TrainState:
             for moment in MOMENTS:
                 if parameter in self.adam.state:
                     state[f"{moment}.{name}"] = self.adam.state[parameter][moment]
+        state |= {f"momentum.{name}": value for name, value in self.momenta.items()}
         state |= {f"buffers.{name}": value for name, value in self.buffers.items()}
         return {name: value.cpu().contiguous() for name, value in state.items()}
 
@@ -229,6 +252,7 @@ class TrainState:
         self.skipped_steps = state["skipped_steps"].to(self.skipped_steps.device, copy=True)
         _copy(self.parameters, {name: state[f"weights.{name}"] for name in self.parameters})
         _copy(self.buffers, {name: state[f"buffers.{name}"] for name in self.buffers})
+        _copy(self.momenta, {name: state[f"momentum.{name}"] for name in self.momenta})
         self.adam.state.clear()
         for name, parameter in self.parameters.items():
             self.average[name] = state[f"average.{name}"].to(parameter.device, copy=True)

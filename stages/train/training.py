@@ -94,7 +94,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         _start_joint_codebooks(corpus, config, initial.model, splits["train"])
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
-        train_state = TrainState(initial.model, config.optimization)
+        train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)
         training_log = _take_steps(config, context, rank, draw, initial.model, train_state, evaluators.get("valid"))
         if not rank.is_main:
             return None

@@ -230,3 +230,32 @@ def test_training_lowers_the_loss() -> None:
     before = F.mse_loss(model(inputs), inputs[:, :2].sin()).item()
     descend(model, TrainState(model, small(steps=200, weight_decay=0.0)), range(200))
     assert F.mse_loss(model(inputs), inputs[:, :2].sin()).item() < 0.3 * before
+
+
+def muon_pair(steps: int, **changes: object) -> tuple[nn.Sequential, TrainState]:
+    model = network()
+    return model, TrainState(model, small(optimizer="muon", steps=steps, **changes), ["0.weight", "2.weight"])
+
+
+def test_an_interrupted_training_by_muon_goes_on_bit_for_bit() -> None:
+    whole, state = muon_pair(8)
+    descend(whole, state, range(8))
+    first, interrupted = muon_pair(8)
+    descend(first, interrupted, range(4))
+    second, resumed = muon_pair(8)
+    resumed.load(interrupted.state())
+    descend(second, resumed, range(4, 8))
+    for name, value in state.state().items():
+        assert torch.equal(resumed.state()[name], value), name
+
+
+def test_a_gradient_that_is_not_finite_leaves_matrices_and_momenta_as_they_were() -> None:
+    model, state = muon_pair(8)
+    descend(model, state, range(2))
+    before = {name: value.clone() for name, value in state.state().items() if name.startswith(("weights", "momentum"))}
+    model(torch.full((1, 3), torch.nan)).sum().backward()
+    assert not state.step().applied
+    after = state.state()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    descend(model, state, range(3, 4))
+    assert not torch.equal(state.state()["weights.0.weight"], before["weights.0.weight"])

@@ -1,0 +1,75 @@
+"""Muon: the step of a hidden layer's matrix is its momentum with every singular value brought near 1 (K. Jordan et al.,
+"Muon: An optimizer for hidden layers in neural networks", 2024; at scale: arXiv:2502.16982).
+
+`torch.optim.Muon` is the oracle of the tests. It goes through the matrices one by one; here those of one shape go
+together, which on small models is most of the step's time, and an update whose gradients are not finite is left out on
+the device, without waiting for it.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+MOMENTUM = 0.95
+"""Decay of the momentum a step, which is looked ahead by (Nesterov's)."""
+
+COEFFICIENTS, ITERATIONS = (3.4445, -4.775, 2.0315), 5
+"""Of the quintic Newton-Schulz iteration, chosen so that small singular values grow fast."""
+
+SMALLEST_NORM = 1e-7
+"""Floor of the norm that a matrix is divided by."""
+
+
+def orthogonalised(matrices: Float[Tensor, "M rows columns"]) -> Float[Tensor, "M rows columns"]:
+    """Return matrices with the singular vectors of these, and singular values between about 0.5 and 1.5, in
+    bfloat16."""
+    is_tall = matrices.shape[1] > matrices.shape[2]
+    result = matrices.bfloat16()
+    if is_tall:
+        result = result.mT
+    result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=SMALLEST_NORM)
+    first, third, fifth = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        gram = result @ result.mT
+        result = torch.baddbmm(result, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), result, beta=first)
+    return result.mT if is_tall else result
+
+
+def step_matrices(
+    parameters: Sequence[Float[Tensor, "_ _"]],
+    momenta: Sequence[Float[Tensor, "_ _"]],
+    learning_rate: float,
+    weight_decay: float,
+    applied: Bool[Tensor, ""],
+) -> None:
+    """Move matrices along their gradients, and their momenta with them, in place.
+
+    Args:
+        parameters: with gradients.
+        momenta: one for each, zeros before the first step.
+        learning_rate: of a square matrix; of one with more rows than columns, times the root of their ratio, so that
+            outputs move as far.
+        weight_decay: the share that is taken off, times the learning rate.
+        applied: on the device; False leaves all as it was.
+    """
+    by_shape: dict[torch.Size, list[int]] = {}
+    for number, parameter in enumerate(parameters):
+        by_shape.setdefault(parameter.shape, []).append(number)
+    with torch.no_grad():
+        for (rows, columns), numbers in by_shape.items():
+            gradients = torch.stack([_gradient(parameters[number]) for number in numbers])
+            before = torch.stack([momenta[number] for number in numbers])
+            after = before.lerp(gradients, 1 - MOMENTUM)
+            update = orthogonalised(gradients.lerp(after, MOMENTUM)).to(before.dtype)
+            rate = learning_rate * math.sqrt(max(1.0, rows / columns))
+            values = torch.stack([parameters[number] for number in numbers])
+            moved = values * (1 - learning_rate * weight_decay) - rate * update
+            torch._foreach_copy_([momenta[number] for number in numbers], list(torch.where(applied, after, before)))
+            torch._foreach_copy_([parameters[number] for number in numbers], list(torch.where(applied, moved, values)))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
