@@ -281,7 +281,10 @@ class CodecTrainingConfig(Config):
     quantizer_start: int = Field(default=0, ge=0)
     """Steps as a plain autoencoder, before the codebooks start."""
     start_batches: int = Field(default=16, ge=1)
-    """Batches whose latents the codebooks start from."""
+    """Batches whose latents the codebooks start from, and whose frames a `transform` is of."""
+    start: Literal["variance", "transform"] = "variance"
+    """The network before its first step: drawn at random and scaled so that every convolution gives unit variance, or a
+    linear transform codec on the principal components of the sound, which minutes of training can only add to."""
     weight_norm: bool = True
     """Learn the convolutions' weights as direction and length (Salimans and Kingma, arXiv:1602.07868), as published;
     else as they are, which costs a small network less time. What is kept has the published form in both cases."""

@@ -1,13 +1,21 @@
-"""The network of a new codec: transformers' `EncodecModel`, with plain or normalised weights, scaled to its sound."""
+"""The network of a new codec: transformers' `EncodecModel`, with plain or normalised weights, scaled to its sound or
+started as a linear transform of it."""
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel
+from transformers.models.encodec.modeling_encodec import (
+    EncodecConv1d,
+    EncodecConvTranspose1d,
+    EncodecLSTM,
+    EncodecResnetBlock,
+)
 
 from model.codec.config import CodecConfig
 
@@ -88,6 +96,117 @@ def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> Non
             hook.remove()
     last = [module for module in network.decoder.modules() if isinstance(module, nn.Conv1d)][-1]
     last.weight.mul_(wav.std())
+
+
+QUIET = 0.05
+"""Root mean square of the outermost channels at the start."""
+
+RESIDUAL_SHARE = 0.01
+"""Of their first weights, that residual branches start with: next to nothing, and yet of a direction."""
+
+
+@torch.no_grad()
+def start_as_transform(network: EncodecModel, wav: Float[Tensor, "B C N"], seed: int) -> None:
+    """Set the weights so that the network begins as a linear transform codec: the encoder takes non-overlapping frames
+    to their principal components (the Karhunen-Loève transform of this sound), the decoder is its transpose.
+
+    Each convolution's central taps become the principal components of what they see (Krähenbühl et al.,
+    arXiv:1511.06856, 3.1), turned at random so that all channels carry alike; recurrent layers and residual branches
+    start near zero. Sound is so quiet inside that ELU is almost the identity. So the first latents already hold most
+    of the sound, their distances are distances of waveforms, and training has only the rest to learn. Expects plain
+    weights (`fold_weight_norm`).
+
+    Args:
+        wav: what the components are of; its frames should outnumber the channels of the bottleneck by far.
+        seed: of the turns.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    encoder = [layer for layer in network.encoder.layers if isinstance(layer, EncodecConv1d)]
+    decoder = [layer for layer in network.decoder.layers if isinstance(layer, EncodecConv1d | EncodecConvTranspose1d)]
+    for module in network.modules():
+        if isinstance(module, EncodecLSTM):
+            _silence(module.lstm)
+        elif isinstance(module, EncodecResnetBlock):
+            _silence_branch(module)
+    hidden = wav
+    for layer in network.encoder.layers:
+        if isinstance(layer, EncodecConv1d):
+            index = encoder.index(layer)
+            last = index == len(encoder) - 1
+            taps = _components(layer, hidden, None if last else generator)
+            # Quiet inside; latents of unit variance on average, which is what the commitment's weight is meant for.
+            loudness = 1.0
+            if index == 0 or last:
+                outputs = _set_taps(layer, taps, hidden)
+                loudness = float(outputs.square().mean().sqrt().clamp(min=1e-8)) / (1.0 if last else QUIET)
+            hidden = _set_taps(layer, taps / loudness, hidden)
+            _set_transpose(decoder[-1 - index], taps * loudness)
+        else:
+            hidden = layer(hidden)
+
+
+def _components(
+    layer: EncodecConv1d, inputs: Float[Tensor, "B I N"], generator: torch.Generator | None
+) -> Float[Tensor, "O I r"]:
+    """Return the principal components of a layer's inputs over as many steps as its stride, turned at random where
+    there is a generator."""
+    stride, channels = layer.conv.stride[0], layer.conv.out_channels
+    steps = inputs.shape[-1] // stride
+    windows = inputs[..., : steps * stride].unfold(-1, stride, stride).permute(0, 2, 1, 3).flatten(0, 1).flatten(1)
+    windows = windows.double()
+    components = torch.linalg.eigh(windows.t() @ windows / len(windows)).eigenvectors.flip(1)[:, :channels].t()
+    if len(components) < channels:  # more channels than there is to see: an embedding, still of orthonormal columns
+        components = torch.cat([components, components.new_zeros(channels - len(components), components.shape[1])])
+    if generator is not None:
+        turn = torch.linalg.qr(torch.randn(channels, channels, generator=generator, dtype=torch.float64)).Q
+        components = turn.to(components) @ components
+    taps: Tensor = components.reshape(channels, inputs.shape[1], stride).to(inputs.dtype)
+    return taps
+
+
+def _set_taps(layer: EncodecConv1d, taps: Float[Tensor, "O I r"], inputs: Float[Tensor, "B I N"]) -> Tensor:
+    """Give a layer these taps on the steps of its own frame, zeros around them, and no bias; return its outputs."""
+    total = int(layer.padding_total)
+    first = total if layer.causal else total - total // 2
+    layer.conv.weight.zero_()
+    layer.conv.weight[..., first : first + taps.shape[-1]] = taps
+    assert layer.conv.bias is not None
+    layer.conv.bias.zero_()
+    outputs: Tensor = layer(inputs)
+    return outputs
+
+
+def _set_transpose(layer: EncodecConv1d | EncodecConvTranspose1d, taps: Float[Tensor, "O I r"]) -> None:
+    """Give a layer of the decoder the transpose of a layer of the encoder with these taps."""
+    if isinstance(layer, EncodecConv1d):
+        total = int(layer.padding_total)
+        first, weight = total if layer.causal else total - total // 2, taps.transpose(0, 1)
+    else:
+        total = layer.conv.kernel_size[0] - layer.conv.stride[0]
+        first, weight = 0 if layer.causal else total - total // 2, taps
+    layer.conv.weight.zero_()
+    layer.conv.weight[..., first : first + taps.shape[-1]] = weight
+    assert layer.conv.bias is not None
+    layer.conv.bias.zero_()
+
+
+def _silence(lstm: nn.LSTM) -> None:
+    """Let the cells of every recurrent layer take in nothing, so that all its outputs are zero."""
+    cells = slice(2 * lstm.hidden_size, 3 * lstm.hidden_size)  # gates in order: input, forget, cell, output
+    for value in lstm.parameters():
+        value[cells] = 0.0
+
+
+def _silence_branch(block: EncodecResnetBlock) -> None:
+    """Let a residual block begin as almost the identity."""
+    last = cast(EncodecConv1d, block.block[-1]).conv
+    assert last.bias is not None
+    last.weight.mul_(RESIDUAL_SHARE)
+    last.bias.zero_()
+    if isinstance(block.shortcut, EncodecConv1d):
+        assert block.shortcut.conv.bias is not None
+        nn.init.dirac_(block.shortcut.conv.weight)
+        block.shortcut.conv.bias.zero_()
 
 
 def plain_weights(network: EncodecModel) -> bool:

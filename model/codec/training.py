@@ -5,11 +5,12 @@ decoder are run around `train_quantizer`. The losses are EnCodec's (arXiv:2210.1
 spectra, discriminators that learn against it, feature matching, commitment, and a balancer of their gradients; each can
 be left out.
 
-Three departures make minutes on a CPU enough. Weight normalisation may be folded into plain weights while training (it
-costs a small network much of its time) and comes back on export. Convolutions start scaled so that each gives unit
-variance on real sound (Mishkin and Matas, arXiv:1511.06422): by default the biases of the initial network drown the
-signal, and hundreds of steps go by before a latent depends on the input. And the network can learn as a plain
-autoencoder first, so that codebooks start by k-means on latents that already mean something.
+Four departures make minutes on a CPU enough, each by a knob but the second. Weight normalisation may be folded into
+plain weights while training (it costs a small network much of its time) and comes back on export. Convolutions start
+scaled so that each gives unit variance on real sound (Mishkin and Matas, arXiv:1511.06422): by default the biases of
+the initial network drown the signal, and hundreds of steps go by before a latent depends on the input. The network can
+learn as a plain autoencoder first, so that codebooks start by k-means on latents that already mean something. Or they
+mean something before any step, where it starts as a linear transform of its sound (`start_as_transform`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from transformers import EncodecModel
 from model.codec.adversarial import AdversarialTraining
 from model.codec.config import CodecTrainingConfig
 from model.codec.losses import Balancer, ReconstructionLosses, weighted_sum
-from model.codec.network import fold_weight_norm, scale_activations, with_weight_norm
+from model.codec.network import fold_weight_norm, scale_activations, start_as_transform, with_weight_norm
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
 from model.optim.train_state import (
     TrainState,
@@ -33,8 +34,8 @@ from model.optim.train_state import (
     step_seed,
 )
 
-DISCRIMINATORS, DISCRIMINATOR_TURN = 1, 2
-"""What a draw is for, beside those of the codebooks; part of its seed."""
+DISCRIMINATORS, DISCRIMINATOR_TURN, TURNS = 1, 2, 3
+"""What a draw is for, beside those of the codebooks; part of its seed. Turns are those of `start_as_transform`."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,12 @@ class CodecTraining:
         self.config, self.seed, self.batches = config, seed, batches
         device, settings = network.device, network.config
         first = batches(0)
-        scale_activations(fold_weight_norm(network), first)
+        fold_weight_norm(network)
+        if config.start == "transform":
+            sound = torch.cat([batches(i) for i in range(config.start_batches)])
+            start_as_transform(network, sound, step_seed(seed, 0, TURNS))
+        else:
+            scale_activations(network, first)
         if config.weight_norm:
             network = with_weight_norm(network, network.state_dict())
             network.to(device)  # type: ignore[arg-type]
