@@ -1,7 +1,8 @@
 """A checkpoint from one form into another: this project's, Hugging Face's MusicGen, AudioCraft's.
 
 What is written holds all that it needs: language model, text encoder where the form keeps one, and codec. A model that
-was trained here only names its codec; that one is fetched, and must be the one whose codes the model learned.
+was trained here only names its codec; that one is fetched, and must be the one whose codes the model learned. The card
+comes along, with how the new form is loaded.
 """
 
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
 from stages.checkpoints.codecs import IDENTITY_DIGITS, CodesFormat, load_matching_network
 from stages.checkpoints.huggingface.checkpoint import write_hugging_face
 from stages.checkpoints.loading import Form, detect_form, load_checkpoint
+from stages.checkpoints.model_card import CARD, converted_card, write_card
 from stages.checkpoints.native import FindWeights, TrainedModel, describe_codec, save_checkpoint
 
 
@@ -59,8 +61,17 @@ def convert_checkpoint(
             write_hugging_face(trained, new)
         else:
             write_audiocraft(trained, new)
+        write_card(new, converted_card(_read_card(folder), trained.facts, form))
     parameters = sum(value.numel() for value in trained.model.parameters())
     return Conversion(detect_form(folder), form, parameters, _codec_in_words(trained))
+
+
+def _read_card(folder: Path) -> str | None:
+    """Read the card of a checkpoint; None where it has none that is text."""
+    try:
+        return (folder / CARD).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _add_codec(trained: TrainedModel, weights: FindWeights, chosen: WeightsRef | None) -> TrainedModel:

@@ -54,6 +54,9 @@ class CheckpointFacts(Config):
     """The versions of the tables that it learned from, by table; none where it was not trained here."""
     codec: CodecFacts | None = None
     """What its codes mean; None where nobody knows."""
+    distilled_guidance: float | None = None
+    """The coefficient of the guidance that its weights have learned (`train.distill_guidance`), so that it is asked
+    with guidance 1; None for a model that is to be guided."""
 
     @property
     def segment_frames(self) -> int:

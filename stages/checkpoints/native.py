@@ -2,6 +2,7 @@
 
 ```
 model.safetensors   the averaged weights of language model and conditioners (and of a text encoder that learned too)
+README.md           its card: what it reads and was taught, how good it is, how it is loaded
 config.json         what the model is, and what its codes and conditions came from
 text_encoder/       configuration and tokenizer of the text encoder; its weights where it came with the model
 codec/              the codec of its codes, where it came with the model

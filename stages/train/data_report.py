@@ -16,14 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from model.conditioning.captions import CaptionKind, draw_caption
+from schemas.licences import parse_licence
 from schemas.shards import read_columns
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
+from schemas.tables import CHROMA, CLAP, HARMONY, RHYTHM, TOKENS, TRACKS, Table
+from stages.checkpoints.model_card import literal
 from stages.pipeline.contract import Context, Remarks
 from stages.train.config import Config
 from stages.train.tracks import METADATA, SPLITS, split_positions
 
-CONDITION_TABLES = {table.name: table for table in (CHROMA, CLAP)}
-"""Conditions that have tables of their own, which bear their names."""
+CONDITION_TABLES: Mapping[str, tuple[Table, str]] = {
+    "chroma": (CHROMA, "track_id"),
+    "clap": (CLAP, "track_id"),
+    "beat": (RHYTHM, "beats"),
+    "chords": (HARMONY, "chords"),
+}
+"""Conditions that have tables of their own, each with a short column that says something where a track has it."""
 
 DRAWN_TEXTS = 4_000
 """Texts that are drawn to see what they hold: shares are then right to 1.6 points, 19 times of 20."""
@@ -33,6 +40,9 @@ LEAST_WHOLE = 0.5
 
 TEMPO_STEP = 20
 """Width of a bin of tempi, beats a minute."""
+
+MOST_LICENCES = 50
+"""Licences that a model's card names; the table `tracks` holds all."""
 
 UNKNOWN = "not stated"
 """The licence of a track that has none."""
@@ -121,6 +131,26 @@ class DataReport:
             lines.append(f"texts, of {self.texts.drawn:,} drawn: {', '.join(self.text_shares())}")
         return lines
 
+    def card_items(self) -> list[str]:
+        """Return the report as list items of a model's card, in Markdown."""
+        sizes = [f"{size.tracks:,} tracks ({size.hours:.3g} h) in `{split}`" for split, size in self.splits.items()]
+        items = [f"tracks: {', '.join(sizes)}"]
+        if self.coverage:
+            shares = ", ".join(f"`{name}` {count / self.tracks:.1%}" for name, count in self.coverage.items())
+            items.append(f"share of the training tracks that have each condition: {shares}")
+        for name, counts in (("tempo, bpm", self.tempi), ("key", self.keys)):
+            if counts:
+                items.append(f"{name}: {histogram({literal(value): count for value, count in counts.items()})}")
+        if self.texts is not None:
+            items.append(f"texts that it was shown: {', '.join(self.text_shares())}")
+        return items
+
+    def licence_items(self) -> list[str]:
+        """Return the licences of the training tracks as list items of a model's card, in Markdown."""
+        items = [f"{literal(name)}: {count:,} tracks" for name, count in [*self.licences.items()][:MOST_LICENCES]]
+        rest = len(self.licences) - len(items)
+        return [*items, *([f"and {rest:,} more"] if rest > 0 else [])]
+
     def text_shares(self) -> list[str]:
         """Say which share of the texts holds what, the kinds in one order."""
         if self.texts is None:
@@ -184,7 +214,7 @@ def data_report(config: Config, context: Context) -> DataReport:
         coverage={name: _covered(context, name, train) for name in config.model.conditions},
         tempi=_tempi(train.column("bpm")),
         keys=dict(sorted(_counts(train.column("key")).items())),
-        licences=dict(Counter(_counts(train.column("licence"), UNKNOWN)).most_common()),
+        licences=_licences(train.column("licence")),
         texts=_draw_texts(train, config) if config.model.description is not None and train.num_rows else None,
     )
 
@@ -203,11 +233,13 @@ def _short_columns(context: Context, table: Table, names: Sequence[str]) -> pa.T
 
 def _covered(context: Context, condition: str, tracks: pa.Table) -> int:
     """Count the tracks that have a condition."""
-    table = CONDITION_TABLES.get(condition)
-    if table is not None:
-        known = _short_columns(context, table, ["track_id"]).column("track_id")
-        return int(pc.sum(pc.is_in(tracks.column("track_id"), value_set=known)).as_py() or 0)
-    return len(_said(tracks.column(condition)))
+    if condition not in CONDITION_TABLES:
+        return len(_said(tracks.column(condition)))
+    table, column = CONDITION_TABLES[condition]
+    rows = _short_columns(context, table, list(dict.fromkeys(("track_id", column))))
+    if column != "track_id":
+        rows = rows.filter(pc.greater(pc.fill_null(pc.list_value_length(rows.column(column)), 0), 0))
+    return int(pc.sum(pc.is_in(tracks.column("track_id"), value_set=rows.column("track_id"))).as_py() or 0)
 
 
 def _said(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -220,11 +252,19 @@ def _said(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.drop_null()
 
 
-def _counts(column: pa.ChunkedArray, missing: str | None = None) -> dict[str, int]:
-    """Count the values of a column of text; those that say nothing under the name `missing`, if there is one."""
-    counted = {row["values"]: row["counts"] for row in pc.value_counts(_said(column)).to_pylist()}
-    silent = len(column) - sum(counted.values())
-    return counted | ({missing: silent} if missing and silent else {})
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    """Count the values of a column of text that say something."""
+    return {row["values"]: row["counts"] for row in pc.value_counts(_said(column)).to_pylist()}
+
+
+def _licences(column: pa.ChunkedArray) -> dict[str, int]:
+    """Count licences, each by its one name, or as it is written where that is not understood; the commonest first."""
+    counts: Counter[str] = Counter()
+    for written, count in _counts(column).items():
+        licence = parse_licence(written)
+        counts[licence.name if licence is not None and licence.is_known else written] += count
+    counts[UNKNOWN] += len(column) - counts.total()
+    return dict((+counts).most_common())
 
 
 def _tempi(column: pa.ChunkedArray) -> dict[str, int]:

@@ -6,11 +6,13 @@ draws, tokenises and stacks the next step's examples meanwhile.
 """
 
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from model.optim.train_state import TrainState, check_moved, step_seed
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.model_card import ModelCard, card_text, literal, write_card
 from stages.checkpoints.native import save_checkpoint
 from stages.checkpoints.provenance import tracks_to_learn
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
@@ -49,6 +52,9 @@ from stages.train.tracks import METADATA
 
 PACKED = ((CHROMA, "chroma"), (CLAP, "embeddings"), (TOKENS, "codes"))
 """Tables that may be larger than memory, and the column of each that makes it large."""
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""How the hub names a model, as the card's metadata may."""
 
 ADAPTER = "adapter"
 """Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
@@ -99,10 +105,10 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         if not rank.is_main:
             return None
         with train_state.averaged():
-            metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality), **report.metrics()}
+            metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality)}
             for split, evaluator in evaluators.items():
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
-            row = _export_checkpoint(config, context, corpus, initial, metrics, learned)
+            row = _export_checkpoint(config, context, corpus, report, initial, metrics, learned)
     return ReduceResult([row], also={"training": training_log.training_rows(context.identity)})
 
 
@@ -212,6 +218,7 @@ def _export_checkpoint(
     config: Config,
     context: Context,
     corpus: Corpus,
+    report: DataReport,
     initial: InitialModel,
     metrics: dict[str, float],
     learned: pa.Table,
@@ -235,9 +242,34 @@ def _export_checkpoint(
             merge_adapter(initial.model)
         check_moved(initial.checksums, initial.model, config.optimization)
         save_checkpoint(folder, initial.model, facts, initial.codec if corpus.codec else None)
+        card = _card(config, context, report, initial, metrics)
+        write_card(folder, card_text(card, facts, "segue", context.identity))
         digest = folder_digest(folder)
-    summary = TrainingSummary(config.optimization.steps, trainable, learned.num_rows, metrics)
+    summary = TrainingSummary(config.optimization.steps, trainable, learned.num_rows, metrics | report.metrics())
     return checkpoint_row(context, context.identity, "language_model", digest, summary, initial.parents, learned)
+
+
+def _card(
+    config: Config, context: Context, report: DataReport, initial: InitialModel, metrics: dict[str, float]
+) -> ModelCard:
+    """Say of a model what its folder does not state: what it was taught, how good it is, and where it comes from."""
+    origin = [
+        f"checkpoint `{context.identity}`, {config.optimization.steps:,} steps of {config.batch_size} examples",
+        f"recipe `{context.fingerprint}`, data `{context.data_digest}`",
+    ]
+    base = None
+    if config.initial is not None:
+        origin.append(f"trained further from {literal(str(config.initial))}")
+        base = str(config.initial) if HUB_ID.fullmatch(config.initial) and not Path(config.initial).exists() else None
+    origin += [f"made with the checkpoint {literal(parent)}" for parent in initial.parents]
+    return ModelCard(
+        name=f"Segue language model {context.identity}",
+        data=report.card_items(),
+        licences=report.licence_items(),
+        metrics=metrics,
+        origin=origin,
+        base_model=base,
+    )
 
 
 def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from model.conditioning.captions import CaptionConfig
 from schemas.tables import CLAP, REMARKS, TOKENS, TRACKS
 from stages import train
+from stages.checkpoints.model_card import CARD
 from stages.pipeline.contract import Progress, Remarks
 from stages.train.batches import split_tracks
 from stages.train.data_report import DRAWN_TEXTS, UNKNOWN, DataReport, data_report, histogram
@@ -81,11 +82,11 @@ def test_tempi_keys_and_licences_are_counted_and_a_lack_of_licence_has_a_name(tm
     rows[0]["split"] = "valid"
     for number, row in enumerate(rows[1:]):
         row |= {"bpm": 80.0 if number < 4 else 125.5, "key": "A minor" if number < 7 else None}
-        row |= {"licence": "CC BY 4.0" if number < 20 else None}
+        row |= {"licence": ("CC BY 4.0", "CC-BY-4.0")[number % 2] if number < 20 else None}
     told = report(tmp_path, rows)
     assert told.tempi == {"80–99": 4, "100–119": 0, "120–139": 19}
     assert told.keys == {"A minor": 7}
-    assert told.licences == {"CC BY 4.0": 20, UNKNOWN: 3}
+    assert told.licences == {"CC-BY-4.0": 20, UNKNOWN: 3}
     assert "tempo, bpm: 80–99 ▂ 4, 100–119 ▁ 0, 120–139 █ 19" in told.lines()
 
 
@@ -161,3 +162,16 @@ def test_a_store_without_tokens_is_a_report_of_nothing(tmp_path: Path) -> None:
     assert told.tracks == 0
     assert told.texts is None
     assert told.lines() == ["data: 0 tracks (0 h) in train, 0 tracks (0 h) in valid, 0 tracks (0 h) in test"]
+
+
+def test_a_checkpoint_keeps_what_it_was_taught_in_its_card(tmp_path: Path) -> None:
+    rows = [row | {"licence": "mine | `4.0`", "key": "A minor"} for row in world()["tracks"].to_pylist()]
+    fill(tmp_path, tracks=pa.Table.from_pylist(rows, schema=TRACKS.schema))
+    row = train_in(tmp_path, recipe(tmp_path, optimization={"steps": 1}))
+    card = (tmp_path / "store" / row["path"] / CARD).read_text()
+    assert f"generate.checkpoint={row['checkpoint_id']}" in card
+    assert "- `` mine | `4.0` ``: 16 tracks" in card
+    assert "- key: `A minor` █ 16" in card
+    assert "`description` 100.0%" in card
+    assert "| `valid_cross_entropy` |" in card
+    assert row["recipe"] in card
