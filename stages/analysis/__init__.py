@@ -1,0 +1,16 @@
+"""What plain signal processing hears in a recording: its beats and bars, its chords and its key.
+
+Each detector is a function from mono samples to a small dataclass: no model to load, no randomness, no torch. So the
+stages `rhythm` and `harmony`, and whoever scores a clip, call the same one.
+
+```
+rhythm = find_rhythm(samples, sample_rate, bpm=96.0)     # samples float32 [N]; the tempo is a hint and may be left out
+rhythm.beats, rhythm.downbeats, rhythm.beats_per_bar, rhythm.bpm, rhythm.confidence
+```
+
+How well they hear is measured against the demo's pieces, whose truth is known: docs/analysis.md.
+"""
+
+from stages.analysis.rhythm import Rhythm, find_rhythm
+
+__all__ = ["Rhythm", "find_rhythm"]

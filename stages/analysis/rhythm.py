@@ -1,0 +1,111 @@
+"""The rhythm of a recording: onset strength, tempo, beats, bars."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float
+
+from stages.analysis.bars import CANDIDATES, bar_probabilities
+from stages.analysis.beats import estimate_tempo, even_beats, track_beats
+from stages.analysis.frames import INAUDIBLE, Array, Array64, checked
+from stages.analysis.onsets import FRAMES_A_SECOND, Onsets, frames_of, onset_strength, seconds_of
+from stages.analysis.pitch import pitch_classes
+
+FEWEST_BEATS = 4
+"""Fewer are no rhythm."""
+
+LEAST_PROBABILITY = 0.4
+"""A way of counting bars that is less likely is not told."""
+
+FADED = 1e-2
+"""A beat at which it is 40 dB below the loudest is no longer counted."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rhythm:
+    """The beats of a recording."""
+
+    beats: Float[Array64, " n"]
+    """Times, s, rising; none where nothing recurs."""
+    downbeats: Float[Array64, " m"]
+    """Those of `beats` that begin a bar; none where that could not be told."""
+    beats_per_bar: int | None
+    """3 or 4; None where that could not be told."""
+    bpm: float | None
+    """Beats a minute: 60 over the median distance of the beats."""
+    confidence: float
+    """0 to 1: the share of onset strength on beats beyond that of any moment, times the probability of beats rather
+    than what lies between them."""
+    bar_confidence: float
+    """0 to 1: the probability of the bars that were counted."""
+
+
+NO_RHYTHM = Rhythm(np.zeros(0), np.zeros(0), None, None, 0.0, 0.0)
+
+
+def find_rhythm(samples: Float[Array, " N"], sample_rate: int, bpm: float | None = None) -> Rhythm:
+    """Find the beats and bars of a mono signal.
+
+    Args:
+        samples: mono, at any rate from 8 kHz on.
+        sample_rate: Hz.
+        bpm: a tempo that was told, as a hint: it decides between a tempo and its double.
+
+    Raises:
+        ValueError: the samples are not mono or not finite, the rate is too low, or the hint is no tempo.
+    """
+    samples = checked(samples, sample_rate)
+    if bpm is not None and not 0 < bpm < np.inf:
+        raise ValueError(f"expected a tempo above 0 as a hint, got {bpm}")
+    if len(samples) < sample_rate or np.abs(samples).max() < INAUDIBLE:
+        return NO_RHYTHM
+    onsets = onset_strength(samples, sample_rate)
+    tempo = estimate_tempo(onsets.strength, bpm)
+    if tempo is None:
+        return NO_RHYTHM
+    tracked = even_beats(seconds_of(track_beats(onsets.strength, 60 * FRAMES_A_SECOND / tempo)))
+    if len(tracked) < FEWEST_BEATS:
+        return NO_RHYTHM
+    probabilities = bar_probabilities(onsets, pitch_classes(samples, sample_rate), tracked)
+    best = int(probabilities.argmax())
+    bar, probability = CANDIDATES[best], float(probabilities[best])
+    beats = _between(tracked) if bar.halfway else tracked
+    same_beats = float(sum(probabilities[[candidate.halfway == bar.halfway for candidate in CANDIDATES]]))
+    numbers = np.arange(len(beats)) - bar.first
+    if bar.halfway:
+        numbers -= 1  # one more was put before the first
+    sounding = _sounding(onsets, beats) & (beats > -0.03) & (beats < len(samples) / sample_rate)
+    if sounding.sum() < FEWEST_BEATS:
+        return NO_RHYTHM
+    told = probability >= LEAST_PROBABILITY
+    downbeats = beats[sounding & (numbers % bar.beats == 0)] if told else np.zeros(0)
+    return Rhythm(
+        beats[sounding].clip(min=0.0),
+        downbeats.clip(min=0.0),
+        bar.beats if told else None,
+        60 / float(np.median(np.diff(beats))),
+        _contrast(onsets, beats[sounding]) * same_beats,
+        probability,
+    )
+
+
+def _between(beats: Float[Array64, " n"]) -> Float[Array64, " m"]:
+    """Return the moments halfway between beats, with one more before the first and one after the last."""
+    first, last = beats[1] - beats[0], beats[-1] - beats[-2]
+    return np.concatenate([[beats[0] - first / 2], (beats[1:] + beats[:-1]) / 2, [beats[-1] + last / 2]])
+
+
+def _sounding(onsets: Onsets, beats: Float[Array64, " n"]) -> npt.NDArray[np.bool_]:
+    """Tell which beats lie between the first and the last sound of a recording."""
+    frames = frames_of(beats).round().astype(np.int64) + 3
+    heard = np.flatnonzero(onsets.level > FADED * onsets.level.max())
+    sounding: npt.NDArray[np.bool_] = (frames >= heard[0]) & (frames <= heard[-1])
+    return sounding
+
+
+def _contrast(onsets: Onsets, beats: Float[Array64, " n"]) -> float:
+    """Return how much of the onset strength at beats is beyond that of any moment, 0 to 1."""
+    strength = np.maximum.reduce([np.roll(onsets.strength, step) for step in range(-3, 4)])
+    at_beats = float(strength[frames_of(beats).round().astype(np.int64).clip(0, len(strength) - 1)].mean())
+    return max(0.0, 1 - float(strength.mean()) / max(at_beats, 1e-9))
