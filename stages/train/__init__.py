@@ -11,21 +11,21 @@ from collections.abc import Callable
 
 from model.conditioning.captions import MERGED
 from schemas import WeightsRef
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, Table
+from schemas.tables import CHECKPOINTS, CHROMA, CLAP, HARMONY, RHYTHM, TOKENS, TRACKS, Table
 from schemas.weights import LocalWeights
 from stages.pipeline.contract import Context, Dependencies, Preview, ReduceResult, Remarks
-from stages.train.config import KINDS, Config
+from stages.train.config import CONDITION_TABLES, KINDS, Config
 
-READS, WRITES, VERSION = (TRACKS, CHROMA, CLAP, TOKENS), CHECKPOINTS, 5
+READS, WRITES, VERSION = (TRACKS, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS), CHECKPOINTS, 6
 STREAMS = READS
 
 __all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "preview", "reads", "reduce"]
 
 
 def reads(config: Config) -> tuple[Table, ...]:
-    """Return the tables that a training reads: of those of conditions, which bear their names, the model's."""
-    unread = {CHROMA.name, CLAP.name}.difference(config.model.conditions)
-    return tuple(table for table in READS if table.name not in unread)
+    """Return the tables that a training reads: of those of conditions the model's."""
+    unread = [table for name, table in CONDITION_TABLES.items() if name not in config.model.conditions]
+    return tuple(table for table in READS if table not in unread)
 
 
 def columns(config: Config) -> dict[str, tuple[str, ...]]:

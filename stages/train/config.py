@@ -10,10 +10,14 @@ from model.conditioning.captions import CaptionConfig
 from model.conditioning.config import CONDITIONS, MusicModelConfig
 from model.optim.config import LoraConfig, OptimizationConfig
 from schemas import WeightsRef
+from schemas.tables import CHROMA, CLAP, HARMONY, RHYTHM
 from stages.networks.published import T5_BASE
 
 KINDS = ("language_model",)
 """The kinds of checkpoint that the stage trains."""
+
+CONDITION_TABLES = {"chroma": CHROMA, "clap": CLAP, "beat": RHYTHM, "chords": HARMONY}
+"""Conditions that come of a table of their own -> that table."""
 
 PUBLISHED_DROPOUT = {"chroma": 0.5}
 """How often AudioCraft's melody model loses one condition alone, where it does."""

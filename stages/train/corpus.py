@@ -1,156 +1,30 @@
 """Tracks as training examples: windows of codes with the conditions of the same span of time.
 
-A catalog of 10,000 hours has 14 GB of codes at 50 frames of 4 codebooks a second. Codes, melodies and embeddings are
-packed once, shard after shard, so that no more than one shard is held at a time: the matrices of a table one after
-another in a file that is mapped into memory. A training then reads the pages that it draws from, and the processes of
-one machine share them. An example is slices of these files: nothing here walks over frames.
+A catalog of 10,000 hours has 14 GB of codes at 50 frames of 4 codebooks a second, so codes, melodies, embeddings, beats
+and chords are packed into files that are mapped into memory (`stages.train.packing`). An example is slices of these
+files: nothing here walks over frames.
 """
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Int
 
 from model.chroma import chroma_at
 from model.conditioning.config import MusicModelConfig
+from model.conditioning.frame_wise import beat_vectors, chord_vectors, frame_times
 from model.music_model import Attributes
 from model.objective import Batch
-from schemas.tables import Table
 from stages.checkpoints.facts import CodecFacts
-from stages.pipeline.contract import Context
+from stages.train.packing import PackedTable, TrackVectors
 from stages.train.tracks import METADATA
-
-MATRIX_COLUMNS = ("begin", "vectors", "width", "largest")
-"""Columns that stand for the matrices: where one's first value lies, its rows and columns, and the largest value in any
-of its shard."""
-
-
-@dataclass(frozen=True, eq=False)
-class PackedTable:
-    """The rows of a table, with `MATRIX_COLUMNS` for the column that was packed, and the values of that column."""
-
-    rows: pa.Table
-    values: npt.NDArray[Any]
-    """[N], all matrices row by row."""
-
-    def matrix(self, number: int) -> npt.NDArray[Any]:
-        """Return the matrix [vectors, width] of a row; it is not copied."""
-        begin, vectors, width = (self.rows.column(name)[number].as_py() for name in ("begin", "vectors", "width"))
-        return self.values[begin : begin + vectors * width].reshape(vectors, width)
-
-
-def pack(parts: Iterable[pa.Table], column: str, sink: BinaryIO) -> pa.Table:
-    """Write the matrices of a column (lists of lists) one after another, and return the rows with `MATRIX_COLUMNS` in
-    its stead.
-
-    Args:
-        parts: of a table; there is at least one, which may be empty.
-
-    Raises:
-        ValueError: the lists of one row are not of one length.
-    """
-    packed, written = [], 0
-    for part in parts:
-        matrices = part.column(column).combine_chunks()
-        vectors = pc.fill_null(pc.list_value_length(matrices), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        lengths = pc.list_value_length(matrices.flatten()).to_numpy(zero_copy_only=False).astype(np.int64)
-        first = np.cumsum(vectors) - vectors
-        width = np.zeros_like(vectors)
-        width[vectors > 0] = lengths[first[vectors > 0]]
-        row = np.repeat(np.arange(len(vectors)), vectors)
-        if (lengths != width[row]).any():
-            odd = int(np.flatnonzero(lengths != width[row])[0])
-            key, expected = part.column(0)[int(row[odd])], width[row[odd]]
-            raise ValueError(f"expected {expected} values in every list of {column} of {key}, got {lengths[odd]}")
-        values = matrices.flatten().flatten().to_numpy(zero_copy_only=False)
-        largest = float(values.max()) if values.size else 0.0
-        begin = written + np.cumsum(vectors * width) - vectors * width
-        rows = part.drop_columns([column])
-        added = (begin, vectors, width, np.full(len(vectors), largest))
-        for name, numbers in zip(MATRIX_COLUMNS, added, strict=True):
-            rows = rows.append_column(name, pa.array(numbers))
-        packed.append(rows)
-        sink.write(values.tobytes())
-        written += values.size
-    return pa.concat_tables(packed)
-
-
-def pack_table(context: Context, table: Table, column: str) -> None:
-    """Pack a table into the stage's scratch folder, shard by shard, unless that was done before: without rows where the
-    model does not read it."""
-    files = _packed_files(context, table)
-    if files.rows.exists():
-        return
-    version = context.versions.get(table.name)
-    numbers = context.store.shards(table, version) if version else []
-    shards = (context.store.read(table, version or "", [number]) for number in numbers)
-    values, rows = (path.with_name(f"{path.name}.{os.getpid()}.inprogress") for path in (files.values, files.rows))
-    with open(values, "wb") as sink:
-        packed = pack(chain([table.schema.empty_table()], shards), column, sink)
-    pq.write_table(packed, rows)
-    os.replace(values, files.values)
-    os.replace(rows, files.rows)  # last: where the rows are, the values are whole
-
-
-def open_packed(context: Context, table: Table, column: str) -> PackedTable:
-    """Open what `pack_table` wrote."""
-    files = _packed_files(context, table)
-    kind = table.schema.field(column).type.value_type.value_type.to_pandas_dtype()
-    values = np.memmap(files.values, kind, mode="r") if files.values.stat().st_size else np.zeros(0, kind)
-    return PackedTable(pq.read_table(files.rows), values)
-
-
-@dataclass(frozen=True)
-class _PackedFiles:
-    values: Path
-    rows: Path
-
-
-def _packed_files(context: Context, table: Table) -> _PackedFiles:
-    folder = context.scratch()
-    return _PackedFiles(folder / f"{table.name}.values", folder / f"{table.name}.rows.parquet")
-
-
-class TrackVectors:
-    """The vectors of a packed table for each track, none for one that the table has no row for.
-
-    Raises:
-        ValueError: vectors have several widths; the message calls these `what`.
-    """
-
-    def __init__(self, packed: PackedTable, ids: Sequence[str], what: str) -> None:
-        vectors, widths = (packed.rows.column(name).to_numpy() for name in ("vectors", "width"))
-        different = sorted(set(widths[vectors > 0].tolist()))
-        if len(different) > 1:
-            raise ValueError(f"expected one number of {what}, got {different}")
-        self.width: int = different[0] if different else 0
-        self._packed = replace(packed, rows=packed.rows.combine_chunks())
-        rows = pc.index_in(pa.array(ids, pa.string()), value_set=packed.rows.column("track_id"))
-        self._rows = pc.fill_null(rows, -1).to_numpy(zero_copy_only=False)
-        self.present = np.array([row >= 0 and vectors[row] > 0 for row in self._rows])
-        """Whether a track has vectors."""
-
-    def __contains__(self, track: int) -> bool:
-        return bool(self.present[track])
-
-    def of(self, track: int) -> npt.NDArray[Any]:
-        """Return the vectors [count, width] of a track that has some."""
-        return self._packed.matrix(int(self._rows[track]))
-
-    def value(self, track: int, column: str) -> Any:
-        """Return what another column of the table says of such a track."""
-        return self._packed.rows.column(column)[int(self._rows[track])].as_py()
 
 
 @dataclass(frozen=True)
@@ -168,14 +42,24 @@ class Corpus:
 
     Args:
         tracks: rows of this table.
-        chroma, clap, tokens: these tables, their matrices packed. Tracks without tokens are left out; a track without
-            chroma or embeddings (they were refused) has none.
+        chroma, clap, tokens, beats, downbeats, chords: these tables or columns of tables, packed, in the order of
+            `PACKED`. Tracks without tokens are left out; a track without chroma, embeddings, beats or chords (they were
+            refused) has none.
 
     Raises:
         ValueError: there are no tokens, or they are not all of one codec.
     """
 
-    def __init__(self, tracks: pa.Table, chroma: PackedTable, clap: PackedTable, tokens: PackedTable) -> None:
+    def __init__(
+        self,
+        tracks: pa.Table,
+        chroma: PackedTable,
+        clap: PackedTable,
+        tokens: PackedTable,
+        beats: PackedTable,
+        downbeats: PackedTable,
+        chords: PackedTable,
+    ) -> None:
         if not tokens.rows.num_rows:
             raise ValueError("expected codes of at least one track in tokens, got none")
         self._codes = replace(tokens, rows=tokens.rows.sort_by("track_id").combine_chunks())
@@ -197,6 +81,8 @@ class Corpus:
         self.chroma_rate = float(_single_value(chroma.rows, "frame_rate")) if chroma.rows.num_rows else math.nan
         self.chroma = TrackVectors(chroma, self.ids, "chroma bins")
         self.embeddings = TrackVectors(clap, self.ids, "embedding widths")
+        self.beats, self.downbeats = (TrackVectors(packed, self.ids, "times") for packed in (beats, downbeats))
+        self.chords = TrackVectors(chords, self.ids, "numbers of a chord")
 
     def metadata(self, track: int) -> dict[str, Any]:
         """Return what `tracks` says of a track, by the columns `METADATA`."""
@@ -225,8 +111,8 @@ class Corpus:
         self, window: TrackWindow, frames: int, model: MusicModelConfig, description: str | None
     ) -> Attributes:
         """Return the conditions of a window that a model reads: `description`, what `tracks` says in the fields, the
-        melody of the same span of time (without what lies past its end or the end of the track), and the joint
-        embedding whose own window starts nearest.
+        melody of the same span of time (without what lies past its end or the end of the track), the joint embedding
+        whose own window starts nearest, and beat and chords of every frame.
 
         Args:
             frames: the window's length in frames of codes.
@@ -241,8 +127,15 @@ class Corpus:
         if model.clap is not None and track in self.embeddings:
             nearest = int(np.abs(np.array(self.embeddings.value(track, "starts")) - begin).argmin())
             embedding = torch.from_numpy(self.embeddings.of(track)[nearest].copy())
+        beat = chords = None
+        times = frame_times(window.start, frames, self.frame_rate)
+        if model.beat is not None and track in self.beats:
+            downbeats = self.downbeats.of(track)[:, 0] if track in self.downbeats else np.zeros(0)
+            beat = torch.from_numpy(beat_vectors(self.beats.of(track)[:, 0], downbeats, times, model.beat))
+        if model.chords is not None and track in self.chords:
+            chords = torch.from_numpy(chord_vectors(self.chords.of(track), times))
         text = description if model.description is not None else None
-        return Attributes(text, melody, embedding, self.fields(track, model.fields))
+        return Attributes(text, melody, embedding, self.fields(track, model.fields), beat, chords)
 
     def batch(self, windows: Sequence[TrackWindow], frames: int, attributes: Sequence[Attributes]) -> Batch:
         """Return the codes of some windows, padded to `frames`, with conditions given for each."""

@@ -18,19 +18,14 @@ import pyarrow.compute as pc
 from model.conditioning.captions import CaptionKind, draw_caption
 from schemas.licences import parse_licence
 from schemas.shards import read_columns
-from schemas.tables import CHROMA, CLAP, HARMONY, RHYTHM, TOKENS, TRACKS, Table
+from schemas.tables import TOKENS, TRACKS, Table
 from stages.checkpoints.model_card import literal
 from stages.pipeline.contract import Context, Remarks
-from stages.train.config import Config
+from stages.train.config import CONDITION_TABLES, Config
 from stages.train.tracks import METADATA, SPLITS, split_positions
 
-CONDITION_TABLES: Mapping[str, tuple[Table, str]] = {
-    "chroma": (CHROMA, "track_id"),
-    "clap": (CLAP, "track_id"),
-    "beat": (RHYTHM, "beats"),
-    "chords": (HARMONY, "chords"),
-}
-"""Conditions that have tables of their own, each with a short column that says something where a track has it."""
+TELLING_COLUMNS = {"chroma": "track_id", "clap": "track_id", "beat": "beats", "chords": "chords"}
+"""Conditions that have tables of their own -> a short column of it that says something where a track has it."""
 
 DRAWN_TEXTS = 4_000
 """Texts that are drawn to see what they hold: shares are then right to 1.6 points, 19 times of 20."""
@@ -235,7 +230,7 @@ def _covered(context: Context, condition: str, tracks: pa.Table) -> int:
     """Count the tracks that have a condition."""
     if condition not in CONDITION_TABLES:
         return len(_said(tracks.column(condition)))
-    table, column = CONDITION_TABLES[condition]
+    table, column = CONDITION_TABLES[condition], TELLING_COLUMNS[condition]
     rows = _short_columns(context, table, list(dict.fromkeys(("track_id", column))))
     if column != "track_id":
         rows = rows.filter(pc.greater(pc.fill_null(pc.list_value_length(rows.column(column)), 0), 0))

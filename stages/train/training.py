@@ -24,7 +24,7 @@ from model.music_model import MusicModel
 from model.objective import LossModule, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
 from model.optim.train_state import TrainState, check_moved, step_seed
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from schemas.tables import TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.model_card import ModelCard, card_text, literal, write_card
@@ -42,16 +42,14 @@ from stages.train.batches import (
     split_tracks,
     word_embedder,
 )
-from stages.train.config import Config
-from stages.train.corpus import Corpus, open_packed, pack_table, tiled_windows
+from stages.train.config import CONDITION_TABLES, Config
+from stages.train.corpus import Corpus, tiled_windows
 from stages.train.data_report import DataReport, data_report
 from stages.train.distributed import Rank, process_count, run_together
 from stages.train.evaluation import Evaluator, uniform_cross_entropy
 from stages.train.initial_model import InitialModel, initial_model
+from stages.train.packing import PACKED, open_packed, pack_table
 from stages.train.tracks import METADATA
-
-PACKED = ((CHROMA, "chroma"), (CLAP, "embeddings"), (TOKENS, "codes"))
-"""Tables that may be larger than memory, and the column of each that makes it large."""
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """How the hub names a model, as the card's metadata may."""
@@ -293,12 +291,13 @@ def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
     frames, delay = segment_frames(corpus, config), max(network.codebook_delays)
     if frames <= delay:
         raise ValueError(f"expected segments longer than the largest delay of {delay} frames, got {frames} frames")
-    missing = {
-        "chroma": config.model.chroma is not None and not corpus.chroma.present.any(),
-        "clap": config.model.clap is not None and not corpus.embeddings.present.any(),
-    }
-    for name in [name for name, is_missing in missing.items() if is_missing]:
-        raise ValueError(f"expected rows in {name} for a model that reads {name}, got none for any track with tokens")
+    told = {"chroma": corpus.chroma, "clap": corpus.embeddings, "beat": corpus.beats, "chords": corpus.chords}
+    for name, vectors in told.items():
+        if name in config.model.conditions and not vectors.present.any():
+            table = CONDITION_TABLES[name].name
+            raise ValueError(
+                f"expected rows in {table} for a model that reads {name}, got none for any track with tokens"
+            )
     width = corpus.embeddings.width
     if config.model.clap is not None and width != config.model.clap.width:
         raise ValueError(f"expected joint embeddings of width {config.model.clap.width}, got {width}")

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from schemas.tables import CHROMA, CLAP, HARMONY, RHYTHM, TOKENS, TRACKS
 
 WORDS = [
     *("slow", "fast", "bright", "dark", "jazz", "rock", "piano", "guitar"),
@@ -72,5 +72,5 @@ def world(tracks: int = 24, seconds: float = 4.0, seed: int = 3) -> dict[str, pa
             {"track_id": track_id, "frame_rate": FRAME_RATE, "cardinality": CARDINALITY, "frames": frames}
             | {"codes": list(codes)}
         )
-    schemas = {table.name: table.schema for table in (TRACKS, CHROMA, CLAP, TOKENS)}
-    return {name: pa.Table.from_pylist(found, schema=schemas[name]) for name, found in rows.items()}
+    tables = (TRACKS, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS)
+    return {table.name: pa.Table.from_pylist(rows.get(table.name, []), schema=table.schema) for table in tables}

@@ -18,13 +18,13 @@ import torch
 from safetensors.torch import load_file
 
 from schemas import Settings, Store, WeightsRef
-from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING, Table
+from schemas.tables import CHECKPOINTS, TRAINING, Table
 from stages import train
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.planning import ConfiguredStage, Pipeline
 from stages.pipeline.runner import run_stage
-from stages.train.corpus import Corpus, PackedTable, pack
-from stages.train.training import PACKED
+from stages.train.corpus import Corpus
+from stages.train.packing import PACKED, PackedTable, pack, packed_kind
 from tests.worlds.tiny_models import CARDINALITY, CODEBOOKS, text_encoder, world
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,8 +67,7 @@ def in_memory(table: pa.Table, column: str) -> PackedTable:
     """A packed table that is in no file."""
     values = io.BytesIO()
     rows = pack([table], column, values)
-    kind = table.schema.field(column).type.value_type.value_type.to_pandas_dtype()
-    return PackedTable(rows, np.frombuffer(values.getvalue(), kind))
+    return PackedTable(rows, np.frombuffer(values.getvalue(), packed_kind(table.schema.field(column).type)))
 
 
 def fill(folder: Path, store_url: str | None = None, **tables: object) -> None:
@@ -76,7 +75,7 @@ def fill(folder: Path, store_url: str | None = None, **tables: object) -> None:
     under `folder`."""
     store = Store(store_url or str(folder / "store"))
     found = world() | tables
-    for table in (TRACKS, CHROMA, CLAP, TOKENS):
+    for table in train.READS:
         rows = found[table.name]
         store.write_shard(table, _version(table), "0", rows, input_key="all")
     if not (folder / "encoder").exists():
@@ -91,7 +90,7 @@ class WorldPipeline(Pipeline):
     """A pipeline whose one stage reads tables that are simply there."""
 
     def versions(self, name: str) -> dict[str, str]:
-        return {table.name: _version(table) for table in (TRACKS, CHROMA, CLAP, TOKENS)}
+        return {table.name: _version(table) for table in train.READS}
 
 
 def kept_weights(folder: Path, config: train.Config) -> dict[str, torch.Tensor]:

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies
 
+from model.conditioning.config import CHORD_QUALITIES
 from schemas import Settings, Store
-from schemas.tables import CHROMA, CLAP
+from schemas.tables import CHROMA, CLAP, HARMONY, RHYTHM
 from schemas.weights import WeightsLibrary
 from stages.pipeline.contract import Context
-from stages.train.corpus import PackedTable, open_packed, pack, pack_table
+from stages.train.packing import PackedTable, open_packed, pack, pack_table
 
 SCHEMA = pa.schema([("track_id", pa.string()), ("codes", pa.list_(pa.list_(pa.uint16())))])
 MATRICES = strategies.tuples(strategies.integers(0, 3), strategies.integers(1, 4))
@@ -44,7 +45,7 @@ def test_a_row_whose_lists_differ_in_length_is_named() -> None:
 
 def _context(folder: Path) -> Context:
     store = Store(str(folder))
-    versions = {"chroma": "v", "clap": "v"}
+    versions = {"chroma": "v", "clap": "v", "rhythm": "v", "harmony": "v"}
     return Context(store, Settings(store=store.url), "run", "train", "f", versions, WeightsLibrary(store), identity="i")
 
 
@@ -54,7 +55,9 @@ def test_a_table_is_packed_once_from_all_of_its_shards_and_again_after_a_run_was
     for number, melody in enumerate(melodies):
         row = {"track_id": str(number), "frame_rate": 7.8, "chroma": melody.tolist()}
         context.store.write_shard(CHROMA, "v", str(number), pa.Table.from_pylist([row], schema=CHROMA.schema), "key")
-    (context.scratch() / "chroma.values").write_bytes(b"half")  # what a killed run leaves: values without their rows
+    (context.scratch() / "chroma.chroma.values").write_bytes(
+        b"half"
+    )  # what a killed run leaves: values without their rows
     pack_table(context, CHROMA, "chroma")
     packed = open_packed(context, CHROMA, "chroma")
     assert [packed.matrix(row).tolist() for row in range(3)] == melodies.tolist()
@@ -64,7 +67,10 @@ def test_a_table_is_packed_once_from_all_of_its_shards_and_again_after_a_run_was
     context.store.remove("chroma")
     pack_table(context, CHROMA, "chroma")  # done before: the table is not read again
     assert open_packed(context, CHROMA, "chroma").rows.num_rows == 3
-    assert sorted(path.name for path in context.scratch().iterdir()) == ["chroma.rows.parquet", "chroma.values"]
+    assert sorted(path.name for path in context.scratch().iterdir()) == [
+        "chroma.chroma.rows.parquet",
+        "chroma.chroma.values",
+    ]
 
 
 def test_a_table_without_a_row_is_packed_as_one(tmp_path: Path) -> None:
@@ -72,3 +78,33 @@ def test_a_table_without_a_row_is_packed_as_one(tmp_path: Path) -> None:
     pack_table(context, CLAP, "embeddings")
     packed = open_packed(context, CLAP, "embeddings")
     assert (packed.rows.num_rows, packed.values.size) == (0, 0)
+
+
+def test_beats_are_packed_as_numbers_and_chords_as_their_columns(tmp_path: Path) -> None:
+    context = _context(tmp_path)
+    minor = CHORD_QUALITIES.index("min7")
+    chord = {"start": 0.0, "end": 1.5, "root": 9, "quality": "min7", "bass": 4, "confidence": 0.5}
+    nothing = {"start": 1.5, "end": 2.0, "root": -1, "quality": "N", "bass": -1, "confidence": 0.5}
+    rhythm = [
+        {"track_id": "a", "beats": [0.5, 1.0, 1.5], "downbeats": [0.5], "beats_per_bar": 4},
+        {"track_id": "b", "beats": [], "downbeats": []},
+    ]
+    harmony = [{"track_id": "a", "chords": [chord, nothing]}, {"track_id": "b", "chords": None}]
+    for table, rows in ((RHYTHM, rhythm), (HARMONY, harmony)):
+        context.store.write_shard(table, "v", "0", pa.Table.from_pylist(rows, schema=table.schema), "key")
+    found = {}
+    for table, column in ((RHYTHM, "beats"), (RHYTHM, "downbeats"), (HARMONY, "chords")):
+        pack_table(context, table, column)
+        packed = open_packed(context, table, column)
+        assert "beats" not in packed.rows.column_names
+        found[column] = [packed.matrix(row).tolist() for row in range(2)]
+    assert found["beats"] == [[[0.5], [1.0], [1.5]], []]
+    assert found["downbeats"] == [[[0.5]], []]
+    assert found["chords"] == [[[0.0, 1.5, 9, minor, 4], [1.5, 2.0, -1, 0, -1]], []]
+
+
+def test_a_chord_of_an_unknown_quality_is_refused() -> None:
+    chord = {"start": 0.0, "end": 1.0, "root": 0, "quality": "mu", "bass": 0}
+    table = pa.Table.from_pylist([{"track_id": "a", "chords": [chord]}], schema=HARMONY.schema)
+    with pytest.raises(ValueError, match=r"expected chords of the qualities maj, min, .*, got mu"):
+        pack([table], "chords", io.BytesIO())
