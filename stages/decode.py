@@ -6,26 +6,41 @@ come back above the limit that its samples kept; such a clip is turned down and 
 
 Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies far above the rounding even of
 16 bits, so dither would change nothing that can be heard.
+
+Where content credentials are asked for, a file is signed when all else is done. Its samples do not change; its bytes do
+with each signing, which is random.
 """
 
 import hashlib
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, model_validator
 
 import schemas
 from schemas import WeightsRef
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, WEIGHTS, Row
+from schemas.weights import LocalWeights
 from stages.audio import AudioFormat, AudioMeasures, SourceType, encode_audio, measure_audio, normalise_loudness
+from stages.audio.credentials import (
+    DEVELOPMENT,
+    FORMATS,
+    Credentials,
+    Generation,
+    Signer,
+    identified_credentials,
+)
+from stages.audio.marks import CREDENTIALS_TAG
 from stages.networks.published import ENCODEC_32KHZ
-from stages.pipeline.contract import Context, Reject, Shard
+from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
@@ -56,6 +71,27 @@ class Config(schemas.Config):
     """Highest true peak, dBTP (EBU R 128, AES TD1008)."""
     max_gain: float = Field(default=30.0, ge=0, le=60)
     """Most that a quiet clip is raised, dB: what is nearly silent stays nearly silent, rather than becoming noise."""
+    credentials: Credentials | None = None
+    """Who signs the files (C2PA content credentials); None leaves them unsigned. Ogg files cannot be signed."""
+
+    @model_validator(mode="after")
+    def _can_be_signed(self) -> Self:
+        if self.credentials is not None and self.format not in FORMATS:
+            wanted = f"one of {', '.join(FORMATS)} with decode.credentials"
+            raise ValueError(f"expected {wanted}, got {self.format}: C2PA has no place for signatures in it")
+        return self
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Return what has a say in the files: of a signer the certificate's digest, not where it and its key lie.
+
+    Raises:
+        ValueError: there is no such certificate, or its key cannot be had.
+    """
+    if config.credentials is None:
+        return Dependencies(config, ())
+    Signer(config.credentials)  # which raises now, and not after hours of training
+    return Dependencies(config.model_copy(update={"credentials": identified_credentials(config.credentials)}), ())
 
 
 def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Iterator[Shard]:
@@ -70,13 +106,15 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codecs = load_codecs_of_rows(generation_rows, path, context.device, got)
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
+    sign = _signing(config, context)
     context.progress.start("decode", len(generation_rows), "clips")
     for generation in generation_rows:
         context.check_stopped()
         codec, request = codecs[CodesFormat.from_row(generation)], request_of[generation["request_id"]]
         sound = _decode(codec, generation, request["seconds"])
         if np.isfinite(sound).all():
-            part = Shard([_write_clip(config, context, generation, request, sound, codec.sample_rate)])
+            rendering = _render(config, generation, request, sound, codec.sample_rate)
+            part = Shard([_write_clip(config, context, generation, request, rendering, sign)])
         else:
             message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
             key = f"{generation['request_id']}/{generation['take']}"
@@ -94,10 +132,48 @@ def _decode(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:
     return sound[:, : round(seconds * codec.sample_rate)]
 
 
-def _write_clip(config: Config, context: Context, generation: Row, request: Row, sound: Sound, sample_rate: int) -> Row:
-    """Write the file of a clip, and return its row."""
+@dataclass(frozen=True)
+class Rendering:
+    """A clip as a file that is finished but for its signature."""
+
+    data: bytes
+    measures: Row
+    """What is known of its sound, by column of `clips`."""
+
+
+def _render(config: Config, generation: Row, request: Row, sound: Sound, sample_rate: int) -> Rendering:
+    """Level and encode decoded sound, with its tags and marks."""
     before = measure_audio(sound, sample_rate)
-    data, facts = _encode(config, sound, sample_rate, before, _file_tags(generation, request))
+    tags = _file_tags(generation, request) | ({CREDENTIALS_TAG: "C2PA"} if config.credentials else {})
+    data, measures = _encode(config, sound, sample_rate, before, tags)
+    form = {"format": config.format, "sample_rate": sample_rate, "channels": sound.shape[0]}
+    levels = {"loudness_before": before.loudness, "true_peak_before": before.true_peak}
+    return Rendering(data, form | levels | measures)
+
+
+def render_again(config: Config, context: Context, generation: Row, request: Row) -> Rendering:
+    """Make the file of a clip once more from its codes, and write nothing.
+
+    Raises:
+        ValueError: the codec is not one that the codes can belong to, or cannot be had.
+    """
+    from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
+
+    path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
+    codec = load_codecs_of_rows([generation], path, context.device, got)[CodesFormat.from_row(generation)]
+    sound = _decode(codec, generation, request["seconds"])
+    return _render(config, generation, request, sound, codec.sample_rate)
+
+
+Sign = Callable[[bytes, Row], bytes]
+"""What signs a finished file that was made of a row of `generations`."""
+
+
+def _write_clip(
+    config: Config, context: Context, generation: Row, request: Row, rendering: Rendering, sign: Sign | None
+) -> Row:
+    """Sign the file of a clip where that is asked for, write it, and return its row."""
+    data = rendering.data if sign is None else sign(rendering.data, generation)
     sha256 = hashlib.sha256(data).hexdigest()
     # A file is never replaced by another: a clip that is made again, with a new title, lies beside the one that users
     # have until it is published.
@@ -110,14 +186,44 @@ def _write_clip(config: Config, context: Context, generation: Row, request: Row,
         "checkpoint_id": generation["checkpoint_id"],
         "title": request["title"],
         "path": path,
-        "format": config.format,
-        "sample_rate": sample_rate,
-        "channels": sound.shape[0],
-        "loudness_before": before.loudness,
-        "true_peak_before": before.true_peak,
         "bytes": len(data),
         "sha256": sha256,
-    } | facts
+    } | rendering.measures
+
+
+def _signing(config: Config, context: Context) -> Sign | None:
+    """Return what signs files as the configuration says; None where they stay unsigned.
+
+    Raises:
+        ValueError: the certificate or its key cannot be had.
+    """
+    if config.credentials is None:
+        return None
+    signer = Signer(config.credentials)
+    if config.credentials.certificate == DEVELOPMENT:
+        context.remarks.add(
+            "clips are signed with a development certificate, which nobody trusts", "decode.credentials"
+        )
+    model = cache(lambda checkpoint_id: _model_of(context, checkpoint_id))
+
+    def sign(data: bytes, row: Row) -> bytes:
+        name, digest = model(row["checkpoint_id"])
+        generation = Generation(name, row["checkpoint_id"], digest, row["request_id"], row["take"], row["seed"])
+        return signer.sign(data, config.format, generation, SourceType.TRAINED)
+
+    return sign
+
+
+def _model_of(context: Context, checkpoint_id: str) -> tuple[str, str]:
+    """Return the name and the digest of a language model: one that this store trained, or one from elsewhere, whose id
+    begins its digest. Of a model from a folder the name is the folder's own, without the path to it."""
+    row = context.library.checkpoint(checkpoint_id)
+    if row is not None:
+        return str(row["kind"]), str(row["digest"])
+    for weights in context.store.read_all(WEIGHTS).to_pylist():
+        if weights["digest"].startswith(checkpoint_id):
+            return PurePosixPath(weights["reference"]).name, str(weights["digest"])
+    return "unknown", ""
 
 
 def _encode(

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import logging
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,13 +15,18 @@ import pyarrow as pa
 import pytest
 import soundfile
 import torch
+from pydantic import ValidationError
 
 from schemas import Settings, Store, WeightsRef
+from schemas.identity import canonical, fingerprint
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS
-from schemas.weights import WeightsLibrary
+from schemas.weights import LocalWeights, WeightsLibrary
 from stages import decode
 from stages.audio import AudioFormat, measure_audio
-from stages.audio.marks import read_marks
+from stages.audio.credentials import Anchor, read_credentials
+from stages.audio.credentials.certificates import load_chain
+from stages.audio.credentials.config import PASSWORD
+from stages.audio.marks import read_marks, read_own_tags
 from stages.checkpoints.codecs import load_codec
 from stages.decode import Config
 from stages.ingest.config import Limits
@@ -27,9 +34,11 @@ from stages.ingest.probe import Refused, probe_recording
 from stages.pipeline.contract import Context, Stopped
 from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
+from tests.worlds.signers import SignerFiles, serialised
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
 SECONDS = (1.0, 1.013, 2.5, 0.3)
+CANARY = "canary-91b2"
 HOSTILE = "../../x\"><script>alert(1)</script> '; DROP TABLE clips; --"
 
 
@@ -218,6 +227,105 @@ def test_a_clip_says_that_a_trained_model_made_it_and_ingest_refuses_it(
     refused = probe_recording(store.path(row["path"]), Limits())
     assert isinstance(refused, Refused)
     assert refused.kind == "generated"
+
+
+SIGNED = ("flac", "wav", "mp3")
+
+
+@pytest.fixture
+def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SignerFiles:
+    """A signer whose key is encrypted; the development certificate's place is one of the test's own."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setenv(PASSWORD, CANARY)
+    return SignerFiles(tmp_path / CANARY, password=CANARY)
+
+
+@pytest.mark.parametrize("form", SIGNED)
+def test_a_signed_clip_is_the_unsigned_one_with_a_claim_and_its_row_is_of_the_signed_file(
+    tmp_path: Path, folder: Path, label: SignerFiles, form: AudioFormat
+) -> None:
+    fields = {"codec": str(folder), "format": form}
+    plain_store, store = new_store(tmp_path / "a"), new_store(tmp_path / "b")
+    plain = made(plain_store, Config.model_validate(fields))
+    rows = made(store, Config.model_validate(fields | {"credentials": label.fields}))
+    measures = ("request_id", "take", "seconds", "loudness", "true_peak", "sample_rate", "channels")
+    assert [[row[name] for name in measures] for row in rows] == [[row[name] for name in measures] for row in plain]
+    for row, unsigned in zip(rows, plain, strict=True):
+        data = store.read_bytes(row["path"])
+        assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        without = soundfile.read(io.BytesIO(plain_store.read_bytes(unsigned["path"])))[0]
+        np.testing.assert_array_equal(soundfile.read(io.BytesIO(data))[0], without)
+        claim = read_credentials(io.BytesIO(data), form, Anchor.read(label.root))
+        assert claim is not None
+        assert (claim.problems, claim.trusted_by, claim.signer) == ((), "Label Root", "Some Label")
+        made_by = {"request": row["request_id"], "take": row["take"], "checkpoint": "c1", "seed": 7}
+        assert {name: claim.generation[name] for name in made_by} == made_by
+        assert read_own_tags(io.BytesIO(data))["contentcredentials"] == "C2PA"
+
+
+def test_no_secret_of_a_signer_and_no_path_is_in_anything_that_is_written(
+    tmp_path: Path, folder: Path, label: SignerFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    store = new_store(tmp_path / "s")
+    config = Config.model_validate({"codec": str(folder), "credentials": label.fields})
+    depends = decode.dependencies(config, lambda reference: LocalWeights(reference, folder, "d"))
+    context = replace(context_for(store), config=canonical(depends.config, {str(folder): "d"}))
+    run_stage(ConfiguredStage("decode", decode, config), context)
+    files = [path for path in Path(store.root).rglob("*") if path.is_file()]
+    assert len(files) > 6
+    secret = serialised(label.private_key)
+    for path in files:
+        data = path.read_bytes()
+        assert CANARY.encode() not in data, path  # the password, and the name of the key's folder
+        assert secret not in data, path
+    assert CANARY not in caplog.text + context.config + str(context.remarks.all())
+    assert load_chain(str(label.certificate)).digest in context.config
+
+
+def test_clips_are_known_by_the_certificate_s_digest_and_signing_is_noticed_where_nobody_trusts_it(
+    tmp_path: Path, folder: Path, label: SignerFiles
+) -> None:
+    def identity(**credentials: object) -> str:
+        config = Config.model_validate({"codec": str(folder), "credentials": credentials or None})
+        depends = decode.dependencies(config, lambda reference: LocalWeights(reference, folder, "d"))
+        return fingerprint(depends.config, {str(folder): "d"})
+
+    copied = shutil.copy(label.certificate, tmp_path / "copied.pem")
+    assert identity(**label.fields) == identity(certificate=str(copied), key=str(label.key))
+    assert len({identity(), identity(**label.fields), identity(certificate="development")}) == 3
+    store = new_store(tmp_path / "s")
+    context = context_for(store)
+    generations, requests = (context.rows(table) for table in (GENERATIONS, REQUESTS))
+    config = Config.model_validate({"codec": str(folder), "credentials": {}})
+    assert len(list(decode.shard(config, context, generations, requests))) == 6
+    assert "development certificate, which nobody trusts" in context.remarks.all()[0].what
+
+
+def test_ogg_cannot_be_signed_and_a_signer_that_is_not_there_is_told_before_any_work(
+    folder: Path, label: SignerFiles
+) -> None:
+    with pytest.raises(ValidationError, match=r"one of flac, wav, mp3 with decode.credentials, got ogg"):
+        Config.model_validate({"codec": str(folder), "format": "ogg", "credentials": {}})
+    missing = {"certificate": str(label.certificate), "key": "/no/such/key.pem"}
+    config = Config.model_validate({"codec": str(folder), "credentials": missing})
+    with pytest.raises(ValueError, match=r"private key at /no/such/key.pem"):
+        decode.dependencies(config, lambda reference: LocalWeights(reference, folder, "d"))
+
+
+@pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
+def test_a_clip_that_is_rendered_again_is_the_same_file(tmp_path: Path, folder: Path, form: AudioFormat) -> None:
+    store = new_store(tmp_path / "s")
+    config = Config.model_validate({"codec": str(folder), "format": form})
+    row = made(store, config)[1]
+    context = context_for(store)
+    generation = next(
+        each
+        for each in context.rows(GENERATIONS).to_pylist()
+        if (each["request_id"], each["take"]) == (row["request_id"], row["take"])
+    )
+    request = next(each for each in context.rows(REQUESTS).to_pylist() if each["request_id"] == row["request_id"])
+    assert decode.render_again(config, context, generation, request).data == store.read_bytes(row["path"])
 
 
 def _tags(path: Path) -> Iterator[tuple[str, str]]:
