@@ -294,16 +294,20 @@ REQUESTS = Table(
         top_k=pa.int32(),
         top_p=pa.float64(),
         bpm=pa.float64(),
+        meter=TEXT,
+        chords=TEXT,
         key=TEXT,
         fields=pa.map_(TEXT, TEXT),
         title=TEXT,
+        reading=TEXT,
         shard=pa.int32(),
     ),
     copies="takes",
     identity=(
         *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds"),
         *("seconds", "takes", "seed"),
-        *("guidance", "guidance_text", "temperature", "top_k", "top_p", "bpm", "key", "fields", "title"),
+        *("guidance", "guidance_text", "temperature", "top_k", "top_p"),
+        *("bpm", "meter", "chords", "key", "fields", "title"),
     ),
 )
 GENERATIONS = Table(

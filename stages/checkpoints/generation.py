@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from model.conditioning.captions import request_text
+from model.conditioning.charts import DEFAULT_METER, chart_chords, parse_chart, parse_meter, steady_beats
 from model.conditioning.config import MusicModelConfig
+from model.conditioning.frame_wise import beat_vectors, chord_vectors, frame_times
 from model.decoding import GenerationStoppedError, MemoryPlan
 from model.decoding.generation import GenerationRequest
 from model.decoding.windows import generate_long
@@ -35,6 +38,27 @@ def description_of(request: Row, config: MusicModelConfig) -> str | None:
     if "description" not in config.conditions:
         return None
     return request_text(request["description"], request["key"], request["bpm"])
+
+
+def told_by_frames(request: Row, facts: CheckpointFacts, frames: int) -> dict[str, Tensor]:
+    """Return the conditions that a model reads frame by frame and that a request tells, by name, [frames, E] each: its
+    tempo and metre as beats, of which the first begins bar 1 with the clip, and its chords.
+
+    Args:
+        frames: of codes of the clip, a prompt included.
+    """
+    if request["bpm"] is None:
+        return {}
+    bpm, seconds = request["bpm"], frames / facts.frame_rate
+    times, meter = frame_times(0, frames, facts.frame_rate), parse_meter(request["meter"] or DEFAULT_METER)
+    told = {}
+    if facts.model.beat is not None:
+        steady = steady_beats(meter, bpm, seconds)
+        told["beat"] = torch.from_numpy(beat_vectors(steady.beats, steady.downbeats, times, facts.model.beat))
+    if facts.model.chords is not None and request["chords"] is not None:
+        chords = chart_chords(parse_chart(request["chords"], meter), meter, bpm, seconds)
+        told["chords"] = torch.from_numpy(chord_vectors(chords, times))
+    return told
 
 
 def generation_request(

@@ -29,7 +29,7 @@ from stages.audio import AudioError, DecodedAudio, convert_audio, read_audio
 from stages.audio.references import Reference, RequestRefused, rows_of_tracks
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.generation import RequestConditions, description_of
+from stages.checkpoints.generation import RequestConditions, description_of, told_by_frames
 from stages.generate.config import Config
 from stages.pipeline.contract import Context
 
@@ -136,6 +136,7 @@ class ConditionReader:
             chroma=torch.from_numpy(self._melody(request)) if request["melody"] else None,
             clap=self._embedding(request) if request["clap"] else None,
             fields=self._fields(request),
+            **told_by_frames(request, self.facts, clip_frames(self.facts, request["seconds"])),
         )
         return RequestConditions(attributes, self._prompt(request) if request["prompt"] else None)
 
@@ -176,8 +177,13 @@ class ConditionReader:
         for column, condition in (("description", "description"), ("melody", "chroma"), ("clap", "clap")):
             if request[column]:
                 self._check_reads(column, condition)
+        if request["chords"]:
+            self._check_reads("chords", "chords")
+        keeps_time = "beat" in reads or bool(request["chords"])
+        if request["meter"] and not keeps_time:
+            self._check_reads("meter", "beat")
         for column in ("key", "bpm"):
-            if request[column] is not None and column not in reads:
+            if request[column] is not None and column not in reads and not (column == "bpm" and keeps_time):
                 self._check_reads(column, "description")  # which they are part of
         for name, _ in request["fields"] or ():
             self._check_reads(name, name)

@@ -20,6 +20,7 @@ import pyarrow as pa
 from pydantic import Field
 
 import schemas
+from model.conditioning.charts import DEFAULT_METER, describe_chart, parse_chart, parse_meter
 from schemas.identity import fingerprint
 from schemas.tables import PIECES, REQUESTS, TRACKS, Row
 from stages.audio.references import (
@@ -34,7 +35,7 @@ from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
 from stages.requests.lines import FIELDS, RequestLine
 from stages.requests.reading import read_requests_file
 
-READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 3
+READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 4
 
 SOUNDS = ("track", "title", "file")
 """Kinds of references that a melody or a prompt may be."""
@@ -42,7 +43,7 @@ SOUNDS = ("track", "title", "file")
 NOT_SOUND = ("title", "takes")
 """Columns that say nothing to the model."""
 
-NOTHING: Row = {"guidance_text": 1.0, "fields": []}
+NOTHING: Row = {"guidance_text": 1.0, "fields": [], "meter": None, "chords": None}
 """Columns that came later, with the value that asks for nothing."""
 
 
@@ -226,6 +227,7 @@ class _RowReader:
         if line.prompt and line.prompt_seconds is None:
             row["prompt_seconds"] = self.config.prompt_seconds
         self._check_limits(row)
+        reading = self._read_chart(row)
         identity = row | {column: self._resolve(row, column) for column in ("melody", "clap", "prompt")}
         # A column that came later and says nothing leaves a request's id and seed as they were without it.
         identity = {name: value for name, value in identity.items() if name not in NOTHING or value != NOTHING[name]}
@@ -233,7 +235,23 @@ class _RowReader:
             sound = {name: value for name, value in identity.items() if name not in (*NOT_SOUND, "seed")}
             row["seed"] = identity["seed"] = int(fingerprint(sound)[:8], 16) >> 1
         identity = {name: value for name, value in identity.items() if name not in NOT_SOUND}
-        return row | {"request_id": fingerprint(identity), "line": number}
+        return row | {"request_id": fingerprint(identity), "line": number, "reading": reading}
+
+    def _read_chart(self, row: Row) -> str | None:
+        """Spell the chords of a row in one way, and return how its tempo, metre and chords are read."""
+        for column in ("meter", "chords"):
+            if row[column] is not None and row["bpm"] is None:
+                raise RequestRefused("bad value", f"{column}: expected bpm beside {column}, got none")
+        if row["bpm"] is None:
+            return None
+        meter, chart = parse_meter(row["meter"] or DEFAULT_METER), None
+        if row["chords"] is not None:
+            try:
+                chart = parse_chart(row["chords"], meter)
+            except ValueError as error:
+                raise RequestRefused("bad value", f"chords: {error}") from error
+            row["chords"] = str(chart)
+        return describe_chart(meter, row["bpm"], row["seconds"], chart)
 
     def _check_limits(self, row: Row) -> None:
         problem = None

@@ -28,6 +28,8 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "top_k": ("topk",),
     "top_p": ("topp",),
     "bpm": ("tempo",),
+    "meter": ("metre", "time_signature", "time_sig", "timesig"),
+    "chords": ("chord", "chord_progression", "progression", "changes", "text_chords"),
     "genre": ("genres",),
     "moods": ("mood",),
     "keywords": ("tags", "keyword"),

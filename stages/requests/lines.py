@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from model.conditioning.charts import parse_meter
 from stages.audio.keys import parse_key
 from stages.audio.references import RequestRefused
 
@@ -77,6 +78,11 @@ def _plain(annotation: Any) -> Any:
     return get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
 
 
+def _spell_meter(value: str) -> str:
+    """Spell a metre as `4/4`."""
+    return str(parse_meter(value))
+
+
 def _spell_key(value: str) -> str:
     """Spell a key as `A minor` or `F# major`."""
     key = parse_key(value)
@@ -132,6 +138,10 @@ class RequestLine(BaseModel):
     """Probability mass that may be drawn; 0 leaves it to top_k."""
     bpm: Number | None = Field(default=None, ge=20, le=400)
     """Tempo, beats a minute."""
+    meter: Annotated[str, AfterValidator(_spell_meter)] | None = None
+    """Metre, such as `3/4`; 4/4 where none is named. In 6/8 a bar has two beats."""
+    chords: Words | None = None
+    """Chords, a bar between two lines, such as `C | G/B | Am7 F`; repeated to the clip's end."""
     key: Annotated[str, AfterValidator(_spell_key)] | None = None
     """Key and mode, such as `A minor`."""
     genre: Label | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model.conditioning.config import MusicModelConfig
+from model.conditioning.config import FRAME_WISE, MusicModelConfig
 from model.music_model import MusicModel
 from schemas import Settings, Store
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, GENERATIONS, REJECTS, REQUESTS, TOKENS, TRACKS
@@ -29,7 +29,7 @@ SECONDS = 2.0
 VERSIONS = {"requests": "r", "tracks": "t", "chroma": "h", "clap": "e", "tokens": "k"}
 DEFAULTS: dict[str, Any] = {
     **{"description": None, "melody": None, "clap": None, "prompt": None, "prompt_seconds": None, "seconds": 1.2},
-    **{"key": None, "bpm": None, "fields": [], "takes": 1, "seed": 5, "shard": 0},
+    **{"key": None, "bpm": None, "meter": None, "chords": None, "fields": [], "takes": 1, "seed": 5, "shard": 0},
     **{"guidance": 3.0, "guidance_text": 1.0, "temperature": 1.0, "top_k": 250, "top_p": 0.0},
 }
 """A request that asks for 1.2 seconds of anything."""
@@ -38,7 +38,7 @@ DEFAULTS: dict[str, Any] = {
 def model_config(
     prepend: tuple[str, ...] = ("chroma",), codebooks: int = CODEBOOKS, **changes: Any
 ) -> MusicModelConfig:
-    """Of a model that reads text, melody and joint embedding, unless it is told otherwise."""
+    """Of a model that reads text, melody and joint embedding, unless it is told otherwise; beat and chords if it is."""
     values: dict[str, Any] = {
         "description": {"width": 16, "finetune": True},
         "chroma": {"frames": 16},
@@ -47,6 +47,7 @@ def model_config(
     } | changes
     read = [name for name in ("description", "chroma", "clap") if values[name] is not None] + list(values["fields"])
     fused = {
+        "sum": [name for name in FRAME_WISE if values.get(name) is not None],
         "prepend": [name for name in read if name in prepend],
         "cross": [name for name in read if name not in prepend],
     }

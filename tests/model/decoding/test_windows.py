@@ -25,6 +25,7 @@ from model.decoding.windows import (
 )
 from model.lm.fuser import Condition
 from model.music_model import Attributes, MusicModel
+from tests.worlds import beats_and_chords
 from tests.worlds.generation_oracles import long_case
 from tests.worlds.generation_requests import assert_batch_invariant, mixed_requests
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
@@ -144,6 +145,23 @@ def test_each_window_is_a_plain_request_with_the_melody_from_its_own_second(
         made = torch.cat([made[:, :begin], generate(model, [window])[0]], dim=1)
         number += 1
     assert torch.equal(found, made)
+
+
+@pytest.mark.parametrize("prompt_frames", [0, 4, 30])
+def test_each_window_has_its_own_frames_of_beat_and_chords(prompt_frames: int) -> None:
+    """Bars and chords stay where the whole clip has them, whatever the windows, and after a prompt too."""
+    model, attributes = beats_and_chords.music_model(), beats_and_chords.item(45)
+    prompt = random_codes(1, prompt_frames)[0] if prompt_frames else None
+    request = GenerationRequest(attributes, 45, seed=7, prompt=prompt)
+    (found,) = in_windows(model, [request])
+    for window in plan_windows(45, prompt_frames, WINDOW, STRIDE):
+        part = slice(window.start, window.start + window.frames)
+        cut = replace(attributes, beat=attributes.beat[part], chords=attributes.chords[part])
+        known = found[:, window.start : window.start + window.known] if window.known else None
+        plain = GenerationRequest(cut, window.frames, window_seed(7, window.number), prompt=known)
+        assert torch.equal(found[:, part], generate(model, [plain])[0])
+    other = replace(request, attributes=beats_and_chords.item(45, seed=1))
+    assert not torch.equal(in_windows(model, [other])[0][:, 30:], found[:, 30:])
 
 
 def test_a_melody_starts_over_where_it_ends() -> None:

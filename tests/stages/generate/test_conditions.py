@@ -1,5 +1,6 @@
 """What requests refer to, as conditions: from tables and files alike, and refused by line where a model reads none."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tests.worlds.generation_world import (
 )
 from tests.worlds.parts import put_together
 from tests.worlds.tiny_clap import clap_folder
-from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, SAMPLE_RATE, codec_folder
+from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 from tests.worlds.world_of_sound import save_separator
 
 FIELDS = {
@@ -236,6 +237,69 @@ def test_fields_are_those_that_the_model_reads(store: Store, tmp_path: Path) -> 
     )
     assert len({str(row["codes"]) for row in rows.values()}) == 3
     assert read(reader_for(store), key="A minor", bpm=92.0).attributes.fields == {}
+
+
+CHART = {"bpm": 120.0, "meter": "3/4", "chords": "C | F:1 G:2"}
+
+
+def test_tempo_metre_and_chords_are_told_for_every_frame_of_the_clip(store: Store, tmp_path: Path) -> None:
+    bpm = {"kind": "number", "lowest": 40.0, "highest": 240.0}
+    put_checkpoint(store, tmp_path, "band", model_config(beat={}, chords={}, fields={"bpm": bpm}), day=2)
+    reader = reader_for(store, "band")
+    attributes = read(reader, seconds=4.0, **CHART).attributes
+    frames = math.ceil(4.0 * FRAME_RATE)
+    times = (np.arange(frames) + 0.5) / FRAME_RATE
+    turned = 2 * np.pi * np.stack([times / 0.5, times / 1.5])
+    np.testing.assert_allclose(attributes.beat[:, 0], np.sin(turned[0]), atol=1e-5)
+    np.testing.assert_allclose(attributes.beat[:, -2], np.sin(turned[1]), atol=1e-5)
+    np.testing.assert_allclose(attributes.beat[:, -1], np.cos(turned[1]), atol=1e-5)
+    place = times % 3.0
+    roots = np.select([place < 1.5, place < 2.0], [0, 5], 7)
+    np.testing.assert_array_equal(attributes.chords[:, :12].argmax(1), roots)
+    np.testing.assert_array_equal(attributes.chords[:, -12:].argmax(1), roots)
+    assert attributes.fields == {"bpm": 120.0}
+    assert attributes.description == "bpm: 120"
+    without = read(reader, bpm=120.0).attributes
+    assert without.names == ("description", "bpm", "beat")
+    four = read(reader, bpm=120.0, meter="4/4").attributes
+    assert torch.equal(without.beat, four.beat), "4/4 where no metre is named"
+    assert read(reader, description="slow").attributes.names == ("description",)
+
+
+def test_chords_and_metre_change_a_clip_and_a_long_one_follows_them_past_its_first_window(
+    store: Store, tmp_path: Path
+) -> None:
+    put_checkpoint(store, tmp_path, "band", model_config(beat={}, chords={}), day=2)
+    base = CHART | {"meter": "4/4", "chords": "C | C | C | G", "seconds": 7.0, "guidance": 4.0}
+    changes = [{}, {"chords": "C | C | C | F#dim"}, {"meter": "3/4"}, {"bpm": 90.0}]
+    rows = generate_rows(store, [base | change for change in changes])
+    codes = [np.array(rows[f"{number:016x}", 0]["codes"]) for number in range(4)]
+    assert len({made.tobytes() for made in codes}) == 4
+    same = (codes[0] == codes[1]).all(axis=0)
+    # The chord differs from bar 4 on, second 6, in the last of several windows; codes are predicted a little ahead.
+    assert same[: int(5.8 * FRAME_RATE)].all()
+    assert not same.all()
+
+
+@pytest.mark.parametrize(
+    ("reads", "asked", "says"),
+    [
+        ({}, {"bpm": 90.0, "chords": "C"}, "chords: expected a model that was trained with chords, got"),
+        ({"beat": {}}, {"bpm": 90.0, "chords": "C"}, "chords: expected a model that was trained with chords, got"),
+        ({}, {"bpm": 90.0, "meter": "3/4"}, "meter: expected a model that was trained with beat, got"),
+        ({"chords": {}}, {"bpm": 90.0, "meter": "3/4"}, "meter: expected a model that was trained with beat, got"),
+        ({"chords": {}, "description": None}, {"bpm": 90.0}, "bpm: expected a model that was trained with description"),
+        ({"chords": {}, "description": None}, {"bpm": 90.0, "meter": "3/4", "chords": "C"}, None),
+        ({"beat": {}, "description": None}, {"bpm": 90.0, "meter": "3/4"}, None),
+    ],
+)
+def test_beats_and_chords_are_refused_where_the_model_reads_none(
+    store: Store, tmp_path: Path, reads: dict, asked: dict, says: str | None
+) -> None:
+    put_checkpoint(store, tmp_path, "two", model_config(**reads), day=2)
+    rows = generate_rows(store, [{}, asked])
+    assert len(rows) == (2 if says is None else 1)
+    assert [says in reject["message"] for reject in rejects_in(store)] == ([] if says is None else [True])
 
 
 def test_a_request_without_words_has_no_description(store: Store) -> None:

@@ -102,11 +102,53 @@ def test_what_says_nothing_new_leaves_ids_and_seeds_as_they_were_before_there_we
 ) -> None:
     take_in(store, write(tmp_path / "r.jsonl", {"description": "x", "guidance_text": 1, "moods": []}))
     (row,) = rows_of(store)
-    later = ("request_id", "line", "shard", "guidance_text", "fields", "title", "takes")
+    later = ("request_id", "line", "shard", "guidance_text", "fields", "title", "takes", "meter", "chords", "reading")
     meant = {name: value for name, value in row.items() if name not in later}
     assert row["request_id"] == fingerprint(meant)
     sound = {name: value for name, value in meant.items() if name != "seed"}
     assert row["seed"] == int(fingerprint(sound)[:8], 16) >> 1
+
+
+def test_metre_and_chords_are_part_of_a_request_in_one_spelling_and_how_they_are_read_is_told(
+    store: Store, tmp_path: Path
+) -> None:
+    loop = {"bpm": 120, "seconds": 8}
+    lines = [
+        loop | {"name": "plain"},
+        loop | {"name": "waltz", "meter": " 3 / 4"},
+        loop | {"name": "written", "chords": "|Cmin  | B♭/D |  F#-7b5 N.C.:1 |"},
+        loop | {"name": "again", "chords": "Cm | Bb/D | F♯ø NC:1"},
+        {"name": "no tempo"},
+    ]
+    take_in(store, write(tmp_path / "r.jsonl", *lines))
+    rows = {row["name"]: row for row in rows_of(store)}
+    assert rows["plain"]["reading"] == "4 bars of 4/4 at 120 bpm"
+    assert rows["waltz"]["meter"] == "3/4"
+    assert rows["waltz"]["reading"] == "5.3 bars of 3/4 at 120 bpm"
+    assert rows["written"]["chords"] == rows["again"]["chords"] == "Cm | A#/D | F#m7b5 N.C.:1"
+    assert rows["written"]["reading"] == "4 bars of 4/4 at 120 bpm: Cm, A#/D, F#m7b5 N.C. (1.33 times)"
+    assert rows["no tempo"]["reading"] is None
+    assert len({row["seed"] for row in rows.values()}) == len(rows)
+    same = [{name: value for name, value in row.items() if name != "name"} for row in lines[2:4]]
+    take_in(store, write(tmp_path / "same.jsonl", *same))
+    assert rejects_of(store)["line 2"]["kind"] == "duplicate"
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"chords": "C | G"}, "line 2: chords: expected bpm beside chords, got none"),
+        ({"meter": "3/4"}, "line 2: meter: expected bpm beside meter, got none"),
+        ({"bpm": 90, "chords": "C | G | H7"}, "line 2: chords: expected a chord at position 9, got 'H7'"),
+        ({"bpm": 90, "meter": "3/4", "chords": "C:4"}, "line 2: chords: expected 3 beats in the bar of 3/4 at pos"),
+        ({"bpm": 90, "meter": "four"}, "line 2: meter: expected a metre such as '4/4', '3/4' or '6/8', got 'four'"),
+    ],
+)
+def test_a_chart_that_cannot_be_read_is_refused_with_the_place(
+    store: Store, tmp_path: Path, asked: dict, says: str
+) -> None:
+    take_in(store, write(tmp_path / "r.jsonl", {"description": "x"}, asked))
+    assert rejects_of(store)["line 2"]["message"].startswith(says)
 
 
 def test_one_clip_asked_for_twice_is_made_once_and_said_so(store: Store, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_checkpoint_read_back_has_the_cross_entropy_that_its_row_tells(learned
     judge = Evaluator(corpus, windows, 50, 4, "float32")
     told = [dict(learned["metrics"])[f"valid_cross_entropy_codebook_{book}"] for book in range(CODEBOOKS)]
     assert judge.codebooks(read.model) == pytest.approx(told, abs=1e-5)
-    assert read.facts.versions == {name: f"{name}-version" for name in ("tracks", "chroma", "clap", "tokens")}
+    assert read.facts.versions == {table.name: f"{table.name}-version" for table in train.READS}
 
 
 def test_the_training_table_tells_the_curve(learned) -> None:
