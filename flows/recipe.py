@@ -44,6 +44,7 @@ Path = tuple[str, ...]
 """Names of nested fields: a stage's first."""
 
 FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
+    ("ingest", "licences"): (("train_codec", "licences"), ("train", "licences")),
     ("tokenize", "codec"): (("generate", "codec"), ("decode", "codec"), ("evaluate", "codec")),
     ("chroma", "separator"): (("generate", "separator"),),
     ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),

@@ -42,6 +42,7 @@ from schemas.tables import (
     Row,
     Table,
 )
+from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.versions import Versions
 
 
@@ -98,7 +99,7 @@ class _Cleaning:
         self._keep = max(keep, timedelta(seconds=STALE_SECONDS))
         self._cutoff = now - self._keep
         self._publications, self._versions = Publications(store), Versions(store)
-        self._leases = live_leases(store)
+        self._leases, self._hidden = live_leases(store), TakeDowns(store).hidden
         self._leased = {name.rpartition("-")[2] for name in self._leases}
         self._plan = CleaningPlan()
         self._kept_versions: set[str] = set()
@@ -217,11 +218,15 @@ class _Cleaning:
 
     def _name_files(self, table: Table, path: str) -> None:
         """Note what the rows of a file that stays name: files, and checkpoints."""
+        columns = dict.fromkeys((*HIDDEN_BY.get(table.name, ()), *(file_columns(table) if table.files else ())))
+        if not columns:
+            return
+        rows = self._store.read_files(table, [path], list(columns))
+        shown = self._hidden.shown(table, rows)  # the files of others go, and nothing brings them back
         if table in (GENERATIONS, CLIPS):
-            rows = self._store.read_files(table, [path], ["checkpoint_id"])
-            self._used_checkpoints |= set(rows.column("checkpoint_id").to_pylist())
+            self._used_checkpoints |= set(shown.column("checkpoint_id").to_pylist())
         if table.files:
-            self._named |= named_files(table, self._store.read_files(table, [path], file_columns(table)))
+            self._named |= named_files(table, shown)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -276,6 +281,8 @@ class _Cleaning:
                 used.setdefault(row["checkpoint_id"], "what some versions were made with is not known")
             elif row["digest"] in weights:
                 used.setdefault(row["checkpoint_id"], "tables that stay were made with it")
+            elif row["checkpoint_id"] in self._hidden.checkpoint_id and row["created_at"] < self._cutoff:
+                continue  # it counts as not trained
             elif newest[f"kind {row['kind']}"] is row:
                 used.setdefault(row["checkpoint_id"], "the newest of its kind")
             elif row["created_at"] >= self._cutoff:

@@ -11,7 +11,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -20,6 +20,7 @@ import pyarrow as pa
 from schemas.publications import Publications
 from schemas.store import Store
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
+from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.views import VIEWS
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
     for attempt in itertools.count(1):
         shown = _shown(store, named)
         try:
-            answer = _query(store, sql, {**shown.files, **(candidates or {})})
+            answer = _query(store, sql, {**shown.files, **(candidates or {})}, whole=candidates or ())
         except _Unread as error:
             # A shard was replaced between two looks of the reader, or the network failed for a moment.
             if attempt >= READS and shown == _shown(store, named):
@@ -120,14 +121,14 @@ def column_counts(store: Store, table: Table, files: Sequence[str]) -> ColumnCou
     return ColumnCounts(values.pop("*"), values.pop("key *"), values)
 
 
-def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]]) -> pa.Table:
+def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]], whole: Collection[str]) -> pa.Table:
     with duckdb.connect(":memory:") as connection:
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
         # Of the tables that the statement speaks of, so that a damaged shard of another one is not in its way.
-        tables = _tables_in(sql)
+        tables, take_downs = _tables_in(sql), TakeDowns(store)
         for table in tables:
-            _make_view(connection, store, table, shown[table.name])
+            _make_view(connection, store, table, shown[table.name], None if table.name in whole else take_downs)
         _make_views_over(connection, store, {table.name for table in tables})
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
@@ -153,10 +154,10 @@ def write_views(store: Store) -> None:
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
     try:
         with duckdb.connect(temporary) as connection:
-            shown, made = shown_files(store), set[str]()
+            shown, made, take_downs = shown_files(store), set[str](), TakeDowns(store)
             for table in TABLES.values():
                 try:
-                    _make_view(connection, store, table, shown[table.name])
+                    _make_view(connection, store, table, shown[table.name], take_downs)
                     made.add(table.name)
                 except _Unread as error:
                     log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
@@ -205,8 +206,20 @@ def _make_views_over(connection: duckdb.DuckDBPyConnection, store: Store, made: 
             _create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {view.statement}", name, store)
 
 
-def _make_view(connection: duckdb.DuckDBPyConnection, store: Store, table: Table, files: Sequence[str]) -> None:
-    _create_view(connection, _view(store, table, files), f"shards of {table.name}", store)
+def _make_view(
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    table: Table,
+    files: Sequence[str],
+    take_downs: TakeDowns | None,
+) -> None:
+    """Make the view of a table over some files: without the rows that are hidden, where `take_downs` are given."""
+    try:
+        condition = take_downs.hidden.condition(table) if take_downs and table.name in HIDDEN_BY else ""
+    except ValueError as error:
+        raise _Unread(f"expected what was taken down in {store.url}: {error}") from error
+    statement = _view(store, table, files) + (f" WHERE {condition}" if condition and files else "")
+    _create_view(connection, statement, f"shards of {table.name}", store)
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, statement: str, expected: str, store: Store) -> None:
@@ -234,7 +247,7 @@ def _view(store: Store, table: Table, files: Sequence[str]) -> str:
     view = f"CREATE OR REPLACE VIEW {table.name} AS SELECT {columns} WHERE false"
     if not files:
         return view
-    paths = ", ".join(_literal(f"{_prefix(store)}{file}") for file in files)
+    paths = ", ".join(literal(f"{_prefix(store)}{file}") for file in files)
     source = f"read_parquet([{paths}], hive_partitioning = false, union_by_name = true)"
     once = f"DISTINCT ON ({', '.join(_quoted(name) for name in table.key)}) *" if table.combined else "*"
     return f"{view} UNION ALL BY NAME SELECT {once} FROM {source}"
@@ -250,7 +263,8 @@ def _prefix(store: Store) -> str:
     return f"{store.filesystem.unstrip_protocol(store.root)}/"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
+    """Return a text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
 
 

@@ -21,6 +21,7 @@ from schemas.row_files import absent_files, file_columns
 from schemas.shards import Footer, data_digest, output_keys, row_keys
 from schemas.store import Store
 from schemas.tables import CHECKPOINTS, PUBLISHED, TABLES, FileColumns, Row, Table
+from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.versions import Versions
 from schemas.weights import folder_digest
 
@@ -59,6 +60,7 @@ class Inspection:
     def __init__(self, store: Store, tables: Sequence[Table], drivers: Mapping[str, str], deep: bool = False) -> None:
         self._store, self._tables, self._drivers, self._deep = store, tables, drivers, deep
         self._publications, self._versions = Publications(store), Versions(store)
+        self._take_downs = TakeDowns(store)
         self.shards = self.rows = self.files = 0
 
     def findings(self) -> Iterator[Finding]:
@@ -71,7 +73,7 @@ class Inspection:
             for version in versions_of(self._store, table):
                 yield from self._version(table, version, named, published)
             if published:
-                yield from self._files(table, pa.concat_tables(published))
+                yield from self._files(table, self._take_downs.hidden.shown(table, pa.concat_tables(published)))
             if table.name in PUBLISHED:
                 yield from self._shown(table)
         if len(self._tables) == len(TABLES):  # what no row names is known once all rows are
@@ -120,7 +122,8 @@ class Inspection:
                 raise ValueError(f"expected bytes of the digest {footer.data_digest}, got {digest}")
         digests = [name for columns in table.files for name in (columns.sha256, columns.folder_digest) if name]
         copies = [table.copies] if table.copies else []
-        rows = _read_columns(self._store, table, holding.path, [*file_columns(table), *digests, *copies])
+        hiding = HIDDEN_BY.get(table.name, ())
+        rows = _read_columns(self._store, table, holding.path, [*file_columns(table), *digests, *copies, *hiding])
         keys = keys_digest(output_keys(table, rows))
         if keys != footer.output_key:
             raise ValueError(f"expected rows of the keys {footer.output_key}, got {keys}")

@@ -31,6 +31,11 @@ class Version:
     inputs: Mapping[str, str]
     """The version of each table that the stage reads or consults, by the table's name."""
 
+    def fields(self) -> dict[str, str]:
+        """Return the name of a field that names each of its weights, as `stage.field`, by their digest."""
+        knobs = _knobs(self.config).items()
+        return {value["weights"]: f"{self.stage}.{name}" for name, value in knobs if _is_weights(value)}
+
     def weights(self) -> set[str]:
         """Return the digests of all weights that its configuration names."""
         return weights_of_config(self.config)

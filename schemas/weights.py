@@ -19,6 +19,7 @@ import pyarrow as pa
 from schemas.identity import WeightsRef, fingerprint
 from schemas.store import Store, cache_folder
 from schemas.tables import CHECKPOINTS, WEIGHTS, Row
+from schemas.take_downs import TakeDowns
 
 DEMUCS_ROOT = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
 DEMUCS_FILES = {
@@ -125,13 +126,25 @@ class WeightsLibrary:
             raise WeightsNotFetched(list(missing), next(iter(missing.values())).why)
 
     def checkpoint(self, name: str) -> Row | None:
-        """Return the newest row of `checkpoints` for a kind (by this run's recipe), or that of an id; None if none."""
+        """Return the newest row of `checkpoints` for a kind (by this run's recipe), or that of an id; None if none. A
+        model that learned from a recording which was taken down is none.
+
+        Raises:
+            MissingWeights: the id is that of such a model.
+        """
         rows: list[Row] = []
         recipe = self.recipes.get(name)
         for version in [recipe] if recipe else self.store.versions(CHECKPOINTS):
             rows += self.store.read(CHECKPOINTS, version).to_pylist()
         rows = [row for row in rows if name in (row["kind"], row["checkpoint_id"])]
-        return max(rows, key=lambda row: row["created_at"], default=None)
+        hidden = TakeDowns(self.store).hidden.checkpoint_id if rows else ()
+        if any(row["checkpoint_id"] == name for row in rows) and name in hidden:
+            raise MissingWeights(
+                f"expected a model that learned from nothing that was taken down, got checkpoint:{name}: train another "
+                "one and name that (`segue explain` and the table `taken_down` tell from what it learned)"
+            )
+        standing = [row for row in rows if row["checkpoint_id"] not in hidden]
+        return max(standing, key=lambda row: row["created_at"], default=None)
 
     def _checkpoint(self, reference: WeightsRef, name: str) -> LocalWeights:
         row = self.checkpoint(name)

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.identity import fingerprint
+from schemas.licences import LicencePolicy
 from schemas.tables import CHECKPOINTS, LEARNED, TRACKS
+from schemas.take_downs import TakeDowns
 from schemas.versions import Versions, weights_of_config
 from stages.pipeline.contract import Context
 
@@ -40,10 +42,37 @@ def parents_of(context: Context, known: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys([*known, *sorted(own.get(digest, digest) for digest in digests)]))
 
 
-def tracks_to_learn(context: Context, track_ids: Iterable[str]) -> pa.Table:
-    """Return what `tracks` says of the recordings that a training draws from, by the columns `FACTS`."""
+def tracks_to_learn(context: Context, track_ids: Iterable[str], licences: LicencePolicy) -> pa.Table:
+    """Return what `tracks` says of the recordings that a training draws from, by the columns `FACTS`.
+
+    Raises:
+        ValueError: one of them was taken down, or has a licence that does not pass: the table was made before that, or
+            by another policy.
+    """
     rows, wanted = context.rows(TRACKS, FACTS), pa.array(sorted(track_ids), pa.string())
-    return rows.filter(pc.is_in(rows.column("track_id"), wanted)).sort_by("track_id")
+    tracks = rows.filter(pc.is_in(rows.column("track_id"), wanted)).sort_by("track_id")
+    different = pc.unique(tracks.column("licence")).to_pylist() if licences.asks else []
+    for text in different:
+        if refusal := licences.refusal(text):
+            count = pc.sum(pc.is_in(tracks.column("licence"), pa.array([text], pa.string()))).as_py()
+            raise ValueError(f"{refusal}, of {count} tracks to learn from: run ingest with this policy first")
+    check_not_taken_down(context, tracks)
+    return tracks
+
+
+def check_not_taken_down(context: Context, tracks: pa.Table) -> None:
+    """See that none of the recordings that a model learns from was taken down.
+
+    Raises:
+        ValueError: one was.
+    """
+    reasons = TakeDowns(context.store).reasons
+    for row in tracks.to_pylist() if reasons else ():
+        if row["track_id"] in reasons:
+            raise ValueError(
+                f"expected recordings that were not taken down, got {row['title'] or row['track_id'][:12]}: "
+                f"{reasons[row['track_id']]}; run ingest and the stages after it first"
+            )
 
 
 def record_learned(context: Context, tracks: pa.Table) -> str:
@@ -54,7 +83,11 @@ def record_learned(context: Context, tracks: pa.Table) -> str:
 
     Args:
         tracks: with the columns `FACTS`.
+
+    Raises:
+        ValueError: one of them was taken down meanwhile.
     """
+    check_not_taken_down(context, tracks)
     name = fingerprint(tracks.drop_columns(["uri"]).to_pylist())  # wherever the recordings lie
     if not context.store.exists(context.store.shard_path(LEARNED, "1", name)):
         named = tracks.append_column("training_set", pa.repeat(pa.scalar(name), tracks.num_rows))

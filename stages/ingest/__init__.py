@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.drafts import Drafts
+from schemas.licences import LicencePolicy
 from schemas.tables import TRACKS, WITHHELD
+from schemas.take_downs import TakeDowns
 from stages.ingest.acceptance import Acceptance, measured, needed_columns
 from stages.ingest.choosing import Chosen
 from stages.ingest.config import Config
@@ -23,6 +25,7 @@ from stages.ingest.index import COMPARED_COLUMNS, INDEX_COLUMNS, TrackIndex, is_
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
+from stages.ingest.rules import Rules
 from stages.ingest.sources import list_sources
 from stages.pipeline.contract import NOT_ACCEPTED, Context, Reject, Remarks, ShardUpdate, SourcePlan
 
@@ -30,7 +33,7 @@ __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_sou
 
 READS, WRITES, VERSION = (), TRACKS, 3
 
-PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings")
+PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings", "licence")
 """All that `plan_source` needs of the rows of earlier runs, where nothing has changed."""
 
 SAVE_EVERY = 128
@@ -58,12 +61,15 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     listing = _listing(config, context)
     metadata = SourceMetadata(listing.recordings, listing.metadata)
     drafts, withheld = Drafts(context.store, TRACKS, context.fingerprint), _withheld(context)
-    chosen_from = drafts.read(columns=needed_columns(config.accept)) if config.accept or withheld.num_rows else known
-    acceptance = Acceptance(config.accept, chosen_from, withheld)
+    rules = _rules(config, context)
+    chosen_from = drafts.read(columns=needed_columns(rules)) if rules.ask or withheld.num_rows else known
+    acceptance = Acceptance(rules, chosen_from, withheld)
     not_accepted, refused = _by_kind(refused)
     lasting = _lasting_rejects(listing, refused)
     recordings = measured(known, withheld, PLANNING_COLUMNS)
-    remarks = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist()).all()
+    noticed = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist())
+    remark_licences(noticed, config.licences, known.column("licence"))
+    remarks = noticed.all()
     unchanged = is_unchanged(listing, metadata, recordings, lasting, refused, config.captions)
     if unchanged and acceptance.is_settled(not_accepted):
         return SourcePlan(0, known.num_rows, 0, remarks=remarks)
@@ -92,7 +98,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     listing = _listing(config, context)
     metadata = SourceMetadata(listing.recordings, listing.metadata)
     withheld = _withheld(context)
-    acceptance = Acceptance(config.accept, known, withheld)
+    acceptance = Acceptance(_rules(config, context), known, withheld)
     index = _track_index(config, context, listing, metadata, measured(known, withheld, INDEX_COLUMNS))
     index.require(acceptance.shards)
     rejects = _lasting_rejects(listing, refused)
@@ -123,6 +129,8 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     context.store.sweep(context.store.folder(WITHHELD, context.fingerprint))
     warnings = [warning for row in index.rows.values() for warning in row["warnings"] or ()]
     context.remarks.update(source_remarks(listing, metadata, warnings))
+    licences = Drafts(context.store, TRACKS, context.fingerprint).read(columns=["licence"]).column("licence")
+    remark_licences(context.remarks, config.licences, licences)
 
 
 def update_shards(
@@ -178,6 +186,21 @@ def source_remarks(listing: Listing, metadata: SourceMetadata, warnings: Iterabl
         where, kind = _warning_kind(warning, locations)
         remarks.add_all(kind, where, [warning[:EXAMPLE_LENGTH]], count)
     return remarks
+
+
+def remark_licences(remarks: Remarks, policy: LicencePolicy, licences: pa.ChunkedArray) -> None:
+    """Notice the tracks whose licences are unknown, where the policy lets them pass."""
+    if not policy.asks:
+        return
+    counts = {each["values"]: each["counts"] for each in pc.value_counts(licences).to_pylist()}
+    unknown = sorted((text for text in counts if policy.is_unknown(text)), key=str)
+    examples = [clean_text(text)[:EXAMPLE_LENGTH] if text else "none" for text in unknown]
+    count = sum(counts[text] for text in unknown)
+    remarks.add_all("tracks of an unknown licence, which licences.unknown lets pass", "", examples, count)
+
+
+def _rules(config: Config, context: Context) -> Rules:
+    return Rules(config.accept, config.licences, TakeDowns(context.store).reasons)
 
 
 def _warning_kind(warning: str, locations: Collection[str]) -> tuple[str, str]:

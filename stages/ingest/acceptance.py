@@ -1,4 +1,4 @@
-"""What `ingest.accept` makes of the recordings that were measured: tracks, or rows of `withheld`, each with its reject.
+"""What the rules make of the recordings that were measured: tracks, or rows of `withheld`, each with its reject.
 
 Measuring and choosing are apart. A recording that is not accepted keeps its row, whole and in its shard, in `withheld`
 instead of `tracks`. So another choice moves rows between the two tables, reads no sound, and touches no other row.
@@ -8,21 +8,18 @@ is there, and one that stands in both is put right by the next run.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.conditions import Conditions
 from schemas.tables import TRACKS
+from stages.ingest.rules import Rules
 from stages.pipeline.contract import NOT_ACCEPTED, Reject
 
 Row = dict[str, Any]
-
-LONGEST_VALUE = 80
-"""Characters of a value in a reject's message."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +37,17 @@ class Division:
 
 
 class Acceptance:
-    """Which measured recordings are tracks, by conditions that all of them must meet.
+    """Which measured recordings are tracks, by rules that all of them must meet.
 
     Args:
-        conditions: in SQL over the columns of `tracks`.
         tracks, withheld: the rows of earlier runs, with at least the columns of `needed_columns`.
 
     Raises:
-        ValueError: a condition is none, or cannot be worked out for a row.
+        ValueError: a condition cannot be worked out for a row.
     """
 
-    def __init__(self, conditions: Sequence[str], tracks: pa.Table, withheld: pa.Table) -> None:
-        self._conditions = Conditions(conditions, TRACKS.schema)
+    def __init__(self, rules: Rules, tracks: pa.Table, withheld: pa.Table) -> None:
+        self._rules = rules
         self._rejects: dict[int, dict[str, Reject]] = {}
         """The rejects of what is withheld, by shard and `track_id`."""
         self._tracks: set[str] = set()
@@ -64,23 +60,23 @@ class Acceptance:
         """The `track_id` of each withheld recording that is to be a track, and of those that already are one."""
         self.shards: set[int] = set()
         """The shards in which rows change tables."""
-        self._chooses = bool(conditions or withheld.num_rows)
+        self._chooses = bool(rules.ask or withheld.num_rows)
         if self._chooses:
             self._compare(tracks, withheld)
 
     def _compare(self, tracks: pa.Table, withheld: pa.Table) -> None:
         self._tracks = set(tracks.column("track_id").to_pylist())
         self._withheld = set(withheld.column("track_id").to_pylist())
-        leaving = tracks.filter(pc.invert(self._conditions.met(tracks)))
+        leaving = tracks.filter(pc.invert(self._rules.met(tracks)))
         self.leaving.update(leaving.column("track_id").to_pylist())
         self.shards.update(leaving.column("shard").to_pylist())
-        columns = ("track_id", "shard", "uri", *self._conditions.all_columns)
-        for row, failed in zip(withheld.select(columns).to_pylist(), self._conditions.failed(withheld), strict=True):
-            if not failed or row["track_id"] in self._tracks:
+        rows = withheld.select(("track_id", "shard", "uri")).to_pylist()
+        for row, refusal in zip(rows, self._rules.refusals(withheld), strict=True):
+            if not refusal or row["track_id"] in self._tracks:
                 self.returning.add(row["track_id"])
                 self.shards.add(row["shard"])
-            if failed:
-                self._rejects.setdefault(row["shard"], {})[row["track_id"]] = self._reject(row, failed)
+            if refusal:
+                self._rejects.setdefault(row["shard"], {})[row["track_id"]] = _reject(row["uri"], refusal)
 
     @property
     def rejects(self) -> list[Reject]:
@@ -118,11 +114,11 @@ class Acceptance:
         """Divide the whole rows of a shard between the tables, and bring the rejects of those withheld up to date."""
         if not self._chooses:
             return Division(rows, (), (), frozenset(), beside=False)
-        schema = pa.schema([TRACKS.schema.field(name) for name in self._conditions.all_columns or ("track_id",)])
+        schema = pa.schema([TRACKS.schema.field(name) for name in self._rules.columns])
         values = pa.Table.from_pylist([{name: row[name] for name in schema.names} for row in rows], schema)
-        failures = self._conditions.failed(values)
-        accepted = [row for row, failed in zip(rows, failures, strict=True) if not failed]
-        withheld = [row for row, failed in zip(rows, failures, strict=True) if failed]
+        refusals = self._rules.refusals(values)
+        accepted = [row for row, refusal in zip(rows, refusals, strict=True) if not refusal]
+        withheld = [row for row, refusal in zip(rows, refusals, strict=True) if refusal]
         returning = [row for row in accepted if row["track_id"] in self._withheld]
         made = frozenset(row["track_id"] for row in accepted) - self._tracks
 
@@ -132,9 +128,9 @@ class Acceptance:
         for reject in self._rejects.pop(shard, {}).values():
             if rejects.get(reject.key) is reject:
                 del rejects[reject.key]
-        for row, failed in zip(rows, failures, strict=True):
-            if failed:
-                reject = self._reject(row, failed)
+        for row, refusal in zip(rows, refusals, strict=True):
+            if refusal:
+                reject = _reject(row["uri"], refusal)
                 self._rejects.setdefault(shard, {})[row["track_id"]] = reject
                 # A file that changed and cannot be read any more says so until its old row is dropped.
                 if reject.key not in rejects or rejects[reject.key].kind == NOT_ACCEPTED:
@@ -145,18 +141,15 @@ class Acceptance:
         }
         return Division(accepted, withheld, returning, made, beside)
 
-    def _reject(self, row: Mapping[str, Any], failed: Collection[str]) -> Reject:
-        names = dict.fromkeys(name for text in failed for name in self._conditions.columns[text])
-        values = " and ".join(f"{name} = {_shown(row[name])}" for name in names) or "no such row"
-        message = f"expected {' and '.join(failed)}, got {values}; see `withheld`, and ingest.accept for another choice"
-        # The runner keeps a reject of an earlier run where its stamp is the same.
-        return Reject(row["uri"], row["uri"], NOT_ACCEPTED, message, hashlib.sha256(message.encode()).hexdigest()[:16])
+
+def _reject(uri: str, refusal: str) -> Reject:
+    # The runner keeps a reject of an earlier run where its stamp is the same.
+    return Reject(uri, uri, NOT_ACCEPTED, refusal, hashlib.sha256(refusal.encode()).hexdigest()[:16])
 
 
-def needed_columns(conditions: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of earlier rows that an `Acceptance` by these conditions looks at."""
-    named = Conditions(conditions, TRACKS.schema).all_columns if conditions else ()
-    return tuple(dict.fromkeys(("track_id", "shard", "uri", *named)))
+def needed_columns(rules: Rules) -> tuple[str, ...]:
+    """Return the columns of earlier rows that an `Acceptance` by these rules looks at."""
+    return tuple(dict.fromkeys(("track_id", "shard", "uri", *rules.columns)))
 
 
 def measured(tracks: pa.Table, withheld: pa.Table, columns: Sequence[str]) -> pa.Table:
@@ -167,10 +160,3 @@ def measured(tracks: pa.Table, withheld: pa.Table, columns: Sequence[str]) -> pa
 
 def _states(refused: pa.Table) -> set[tuple[str, str]]:
     return set(zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = "NULL" if value is None else str(value)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"

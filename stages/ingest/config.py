@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 import schemas
 from schemas.conditions import Conditions
+from schemas.licences import LicencePolicy
 from schemas.tables import TRACKS
 from stages.audio.decoders import MAX_CHANNELS, MAX_SAMPLE_RATE
 from stages.audio.tolerances import MAX_DAMAGE
@@ -43,7 +44,7 @@ class Config(schemas.Config):
     """Which recordings are taken, and how they are split."""
 
     # What they change is which rows there are and what the metadata says of them, for which no sound is read again.
-    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("include", "exclude", "captions", "accept")
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("include", "exclude", "captions", "accept", "licences")
 
     include: tuple[str, ...] = ()
     """Glob patterns of the recordings that are taken, as in `.gitignore`: `*.flac` anywhere, `live/**/*.wav` by the
@@ -60,6 +61,9 @@ class Config(schemas.Config):
     """Which of the recordings that were measured are tracks: conditions in SQL over the columns of `tracks`, such as
     `bandwidth > 12000 AND clipping < 0.001`, all of which must be true. What fails one is a row of `withheld`, and a
     reject that says which and why; another choice moves rows and reads no sound."""
+    licences: LicencePolicy = LicencePolicy()
+    """Which licences a track may have. What fails is withheld, as by `accept`; whatever trains follows the same policy,
+    unless it is given its own, and checks again."""
     shard_size: int = Field(default=512, ge=1)
     """Tracks in a shard: the unit of work of every stage after this one."""
     valid: float = Field(default=0.05, ge=0, le=0.5)

@@ -81,6 +81,7 @@ import pyarrow as pa
 from schemas import Config, Settings, Store, WeightsRef
 from schemas.checks import Check
 from schemas.tables import Row, Table
+from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.weights import LocalWeights, WeightsLibrary
 from stages.pipeline.scratch import Scratch
 
@@ -322,7 +323,15 @@ class Context:
         return row
 
     def rows(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return all rows of a table that the stage reads or consults, at this run's version."""
+        """Return all rows of a table that the stage reads or consults, at this run's version, but for those that are
+        hidden after a take-down."""
+        if table.name in HIDDEN_BY:
+            names = table.schema.names if columns is None else columns
+            whole = self._all_rows(table, tuple(dict.fromkeys((*names, *HIDDEN_BY[table.name]))))
+            return TakeDowns(self.store).hidden.shown(table, whole).select(list(names))
+        return self._all_rows(table, columns)
+
+    def _all_rows(self, table: Table, columns: Sequence[str] | None) -> pa.Table:
         if table.accumulates:
             return self.store.read_all(table, columns)
         if table.name not in self.versions:

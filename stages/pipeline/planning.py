@@ -15,7 +15,8 @@ from schemas.drafts import Drafts
 from schemas.identity import canonical, fingerprint, stage_fingerprint, weights_fields
 from schemas.row_files import absent_files, file_columns
 from schemas.shards import Footer, row_keys
-from schemas.tables import REJECTS, REMARKS, Table
+from schemas.tables import CHECKPOINTS, REJECTS, REMARKS, Table
+from schemas.take_downs import TakeDowns
 from schemas.weights import LocalWeights, NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.pipeline.contract import Context, Dependencies, Remark
 from stages.pipeline.keys import driving_key, outdated_keys, repeated_columns, wanted_keys
@@ -279,13 +280,18 @@ def _plan_reduce(stage: ConfiguredStage, context: Context, by_name: bool) -> Pla
     drafts = Drafts(context.store, writes, context.fingerprint)
     footers, shard = drafts.footers(), reduced_shard(stage.module, context)
     footer, reason = footers.get(shard), ""
-    if footer is not None and footer.input_key == context.identity:
+    # A model that learned from what was taken down counts as not trained; its shard bears its name.
+    hidden = TakeDowns(context.store).hidden.checkpoint_id if writes is CHECKPOINTS and footers else frozenset()
+    standing = footers.keys() - hidden
+    if footer is not None and shard in standing and footer.input_key == context.identity:
         reason = _absent(context.store, writes, drafts.read([shard]))
         if not reason:
             return Plan(stage.name, reuse=footer.rows, refused=footer.refused)
     refresh = getattr(stage.config, "refresh", "changed")
-    if not by_name and not reason and (refresh == "never" or (refresh == "missing" and footers)):
-        return Plan(stage.name, reuse=len(footers))
+    if not by_name and not reason and (refresh == "never" or (refresh == "missing" and standing)):
+        return Plan(stage.name, reuse=len(standing))
+    if footers and not standing:
+        reason = "it learned from a recording that was taken down"
     return Plan(stage.name, (EVERYTHING,), make=1, reason=reason)
 
 

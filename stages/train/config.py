@@ -10,6 +10,7 @@ from model.conditioning.captions import CaptionConfig
 from model.conditioning.config import CONDITIONS, MusicModelConfig
 from model.optim.config import LoraConfig, OptimizationConfig
 from schemas import WeightsRef
+from schemas.licences import LicencePolicy
 from schemas.tables import CHROMA, CLAP, HARMONY, RHYTHM
 from stages.networks.published import T5_BASE
 
@@ -26,7 +27,14 @@ PUBLISHED_DROPOUT = {"chroma": 0.5}
 class Config(schemas.Config):
     """How the language model is trained; the defaults are MusicGen's for 30 s of 32 kHz mono with text."""
 
-    NOT_IDENTITY: ClassVar[tuple[str, ...]] = ("refresh", "checkpoint_layers", "log_every", "valid_every", "save_every")
+    NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
+        "licences",
+        "refresh",
+        "checkpoint_layers",
+        "log_every",
+        "valid_every",
+        "save_every",
+    )
 
     model: MusicModelConfig = MusicModelConfig()
     """The network. Its codebooks and cardinality are those of the codec that made the tokens."""
@@ -76,6 +84,9 @@ class Config(schemas.Config):
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_windows: int = Field(default=256, ge=1)
     """Most windows of a split that the model is evaluated on, evenly chosen."""
+    licences: LicencePolicy = LicencePolicy()
+    """Which licences a track may have to be learned from; a track of another one ends the training before it begins. In
+    a recipe it is `ingest.licences` unless it is given."""
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
     never. Asking for the stage by name always does."""

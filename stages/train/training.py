@@ -82,7 +82,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
     splits = split_tracks(corpus, config)
     _check(corpus, config, splits["train"])
-    learned = tracks_to_learn(context, [corpus.ids[track] for track in splits["train"]])
+    learned = tracks_to_learn(context, [corpus.ids[track] for track in splits["train"]], config.licences)
     frames, shortest = segment_frames(corpus, config), shortest_window(corpus, config)
     evaluators = {}
     for split in ("valid", "test"):

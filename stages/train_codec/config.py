@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 import schemas
 from model.codec.config import CodecConfig, CodecTrainingConfig
+from schemas.licences import LicencePolicy
 
 
 class Config(schemas.Config):
@@ -13,7 +14,7 @@ class Config(schemas.Config):
     AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml."""
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
-        *("refresh", "log_every", "valid_every", "save_every"),
+        *("licences", "refresh", "log_every", "valid_every", "save_every"),
         *("reconstructions", "reconstruction_seconds"),
     )
 
@@ -42,6 +43,9 @@ class Config(schemas.Config):
     """Held-out recordings whose beginnings are kept to be heard, as they are and as the codec gives them back."""
     reconstruction_seconds: float = Field(default=8.0, gt=0)
     """Most seconds of each that are kept."""
+    licences: LicencePolicy = LicencePolicy()
+    """Which licences a recording may have to be learned from; one of another ends the training before it begins. In a
+    recipe it is `ingest.licences` unless it is given."""
     refresh: Literal["missing", "changed", "never"] = "missing"
     """When a run of the whole catalog trains: where this recipe has no checkpoint yet, whenever its data changed, or
     never. Asking for the stage by name always does."""

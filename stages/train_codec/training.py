@@ -50,7 +50,7 @@ class _Splits:
 def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceResult:
     """Do what the stage `train_codec` does (see there)."""
     splits = _split(config, tracks)
-    learned = tracks_to_learn(context, [track.track_id for track in splits.train])
+    learned = tracks_to_learn(context, [track.track_id for track in splits.train], config.licences)
     decoded = DecodedRecordings(config.network.sample_rate, config.network.channels)
     valid = held_out(config, decoded, splits.valid)
     if not valid:

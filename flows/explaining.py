@@ -1,0 +1,139 @@
+"""What `segue explain` tells: a clip's models and recordings, or what came of a recording, as rows under headings."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.database import literal, query
+from schemas.descent import find_recordings
+from schemas.licences import parse_licence
+from schemas.store import Store
+from schemas.tables import CHECKPOINTS, WEIGHTS, Row
+from schemas.take_downs import TakeDowns
+from schemas.versions import Versions
+
+SHORTEST_ID = 4
+"""Digits of a request's id that must be given at least."""
+
+Section = tuple[str, list[dict[str, Any]]]
+"""Rows under a heading."""
+
+
+def explain_clip(store: Store, name: str) -> list[Section]:
+    """Return the takes of a request, the models that had a hand in them, and the recordings that those learned from.
+
+    Args:
+        name: a request's id or its beginning, or its name; with `/TAKE` for one of its takes.
+
+    Raises:
+        ValueError: there is no such clip, or several requests have such an id.
+    """
+    clips = _clips(store, name)
+    among = f"request_id = {literal(clips[0]['request'])}"
+    if len(clips) == 1:
+        among += f" AND take = {clips[0]['take']}"
+    models = query(
+        store,
+        "SELECT model_id, kind, reference, min(distance) AS distance, count(DISTINCT track_id) AS recordings "
+        f"FROM lineage WHERE {among} AND model_id IS NOT NULL GROUP BY ALL ORDER BY distance, kind, model_id",
+    ).to_pylist()
+    recordings = query(
+        store,
+        "SELECT string_agg(DISTINCT coalesce(kind, how), ', ' ORDER BY coalesce(kind, how)) AS through, "
+        "track_id AS track, title, artist, licence, uri AS source "
+        f"FROM lineage WHERE {among} AND track_id IS NOT NULL GROUP BY ALL ORDER BY artist, title, track",
+    ).to_pylist()
+    fields = _fields(store)
+    described = [
+        {"model": row["model_id"], "kind": row["kind"] or fields.get(row["model_id"], ""), "name": row["reference"]}
+        | {"through": "" if row["distance"] == 0 else "a parent" if row["distance"] == 1 else "a parent's parent"}
+        | {"recordings": row["recordings"]}
+        for row in models
+    ]
+    licences = [{"licence": licence, "recordings": count} for licence, count in _licences(recordings).most_common()]
+    return [("clip", clips), ("models", described), ("licences", licences), ("recordings", recordings)]
+
+
+def _clips(store: Store, name: str) -> list[Row]:
+    """Return the clips that a name means, which are takes of one request."""
+    wanted, _, take = name.partition("/")
+    condition = f"r.name = {literal(wanted)}"
+    if len(wanted) >= SHORTEST_ID:
+        condition += f" OR starts_with(c.request_id, {literal(wanted.lower())})"
+    if take:
+        condition = f"({condition}) AND c.take = {int(take) if take.isdecimal() else -1}"
+    rows = query(
+        store,
+        "SELECT c.request_id AS request, c.take, r.name, r.description, r.melody, r.prompt, g.seed, c.checkpoint_id AS "
+        "model, c.path AS file FROM clips c LEFT JOIN requests r USING (request_id) "
+        f"LEFT JOIN generations g USING (request_id, take) WHERE {condition} ORDER BY request, take",
+    ).to_pylist()
+    requests = list(dict.fromkeys(row["request"] for row in rows))
+    if not requests:
+        raise ValueError(
+            f"expected a clip's request by id or name, with /TAKE for one take, got {name!r}, which no clip that is "
+            "shown has (`taken_down` and `segue rollback --list` say what was)"
+        )
+    if len(requests) > 1:
+        raise ValueError(
+            f"expected one request, got {len(requests)} that {wanted!r} may mean: {', '.join(requests[:3])}"
+        )
+    return rows
+
+
+def explain_track(store: Store, name: str) -> list[Section]:
+    """Return what is known of a recording, the models that come of it, and their clips.
+
+    Args:
+        name: its id, or the beginning of one.
+
+    Raises:
+        ValueError: there is no such recording, or several have such an id.
+    """
+    (recording,) = find_recordings(store, [name])
+    among = f"track_id = {literal(recording['track_id'])}"
+    models = query(
+        store,
+        "SELECT checkpoint_id AS model, kind, string_agg(DISTINCT learned_by, ', ') AS learned_by, min(distance) AS "
+        f"distance, count(DISTINCT (request_id, take)) FILTER (request_id IS NOT NULL) AS clips FROM descendants "
+        f"WHERE {among} AND how = 'learned' GROUP BY ALL ORDER BY distance, kind, model",
+    ).to_pylist()
+    described = [
+        {"model": row["model"], "kind": row["kind"], "clips": row["clips"]}
+        | {"through": "it learned from it" if row["distance"] == 0 else f"made with {row['learned_by']}"}
+        for row in models
+    ]
+    clips = query(
+        store,
+        "SELECT request_id AS request, take, string_agg(DISTINCT how, ', ' ORDER BY how) AS how, min(path) AS file "
+        f"FROM descendants WHERE {among} AND request_id IS NOT NULL GROUP BY ALL ORDER BY request, take",
+    ).to_pylist()
+    facts = {"track": recording["track_id"]} | {key: recording[key] for key in ("title", "artist", "licence", "uri")}
+    return [("recording", [facts | {"state": _state(store, recording)}]), ("models", described), ("clips", clips)]
+
+
+def _state(store: Store, recording: Row) -> str:
+    """Return where a recording stands now."""
+    reason = TakeDowns(store).reasons.get(recording["track_id"])
+    if reason is not None:
+        return f"taken down: {reason}"
+    states = {"tracks": "a track", "withheld": "withheld by ingest", "learned": "removed", "": "not known"}
+    return states[recording["found"]]
+
+
+def _fields(store: Store) -> Mapping[str, str]:
+    """Return which field of a recipe named weights from elsewhere, by their digest."""
+    own = set(store.read_all(CHECKPOINTS, ["digest"]).column("digest").to_pylist())
+    elsewhere = set(store.read_all(WEIGHTS, ["digest"]).column("digest").to_pylist()) - own
+    fields: dict[str, str] = {}
+    for version in Versions(store).all.values():
+        for digest, field in version.fields().items():
+            if digest in elsewhere:
+                fields.setdefault(digest, field)
+    return fields
+
+
+def _licences(recordings: list[Row]) -> Counter[str]:
+    """Count recordings by the one name of their licence."""
+    named = {row["track"]: parse_licence(row["licence"]) for row in recordings}
+    return Counter("none" if licence is None else licence.name for licence in named.values())

@@ -1,0 +1,94 @@
+"""What a measured recording must meet to be a track: it was not taken down, its licence is one that the policy lets
+pass, and it meets the conditions of `ingest.accept`.
+
+A recording is the same one under any name, since its id is that of its sound; so what was taken down stays out wherever
+it comes from.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.conditions import Conditions
+from schemas.licences import LicencePolicy
+from schemas.tables import TRACKS
+
+LONGEST_VALUE = 80
+"""Characters of a value in a reject's message."""
+
+
+class Rules:
+    """The rules of a run of ingest.
+
+    Args:
+        conditions: in SQL over the columns of `tracks`.
+        taken_down: why each recording was, by its `track_id`.
+
+    Raises:
+        ValueError: a condition is none.
+    """
+
+    def __init__(self, conditions: Sequence[str], licences: LicencePolicy, taken_down: Mapping[str, str]) -> None:
+        self._conditions = Conditions(conditions, TRACKS.schema)
+        self._licences, self._taken_down = licences, taken_down
+
+    @property
+    def ask(self) -> bool:
+        """Whether they ask anything of a recording."""
+        return bool(self._conditions.texts or self._licences.asks or self._taken_down)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of `tracks` that they look at."""
+        licence = ("licence",) if self._licences.asks else ()
+        return tuple(dict.fromkeys(("track_id", *licence, *self._conditions.all_columns)))
+
+    def met(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Return for each row whether it meets all of them, as booleans.
+
+        Args:
+            rows: at least `columns`.
+
+        Raises:
+            ValueError: a condition cannot be worked out for one of the rows.
+        """
+        met = self._conditions.met(rows)
+        if self._taken_down:
+            out = pc.is_in(rows.column("track_id"), pa.array(sorted(self._taken_down), pa.string()))
+            met = pc.and_(met, pc.invert(out))
+        if self._licences.asks:
+            different = pc.unique(rows.column("licence")).to_pylist()
+            passing = pa.array([text for text in different if self._licences.refusal(text) is None], pa.string())
+            met = pc.and_(met, pc.is_in(rows.column("licence"), passing))
+        return met
+
+    def refusals(self, rows: pa.Table) -> list[str]:
+        """Return for each row, as `met` takes them, why it is refused, as a sentence; empty where it is not.
+
+        Raises:
+            ValueError: as `met` does.
+        """
+        named = rows.select(list(self.columns))
+        failures = self._conditions.failed(named)
+        return [self._refusal(row, failed) for row, failed in zip(named.to_pylist(), failures, strict=True)]
+
+    def _refusal(self, row: Mapping[str, Any], failed: Sequence[str]) -> str:
+        reason = self._taken_down.get(row["track_id"])
+        if reason is not None:
+            return f"expected a recording that was not taken down, got {row['track_id'][:12]}…: {reason}"
+        if self._licences.asks and (refusal := self._licences.refusal(row["licence"])):
+            return f"{refusal}; see `withheld`, and ingest.licences for another policy"
+        if not failed:
+            return ""
+        names = dict.fromkeys(name for text in failed for name in self._conditions.columns[text])
+        values = " and ".join(f"{name} = {_shown(row[name])}" for name in names) or "no such row"
+        return f"expected {' and '.join(failed)}, got {values}; see `withheld`, and ingest.accept for another choice"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = "NULL" if value is None else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
