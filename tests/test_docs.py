@@ -184,9 +184,9 @@ def test_every_preset_that_the_documentation_names_exists():
     assert named <= set(PRESETS)
 
 
-def test_a_command_that_would_want_a_network_or_days_is_understood():
+def test_a_command_that_would_want_a_network_days_or_a_recording_of_one_s_own_is_understood():
     names = {understood(words) for words in commands("", "segue ")}
-    assert names == {"run", "convert"}
+    assert names == {"run", "convert", "explain", "take-down"}
 
 
 def test_a_command_in_running_text_is_understood():

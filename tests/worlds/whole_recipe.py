@@ -1,0 +1,62 @@
+"""The whole pipeline by the real stages, in seconds: a codec and a language model that read nothing but sound."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from flows.overrides import merge
+from flows.recipe import Recipe
+from flows.running import Run, plan_run, run_stages
+from schemas import Settings
+from tests.worlds import codec_world
+
+REQUESTS = "name,seconds,prompt,prompt_seconds\none,0.5,,\ntwo,0.5,,\nthree,0.8,title:Piece 3,0.2\n"
+"""The last goes on from a recording of Cy's."""
+ARTISTS = ("Ada", "Bob", "Ada", "Cy", "Bob", "Cy", "Dee", "Dee")
+"""Of each recording."""
+
+
+def write_recordings(folder: Path, artists: tuple[str, ...] = ARTISTS) -> None:
+    """Put two-second pieces into a folder, each with the metadata of its artist."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, artist in enumerate(artists):
+        soundfile.write(folder / f"{number}.flac", codec_world.piece(number), codec_world.SAMPLE_RATE)
+        described = {"title": f"Piece {number}", "artist": artist, "license": "CC BY 4.0"}
+        (folder / f"{number}.json").write_text(json.dumps(described))
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A recipe whose models learn next to nothing; `changes` are laid on it."""
+    codec = codec_world.recipe().model_dump(exclude={"licences"})
+    decoder = {"codebooks": codec_world.CODEBOOKS, "cardinality": codec_world.CARDINALITY}
+    decoder |= {"width": 16, "heads": 2, "layers": 1, "cross": (), "prepend": ()}
+    values: dict[str, Any] = {
+        "ingest": {"valid": 0.0, "test": 0.0},
+        "train_codec": codec | {"reconstructions": 1},
+        "clap": {"model": None},
+        "train": {
+            "model": {"language_model": decoder, "description": None, "chroma": None, "clap": None},
+            **{"text_encoder": None, "attribute_dropout": {"chroma": 0.0, "clap": 0.0}},
+            **{"batch_size": 2, "micro_batch_size": 2},
+            **{"segment_seconds": 1.0, "optimization": {"steps": 2, "warmup_steps": 1}},
+        },
+        "generate": {"clap": None, "vocabulary": None, "separator": None},
+        "evaluate": {"clap": None},
+    }
+    return Recipe.model_validate(merge({"preset": "miniature"} | values, changes))
+
+
+def run(folder: Path, chosen: Recipe | None = None, stages: tuple[str, ...] = ()) -> Run:
+    """Run all stages, or some by name, over `folder/music` and `folder/requests.csv` into `folder/store`."""
+    (folder / "requests.csv").write_text(REQUESTS)
+    settings = Settings(
+        store=str(folder / "store"),
+        source=str(folder / "music"),
+        requests=str(folder / "requests.csv"),
+        **{"device": "cpu", "workers": 1},
+    )
+    current = Run(plan_run(chosen or recipe(), settings, stages))
+    run_stages(current)
+    return current
