@@ -62,7 +62,7 @@ def _clips(store: Store, name: str) -> list[Row]:
         condition += f" OR starts_with(c.request_id, {literal(wanted.lower())})"
     if take:
         condition = f"({condition}) AND c.take = {int(take) if take.isdecimal() else -1}"
-    rows = query(
+    rows: list[Row] = query(
         store,
         "SELECT c.request_id AS request, c.take, r.name, r.description, r.melody, r.prompt, g.seed, c.checkpoint_id AS "
         "model, c.path AS file FROM clips c LEFT JOIN requests r USING (request_id) "

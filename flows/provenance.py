@@ -11,6 +11,7 @@ import typer
 from flows.options import StoreOption, UsageError, existing_store
 
 if TYPE_CHECKING:
+    from flows.explaining import Section
     from schemas.descent import Descent
     from schemas.store import Store
     from schemas.tables import Row
@@ -20,9 +21,6 @@ app = typer.Typer()
 LimitOption = Annotated[int, typer.Option(min=0, help="How many recordings or clips are listed.")]
 SHORT = 12
 """Digits of an id that are shown."""
-
-Section = tuple[str, list[dict[str, Any]]]
-"""Rows under a heading."""
 
 
 @app.command()
@@ -51,7 +49,7 @@ def explain(
     return 0
 
 
-def _print_sections(sections: Sequence[Section], limit: int) -> None:
+def _print_sections(sections: "Sequence[Section]", limit: int) -> None:
     from flows.output import open_console, print_table
 
     console = open_console()
@@ -177,7 +175,7 @@ def _undo(store: "Store", recordings: "list[Row]", dry_run: bool) -> int:
     return 0
 
 
-def _sections(recordings: "list[Row]", found: "Descent") -> list[Section]:
+def _sections(recordings: "list[Row]", found: "Descent") -> "list[Section]":
     learned = Counter(name for names in found.learned_by.values() for name in names)
     shown = [
         {"track": row["track_id"], "title": row["title"], "artist": row["artist"], "licence": row["licence"]}
