@@ -202,6 +202,11 @@ def _consequences(recordings: "list[Row]", found: "Descent") -> list[str]:
         f"{_count(len(found.clips), 'clip')} and {_count(found.reconstructions, 'kept segment')} are shown no more; "
         "`segue clean --yes` removes their files, and a rollback does not bring them back",
     ]
+    if found.untraced:
+        lines.append(
+            f"what {', '.join(found.untraced)} learned from is not known, as an earlier release made "
+            f"{'it' if len(found.untraced) == 1 else 'them'}: to be sure, train again, and clean"
+        )
     if kinds:
         stages = ", ".join(f"{trainers[kind]} ({kind})" for kind in kinds if kind in trainers)
         lines.append(

@@ -31,6 +31,9 @@ SHORTEST_ID = 6
 WHOLE_ID = 64
 """Digits of a whole one."""
 
+LEARN_FROM_TRACKS = ("codec", "language_model")
+"""The kinds of checkpoint that are made of a store's recordings."""
+
 REFERENCES = ("melody", "prompt", "clap")
 """The columns of requests that may refer to a recording."""
 
@@ -108,6 +111,8 @@ class Descent:
     """Requests, of any catalog, that refer to each."""
     clips: list[Row]
     """The clips that views show now of those models and requests: `request_id`, `take`, `path`."""
+    untraced: list[str]
+    """Models that were trained here by a release which did not keep what they learned from."""
     reconstructions: int
     """Segments of these recordings that are kept to be heard, and those of the models."""
 
@@ -141,7 +146,8 @@ def descent(store: Store, track_ids: Collection[str]) -> Descent:
         f"SELECT count(*) AS n FROM reconstructions WHERE {_among('checkpoint_id', names)} "
         f"OR {_among('track_id', track_ids)}",
     ).to_pylist()
-    return Descent(learned_by, models, referred, clips, heard[0]["n"])
+    untraced = [row["checkpoint_id"] for row in rows if row["kind"] in LEARN_FROM_TRACKS and not row["training_set"]]
+    return Descent(learned_by, models, referred, clips, untraced, heard[0]["n"])
 
 
 def _among(column: str, values: Collection[str]) -> str:

@@ -155,8 +155,9 @@ class LicencePolicy(Config):
 
     @field_validator("allow", "deny", mode="before")
     @classmethod
-    def _one_licence(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    def _split_text(cls, value: Any) -> Any:
+        """Take a text as a command line gives it: licences between commas."""
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("allow", "deny")
     @classmethod

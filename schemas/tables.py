@@ -113,7 +113,7 @@ TRACKS = Table(
 )
 WITHHELD = Table(
     "withheld",
-    "a recording that was measured, and that `ingest.accept` keeps out of `tracks`",
+    "a recording that was measured, and that `ingest.accept`, its licence or a take-down keeps out of `tracks`",
     ("track_id",),
     TRACKS.schema,
     identity=TRACKS.identity,

@@ -189,6 +189,13 @@ def test_what_never_came_can_be_taken_down_by_its_whole_id(segue: Segue, store: 
     assert TakeDowns(store).reasons.keys() == {"f" * 64}
 
 
+def test_a_model_of_a_release_that_kept_no_recordings_is_named(segue: Segue, store: Store) -> None:
+    assert "is not known" not in segue("take-down", OURS, "--dry-run")
+    row = {"checkpoint_id": "old", "kind": "codec", "parents": [], "created_at": datetime(2025, 1, 1, tzinfo=UTC)}
+    record(store, CHECKPOINTS, "old", [row])
+    assert "what old learned from is not known" in segue("take-down", OURS, "--dry-run")
+
+
 def test_nobody_is_asked_where_nobody_is(segue: Segue, store: Store) -> None:
     assert "give --yes" in segue("take-down", OURS, code=2)
     assert clips(store) == {"aaaa", "bbbb", "cccc"}

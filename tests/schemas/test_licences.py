@@ -99,6 +99,11 @@ def test_a_refusal_says_what_was_expected_and_what_came():
     assert denied == "expected a licence that licences.deny does not name, got 'CC BY-NC 4.0', which is *-NC-*"
 
 
+def test_a_command_line_gives_licences_between_commas():
+    assert LicencePolicy(allow="CC0, CC-BY,*-SA-*").allow == ("CC0", "CC-BY", "*-SA-*")
+    assert LicencePolicy(deny="CC-BY-NC").deny == ("CC-BY-NC",)
+
+
 def test_an_empty_name_is_no_licence():
     with pytest.raises(ValidationError, match="expected licences by name"):
         LicencePolicy(allow=[" "])
