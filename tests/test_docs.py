@@ -200,10 +200,11 @@ def test_a_command_in_running_text_is_understood():
             understood(words)
 
 
-def test_the_recipe_with_conditions_is_one_on_a_published_preset():
-    (block,) = blocks("yaml", [DOCS / "conditions.md"])
-    recipe = Recipe.model_validate({"preset": "musicgen-small"} | yaml.safe_load(block))
-    assert set(recipe.train.model.fields) == {"genre", "bpm"}
+def test_the_recipes_with_conditions_are_some_on_a_published_preset():
+    recipes = [Recipe.model_validate(yaml.safe_load(block)) for block in blocks("yaml", [DOCS / "conditions.md"])]
+    assert {recipe.preset for recipe in recipes} == {"musicgen-small"}
+    reads = ("description", "genre", "bpm", "chroma"), ("description", "beat", "chords")
+    assert tuple(recipe.train.model.conditions for recipe in recipes) == reads
 
 
 def test_the_stage_of_the_example_has_the_names_of_the_contract():
