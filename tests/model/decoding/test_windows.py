@@ -147,6 +147,17 @@ def test_each_window_is_a_plain_request_with_the_melody_from_its_own_second(
     assert torch.equal(found, made)
 
 
+def test_clips_with_beat_and_chords_are_the_same_alone_and_in_any_batch() -> None:
+    whole = beats_and_chords.item(45)
+    attributes = [whole, whole.without(["beat"]), Attributes(), beats_and_chords.item(30, seed=1)]
+    forms = ["one_pass", "two_pass", "one_pass", "two_pass"]
+    requests = [
+        GenerationRequest(item, frames, seed=frames, guidance_form=form)
+        for item, frames, form in zip(attributes, (45, 40, 12, 30), forms, strict=True)
+    ]
+    assert_batch_invariant(partial(in_windows, beats_and_chords.music_model()), requests)
+
+
 @pytest.mark.parametrize("prompt_frames", [0, 4, 30])
 def test_each_window_has_its_own_frames_of_beat_and_chords(prompt_frames: int) -> None:
     """Bars and chords stay where the whole clip has them, whatever the windows, and after a prompt too."""
