@@ -25,8 +25,9 @@ def miniature() -> Difference:
                 "sample_rate": 16_000,
                 "filters": 12,
                 "ratios": (8, 5, 4, 2),
-                # Frames keep the sound's components up to some 3 kHz. Of one bit more for a code and of fewer frames a
-                # second than these 50, the former costs a language model less.
+                # 64 components of a frame cannot hold a bright piece (-0.4 dB for one, 9.1 with 128, before any code).
+                # 256 entries cost 0.6 dB of a codec without training; 40 frames a second instead of 50 cost 0.7 dB of
+                # one that trains as long.
                 "width": 128,
                 "lstm_layers": 1,
                 "cardinality": 512,
@@ -35,12 +36,12 @@ def miniature() -> Difference:
                 "optimization": {
                     **learning,
                     "learning_rate": 1e-3,
-                    "steps": 1500,
+                    "steps": 1300,
                     "warmup_steps": 50,
                     "betas": (0.9, 0.95),
                     "weight_decay": 0.0,
                     "gradient_norm": 1.0,
-                    "ema_decay": 0.9,
+                    "ema_decay": 0.97,
                 },
                 "batch_size": 8,
                 "segment": 0.5,
@@ -50,7 +51,8 @@ def miniature() -> Difference:
                 "weight_norm": False,
                 "waveform_weight": 50.0,
                 "spectral_weight": 0.333,
-                "quantizer": {"decay": 0.97, "dead_code_share": 0.2},
+                # Batches are small: with less memory, a codebook's entries are means of a dozen frames.
+                "quantizer": {"decay": 0.99, "dead_code_share": 0.2},
                 # From random weights, minutes are spent before a latent says anything of the sound.
                 "start": "transform",
                 "start_batches": 24,
