@@ -115,7 +115,7 @@ def test_a_stereo_model_goes_on_from_both_sides_of_a_file(store: Store, tmp_path
     soundfile.write(tmp_path / "a.wav", sides.T, SAMPLE_RATE, subtype="FLOAT")
     asked = {"prompt": f"file:{tmp_path}/a.wav", "prompt_seconds": 2.4, "seconds": 6.0}
     row = generate_rows(store, [asked], config_of(codec=str(codec)))[f"{0:016x}", 0]
-    assert (row["channels"], row["codec"]) == (2, facts.identity)
+    assert (row["channels"], row["codec_identity"]) == (2, facts.identity)
     codes, read_sides = np.array(row["codes"]), torch.from_numpy(sides[:, None, : (60 + 25) * 320].astype(np.float32))
     left, right = (load_codec(codec).encode(side[None])[0] for side in read_sides)
     assert codes.shape == (4, 150)
