@@ -182,9 +182,9 @@ def say(store: Store, **about: object) -> None:
 
 def test_a_codec_of_the_same_sizes_is_refused_by_its_identity(tmp_path: Path, folder: Path) -> None:
     store = new_store(tmp_path / "s")
-    say(store, codec=load_codec(folder).identity, channels=1)
+    say(store, codec_identity=load_codec(folder).identity, channels=1)
     assert len(made(store, Config.model_validate({"codec": str(folder)}))) == 6
-    say(store, codec="0" * 64)
+    say(store, codec_identity="0" * 64)
     expected = (
         r"expected the codec \(identity 000000000000…\), which the checkpoint c1 speaks, got decode.codec = .*codec"
     )
@@ -195,7 +195,7 @@ def test_a_codec_of_the_same_sizes_is_refused_by_its_identity(tmp_path: Path, fo
 
 def test_stereo_codes_of_a_mono_codec_become_two_channels(tmp_path: Path, folder: Path) -> None:
     store = new_store(tmp_path / "s")
-    say(store, codec=load_codec(folder, codebooks=1).identity, channels=2)
+    say(store, codec_identity=load_codec(folder, codebooks=1).identity, channels=2)
     rows = made(store, Config.model_validate({"codec": str(folder), "format": "wav", "true_peak": 0.0}))
     assert {row["channels"] for row in rows} == {2}
     heard, _ = soundfile.read(io.BytesIO(store.read_bytes(rows[2]["path"])), always_2d=True, dtype="float32")
