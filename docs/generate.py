@@ -216,6 +216,7 @@ COLUMNS = {
     "temperature": "temperature of sampling; 0 is greedy",
     "threshold": "the most that passes",
     "title": "title",
+    "stale": "why its line is refused now, where clips of an earlier order are kept",
     "tokens_per_second": "codes trained on a second",
     "top_k": "sample among the k most likely codes; 0 for all",
     "top_p": "sample among the most likely codes of this mass; 0 for all",

@@ -28,7 +28,7 @@ from flows.server import has_own_server
 from schemas import Settings, Store
 from stages.pipeline.contract import Context
 from stages.pipeline.jobs import Counts, JobResult, run_job
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import RunJobs
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]

@@ -87,6 +87,7 @@ def run(options: RunOptions) -> int:
 
 def _run(options: RunOptions, current: "Run") -> None:
     """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
+    from flows.orders import told_lines
     from flows.recipe import GPU_STAGES
     from flows.running import current_run, run_stages
     from schemas import Store
@@ -94,6 +95,8 @@ def _run(options: RunOptions, current: "Run") -> None:
 
     settings = current.plan.settings
     current.stage_plans = current.plan.stage_plans()
+    for line in told_lines(current.stage_plans):  # what goes is said before it goes
+        print(line, file=sys.stderr, flush=True)
     Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
     working = {plan.stage for plan in current.stage_plans if plan.jobs}
     if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:
@@ -118,11 +121,16 @@ def _run(options: RunOptions, current: "Run") -> None:
 @with_run_options()
 def plan(options: RunOptions) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
+    from flows.orders import order_lines, stopping_lines, told_lines
     from flows.output import open_console, plan_rows, print_table
     from flows.reasons import plan_remark_lines, remark_line
 
-    plans = options.plan.stage_plans()
+    pipeline = options.plan.pipeline()
+    plans = options.plan.stage_plans(pipeline)
     print_table(open_console(), plan_rows(plans))
+    for line in order_lines(pipeline, plans):
+        print(line)
+    stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
     for line in plan_remark_lines(plans):
         print(line, file=sys.stderr)
     for stage, preview in options.plan.previews(plans).items():
@@ -130,7 +138,9 @@ def plan(options: RunOptions) -> int:
             print(f"{stage}: {line}")
         for remark in preview.remarks:
             print(remark_line(stage, remark), file=sys.stderr)
-    return 0
+    for line in (*told_lines(plans), *stopping):
+        print(line, file=sys.stderr)
+    return 1 if stopping else 0
 
 
 @app.command()

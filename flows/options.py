@@ -39,6 +39,11 @@ ChecksOption = Annotated[
     str | None,
     typer.Option("--checks", metavar="FILE", help="What must hold before a table is published, in SQL: a YAML file."),
 ]
+AcceptRefusedOption = Annotated[
+    str | None,
+    typer.Option("--accept-refused", metavar="N|SHARE", help="Lines of --requests that may be refused: 3, 0.1, 10%."),
+]
+DropOption = Annotated[bool, typer.Option("--drop", help="Let --requests drop clips that the last order has.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any knob, of settings too; may be given often."),
@@ -74,6 +79,8 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             source: SourceOption = None,
             store: StoreOption = None,
             requests: RequestsOption = None,
+            accept_refused: AcceptRefusedOption = None,
+            drop: DropOption = False,
             all_tables: AllTablesOption = False,
             checks: ChecksOption = None,
             set_: SetOption = None,
@@ -81,7 +88,10 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             if announcement:
                 print(announcement, file=sys.stderr, flush=True)
             several = source if source is None or len(source) > 1 else source[0]
-            options = {"source": several, "store": store, "requests": requests, "all_tables": all_tables or None}
+            options = {
+                **{"source": several, "store": store, "requests": requests, "all_tables": all_tables or None},
+                **{"accept_refused": _lines_or_share(accept_refused), "drop_requests": drop or None},
+            }
             settings = {name: value for name, value in options.items() if value is not None}
             return command(parse_run_options(stages or [], preset, settings, set_ or [], checks))
 
@@ -156,6 +166,20 @@ def parse_run_options(
         raise
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _lines_or_share(text: str | None) -> float | None:
+    """Return a number of lines, or a share of them below 1, as a command line says it.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError as error:
+        raise UsageError(f"expected a number of lines or a share for --accept-refused, got {text!r}") from error
 
 
 def _read_checks(path: str | None) -> list[Any]:

@@ -23,7 +23,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from stages.pipeline.contract import Progress
-from stages.pipeline.planning import Plan
+from stages.pipeline.plans import Plan
 from stages.pipeline.runner import StageResult
 
 LINE_SECONDS = 10.0
@@ -32,8 +32,9 @@ LINE_SECONDS = 10.0
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
 
-LONGEST_CELL = 60
-"""Characters of a cell in a table; CSV and JSON hold all of them."""
+LONGEST_LIST = 60
+"""Characters of a list in a cell of a table, such as codes or a vector; CSV and JSON hold all of them, as cells hold
+all of a text."""
 
 
 @dataclass
@@ -233,5 +234,6 @@ def _table_cell(value: Any) -> Any:
         return ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         text = str(_csv_cell(value))
-        return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
+        is_list = isinstance(value, list | dict)
+        return f"{text[: LONGEST_LIST - 1]}…" if is_list and len(text) > LONGEST_LIST else text
     return value if isinstance(value, int) else f"{value:.6g}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from schemas import Store
 from stages.pipeline.contract import Remark
-from stages.pipeline.planning import Plan
+from stages.pipeline.plans import Plan
 
 COMMONEST = 5
 """Reasons that a run ends with; the tables hold all of them."""
@@ -13,7 +13,7 @@ PLANNED = 20
 """Remarks that a plan shows of a stage."""
 
 LONGEST = 160
-"""Characters of an example or a message in a line; the tables hold all of them."""
+"""Characters of an example in a line; the tables hold all of them. A reason is told whole."""
 
 REFUSALS = "SELECT stage, kind, uri, message FROM rejects"
 REMARKS = "SELECT * FROM remarks ORDER BY count DESC"
@@ -45,7 +45,7 @@ def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
     except QueryError:
         return []
     reasons = [
-        f"{row['count']:,} × {row['stage']}: {row['kind']}, such as {_shown(row['uri'])}: {_shown(row['message'])}"
+        f"{row['count']:,} × {row['stage']}: {row['kind']}, such as {_shown(row['uri'])}: {_whole(row['message'])}"
         for row in refusals
     ]
     noticed = [
@@ -85,6 +85,10 @@ def _commonest(heading: str, lines: Sequence[str], listing: str, store: Store) -
     return [heading, *(f"  {line}" for line in (*lines[:COMMONEST], every))]
 
 
+def _whole(text: str) -> str:
+    return " ".join(text.split())
+
+
 def _shown(text: str) -> str:
-    plain = " ".join(text.split())
+    plain = _whole(text)
     return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"

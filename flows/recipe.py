@@ -28,7 +28,7 @@ from model.conditioning.config import ChromaConfig
 from schemas import Config, Settings, Store
 from schemas.checks import Check
 from schemas.identity import weights_in
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from schemas import Settings
 from schemas.checks import Check
 from schemas.records import combine_records
 from stages.pipeline.contract import Preview, Progress, Stopped
-from stages.pipeline.planning import ConfiguredStage, Pipeline, Plan, plan_pipeline
+from stages.pipeline.planning import Pipeline, plan_pipeline
+from stages.pipeline.plans import ConfiguredStage, Plan
 from stages.pipeline.previewing import preview_stages
 from stages.pipeline.runner import RunJobs, StageFailed, StageResult, run_one_by_one, run_stage
 
@@ -40,13 +41,16 @@ class RunPlan:
         """Return the stages with new identities: a run may have trained a model that they depend on."""
         return Pipeline(self.stages, self.settings)
 
-    def stage_plans(self) -> list[Plan]:
+    def stage_plans(self, pipeline: Pipeline | None = None) -> list[Plan]:
         """Return what each stage would do, computing nothing.
+
+        Args:
+            pipeline: the stages with their identities, where whoever asks goes on with them.
 
         Raises:
             MissingWeights: published weights cannot be had.
         """
-        return plan_pipeline(self.pipeline(), self.names, self.by_name)
+        return plan_pipeline(pipeline or self.pipeline(), self.names, self.by_name)
 
     def previews(self, plans: Sequence[Plan]) -> dict[str, Preview]:
         """Return what the stages of a plan that were asked for by name would work on, by stage, where they tell."""
@@ -104,7 +108,7 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
 
     names = run.plan.names
     pipeline = run.plan.pipeline()
-    stage_plans = {plan.stage: plan for plan in run.stage_plans if not plan.estimated}
+    stage_plans = {plan.stage: plan for plan in run.stage_plans if not plan.follows}
     pipeline.store.require()
     combine_records(pipeline.store, run.run_id)
     pipeline.fetch(names)

@@ -159,6 +159,11 @@ class Drafts:
             for part in self._parts(shard):
                 self.store.remove(part)
 
+    def discard(self) -> None:
+        """Remove every draft: what it was to replace stays."""
+        for shard in self.drafted():
+            self.store.remove(self._draft(shard))
+
     def _names(self, folder: str) -> list[str]:
         """Return the names of the files in a folder of the version; it is seldom there, which its parent tells."""
         _, folders = self.store.shards_and_folders(self.table, self.version)

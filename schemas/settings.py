@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from schemas.config import Config
 
@@ -46,8 +46,21 @@ class Settings(Config):
     itself, which takes longer and works where a capture does not."""
     max_refused: float = Field(default=0.5, ge=0, le=1)
     """Share of a stage's items above which refusals fail the stage."""
+    accept_refused: float = Field(default=0, ge=0)
+    """Lines of a requests file that may be refused while the others take the place of the last order: a number of them,
+    or, below 1, a share. What a refused line asked for before stays, marked stale."""
+    drop_requests: bool = False
+    """Whether a requests file may drop clips that the last order has: those of lines that are gone or changed, and
+    takes beyond a smaller number."""
     offline: bool = False
     """Never ask the network for weights."""
+
+    @field_validator("accept_refused")
+    @classmethod
+    def _is_number_or_share(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("expected a whole number of lines, or a share below 1")
+        return value
 
     @property
     def sources(self) -> tuple[str, ...]:

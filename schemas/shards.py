@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import fsspec
 import pyarrow as pa
@@ -144,9 +145,27 @@ def read_columns(filesystem: fsspec.AbstractFileSystem, path: str, names: Sequen
             raise _unreadable(path, error) from error
 
 
-def row_keys(rows: pa.Table, key: Sequence[str]) -> list[tuple[str, ...]]:
+Rows: TypeAlias = pa.Table | Sequence[Mapping[str, Any]]
+"""Rows of a table as it is stored, or as they are planned: making Arrow of the latter would load pandas, which takes
+longer than a plan."""
+
+
+def column_values(rows: Rows, name: str) -> list[Any]:
+    """Return the values of a column."""
+    if isinstance(rows, pa.Table):
+        values: list[Any] = rows.column(name).to_pylist()
+        return values
+    return [row[name] for row in rows]
+
+
+def row_values(rows: Rows, names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return some values of every row."""
+    return list(zip(*(column_values(rows, name) for name in names), strict=True))
+
+
+def row_keys(rows: Rows, key: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the key of every row as a tuple of text."""
-    return list(zip(*([str(value) for value in rows.column(name).to_pylist()] for name in key), strict=True))
+    return list(zip(*([str(value) for value in column_values(rows, name)] for name in key), strict=True))
 
 
 def distinct(table: Table, rows: Iterable[pa.Table]) -> pa.Table:
@@ -157,7 +176,7 @@ def distinct(table: Table, rows: Iterable[pa.Table]) -> pa.Table:
     return combined.take(pa.array(sorted(last.values()), pa.int64()))
 
 
-def output_keys(table: Table, rows: pa.Table) -> list[tuple[str, ...]]:
+def output_keys(table: Table, rows: Rows) -> list[tuple[str, ...]]:
     """Return what a stage that reads the table makes its rows from: the key of every row, and, where several are made
     from one, how many."""
     return row_keys(rows, (*table.key, *([table.copies] if table.copies else [])))

@@ -300,6 +300,7 @@ REQUESTS = Table(
         fields=pa.map_(TEXT, TEXT),
         title=TEXT,
         reading=TEXT,
+        stale=TEXT,
         shard=pa.int32(),
     ),
     copies="takes",
@@ -307,7 +308,7 @@ REQUESTS = Table(
         *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds"),
         *("seconds", "takes", "seed"),
         *("guidance", "guidance_text", "temperature", "top_k", "top_p"),
-        *("bpm", "meter", "chords", "key", "fields", "title"),
+        *("bpm", "meter", "chords", "key", "fields", "title", "stale"),
     ),
 )
 GENERATIONS = Table(

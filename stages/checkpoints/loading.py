@@ -6,6 +6,7 @@ reads, are told without torch, which a plan does without.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -67,6 +68,22 @@ def read_condition_names(folder: Path) -> tuple[str, ...]:
         return read_facts(folder).model.conditions
     except ValueError as error:
         raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error
+
+
+def read_frame_rate(folder: Path) -> float | None:
+    """Read how many frames of codes a second the model of a checkpoint makes; None where only its weights' file says.
+
+    Raises:
+        ValueError: there is no checkpoint that can be read.
+    """
+    form = detect_form(folder)
+    if form == "segue":
+        return read_facts(folder).frame_rate
+    if form == "audiocraft":
+        return None
+    codec = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("audio_encoder", {})
+    ratios = codec.get("upsampling_ratios")
+    return codec["sampling_rate"] / math.prod(ratios) if ratios and "sampling_rate" in codec else None
 
 
 def load_checkpoint(folder: Path, weights: "FindWeights", device: str = "cpu") -> "TrainedModel":

@@ -1,36 +1,16 @@
 """Checks between a stage's work and its publication: what every table must hold, and what the user asks in SQL."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 
-from schemas.checks import Check, Severity
+from schemas.checks import Check
 from schemas.drafts import Drafts
 from schemas.publications import Publications
 from schemas.tables import REJECTS
-from stages.pipeline.contract import NOT_ACCEPTED, Context
-from stages.pipeline.keys import driver_of, driving_key, wanted_keys
-from stages.pipeline.planning import ConfiguredStage
-
-
-@dataclass(frozen=True)
-class CheckResult:
-    """What one check found: a row of `checks`, but for the run and the stage."""
-
-    check: str
-    table: str
-    severity: Severity
-    value: float
-    """What was counted: rows, keys or columns that are wrong, or a share."""
-    threshold: float
-    """The most that passes."""
-    message: str
-    """What was expected, what came, and what to do."""
-
-    @property
-    def passed(self) -> bool:
-        return self.value <= self.threshold
+from stages.pipeline.contract import NOT_ACCEPTED, CheckResult, Context
+from stages.pipeline.keys import driver_of, driving_key, is_staged, wanted_keys
+from stages.pipeline.plans import ConfiguredStage, Plan
 
 
 def failed_check(stage: str, checks: Sequence[CheckResult]) -> str | None:
@@ -43,12 +23,12 @@ def failed_check(stage: str, checks: Sequence[CheckResult]) -> str | None:
 
 
 def run_checks(
-    stage: ConfiguredStage, context: Context, gone: Sequence[str], rows: int, refused: int, passing: int
+    stage: ConfiguredStage, context: Context, plan: Plan, rows: int, refused: int, passing: int
 ) -> list[CheckResult]:
     """Check what a stage has made before users see it.
 
     Args:
-        gone: shards that will not be there any more.
+        plan: which of its shards will not be there any more, and what was found of its source.
         rows: how many rows it made or kept.
         refused: how many items it refused.
         passing: how many of those could not be reached just now.
@@ -56,11 +36,13 @@ def run_checks(
     Raises:
         QueryError: a statement of the user's cannot be answered.
     """
-    results = [_refused_share(stage.name, context, rows, refused, passing), _passing(stage.name, passing)]
+    results = [*plan.checks, _passing(stage.name, passing)]
+    if not is_staged(stage.module):
+        results.insert(0, _refused_share(stage.name, context, rows, refused, passing))
     writes = stage.module.WRITES
     if not writes.accumulates:
         drafts = Drafts(context.store, writes, context.fingerprint)
-        files = [file for shard, file in drafts.files().items() if shard not in set(gone)]
+        files = [file for shard, file in drafts.files().items() if shard not in set(plan.gone)]
         if hasattr(stage.module, "shard"):
             results.append(_unaccounted(stage, context, drafts))
         results += _keys_and_columns(context, stage, files)

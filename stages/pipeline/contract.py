@@ -39,10 +39,13 @@ anew. Example: `stages/report/`.
 def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan
 def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]
 PLANNING_COLUMNS: tuple[str, ...]   (optional) the columns of `known` that `plan_source` needs; without it, all
+STAGED: bool                  (optional) what it takes in replaces what was taken in last as a whole or not at all
 ```
 
 take in what lies outside the store: `known` are the stage's rows of earlier runs, `refused` its rejects. `plan_source`
-only counts; `read_source` yields the complete new content of each shard that changes. Example: `stages/ingest/`.
+only counts; `read_source` yields the complete new content of each shard that changes. Example: `stages/ingest/`. Where
+the source is STAGED, `known` is what users see, whatever a run that failed left behind, and the plan's own checks stand
+in the place of the share that the settings let be refused. Example: `stages/requests/`.
 
 Any stage may also define:
 
@@ -79,7 +82,7 @@ from typing import Any
 import pyarrow as pa
 
 from schemas import Config, Settings, Store, WeightsRef
-from schemas.checks import Check
+from schemas.checks import Check, Severity
 from schemas.tables import Row, Table
 from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.weights import LocalWeights, WeightsLibrary
@@ -124,6 +127,25 @@ class Reject:
     """From `read_source`: the state of the file, so that it is read again only after it changed."""
     passing: bool = False
     """For want of a file, a mount, a connection or memory, which says nothing of the item: the next run tries again."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check found: a row of `checks`, but for the run and the stage."""
+
+    check: str
+    table: str
+    severity: Severity
+    value: float
+    """What was counted: rows, keys or columns that are wrong, or a share."""
+    threshold: float
+    """The most that passes."""
+    message: str
+    """What was expected, what came, and what to do."""
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.threshold
 
 
 @dataclass(frozen=True, order=True)
@@ -219,6 +241,15 @@ class SourcePlan:
     remarks: Sequence[Remark] | None = None
     """What `read_source` would notice if no row changed, where that can be told now: where the store holds other
     remarks, there is something to do."""
+    rejects: Sequence[Reject] | None = None
+    """What it would refuse, where that can be told now: where the store holds others, there is something to do."""
+    checks: Sequence[CheckResult] = ()
+    """What must hold of the source before users see what was taken in."""
+    told: Sequence[str] = ()
+    """What a person is to know before it is done, a sentence or more each."""
+    content: Mapping[int, Sequence[Row]] | None = None
+    """All rows of WRITES as they would be, by shard, where they can be told now: what follows from them can be planned
+    too."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ from schemas.row_files import absent_files
 from schemas.shards import distinct, output_keys, row_keys
 from schemas.tables import REJECTS, REMARKS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Remarks, Shard
-from stages.pipeline.keys import driver_of, driving_key, outdated_keys, wanted_keys
-from stages.pipeline.planning import ConfiguredStage, consulted_digest, reduced_shard
+from stages.pipeline.keys import driver_of, driving_key, is_staged, outdated_keys, wanted_keys
+from stages.pipeline.planning import reduced_shard
+from stages.pipeline.plans import ConfiguredStage
+from stages.pipeline.shard_plans import consulted_digest
 from stages.pipeline.threads import computing_threads
 
 SAVE_SECONDS, SAVE_SHARE = 2.0, 20
@@ -249,6 +251,8 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
 
 def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
     module, drafts = stage.module, Drafts(context.store, stage.module.WRITES, context.fingerprint)
+    if is_staged(module):
+        drafts.discard()
     known = drafts.read()
     refused = context.store.read(REJECTS, context.fingerprint)
     made, rejects, passing = 0, refused.num_rows, 0

@@ -1,11 +1,9 @@
-"""Keys: which rows of its table a mapping stage makes of which rows of the table that drives it."""
+"""What a stage says of itself: which rows of its table it makes of which rows of the table that drives it."""
 
 from collections.abc import Mapping
 from types import ModuleType
 
-import pyarrow as pa
-
-from schemas.shards import row_keys
+from schemas.shards import Rows, column_values, row_keys, row_values
 
 
 def driving_key(module: ModuleType) -> tuple[str, ...]:
@@ -13,14 +11,19 @@ def driving_key(module: ModuleType) -> tuple[str, ...]:
     return tuple(name for name in module.READS[0].key if name in module.WRITES.key)
 
 
-def wanted_keys(module: ModuleType, driving: pa.Table) -> list[tuple[str, ...]]:
+def is_staged(module: ModuleType) -> bool:
+    """Return whether what a stage takes in replaces what it took in last as a whole or not at all."""
+    return bool(getattr(module, "STAGED", False))
+
+
+def wanted_keys(module: ModuleType, driving: Rows) -> list[tuple[str, ...]]:
     """Return the keys of the rows that a mapping stage makes of rows of its driving table: one of each, or as many as
     the table's `copies` says, numbered from 0."""
     table = module.READS[0]
     keys = row_keys(driving, driving_key(module))
     if table.copies is None:
         return keys
-    copies = driving.column(table.copies).to_pylist()
+    copies = column_values(driving, table.copies)
     return [(*key, str(number)) for key, count in zip(keys, copies, strict=True) for number in range(count)]
 
 
@@ -29,7 +32,7 @@ def driver_of(module: ModuleType, key: tuple[str, ...]) -> tuple[str, ...]:
     return key[: len(driving_key(module))]
 
 
-def outdated_keys(module: ModuleType, rows: pa.Table, inputs: Mapping[str, pa.Table]) -> set[tuple[str, ...]]:
+def outdated_keys(module: ModuleType, rows: Rows, inputs: Mapping[str, Rows]) -> set[tuple[str, ...]]:
     """Return the keys of rows of WRITES that repeat something which is no longer so.
 
     Args:
@@ -41,8 +44,8 @@ def outdated_keys(module: ModuleType, rows: pa.Table, inputs: Mapping[str, pa.Ta
     for table, names in getattr(module, "REPEATS", {}).items():
         shared = [name for name in table.key if name in module.WRITES.key]
         read = inputs[table.name]
-        now = dict(zip(row_keys(read, shared), read.select(names).to_pylist(), strict=True))
-        repeated = zip(keys, row_keys(rows, shared), rows.select(names).to_pylist(), strict=True)
+        now = dict(zip(row_keys(read, shared), row_values(read, names), strict=True))
+        repeated = zip(keys, row_keys(rows, shared), row_values(rows, names), strict=True)
         outdated |= {key for key, owner, row in repeated if owner in now and now[owner] != row}
     return outdated
 

@@ -1,63 +1,24 @@
-"""What is stale: every stage's fingerprint, and which of its shards must be made, by footers alone.
-
-A shard is done if and only if its footer's `input_key` is the identity of the keys that it would be made from now.
-"""
+"""What is stale: every stage's fingerprint, and what it has to do in a run, from what follows from what."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import ModuleType
+from dataclasses import replace
+from types import MappingProxyType, ModuleType
 
 import pyarrow as pa
 
-from schemas import Config, Settings, Store, WeightsRef
+from schemas import Settings, Store, WeightsRef
 from schemas.digests import add_digests
 from schemas.drafts import Drafts
 from schemas.identity import canonical, fingerprint, stage_fingerprint, weights_fields
-from schemas.row_files import absent_files, file_columns
-from schemas.shards import Footer, row_keys
+from schemas.row_files import absent_files
+from schemas.shards import row_keys
 from schemas.tables import CHECKPOINTS, REJECTS, REMARKS, Table
 from schemas.take_downs import TakeDowns
 from schemas.weights import LocalWeights, NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.pipeline.contract import Context, Dependencies, Remark
-from stages.pipeline.keys import driving_key, outdated_keys, repeated_columns, wanted_keys
-
-EVERYTHING = "all"
-"""The name of the one job of a stage that is not made shard by shard."""
-
-
-@dataclass(frozen=True)
-class ConfiguredStage:
-    """A stage with its configuration, as part of a run."""
-
-    name: str
-    module: ModuleType
-    config: Config
-    after: str | None = None
-    """The stage that makes the files that this one takes in, where one of the recipe does."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a stage has to do."""
-
-    stage: str
-    jobs: tuple[str, ...] = ()
-    """The shards to make, or `all`; none where nothing is to be done."""
-    gone: tuple[str, ...] = ()
-    """Shards whose input is no longer there."""
-    make: int = 0
-    reuse: int = 0
-    drop: int = 0
-    refused: int = 0
-    """Rejects that stand from earlier runs."""
-    reason: str = ""
-    """Why the stage has work, or why the counts are estimates."""
-    remarks: tuple[Remark, ...] = ()
-    """What the stage notices at its source, where a plan can tell."""
-
-    @property
-    def estimated(self) -> bool:
-        return self.reason.startswith("after ")
+from stages.pipeline.keys import driving_key, is_staged, wanted_keys
+from stages.pipeline.plans import AFTER, EVERYTHING, ConfiguredStage, Content, Plan
+from stages.pipeline.shard_plans import plan_shards, rows_of_keys
 
 
 class Pipeline:
@@ -234,39 +195,49 @@ def _data_digest(module: ModuleType, context: Context, columns: Mapping[str, Seq
     return fingerprint(contents)
 
 
-def consulted_digest(module: ModuleType, context: Context) -> str | None:
-    """Return the digest of what a stage may look up, so that what it refused is tried again once that changed."""
-    tables = [table for table in getattr(module, "CONSULTS", ()) if table.name in context.versions]
-    contents = {}
-    for table in tables:
-        version = context.versions[table.name]
-        footers = [context.store.footer(table, version, shard) for shard in context.store.shards(table, version)]
-        contents[table.name] = [footer.content for footer in footers if footer]
-    return fingerprint(contents) if tables else None
-
-
-def plan_stage(stage: ConfiguredStage, context: Context, by_name: bool) -> Plan:
+def plan_stage(
+    stage: ConfiguredStage, context: Context, by_name: bool, contents: Mapping[str, Content] = MappingProxyType({})
+) -> Plan:
     """Return what a stage has to do now.
 
     Args:
         by_name: the stage was asked for by name, so a `refresh` policy does not hold it back.
+        contents: by table, what those that it reads will hold by then, where that is not what they hold.
     """
     if hasattr(stage.module, "shard"):
-        return _plan_shards(stage, context)
+        return plan_shards(stage, context, contents)
     if hasattr(stage.module, "reduce"):
         return _plan_reduce(stage, context, by_name)
     return _plan_source(stage, context)
 
 
 def _plan_source(stage: ConfiguredStage, context: Context) -> Plan:
-    columns = getattr(stage.module, "PLANNING_COLUMNS", None)
-    known = Drafts(context.store, stage.module.WRITES, context.fingerprint).read(columns=columns)
-    refused = context.store.read(REJECTS, context.fingerprint)
-    planned = stage.module.plan_source(stage.config, context, known, refused)
+    module, store = stage.module, context.store
+    columns = getattr(module, "PLANNING_COLUMNS", None)
+    drafts, staged = Drafts(store, module.WRITES, context.fingerprint), is_staged(module)
+    known = store.read(module.WRITES, context.fingerprint, columns=columns) if staged else drafts.read(columns=columns)
+    refused = store.read(REJECTS, context.fingerprint)
+    planned = module.plan_source(stage.config, context, known, refused)
     told_anew = planned.remarks is not None and set(planned.remarks) != _written_remarks(context)
-    jobs = (EVERYTHING,) if planned.make or planned.drop or planned.moved or told_anew else ()
-    remarks = tuple(planned.remarks or ())
-    return Plan(stage.name, jobs, (), planned.make, planned.reuse, planned.drop, refused.num_rows, remarks=remarks)
+    if planned.rejects is not None:
+        standing = set(zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True))
+        told_anew |= standing != {(reject.key, reject.stamp) for reject in planned.rejects}
+    unsettled = (staged and drafts.drafted()) or not all(check.passed for check in planned.checks)
+    work = planned.make or planned.drop or planned.moved or told_anew or unsettled
+    known_content = {str(number): rows for number, rows in (planned.content or {}).items()}
+    return Plan(
+        stage.name,
+        (EVERYTHING,) if work else (),
+        make=planned.make,
+        reuse=planned.reuse,
+        drop=planned.drop,
+        refused=refused.num_rows if planned.rejects is None else len(planned.rejects),
+        remarks=tuple(planned.remarks or ()),
+        rejects=tuple(planned.rejects or ()),
+        checks=tuple(planned.checks),
+        told=tuple(planned.told),
+        content=known_content if work and planned.content is not None else None,
+    )
 
 
 def _written_remarks(context: Context) -> set[Remark]:
@@ -305,67 +276,11 @@ def reduced_shard(module: ModuleType, context: Context) -> str:
     return context.identity if module.WRITES.accumulates else "0"
 
 
-def _plan_shards(stage: ConfiguredStage, context: Context) -> Plan:
-    store, module = context.store, stage.module
-    source, version = module.READS[0], context.versions[module.READS[0].name]
-    drafts = Drafts(store, module.WRITES, context.fingerprint)
-    wanted, existing, in_work = store.shards(source, version), drafts.footers(), drafts.rows_in_work()
-    consulted = consulted_digest(module, context)
-    jobs, make, reuse, drop, refused, reason = [], 0, 0, 0, 0, ""
-    for shard in wanted:
-        read, written = store.footer(source, version, shard), existing.get(shard)
-        if read is None:
-            continue
-        up_to_date = written is not None and written.input_key == read.output_key
-        columns = [*file_columns(module.WRITES), *repeated_columns(module)]
-        looked_into = bool(module.WRITES.files or repeated_columns(module))
-        outputs = drafts.read([shard], columns) if written and (looked_into or not up_to_date) else None
-        stale = _stale_rows(module, context, shard, outputs) if outputs is not None else {}
-        if up_to_date and written and not stale and not _try_again(context, shard, written, consulted):
-            reuse, refused = reuse + written.rows, refused + written.refused
-            continue
-        jobs.append(shard)
-        reason = reason or next(iter(stale.values()), "")
-        names = [*driving_key(module), *([source.copies] if source.copies else [])]
-        inputs = set(wanted_keys(module, store.read(source, version, [shard], names)))
-        if outputs is None and written:
-            outputs = drafts.read([shard], columns)
-        keys = row_keys(outputs, module.WRITES.key) if outputs is not None else []
-        kept = (set(keys) - stale.keys() | set(in_work.get(shard, ()))) & inputs
-        kept |= drafts.replaced_keys(inputs - kept)
-        make, reuse, drop = make + len(inputs - kept), reuse + len(kept), drop + len(set(keys) - kept)
-    gone = tuple(shard for shard in existing if shard not in wanted)
-    drop += sum(existing[shard].rows for shard in gone)
-    return Plan(stage.name, tuple(jobs), gone, make, reuse, drop, refused, reason)
-
-
-def _stale_rows(module: ModuleType, context: Context, shard: str, rows: pa.Table) -> dict[tuple[str, ...], str]:
-    """Return the rows of a shard that are to be made again though their keys are wanted: by key, with the reason."""
-    stale = {}
-    if module.WRITES.files:
-        absent = absent_files(context.store, module.WRITES, rows)
-        keys = row_keys(rows, module.WRITES.key)
-        stale = {key: problem for key, problem in zip(keys, absent, strict=True) if problem}
-    inputs = {
-        table.name: context.store.read(table, context.versions[table.name], [shard], [*table.key, *names])
-        for table, names in getattr(module, "REPEATS", {}).items()
-    }
-    return dict.fromkeys(outdated_keys(module, rows, inputs), "what it repeats has changed") | stale
-
-
-def _try_again(context: Context, shard: str, written: Footer, consulted: str | None) -> bool:
-    """Return whether some of what was refused may pass now: for a reason that has passed, or with other tables to look
-    things up in."""
-    if written.passing or not written.refused or consulted is None:
-        return bool(written.passing)
-    stamps = context.store.read(REJECTS, context.fingerprint, [shard], ["stamp"]).column("stamp").to_pylist()
-    return any(stamp != consulted for stamp in stamps)
-
-
 def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> list[Plan]:
     """Return the plan of a run of the stages `names`, computing nothing.
 
-    What follows from a stage that has work itself is estimated: its `reason` says after which stage it is known.
+    What follows from a stage that has work itself is counted where that stage's rows can be told now, and estimated
+    otherwise: its `reason` says after which stage it is known.
 
     Raises:
         MissingWeights: published weights cannot be had, or a model that no stage of the run trains.
@@ -373,33 +288,99 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
     """
     pipeline.fetch(names)
     plans: dict[str, Plan] = {}
+    contents: dict[str, Content] = {}
+    anew: dict[str, str] = {}  # stages whose version is another once a model is trained -> what trains it
     for name in names:
         stage, upstream = pipeline.stages[name], pipeline.upstream(name)
         driver = plans.get(upstream.name) if upstream else None
         if driver is not None and driver.jobs and stage.after:  # what it takes in is not there to be planned from
             plans[name] = Plan(
-                name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"after {driver.stage}"
+                name, (EVERYTHING,), make=driver.make, reuse=driver.reuse, reason=f"{AFTER}{driver.stage}"
             )
             continue
+        trainer = (anew.get(upstream.name) if upstream else None) or _trainer_at_work(pipeline, stage, plans)
         try:
-            plan = plan_stage(stage, pipeline.context(name, run_id="plan"), by_name)
+            if trainer is not None and hasattr(stage.module, "shard"):
+                raise NotTrainedYet(f"{name} waits for {trainer}", trainer)
+            plan = plan_stage(stage, pipeline.context(name, run_id="plan"), by_name, contents)
         except NotTrainedYet as error:
             if error.trainer not in names:
                 raise
-            rows = driver.make + driver.reuse if driver else 1
-            plan = Plan(
-                name, driver.jobs if driver and driver.jobs else ("?",), make=rows, reason=f"after {error.trainer}"
-            )
-        plans[name] = _follow(plan, stage, driver, by_name) if driver is not None and driver.jobs else plan
+            anew[name] = error.trainer
+            plan = _plan_anew(pipeline, stage, driver, error.trainer, contents)
+        if driver is not None and driver.jobs:
+            plan = _follow(plan, stage, driver, by_name)
+        plans[name] = _await_looked_up(pipeline, stage, plan, plans)
+        if plan.content is not None:
+            contents[stage.module.WRITES.name] = plan.content
     pipeline.check_inputs(names)
     return list(plans.values())
 
 
+def _trainer_at_work(pipeline: Pipeline, stage: ConfiguredStage, plans: Mapping[str, Plan]) -> str | None:
+    """Return the stage of the run that is to train a model which this one reads, if one is."""
+    kinds = {reference.checkpoint for reference in weights_fields(stage.config, stage.name)}
+    for name, plan in plans.items():
+        if plan.jobs and not kinds.isdisjoint(getattr(pipeline.stages[name].module, "KINDS", ())):
+            return name
+    return None
+
+
+def _plan_anew(
+    pipeline: Pipeline, stage: ConfiguredStage, driver: Plan | None, trainer: str, contents: Mapping[str, Content]
+) -> Plan:
+    """Return the plan of a stage that makes all of its rows, for its version is another once a model is trained."""
+    reason = f"{AFTER}{trainer}"
+    inputs = _inputs_of(pipeline, stage, contents) if hasattr(stage.module, "shard") else None
+    if inputs is None:
+        rows = driver.make + driver.reuse if driver else 1
+        return Plan(stage.name, driver.jobs if driver and driver.jobs else ("?",), make=rows, reason=reason)
+    content: Content = {
+        shard: rows_of_keys(stage.module.WRITES, wanted_keys(stage.module, rows)) for shard, rows in inputs.items()
+    }
+    keys = tuple(key for rows in content.values() for key in row_keys(rows, stage.module.WRITES.key))
+    return Plan(
+        stage.name,
+        tuple(content) or ("?",),
+        make=len(keys),
+        reason=reason,
+        content=content,
+        missing=keys if stage.module.READS[0].copies else (),
+        exact=not (driver and driver.estimated),
+    )
+
+
+def _inputs_of(pipeline: Pipeline, stage: ConfiguredStage, contents: Mapping[str, Content]) -> Content | None:
+    """Return the rows that drive a stage, as they will be; None where they cannot be told yet."""
+    table = stage.module.READS[0]
+    writer = pipeline.writer(table)
+    if table.name in contents or writer is None:
+        return contents.get(table.name)
+    try:
+        version = pipeline.fingerprint(writer.name)
+    except NotTrainedYet:
+        return None
+    columns = [*driving_key(stage.module), *([table.copies] if table.copies else [])]
+    shards = pipeline.store.shards(table, version)
+    return {shard: pipeline.store.read(table, version, [shard], columns) for shard in shards} or None
+
+
+def _await_looked_up(pipeline: Pipeline, stage: ConfiguredStage, plan: Plan, plans: Mapping[str, Plan]) -> Plan:
+    """Return the plan of a stage as an estimate where it refuses what a table that is still to be made may hold."""
+    if not plan.rejects or hasattr(stage.module, "shard"):
+        return plan
+    writers = [pipeline.writer(table) for table in getattr(stage.module, "CONSULTS", ())]
+    waits = next((writer.name for writer in writers if writer and writer.name in plans and plans[writer.name].jobs), "")
+    return replace(plan, jobs=(EVERYTHING,), reason=f"{AFTER}{waits}") if waits else plan
+
+
 def _follow(plan: Plan, stage: ConfiguredStage, driver: Plan, by_name: bool) -> Plan:
-    """Return the estimate for a stage whose driving stage has work to do first."""
-    reason = plan.reason or f"after {driver.stage}"
+    """Return the plan of a stage whose driving stage has work to do first."""
+    reason = plan.reason or f"{AFTER}{driver.stage}"
     if hasattr(stage.module, "reduce"):
         held = not plan.jobs and not by_name and getattr(stage.config, "refresh", "changed") != "changed"
         return plan if held else replace(plan, jobs=(EVERYTHING,), make=1, reason=reason)
+    if driver.content is not None:
+        return replace(plan, reason=reason if plan.jobs else plan.reason, exact=not driver.estimated)
     total, reuse = driver.make + driver.reuse, min(plan.reuse, driver.reuse)
     return replace(plan, jobs=plan.jobs or driver.jobs, make=max(plan.make, total - reuse), reuse=reuse, reason=reason)

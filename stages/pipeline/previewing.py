@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from stages.pipeline.contract import Preview
-from stages.pipeline.planning import Pipeline, Plan
+from stages.pipeline.planning import Pipeline
+from stages.pipeline.plans import Plan
 
 
 def preview_stages(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, Preview]:

@@ -18,10 +18,12 @@ from schemas.leases import Holder, hold_lease
 from schemas.publications import Publications
 from schemas.tables import CHECKS, REJECTS, REMARKS, RUNS
 from schemas.versions import record_version
-from stages.pipeline.checking import CheckResult, failed_check, run_checks
-from stages.pipeline.contract import Context, Stopped
+from stages.pipeline.checking import failed_check, run_checks
+from stages.pipeline.contract import CheckResult, Context, Stopped
 from stages.pipeline.jobs import Counts, JobResult, run_job
-from stages.pipeline.planning import ConfiguredStage, Plan, plan_stage
+from stages.pipeline.keys import is_staged
+from stages.pipeline.planning import plan_stage
+from stages.pipeline.plans import ConfiguredStage, Plan
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +105,14 @@ def run_stage(
         problem = _failure(stage, failures)
         if problem is None:
             rows = counts.made + counts.reused
-            checks = run_checks(stage, context, plan.gone, rows, counts.refused, counts.passing)
+            checks = run_checks(stage, context, plan, rows, counts.refused, counts.passing)
             _write_checks(context, checks)
             problem = failed_check(stage.name, checks)
         lease.check()
         if problem is None:
             _publish(stage, context, plan)
+        elif is_staged(stage.module):
+            Drafts(store, stage.module.WRITES, context.fingerprint).discard()
         return _finish(stage, context, started, counts, True, problem, failures)
 
 

@@ -6,7 +6,9 @@ to the default. Its title and its number of takes are not part of it: a new titl
 take is one more clip. Two lines that differ in their name alone are two clips. Without a seed of its own a request's
 seed follows from all of that.
 
-A line with a mistake is a reject that names the line; a line that is gone takes its clips with it.
+A file is read whole and checked, and takes the place of the last order only if it passes (`orders` says what must
+hold). A line with a mistake is a reject that names the line; where such lines are accepted, what they asked for before
+stays, marked stale. A line that is gone takes its clips with it, which needs a word.
 """
 
 import os
@@ -31,11 +33,13 @@ from stages.audio.references import (
     UnknownReference,
     parse_reference,
 )
-from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
+from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
 from stages.requests.lines import FIELDS, RequestLine
-from stages.requests.reading import read_requests_file
+from stages.requests.orders import Order, Refusal, keep_refused, losses, order_checks
+from stages.requests.reading import Line, read_requests_file
 
 READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 4
+STAGED = True
 
 SOUNDS = ("track", "title", "file")
 """Kinds of references that a melody or a prompt may be."""
@@ -47,6 +51,13 @@ NOTHING: Row = {"guidance_text": 1.0, "fields": [], "meter": None, "chords": Non
 """Columns that came later, with the value that asks for nothing."""
 
 
+REFERENCES = ("unknown melody", "unknown clap", "unknown prompt")
+"""Kinds of rejects for references to what is not there: to a recording that is still to be taken in, perhaps."""
+
+EQUAL_TAKES = "takes that will be equal: at temperature 0, or top_k 1 without top_p, nothing is left to chance"
+"""What is noticed of requests for several clips that are one."""
+
+
 class Config(schemas.Config):
     """What a line means where it says nothing, and what no line may ask for.
 
@@ -55,7 +66,7 @@ class Config(schemas.Config):
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
         *("default_set", "seconds", "prompt_seconds", "takes", "guidance", "guidance_text", "temperature"),
-        *("top_k", "top_p", "max_seconds", "max_takes", "shard_size"),
+        *("top_k", "top_p", "min_seconds", "max_seconds", "max_takes", "shard_size"),
     )
 
     default_set: Literal["demo", "text"] = "text"
@@ -79,6 +90,9 @@ class Config(schemas.Config):
     """Codes that may be drawn (MusicGen, 3)."""
     top_p: float = Field(default=0.0, ge=0, le=1)
     """Probability mass that may be drawn; 0 leaves it to `top_k` (AudioCraft's default)."""
+    min_seconds: float = Field(default=0.4, gt=0)
+    """Shortest clip that a line may ask for, seconds: loudness is measured in blocks of 0.4 s (ITU-R BS.1770-5), so a
+    shorter clip has none and cannot be brought to the catalog's."""
     max_seconds: float = Field(default=300.0, gt=0)
     """Longest clip that a line may ask for, seconds: longer is taken for a mistake."""
     max_takes: int = Field(default=100, ge=1)
@@ -88,14 +102,23 @@ class Config(schemas.Config):
 
 
 def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan:
-    """Count what `read_source` would do; a line that would newly be refused counts as one to make."""
-    change = _read_change(config, context, known, refused)
-    same = sum(1 for row in change.rows if change.is_same(row))
+    """Count what `read_source` would do, and say what the order refuses and drops.
+
+    Raises:
+        ValueError: the file is not there, cannot be parsed, or asks for nothing.
+    """
+    order, lines = _read_order(config, context, known)
+    same = [row for row in order.rows if order.is_same(row)]
     return SourcePlan(
-        make=len(change.rows) - same + len(change.new_rejects),
-        reuse=same,
-        drop=len(change.before.keys() - {row["request_id"] for row in change.rows}) + change.settled,
-        moved=sum(1 for row in change.rows if change.is_same(row) and change.before[row["request_id"]] != row),
+        make=len(order.rows) - len(same),
+        reuse=len(same),
+        drop=len(order.before.keys() - {row["request_id"] for row in order.rows}),
+        moved=sum(1 for row in same if order.before[row["request_id"]] != row),
+        remarks=order.remarks,
+        rejects=order.rejects,
+        checks=list(order_checks(order, context.settings, lines)),
+        told=list(losses(order)),
+        content={number: list(rows.values()) for number, rows in _by_shard(order.rows).items()},
     )
 
 
@@ -105,16 +128,19 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     Raises:
         ValueError: the file is not there, cannot be parsed, or asks for nothing.
     """
-    change = _read_change(config, context, known, refused)
-    before, after = _by_shard(change.before.values()), _by_shard(change.rows)
+    order, _ = _read_order(config, context, known)
+    for remark in order.remarks:
+        context.remarks.add_all(remark.what, remark.location, remark.examples, remark.count)
+    before, after = _by_shard(order.before.values()), _by_shard(order.rows)
     numbers = sorted(number for number in before.keys() | after.keys() if before.get(number) != after.get(number))
-    if not numbers and (change.new_rejects or change.settled):
+    standing = set(zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True))
+    if not numbers and standing != {(reject.key, reject.stamp) for reject in order.rejects}:
         numbers = [min(after, default=0)]  # no row changed, and what was refused did
     for number in numbers:
         context.check_stopped()
         rows = list(after.get(number, {}).values())
-        changed = sum(1 for row in rows if not change.is_same(row))
-        yield ShardUpdate(number, rows, changed, change.rejects)
+        changed = sum(1 for row in rows if not order.is_same(row))
+        yield ShardUpdate(number, rows, changed, order.rejects)
 
 
 def _by_shard(rows: Iterable[Row]) -> dict[int, dict[str, Row]]:
@@ -125,45 +151,19 @@ def _by_shard(rows: Iterable[Row]) -> dict[int, dict[str, Row]]:
     return shards
 
 
-@dataclass(frozen=True)
-class _Change:
-    """The requests of earlier runs by id, those of now in the order of their lines, and what is refused now."""
-
-    before: Mapping[str, Row]
-    rows: list[Row]
-    rejects: list[Reject]
-    refused_before: frozenset[tuple[str, str | None]]
-    """Key and stamp of the rejects of earlier runs."""
-
-    def is_same(self, row: Row) -> bool:
-        """Return whether a request is as it was, wherever its line stands now."""
-        before = self.before.get(row["request_id"])
-        return before is not None and before | {"line": row["line"]} == row
-
-    @cached_property
-    def new_rejects(self) -> list[Reject]:
-        return [reject for reject in self.rejects if (reject.key, reject.stamp) not in self.refused_before]
-
-    @cached_property
-    def settled(self) -> int:
-        """How many rejects of earlier runs no longer hold."""
-        return len({key for key, _ in self.refused_before} - {reject.key for reject in self.rejects})
-
-
-def _read_change(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> _Change:
+def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Order, int]:
+    """Return what the requests file asks for beside the last order, and how many lines it has."""
     url = context.settings.requests
     # The demo set refers to pieces that only a store with the demo corpus has.
     default_set = config.default_set if context.store.versions(PIECES) else "text"
     path = url or str(files("stages.requests").joinpath(f"{default_set}_requests.csv"))
     reader = _RowReader(config, context, ReferencedFiles(_folder(url) if url else None))
+    file, remarks = read_requests_file(path), Remarks()
     rows: dict[str, Row] = {}
-    rejects, names = [], dict[str, int]()
-    for line in read_requests_file(path).lines:
-        number = line.number
+    refusals, names = [], dict[str, int]()
+    for line in file.lines:
         try:
-            if isinstance(line.asked, RequestRefused):
-                raise line.asked
-            row = reader.row(number, line.asked)
+            row = reader.row(line)
             if row["name"] in names:
                 message = f"expected each name once, got {row['name']!r} as in line {names[row['name']]}"
                 raise RequestRefused("duplicate name", message)
@@ -172,17 +172,27 @@ def _read_change(config: Config, context: Context, known: pa.Table, refused: pa.
                 message = f"it asks for the clip of line {first} again: a name makes it another one"
                 raise RequestRefused("duplicate", message)
         except RequestRefused as error:
-            message = f"line {number}: {error}"
+            message = f"line {line.number}: {error}"
             stamp = fingerprint([error.kind, message, path])
-            rejects.append(Reject(f"line {number}", url or f"the {default_set} set", error.kind, message, stamp))
+            where = url or f"the {default_set} set"
+            refusals.append(Refusal(line, Reject(f"line {line.number}", where, error.kind, message, stamp)))
             continue
         rows[row["request_id"]] = row
         if row["name"] is not None:
-            names[row["name"]] = number
+            names[row["name"]] = line.number
+        if row["takes"] > 1 and _is_greedy(row):
+            remarks.add(EQUAL_TAKES, url or "", f"line {line.number}: {row['takes']} takes")
+    for note in file.notes if url else ():
+        remarks.add(note, path)
     before = {row["request_id"]: row for row in known.to_pylist()}
+    rows |= {row["request_id"]: row for row in keep_refused(rows, refusals, before)}
     _assign_shards(rows, before, config.shard_size)
-    refused_before = zip(refused.column("key").to_pylist(), refused.column("stamp").to_pylist(), strict=True)
-    return _Change(before, list(rows.values()), rejects, frozenset(refused_before))
+    return Order(before, list(rows.values()), refusals, remarks.all()), len(file.lines)
+
+
+def _is_greedy(row: Row) -> bool:
+    """Return whether a request leaves nothing to chance (`model.decoding.sampling`)."""
+    return bool(row["temperature"] == 0 or (row["top_p"] == 0 and row["top_k"] == 1))
 
 
 def _folder(url: str) -> str:
@@ -214,12 +224,16 @@ class _RowReader:
     def tracks(self) -> TrackNames:
         return TrackNames(self.context.rows(TRACKS, ["track_id", "title", "artist"]))
 
-    def row(self, number: int, line: RequestLine) -> Row:
+    def row(self, numbered: Line) -> Row:
         """Return the row of a line, its shard not yet given.
 
         Raises:
-            RequestRefused: the line asks for what no clip can have, or refers to what is not there.
+            RequestRefused: the line cannot be understood, asks for what no clip can have, or refers to what is not
+                there.
         """
+        line = numbered.asked
+        if isinstance(line, RequestRefused):
+            raise line
         row: Row = {name: getattr(line, name) for name in RequestLine.model_fields if name not in FIELDS}
         row["fields"] = [(name, value) for name in sorted(FIELDS) if (value := getattr(line, name)) is not None]
         for name in ("seconds", "takes", "guidance", "guidance_text", "temperature", "top_k", "top_p"):
@@ -235,7 +249,7 @@ class _RowReader:
             sound = {name: value for name, value in identity.items() if name not in (*NOT_SOUND, "seed")}
             row["seed"] = identity["seed"] = int(fingerprint(sound)[:8], 16) >> 1
         identity = {name: value for name, value in identity.items() if name not in NOT_SOUND}
-        return row | {"request_id": fingerprint(identity), "line": number, "reading": reading}
+        return row | {"request_id": fingerprint(identity), "line": numbered.number, "reading": reading, "stale": None}
 
     def _read_chart(self, row: Row) -> str | None:
         """Spell the chords of a row in one way, and return how its tempo, metre and chords are read."""
@@ -255,12 +269,16 @@ class _RowReader:
 
     def _check_limits(self, row: Row) -> None:
         problem = None
-        if row["seconds"] > self.config.max_seconds:
-            problem = f"seconds: expected at most {self.config.max_seconds:g}, got {row['seconds']:g}"
+        if row["seconds"] < self.config.min_seconds:
+            shortest = f"at least {self.config.min_seconds:g} seconds (requests.min_seconds)"
+            problem = f"seconds: expected {shortest}, as less has no loudness, got {row['seconds']:g}"
+        elif row["seconds"] > self.config.max_seconds:
+            longest = f"at most {self.config.max_seconds:g} seconds (requests.max_seconds)"
+            problem = f"seconds: expected {longest}, got {row['seconds']:g}"
         elif row["takes"] > self.config.max_takes:
-            problem = f"takes: expected at most {self.config.max_takes}, got {row['takes']}"
+            problem = f"takes: expected at most {self.config.max_takes} (requests.max_takes), got {row['takes']}"
         elif row["prompt_seconds"] is not None and row["prompt"] is None:
-            problem = f"prompt_seconds: expected a prompt with it, got {row['prompt_seconds']:g} alone"
+            problem = f"prompt_seconds: expected a prompt with it, got {row['prompt_seconds']:g} seconds alone"
         elif row["prompt"] and row["prompt_seconds"] >= row["seconds"]:
             message = f"expected less than the clip's {row['seconds']:g} seconds, got {row['prompt_seconds']:g}"
             problem = f"prompt_seconds: {message}"

@@ -45,7 +45,7 @@ from stages.ingest.probe import Limits, probe_recording
 from stages.ingest.tags import read_tags
 from stages.pipeline.contract import Context
 from stages.pipeline.jobs import run_job
-from stages.pipeline.planning import EVERYTHING, ConfiguredStage
+from stages.pipeline.plans import EVERYTHING, ConfiguredStage
 from tests.benchmarks.bare_loop import RATE
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, options

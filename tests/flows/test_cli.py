@@ -78,6 +78,9 @@ def test_the_whole_miniature_is_planned_from_an_empty_store(tmp_path, capfd):
     assert run_command(["plan", "--store", str(tmp_path / "store")]) == 0
     lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines()}
     assert "after demo" in lines["ingest"]
+    assert lines.pop("order:").startswith("order: 8 requests, 8 clips, ")
+    assert "frames unknown" in lines["to"]
+    assert lines.pop("to").endswith("; time and bytes unknown: no run of this store has made clips yet")
     assert all(int(line.split()[1]) >= 1 for name, line in lines.items() if name != "stage")
 
 
@@ -108,7 +111,8 @@ def published(recordings, tmp_path):
 def test_a_text_model_is_planned_without_separator_or_clap(published, capfd):
     assert run_command(["plan", "--preset", "musicgen-small", *published]) == 0
     planned = [line.split()[0] for line in capfd.readouterr().out.splitlines()[1:]]
-    assert planned == ["ingest", "tokenize", "train", "requests", "generate", "decode", "evaluate", "report"]
+    assert planned[:8] == ["ingest", "tokenize", "train", "requests", "generate", "decode", "evaluate", "report"]
+    assert planned[8:] == ["order:", "to"]
     assert run_command(["plan", "ingest", "tokenize", "train", "--preset", "musicgen-small", *published]) == 0
     capfd.readouterr()
     for words in (["plan", "--all-tables"], ["plan", "--set", "settings.all_tables=true"], ["plan", "chroma", "clap"]):

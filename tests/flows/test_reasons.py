@@ -9,7 +9,7 @@ from flows.reasons import COMMONEST, LONGEST, plan_remark_lines, reason_lines
 from schemas import Store
 from schemas.tables import REJECTS, REMARKS, RUNS, Table
 from stages.pipeline.contract import Remark
-from stages.pipeline.planning import Plan
+from stages.pipeline.plans import Plan
 
 
 def _write(store: Store, table: Table, shard: str, rows: list[dict], version: str = "v") -> None:
@@ -64,12 +64,14 @@ def test_remarks_of_all_shards_are_summed(store):
     assert lines[:3] == ["noticed:", "  1,002 × ingest: odd (a.csv), such as x", "  1 × ingest: rare (a.csv)"]
 
 
-def test_a_line_is_one_short_line_whatever_an_example_holds(store):
+def test_a_line_is_one_line_with_a_short_example_and_the_whole_reason(store):
     [reject] = _rejects("silent")
-    _write(store, REJECTS, "0", [reject | {"uri": "/m/new\nline", "message": "y" * 10_000}])
+    reason = "expected sound, " + "and more of it, " * 40 + "got silence"
+    _write(store, REJECTS, "0", [reject | {"uri": "/m/new\nline" + "y" * 10_000, "message": reason}])
     line = reason_lines(store, ["ingest"])[1]
     assert "\n" not in line
-    assert len(line) < 2 * LONGEST + 60
+    assert len(line) < LONGEST + len(reason) + 60
+    assert line.endswith(f": {reason}")
 
 
 def test_a_damaged_store_has_no_lines(store):

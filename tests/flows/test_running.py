@@ -9,7 +9,7 @@ from schemas import Settings, Store
 from schemas.database import query
 from schemas.tables import CHROMA
 from stages.pipeline.contract import Stopped
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_mapping, tiny_source
 from tests.worlds.kept_work import kept_keys

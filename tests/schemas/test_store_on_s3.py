@@ -8,7 +8,8 @@ from s3fs import S3FileSystem
 from schemas import Settings, Store
 from schemas.database import query
 from schemas.tables import CHROMA, TRACKS
-from stages.pipeline.planning import ConfiguredStage, Pipeline
+from stages.pipeline.planning import Pipeline
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.tiny_stages import Knobs, contents, make_mapping, make_source
 

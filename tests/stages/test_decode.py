@@ -32,7 +32,7 @@ from stages.decode import Config
 from stages.ingest.config import Limits
 from stages.ingest.probe import Refused, probe_recording
 from stages.pipeline.contract import Context, Stopped
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.signers import SignerFiles, serialised
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder

@@ -18,7 +18,7 @@ from schemas.weights import folder_digest
 from stages import tokenize, train_codec
 from stages.audio import read_audio, resample, to_mono
 from stages.checkpoints.codecs import load_codec
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from stages.tokenize import Config
 from tests.worlds.codec_world import RowsPipeline, piece, recipe, tokens_of, track, tracks

@@ -18,7 +18,7 @@ from stages.checkpoints.facts import CheckpointFacts, CodecFacts
 from stages.checkpoints.native import load_text_encoder, save_checkpoint
 from stages.generate import Config
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE
 from tests.worlds.tiny_models import text_encoder

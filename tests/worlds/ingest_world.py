@@ -12,7 +12,8 @@ from stages import ingest
 from stages.ingest import Config
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.jobs import Counts, run_job
-from stages.pipeline.planning import ConfiguredStage, plan_stage
+from stages.pipeline.planning import plan_stage
+from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.recordings import encoded, tones, write
 
 RATE = 16_000

@@ -13,7 +13,7 @@ from schemas import WeightsRef
 from schemas.tables import TRACKS
 from stages import chroma
 from stages.pipeline.jobs import run_job
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.world_of_sound import make_context, tracks_of, write_sound
 
 SECONDS, RATE = 4, 16_000

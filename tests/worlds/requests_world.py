@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -10,7 +11,7 @@ from schemas.tables import REJECTS, REQUESTS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import requests
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageResult, run_stage
 from stages.requests import Config
 
@@ -28,14 +29,16 @@ def store_of_tracks(folder: Path) -> Store:
     return store
 
 
-def context_for(store: Store, file: Path | str | None) -> Context:
-    settings = Settings(store=store.url, requests=None if file is None else str(file), max_refused=1.0)
-    return Context(store, settings, "run", "requests", "r", {"tracks": "t"}, WeightsLibrary(store))
+def context_for(store: Store, file: Path | str | None, **settings: Any) -> Context:
+    """The stage's context; unless it is said otherwise, refused lines are accepted and requests may go."""
+    given = {"max_refused": 1.0, "accept_refused": 1_000, "drop_requests": True} | settings
+    chosen = Settings(store=store.url, requests=None if file is None else str(file), **given)
+    return Context(store, chosen, "run", "requests", "r", {"tracks": "t"}, WeightsLibrary(store))
 
 
-def take_in(store: Store, file: Path | str | None, config: Config | None = None) -> StageResult:
+def take_in(store: Store, file: Path | str | None, config: Config | None = None, **settings: Any) -> StageResult:
     """Run the stage on a requests file."""
-    return run_stage(ConfiguredStage("requests", requests, config or Config()), context_for(store, file))
+    return run_stage(ConfiguredStage("requests", requests, config or Config()), context_for(store, file, **settings))
 
 
 def rows_of(store: Store) -> list[dict]:

@@ -20,7 +20,7 @@ from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLIPS, GENERATIONS, REPORTS, REQUESTS, TRACKS, Row, Table
 from schemas.weights import folder_digest
 from stages.pipeline.contract import Context, ReduceResult, Reject, Shard, ShardUpdate, SourcePlan
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 
 SHARD_SIZE = 2
 """Tracks or requests a shard."""

@@ -17,7 +17,7 @@ from schemas.weights import WeightsLibrary
 from stages.pipeline import threads
 from stages.pipeline.contract import Context, Shard
 from stages.pipeline.jobs import run_job
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 
 WAITS = 50
 SPINNING_SECONDS = 0.1

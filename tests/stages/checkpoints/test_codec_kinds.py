@@ -24,7 +24,7 @@ from stages.checkpoints.converting import convert_checkpoint
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.native import TrainedModel, describe_codec, load_encodec, save_checkpoint
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from stages.tokenize import Config
 from tests.worlds.codec_world import piece, tokens_of, track

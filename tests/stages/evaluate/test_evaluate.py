@@ -23,7 +23,7 @@ from stages.evaluate import Config
 from stages.evaluate.comparisons import untrained
 from stages.networks.clap import load_joint_embedder
 from stages.pipeline.contract import Context, Shard
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.generation_world import model_config, put_checkpoint
 from tests.worlds.tiny_clap import clap_folder

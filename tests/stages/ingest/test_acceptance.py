@@ -14,7 +14,7 @@ from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.ingest import Config
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import Counts, run_stage
 from tests.worlds.ingest_world import RATE, World
 from tests.worlds.recordings import encoded, tones, write

@@ -15,7 +15,8 @@ from stages import ingest
 from stages.ingest.artists import split_of
 from stages.pipeline.contract import Context
 from stages.pipeline.jobs import Counts
-from stages.pipeline.planning import ConfiguredStage, plan_stage
+from stages.pipeline.planning import plan_stage
+from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.ingest_world import World
 from tests.worlds.recordings import write
 

@@ -13,7 +13,7 @@ import pytest
 from stages import ingest
 from stages.pipeline.contract import Stopped
 from stages.pipeline.jobs import run_job
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.ingest_world import Counter, World
 from tests.worlds.recordings import write
 
@@ -23,7 +23,7 @@ from schemas import Settings, Store
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.jobs import run_job
 source, store = sys.argv[1:]
 settings = Settings(store=store, source=source, workers=1)

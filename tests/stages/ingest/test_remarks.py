@@ -6,7 +6,8 @@ import os
 import pytest
 
 from stages import ingest
-from stages.pipeline.planning import ConfiguredStage, plan_stage
+from stages.pipeline.planning import plan_stage
+from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.ingest_world import World
 from tests.worlds.recordings import write
 

@@ -20,7 +20,7 @@ from stages.audio import read_audio
 from stages.audio.marks import read_marks
 from stages.checkpoints.codecs import load_codec
 from stages.pipeline.contract import Progress, Stopped
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds.codec_world import (
     ADVERSARIAL,
