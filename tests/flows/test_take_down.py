@@ -11,7 +11,7 @@ from schemas import Store
 from schemas.database import query
 from schemas.tables import CLIPS
 from stages.pipeline.runner import StageFailed
-from tests.worlds.whole_recipe import ARTISTS, recipe, run, write_recordings
+from tests.worlds.whole_recipe import ARTISTS, planned, recipe, run, write_recordings
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +55,9 @@ def test_an_artist_who_is_taken_down_is_in_no_track_no_model_that_counts_and_no_
     assert query(store, "SELECT * FROM clips").num_rows == 0
     assert query(store, "SELECT * FROM tracks WHERE artist = 'Bob'").num_rows == 2, "until the next run"
 
+    plans = {plan.stage: plan for plan in planned(folder).stage_plans()}
+    assert plans["train_codec"].reason == "it learned from a recording that was taken down"
+    assert (plans["train"].reason, plans["decode"].make) == ("after train_codec", 3)
     results = {result.stage: result.counts.made for result in run(folder).results}
     assert (results["train_codec"], results["train"], results["decode"]) == (1, 1, 3)
     assert learned_artists(store) == set(ARTISTS) - {"Bob"}

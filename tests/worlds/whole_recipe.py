@@ -8,7 +8,7 @@ import soundfile
 
 from flows.overrides import merge
 from flows.recipe import Recipe
-from flows.running import Run, plan_run, run_stages
+from flows.running import Run, RunPlan, plan_run, run_stages
 from schemas import Settings
 from tests.worlds import codec_world
 
@@ -50,6 +50,13 @@ def recipe(**changes: Any) -> Recipe:
 
 def run(folder: Path, chosen: Recipe | None = None, stages: tuple[str, ...] = ()) -> Run:
     """Run all stages, or some by name, over `folder/music` and `folder/requests.csv` into `folder/store`."""
+    current = Run(planned(folder, chosen, stages))
+    run_stages(current)
+    return current
+
+
+def planned(folder: Path, chosen: Recipe | None = None, stages: tuple[str, ...] = ()) -> RunPlan:
+    """What such a run does."""
     (folder / "requests.csv").write_text(REQUESTS)
     settings = Settings(
         store=str(folder / "store"),
@@ -57,6 +64,4 @@ def run(folder: Path, chosen: Recipe | None = None, stages: tuple[str, ...] = ()
         requests=str(folder / "requests.csv"),
         **{"device": "cpu", "workers": 1},
     )
-    current = Run(plan_run(chosen or recipe(), settings, stages))
-    run_stages(current)
-    return current
+    return plan_run(chosen or recipe(), settings, stages)
