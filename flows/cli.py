@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from typer.exceptions import TyperException
 
-from flows import provenance, publishing, upkeep
+from flows import provenance, publishing, upkeep, verifying
 from flows.options import RunOptions, StoreOption, UsageError, existing_store, with_run_options
 from flows.overrides import explain
 from flows.presets import PRESETS, describe_preset, preset_difference
@@ -60,6 +60,7 @@ app = typer.Typer(
 app.add_typer(publishing.app)
 app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
+app.add_typer(verifying.app)
 
 
 @app.command()

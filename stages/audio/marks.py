@@ -111,11 +111,13 @@ def mutagen_tags(file: IO[bytes]) -> Any:
     whatever mutagen's parsers run into: struct errors, index errors, their own."""
     import mutagen
     from mutagen.flac import FLAC
+    from mutagen.mp3 import MP3
 
-    # mutagen takes a FLAC that begins with ID3, as every signed one does, for an MP3.
-    is_flac = container_of(file) == "flac"
+    # mutagen goes by names too, and takes a FLAC that begins with ID3, as every signed one does, for an MP3.
+    kinds = {"flac": FLAC, "mp3": MP3}
+    read = kinds.get(container_of(file), mutagen.File)
     file.seek(0)
-    opened = FLAC(file) if is_flac else mutagen.File(file)
+    opened = read(file)
     return opened.tags if opened is not None and opened.tags is not None else {}
 
 

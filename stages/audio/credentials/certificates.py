@@ -144,12 +144,17 @@ def _pem(key: "PrivateKeyTypes") -> str:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
-def development_folder() -> Path:
-    """Return the folder of this machine's development certificate (`$XDG_DATA_HOME/segue/development-certificate`, by
-    default under `~/.local/share`), with `certificate.pem`, `key.pem` and `root.pem`; they are made if they are not
-    there. Of two processes that make them at once, one wins."""
+def development_place() -> Path:
+    """Return where this machine's development certificate lies, if there is one: `segue/development-certificate` in
+    `$XDG_DATA_HOME`, by default `~/.local/share`."""
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    folder = data / "segue" / "development-certificate"
+    return data / "segue" / "development-certificate"
+
+
+def development_folder() -> Path:
+    """Return the folder of this machine's development certificate with `certificate.pem`, `key.pem` and `root.pem`,
+    which are made if they are not there. Of two processes that make them at once, one wins."""
+    folder = development_place()
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=".new-", dir=folder.parent))  # for its owner's eyes only

@@ -1,0 +1,223 @@
+"""`segue verify`: what a sound file claims of how it was made, and whether it holds."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from flows.options import StoreOption, UsageError, existing_store
+from schemas import Settings
+
+if TYPE_CHECKING:
+    from schemas import Store
+    from schemas.tables import Row
+    from stages.audio.credentials import Anchor, SignedClaim
+
+app = typer.Typer()
+
+ONE_STEP = 1 / 2**15
+"""By how much samples may differ that another kind of processor decoded: a step of 16 bits."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a file claims, or does not."""
+
+    subject: str
+    """`marks`, `signature`, `claim`, `row` or `render`."""
+    verdict: Literal["holds", "fails", "note"]
+    words: str
+
+
+@app.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files.")],
+    trust: Annotated[list[Path] | None, typer.Option(help="PEM files of roots that are trusted.")] = None,
+    store: StoreOption = None,
+    render: Annotated[
+        bool, typer.Option("--render", help="Decode the codes of the file's row again, and compare samples.")
+    ] = False,
+    format: Annotated[Literal["text", "json"], typer.Option(help="How the answer is printed.")] = "text",
+) -> int:
+    """Tell what files claim of how they were made, and whether it holds."""
+    opened = existing_store(store) if store is not None or render else None
+    try:
+        anchors = _anchors(trust or [])
+        answers = {str(file): _verify(file, anchors, opened, render) for file in files}
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if format == "json":
+        print(json.dumps({file: [asdict(each) for each in findings] for file, findings in answers.items()}, indent=2))
+    else:
+        for file, findings in answers.items():
+            print(file)
+            for each in findings:
+                print(f"    {each.verdict:5}  {each.subject}: {each.words}")
+    return int(any(each.verdict == "fails" for findings in answers.values() for each in findings))
+
+
+def _anchors(files: Sequence[Path]) -> "list[Anchor]":
+    """Return the roots that are trusted: those given, and that of this machine's development certificate, if any."""
+    from stages.audio.credentials import Anchor
+    from stages.audio.credentials.certificates import development_place
+
+    own = development_place() / "root.pem"
+    return [anchor for file in (*files, *([own] if own.exists() else [])) for anchor in Anchor.read(file)]
+
+
+def _verify(path: Path, anchors: "Sequence[Anchor]", store: "Store | None", render: bool) -> list[Finding]:
+    """Look at one file."""
+    from stages.audio.containers import container_of
+    from stages.audio.credentials import read_credentials
+    from stages.audio.marks import read_own_tags
+
+    with path.open("rb") as file:
+        tags = read_own_tags(file)
+        claim = read_credentials(file, container_of(file), anchors)
+        findings = [*_marks(file), *_signature(claim, tags), *_agreement(claim, tags)]
+    if store is not None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        finding, row = _row(store, digest, tags)
+        findings.append(finding)
+        if render and row is not None:
+            findings.append(_rendered(store, row, path))
+    return findings
+
+
+def _marks(file: IO[bytes]) -> Iterator[Finding]:
+    from stages.audio.marks import read_marks
+
+    marks = read_marks(file)
+    terms = {mark.term for mark in marks}
+    named = ", ".join(f"{mark.term} ({mark.place})" for mark in marks)
+    if not marks:
+        yield Finding("marks", "fails", "none: the file does not say how it was made, or its marks were removed")
+    elif len(terms) > 1:
+        yield Finding("marks", "fails", f"they disagree: {named}")
+    else:
+        yield Finding("marks", "holds", named)
+
+
+def _signature(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Finding]:
+    from stages.audio.marks import CREDENTIALS_TAG
+
+    if claim is None and CREDENTIALS_TAG in tags:
+        words = "the file says that it was signed, and is not: it was encoded again, or the signature was removed"
+        yield Finding("signature", "fails", words)
+    elif claim is None:
+        yield Finding("signature", "note", "none, so that nothing in the file shows whether it was changed")
+    elif claim.problems:
+        yield from (Finding("signature", "fails", problem) for problem in claim.problems)
+    elif not claim.trusted_by:
+        words = f"valid, by {claim.signer!r}, for whom no root that is trusted here vouches: give theirs by --trust"
+        yield Finding("signature", "fails", words)
+    else:
+        words = f"valid, by {claim.signer!r}, for whom the root {claim.trusted_by!r} vouches"
+        yield Finding("signature", "holds", words)
+
+
+def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Finding]:
+    """Compare what is signed with what the tags say."""
+    if claim is None or claim.problems or not claim.generation:
+        return
+    signed = {name: str(claim.generation.get(name)) for name in ("request", "take", "checkpoint", "seed")}
+    others = [f"{name} {tags[name]} in the tags" for name in signed if tags.get(name, signed[name]) != signed[name]]
+    said = ", ".join(f"{name} {value}" for name, value in signed.items())
+    told = f"{claim.generator}, model {claim.generation.get('model')}: {said}"
+    yield Finding("claim", "fails" if others else "holds", "; ".join([told, *others]))
+
+
+def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, Row | None]":
+    """Find the file in `clips`: by its bytes, or by what its tags say it is."""
+    from schemas.database import query
+
+    rows = query(store, f"SELECT * FROM clips WHERE sha256 = '{digest}'").to_pylist()
+    if rows:
+        row = rows[0]
+        return Finding("row", "holds", f"clip {row['request_id']} take {row['take']}, byte for byte"), row
+    request, take = tags.get("request", ""), tags.get("take", "")
+    if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
+        where = f"request_id = '{request}' AND take = {take}"
+        rows = query(store, f"SELECT * FROM clips WHERE {where}").to_pylist()
+    if rows:
+        words = f"it calls itself clip {request} take {take}, whose file has other bytes: changed, or encoded again"
+        return Finding("row", "fails", words), rows[0]
+    return Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name"), None
+
+
+def _rendered(store: "Store", clip: "Row", path: Path) -> Finding:
+    """Decode a clip's codes again, and compare its samples with the file's."""
+    import io
+
+    import numpy as np
+    import soundfile
+
+    try:
+        data = _render(store, clip)
+    except ValueError as error:
+        return Finding("render", "fails", f"the clip cannot be made again: {error}")
+    ours = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)[0]
+    theirs = soundfile.read(str(path), dtype="float64", always_2d=True)[0]
+    if ours.shape != theirs.shape:
+        return Finding("render", "fails", f"its codes make {len(ours):,} samples, the file has {len(theirs):,}")
+    difference = float(np.abs(ours - theirs).max(initial=0.0))
+    if difference == 0:
+        return Finding("render", "holds", "its codes make these samples, bit for bit")
+    if difference <= 1.01 * ONE_STEP:
+        return Finding("render", "holds", "its codes make these samples but for a step, as another processor does")
+    return Finding("render", "fails", f"its codes make other samples, by up to {difference:.4f} of full scale")
+
+
+def _render(store: "Store", clip: "Row") -> bytes:
+    """Make the file of a row of `clips` once more, unsigned, with the configuration that it was made with.
+
+    Raises:
+        ValueError: what it was made with is no longer there.
+    """
+    import pyarrow.compute as pc
+
+    from schemas.tables import GENERATIONS, REQUESTS
+    from schemas.versions import Versions
+    from schemas.weights import WeightsLibrary
+    from stages import decode
+    from stages.pipeline.contract import Context
+
+    fingerprint = clip["path"].split("version=", 1)[1].split("/", 1)[0]
+    version = Versions(store).all.get(fingerprint)
+    if version is None:
+        raise ValueError(f"expected the version {fingerprint} in the table versions, got none")
+    codec = _reference(store, version.config["codec"]["weights"])
+    config = decode.Config.model_validate({**version.config, "codec": codec, "credentials": None})
+    rows: list[dict[str, Any]] = []
+    for table, key in ((GENERATIONS, ("request_id", "take")), (REQUESTS, ("request_id",))):
+        found = store.read(table, version.inputs[table.name])
+        for name in key:
+            found = found.filter(pc.equal(found[name], clip[name]))
+        if not found.num_rows:
+            raise ValueError(f"expected its row in {table.name}, got none")
+        rows.append(found.to_pylist()[0])
+    settings = Settings(store=store.url, device="cpu")
+    context = Context(store, settings, "verify", "decode", fingerprint, version.inputs, WeightsLibrary(store))
+    return decode.render_again(config, context, rows[0], rows[1]).data
+
+
+def _reference(store: "Store", digest: str) -> str:
+    """Return the name of weights by their digest.
+
+    Raises:
+        ValueError: the store knows none.
+    """
+    from schemas.tables import CHECKPOINTS, WEIGHTS
+
+    for row in store.read_all(CHECKPOINTS).to_pylist():
+        if row["digest"] == digest:
+            return f"checkpoint:{row['checkpoint_id']}"
+    for row in store.read_all(WEIGHTS).to_pylist():
+        if row["digest"] == digest:
+            return str(row["reference"])
+    raise ValueError(f"expected the codec with the digest {digest[:16]}… in the store, got none")

@@ -1,0 +1,123 @@
+"""`segue verify`: what holds, what does not and why, for files as they were made, changed and encoded again."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from flows.cli import run_command
+from schemas.identity import canonical
+from schemas.tables import CLIPS
+from schemas.weights import folder_digest
+from stages import decode
+from stages.audio import SourceType, encode_audio
+from stages.audio.marks import read_own_tags
+from stages.decode import Config
+from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.runner import run_stage
+from tests.stages.test_decode import context_for, new_store
+from tests.worlds.signers import SignerFiles
+from tests.worlds.tiny_codec import codec_folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory):
+    """A store with signed clips, and who signed them."""
+    folder = tmp_path_factory.mktemp("verify")
+    label, codec, store = (
+        SignerFiles(folder / "label"),
+        codec_folder(folder / "codec", loudness=30.0),
+        new_store(folder / "s"),
+    )
+    config = Config.model_validate({"codec": str(codec), "credentials": label.fields})
+    identified = decode.dependencies(config, lambda reference: None).config
+    context = replace(context_for(store), config=canonical(identified, {str(codec): folder_digest(codec)}))
+    run_stage(ConfiguredStage("decode", decode, config), context)
+    return store, label
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+
+
+def verify(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, tuple[str, str]]]:
+    """Return the exit code and, by subject, verdict and words for one file."""
+    code = run_command(["verify", *(str(word) for word in words), "--format", "json"])
+    (findings,) = json.loads(capsys.readouterr().out).values()
+    return code, {each["subject"]: (each["verdict"], each["words"]) for each in findings}
+
+
+def clip_of(world, tmp_path: Path) -> tuple[Path, bytes]:
+    store, _ = world
+    row = store.read(CLIPS, "d").to_pylist()[2]
+    data = store.read_bytes(row["path"])
+    path = tmp_path / "clip.flac"
+    path.write_bytes(data)
+    return path, data
+
+
+def test_a_clip_as_it_was_made_holds_in_everything_that_it_claims(world, tmp_path, capsys):
+    store, label = world
+    path, _ = clip_of(world, tmp_path)
+    code, found = verify(capsys, path, "--trust", label.root, "--store", store.url, "--render")
+    assert found["render"] == ("holds", "its codes make these samples, bit for bit")
+    assert {subject: verdict for subject, (verdict, _) in found.items()} == dict.fromkeys(
+        ("marks", "signature", "claim", "row", "render"), "holds"
+    )
+    assert code == 0
+    assert "byte for byte" in found["row"][1]
+    assert "bit for bit" in found["render"][1]
+
+
+def test_a_signer_whom_nobody_vouches_for_is_valid_and_not_trusted(world, tmp_path, capsys):
+    path, _ = clip_of(world, tmp_path)
+    code, found = verify(capsys, path)
+    assert code == 1
+    assert found["signature"][0] == "fails"
+    assert "valid, by 'Some Label'" in found["signature"][1]
+
+
+def test_a_byte_that_changed_is_told(world, tmp_path, capsys):
+    store, label = world
+    path, data = clip_of(world, tmp_path)
+    changed = bytearray(data)
+    changed[-40] ^= 1
+    path.write_bytes(changed)
+    code, found = verify(capsys, path, "--trust", label.root, "--store", store.url)
+    assert code == 1
+    assert "bytes were changed" in found["signature"][1]
+    assert "has other bytes" in found["row"][1]
+
+
+def test_a_file_that_was_encoded_again_says_that_it_was_signed_and_is_not(world, tmp_path, capsys):
+    store, label = world
+    path, data = clip_of(world, tmp_path)
+    samples, rate = soundfile.read(io.BytesIO(data), always_2d=True, dtype="float32")
+    tags = read_own_tags(io.BytesIO(data))
+    path.write_bytes(encode_audio(samples.T * 0.9, rate, "mp3", tags, source=SourceType.TRAINED))
+    code, found = verify(capsys, path, "--trust", label.root, "--store", store.url, "--render")
+    assert code == 1
+    assert "it was encoded again" in found["signature"][1]
+    assert found["row"][0] == found["render"][0] == "fails"
+
+
+def test_a_file_without_marks_claims_nothing_and_fails(tmp_path, capsys):
+    path = tmp_path / "plain.wav"
+    path.write_bytes(encode_audio(np.full((1, 8_000), 0.1, np.float32), 16_000, "wav"))
+    code, found = verify(capsys, path)
+    assert code == 1
+    assert found["marks"][0] == "fails"
+    assert found["signature"][0] == "note"
+
+
+def test_an_unsigned_file_with_marks_holds_as_far_as_it_says_anything(tmp_path, capsys):
+    path = tmp_path / "clip.ogg"
+    sound = np.full((1, 8_000), 0.1, np.float32)
+    path.write_bytes(encode_audio(sound, 16_000, "ogg", source=SourceType.TRAINED))
+    code, found = verify(capsys, path)
+    assert (code, found["marks"][0], found["signature"][0]) == (0, "holds", "note")
