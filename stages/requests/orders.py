@@ -133,7 +133,7 @@ def losses(order: Order) -> Iterator[str]:
     """Yield what a person is to know before an order is taken in: what stays though it is broken, and what goes."""
     stale = [row for row in order.rows if row["stale"]]
     if stale:
-        yield f"{_clips(sum(row['takes'] for row in stale))} of {_requests(stale)} stay as they are, marked stale"
+        yield f"{_clips(sum(row['takes'] for row in stale))} of {_requests(stale)} would stay as they are, marked stale"
     if order.dropped:
         yield dropped_text(order)
 

@@ -116,7 +116,7 @@ def test_a_typo_costs_no_finished_clip_and_is_told_by_plan_and_run(world, plan):
     assert code == 1
     assert table["requests"][1:5] == ["0", "2", "0", "1"]
     assert "  line 2: seconds: expected greater than 0 seconds, got -1 (bad value)" in errors.splitlines()
-    assert "requests: 3 clips of 1 request stay as they are, marked stale" in errors.splitlines()
+    assert "requests: 3 clips of 1 request would stay as they are, marked stale" in errors.splitlines()
     assert "segue: a run would stop: requests: refused 1 of 2 lines" in errors
     with pytest.raises(StageFailed, match="refused 1 of 2 lines"):
         world.run(file)
