@@ -14,6 +14,8 @@ import stages.decode
 import stages.demo
 import stages.demo.models
 import stages.evaluate
+import stages.evaluate.controls
+import stages.evaluate.measures
 import stages.generate
 import stages.ingest
 import stages.nearest
@@ -45,9 +47,12 @@ Path = tuple[str, ...]
 
 FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
     ("ingest", "licences"): (("train_codec", "licences"), ("train", "licences")),
-    ("tokenize", "codec"): (("generate", "codec"), ("decode", "codec"), ("evaluate", "codec")),
+    ("tokenize", "codec"): (
+        *(("generate", "codec"), ("decode", "codec"), ("evaluate", "codec"), ("controls", "codec")),
+    ),
     ("chroma", "separator"): (("generate", "separator"),),
     ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),
+    ("evaluate", "clap"): (("measure", "clap"),),
     ("clap", "vocabulary"): (("generate", "vocabulary"), ("evaluate", "vocabulary"), ("train", "vocabulary")),
     ("generate", "stride"): (("evaluate", "stride"),),
 }
@@ -76,6 +81,12 @@ class Recipe(Config):
     decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
     evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
     nearest: Annotated[stages.nearest.Config, Stage(stages.nearest)] = stages.nearest.Config()
+    controls: Annotated[stages.evaluate.controls.Config, Stage(stages.evaluate.controls, gpu=True)] = (
+        stages.evaluate.controls.Config()
+    )
+    measure: Annotated[stages.evaluate.measures.Config, Stage(stages.evaluate.measures)] = (
+        stages.evaluate.measures.Config()
+    )
     report: Annotated[stages.report.Config, Stage(stages.report)] = stages.report.Config()
     checks: tuple[Check, ...] = ()
     """What must hold before a table is published, besides what always must."""
@@ -219,7 +230,7 @@ def _codec_of_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
     checkpoint = generate.get("checkpoint") if isinstance(generate, Mapping) else None
     if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
         return {}
-    return {stage: {"codec": checkpoint} for stage in ("generate", "decode", "evaluate")}
+    return {stage: {"codec": checkpoint} for stage in ("generate", "decode", "evaluate", "controls")}
 
 
 def stage_models() -> dict[str, type[BaseModel]]:

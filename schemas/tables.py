@@ -136,6 +136,7 @@ PIECES = Table(
         instruments=TEXTS,
         key=TEXT,
         bpm=pa.float64(),
+        beats_per_bar=pa.int8(),
         chords=TEXTS,
         melody=pa.list_(pa.struct([("onset", pa.float64()), ("seconds", pa.float64()), ("pitch", pa.int32())])),
         description=TEXT,
@@ -357,36 +358,65 @@ CLIPS = Table(
     ),
     files=(FileColumns("path", "bytes", "sha256"),),
 )
+_SCORED = {
+    **{"seconds": pa.float64(), "dc": pa.float64(), "zeros": pa.float64(), "head_silence": pa.float64()},
+    **{"tail_silence": pa.float64(), "centroid": pa.float64(), "pulse_clarity": pa.float64()},
+    **{"pitch_strength": pa.float64(), "seam_contrast": pa.float64(), "mel_statistics": VECTOR},
+    **{"chroma_similarity": pa.float64(), "chroma_similarity_chance": pa.float64()},
+    **{"key_asked": TEXT, "key": TEXT, "key_correct": pa.bool_(), "key_score": pa.float64()},
+    **{"bpm_asked": pa.float64(), "bpm": pa.float64(), "bpm_correct": pa.bool_(), "bpm_correct_octave": pa.bool_()},
+    **{"beats_asked": VECTOR, "beats": VECTOR, "beat_f_measure": pa.float64()},
+    **{"chords_asked": pa.list_(CHORD), "chords": pa.list_(CHORD), "chord_accuracy": pa.float64()},
+    **{"drums_asked": pa.bool_(), "drums": pa.bool_(), "drums_correct": pa.bool_()},
+}
+"""What is measured of a sound, whether it is a clip or what clips are compared with."""
+
 SCORES = Table(
     "scores",
-    "how well a clip follows its request",
+    "how well a clip follows its request, and what is wrong with its sound",
     ("request_id", "take"),
     columns(
         request_id=TEXT,
         take=pa.int32(),
         seconds_asked=pa.float64(),
-        seconds=pa.float64(),
         silence=pa.float64(),
         clipping=pa.float64(),
-        dc=pa.float64(),
-        zeros=pa.float64(),
-        head_silence=pa.float64(),
-        tail_silence=pa.float64(),
-        centroid=pa.float64(),
-        seam_contrast=pa.float64(),
-        mel_statistics=VECTOR,
-        chroma_similarity=pa.float64(),
-        chroma_similarity_untrained=pa.float64(),
-        chroma_similarity_chance=pa.float64(),
+        **_SCORED,
         chroma_similarity_ceiling=pa.float64(),
         clap_similarity=pa.float64(),
-        key_asked=TEXT,
-        key=TEXT,
-        key_correct=pa.bool_(),
-        bpm_asked=pa.float64(),
-        bpm=pa.float64(),
-        bpm_correct=pa.bool_(),
         embeddings=pa.list_(VECTOR),
+    ),
+)
+CONTROLS = Table(
+    "controls",
+    "a sound that clips are compared with, scored as they are: a held-out recording, the same through the codec, or "
+    "what a model of random weights, other conditions or another guidance make of a request",
+    ("sounds", "item"),
+    columns(
+        sounds=TEXT,
+        item=TEXT,
+        checkpoint_id=TEXT,
+        track_id=TEXT,
+        request_id=TEXT,
+        take=pa.int32(),
+        **_SCORED,
+    ),
+)
+MEASURES = Table(
+    "measures",
+    "a line of the score card: one measure of one group of sounds, with its interval of 95 %",
+    ("measure", "sounds", "checkpoint_id"),
+    columns(
+        measure=TEXT,
+        sounds=TEXT,
+        checkpoint_id=TEXT,
+        n=pa.int32(),
+        successes=pa.int32(),
+        value=pa.float64(),
+        low=pa.float64(),
+        high=pa.float64(),
+        unit=TEXT,
+        note=TEXT,
     ),
 )
 NEAREST = Table(
@@ -513,7 +543,7 @@ TABLES: dict[str, Table] = {
     for table in (
         *(TRACKS, WITHHELD, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
         *(CHECKPOINTS, LEARNED, TRAINING, RECONSTRUCTIONS),
-        *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, REPORTS),
+        *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, CONTROLS, MEASURES, REPORTS),
         *(WEIGHTS, TAKEN_DOWN, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }

@@ -19,7 +19,7 @@ from tests.worlds.smallest_run import command, digests, environment, segue
 
 STAGES = (
     *("demo", "ingest", "train_codec", "demo_models", "chroma", "clap", "tokenize", "train"),
-    *("requests", "generate", "decode", "evaluate", "nearest", "report"),
+    *("requests", "generate", "decode", "evaluate", "nearest", "controls", "measure", "report"),
 )
 
 
@@ -103,10 +103,11 @@ WORK = {
     "generate": "generate",
     "decode": "decode",
     "evaluate": "evaluate",
+    "controls": "controls",
     "report": "report",
 }
-"""The line by which a run says that it works on a stage. `requests` and `nearest` are over before they could
-say so."""
+"""The line by which a run says that it works on a stage. `requests`, `nearest` and `measure` are over before
+they could say so."""
 
 
 def kill_in(line: str, store: Path, home: Path, delay: float) -> bool:

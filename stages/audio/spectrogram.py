@@ -1,6 +1,7 @@
 """A mel spectrogram in decibels: what onsets are found in and what a clip's picture shows."""
 
 import warnings
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -44,6 +45,7 @@ def log_spectrogram(
     return (decibels - top).clamp(min=-RANGE_DECIBELS)
 
 
+@lru_cache(maxsize=16)
 def _mel_bank(sample_rate: int, window: int, bands: int) -> Float[Tensor, "bands bins"]:
     """Build triangles that are equally spaced on the mel scale of O'Shaughnessy (1987), each of height 1; a triangle
     that is narrower than a bin takes the bin nearest to its centre."""

@@ -121,6 +121,7 @@ def _piece_row(piece: Piece, path: Path, sample_rate: int) -> dict[str, Any]:
         "instruments": list(piece.instruments),
         "key": piece.key.name,
         "bpm": piece.tempo,
+        "beats_per_bar": piece.beats_per_bar,
         "chords": [chord.name for chord in piece.chords],
         "melody": [{"onset": note.onset, "seconds": note.duration, "pitch": note.pitch} for note in piece.melody],
         "description": caption(piece),

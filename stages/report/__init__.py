@@ -14,7 +14,9 @@ import schemas
 from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
+    CONTROLS,
     GENERATIONS,
+    MEASURES,
     NEAREST,
     RECONSTRUCTIONS,
     REPORTS,
@@ -26,8 +28,11 @@ from schemas.tables import (
 )
 from stages.pipeline.contract import Context, ReduceResult
 
-READS = (CLIPS, SCORES, NEAREST, REQUESTS, GENERATIONS, CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS)
-OPTIONAL, WRITES, VERSION = (SCORES, NEAREST, TRACKS), REPORTS, 2
+READS = (
+    *(CLIPS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, GENERATIONS),
+    *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS),
+)
+OPTIONAL, WRITES, VERSION = (SCORES, CONTROLS, MEASURES, NEAREST, TRACKS), REPORTS, 3
 
 PAGE = "report/index.html"
 """The page's path in the store."""
@@ -45,6 +50,8 @@ def reduce(
     context: Context,
     clips: pa.Table,
     scores: pa.Table,
+    controls: pa.Table,
+    measures: pa.Table,
     nearest: pa.Table,
     requests: pa.Table,
     generations: pa.Table,
@@ -60,11 +67,15 @@ def reduce(
     from stages.report.findings import findings, melody_bars
     from stages.report.pictures import FOLDER, TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
     from stages.report.rendering import Page, render_page
+    from stages.report.score_card import score_cards
 
     nearest_of = {(row["request_id"], row["take"]): row for row in nearest.to_pylist()}
+    untrained_of = _untrained_similarities(controls)
     score_rows = [
-        row | nearest_of.get((row["request_id"], row["take"]), {})
-        for row in scores.drop_columns(["embeddings"]).to_pylist()
+        row
+        | untrained_of.get((row["request_id"], row["take"]), {})
+        | nearest_of.get((row["request_id"], row["take"]), {})
+        for row in scores.drop_columns(["embeddings", "mel_statistics"]).to_pylist()
     ]
     track_rows, request_rows = tracks.to_pylist(), requests.to_pylist()
     generation_rows = generations.select(["request_id", "take", "seed"]).to_pylist()
@@ -92,11 +103,13 @@ def reduce(
     used = sorted({row["checkpoint_id"] for row in clip_rows})
     speaker = next((row for row in checkpoint_rows if row["checkpoint_id"] in used), None)
     versions = ", ".join(f"{table.name} {context.versions[table.name]}" for table in (GENERATIONS, CLIPS, SCORES))
+    card_rows = [row for row in measures.to_pylist() if speaker and row["checkpoint_id"] == speaker["checkpoint_id"]]
     page = Page(
         title=config.title,
         summary=_catalog_summary(clip_rows, track_rows, len(used)),
-        findings=findings(score_rows, known_metrics(speaker) if speaker else {}),
-        bars=melody_bars(score_rows),
+        findings=findings(card_rows, known_metrics(speaker) if speaker else {}),
+        bars=melody_bars(card_rows),
+        cards=score_cards(card_rows),
         clips=clip_views(clip_rows, request_rows, generation_rows, score_rows, track_rows, addresses, versions),
         codec=codec_view(codec, codec_rows, {row["track_id"]: row for row in track_rows}, addresses) if codec else None,
         checkpoints=checkpoint_views(checkpoint_rows, training.to_pylist(), used),
@@ -115,6 +128,16 @@ def reduce(
         "sha256": hashlib.sha256(html).hexdigest(),
     }
     return ReduceResult([row], rejects=clip_rejects + codec_rejects)
+
+
+def _untrained_similarities(controls: pa.Table) -> dict[tuple[str, int], Row]:
+    """Return how well an untrained model follows the melody of each clip that it was given too."""
+    rows = controls.select(["sounds", "request_id", "take", "chroma_similarity"]).to_pylist()
+    return {
+        (row["request_id"], row["take"]): {"chroma_similarity_untrained": row["chroma_similarity"]}
+        for row in rows
+        if row["sounds"] == "untrained"
+    }
 
 
 def _catalog_summary(clips: list[Row], tracks: list[Row], models: int) -> list[tuple[str, str]]:
@@ -137,18 +160,18 @@ def _catalog_summary(clips: list[Row], tracks: list[Row], models: int) -> list[t
 
 def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:
     notes = [
+        "Intervals are of 95 %: Wilson’s for shares of right answers, a bootstrap’s for means and distances. n counts "
+        "sounds. Every number of the score card is a row of the table measures.",
+        "Chance is what the same clips score by what other requests asked for; of a melody by its own frames in any "
+        "order.",
+        "The untrained model has the same architecture, requests and seeds, and random weights. Recordings are of the "
+        "splits valid and test, as long as the median request, and judged by their metadata: what is wrong there is "
+        "the detector’s error. The codec ceiling is the same recordings through the codec.",
         "Chroma similarity is the share of frames, at 7.8 a second, whose strongest pitch class is the asked one: the "
         "mean cosine of the quantised chroma (MusicGen, arXiv:2306.05284, section 4).",
-        "Chance is the expected similarity with the asked frames in random order: the right pitch classes at the wrong "
-        "times.",
-        "The untrained model has the same architecture, request and seed, and random weights; only some clips of each "
-        "shard are compared with it, and n says how many. The ceiling is the reference’s own codes, decoded; clips "
-        "whose melody came from a file have none.",
-        "Key: Krumhansl–Schmuckler with Sha’ath’s profiles. The estimator itself is exactly right on about 60 % of "
-        "eight seconds of the demo corpus and mostly errs by the relative key.",
-        "Tempo: autocorrelation of onset strength, right within 4 % or an octave; on the demo corpus the estimator is "
-        "in 94 % of pieces.",
-        "A comparison holds when its mean difference is more than two standard errors above zero.",
+        "What was asked and could not be heard counts as wrong. Of beats and chords the lines and lanes on top are "
+        "what was asked, those below what was heard.",
+        "A claim holds when clips are more than two standard errors above chance and above the untrained model.",
         "Text match is the CLAP cosine of clip and description. The nearest track is that of the training split whose "
         "CLAP embedding has the highest cosine with the clip’s: near 1 it would be a copy.",
     ]

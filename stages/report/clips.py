@@ -8,9 +8,17 @@ from urllib.parse import quote
 
 from schemas.tables import Row
 from stages.audio.references import Reference
+from stages.report.annotations import Annotations, annotations
 
 SHORT_ID = 8
 """Digits of an identity that a page shows; the whole one is in the tables."""
+
+
+CLEAR_SEAM = 0.9
+"""Share of other moments with less change above which a clip's seams are told."""
+
+AUDIBLE_OFFSET = 0.01
+"""Constant part of a clip, as a share of full scale, from which it is told: it clicks at both ends."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,13 @@ class ClipView:
     facts: tuple[Score, ...]
     scores: tuple[Score, ...]
     meter: SimilarityMeter | None
+    annotations: Annotations | None
+    """Its beats and chords, asked and heard."""
     lineage: tuple[tuple[str, str], ...]
     order: dict[str, float]
     """Values to sort by, larger first; NaN-free, what is missing is left out."""
     kinds: tuple[str, ...]
-    """Words to filter by: `melody`, `clap`, `prompt`, `key`, `tempo`."""
+    """Words to filter by: `melody`, `clap`, `prompt`, `key`, `tempo`, `chords`."""
 
 
 def relative_address(path: str) -> str:
@@ -92,6 +102,7 @@ def clip_view(
     references = {name: request[name] for name in ("melody", "clap", "prompt") if request[name]}
     kinds = [*references]
     kinds += [word for word, column in (("key", "key"), ("tempo", "bpm")) if request[column] is not None]
+    kinds += ["chords"] if score.get("chords_asked") else []
     description = request["description"] or ""
     takes = f" · take {clip['take'] + 1}" if (request["takes"] or 1) > 1 else ""
     return ClipView(
@@ -104,6 +115,7 @@ def clip_view(
         facts=_clip_facts(clip, request, references, tracks),
         scores=_score_words(score, tracks),
         meter=_meter(score),
+        annotations=annotations(score, clip["seconds"]),
         lineage=(
             ("Request", clip["request_id"]),
             *((f"{name.capitalize()} reference", reference) for name, reference in references.items()),
@@ -152,6 +164,12 @@ def _score_words(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
     if score.get("bpm_asked") is not None:
         bpm = _finite(score["bpm"], ".0f", " bpm")
         words.append(Score("Tempo", bpm, f"asked {score['bpm_asked']:.0f}", _verdict(score["bpm_correct"])))
+    for name, word in (("beat_f_measure", "Beats"), ("chord_accuracy", "Chords")):
+        if score.get(name) is not None:
+            words.append(Score(word, f"{score[name]:.0%}"))
+    if score.get("drums_asked") is not None:
+        asked = "asked for" if score["drums_asked"] else "asked for none"
+        words.append(Score("Drums", "yes" if score["drums"] else "none", asked, _verdict(score["drums_correct"])))
     if score.get("clap_similarity") is not None:
         words.append(Score("Text match", f"{score['clap_similarity']:.2f}"))
     if score.get("nearest_track") is not None:
@@ -160,6 +178,10 @@ def _score_words(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
         words.append(Score("Nearest track", f"{score['nearest_similarity']:.2f}", name))
     if score.get("seconds_asked") is not None and abs(score["seconds"] - score["seconds_asked"]) > 0.02:
         words.append(Score("Length", f"{score['seconds']:.2f} s", f"asked {score['seconds_asked']:.2f}", "wrong"))
+    if (score.get("seam_contrast") or 0) > CLEAR_SEAM:
+        words.append(Score("Seams", f"{score['seam_contrast']:.0%}", "of moments change less", "wrong"))
+    if (score.get("dc") or 0) > AUDIBLE_OFFSET:
+        words.append(Score("DC offset", f"{score['dc']:.3f}", "", "wrong"))
     for name, word in (("silence", "Silence"), ("clipping", "Clipping")):
         if score.get(name):
             words.append(

@@ -17,6 +17,7 @@ from stages.report.clips import ClipView, minutes
 from stages.report.codecs import CodecView
 from stages.report.contents import CheckpointView, TableSize
 from stages.report.findings import Bar, Finding
+from stages.report.score_card import Card
 
 HERE = Path(__file__).parent
 
@@ -36,6 +37,7 @@ class Page:
     summary: Sequence[tuple[str, str]]
     findings: Sequence[Finding]
     bars: Sequence[Bar]
+    cards: Sequence[Card]
     clips: Sequence[ClipView]
     codec: CodecView | None
     """None where the store trained none."""

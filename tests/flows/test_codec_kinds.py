@@ -68,7 +68,9 @@ def test_melody_following_is_compared_with_what_the_codec_lets_through(store: St
     rows = rows_of(store, "SELECT * FROM scores WHERE chroma_similarity IS NOT NULL")
     assert len(rows) == 1
     assert rows[0]["chroma_similarity_ceiling"] is not None
-    assert rows[0]["chroma_similarity_untrained"] is not None
+    untrained = rows_of(store, "SELECT * FROM controls WHERE sounds = 'untrained'")
+    assert len(untrained) == 1
+    assert untrained[0]["seconds"] == pytest.approx(rows[0]["seconds"])
 
 
 def test_the_checkpoint_says_which_codec_it_speaks(store: Store, kind: str) -> None:

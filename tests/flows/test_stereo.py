@@ -81,7 +81,9 @@ def test_melody_following_is_compared_in_stereo_too(store: Store) -> None:
     rows = rows_of(store, "SELECT * FROM scores WHERE chroma_similarity IS NOT NULL")
     assert len(rows) == 1
     assert rows[0]["chroma_similarity_ceiling"] is not None
-    assert rows[0]["chroma_similarity_untrained"] is not None
+    untrained = rows_of(store, "SELECT * FROM controls WHERE sounds = 'untrained'")
+    assert len(untrained) == 1
+    assert untrained[0]["seconds"] == pytest.approx(rows[0]["seconds"])
 
 
 def test_the_checkpoint_knows_its_codec_and_is_converted_by_its_id_with_it(store: Store, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from flows.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from schemas.database import query
 
-STAGES = ["ingest", "chroma", "tokenize", "train", "requests", "generate", "decode", "evaluate"]
+STAGES = ["ingest", "chroma", "tokenize", "train", "requests", "generate", "decode", "evaluate", "controls"]
 SECONDS, PROMPT_SECONDS = 1.2, 0.4
 """Of every clip, and of the prompts that two of them go on from."""
 
@@ -47,7 +47,7 @@ def melody_recipe(
             **{"batch_size": 2, "micro_batch_size": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
         },
         "decode": {"format": "wav"},
-        "evaluate": {"untrained_clips": 1},
+        "controls": {"untrained": 1},
     }
     return Recipe.model_validate({"preset": preset, **differences})
 

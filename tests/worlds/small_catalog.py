@@ -11,7 +11,9 @@ from schemas import Settings, Store
 from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
+    CONTROLS,
     GENERATIONS,
+    MEASURES,
     NEAREST,
     RECONSTRUCTIONS,
     REQUESTS,
@@ -40,6 +42,9 @@ CODEC_METRICS = {
     **{"valid_codebook_2_used": 0.53, "valid_codebook_2_perplexity": 61.0},
     **{"train_si_snr": 7.5, "train_log_mel_distance": 4.5, "train_bit_rate": 1.6},
 }
+SHOWN = (CLIPS, GENERATIONS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, TRACKS)
+"""The tables that the report reads one version of."""
+
 TITLES = ("Silver Window", "Quiet River", "Paper Garden", "Salt Harbour", "Hollow Engine", "Amber Tide")
 
 
@@ -86,6 +91,31 @@ def request_row(number: int, **given: object) -> dict:
     return row | given
 
 
+def chord(start: float, end: float, root: int, quality: str = "maj") -> dict:
+    """A chord as `scores` holds it."""
+    return {"start": start, "end": end, "root": root, "quality": quality, "bass": root, "confidence": 1.0}
+
+
+def measure_row(measure: str, sounds: str, value: float | None, n: int = 100, **given: object) -> dict:
+    """A row of `measures`, of a share unless another unit is given."""
+    row = {"measure": measure, "sounds": sounds, "checkpoint_id": CHECKPOINT, "n": n, "value": value, "unit": "share"}
+    bounds = {} if value is None else {"low": max(0.0, value - 0.1), "high": min(1.0, value + 0.1)}
+    return row | bounds | {"note": ""} | given
+
+
+MEASURED = [
+    *(
+        measure_row(name, sounds, value)
+        for name in ("chroma_similarity", "key_correct")
+        for sounds, value in (("clips", 0.6), ("chance", 0.1), ("untrained", 0.1), ("codec", 0.75), ("raw", 0.9))
+    ),
+    measure_row("seconds_correct", "clips", 0.99, successes=99),
+    measure_row("centroid", "clips", 894.2, unit="Hz", low=850.0, high=950.0),
+    measure_row("mel_fd", "clips", None, 26, unit="distance", note="refused: expected at least 64 sounds"),
+]
+"""A score card."""
+
+
 def track_id(number: int) -> str:
     return hashlib.sha256(f"track {number % 7}".encode()).hexdigest()
 
@@ -94,7 +124,7 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
     """A store in `folder` with one clip for each request (sharing `distinct` sounds), and the report's context."""
     store = Store(folder)
     sounds = [encode_audio(melody_clip(seed), 16_000, "flac", {}) for seed in range(distinct)]
-    clips, generations, scores, nearest = [], [], [], []
+    clips, generations, scores, nearest, controls = [], [], [], [], []
     for number, request in enumerate(requests):
         data, key = sounds[number % distinct], {"request_id": request["request_id"], "take": 0}
         path = f"audio/version={VERSION}/{request['request_id']}-0.flac"
@@ -112,12 +142,17 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
             score["chroma_similarity"] = draw.uniform(0.3, 0.7)
             score["chroma_similarity_chance"] = draw.uniform(0.08, 0.16)
             score["chroma_similarity_ceiling"] = draw.uniform(0.8, 0.95)
-            score["chroma_similarity_untrained"] = draw.uniform(0.05, 0.2) if number < 40 else None
+            if number < 40:
+                item = {"sounds": "untrained", "item": f"{request['request_id']}/0", "checkpoint_id": CHECKPOINT}
+                controls.append(key | item | {"chroma_similarity": draw.uniform(0.05, 0.2)})
         if request["key"]:
             right = draw.random() < 0.5
             score |= {"key_asked": request["key"], "key": "A minor" if right else "C major", "key_correct": right}
         if request["bpm"]:
             score |= {"bpm_asked": request["bpm"], "bpm": 92.4, "bpm_correct": True}
+            score |= {"beats_asked": [0.0, 0.65, 1.3, 1.96], "beats": [0.02, 0.66, 1.31, 1.95], "beat_f_measure": 1.0}
+            score |= {"chords_asked": [chord(0, 2, 9, "min"), chord(2, 4, 5)], "chord_accuracy": 0.5}
+            score |= {"chords": [chord(0, 2.1, 9, "min7"), chord(2.1, 4, -1, "N")]}
         scores.append(score | {"clap_similarity": draw.random()})
         nearest.append(key | {"nearest_track": track_id(number), "nearest_similarity": 0.6})
     tracks = [
@@ -162,10 +197,16 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
     ]
     for table, rows in (
         *((CLIPS, clips), (GENERATIONS, generations), (SCORES, scores), (REQUESTS, requests), (TRACKS, tracks)),
-        *((NEAREST, nearest), (CHECKPOINTS, [checkpoint]), (TRAINING, training)),
+        *(
+            (CONTROLS, controls),
+            (MEASURES, MEASURED),
+            (NEAREST, nearest),
+            (CHECKPOINTS, [checkpoint]),
+            (TRAINING, training),
+        ),
     ):
         write(store, table, rows)
-    versions = {table.name: VERSION for table in (CLIPS, GENERATIONS, SCORES, NEAREST, REQUESTS, TRACKS)}
+    versions = {table.name: VERSION for table in SHOWN}
     settings = Settings(store=folder, device="cpu")
     return Context(
         store, settings, "run", "report", VERSION, versions, WeightsLibrary(store), identity="report-identity"

@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from schemas.tables import SCORES
+from schemas.tables import MEASURES
 from stages import report
 from stages.pipeline.contract import Context, ReduceResult, Stopped
-from tests.worlds.small_catalog import CHECKPOINT, add_codec, request_row, small_catalog
+from tests.worlds.small_catalog import CHECKPOINT, MEASURED, add_codec, request_row, small_catalog
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -181,18 +181,31 @@ def test_a_clip_whose_file_is_gone_or_damaged_is_refused_and_the_others_are_show
 
 def test_what_does_not_hold_is_said_plainly(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(number) for number in range(8)])
-    scores = context.rows(SCORES).to_pylist()
-    for row in scores:
-        if row["chroma_similarity"] is not None:
-            row["chroma_similarity"], row["chroma_similarity_untrained"] = 0.1, 0.2 + row["take"]
+    rows = [
+        row | {"value": 0.05, "low": 0.0, "high": 0.1} if row["sounds"] == "clips" and row["unit"] == "share" else row
+        for row in MEASURED
+    ]
     tables = [context.rows(table) for table in report.READS]
-    position = report.READS.index(SCORES)
-    tables[position] = tables[position].from_pylist(scores, schema=SCORES.schema)
+    position = report.READS.index(MEASURES)
+    tables[position] = tables[position].from_pylist(rows, schema=MEASURES.schema)
     report.reduce(report.Config(), context, *tables)
     text = (tmp_path / "report/index.html").read_text()
-    claim = "Clips follow the asked melody better than an untr"
+    claim = "Clips follow the melody that was asked for"
     assert re.search(rf'does-not-hold">does not hold</span><div><h3>{claim}', text)
-    assert "10.0% against 20.0% of frames on average; better in 0 of 4 clips" in text
+    assert "clips 5.0 % (0.0–10.0 · n 100); chance 10 %" in text
+
+
+def test_the_score_card_has_every_measure_with_its_interval_and_what_was_refused(page: Tags) -> None:
+    said = " ".join("".join(page.text).split())
+    for words in ("Score card", "Of the ceiling", "50–70 · n 100", "894 Hz", "refused: expected at least 64 sounds"):
+        assert words in said
+
+
+def test_beats_and_chords_are_drawn_as_asked_and_as_heard(page: Tags) -> None:
+    drawn = [attributes for attributes in page.of("svg") if attributes.get("class") == "chords"]
+    assert len(drawn) == 7  # every third request asks for a tempo
+    assert all("chords asked: Am F; chords heard: Am7 –" in str(attributes["aria-label"]) for attributes in drawn)
+    assert sum(attributes.get("class") == "heard" for attributes in page.of("path")) == 7
 
 
 def test_a_store_without_clips_scores_and_models_has_a_page_that_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Controls: sounds that the clips are compared with, each scored as a clip is.
+
+A score means little alone. What a detector hears of a held-out recording that is known (`raw`) says how far it is to be
+believed; the same through the codec (`codec`) is the most that a language model over its codes can reach; what a model
+of random weights makes of the same requests (`untrained`) is what the training must beat. Two experiments are made
+where they are asked for, as they cost generation: another request's conditions with a clip's own seed, judged by what
+was told (`swap_followed`) and by what was not (`swap_ignored`), and other coefficients of guidance (`guidance 2`).
+
+All of it is of a model and its recordings, not of single clips: it is made once for each, in batches, and kept.
+"""
+
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from schemas import WeightsRef
+from schemas.tables import CHROMA, CONTROLS, GENERATIONS, PIECES, REQUESTS, TOKENS, TRACKS
+from schemas.weights import LocalWeights
+from stages.evaluate.control_config import Config
+from stages.pipeline.contract import Context, Dependencies, ReduceResult
+
+__all__ = ["OPTIONAL", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "reduce"]
+
+READS, STREAMS = (GENERATIONS, REQUESTS, TRACKS, PIECES, TOKENS, CHROMA), (TOKENS, CHROMA)
+OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 1
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Tell new and changed requests and recordings by what is read of them; a new clip alone is none."""
+    columns = {GENERATIONS.name: ("checkpoint_id",), TRACKS.name: ("track_id", "key", "bpm", "split")}
+    return Dependencies(config, (), columns=columns)
+
+
+def reduce(
+    config: Config,
+    context: Context,
+    generations: pa.Table,
+    requests: pa.Table,
+    tracks: pa.Table,
+    pieces: pa.Table,
+) -> ReduceResult:
+    """Score the recordings, then what is generated for the sake of comparison.
+
+    Raises:
+        ValueError: the codec is not the one that the codes belong to.
+        Stopped: the run was asked to stop.
+    """
+    from stages.evaluate.experiments import experiments, score_experiment
+    from stages.evaluate.recordings import held_out_recordings, score_recordings
+
+    request_of = {row["request_id"]: row for row in requests.to_pylist()}
+    rows = [row for row in generations.to_pylist() if row["request_id"] in request_of]
+    chosen = held_out_recordings(config.recordings, requests, tracks, pieces)
+    planned = list(experiments(config, context, rows, request_of))
+    context.progress.start("controls", len(chosen) + sum(len(each.trials) for each in planned), "sounds")
+    scored, rejects = score_recordings(context, config.codec, chosen, rows)
+    for experiment in planned:
+        scored += score_experiment(context, config.codec, experiment)
+    return ReduceResult(scored, rejects=rejects)

@@ -1,0 +1,153 @@
+"""Experiments: what a model, or one of its architecture and random weights, makes of requests under other terms."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import T5EncoderModel
+
+from model.music_model import Attributes, MusicModel
+from schemas import WeightsRef
+from schemas.identity import by_hash
+from schemas.tables import Row
+from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
+from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
+from stages.checkpoints.loading import load_checkpoint
+from stages.evaluate.asking import asked_by_request
+from stages.evaluate.control_config import Config
+from stages.evaluate.melody import Melody, melody_analysis
+from stages.evaluate.scoring import score_sound
+from stages.pipeline.contract import Context
+
+if TYPE_CHECKING:
+    from model.decoding.generation import GenerationRequest
+
+
+@dataclass(frozen=True)
+class Take:
+    """A take that was generated for the catalog: its rows of `requests` and `generations`."""
+
+    request: Row
+    generation: Row
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One sound of an experiment: with the seed of one take, and all else that another was told."""
+
+    own: Take
+    told: Take
+    guidance: float
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Trials of one model."""
+
+    checkpoint: str
+    trials: Sequence[Trial]
+    sounds: str
+    """Names the sounds as they are judged by what was told."""
+    ignored: str | None = None
+    """Names them as they are judged by the own request as well, which was not told."""
+    untrained_seed: int | None = None
+    """Where random weights come from; None for the model's own."""
+
+
+def experiments(
+    config: Config, context: Context, generations: Sequence[Row], request_of: Mapping[str, Row]
+) -> Iterator[Experiment]:
+    """Plan the experiments on each model of the store, on requests chosen by hash among those that ask for something
+    that can be heard, and that continue no prompt, which would sound by itself."""
+    for checkpoint in sorted({row["checkpoint_id"] for row in generations}):
+        if context.library.checkpoint(checkpoint) is None:
+            continue  # one from elsewhere, whose training is not what this catalog shows
+        takes = [
+            Take(request_of[row["request_id"]], row)
+            for row in generations
+            if row["checkpoint_id"] == checkpoint and row["take"] == 0
+        ]
+        takes = sorted(filter(_asks_something, takes), key=lambda take: by_hash(take.request["request_id"]))
+        unchanged = [Trial(take, take, take.request["guidance"]) for take in takes]
+        if config.untrained and takes:
+            yield Experiment(
+                checkpoint, unchanged[: config.untrained], "untrained", untrained_seed=config.untrained_seed
+            )
+        if config.swapped and len(takes) > 1:
+            others = takes[1:] + takes[:1]
+            swapped = [Trial(own, told, own.request["guidance"]) for own, told in zip(takes, others, strict=True)]
+            yield Experiment(checkpoint, swapped[: config.swapped], "swap_followed", ignored="swap_ignored")
+        for guidance in config.guidances if takes else ():
+            guided = [Trial(take, take, guidance) for take in takes[: config.guided]]
+            yield Experiment(checkpoint, guided, f"guidance {guidance:g}")
+
+
+def _asks_something(take: Take) -> bool:
+    asked = any(take.request[name] for name in ("key", "bpm", "melody"))
+    return asked and not take.request["prompt"]
+
+
+def score_experiment(context: Context, codec_reference: WeightsRef, experiment: Experiment) -> list[Row]:
+    """Generate and decode the trials of an experiment, and score them.
+
+    Raises:
+        ValueError: the codec is not the one that the model's codes belong to.
+        Stopped: the run was asked to stop.
+    """
+    local = context.weights(WeightsRef.to_checkpoint(experiment.checkpoint))
+    trained = load_checkpoint(local.path, context.weights)
+    model = trained.model
+    if experiment.untrained_seed is not None:
+        model = untrained(model, experiment.untrained_seed)
+    rows = [trial.told.generation for trial in experiment.trials]
+    codecs = load_codecs_of_rows(
+        rows, context.weights(codec_reference).path, context.device, f"controls.codec = {codec_reference}"
+    )
+    clips = [_clip(trial, trained.facts) for trial in experiment.trials]
+    analysis = melody_analysis(context, [experiment.checkpoint])
+    scored: list[Row] = []
+    for number, codes in generate_codes(context, model.to(context.device), trained.facts, clips):
+        trial = experiment.trials[number]
+        codec = codecs[CodesFormat.from_row(trial.told.generation)]
+        sound = codec.decode_track(codes).float().numpy()
+        sound = sound[:, : round(trial.told.request["seconds"] * codec.sample_rate)]
+        judges = [(experiment.sounds, trial.told)] + ([(experiment.ignored, trial.own)] if experiment.ignored else [])
+        for sounds, judge in judges:
+            key = {"request_id": trial.own.request["request_id"], "take": trial.own.generation["take"]}
+            row: Row = {"sounds": sounds, "item": f"{key['request_id']}/{key['take']}"} | key
+            row |= {"checkpoint_id": experiment.checkpoint}
+            row |= score_sound(sound, codec.sample_rate, asked_by_request(judge.request))
+            melody = Melody.of_row(judge.generation)
+            if melody is not None and analysis is not None:
+                row |= melody.scores(sound, codec.sample_rate, analysis)
+            scored.append(row)
+        context.progress.advance()
+    return scored
+
+
+def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
+    """Return what is generated for a trial: a take's request with the seed of its own."""
+    request, told = trial.told.request | {"guidance": trial.guidance}, trial.told.generation
+    melody = Melody.of_row(told)
+    # A CLAP reference is left out: it would have to be embedded again, and nothing here is judged by it.
+    attributes = Attributes(
+        description=description_of(request, facts.model), chroma=None if melody is None else melody.frames
+    )
+    return generation_request(
+        request, RequestConditions(attributes), frames=told["frames"], seed=trial.own.generation["seed"]
+    )
+
+
+def untrained(model: MusicModel, seed: int) -> MusicModel:
+    """Build a model of the same architecture with the random weights that training would begin with; a text encoder
+    that learned with the model is random again, a frozen one stays."""
+    encoder, tokenizer = None, None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if model.description is not None:
+            encoder, tokenizer = model.description.encoder, model.description.tokenizer
+            if model.config.description is not None and model.config.description.finetune:
+                encoder = T5EncoderModel(encoder.config)
+        return MusicModel(model.config, encoder, tokenizer).eval()

@@ -1,0 +1,38 @@
+"""Scoring a sound: what is measured and heard in it, against what was asked. Clips, recordings, and what an untrained
+model makes go through this same function, so that no comparison is between two detectors."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Float
+
+from stages.audio import to_mono
+from stages.evaluate.judging import Asked, judge
+from stages.evaluate.listening import listen
+from stages.evaluate.music import pitch_strength, pulse_clarity
+from stages.evaluate.seams import seam_contrast
+from stages.evaluate.sound import measure_sound, mel_statistics
+
+
+def score_sound(
+    samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int, asked: Asked, borders: Sequence[float] = ()
+) -> dict[str, Any]:
+    """Return the columns of `scores` that a sound gives with what was asked of it.
+
+    Args:
+        borders: seconds at which its decoding windows meet.
+
+    Raises:
+        ValueError: no samples, or a sample rate below 8 kHz.
+    """
+    mono = to_mono(samples)[0]
+    wave = torch.from_numpy(mono)
+    scores = {"seconds": samples.shape[1] / sample_rate} | asdict(measure_sound(samples, sample_rate))
+    scores["seam_contrast"] = seam_contrast(wave, sample_rate, borders)
+    scores["mel_statistics"] = mel_statistics(wave, sample_rate)
+    scores |= {"pulse_clarity": pulse_clarity(mono, sample_rate), "pitch_strength": pitch_strength(mono, sample_rate)}
+    return scores | judge(asked, listen(mono, sample_rate))

@@ -1,0 +1,103 @@
+"""Beats and chords of a clip, as asked and as heard: SVG shapes that lie over and under its spectrogram."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.conditioning.config import NO_ROOT, PITCH_NAMES
+from schemas.tables import Row
+
+WIDTH, LANE = 640, 22
+"""Units of a drawing's width, and the height of a lane of chords."""
+
+LETTER = 7.0
+"""Units that a letter of a chord's name takes: a name that does not fit in its box is left out."""
+
+SUFFIXES = {
+    **{"maj": "", "min": "m", "dim": "dim", "aug": "aug", "7": "7", "maj7": "maj7", "min7": "m7", "hdim7": "m7b5"},
+    **{"dim7": "dim7", "minmaj7": "mMaj7", "sus2": "sus2", "sus4": "sus4", "maj6": "6", "min6": "m6"},
+}
+"""Harte's names of qualities -> as musicians write them."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A chord in a lane."""
+
+    x: float
+    width: float
+    text: str
+    """Empty where it does not fit."""
+    name: str
+
+
+@dataclass(frozen=True)
+class ChordLane:
+    """A row of chords."""
+
+    name: str
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What is drawn over a clip's spectrogram, from left to right over its length."""
+
+    beats_asked: str
+    """An SVG path of lines from the top, `WIDTH` wide and 100 high; empty for none."""
+    beats: str
+    """The same of what was heard, from the bottom."""
+    lanes: tuple[ChordLane, ...]
+    words: str
+    """All of it in words, for who does not see it."""
+    width: int = WIDTH
+    lane: int = LANE
+
+
+def annotations(score: Row, seconds: float) -> Annotations | None:
+    """Lay out the beats and chords of a row of `scores` over a clip of so many seconds; None where there are none."""
+    asked, heard = score.get("chords_asked") or [], score.get("chords") or []
+    lanes = [_lane(name, chords, seconds) for name, chords in (("asked", asked), ("heard", heard)) if chords]
+    beats_asked, beats = score.get("beats_asked") or [], score.get("beats") or []
+    if not (lanes or beats_asked or beats):
+        return None
+    words = [f"{len(beats_asked)} beats asked, {len(beats)} heard"] if beats_asked else [f"{len(beats)} beats heard"]
+    words += [f"chords {lane.name}: {' '.join(box.name for box in lane.boxes)}" for lane in lanes]
+    return Annotations(
+        _lines(beats_asked, seconds, 0, 22), _lines(beats, seconds, 78, 100), tuple(lanes), "; ".join(words)
+    )
+
+
+def _lines(times: Sequence[float], seconds: float, top: int, bottom: int) -> str:
+    return "".join(f"M{WIDTH * time / seconds:.1f} {top}V{bottom}" for time in times if 0 <= time <= seconds)
+
+
+def _lane(name: str, chords: Sequence[Mapping[str, Any]], seconds: float) -> ChordLane:
+    boxes = []
+    for chord in _joined(chords):
+        x, end = (WIDTH * min(max(chord[side], 0.0), seconds) / seconds for side in ("start", "end"))
+        text = chord_name(chord)
+        if end > x:
+            fits = len(text) * LETTER + 4 <= end - x
+            boxes.append(Box(round(x, 1), round(end - x, 1), text if fits else "", text))
+    return ChordLane(name, tuple(boxes))
+
+
+def _joined(chords: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return chords, with those that go on joined to one."""
+    joined: list[dict[str, Any]] = []
+    for chord in chords:
+        if joined and chord_name(joined[-1]) == chord_name(chord) and abs(joined[-1]["end"] - chord["start"]) < 0.05:
+            joined[-1]["end"] = chord["end"]
+        else:
+            joined.append(dict(chord))
+    return joined
+
+
+def chord_name(chord: Mapping[str, Any]) -> str:
+    """Write a chord as musicians do, such as `Am7` or `C/E`; `–` where there is none."""
+    if chord["root"] == NO_ROOT:
+        return "–"
+    bass = chord.get("bass")
+    inverted = f"/{PITCH_NAMES[bass]}" if bass is not None and bass not in (NO_ROOT, chord["root"]) else ""
+    return f"{PITCH_NAMES[chord['root']]}{SUFFIXES.get(chord['quality'], chord['quality'])}{inverted}"

@@ -1,0 +1,41 @@
+"""What was asked: words about drums, the grid of beats, and the score of a piece."""
+
+import pytest
+
+from stages.evaluate.asking import asked_by_request, asked_drums, beat_grid
+
+REQUEST = {"key": None, "bpm": None, "prompt": None, "seconds": 4.0, "description": None}
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("slow jazz with drums", True),
+        ("ambient pads without drums", False),
+        ("A waltz, no percussion, in D minor", False),
+        ("drumless loop", False),
+        ("fast drum and bass with flute", None),
+        ("drum & bass, drums and organ", True),
+        ("a calm piano piece", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_words_ask_for_drums_or_for_none_or_say_nothing(words: str | None, asked: bool | None) -> None:
+    assert asked_drums(words) is asked
+
+
+def test_beats_are_asked_from_the_beginning_of_a_clip_to_before_its_end() -> None:
+    assert beat_grid(120.0, 2.0) == (0.0, 0.5, 1.0, 1.5)
+    assert beat_grid(120.0, 2.1) == (0.0, 0.5, 1.0, 1.5, 2.0)
+    assert asked_by_request(REQUEST | {"bpm": 60.0}).beats == (0.0, 1.0, 2.0, 3.0)
+
+
+def test_of_a_clip_that_continues_a_prompt_nobody_knows_where_beats_are_to_be() -> None:
+    asked = asked_by_request(REQUEST | {"bpm": 60.0, "prompt": "track:ab"})
+    assert (asked.bpm, asked.beats) == (60.0, None)
+
+
+def test_a_key_is_asked_as_tracks_spell_it() -> None:
+    assert asked_by_request(REQUEST | {"key": "Am"}).key == "A minor"
+    assert asked_by_request(REQUEST).key is None

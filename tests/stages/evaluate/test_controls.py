@@ -1,0 +1,122 @@
+"""Controls: recordings raw and through the codec, and what is generated for the sake of comparison, scored as clips."""
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+
+from schemas import WeightsRef
+from schemas.tables import CONTROLS
+from schemas.weights import WeightsLibrary
+from stages.checkpoints.loading import load_checkpoint
+from stages.demo.synthesis import compose
+from stages.evaluate import controls
+from stages.evaluate.experiments import untrained
+from tests.worlds.scored_world import COUNT, SECONDS, ScoredWorld
+
+
+def made(world: ScoredWorld, **changes: Any) -> list[dict]:
+    """The rows of the stage."""
+    context = world.context()
+    tables = [context.rows(table) for table in controls.READS if table not in controls.STREAMS]
+    config = controls.Config.model_validate({"codec": str(world.codec), "untrained": 2} | changes)
+    rows = controls.reduce(config, context, *tables).rows
+    pa.Table.from_pylist([dict(row) for row in rows], schema=CONTROLS.schema)
+    return [dict(row) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> ScoredWorld:
+    return ScoredWorld(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def rows(world: ScoredWorld) -> list[dict]:
+    return made(world, swapped=2, guidances=(1.0, 5.0), guided=1)
+
+
+def of(rows: list[dict], sounds: str) -> list[dict]:
+    return [row for row in rows if row["sounds"] == sounds]
+
+
+def test_held_out_recordings_and_no_others_are_scored_raw_and_through_the_codec(rows: list[dict]) -> None:
+    held_out = {f"{number:064x}" for number in (0, COUNT - 1)}
+    assert {row["track_id"] for row in of(rows, "raw")} == {row["track_id"] for row in of(rows, "codec")} == held_out
+    assert all(row["checkpoint_id"] == "" for row in of(rows, "raw") + of(rows, "codec"))
+
+
+def test_a_recording_is_judged_by_the_truth_about_its_beginning(rows: list[dict]) -> None:
+    for row in of(rows, "raw"):
+        piece = compose(0, int(row["track_id"], 16))
+        assert row["key_asked"] == piece.key.name
+        assert row["bpm_asked"] == piece.tempo
+        assert row["drums_asked"] == bool(piece.hits)
+        assert row["beats_asked"] == pytest.approx(
+            [beat * 60 / piece.tempo for beat in range(100) if beat * 60 / piece.tempo < SECONDS]
+        )
+
+
+def test_what_comes_through_a_codec_of_random_weights_is_no_music_any_more(rows: list[dict]) -> None:
+    for raw, decoded in zip(of(rows, "raw"), of(rows, "codec"), strict=True):
+        assert raw["chroma_similarity"] > 0.9 > decoded["chroma_similarity"]
+
+
+def test_an_untrained_model_makes_the_same_requests_and_they_are_judged_by_them(rows: list[dict]) -> None:
+    compared = of(rows, "untrained")
+    assert len(compared) == 2
+    for row in compared:
+        assert row["bpm_asked"] == compose(0, int(row["request_id"], 16)).tempo
+        assert row["seconds"] == pytest.approx(SECONDS, abs=0.05)
+        assert row["checkpoint_id"] == "one"
+
+
+def test_a_swapped_sound_is_judged_by_what_it_was_told_and_by_what_it_was_not(rows: list[dict]) -> None:
+    followed, ignored = of(rows, "swap_followed"), of(rows, "swap_ignored")
+    assert [row["item"] for row in followed] == [row["item"] for row in ignored]
+    for told, own in zip(followed, ignored, strict=True):
+        piece = compose(0, int(own["request_id"], 16))
+        assert own["bpm_asked"] == piece.tempo
+        assert told["bpm_asked"] != piece.tempo
+        assert told["centroid"] == own["centroid"]  # it is the same sound
+
+
+def test_each_guidance_makes_other_sounds_of_the_same_requests(rows: list[dict]) -> None:
+    one, five = of(rows, "guidance 1"), of(rows, "guidance 5")
+    assert [row["item"] for row in one] == [row["item"] for row in five]
+    assert one[0]["mel_statistics"].tolist() != five[0]["mel_statistics"].tolist()
+
+
+def test_nothing_is_generated_that_is_not_asked_for(world: ScoredWorld) -> None:
+    assert {row["sounds"] for row in made(world, untrained=0, recordings=1)} == {"raw", "codec"}
+    assert made(world, untrained=0, recordings=0) == []
+
+
+def test_the_same_controls_come_again(world: ScoredWorld, rows: list[dict]) -> None:
+    again = made(world, recordings=0)
+    assert [row["key"] for row in again] == [row["key"] for row in of(rows, "untrained")]
+    assert [row["centroid"] for row in again] == [row["centroid"] for row in of(rows, "untrained")]
+
+
+def test_an_untrained_model_has_the_architecture_and_none_of_the_weights(world: ScoredWorld) -> None:
+    library = WeightsLibrary(world.store)
+    trained = load_checkpoint(library.get(WeightsRef("checkpoint:one")).path, library.get).model
+    first, again, other = untrained(trained, 0), untrained(trained, 0), untrained(trained, 1)
+    weights = {name: value for name, value in first.weights().items() if value.ndim > 1}
+    assert {name: value.shape for name, value in first.weights().items()} == {
+        name: value.shape for name, value in trained.weights().items()
+    }
+    for name, value in weights.items():
+        assert not torch.equal(value, trained.weights()[name]), name
+        assert torch.equal(value, again.weights()[name]), name
+    assert any(not torch.equal(value, other.weights()[name]) for name, value in weights.items())
+
+
+def test_making_an_untrained_model_leaves_the_programs_random_numbers_alone(world: ScoredWorld) -> None:
+    library = WeightsLibrary(world.store)
+    trained = load_checkpoint(library.get(WeightsRef("checkpoint:one")).path, library.get).model
+    torch.manual_seed(9)
+    expected = torch.rand(3)
+    torch.manual_seed(9)
+    untrained(trained, 0)
+    assert torch.equal(torch.rand(3), expected)

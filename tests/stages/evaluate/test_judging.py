@@ -1,0 +1,82 @@
+"""Judging: agreement is as the field counts it, and nothing can be had by keeping still."""
+
+import mir_eval
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.conditioning.config import PITCH_NAMES
+from stages.evaluate.judging import Asked, Heard, beat_f_measure, chord_sounds, judge, key_score, tempo_is_near
+
+KEYS = [f"{tonic} {mode}" for tonic in PITCH_NAMES for mode in ("major", "minor")]
+NOTHING = Heard(None, None, (), (), drums=False)
+
+
+def chord(start: float, end: float, root: int, quality: str = "maj") -> dict:
+    return {"start": start, "end": end, "root": root, "quality": quality}
+
+
+@pytest.mark.parametrize("asked", ["C major", "F# minor"])
+def test_a_key_is_worth_what_mirex_gives_it(asked: str) -> None:
+    for heard in KEYS:
+        assert key_score(asked, heard) == mir_eval.key.weighted_score(asked, heard), heard
+
+
+BEATS = st.lists(st.floats(0, 20), max_size=30, unique=True).map(sorted)
+
+
+@given(BEATS, BEATS)
+def test_the_f_measure_of_beats_is_mir_eval_s(asked: list[float], heard: list[float]) -> None:
+    expected = mir_eval.beat.f_measure(np.array(asked), np.array(heard)) if asked and heard else float(asked == heard)
+    assert beat_f_measure(asked, heard) == pytest.approx(expected)
+
+
+def test_beats_at_half_the_tempo_or_off_the_beat_are_half_right_and_wrong() -> None:
+    beats = [0.5 * number for number in range(20)]
+    assert beat_f_measure(beats, beats) == 1.0
+    assert beat_f_measure(beats, beats[::2]) == pytest.approx(2 / 3)
+    assert beat_f_measure(beats, [beat + 0.25 for beat in beats]) == 0.0
+    assert beat_f_measure(beats, [beat + 0.05 for beat in beats]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("heard", "exact", "octave"), [(103.9, True, True), (105.0, False, False), (50.0, False, True)]
+)
+def test_a_tempo_is_right_within_4_percent_and_its_octaves_are_another_measure(
+    heard: float, exact: bool, octave: bool
+) -> None:
+    scores = judge(Asked(bpm=100.0), Heard(None, heard, (), (), drums=False))
+    assert (scores["bpm_correct"], scores["bpm_correct_octave"]) == (exact, octave)
+    assert tempo_is_near(100.0, heard) == exact
+
+
+def test_what_was_asked_and_is_not_heard_is_wrong() -> None:
+    asked = Asked("A minor", 96.0, (0.0, 0.625), (chord(0, 2.5, 9, "min"),), drums=True)
+    scores = judge(asked, NOTHING)
+    assert not any(scores[name] for name in ("key_correct", "bpm_correct", "bpm_correct_octave", "drums_correct"))
+    assert scores["key_score"] == scores["beat_f_measure"] == scores["chord_accuracy"] == 0.0
+
+
+def test_what_was_not_asked_is_heard_and_not_judged() -> None:
+    scores = judge(Asked(), Heard("C major", 120.0, (0.5,), (chord(0, 1, 0),), drums=True))
+    assert (scores["key"], scores["bpm"], scores["beats"], scores["drums"]) == ("C major", 120.0, [0.5], True)
+    assert set(scores) == {"key", "bpm", "beats", "chords", "drums"}
+
+
+def test_a_chord_is_right_where_it_sounds_for_the_most_of_its_bar() -> None:
+    heard = [chord(0, 0.9, 0), chord(0.9, 2.2, 9, "min7"), chord(2.2, 4, 5, "maj7")]
+    assert chord_sounds(chord(1, 2, 9, "min"), heard)
+    assert not chord_sounds(chord(1, 2, 9, "maj"), heard)
+    assert not chord_sounds(chord(0, 1, 9, "min"), heard)
+    assert chord_sounds(chord(2, 4, 5, "7"), heard)
+    assert chord_sounds(chord(2, 4, 5, "sus4"), heard)
+    assert not chord_sounds(chord(4, 6, 5), heard)
+    assert chord_sounds(chord(0, 1, -1, "N"), [])
+    assert not chord_sounds(chord(0, 1, -1, "N"), heard)
+
+
+def test_the_accuracy_of_chords_is_the_share_of_the_asked_ones() -> None:
+    asked = tuple(chord(bar, bar + 1, root) for bar, root in enumerate((0, 5, 7, 0)))
+    heard = Heard(None, None, (), (chord(0, 2.4, 0), chord(2.4, 4, 7)), drums=False)
+    assert judge(Asked(chords=asked), heard)["chord_accuracy"] == 0.5

@@ -1,0 +1,85 @@
+"""Measures: the score card counts right answers, says how sure it is, and is not fooled by the commonest answer."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from schemas.tables import MEASURES
+from stages.evaluate.judging import Asked, Heard, judge
+from stages.evaluate.measures import CARD, card_rows, chance_values
+from stages.evaluate.statistics import least_sounds, wilson_interval
+
+KEYS = ("C major", "A minor", "G major", "E minor", "D major", "B minor")
+
+
+def clip(number: int, key_asked: str, key: str | None, bpm: float = 100.0, **given: Any) -> dict:
+    """A row of `scores`."""
+    empty = dict.fromkeys(["beats_asked", "chords_asked", "drums_asked", *(measure.column for measure in CARD)])
+    judged = judge(Asked(key=key_asked, bpm=bpm), Heard(key, bpm, (), (), drums=False))
+    mel = list(np.random.default_rng(number).normal(size=16))
+    row = {"request_id": f"{number:04x}", "take": 0, "seconds_asked": 8.0, "seconds": 8.0, "mel_statistics": mel}
+    return empty | row | judged | given
+
+
+def measured(groups: dict[str, list[dict]]) -> dict[tuple[str, str], dict]:
+    rows = list(card_rows(groups))
+    pa.Table.from_pylist(rows, schema=MEASURES.schema)
+    return {(row["measure"], row["sounds"]): row for row in rows}
+
+
+def test_a_share_is_right_answers_of_all_that_were_asked_with_wilson_s_interval() -> None:
+    clips = [clip(number, KEYS[number % 6], KEYS[number % 6] if number < 9 else None) for number in range(12)]
+    row = measured({"clips": clips})["key_correct", "clips"]
+    assert (row["successes"], row["n"], row["value"]) == (9, 12, 0.75)
+    expected = wilson_interval(9, 12)
+    assert (row["low"], row["high"]) == (expected.low, expected.high)
+
+
+def test_who_always_gives_the_commonest_key_is_as_good_by_chance() -> None:
+    asked = ["C major"] * 60 + ["A minor"] * 40
+    clips = [clip(number, key, "C major") for number, key in enumerate(asked)]
+    rows = measured({"clips": clips})
+    assert rows["key_correct", "clips"]["value"] == 0.6
+    assert rows["key_correct", "chance"]["value"] == pytest.approx(0.6, abs=0.06)
+    follows = measured({"clips": [clip(number, key, key) for number, key in enumerate(asked)]})
+    assert follows["key_correct", "clips"]["value"] == 1.0
+    assert follows["key_correct", "chance"]["high"] < 0.7
+
+
+def test_chance_is_of_what_others_asked_for_and_never_of_the_own_request() -> None:
+    clips = [clip(number, key, key) for number, key in enumerate(KEYS)]
+    assert chance_values("key_correct", clips) == [0.0] * 6
+    assert chance_values("key_correct", clips[:1]) == []
+    assert chance_values("dc", clips) == []
+
+
+def test_a_clip_of_another_length_is_wrong() -> None:
+    clips = [clip(0, "C major", None), clip(1, "C major", None, seconds=7.5)]
+    assert measured({"clips": clips})["seconds_correct", "clips"]["value"] == 0.5
+
+
+def test_the_distance_of_sets_is_refused_for_few_and_measured_for_many() -> None:
+    few, many = ([clip(number, "C major", None) for number in range(n)] for n in (20, 2 * least_sounds(16)))
+    rows = measured({"clips": few, "raw": many})
+    assert rows["mel_fd", "clips"].get("value") is None
+    assert rows["mel_fd", "clips"]["note"] == "refused: expected at least 64 sounds in each set, got 20 and 128"
+    off = [row | {"mel_statistics": [value + 3 for value in row["mel_statistics"]]} for row in many]
+    rows = measured({"clips": off, "codec": many, "raw": many})
+    halves, same, other = (rows["mel_fd", name] for name in ("raw", "codec", "clips"))
+    assert same["value"] == pytest.approx(0.0, abs=1e-6)
+    assert halves["value"] < 6 < other["low"] < 16 * 9 < other["high"]
+    assert halves["n"] == 64
+
+
+def test_what_nobody_was_asked_has_no_row() -> None:
+    rows = measured({"clips": [clip(0, "C major", "C major")]})
+    assert ("chord_accuracy", "clips") not in rows
+    assert ("key_correct", "raw") not in rows
+
+
+def test_right_answers_that_are_all_alike_have_an_interval_all_the_same() -> None:
+    rows = measured({"clips": [clip(number, "C major", "F# minor") for number in range(4)]})
+    assert rows["key_score", "clips"]["value"] == 0.0
+    assert rows["key_score", "clips"]["high"] == pytest.approx(wilson_interval(0, 4).high)
