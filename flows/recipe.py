@@ -17,10 +17,12 @@ import stages.evaluate
 import stages.evaluate.controls
 import stages.evaluate.measures
 import stages.generate
+import stages.harmony
 import stages.ingest
 import stages.nearest
 import stages.report
 import stages.requests
+import stages.rhythm
 import stages.tokenize
 import stages.train
 import stages.train_codec
@@ -73,6 +75,8 @@ class Recipe(Config):
     train_codec: Annotated[stages.train_codec.Config, Stage(stages.train_codec, gpu=True)] = stages.train_codec.Config()
     demo_models: Annotated[stages.demo.models.Config, Stage(stages.demo.models, gpu=True)] = stages.demo.models.Config()
     chroma: Annotated[stages.chroma.Config, Stage(stages.chroma, gpu=True)] = stages.chroma.Config()
+    rhythm: Annotated[stages.rhythm.Config, Stage(stages.rhythm)] = stages.rhythm.Config()
+    harmony: Annotated[stages.harmony.Config, Stage(stages.harmony)] = stages.harmony.Config()
     clap: Annotated[stages.clap.Config, Stage(stages.clap, gpu=True)] = stages.clap.Config()
     tokenize: Annotated[stages.tokenize.Config, Stage(stages.tokenize, gpu=True)] = stages.tokenize.Config()
     train: Annotated[stages.train.Config, Stage(stages.train, gpu=True)] = stages.train.Config()
@@ -128,6 +132,9 @@ class Recipe(Config):
         """
         after = {} if source else {"ingest": "demo"}
         left_out = {name for name in self._unread() if not all_tables and name not in requested}
+        # Beats are wanted where chords are, which change with them.
+        wanted = {table for name in _CONDITION_STAGES - left_out for table in STAGES[name].READS}
+        left_out = {name for name in left_out if STAGES[name].WRITES not in wanted}
         if self.clap.model is None:
             left_out.add("clap")
         if self.evaluate.clap is None or "clap" in left_out:
@@ -167,6 +174,9 @@ _STAGES: Mapping[str, Stage] = {
 }
 STAGES: Mapping[str, ModuleType] = {name: stage.module for name, stage in _STAGES.items()}
 """Every stage, in the order of a whole run."""
+
+_CONDITION_STAGES = frozenset(name for name, module in STAGES.items() if module.WRITES in stages.train.READS)
+"""Stages that make what a training may read."""
 
 GPU_STAGES = frozenset(name for name, stage in _STAGES.items() if stage.gpu)
 

@@ -5,7 +5,7 @@ many kinds has in common: chords change at the beginning of a bar, and next in i
 there; the snare on its second and fourth beat; melodies and snares on beats rather than between them, where chords may
 be; and what begins with its first sound begins with a bar. How much each of these counts is a conditional logit
 (D. McFadden, "Conditional logit analysis of qualitative choice behavior", 1974), fitted to the demo's pieces of seed 1
-and the same cut anywhere, low-passed at 3 kHz and with noise (`python -m tests.benchmarks.analysis --fit`).
+and the same cut anywhere, low-passed at 3 kHz and with noise; docs/analysis.md has the error on pieces of another seed.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,57 @@
+"""Harmony: the chords of a track from beat to beat and its key, what the model's condition `chords` is made of (JASCO,
+arXiv:2406.10970, and MusiConGen, arXiv:2407.15060).
+
+They are heard in the full mix, of which only the peaks of spectra count: on the demo's pieces the stems without drums
+give no better chords (docs/analysis.md), and separating them takes far longer.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+import schemas
+from schemas.tables import HARMONY, RHYTHM, TRACKS, Row
+from stages.analysis import Harmony, find_harmony
+from stages.audio.loudness import SILENCE_DBFS
+from stages.audio.prefetching import prefetch, prefetch_items
+from stages.pipeline.contract import Context, Reject, Shard
+
+READS, WRITES, VERSION = (TRACKS, RHYTHM), HARMONY, 1
+
+
+class Config(schemas.Config):
+    """How chords are heard."""
+
+    sample_rate: int = Field(16_000, ge=8_000)
+    """Hz at which a track is read: all fundamentals and their first overtones lie far below 8 kHz."""
+
+
+def shard(config: Config, context: Context, tracks: pa.Table, rhythm: pa.Table) -> Iterator[Shard]:
+    """Find the chords and the key of a shard's tracks, one by one, chord changes on their beats. A silent track is
+    refused."""
+    beats = {row["track_id"]: row for row in rhythm.select(["track_id", "beats", "downbeats"]).to_pylist()}
+    context.progress.start("harmony", tracks.num_rows, "tracks")
+    with prefetch(context, prefetch_items(tracks), config.sample_rate, 1) as waveforms:
+        for item, waveform in waveforms:
+            if isinstance(waveform, Reject):
+                part = Shard([], [waveform])
+            elif waveform.peak < 10 ** (SILENCE_DBFS / 20):
+                message = f"expected sound to find chords in, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
+                part = Shard([], [Reject(item.key, item.uri, "silent", message)])
+            else:
+                times = {name: np.array(beats.get(item.key, {}).get(name) or []) for name in ("beats", "downbeats")}
+                found = find_harmony(waveform.samples[0], waveform.sample_rate, times["beats"], times["downbeats"])
+                part = Shard([_row(item.key, found)])
+            context.progress.advance()
+            yield part
+
+
+def _row(track_id: str, harmony: Harmony) -> Row:
+    return {
+        "track_id": track_id,
+        "chords": [vars(chord) for chord in harmony.chords],
+        "key": harmony.key.name if harmony.key else None,
+        "key_confidence": harmony.key.confidence if harmony.key else None,
+    }
