@@ -18,7 +18,7 @@ from scipy.signal import butter, sosfilt
 
 from model.conditioning.config import PITCH_NAMES
 from stages.analysis import find_harmony, find_rhythm
-from stages.analysis.frames import Array
+from stages.analysis.frames import Array, Array64
 from stages.demo.synthesis import Piece, compose
 from stages.demo.synthesis.rendering import render
 from stages.demo.synthesis.score import SCALES
@@ -81,7 +81,7 @@ def measure(heard: Heard) -> list[float]:
     ]
 
 
-def _f_measure(right: Array, found: Array) -> float:
+def _f_measure(right: Array64, found: Array64) -> float:
     return float(mir_eval.beat.f_measure(right, found, 0.07)) if len(found) else 0.0
 
 
