@@ -129,6 +129,7 @@ COLUMNS = {
     "genre": "genre",
     "gradient_norm": "2-norm of the gradient before clipping",
     "guidance": "classifier-free guidance",
+    "guidance_asked": "whether the line itself asks for that guidance, and does not leave it to the default",
     "guidance_text": "guidance of the text against the other conditions",
     "head_silence": "silence that it begins with, seconds (windows of 50 ms under -60 dBFS)",
     "held": "whether views stay as they are, whatever passes",

@@ -29,15 +29,19 @@ GuidanceForm = Literal["one_pass", "two_pass"]
 TEXT = "description"
 
 
-def num_cfg_branches(guidance_text: float) -> int:
-    """Count the branches of a model with conditions: full, style (for double guidance), null."""
-    return 2 if guidance_text == 1 else 3
+def num_cfg_branches(guidance: float, guidance_text: float) -> int:
+    """Count the branches of a model with conditions: full, style (for double guidance), null; full alone where both
+    coefficients are 1, for then guidance leads to what it says."""
+    if guidance_text != 1:
+        return 3
+    return 1 if guidance == 1 else 2
 
 
 def condition_passes(
-    model: MusicModel, attributes: Attributes, form: GuidanceForm, guidance_text: float
+    model: MusicModel, attributes: Attributes, form: GuidanceForm, guidance: float, guidance_text: float
 ) -> list[dict[str, Condition]]:
-    """Embed the conditions of one request, a mapping a pass; the rows of all passes are full, (style,) null.
+    """Embed the conditions of one request, a mapping a pass; the rows of all passes are full, style and null, or
+    those of them that `num_cfg_branches` counts.
 
     A model without conditions has one pass over an empty mapping.
 
@@ -52,9 +56,11 @@ def condition_passes(
             f"expected a model that reads a {TEXT} and other conditions for a guidance_text of {guidance_text:g}, got "
             f"one that reads {has}"
         )
-    branches = [attributes, Attributes()]
-    if num_cfg_branches(guidance_text) == 3:
-        branches.insert(1, attributes.without([TEXT]))
+    branches = {
+        1: [attributes],
+        2: [attributes, Attributes()],
+        3: [attributes, attributes.without([TEXT]), Attributes()],
+    }[num_cfg_branches(guidance, guidance_text)]
     passes: Sequence[list[Attributes]] = [branches] if form == "one_pass" or not known else [[row] for row in branches]
     return [model.condition(model.prepare(rows)) for rows in passes]
 

@@ -3,6 +3,11 @@
 A codebook's cross-entropy is the mean over all of its predicted codes, and the model's is the mean of its codebooks
 (AudioCraft's `_compute_cross_entropy`). Micro-batches hold unequal numbers of codes (padding), so a mean of their means
 would be another number; here each weighs what it holds.
+
+A model may learn another's guided predictions instead of the codes themselves, and then needs no guidance: the first
+stage of "On distillation of guided diffusion models" (C. Meng et al., arXiv:2210.03142), for a language model. On music
+G. Cideron et al. (arXiv:2410.06084) do so with sequences that the student generates; here, as in the former, it sees
+the data.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,9 +17,11 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from model.lm.language_model import LanguageModel
+from model.guidance import apply_guidance
+from model.lm.language_model import LanguageModel, Prediction
 from model.music_model import Attributes, MusicModel, Prepared
 from model.optim.config import TrainingPrecision
 from model.optim.train_state import in_precision
@@ -28,14 +35,24 @@ class Batch:
     lengths: Int[Tensor, " B"]
     """Frames of each that are codes of its track; what follows is padding."""
     attributes: Sequence[Attributes] | Prepared
+    branches: Prepared | None = None
+    """The conditions of all items, then as many nulls: what a guided teacher reads; None where there is none."""
 
-    def prepared(self, model: MusicModel) -> "Batch":
+    def prepared(self, model: MusicModel, with_branches: bool = False) -> "Batch":
         """Return the batch with its conditions as the model's device takes them, in pinned memory for a GPU: a reader
-        thread may do this while the device works."""
+        thread may do this while the device works.
+
+        Args:
+            with_branches: a guided teacher is to read them too.
+        """
         if isinstance(self.attributes, Prepared):
             return self
-        prepared = model.prepare(self.attributes)
-        return replace(self, attributes=prepared.pinned() if model.device.type == "cuda" else prepared)
+        items = self.attributes
+        prepared = model.prepare(items)
+        branches = model.prepare([*items, *(Attributes() for _ in items)]) if with_branches else None
+        if model.device.type == "cuda":
+            prepared, branches = prepared.pinned(), branches and branches.pinned()
+        return replace(self, attributes=prepared, branches=branches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,27 +87,71 @@ def loss_weights(
     return [counts[list(numbers)].sum(0) / counts.sum(0) for numbers in items]
 
 
-class LossModule(nn.Module):
-    """A model and its loss in one module, as `DistributedDataParallel` wants it."""
+@dataclass(frozen=True, eq=False)
+class GuidedTeacher:
+    """A model in evaluation mode whose guided predictions another one learns. It is no module of the student's: it has
+    no gradient and no place in its state."""
 
-    def __init__(self, model: MusicModel, precision: TrainingPrecision) -> None:
+    model: MusicModel
+    coefficient: float
+    """Of classifier-free guidance (`model.guidance`); both branches share a pass."""
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Float[Tensor, "B K T V"]:
+        """Return what the model says of every code with guidance.
+
+        Args:
+            batch: with its `branches`; its codes may be on the host.
+        """
+        assert batch.branches is not None
+        codes, lengths = batch.codes.repeat(2, 1, 1), batch.lengths.repeat(2)
+        logits = self.model(codes, batch.branches, lengths).logits.float()
+        branches = logits.unflatten(0, (2, -1)).permute(1, 3, 0, 2, 4)  # B T W K V
+        guidance = torch.full((branches.shape[0] * branches.shape[1],), self.coefficient, device=logits.device)
+        guided = apply_guidance(branches.flatten(0, 1), guidance, torch.ones_like(guidance))
+        of_codes: Tensor = guided.unflatten(0, branches.shape[:2]).transpose(1, 2)
+        return of_codes
+
+
+def divergence(prediction: Prediction, target: Float[Tensor, "B K T V"]) -> Float[Tensor, " K"]:
+    """Return the Kullback-Leibler divergence, nats, of a prediction from the distribution of other logits: of each
+    codebook the mean over the codes that are predicted. Its gradient is that of the cross-entropy with those
+    probabilities, and it is 0 where the two agree."""
+    expected = F.log_softmax(target.float(), dim=-1)
+    given = F.log_softmax(prediction.logits.float(), dim=-1)
+    each = F.kl_div(given, expected, reduction="none", log_target=True).sum(-1)
+    return (each * prediction.mask).sum((0, 2)) / prediction.mask.sum((0, 2))
+
+
+class LossModule(nn.Module):
+    """A model and its loss in one module, as `DistributedDataParallel` wants it.
+
+    Args:
+        teacher: a model of the same conditions and codes to learn from, in place of the codes.
+    """
+
+    def __init__(self, model: MusicModel, precision: TrainingPrecision, teacher: GuidedTeacher | None = None) -> None:
         super().__init__()
-        self.model, self.precision = model, precision
+        self.model, self.precision, self.teacher = model, precision, teacher
 
     def forward(self, batch: Batch) -> Float[Tensor, " K"]:
-        """Return each codebook's cross-entropy, nats."""
+        """Return each codebook's cross-entropy with the codes, or divergence from the teacher, nats."""
         with in_precision(self.model.device, self.precision):
-            return self.model.loss(batch.codes, batch.attributes, batch.lengths).codebooks
+            if self.teacher is None:
+                return self.model.loss(batch.codes, batch.attributes, batch.lengths).codebooks
+            target = self.teacher.logits(batch)
+            prediction = self.model(batch.codes, batch.attributes, batch.lengths)
+        return divergence(prediction, target)
 
 
 def accumulate_gradients(
     loss_module: LossModule | DistributedDataParallel, micro_batches: Sequence[MicroBatch]
 ) -> Float[Tensor, " K"]:
-    """Add the gradient of a step's cross-entropy to the parameters', one micro-batch after another.
+    """Add the gradient of a step's loss to the parameters', one micro-batch after another.
 
     The gradient is that of the whole step in one piece, but for rounding; with several processes, each of which has
     some of the micro-batches, all of them have it. Returns what these micro-batches add to each codebook's
-    cross-entropy, nats, on the model's device: reading it is what waits for the device, and nothing here does.
+    loss, nats, on the model's device: reading it is what waits for the device, and nothing here does.
     """
     processes = loss_module.process_group.size() if isinstance(loss_module, DistributedDataParallel) else 1
     sums = []

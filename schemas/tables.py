@@ -290,6 +290,7 @@ REQUESTS = Table(
         takes=pa.int32(),
         seed=pa.int64(),
         guidance=pa.float64(),
+        guidance_asked=pa.bool_(),
         guidance_text=pa.float64(),
         temperature=pa.float64(),
         top_k=pa.int32(),
@@ -308,7 +309,7 @@ REQUESTS = Table(
     identity=(
         *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds"),
         *("seconds", "takes", "seed"),
-        *("guidance", "guidance_text", "temperature", "top_k", "top_p"),
+        *("guidance", "guidance_asked", "guidance_text", "temperature", "top_k", "top_p"),
         *("bpm", "meter", "chords", "key", "fields", "title", "stale"),
     ),
 )

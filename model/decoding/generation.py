@@ -87,7 +87,9 @@ def generate(
     try:
         with torch.inference_mode():
             conditions = [
-                condition_passes(model, request.attributes, request.guidance_form, request.guidance_text)
+                condition_passes(
+                    model, request.attributes, request.guidance_form, request.guidance, request.guidance_text
+                )
                 for request in requests
             ]
         return generate_conditioned(model.language_model, requests, conditions, options)
@@ -128,7 +130,7 @@ def sequence_request(
     generator = torch.Generator().manual_seed(request.seed)
     uniform = torch.rand((sequence.shape[1], model.config.codebooks), generator=generator, dtype=torch.float64)
     cfg_passes = [CfgPass(_row_count(embedded), model.fuse(embedded, pattern)) for embedded in passes]
-    expected = num_cfg_branches(request.guidance_text) if model.config.conditions else 1
+    expected = num_cfg_branches(request.guidance, request.guidance_text) if model.config.conditions else 1
     if (got := sum(cfg_pass.rows for cfg_pass in cfg_passes)) != expected:
         raise ValueError(f"expected conditions in {expected} rows for the guidance that was asked for, got {got}")
     sampling = SamplingParams(

@@ -198,7 +198,8 @@ def generate_long(
             melody = window_melody(attributes.chroma, item.window.start / frame_rate, chroma)
             attributes = replace(attributes, chroma=melody)
         attributes = window_frames(attributes, item.window)
-        return condition_passes(model, attributes, item.request.guidance_form, item.request.guidance_text)
+        request = item.request
+        return condition_passes(model, attributes, request.guidance_form, request.guidance, request.guidance_text)
 
     training = model.training
     model.eval()

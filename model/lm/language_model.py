@@ -94,6 +94,7 @@ class LanguageModel(nn.Module):
         """Predict every code from those before it in the pattern.
 
         Frames from `lengths` on are padding: the model sees the special token there, and they are not predictions.
+        Codes may be on the host, as in `loss`.
 
         Raises:
             ValueError: codes of another shape or out of range, lengths outside 1 … T, or wrong conditions.
@@ -101,9 +102,10 @@ class LanguageModel(nn.Module):
         inside = self._inside(codes, lengths)
         pattern = self.pattern(codes.shape[-1])
         sequence = pattern.build(torch.where(inside[:, None], codes, self.special), self.special, mode)
+        sequence = sequence.to(self.device, non_blocking=True)
         hidden = self._hidden_states(sequence, conditions, pattern, mode)
         logits, mask = pattern.revert_outputs(self.logits(hidden), mode, fill=0.0)
-        return Prediction(logits, mask & inside[:, None])
+        return Prediction(logits, mask & inside[:, None].to(logits.device, non_blocking=True))
 
     def loss(
         self,

@@ -13,6 +13,10 @@ from schemas import Config
 
 CONFIG = "config.json"
 
+DISTILLED = "distilled_guidance"
+"""Where the forms of other projects keep `CheckpointFacts.distilled_guidance`, beside a coefficient of 1, which is what
+those projects read."""
+
 
 class CodecFacts(Config):
     """The codec that a model's codes belong to."""

@@ -61,9 +61,18 @@ def told_by_frames(request: Row, facts: CheckpointFacts, frames: int) -> dict[st
     return told
 
 
+def guidance_of(request: Row, facts: CheckpointFacts) -> float:
+    """Return the guidance that a request is generated with: of a model that has learned guidance, 1 where the request
+    does not ask for its own."""
+    if facts.distilled_guidance is not None and not request["guidance_asked"]:
+        return 1.0
+    return float(request["guidance"])
+
+
 def generation_request(
     request: Row,
     conditions: RequestConditions,
+    facts: CheckpointFacts,
     *,
     frames: int,
     seed: int,
@@ -73,6 +82,7 @@ def generation_request(
 
     Args:
         request: the row; an earlier release's has no `guidance_text`.
+        facts: of the checkpoint that generates.
         frames: length of the clip, the prompt included.
         seed: that of the take.
     """
@@ -80,7 +90,7 @@ def generation_request(
         attributes=conditions.attributes,
         frames=frames,
         seed=seed,
-        guidance=request["guidance"],
+        guidance=guidance_of(request, facts),
         guidance_text=1.0 if request["guidance_text"] is None else request["guidance_text"],
         guidance_form=guidance_form,
         temperature=request["temperature"],

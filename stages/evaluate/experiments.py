@@ -39,7 +39,8 @@ class Trial:
 
     own: Take
     told: Take
-    guidance: float
+    guidance: float | None = None
+    """The coefficient; None for what the take's own request has."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ def experiments(
             if row["checkpoint_id"] == checkpoint and row["take"] == 0
         ]
         takes = sorted(filter(_asks_something, takes), key=lambda take: by_hash(take.request["request_id"]))
-        unchanged = [Trial(take, take, take.request["guidance"]) for take in takes]
+        unchanged = [Trial(take, take) for take in takes]
         if config.untrained and takes:
             yield Experiment(
                 checkpoint, unchanged[: config.untrained], "untrained", untrained_seed=config.untrained_seed
             )
         if config.swapped and len(takes) > 1:
             others = takes[1:] + takes[:1]
-            swapped = [Trial(own, told, own.request["guidance"]) for own, told in zip(takes, others, strict=True)]
+            swapped = [Trial(own, told) for own, told in zip(takes, others, strict=True)]
             yield Experiment(checkpoint, swapped[: config.swapped], "swap_followed", ignored="swap_ignored")
         for guidance in config.guidances if takes else ():
             guided = [Trial(take, take, guidance) for take in takes[: config.guided]]
@@ -129,14 +130,16 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
 
 def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
     """Return what is generated for a trial: a take's request with the seed of its own."""
-    request, told = trial.told.request | {"guidance": trial.guidance}, trial.told.generation
+    own, told = trial.own.request, trial.told.generation
+    guided = (own["guidance"], own.get("guidance_asked")) if trial.guidance is None else (trial.guidance, True)
+    request = trial.told.request | dict(zip(("guidance", "guidance_asked"), guided, strict=True))
     melody = Melody.of_row(told)
     # A CLAP reference is left out: it would have to be embedded again, and nothing here is judged by it.
     attributes = Attributes(
         description=description_of(request, facts.model), chroma=None if melody is None else melody.frames
     )
     return generation_request(
-        request, RequestConditions(attributes), frames=told["frames"], seed=trial.own.generation["seed"]
+        request, RequestConditions(attributes), facts, frames=told["frames"], seed=trial.own.generation["seed"]
     )
 
 

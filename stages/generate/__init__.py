@@ -143,10 +143,17 @@ def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[
             message = f"line {row['line']}: {error}"
             yield Reject(row["request_id"], row["name"] or "", error.kind, message, passing=error.passing)
             continue
+        if facts.distilled_guidance is not None and not row["guidance_asked"]:
+            what = (
+                f"requests that ask for no guidance are generated with 1, in one pass: the checkpoint has learned "
+                f"guidance {facts.distilled_guidance:g}"
+            )
+            context.remarks.add(what, "requests.guidance", row["name"] or f"line {row['line']}")
         for number in numbers:
             clip = generation_request(
                 row,
                 conditions,
+                facts,
                 frames=clip_frames(facts, row["seconds"]),
                 seed=_take_seed(row["seed"], number),
                 guidance_form=config.guidance_form,

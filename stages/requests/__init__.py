@@ -47,7 +47,10 @@ SOUNDS = ("track", "title", "file")
 NOT_SOUND = ("title", "takes")
 """Columns that say nothing to the model."""
 
-NOTHING: Row = {"guidance_text": 1.0, "fields": [], "meter": None, "chords": None}
+NOT_SEED = (*NOT_SOUND, "seed", "guidance_asked")
+"""Columns that a request's own seed does not follow from."""
+
+NOTHING: Row = {"guidance_text": 1.0, "fields": [], "meter": None, "chords": None, "guidance_asked": False}
 """Columns that came later, with the value that asks for nothing."""
 
 
@@ -80,7 +83,8 @@ class Config(schemas.Config):
     takes: int = Field(default=1, ge=1)
     """Clips a request."""
     guidance: float = Field(default=3.0, ge=0)
-    """Classifier-free guidance coefficient (MusicGen, arXiv:2306.05284, 3)."""
+    """Classifier-free guidance coefficient (MusicGen, arXiv:2306.05284, 3). A model that has learned guidance by
+    distillation takes 1 where a line asks for none."""
     guidance_text: float = Field(default=1.0, ge=0)
     """How far the description is followed beside other conditions; 1 is like them (MusicGen-Style's double guidance,
     arXiv:2407.12563)."""
@@ -238,6 +242,7 @@ class _RowReader:
         row["fields"] = [(name, value) for name in sorted(FIELDS) if (value := getattr(line, name)) is not None]
         for name in ("seconds", "takes", "guidance", "guidance_text", "temperature", "top_k", "top_p"):
             row[name] = getattr(self.config, name) if row[name] is None else row[name]
+        row["guidance_asked"] = line.guidance is not None
         if line.prompt and line.prompt_seconds is None:
             row["prompt_seconds"] = self.config.prompt_seconds
         self._check_limits(row)
@@ -246,7 +251,7 @@ class _RowReader:
         # A column that came later and says nothing leaves a request's id and seed as they were without it.
         identity = {name: value for name, value in identity.items() if name not in NOTHING or value != NOTHING[name]}
         if row["seed"] is None:
-            sound = {name: value for name, value in identity.items() if name not in (*NOT_SOUND, "seed")}
+            sound = {name: value for name, value in identity.items() if name not in NOT_SEED}
             row["seed"] = identity["seed"] = int(fingerprint(sound)[:8], 16) >> 1
         identity = {name: value for name, value in identity.items() if name not in NOT_SOUND}
         return row | {"request_id": fingerprint(identity), "line": numbered.number, "reading": reading, "stale": None}

@@ -82,7 +82,7 @@ def draw_examples(
             conditions = replace(conditions, clap=embed_words(caption))
         generator = torch.Generator().manual_seed(step_seed(config.seed, step, CONDITION_DROPOUT, item))
         kept = drop_attributes([conditions], config.dropouts, generator)
-        attributes += drop_conditions(kept, config.condition_dropout, generator)
+        attributes += drop_conditions(kept, config.all_dropout, generator)
         windows.append(drawn.window)
     return corpus.batch(windows, frames, attributes)
 
@@ -109,11 +109,11 @@ def draw_batch(
         for start in range(0, config.batch_size, config.micro_batch_size)
     ]
     weights = loss_weights(model.language_model, frames, lengths, items)
-    micro_batches = []
+    micro_batches, with_branches = [], config.distill_guidance is not None
     for number in range(rank.number, len(items), rank.world_size):
         batch = draw_examples(corpus, tracks, config, step, embed_words, items[number])
         seed = step_seed(config.seed, step, DROPOUT, number)
-        micro_batches.append(MicroBatch(batch.prepared(model), weights[number], seed))
+        micro_batches.append(MicroBatch(batch.prepared(model, with_branches), weights[number], seed))
     return TrainingBatch(micro_batches, segment=frames, frames=int(lengths.sum()))
 
 

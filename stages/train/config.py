@@ -24,6 +24,17 @@ PUBLISHED_DROPOUT = {"chroma": 0.5}
 """How often AudioCraft's melody model loses one condition alone, where it does."""
 
 
+class GuidanceDistillation(schemas.Config):
+    """How a model learns to say in one pass what guidance makes of two."""
+
+    coefficient: float = Field(default=3.0, gt=1, le=100)
+    """The coefficient of the guidance that is learned (MusicGen generates with 3, arXiv:2306.05284, 3.1)."""
+    condition_dropout: float = Field(default=0.1, ge=0, le=1)
+    """Takes the place of `train.condition_dropout`, and may be lower: an item without conditions teaches no guidance.
+    Some keep what the model says without conditions, which a request that asks for guidance all the same starts from
+    (nothing is published)."""
+
+
 class Config(schemas.Config):
     """How the language model is trained; the defaults are MusicGen's for 30 s of 32 kHz mono with text."""
 
@@ -44,6 +55,9 @@ class Config(schemas.Config):
     own checkpoints `checkpoint:<id>`."""
     lora: LoraConfig | None = None
     """Train low-rank updates of the decoder of `initial`, instead of all weights."""
+    distill_guidance: GuidanceDistillation | None = None
+    """Learn what `initial` says with guidance, in place of the codes: a model that follows its conditions so without
+    guidance, for half the price (arXiv:2210.03142, 2410.06084). None trains on the codes."""
     text_encoder: WeightsRef | None = T5_BASE
     """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or not by `model.description.finetune`.
     None for a model without text, or for the encoder that `initial` brings along, which this one would replace."""
@@ -119,6 +133,9 @@ class Config(schemas.Config):
             )
         if self.lora is not None and self.initial is None:
             raise ValueError("expected initial, the checkpoint that lora is to adapt, got none")
+        if self.distill_guidance is not None and (self.initial is None or not self.model.conditions):
+            lacking = "the checkpoint whose guidance is" if self.initial is None else "of a model with conditions"
+            raise ValueError(f"expected initial, {lacking} to be learned by distill_guidance, got {self.initial}")
         return self
 
     @model_validator(mode="after")
@@ -144,6 +161,12 @@ class Config(schemas.Config):
         if self.joint_text > 0 and self.model.clap is None:
             raise ValueError(f"expected a model that reads clap for joint_text, got one of {self.model.conditions}")
         return self
+
+    @property
+    def all_dropout(self) -> float:
+        """Probability that an item loses all of its conditions."""
+        distillation = self.distill_guidance
+        return self.condition_dropout if distillation is None else distillation.condition_dropout
 
     @property
     def dropouts(self) -> dict[str, float]:

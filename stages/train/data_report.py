@@ -283,7 +283,7 @@ def _draw_texts(tracks: pa.Table, config: Config) -> TextShares:
     of_described, example = 0, ""
     for row in rows:
         caption = draw_caption(row, config.captions, random)
-        dropped = random.random(2) < (config.condition_dropout, config.dropouts["description"])
+        dropped = random.random(2) < (config.all_dropout, config.dropouts["description"])
         kinds["none" if dropped.any() else caption.kind] += 1
         description = (row["description"] or "").strip()
         of_described += bool(description)

@@ -45,6 +45,7 @@ from stages.train.batches import (
 from stages.train.config import CONDITION_TABLES, Config
 from stages.train.corpus import Corpus, tiled_windows
 from stages.train.data_report import DataReport, data_report
+from stages.train.distillation import guided_teacher
 from stages.train.distributed import Rank, process_count, run_together
 from stages.train.evaluation import Evaluator, uniform_cross_entropy
 from stages.train.initial_model import InitialModel, initial_model
@@ -99,7 +100,8 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
         train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)
-        training_log = _take_steps(config, context, rank, draw, initial.model, train_state, evaluators.get("valid"))
+        loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
+        training_log = _take_steps(config, context, rank, draw, loss_module, train_state, evaluators.get("valid"))
         if not rank.is_main:
             return None
         with train_state.averaged():
@@ -123,7 +125,7 @@ def _take_steps(
     context: Context,
     rank: Rank,
     draw: Callable[[int], TrainingBatch],
-    model: MusicModel,
+    loss_module: LossModule,
     train_state: TrainState,
     evaluator: Evaluator | None,
 ) -> TrainingLog:
@@ -131,6 +133,7 @@ def _take_steps(
 
     Args:
         draw: gives what this process works on in a step.
+        loss_module: the model, with what it learns from.
         evaluator: makes the validations on the way, in the first process.
 
     Raises:
@@ -142,11 +145,11 @@ def _take_steps(
     if saved:
         train_state.load(saved.tensors)
         saved.tensors.clear()  # five times the model's size, which is copied
-    steps, precision = config.optimization.steps, config.optimization.precision
+    model, steps, precision = loss_module.model, config.optimization.steps, config.optimization.precision
     context.progress.start("training", steps, "steps")
     context.progress.advance(train_state.updates, "resumed" if saved else "")
     rate = rank.world_size * matmul_rate(model.device, getattr(torch, precision))
-    loss_module = rank.distributed(LossModule(model, precision))
+    distributed = rank.distributed(loss_module)
     model.train()
     with ThreadPoolExecutor(max_workers=1) as reader:
         upcoming = reader.submit(draw, train_state.updates)
@@ -160,7 +163,7 @@ def _take_steps(
                 context.check_stopped()
             batch = upcoming.result()
             upcoming = reader.submit(draw, train_state.updates + 1)
-            losses = accumulate_gradients(loss_module, batch.micro_batches)
+            losses = accumulate_gradients(distributed, batch.micro_batches)
             stats = train_state.step()
             rank.broadcast_buffers(train_state.buffers.values())
             flops = training_flops(config.model.language_model, batch.segment, frozen=config.lora is not None)
@@ -230,6 +233,7 @@ def _export_checkpoint(
         text_encoder_digest=initial.text_encoder_digest,
         versions=dict(context.versions),
         codec=corpus.codec,
+        distilled_guidance=config.distill_guidance and config.distill_guidance.coefficient,
     )
     trainable = sum(value.numel() for value in initial.model.parameters() if value.requires_grad)
     with context.store.new_folder(model_folder(context.identity)) as folder:

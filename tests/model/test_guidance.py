@@ -181,7 +181,7 @@ def test_conditions_in_other_rows_than_guidance_needs_say_so() -> None:
     model = music_model()
     request = GenerationRequest(Attributes(), 8, seed=0)
     with torch.no_grad():
-        passes = condition_passes(model, EVERYTHING, "two_pass", 1.0)
+        passes = condition_passes(model, EVERYTHING, "two_pass", 3.0, 1.0)
     assert [len(one["description"].embedding) for one in passes] == [1, 1]
     assert passes[1]["description"].embedding.shape[1] == 1
     with pytest.raises(ValueError, match=r"expected conditions in 3 rows .* got 2"):

@@ -29,8 +29,10 @@ def greedy_case(folder: Path, key: str, vectors: int | None = None) -> Case:
     pack = read_pack(folder, "lm_generate")
     facts = next(case for case in pack.cases if case["key"] == key)
     tokens = pack.tensors[f"{key}.tokens"]
-    passes = _passes(pack, key, facts["two_step_cfg"], len(tokens), vectors)
     guidance = 1.0 if facts["cfg_coef"] is None else facts["cfg_coef"]
+    passes = _passes(pack, key, facts["two_step_cfg"], len(tokens), vectors)
+    if guidance == 1:  # the conditions alone, which AudioCraft computes a null beside
+        passes = [[_first_row(embedded) for embedded in of_item[:1]] for of_item in passes]
     requests = _requests(pack, key, len(tokens), facts["max_gen_len"], guidance)
     return Case(facts, language_model(folder, facts), requests, passes, tokens)
 
@@ -43,6 +45,10 @@ def long_case(folder: Path, key: str) -> Case:
     requests = _requests(pack, key, len(tokens), int(facts["duration_s"] * facts["frame_rate"]), facts["cfg_coef"])
     model = language_model(folder, facts | {"cross_attention_pos_emb": False})
     return Case(facts, model, requests, _passes(plain, source, False, len(tokens), None), tokens)
+
+
+def _first_row(embedded: dict[str, Condition]) -> dict[str, Condition]:
+    return {name: Condition(condition.embedding[:1], condition.mask[:1]) for name, condition in embedded.items()}
 
 
 def _requests(pack: Pack, key: str, rows: int, frames: int, guidance: float) -> list[GenerationRequest]:

@@ -48,9 +48,12 @@ from stages.checkpoints.audiocraft.lm import (
     parameters_in_audiocraft,
 )
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, Package, Section, read_package, write_package
-from stages.checkpoints.facts import CheckpointFacts, CodecFacts
+from stages.checkpoints.facts import DISTILLED, CheckpointFacts, CodecFacts
 from stages.checkpoints.native import FindWeights, TrainedModel, check_codec, describe_codec, load_text_encoder
 from stages.networks.loading import check_tensors
+
+GUIDANCE = "classifier_free_guidance"
+"""The section of a configuration that says how a model is guided."""
 
 PUBLISHED_CODECS = ("facebook/encodec_32khz", "facebook/encodec_24khz")
 """Mono codecs that AudioCraft has by name (`CompressionModel.get_pretrained`)."""
@@ -80,6 +83,7 @@ def read_audiocraft(folder: Path, weights: FindWeights) -> TrainedModel:
             text_encoder=imported.text_encoder,
             text_encoder_digest=imported.text_encoder_digest,
             codec=facts,
+            distilled_guidance=package.config.section(GUIDANCE).values.get(DISTILLED),
         ),
         codec.network,
     )
@@ -180,11 +184,17 @@ def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
         "interleave_stereo_codebooks": {"use": sides == 2, "per_timestep": False},
         **decoder,
         "conditioners": conditioners,
-        "classifier_free_guidance": {"training_dropout": 0.0, "inference_coef": 3.0},
+        GUIDANCE: _guidance_settings(facts.distilled_guidance),
         "attribute_dropout": {},
     }
     state = _state_to_audiocraft(model, names, text_encoder=text is not None and text.inside)
     write_package(folder / LANGUAGE_MODEL_FILE, state, settings)
+
+
+def _guidance_settings(distilled: float | None) -> dict[str, float]:
+    """Describe how a model is to be guided; one that has learned a coefficient is not."""
+    plain = {"training_dropout": 0.0, "inference_coef": 3.0}
+    return plain if distilled is None else plain | {"inference_coef": 1.0, DISTILLED: distilled}
 
 
 def _write_codec(network: EncodecModel | None, codec: CodecFacts, folder: Path) -> None:

@@ -41,7 +41,7 @@ from model.conditioning.config import ChromaConfig
 from model.lm.positions import position_table
 from model.music_model import MusicModel
 from stages.checkpoints.disk_errors import disk_errors
-from stages.checkpoints.facts import CheckpointFacts
+from stages.checkpoints.facts import DISTILLED, CheckpointFacts
 from stages.checkpoints.huggingface.configuration import (
     HuggingFaceConfig,
     config_from_hugging_face,
@@ -148,7 +148,8 @@ def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
         decoder_start_token_id=special,
         pad_token_id=special,
         do_sample=True,
-        guidance_scale=GUIDANCE,
+        guidance_scale=GUIDANCE if facts.distilled_guidance is None else 1.0,
+        **({} if facts.distilled_guidance is None else {DISTILLED: facts.distilled_guidance}),
         top_k=TOP_K,
         max_length=round(facts.segment_seconds * facts.frame_rate),
     ).save_pretrained(folder)
@@ -257,6 +258,7 @@ def _read_facts(
         text_encoder=None,
         text_encoder_digest=None,
         codec=codec_facts,
+        distilled_guidance=generation.get(DISTILLED),
     )
 
 

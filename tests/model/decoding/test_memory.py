@@ -98,7 +98,7 @@ def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
 def test_the_rows_of_all_slots_are_a_number_that_is_seen_to_leave_a_rows_bits_as_they_are() -> None:
     for device, most in MAX_SLOTS.items():
         sizes = candidate_sizes(torch.device(device), "float32")
-        assert num_cfg_branches(guidance_text=2.0) * most <= max(sizes) == sizes[-1]
+        assert num_cfg_branches(3.0, guidance_text=2.0) * most <= max(sizes) == sizes[-1]
 
 
 def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:

@@ -104,7 +104,7 @@ def test_what_says_nothing_new_leaves_ids_and_seeds_as_they_were_before_there_we
     take_in(store, write(tmp_path / "r.jsonl", {"description": "x", "guidance_text": 1, "moods": []}))
     (row,) = rows_of(store)
     later = ("request_id", "line", "shard", "guidance_text", "fields", "title", "takes")
-    later += ("meter", "chords", "reading", "stale")
+    later += ("meter", "chords", "reading", "stale", "guidance_asked")
     meant = {name: value for name, value in row.items() if name not in later}
     assert row["request_id"] == fingerprint(meant)
     sound = {name: value for name, value in meant.items() if name != "seed"}
@@ -300,3 +300,14 @@ def test_a_store_without_the_demo_corpus_gets_the_text_set(tmp_path: Path, defau
     result = take_in(store, None, Config(default_set=default_set))
     assert result.counts.refused == 0
     assert result.counts.made == 8
+
+
+def test_a_guidance_that_is_asked_for_makes_another_request_of_the_same_seed(store: Store, tmp_path: Path) -> None:
+    found = []
+    for line in ({"description": "x"}, {"description": "x", "guidance": 3}):
+        take_in(store, write(tmp_path / "r.jsonl", line))
+        found += rows_of(store)
+    assert [row["guidance_asked"] for row in found] == [False, True]
+    assert [row["guidance"] for row in found] == [3.0, 3.0]
+    assert found[0]["request_id"] != found[1]["request_id"]  # a model that has learned guidance makes two clips of them
+    assert found[0]["seed"] == found[1]["seed"]

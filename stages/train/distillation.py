@@ -1,0 +1,46 @@
+"""Learning guidance: the teacher of a training whose model is to say in one pass what it says with guidance in two
+(C. Meng et al., "On distillation of guided diffusion models", arXiv:2210.03142, first stage; on a language model of
+music G. Cideron et al., arXiv:2410.06084).
+
+The teacher is the checkpoint that training starts from, as it was then.
+"""
+
+from model.objective import GuidedTeacher
+from stages.checkpoints.loading import load_checkpoint
+from stages.pipeline.contract import Context
+from stages.train.config import Config
+from stages.train.initial_model import InitialModel
+
+
+def guided_teacher(config: Config, context: Context, initial: InitialModel) -> GuidedTeacher | None:
+    """Load the teacher that a recipe asks for, on the run's device; None where it asks for none.
+
+    Raises:
+        ValueError: the checkpoint is no teacher of the recipe's model: it reads other conditions, speaks other codes,
+            has another text encoder, or has learned guidance already.
+    """
+    if config.distill_guidance is None:
+        return None
+    assert config.initial is not None
+    assert initial.facts is not None
+    facts, expected = initial.facts, "expected, for train.distill_guidance,"
+    if facts.distilled_guidance is not None:
+        raise ValueError(
+            f"{expected} a checkpoint in train.initial that is to be guided, got {config.initial}, which has learned "
+            f"guidance {facts.distilled_guidance:g}"
+        )
+    if config.model.conditions != facts.model.conditions:
+        raise ValueError(
+            f"{expected} the conditions of train.initial = {config.initial} ({', '.join(facts.model.conditions)}), got "
+            f"{', '.join(config.model.conditions)}"
+        )
+    if config.model.language_model.codebooks != facts.model.language_model.codebooks:
+        raise ValueError(
+            f"{expected} the {facts.model.language_model.codebooks} codebooks of train.initial = {config.initial}, got "
+            f"{config.model.language_model.codebooks}"
+        )
+    encoders = facts.text_encoder_digest, initial.text_encoder_digest
+    if None not in encoders and len(set(encoders)) > 1:
+        raise ValueError(f"{expected} the text encoder of train.initial = {config.initial}, got another")
+    teacher = load_checkpoint(context.weights(config.initial).path, context.weights, context.device).model
+    return GuidedTeacher(teacher.eval().requires_grad_(False), config.distill_guidance.coefficient)
