@@ -24,7 +24,7 @@ from pydantic import Field
 import schemas
 from model.conditioning.charts import DEFAULT_METER, describe_chart, parse_chart, parse_meter
 from schemas.identity import fingerprint
-from schemas.tables import PIECES, REQUESTS, TRACKS, Row
+from schemas.tables import HARMONY, PIECES, REQUESTS, RHYTHM, TRACKS, Row
 from stages.audio.references import (
     Reference,
     ReferencedFiles,
@@ -34,11 +34,12 @@ from stages.audio.references import (
     parse_reference,
 )
 from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
+from stages.requests.held_out import held_out_lines
 from stages.requests.lines import FIELDS, RequestLine
 from stages.requests.orders import Order, Refusal, keep_refused, losses, order_checks
 from stages.requests.reading import Line, read_requests_file
 
-READS, CONSULTS, WRITES, VERSION = (), (TRACKS,), REQUESTS, 4
+READS, CONSULTS, WRITES, VERSION = (), (TRACKS, RHYTHM, HARMONY), REQUESTS, 4
 STAGED = True
 
 SOUNDS = ("track", "title", "file")
@@ -69,7 +70,7 @@ class Config(schemas.Config):
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
         *("default_set", "seconds", "prompt_seconds", "takes", "guidance", "guidance_text", "temperature"),
-        *("top_k", "top_p", "min_seconds", "max_seconds", "max_takes", "shard_size"),
+        *("top_k", "top_p", "held_out", "held_out_seconds", "min_seconds", "max_seconds", "max_takes", "shard_size"),
     )
 
     default_set: Literal["demo", "text"] = "text"
@@ -94,6 +95,11 @@ class Config(schemas.Config):
     """Codes that may be drawn (MusicGen, 3)."""
     top_p: float = Field(default=0.0, ge=0, le=1)
     """Probability mass that may be drawn; 0 leaves it to `top_k` (AudioCraft's default)."""
+    held_out: int = Field(default=0, ge=0)
+    """Requests besides those of the file: so many held-out tracks are asked for as what they are, so that the clips can
+    be measured against music that the model never heard."""
+    held_out_seconds: float = Field(default=6.0, gt=0)
+    """Length of those clips, seconds; shorter tracks are left out."""
     min_seconds: float = Field(default=0.4, gt=0)
     """Shortest clip that a line may ask for, seconds: loudness is measured in blocks of 0.4 s (ITU-R BS.1770-5), so a
     shorter clip has none and cannot be brought to the catalog's."""
@@ -165,7 +171,12 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
     file, remarks = read_requests_file(path), Remarks()
     rows: dict[str, Row] = {}
     refusals, names = [], dict[str, int]()
-    for line in file.lines:
+    before = {row["request_id"]: row for row in known.to_pylist()}
+    names_before = [row["name"] for row in before.values() if row["name"]]
+    asked = held_out_lines(context, config.held_out, config.held_out_seconds, names_before)
+    last = max(line.number for line in file.lines)
+    held_out = [Line(number, line.name, line) for number, line in enumerate(asked, start=last + 1)]
+    for line in [*file.lines, *held_out]:
         try:
             row = reader.row(line)
             if row["name"] in names:
@@ -188,7 +199,6 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
             remarks.add(EQUAL_TAKES, url or "", f"line {line.number}: {row['takes']} takes")
     for note in file.notes if url else ():
         remarks.add(note, path)
-    before = {row["request_id"]: row for row in known.to_pylist()}
     rows |= {row["request_id"]: row for row in keep_refused(rows, refusals, before)}
     _assign_shards(rows, before, config.shard_size)
     return Order(before, list(rows.values()), refusals, remarks.all()), len(file.lines)
