@@ -72,9 +72,10 @@ def test_what_is_given_wins_and_the_preset_and_the_stage_fill_the_rest():
 
 
 def test_a_condition_of_a_preset_can_be_taken_away():
-    model = {"language_model": {"prepend": ["chroma"]}, "clap": None}
+    model = {"language_model": {"prepend": []}, "clap": None}
     train = {"model": model, "attribute_dropout": {"clap": 0}}
-    assert Recipe.model_validate({"train": train}).train.model.conditions == ("description", "chroma")
+    conditions = Recipe.model_validate({"train": train}).train.model.conditions
+    assert conditions == ("description", "key", "bpm", "chroma", "beat", "chords")
 
 
 @pytest.mark.parametrize("preset", ["miniature", "musicgen-small"])

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from flows.recipe import Recipe
 from schemas import Settings, Store
 from schemas.drafts import Drafts
 from schemas.identity import fingerprint
@@ -279,7 +280,7 @@ def test_hostile_titles_are_only_names(store: Store, tmp_path: Path) -> None:
 
 def test_the_demo_set_refers_to_pieces_of_the_demo_corpus(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "store"))
-    pieces = [compose(0, index) for index in range(96)]
+    pieces = [compose(0, index) for index in range(Recipe().demo.pieces)]
     tracks = [{"track_id": f"{i:064x}", "title": p.title, "artist": p.artist} for i, p in enumerate(pieces)]
     store.write_shard(TRACKS, "t", "0", pa.Table.from_pylist(tracks, schema=TRACKS.schema), "k")
     piece = {"piece_id": "0-0000", "title": pieces[0].title}
@@ -288,10 +289,10 @@ def test_the_demo_set_refers_to_pieces_of_the_demo_corpus(tmp_path: Path) -> Non
     rows = rows_of(store)
     assert result.counts.refused == 0
     assert len(rows) >= 24
-    assert {"melody", "clap", "prompt", "bpm", "key"} <= {
+    assert {"melody", "clap", "prompt", "bpm", "meter", "chords", "key"} <= {
         name for row in rows for name, value in row.items() if value is not None
     }
-    assert all(4 <= row["seconds"] <= 8 for row in rows)
+    assert all(4 <= row["seconds"] <= 30 for row in rows)
 
 
 @pytest.mark.parametrize("default_set", ["text", "demo"])
