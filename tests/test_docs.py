@@ -254,7 +254,8 @@ def test_every_command_of_the_documentation_runs(catalog, home, tmp_path):
         shutil.copy(path, recordings)
     assert len(list(recordings.iterdir())) == 2
     (tmp_path / "requests.csv").write_text(blocks("csv")[0])
-    every = commands("console", "$ segue ")
+    # Plans change nothing, and are those of a store whose order is still the preset's own.
+    every = sorted(commands("console", "$ segue "), key=lambda words: words[0] != "plan" or "--requests" in words)
     assert len(every) >= 6
     for words in every:
         where = words.index("--store")
