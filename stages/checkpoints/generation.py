@@ -40,6 +40,12 @@ def description_of(request: Row, config: MusicModelConfig) -> str | None:
     return request_text(request["description"], request["key"], request["bpm"])
 
 
+def fields_of(request: Row, facts: CheckpointFacts) -> dict[str, str | float]:
+    """Return the other conditions that a model reads and a request has; every clip has a length."""
+    fields = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
+    return {name: fields[name] for name in facts.model.fields if fields.get(name) is not None}
+
+
 def told_by_frames(request: Row, facts: CheckpointFacts, frames: int) -> dict[str, Tensor]:
     """Return the conditions that a model reads frame by frame and that a request tells, by name, [frames, E] each: its
     tempo and metre as beats, of which the first begins bar 1 with the clip, and its chords.

@@ -13,7 +13,14 @@ from schemas.identity import by_hash
 from schemas.tables import Row
 from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.generation import RequestConditions, description_of, generate_codes, generation_request
+from stages.checkpoints.generation import (
+    RequestConditions,
+    description_of,
+    fields_of,
+    generate_codes,
+    generation_request,
+    told_by_frames,
+)
 from stages.checkpoints.loading import load_checkpoint
 from stages.evaluate.asking import asked_by_request
 from stages.evaluate.control_config import Config
@@ -86,7 +93,7 @@ def experiments(
 
 
 def _asks_something(take: Take) -> bool:
-    asked = any(take.request[name] for name in ("key", "bpm", "melody"))
+    asked = any(take.request[name] for name in ("key", "bpm", "chords", "melody"))
     return asked and not take.request["prompt"]
 
 
@@ -136,7 +143,10 @@ def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":
     melody = Melody.of_row(told)
     # A CLAP reference is left out: it would have to be embedded again, and nothing here is judged by it.
     attributes = Attributes(
-        description=description_of(request, facts.model), chroma=None if melody is None else melody.frames
+        description=description_of(request, facts.model),
+        chroma=None if melody is None else melody.frames,
+        fields=fields_of(request, facts),
+        **told_by_frames(request, facts, told["frames"]),
     )
     return generation_request(
         request, RequestConditions(attributes), facts, frames=told["frames"], seed=trial.own.generation["seed"]

@@ -29,7 +29,7 @@ from stages.audio import AudioError, DecodedAudio, convert_audio, read_audio
 from stages.audio.references import Reference, RequestRefused, rows_of_tracks
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.generation import RequestConditions, description_of, told_by_frames
+from stages.checkpoints.generation import RequestConditions, description_of, fields_of, told_by_frames
 from stages.generate.config import Config
 from stages.pipeline.contract import Context
 
@@ -135,7 +135,7 @@ class ConditionReader:
             description=description_of(request, self.facts.model),
             chroma=torch.from_numpy(self._melody(request)) if request["melody"] else None,
             clap=self._embedding(request) if request["clap"] else None,
-            fields=self._fields(request),
+            fields=fields_of(request, self.facts),
             **told_by_frames(request, self.facts, clip_frames(self.facts, request["seconds"])),
         )
         return RequestConditions(attributes, self._prompt(request) if request["prompt"] else None)
@@ -199,11 +199,6 @@ class ConditionReader:
     @property
     def _reads(self) -> str:
         return ", ".join(self.facts.model.conditions) or "no conditions"
-
-    def _fields(self, request: Row) -> dict[str, str | float]:
-        """Return the other conditions that the model reads and the request has; every clip has a length."""
-        fields = dict(request["fields"] or ()) | {name: request[name] for name in ("key", "bpm", "seconds")}
-        return {name: fields[name] for name in self.facts.model.fields if fields.get(name) is not None}
 
     def _melody(self, request: Row) -> Melody:
         """Return as much of the beginning of the reference's melody as the clip can follow."""

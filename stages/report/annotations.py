@@ -4,20 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.conditioning.config import NO_ROOT, PITCH_NAMES
+from model.conditioning.charts import Chord
+from model.conditioning.config import NO_ROOT
 from schemas.tables import Row
 
-WIDTH, LANE = 640, 22
+WIDTH, LANE = 320, 20
 """Units of a drawing's width, and the height of a lane of chords."""
 
-LETTER = 7.0
+LETTER = 6.5
 """Units that a letter of a chord's name takes: a name that does not fit in its box is left out."""
-
-SUFFIXES = {
-    **{"maj": "", "min": "m", "dim": "dim", "aug": "aug", "7": "7", "maj7": "maj7", "min7": "m7", "hdim7": "m7b5"},
-    **{"dim7": "dim7", "minmaj7": "mMaj7", "sus2": "sus2", "sus4": "sus4", "maj6": "6", "min6": "m6"},
-}
-"""Harte's names of qualities -> as musicians write them."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +93,5 @@ def chord_name(chord: Mapping[str, Any]) -> str:
     """Write a chord as musicians do, such as `Am7` or `C/E`; `–` where there is none."""
     if chord["root"] == NO_ROOT:
         return "–"
-    bass = chord.get("bass")
-    inverted = f"/{PITCH_NAMES[bass]}" if bass is not None and bass not in (NO_ROOT, chord["root"]) else ""
-    return f"{PITCH_NAMES[chord['root']]}{SUFFIXES.get(chord['quality'], chord['quality'])}{inverted}"
+    bass = chord["root"] if chord.get("bass") in (None, NO_ROOT) else chord["bass"]
+    return str(Chord(chord["root"], chord["quality"], bass))

@@ -10,8 +10,8 @@ from tests.worlds.small_catalog import chord
 def test_beats_lie_at_their_share_of_the_clip_s_length() -> None:
     drawn = annotations({"beats_asked": [0.0, 2.0], "beats": [1.0, 3.9, 9.0]}, 4.0)
     assert drawn is not None
-    assert drawn.beats_asked == "M0.0 0V22M320.0 0V22"
-    assert drawn.beats == "M160.0 78V100M624.0 78V100"
+    assert drawn.beats_asked == "M0.0 0V22M160.0 0V22"
+    assert drawn.beats == "M80.0 78V100M312.0 78V100"
     assert drawn.words == "2 beats asked, 3 heard"
 
 
@@ -23,7 +23,7 @@ def test_chords_have_a_lane_for_what_was_asked_and_one_for_what_was_heard() -> N
     drawn = annotations(score, 4.0)
     assert drawn is not None
     assert [lane.name for lane in drawn.lanes] == ["asked", "heard"]
-    assert [(box.x, box.width, box.text) for box in drawn.lanes[0].boxes] == [(0.0, 320.0, "Am"), (320.0, 320.0, "F")]
+    assert [(box.x, box.width, box.text) for box in drawn.lanes[0].boxes] == [(0.0, 160.0, "Am"), (160.0, 160.0, "F")]
     assert [box.name for box in drawn.lanes[1].boxes] == ["Am7", "–"]
     assert "chords asked: Am F; chords heard: Am7 –" in drawn.words
 
@@ -31,7 +31,7 @@ def test_chords_have_a_lane_for_what_was_asked_and_one_for_what_was_heard() -> N
 def test_a_chord_that_goes_on_is_one_box_and_a_name_that_does_not_fit_is_left_out() -> None:
     drawn = annotations({"chords": [chord(0, 1, 0), chord(1, 2, 0), chord(2, 2.05, 1, "minmaj7")]}, 40.0)
     assert drawn is not None
-    assert [(box.width, box.text) for box in drawn.lanes[0].boxes] == [(32.0, "C"), (0.8, "")]
+    assert [(box.width, box.text) for box in drawn.lanes[0].boxes] == [(16.0, "C"), (0.4, "")]
 
 
 @pytest.mark.parametrize(("root", "quality", "bass", "name"), [(0, "maj", 4, "C/E"), (10, "hdim7", 10, "A#m7b5")])
