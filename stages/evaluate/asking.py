@@ -1,7 +1,11 @@
 """What was asked of a sound: of a clip by its request, of a recording by what is known of it."""
 
 import re
+from collections.abc import Sequence
+from typing import Any
 
+from model.conditioning.charts import DEFAULT_METER, chart_chords, parse_chart, parse_chord, parse_meter
+from model.conditioning.config import CHORD_QUALITIES, NO_CHORD, NO_ROOT
 from schemas.tables import Row
 from stages.audio.keys import parse_key
 from stages.evaluate.judging import Asked
@@ -22,8 +26,23 @@ def asked_by_request(request: Row) -> Asked:
         key=parse_key(request["key"]) if request["key"] else None,
         bpm=bpm,
         beats=None if bpm is None or request["prompt"] else beat_grid(bpm, request["seconds"]),
+        chords=_asked_chords(request),
         drums=asked_drums(request["description"]),
     )
+
+
+def _asked_chords(request: Row) -> tuple[dict[str, Any], ...] | None:
+    """Return the chords of a request over its clip, each bar's by themselves. They begin with the clip, a prompt
+    included, as those that the model is told do."""
+    if not request["chords"] or request["bpm"] is None:
+        return None
+    meter = parse_meter(request["meter"] or DEFAULT_METER)
+    told = chart_chords(parse_chart(request["chords"], meter), meter, request["bpm"], request["seconds"])
+    chords = []
+    for start, end, root, quality, bass in told.tolist():
+        name = NO_CHORD if root == NO_ROOT else CHORD_QUALITIES[int(quality)]
+        chords.append(_chord(start, end, int(root), name, int(bass)))
+    return tuple(_mostly_before(chords, request["seconds"])) or None
 
 
 def asked_drums(description: str | None) -> bool | None:
@@ -55,6 +74,7 @@ def truth_of_track(track: Row, piece: Row | None, seconds: float) -> Asked:
         key=piece["key"],
         bpm=piece["bpm"],
         beats=tuple(beat for beat in beat_grid(piece["bpm"], _played_seconds(piece)) if beat < seconds),
+        chords=tuple(_mostly_before(_piece_chords(piece), seconds)) or None,
         drums="drums" in piece["instruments"],
     )
 
@@ -63,3 +83,23 @@ def _played_seconds(piece: Row) -> float:
     """Return the length of a piece's whole bars, without its ringing out, which is shorter than a bar."""
     bar = piece["beats_per_bar"] * 60 / piece["bpm"]
     return float(int(piece["seconds"] / bar + 1e-6) * bar)
+
+
+def _piece_chords(piece: Row) -> list[dict[str, Any]]:
+    """Return the chords of a piece as rows of `harmony`: they are all of one length."""
+    length = _played_seconds(piece) / len(piece["chords"])
+    chords = []
+    for number, name in enumerate(piece["chords"]):
+        chord = parse_chord(name)
+        assert chord is not None, "the demo corpus writes chords as musicians do"
+        chords.append(_chord(number * length, (number + 1) * length, chord.root, chord.quality, chord.bass))
+    return chords
+
+
+def _chord(start: float, end: float, root: int, quality: str, bass: int) -> dict[str, Any]:
+    return {"start": start, "end": end, "root": root, "quality": quality, "bass": bass, "confidence": 1.0}
+
+
+def _mostly_before(chords: Sequence[dict[str, Any]], seconds: float) -> list[dict[str, Any]]:
+    """Return the chords of which at least half lies in the first seconds: there is too little to hear of others."""
+    return [chord for chord in chords if (chord["start"] + chord["end"]) / 2 <= seconds]

@@ -4,7 +4,7 @@ import pytest
 
 from stages.evaluate.asking import asked_by_request, asked_drums, beat_grid
 
-REQUEST = {"key": None, "bpm": None, "prompt": None, "seconds": 4.0, "description": None}
+REQUEST = {"key": None, "bpm": None, "meter": None, "chords": None, "prompt": None, "seconds": 4.0, "description": None}
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,21 @@ def test_beats_are_asked_from_the_beginning_of_a_clip_to_before_its_end() -> Non
     assert beat_grid(120.0, 2.0) == (0.0, 0.5, 1.0, 1.5)
     assert beat_grid(120.0, 2.1) == (0.0, 0.5, 1.0, 1.5, 2.0)
     assert asked_by_request(REQUEST | {"bpm": 60.0}).beats == (0.0, 1.0, 2.0, 3.0)
+
+
+def test_chords_are_asked_bar_by_bar_and_again_until_the_clip_ends() -> None:
+    chords = asked_by_request(REQUEST | {"bpm": 120.0, "chords": "C | Am7 | N.C.", "seconds": 7.5}).chords
+    assert chords is not None
+    assert [(chord["start"], chord["end"], chord["root"], chord["quality"]) for chord in chords] == [
+        *((0.0, 2.0, 0, "maj"), (2.0, 4.0, 9, "min7"), (4.0, 6.0, -1, "N"), (6.0, 8.0, 0, "maj"))
+    ]
+
+
+def test_a_bar_of_a_waltz_is_three_beats_and_a_chord_that_has_hardly_begun_is_not_asked() -> None:
+    request = REQUEST | {"bpm": 60.0, "meter": "3/4", "chords": "C:2 F:1 | G/B", "seconds": 4.0}
+    chords = asked_by_request(request).chords
+    assert chords is not None
+    assert [(chord["end"], chord["bass"]) for chord in chords] == [(2.0, 0), (3.0, 5)]
 
 
 def test_of_a_clip_that_continues_a_prompt_nobody_knows_where_beats_are_to_be() -> None:

@@ -55,6 +55,11 @@ def test_a_recording_is_judged_by_the_truth_about_its_beginning(rows: list[dict]
         assert row["beats_asked"] == pytest.approx(
             [beat * 60 / piece.tempo for beat in range(100) if beat * 60 / piece.tempo < SECONDS]
         )
+        expected = [chord for chord in piece.chords if chord.onset + chord.duration / 2 <= SECONDS]
+        assert [chord["start"] for chord in row["chords_asked"]] == pytest.approx([chord.onset for chord in expected])
+        assert [chord["quality"] for chord in row["chords_asked"]] == [
+            {"m": "min", "dim": "dim"}.get(chord.name[len(chord.name.rstrip("dim")) :], "maj") for chord in expected
+        ]
 
 
 def test_what_comes_through_a_codec_of_random_weights_is_no_music_any_more(rows: list[dict]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model.conditioning.charts import parse_chord
 from stages.demo.synthesis import Piece, compose
 from stages.demo.synthesis.rendering import render
 from stages.evaluate.asking import beat_grid
@@ -22,7 +23,12 @@ def sound(piece: Piece) -> np.ndarray:
 
 
 def asked(piece: Piece) -> Asked:
-    return Asked(piece.key.name, piece.tempo, beat_grid(piece.tempo, SECONDS), None, bool(piece.hits))
+    chords = tuple(
+        {"start": chord.onset, "end": chord.onset + chord.duration, "root": named.root, "quality": named.quality}
+        for chord in piece.chords
+        if chord.onset + chord.duration <= SECONDS and (named := parse_chord(chord.name))
+    )
+    return Asked(piece.key.name, piece.tempo, beat_grid(piece.tempo, SECONDS), chords, bool(piece.hits))
 
 
 def transposed(piece: Piece, semitones: int) -> Piece:
@@ -47,7 +53,8 @@ def test_a_piece_is_what_its_score_says(scores: list[dict]) -> None:
     assert mean(scores, "beat_f_measure") > 0.7
     assert mean(scores, "bpm_correct_octave") > 0.7
     assert mean(scores, "drums_correct") > 0.8
-    assert mean(scores, "key_correct") > 0.35  # of 24
+    assert mean(scores, "key_correct") > 0.6  # of 24
+    assert mean(scores, "chord_accuracy") > 0.85
 
 
 def test_a_piece_has_a_pulse_and_tones_and_noise_has_none(scores: list[dict]) -> None:
@@ -57,12 +64,13 @@ def test_a_piece_has_a_pulse_and_tones_and_noise_has_none(scores: list[dict]) ->
     assert mean(scores, "pitch_strength") > 2 * noise["pitch_strength"]
 
 
-def test_a_piece_that_is_transposed_has_the_wrong_key_and_the_right_beats(scores: list[dict]) -> None:
+def test_a_piece_that_is_transposed_has_the_wrong_key_and_chords_and_the_right_beats(scores: list[dict]) -> None:
     rows = []
     for number in PIECES:
         piece = compose(3, number)
         rows.append(score_sound(sound(transposed(piece, 1)), RATE, asked(piece)))
     assert mean(rows, "key_correct") < 0.15 < mean(scores, "key_correct")
+    assert mean(rows, "chord_accuracy") < 0.15 < mean(scores, "chord_accuracy")
     assert mean(rows, "beat_f_measure") == pytest.approx(mean(scores, "beat_f_measure"), abs=0.15)
 
 
@@ -79,6 +87,6 @@ def test_silence_is_wrong_in_everything_that_was_asked() -> None:
     piece = compose(3, 16)
     row = score_sound(np.zeros((1, round(SECONDS * RATE)), np.float32), RATE, asked(piece))
     assert not any(row[name] for name in ("key_correct", "bpm_correct", "bpm_correct_octave"))
-    assert row["key_score"] == row["beat_f_measure"] == 0.0
+    assert row["key_score"] == row["beat_f_measure"] == row["chord_accuracy"] == 0.0
     assert row["pulse_clarity"] is row["pitch_strength"] is row["centroid"] is None
     assert row["drums"] is False
