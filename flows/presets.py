@@ -105,7 +105,7 @@ def miniature() -> Difference:
                 "learning_rate": 3e-3,
                 "optimizer": "muon",
                 "precision": "bfloat16",
-                "steps": 1500,
+                "steps": 800,
                 "warmup_steps": 40,
                 "ema_decay": 0.98,
             },
@@ -116,8 +116,8 @@ def miniature() -> Difference:
             # Requests tell some of these and not others.
             "attribute_dropout": dict.fromkeys(("key", "bpm", "chroma", "clap", "beat", "chords"), 0.2),
             "log_every": 25,
-            "valid_every": 500,
-            "save_every": 250,
+            "valid_every": 400,
+            "save_every": 200,
         },
         "requests": {"default_set": "demo", "held_out": 104},
     }
