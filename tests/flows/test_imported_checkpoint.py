@@ -49,7 +49,7 @@ def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form:
     rows = query(Store(settings.store), joined).to_pylist()
     assert len(rows) == 2
     for row in rows:
-        assert (row["codec"], row["channels"]) == (load_codec(small.codec).identity, channels)
+        assert (row["codec_identity"], row["channels"]) == (load_codec(small.codec).identity, channels)
         sound, rate = soundfile.read(Store(settings.store).path(row["path"]), always_2d=True)
         assert (rate, sound.shape) == (SAMPLE_RATE, (SAMPLE_RATE, channels))
         assert row["prompt_frames"] == (10 if row["prompt"] else 0)
