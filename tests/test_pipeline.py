@@ -18,7 +18,7 @@ from schemas.weights import folder_digest
 from tests.worlds.smallest_run import command, digests, environment, segue
 
 STAGES = (
-    *("demo", "ingest", "train_codec", "demo_models", "chroma", "clap", "tokenize", "train"),
+    *("demo", "ingest", "train_codec", "demo_models", "chroma", "rhythm", "harmony", "clap", "tokenize", "train"),
     *("requests", "generate", "decode", "evaluate", "nearest", "controls", "measure", "report"),
 )
 

@@ -4,7 +4,8 @@ They stand apart from the networks, so that a plan, which needs every knob, need
 """
 
 import math
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -227,7 +228,8 @@ class MusicModelConfig(Config):
     description: TextConfig | None = TextConfig()
     """Text; None does without."""
     fields: dict[str, FieldConfig] = Field({})
-    """Other metadata, each a condition of its own, by its name in `FIELDS`; in that order, whatever the order here."""
+    """Other metadata, each a condition of its own, by its name in `FIELDS`; in that order, whatever the order here.
+    None takes one of a preset's away."""
     chroma: MelodyConfig | None = None
     """Melody; None does without."""
     clap: ClapConfig | None = None
@@ -243,6 +245,13 @@ class MusicModelConfig(Config):
         return tuple(
             name for name in CONDITIONS if (name in self.fields if name in FIELDS else getattr(self, name) is not None)
         )
+
+    @field_validator("fields", mode="before")
+    @classmethod
+    def _none_is_no_field(cls, fields: Any) -> Any:
+        if not isinstance(fields, Mapping):
+            return fields
+        return {name: config for name, config in fields.items() if config is not None}
 
     @field_validator("fields")
     @classmethod

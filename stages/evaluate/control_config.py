@@ -28,7 +28,7 @@ class Config(schemas.Config):
     """Most requests, of each model, that are generated with their own seed and another's conditions; 0 leaves the
     experiment out, as it costs as much as so many clips."""
     guidances: tuple[float, ...] = ()
-    """Coefficients of guidance that requests are generated at besides their own, such as `1,2,3,5` (AudioCraft:
+    """Coefficients of guidance that requests are generated at besides their own, such as `[1,2,3,5]` (AudioCraft:
     `cfg_coef`)."""
     guided: int = Field(default=32, ge=1)
     """Most requests, of each model, that are generated at each of them."""

@@ -73,7 +73,6 @@ def plan_shards(stage: ConfiguredStage, context: Context, contents: Mapping[str,
         else:
             kept |= drafts.replaced_keys(inputs - kept)
         make, reuse, drop = make + len(inputs - kept), reuse + len(kept), drop + len(set(keys) - kept)
-        refused += len(standing)
         if source.copies:
             missing += sorted(inputs - kept)
         if planned is not None:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import pyarrow.compute as pc
-
 from model.conditioning.charts import Chart, Chord, TimedChord
 from schemas.identity import by_hash
 from schemas.tables import HARMONY, RHYTHM, TRACKS, Row
@@ -38,20 +36,18 @@ def held_out_lines(context: Context, count: int, seconds: float, before: Sequenc
     """
     if not count or TRACKS.name not in context.versions:
         return []
-    tracks = context.rows(TRACKS, ["track_id", "split", "seconds", "description", "key", "bpm"])
-    tracks = tracks.filter(
-        pc.and_(pc.not_equal(tracks["split"], "train"), pc.greater_equal(tracks["seconds"], seconds))
-    )
+    rows = context.rows(TRACKS, ["track_id", "split", "seconds", "description", "key", "bpm"])
+    held_out = [row for row in rows.to_pylist() if row["split"] != "train" and row["seconds"] >= seconds]
     known = frozenset(before)
-    rows = sorted(tracks.to_pylist(), key=lambda row: (_name(row) not in known, by_hash(row["track_id"])))[:count]
-    ids = {row["track_id"] for row in rows}
+    chosen = sorted(held_out, key=lambda row: (_name(row) not in known, by_hash(row["track_id"])))[:count]
+    ids = {row["track_id"] for row in chosen}
     rhythms, harmonies = (
         rows_of_tracks(context.store, context.versions, table, ids) if table.name in context.versions else {}
         for table in (RHYTHM, HARMONY)
     )
     return [
         _line(row, rhythms.get(row["track_id"]), harmonies.get(row["track_id"]), seconds)
-        for row in sorted(rows, key=_name)
+        for row in sorted(chosen, key=_name)
     ]
 
 

@@ -52,7 +52,11 @@ def test_clips_have_the_sizes_the_rate_and_the_length_of_the_codec(store: Store,
     for row in rows:
         codes = np.array(row["codes"])
         assert codes.shape == (LEVELS, -(-round(SECONDS * RATE) // HOPS[kind]))
-        assert (row["frame_rate"], row["cardinality"], row["codec_identity"]) == (RATE / HOPS[kind], CARDINALITY, codec.identity)
+        assert (row["frame_rate"], row["cardinality"], row["codec_identity"]) == (
+            RATE / HOPS[kind],
+            CARDINALITY,
+            codec.identity,
+        )
         sound, rate = soundfile.read(store.path(row["path"]), always_2d=True)
         assert (rate, sound.shape) == (RATE, (round(SECONDS * RATE), 1))
         assert sound.std() > 0

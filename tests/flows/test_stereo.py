@@ -56,7 +56,7 @@ def test_codes_are_those_of_either_side_by_turns_and_a_mono_recording_has_equal_
     for row in rows:
         codes = np.array(row["codes"])
         assert codes.shape == (2 * CODEBOOKS, round(2 * FRAME_RATE))
-        assert (row["channels"], row["codec"], row["sample_rate"]) == (2, codec.identity, SAMPLE_RATE)
+        assert (row["channels"], row["codec_identity"], row["sample_rate"]) == (2, codec.identity, SAMPLE_RATE)
         assert np.array_equal(codes[0::2], codes[1::2]) == row["uri"].endswith("mono.wav")
 
 

@@ -169,8 +169,8 @@ def test_a_publication_in_the_middle_of_a_query_is_seen_though_it_has_the_same_f
     publish(store, "v1", s0=rows("a"), s1=rows("b"))
     asked, answers = schemas.database._query, []
 
-    def interrupted(*given):
-        answer = asked(*given)
+    def interrupted(*given, **named):
+        answer = asked(*given, **named)
         if not answers:
             publish(store, "v1", s0=rows("a", frames=2), s1=rows("b", frames=2))
         answers.append(answer)

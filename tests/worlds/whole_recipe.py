@@ -7,6 +7,7 @@ from typing import Any
 import soundfile
 
 from flows.overrides import merge
+from flows.presets import miniature
 from flows.recipe import Recipe
 from flows.running import Run, RunPlan, plan_run, run_stages
 from schemas import Settings
@@ -14,6 +15,7 @@ from tests.worlds import codec_world
 
 REQUESTS = "name,seconds,prompt,prompt_seconds\none,0.5,,\ntwo,0.5,,\nthree,0.8,title:Piece 3,0.2\n"
 """The last goes on from a recording of Cy's."""
+NO_CONDITIONS = dict.fromkeys(("description", "chroma", "clap", "beat", "chords"))
 ARTISTS = ("Ada", "Bob", "Ada", "Cy", "Bob", "Cy", "Dee", "Dee")
 """Of each recording."""
 
@@ -31,14 +33,17 @@ def recipe(**changes: Any) -> Recipe:
     """A recipe whose models learn next to nothing; `changes` are laid on it."""
     codec = codec_world.recipe().model_dump(exclude={"licences"})
     decoder = {"codebooks": codec_world.CODEBOOKS, "cardinality": codec_world.CARDINALITY}
-    decoder |= {"width": 16, "heads": 2, "layers": 1, "cross": (), "prepend": ()}
+    decoder |= {"width": 16, "heads": 2, "layers": 1, "cross": (), "prepend": (), "sum": ()}
     values: dict[str, Any] = {
         "ingest": {"valid": 0.0, "test": 0.0},
         "train_codec": codec | {"reconstructions": 1},
         "clap": {"model": None},
         "train": {
-            "model": {"language_model": decoder, "description": None, "chroma": None, "clap": None},
-            **{"text_encoder": None, "attribute_dropout": {"chroma": 0.0, "clap": 0.0}},
+            "model": {"language_model": decoder, "fields": {"key": None, "bpm": None}, **NO_CONDITIONS},
+            **{
+                "text_encoder": None,
+                "attribute_dropout": dict.fromkeys(miniature()["train"]["attribute_dropout"], 0.0),
+            },
             **{"batch_size": 2, "micro_batch_size": 2},
             **{"segment_seconds": 1.0, "optimization": {"steps": 2, "warmup_steps": 1}},
         },

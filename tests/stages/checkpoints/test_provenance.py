@@ -9,6 +9,7 @@ import pytest
 
 from schemas import Settings, Store
 from schemas.database import query
+from schemas.licences import LicencePolicy
 from schemas.tables import CHECKPOINTS, LEARNED, TRACKS
 from schemas.versions import record_version
 from schemas.weights import WeightsLibrary
@@ -72,7 +73,7 @@ def test_a_recording_that_was_removed_is_still_traced_with_what_was_known_of_it(
     left = {name: table.filter(pc.not_equal(table["track_id"], removed)) for name, table in tables.items()}
     fill(tmp_path, **left)
     _, context = make_context(tmp_path, config)
-    assert tracks_to_learn(context, trained_on).num_rows == len(trained_on) - 1
+    assert tracks_to_learn(context, trained_on, LicencePolicy()).num_rows == len(trained_on) - 1
     sql = (
         "SELECT track_id, title, licence FROM learned JOIN checkpoints USING (training_set) WHERE checkpoint_id = '{}'"
     )

@@ -21,8 +21,8 @@ from stages.generate import Config
 from stages.generate.conditions import ConditionReader
 from stages.pipeline import machine
 from stages.pipeline.contract import Dependencies, Progress, Shard, Stopped
-from stages.pipeline.planning import consulted_digest
 from stages.pipeline.runner import StageFailed
+from stages.pipeline.shard_plans import consulted_digest
 from tests.worlds.audiocraft_files import written
 from tests.worlds.generation_world import (
     DEFAULTS,
