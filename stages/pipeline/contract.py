@@ -323,6 +323,8 @@ class Context:
     """For stages that reduce, a hash of the fingerprint and the digest of the rows read: the id of a checkpoint."""
     data_digest: str = ""
     """For stages that reduce: the digest of the rows read."""
+    data_columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The columns that have a say in it, by table, where not all do."""
     kept: frozenset[tuple[str, ...]] = frozenset()
     """For stages that map: keys of WRITES' rows that need not be made again, each as `schemas.shards.row_keys` gives
     it: a text for each column of the key."""

@@ -20,7 +20,7 @@ from schemas.shards import distinct, output_keys, row_keys
 from schemas.tables import REJECTS, REMARKS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Remarks, Shard
 from stages.pipeline.keys import driver_of, driving_key, is_staged, outdated_keys, wanted_keys
-from stages.pipeline.planning import reduced_shard
+from stages.pipeline.planning import data_digest, reduced_shard
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.shard_plans import consulted_digest
 from stages.pipeline.threads import computing_threads
@@ -234,6 +234,11 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         else pa.Table.from_batches([], table.schema)
         for table in given  # one that is optional may have no stage that makes it
     ]
+    if context.data_digest and data_digest(module, context) != context.data_digest:
+        # What is made here is known by what it was planned from, so it must be that: a folder that cannot be listed any
+        # more looks like an empty one.
+        names = ", ".join(table.name for table in module.READS)
+        raise OSError(f"expected {names} as they were when {stage.name} was planned, got others: run it again")
     result = module.reduce(stage.config, context, *inputs)
     for name, beside in result.also.items():
         table = TABLES[name]

@@ -162,8 +162,8 @@ class Pipeline:
         versions, config = self.versions(name), self._configs[name]
         context = Context(self.store, self.settings, run_id, name, version, versions, self.library, config)
         if hasattr(self.stages[name].module, "reduce"):
-            columns = self.dependencies(name).columns
-            digest = _data_digest(self.stages[name].module, context, columns)
+            context = replace(context, data_columns=self.dependencies(name).columns)
+            digest = data_digest(self.stages[name].module, context)
             context = replace(context, data_digest=digest, identity=fingerprint({"recipe": version, "data": digest}))
         return context
 
@@ -173,13 +173,9 @@ class Pipeline:
         return self.writer(stage.module.READS[0]) if stage.module.READS else self.stages.get(stage.after or "")
 
 
-def _data_digest(module: ModuleType, context: Context, columns: Mapping[str, Sequence[str]]) -> str:
+def data_digest(module: ModuleType, context: Context) -> str:
     """Return the digest of the rows that a reducing stage reads, from the footers of their shards, however they lie in
-    them.
-
-    Args:
-        columns: those that have a say, by table; of a table that is not named, all that are part of its identity.
-    """
+    them; of a table that `context.data_columns` does not name, all columns that are part of its identity."""
     store, contents = context.store, {}
     for table in module.READS:
         if not table.accumulates and table.name not in context.versions:
@@ -190,7 +186,7 @@ def _data_digest(module: ModuleType, context: Context, columns: Mapping[str, Seq
             for version in versions
             for shard in store.shards(table, version)
         )
-        chosen = columns.get(table.name, table.identity or table.schema.names)
+        chosen = context.data_columns.get(table.name, table.identity or table.schema.names)
         contents[table.name] = {name: digests[name] for name in chosen if name in digests}
     return fingerprint(contents)
 
