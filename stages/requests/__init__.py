@@ -96,8 +96,8 @@ class Config(schemas.Config):
     top_p: float = Field(default=0.0, ge=0, le=1)
     """Probability mass that may be drawn; 0 leaves it to `top_k` (AudioCraft's default)."""
     held_out: int = Field(default=0, ge=0)
-    """Requests besides those of the file: so many held-out tracks are asked for as what they are, so that the clips can
-    be measured against music that the model never heard."""
+    """Requests besides the preset's own, in a run that names no file: so many held-out tracks are asked for as what
+    they are, so that the clips can be measured against music that the model never heard."""
     held_out_seconds: float = Field(default=6.0, gt=0)
     """Length of those clips, seconds; shorter tracks are left out."""
     min_seconds: float = Field(default=0.4, gt=0)
@@ -173,7 +173,9 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
     refusals, names = [], dict[str, int]()
     before = {row["request_id"]: row for row in known.to_pylist()}
     names_before = [row["name"] for row in before.values() if row["name"]]
-    asked = held_out_lines(context, config.held_out, config.held_out_seconds, names_before)
+    # An order of one's own is what it is.
+    count = 0 if url else config.held_out
+    asked = held_out_lines(context, count, config.held_out_seconds, names_before)
     last = max(line.number for line in file.lines)
     held_out = [Line(number, line.name, line) for number, line in enumerate(asked, start=last + 1)]
     for line in [*file.lines, *held_out]:

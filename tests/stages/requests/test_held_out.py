@@ -52,14 +52,14 @@ class World:
         self.store.write_shard(table, "v", "0", pa.Table.from_pylist(list(rows), schema=table.schema), "k")
         self.versions[table.name] = "v"
 
-    def held_out(self, count: int, seconds: float = 6.0) -> dict[str, dict]:
-        settings = Settings(store=self.store.url, requests=str(self.file), max_refused=0.0)
+    def held_out(self, count: int, seconds: float = 6.0, file: str | None = None) -> dict[str, dict]:
+        settings = Settings(store=self.store.url, requests=file, max_refused=0.0)
         context = Context(self.store, settings, "run", "requests", "r", self.versions, WeightsLibrary(self.store))
         config = Config(held_out=count, held_out_seconds=seconds)
         run_stage(ConfiguredStage("requests", requests, config), context)
         rows = self.store.read(REQUESTS, "r").to_pylist()
-        assert [row for row in rows if row["name"] == "hand"]
-        return {row["name"]: row for row in rows if row["name"] != "hand"}
+        assert [row for row in rows if not row["name"].startswith("held-out")]
+        return {row["name"]: row for row in rows if row["name"].startswith("held-out")}
 
 
 @pytest.fixture
@@ -116,3 +116,8 @@ def test_new_tracks_do_not_change_a_set_that_is_full(world: World) -> None:
 def test_tracks_shorter_than_a_clip_are_left_out(world: World) -> None:
     world.write(TRACKS, track(1, "test", seconds=5.9), track(2, "test", seconds=6.0))
     assert world.held_out(3).keys() == {"held-out 000200020002"}
+
+
+def test_an_order_of_ones_own_gets_no_requests_besides(world: World) -> None:
+    world.write(TRACKS, track(1, "test"))
+    assert world.held_out(3, file=str(world.file)) == {}
