@@ -12,8 +12,7 @@ import pyarrow as pa
 from model.conditioning.config import ChromaConfig
 from schemas import WeightsRef
 from schemas.tables import CHROMA, TRACKS
-from stages.audio.loudness import SILENCE_DBFS
-from stages.audio.prefetching import prefetch, prefetch_items
+from stages.audio.prefetching import prefetch, prefetch_items, refuse_silent
 from stages.networks.published import HTDEMUCS
 from stages.pipeline.contract import Context, Reject, Shard
 
@@ -38,11 +37,9 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
     context.progress.start("chroma", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), sample_rate, channels) as waveforms:
         for item, waveform in waveforms:
+            waveform = refuse_silent(item, waveform, "take a melody from")
             if isinstance(waveform, Reject):
                 part = Shard([], [waveform])
-            elif waveform.peak < 10 ** (SILENCE_DBFS / 20):
-                message = f"expected sound to take a melody from, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
-                part = Shard([], [Reject(item.key, item.uri, "silent", message)])
             else:
                 chroma = melody_chroma(waveform.samples, waveform.sample_rate, separator, config, context.device)
                 part = Shard([{"track_id": item.key, "frame_rate": config.frame_rate, "chroma": list(chroma)}])

@@ -14,8 +14,7 @@ from pydantic import Field
 import schemas
 from schemas.tables import HARMONY, RHYTHM, TRACKS, Row
 from stages.analysis import Harmony, find_harmony
-from stages.audio.loudness import SILENCE_DBFS
-from stages.audio.prefetching import prefetch, prefetch_items
+from stages.audio.prefetching import prefetch, prefetch_items, refuse_silent
 from stages.pipeline.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS, RHYTHM), HARMONY, 1
@@ -35,15 +34,13 @@ def shard(config: Config, context: Context, tracks: pa.Table, rhythm: pa.Table) 
     context.progress.start("harmony", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), config.sample_rate, 1) as waveforms:
         for item, waveform in waveforms:
+            waveform = refuse_silent(item, waveform, "find chords in")
             if isinstance(waveform, Reject):
                 part = Shard([], [waveform])
-            elif waveform.peak < 10 ** (SILENCE_DBFS / 20):
-                message = f"expected sound to find chords in, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
-                part = Shard([], [Reject(item.key, item.uri, "silent", message)])
             else:
                 times = {name: np.array(beats.get(item.key, {}).get(name) or []) for name in ("beats", "downbeats")}
-                found = find_harmony(waveform.samples[0], waveform.sample_rate, times["beats"], times["downbeats"])
-                part = Shard([_row(item.key, found)])
+                harmony = find_harmony(waveform.samples[0], waveform.sample_rate, times["beats"], times["downbeats"])
+                part = Shard([_row(item.key, harmony)])
             context.progress.advance()
             yield part
 

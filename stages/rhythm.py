@@ -13,8 +13,7 @@ from pydantic import Field
 import schemas
 from schemas.tables import RHYTHM, TRACKS, Row
 from stages.analysis import Rhythm, find_rhythm
-from stages.audio.loudness import SILENCE_DBFS
-from stages.audio.prefetching import prefetch, prefetch_items
+from stages.audio.prefetching import prefetch, prefetch_items, refuse_silent
 from stages.pipeline.contract import Context, Reject, Shard
 
 READS, WRITES, VERSION = (TRACKS,), RHYTHM, 1
@@ -36,15 +35,13 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
     context.progress.start("rhythm", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), config.sample_rate, 1) as waveforms:
         for item, waveform in waveforms:
+            waveform = refuse_silent(item, waveform, "find beats in")
             if isinstance(waveform, Reject):
                 part = Shard([], [waveform])
-            elif waveform.peak < 10 ** (SILENCE_DBFS / 20):
-                message = f"expected sound to find beats in, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
-                part = Shard([], [Reject(item.key, item.uri, "silent", message)])
             else:
                 hint = tempi.get(item.key)
-                found = find_rhythm(waveform.samples[0], waveform.sample_rate, hint if hint and hint > 0 else None)
-                part = Shard([_row(item.key, found)])
+                rhythm = find_rhythm(waveform.samples[0], waveform.sample_rate, hint if hint and hint > 0 else None)
+                part = Shard([_row(item.key, rhythm)])
             context.progress.advance()
             yield part
 
