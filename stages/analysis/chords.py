@@ -12,19 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Float
 
+from model.conditioning.config import CHORD_INTERVALS, NO_CHORD, NO_ROOT
 from stages.analysis.frames import Array64
 from stages.analysis.pitch import PitchClasses, mean_between
 
-TEMPLATES = {
-    "maj": (0, 4, 7),
-    "min": (0, 3, 7),
-    "dim": (0, 3, 6),
-    "7": (0, 4, 7, 10),
-    "maj7": (0, 4, 7, 11),
-    "min7": (0, 3, 7, 10),
-}
-"""Quality, by Harte's name (`model.conditioning.config.CHORD_QUALITIES`) -> semitones above the root. Rarer qualities
-cost more right triads than they find."""
+TEMPLATES = {quality: CHORD_INTERVALS[quality] for quality in ("maj", "min", "dim", "7", "maj7", "min7")}
+"""Quality -> semitones above the root. Rarer qualities cost more right triads than they find."""
 
 RARITY = {"dim": 0.03, "7": 0.03, "maj7": 0.03, "min7": 0.03}
 """By how much a rarer chord must be more like the tones than a triad is: a melody adds a fourth tone to many chords."""
@@ -100,7 +93,7 @@ def find_chords(pitches: PitchClasses, moments: Float[Array64, " n"], downbeats:
         start, end = float(starts[first]), float(ends[last - 1])
         number = int(chosen[first])
         if number < 0:
-            chords.append(Chord(start, end, -1, "N", -1, 0.0))
+            chords.append(Chord(start, end, NO_ROOT, NO_CHORD, NO_ROOT, 0.0))
             continue
         root, quality = _NAMES[number]
         confidence = float(sure[first:last, number].mean())
