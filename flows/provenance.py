@@ -125,10 +125,10 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
     from schemas.descent import FACTS, descent
     from schemas.take_downs import TakeDowns
 
-    found = descent(store, [row["track_id"] for row in recordings])
-    _print_sections(_sections(recordings, found), limit)
+    descended = descent(store, [row["track_id"] for row in recordings])
+    _print_sections(_sections(recordings, descended), limit)
     print()
-    for line in _consequences(recordings, found):
+    for line in _consequences(recordings, descended):
         print(line)
     if dry_run:
         print("(nothing was changed)")
@@ -144,18 +144,18 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
         {
             **{name: row[name] for name in FACTS},
             "reason": reason,
-            "checkpoints": found.descendants_of(store, row["track_id"]),
-            "requests": sorted(found.referred[row["track_id"]]),
+            "checkpoints": descended.descendants_of(store, row["track_id"]),
+            "requests": sorted(descended.referred[row["track_id"]]),
         }
         for row in recordings
     ]
     TakeDowns(store).add(rows)
-    if found.clips or found.reconstructions:
+    if descended.clips or descended.reconstructions:
         from stages.report import PAGE
 
         store.remove(PAGE)  # it shows them; the next run writes it anew
     write_views(store)
-    print(f"{_count(len(recordings), 'recording')} taken down, {_count(len(found.clips), 'clip')} withdrawn")
+    print(f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn")
     return 0
 
 
@@ -175,37 +175,38 @@ def _undo(store: "Store", recordings: "list[Row]", dry_run: bool) -> int:
     return 0
 
 
-def _sections(recordings: "list[Row]", found: "Descent") -> "list[Section]":
-    learned = Counter(name for names in found.learned_by.values() for name in names)
+def _sections(recordings: "list[Row]", descended: "Descent") -> "list[Section]":
+    learned = Counter(name for names in descended.learned_by.values() for name in names)
     shown = [
         {"track": row["track_id"], "title": row["title"], "artist": row["artist"], "licence": row["licence"]}
-        | {"in": row["found"] or "nothing yet", "models": len(found.learned_by[row["track_id"]])}
+        | {"in": row["found"] or "nothing yet", "models": len(descended.learned_by[row["track_id"]])}
         for row in recordings
     ]
     models = [
         {"model": row["checkpoint_id"], "kind": row["kind"], "made": f"{row['created_at']:%Y-%m-%d %H:%M}"}
         | {"learned from": learned[row["checkpoint_id"]] or "(a parent did)"}
-        for row in found.models
+        for row in descended.models
     ]
-    clips = [{"request": row["request_id"], "take": row["take"], "file": row["path"]} for row in found.clips]
+    clips = [{"request": row["request_id"], "take": row["take"], "file": row["path"]} for row in descended.clips]
     return [("recordings", shown), ("models that come of them", models), ("clips to withdraw", clips)]
 
 
-def _consequences(recordings: "list[Row]", found: "Descent") -> list[str]:
+def _consequences(recordings: "list[Row]", descended: "Descent") -> list[str]:
     """Return what a person is to know before and after, a line each."""
     from flows.recipe import STAGES
 
     trainers = {kind: name for name, module in STAGES.items() for kind in getattr(module, "KINDS", ())}
-    kinds = dict.fromkeys(row["kind"] for row in found.models)
+    kinds = dict.fromkeys(row["kind"] for row in descended.models)
+    clips, segments = _count(len(descended.clips), "clip"), _count(descended.reconstructions, "kept segment")
     lines = [
         f"ingest refuses {_count(len(recordings), 'recording')} from now on, under any name and from any place",
-        f"{_count(len(found.clips), 'clip')} and {_count(found.reconstructions, 'kept segment')} are shown no more; "
+        f"{clips} and {segments} are shown no more; "
         "`segue clean --yes` removes their files, and a rollback does not bring them back",
     ]
-    if found.untraced:
+    if descended.untraced:
         lines.append(
-            f"what {', '.join(found.untraced)} learned from is not known, as an earlier release made "
-            f"{'it' if len(found.untraced) == 1 else 'them'}: to be sure, train again, and clean"
+            f"what {', '.join(descended.untraced)} learned from is not known, as an earlier release made "
+            f"{'it' if len(descended.untraced) == 1 else 'them'}: to be sure, train again, and clean"
         )
     if kinds:
         stages = ", ".join(f"{trainers[kind]} ({kind})" for kind in kinds if kind in trainers)

@@ -127,9 +127,9 @@ def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Fi
         return
     signed = {name: str(claim.generation.get(name)) for name in ("request", "take", "checkpoint", "seed")}
     others = [f"{name} {tags[name]} in the tags" for name in signed if tags.get(name, signed[name]) != signed[name]]
-    said = ", ".join(f"{name} {value}" for name, value in signed.items())
-    told = f"{claim.generator}, model {claim.generation.get('model')}: {said}"
-    yield Finding("claim", "fails" if others else "holds", "; ".join([told, *others]))
+    signed_facts = ", ".join(f"{name} {value}" for name, value in signed.items())
+    words = f"{claim.generator}, model {claim.generation.get('model')}: {signed_facts}"
+    yield Finding("claim", "fails" if others else "holds", "; ".join([words, *others]))
 
 
 def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, Row | None]":
