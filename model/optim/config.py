@@ -32,7 +32,8 @@ class OptimizationConfig(Config):
     """Decoupled weight decay, of every parameter (arXiv:2306.05284, 3.1)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """What moves the matrices of the language model's hidden layers: AdamW like all else (arXiv:2306.05284, 3.1), or
-    Muon (K. Jordan et al., 2024), which gets further in as many seconds; the other parameters are AdamW's."""
+    Muon (K. Jordan et al., 2024), which got further in as many seconds on a model as small as the miniature's (one
+    seed); the other parameters are AdamW's."""
     matrix_learning_rate: float = Field(default=0.02, gt=0)
     """Muon's learning rate at the peak; its schedule is that of `learning_rate` (K. Jordan et al., 2024)."""
     gradient_norm: float | None = Field(default=1.0, gt=0)
@@ -45,8 +46,8 @@ class OptimizationConfig(Config):
     training are kept as they are."""
     precision: TrainingPrecision = "bfloat16"
     """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
-    float16, whose narrow range needs loss scaling; bfloat16 does not. A CPU that cannot multiply bfloat16 takes
-    float32 instead, which is several times as fast there."""
+    float16, whose narrow range needs loss scaling; bfloat16 does not. A CPU without instructions that multiply
+    bfloat16 takes float32 instead."""
     max_skipped_steps: int = Field(default=10, ge=1)
     """Updates that may be skipped in a row, because the loss or a gradient was not finite, before training stops."""
 
