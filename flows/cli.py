@@ -37,17 +37,6 @@ CheckpointForm = Literal["hf", "audiocraft", "segue"]
 PLANNING = "segue: planning …"
 STARTING = "segue: starting Prefect's server …"
 
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    # The command line tells what happened itself; Prefect's own log still reaches its server.
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-    # It warns of every MusicGen that its special token comes after the codes.
-    "TRANSFORMERS_VERBOSITY": "error",
-}
-"""What the command line sets where the user has not."""
-
 app = typer.Typer(
     help="From a folder of recordings to a catalog of generated clips.",
     rich_markup_mode=None,
@@ -105,7 +94,9 @@ def _run(options: RunOptions, current: "Run") -> None:
     if not working:
         run_stages(current)
         return
-    _be_quiet()
+    from flows.output import be_quiet
+
+    be_quiet()
     print(STARTING, file=sys.stderr, flush=True)
     start_server()
     from flows.catalog import catalog
@@ -182,8 +173,9 @@ def convert(
 ) -> int:
     """Write a checkpoint in another form, with all that it needs."""
     from flows.failures import is_fault
+    from flows.output import be_quiet
 
-    _be_quiet()
+    be_quiet()
     try:
         print(_convert(source, destination, to, codec, store))
     except ValueError as error:
@@ -317,15 +309,6 @@ def _report(error: Exception) -> int:
         traceback.print_exception(error)
     print(f"segue: {format_error(error)}", file=sys.stderr)
     return 1
-
-
-def _be_quiet() -> None:
-    """Leave it to this command line to tell what happens; transformers looks only once, when it is imported."""
-    from huggingface_hub.utils import disable_progress_bars
-
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
-    disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
 
 
 def _override_lines(difference: Any, path: str = "") -> Iterator[str]:

@@ -6,6 +6,7 @@ A bar where there is a terminal; elsewhere plain lines at intervals, which a log
 import csv
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -26,6 +27,17 @@ from stages.pipeline.contract import Progress
 from stages.pipeline.plans import Plan
 from stages.pipeline.runner import StageResult
 
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # The command line tells what happened itself; Prefect's own log still reaches its server.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    # It warns of every MusicGen that its special token comes after the codes.
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""What the command line sets where the user has not."""
+
 LINE_SECONDS = 10.0
 """Time between two lines on one piece of work."""
 
@@ -35,6 +47,15 @@ WIDE = 200
 LONGEST_LIST = 60
 """Characters of a list in a cell of a table, such as codes or a vector; CSV and JSON hold all of them, as cells hold
 all of a text."""
+
+
+def be_quiet() -> None:
+    """Leave it to this command line to tell what happens; transformers looks only once, when it is imported."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
 
 
 @dataclass

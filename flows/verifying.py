@@ -45,7 +45,10 @@ def verify(
     format: Annotated[Literal["text", "json"], typer.Option(help="How the answer is printed.")] = "text",
 ) -> int:
     """Tell what files claim of how they were made, and whether it holds."""
+    from flows.output import be_quiet
+
     opened = existing_store(store) if store is not None or render else None
+    be_quiet()
     try:
         anchors = _anchors(trust or [])
         answers = {str(file): _verify(file, anchors, opened, render) for file in files}
@@ -133,7 +136,7 @@ def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Fi
 
 
 def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, Row | None]":
-    """Find the file in `clips`: by its bytes, or by what its tags say it is."""
+    """Find the file among the store's sounds: by its bytes, or as a clip by what its tags say it is."""
     from schemas.database import query
 
     rows = query(store, f"SELECT * FROM clips WHERE sha256 = '{digest}'").to_pylist()
@@ -147,6 +150,12 @@ def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, R
     if rows:
         words = f"it calls itself clip {request} take {take}, whose file has other bytes: changed, or encoded again"
         return Finding("row", "fails", words), rows[0]
+    rows = query(
+        store, f"SELECT * FROM reconstructions WHERE '{digest}' IN (original_sha256, decoded_sha256)"
+    ).to_pylist()
+    if rows:
+        words = f"segment {rows[0]['number']} that the codec {rows[0]['checkpoint_id']} was heard by, byte for byte"
+        return Finding("row", "holds", words), None
     return Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name"), None
 
 

@@ -1,17 +1,19 @@
 """`segue verify`: what holds, what does not and why, for files as they were made, changed and encoded again."""
 
+import hashlib
 import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import soundfile
 
 from flows.cli import run_command
 from schemas.identity import canonical
-from schemas.tables import CLIPS
+from schemas.tables import CLIPS, RECONSTRUCTIONS
 from schemas.weights import folder_digest
 from stages import decode
 from stages.audio import SourceType, encode_audio
@@ -21,7 +23,7 @@ from stages.pipeline.planning import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.stages.test_decode import context_for, new_store
 from tests.worlds.signers import SignerFiles
-from tests.worlds.tiny_codec import codec_folder
+from tests.worlds.tiny_codec import SAMPLE_RATE, codec_folder
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +123,16 @@ def test_an_unsigned_file_with_marks_holds_as_far_as_it_says_anything(tmp_path, 
     path.write_bytes(encode_audio(sound, 16_000, "ogg", source=SourceType.TRAINED))
     code, found = verify(capsys, path)
     assert (code, found["marks"][0], found["signature"][0]) == (0, "holds", "note")
+
+
+def test_a_segment_that_a_codec_was_heard_by_is_a_file_of_its_store(tmp_path, capsys):
+    store = new_store(tmp_path / "s")
+    sound = np.zeros((1, SAMPLE_RATE), np.float32)
+    data = encode_audio(sound, SAMPLE_RATE, "flac", source=SourceType.TRAINED)
+    digest = hashlib.sha256(data).hexdigest()
+    row = {"checkpoint_id": "c0dec", "number": 3, "decoded": "audio/3-decoded.flac", "decoded_sha256": digest}
+    store.write_shard(RECONSTRUCTIONS, "1", "c0dec", pa.Table.from_pylist([row], schema=RECONSTRUCTIONS.schema), "k")
+    (tmp_path / "3.flac").write_bytes(data)
+    code, findings = verify(capsys, tmp_path / "3.flac", "--store", tmp_path / "s")
+    assert findings["row"] == ("holds", "segment 3 that the codec c0dec was heard by, byte for byte")
+    assert code == 0
