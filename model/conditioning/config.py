@@ -216,8 +216,9 @@ class ChordsConfig(Config):
 
     @property
     def width(self) -> int:
-        """E, numbers at a frame: the root among 12 pitch classes, the quality, no chord, and the bass among 12."""
-        return len(PITCH_NAMES) + len(CHORD_QUALITIES) + 1 + len(PITCH_NAMES)
+        """E, numbers at a frame: the root among 12 pitch classes, the quality, no chord, the bass among 12, and which
+        of the 12 sound."""
+        return len(PITCH_NAMES) + len(CHORD_QUALITIES) + 1 + 2 * len(PITCH_NAMES)
 
 
 class MusicModelConfig(Config):

@@ -18,12 +18,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.conditioning.conditioners import PreparedVectors, project
-from model.conditioning.config import CHORD_QUALITIES, PITCH_NAMES, BeatConfig, ChordsConfig
+from model.conditioning.config import CHORD_INTERVALS, CHORD_QUALITIES, PITCH_NAMES, BeatConfig, ChordsConfig
 from model.lm.fuser import Condition
 
 CHORD_COLUMNS = ("start", "end", "root", "quality", "bass")
 """The numbers of a chord: when it begins and ends in seconds, its root, the place of its quality in `CHORD_QUALITIES`,
 and its bass; `NO_ROOT` as the root is no chord."""
+
+SOUNDING = np.array([np.isin(np.arange(len(PITCH_NAMES)), steps) for steps in CHORD_INTERVALS.values()], np.float32)
+"""Which semitones above its root sound in a chord of each of `CHORD_QUALITIES`: 1, else 0."""
 
 Times = Float[npt.NDArray[np.float64], " T"]
 
@@ -82,13 +85,17 @@ def _count_events(
 def chord_vectors(
     chords: Float[npt.NDArray[np.floating[Any]], "C 5"], times: Times
 ) -> Float[npt.NDArray[np.float32], "T E"]:
-    """Return the chord at some moments: root, quality (or none) and bass, each as one among all; zeros where no chord
-    is told.
+    """Return the chord at some moments: root, quality (or none) and bass, each as one among all, then the pitch classes
+    that sound; zeros where no chord is told.
+
+    Which pitches sound follows from root and quality together, and so not from a sum of a vector for each, which is all
+    that one projection can make of them. Told, it need not be learned: chords are alike by the notes that they share.
 
     Args:
         chords: `CHORD_COLUMNS` of each, in the order of time.
     """
     pitches, qualities = len(PITCH_NAMES), len(CHORD_QUALITIES)
+    bass, sound = pitches + qualities + 1, 2 * pitches + qualities + 1
     vectors = np.zeros((len(times), ChordsConfig().width), dtype=np.float32)
     if not len(chords):
         return vectors
@@ -100,7 +107,9 @@ def chord_vectors(
     frames, roots, kinds, basses = frames[sounding], roots[sounding], kinds[sounding], basses[sounding]
     vectors[frames, roots] = 1.0
     vectors[frames, pitches + kinds] = 1.0
-    vectors[frames, pitches + qualities + 1 + basses] = 1.0
+    vectors[frames, bass + basses] = 1.0
+    vectors[frames, sound:] = SOUNDING[kinds[:, None], (np.arange(pitches) - roots[:, None]) % pitches]
+    vectors[frames, sound + basses] = 1.0
     return vectors
 
 

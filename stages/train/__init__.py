@@ -16,7 +16,7 @@ from schemas.weights import LocalWeights
 from stages.pipeline.contract import Context, Dependencies, Preview, ReduceResult, Remarks
 from stages.train.config import CONDITION_TABLES, KINDS, Config
 
-READS, WRITES, VERSION = (TRACKS, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS), CHECKPOINTS, 6
+READS, WRITES, VERSION = (TRACKS, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS), CHECKPOINTS, 7
 STREAMS = READS
 
 __all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "preview", "reads", "reduce"]

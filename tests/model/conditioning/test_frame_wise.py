@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as some
 from pydantic import ValidationError
 
-from model.conditioning.config import CHORD_QUALITIES, BeatConfig
+from model.conditioning.config import CHORD_QUALITIES, PITCH_NAMES, BeatConfig
 from model.conditioning.frame_wise import FrameWiseConditioner, beat_vectors, chord_vectors, frame_times
 from model.music_model import Attributes, drop_attributes
 from tests.worlds.beats_and_chords import config, item, music_model
@@ -18,6 +18,7 @@ from tests.worlds.tiny_model import random_codes
 BEAT = BeatConfig(waves=2)
 NONE = np.zeros(0)
 ROOT, QUALITY, NO_CHORD, BASS = 0, 12, 12 + len(CHORD_QUALITIES), 13 + len(CHORD_QUALITIES)
+SOUND = BASS + 12
 
 
 def phases(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -98,10 +99,22 @@ def test_a_chord_is_its_root_quality_and_bass_and_none_differs_from_unknown() ->
     chords = np.array([[0.0, 1.0, 9, minor, 4], [1.0, 2.0, -1, 0, -1], [3.0, 4.0, 2, 0, 2]])
     vectors = chord_vectors(chords, np.array([-0.1, 0.0, 0.99, 1.5, 2.5, 3.0, 4.0]))
     found = [np.flatnonzero(vector).tolist() for vector in vectors]
-    inverted = [ROOT + 9, QUALITY + minor, BASS + 4]
-    assert found == [[], inverted, inverted, [NO_CHORD], [], [ROOT + 2, QUALITY, BASS + 2], []]
+    inverted = [ROOT + 9, QUALITY + minor, BASS + 4, *(SOUND + pitch for pitch in (0, 4, 7, 9))]
+    major = [ROOT + 2, QUALITY, BASS + 2, *(SOUND + pitch for pitch in (2, 6, 9))]
+    assert found == [[], inverted, inverted, [NO_CHORD], [], major, []]
     assert set(vectors[vectors != 0]) == {1.0}
     assert not chord_vectors(np.zeros((0, 5)), np.zeros(3)).any()
+
+
+def test_chords_share_the_pitches_that_they_share_and_the_bass_is_among_them() -> None:
+    major, minor = CHORD_QUALITIES.index("maj"), CHORD_QUALITIES.index("min7")
+    chords = np.array([[0.0, 1.0, 0, major, 0], [1.0, 2.0, 9, minor, 9], [2.0, 3.0, 0, major, 2]])
+    sounding = chord_vectors(chords, np.array([0.5, 1.5, 2.5]))[:, SOUND:]
+    assert [[PITCH_NAMES[pitch] for pitch in np.flatnonzero(vector)] for vector in sounding] == [
+        ["C", "E", "G"],
+        ["C", "E", "G", "A"],
+        ["C", "D", "E", "G"],
+    ]
 
 
 def test_items_of_a_batch_are_as_alone_and_nulls_and_unknown_frames_are_zeros() -> None:
