@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from schemas.publications import Publications
 from schemas.store import Store
-from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
+from schemas.tables import CLIPS, REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
 from schemas.take_downs import HIDDEN_BY, TakeDowns
-from schemas.views import VIEWS
+from schemas.views import EVERY_CLIP, VIEWS
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,7 @@ def _tables_in(sql: str) -> list[Table]:
     """Return the tables that a statement names, also by a view over them; all where it names none, as it may list
     them."""
     through = {table for name, view in VIEWS.items() if _names(sql, name) for table in view.tables}
+    through |= {CLIPS.name} if _names(sql, EVERY_CLIP) else set()
     named = [table for table in TABLES.values() if table.name in through or _names(sql, table.name)]
     return named or list(TABLES.values())
 
@@ -129,7 +130,7 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]], whole: Co
         tables, take_downs = _tables_in(sql), TakeDowns(store)
         for table in tables:
             _make_view(connection, store, table, shown[table.name], None if table.name in whole else take_downs)
-        _make_views_over(connection, store, {table.name for table in tables})
+        _make_views_over(connection, store, {table.name for table in tables}, whole)
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
@@ -199,11 +200,18 @@ def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str,
     return shown
 
 
-def _make_views_over(connection: duckdb.DuckDBPyConnection, store: Store, made: set[str]) -> None:
-    """Make the views over tables whose own views are there."""
+def _make_views_over(
+    connection: duckdb.DuckDBPyConnection, store: Store, made: set[str], whole: Collection[str] = ()
+) -> None:
+    """Make the views over tables whose own views are there.
+
+    Args:
+        whole: tables of which all rows are to be seen.
+    """
     for name, view in VIEWS.items():
         if made.issuperset(view.tables):
-            _create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {view.statement}", name, store)
+            statement = f"FROM {EVERY_CLIP}" if name == CLIPS.name and name in whole else view.statement
+            _create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {statement}", name, store)
 
 
 def _make_view(
@@ -244,7 +252,8 @@ def _view(store: Store, table: Table, files: Sequence[str]) -> str:
     """Return the statement that makes a table's view. It has all of the table's columns, also where there is no shard
     yet or only files of an earlier release, which lacked some of them."""
     columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in table.schema)
-    view = f"CREATE OR REPLACE VIEW {table.name} AS SELECT {columns} WHERE false"
+    name = EVERY_CLIP if table is CLIPS else table.name
+    view = f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} WHERE false"
     if not files:
         return view
     paths = ", ".join(literal(f"{_prefix(store)}{file}") for file in files)

@@ -1,5 +1,9 @@
 """Views over several tables: what a question to the store need not join for itself.
 
+`clips` shows what passed. A clip that did not is *quarantined*: its row and its file stay, `quarantine` lists it with
+the reasons and the stage that gave them, and `every_clip` has both kinds. A later stage that has something against
+clips says so in its own table; a line in `_REASONS` lets all three views know.
+
 `lineage` and `descendants` go from a clip to the recordings that its models learned from, and back. They are joins of
 what was written once, and no table: asked for one clip or one recording, they read what is about that one.
 """
@@ -25,7 +29,39 @@ _REFERENCES = """
 """
 """The recordings that requests refer to, by what they are used as."""
 
+EVERY_CLIP = "every_clip"
+"""The view of all rows of the table `clips`, what is quarantined too; `clips` itself is a view over it."""
+
+_REASONS = {
+    "clips": f"SELECT request_id, take, sha256, 'gate' AS stage, reasons FROM {EVERY_CLIP} WHERE len(reasons) > 0",
+}
+"""A table -> the clips that it has something against: by key and digest of the file, for a clip that was made again is
+another one, with the stage that found it and the reasons."""
+
+_QUARANTINED = " UNION ALL ".join(_REASONS.values())
+
+CLIPS_AND_REASONS = tuple(_REASONS)
+"""The tables that the view `clips` reads."""
+
 VIEWS = {
+    "quarantine": View(
+        "a clip that was made and that `clips` does not show, with the stage that has something against it, and what",
+        CLIPS_AND_REASONS,
+        f"""
+        SELECT request_id, take, stage, q.reasons, title, checkpoint_id, seed, retake, path, sha256
+        FROM ({_QUARANTINED}) q JOIN {EVERY_CLIP} USING (request_id, take, sha256)
+        """,
+    ),
+    "clips": View(
+        "a decoded file of generated sound that is not quarantined",
+        CLIPS_AND_REASONS,
+        f"""
+        SELECT * FROM {EVERY_CLIP} c WHERE NOT EXISTS (
+            FROM ({_QUARANTINED}) q
+            WHERE q.request_id = c.request_id AND q.take = c.take AND q.sha256 = c.sha256
+        )
+        """,
+    ),
     "artists_in_two_splits": View(
         "an artist whose recordings are in several splits; there is none in a store that is as it should be",
         ("tracks",),
@@ -59,7 +95,7 @@ VIEWS = {
     ),
     "lineage": View(
         "a clip, a model that had a hand in it, and a recording that this model learned from or the request refers to",
-        ("clips", "checkpoints", "weights", "learned", "requests", "tracks"),
+        (*CLIPS_AND_REASONS, "checkpoints", "weights", "learned", "requests", "tracks"),
         f"""
         SELECT request_id, take, clips.checkpoint_id, ancestor_id AS model_id, kind, reference, distance,
                CASE WHEN track_id IS NOT NULL THEN 'learned' END AS how, track_id, learned.title, artist, licence, uri
@@ -71,7 +107,7 @@ VIEWS = {
     ),
     "descendants": View(
         "a recording, a model that it had a hand in, and a clip of that model or of a request that refers to it",
-        ("clips", "checkpoints", "weights", "learned", "requests", "tracks"),
+        (*CLIPS_AND_REASONS, "checkpoints", "weights", "learned", "requests", "tracks"),
         f"""
         SELECT track_id, learned.title, artist, licence, uri, 'learned' AS how, learner.checkpoint_id AS learned_by,
                ancestry.checkpoint_id, model.kind, distance, request_id, take, clips.path

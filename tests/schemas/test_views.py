@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import Store
-from schemas.database import FILE, query, write_views
+from schemas.database import FILE, column_counts, query, shown_files, write_views
 from schemas.drafts import Drafts
 from schemas.publications import Publications
 from schemas.tables import CHECKPOINTS, CLIPS, LEARNED, REQUESTS, TRACKS, WEIGHTS, Table
@@ -138,3 +138,40 @@ def _rows_of(operators: list[dict[str, Any]]) -> Iterator[int]:
     for operator in operators:
         yield operator["intermediate_rows"]
         yield from _rows_of(operator.get("children", []))
+
+
+def clip(take: int, reasons: list[str] | None) -> dict[str, Any]:
+    row = {"request_id": "r", "take": take, "checkpoint_id": "m", "path": f"audio/{take}", "sha256": f"d{take}"}
+    return row | {"reasons": reasons}
+
+
+def test_clips_shows_what_passed_and_quarantine_the_others_with_their_reasons(tmp_path):
+    store = Store(str(tmp_path))
+    publish(store, CLIPS, [clip(0, []), clip(1, ["expected sound, got none", "noise"]), clip(2, None)])
+    assert takes_of(store, "clips") == [0, 2]  # one of an earlier release has no reasons at all
+    assert takes_of(store, "every_clip") == [0, 1, 2]
+    (row,) = query(store, "SELECT take, stage, reasons, path FROM quarantine").to_pylist()
+    assert row == {"take": 1, "stage": "gate", "reasons": ["expected sound, got none", "noise"], "path": "audio/1"}
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as connection:
+        assert connection.sql("SELECT take FROM clips ORDER BY take").fetchall() == [(0,), (2,)]
+        assert connection.sql("SELECT take FROM quarantine").fetchall() == [(1,)]
+
+
+def test_lineage_speaks_of_clips_that_are_shown_alone(tmp_path):
+    store = Store(str(tmp_path))
+    record(store, CHECKPOINTS, "m", [{"checkpoint_id": "m", "kind": "language_model", "digest": "d"}])
+    publish(store, CLIPS, [clip(0, []), clip(1, ["noise"])])
+    assert takes_of(store, "lineage") == [0]
+
+
+def test_what_is_looked_at_before_it_is_published_is_seen_whole(tmp_path):
+    store = Store(str(tmp_path))
+    publish(store, CLIPS, [clip(0, []), clip(1, ["noise"])])
+    files = shown_files(store, [CLIPS.name])[CLIPS.name]
+    assert query(store, "SELECT take FROM clips", {CLIPS.name: files}).num_rows == 2
+    assert column_counts(store, CLIPS, files).rows == 2
+
+
+def takes_of(store: Store, view: str) -> list[int]:
+    return query(store, f"SELECT take FROM {view} ORDER BY take").column("take").to_pylist()
