@@ -111,7 +111,7 @@ class Recipe(Config):
             if section is not None:
                 del section[follower[-1]]
         preset = merge(defaults, preset_difference(name))
-        return _fill_followers(merge(merge(preset, _codec_of_checkpoint(given)), given))
+        return _fill_followers(merge(merge(preset, _of_foreign_checkpoint(given)), given))
 
     @field_validator("preset")
     @classmethod
@@ -234,13 +234,19 @@ def _unread_by_newest(recipe: Mapping[str, Any]) -> set[Path]:
     return {("generate", field) for name in unread for field in stages.generate.CONDITION_FIELDS[name]}
 
 
-def _codec_of_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint from elsewhere makes different: it brings the codec that its codes are decoded by."""
-    generate = merge({}, given).get("generate")
-    checkpoint = generate.get("checkpoint") if isinstance(generate, Mapping) else None
+def _of_foreign_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint from elsewhere makes different: it brings the codec that its codes are decoded by, and a
+    CLAP to score its clips with is only looked for where one is named."""
+    given = merge({}, given)
+    checkpoint = _at(given, ("generate", "checkpoint"))
     if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
         return {}
-    return {stage: {"codec": checkpoint} for stage in ("generate", "decode", "evaluate", "controls")}
+    difference: dict[str, Any] = {
+        stage: {"codec": checkpoint} for stage in ("generate", "decode", "evaluate", "controls")
+    }
+    if _at(given, ("clap", "model")) is None and _at(given, ("evaluate", "clap")) is None:
+        difference["evaluate"] |= {"clap": None, "vocabulary": None}
+    return difference
 
 
 def stage_models() -> dict[str, type[BaseModel]]:

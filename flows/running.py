@@ -39,7 +39,7 @@ class RunPlan:
 
     def pipeline(self) -> Pipeline:
         """Return the stages with new identities: a run may have trained a model that they depend on."""
-        return Pipeline(self.stages, self.settings)
+        return Pipeline(self.stages, self.settings, self.names)
 
     def stage_plans(self, pipeline: Pipeline | None = None) -> list[Plan]:
         """Return what each stage would do, computing nothing.

@@ -189,6 +189,15 @@ def test_a_command_that_would_want_a_network_days_or_a_recording_of_one_s_own_is
     assert names == {"run", "convert", "explain", "take-down"}
 
 
+def test_a_command_that_trains_a_checkpoint_further_says_how_long_and_on_how_much():
+    further = [words for words in commands("", "segue ") if any(word.startswith("train.initial=") for word in words)]
+    assert further
+    for words in further:
+        knobs = dict(word.split("=", 1) for word in words if "=" in word)
+        assert int(knobs["train.optimization.steps"]) <= 20_000, words
+        assert int(knobs["train.batch_size"]) <= 32, words
+
+
 def test_a_command_in_running_text_is_understood():
     spans = [span.removeprefix("segue ") for _, span in inline(r"segue [^…]*")]
     assert len(spans) > 5

@@ -130,9 +130,9 @@ def rows_of_tracks(store: Store, versions: Mapping[str, str], table: Table, ids:
     shard n of `tracks`.
 
     Args:
-        versions: the version of each table, by name.
+        versions: the version of each table, by name; of one that has none there are no rows.
     """
-    if not ids:
+    if not ids or table.name not in versions:
         return {}
     wanted = pa.array(sorted(ids))
     tracks = store.read(TRACKS, versions[TRACKS.name], columns=["track_id", "shard"])

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from schemas import WeightsRef
 from schemas.weights import AUDIOCRAFT_FILES
 from stages.checkpoints.facts import CONFIG, read_facts
 
@@ -70,6 +71,26 @@ def read_condition_names(folder: Path) -> tuple[str, ...]:
         raise ValueError(f"expected a language model's checkpoint in {folder}, got {error}") from error
 
 
+def named_text_encoder(folder: Path) -> WeightsRef | None:
+    """Read the name of the text encoder that a checkpoint does not hold but only names; None where it holds its own, or
+    reads no text.
+
+    Raises:
+        ValueError: there is no checkpoint that can be read.
+    """
+    form = detect_form(folder)
+    if form == "segue":
+        reference = read_facts(folder).text_encoder
+        return None if reference is None else WeightsRef(reference)
+    if form == "hf":
+        return None
+    from stages.checkpoints.audiocraft.conditioners import T5_SIZES, conditioners_from_audiocraft
+    from stages.checkpoints.audiocraft.package import read_settings
+
+    name = conditioners_from_audiocraft(read_settings(folder / AUDIOCRAFT_FILES[0])).text_encoder
+    return None if name is None else WeightsRef(T5_SIZES[name].hub)
+
+
 def read_frame_rate(folder: Path) -> float | None:
     """Read how many frames of codes a second the model of a checkpoint makes; None where only its weights' file says.
 
@@ -86,12 +107,15 @@ def read_frame_rate(folder: Path) -> float | None:
     return codec["sampling_rate"] / math.prod(ratios) if ratios and "sampling_rate" in codec else None
 
 
-def load_checkpoint(folder: Path, weights: "FindWeights", device: str = "cpu") -> "TrainedModel":
+def load_checkpoint(
+    folder: Path, weights: "FindWeights", device: str = "cpu", text_encoder: WeightsRef | None = None
+) -> "TrainedModel":
     """Load a model in any of the forms; nothing in its files is run.
 
     Args:
         folder: the local folder, as `context.weights(reference).path` gives it.
         weights: finds a text encoder or codec that the checkpoint only names (`context.weights`).
+        text_encoder: where the text encoder is had that the checkpoint only names; None takes it by that name.
 
     Raises:
         ValueError: there is no checkpoint, or one that this project's model cannot be.
@@ -101,7 +125,7 @@ def load_checkpoint(folder: Path, weights: "FindWeights", device: str = "cpu") -
     if form == "segue":
         from stages.checkpoints.native import load_native_checkpoint
 
-        return load_native_checkpoint(folder, weights, device)
+        return load_native_checkpoint(folder, weights, device, text_encoder)
     if form == "hf":
         from stages.checkpoints.huggingface.checkpoint import read_hugging_face
 
@@ -109,6 +133,6 @@ def load_checkpoint(folder: Path, weights: "FindWeights", device: str = "cpu") -
     else:
         from stages.checkpoints.audiocraft.checkpoint import read_audiocraft
 
-        trained = read_audiocraft(folder, weights)
+        trained = read_audiocraft(folder, weights, text_encoder)
     trained.model.to(device).eval()
     return trained

@@ -87,12 +87,18 @@ def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, cod
         codec.save_pretrained(folder / CODEC)
 
 
-def load_native_checkpoint(folder: Path, weights: FindWeights, device: str | torch.device = "cpu") -> TrainedModel:
+def load_native_checkpoint(
+    folder: Path,
+    weights: FindWeights,
+    device: str | torch.device = "cpu",
+    text_encoder: WeightsRef | None = None,
+) -> TrainedModel:
     """Read a model that `save_checkpoint` wrote.
 
     Args:
         folder: the local folder, as `context.weights(reference).path` gives it.
         weights: finds a frozen text encoder that is kept elsewhere (`context.weights`).
+        text_encoder: where that one is had; None takes it by the name that the folder has for it.
 
     Raises:
         ValueError: the folder is not such a checkpoint, or its text encoder or codec is no longer the one it was
@@ -108,7 +114,7 @@ def load_native_checkpoint(folder: Path, weights: FindWeights, device: str | tor
                 config = T5Config.from_pretrained(folder / TEXT_ENCODER, attn_implementation=ATTENTION)
                 encoder = T5EncoderModel(config)
             else:
-                encoder = _load_frozen_text_encoder(folder, facts, weights)
+                encoder = _load_frozen_text_encoder(folder, facts, weights, text_encoder)
         with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
             model = MusicModel(facts.model, encoder, tokenizer)
         model.load_weights(load_file(folder / WEIGHTS))
@@ -117,14 +123,17 @@ def load_native_checkpoint(folder: Path, weights: FindWeights, device: str | tor
     return TrainedModel(model.to(device).eval(), facts, load_codec_inside(folder, facts))
 
 
-def _load_frozen_text_encoder(folder: Path, facts: CheckpointFacts, weights: FindWeights) -> T5EncoderModel:
+def _load_frozen_text_encoder(
+    folder: Path, facts: CheckpointFacts, weights: FindWeights, given: WeightsRef | None
+) -> T5EncoderModel:
     if facts.text_encoder is None:
         return load_text_encoder(folder / TEXT_ENCODER)[0]
-    files = weights(WeightsRef(facts.text_encoder))
+    files = weights(given or WeightsRef(facts.text_encoder))
     if files.digest != facts.text_encoder_digest:
+        named = f"{given} with digest " if given else ""
         raise ValueError(
             f"expected the text encoder {facts.text_encoder} with digest {facts.text_encoder_digest}, as "
-            f"{folder.name} was trained with, got {files.digest}"
+            f"{folder.name} was trained with, got {named}{files.digest}"
         )
     return load_text_encoder(files.path)[0]
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stages.evaluate.likeness import Likeness
 
 READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 5
+OPTIONAL = (TOKENS,)
 
 
 class Config(schemas.Config):

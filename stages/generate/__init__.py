@@ -20,7 +20,7 @@ from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS, 
 from schemas.weights import LocalWeights
 from stages.audio.references import RequestRefused
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.loading import read_condition_names
+from stages.checkpoints.loading import named_text_encoder, read_condition_names
 from stages.generate.config import Config, is_foreign, is_newest
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
@@ -57,20 +57,23 @@ log = logging.getLogger(__name__)
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
     """Leave out what the model does not read: the weights that make those conditions (a request for them is refused)
-    and their tables. For a model from elsewhere all tables but `tracks`, which says where recordings are.
+    and their tables. For a model from elsewhere all tables but `tracks`, which says where recordings are. A text
+    encoder that the model only names has a say.
 
     Raises:
         NotTrainedYet: an earlier stage is still to train the checkpoint.
         ValueError: it is none, or cannot be had.
     """
-    reads = read_condition_names(weights(config.checkpoint).path)
-    unread: dict[str, None] = {}
+    folder = weights(config.checkpoint).path
+    reads = read_condition_names(folder)
+    named = named_text_encoder(folder)
+    changes: dict[str, WeightsRef | None] = {"text_encoder": named and (config.text_encoder or named)}
     consults = [TRACKS] if is_foreign(config.checkpoint) else [*CONSULTS]
     for condition, fields in CONDITION_FIELDS.items():
         if condition not in reads:
-            unread |= dict.fromkeys(fields)
+            changes |= dict.fromkeys(fields)
             consults = [table for table in consults if table.name != condition]
-    return Dependencies(config.model_copy(update=unread), tuple(consults))
+    return Dependencies(config.model_copy(update=changes), tuple(consults))
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,7 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
     from stages.checkpoints.loading import load_checkpoint
 
     local = context.weights(config.checkpoint)
-    trained = load_checkpoint(local.path, context.weights, context.device)
+    trained = load_checkpoint(local.path, context.weights, context.device, config.text_encoder)
     checkpoint_id = local.digest
     if config.checkpoint.checkpoint is not None:
         checkpoint_id = str(context.checkpoint(config.checkpoint)["checkpoint_id"])

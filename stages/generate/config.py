@@ -35,6 +35,9 @@ class Config(schemas.Config):
     checkpoint: Annotated[WeightsRef, BeforeValidator(_checkpoint_reference)] = WeightsRef("checkpoint:language_model")
     """The language model: `latest`, the newest of this recipe; the `checkpoint_id` of one to stay with; or one from
     elsewhere, by its folder (`./small`), hub id or URL."""
+    text_encoder: WeightsRef | None = None
+    """The T5 that reads descriptions, where the checkpoint only names it, as AudioCraft's do and trainings with a
+    frozen one; None takes it by that name."""
     stride: float = Field(default=STRIDE, gt=0, lt=1)
     """A clip longer than the windows that the model was trained on is made window by window. Each begins so much later
     than the one before, as a share of a window, and goes on from its end (AudioCraft: `extend_stride`, 18 s of 30)."""

@@ -55,7 +55,8 @@ def preview(config: Config, context: Context) -> Preview
                               little, and loads no torch
 CONSULTS: tuple[Table, ...]   tables that it looks rows up in, by `context.rows`: their versions enter its version,
                               while new rows in them make nothing stale but what was refused
-OPTIONAL: tuple[Table, ...]   those of READS that need not be there
+OPTIONAL: tuple[Table, ...]   those of READS and CONSULTS that need not be there: one that the store does not hold, and
+                              the run does not make, has no version, and nothing is looked for that would name one
 REPEATS: Mapping[Table, tuple[str, ...]]
                               columns of others of READS that its rows repeat, under the same names, for the same keys:
                               a row that no longer says the same is made again

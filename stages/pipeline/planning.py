@@ -1,6 +1,6 @@
 """What is stale: every stage's fingerprint, and what it has to do in a run, from what follows from what."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType, ModuleType
 
@@ -29,15 +29,20 @@ class Pipeline:
 
     Args:
         stages: all stages of the recipe, in order, whether or not they are to run.
+        names: those that are to run; None for all.
     """
 
-    def __init__(self, stages: Sequence[ConfiguredStage], settings: Settings) -> None:
+    def __init__(
+        self, stages: Sequence[ConfiguredStage], settings: Settings, names: Collection[str] | None = None
+    ) -> None:
         self.stages = {stage.name: stage for stage in stages}
+        self.names = frozenset(self.stages if names is None else names)
         self.settings = settings
         self.store = Store(settings.store)
         self.library = WeightsLibrary(self.store, offline=settings.offline)
         self._fingerprints: dict[str, str] = {}
         self._configs: dict[str, str] = {}
+        self._held: dict[str, bool] = {}
 
     def writer(self, table: Table) -> ConfiguredStage | None:
         """Return the stage that makes a table."""
@@ -71,17 +76,22 @@ class Pipeline:
             MissingWeights: some cannot be found or fetched; what is missing is told all together.
         """
         fields: dict[WeightsRef, str] = {}
-        for name in names:
+        waiting, known = list(names), set(names)
+        for name in waiting:
             named = weights_fields(self.stages[name].config, name)
             try:
-                wanted = weights_fields(self.dependencies(name).config, name)
+                wanted, tables = weights_fields(self.dependencies(name).config, name), self._versioned(name)
             except NotTrainedYet:
-                wanted = named
+                wanted, tables = named, []
             except WeightsNotFetched as error:  # what else it needs is known when that is there
                 wanted = {reference: field for reference, field in named.items() if reference in error.references}
-                wanted = wanted or named
+                wanted, tables = wanted or named, []
                 self.library.offline = True  # a host that cannot be reached is waited for once
             fields |= {reference: field for reference, field in wanted.items() if reference not in fields}
+            # The version of what it reads is named by weights too, whether or not that is made now.
+            upstream = {writer.name: None for table in tables if (writer := self.writer(table)) is not None}
+            waiting += [name for name in upstream if name not in known]
+            known |= upstream.keys()
         try:
             self.library.fetch_all(fields)
         except WeightsNotFetched as error:
@@ -124,11 +134,28 @@ class Pipeline:
     def versions(self, name: str) -> dict[str, str]:
         """Return the version of each table that a stage reads or consults (records, which accumulate, have none)."""
         versions = {}
-        for table in (*self.reads(name), *self.dependencies(name).consults):
-            stage = self.writer(table)
-            if stage is not None and not table.accumulates:
+        for table in self._versioned(name):
+            if (stage := self.writer(table)) is not None:
                 versions[table.name] = self.fingerprint(stage.name)
         return versions
+
+    def _versioned(self, name: str) -> list[Table]:
+        """Return the tables that a stage reads or consults in one version: of those that need not be there, the ones
+        that are, or that this run makes. The others would be no more than named, by weights that nobody may have."""
+        optional = getattr(self.stages[name].module, "OPTIONAL", ())
+        return [
+            table
+            for table in (*self.reads(name), *self.dependencies(name).consults)
+            if not table.accumulates and (table not in optional or self._is_held(table))
+        ]
+
+    def _is_held(self, table: Table) -> bool:
+        """Tell whether the store holds a table, or this run makes it; once known, it stays so for this pipeline."""
+        if table.name not in self._held:
+            stage = self.writer(table)
+            is_made = stage is not None and stage.name in self.names
+            self._held[table.name] = is_made or bool(self.store.versions(table))
+        return self._held[table.name]
 
     def check_inputs(self, names: Sequence[str]) -> None:
         """See that every table that a run of the stages `names` reads is there, or made by one of them.

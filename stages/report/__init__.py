@@ -102,7 +102,8 @@ def reduce(
     clip_rows = [row for row in clip_rows if row["sha256"] in pictures]
     used = sorted({row["checkpoint_id"] for row in clip_rows})
     speaker = next((row for row in checkpoint_rows if row["checkpoint_id"] in used), None)
-    versions = ", ".join(f"{table.name} {context.versions[table.name]}" for table in (GENERATIONS, CLIPS, SCORES))
+    shown = [table.name for table in (GENERATIONS, CLIPS, SCORES) if table.name in context.versions]
+    versions = ", ".join(f"{name} {context.versions[name]}" for name in shown)
     card_rows = [row for row in measures.to_pylist() if speaker and row["checkpoint_id"] == speaker["checkpoint_id"]]
     page = Page(
         title=config.title,

@@ -13,6 +13,7 @@ from model.conditioning.captions import MERGED
 from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, HARMONY, RHYTHM, TOKENS, TRACKS, Table
 from schemas.weights import LocalWeights
+from stages.checkpoints.loading import named_text_encoder
 from stages.pipeline.contract import Context, Dependencies, Preview, ReduceResult, Remarks
 from stages.train.config import CONDITION_TABLES, KINDS, Config
 
@@ -37,7 +38,15 @@ def columns(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out the tables of conditions that the model does not read, and what else is said of tracks."""
+    """Leave out the tables of conditions that the model does not read, and what else is said of tracks; name the text
+    encoder that `initial` only names, where the recipe leaves it to that.
+
+    Raises:
+        NotTrainedYet: an earlier stage is still to train `initial`.
+        ValueError: it is no checkpoint, or cannot be had.
+    """
+    if config.initial is not None and config.text_encoder is None and config.model.description is not None:
+        config = config.model_copy(update={"text_encoder": named_text_encoder(weights(config.initial).path)})
     return Dependencies(config, (), reads(config), columns(config))
 
 

@@ -6,10 +6,9 @@ The teacher is the checkpoint that training starts from, as it was then.
 """
 
 from model.objective import GuidedTeacher
-from stages.checkpoints.loading import load_checkpoint
 from stages.pipeline.contract import Context
 from stages.train.config import Config
-from stages.train.initial_model import InitialModel
+from stages.train.initial_model import InitialModel, load_initial
 
 
 def guided_teacher(config: Config, context: Context, initial: InitialModel) -> GuidedTeacher | None:
@@ -42,5 +41,5 @@ def guided_teacher(config: Config, context: Context, initial: InitialModel) -> G
     encoders = facts.text_encoder_digest, initial.text_encoder_digest
     if None not in encoders and len(set(encoders)) > 1:
         raise ValueError(f"{expected} the text encoder of train.initial = {config.initial}, got another")
-    teacher = load_checkpoint(context.weights(config.initial).path, context.weights, context.device).model
+    teacher = load_initial(config, context, context.device).model
     return GuidedTeacher(teacher.eval().requires_grad_(False), config.distill_guidance.coefficient)

@@ -21,7 +21,7 @@ from model.music_model import MusicModel
 from model.optim.train_state import parameter_checksums, step_seed
 from schemas import WeightsRef
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.loading import load_checkpoint
+from stages.checkpoints.loading import detect_form, load_checkpoint
 from stages.checkpoints.native import TrainedModel, load_text_encoder
 from stages.pipeline.contract import Context
 from stages.train.batches import INITIAL_WEIGHTS
@@ -78,7 +78,7 @@ def initial_model(config: Config, context: Context) -> InitialModel:
     """
     trained, parents = None, []
     if config.initial is not None:
-        trained = load_checkpoint(context.weights(config.initial).path, context.weights)
+        trained = load_initial(config, context)
         check_same_model(config, trained.facts.model)
         if config.initial.checkpoint is not None:
             parents.append(str(context.checkpoint(config.initial)["checkpoint_id"]))
@@ -105,6 +105,20 @@ def initial_model(config: Config, context: Context) -> InitialModel:
         codec=None if trained is None else trained.codec,
         checksums=checksums,
     )
+
+
+def load_initial(config: Config, context: Context, device: str = "cpu") -> TrainedModel:
+    """Load the checkpoint that training starts from. AudioCraft's holds no text encoder that did not learn: the
+    recipe's is taken where it has one.
+
+    Raises:
+        ValueError: it is no checkpoint.
+        MissingWeights: it, or what it names, cannot be had.
+    """
+    assert config.initial is not None
+    folder = context.weights(config.initial).path
+    encoder = config.text_encoder if detect_form(folder) == "audiocraft" else None
+    return load_checkpoint(folder, context.weights, device, encoder)
 
 
 def _initial_text_encoder(config: Config, context: Context, trained: TrainedModel | None) -> _TextEncoder:

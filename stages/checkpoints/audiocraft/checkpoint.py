@@ -59,11 +59,12 @@ PUBLISHED_CODECS = ("facebook/encodec_32khz", "facebook/encodec_24khz")
 """Mono codecs that AudioCraft has by name (`CompressionModel.get_pretrained`)."""
 
 
-def read_audiocraft(folder: Path, weights: FindWeights) -> TrainedModel:
+def read_audiocraft(folder: Path, weights: FindWeights, text_encoder: WeightsRef | None = None) -> TrainedModel:
     """Read a model of AudioCraft's, in evaluation mode on the CPU. Nothing in its files is run.
 
     Args:
         weights: finds the text encoder and the codec that the files only name (`context.weights`).
+        text_encoder: where the text encoder is had; None takes it by the name that the files have for it.
 
     Raises:
         ValueError: files that are missing, damaged or name code; a setting that this project's model cannot honour, by
@@ -72,7 +73,7 @@ def read_audiocraft(folder: Path, weights: FindWeights) -> TrainedModel:
     """
     package = read_package(folder / LANGUAGE_MODEL_FILE)
     codec = read_audiocraft_codec(folder, weights)
-    imported = model_from_audiocraft(package, weights)
+    imported = model_from_audiocraft(package, weights, text_encoder)
     facts = _codec_facts(package.config, imported.model.config, codec)
     return TrainedModel(
         imported.model,
@@ -100,8 +101,13 @@ class ImportedModel:
     """Of the files of the text encoder, or of the one that learning began with."""
 
 
-def model_from_audiocraft(package: Package, weights: FindWeights) -> ImportedModel:
+def model_from_audiocraft(
+    package: Package, weights: FindWeights, text_encoder: WeightsRef | None = None
+) -> ImportedModel:
     """Build the language model and the conditioners of an exported file, in evaluation mode on the CPU.
+
+    Args:
+        text_encoder: as in `read_audiocraft`.
 
     Raises:
         ValueError: a setting that this project's model cannot honour, by its name, or weights that do not fit it.
@@ -111,8 +117,8 @@ def model_from_audiocraft(package: Package, weights: FindWeights) -> ImportedMod
     try:
         conditioners = conditioners_from_audiocraft(settings)
         if conditioners.text_encoder is not None:
-            reference = T5_SIZES[conditioners.text_encoder].hub
-            files = weights(WeightsRef(reference))
+            reference = text_encoder or WeightsRef(T5_SIZES[conditioners.text_encoder].hub)
+            files = weights(reference)
             encoder, tokenizer = load_text_encoder(files.path)
         config = MusicModelConfig(
             language_model=decoder_from_audiocraft(

@@ -16,6 +16,7 @@ from schemas import Store, WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import NotTrainedYet, WeightsLibrary, folder_digest
 from stages import generate
+from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions
 from stages.generate import Config
 from stages.generate.conditions import ConditionReader
@@ -332,8 +333,8 @@ def test_a_broken_model_is_said_to_be_one(store: Store, tmp_path: Path) -> None:
     [
         ("musicgen", {"separator": None, "clap": None, "vocabulary": None}),
         ("musicgen_melody", {"clap": None, "vocabulary": None}),
-        ("text", {"separator": None, "clap": None, "vocabulary": None}),
-        ("melody", {"clap": None, "vocabulary": None}),
+        ("text", {"separator": None, "clap": None, "vocabulary": None, "text_encoder": "google-t5/t5-base"}),
+        ("melody", {"clap": None, "vocabulary": None, "text_encoder": "google-t5/t5-base"}),
         ("joint", {"separator": None}),
     ],
 )
@@ -356,18 +357,21 @@ def test_one_of_this_projects_own_form_says_what_it_reads(store: Store, tmp_path
     put_checkpoint(store, tmp_path, "words", model_config(chroma=None, fields={}), day=2)
     config = Config(checkpoint=WeightsRef(store.path("models/words")))
     found = generate.dependencies(config, WeightsLibrary(store).get)
-    assert found.config == config.model_copy(update={"separator": None})
+    named = read_facts(Path(store.path("models/words"))).text_encoder
+    assert found.config == config.model_copy(update={"separator": None, "text_encoder": named})
 
 
 def test_of_a_checkpoint_of_the_store_only_tables_and_weights_of_its_conditions_have_a_say(
     store: Store, tmp_path: Path
 ) -> None:
+    named: dict[str, WeightsRef | None] = {"text_encoder": WeightsRef("encoder")}
     for config in (Config(), config_of(checkpoint="one")):
-        assert generate.dependencies(config, WeightsLibrary(store).get) == Dependencies(config, generate.CONSULTS)
+        found = generate.dependencies(config, WeightsLibrary(store).get)
+        assert found == Dependencies(config.model_copy(update=named), generate.CONSULTS)
     put_checkpoint(store, tmp_path, "words", model_config(chroma=None, clap=None), day=2)
     config = config_of(checkpoint="words")
     unread = {"separator": None, "clap": None, "vocabulary": None}
-    expected = Dependencies(config.model_copy(update=unread), (TRACKS, TOKENS))
+    expected = Dependencies(config.model_copy(update=unread | named), (TRACKS, TOKENS))
     assert generate.dependencies(config, WeightsLibrary(store).get) == expected
 
 

@@ -78,6 +78,7 @@ def test_what_was_refused_for_want_of_something_consulted_is_tried_again_once_th
 class Readers(Config):
     model: WeightsRef
     separator: WeightsRef | None = WeightsRef("./no/separator")
+    level: float = 1.0
 
 
 def make_reader(reads: bool) -> ModuleType:
@@ -118,6 +119,25 @@ def test_what_has_no_say_in_a_stage_is_not_looked_for_and_enters_no_identity(tmp
     assert len({*fingerprints, pipeline(False).fingerprint("reader")}) == 3
 
 
+def test_weights_of_an_optional_table_that_nobody_makes_are_not_looked_for(tmp_path):
+    optional = make_mapping([])
+    optional.OPTIONAL, optional.CONSULTS, optional.WRITES = (CHROMA,), (CHROMA,), CLAP
+    lacking = ConfiguredStage("lacking", make_mapping([]), Readers(model=str(tmp_path / "model"), separator=None))
+    stages = [
+        ConfiguredStage("source", make_source(["a"]), Knobs()),
+        lacking,
+        ConfiguredStage("optional", optional, Knobs()),
+    ]
+    settings = Settings(store=str(tmp_path / "store"), offline=True)
+    assert Pipeline(stages, settings, ["source", "optional"]).versions("optional").keys() == {"tracks"}
+    with pytest.raises(MissingWeights, match="expected weights at"):
+        Pipeline(stages, settings).versions("optional")
+    (tmp_path / "model").write_text("weights")
+    assert Pipeline(stages, settings).versions("optional").keys() == {"tracks", "chroma"}
+    run(Pipeline(stages[:2], settings), "r1")
+    assert Pipeline(stages, settings, ["optional"]).versions("optional").keys() == {"tracks", "chroma"}
+
+
 def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
     config = Readers(model="somebody/model", separator="somebody/separator")
     stages = [
@@ -130,7 +150,12 @@ def test_all_weights_that_are_missing_are_told_at_once(tmp_path):
     told = r"missing weights somebody/model \(reader\.model\), somebody/else \(other\.model\): .*--set reader\.model="
     with pytest.raises(MissingWeights, match=told):
         pipeline.fetch(["source", "reader", "other"])
-    # A stage that is not to run may still be part of another's identity.
+    # A stage that is not to run may still be part of another's identity, and is told in the same round.
+    reading = make_mapping([])
+    reading.READS, reading.WRITES = (CHROMA,), CLAP
+    upstream = ConfiguredStage("reading", reading, Knobs())
+    with pytest.raises(MissingWeights, match=r"missing weights somebody/else \(other\.model\): "):
+        Pipeline([*stages, upstream], Settings(store=str(tmp_path), offline=True)).fetch(["reading"])
     with pytest.raises(MissingWeights, match=r"missing weights somebody/else \(other\.model\): "):
         pipeline.fingerprint("other")
 
