@@ -1,0 +1,212 @@
+"""A print of a recording: where in time and pitch it is strongest, by which copies of a sound are known.
+
+After A. Wang, "An industrial strength audio search algorithm" (ISMIR 2003): the peaks of a spectrogram outlive codecs,
+gains and other sounds on top, and what two recordings share are constellations of them at one distance in time. As in
+Panako and Olaf (J. Six and M. Leman, ISMIR 2014; J. Six, 2020), a constellation is three peaks, told by the pitch of
+the first and by how far the others lie from it; so a recording that runs 1 % too fast still has most of them.
+
+A print keeps the peaks alone, two small numbers each; constellations follow from them.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Float, Int, UInt8
+
+from stages.analysis.frames import Array, magnitudes
+
+SAMPLE_RATE = 8_000
+"""Hz at which recordings are heard: what lossy coders throw away lies above half of it."""
+
+WINDOW, HOP = 1024, 256
+"""Samples: 128 ms tell neighbouring notes apart from 250 Hz on; a frame is 32 ms."""
+
+FRAMES_A_SECOND = SAMPLE_RATE / HOP
+
+LOWEST_HERTZ, HIGHEST_HERTZ, STEPS_AN_OCTAVE = 200.0, 3600.0, 48
+"""Where peaks are looked for, and the resolution of their pitch: a quarter of a semitone."""
+
+PEAKS_A_SECOND = 12
+"""Of each second, the loudest so many are kept."""
+
+APART_FRAMES, APART_BINS = 6, 12
+"""A peak is the loudest point within 0.19 s and 94 Hz."""
+
+DEPTH_DECIBELS, NEAR_FRAMES = 50.0, 62
+"""A peak lies at most so far below the loudest point of the two seconds before and after it."""
+
+INAUDIBLE = 1e-6
+"""Magnitude (-114 dBFS) under which there is silence."""
+
+PART_SECONDS, MARGIN_SECONDS = 120, 8
+"""Sound that is transformed at a time, for the sake of memory, and what is heard again before and after it, for it may
+have a say in which peaks count: whole seconds, in which they are counted."""
+
+FAN, NEAREST, FARTHEST, WIDEST = 3, 2, 63, 72
+"""A constellation is a peak and two of the next three that lie 2 to 63 frames after it and within an octave and a
+half."""
+
+PITCH_STEPS, TIME_STEPS = 4, 2
+"""What of a constellation is told apart: semitones, and 64 ms."""
+
+Frames = npt.NDArray[np.int32]
+Hashes = npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, eq=False)
+class Print:
+    """The peaks of a recording, in order of time and then of pitch."""
+
+    frames: Int[Frames, " P"]
+    """When: frames of 32 ms."""
+    pitches: UInt8[npt.NDArray[np.uint8], " P"]
+    """How high: 48ths of an octave above 200 Hz."""
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Constellations:
+    """The constellations of a print, in order of their first peaks; one that is told in several ways stands in each."""
+
+    hashes: Int[Hashes, " H"]
+    frames: Int[Frames, " H"]
+    """When the first peak of each is."""
+
+
+def take_print(samples: Float[Array, " N"]) -> Print:
+    """Find the peaks of mono samples at `SAMPLE_RATE`; there are none in silence."""
+    meter = PrintMeter()
+    meter.update(samples)
+    return meter.result()
+
+
+class PrintMeter:
+    """Takes the print of a recording that is heard in blocks, however they are cut, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._held: list[Array] = []
+        self._length = 0
+        self._first = 0
+        """The frame of the recording at which what is held begins."""
+        self._parts = [Print(np.zeros(0, np.int32), np.zeros(0, np.uint8))]
+
+    def update(self, samples: Float[Array, " n"]) -> None:
+        """Hear the next samples, mono at `SAMPLE_RATE`."""
+        self._held.append(samples)
+        self._length += len(samples)
+        while self._length >= (PART_SECONDS + 2 * MARGIN_SECONDS) * SAMPLE_RATE:
+            self._hear(round(PART_SECONDS * FRAMES_A_SECOND))
+
+    def result(self) -> Print:
+        """Return the print of all that was heard."""
+        if self._length:
+            self._hear(None)
+            self._held, self._length = [], 0
+        frames, pitches = ([getattr(part, name) for part in self._parts] for name in ("frames", "pitches"))
+        return Print(np.concatenate(frames), np.concatenate(pitches))
+
+    def _hear(self, count: int | None) -> None:
+        """Take the peaks of the next `count` frames, or of all that are left, and hold on what lies beside them."""
+        samples, margin = np.concatenate(self._held), round(MARGIN_SECONDS * FRAMES_A_SECOND)
+        begin = margin if self._first else 0
+        end = None if count is None else begin + count
+        peaks = _peaks(samples if end is None else samples[: (end + margin) * HOP], self._first)
+        keep = peaks.frames >= self._first + begin
+        if end is not None:
+            keep &= peaks.frames < self._first + end
+            self._held = [samples[(end - margin) * HOP :]]
+            self._length = len(self._held[0])
+            self._first += end - margin
+        self._parts.append(Print(peaks.frames[keep], peaks.pitches[keep]))
+
+
+def _peaks(samples: Float[Array, " n"], first: int) -> Print:
+    """Find the peaks of a part of a recording that begins at a frame of it."""
+    from scipy.ndimage import maximum_filter, maximum_filter1d
+
+    spectra = magnitudes(samples, SAMPLE_RATE, WINDOW, FRAMES_A_SECOND, HIGHEST_HERTZ)
+    hertz = SAMPLE_RATE / WINDOW
+    spectra[:, : round(LOWEST_HERTZ / hertz) + 1] = 0
+    loudest = maximum_filter(spectra, (2 * APART_FRAMES + 1, 2 * APART_BINS + 1), mode="constant")
+    level = maximum_filter1d(spectra.max(1), 2 * NEAR_FRAMES + 1, mode="constant")
+    heard = (spectra > INAUDIBLE) & (spectra > 10 ** (-DEPTH_DECIBELS / 20) * level[:, None])
+    frames, bins = np.nonzero((spectra == loudest) & heard & (np.arange(spectra.shape[1]) < spectra.shape[1] - 1))
+    strength = spectra[frames, bins]
+    order = np.lexsort((bins, -strength, _seconds(frames + first)))
+    seconds = _seconds(frames[order] + first)
+    kept = np.sort(order[np.arange(len(order)) - np.searchsorted(seconds, seconds) < PEAKS_A_SECOND])
+    frames, bins = frames[kept], bins[kept]
+    # The peak of the parabola through three points of the logarithm tells a pitch finer than a bin.
+    below, at, above = (np.log(spectra[frames, bins + step] + 1e-9) for step in (-1, 0, 1))
+    shift = 0.5 * (below - above) / np.minimum(below - 2 * at + above, -1e-9)
+    octaves = np.log2((bins + shift.clip(-0.5, 0.5)) * hertz / LOWEST_HERTZ)
+    pitches = np.round(octaves * STEPS_AN_OCTAVE).clip(0, 255)
+    return Print((frames + first).astype(np.int32), pitches.astype(np.uint8))
+
+
+def _seconds(frames: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return (frames // FRAMES_A_SECOND).astype(np.int64)
+
+
+def constellations(print_: Print, loosely: bool = False) -> Constellations:
+    """Return the constellations of a print.
+
+    Args:
+        loosely: each is told in all ways in which a neighbouring step of pitch or time would tell it, some ten. Of two
+            prints that are compared, one is to be told so.
+    """
+    first, second, third = _triples(print_)
+    frames, pitches = print_.frames.astype(np.int64), print_.pitches.astype(np.int64)
+    times = [frames[other] - frames[first] for other in (second, third)]
+    heights = [pitches[other] - pitches[first] + STEPS_AN_OCTAVE * 2 for other in (second, third)]
+    around = (-1, 1) if loosely else (0,)
+    told = [
+        _hash(pitches[first] + a, heights[0] + b, heights[1] + c, times[0] + d, times[1] + e)
+        for a in around
+        for b in around
+        for c in around
+        for d in around
+        for e in around
+    ]
+    if not loosely:
+        return Constellations(told[0], print_.frames[first])
+    ways = np.sort(np.stack(told, axis=1), axis=1)
+    different = np.ones(ways.shape, bool)
+    different[:, 1:] = ways[:, 1:] != ways[:, :-1]
+    return Constellations(ways[different], np.repeat(print_.frames[first], different.sum(1)))
+
+
+def _triples(print_: Print) -> list[npt.NDArray[np.int64]]:
+    """Return the places of the three peaks of each constellation."""
+    frames, pitches, count = print_.frames, print_.pitches.astype(np.int64), len(print_)
+    followers = np.full((count, FAN), -1, np.int64)
+    taken = np.zeros(count, np.int64)
+    for step in range(1, min(count, 4 * PEAKS_A_SECOND)):
+        at = np.arange(count - step)
+        apart = frames[step:] - frames[:-step]
+        near = (apart >= NEAREST) & (apart <= FARTHEST) & (np.abs(pitches[step:] - pitches[:-step]) < WIDEST)
+        at = at[near & (taken[: count - step] < FAN)]
+        followers[at, taken[at]] = at + step
+        taken[at] += 1
+    triples = [
+        np.stack([np.arange(count), followers[:, a], followers[:, b]])[:, followers[:, b] >= 0]
+        for a in range(FAN)
+        for b in range(a + 1, FAN)
+    ]
+    whole = np.concatenate(triples, axis=1)
+    return list(whole[:, np.argsort(whole[0], kind="stable")])
+
+
+def _hash(*values: npt.NDArray[np.int64]) -> Hashes:
+    """Return one number for pitch, two heights and two times, all small: 6 + 6 + 6 + 5 + 5 bits, then mixed, so that
+    any part of the bits draws evenly."""
+    pitch, *heights, near, far = values
+    packed = (pitch + 2) // PITCH_STEPS
+    for height in heights:
+        packed = packed << 6 | (height + 2) // PITCH_STEPS
+    for time in (near, far):
+        packed = packed << 5 | np.minimum(time // TIME_STEPS, 31)
+    return (packed.astype(np.uint64) * np.uint64(0x9E3779B1) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
