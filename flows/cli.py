@@ -38,10 +38,8 @@ PLANNING = "segue: planning …"
 STARTING = "segue: starting Prefect's server …"
 
 app = typer.Typer(
-    help="From a folder of recordings to a catalog of generated clips.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    add_completion=False,
     no_args_is_help=True,
 )
 
@@ -50,6 +48,24 @@ app.add_typer(publishing.app)
 app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
 app.add_typer(verifying.app)
+
+
+def _say_release(asked: bool) -> None:
+    """Say which code this is, and end."""
+    if asked:
+        from flows.release import release_text
+
+        print(release_text())
+        raise typer.Exit
+
+
+@app.callback()
+def segue(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_release, is_eager=True, help="Say the version and the commit.")
+    ] = False,
+) -> None:
+    """From a folder of recordings to a catalog of generated clips."""
 
 
 @app.command()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from flows.completion import complete_knob, complete_preset, complete_stage
 from flows.overrides import explain, merge, parse_overrides
 from flows.presets import preset_difference
 from schemas import Settings
@@ -22,9 +23,14 @@ if TYPE_CHECKING:
     from schemas import Store
 
 StagesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="STAGE", help="Stages, as `segue plan` lists them; none means all.")
+    list[str] | None,
+    typer.Argument(
+        metavar="STAGE", help="Stages, as `segue plan` lists them; none means all.", autocompletion=complete_stage
+    ),
 ]
-PresetOption = Annotated[str, typer.Option(help="What fills whatever is not set; see `segue presets`.")]
+PresetOption = Annotated[
+    str, typer.Option(help="What fills whatever is not set; see `segue presets`.", autocompletion=complete_preset)
+]
 SourceOption = Annotated[
     list[str] | None, typer.Option(help="Recordings: a folder or URL; may be given several times.")
 ]
@@ -46,7 +52,12 @@ AcceptRefusedOption = Annotated[
 DropOption = Annotated[bool, typer.Option("--drop", help="Let --requests drop clips that the last order has.")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="STAGE.FIELD=VALUE", help="Any knob, of settings too; may be given often."),
+    typer.Option(
+        "--set",
+        metavar="STAGE.FIELD=VALUE",
+        help="Any knob, of settings too; may be given often.",
+        autocompletion=complete_knob,
+    ),
 ]
 
 

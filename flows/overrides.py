@@ -11,7 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from flows.knobs import knobs_named, unknown_field, where_it_is
 from schemas import WeightsRef
+from schemas.names import did_you_mean
 
 AS_JSON = {
     **dict.fromkeys(("tuple_type", "list_type", "set_type"), 'expected a JSON list such as ["first","second"]'),
@@ -48,11 +50,14 @@ def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]])
     for pair in pairs:
         path, equals, text = pair.partition("=")
         names = path.strip().split(".")
+        meant = knobs_named(names, models)
         if not equals or len(names) < 2:
-            raise ValueError(f"expected --set stage.field=value, got {pair!r}")
+            where = f"; {where_it_is(meant)}" if meant else ""
+            raise ValueError(f"expected --set stage.field=value, got {pair!r}{where}")
         if names[0] not in models:
-            raise ValueError(f"unknown stage {names[0]!r} in --set {pair}; allowed: {', '.join(models)}")
-        annotation = _field_at(models[names[0]], names, pair)
+            near = f": {where_it_is(meant)}" if meant else did_you_mean(names[0], models)
+            raise ValueError(f"unknown stage {names[0]!r} in --set {pair}{near}; allowed: {', '.join(models)}")
+        annotation = _field_at(names, models, pair)
         level: dict[str, Any] = difference.setdefault(names[0], {})
         for name in names[1:-1]:
             if not isinstance(level.get(name), dict):
@@ -69,8 +74,9 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
         names = [str(name) for name in problem["loc"]]
         if problem["type"] == "extra_forbidden":
             parent = _model_at(model, names[:-1])
-            allowed = ", ".join(parent.model_fields) if parent else "nothing here"
-            messages.append(f"unknown field {prefix}{'.'.join(names)}; allowed: {allowed}")
+            whole = [*prefix.split(".")[:-1], *names]
+            roots = {prefix.rstrip("."): model} if prefix else _sections(model)
+            messages.append(unknown_field(whole, list(parent.model_fields) if parent else [], roots))
             continue
         explanation = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
         message = AS_JSON.get(problem["type"], explanation)
@@ -81,10 +87,10 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
     return " ".join("; ".join(messages).split()) + (f"; and {rest} more" if rest > 0 else "")
 
 
-def _field_at(model: type[BaseModel], names: Sequence[str], pair: str) -> Any:
+def _field_at(names: Sequence[str], models: Mapping[str, type[BaseModel]], pair: str) -> Any:
     """Return the annotation of the field at the end of a path whose first name is the stage."""
-    current: type[BaseModel] | None = model
-    annotation: Any = model
+    current: type[BaseModel] | None = models[names[0]]
+    annotation: Any = current
     for position, name in enumerate(names[1:], start=1):
         where = ".".join(names[:position])
         if current is None:
@@ -92,7 +98,9 @@ def _field_at(model: type[BaseModel], names: Sequence[str], pair: str) -> Any:
                 return Any
             raise ValueError(f"{where} in --set {pair} has no fields of its own: give it a value")
         if name not in current.model_fields:
-            raise ValueError(f"unknown field {where}.{name} in --set; allowed: {', '.join(current.model_fields)}")
+            raise ValueError(
+                f"{unknown_field(names[: position + 1], list(current.model_fields), models)} (--set {pair})"
+            )
         annotation = current.model_fields[name].annotation
         current = _model_in(annotation)
     return annotation
@@ -105,6 +113,12 @@ def _model_at(model: type[BaseModel], names: Sequence[str]) -> type[BaseModel] |
         if current is not None and name in current.model_fields:
             current = _model_in(current.model_fields[name].annotation)
     return current
+
+
+def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the configurations right within one, by field."""
+    inner = {name: _model_in(field.annotation) for name, field in model.model_fields.items()}
+    return {name: section for name, section in inner.items() if section is not None}
 
 
 def _branches(annotation: Any) -> tuple[Any, ...]:

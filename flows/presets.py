@@ -7,6 +7,8 @@ Weights stand by name; what the first download of a name got is recorded in the 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from schemas.names import did_you_mean
+
 Difference = dict[str, Any]
 """A nested mapping of stage, field and value."""
 
@@ -278,7 +280,7 @@ def preset_difference(name: str) -> Difference:
         ValueError: there is no such preset.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; allowed: {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}; allowed: {', '.join(PRESETS)}")
     return PRESETS[name]()
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.completion import complete_published_table
 from flows.options import StoreOption, UsageError, existing_store
 
 if TYPE_CHECKING:
@@ -66,7 +67,14 @@ def rollback(
 
 @app.command()
 def diff(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table that stages publish, such as tokens.")],
+    table: Annotated[
+        str,
+        typer.Argument(
+            metavar="TABLE",
+            help="A table that stages publish, such as tokens.",
+            autocompletion=complete_published_table,
+        ),
+    ],
     before: Annotated[
         str | None, typer.Argument(metavar="FROM", help="A publication's number, or a version's first digits.")
     ] = None,
@@ -106,10 +114,12 @@ def _contents(store: "Store", name: str, before: str | None, after: str | None) 
         ValueError: there is no such table, publication or version, or only one is given.
     """
     from schemas.differences import find_content, last_contents
+    from schemas.names import did_you_mean
     from schemas.tables import PUBLISHED
 
     if name not in PUBLISHED:
-        raise ValueError(f"expected a table that stages publish ({', '.join(PUBLISHED)}), got {name!r}")
+        near = did_you_mean(name, PUBLISHED)
+        raise ValueError(f"expected a table that stages publish ({', '.join(PUBLISHED)}), got {name!r}{near}")
     table = PUBLISHED[name]
     if before is None:
         return table, *last_contents(store, table)

@@ -32,6 +32,7 @@ from model.conditioning.config import ChromaConfig
 from schemas import Config, Settings, Store
 from schemas.checks import Check
 from schemas.identity import weights_in
+from schemas.names import did_you_mean
 from stages.pipeline.plans import ConfiguredStage
 
 
@@ -188,7 +189,7 @@ def known_stage(name: str) -> str:
         ValueError: there is no such stage.
     """
     if name not in STAGES:
-        raise ValueError(f"unknown stage {name!r}; allowed: {', '.join(STAGES)}")
+        raise ValueError(f"unknown stage {name!r}{did_you_mean(name, STAGES)}; allowed: {', '.join(STAGES)}")
     return name
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.completion import complete_preset, complete_table
 from flows.options import (
     RequestsOption,
     RunOptions,
@@ -27,7 +28,10 @@ app = typer.Typer()
 
 @app.command()
 def check(
-    tables: Annotated[list[str] | None, typer.Argument(metavar="TABLE", help="Tables; none means all.")] = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TABLE", help="Tables; none means all.", autocompletion=complete_table),
+    ] = None,
     store: StoreOption = None,
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare digests.")] = False,
     repair: Annotated[bool, typer.Option("--repair", help="Set what is damaged aside, to be made again.")] = False,
@@ -104,11 +108,12 @@ def _tables(names: list[str]) -> "list[Table]":
     Raises:
         UsageError: there is no such table.
     """
+    from schemas.names import did_you_mean
     from schemas.tables import TABLES
 
     for name in names:
         if name not in TABLES:
-            raise UsageError(f"expected tables of {', '.join(TABLES)}, got {name!r}")
+            raise UsageError(f"expected tables of {', '.join(TABLES)}, got {name!r}{did_you_mean(name, TABLES)}")
     return [TABLES[name] for name in names or TABLES]
 
 
@@ -123,7 +128,9 @@ def _drivers() -> Mapping[str, str]:
 @app.command()
 def status(
     store: StoreOption = None,
-    preset: Annotated[str | None, typer.Option(help="Also compare with this preset.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Also compare with this preset.", autocompletion=complete_preset)
+    ] = None,
     source: SourceOption = None,
     requests: RequestsOption = None,
     set_: SetOption = None,

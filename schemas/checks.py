@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from schemas.config import Config
+from schemas.names import did_you_mean
 from schemas.tables import TABLES
 
 Severity = Literal["warn", "error"]
@@ -27,5 +28,7 @@ class Check(Config):
     def _is_derived(cls, name: str) -> str:
         if name not in TABLES or TABLES[name].accumulates:
             tables = ", ".join(table.name for table in TABLES.values() if not table.accumulates)
-            raise ValueError(f"expected a table that a stage publishes ({tables}), got {name!r}")
+            raise ValueError(
+                f"expected a table that a stage publishes ({tables}), got {name!r}{did_you_mean(name, TABLES)}"
+            )
         return name

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from schemas.names import did_you_mean
 from schemas.publications import Publications
 from schemas.store import Store
 from schemas.tables import CLIPS, REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
@@ -139,7 +140,7 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]], whole: Co
                 raise QueryError(f"expected one SELECT (the store is read-only here), got {kinds}")
             return connection.sql(sql).to_arrow_table()
         except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
-            raise QueryError(_reason(error)) from error
+            raise QueryError(_what_was_meant(_reason(error))) from error
         except (duckdb.Error, OSError) as error:
             raise _Unread(_reason(error)) from error
 
@@ -246,6 +247,17 @@ def _reason(error: Exception) -> str:
     """Return what DuckDB says, without the statement that it points at; of an error in a filesystem, its last line."""
     message = str(error).split("\n\nLINE ")[0].strip()
     return message.rpartition("\n")[2].strip() if "Traceback (most recent call last)" in message else message
+
+
+def _what_was_meant(message: str) -> str:
+    """Return what DuckDB says of a name that is not there, with what of the store may be meant: it knows only the
+    tables that were spoken of."""
+    table = re.match(r"Catalog Error: Table with name (\w+) does not exist", message)
+    if table:
+        return f"{table[0]}{did_you_mean(table[1], (*TABLES, *VIEWS))}"
+    column = re.match(r'Binder Error: Referenced column "(\w+)" not found', message)
+    tables = [name for name, other in TABLES.items() if column and column[1] in other.schema.names]
+    return f"{message}; {', '.join(tables)} {'has' if len(tables) == 1 else 'have'} it" if tables else message
 
 
 def _view(store: Store, table: Table, files: Sequence[str]) -> str:

@@ -1,0 +1,52 @@
+"""What a shell completes after `segue --install-completion`: presets, stages, tables and knobs, with what they are.
+
+A shell asks with every press of a key, so that each function imports what it tells of, and no more.
+"""
+
+from collections.abc import Iterator
+
+Completion = tuple[str, str]
+"""A word, and what it is."""
+
+
+def complete_preset(incomplete: str) -> Iterator[Completion]:
+    """Yield the presets that begin so."""
+    from flows.presets import PRESETS, describe_preset
+
+    yield from ((name, describe_preset(name)) for name in PRESETS if name.startswith(incomplete))
+
+
+def complete_stage(incomplete: str) -> Iterator[Completion]:
+    """Yield the stages that begin so."""
+    from flows.recipe import STAGES
+
+    for name, module in STAGES.items():
+        if name.startswith(incomplete):
+            yield name, " ".join((module.__doc__ or "").partition("\n\n")[0].split())
+
+
+def complete_table(incomplete: str) -> Iterator[Completion]:
+    """Yield the tables and views that begin so."""
+    from schemas.tables import TABLES
+    from schemas.views import VIEWS
+
+    about = {name: table.about for name, table in TABLES.items()} | {name: view.about for name, view in VIEWS.items()}
+    yield from ((name, meaning) for name, meaning in about.items() if name.startswith(incomplete))
+
+
+def complete_published_table(incomplete: str) -> Iterator[Completion]:
+    """Yield the tables that stages publish and that begin so."""
+    from schemas.tables import PUBLISHED
+
+    yield from ((name, table.about) for name, table in PUBLISHED.items() if name.startswith(incomplete))
+
+
+def complete_knob(incomplete: str) -> Iterator[Completion]:
+    """Yield the knobs whose paths begin so, each as far as its value."""
+    from flows.knobs import knobs
+    from flows.recipe import stage_models
+
+    for knob in knobs(stage_models()):
+        path = ".".join(knob.path)
+        if path.startswith(incomplete):
+            yield f"{path}=", knob.meaning

@@ -1,0 +1,92 @@
+"""Every knob by its path, such as `train.optimization.steps`, and which of them a name that is not there may mean."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from schemas.names import nearest_name
+
+MOST_PLACES = 3
+"""Knobs of one name that a message tells of."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A field of a configuration that holds no further fields."""
+
+    path: tuple[str, ...]
+    """A stage's name, or `settings`, then names of nested fields."""
+    field: FieldInfo
+
+    @property
+    def meaning(self) -> str:
+        """Its docstring, on one line."""
+        return " ".join((self.field.description or "").split())
+
+
+def knobs(models: Mapping[str, type[BaseModel]]) -> Iterator[Knob]:
+    """Yield every knob of some configurations, by the first name of its path."""
+    for name, model in models.items():
+        yield from _knobs(model, (name,))
+
+
+def _knobs(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Knob]:
+    for name, field in model.model_fields.items():
+        inner = list(_models_in(field.annotation))
+        for below in inner:
+            yield from _knobs(below, (*path, name))
+        if not inner:
+            yield Knob((*path, name), field)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the configurations that a field may be, not those that it may hold many of by names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif not isinstance(annotation, type) and not _is_collection(annotation):
+        for part in get_args(annotation):
+            yield from _models_in(part)
+
+
+def _is_collection(annotation: Any) -> bool:
+    origin = getattr(annotation, "__origin__", None)
+    return isinstance(origin, type) and issubclass(origin, Mapping | tuple | list)
+
+
+def unknown_field(
+    names: Sequence[str], fields: Sequence[str], models: Mapping[str, type[BaseModel]], setting: str = "--set "
+) -> str:
+    """Return what to say of a path whose last name is no field: where a knob of that name is, or what else was meant.
+
+    Args:
+        names: the path, the first name one of `models`.
+        fields: those that there are in its place.
+        models: the configurations whose knobs may be meant.
+        setting: what a knob is set by, to stand before it.
+    """
+    unknown = f"unknown field {'.'.join(names)}"
+    elsewhere = knobs_named(names[-1:], models, first=names[0])
+    if elsewhere:
+        return f"{unknown}: {where_it_is(elsewhere, setting)}"
+    meant = {knob.path[-1]: ".".join(knob.path) for knob in knobs(models)} | {field: field for field in fields}
+    nearest = nearest_name(names[-1], meant)
+    near = f" (did you mean {meant[nearest]}?)" if nearest else ""
+    return f"{unknown}{near}; allowed: {', '.join(fields) or 'nothing here'}"
+
+
+def knobs_named(names: Sequence[str], models: Mapping[str, type[BaseModel]], first: str = "") -> list[Knob]:
+    """Return the knobs whose paths end with some names, those of the stage `first` before others, then the nearest to
+    their stage's own."""
+    ending = tuple(names)
+    named = [knob for knob in knobs(models) if knob.path[-len(ending) :] == ending]
+    return sorted(named, key=lambda knob: (knob.path[0] != first, len(knob.path)))
+
+
+def where_it_is(named: Sequence[Knob], setting: str = "--set ") -> str:
+    """Say where knobs of one name are, and how the first of them is set."""
+    places = [".".join(knob.path[:-1]) for knob in named[:MOST_PLACES]]
+    more = f" and {len(named) - len(places)} more" if len(named) > len(places) else ""
+    return f"{named[0].path[-1]} is a knob of {', '.join(places)}{more}: {setting}{'.'.join(named[0].path)}=…"
