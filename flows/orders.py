@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, RUNS, Row
-from stages.generate.config import Config as GenerateConfig
+from stages.checkpoints.generation_config import GenerationConfig
 from stages.pipeline.contract import Reject
 from stages.pipeline.plans import Plan
 from stages.requests import REFERENCES
@@ -91,7 +91,7 @@ def _frame_rate(pipeline: "Pipeline") -> float | None:
     from stages.checkpoints.loading import read_frame_rate
 
     config = pipeline.stages["generate"].config
-    assert isinstance(config, GenerateConfig)
+    assert isinstance(config, GenerationConfig)
     try:
         pipeline.fingerprint("generate")  # which finds the model of this very recipe
         return read_frame_rate(pipeline.library.get(config.checkpoint).path)

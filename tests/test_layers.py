@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("schemas", "model", "stages", "flows")
-SHARED_ROOMS = ("pipeline", "audio", "analysis", "networks", "checkpoints")
+SHARED_ROOMS = ("pipeline", "audio", "analysis", "networks", "checkpoints", "judging")
 """The rooms that stages share, each above those that it may import."""
 ONLY_IN = {"prefect": "flows", "prefect_dask": "flows", "typer": "flows", "duckdb": "schemas"}
 NOT_IN_MODEL = {"os", "pathlib", "fsspec", "requests", "urllib", "socket", "pyarrow", "soundfile"}

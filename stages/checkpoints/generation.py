@@ -28,7 +28,7 @@ class RequestConditions:
     """What one request is generated from, as tensors; every take of it shares them."""
 
     attributes: Attributes
-    """With as much of the melody as the clip's windows reach (`stages.generate.conditions.melody_span`)."""
+    """With as much of the melody as the clip's windows reach (`stages.checkpoints.conditions.melody_span`)."""
     prompt: Int[Tensor, "K P"] | None = None
     """The codes that the clip begins with."""
 

@@ -60,11 +60,11 @@ def shard(
         MissingWeights: weights that the scores need cannot be had.
     """
     from stages.audio import AudioError, read_audio
-    from stages.evaluate.asking import asked_by_request
     from stages.evaluate.ceilings import Ceilings
     from stages.evaluate.likeness import Likeness
     from stages.evaluate.scoring import score_sound
-    from stages.evaluate.seams import window_borders, window_frames
+    from stages.judging.asking import asked_by_request
+    from stages.judging.seams import window_borders, window_frames
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
@@ -97,7 +97,7 @@ def shard(
 def _melody_scores(
     context: Context, recording: "DecodedAudio", generation: Row, ceilings: "Ceilings"
 ) -> dict[str, float | None]:
-    from stages.evaluate.melody import Melody, melody_analysis
+    from stages.judging.melody import Melody, melody_analysis
 
     melody, analysis = Melody.of_row(generation), melody_analysis(context, [generation["checkpoint_id"]])
     if melody is None or analysis is None:

@@ -11,7 +11,7 @@ from schemas import WeightsRef
 from schemas.tables import TOKENS, Row
 from stages.audio.references import Reference, rows_of_tracks
 from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
-from stages.evaluate.melody import Melody
+from stages.judging.melody import Melody
 from stages.pipeline.contract import Context
 
 

@@ -22,10 +22,10 @@ from stages.checkpoints.generation import (
     told_by_frames,
 )
 from stages.checkpoints.loading import load_checkpoint
-from stages.evaluate.asking import asked_by_request
 from stages.evaluate.control_config import Config
-from stages.evaluate.melody import Melody, melody_analysis
 from stages.evaluate.scoring import score_sound
+from stages.judging.asking import asked_by_request
+from stages.judging.melody import Melody, melody_analysis
 from stages.pipeline.contract import Context
 
 if TYPE_CHECKING:

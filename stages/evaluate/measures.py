@@ -22,8 +22,8 @@ from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import CLAP, CLIPS, CONTROLS, MEASURES, SCORES, TRACKS, Row
 from schemas.weights import LocalWeights
-from stages.evaluate.judging import Asked, Heard, judge
 from stages.evaluate.statistics import Estimate, Vectors, frechet_interval, mean_interval, wilson_interval
+from stages.judging.judging import Asked, Heard, judge
 from stages.networks.published import LAION_CLAP
 from stages.pipeline.contract import Context, Dependencies, ReduceResult
 

@@ -14,10 +14,10 @@ from schemas.identity import by_hash
 from schemas.tables import CHROMA, TOKENS, Row, Table
 from stages.audio import AudioError, read_audio
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_codecs_of_rows
-from stages.evaluate.asking import truth_of_track
-from stages.evaluate.judging import Asked
-from stages.evaluate.melody import Melody, melody_analysis
 from stages.evaluate.scoring import score_sound
+from stages.judging.asking import truth_of_track
+from stages.judging.judging import Asked
+from stages.judging.melody import Melody, melody_analysis
 from stages.pipeline.contract import Context, Reject
 
 if TYPE_CHECKING:

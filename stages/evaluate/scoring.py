@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 
 from stages.audio import to_mono
-from stages.evaluate.judging import Asked, judge
-from stages.evaluate.listening import listen
 from stages.evaluate.music import pitch_strength, pulse_clarity
-from stages.evaluate.seams import seam_contrast
-from stages.evaluate.sound import measure_sound, mel_statistics
+from stages.judging.judging import Asked, judge
+from stages.judging.listening import listen
+from stages.judging.seams import seam_contrast
+from stages.judging.sound import measure_sound, mel_statistics
 
 
 def score_sound(

@@ -7,22 +7,20 @@ elsewhere has learned from none: what a request of it refers to is computed from
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from schemas import WeightsRef
-from schemas.identity import fingerprint
-from schemas.tables import CHROMA, CLAP, GENERATIONS, REQUESTS, TOKENS, TRACKS, Row
-from schemas.weights import LocalWeights
+from schemas.tables import GENERATIONS, REQUESTS, Row
 from stages.audio.references import RequestRefused
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.loading import named_text_encoder, read_condition_names
-from stages.generate.config import Config, is_foreign, is_newest
-from stages.pipeline.contract import Context, Dependencies, Reject, Shard
+from stages.checkpoints.generation_config import CONDITION_FIELDS, CONSULTED, is_foreign, is_newest, take_seed
+from stages.checkpoints.generation_config import GenerationConfig as Config
+from stages.checkpoints.generation_config import generation_dependencies as dependencies
+from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,37 +41,13 @@ __all__ = [
     "shard",
 ]
 
-READS, CONSULTS, WRITES, VERSION = (REQUESTS,), (TRACKS, CHROMA, CLAP, TOKENS), GENERATIONS, 3
+READS, CONSULTS, WRITES, VERSION = (REQUESTS,), CONSULTED, GENERATIONS, 3
 
 AT_ONCE = {"cpu": 64, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
 are left empty while the last are finished."""
 
-CONDITION_FIELDS = {CHROMA.name: ("separator",), CLAP.name: ("clap", "vocabulary")}
-"""Conditions, whose tables bear their names -> the fields of Config whose weights make them of a file."""
-
 log = logging.getLogger(__name__)
-
-
-def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Leave out what the model does not read: the weights that make those conditions (a request for them is refused)
-    and their tables. For a model from elsewhere all tables but `tracks`, which says where recordings are. A text
-    encoder that the model only names has a say.
-
-    Raises:
-        NotTrainedYet: an earlier stage is still to train the checkpoint.
-        ValueError: it is none, or cannot be had.
-    """
-    folder = weights(config.checkpoint).path
-    reads = read_condition_names(folder)
-    named = named_text_encoder(folder)
-    changes: dict[str, WeightsRef | None] = {"text_encoder": named and (config.text_encoder or named)}
-    consults = [TRACKS] if is_foreign(config.checkpoint) else [*CONSULTS]
-    for condition, fields in CONDITION_FIELDS.items():
-        if condition not in reads:
-            changes |= dict.fromkeys(fields)
-            consults = [table for table in consults if table.name != condition]
-    return Dependencies(config.model_copy(update=changes), tuple(consults))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +103,8 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
 def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[Row]) -> Iterator[_Take | Reject]:
     """Read the conditions of requests one by one, and yield those of their takes that are not kept, or why a request is
     refused."""
+    from stages.checkpoints.conditions import ConditionReader, clip_frames, prompt_frames
     from stages.checkpoints.generation import generation_request
-    from stages.generate.conditions import ConditionReader, clip_frames, prompt_frames
 
     asked = [(row, numbers) for row in rows if (numbers := _missing_takes(row, context.kept))]
     frames = [len(numbers) * (clip_frames(facts, row["seconds"]) - prompt_frames(facts, row)) for row, numbers in asked]
@@ -158,7 +132,7 @@ def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[
                 conditions,
                 facts,
                 frames=clip_frames(facts, row["seconds"]),
-                seed=_take_seed(row["seed"], number),
+                seed=take_seed(row["seed"], number),
                 guidance_form=config.guidance_form,
             )
             yield _Take(row, number, clip)
@@ -167,11 +141,6 @@ def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[
 def _missing_takes(row: Row, kept: frozenset[tuple[str, ...]]) -> list[int]:
     """Return the takes of a request that are still to be made."""
     return [number for number in range(row["takes"]) if (row["request_id"], str(number)) not in kept]
-
-
-def _take_seed(seed: int, take: int) -> int:
-    """Return the seed of a take: the first has the request's own, so that more takes leave it as it is."""
-    return seed if take == 0 else int(fingerprint([seed, take])[:15], 16)
 
 
 def _generate(
@@ -207,7 +176,7 @@ def _generate(
 
 def _generation_row(take: _Take, codes: "Tensor", facts: CheckpointFacts, made_by: _MadeBy) -> Row:
     """Make the row of a take from its codes [K, T]."""
-    from stages.generate.conditions import melody_over_clip
+    from stages.checkpoints.conditions import melody_over_clip
 
     clip, chroma = take.clip, facts.model.chroma
     melody = clip.attributes.chroma

@@ -11,7 +11,7 @@ from model.conditioning.config import ChromaConfig
 from schemas import Store
 from stages.audio import read_audio, resample, to_mono
 from stages.checkpoints.facts import read_facts
-from stages.evaluate.melody import chroma_agreement
+from stages.judging.melody import chroma_agreement
 from tests.worlds.codec_world import piece
 from tests.worlds.melody_world import filled_store, melody_recipe, rows_of, settings_of
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, SAMPLE_RATE, codec_folder

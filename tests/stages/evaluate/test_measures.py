@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from schemas.tables import MEASURES
-from stages.evaluate.judging import Asked, Heard, judge
 from stages.evaluate.measures import CARD, card_rows, chance_values
 from stages.evaluate.statistics import least_sounds, wilson_interval
+from stages.judging.judging import Asked, Heard, judge
 
 KEYS = ("C major", "A minor", "G major", "E minor", "D major", "B minor")
 

@@ -8,9 +8,9 @@ import pytest
 from model.conditioning.charts import parse_chord
 from stages.demo.synthesis import Piece, compose
 from stages.demo.synthesis.rendering import render
-from stages.evaluate.asking import beat_grid
-from stages.evaluate.judging import Asked
 from stages.evaluate.scoring import score_sound
+from stages.judging.asking import beat_grid
+from stages.judging.judging import Asked
 
 RATE, SECONDS = 16_000, 8.0
 PIECES = range(16, 32)

@@ -16,10 +16,10 @@ from schemas import Store, WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, REJECTS, REQUESTS, TOKENS, TRACKS
 from schemas.weights import NotTrainedYet, WeightsLibrary, folder_digest
 from stages import generate
+from stages.checkpoints.conditions import ConditionReader
 from stages.checkpoints.facts import read_facts
 from stages.checkpoints.generation import RequestConditions
 from stages.generate import Config
-from stages.generate.conditions import ConditionReader
 from stages.pipeline import machine
 from stages.pipeline.contract import Dependencies, Progress, Shard, Stopped
 from stages.pipeline.runner import StageFailed

@@ -11,9 +11,9 @@ import torch
 from schemas import WeightsRef
 from schemas.tables import REQUESTS, TRACKS
 from stages import train
+from stages.checkpoints.conditions import ConditionReader
 from stages.checkpoints.facts import CheckpointFacts
 from stages.generate import Config as GenerateConfig
-from stages.generate.conditions import ConditionReader
 from stages.networks.clap import load_joint_embedder
 from stages.train.batches import draw_batch, draw_examples, split_tracks, word_embedder
 from stages.train.corpus import Corpus

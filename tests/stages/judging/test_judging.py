@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.conditioning.config import PITCH_NAMES
-from stages.evaluate.judging import Asked, Heard, beat_f_measure, chord_sounds, judge, key_score, tempo_is_near
+from stages.judging.judging import Asked, Heard, beat_f_measure, chord_sounds, judge, key_score, tempo_is_near
 
 KEYS = [f"{tonic} {mode}" for tonic in PITCH_NAMES for mode in ("major", "minor")]
 NOTHING = Heard(None, None, (), (), drums=False)

@@ -1,5 +1,9 @@
-"""The knobs of generation, and how a checkpoint is named in them."""
+"""The knobs of generation, how a checkpoint is named in them, and which of them and of the tables have a say.
 
+Two stages generate a catalog's clips with them: `generate`, and `gate`, which makes again what did not pass.
+"""
+
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
@@ -7,7 +11,18 @@ from pydantic import BeforeValidator, Field
 import schemas
 from model.lm.config import STRIDE, Precision
 from schemas import WeightsRef
+from schemas.identity import fingerprint
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from schemas.weights import LocalWeights
+from stages.checkpoints.loading import named_text_encoder, read_condition_names
 from stages.networks.published import ENCODEC_32KHZ, HTDEMUCS, LAION_CLAP, ROBERTA_VOCABULARY
+from stages.pipeline.contract import Dependencies
+
+CONSULTED = (TRACKS, CHROMA, CLAP, TOKENS)
+"""The tables that conditions are looked up in."""
+
+CONDITION_FIELDS = {CHROMA.name: ("separator",), CLAP.name: ("clap", "vocabulary")}
+"""Conditions, whose tables bear their names -> the fields of the configuration whose weights make them of a file."""
 
 
 def _checkpoint_reference(value: Any) -> Any:
@@ -20,16 +35,16 @@ def _checkpoint_reference(value: Any) -> Any:
 
 
 def is_foreign(checkpoint: str) -> bool:
-    """Tell whether a checkpoint, as `Config.checkpoint` names it, is none of the store's own."""
+    """Tell whether a checkpoint, as `GenerationConfig.checkpoint` names it, is none of the store's own."""
     return WeightsRef(_checkpoint_reference(checkpoint)).checkpoint is None
 
 
 def is_newest(checkpoint: str) -> bool:
-    """Tell whether a checkpoint, as `Config.checkpoint` names it, is the newest of the recipe."""
+    """Tell whether a checkpoint, as `GenerationConfig.checkpoint` names it, is the newest of the recipe."""
     return WeightsRef(_checkpoint_reference(checkpoint)).checkpoint == "language_model"
 
 
-class Config(schemas.Config):
+class GenerationConfig(schemas.Config):
     """Names the model that generates, and what reads the files and words that requests refer to."""
 
     checkpoint: Annotated[WeightsRef, BeforeValidator(_checkpoint_reference)] = WeightsRef("checkpoint:language_model")
@@ -58,3 +73,35 @@ class Config(schemas.Config):
     vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
     """RoBERTa's vocabulary, which a LAION checkpoint in `clap` reads words with; in a recipe `clap.vocabulary` unless
     it is given. A model folder has its own."""
+
+
+def generation_dependencies(config: GenerationConfig, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Leave out what the model does not read: the weights that make those conditions (a request for them is refused)
+    and their tables. For a model from elsewhere all tables but `tracks`, which says where recordings are. A text
+    encoder that the model only names has a say.
+
+    Raises:
+        NotTrainedYet: an earlier stage is still to train the checkpoint.
+        ValueError: it is none, or cannot be had.
+    """
+    folder = weights(config.checkpoint).path
+    reads = read_condition_names(folder)
+    named = named_text_encoder(folder)
+    changes: dict[str, WeightsRef | None] = {"text_encoder": named and (config.text_encoder or named)}
+    consults = [TRACKS] if is_foreign(config.checkpoint) else [*CONSULTED]
+    for condition, fields in CONDITION_FIELDS.items():
+        if condition not in reads:
+            changes |= dict.fromkeys(fields)
+            consults = [table for table in consults if table.name != condition]
+    return Dependencies(config.model_copy(update=changes), tuple(consults))
+
+
+def take_seed(seed: int, take: int, retake: int = 0) -> int:
+    """Return the seed of a take of a request: the first has the request's own, so that more takes leave it as it is.
+
+    Args:
+        retake: how many tries of the take came before; each has a seed that is no other take's.
+    """
+    if retake:
+        return int(fingerprint([seed, take, retake])[:15], 16)
+    return seed if take == 0 else int(fingerprint([seed, take])[:15], 16)

@@ -6,7 +6,7 @@ import torch
 
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
-from stages.evaluate.sound import measure_sound, mel_statistics
+from stages.judging.sound import measure_sound, mel_statistics
 
 RATE = 16_000
 

@@ -30,7 +30,7 @@ from stages.audio.references import Reference, RequestRefused, rows_of_tracks
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, check_codes_format, load_matching_codec
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import RequestConditions, description_of, fields_of, told_by_frames
-from stages.generate.config import Config
+from stages.checkpoints.generation_config import GenerationConfig
 from stages.pipeline.contract import Context
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class ConditionReader:
         config: names what reads files and words; None for what is not configured.
     """
 
-    def __init__(self, context: Context, facts: CheckpointFacts, config: Config) -> None:
+    def __init__(self, context: Context, facts: CheckpointFacts, config: GenerationConfig) -> None:
         self.context, self.facts, self.config = context, facts, config
         self._rows: dict[str, dict[str, Row]] = {column: {} for column in LOOKED_UP_IN}
         self._uris: dict[str, str] = {}

@@ -8,7 +8,7 @@ from model.conditioning.charts import DEFAULT_METER, chart_chords, parse_chart, 
 from model.conditioning.config import CHORD_QUALITIES, NO_CHORD, NO_ROOT
 from schemas.tables import Row
 from stages.audio.keys import parse_key
-from stages.evaluate.judging import Asked
+from stages.judging.judging import Asked
 
 WITHOUT_DRUMS = re.compile(
     r"\b(?:without|no|minus|sans)\s+(?:any\s+)?(?:drums?|percussion|beats?)\b|\bdrumless\b", re.I

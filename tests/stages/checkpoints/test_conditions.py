@@ -16,10 +16,10 @@ from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages import chroma, clap, tokenize
 from stages.audio.references import RequestRefused
 from stages.checkpoints.codecs import load_codec
+from stages.checkpoints.conditions import ConditionReader, melody_over_clip
 from stages.checkpoints.generation import RequestConditions
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.native import describe_codec, load_encodec
-from stages.generate.conditions import ConditionReader, melody_over_clip
 from stages.networks.clap import load_joint_embedder
 from tests.worlds.codec_world import piece
 from tests.worlds.generation_world import (

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from model.lm.config import STRIDE, stride_frames
+from stages.checkpoints.conditions import MelodySpan, clip_frames, melody_over_clip, melody_span
 from stages.checkpoints.facts import CheckpointFacts
-from stages.generate.conditions import MelodySpan, clip_frames, melody_over_clip, melody_span
 from tests.worlds.generation_world import model_config
 
 

@@ -6,7 +6,7 @@ import torch
 from model.decoding.windows import plan_windows
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
-from stages.evaluate.seams import seam_contrast, window_borders
+from stages.judging.seams import seam_contrast, window_borders
 
 RATE, SECONDS = 16_000, 9.0
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from stages.analysis import find_harmony, find_rhythm
 from stages.analysis.onsets import onset_strength
-from stages.evaluate.judging import Heard
+from stages.judging.judging import Heard
 
 LOW_OCTAVES, HIGH_OCTAVES = slice(0, 2), slice(5, None)
 """Octaves of the onset strength where a kick sounds (40 to 160 Hz), and where strokes have noise (above 1.3 kHz)."""

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.evaluate.melody import chance_agreement, chroma_agreement
+from stages.judging.melody import chance_agreement, chroma_agreement
 
 RATE = 7.8125
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.evaluate.asking import asked_by_request, asked_drums, beat_grid
+from stages.judging.asking import asked_by_request, asked_drums, beat_grid
 
 REQUEST = {"key": None, "bpm": None, "meter": None, "chords": None, "prompt": None, "seconds": 4.0, "description": None}
 
