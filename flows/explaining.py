@@ -1,12 +1,11 @@
 """What `segue explain` tells: a clip's models and recordings, or what came of a recording, as rows under headings."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from schemas.database import literal, query
 from schemas.descent import find_recordings
-from schemas.licences import parse_licence
+from schemas.licences import count_licences
 from schemas.store import Store
 from schemas.tables import CHECKPOINTS, WEIGHTS, Row
 from schemas.take_downs import TakeDowns
@@ -31,7 +30,7 @@ def explain_clip(store: Store, name: str) -> list[Section]:
     clips = _clips(store, name)
     among = f"request_id = {literal(clips[0]['request'])}"
     if len(clips) == 1:
-        among += f" AND take = {clips[0]['take']}"
+        among += f" AND take + 1 = {clips[0]['take']}"
     models = query(
         store,
         "SELECT model_id, kind, reference, min(distance) AS distance, count(DISTINCT track_id) AS recordings "
@@ -50,22 +49,23 @@ def explain_clip(store: Store, name: str) -> list[Section]:
         | {"recordings": row["recordings"]}
         for row in models
     ]
-    licences = [{"licence": licence, "recordings": count} for licence, count in _licences(recordings).most_common()]
+    counts = count_licences({row["track"]: row["licence"] for row in recordings}.values())
+    licences = [{"licence": licence, "recordings": count} for licence, count in counts.most_common()]
     return [("clip", clips), ("models", described), ("licences", licences), ("recordings", recordings)]
 
 
 def _clips(store: Store, name: str) -> list[Row]:
-    """Return the clips that a name means, which are takes of one request."""
+    """Return the clips that a name means, which are takes of one request; people count takes from 1."""
     wanted, _, take = name.partition("/")
     condition = f"r.name = {literal(wanted)}"
     if len(wanted) >= SHORTEST_ID:
         condition += f" OR starts_with(c.request_id, {literal(wanted.lower())})"
     if take:
-        condition = f"({condition}) AND c.take = {int(take) if take.isdecimal() else -1}"
+        condition = f"({condition}) AND c.take + 1 = {int(take) if take.isdecimal() else -1}"
     rows: list[Row] = query(
         store,
-        "SELECT c.request_id AS request, c.take, r.name, r.description, r.melody, r.prompt, g.seed, c.checkpoint_id AS "
-        "model, c.path AS file FROM clips c LEFT JOIN requests r USING (request_id) "
+        "SELECT c.request_id AS request, c.take + 1 AS take, r.name, r.description, r.melody, r.prompt, g.seed, "
+        "c.checkpoint_id AS model, c.path AS file FROM clips c LEFT JOIN requests r USING (request_id) "
         f"LEFT JOIN generations g USING (request_id, take) WHERE {condition} ORDER BY request, take",
     ).to_pylist()
     requests = list(dict.fromkeys(row["request"] for row in rows))
@@ -105,8 +105,9 @@ def explain_track(store: Store, name: str) -> list[Section]:
     ]
     clips = query(
         store,
-        "SELECT request_id AS request, take, string_agg(DISTINCT how, ', ' ORDER BY how) AS how, min(path) AS file "
-        f"FROM descendants WHERE {among} AND request_id IS NOT NULL GROUP BY ALL ORDER BY request, take",
+        "SELECT request_id AS request, take + 1 AS take, string_agg(DISTINCT how, ', ' ORDER BY how) AS how, "
+        f"min(path) AS file FROM descendants WHERE {among} AND request_id IS NOT NULL GROUP BY ALL "
+        "ORDER BY request, take",
     ).to_pylist()
     facts = {"track": recording["track_id"]} | {key: recording[key] for key in ("title", "artist", "licence", "uri")}
     return [("recording", [facts | {"state": _state(store, recording)}]), ("models", described), ("clips", clips)]
@@ -131,9 +132,3 @@ def _fields(store: Store) -> Mapping[str, str]:
             if digest in elsewhere:
                 fields.setdefault(digest, field)
     return fields
-
-
-def _licences(recordings: list[Row]) -> Counter[str]:
-    """Count recordings by the one name of their licence."""
-    named = {row["track"]: parse_licence(row["licence"]) for row in recordings}
-    return Counter("none" if licence is None else licence.name for licence in named.values())

@@ -142,10 +142,10 @@ def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, R
     rows = query(store, f"SELECT * FROM clips WHERE sha256 = '{digest}'").to_pylist()
     if rows:
         row = rows[0]
-        return Finding("row", "holds", f"clip {row['request_id']} take {row['take']}, byte for byte"), row
+        return Finding("row", "holds", f"clip {row['request_id']} take {row['take'] + 1}, byte for byte"), row
     request, take = tags.get("request", ""), tags.get("take", "")
     if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
-        where = f"request_id = '{request}' AND take = {take}"
+        where = f"request_id = '{request}' AND take + 1 = {take}"
         rows = query(store, f"SELECT * FROM clips WHERE {where}").to_pylist()
     if rows:
         words = f"it calls itself clip {request} take {take}, whose file has other bytes: changed, or encoded again"

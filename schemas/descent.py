@@ -6,14 +6,16 @@ view shows, such as recordings that were removed and requests of earlier catalog
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.conditions import Conditions
 from schemas.database import literal, query
+from schemas.licences import count_licences
 from schemas.store import Store
-from schemas.tables import CHECKPOINTS, LEARNED, REQUESTS, TRACKS, Row
+from schemas.tables import CHECKPOINTS, LEARNED, REQUESTS, TRACKS, WEIGHTS, Row
 from schemas.take_downs import with_descendants
 
 FACTS = ("track_id", "title", "artist", "licence", "uri")
@@ -174,3 +176,34 @@ def _references(store: Store, track_ids: Collection[str]) -> dict[str, set[str]]
                 if row[column] in references:
                     referred[references[row[column]]].add(row["request_id"])
     return referred
+
+
+def training_licences(store: Store, checkpoint_id: str) -> str:
+    """Return the licences of the recordings that a model and those it was made with learned from, the commonest first,
+    as `CC-BY-4.0 (40), none (3)`; empty where they are not known."""
+    models = store.read_all(CHECKPOINTS, ["checkpoint_id", "parents", "training_set"]).to_pylist()
+    of_id = {row["checkpoint_id"]: row for row in models}
+    sets, waiting = dict[str, str](), [checkpoint_id]
+    while waiting:
+        name = waiting.pop()
+        if name in of_id and name not in sets:
+            sets[name] = of_id[name]["training_set"]
+            waiting += of_id[name]["parents"] or ()
+    shards = sorted({name for name in sets.values() if name})
+    rows = store.read(LEARNED, "1", shards, ["track_id", "licence"]).to_pylist()
+    counts = count_licences({row["track_id"]: row["licence"] for row in rows}.values())
+    return ", ".join(
+        f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    )
+
+
+def model_behind(store: Store, checkpoint_id: str) -> tuple[str, str]:
+    """Return the name and the digest of a language model: one that this store trained, or one from elsewhere, whose id
+    begins its digest. Of a model from a folder the name is the folder's own, without the path to it."""
+    for row in store.read_all(CHECKPOINTS, ["checkpoint_id", "kind", "digest"]).to_pylist():
+        if row["checkpoint_id"] == checkpoint_id:
+            return str(row["kind"]), str(row["digest"])
+    for weights in store.read_all(WEIGHTS).to_pylist():
+        if weights["digest"].startswith(checkpoint_id):
+            return PurePosixPath(weights["reference"]).name, str(weights["digest"])
+    return "unknown", ""

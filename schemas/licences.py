@@ -7,7 +7,8 @@ none, and a policy says what becomes of it: a licence that is guessed is worse t
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -85,6 +86,12 @@ def parse_licence(text: str | None) -> Licence | None:
     lower = plain.lower()
     name = _of_url(plain, lower) or _of_identifier(plain) or _of_words(lower)
     return Licence(name, True) if name else Licence(lower, False)
+
+
+def count_licences(texts: Iterable[str | None]) -> Counter[str]:
+    """Count licences by their one name; `none` is where nothing was written."""
+    licences = map(parse_licence, texts)
+    return Counter("none" if licence is None else licence.name for licence in licences)
 
 
 def _of_url(plain: str, lower: str) -> str | None:

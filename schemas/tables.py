@@ -332,6 +332,11 @@ GENERATIONS = Table(
         codes=pa.list_(pa.list_(pa.uint16())),
         chroma_frame_rate=pa.float64(),
         chroma=pa.list_(VECTOR),
+        created_at=pa.timestamp("us", tz="UTC"),
+    ),
+    identity=(
+        *("request_id", "take", "checkpoint_id", "codec", "codec_identity", "channels", "frame_rate", "cardinality"),
+        *("frames", "prompt_frames", "seed", "codes", "chroma_frame_rate", "chroma"),
     ),
 )
 CLIPS = Table(

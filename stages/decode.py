@@ -12,11 +12,9 @@ with each signing, which is random.
 """
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from pathlib import PurePosixPath
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
@@ -27,9 +25,11 @@ from pydantic import Field, model_validator
 
 import schemas
 from schemas import WeightsRef
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS, WEIGHTS, Row
+from schemas.descent import model_behind, training_licences
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
 from schemas.weights import LocalWeights
-from stages.audio import AudioFormat, AudioMeasures, SourceType, encode_audio, measure_audio, normalise_loudness
+from stages.audio import AudioFormat, AudioMeasures, SourceType, measure_audio
+from stages.audio.clip_tags import clip_tags
 from stages.audio.credentials import (
     DEVELOPMENT,
     FORMATS,
@@ -38,6 +38,7 @@ from stages.audio.credentials import (
     Signer,
     identified_credentials,
 )
+from stages.audio.levelling import encode_at_level
 from stages.audio.marks import CREDENTIALS_TAG
 from stages.networks.published import ENCODEC_32KHZ
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
@@ -45,14 +46,11 @@ from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
-READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 4
+READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 5
 REPEATS = {REQUESTS: ("title",)}
 """What a file's tags tell of a request that its identity does not."""
 
 Sound = Float[npt.NDArray[np.float32], "C N"]
-
-ATTEMPTS = 4
-"""How often a clip is turned down and encoded again until its decoded file keeps the limit."""
 
 
 class Config(schemas.Config):
@@ -106,14 +104,15 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codecs = load_codecs_of_rows(generation_rows, path, context.device, got)
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
-    sign = _signing(config, context)
+    sign, licences_of = _signing(config, context), cache(partial(training_licences, context.store))
     context.progress.start("decode", len(generation_rows), "clips")
     for generation in generation_rows:
         context.check_stopped()
         codec, request = codecs[CodesFormat.from_row(generation)], request_of[generation["request_id"]]
         sound = _decode(codec, generation, request["seconds"])
         if np.isfinite(sound).all():
-            rendering = _render(config, generation, request, sound, codec.sample_rate)
+            licences = licences_of(generation["checkpoint_id"])
+            rendering = _render(config, generation, request, licences, sound, codec.sample_rate)
             part = Shard([_write_clip(config, context, generation, request, rendering, sign)])
         else:
             message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
@@ -141,10 +140,14 @@ class Rendering:
     """What is known of its sound, by column of `clips`."""
 
 
-def _render(config: Config, generation: Row, request: Row, sound: Sound, sample_rate: int) -> Rendering:
-    """Level and encode decoded sound, with its tags and marks."""
+def _render(config: Config, generation: Row, request: Row, licences: str, sound: Sound, sample_rate: int) -> Rendering:
+    """Level and encode decoded sound, with its tags and marks.
+
+    Args:
+        licences: those of the recordings that the model learned from, as the file's tags say them.
+    """
     before = measure_audio(sound, sample_rate)
-    tags = _file_tags(generation, request) | ({CREDENTIALS_TAG: "C2PA"} if config.credentials else {})
+    tags = clip_tags(generation, request, licences) | ({CREDENTIALS_TAG: "C2PA"} if config.credentials else {})
     data, measures = _encode(config, sound, sample_rate, before, tags)
     form = {"format": config.format, "sample_rate": sample_rate, "channels": sound.shape[0]}
     levels = {"loudness_before": before.loudness, "true_peak_before": before.true_peak}
@@ -162,7 +165,8 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codec = load_codecs_of_rows([generation], path, context.device, got)[CodesFormat.from_row(generation)]
     sound = _decode(codec, generation, request["seconds"])
-    return _render(config, generation, request, sound, codec.sample_rate)
+    licences = training_licences(context.store, generation["checkpoint_id"])
+    return _render(config, generation, request, licences, sound, codec.sample_rate)
 
 
 Sign = Callable[[bytes, Row], bytes]
@@ -204,26 +208,14 @@ def _signing(config: Config, context: Context) -> Sign | None:
         context.remarks.add(
             "clips are signed with a development certificate, which nobody trusts", "decode.credentials"
         )
-    model = cache(lambda checkpoint_id: _model_of(context, checkpoint_id))
+    model = cache(partial(model_behind, context.store))
 
     def sign(data: bytes, row: Row) -> bytes:
         name, digest = model(row["checkpoint_id"])
-        generation = Generation(name, row["checkpoint_id"], digest, row["request_id"], row["take"], row["seed"])
+        generation = Generation(name, row["checkpoint_id"], digest, row["request_id"], row["take"] + 1, row["seed"])
         return signer.sign(data, config.format, generation, SourceType.TRAINED)
 
     return sign
-
-
-def _model_of(context: Context, checkpoint_id: str) -> tuple[str, str]:
-    """Return the name and the digest of a language model: one that this store trained, or one from elsewhere, whose id
-    begins its digest. Of a model from a folder the name is the folder's own, without the path to it."""
-    row = context.library.checkpoint(checkpoint_id)
-    if row is not None:
-        return str(row["kind"]), str(row["digest"])
-    for weights in context.store.read_all(WEIGHTS).to_pylist():
-        if weights["digest"].startswith(checkpoint_id):
-            return PurePosixPath(weights["reference"]).name, str(weights["digest"])
-    return "unknown", ""
 
 
 def _encode(
@@ -233,33 +225,15 @@ def _encode(
 
     Returns the file, and what was measured of its decoded sound, by column of `clips`.
     """
-    import soundfile
-
     target = config.loudness if before.loudness is None else min(config.loudness, before.loudness + config.max_gain)
-    limit = config.true_peak
-    for _ in range(ATTEMPTS):
-        levelled, _gain = normalise_loudness(sound, sample_rate, target, limit)
-        data = encode_audio(levelled, sample_rate, config.format, tags, config.bits, SourceType.TRAINED)
-        decoded, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        facts = {"seconds": len(decoded) / sample_rate} | asdict(measure_audio(decoded.T, sample_rate))
-        over = (facts["true_peak"] or -np.inf) - config.true_peak
-        if over <= 0:
-            break
-        limit -= float(over) + 0.01
-    return data, facts
-
-
-def _file_tags(generation: Row, request: Row) -> dict[str, str]:
-    """Tell a player and the next reader of the file what they should know, and that a machine made it."""
-    tags = {
-        "title": request["title"] or request["name"] or f"Request {request['request_id']}",
-        "artist": "Segue (generated)",
-        "generated": "true",
-        "request": request["request_id"],
-        "take": str(generation["take"]),
-        "checkpoint": generation["checkpoint_id"],
-        "seed": str(generation["seed"]),
-    }
-    if request["description"]:
-        tags["description"] = request["description"]
-    return tags
+    file = encode_at_level(
+        sound,
+        sample_rate,
+        config.format,
+        tags,
+        bits=config.bits,
+        loudness=target,
+        true_peak=config.true_peak,
+        source=SourceType.TRAINED,
+    )
+    return file.data, {"seconds": file.seconds} | asdict(file.measures)

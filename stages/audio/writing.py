@@ -26,7 +26,7 @@ _ENCODINGS = {
     "mp3": ("MP3", "MPEG_LAYER_III"),
     "ogg": ("OGG", "VORBIS"),
 }
-_MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 _ID3_FRAMES = {
     "title": "TIT2",
     "artist": "TPE1",
@@ -65,9 +65,9 @@ def encode_audio(
     peak = float(np.abs(samples).max())
     if not peak <= 1:
         raise ValueError(f"expected samples in [-1, 1], got a peak of {peak:g}: bring it down first, or it would clip")
-    if format == "mp3" and (sample_rate not in _MP3_RATES or samples.shape[0] > 2):
+    if format == "mp3" and (sample_rate not in MP3_RATES or samples.shape[0] > 2):
         got = f"{samples.shape[0]} channels at {sample_rate} Hz"
-        raise ValueError(f"expected one or two channels at one of {_MP3_RATES} Hz for MP3, got {got}")
+        raise ValueError(f"expected one or two channels at one of {MP3_RATES} Hz for MP3, got {got}")
     container, encoding = _ENCODINGS[format]
     is_pcm = encoding == "PCM"
     encoding = f"PCM_{bits}" if is_pcm else encoding

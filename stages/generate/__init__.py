@@ -9,6 +9,7 @@ elsewhere has learned from none: what a request of it refers to is computed from
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -195,4 +196,5 @@ def _generation_row(take: _Take, codes: "Tensor", facts: CheckpointFacts, made_b
         "codes": list(codes.numpy().astype(np.uint16)),
         "chroma_frame_rate": None if melody is None or chroma is None else chroma.frame_rate,
         "chroma": None if melody is None else list(melody_over_clip(melody.numpy(), facts, take.row["seconds"])),
+        "created_at": datetime.now(UTC),
     }

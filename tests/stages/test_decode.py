@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import mutagen
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 
 from schemas import Settings, Store, WeightsRef
 from schemas.identity import canonical, fingerprint
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS
+from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, LEARNED, REQUESTS
 from schemas.weights import LocalWeights, WeightsLibrary
 from stages import decode
 from stages.audio import AudioFormat, measure_audio
@@ -38,6 +39,7 @@ from tests.worlds.signers import SignerFiles, serialised
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
 SECONDS = (1.0, 1.013, 2.5, 0.3)
+CREATED = datetime(2026, 5, 4, 23, 59, tzinfo=UTC)
 CANARY = "canary-91b2"
 HOSTILE = "../../x\"><script>alert(1)</script> '; DROP TABLE clips; --"
 
@@ -60,15 +62,27 @@ def new_store(folder: Path) -> Store:
             "takes": 1 + number % 2,
         }
         requests.append(
-            request | {"title": HOSTILE if number == 1 else None, "description": "slow strings", "shard": 0}
+            request
+            | {"title": HOSTILE if number == 1 else None, "description": "slow strings", "shard": 0, "top_p": 0.0}
+            | {"name": f"no. {number}", "temperature": 0.9, "guidance": 3.0, "top_k": 250, "bpm": 97.5}
+            | {"key": "C# minor"}
         )
         frames = int(np.ceil(seconds * FRAME_RATE - 1e-6))
         for take in range(1 + number % 2):
             codes = list(random.integers(CARDINALITY, size=(CODEBOOKS, frames)).astype(np.uint16))
             row = {"request_id": request["request_id"], "take": take, "checkpoint_id": "c1", "frame_rate": FRAME_RATE}
-            generations.append(row | {"cardinality": CARDINALITY, "frames": frames, "seed": 7, "codes": codes})
+            row |= {"cardinality": CARDINALITY, "frames": frames, "seed": 7, "codes": codes, "created_at": CREATED}
+            generations.append(row)
     store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(requests, schema=REQUESTS.schema), "k")
     store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(generations, schema=GENERATIONS.schema), "k")
+    learned = [
+        {"training_set": "learned", "track_id": f"t{number}", "title": "Silver Window", "artist": "Otter & Vale"}
+        | {"licence": licence}
+        for number, licence in enumerate(("CC BY 4.0", "https://creativecommons.org/licenses/by/4.0/", None))
+    ]
+    model = {"checkpoint_id": "c1", "kind": "language_model", "parents": ["c0"], "training_set": "learned"}
+    for table, shard, rows in ((LEARNED, "learned", learned), (CHECKPOINTS, "c1", [model])):
+        store.write_shard(table, "1", shard, pa.Table.from_pylist(rows, schema=table.schema), "k")
     return store
 
 
@@ -211,7 +225,21 @@ def test_tags_say_what_the_clip_is_and_that_it_was_generated(tmp_path: Path, fol
     assert tags["title"] == HOSTILE
     assert tags["description"] == "slow strings"
     assert (tags["generated"], tags["request"], tags["checkpoint"]) == ("true", row["request_id"], "c1")
-    assert (tags["take"], tags["seed"]) == (str(row["take"]), "7")
+    assert (tags["take"], tags["seed"]) == (str(row["take"] + 1), "7")
+    asked = {"temperature": "0.9", "guidance": "3", "top_k": "250", "bpm": "97.5", "key": "C# minor", "name": "no. 1"}
+    assert {name: tags[name] for name in asked} == asked
+    assert tags["date"] == "2026-05-04"
+    assert tags["training_licences"] == "CC-BY-4.0 (2), none (1)"
+    assert "top_p" not in tags
+
+
+@pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
+def test_no_artist_or_title_of_what_a_model_learned_from_is_in_a_clip(tmp_path: Path, folder: Path, form: str) -> None:
+    store = new_store(tmp_path / "s")
+    for row in made(store, Config.model_validate({"codec": str(folder), "format": form})):
+        data = store.read_bytes(row["path"])
+        assert b"CC-BY-4.0 (2)" in data
+        assert not any(word in data for word in (b"Otter", b"Vale", b"Silver Window"))
 
 
 @pytest.mark.parametrize("form", ["flac", "wav", "mp3", "ogg"])
@@ -258,7 +286,7 @@ def test_a_signed_clip_is_the_unsigned_one_with_a_claim_and_its_row_is_of_the_si
         claim = read_credentials(io.BytesIO(data), form, Anchor.read(label.root))
         assert claim is not None
         assert (claim.problems, claim.trusted_by, claim.signer) == ((), "Label Root", "Some Label")
-        made_by = {"request": row["request_id"], "take": row["take"], "checkpoint": "c1", "seed": 7}
+        made_by = {"request": row["request_id"], "take": row["take"] + 1, "checkpoint": "c1", "seed": 7}
         assert {name: claim.generation[name] for name in made_by} == made_by
         assert read_own_tags(io.BytesIO(data))["contentcredentials"] == "C2PA"
 
@@ -329,7 +357,7 @@ def test_a_clip_that_is_rendered_again_is_the_same_file(tmp_path: Path, folder: 
 
 
 def _tags(path: Path) -> Iterator[tuple[str, str]]:
-    names = {"TIT2": "title", "TPE1": "artist"}
+    names = {"TIT2": "title", "TPE1": "artist", "TBPM": "bpm", "TKEY": "key", "TDRC": "date"}
     found = mutagen.File(path).tags
     for name, value in found.items():
         if hasattr(value, "text"):

@@ -36,6 +36,7 @@ class Generation:
     """The digest of its weights; empty where it is not known."""
     request: str
     take: int
+    """Counted from 1."""
     seed: int
 
 
