@@ -135,6 +135,9 @@ def existing_store(url: str | None) -> "Store":
     store = open_store(url or Settings().store)
     if not store.filesystem.exists(store.root):
         raise UsageError(f"expected a store at {store.url}, got nothing there: give --store")
+    from schemas.database import follow_move
+
+    follow_move(store)
     return store
 
 

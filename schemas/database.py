@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
+from schemas.columns import COLUMNS, VIEW_COLUMNS
 from schemas.names import did_you_mean
 from schemas.publications import Publications
 from schemas.store import Store
@@ -32,6 +33,10 @@ not and one of their files cannot be read."""
 
 FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
+
+PLACE = "segue_store"
+"""The variable of DuckDB that says where a store has gone which cannot be written there: `SET VARIABLE segue_store =
+'/mnt/store'`."""
 
 
 class QueryError(ValueError):
@@ -167,11 +172,43 @@ def write_views(store: Store) -> None:
                 _make_views_over(connection, store, made)
             except _Unread as error:
                 log.warning("no view over tables: %s; `segue check` says its cure", error)
+            _comment(connection)
         os.replace(temporary, target)
     finally:
         for left in (temporary, f"{temporary}.wal"):
             if os.path.exists(left):
                 os.remove(left)
+
+
+def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+    """Say of every view what a row is, and of every column what it holds, with its unit."""
+    about = {name: table.about for name, table in TABLES.items()} | {name: view.about for name, view in VIEWS.items()}
+    meanings = {**COLUMNS, **VIEW_COLUMNS}
+    columns = connection.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+    connection.begin()  # one write to the disk, not one for each of hundreds of comments
+    for name in {name for name, _ in columns} & about.keys():
+        connection.execute(f"COMMENT ON VIEW {name} IS {literal(f'One row is {about[name]}.')}")
+    for name, column in columns:
+        if column in meanings:
+            connection.execute(f"COMMENT ON COLUMN {name}.{_quoted(column)} IS {literal(meanings[column])}")
+    connection.commit()
+
+
+def follow_move(store: Store) -> None:
+    """Make the database of a store anew where its views read another place than the store's: it was moved or copied.
+
+    Where that cannot be written, or somebody else is writing it, it stays as it is.
+    """
+    if not store.is_local or not os.path.exists(store.path(FILE)):
+        return
+    try:
+        with duckdb.connect(store.path(FILE), read_only=True) as connection:
+            sql = "SELECT sql FROM duckdb_views() WHERE NOT internal AND contains(sql, 'read_parquet')"
+            statements = [statement for (statement,) in connection.execute(sql).fetchall()]
+        if not all(literal(f"{store.root}/") in statement for statement in statements):
+            write_views(store)
+    except (duckdb.Error, OSError) as error:
+        log.info("the views of %s are left as they are: %s", store.url, error)
 
 
 def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str, list[str]]:
@@ -268,8 +305,8 @@ def _view(store: Store, table: Table, files: Sequence[str]) -> str:
     view = f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} WHERE false"
     if not files:
         return view
-    paths = ", ".join(literal(f"{_prefix(store)}{file}") for file in files)
-    source = f"read_parquet([{paths}], hive_partitioning = false, union_by_name = true)"
+    paths = f"[{_prefix(store)} || file FOR file IN [{', '.join(literal(file) for file in files)}]]"
+    source = f"read_parquet({paths}, hive_partitioning = false, union_by_name = true)"
     once = f"DISTINCT ON ({', '.join(_quoted(name) for name in table.key)}) *" if table.combined else "*"
     return f"{view} UNION ALL BY NAME SELECT {once} FROM {source}"
 
@@ -279,9 +316,10 @@ def _quoted(name: str) -> str:
 
 
 def _prefix(store: Store) -> str:
-    if store.is_local:
-        return f"{store.root}/"
-    return f"{store.filesystem.unstrip_protocol(store.root)}/"
+    """Return what stands before the paths of a store's files, in SQL: where the store is, unless whoever asks says
+    where it has gone."""
+    url = store.root if store.is_local else store.filesystem.unstrip_protocol(store.root)
+    return f"coalesce(getvariable('{PLACE}') || '/', {literal(f'{url}/')})"
 
 
 def literal(text: str) -> str:

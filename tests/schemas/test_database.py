@@ -1,3 +1,4 @@
+import shutil
 from datetime import UTC, datetime, timedelta
 
 import duckdb
@@ -5,9 +6,10 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.database import FILE, QueryError, query, write_views
+from schemas.columns import COLUMNS
+from schemas.database import FILE, PLACE, QueryError, follow_move, query, write_views
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, TRACKS
-from schemas.views import VIEWS
+from schemas.views import EVERY_CLIP, VIEWS
 
 
 def add_track(store: Store, version: str, name: str) -> None:
@@ -138,6 +140,60 @@ def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_pat
     with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
         assert client.execute("SELECT title FROM tracks").fetchall() == [("second",)]
     assert [path.name for path in tmp_path.iterdir() if "inprogress" in path.name] == []
+
+
+def test_every_view_and_column_says_what_it_holds_with_its_unit(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        comments = client.execute("SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal")
+        told = {(table, column): comment for table, column, comment in comments.fetchall()}
+        views = client.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall()
+    assert told["tracks", "loudness"] == COLUMNS["loudness"] == "integrated loudness, LUFS (ITU-R BS.1770)"
+    assert {name for name, comment in told.items() if not comment} == set()
+    assert dict(views)["tracks"] == "One row is a distinct recording."
+    assert {name for name, comment in views if not comment} <= {EVERY_CLIP}
+
+
+def titles(path, *before):
+    with duckdb.connect(str(path / FILE), read_only=True) as client:
+        for statement in before:
+            client.execute(statement)
+        return client.execute("SELECT title FROM tracks").fetchall()
+
+
+def test_a_store_that_was_moved_is_read_from_where_it_is(tmp_path):
+    store = Store(str(tmp_path / "it's here"))
+    add_track(store, "v1", "first")
+    write_views(store)
+    moved = (tmp_path / "it's here").rename(tmp_path / "and now there")
+    assert query(Store(str(moved)), "SELECT title FROM tracks").to_pylist() == [{"title": "first"}]
+    with pytest.raises(duckdb.IOException):
+        titles(moved)
+    assert titles(moved, f"SET VARIABLE {PLACE} = '{moved}'") == [("first",)]
+    follow_move(Store(str(moved)))
+    assert titles(moved) == [("first",)]
+
+
+def test_a_copy_of_a_store_is_not_read_from_the_original(tmp_path):
+    store = Store(str(tmp_path / "original"))
+    add_track(store, "v1", "first")
+    write_views(store)
+    copy = Store(shutil.copytree(tmp_path / "original", tmp_path / "copy"))
+    add_track(copy, "v1", "second")
+    follow_move(copy)
+    assert titles(tmp_path / "copy") == [("second",)]
+    assert titles(tmp_path / "original") == [("first",)]
+
+
+def test_the_database_of_a_store_that_stays_where_it_is_is_not_written_anew(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    before = (tmp_path / FILE).stat().st_ino
+    follow_move(store)
+    assert (tmp_path / FILE).stat().st_ino == before
 
 
 def test_a_view_over_files_of_an_earlier_release_has_every_column(tmp_path):
