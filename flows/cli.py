@@ -37,6 +37,9 @@ CheckpointForm = Literal["hf", "audiocraft", "segue"]
 PLANNING = "segue: planning …"
 STARTING = "segue: starting Prefect's server …"
 
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""What torchrun, or another of torch's elastic agents, tells those that it starts."""
+
 app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -72,6 +75,15 @@ def segue(
 @with_run_options(PLANNING)
 def run(options: RunOptions) -> int:
     """Run the whole catalog or some stages, and tell what was made."""
+    if TORCHRUN in os.environ:
+        from stages.train.following import world_of_torchrun
+
+        with world_of_torchrun() as world:
+            return _run_and_tell(options) if world.rank.is_main else world.follow()
+    return _run_and_tell(options)
+
+
+def _run_and_tell(options: RunOptions) -> int:
     from flows.output import BarProgress, LineProgress, open_console, print_table, result_rows
     from flows.reasons import reason_lines
     from flows.running import Run

@@ -46,8 +46,9 @@ from stages.train.config import CONDITION_TABLES, Config
 from stages.train.corpus import Corpus, tiled_windows
 from stages.train.data_report import DataReport, data_report
 from stages.train.distillation import guided_teacher
-from stages.train.distributed import Rank, process_count, run_together
+from stages.train.distributed import Rank
 from stages.train.evaluation import Evaluator, uniform_cross_entropy
+from stages.train.following import process_count, run_together
 from stages.train.initial_model import InitialModel, initial_model
 from stages.train.packing import PACKED, open_packed, pack_table
 from stages.train.tracks import METADATA
@@ -67,9 +68,6 @@ def train_language_model(config: Config, context: Context) -> ReduceResult:
     report = data_report(config, context)
     report.remark(context.remarks)
     context.progress.tell(report.lines())
-    for table, column in PACKED:
-        pack_table(context, table, column)
-    fetch_state(context)
     count = process_count(context, most=math.ceil(config.batch_size / config.micro_batch_size))
     work = partial(_train_process, config, report)
     result = work(context, Rank()) if count == 1 else run_together(work, context, count)
@@ -79,6 +77,7 @@ def train_language_model(config: Config, context: Context) -> ReduceResult:
 
 def _train_process(config: Config, report: DataReport, context: Context, rank: Rank) -> ReduceResult | None:
     """Train in one of the processes. The first one evaluates and writes the result, and returns it."""
+    _prepare_machine(context, rank)
     tracks = context.rows(TRACKS, ["track_id", "split", *METADATA])
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
     splits = split_tracks(corpus, config)
@@ -110,6 +109,17 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
             row = _export_checkpoint(config, context, corpus, report, initial, metrics, learned)
     return ReduceResult([row], also={"training": training_log.training_rows(context.identity)})
+
+
+def _prepare_machine(context: Context, rank: Rank) -> None:
+    """See that what is learned from, and the state to go on from, lie on each machine before any process reads them.
+    The run comes first: where machines share a folder, the others then find it done."""
+    for is_turn in (rank.is_main, rank.local_number == 0):
+        if is_turn:
+            for table, column in PACKED:
+                pack_table(context, table, column)
+            fetch_state(context)
+        rank.wait_for_others()
 
 
 def _start_joint_codebooks(corpus: Corpus, config: Config, model: MusicModel, trained_on: Sequence[int]) -> None:
@@ -155,7 +165,7 @@ def _take_steps(
         upcoming = reader.submit(draw, train_state.updates)
         unread, note = _UnreadLosses(training_log, rank), ""
         while train_state.updates < steps:
-            if rank.broadcast_flag(context.stop.is_set()):
+            if rank.any_flag(context.stop.is_set()):
                 unread.read()
                 if rank.is_main:
                     save_state(context, train_state.state(), training_log)

@@ -17,7 +17,8 @@ from model.optim.train_state import TrainState
 from schemas import Settings, Store
 from schemas.weights import WeightsLibrary
 from stages.pipeline.contract import Context, Stopped
-from stages.train.distributed import Rank, run_together
+from stages.train.distributed import Rank
+from stages.train.following import run_together
 from tests.worlds.every_condition import everything, music_model
 from tests.worlds.steps import micro_batches_of
 from tests.worlds.tiny_model import random_codes
@@ -40,7 +41,7 @@ def tell(context: Context, rank: Rank) -> list[float]:
     return [
         rank.all_reduce(torch.tensor(2.0**rank.number)).item(),
         buffer.item(),
-        rank.broadcast_flag(rank.is_main),
+        rank.any_flag(not rank.is_main),
         threads,
     ]
 
@@ -79,7 +80,7 @@ def object_to_it(context: Context, rank: Rank) -> None:
     """The last one finds a wrong value, which the first one waits for in vain."""
     if not rank.is_main:
         raise ValueError("expected something else, got this")
-    rank.broadcast_flag(True)
+    rank.any_flag(True)
     rank.all_reduce(torch.zeros(1))
 
 
@@ -94,7 +95,7 @@ def work_until_asked(context: Context, rank: Rank) -> None:
     """Leave a file with the process's id in the scratch folder; another once it was asked to stop."""
     place = context.scratch()
     (place / f"{rank.number}.pid").write_text(str(os.getpid()))
-    while not rank.broadcast_flag(context.stop.is_set()):
+    while not rank.any_flag(context.stop.is_set()):
         time.sleep(0.01)
     (place / f"{rank.number}.stopped").touch()
     context.stop.set()

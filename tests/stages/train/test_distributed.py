@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from stages.pipeline.contract import Progress
-from stages.train.distributed import ProcessDied, Rank, process_count, run_together
+from stages.train.distributed import Rank
+from stages.train.following import ProcessDied, process_count, run_together
 from tests.worlds.together import context_in, die, learn, object_to_it, tell
 from tests.worlds.training_world import ROOT
 
@@ -113,7 +114,7 @@ def test_there_are_as_many_processes_as_the_settings_say_and_no_more_than_parts(
     alone = replace(context, settings=context.settings.model_copy(update={"processes": None}))
     assert process_count(alone, most=5) == 1  # there is no GPU to have one each
     monkeypatch.setattr(
-        "stages.train.distributed.current_process", lambda: SimpleNamespace(daemon=True)
+        "stages.train.following.current_process", lambda: SimpleNamespace(daemon=True)
     )  # as a worker of Dask is
     assert process_count(alone, most=5) == 1
     with pytest.raises(ValueError, match=r"expected settings\.processes = 1 where a run is itself a worker.s .* got 2"):

@@ -1,0 +1,329 @@
+"""Leading and following: how the processes of one training come about, get their work, and end.
+
+The run is the first of them, and does in it all that it does alone: it plans, shows progress, is asked to stop, and
+writes. The others follow it: they wait for work, do their part of it, and wait again. torchrun starts a run and its
+followers together, on one machine or many, and starts all of them again where one has died; the run then goes on from
+what was saved. Without torchrun a run starts its followers itself (`torch.multiprocessing`), one for each further GPU
+of its machine.
+
+A process that ends closes its connections, however it ends, which is an error at once for whoever waits for it: so
+none outlives the others. Before it ends of an error, a follower leaves that in the store by which all have found each
+other, and the run tells it as its own.
+"""
+
+import logging
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import current_process, resource_tracker
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from huggingface_hub.utils.tqdm import disable_progress_bars
+from torch.distributed import Store, TCPStore, rendezvous  # type: ignore[attr-defined]
+from torch.multiprocessing.spawn import start_processes
+
+from stages.pipeline.contract import Context, Stopped
+from stages.pipeline.threads import waiting_beside_others
+from stages.train.distributed import Rank, joined
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""The signals that ask a run to stop, its whole process group or a whole machine of it. One process that is asked is
+enough: all stop after the same step."""
+
+STOPPED = 130
+"""The exit code of a follower that was asked to stop, as of a run."""
+
+FAILURE_GRACE_SECONDS = 2.0
+"""How long after an error another process may turn out to be the one to blame for it."""
+
+EXIT_SECONDS = 10.0
+"""Time that a follower without work has to exit in good order."""
+
+Result = TypeVar("Result")
+Work = Callable[[Context, Rank], Result]
+"""What each process does; it can be pickled."""
+
+
+class ProcessFailed(RuntimeError):
+    """One of the processes met an error, whose traceback is in this one's message or cause."""
+
+
+class ProcessDied(ChildProcessError):
+    """One of the processes was ended by something else, most often for want of memory."""
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    """What all processes are to do."""
+
+    work: Work[Any]
+    context: Context
+    threads: int
+    """What each computes with."""
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why a follower ended."""
+
+    error: str
+    trace: str
+    wrong_value: bool
+
+
+@dataclass
+class World:
+    """The processes that belong together, as one of them sees them."""
+
+    rank: Rank
+    store: Store
+    busy: bool = False
+    """Whether the followers have work that they have not come back from."""
+
+    def lead(self, work: Work[Result], context: Context) -> Result:
+        """Have all processes do a piece of work, this one too, and return what it returns here.
+
+        Raises:
+            ValueError: one of them raised it.
+            Stopped: they stopped, as one of them was asked to.
+            ProcessFailed, ProcessDied: a follower met another error, or is no more.
+        """
+        before = torch.get_num_threads()
+        threads = max(1, before // self.rank.local_world_size)
+        self._tell(_Assignment(work, context, threads))
+        self.busy = True
+        torch.set_num_threads(threads)
+        try:
+            result = work(context, self.rank)
+        except Exception as error:
+            # What the frames hold of torch's must not outlive the connections, whose end it would not survive.
+            traceback.clear_frames(error.__traceback__)
+            if isinstance(error, Stopped):
+                self.busy = False
+            elif not isinstance(error, ValueError):
+                self._blame_follower(error)
+            raise
+        finally:
+            torch.set_num_threads(before)
+        self.busy = False
+        return result
+
+    def dismiss(self) -> None:
+        """Let the followers end, unless they are at work that this process has given up: then they end by the error
+        that this process's end is to them."""
+        if not self.busy:
+            with suppress(RuntimeError):  # they are gone
+                self._tell(None)
+
+    def follow(self) -> int:
+        """Do the work of the run, piece by piece, until there is no more; return an exit code."""
+        stop, parent = threading.Event(), os.getppid()
+
+        def handle(number: int, frame: object) -> None:
+            if os.getppid() != parent:  # whoever started this process is gone, which it is told by a signal as well
+                os._exit(1)
+            stop.set()
+
+        for number in STOP_SIGNALS:
+            signal.signal(number, handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        disable_progress_bars()  # transformers' bars would break into the run's
+        logging.disable(logging.WARNING)  # which the run gives
+        try:
+            while (assignment := self._hear()) is not None:
+                context = replace(assignment.context, stop=stop)
+                if context.device == "cpu":
+                    torch.set_num_threads(assignment.threads)
+                with waiting_beside_others(torch.get_num_threads()), suppress(Stopped):
+                    assignment.work(context, self.rank)
+        except Exception as error:
+            failure = _Failure(_text(error), traceback.format_exc(), isinstance(error, ValueError))
+            with suppress(RuntimeError):  # the run is gone, and this is for no one
+                self.store.set(_failure_key(self.rank.number), pickle.dumps(failure))  # type: ignore[arg-type]
+            return 1
+        # One that was asked to stop has not ended well: torch's agents wait minutes for the others of one that has.
+        return STOPPED if stop.is_set() else 0
+
+    def _tell(self, assignment: _Assignment | None) -> None:
+        dist.broadcast_object_list([assignment], 0, self.rank.waiting, torch.device("cpu"))
+
+    def _hear(self) -> _Assignment | None:
+        heard: list[_Assignment | None] = [None]
+        dist.broadcast_object_list(heard, 0, self.rank.waiting, torch.device("cpu"))
+        return heard[0]
+
+    def _blame_follower(self, error: Exception) -> None:
+        """Raise the error of a follower that left one; what this process met may be no more than its silence."""
+        until = time.monotonic() + FAILURE_GRACE_SECONDS
+        while time.monotonic() < until:
+            for number in range(1, self.rank.world_size):
+                if self.store.check([_failure_key(number)]):
+                    failure: _Failure = pickle.loads(self.store.get(_failure_key(number)))
+                    if not _is_silence(failure.error):
+                        raise self._error_of(number, failure)
+            time.sleep(0.05)
+        if _is_silence(str(error)) or isinstance(error, dist.DistError):
+            raise ProcessDied(
+                "another process of this training is gone; what was saved is kept, and the same command goes on from "
+                "there"
+            ) from error
+
+    def _error_of(self, number: int, failure: _Failure) -> Exception:
+        where = f"process {number + 1} of {self.rank.world_size}"
+        told = ValueError(failure.error) if failure.wrong_value else ProcessFailed(f"{where} failed: {failure.error}")
+        told.__cause__ = ProcessFailed(f"in {where}:\n{failure.trace}")  # the trace of another process
+        return told
+
+
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _failure_key(number: int) -> str:
+    return f"segue/failure/{number}"
+
+
+def _is_silence(error: str) -> bool:
+    """Return whether an error says that another process no longer answers (gloo has no class of its own for it)."""
+    return "Connection closed by peer" in error or "Connection reset by peer" in error or "gloo/transport" in error
+
+
+_started: list[World] = []
+"""The world that torchrun started this process in, while `world_of_torchrun` lasts."""
+
+
+@contextmanager
+def world_of_torchrun() -> Iterator[World]:
+    """Join the processes that torchrun started together with this one, as long as the context lasts. The run leads:
+    when it leaves, its followers may go.
+
+    Raises:
+        ValueError: torchrun may start the processes of several machines again, and they would then find what those
+            before them left.
+    """
+    again, shares = (os.environ[f"TORCHELASTIC_{name}"] for name in ("MAX_RESTARTS", "USE_AGENT_STORE"))
+    if int(os.environ["GROUP_WORLD_SIZE"]) > 1 and int(again) > 0 and shares == "True":
+        raise ValueError(
+            "expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment of a torchrun of several machines that "
+            "starts processes again (--max-restarts), got a store that would be used twice: set it on every machine, "
+            "or leave --max-restarts at 0 (pytorch/pytorch#135712)"
+        )
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    number, world_size, local_number, local_world_size = (int(os.environ[name]) for name in names)
+    store, _, _ = next(rendezvous("env://"))
+    with joined(store, number, world_size, local_number, local_world_size) as rank:
+        world = World(rank, store)
+        _started.append(world)
+        try:
+            yield world
+        finally:
+            _started.remove(world)
+            if rank.is_main:
+                world.dismiss()
+
+
+def process_count(context: Context, most: int) -> int:
+    """Return how many processes a training is to have: those that torchrun started, else as `settings.processes` says,
+    else one for each GPU.
+
+    Args:
+        most: micro-batches of a step, which can be worked on at the same time.
+
+    Raises:
+        ValueError: more are asked for than there are GPUs or micro-batches, or some where none can be started.
+    """
+    if _started:
+        count = _started[0].rank.world_size
+        if count > most:
+            raise ValueError(
+                f"expected up to {most} processes, the micro-batches of a step (train.batch_size over "
+                f"train.micro_batch_size), got the {count} that torchrun started"
+            )
+        return count
+    devices = torch.cuda.device_count() if context.device == "cuda" else None
+    wanted = context.settings.processes
+    if wanted is not None and devices is not None and wanted > devices:
+        raise ValueError(f"expected settings.processes up to {devices}, the GPUs of this machine, got {wanted}")
+    count = min(wanted or devices or 1, most)
+    if count > 1 and current_process().daemon:
+        raise ValueError(
+            f"expected settings.processes = 1 where a run is itself a worker's (settings.task_runner = "
+            f"{context.settings.task_runner}), got {count}"
+        )
+    return count
+
+
+def run_together(work: Work[Result], context: Context, count: int) -> Result:
+    """Do a piece of work in several processes, of which this one is the first, and return what it returns here.
+
+    In every process `work` asks `context.stop`, and passes it on to the others (`Rank.any_flag`).
+
+    Args:
+        count: as `process_count` gives it.
+
+    Raises:
+        ValueError: one of them raised it.
+        Stopped: they stopped, as one of them was asked to.
+        ProcessFailed, ProcessDied: another error, or a process that is no more; the message names it.
+    """
+    if _started:
+        return _started[0].lead(work, context)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with _followers(store.port, count) as processes, joined(store, 0, count, 0, count) as rank:
+        world = World(rank, store)
+        try:
+            return world.lead(work, context)
+        except ProcessDied as error:
+            raise _died(processes, error) from error
+        finally:
+            world.dismiss()
+            if not world.busy:
+                for process in processes:
+                    process.join(EXIT_SECONDS)
+
+
+@contextmanager
+def _followers(port: int, count: int) -> Iterator[list[Any]]:
+    """Start the followers of this process on its machine; none is left when the context ends."""
+    resource_tracker.ensure_running()  # whose start would undo the next line
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until a follower knows what to do with one
+    try:
+        started = start_processes(
+            _follow_here, (port, count), nprocs=count - 1, join=False, daemon=True, start_method="spawn"
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield started.processes
+    finally:
+        for process in started.processes:
+            process.kill()
+            process.join()
+
+
+def _follow_here(index: int, port: int, count: int) -> None:
+    """Be one of the followers of a run on this machine."""
+    store = TCPStore("127.0.0.1", port, is_master=False)
+    with joined(store, index + 1, count, index + 1, count) as rank:
+        code = World(rank, store).follow()
+    os._exit(code)  # torch's own end would have a traceback of it
+
+
+def _died(processes: list[Any], error: ProcessDied) -> ProcessDied:
+    """Return the error with the process that is no more by name."""
+    for number, process in enumerate(processes, start=2):
+        process.join(FAILURE_GRACE_SECONDS)
+        code = process.exitcode
+        if code:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            where = f"process {number} of {len(processes) + 1}"
+            return ProcessDied(f"{where} {how}; what was saved is kept, and the same command goes on from there")
+    return error

@@ -1,0 +1,73 @@
+"""A training on several machines, by torchrun: the model of one process, whichever process dies or is asked to stop."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.worlds.nodes import agents, steps_made, wait_for, workers
+from tests.worlds.training_world import fill, kept_rows, kept_weights, recipe, train_in
+
+CHANGES = {"optimization": {"steps": 40}, "batch_size": 4, "micro_batch_size": 2, "save_every": 5, "log_every": 4}
+
+
+@contextmanager
+def two_nodes(folder: Path, restarts: int = 0) -> Iterator[list]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = agents(folder, CHANGES, port, nodes=2, restarts=restarts)
+    try:
+        yield started
+    finally:
+        for agent in started:
+            agent.terminate()
+            agent.wait()
+
+
+def same_model(folder: Path, other: Path) -> None:
+    expected, got = (kept_weights(place, recipe(place, **CHANGES)) for place in (folder, other))
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-4)
+    losses = [
+        [row["loss"] for row in kept_rows(place, recipe(place, **CHANGES))["training"]] for place in (folder, other)
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+
+
+def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model_of_one_process(tmp_path: Path) -> None:
+    alone, nodes = tmp_path / "alone", tmp_path / "nodes"
+    fill(alone)
+    fill(nodes)
+    train_in(alone, recipe(alone, **CHANGES))
+    with two_nodes(nodes, restarts=1) as started:
+        wait_for(lambda: steps_made(nodes) >= 12, nodes)
+        before = workers(nodes)
+        os.kill(before[1], signal.SIGKILL)
+        wait_for(lambda: all(agent.poll() is not None for agent in started), nodes)
+        assert [agent.returncode for agent in started] == [0, 0], (nodes / "node-0.log").read_text()
+    assert all(workers(nodes)[rank] != before[rank] for rank in (0, 1))
+    same_model(alone, nodes)
+
+
+def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_with_their_state(tmp_path: Path) -> None:
+    alone, nodes = tmp_path / "alone", tmp_path / "nodes"
+    fill(alone)
+    fill(nodes)
+    train_in(alone, recipe(alone, **CHANGES))
+    with two_nodes(nodes) as started:
+        wait_for(lambda: steps_made(nodes) >= 8, nodes)
+        os.kill(workers(nodes)[1], signal.SIGTERM)  # as the agent of a machine that is taken away does
+        wait_for(lambda: all(agent.poll() is not None for agent in started), nodes)
+    for number in range(2):
+        assert "exitcode  : 130 " in (nodes / f"node-{number}.log").read_text()
+    made = steps_made(nodes)
+    assert 8 <= made < 40
+    assert list((nodes / "store" / "scratch").glob("*/state.safetensors"))
+    train_in(nodes, recipe(nodes, **CHANGES))
+    same_model(alone, nodes)
