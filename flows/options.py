@@ -3,6 +3,7 @@
 A mistake is told before anything is computed, in one line that names what is allowed.
 """
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             checks: ChecksOption = None,
             set_: SetOption = None,
         ) -> int:
-            if announcement:
+            if announcement and os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
                 print(announcement, file=sys.stderr, flush=True)
             several = source if source is None or len(source) > 1 else source[0]
             options = {

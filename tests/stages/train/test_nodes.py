@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stages.train.following import world_of_torchrun
 from tests.worlds.nodes import agents, steps_made, wait_for, workers
 from tests.worlds.training_world import fill, kept_rows, kept_weights, recipe, train_in
 
@@ -71,3 +72,14 @@ def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_wit
     assert list((nodes / "store" / "scratch").glob("*/state.safetensors"))
     train_in(nodes, recipe(nodes, **CHANGES))
     same_model(alone, nodes)
+
+
+def test_a_torchrun_whose_processes_would_find_what_those_before_them_left_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = {"MAX_RESTARTS": "3", "USE_AGENT_STORE": "True"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"expected TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"), world_of_torchrun():
+        pass
