@@ -11,31 +11,25 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from typer.exceptions import TyperException
 
-from flows import provenance, publishing, upkeep, verifying
+from flows import generating, provenance, publishing, upkeep, verifying
+from flows.foreground import run_and_tell
 from flows.options import RunOptions, StoreOption, UsageError, existing_store, with_run_options
 from flows.overrides import explain
 from flows.presets import PRESETS, describe_preset, preset_difference
-from flows.server import start_server, wait_for_server
-from flows.stopping import INTERRUPTED, STOPPED, stoppable
+from flows.stopping import INTERRUPTED, STOPPED
 from schemas import Settings, WeightsRef
-
-if TYPE_CHECKING:
-    from flows.running import Run
 
 CheckpointForm = Literal["hf", "audiocraft", "segue"]
 """The forms of checkpoints, as `segue convert --to` names them."""
 
 PLANNING = "segue: planning …"
-STARTING = "segue: starting Prefect's server …"
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """What torchrun, or another of torch's elastic agents, tells those that it starts."""
@@ -47,6 +41,7 @@ app = typer.Typer(
 )
 
 
+app.add_typer(generating.app)
 app.add_typer(publishing.app)
 app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
@@ -79,62 +74,8 @@ def run(options: RunOptions) -> int:
         from stages.train.following import world_of_torchrun
 
         with world_of_torchrun() as world:
-            return _run_and_tell(options) if world.rank.is_main else world.follow()
-    return _run_and_tell(options)
-
-
-def _run_and_tell(options: RunOptions) -> int:
-    from flows.output import BarProgress, LineProgress, open_console, print_table, result_rows
-    from flows.reasons import reason_lines
-    from flows.running import Run
-    from schemas import Store
-
-    errors = Console(stderr=True)
-    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
-    current = Run(options.plan, progress=progress)
-    try:
-        with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
-            _run(options, current)
-    finally:
-        print_table(open_console(), result_rows(current.results))
-        stages = [result.stage for result in current.results]
-        for line in reason_lines(Store(options.plan.settings.store), stages) if stages else ():
-            print(line, file=sys.stderr)
-    return 0
-
-
-def _run(options: RunOptions, current: "Run") -> None:
-    """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
-    from flows.orders import told_lines
-    from flows.recipe import GPU_STAGES
-    from flows.running import current_run, run_stages
-    from schemas import Store
-    from stages.pipeline.contract import device_of
-
-    settings = current.plan.settings
-    current.stage_plans = current.plan.stage_plans()
-    for line in told_lines(current.stage_plans):  # what goes is said before it goes
-        print(line, file=sys.stderr, flush=True)
-    Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
-    working = {plan.stage for plan in current.stage_plans if plan.jobs}
-    if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:
-        device_of(settings)  # raises at once, not after hours of taking recordings in, where the device is not there
-    if not working:
-        run_stages(current)
-        return
-    from flows.output import be_quiet
-
-    be_quiet()
-    print(STARTING, file=sys.stderr, flush=True)
-    start_server()
-    from flows.catalog import catalog
-
-    wait_for_server()
-    token = current_run.set(current)
-    try:
-        catalog(recipe=options.recipe, settings=options.settings, stages=options.requested)
-    finally:
-        current_run.reset(token)
+            return run_and_tell(options) if world.rank.is_main else world.follow()
+    return run_and_tell(options)
 
 
 @app.command()

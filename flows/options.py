@@ -5,9 +5,10 @@ A mistake is told before anything is computed, in one line that names what is al
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -102,7 +103,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             several = source if source is None or len(source) > 1 else source[0]
             options = {
                 **{"source": several, "store": store, "requests": requests, "all_tables": all_tables or None},
-                **{"accept_refused": _lines_or_share(accept_refused), "drop_requests": drop or None},
+                **{"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None},
             }
             settings = {name: value for name, value in options.items() if value is not None}
             return command(parse_run_options(stages or [], preset, settings, set_ or [], checks))
@@ -148,6 +149,7 @@ def parse_run_options(
     options: dict[str, Any],
     overrides: Sequence[str],
     checks: str | None = None,
+    recipe_difference: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunOptions:
     """Return what a command line asks for.
 
@@ -156,6 +158,7 @@ def parse_run_options(
         options: settings by name, which `overrides` may overrule.
         overrides: the `stage.field=value` of `--set`.
         checks: a YAML file with the recipe's `checks`.
+        recipe_difference: what a command makes different from the preset, which `overrides` may overrule.
 
     Raises:
         UsageError: a preset, stage, field or value is not one of those allowed.
@@ -172,7 +175,8 @@ def parse_run_options(
         except ValidationError as error:
             raise UsageError(explain(error, Settings, "settings.")) from error
         try:
-            recipe = Recipe.model_validate({"preset": preset, "checks": _read_checks(checks), **difference})
+            differing = merge(recipe_difference, difference)
+            recipe = Recipe.model_validate({"preset": preset, "checks": _read_checks(checks), **differing})
         except ValidationError as error:
             raise UsageError(explain(error, Recipe)) from error
         open_store(settings.store)
@@ -183,7 +187,7 @@ def parse_run_options(
         raise UsageError(str(error)) from error
 
 
-def _lines_or_share(text: str | None) -> float | None:
+def lines_or_share(text: str | None) -> float | None:
     """Return a number of lines, or a share of them below 1, as a command line says it.
 
     Raises:

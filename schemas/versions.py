@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from schemas.identity import WeightsRef
 from schemas.store import Store
 from schemas.tables import CHECKPOINTS, VERSIONS, WEIGHTS, Row
 
@@ -125,6 +126,13 @@ class Versions:
             yield f"{new['kind']}: trained on other rows ({old['rows_seen']:,} → {new['rows_seen']:,}){through}"
         yield from self._differences(old["recipe"], new["recipe"], through, seen)
 
+    def reference(self, digest: str | None) -> WeightsRef | None:
+        """Return a name by which the store has the weights of a digest; None where it has none."""
+        if (checkpoint := self._checkpoints.get(digest or "")) is not None:
+            return WeightsRef.to_checkpoint(checkpoint["checkpoint_id"])
+        name = self._references.get(digest or "")
+        return None if name is None else WeightsRef(name)
+
     @cached_property
     def _checkpoints(self) -> Mapping[str, Row]:
         """The rows of models that this store trained, by their weights' digest."""
@@ -141,9 +149,7 @@ class Versions:
         if not _is_weights(value):
             return json.dumps(value, ensure_ascii=False)
         digest = value["weights"]
-        checkpoint = self._checkpoints.get(digest)
-        name = f"checkpoint:{checkpoint['checkpoint_id']}" if checkpoint else self._references.get(digest, "weights")
-        return f"{name} ({digest[:SHORT]})"
+        return f"{self.reference(digest) or 'weights'} ({digest[:SHORT]})"
 
 
 _ABSENT = object()

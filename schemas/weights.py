@@ -51,7 +51,7 @@ class WeightsNotFetched(MissingWeights):
             f"missing weights {missing}: {' '.join(why.split())[:200]}; run once with a network, or copy them to this "
             f"machine and give their folder in place of the name, e.g. --set {field}=/path/to/folder"
         )
-        self.references, self.why = tuple(map(str, references)), why
+        self.references, self.why, self.fields = tuple(map(str, references)), why, named
 
     def of_fields(self, fields: Mapping[WeightsRef, str]) -> "WeightsNotFetched":
         """Return the same error, which names the fields where another name may be given."""

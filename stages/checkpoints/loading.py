@@ -7,8 +7,9 @@ reads, are told without torch, which a plan does without.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from schemas import WeightsRef
 from schemas.weights import AUDIOCRAFT_FILES
@@ -105,6 +106,30 @@ def read_frame_rate(folder: Path) -> float | None:
     codec = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("audio_encoder", {})
     ratios = codec.get("upsampling_ratios")
     return codec["sampling_rate"] / math.prod(ratios) if ratios and "sampling_rate" in codec else None
+
+
+def count_weights(folder: Path) -> int:
+    """Count the numbers in the files of a checkpoint's weights: its network, and codec and text encoder where it holds
+    them."""
+    safetensors = sorted(folder.rglob("*.safetensors"))
+    if safetensors:
+        return sum(_count_safetensors(file) for file in safetensors)
+    from stages.networks.loading import load_pickle  # with torch
+
+    return sum(_count_tensors(load_pickle(file)) for file in sorted(folder.glob("*.bin")))
+
+
+def _count_safetensors(file: Path) -> int:
+    """Count what the header of a safetensors file tells: 8 bytes of its length, then JSON."""
+    with open(file, "rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _count_tensors(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(_count_tensors(item) for item in value.values())
+    return math.prod(value.shape) if hasattr(value, "shape") else 0
 
 
 def load_checkpoint(

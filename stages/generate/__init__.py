@@ -21,6 +21,7 @@ from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation_config import CONDITION_FIELDS, CONSULTED, is_foreign, is_newest, take_seed
 from stages.checkpoints.generation_config import GenerationConfig as Config
 from stages.checkpoints.generation_config import generation_dependencies as dependencies
+from stages.generate.pace import Pace
 from stages.pipeline.contract import Context, Reject, Shard
 
 if TYPE_CHECKING:
@@ -90,18 +91,21 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
         codec = local.digest  # it lies with the model
     made_by = _MadeBy(checkpoint_id, codec)
     together: list[_Take] = []
-    for take in _takes(config, context, trained.facts, requests.to_pylist()):
+    pace = Pace(context.progress)
+    for take in _takes(config, context, trained.facts, requests.to_pylist(), pace):
         if isinstance(take, Reject):
             yield Shard([], [take])
             continue
         together.append(take)
         if len(together) == AT_ONCE[context.device]:
-            yield from _generate(config, context, trained, together, made_by)
+            yield from _generate(config, context, trained, together, made_by, pace)
             together = []
-    yield from _generate(config, context, trained, together, made_by)
+    yield from _generate(config, context, trained, together, made_by, pace)
 
 
-def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[Row]) -> Iterator[_Take | Reject]:
+def _takes(
+    config: Config, context: Context, facts: CheckpointFacts, rows: list[Row], pace: Pace
+) -> Iterator[_Take | Reject]:
     """Read the conditions of requests one by one, and yield those of their takes that are not kept, or why a request is
     refused."""
     from stages.checkpoints.conditions import ConditionReader, clip_frames, prompt_frames
@@ -109,7 +113,7 @@ def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[
 
     asked = [(row, numbers) for row in rows if (numbers := _missing_takes(row, context.kept))]
     frames = [len(numbers) * (clip_frames(facts, row["seconds"]) - prompt_frames(facts, row)) for row, numbers in asked]
-    context.progress.start("generate", sum(frames), "frames")
+    pace.start(sum(frames))
     reader = ConditionReader(context, facts, config)
     reader.read_rows([row for row, _ in asked])
     for (row, numbers), new_frames in zip(asked, frames, strict=True):
@@ -117,7 +121,7 @@ def _takes(config: Config, context: Context, facts: CheckpointFacts, rows: list[
         try:
             conditions = reader.read(row)
         except RequestRefused as error:
-            context.progress.advance(new_frames)
+            pace.skip(new_frames)
             message = f"line {row['line']}: {error}"
             yield Reject(row["request_id"], row["name"] or "", error.kind, message, passing=error.passing)
             continue
@@ -145,7 +149,7 @@ def _missing_takes(row: Row, kept: frozenset[tuple[str, ...]]) -> list[int]:
 
 
 def _generate(
-    config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], made_by: _MadeBy
+    config: Config, context: Context, trained: "TrainedModel", takes: list[_Take], made_by: _MadeBy, pace: Pace
 ) -> Iterator[Shard]:
     """Generate takes together, and yield the row of each as soon as its codes are whole."""
     from model.decoding import MemoryPlan
@@ -165,11 +169,13 @@ def _generate(
         [take.clip for take in takes],
         stride=config.stride,
         precision=config.precision,
-        progress=lambda frames: context.progress.advance(frames, plan_text),
+        progress=lambda frames: pace.advance(frames, plan_text),
         on_plan=log_plan,
     )
+    pace.begin_batch()
     try:
         for index, codes in finished:
+            pace.tell(takes[index].clip.frames - takes[index].clip.prompt_frames)
             yield Shard([_generation_row(takes[index], codes, trained.facts, made_by)])
     except FloatingPointError as error:
         raise ValueError(f"expected a usable model in the checkpoint {made_by.checkpoint_id}: {error}") from error

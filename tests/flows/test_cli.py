@@ -10,7 +10,8 @@ import sys
 import pytest
 import torch
 
-from flows.cli import PLANNING, STARTING, run_command
+from flows.cli import PLANNING, run_command
+from flows.foreground import STARTING
 from flows.options import parse_run_options
 from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from flows.cli import PLANNING, STARTING
+from flows.cli import PLANNING
+from flows.foreground import STARTING
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,0 +1,74 @@
+"""A run in the foreground: bars while it works, the table of what was made, and the commonest reasons of refusals.
+
+Prefect, which takes seconds, is imported only once there is something to do.
+"""
+
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from flows.options import RunOptions
+from flows.server import start_server, wait_for_server
+from flows.stopping import stoppable
+
+if TYPE_CHECKING:
+    from flows.running import Run
+
+STARTING = "segue: starting Prefect's server …"
+
+
+def run_and_tell(options: RunOptions) -> int:
+    """Do what a command line asks for, tell what was made, and return the exit code."""
+    from flows.output import BarProgress, LineProgress, open_console, print_table, result_rows
+    from flows.reasons import reason_lines
+    from flows.running import Run
+    from schemas import Store
+
+    errors = Console(stderr=True)
+    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
+    current = Run(options.plan, progress=progress)
+    try:
+        with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
+            _run(options, current)
+    finally:
+        print_table(open_console(), result_rows(current.results))
+        stages = [result.stage for result in current.results]
+        for line in reason_lines(Store(options.plan.settings.store), stages) if stages else ():
+            print(line, file=sys.stderr)
+    return 0
+
+
+def _run(options: RunOptions, current: "Run") -> None:
+    """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
+    from flows.orders import told_lines
+    from flows.recipe import GPU_STAGES
+    from flows.running import current_run, run_stages
+    from schemas import Store
+    from stages.pipeline.contract import device_of
+
+    settings = current.plan.settings
+    current.stage_plans = current.plan.stage_plans()
+    for line in told_lines(current.stage_plans):  # what goes is said before it goes
+        print(line, file=sys.stderr, flush=True)
+    Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
+    working = {plan.stage for plan in current.stage_plans if plan.jobs}
+    if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:
+        device_of(settings)  # raises at once, not after hours of taking recordings in, where the device is not there
+    if not working:
+        run_stages(current)
+        return
+    from flows.output import be_quiet
+
+    be_quiet()
+    print(STARTING, file=sys.stderr, flush=True)
+    start_server()
+    from flows.catalog import catalog
+
+    wait_for_server()
+    token = current_run.set(current)
+    try:
+        catalog(recipe=options.recipe, settings=options.settings, stages=options.requested)
+    finally:
+        current_run.reset(token)
