@@ -21,8 +21,9 @@ from prefect.tasks import Task
 
 from flows.failures import is_transient
 from flows.output import LineProgress, result_rows
+from flows.parameters import RecipeParameter, SettingsParameter, asked_for, run_name
 from flows.reasons import reason_lines
-from flows.recipe import GPU_STAGES, Recipe, StageName
+from flows.recipe import GPU_STAGES, StageName
 from flows.running import Run, current_run, plan_run, run_stages
 from flows.server import has_own_server
 from schemas import Settings, Store
@@ -35,28 +36,32 @@ RETRY_DELAYS = [2.0, 10.0, 30.0]
 """Seconds before each new try of a shard that failed for a passing reason."""
 
 
-@flow(name="catalog", flow_run_name="catalog {recipe.preset} into {settings.store}", persist_result=False)
-def catalog(recipe: Recipe = Recipe(), settings: Settings = Settings(), stages: list[StageName] | None = None) -> None:
+@flow(name="catalog", flow_run_name=run_name, persist_result=False)
+def catalog(*, stages: list[StageName] | None = None, settings: SettingsParameter, recipe: RecipeParameter) -> None:
     """Run the whole catalog, or some of its stages.
 
     Args:
-        recipe: what is made: a preset, and what differs from it.
-        settings: where and by what means.
-        stages: names of the stages to run; none means all.
+        stages: Names of the stages to run; none means all.
+        settings: Where and by what means; what is not given is as the deployment says.
+        recipe: What is made: a preset, and what differs from it; what is not given is as the deployment and the preset
+            say.
     """
     run_recipe(recipe, settings, stages)
 
 
-def run_recipe(recipe: Recipe, settings: Settings, requested: Sequence[str] | None) -> None:
+def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: Sequence[str] | None) -> None:
     """Run stages of a recipe inside a flow, and leave the run's table as an artifact.
 
     Args:
+        recipe, settings: parameters of the flow run as it was given them.
         requested: names of the stages to run; none means all.
 
     Raises:
         StageFailed: a stage did not do all that it had to do; what it did is kept.
         ValueError: weights or settings that the stages need are missing, or the store cannot be written.
     """
+    asked = asked_for(recipe, settings)
+    recipe, settings = asked.recipe, asked.settings
     run = current_run.get() or Run(plan_run(recipe, settings, requested), progress=LineProgress(get_run_logger().info))
     Store(settings.store).check_writable()
     try:

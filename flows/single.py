@@ -1,22 +1,27 @@
 """A Prefect flow for each stage, `flows.single.<stage>`, so that one can be rerun by itself, as it runs within the
 catalog."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import Flow, flow
+from pydantic import SkipValidation
 
 from flows.catalog import run_recipe
+from flows.parameters import Form, SettingsParameter, run_name
 from flows.recipe import STAGES, Recipe
-from schemas import Settings
+
+PARAMETERS = """Args:
+    settings: Where and by what means; what is not given is as the deployment says.
+    recipe: What is made: a preset, and what differs from it; what is not given is as the deployment and the preset say.
+"""
 
 
 def _flow_of(stage: str) -> Flow[Any, None]:
-    def run(recipe: Recipe = Recipe(), settings: Settings = Settings()) -> None:
+    def run(settings: SettingsParameter, recipe: Annotated[Recipe, SkipValidation, Form(first=stage)]) -> None:
         run_recipe(recipe, settings, [stage])
 
-    run.__doc__ = f"{STAGES[stage].__doc__}\n\nArgs:\n    recipe: what is made.\n    settings: where and by what means."
-    name = f"{stage} {{recipe.preset}} into {{settings.store}}"
-    return flow(name=stage, flow_run_name=name, persist_result=False)(run)
+    run.__doc__ = f"{STAGES[stage].__doc__}\n\n{PARAMETERS}"
+    return flow(name=stage, flow_run_name=run_name, persist_result=False)(run)
 
 
 globals().update({stage: _flow_of(stage) for stage in STAGES})

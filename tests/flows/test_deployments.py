@@ -3,7 +3,10 @@
 import time
 
 import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
 
+from flows.parameters import asked_for
 from schemas import Store
 from schemas.database import query
 from tests.worlds.command_line import make_recordings
@@ -23,10 +26,16 @@ def test_every_entrypoint_loads_and_takes_the_parameters_it_is_deployed_with(dep
 
     flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
     assert flow.name == flow_name(deployment)
-    taken = flow.validate_parameters(deployment["parameters"])
-    assert taken["recipe"].preset == "miniature"
-    with pytest.raises(Exception, match="trian"):
-        flow.validate_parameters({"recipe": {"trian": {}}})
+    form = parameter_schema(flow).model_dump_for_openapi()
+    assert validate(deployment["parameters"], form) == []
+    assert [error.message for error in validate(deployment["parameters"] | {"recipe": {"trian": {}}}, form)]
+    assert asked_for(**deployment["parameters"]).recipe.preset == "miniature"
+
+
+def test_a_deployment_is_named_for_its_stage_and_prefect_has_nothing_to_ask_of_it():
+    names = {flow_name(one): one["name"] for one in DEPLOYMENTS}
+    assert names == {name: name for name in names} | {"catalog": "nightly", "ingest": "hourly"}
+    assert all("schedules" in one for one in DEPLOYMENTS)
 
 
 def test_the_catalog_and_every_stage_are_deployed_once_on_the_pool_they_want():
@@ -40,7 +49,7 @@ def test_the_catalog_and_every_stage_are_deployed_once_on_the_pool_they_want():
 
 
 def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest_on_demand():
-    schedules = {flow_name(one): one["schedules"][0]["cron"].split() for one in DEPLOYMENTS if "schedules" in one}
+    schedules = {flow_name(one): one["schedules"][0]["cron"].split() for one in DEPLOYMENTS if one["schedules"]}
     assert set(schedules) == {"catalog", "ingest"}
     assert schedules["catalog"][1].isdigit()
     assert schedules["catalog"][2:] == ["*", "*", "*"]
@@ -61,7 +70,8 @@ def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameter
     wrong = server.command(*run, "--param", 'recipe={"ingest": {"shard_size": 0}}', timeout=240)
     assert wrong.returncode != 0
     assert "shard_size" in wrong.stdout + wrong.stderr
-    ran = server.command(*run, "--watch", timeout=600)
+    # Which is laid over the deployment's own settings: the store is theirs.
+    ran = server.command(*run, "--param", 'settings={"max_refused": 0.6}', "--watch", timeout=600)
     log = (tmp_path / "worker.log").read_text()
     assert ran.returncode == 0, ran.stdout + ran.stderr + log
     assert query(deployed, "SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 3}]

@@ -15,7 +15,7 @@ PREFECT = [sys.executable, "-m", "prefect"]
 
 
 def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dict]) -> None:
-    """Deploy from `folder`, without schedules, onto the store `<folder>/store`."""
+    """Deploy from `folder`, without their schedules, onto the store `<folder>/store`."""
     settings = {"store": str(folder / "store"), "source": str(source), "workers": 1}
     ours = {"parameters": {"recipe": {"preset": "miniature"}, "settings": settings}, "schedules": []}
     (folder / "prefect.yaml").write_text(yaml.safe_dump(PROJECT | {"deployments": [one | ours for one in deployments]}))
@@ -26,6 +26,7 @@ def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dic
         [*PREFECT, "deploy", "--all"],
         env=server.environment | {"PWD": str(folder)},
         cwd=folder,
+        stdin=subprocess.DEVNULL,  # where there is no terminal, nothing may be asked
         capture_output=True,
         text=True,
         timeout=240,
