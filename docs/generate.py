@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import pyarrow as pa
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -20,7 +19,7 @@ from flows.cli import run_command
 from flows.presets import PRESETS
 from flows.recipe import STAGES
 from schemas import Settings, Store
-from schemas.columns import COLUMNS
+from schemas.columns import COLUMNS, type_name
 from schemas.database import query
 from schemas.tables import TABLES
 
@@ -89,17 +88,6 @@ def markdown_table(header: list[str], rows: list[list[str]]) -> str:
     """Return a table, its cells' bars escaped."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def type_name(kind: pa.DataType) -> str:
-    """Return a column's type, short."""
-    if pa.types.is_list(kind):
-        return f"list of {type_name(kind.value_type)}"
-    if pa.types.is_struct(kind):
-        return "record"
-    if pa.types.is_map(kind):
-        return f"map to {type_name(kind.item_type)}"
-    return {"string": "text", "double": "float64", "float": "float32"}.get(str(kind), str(kind))
 
 
 def knobs(model: type[BaseModel], path: str, values: BaseModel | None = None) -> Iterator[list[str]]:

@@ -18,9 +18,9 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from flows import generating, provenance, publishing, upkeep, verifying
+from flows import asking, generating, provenance, publishing, upkeep, verifying
 from flows.foreground import run_and_tell
-from flows.options import RunOptions, StoreOption, UsageError, existing_store, with_run_options
+from flows.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.overrides import explain
 from flows.presets import PRESETS, describe_preset, preset_difference
 from flows.stopping import INTERRUPTED, STOPPED
@@ -42,6 +42,7 @@ app = typer.Typer(
 
 
 app.add_typer(generating.app)
+app.add_typer(asking.app)
 app.add_typer(publishing.app)
 app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
@@ -102,24 +103,6 @@ def plan(options: RunOptions) -> int:
     for line in (*told_lines(plans), *stopping):
         print(line, file=sys.stderr)
     return 1 if stopping else 0
-
-
-@app.command()
-def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT over the store's tables.")],
-    store: StoreOption = None,
-    format: Annotated[Literal["table", "csv", "json"], typer.Option(help="How the answer is printed.")] = "table",
-) -> int:
-    """Answer a question to the store; nothing can be changed by it."""
-    from flows.output import open_console, print_answer
-    from schemas.database import query as answer
-
-    opened = existing_store(store)
-    try:
-        print_answer(answer(opened, query), format, open_console())
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return 0
 
 
 @app.command()

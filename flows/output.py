@@ -1,22 +1,14 @@
-"""What a person sees: progress while a run works, the tables that runs and plans end with, answers to queries.
+"""What a person sees: progress while a run works, the tables that runs and plans end with.
 
 A bar where there is a terminal; elsewhere plain lines at intervals, which a log file keeps readable.
 """
 
-import csv
-import json
-import math
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
-from datetime import time as time_of_day
-from typing import Any, Literal
 
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
@@ -43,10 +35,6 @@ LINE_SECONDS = 10.0
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
-
-LONGEST_LIST = 60
-"""Characters of a list in a cell of a table, such as codes or a vector; CSV and JSON hold all of them, as cells hold
-all of a text."""
 
 
 def be_quiet() -> None:
@@ -190,71 +178,20 @@ def open_console() -> Console:
     return console if console.is_terminal else Console(width=WIDE)
 
 
-def print_table(console: Console, rows: Sequence[Mapping[str, object]]) -> None:
-    """Print rows as a table of text; cells are data, never markup."""
+def print_table(console: Console, rows: Sequence[Mapping[str, object]], narrowest: int = 0) -> None:
+    """Print rows as a table of text; cells are data, never markup.
+
+    Args:
+        narrowest: columns that texts with spaces in them may be narrowed to, while no other text is broken; at 0 any
+            text is broken where it must be.
+    """
     if not rows:
         return
     grid = Grid(box=None, pad_edge=False, header_style="bold")
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float) or str(row[name]).startswith("~") for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        whole = numeric or (narrowest > 0 and not any(" " in str(row[name]) for row in rows))
+        grid.add_column(name, justify="right" if numeric else "left", no_wrap=whole, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(str(value)) for value in row.values()))
     console.print(grid)
-
-
-def print_answer(answer: pa.Table, format: Literal["table", "csv", "json"], console: Console) -> None:
-    """Print the answer to a query to standard output."""
-    rows = [{name: _json_value(value) for name, value in row.items()} for row in _answer_rows(answer)]
-    if format == "json":
-        json.dump(rows, sys.stdout, ensure_ascii=False, indent=1, allow_nan=False)
-        print()
-    elif format == "csv":
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(answer.column_names)
-        writer.writerows([_csv_cell(value) for value in row.values()] for row in rows)
-    else:
-        print_table(console, [{name: _table_cell(value) for name, value in row.items()} for row in rows])
-        print(f"({len(rows)} row{'' if len(rows) == 1 else 's'})")
-
-
-def _answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
-    """Return rows by column name; a name that stands twice gets a number."""
-    names: list[str] = []
-    for name in answer.column_names:
-        names.append(name if name not in names else f"{name}_{len(names)}")
-    rows: list[dict[str, Any]] = answer.rename_columns(names).to_pylist()
-    return rows
-
-
-def _json_value(value: Any) -> Any:
-    """Return a value as JSON knows it."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, datetime | date | time_of_day):
-        return value.isoformat()
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {str(name): _json_value(item) for name, item in value.items()}
-    if isinstance(value, list):
-        if value and all(isinstance(item, tuple) and len(item) == 2 for item in value):  # a map
-            return {str(name): _json_value(item) for name, item in value}
-        return [_json_value(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def _csv_cell(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
-
-
-def _table_cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        text = str(_csv_cell(value))
-        is_list = isinstance(value, list | dict)
-        return f"{text[: LONGEST_LIST - 1]}…" if is_list and len(text) > LONGEST_LIST else text
-    return value if isinstance(value, int) else f"{value:.6g}"

@@ -5,6 +5,8 @@ Sorted by name; a column that a table gains gets its line here.
 
 from collections.abc import Mapping
 
+import pyarrow as pa
+
 COLUMNS: Mapping[str, str] = {
     "action": "`stage` (one passed), `hold`, `rollback` or `release`",
     "album": "album",
@@ -210,3 +212,23 @@ VIEW_COLUMNS: Mapping[str, str] = {
     "splits": "the splits that recordings of the artist are in",
 }
 """What the columns hold that only views have."""
+
+
+def type_name(kind: pa.DataType) -> str:
+    """Return a column's type as a person reads it, short."""
+    if pa.types.is_list(kind):
+        return f"list of {type_name(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return "record"
+    if pa.types.is_map(kind):
+        return f"map to {type_name(kind.item_type)}"
+    return {"string": "text", "double": "float64", "float": "float32"}.get(str(kind), str(kind))
+
+
+def describe_columns(schema: pa.Schema) -> list[dict[str, str]]:
+    """Return a row a column: its name, its type, and what it holds, with its unit."""
+    meanings = {**COLUMNS, **VIEW_COLUMNS}
+    return [
+        {"column": field.name, "type": type_name(field.type), "what it holds": meanings.get(field.name, "")}
+        for field in schema
+    ]
