@@ -7,7 +7,7 @@ index), so a piece can be made again at any time, its stems included, without be
 import random
 from dataclasses import dataclass
 
-from stages.demo.synthesis.score import FAST, PROGRESSIONS, Chord, Hit, Key, Note, Piece
+from stages.demo.synthesis.score import FAST, PROGRESSIONS, Chord, Hit, Key, Note, Piece, pure_tuning
 
 
 @dataclass(frozen=True)
@@ -87,20 +87,22 @@ ARTISTS = (
     "Juniper Static", "Ada Fenwick", "Velvet Tramline", "Soft Machinery Club", "Tomas Okoye",
     "Red Lantern Trio", "Low Tide Choir", "Pilot Moth", "Saffron Ellis", "Blue Kiln",
 )  # fmt: skip
-"""Invented artists. Each plays two genres, so that a split by artist leaves every genre on both sides."""
+"""Invented artists. Each plays every genre, one more than the others, so that a split by artist leaves every genre on
+both sides, in parts that can be learned."""
 
 
 def genre_of(artist_index: int, work: int) -> str:
-    """Return the genre of an artist's n-th work: two of three are in the artist's own genre, the third in another."""
+    """Return the genre of an artist's n-th work: one of three is in the artist's own genre, the others go round."""
     names = list(GENRES)
-    return names[(artist_index if work % 3 < 2 else artist_index + 3) % len(names)]
+    return names[(artist_index + (work if work % 3 else 0)) % len(names)]
 
 
 LONGEST_BODY, TAIL = 11.0, 0.6
 """Seconds: a piece has as many whole bars as fit into the first, and the second to ring out."""
 
-MELODY_LOWEST, CHORD_LOWEST, BASS_LOWEST = 67, 52, 33
-"""MIDI pitches of the registers: the melody above G4, chords from E3, bass from A1."""
+MELODY_LOWEST, CHORD_LOWEST, BASS_LOWEST = 67, 55, 36
+"""MIDI pitches of the registers: the melody above G4, chords from G3, bass from C2. In 20 ms, a frame of the demo's
+codec, a chord so has some periods of each of its tones."""
 
 MOODS = {
     ("major", True): ("happy", "uplifting", "energetic", "playful"),
@@ -158,7 +160,7 @@ def compose(seed: int, index: int) -> Piece:
         bass=genre.bass,
         chords=chords,
         melody=_melody(draw, key, genre, chords, bars, beat),
-        accompaniment_notes=_accompaniment(genre, chords, bars, beat),
+        accompaniment_notes=_accompaniment(key, genre, chords, bars, beat),
         bass_notes=_bass(key, genre, chords, bars, beat),
         hits=_hits(draw, genre, bars, beat),
     )
@@ -206,7 +208,7 @@ def _motif(draw: random.Random, steps: int, density: float) -> list[tuple[int, i
     return [(step, draw.choice((-2, -1, -1, 1, 1, 2))) for step in starts]
 
 
-def _accompaniment(genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float) -> tuple[Note, ...]:
+def _accompaniment(key: Key, genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float) -> tuple[Note, ...]:
     notes, bar = [], genre.beats_per_bar * beat
     for b in range(bars):
         for index, offset in enumerate(genre.comping):
@@ -219,7 +221,8 @@ def _accompaniment(genre: Genre, chords: tuple[Chord, ...], bars: int, beat: flo
                 chord = _chord_at(chords, start)
                 length = min(genre.comping_beats * beat, chord.onset + chord.duration - start)
                 pitches = (chord.pitches[(0, 2, 1, 2)[index % 4]],) if genre.arpeggio else chord.pitches
-                notes += [Note(start, length, pitch) for pitch in pitches]
+                root = key.pitch(chord.degree, 0)
+                notes += [Note(start, length, pitch, tuning=pure_tuning(pitch - root)) for pitch in pitches]
     return tuple(notes)
 
 

@@ -6,6 +6,10 @@ the sum of its modes, each decaying faster the higher it is, which is what the K
 into, without the loop's mistuning at low sample rates. Partials above 0.45 of the sample rate are left out, so nothing
 aliases. A drum is one short sound, made once for a piece and placed at every stroke.
 
+A small codec and a model that learns for minutes keep a wave only where it is much the same from period to period. So
+chords are tuned purely and held without vibrato, and oscillators run on through a piece: chord and bass together are
+then one wave that repeats, and not five whose phases drift.
+
 Notes are numpy arrays: thousands of short vectors gain nothing from torch's threads and lose time at their barriers.
 
 The stems carry Demucs' names (arXiv:2211.08553), with the melody in the place of the vocals: what a melody condition is
@@ -69,9 +73,8 @@ INSTRUMENTS = {
     "guitar": Instrument(_falling(12, 0.7), 0.003, 0.04, 1.5, 1.3, level=0.7),
     # Chords.
     "organ": Instrument((1.0, 0.8, 0.0, 0.6, 0.0, 0.0, 0.0, 0.35), 0.01, 0.03, level=0.5),
-    "pad": Instrument(_falling(6, 1.5), 0.35, 0.3, detune=0.12, level=0.6),
-    "strings": Instrument(_falling(9, 1.1), 0.12, 0.15, vibrato_hertz=5.2, vibrato_semitones=0.15, detune=0.08,
-                          level=0.45),
+    "pad": Instrument(_falling(6, 1.5), 0.35, 0.3, level=0.6),
+    "strings": Instrument(_falling(9, 1.1), 0.12, 0.15, level=0.45),
     "electric piano": Instrument((1.0,), 0.003, 0.08, 1.2, 3.0, modulator_ratio=1.0, modulation_index=1.3, level=0.8),
     "distorted guitar": Instrument(_falling(8, 0.8), 0.004, 0.03, 0.5, 0.3, drive=3.0, level=0.35),
     # Basses.
@@ -107,19 +110,20 @@ def play(
         # The note rings on for its release, as far as the piece goes.
         length = min(round((note.duration + sound.release) * sample_rate), samples - start)
         if length > 0:
-            part[start : start + length] += note.velocity * _tone(sound, note, length, sample_rate, generator)
+            tone = _tone(sound, note, start / sample_rate, length, sample_rate, generator)
+            part[start : start + length] += note.velocity * tone
     if sound.drive:
         part = np.tanh(sound.drive * part) / math.tanh(sound.drive)
     return sound.level * part
 
 
 def _tone(
-    sound: Instrument, note: Note, length: int, sample_rate: int, generator: np.random.Generator
+    sound: Instrument, note: Note, onset: float, length: int, sample_rate: int, generator: np.random.Generator
 ) -> Float32[Wave, " N"]:
     time = np.arange(length, dtype=np.float32) / np.float32(sample_rate)
-    hertz = frequency(note.pitch)
-    copies = (-sound.detune / 2, sound.detune / 2) if sound.detune else (0.0,)
-    tone = sum(_partials(sound, hertz * 2 ** (shift / 12), time, sample_rate) for shift in copies) / len(copies)
+    shifts = (-sound.detune / 2, sound.detune / 2) if sound.detune else (0.0,)
+    copies = [frequency(note.pitch + shift) * note.tuning for shift in shifts]
+    tone = sum(_partials(sound, hertz, hertz * onset % 1.0, time, sample_rate) for hertz in copies) / len(copies)
     if sound.breath:
         tone = tone + sound.breath * generator.standard_normal(length, np.float32)
     attack = np.minimum(time / sound.attack, 1.0)
@@ -128,8 +132,12 @@ def _tone(
     return enveloped
 
 
-def _partials(sound: Instrument, hertz: float, time: Float32[Wave, " N"], sample_rate: int) -> Float32[Wave, " N"]:
-    phase = 2 * math.pi * hertz * time
+def _partials(
+    sound: Instrument, hertz: float, cycle: float, time: Float32[Wave, " N"], sample_rate: int
+) -> Float32[Wave, " N"]:
+    """Return a tone that begins at the share `cycle` of a period: an oscillator runs on from the beginning of a piece,
+    so tones whose frequencies are as small whole numbers keep their phases to each other, whenever they begin."""
+    phase = 2 * math.pi * (cycle + hertz * time)
     if sound.vibrato_hertz:
         # The integral of a sinusoidal deviation of the frequency; it sets in as the note gets going.
         rate = 2 * math.pi * sound.vibrato_hertz
@@ -200,8 +208,9 @@ def _drum(drum: str, sample_rate: int, generator: np.random.Generator) -> Float3
 STEMS = ("drums", "bass", "other", "vocals")
 """Names of the stems, in Demucs' order."""
 
-MELODY_LEVEL, CHORD_LEVEL, BASS_LEVEL = 0.75, 0.32, 0.6
-"""Balance of the parts before normalisation. Three notes of a chord sound at once."""
+MELODY_LEVEL, CHORD_LEVEL, BASS_LEVEL = 0.15, 0.2, 0.12
+"""Root mean squares of the parts with a pitch before normalisation: the balance is the same whatever plays and however
+often, for what a model is to follow must be heard."""
 
 RMS, PEAK = 0.14, 0.9
 """A mix has this root mean square (about -17 dBFS) unless its largest sample would exceed the peak."""
@@ -219,14 +228,26 @@ def render(piece: Piece, sample_rate: int = 16_000) -> Float[Tensor, "stems N"]:
         raise ValueError(f"expected a sample rate of at least 8000 Hz, got {sample_rate}")
     samples = round(piece.seconds * sample_rate)
     generator = np.random.default_rng([piece.seed, piece.index])
+    pitched = (
+        (BASS_LEVEL, piece.bass, piece.bass_notes),
+        (CHORD_LEVEL, piece.accompaniment, piece.accompaniment_notes),
+        (MELODY_LEVEL, piece.lead, piece.melody),
+    )
     parts = np.stack(
         [
             GENRES[piece.genre].drum_level * play_drums(piece.hits, samples, sample_rate, generator),
-            BASS_LEVEL * play(piece.bass, piece.bass_notes, samples, sample_rate, generator),
-            CHORD_LEVEL * play(piece.accompaniment, piece.accompaniment_notes, samples, sample_rate, generator),
-            MELODY_LEVEL * play(piece.lead, piece.melody, samples, sample_rate, generator),
+            *(
+                level * _unit(play(instrument, notes, samples, sample_rate, generator))
+                for level, instrument, notes in pitched
+            ),
         ]
     )
     mix = parts.sum(0)
     gain = min(RMS / float(np.sqrt(np.square(mix).mean())), PEAK / float(np.abs(mix).max()))
     return torch.from_numpy((parts * gain).astype(np.float32))
+
+
+def _unit(part: Float32[Wave, " N"]) -> Float32[Wave, " N"]:
+    """Bring a part to a root mean square of 1."""
+    unit: Wave = part / np.sqrt(np.square(part).mean())
+    return unit

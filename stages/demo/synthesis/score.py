@@ -1,9 +1,10 @@
 """A piece of the demo corpus as a score: everything that is known about it before a sample is made; and as much
-harmony as it needs, keys, scales and diatonic triads in equal temperament.
+harmony as it needs, keys, scales and diatonic triads, in equal temperament but for the chords, which are tuned purely.
 
 Pitches are MIDI note numbers (60 is middle C, 69 is A at 440 Hz); pitch classes count semitones above C."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 from model.conditioning.config import PITCH_NAMES
 
@@ -51,10 +52,21 @@ class Key:
         return PITCH_NAMES[(self.tonic + root) % 12] + quality
 
 
-def frequency(pitch: int) -> float:
+def frequency(pitch: float) -> float:
     """Return the frequency of a MIDI pitch in Hz, A4 = 440 Hz."""
     hertz: float = 440.0 * 2.0 ** ((pitch - 69) / 12)
     return hertz
+
+
+PURE = {0: Fraction(1), 3: Fraction(6, 5), 4: Fraction(5, 4), 6: Fraction(7, 5), 7: Fraction(3, 2)}
+"""Semitones above the root -> the frequency over the root's of a chord tone that does not beat."""
+
+
+def pure_tuning(interval: int) -> float:
+    """Return by which factor a chord tone, so many semitones above the root, is off its place in equal temperament when
+    the chord is tuned purely, as a choir or a string section tunes it."""
+    steps = interval % 12
+    return float(PURE[steps]) / 2 ** (steps / 12)
 
 
 FAST = 100
@@ -69,6 +81,8 @@ class Note:
     duration: float
     pitch: int
     velocity: float = 1.0
+    tuning: float = 1.0
+    """Frequency over that of the pitch in equal temperament."""
 
 
 @dataclass(frozen=True)
