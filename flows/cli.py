@@ -83,15 +83,19 @@ def run(options: RunOptions) -> int:
 @with_run_options()
 def plan(options: RunOptions) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
+    from flows.estimates import estimate, total_line
     from flows.orders import order_lines, stopping_lines, told_lines
     from flows.output import open_console, plan_rows, print_table
     from flows.reasons import plan_remark_lines, remark_line
 
     pipeline = options.plan.pipeline()
     plans = options.plan.stage_plans(pipeline)
-    print_table(open_console(), plan_rows(plans))
+    estimates = estimate(pipeline, plans)
+    print_table(open_console(), plan_rows(plans, estimates))
     for line in order_lines(pipeline, plans):
         print(line)
+    if total := total_line(estimates):
+        print(f"in all: {total}")
     stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
     for line in plan_remark_lines(plans):
         print(line, file=sys.stderr)

@@ -42,6 +42,7 @@ def run_and_tell(options: RunOptions) -> int:
 
 def _run(options: RunOptions, current: "Run") -> None:
     """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
+    from flows.estimates import estimate, total_line
     from flows.orders import told_lines
     from flows.recipe import GPU_STAGES
     from flows.running import current_run, run_stages
@@ -52,6 +53,8 @@ def _run(options: RunOptions, current: "Run") -> None:
     current.stage_plans = current.plan.stage_plans()
     for line in told_lines(current.stage_plans):  # what goes is said before it goes
         print(line, file=sys.stderr, flush=True)
+    if total := total_line(estimate(current.plan.pipeline(), current.stage_plans)):
+        print(f"segue: {total}", file=sys.stderr, flush=True)
     Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
     working = {plan.stage for plan in current.stage_plans if plan.jobs}
     if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS, RUNS, Row
+from flows.estimates import amount, duration, latest_runs, seconds_a_row
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
 from stages.checkpoints.generation_config import GenerationConfig
 from stages.pipeline.contract import Reject
 from stages.pipeline.plans import Plan
@@ -12,9 +13,6 @@ from stages.requests import REFERENCES
 
 if TYPE_CHECKING:
     from stages.pipeline.planning import Pipeline
-
-LATEST_RUNS = 5
-"""Runs of a stage that its rate is measured by: the machine and the settings of now are more like those of late."""
 
 
 def order_lines(pipeline: "Pipeline", plans: Sequence[Plan]) -> Iterator[str]:
@@ -105,18 +103,18 @@ def _cost(pipeline: "Pipeline", plans: Sequence[Plan], sound: float) -> str:
     if measured is None:
         return "time and bytes unknown: no run of this store has made clips yet"
     seconds_a_clip, bytes_a_second = measured
-    rates = _seconds_a_row(pipeline)
+    rates = {stage: seconds_a_row(runs) for stage, runs in latest_runs(pipeline).items()}
     stages = [
         plan.stage
         for plan in plans
         if plan.make and pipeline.stages[plan.stage].module.WRITES.key == GENERATIONS.key and plan.stage in rates
     ]
     times = {stage: rates[stage] * sound / seconds_a_clip for stage in stages}
-    each = ", ".join(f"{stage} {_duration(seconds)}" for stage, seconds in times.items())
-    size = f"{bytes_a_second * sound / 1e6:,.1f} MB"
+    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
+    size = amount(bytes_a_second * sound)
     if not times:
         return f"time unknown, about {size} by the clips of this store"
-    return f"about {_duration(sum(times.values()))} ({each}) and {size}, by what runs of this store took"
+    return f"about {duration(sum(times.values()))} ({each}) and {size}, by what runs of this store took"
 
 
 def _measured(pipeline: "Pipeline") -> tuple[float, float] | None:
@@ -129,30 +127,9 @@ def _measured(pipeline: "Pipeline") -> tuple[float, float] | None:
     return (seconds / len(clips), sum(row["bytes"] or 0 for row in clips) / seconds) if seconds else None
 
 
-def _seconds_a_row(pipeline: "Pipeline") -> Mapping[str, float]:
-    """Return how long the latest runs of each stage took for a row that they made."""
-    latest: dict[str, list[Row]] = {}
-    columns = ["stage", "started_at", "seconds", "rows_made", "error"]
-    for row in pipeline.store.read(RUNS, "1", columns=columns).to_pylist():
-        if row["rows_made"] and not row["error"]:
-            latest.setdefault(row["stage"], []).append(row)
-    rates = {}
-    for stage, runs in latest.items():
-        chosen = sorted(runs, key=lambda run: run["started_at"])[-LATEST_RUNS:]
-        rates[stage] = sum(run["seconds"] for run in chosen) / sum(run["rows_made"] for run in chosen)
-    return rates
-
-
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _minutes(seconds: float) -> str:
     return f"{seconds / 60:,.1f} minutes"
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in the unit that a person would say it in."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table as Grid
 from rich.text import Text
 
+from flows.estimates import Estimate, amount, duration
 from stages.pipeline.contract import Progress
 from stages.pipeline.plans import Plan
 from stages.pipeline.runner import StageResult
@@ -156,8 +157,10 @@ def result_rows(results: Sequence[StageResult]) -> list[dict[str, str | int | fl
     ]
 
 
-def plan_rows(plans: Sequence[Plan]) -> list[dict[str, str | int | float]]:
-    """Return what each stage would do, as rows."""
+def plan_rows(plans: Sequence[Plan], estimates: Sequence[Estimate] = ()) -> list[dict[str, str | int | float]]:
+    """Return what each stage would do, and what that takes where it is known, as rows."""
+    by_stage = {one.stage: one for one in estimates}
+    nothing = Estimate("", None, None)
     return [
         {
             "stage": plan.stage,
@@ -166,10 +169,16 @@ def plan_rows(plans: Sequence[Plan]) -> list[dict[str, str | int | float]]:
             "reuse": plan.reuse,
             "drop": plan.drop,
             "refused": plan.refused,
+            "about": _told(by_stage.get(plan.stage, nothing).seconds, duration),
+            "size": _told(by_stage.get(plan.stage, nothing).bytes, amount),
             "why": plan.reason,
         }
         for plan in plans
     ]
+
+
+def _told(value: float | None, tell: Callable[[float], str]) -> str:
+    return "" if value is None else tell(value)
 
 
 def open_console() -> Console:

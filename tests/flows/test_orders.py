@@ -94,7 +94,8 @@ def test_a_plan_counts_the_clips_that_the_run_then_makes(world, plan):
     assert re.match(
         r"to make: 3 clips, 100 frames, 0\.1 minutes of sound; about \d+ s \(generate ", said.splitlines()[1]
     )
-    assert re.search(r"and 0\.\d MB, by what runs of this store took$", said)
+    assert re.search(r"and [\d.]+ (kB|MB), by what runs of this store took$", said.splitlines()[1])
+    assert re.match(r"in all: about \d+ s and [\d.]+ (kB|MB), by what runs", said.splitlines()[2])
     assert world.run(file) == {"requests": 2, "generate": 3, "decode": 3}
     _, table, said, _ = plan(file)
     assert [cells[1] for cells in table.values()] == ["0", "0", "0"]
