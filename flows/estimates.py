@@ -32,8 +32,10 @@ class Estimate:
 
 def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
     """Return what the stages of a plan that have work would take, in their order."""
-    latest = latest_runs(pipeline)
     working = [plan for plan in plans if plan.jobs]
+    if not working:
+        return []
+    latest = latest_runs(pipeline)
     sizes = _bytes_a_row(pipeline, [pipeline.stages[plan.stage].module.WRITES for plan in working])
     estimates = []
     for plan in working:
