@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from flows import asking, generating, provenance, publishing, upkeep, verifying
+from flows import asking, exporting, generating, provenance, publishing, upkeep, verifying
 from flows.foreground import run_and_tell
 from flows.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.overrides import explain
@@ -47,6 +47,7 @@ app.add_typer(publishing.app)
 app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
 app.add_typer(verifying.app)
+app.add_typer(exporting.app)
 
 
 def _say_release(asked: bool) -> None:

@@ -100,6 +100,11 @@ class Store:
             )
         self._identity, self._seen_at = identity, time.monotonic()
 
+    @property
+    def identity(self) -> str:
+        """The store's own name, by which it is known wherever it lies; empty where it has none yet."""
+        return self._read_identity() or ""
+
     def _read_identity(self) -> str | None:
         path = self.path(IDENTITY)
         try:

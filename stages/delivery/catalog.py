@@ -1,0 +1,132 @@
+"""The catalog of a delivery: a row for every clip, as CSV and JSON, and what makes the folder an AudioFolder.
+
+`metadata.csv` is Hugging Face's AudioFolder table, which this project's own ingest reads too; `README.md` tells
+`datasets` that the folder is one, whatever its clips are called (a clip named `test` would be taken for a split).
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from schemas.tables import Row
+from stages.audio.clip_tags import ARTIST, clip_title
+from stages.delivery.choosing import ChosenClip
+from stages.delivery.folder import DeliveredFile
+
+SETTINGS = ("temperature", "guidance", "top_k", "top_p")
+
+METADATA = (
+    *("file_name", "title", "artist", "description", "bpm", "key", "request", "take", "seed", "checkpoint"),
+    *("seconds", "generated", "training_licences"),
+)
+"""The columns of `metadata.csv`, the file's name first, as AudioFolder wants it."""
+
+
+def catalog_row(chosen: ChosenClip, file: DeliveredFile, licences: str) -> Row:
+    """Return a clip's row of the catalog.
+
+    Args:
+        licences: those of what its model learned from, in short.
+    """
+    clip, request = chosen.clip, chosen.request
+    made = chosen.generation["created_at"]
+    return {
+        "file": file.file,
+        "request": clip["request_id"],
+        "name": request["name"],
+        "take": clip["take"] + 1,
+        "title": clip_title(request),
+        "description": request["description"],
+        "seconds": round(file.seconds, 4),
+        "format": file.format,
+        "sample_rate": file.sample_rate,
+        "channels": file.channels,
+        "loudness": _rounded(file.loudness),
+        "true_peak": _rounded(file.true_peak),
+        "tempo": request["bpm"],
+        "key": request["key"],
+        "seed": chosen.generation["seed"],
+        **{name: request[name] for name in SETTINGS},
+        "checkpoint": clip["checkpoint_id"],
+        "made": None if made is None else f"{made:%Y-%m-%d}",
+        "training_licences": licences,
+        "marks": file.marks,
+        "scores": {name: value for name, value in chosen.heard.items() if value is not None},
+        "bytes": file.bytes,
+        "sha256": file.sha256,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def catalog_json(rows: Sequence[Row]) -> bytes:
+    """Return the catalog as JSON, the scores of a clip as an object of their own."""
+    return (json.dumps({"clips": list(rows)}, ensure_ascii=False, indent=1, default=str) + "\n").encode()
+
+
+def catalog_csv(rows: Sequence[Row]) -> bytes:
+    """Return the catalog as CSV, a column `score_…` for each score that any clip has."""
+    scores = list(dict.fromkeys(name for row in rows for name in row["scores"]))
+    plain = [name for name in (rows[0] if rows else ()) if name != "scores"]
+    at = plain.index("bytes") if plain else 0
+    names = [*plain[:at], *(f"score_{name}" for name in scores), *plain[at:]]
+    return _csv(names, [row | {f"score_{name}": value for name, value in row["scores"].items()} for row in rows])
+
+
+def metadata_csv(rows: Sequence[Row]) -> bytes:
+    """Return the AudioFolder table of the catalog's rows."""
+    renamed = [
+        row | {"file_name": row["file"], "artist": ARTIST, "bpm": row["tempo"], "generated": "trainedAlgorithmicMedia"}
+        for row in rows
+    ]
+    return _csv(METADATA, renamed)
+
+
+def _csv(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(["" if row.get(name) is None else row[name] for name in names] for row in rows)
+    return text.getvalue().encode()
+
+
+def checksums(digests: Mapping[str, str]) -> bytes:
+    """Return what `sha256sum -c` reads: the digest of each file, by its path."""
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
+
+
+def card(rows: Sequence[Row]) -> bytes:
+    """Return the README of a delivery, with the front matter by which `datasets` finds its parts."""
+    licences = sorted({row["training_licences"] for row in rows if row["training_licences"]})
+    seconds = sum(row["seconds"] for row in rows)
+    learned = "; ".join(licences) or "not known"
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path:
+    - metadata.csv
+    - clips/*
+tags:
+- audio
+- generated
+---
+
+# {len(rows)} generated clips, {seconds / 60:.1f} minutes
+
+A model made every sound here: each file says so (`trainedAlgorithmicMedia`), and `catalog.csv` and `catalog.json` say
+of each by which model, from which request and seed. Licences of the recordings that the models learned from: {learned}.
+
+| file | what it is |
+| --- | --- |
+| `clips/` | the clips |
+| `catalog.csv`, `catalog.json` | request, take, length, level, tempo, key, scores, seed, model and digest of each |
+| `metadata.csv` | the table of an AudioFolder: `datasets.load_dataset` reads this folder by its name |
+| `SHA256SUMS` | `sha256sum -c SHA256SUMS` tells whether all is as it was delivered |
+| `index.html` | a page to listen by |
+""".encode()

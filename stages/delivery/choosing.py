@@ -1,0 +1,124 @@
+"""Choosing clips for a delivery: by a condition in SQL, by the best takes of each request, by what a person picked.
+
+The condition reads one wide row a clip: the columns of `clips`, those of its request, and those of every table of what
+was heard in it. Where two tables have a column of one name, it is the one of the earlier (`seconds` is the clip's own,
+`key` what was asked for), and the other's has its table's name before it (`scores.key`).
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from schemas import Store
+from schemas.database import QueryError, literal, query
+from schemas.picks import Clip, Picks
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, TABLES, Row, Table
+
+HEARD = tuple(
+    table
+    for table in TABLES.values()
+    if table.key == CLIPS.key and table not in (CLIPS, GENERATIONS) and not table.accumulates
+)
+"""The tables with a row a clip: what was measured of it, and what is like it."""
+
+
+@dataclass(frozen=True)
+class ChosenClip:
+    """A clip with all that its store knows of it."""
+
+    clip: Row
+    request: Row
+    generation: Row
+    """`request_id`, `take`, `checkpoint_id`, `seed` and `created_at`."""
+    heard: Row
+    """Columns of the tables in `HEARD` that hold one value, the first of a name."""
+
+    @property
+    def key(self) -> Clip:
+        return self.clip["request_id"], self.clip["take"]
+
+
+def choose_clips(
+    store: Store,
+    requests: Collection[str] | None = None,
+    where: str | None = None,
+    best: int | None = None,
+    by: str | None = None,
+    picks: Picks | None = None,
+) -> list[ChosenClip]:
+    """Return the clips of a delivery, in the order of their requests.
+
+    Args:
+        requests: ids of the requests whose clips are meant; None for all.
+        where: a condition in SQL over the wide row.
+        best: how many takes of each request are chosen, those with the most of `by`; None for all.
+        by: an expression in SQL over the wide row.
+        picks: clips that a person picked, which are then chosen alone, or refused, which are not.
+
+    Raises:
+        ValueError: the condition cannot be answered.
+    """
+    names = ", ".join(('"*clips"', '"*requests"', '"*generations"', '"*heard"'))
+    conditions = [*([f"({where})"] if where else []), *_conditions(requests, picks)]
+    sql = f"SELECT {names} FROM ({_wide_rows()}) WHERE {' AND '.join(conditions) or 'true'}"
+    if best is not None:  # of those that were not refused: the next best takes a refused one's place
+        order = f"ORDER BY ({by}) DESC NULLS LAST, take" if by else "ORDER BY take"
+        sql += f" QUALIFY row_number() OVER (PARTITION BY request_id {order}) <= {best}"
+    try:
+        rows = query(store, sql).to_pylist()
+    except QueryError as error:
+        raise ValueError(f"expected a condition over {_columns_in_words()}: {error}") from error
+    chosen = [ChosenClip(row["*clips"], row["*requests"], row["*generations"], row["*heard"]) for row in rows]
+    return sorted(chosen, key=lambda each: (each.request["shard"] or 0, each.request["line"] or 0, each.key))
+
+
+def _conditions(requests: Collection[str] | None, picks: Picks | None) -> list[str]:
+    conditions = []
+    if requests is not None:
+        conditions.append(f"request_id IN ({', '.join(map(literal, sorted(requests)))})" if requests else "false")
+    for clips, word in ((picks.picked, "IN"), (picks.refused, "NOT IN")) if picks else ():
+        if clips:
+            pairs = ", ".join(f"({literal(request)}, {take})" for request, take in sorted(clips))
+            conditions.append(f"(request_id, take) {word} ({pairs})")
+    return conditions
+
+
+def _wide_rows() -> str:
+    """Return the statement of the wide rows: columns under plain names, and each table's as a structure."""
+    plain = ["clips.*"]
+    known = set(CLIPS.schema.names)
+    joined = ["FROM clips"]
+    heard: dict[str, str] = {}
+    for table in (REQUESTS, *HEARD):
+        columns = [name for name in table.schema.names if not _is_vector(table, name)]
+        new = [name for name in columns if name not in known]
+        known |= set(new)
+        plain += [f'{table.name}."{name}"' for name in new]
+        key = ", ".join(table.key)
+        source = ", ".join(f'"{name}"' for name in columns)
+        joined.append(
+            f"{'' if table is REQUESTS else 'LEFT '}JOIN (SELECT {source} FROM {table.name}) {table.name} USING ({key})"
+        )
+        if table is not REQUESTS:
+            heard |= {
+                name: f'{table.name}."{name}"'
+                for name in columns
+                if name not in heard and name not in table.key and not pa.types.is_nested(table.schema.field(name).type)
+            }
+    facts = ", ".join(f'"{name}"' for name in ("request_id", "take", "checkpoint_id", "seed", "created_at"))
+    joined.append(f"LEFT JOIN (SELECT {facts} FROM generations) generations USING (request_id, take)")
+    whole = ['clips AS "*clips"', 'requests AS "*requests"', 'generations AS "*generations"']
+    whole.append("{" + ", ".join(f"'{name}': {column}" for name, column in heard.items()) + '} AS "*heard"')
+    whole += [f"{table.name} AS {table.name}" for table in (REQUESTS, *HEARD)]
+    return f"SELECT {', '.join([*plain, *whole])} {' '.join(joined)}"
+
+
+def _is_vector(table: Table, name: str) -> bool:
+    """Return whether a column holds vectors, such as embeddings, which no condition speaks of."""
+    kind = table.schema.field(name).type
+    return pa.types.is_list(kind) and not pa.types.is_string(kind.value_type)
+
+
+def _columns_in_words() -> str:
+    return f"the columns of {', '.join(table.name for table in (CLIPS, REQUESTS, *HEARD))}"

@@ -1,0 +1,88 @@
+"""`segue export`: what it prints, what it refuses in one line, and which requests words and files mean."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flows.cli import run_command
+from schemas import Store
+from schemas.tables import CLIPS
+from tests.worlds.delivered_clips import delivered_store
+from tests.worlds.small_catalog import VERSION
+
+Segue = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return delivered_store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def export(store: Store, capsys: pytest.CaptureFixture[str]) -> Segue:
+    """Runs a command, and returns what it printed, to standard error too."""
+
+    def run(*words: object, code: int = 0) -> str:
+        assert run_command(["export", *map(str, words), "--store", store.url]) == code
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return run
+
+
+def test_a_delivery_tells_what_was_written_and_that_nothing_was(export: Segue, tmp_path: Path) -> None:
+    assert f"{tmp_path}/d: 8 clips written, 0 as they were\n" in export(tmp_path / "d")
+    assert export(tmp_path / "d") == f"{tmp_path}/d: 8 clips as they were, nothing to write\n"
+    told = export(tmp_path / "d", "--where", "take = 1")
+    assert "7 clips of earlier exports not chosen now (--prune removes them):\n    clips/CON_1.flac\n" in told
+    assert "7 clips of earlier exports removed" in export(tmp_path / "d", "--where", "take = 1", "--prune")
+
+
+def test_requests_are_meant_by_name_by_id_and_by_a_file_of_them(export: Segue, tmp_path: Path) -> None:
+    (tmp_path / "order.csv").write_text("name,description\ntest,whatever\nopening,\n")
+    told = export(tmp_path / "d", "--requests", "CON", "--requests", f"{5:016x}", "--requests", tmp_path / "order.csv")
+    assert "5 clips written" in told
+    (tmp_path / "unknown.csv").write_text("name,description\nclosing,\n")
+    told = export(tmp_path / "d", "--requests", tmp_path / "unknown.csv", code=2)
+    assert "that this store's order has, got 1 that it has not: line 2" in told
+    assert "got 7 that '0000' may mean" in export(tmp_path / "d", "--requests", "0000", code=2)
+    assert "'nothing', which is no file, id or name" in export(tmp_path / "d", "--requests", "nothing", code=2)
+
+
+def test_the_best_takes_and_the_picks_of_a_person_choose(export: Segue, tmp_path: Path) -> None:
+    picks = [{"request_id": f"{0:016x}", "take": 1, "verdict": "refuse"}]
+    (tmp_path / "picks.json").write_text(json.dumps({"format": "segue-picks-1", "store": "", "picks": picks}))
+    export(tmp_path / "d", "--by", "clap_similarity", "--requests", "opening")
+    assert [path.name for path in (tmp_path / "d" / "clips").iterdir()] == ["opening_2.flac"]
+    words = ("--by", "clap_similarity", "--requests", "opening", "--picks", tmp_path / "picks.json")
+    export(tmp_path / "e", *words)
+    assert [path.name for path in (tmp_path / "e" / "clips").iterdir()] == ["opening_1.flac"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--name", "{nme}"), "did you mean name?"),
+        (("--where", "clap_similarty > 1"), "clap_similarity"),
+        (("--where", "seconds > 999"), "expected clips to deliver, got none"),
+        (("--format", "mp3", "--sample-rate", "44000"), "44100, 48000 for MP3, got 44000"),
+        (("--format", "ogg", "--bit-depth", "24"), "expected --format flac or wav with --bit-depth, got ogg"),
+        (("--sample-rate", "3"), "from 8000 to 192000 Hz, got 3"),
+        (("--picks", "/no/picks.json"), "expected picks as JSON or CSV at /no/picks.json"),
+        (("--key", "a.pem"), "expected --certificate beside --key"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line_and_nothing_is_written(export, tmp_path, words, message) -> None:
+    told = export(tmp_path / "d", *words, code=2)
+    assert message in told
+    assert len(told.splitlines()) == 1
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_clip_that_could_not_be_delivered_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = delivered_store(tmp_path / "s")
+    store.remove(store.read(CLIPS, VERSION).to_pylist()[2]["path"])
+    assert run_command(["export", str(tmp_path / "d"), "--store", store.url]) == 1
+    assert "segue: 1 clip could not be delivered" in capsys.readouterr().err

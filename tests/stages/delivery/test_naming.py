@@ -1,0 +1,80 @@
+"""Names of delivered files: safe on every file system, each once, and a template that is wrong says what is right."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from stages.delivery.choosing import ChosenClip
+from stages.delivery.naming import LONGEST, check_template, clip_names, safe_name
+
+
+def clip(name: str | None, request: str = "a1", take: int = 0, title: str | None = None) -> ChosenClip:
+    request_row = {"name": name, "title": title, "line": 3, "bpm": 97.6, "key": "A minor"}
+    clip_row = {"request_id": request, "take": take, "seconds": 7.96, "checkpoint_id": "c1"}
+    return ChosenClip(clip_row, request_row, {"seed": 7}, {})
+
+
+@settings(max_examples=60)
+@given(some.text(max_size=300) | some.text(alphabet="/\\.:~- \0\n\u202e", max_size=20))
+def test_any_text_becomes_one_name_in_one_folder(text):
+    name = safe_name(text)
+    assert name
+    assert name == name.strip(". ")
+    assert name[0] not in ".-~"
+    assert not set(name) & set('<>:"/\\|?*')
+    assert name.isprintable()
+    assert len(name.encode()) <= LONGEST + 1
+    assert safe_name(name) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("../../etc/passwd", "_.._etc_passwd"),
+        ("CON", "_CON"),
+        ("lpt1.wav", "_lpt1.wav"),
+        ("-rf", "_-rf"),
+        ("Cafe\u0301 ♪", "Café ♪"),
+        ("a\u202eb\ud800", "a b?".replace("?", "_")),
+        ("...", "clip"),
+        ("", "clip"),
+    ],
+)
+def test_what_means_something_to_a_file_system_is_gone_and_all_else_stays(text, name):
+    assert safe_name(text) == name
+
+
+def test_of_equal_names_the_first_keeps_its_own_and_the_others_say_which_they_are():
+    clips = [clip("Song"), clip("song", "b2"), clip("Song", take=1), clip("so/ng", "c3"), clip("so:ng", "d4")]
+    assert clip_names(clips, "{name}") == ["Song", "song-b2-1", "Song-a1-2", "so_ng", "so_ng-d4-1"]
+    assert clip_names(clips[:3], "{name}_{take}") == ["Song_1", "song_1-b2-1", "Song_2"]
+
+
+def test_a_template_takes_takes_from_1_and_what_is_missing_from_what_is_next():
+    template = "{take:02d} {title} {bpm} {seconds}s {key} {seed} {line} {request} {checkpoint}"
+    assert clip_names([clip("n")], template) == ["01 n 98 8s A minor 7 3 a1 c1"]
+    assert clip_names([clip(None, title="T"), clip(None)], "{name}") == ["T", "request a1"]
+
+
+@pytest.mark.parametrize("template", ["{name}_{take}", "{name:.12} {take:02d}", "{request}", "x{{y}} {seed}"])
+def test_a_template_that_can_be_filled_in_is_taken(template):
+    check_template(template)
+    assert clip_names([clip("n")], template)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{nmae}_{take}", r"expected fields of name, title, .* got 'nmae' \(did you mean name\?\)"),
+        ("{name.__class__}", "expected fields of"),
+        ("{name!r}", "got 'name!r'"),
+        ("{0}", "expected fields of"),
+        ("{name", "expected a name such as"),
+        ("{take:zz}", "expected a name such as"),
+        ("{name}/{take}", "without folders"),
+        ("all", "all clips would have one name"),
+    ],
+)
+def test_a_template_that_cannot_be_meant_says_what_can(template, message):
+    with pytest.raises(ValueError, match=message):
+        check_template(template)
