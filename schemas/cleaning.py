@@ -27,6 +27,7 @@ from schemas.publications import Publications
 from schemas.row_files import file_columns
 from schemas.store import STALE_SECONDS, Store
 from schemas.tables import (
+    BESIDE,
     CHECKPOINTS,
     CLIPS,
     GENERATIONS,
@@ -34,11 +35,8 @@ from schemas.tables import (
     PUBLICATIONS,
     PUBLISHED,
     RECONSTRUCTIONS,
-    REJECTS,
-    REMARKS,
     RUNS,
     TRAINING,
-    WITHHELD,
     Row,
     Table,
 )
@@ -113,7 +111,7 @@ class _Cleaning:
         for table in PUBLISHED.values():
             for version in versions_of(self._store, table):
                 self._table_version(table, version)
-        for table in (REJECTS, REMARKS, WITHHELD):
+        for table in BESIDE:
             for version in versions_of(self._store, table):
                 if version not in self._kept_versions | self._whole.keys():
                     self._remove(self._store.folder(table, version), "of a version that nothing reaches")

@@ -21,7 +21,7 @@ from schemas.columns import COLUMNS, VIEW_COLUMNS
 from schemas.names import did_you_mean
 from schemas.publications import Publications
 from schemas.store import Store
-from schemas.tables import CLIPS, REJECTS, REMARKS, RUNS, TABLES, WITHHELD, Table
+from schemas.tables import BESIDE, CLIPS, RUNS, TABLES, Table
 from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.views import EVERY_CLIP, VIEWS
 
@@ -226,7 +226,7 @@ def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str,
             shown[table.name] = published[table.name]
             continue
         versions = store.versions(table)
-        if table in (REJECTS, REMARKS, WITHHELD):
+        if table in BESIDE:
             versions = [version for version in versions if version in last_of_stage.values()]
         elif not table.accumulates:
             # A store of an earlier release, which has no publications yet.
@@ -337,6 +337,7 @@ def _sql_type(kind: pa.DataType) -> str:
         fields = ", ".join(f'"{kind.field(i).name}" {_sql_type(kind.field(i).type)}' for i in range(kind.num_fields))
         return f"STRUCT({fields})"
     names = {"string": "VARCHAR", "bool": "BOOLEAN", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
-    names |= {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT", "uint16": "USMALLINT"}
+    names |= {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"}
+    names |= {"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER"}
     names |= {"float": "FLOAT", "double": "DOUBLE"}
     return names[str(kind)]

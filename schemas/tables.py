@@ -102,6 +102,7 @@ TRACKS = Table(
         licence=TEXT,
         lyrics=TEXT,
         replay_gain=pa.float64(),
+        copies_of=TEXTS,
         split=TEXT,
         warnings=TEXTS,
         shard=pa.int32(),
@@ -117,6 +118,18 @@ WITHHELD = Table(
     ("track_id",),
     TRACKS.schema,
     identity=TRACKS.identity,
+)
+PRINTS = Table(
+    "prints",
+    "what copies of a recording are known by: where in time and pitch it is strongest (`stages.analysis.prints`)",
+    ("track_id",),
+    columns(
+        track_id=TEXT,
+        seconds=pa.float64(),
+        peak_frames=pa.list_(pa.int32()),
+        peak_pitches=pa.list_(pa.uint8()),
+        sketch=pa.list_(pa.uint32()),
+    ),
 )
 PIECES = Table(
     "pieces",
@@ -550,13 +563,15 @@ VERSIONS = Table(
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *(TRACKS, WITHHELD, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
+        *(TRACKS, WITHHELD, PRINTS, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
         *(CHECKPOINTS, LEARNED, TRAINING, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, CONTROLS, MEASURES, REPORTS),
         *(WEIGHTS, TAKEN_DOWN, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }
+BESIDE = (WITHHELD, PRINTS, REJECTS, REMARKS)
+"""Tables that a stage writes beside its own, under the same version, and that no publication speaks of."""
 PUBLISHED: dict[str, Table] = {
-    name: table for name, table in TABLES.items() if not table.accumulates and table not in (WITHHELD, REJECTS, REMARKS)
+    name: table for name, table in TABLES.items() if not table.accumulates and table not in BESIDE
 }
 """The tables whose views show what was published last: rows that stages derive."""

@@ -50,6 +50,9 @@ half."""
 PITCH_STEPS, TIME_STEPS = 4, 2
 """What of a constellation is told apart: semitones, and 64 ms."""
 
+SKETCHED = 2**29
+"""A sketch has the constellations with a hash below this: one in eight, the same ones of every copy."""
+
 Frames = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint32]
 
@@ -65,6 +68,13 @@ class Print:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Print):
+            return NotImplemented
+        return np.array_equal(self.frames, other.frames) and np.array_equal(self.pitches, other.pitches)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +187,12 @@ def constellations(print_: Print, loosely: bool = False) -> Constellations:
     different = np.ones(ways.shape, bool)
     different[:, 1:] = ways[:, 1:] != ways[:, :-1]
     return Constellations(ways[different], np.repeat(print_.frames[first], different.sum(1)))
+
+
+def sketch(told: Constellations) -> Hashes:
+    """Return the hashes of a sketch, each once: what tells of many prints which ones are worth comparing."""
+    sketched: Hashes = np.unique(told.hashes[told.hashes < SKETCHED])
+    return sketched
 
 
 def _triples(print_: Print) -> list[npt.NDArray[np.int64]]:

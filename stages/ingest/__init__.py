@@ -7,7 +7,7 @@ metadata that changed later changes the row and reads no sound. The same content
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 
 from schemas.drafts import Drafts
 from schemas.licences import LicencePolicy
-from schemas.tables import TRACKS, WITHHELD
+from schemas.tables import PRINTS, TRACKS, WITHHELD, Row
 from schemas.take_downs import TakeDowns
 from stages.ingest.acceptance import Acceptance, measured, needed_columns
 from stages.ingest.choosing import Chosen
 from stages.ingest.config import Config
+from stages.ingest.duplicates import Prints, find_copies
 from stages.ingest.fields import clean_text
 from stages.ingest.index import COMPARED_COLUMNS, INDEX_COLUMNS, TrackIndex, is_unchanged
 from stages.ingest.listing import File, Listing
@@ -31,9 +32,9 @@ from stages.pipeline.contract import NOT_ACCEPTED, Context, Reject, Remarks, Sha
 
 __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]
 
-READS, WRITES, VERSION = (), TRACKS, 3
+READS, WRITES, VERSION = (), TRACKS, 4
 
-PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings", "licence")
+PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings", "licence", "track_id", "title", "copies_of")
 """All that `plan_source` needs of the rows of earlier runs, where nothing has changed."""
 
 SAVE_EVERY = 128
@@ -69,14 +70,17 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     recordings = measured(known, withheld, PLANNING_COLUMNS)
     noticed = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist())
     remark_licences(noticed, config.licences, known.column("licence"))
+    remark_copies(noticed, known)
     remarks = noticed.all()
     unchanged = is_unchanged(listing, metadata, recordings, lasting, refused, config.captions)
-    if unchanged and acceptance.is_settled(not_accepted):
+    uncompared = recordings.column("copies_of").null_count if config.near_duplicates is not None else 0
+    if unchanged and not uncompared and acceptance.is_settled(not_accepted):
         return SourcePlan(0, known.num_rows, 0, remarks=remarks)
     rows = measured(drafts.read(columns=INDEX_COLUMNS), withheld, INDEX_COLUMNS)
     index = _track_index(config, context, listing, metadata, rows)
     refused_before = set(refused.column("key").to_pylist())
     removed, outdated = set(index.removed()), index.outdated()
+    outdated |= set(index.uncompared()) - removed if config.near_duplicates is not None else set()
     made = outdated | (acceptance.returning - removed)
     new_rejects = set(lasting) - refused_before
     gone_rejects = refused_before - set(lasting) - {file.uri for file in listing.recordings}
@@ -106,13 +110,16 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     unread = index.unread(rejects)
     acceptance.enter_rejects(rejects)
     context.progress.start("reading recordings", len(unread), "tracks")
+    prints = Prints(context.store, context.fingerprint)
 
     def probes() -> Iterator[tuple[File, AudioProbe | Refused]]:
         for result in probe_all(unread, config.limits, context.settings.workers, context.check_stopped):
+            if isinstance(result[1], AudioProbe):
+                prints.add(result[1])
             yield result
             context.progress.advance()
 
-    for shard in update_shards(index, rejects, recorded, probes()):
+    def update_of(shard: int) -> Iterator[ShardUpdate]:
         rows, new = index.take_shard(shard)
         # The index goes through all rows, and a million whole ones would take gigabytes.
         of_shard = [table.filter(pc.equal(table["shard"], shard)).to_pylist() for table in (withheld, known)]
@@ -120,17 +127,33 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         division = acceptance.divide(shard, [{**before.get(row["track_id"], {}), **row} for row in rows], rejects)
         counted = new | division.made
         made = sum(row["track_id"] in counted for row in division.accepted)
+        taken = prints.of_shard(shard, [row["track_id"] for row in rows])
+        also: dict[str, Sequence[Row]] = {} if taken is None else {PRINTS.name: taken}
         if division.returning:
-            first = {WITHHELD.name: [*division.withheld, *division.returning]}
+            first = {**also, WITHHELD.name: [*division.withheld, *division.returning]}
             yield ShardUpdate(shard, division.accepted, made, list(rejects.values()), first)
             made = 0
-        also = {WITHHELD.name: division.withheld} if division.beside else {}
+        also |= {WITHHELD.name: division.withheld} if division.beside else {}
         yield ShardUpdate(shard, division.accepted, made, list(rejects.values()), also)
+
+    for shard in update_shards(index, rejects, recorded, probes()):
+        yield from update_of(shard)
+    if config.near_duplicates is not None:
+        new = index.uncompared()
+        copies: dict[str, list[str]] = {track_id: [] for track_id in new}
+        for track_id, original in find_copies(context, prints, new, config.near_duplicates):
+            copies[track_id].append(original)
+        tell_moved(context, index, index.enter_copies(copies))
+        for shard in reversed(index.refresh(index.shards())):
+            yield from update_of(shard)
+    context.store.sweep(context.store.folder(PRINTS, context.fingerprint))
     context.store.sweep(context.store.folder(WITHHELD, context.fingerprint))
     warnings = [warning for row in index.rows.values() for warning in row["warnings"] or ()]
     context.remarks.update(source_remarks(listing, metadata, warnings))
-    licences = Drafts(context.store, TRACKS, context.fingerprint).read(columns=["licence"]).column("licence")
-    remark_licences(context.remarks, config.licences, licences)
+    columns = ["licence", "track_id", "title", "copies_of"]
+    tracks = Drafts(context.store, TRACKS, context.fingerprint).read(columns=columns)
+    remark_licences(context.remarks, config.licences, tracks.column("licence"))
+    remark_copies(context.remarks, tracks)
 
 
 def update_shards(
@@ -186,6 +209,27 @@ def source_remarks(listing: Listing, metadata: SourceMetadata, warnings: Iterabl
         where, kind = _warning_kind(warning, locations)
         remarks.add_all(kind, where, [warning[:EXAMPLE_LENGTH]], count)
     return remarks
+
+
+def remark_copies(remarks: Remarks, tracks: pa.Table) -> None:
+    """Notice the tracks that are copies of others by their sound.
+
+    Args:
+        tracks: their `track_id`, `title` and `copies_of`.
+    """
+    copies = tracks.filter(pc.greater(pc.list_value_length(tracks.column("copies_of")), 0)).sort_by("track_id")
+    rows = copies.slice(0, Remarks.EXAMPLES).select(["track_id", "title"]).to_pylist()
+    examples = [clean_text(row["title"] or row["track_id"][:12])[:EXAMPLE_LENGTH] for row in rows]
+    remarks.add_all("tracks that are copies of others by their sound, and share their split", "", examples, len(copies))
+
+
+def tell_moved(context: Context, index: TrackIndex, moved: Mapping[str, str]) -> None:
+    """Tell a person which recordings are in another split now, for new ones are copies of theirs."""
+    if moved:
+        some = [f"{track_id[:12]} ({moved[track_id]} to {index.rows[track_id]['split']})" for track_id in sorted(moved)]
+        recordings = "recordings move" if len(moved) > 1 else "recording moves"
+        lead = f"{len(moved)} {recordings} to the split of what new ones are copies of: "
+        context.progress.tell([lead + ", ".join(some[:3])])
 
 
 def remark_licences(remarks: Remarks, policy: LicencePolicy, licences: pa.ChunkedArray) -> None:

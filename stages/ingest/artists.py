@@ -7,7 +7,8 @@ stand for nobody (`Various Artists`, `unknown`) are no artists.
 
 **Splits.** Tracks with an artist in common are in one group, and so are groups that a track connects. Names that were
 left whole above count with their parts here (`Earth, Wind & Fire` with `Fire`), so that caution leaks nothing. Every
-artist, and every track without one, has a split by its hash. A group is in `train` if any of its artists is there, or
+artist, and every track without one, has a split by its hash. A recording that sounds like a copy of others
+(`stages.ingest.duplicates`) is in one group with them. A group is in `train` if any of its artists is there, or
 any of its tracks was; else in `valid` by the same rule, else in `test`. So the order of arrival does not matter, a
 track that connects two groups moves rows only towards `train`, and nothing that was trained on is ever held out.
 """
@@ -28,6 +29,9 @@ _FEATURED = re.compile(r"[(\[]\s*(?:feat|ft|featuring)\b\.?\s+([^)\]]+)[)\]]", r
 _AMPERSAND = re.compile(r"\s*[&＆]\s*+(?!(?:the|his|her|their)\b)", re.IGNORECASE)
 
 _PARTS = re.compile(r"\s*[,&]\s*")
+
+LINK = "recording:"
+"""How keys begin that connect, and have no split of their own."""
 
 NOBODY = frozenset(
     (
@@ -85,6 +89,12 @@ def group_keys(artists: Sequence[str], track_id: str) -> list[str]:
     return list(keys) or [f"track:{track_id}"]
 
 
+def copy_keys(track_id: str, copies_of: Sequence[str]) -> list[str]:
+    """Return what connects a recording with those that it is a copy of, whether or not they are still there: two copies
+    of a recording that is gone stay together."""
+    return [f"{LINK}{each}" for each in (track_id, *copies_of)]
+
+
 def split_of(key: str, valid: float, test: float) -> str:
     """Return the split of an artist or a track by its hash.
 
@@ -133,7 +143,8 @@ class ArtistGroups:
     def _root(self, key: str) -> str:
         if key not in self._parents:
             self._parents[key] = key
-            self._ranks[key] = SPLITS.index(split_of(key, *self._shares))
+            split = SPLITS[-1] if key.startswith(LINK) else split_of(key, *self._shares)
+            self._ranks[key] = SPLITS.index(split)
             return key
         while (parent := self._parents[key]) != key:
             self._parents[key] = self._parents[parent]  # halves the path for whoever comes next

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.ingest.artists import ArtistGroups, distinct, featured_names, group_keys
+from stages.ingest.artists import ArtistGroups, copy_keys, distinct, featured_names, group_keys
 from stages.ingest.captions import caption_of
 from stages.ingest.fields import FIELDS, LIST_ITEMS, Fields, resolve
 from stages.ingest.listing import File, Listing
@@ -26,7 +26,9 @@ from stages.pipeline.contract import Reject
 
 Row = dict[str, Any]
 
-INDEX_COLUMNS = ("track_id", "shard", "files", "metadata_stamp", "artists", "split", "warnings", "loudness")
+INDEX_COLUMNS = (
+    *("track_id", "shard", "files", "metadata_stamp", "artists", "copies_of", "split", "warnings", "loudness"),
+)
 """The columns of known rows that an index decides by; what else a row has, it leaves as it is."""
 
 COMPARED_COLUMNS = ("files", "metadata_stamp")
@@ -87,9 +89,15 @@ class TrackIndex:
         if is_new:
             if self.last_shard < 0 or self.is_full(self.last_shard):
                 self.last_shard += 1
-            measured = {name: value for name, value in vars(probe).items() if name != "tags"}
+            measured = {name: value for name, value in vars(probe).items() if name not in ("tags", "peaks")}
             seconds = probe.frames / probe.sample_rate
-            self.rows[track_id] = {**measured, "seconds": seconds, "shard": self.last_shard, "files": []}
+            self.rows[track_id] = {
+                **measured,
+                "seconds": seconds,
+                "shard": self.last_shard,
+                "files": [],
+                "copies_of": None,
+            }
             self._shards[self.last_shard].append(track_id)
         entry = {"uri": file.uri, "stamp": file.stamp, "tags": probe.tags}
         self._files[track_id] = sorted([*self._files.get(track_id, []), entry], key=lambda entry: entry["uri"])
@@ -150,7 +158,27 @@ class TrackIndex:
                 self._changed.add(track_id)
 
     def _connect(self, groups: ArtistGroups, row: Row) -> None:
-        groups.connect(group_keys(row["artists"] or (), row["track_id"]), row["split"])
+        keys = group_keys(row["artists"] or (), row["track_id"])
+        groups.connect([*keys, *copy_keys(row["track_id"], row["copies_of"] or ())], row["split"])
+
+    def uncompared(self) -> dict[str, int]:
+        """Return the recordings whose sound was not compared with that of others yet, with their shards."""
+        return {track_id: row["shard"] for track_id, row in self.rows.items() if row["copies_of"] is None}
+
+    def enter_copies(self, copies: Mapping[str, Collection[str]]) -> dict[str, str]:
+        """Enter of recordings that were compared which ones each is a copy of, and return where each known recording
+        was, by its `track_id`, that moves to another split because of that. One that names the other is enough of a
+        pair."""
+        for track_id, originals in copies.items():
+            named = [each for each in originals if track_id not in (self.rows[each]["copies_of"] or ())]
+            self.rows[track_id] = row = {**self.rows[track_id], "copies_of": sorted(named)}
+            self._changed.add(track_id)
+            if self._groups is not None:
+                self._connect(self._groups, row)
+        before = {track_id: row["split"] for track_id, row in self.rows.items() if track_id not in copies}
+        for shard in self.shards():
+            self._refresh_splits(shard)
+        return {track_id: split for track_id, split in before.items() if self.rows[track_id]["split"] != split}
 
     def drop_removed(self) -> None:
         """Drop the rows that have no file left; call it when all new files are read."""

@@ -4,6 +4,9 @@ their own."""
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from stages.analysis.prints import SAMPLE_RATE, Print, PrintMeter
 from stages.audio.identity import track_identity
 from stages.audio.locations import AudioError, open_binary
 from stages.audio.loudness import AudioMeasures, LoudnessMeter
@@ -54,6 +57,8 @@ class AudioProbe:
     phase: float | None
     tags: str
     """The file's own tags: `Fields` as JSON."""
+    peaks: Print | None = None
+    """What copies of it are known by."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,7 @@ def probe_recording(uri: str, limits: Limits) -> AudioProbe | Refused:
                 **vars(sound.measures),
                 **vars(sound.quality),
                 tags=Fields(tags.values, (*origin, *decoded.warnings, *tags.warnings)).to_json(),
+                peaks=sound.peaks,
             )
     except AudioError as error:
         return Refused(error.kind, error.message)
@@ -142,6 +148,7 @@ class _Sound:
     channels: int
     measures: AudioMeasures
     quality: AudioQuality
+    peaks: Print
 
 
 def _check_origin(marks: Sequence[Mark], limits: Limits) -> tuple[str, ...]:
@@ -160,8 +167,12 @@ def _measure(stream: AudioStream, limits: Limits) -> _Sound:
     _check_format(stream.channels, stream.sample_rate, limits)
     if stream.claimed_frames is not None:
         _check_longest(stream.claimed_frames / stream.sample_rate, limits)
+    import soxr
+
     loudness, frames = LoudnessMeter(stream.sample_rate, stream.channels), 0
     quality = QualityMeter(stream.sample_rate, stream.channels, loudness.clipping)
+    peaks = PrintMeter()
+    resampler = soxr.ResampleStream(stream.sample_rate, SAMPLE_RATE, 1, "float32", "MQ")
     for block in stream.blocks:
         frames += block.shape[1]
         _check_longest(frames / stream.sample_rate, limits)
@@ -169,9 +180,12 @@ def _measure(stream: AudioStream, limits: Limits) -> _Sound:
             part = block[:, start : start + PART]
             loudness.update(part)
             quality.update(part)
+        peaks.update(resampler.resample_chunk(block.mean(0, dtype=np.float32)))
     if frames == 0:
         raise AudioError("empty", f"expected audio, got a {stream.format} file with no samples in it")
-    return _Sound(stream.format, stream.sample_rate, stream.channels, loudness.result(), quality.result())
+    peaks.update(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
+    measures = loudness.result(), quality.result(), peaks.result()
+    return _Sound(stream.format, stream.sample_rate, stream.channels, *measures)
 
 
 def _check_sound(decoded: Decoded[_Sound], limits: Limits) -> None:

@@ -105,6 +105,7 @@ def _track(file, index: TrackIndex, shard: int) -> dict:  # type: ignore[no-unty
         "true_peak": -1.0,
         "silence": 0.0,
         "clipping": 0.0,
+        "copies_of": [],
         "title": f"Title {track_id[:8]}",
         "artist": artist,
         "genre": "rock",

@@ -46,6 +46,7 @@ class World:
         self.config = Config(**fields)
         self.source = str(self.music)
         self.read = 0
+        self.tell = lambda lines: None
 
     def context(self) -> Context:
         settings = Settings(store=self.store.url, source=self.source, workers=1)
@@ -54,6 +55,7 @@ class World:
     def run(self) -> Counts:
         """What the runner does when there is a job; `read` tells how many recordings it opened."""
         stage, context = ConfiguredStage("ingest", ingest, self.config), self.context()
+        context.progress.tell = self.tell
         plan = plan_stage(stage, context, True)
         counts = run_job(stage, context, "all") if plan.jobs else Counts(0, plan.reuse, plan.refused)
         Drafts(self.store, TRACKS, "v").publish()

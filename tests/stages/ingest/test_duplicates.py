@@ -1,0 +1,146 @@
+"""Near-duplicates: copies of a recording share a split, however they come, and what was trained on stays so."""
+
+import numpy as np
+import pytest
+
+from schemas.tables import PRINTS
+from stages.ingest import duplicates
+from stages.ingest.artists import ArtistGroups, copy_keys, group_keys, split_of
+from tests.worlds.ingest_world import World
+from tests.worlds.planted_copies import PLANTS, RATE, piece
+from tests.worlds.recordings import encoded, write
+
+COPIES = ("shifted by part of a frame", "1.7 s cut off its beginning", "as Ogg Vorbis", "3 dB quieter", "1 % faster")
+
+
+def add(world: World, name: str, sound: np.ndarray) -> None:
+    write(world.music / f"{name}.flac", encoded("FLAC", sound[None], RATE))
+
+
+@pytest.fixture
+def world(tmp_path):
+    world = World(tmp_path, valid=0.4, test=0.3, shard_size=4)
+    for number in range(5):
+        add(world, f"piece {number}", piece(number))
+    world.run()
+    return world
+
+
+def groups(world: World) -> dict[str, set[str]]:
+    """Of each recording those that it is a copy of, by name."""
+    names = {row["track_id"]: name.removesuffix(".flac") for name, row in world.rows().items()}
+    return {names[row["track_id"]]: {names[each] for each in row["copies_of"]} for row in world.rows().values()}
+
+
+def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces_are_none(world):
+    assert not any(groups(world).values())
+    for name in COPIES:
+        add(world, name, PLANTS[name](piece(3), piece(4), 0.3))
+    world.run()
+    connected = {"piece 3"}
+    found = groups(world)
+    while more := {name for name in found if name not in connected and found[name] & connected}:
+        connected |= more
+    connected |= {each for name in connected for each in found[name]}
+    assert connected == {"piece 3", *COPIES}
+    assert not any(found[f"piece {number}"] for number in (0, 1, 2, 4))
+    assert len({world.rows()[f"{name}.flac"]["split"] for name in connected}) == 1
+    assert ("tracks that are copies of others by their sound, and share their split", 5) in {
+        (what, count) for what, _, count, _ in world.remarks()
+    }
+
+
+def test_a_copy_whose_split_is_train_takes_a_held_out_recording_there_which_is_told(world):
+    before = {name: row["split"] for name, row in world.rows().items()}
+    held_out = next(name for name, split in before.items() if split == "test")
+    sound = piece(int(held_out.split()[1].removesuffix(".flac")))
+    for offset in range(1, 7):
+        add(world, f"copy {offset}", sound[100 * offset :])
+    told: list[str] = []
+    world.tell = told.extend
+    world.run()
+    rows = world.rows()
+    connected = [rows[name] for name in rows if name == held_out or name.startswith("copy")]
+    assert "train" in {split_of(f"track:{row['track_id']}", 0.4, 0.3) for row in connected}
+    assert {row["split"] for row in connected} == {"train"}
+    assert told == [
+        "1 recording moves to the split of what new ones are copies of: "
+        f"{rows[held_out]['track_id'][:12]} (test to train)"
+    ]
+    assert {name: rows[name]["split"] for name in before if name != held_out} == {
+        name: split for name, split in before.items() if name != held_out
+    }
+
+
+def test_two_copies_of_a_recording_that_is_gone_stay_together(world):
+    add(world, "copy a", PLANTS["3 dB quieter"](piece(0), piece(1), 0))
+    world.run()
+    add(world, "copy b", PLANTS["as Ogg Vorbis"](piece(0), piece(1), 0))
+    world.run()
+    (world.music / "piece 0.flac").unlink()
+    world.run()
+    rows = world.rows()
+    assert rows["copy a.flac"]["split"] == rows["copy b.flac"]["split"]
+    assert set(world.store.read(PRINTS, "v").column("track_id").to_pylist()) == {
+        row["track_id"] for row in rows.values()
+    }
+
+
+def test_a_run_that_ends_before_sounds_are_compared_is_made_up_for(world, tmp_path, monkeypatch):
+    calm = World(tmp_path / "calm", valid=0.4, test=0.3, shard_size=4)
+    calm.music, calm.source = world.music, world.source
+    for name in COPIES:
+        add(world, name, PLANTS[name](piece(3), piece(4), 0.3))
+
+    def fails(*arguments):
+        raise OSError("the disk failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("stages.ingest.find_copies", fails)
+        with pytest.raises(OSError, match="the disk failed"):
+            world.run()
+    world.run()
+    assert world.read == 0
+    calm.run()
+    assert groups(calm).keys() == groups(world).keys()
+    assert sum(map(len, groups(world).values())) == sum(map(len, groups(calm).values()))
+    assert {name: row["split"] for name, row in world.rows().items()} == {
+        name: row["split"] for name, row in calm.rows().items()
+    }
+
+
+def test_a_link_has_no_split_of_its_own_and_never_leads_out_of_training():
+    draw = ArtistGroups(0.4, 0.3)
+    names = {
+        split: next(f"{n}" for n in range(99) if split_of(f"artist:{n}", 0.4, 0.3) == split)
+        for split in ("train", "valid", "test")
+    }
+    for split, name in names.items():
+        draw.connect([*group_keys([name], name), *copy_keys(name, ())], None)
+        assert draw.split(f"artist:{name}") == split
+    draw.connect([*group_keys([names["valid"]], "x"), *copy_keys("x", [names["test"]])], None)
+    assert {draw.split(f"artist:{names[split]}") for split in ("valid", "test")} == {"valid"}
+    draw.connect([*group_keys([], "y"), *copy_keys("y", [names["train"], names["test"]])], None)
+    assert {draw.split(f"artist:{name}") for name in names.values()} == {"train"}
+
+
+def test_new_recordings_are_compared_block_by_block_with_the_same_result(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "BLOCK", 2)
+    for name in COPIES:
+        add(world, name, PLANTS[name](piece(3), piece(4), 0.3))
+    world.run()
+    monkeypatch.undo()
+    again = World(tmp_path / "again", valid=0.4, test=0.3, shard_size=4)
+    again.music, again.source = world.music, world.source
+    again.run()
+    assert {name: row["split"] for name, row in again.rows().items()} == {
+        name: row["split"] for name, row in world.rows().items()
+    }
+
+
+def test_where_nothing_is_compared_nothing_is_a_copy(tmp_path):
+    world = World(tmp_path, near_duplicates=None)
+    for name in ("a", "b"):
+        add(world, name, piece(0)[len(name) * (name == "b") :])
+    world.run()
+    assert [row["copies_of"] for row in world.rows().values()] == [None, None]
