@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "reduce"]
 
-READS, WRITES, VERSION = (), CHECKPOINTS, 3
+READS, WRITES, VERSION = (), CHECKPOINTS, 4
 KINDS = ("separator", "clap", "text_encoder")
 
 FACTS = "training.json"

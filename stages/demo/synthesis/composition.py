@@ -181,6 +181,12 @@ def _chord_at(chords: tuple[Chord, ...], onset: float) -> Chord:
     return next(chord for chord in reversed(chords) if chord.onset <= onset + 1e-6)
 
 
+def _tuning(key: Key, chord: Chord, pitch: int) -> float:
+    """Return the tuning of a pitch over a chord: its tones are pure, others keep their place in equal temperament."""
+    is_tone = pitch % 12 in {tone % 12 for tone in chord.pitches}
+    return pure_tuning(pitch - key.pitch(chord.degree, 0)) if is_tone else 1.0
+
+
 def _melody(
     draw: random.Random, key: Key, genre: Genre, chords: tuple[Chord, ...], bars: int, beat: float
 ) -> tuple[Note, ...]:
@@ -197,8 +203,9 @@ def _melody(
             degree = min((d for d in range(-2, 10) if d % 7 in tones), key=lambda d: (abs(d - degree), d))
         following = onsets[index + 1][0] if index + 1 < len(onsets) else bars * steps
         length = min(following - onset, 4) * beat / 2
+        start, pitch = onset * beat / 2, key.pitch(degree, MELODY_LOWEST)
         velocity = draw.uniform(0.8, 1.0)
-        notes.append(Note(onset * beat / 2, length, key.pitch(degree, MELODY_LOWEST), velocity))
+        notes.append(Note(start, length, pitch, velocity, _tuning(key, _chord_at(chords, start), pitch)))
     return tuple(notes)
 
 
@@ -221,8 +228,7 @@ def _accompaniment(key: Key, genre: Genre, chords: tuple[Chord, ...], bars: int,
                 chord = _chord_at(chords, start)
                 length = min(genre.comping_beats * beat, chord.onset + chord.duration - start)
                 pitches = (chord.pitches[(0, 2, 1, 2)[index % 4]],) if genre.arpeggio else chord.pitches
-                root = key.pitch(chord.degree, 0)
-                notes += [Note(start, length, pitch, tuning=pure_tuning(pitch - root)) for pitch in pitches]
+                notes += [Note(start, length, pitch, tuning=_tuning(key, chord, pitch)) for pitch in pitches]
     return tuple(notes)
 
 

@@ -7,8 +7,8 @@ into, without the loop's mistuning at low sample rates. Partials above 0.45 of t
 aliases. A drum is one short sound, made once for a piece and placed at every stroke.
 
 A small codec and a model that learns for minutes keep a wave only where it is much the same from period to period. So
-chords are tuned purely and held without vibrato, and oscillators run on through a piece: chord and bass together are
-then one wave that repeats, and not five whose phases drift.
+chords, and the notes of a melody that belong to them, are tuned purely, vibrato is slight, and oscillators run on
+through a piece: its pitched parts together are mostly one wave that repeats, and not five whose phases drift.
 
 Notes are numpy arrays: thousands of short vectors gain nothing from torch's threads and lose time at their barriers.
 
@@ -46,8 +46,6 @@ class Instrument:
     """Nepers a second that each further harmonic loses on top."""
     vibrato_hertz: float = 0.0
     vibrato_semitones: float = 0.0
-    detune: float = 0.0
-    """Semitones between two copies of the tone, which beat; 0 for one copy."""
     modulator_ratio: float = 0.0
     """Frequency of the modulator over the carrier's; 0 for additive synthesis."""
     modulation_index: float = 0.0
@@ -65,10 +63,9 @@ def _falling(count: int, power: float, only_odd: bool = False) -> tuple[float, .
 
 INSTRUMENTS = {
     # Melodies.
-    "flute": Instrument((1.0, 0.35, 0.12, 0.04), 0.05, 0.08, vibrato_hertz=5.0, vibrato_semitones=0.25, breath=0.015),
-    "violin": Instrument(_falling(12, 0.9), 0.07, 0.1, vibrato_hertz=6.0, vibrato_semitones=0.4, level=0.55),
-    "synth": Instrument(_falling(14, 1.0), 0.01, 0.05, vibrato_hertz=5.5, vibrato_semitones=0.15, detune=0.15,
-                        level=0.4),
+    "flute": Instrument((1.0, 0.35, 0.12, 0.04), 0.05, 0.08, vibrato_hertz=5.0, vibrato_semitones=0.06, breath=0.015),
+    "violin": Instrument(_falling(12, 0.9), 0.07, 0.1, vibrato_hertz=6.0, vibrato_semitones=0.08, level=0.55),
+    "synth": Instrument(_falling(14, 1.0), 0.01, 0.05, level=0.4),
     "bells": Instrument((1.0,), 0.002, 0.1, 1.6, 2.5, modulator_ratio=3.5, modulation_index=2.2, level=0.9),
     "guitar": Instrument(_falling(12, 0.7), 0.003, 0.04, 1.5, 1.3, level=0.7),
     # Chords.
@@ -121,9 +118,8 @@ def _tone(
     sound: Instrument, note: Note, onset: float, length: int, sample_rate: int, generator: np.random.Generator
 ) -> Float32[Wave, " N"]:
     time = np.arange(length, dtype=np.float32) / np.float32(sample_rate)
-    shifts = (-sound.detune / 2, sound.detune / 2) if sound.detune else (0.0,)
-    copies = [frequency(note.pitch + shift) * note.tuning for shift in shifts]
-    tone = sum(_partials(sound, hertz, hertz * onset % 1.0, time, sample_rate) for hertz in copies) / len(copies)
+    hertz = frequency(note.pitch) * note.tuning
+    tone = _partials(sound, hertz, hertz * onset % 1.0, time, sample_rate)
     if sound.breath:
         tone = tone + sound.breath * generator.standard_normal(length, np.float32)
     attack = np.minimum(time / sound.attack, 1.0)
@@ -208,7 +204,7 @@ def _drum(drum: str, sample_rate: int, generator: np.random.Generator) -> Float3
 STEMS = ("drums", "bass", "other", "vocals")
 """Names of the stems, in Demucs' order."""
 
-MELODY_LEVEL, CHORD_LEVEL, BASS_LEVEL = 0.15, 0.2, 0.12
+MELODY_LEVEL, CHORD_LEVEL, BASS_LEVEL = 0.15, 0.2, 0.15
 """Root mean squares of the parts with a pitch before normalisation: the balance is the same whatever plays and however
 often, for what a model is to follow must be heard."""
 

@@ -1,5 +1,5 @@
 """A piece of the demo corpus as a score: everything that is known about it before a sample is made; and as much
-harmony as it needs, keys, scales and diatonic triads, in equal temperament but for the chords, which are tuned purely.
+harmony as it needs, keys, scales and diatonic triads, in equal temperament but for tones of the chord that sounds.
 
 Pitches are MIDI note numbers (60 is middle C, 69 is A at 440 Hz); pitch classes count semitones above C."""
 
@@ -52,7 +52,7 @@ class Key:
         return PITCH_NAMES[(self.tonic + root) % 12] + quality
 
 
-def frequency(pitch: float) -> float:
+def frequency(pitch: int) -> float:
     """Return the frequency of a MIDI pitch in Hz, A4 = 440 Hz."""
     hertz: float = 440.0 * 2.0 ** ((pitch - 69) / 12)
     return hertz

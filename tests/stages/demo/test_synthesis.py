@@ -121,7 +121,7 @@ def test_the_chords_are_as_loud_as_the_melody_whatever_plays_them(rendered):
     for _, stems in rendered:
         bass, chords, melody = stems[1:].square().mean(1).sqrt()
         assert 1.0 <= chords / melody < 1.5
-        assert 0.5 < bass / melody < 1.0
+        assert 0.9 < bass / melody < 1.1
 
 
 def test_a_chord_is_tuned_so_that_it_repeats_itself_and_does_not_beat():
@@ -141,6 +141,21 @@ def test_a_chord_is_tuned_so_that_it_repeats_itself_and_does_not_beat():
     assert len(chord) == 3
     assert repeats(chord) > 0.97
     assert repeats([replace(note, tuning=1.0) for note in chord]) < 0.9
+
+
+def test_melody_notes_that_are_tones_of_the_chord_are_tuned_with_it_and_others_are_not():
+    tuned = 0
+    for piece in PIECES:
+        for note in piece.melody:
+            chord = next(chord for chord in reversed(piece.chords) if chord.onset <= note.onset + 1e-6)
+            steps = (note.pitch - piece.key.pitch(chord.degree, 0)) % 12
+            is_third = note.pitch % 12 in {pitch % 12 for pitch in chord.pitches} and steps in (3, 4)
+            if is_third:
+                assert note.tuning * 2 ** (steps / 12) == pytest.approx({3: 1.2, 4: 1.25}[steps])
+                tuned += 1
+            elif steps in (1, 2, 5, 8, 9, 10, 11):
+                assert note.tuning == 1.0
+    assert tuned > 300
 
 
 def test_a_note_that_is_struck_again_goes_on_where_the_first_would_be():
