@@ -421,8 +421,11 @@ CONTROLS = Table(
         track_id=TEXT,
         request_id=TEXT,
         take=pa.int32(),
+        path=TEXT,
+        sha256=TEXT,
         **_SCORED,
     ),
+    files=(FileColumns("path", sha256="sha256"),),
 )
 MEASURES = Table(
     "measures",

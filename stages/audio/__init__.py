@@ -1,7 +1,14 @@
 """Recordings in and out: what every stage that touches sound files shares. Samples are float32 [C, N] throughout."""
 
 from stages.audio.locations import AudioError, locate, open_binary
-from stages.audio.loudness import AudioMeasures, LoudnessMeter, measure_audio, normalise_loudness
+from stages.audio.loudness import (
+    LISTENING_LOUDNESS,
+    LISTENING_PEAK,
+    AudioMeasures,
+    LoudnessMeter,
+    measure_audio,
+    normalise_loudness,
+)
 from stages.audio.marks import SourceType
 from stages.audio.reading import DecodedAudio, read_audio
 from stages.audio.samples import Samples, convert_audio, resample, to_mono
@@ -9,6 +16,8 @@ from stages.audio.true_peak import limit_true_peak
 from stages.audio.writing import AudioFormat, encode_audio
 
 __all__ = [
+    "LISTENING_LOUDNESS",
+    "LISTENING_PEAK",
     "AudioError",
     "AudioFormat",
     "AudioMeasures",

@@ -45,6 +45,10 @@ _GATE_LUFS, _RELATIVE_GATE, _OFFSET = -70.0, -10.0, -0.691
 
 Matrix = npt.NDArray[np.float64]
 
+LISTENING_LOUDNESS, LISTENING_PEAK = -16.0, -1.0
+"""LUFS and dBTP of sounds that are kept to be heard beside clips: the defaults of `decode`, so that none sounds better
+for being louder."""
+
 
 @dataclass(frozen=True)
 class AudioMeasures:

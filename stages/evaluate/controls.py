@@ -6,6 +6,8 @@ of random weights makes of the same requests (`untrained`) is what the training 
 where they are asked for, as they cost generation: another request's conditions with a clip's own seed, judged by what
 was told (`swap_followed`) and by what was not (`swap_ignored`), and other coefficients of guidance (`guidance 2`).
 
+What a model of random weights makes is kept as files too, to be heard beside the clips.
+
 All of it is of a model and its recordings, not of single clips: it is made once for each, in batches, and kept.
 """
 
@@ -22,7 +24,7 @@ from stages.pipeline.contract import Context, Dependencies, ReduceResult
 __all__ = ["OPTIONAL", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "reduce"]
 
 READS, STREAMS = (GENERATIONS, REQUESTS, TRACKS, PIECES, TOKENS, CHROMA), (TOKENS, CHROMA)
-OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 1
+OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 2
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:

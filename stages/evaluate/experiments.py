@@ -1,16 +1,21 @@
 """Experiments: what a model, or one of its architecture and random weights, makes of requests under other terms."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from jaxtyping import Float
 from transformers import T5EncoderModel
 
 from model.music_model import Attributes, MusicModel
 from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import Row
+from stages.audio import LISTENING_LOUDNESS, LISTENING_PEAK, SourceType, encode_audio, normalise_loudness
 from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import (
@@ -130,9 +135,27 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
             melody = Melody.of_row(judge.generation)
             if melody is not None and analysis is not None:
                 row |= melody.scores(sound, codec.sample_rate, analysis)
+            if experiment.untrained_seed is not None:
+                row |= _kept(context, row, trial, sound, codec.sample_rate)
             scored.append(row)
         context.progress.advance()
     return scored
+
+
+def _kept(
+    context: Context, row: Row, trial: Trial, sound: Float[npt.NDArray[np.float32], "C N"], sample_rate: int
+) -> Row:
+    """Write what an untrained model made, to be heard beside the clip. Returns its columns `path` and `sha256`."""
+    levelled, _ = normalise_loudness(sound, sample_rate, LISTENING_LOUDNESS, LISTENING_PEAK)
+    tags = {"title": "Untrained model", "artist": "Segue (generated)", "generated": "true"}
+    tags |= {"request": row["request_id"], "checkpoint": row["checkpoint_id"]}
+    tags |= {"seed": str(trial.own.generation["seed"])}
+    data = encode_audio(levelled, sample_rate, "flac", tags, source=SourceType.TRAINED)
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"untrained-{row['request_id']}-{row['take']}-{digest[:8]}.flac"
+    path = f"audio/checkpoint={row['checkpoint_id']}/{name}"
+    context.store.write_bytes(path, data)
+    return {"path": path, "sha256": digest}
 
 
 def _clip(trial: Trial, facts: CheckpointFacts) -> "GenerationRequest":

@@ -1,14 +1,18 @@
 """Controls: recordings raw and through the codec, and what is generated for the sake of comparison, scored as clips."""
 
+import hashlib
+import io
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import soundfile
 import torch
 
 from schemas import WeightsRef
 from schemas.tables import CONTROLS
 from schemas.weights import WeightsLibrary
+from stages.audio.marks import read_marks
 from stages.checkpoints.loading import load_checkpoint
 from stages.demo.synthesis import compose
 from stages.evaluate import controls
@@ -101,6 +105,20 @@ def test_the_same_controls_come_again(world: ScoredWorld, rows: list[dict]) -> N
     again = made(world, recordings=0)
     assert [row["key"] for row in again] == [row["key"] for row in of(rows, "untrained")]
     assert [row["centroid"] for row in again] == [row["centroid"] for row in of(rows, "untrained")]
+
+
+def test_what_an_untrained_model_made_is_kept_to_be_heard_and_marked_as_generated(
+    world: ScoredWorld, rows: list[dict]
+) -> None:
+    store = world.context().store
+    for row in rows:
+        assert (row.get("path") is not None) == (row["sounds"] == "untrained")
+    for row in of(rows, "untrained"):
+        data = store.read_bytes(row["path"])
+        assert hashlib.sha256(data).hexdigest() == row["sha256"]
+        assert read_marks(io.BytesIO(data))
+        samples, rate = soundfile.read(io.BytesIO(data))
+        assert len(samples) / rate == pytest.approx(SECONDS, abs=0.05)
 
 
 def test_an_untrained_model_has_the_architecture_and_none_of_the_weights(world: ScoredWorld) -> None:
