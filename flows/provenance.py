@@ -150,10 +150,9 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
         for row in recordings
     ]
     TakeDowns(store).add(rows)
-    if descended.clips or descended.reconstructions:
-        from stages.report import PAGE
+    from stages.report import FOLDER
 
-        store.remove(PAGE)  # it shows them; the next run writes it anew
+    store.remove(FOLDER)  # it may show and play them; the next run writes it anew
     write_views(store)
     print(f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn")
     return 0

@@ -28,8 +28,8 @@ _NAMES: dict[Kind, tuple[str, re.Pattern[str]]] = {
 FILE_FOLDERS = ("audio", "models", "report")
 """Where the files that rows name lie."""
 
-PICTURES = "report/pictures"
-"""Files that the page names, rather than a row; the report looks after them itself."""
+PAGE_FOLDERS = ("report/pictures", "report/excerpts")
+"""Where files lie that the page names, rather than a row; the report looks after them itself."""
 
 LEFTOVER = ".inprogress"
 """How the name of a temporary file or folder ends."""
@@ -115,7 +115,7 @@ def unnamed_files(store: Store, named: set[str], now: float | None = None) -> di
     """
     found: dict[str, int] = {}
     for folder in FILE_FOLDERS:
-        found |= orphans(store, folder, named | {PICTURES})
+        found |= orphans(store, folder, named.union(PAGE_FOLDERS))
     return {
         path: size for path, size in found.items() if LEFTOVER not in path and age_of(store, path, now) > STALE_SECONDS
     }

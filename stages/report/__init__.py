@@ -1,7 +1,9 @@
-"""The report: one static HTML page of the whole catalog, with a player for every clip.
+"""The report: a static page of the whole catalog, at which clips are heard, compared and chosen.
 
 It lies at `report/index.html` of the store, always, and links to the clips where they are: it opens from a disk, a web
-server or a bucket alike, and asks no network for anything else.
+server or a bucket alike, and asks no network for anything else. Beside it lie spectrograms (`pictures/`) and
+excerpts of the recordings that clips refer to (`excerpts/`); both are written before the page, and what it no longer
+names goes after it.
 """
 
 import hashlib
@@ -32,10 +34,10 @@ READS = (
     *(CLIPS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, GENERATIONS),
     *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS),
 )
-OPTIONAL, WRITES, VERSION = (SCORES, CONTROLS, MEASURES, NEAREST, TRACKS), REPORTS, 3
+OPTIONAL, WRITES, VERSION = (SCORES, CONTROLS, MEASURES, NEAREST, TRACKS), REPORTS, 4
 
-PAGE = "report/index.html"
-"""The page's path in the store."""
+FOLDER, PAGE = "report", "report/index.html"
+"""Where the page and all that lies beside it are in the store."""
 
 
 class Config(schemas.Config):
@@ -43,6 +45,9 @@ class Config(schemas.Config):
 
     title: str = Field(default="The catalog", min_length=1, max_length=200)
     """The page's heading."""
+    excerpt_seconds: float = Field(default=12.0, ge=0, le=60)
+    """Length of the excerpts of melody references, prompts and nearest tracks that lie beside the page, to be heard
+    beside the clips; 0 for none, where the page goes to whom these recordings may not."""
 
 
 def reduce(
@@ -60,37 +65,56 @@ def reduce(
     tracks: pa.Table,
     reconstructions: pa.Table,
 ) -> ReduceResult:
-    """Draw the sounds' pictures, then write the page, then remove the pictures that it shows no more."""
-    from stages.report.clips import clip_views
+    """Draw and cut what lies beside the page, write the page, then remove what it names no more."""
+    from stages.report.catalog_data import catalog_facts, data_blocks
+    from stages.report.clips import Around, Sound, clip_views, relative_address
     from stages.report.codecs import codec_view, newest_codec
     from stages.report.contents import checkpoint_views, known_metrics, table_sizes
+    from stages.report.excerpts import FOLDER as EXCERPTS_FOLDER
+    from stages.report.excerpts import cut_excerpts
     from stages.report.findings import findings, melody_bars
-    from stages.report.pictures import FOLDER, TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
+    from stages.report.pictures import FOLDER as PICTURES_FOLDER
+    from stages.report.pictures import TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
     from stages.report.rendering import Page, render_page
     from stages.report.score_card import score_cards
+    from stages.report.twins import earlier_clips, twin_views
 
     nearest_of = {(row["request_id"], row["take"]): row for row in nearest.to_pylist()}
-    untrained_of = _untrained_similarities(controls)
+    untrained_of = _untrained(controls)
     score_rows = [
         row
-        | untrained_of.get((row["request_id"], row["take"]), {})
-        | nearest_of.get((row["request_id"], row["take"]), {})
+        | {"chroma_similarity_untrained": untrained_of.get(key, {}).get("chroma_similarity")}
+        | nearest_of.get(key, {})
         for row in scores.drop_columns(["embeddings", "mel_statistics"]).to_pylist()
+        for key in [(row["request_id"], row["take"])]
     ]
-    track_rows, request_rows = tracks.to_pylist(), requests.to_pylist()
+    track_of = {row["track_id"]: row for row in tracks.to_pylist()}
+    request_rows = requests.to_pylist()
     generation_rows = generations.select(["request_id", "take", "seed"]).to_pylist()
     request_ids = {row["request_id"] for row in request_rows}
-    takes = {(row["request_id"], row["take"]) for row in generation_rows if row["request_id"] in request_ids}
-    clip_rows = [row for row in clips.to_pylist() if (row["request_id"], row["take"]) in takes]
-    checkpoint_rows = checkpoints.to_pylist()
+    seeds = {(row["request_id"], row["take"]): row["seed"] for row in generation_rows}
+    seeds |= {(row["request_id"], row["take"]): row["seed"] for row in clips.to_pylist() if row["seed"] is not None}
+    clip_rows = [
+        row
+        for row in clips.to_pylist()
+        if row["request_id"] in request_ids and (row["request_id"], row["take"]) in seeds and not row["reasons"]
+    ]
+    checkpoint_rows = sorted(checkpoints.to_pylist(), key=lambda row: row["created_at"], reverse=True)
     codec = newest_codec(checkpoint_rows)
     codec_id = codec["checkpoint_id"] if codec else None
     codec_rows = [row for row in reconstructions.to_pylist() if row["checkpoint_id"] == codec_id]
+    earlier = earlier_clips(context, clip_rows, seeds, [row["checkpoint_id"] for row in checkpoint_rows])
+    excerpts = cut_excerpts(context, _references(request_rows, nearest_of), track_of, config.excerpt_seconds)
+
     pictures, clip_rejects = draw_pictures(
         context,
         [SoundFile(f"{row['request_id']}/{row['take']}", row["path"], row["sha256"]) for row in clip_rows],
         "clips",
     )
+    beside = [SoundFile(row["item"], row["path"], row["sha256"]) for row in untrained_of.values() if row["path"]]
+    beside += [SoundFile(row["sha256"], row["path"], row["sha256"]) for row in earlier.clips.values()]
+    beside += [SoundFile(reference, cut.path, cut.sha256) for reference, cut in excerpts.items()]
+    pictures |= draw_pictures(context, beside, "sounds beside clips")[0]
     codec_sounds = [
         SoundFile(f"{codec_id}/{row['number']}/{side}", row[side], row[f"{side}_sha256"], TALL_WIDTH, TALL_HEIGHT)
         for row in codec_rows
@@ -105,22 +129,38 @@ def reduce(
     shown = [table.name for table in (GENERATIONS, CLIPS, SCORES) if table.name in context.versions]
     versions = ", ".join(f"{name} {context.versions[name]}" for name in shown)
     card_rows = [row for row in measures.to_pylist() if speaker and row["checkpoint_id"] == speaker["checkpoint_id"]]
+    around = Around(
+        tracks=track_of,
+        pictures=addresses,
+        untrained={key: row for key, row in untrained_of.items() if row["sha256"] in addresses},
+        excerpts={
+            reference: Sound("", cut.title, relative_address(cut.path), addresses[cut.sha256])
+            for reference, cut in excerpts.items()
+            if cut.sha256 in addresses
+        },
+    )
+    views = clip_views(clip_rows, request_rows, seeds, score_rows, around, twin_views(earlier, addresses))
     page = Page(
         title=config.title,
-        summary=_catalog_summary(clip_rows, track_rows, len(used)),
+        summary=_catalog_summary(clip_rows, list(track_of.values()), len(used)),
         findings=findings(card_rows, known_metrics(speaker) if speaker else {}),
         bars=melody_bars(card_rows),
         cards=score_cards(card_rows),
-        clips=clip_views(clip_rows, request_rows, generation_rows, score_rows, track_rows, addresses, versions),
-        codec=codec_view(codec, codec_rows, {row["track_id"]: row for row in track_rows}, addresses) if codec else None,
+        clips=views,
+        facts=catalog_facts(views, context.store.identity, versions),
+        blocks=data_blocks(views),
+        codec=codec_view(codec, codec_rows, track_of, addresses) if codec else None,
         checkpoints=checkpoint_views(checkpoint_rows, training.to_pylist(), used),
         tables=table_sizes(context.store),
         notes=_notes(len(clip_rejects), len(codec_rejects), with_codec=codec is not None),
     )
     html = render_page(page)
     context.store.write_bytes(PAGE, html)
-    for stale in set(context.store.files(FOLDER)) - set(pictures.values()):
-        context.store.remove(f"{FOLDER}/{stale}")
+    named = {PICTURES_FOLDER: set(pictures.values())}
+    named[EXCERPTS_FOLDER] = {cut.path.rpartition("/")[2] for cut in excerpts.values()}
+    for folder, names in named.items():
+        for stale in set(context.store.files(folder)) - names:
+            context.store.remove(f"{folder}/{stale}")
     row = {
         "report_id": context.identity,
         "path": PAGE,
@@ -131,14 +171,17 @@ def reduce(
     return ReduceResult([row], rejects=clip_rejects + codec_rejects)
 
 
-def _untrained_similarities(controls: pa.Table) -> dict[tuple[str, int], Row]:
-    """Return how well an untrained model follows the melody of each clip that it was given too."""
-    rows = controls.select(["sounds", "request_id", "take", "chroma_similarity"]).to_pylist()
-    return {
-        (row["request_id"], row["take"]): {"chroma_similarity_untrained": row["chroma_similarity"]}
-        for row in rows
-        if row["sounds"] == "untrained"
-    }
+def _untrained(controls: pa.Table) -> dict[tuple[str, int], Row]:
+    """Return what an untrained model made of the clips' requests, by request and take."""
+    names = ["sounds", "item", "request_id", "take", "chroma_similarity", "path", "sha256"]
+    rows = controls.select(names).to_pylist()
+    return {(row["request_id"], row["take"]): row for row in rows if row["sounds"] == "untrained"}
+
+
+def _references(requests: list[Row], nearest: dict[tuple[str, int], Row]) -> set[str]:
+    """Return what clips refer to and what is nearest to them."""
+    references = {row[name] for row in requests for name in ("melody", "prompt", "clap") if row[name]}
+    return references | {f"track:{row['nearest_track']}" for row in nearest.values() if row["nearest_track"]}
 
 
 def _catalog_summary(clips: list[Row], tracks: list[Row], models: int) -> list[tuple[str, str]]:

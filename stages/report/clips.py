@@ -1,18 +1,18 @@
-"""Clips as the page shows them: each with its request, its scores in words, and where it comes from."""
+"""Clips as the page shows them: each with its request, its scores in words and in numbers, and where it comes from."""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from schemas.tables import Row
 from stages.audio.references import Reference
 from stages.report.annotations import Annotations, annotations
+from stages.report.columns import WORDS, has_its_length, values
 
 SHORT_ID = 8
 """Digits of an identity that a page shows; the whole one is in the tables."""
-
 
 CLEAR_SEAM = 0.9
 """Share of other moments with less change above which a clip's seams are told."""
@@ -20,49 +20,107 @@ CLEAR_SEAM = 0.9
 AUDIBLE_OFFSET = 0.01
 """Constant part of a clip, as a share of full scale, from which it is told: it clicks at both ends."""
 
+MARKED_ZEROS = 0.05
+"""Share of samples that are exactly zero from which a clip carries a mark: a tenth of it is ten times what recordings
+and a codec's versions of them have (0.4 %)."""
+
+MARKED_SILENCE = 0.5
+"""Share of silent time from which it does."""
+
 
 @dataclass(frozen=True)
 class Score:
     """A score in words. `verdict` is empty, or `right` or `wrong`."""
 
-    name: str
+    column: str
     value: str
     note: str = ""
     verdict: str = ""
 
+    @property
+    def name(self) -> str:
+        return WORDS[self.column]
+
 
 @dataclass(frozen=True)
-class SimilarityMeter:
-    """Chroma similarity on a line from 0 to 100, with the marks that it is compared with."""
+class Sound:
+    """A sound that the clip can be compared with by ear."""
 
-    value: float
-    untrained: float | None
-    chance: float | None
-    ceiling: float | None
-    words: str
+    role: str
+    """What it is to the clip, such as `Untrained model`."""
+    title: str
+    audio: str
+    """The file's address relative to the page."""
+    picture: str
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The same request and seed by another checkpoint."""
+
+    checkpoint: str
+    audio: str
+    picture: str
+    scores: tuple[Score, ...]
+    values: Mapping[str, float]
+    annotations: Annotations | None
 
 
 @dataclass(frozen=True)
 class ClipView:
-    """A clip, ready to be drawn. Every text is data: the template escapes it."""
+    """A clip, ready to be drawn. Every text is data: template and script write it as text alone."""
 
-    anchor: str
+    request_id: str
+    take: int
+    """From 0; people count from 1."""
+    takes: int
+    """How many the request has."""
     title: str
     description: str
     audio: str
     """The file's address relative to the page."""
     picture: str
+    path: str
+    """The file's place in the store."""
     length: str
-    facts: tuple[Score, ...]
+    seed: int
+    checkpoint: str
+    facts: tuple[tuple[str, str], ...]
     scores: tuple[Score, ...]
-    meter: SimilarityMeter | None
+    values: Mapping[str, float]
+    """By column, to sort and filter by; what is missing is left out."""
+    marks: tuple[tuple[str, str], ...]
+    """What a listener should know first: a word or two, and the sentence behind it."""
     annotations: Annotations | None
     """Its beats and chords, asked and heard."""
     lineage: tuple[tuple[str, str], ...]
-    order: dict[str, float]
-    """Values to sort by, larger first; NaN-free, what is missing is left out."""
     kinds: tuple[str, ...]
-    """Words to filter by: `melody`, `clap`, `prompt`, `key`, `tempo`, `chords`."""
+    """Words to filter by: `melody`, `clap`, `prompt`, `key`, `tempo`, `chords`, `drums` or `no-drums` as heard,
+    `stale`, `marked`."""
+    fields: tuple[tuple[str, str], ...] = ()
+    """The fields of its request, such as a genre."""
+    sounds: tuple[Sound, ...] = ()
+    twin: Twin | None = None
+
+    @property
+    def anchor(self) -> str:
+        return f"clip-{self.request_id[:16]}-{self.take + 1}"
+
+
+@dataclass(frozen=True)
+class Around:
+    """What lies around a catalog's clips: rows to look up, and files that were drawn and cut for the page."""
+
+    tracks: Mapping[str, Row]
+    """Rows of `tracks` by id."""
+    pictures: Mapping[str, str]
+    """Addresses relative to the page, by the sound's SHA-256."""
+    untrained: Mapping[tuple[str, int], Row] = field(default_factory=dict)
+    """Rows of `controls` with the sound of an untrained model, by request and take."""
+    excerpts: Mapping[str, Sound] = field(default_factory=dict)
+    """Excerpts of recordings by the reference to them; their `role` is empty."""
+    versions: str = ""
+    """The versions of the tables behind the clips, in words."""
 
 
 def relative_address(path: str) -> str:
@@ -84,65 +142,94 @@ def minutes(seconds: float) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def clip_view(
-    clip: Row, request: Row, generation: Row, score: Row | None, tracks: Mapping[str, Row], picture: str, versions: str
-) -> ClipView:
+def clip_view(clip: Row, request: Row, seed: int, score: Row | None, around: Around, twin: Twin | None) -> ClipView:
     """Show a clip with all that belongs to it.
 
     Args:
-        clip, request, generation, score: rows of one (request_id, take); a clip may have no score.
-        tracks: rows of `tracks` by id, for titles.
-        picture: address of its picture relative to the page.
-        versions: the versions of the tables behind it, in words.
+        clip, request, score: rows of one (request_id, take); a clip may have no score.
+        twin: the same by another checkpoint, where there is one.
 
     Raises:
         ValueError: the clip's path leads out of the store.
     """
     score = score or {}
     references = {name: request[name] for name in ("melody", "clap", "prompt") if request[name]}
-    kinds = [*references]
-    kinds += [word for word, column in (("key", "key"), ("tempo", "bpm")) if request[column] is not None]
-    kinds += ["chords"] if score.get("chords_asked") else []
     description = request["description"] or ""
-    takes = f" · take {clip['take'] + 1}" if (request["takes"] or 1) > 1 else ""
+    marks = _marks(request, score)
     return ClipView(
-        anchor=f"clip-{clip['request_id'][:16]}-{clip['take']}",
-        title=(request["title"] or request["name"] or description or clip["request_id"][:SHORT_ID]) + takes,
+        request_id=clip["request_id"],
+        take=clip["take"],
+        takes=request["takes"] or 1,
+        title=request["title"] or request["name"] or description or clip["request_id"][:SHORT_ID],
         description=description,
         audio=relative_address(clip["path"]),
-        picture=picture,
+        picture=around.pictures[clip["sha256"]],
+        path=clip["path"],
         length=minutes(clip["seconds"]),
-        facts=_clip_facts(clip, request, references, tracks),
-        scores=_score_words(score, tracks),
-        meter=_meter(score),
+        seed=seed,
+        checkpoint=clip["checkpoint_id"],
+        facts=_clip_facts(clip, request, references, around.tracks),
+        scores=score_words(score, around.tracks),
+        values=values(clip, score),
+        marks=marks,
         annotations=annotations(score, clip["seconds"]),
         lineage=(
             ("Request", clip["request_id"]),
             *((f"{name.capitalize()} reference", reference) for name, reference in references.items()),
             ("Line", f"{request['line']} of the requests file" if request["line"] is not None else "–"),
-            ("Take and seed", f"{clip['take']}, {generation['seed']}"),
+            ("Take and seed", f"{clip['take'] + 1}, {seed}"),
             ("Checkpoint", clip["checkpoint_id"]),
-            ("Tables", versions),
             ("File", clip["path"]),
             ("SHA-256", clip["sha256"]),
         ),
-        order=_order(clip, score),
-        kinds=tuple(kinds),
+        kinds=_kinds(request, score, references, marks),
+        fields=tuple((str(name), str(value)) for name, value in request["fields"] or ()),
+        sounds=tuple(_sounds(clip, score, references, around)),
+        twin=twin,
     )
 
 
-def _clip_facts(clip: Row, request: Row, references: Mapping[str, str], tracks: Mapping[str, Row]) -> tuple[Score, ...]:
-    facts = [Score(name.capitalize(), _with_title(reference, tracks)) for name, reference in references.items()]
-    facts += [Score(name.capitalize(), value) for name, value in request["fields"] or ()]
+def _marks(request: Row, score: Row) -> tuple[tuple[str, str], ...]:
+    marks = []
+    if request.get("stale"):
+        marks.append(("stale", f"Its line was refused since, and the clip is the last order’s: {request['stale']}"))
+    if (score.get("zeros") or 0) > MARKED_ZEROS:
+        words = f"{score['zeros']:.0%}".replace("%", " %")
+        marks.append((f"{words} digital silence", f"{words} of its samples are exactly zero"))
+    elif (score.get("silence") or 0) > MARKED_SILENCE:
+        words = f"{score['silence']:.0%}".replace("%", " %")
+        marks.append((f"{words} silence", f"{words} of its time is under -60 dBFS"))
+    return tuple(marks)
+
+
+def _kinds(
+    request: Row, score: Row, references: Mapping[str, str], marks: Sequence[tuple[str, str]]
+) -> tuple[str, ...]:
+    kinds = [*references]
+    kinds += [word for word, column in (("key", "key"), ("tempo", "bpm")) if request[column] is not None]
+    kinds += ["chords"] if score.get("chords_asked") else []
+    if score.get("drums") is not None:
+        kinds.append("drums" if score["drums"] else "no-drums")
+    kinds += ["stale"] if request.get("stale") else []
+    return (*kinds, *(["marked"] if marks else []))
+
+
+def _clip_facts(
+    clip: Row, request: Row, references: Mapping[str, str], tracks: Mapping[str, Row]
+) -> tuple[tuple[str, str], ...]:
+    facts = [(name.capitalize(), _with_title(reference, tracks)) for name, reference in references.items()]
+    facts += [(name.capitalize(), value) for name, value in request["fields"] or ()]
+    if request.get("reading"):
+        facts.append(("Read as", request["reading"]))
     sampling = f"guidance {request['guidance']:g}, temperature {request['temperature']:g}, top-k {request['top_k']}"
     if request["guidance_text"] not in (None, 1):
         sampling = f"text guidance {request['guidance_text']:g}, {sampling}"
-    facts.append(Score("Sampling", sampling + (f", top-p {request['top_p']:g}" if request["top_p"] else "")))
+    facts.append(("Sampling", sampling + (f", top-p {request['top_p']:g}" if request["top_p"] else "")))
     loudness = f"{_finite(clip['loudness'], '.1f')} LUFS, peak {_finite(clip['true_peak'], '.1f')} dBTP"
     return (
         *facts,
-        Score("Level", loudness),
-        Score("File", f"{clip['format'].upper()}, {clip['sample_rate'] / 1000:g} kHz"),
+        ("Level", loudness),
+        ("Format", f"{clip['format'].upper()}, {clip['sample_rate'] / 1000:g} kHz"),
     )
 
 
@@ -150,72 +237,77 @@ def _with_title(reference: str, tracks: Mapping[str, Row]) -> str:
     """Write a reference as the title of the track that it names, where it names one."""
     named = Reference.from_row(reference)
     track = tracks.get(named.value) if named.kind == "track" else None
-    if track is None:
-        return reference[:200]
+    return reference[:200] if track is None else track_title(track)
+
+
+def track_title(track: Row) -> str:
+    """Write a recording as `Title by Artist`."""
     return " by ".join(filter(None, (track["title"] or "untitled", track["artist"])))
 
 
-def _score_words(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
+def score_words(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
+    """Write the scores of a row of `scores` in words: what was asked for, then what stands out of the sound itself."""
     words = []
+    if score.get("chroma_similarity") is not None:
+        marks = {name: score.get(f"chroma_similarity_{name}") for name in ("untrained", "chance", "ceiling")}
+        beside = " · ".join(f"{name} {100 * mark:.0f}" for name, mark in marks.items() if mark is not None)
+        words.append(Score("chroma_similarity", _percent(score["chroma_similarity"]), beside))
     if score.get("key_asked") is not None:
-        words.append(
-            Score("Key", score["key"] or "none heard", f"asked {score['key_asked']}", _verdict(score["key_correct"]))
-        )
+        asked = f"asked {score['key_asked']}"
+        words.append(Score("key_correct", score["key"] or "none heard", asked, _verdict(score["key_correct"])))
     if score.get("bpm_asked") is not None:
         bpm = _finite(score["bpm"], ".0f", " bpm")
-        words.append(Score("Tempo", bpm, f"asked {score['bpm_asked']:.0f}", _verdict(score["bpm_correct"])))
-    for name, word in (("beat_f_measure", "Beats"), ("chord_accuracy", "Chords")):
-        if score.get(name) is not None:
-            words.append(Score(word, f"{score[name]:.0%}"))
+        words.append(Score("bpm_correct", bpm, f"asked {score['bpm_asked']:.0f}", _verdict(score["bpm_correct"])))
+    for column in ("beat_f_measure", "chord_accuracy"):
+        if score.get(column) is not None:
+            words.append(Score(column, _percent(score[column])))
     if score.get("drums_asked") is not None:
         asked = "asked for" if score["drums_asked"] else "asked for none"
-        words.append(Score("Drums", "yes" if score["drums"] else "none", asked, _verdict(score["drums_correct"])))
+        heard = "drums" if score["drums"] else "none"
+        words.append(Score("drums_correct", heard, asked, _verdict(score["drums_correct"])))
     if score.get("clap_similarity") is not None:
-        words.append(Score("Text match", f"{score['clap_similarity']:.2f}"))
+        words.append(Score("clap_similarity", _finite(score["clap_similarity"], ".2f")))
     if score.get("nearest_track") is not None:
         track = tracks.get(score["nearest_track"], {})
         name = track.get("title") or score["nearest_track"][:SHORT_ID]
-        words.append(Score("Nearest track", f"{score['nearest_similarity']:.2f}", name))
-    if score.get("seconds_asked") is not None and abs(score["seconds"] - score["seconds_asked"]) > 0.02:
-        words.append(Score("Length", f"{score['seconds']:.2f} s", f"asked {score['seconds_asked']:.2f}", "wrong"))
+        words.append(Score("nearest_similarity", _finite(score["nearest_similarity"], ".2f"), name))
+    return (*words, *_faults(score))
+
+
+def _faults(score: Row) -> list[Score]:
+    faults = []
+    if has_its_length(score) is False:
+        asked = f"asked {score['seconds_asked']:.2f}"
+        faults.append(Score("seconds_correct", f"{score['seconds']:.2f} s", asked, "wrong"))
     if (score.get("seam_contrast") or 0) > CLEAR_SEAM:
-        words.append(Score("Seams", f"{score['seam_contrast']:.0%}", "of moments change less", "wrong"))
+        faults.append(Score("seam_contrast", _percent(score["seam_contrast"]), "of moments change less", "wrong"))
     if (score.get("dc") or 0) > AUDIBLE_OFFSET:
-        words.append(Score("DC offset", f"{score['dc']:.3f}", "", "wrong"))
-    for name, word in (("silence", "Silence"), ("clipping", "Clipping")):
-        if score.get(name):
-            words.append(
-                Score(word, f"{score[name]:.1%}", "", "wrong" if score[name] > 0.5 or name == "clipping" else "")
-            )
-    return tuple(words)
+        faults.append(Score("dc", f"{score['dc']:.3f}", "", "wrong"))
+    for column, most in (("zeros", MARKED_ZEROS), ("silence", MARKED_SILENCE), ("clipping", 0.0)):
+        if score.get(column) and (score[column] > most or column == "silence"):
+            verdict = "wrong" if score[column] > most else ""
+            faults.append(Score(column, f"{score[column]:.1%}".replace("%", " %"), "", verdict))
+    return faults
 
 
-def _meter(score: Row) -> SimilarityMeter | None:
-    value = score.get("chroma_similarity")
-    if value is None:
-        return None
-    marks = {name: score.get(f"chroma_similarity_{name}") for name in ("untrained", "chance", "ceiling")}
-    percent = {name: None if mark is None else round(100 * mark, 1) for name, mark in marks.items()}
-    return SimilarityMeter(
-        value=round(100 * value, 1),
-        untrained=percent["untrained"],
-        chance=percent["chance"],
-        ceiling=percent["ceiling"],
-        words=" · ".join(f"{name} {100 * mark:.0f}" for name, mark in marks.items() if mark is not None),
-    )
+def _sounds(clip: Row, score: Row, references: Mapping[str, str], around: Around) -> list[Sound]:
+    sounds = []
+    untrained = around.untrained.get((clip["request_id"], clip["take"]))
+    if untrained is not None:
+        audio, picture = relative_address(untrained["path"]), around.pictures[untrained["sha256"]]
+        sounds.append(Sound("Untrained model", "same request and seed", audio, picture))
+    known = [(f"{name.capitalize()} reference", reference) for name, reference in references.items()]
+    if score.get("nearest_track") is not None:
+        known.append((WORDS["nearest_similarity"], f"track:{score['nearest_track']}"))
+    for role, reference in known:
+        excerpt = around.excerpts.get(reference)
+        if excerpt is not None:
+            sounds.append(Sound(role, excerpt.title, excerpt.audio, excerpt.picture))
+    return sounds
 
 
-def _order(clip: Row, score: Row) -> dict[str, float]:
-    # A sort key of the page -> the value to sort by.
-    nearest = score.get("nearest_similarity")
-    values = {
-        "melody": score.get("chroma_similarity"),
-        "text": score.get("clap_similarity"),
-        "nearest": nearest,
-        "seconds": clip["seconds"],
-        "loudness": clip["loudness"],
-    }
-    return {name: round(value, 5) for name, value in values.items() if value is not None and math.isfinite(value)}
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 def _verdict(right: bool | None) -> str:
@@ -223,28 +315,25 @@ def _verdict(right: bool | None) -> str:
 
 
 def _finite(value: float | None, form: str, unit: str = "") -> str:
-    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}{unit}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:{form}}{unit}".replace("-", "−")
 
 
 def clip_views(
     clips: Sequence[Row],
     requests: Sequence[Row],
-    generations: Sequence[Row],
+    seeds: Mapping[tuple[str, int], int],
     scores: Sequence[Row],
-    tracks: Sequence[Row],
-    pictures: Mapping[str, str],
-    versions: str,
+    around: Around,
+    twins: Mapping[tuple[str, int], Twin],
 ) -> list[ClipView]:
     """Show all clips in the order of the requests file, then of takes.
 
     Args:
-        pictures: addresses relative to the page, by the clip's SHA-256.
-        versions: the versions of the tables behind them, in words.
+        seeds: by request and take.
+        twins: what another checkpoint made, by request and take.
     """
     request_of = {row["request_id"]: row for row in requests}
-    generation_of = {(row["request_id"], row["take"]): row for row in generations}
     score_of = {(row["request_id"], row["take"]): row for row in scores}
-    track_of = {row["track_id"]: row for row in tracks}
 
     def order(clip: Row) -> tuple[int, int, str, int]:
         request = request_of[clip["request_id"]]
@@ -254,11 +343,10 @@ def clip_views(
         clip_view(
             clip,
             request_of[clip["request_id"]],
-            generation_of[clip["request_id"], clip["take"]],
+            seeds[clip["request_id"], clip["take"]],
             score_of.get((clip["request_id"], clip["take"])),
-            track_of,
-            pictures[clip["sha256"]],
-            versions,
+            around,
+            twins.get((clip["request_id"], clip["take"])),
         )
         for clip in sorted(clips, key=order)
     ]

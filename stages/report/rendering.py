@@ -1,7 +1,8 @@
-"""The page: one HTML file with its style and script inside, that asks no network for anything.
+"""The page: an HTML file with its style and scripts inside, that asks no network for anything.
 
 Text from metadata is data. The template escapes all of it, and the page's Content-Security-Policy allows one style and
-one script by their hashes, and pictures and sound from beside the page: a tag that slipped through would do nothing.
+its own scripts by their hashes, and pictures and sound from beside the page: a tag that slipped through would do
+nothing.
 """
 
 import base64
@@ -9,11 +10,13 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from stages.report.clips import ClipView, minutes
+from stages.report.catalog_data import as_json
+from stages.report.clips import ClipView
 from stages.report.codecs import CodecView
 from stages.report.contents import CheckpointView, TableSize
 from stages.report.findings import Bar, Finding
@@ -21,12 +24,18 @@ from stages.report.score_card import Card
 
 HERE = Path(__file__).parent
 
-PLAYERS = 240
-"""Cards whose player is in the page from the start. A browser takes a millisecond and more to set up each, so further
-cards hold a link to the clip, which the script turns into a player once the card is shown."""
+SCRIPTS = (
+    *("views", "sounds", "catalog", "picks", "player"),
+    *("choosing", "drawing", "list", "details", "workbench"),
+)
+"""The page's scripts in the order in which they stand in it; the first runs in the head, the first two are all that a
+page without clips needs."""
 
-CLIPS_AT_FIRST = 48
-"""Cards that are shown before the reader asks for more; without a script all are."""
+STYLES = ("page", "workbench")
+"""The page's style sheets."""
+
+PLAIN_CLIPS = 24
+"""Clips that stand in the page itself, for who has scripts off."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,10 @@ class Page:
     bars: Sequence[Bar]
     cards: Sequence[Card]
     clips: Sequence[ClipView]
+    facts: Mapping[str, Any]
+    """What the scripts must know of the catalog."""
+    blocks: Sequence[str]
+    """The clips as JSON, some hundreds in each."""
     codec: CodecView | None
     """None where the store trained none."""
     checkpoints: Sequence[CheckpointView]
@@ -55,20 +68,22 @@ def render_page(page: Page) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(bytes=_byte_size, attributes=_attributes)
-    style, script = (HERE / "page.css").read_text(), (HERE / "page.js").read_text()
+    environment.filters.update(bytes=_byte_size)
+    style = "".join((HERE / f"{name}.css").read_text() for name in STYLES)
+    scripts = [(HERE / "scripts" / f"{name}.js").read_text() for name in SCRIPTS]
+    hashes = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
     policy = (
-        f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src 'sha256-{_hash(script)}'; "
+        f"default-src 'none'; style-src 'sha256-{_hash(style)}'; script-src {hashes}; "
         "img-src 'self' file:; media-src 'self' file:; base-uri 'none'; form-action 'none'"
     )
     text = environment.get_template("page.html").render(
         page=page,
         policy=policy,
         style=Markup(style),
-        script=Markup(script),
-        at_first=CLIPS_AT_FIRST,
-        players=PLAYERS,
-        minutes=minutes,
+        scripts=[Markup(script) for script in scripts],
+        facts=Markup(as_json(page.facts)),
+        blocks=[Markup(block) for block in page.blocks],
+        at_first=PLAIN_CLIPS,
     )
     # A lone surrogate, which broken file names bring, has no UTF-8 form.
     return text.encode("utf-8", "replace")
@@ -85,8 +100,3 @@ def _byte_size(size: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
-
-
-def _attributes(values: Mapping[str, float]) -> Markup:
-    """Write `data-…` attributes of sort keys; the names are this project's own, the values numbers."""
-    return Markup(" ").join(Markup('data-{}="{}"').format(name, f"{value:g}") for name, value in values.items())

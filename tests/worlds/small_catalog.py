@@ -22,6 +22,7 @@ from schemas.tables import (
     TRAINING,
     Table,
 )
+from schemas.versions import record_version
 from schemas.weights import WeightsLibrary
 from stages.audio import encode_audio
 from stages.pipeline.contract import Context
@@ -120,15 +121,23 @@ def track_id(number: int) -> str:
     return hashlib.sha256(f"track {number % 7}".encode()).hexdigest()
 
 
-def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Context:
-    """A store in `folder` with one clip for each request (sharing `distinct` sounds), and the report's context."""
+def small_catalog(folder: str, requests: list[dict], distinct: int = 6, shared: bool = False) -> Context:
+    """A store in `folder` with the clips of each request (sharing `distinct` sounds), and the report's context.
+
+    Args:
+        shared: clips of the same sound share its file, so that thousands of clips are a few files.
+    """
     store = Store(folder)
     sounds = [encode_audio(melody_clip(seed), 16_000, "flac", {}) for seed in range(distinct)]
     clips, generations, scores, nearest, controls = [], [], [], [], []
-    for number, request in enumerate(requests):
-        data, key = sounds[number % distinct], {"request_id": request["request_id"], "take": 0}
-        path = f"audio/version={VERSION}/{request['request_id']}-0.flac"
-        store.write_bytes(path, data)
+    written: set[str] = set()
+    for number, (request, take) in enumerate((each, take) for each in requests for take in range(each["takes"])):
+        data, key = sounds[number % distinct], {"request_id": request["request_id"], "take": take}
+        name = f"sound-{number % distinct}" if shared else f"{request['request_id']}-{take}"
+        path = f"audio/version={VERSION}/{name}.flac"
+        if path not in written:
+            store.write_bytes(path, data)
+            written.add(path)
         draw = random.Random(number)
         clips.append(
             key
@@ -143,8 +152,9 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
             score["chroma_similarity_chance"] = draw.uniform(0.08, 0.16)
             score["chroma_similarity_ceiling"] = draw.uniform(0.8, 0.95)
             if number < 40:
-                item = {"sounds": "untrained", "item": f"{request['request_id']}/0", "checkpoint_id": CHECKPOINT}
+                item = {"sounds": "untrained", "item": f"{request['request_id']}/{take}", "checkpoint_id": CHECKPOINT}
                 controls.append(key | item | {"chroma_similarity": draw.uniform(0.05, 0.2)})
+                controls[-1] |= {"path": path, "sha256": hashlib.sha256(data).hexdigest()}
         if request["key"]:
             right = draw.random() < 0.5
             score |= {"key_asked": request["key"], "key": "A minor" if right else "C major", "key_correct": right}
@@ -211,6 +221,32 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6) -> Conte
     return Context(
         store, settings, "run", "report", VERSION, versions, WeightsLibrary(store), identity="report-identity"
     )
+
+
+EARLIER = "ea711e70ea711e70"
+"""Another version of the clips, and the checkpoint that made them."""
+
+
+def add_earlier_clips(context: Context, requests: list[dict]) -> None:
+    """Put the clips of another checkpoint into the store, made of the same requests and seeds, as an earlier run would
+    have left them."""
+    store, clips, generations, scores = context.store, [], [], []
+    for number, request in enumerate(requests):
+        key = {"request_id": request["request_id"], "take": 0}
+        data = encode_audio(melody_clip(200 + number % 3), 16_000, "flac", {})
+        path = f"audio/version={EARLIER}/{request['request_id']}-0.flac"
+        store.write_bytes(path, data)
+        clip = {"checkpoint_id": EARLIER, "path": path, "format": "flac", "sample_rate": 16_000, "channels": 1}
+        clips.append(key | clip | {"seconds": 4.0, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
+        generations.append(key | {"checkpoint_id": EARLIER, "seed": request["seed"]})
+        scores.append(key | {"seconds_asked": 4.0, "seconds": 4.0, "clap_similarity": 0.25, "chroma_similarity": 0.2})
+    # Each table has a version of its own, as in a store: what was made of what is kept in `versions`.
+    of_generations, of_scores = "9e9e9e9e9e9e9e9e", "5c07ed5c07ed5c07"
+    made = ((CLIPS, EARLIER, clips), (GENERATIONS, of_generations, generations), (SCORES, of_scores, scores))
+    for table, version, rows in made:
+        store.write_shard(table, version, "0", pa.Table.from_pylist(rows, schema=table.schema), input_key="a test")
+    record_version(store, EARLIER, "decode", 1, "{}", {GENERATIONS.name: of_generations})
+    record_version(store, of_scores, "evaluate", 1, "{}", {CLIPS.name: EARLIER, GENERATIONS.name: of_generations})
 
 
 def add_codec(context: Context, reconstructions: int = 2, metrics: dict[str, float] | None = None) -> dict:

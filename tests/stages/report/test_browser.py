@@ -1,5 +1,7 @@
-"""The report in a real browser: opened from the disk, filtered, sorted, played, and attacked."""
+"""The report in a real browser: opened from the disk, searched, sorted, played, picked from, and attacked."""
 
+import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,12 +9,40 @@ from typing import Any
 
 import pytest
 
-from stages.report import rendering
+from stages import report
 from tests.stages.report.test_report import HOSTILE, make
-from tests.worlds.small_catalog import add_codec, request_row, small_catalog
+from tests.worlds.small_catalog import add_codec, add_earlier_clips, request_row, small_catalog
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed: apt-get install chromium")
+
+CONTRAST = r"""() => {
+    // [red, green, blue, opacity] from 0 to 1; colours that are mixed are written as color(srgb ...).
+    const parts = text => {
+        const [r, g, b, a = 1] = text.match(/[\d.]+(?:e-\d+)?/g).map(Number);
+        return text.startsWith('color(') ? [r, g, b, a] : [r / 255, g / 255, b / 255, a];
+    };
+    const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+    const behind = node => {
+        if (!node) return [1, 1, 1, 1];
+        const colour = parts(getComputedStyle(node).backgroundColor);
+        return colour[3] === 1 ? colour : over(colour, behind(node.parentElement));
+    };
+    const light = colour => {
+        const [r, g, b] = colour.map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const texts = 'p, dt, dd, h1, h2, h3, small, figcaption, .verdict, summary, th, td, a, b, button, .mark, .label';
+    return Math.min(...[...document.querySelectorAll(texts)]
+        .filter(node => node.checkVisibility() && node.textContent.trim())
+        .filter(node => !node.closest('.skip, .is-refused, .unseen'))
+        .map(node => {
+            const back = behind(node);
+            const a = light(over(parts(getComputedStyle(node).color), back)), b = light(back);
+            return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+        }));
+}"""
+"""The lowest contrast of a text that is shown with what is behind it (WCAG 2.2, 1.4.3)."""
 
 
 @pytest.fixture(scope="module")
@@ -26,49 +56,84 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("a store # with odd & name")
-    requests = [request_row(number) for number in range(60)]
+    requests = [request_row(number) for number in range(58)]
     for number, text in enumerate(HOSTILE):
         requests[number] |= {"title": text, "description": text, "name": text}
+    requests += [request_row(58, takes=2, stale="expected a number")]
     context = small_catalog(str(folder), requests)
     add_codec(context)
+    add_earlier_clips(context, requests[:9])
     make(context)
-    return (folder / "report/index.html").as_uri()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(store: Path) -> str:
+    return (store / "report/index.html").as_uri()
+
+
+def opened(browser: Any, address: str, **options: Any) -> Any:
+    page = browser.new_page(**{"viewport": {"width": 1200, "height": 900}} | options)
+    page.messages = []
+    page.on("console", lambda message: page.messages.append(message.text))
+    page.on("pageerror", lambda error: page.messages.append(str(error)))
+    page.goto(address)
+    page.wait_for_function("() => isLoaded")
+    return page
 
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.messages = []
-    opened.on("console", lambda message: opened.messages.append(message.text))
-    opened.on("pageerror", lambda error: opened.messages.append(str(error)))
-    opened.goto(address)
-    yield opened
-    opened.close()
+    page = opened(browser, address)
+    yield page
+    page.close()
 
 
-def shown(page: Any) -> list[str]:
-    # What is far below the screen is not laid out, and has no inner text.
-    return [card.text_content() for card in page.locator(".card:visible h3").all()]
+def titles(page: Any) -> list[str]:
+    """The titles of the rows that are drawn, in their order."""
+    return [row.text_content() for row in page.locator("#list .row h3, #list .group h3").all()]
 
 
-def test_the_page_opens_from_a_disk_without_an_error_and_shows_the_first_cards(page: Any) -> None:
+def count(page: Any) -> str:
+    return str(page.locator("#count").inner_text())
+
+
+def settled(page: Any) -> None:
+    """Wait until what was typed has been searched for."""
+    page.wait_for_timeout(250)
+
+
+def test_the_page_opens_from_a_disk_without_an_error_and_shows_the_first_clips(page: Any) -> None:
     assert page.messages == []
-    assert len(shown(page)) == 48
-    assert page.locator("#count").inner_text() == "48 of 60 clips"
-    page.click("#more")
-    assert len(shown(page)) == 60
+    assert count(page) == "60 clips"
+    drawn = titles(page)
+    assert 8 < len(drawn) < 60
+    assert page.locator("#list [aria-setsize]").first.get_attribute("aria-setsize") == "60"
+    assert page.locator("#list img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 320
+
+
+def test_rows_come_and_go_with_the_screen_and_the_page_keeps_its_height(page: Any) -> None:
+    height = page.evaluate("document.body.scrollHeight")
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_function("() => [...drawn.keys()].includes(59)")
+    assert not page.evaluate("drawn.has(5)")
+    assert page.evaluate("drawn.has(0)")  # the chosen one stays, for the keyboard
+    assert page.evaluate("document.body.scrollHeight") == height
+    numbers = page.evaluate("[...list.children].map(row => Number(row.getAttribute('aria-posinset')))")
+    assert numbers == sorted(numbers)
 
 
 def test_hostile_titles_are_inert_text(page: Any) -> None:
-    titles = shown(page)
+    drawn = [" ".join(title.split()) for title in titles(page)]
     for text in HOSTILE:
-        assert any(" ".join(text.split()) in " ".join(title.split()) for title in titles)
+        assert " ".join(text.split()) in drawn
+        page.evaluate("text => choose(clips.find(clip => clip.title === text))", text)
+        assert page.locator("#details h3").text_content() == text
     assert page.title() == "The catalog"
-    assert page.evaluate("document.querySelectorAll('script').length") == 1
-    assert page.evaluate("document.querySelectorAll('.card img').length") == 60
     assert not [href for href in page.evaluate("[...document.links].map(a => a.protocol)") if href != "file:"]
+    assert page.messages == []
 
 
 def test_a_tag_that_slipped_through_would_be_stopped_by_the_policy(page: Any) -> None:
@@ -87,57 +152,267 @@ def test_a_tag_that_slipped_through_would_be_stopped_by_the_policy(page: Any) ->
     assert any("Content Security Policy" in message for message in page.messages)
 
 
-def test_the_search_finds_words_in_any_order_and_the_filter_narrows_it(page: Any) -> None:
+def test_the_search_finds_words_in_any_order_and_the_filters_narrow_it(page: Any) -> None:
     page.fill("#find", "engine xylophone")
-    assert page.locator("#empty").is_visible()
+    page.locator("#empty").wait_for()
     page.fill("#find", "BELLS number 33")
-    page.wait_for_timeout(50)
-    assert shown(page) == ["Salt Harbour 33"]
+    settled(page)
+    assert titles(page) == ["Salt Harbour 33"]
     page.fill("#find", "")
+    page.click("#filters-button")
     page.select_option("#kind", "melody")
-    assert page.locator("#count").inner_text() == "30 of 60 clips"
-    page.select_option("#kind", "clap")
+    settled(page)
+    assert count(page) == "29 of 60 clips"
+    assert page.locator("#filters-count").inner_text() == "1"
+    page.select_option("#kind", "")
+    page.select_option("#marks", "stale")
+    assert count(page) == "2 of 60 clips"
+    assert page.locator("#list .mark").first.inner_text() == "stale"
     page.click("#clear")
-    assert page.locator("#count").inner_text() == "48 of 60 clips"
+    page.select_option("#range-column", "clap_similarity")
+    page.fill("#range-low", "0.5")
+    settled(page)
+    kept = page.evaluate("rows.map(row => row.clips[0].values.clap_similarity)")
+    assert 0 < len(kept) < 60
+    assert min(kept) >= 0.5
+    page.select_option("#range-column", "chroma_similarity")
+    page.fill("#range-low", "50")  # as it is written: in per cent
+    settled(page)
+    assert min(page.evaluate("rows.map(row => row.clips[0].values.chroma_similarity)")) >= 0.5
+    page.click("#clear")
+    assert count(page) == "60 clips"
 
 
-def test_cards_are_sorted_by_a_score_and_those_without_it_come_last(page: Any) -> None:
-    page.click("#all")
-    for option, largest_first in (("melody", True), ("-melody", False)):
-        page.select_option("#sort", option)
-        page.click("#all") if page.locator("#all").is_visible() else None
-        values = page.evaluate("[...document.querySelectorAll('.card')].map(card => card.dataset.melody ?? null)")
-        rated = [float(value) for value in values if value is not None]
-        assert rated == sorted(rated, reverse=largest_first)
-        assert values[:30].count(None) == 0
-    page.select_option("#sort", "")
-    assert page.evaluate("document.querySelectorAll('.card')[8].querySelector('h3').textContent") == "Paper Garden 8"
+def test_clips_are_sorted_by_any_score_and_those_without_it_come_last(page: Any) -> None:
+    names = page.evaluate("FACTS.columns.map(column => column.name)")
+    assert {"chroma_similarity", "key_correct", "clap_similarity", "loudness"} <= set(names)
+    for name in names:
+        page.select_option("#sort", name)
+        for lowest in (False, True):
+            if lowest:
+                page.click("#direction")
+            values = page.evaluate("name => rows.map(row => row.clips[0].values[name] ?? null)", name)
+            rated = [value for value in values if value is not None]
+            assert rated == sorted(rated, reverse=not lowest)
+            assert None not in values[: len(rated)]
+        page.click("#direction")
+    page.click('#heads [data-sort="chroma_similarity"]')
+    assert page.locator("#sort").input_value() == "chroma_similarity"
+    assert page.locator("#heads .sorted").inner_text().startswith("Melody")
 
 
-def test_a_clips_sound_loads_and_only_one_plays(page: Any) -> None:
-    seconds = page.evaluate("""async () => {
-        const [audio] = document.querySelectorAll('.card audio');
-        audio.preload = 'metadata';
-        audio.load();
-        await new Promise((done, failed) => { audio.onloadedmetadata = done; audio.onerror = failed; });
-        return audio.duration;
-    }""")
-    assert seconds == pytest.approx(4.0, abs=0.05)
-    playing = page.evaluate("""async () => {
-        const [one, other] = document.querySelectorAll('.card audio');
-        one.muted = other.muted = true;
-        await one.play();
-        await other.play();
-        await new Promise(done => setTimeout(done, 300));
-        return [one.paused, other.paused, other.closest('.card').classList.contains('playing')];
-    }""")
-    assert playing == [True, False, True]
+def test_takes_stand_side_by_side_and_the_best_is_told(page: Any) -> None:
+    page.fill("#find", "number 58")
+    settled(page)
+    page.locator(".modes label", has_text="Requests").click()
+    assert count(page) == "2 of 60 clips of 1 requests"
+    assert page.locator(".tile h4 button").all_inner_texts() == ["Take 1", "Take 2"]
+    boxes = [page.locator(".tile").nth(number).bounding_box() for number in (0, 1)]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    page.select_option("#sort", "clap_similarity")
+    best = page.evaluate(
+        "rows[0].clips.reduce((a, b) => a.values.clap_similarity > b.values.clap_similarity ? a : b).take"
+    )
+    assert page.locator(".tile", has=page.locator(".best")).locator("h4").inner_text().startswith(f"Take {best + 1}")
+    page.click("#filters-button")
+    page.select_option("#takes", "best")
+    assert page.evaluate("rows[0].clips.map(clip => clip.take)") == [best]
+
+
+def test_two_checkpoints_are_compared_on_the_same_requests_and_seeds(page: Any) -> None:
+    page.locator(".modes label", has_text="Compare").click()
+    assert count(page) == "9 of 60 clips"
+    page.select_option("#sort", "chroma_similarity")
+    row = page.locator(".comparison", has=page.locator("tr", has_text="Melody")).first
+    assert row.locator(".tile").count() == 2
+    own, other, difference = row.locator("tr", has_text="Melody").locator("td").all_inner_texts()
+    assert other == "20 %"
+    assert difference == f"+{int(own.removesuffix(' %')) - 20}"
+    row.locator('.tile [data-do="play"]').nth(1).click()
+    page.wait_for_function("() => !audio.paused")
+    assert "ea711e70ea711e70" in page.evaluate("audio.src")
+
+
+def test_a_sound_loads_only_when_it_is_heard_and_only_one_plays(page: Any) -> None:
+    sounds = "performance.getEntriesByType('resource').filter(entry => entry.name.endsWith('.flac')).length"
+    assert page.locator("audio").count() == 1 + 4  # the player, and the codec's pairs
+    assert page.evaluate("audio.networkState") in (0, 1)  # nothing, or idle
+    assert page.evaluate(sounds) == 0
+    page.locator('#list [data-do="play"]').nth(1).click()
+    page.wait_for_function("() => audio.currentTime > 0.1")
+    assert page.evaluate("audio.duration") == pytest.approx(4.0, abs=0.05)
+    assert "Playing" in page.locator("#status").inner_text()
+    label = page.locator('#list [data-do="play"]').nth(1).get_attribute("aria-label")
+    assert str(label).startswith("Pause")
+    page.locator('#list [data-do="play"]').nth(2).click()
+    page.wait_for_function("() => !audio.paused")
+    assert page.locator("#list .plays-now").count() == 1
+
+
+def test_a_clip_is_compared_by_ear_at_the_same_moment(page: Any) -> None:
+    page.evaluate(
+        "choose(clips.find(clip => clip.sounds.some(sound => sound.role === 'Untrained model') && clip.twin))"
+    )
+    page.keyboard.press(" ")
+    page.wait_for_function("() => audio.currentTime > 0.5")
+    moment = page.evaluate("audio.currentTime")
+    page.keyboard.press("a")
+    assert page.evaluate("soundNumber") == 1
+    page.wait_for_function("() => !audio.paused && audio.readyState > 1 && !audio.seeking")
+    assert page.evaluate("audio.currentTime") >= moment - 0.3
+    page.keyboard.press("a")
+    assert "Untrained model" in page.locator("#now-what").inner_text()
+    assert page.locator("#details .compared .is-playing b").inner_text() == "Untrained model"
+
+
+def test_the_keyboard_plays_goes_on_picks_and_refuses_and_can_be_turned_off(page: Any) -> None:
+    page.keyboard.press("j")
+    assert page.evaluate("chosenClip.number") == 1
+    page.keyboard.press("p")
+    page.keyboard.press("j")
+    page.keyboard.press("x")
+    assert page.evaluate("[...picks.values()]") == ["pick", "refuse"]
+    assert page.locator("#count").inner_text() == "60 clips · 1 picked, 1 refused"
+    assert page.locator('#list [data-do="pick"][aria-pressed="true"]').count() == 1
+    page.keyboard.press("x")
+    assert page.evaluate("[...picks.values()]") == ["pick"]
+    for _ in range(30):
+        page.keyboard.press("j")
+    chosen = page.locator("#list .is-chosen")
+    box = chosen.bounding_box()
+    assert 0 < box["y"] < 900 - page.locator("#player").bounding_box()["height"]
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "find"
+    page.keyboard.type("river p")
+    assert page.evaluate("[...picks.values()]") == ["pick"]
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.uncheck("#keys-on")
+    page.keyboard.press("Escape")
+    before = page.evaluate("chosenClip.number")
+    page.keyboard.press("j")
+    assert page.evaluate("chosenClip.number") == before
+    page.evaluate("localStorage.clear()")
+
+
+def test_the_tab_key_goes_through_the_page_and_out_of_the_list(page: Any) -> None:
+    page.evaluate("element('sort').focus()")
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(
+            page.evaluate("document.activeElement.closest('#list, #details, #player, #tools')?.id ?? 'outside'")
+        )
+        if "player" in reached:
+            break
+    assert {"tools", "list", "details", "player"} <= reached
+
+
+def test_picks_are_kept_saved_and_loaded(page: Any, browser: Any, address: str, tmp_path: Path) -> None:
+    page.evaluate("localStorage.clear()")
+    page.locator('#list [data-do="pick"]').first.click()
+    page.locator('#list [data-do="refuse"]').nth(1).click()
+    page.click("#picks-menu summary")
+    saved = {}
+    for button in ("json", "csv"):
+        with page.expect_download() as waiting:
+            page.click(f"#save-{button}")
+        waiting.value.save_as(tmp_path / f"picks.{button}")
+        saved[button] = (tmp_path / f"picks.{button}").read_text()
+    ids = page.evaluate("clips.slice(0, 2).map(clip => clip.id)")
+    document = json.loads(saved["json"])
+    assert list(document) == ["format", "store", "picks"]
+    assert document["format"] == "segue-picks-1"
+    assert document["store"] == page.evaluate("FACTS.store")
+    assert document["picks"] == [
+        {"request_id": ids[0], "take": 0, "verdict": "pick"},
+        {"request_id": ids[1], "take": 0, "verdict": "refuse"},
+    ]
+    assert saved["csv"] == f"request_id,take,verdict\n{ids[0]},0,pick\n{ids[1]},0,refuse\n"
+    page.reload()
+    page.wait_for_function("() => isLoaded")
+    assert page.evaluate("picks.size") == 2
+    for button in ("json", "csv"):
+        page.evaluate("picks.clear()")
+        page.set_input_files("#load-picks", tmp_path / f"picks.{button}")
+        page.wait_for_function("() => picks.size === 2")
+    (tmp_path / "wrong.json").write_text('{"format": "segue-picks-1", "picks": [{"request_id": "a", "take": -1}]}')
+    page.set_input_files("#load-picks", tmp_path / "wrong.json")
+    page.wait_for_function("() => element('picks-words').textContent.includes('expected')")
+    assert page.evaluate("picks.size") == 2
+    page.evaluate("localStorage.clear()")
+
+
+def test_what_is_copied_renders_the_clip_again(page: Any, store: Path) -> None:
+    page.evaluate("choose(clips[20])")
+    path, seed = page.evaluate("[clips[20].path, clips[20].seed]")
+    texts = [button.get_attribute("data-copy") for button in page.locator("[data-copy]").all()]
+    assert texts[:2] == [page.evaluate("clips[20].id"), seed]
+    words = shlex.split(str(texts[2]))
+    assert words == ["segue", "verify", "--render", "--store", str(store), str(store / path)]
+    page.click('[data-copy^="segue"]')
+    page.wait_for_function("() => element('status').textContent.startsWith('Copied')")
+    assert page.locator("#details a[download]").get_attribute("download") == Path(path).name
+
+
+def test_beats_and_chords_lie_over_the_spectrogram(page: Any) -> None:
+    page.evaluate("choose(clips.find(clip => clip.drawn?.lanes.length === 2))")
+    picture = page.locator("#details .large .picture")
+    assert "chords asked: Am F; chords heard: Am7 –" in str(picture.get_attribute("aria-label"))
+    assert picture.locator(".chords.asked text").all_text_contents() == ["Am", "F"]
+    around, *lanes = (
+        box.bounding_box() for box in (picture, picture.locator(".chords.asked"), picture.locator(".chords.heard"))
+    )
+    for lane in lanes:
+        assert around["y"] - 1 <= lane["y"] <= around["y"] + around["height"] + 1 - lane["height"]
+    assert lanes[0]["y"] < lanes[1]["y"]
+
+
+def test_a_link_to_a_clip_shows_it_however_far_down_it_is(browser: Any, address: str) -> None:
+    for number in (50, 3):
+        page = opened(browser, address)
+        anchor = page.evaluate(f"clips[{number}].anchor")
+        page.close()
+        page = opened(browser, f"{address}#{anchor}")
+        assert page.evaluate("chosenClip.number") == number
+        box = page.locator("#list .is-chosen").bounding_box()
+        assert 0 <= box["y"] <= 900
+        page.close()
+
+
+def test_parts_of_the_page_are_shown_one_at_a_time_and_links_lead_into_them(page: Any) -> None:
+    assert page.locator("#findings").is_hidden()
+    page.click("#sections a[href='#findings']")
+    assert page.locator("#findings").is_visible()
+    assert page.locator("#workbench").is_hidden()
+    assert page.locator("#sections [aria-current]").inner_text().startswith("Findings")
+    page.click("#sections a[href='#clips']")
+    page.locator("#details summary", has_text="Request and lineage").click()
+    page.click("#details a[href^='#model-']")
+    assert page.locator(".model").first.is_visible()
+
+
+def test_a_screen_reader_has_names_for_all_that_can_be_pressed(page: Any) -> None:
+    nameless = page.evaluate("""() => [...document.querySelectorAll('button, a, input, select, summary, [role]')]
+        .filter(node => node.checkVisibility() && !node.closest('[aria-hidden]'))
+        .filter(node => !['list', 'listitem', 'status'].includes(node.getAttribute('role')))
+        .filter(node => !(node.getAttribute('aria-label') || node.getAttribute('aria-labelledby')
+            || node.textContent.trim() || node.closest('label')?.textContent.trim() || node.labels?.length))
+        .map(node => node.outerHTML.slice(0, 120))""")
+    assert nameless == []
+    tree = page.locator("#list").aria_snapshot()
+    assert tree.startswith("- list:")
+    assert "listitem:" in tree
+    assert 'button "Play' in tree
+    assert page.locator("[role=status]").count() == 1
 
 
 def test_a_reconstruction_plays_beside_its_original_and_stops_a_clip(page: Any) -> None:
+    page.click("#sections a[href='#codec']")
     assert page.locator("#codec .heard").count() == 2
     playing = page.evaluate("""async () => {
-        const clip = document.querySelector('.card audio');
+        const clip = audio; loadSound(clips[0]);
         const [original, decoded] = document.querySelectorAll('.heard audio');
         const moments = [];
         for (const one of [clip, original, decoded]) {
@@ -157,66 +432,66 @@ def test_a_reconstruction_plays_beside_its_original_and_stops_a_clip(page: Any) 
     assert second["y"] >= first["y"] + first["height"]
 
 
-def test_the_keyboard_reaches_the_search(page: Any) -> None:
-    page.keyboard.press("/")
-    assert page.evaluate("document.activeElement.id") == "find"
-    page.keyboard.type("river 1")
-    page.wait_for_timeout(50)
-    assert 0 < len(shown(page)) < 48
-
-
 @pytest.mark.parametrize("width", [360, 800, 1600])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Any, width: int, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    worst = page.evaluate("""() => {
-        const light = text => {
-            const [r, g, b] = text.match(/[\\d.]+/g).map(v => v / 255)
-                .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
-            return .2126 * r + .7152 * g + .0722 * b;
-        };
-        const behind = node => {
-            for (; node; node = node.parentElement) {
-                const colour = getComputedStyle(node).backgroundColor;
-                if (!/, 0\\)$/.test(colour)) return colour;
-            }
-            return 'rgb(255, 255, 255)';
-        };
-        const texts = 'p, dt, dd, h1, h2, h3, small, figcaption, .verdict, .scores li, summary, th, td, a';
-        return Math.min(...[...document.querySelectorAll(texts)]
-            .filter(node => node.offsetParent && node.textContent.trim() && !node.closest('.skip')).map(node => {
-                const a = light(getComputedStyle(node).color), b = light(behind(node));
-                return (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-            }));
-    }""")
-    assert worst >= 4.5
+    worst = []
+    for view in ("clips", "findings", "codec", "models", "tables"):
+        page.evaluate("view => { location.hash = view; }", view)
+        page.wait_for_function("view => document.documentElement.dataset.view === view", arg=view)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        worst.append(page.evaluate(CONTRAST))
+    for mode in ("Requests", "Compare"):
+        page.evaluate("location.hash = 'clips'")
+        page.locator(".modes label", has_text=mode).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        worst.append(page.evaluate(CONTRAST))
+    assert min(worst) >= 4.5
 
 
-def test_of_very_many_cards_only_those_that_are_shown_have_a_player(
-    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rendering, "PLAYERS", 10)
-    make(small_catalog(str(tmp_path), [request_row(number) for number in range(60)]))
-    opened = browser.new_page()
-    opened.goto((tmp_path / "report/index.html").as_uri())
-    assert (opened.locator(".card audio").count(), opened.locator(".listen").count()) == (48, 12)
-    opened.fill("#find", "number 59")
-    opened.wait_for_timeout(50)
-    audio = opened.locator(".card:visible audio")
-    assert audio.count() == 1
-    assert audio.get_attribute("aria-label") == "Amber Tide 59"
-    assert audio.evaluate("node => node.src").endswith("-0.flac")
-    assert opened.locator(".listen").count() == 11
-    opened.close()
+def test_three_thousand_clips_are_there_within_a_second_and_take_little_memory(browser: Any, tmp_path: Path) -> None:
+    """Limits are several times what a quiet machine takes (docs/page.md), so that a busy one passes."""
+    requests = [request_row(number, takes=3) for number in range(1000)]
+    make(small_catalog(str(tmp_path), requests, shared=True))
+    page = opened(browser, (tmp_path / "report/index.html").as_uri())
+    devtools = page.context.new_cdp_session(page)
+    devtools.send("Performance.enable")
+    devtools.send("HeapProfiler.collectGarbage")
+    measured = {each["name"]: each["value"] for each in devtools.send("Performance.getMetrics")["metrics"]}
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert paint < 5_000
+    assert measured["JSHeapUsedSize"] < 100e6
+    assert measured["Nodes"] < 20_000
+    assert count(page) == "3,000 clips"
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_function("() => drawn.has(2999)")
+    assert page.evaluate("document.querySelectorAll('*').length") < 10_000
+    page.locator(".modes label", has_text="Requests").click()
+    assert count(page) == "3,000 clips of 1,000 requests"
+    page.close()
 
 
-def test_without_a_script_every_clip_is_there(browser: Any, address: str) -> None:
-    opened = browser.new_context(java_script_enabled=False).new_page()
-    opened.goto(address)
-    assert opened.locator(".card audio").count() == 60
-    assert opened.locator(".heard audio").count() == 4
-    assert opened.locator(".card:visible").count() == 60
-    assert not opened.locator(".tools").is_visible()
-    opened.close()
+def test_without_a_script_the_first_clips_are_there_and_all_parts_of_the_page(browser: Any, address: str) -> None:
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(address)
+    assert page.locator(".plain audio").count() == 24
+    assert page.locator(".heard audio").count() == 4
+    assert page.locator("noscript p").first.is_visible()
+    assert not page.locator("#tools").is_visible()
+    for part in ("#findings", "#codec", "#models", "#tables"):
+        assert page.locator(part).is_visible()
+    page.close()
+
+
+def test_a_page_without_clips_works(browser: Any, tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(0)])
+    report.reduce(report.Config(), context, *(context.rows(table).slice(0, 0) for table in report.READS))
+    page = browser.new_page()
+    messages: list[str] = []
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.goto((tmp_path / "report/index.html").as_uri())
+    assert page.get_by_text("There are no clips yet.").is_visible()
+    assert messages == []
+    page.close()

@@ -2,17 +2,35 @@
 
 import base64
 import hashlib
+import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+import soundfile
 
-from schemas.tables import MEASURES
+from schemas.tables import MEASURES, SCORES, TRACKS
 from stages import report
+from stages.audio import encode_audio
+from stages.audio.marks import read_marks
 from stages.pipeline.contract import Context, ReduceResult, Stopped
-from tests.worlds.small_catalog import CHECKPOINT, MEASURED, add_codec, request_row, small_catalog
+from stages.report import rendering
+from stages.report.catalog_data import data_blocks
+from stages.report.clips import Around, ClipView, clip_view
+from stages.report.score_card import FOLLOWED, SOUND
+from tests.worlds.small_catalog import (
+    CHECKPOINT,
+    EARLIER,
+    MEASURED,
+    add_codec,
+    add_earlier_clips,
+    melody_clip,
+    request_row,
+    small_catalog,
+)
 
 HOSTILE = (
     "<script>document.title='owned'</script>",
@@ -27,6 +45,15 @@ HOSTILE = (
 
 def make(context: Context) -> ReduceResult:
     return report.reduce(report.Config(), context, *(context.rows(table) for table in report.READS))
+
+
+def view(request: dict, take: int) -> ClipView:
+    """A clip that was not scored."""
+    clip = {"request_id": request["request_id"], "take": take, "checkpoint_id": CHECKPOINT, "path": "audio/a.flac"}
+    clip |= {"format": "flac", "sample_rate": 16_000, "seconds": 4.0, "loudness": -16.0, "true_peak": -1.0}
+    row = {"fields": None, "reading": None, "guidance_text": None, "stale": None} | request
+    around = Around(tracks={}, pictures={"abc": "pictures/abc.png"})
+    return clip_view(clip | {"sha256": "abc"}, row, 1, None, around, None)
 
 
 class Tags(HTMLParser):
@@ -54,6 +81,22 @@ class Tags(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
+def clips_of(store: Path) -> list[dict]:
+    """What the page's scripts are given of the clips, read as they read it."""
+    text = (store / "report/index.html").read_text()
+    blocks = re.findall(r'<script type="application/json" class="clips-block">(.*?)</script>', text, re.S)
+    clips = [clip for block in blocks for clip in json.loads(block)]
+    assert len(clips) == facts_of(store)["clips"]
+    return clips
+
+
+def facts_of(store: Path) -> dict:
+    text = (store / "report/index.html").read_text()
+    block = re.search(r'<script type="application/json" id="catalog">(.*?)</script>', text, re.S)
+    assert block
+    return json.loads(block[1])
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("store")
@@ -76,13 +119,112 @@ def page(context: Context, store: Path) -> Tags:
     return Tags((store / "report/index.html").read_text())
 
 
-def test_every_clip_has_a_player_and_a_picture_that_exist(page: Tags, store: Path, context: Context) -> None:
-    sources = [attributes["src"] for attributes in page.of("audio")]
-    images = [attributes["src"] for attributes in page.of("img")]
-    assert len(sources) == len(images) == 19
-    assert len(set(sources)) == 19
-    for address in (*sources, *images):
-        assert (store / "report" / unquote(str(address))).resolve().is_file()
+def test_every_clip_has_a_sound_and_a_picture_that_exist(page: Tags, store: Path) -> None:
+    clips = clips_of(store)
+    assert len({clip["audio"] for clip in clips}) == 19
+    for clip in clips:
+        for address in (clip["audio"], clip["picture"], *(sound["audio"] for sound in clip["sounds"])):
+            assert (store / "report" / unquote(address)).resolve().is_file()
+
+
+def test_the_first_clips_stand_in_the_page_itself_for_who_has_scripts_off(
+    page: Tags, store: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sources = [attributes["src"] for attributes in page.of("audio") if "src" in attributes]
+    assert sources == [clip["audio"] for clip in clips_of(store)]
+    monkeypatch.setattr(rendering, "PLAIN_CLIPS", 3)
+    make(small_catalog(str(tmp_path), [request_row(number) for number in range(5)]))
+    text = (tmp_path / "report/index.html").read_text()
+    assert text.count("<audio controls") == 3
+    assert "here are the first 3 of 5 clips" in text
+
+
+def test_clips_are_told_in_blocks_of_a_few_hundred() -> None:
+    views = [view(request_row(number // 2, takes=2), number % 2) for number in range(6)]
+    blocks = [json.loads(block) for block in data_blocks(views, clips_in_block=4)]
+    assert [len(block) for block in blocks] == [4, 2]
+    assert [clip["take"] for block in blocks for clip in block] == [0, 1] * 3
+
+
+def test_a_take_is_stored_from_0_and_told_from_1(tmp_path: Path) -> None:
+    make(small_catalog(str(tmp_path), [request_row(0, takes=2)]))
+    second = clips_of(tmp_path)[1]
+    assert (second["take"], second["takes"]) == (1, 2)
+    assert second["anchor"].endswith("-2")
+    assert ["Take and seed", "2, 0"] in second["lineage"]
+
+
+def test_a_stale_line_and_digital_silence_carry_a_mark(tmp_path: Path) -> None:
+    requests = [request_row(0, stale="expected seconds above 0, got -1"), request_row(1), request_row(2)]
+    context = small_catalog(str(tmp_path), requests)
+    tables = {table: context.rows(table) for table in report.READS}
+    scores = tables[SCORES].to_pylist()
+    for row in scores:
+        row["zeros"] = {requests[1]["request_id"]: 0.27, requests[2]["request_id"]: 0.004}.get(row["request_id"])
+    tables[SCORES] = tables[SCORES].from_pylist(scores, schema=SCORES.schema)
+    report.reduce(report.Config(), context, *tables.values())
+    stale, silent, sound = clips_of(tmp_path)
+    assert stale["marks"][0][0] == "stale"
+    assert "expected seconds above 0, got -1" in stale["marks"][0][1]
+    assert silent["marks"] == [["27 % digital silence", "27 % of its samples are exactly zero"]]
+    assert sound["marks"] == []
+    assert [("marked" in clip["kinds"], "stale" in clip["kinds"]) for clip in (stale, silent, sound)] == [
+        (True, True),
+        (True, False),
+        (False, False),
+    ]
+
+
+def test_what_a_clip_is_compared_with_is_named_and_lies_there(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path / "store"), [request_row(1)])
+    tables = {table: context.rows(table) for table in report.READS}
+    source = tmp_path / "source.wav"
+    source.write_bytes(encode_audio(0.1 * melody_clip(7, seconds=9.0), 16_000, "wav", {}))
+    tracks = [row | {"uri": str(source)} for row in tables[TRACKS].to_pylist()]
+    tables[TRACKS] = tables[TRACKS].from_pylist(tracks, schema=TRACKS.schema)
+    report.reduce(report.Config(excerpt_seconds=5.0), context, *tables.values())
+    (clip,) = clips_of(tmp_path / "store")
+    assert [sound["role"] for sound in clip["sounds"]] == ["Untrained model", "Melody reference", "Nearest track"]
+    assert clip["sounds"][1]["title"] == "Quiet River (source) by Otter & Vale"
+    data = (tmp_path / "store/report" / clip["sounds"][1]["audio"]).resolve().read_bytes()
+    samples, rate = soundfile.read(io.BytesIO(data))
+    assert len(samples) / rate == pytest.approx(5.0, abs=0.1)
+    assert not read_marks(io.BytesIO(data))  # nobody here made it
+    report.reduce(report.Config(excerpt_seconds=0), context, *tables.values())
+    assert [sound["role"] for sound in clips_of(tmp_path / "store")[0]["sounds"]] == ["Untrained model"]
+    assert not list((tmp_path / "store/report/excerpts").iterdir())
+
+
+def test_a_recording_that_is_gone_is_left_out_with_a_remark(tmp_path: Path) -> None:
+    context = small_catalog(str(tmp_path), [request_row(1)])
+    tables = {table: context.rows(table) for table in report.READS}
+    tracks = [row | {"uri": str(tmp_path / "gone.wav")} for row in tables[TRACKS].to_pylist()]
+    tables[TRACKS] = tables[TRACKS].from_pylist(tracks, schema=TRACKS.schema)
+    assert not report.reduce(report.Config(), context, *tables.values()).rejects
+    assert [sound["role"] for sound in clips_of(tmp_path)[0]["sounds"]] == ["Untrained model"]
+    assert "cannot play" in context.remarks.all()[0].what
+
+
+def test_clips_of_another_checkpoint_for_the_same_requests_and_seeds_are_set_beside(tmp_path: Path) -> None:
+    requests = [request_row(number) for number in range(3)]
+    context = small_catalog(str(tmp_path), requests)
+    other_seed = requests[1] | {"seed": 999}
+    add_earlier_clips(context, [requests[0], other_seed])
+    make(context)
+    clips = clips_of(tmp_path)
+    assert ["twin" in clip for clip in clips] == [True, False, False]
+    assert clips[0]["twin"]["checkpoint"] == EARLIER
+    assert clips[0]["twin"]["values"]["chroma_similarity"] == 0.2
+    assert (tmp_path / "report" / clips[0]["twin"]["picture"]).is_file()
+    assert facts_of(tmp_path)["twins"] == [EARLIER]
+
+
+def test_a_score_has_the_name_of_the_score_card(page: Tags, store: Path) -> None:
+    names = {column["name"]: column["words"] for column in facts_of(store)["columns"]}
+    for name, (words, _) in (FOLLOWED | SOUND).items():
+        assert names.get(name, words) == words
+    for clip in clips_of(store):
+        assert clip["scores"].keys() | clip["values"].keys() <= names.keys()
 
 
 def test_the_page_asks_nothing_of_a_network(page: Tags, store: Path) -> None:
@@ -91,16 +233,19 @@ def test_the_page_asks_nothing_of_a_network(page: Tags, store: Path) -> None:
             value = attributes.get(name)
             assert value is None or value.startswith(("#", "../audio/", "pictures/")), (tag, value)
     assert not page.of("link")
-    assert "://" not in (store / "report/index.html").read_text()
+    addresses = re.findall(r"\w+://[^\s\"']*", (store / "report/index.html").read_text())
+    assert addresses == ["http://www.w3.org/2000/svg"]  # a name, which nothing fetches
 
 
-def test_hostile_text_is_text_and_nothing_else(page: Tags) -> None:
+def test_hostile_text_is_text_and_nothing_else(page: Tags, store: Path) -> None:
     said = "".join(page.text)
     for text in HOSTILE:
         assert text in said
         assert f"[{text}]" in said
-    assert len(page.of("script")) == 1
-    assert len(page.of("img")) == 19
+    titles = {clip["title"] for clip in clips_of(store)}
+    assert titles > set(HOSTILE)
+    assert len(page.of("script")) == len(rendering.SCRIPTS) + 2  # what is said of the catalog, and the clips
+    assert len([image for image in page.of("img") if "src" in image]) == 19
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
 
@@ -111,10 +256,11 @@ def test_the_policy_allows_the_pages_own_style_and_script_and_no_other(page: Tag
     assert policy.startswith("default-src 'none'")
     assert "unsafe" not in policy
     for tag in ("script", "style"):
-        inline = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.S)
-        assert inline
-        digest = base64.b64encode(hashlib.sha256(inline[1].encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
+        inline = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.S)
+        hashes = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in inline]
+        allowed = re.search(rf"{tag}-src ([^;]*);", policy)
+        assert allowed
+        assert allowed[1].split() == [f"'sha256-{digest}'" for digest in hashes]
 
 
 def test_lineage_leads_from_a_clip_to_its_request_its_checkpoint_and_its_data(page: Tags) -> None:
@@ -137,7 +283,7 @@ def test_ids_are_unique_and_labels_and_headings_are_there(page: Tags) -> None:
     assert len(ids) == len(set(ids))
     headings = [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]
     assert headings.count("h1") == 1
-    assert all(attributes.get("aria-label") for attributes in page.of("audio"))
+    assert all(attributes.get("aria-label") for attributes in page.of("audio") if attributes.get("id") != "audio")
     assert page.of("html")[0]["lang"] == "en"
     for section in page.of("section"):
         assert section["aria-labelledby"] in ids
@@ -158,11 +304,13 @@ def test_its_row_names_the_page_that_lies_there(store: Path, context: Context, p
     assert row["sha256"] == hashlib.sha256(data).hexdigest()
 
 
-def test_pictures_that_no_clip_needs_are_removed(tmp_path: Path) -> None:
+def test_what_the_page_names_no_more_is_removed(tmp_path: Path) -> None:
     context = small_catalog(str(tmp_path), [request_row(0)])
     context.store.write_bytes("report/pictures/old.png", b"no clip's")
+    context.store.write_bytes("report/excerpts/old.mp3", b"of no clip")
     make(context)
     assert len(list((tmp_path / "report/pictures").iterdir())) == 1
+    assert not list((tmp_path / "report/excerpts").iterdir())
 
 
 def test_a_clip_whose_file_is_gone_or_damaged_is_refused_and_the_others_are_shown(tmp_path: Path) -> None:
@@ -175,7 +323,7 @@ def test_a_clip_whose_file_is_gone_or_damaged_is_refused_and_the_others_are_show
     assert len(made.rejects) == 2
     assert "missing" in {reject.kind for reject in made.rejects}
     text = (tmp_path / "report/index.html").read_text()
-    assert text.count("<audio") == 1
+    assert len(clips_of(tmp_path)) == text.count("<audio controls") == 1
     assert "2 clips are left out" in text
 
 
@@ -201,11 +349,12 @@ def test_the_score_card_has_every_measure_with_its_interval_and_what_was_refused
         assert words in said
 
 
-def test_beats_and_chords_are_drawn_as_asked_and_as_heard(page: Tags) -> None:
-    drawn = [attributes for attributes in page.of("svg") if attributes.get("class") == "chords"]
+def test_beats_and_chords_are_drawn_as_asked_and_as_heard(page: Tags, store: Path) -> None:
+    drawn = [clip["drawn"] for clip in clips_of(store) if clip["drawn"]]
     assert len(drawn) == 7  # every third request asks for a tempo
-    assert all("chords asked: Am F; chords heard: Am7 –" in str(attributes["aria-label"]) for attributes in drawn)
-    assert sum(attributes.get("class") == "heard" for attributes in page.of("path")) == 7
+    assert all("chords asked: Am F; chords heard: Am7 –" in shapes["words"] for shapes in drawn)
+    assert all(shapes["asked"].startswith("M0.0 0V22") and shapes["heard"].startswith("M1.6 78") for shapes in drawn)
+    assert [name for name, _ in drawn[0]["lanes"]] == ["asked", "heard"]
 
 
 def test_a_store_without_clips_scores_and_models_has_a_page_that_says_so(tmp_path: Path) -> None:
@@ -246,14 +395,14 @@ def test_a_codec_that_was_trained_here_is_measured_and_heard_beside_the_original
     assert "SI-SNR 7.0 dB against −44.0" in said
     assert "SI-SNR 7.0 dB against 0.8" in said
     assert "The scalar quantiser sends fewer samples" in said
-    heard = [row for row in page.of("audio") if "checkpoint=" in str(row["src"])]
+    heard = [row for row in page.of("audio") if "checkpoint=" in str(row.get("src"))]
     assert [str(row["src"]).rsplit("/", 1)[1] for row in heard] == [
         f"{number}-{side}.flac" for number in (1, 2, 3) for side in ("original", "decoded")
     ]
     assert heard[0]["aria-label"] == "Quiet River (source) by Otter & Vale, original"
-    for image in page.of("img"):
+    for image in (image for image in page.of("img") if "src" in image):
         assert (tmp_path / "report" / str(image["src"])).is_file()
-    assert len({image["src"] for image in page.of("img")}) == 7
+    assert len({image["src"] for image in page.of("img") if "src" in image}) == 7
 
 
 def test_a_store_that_trained_no_codec_says_so(page: Tags) -> None:
@@ -281,7 +430,7 @@ def test_a_reconstruction_whose_file_is_gone_is_left_out_and_told(tmp_path: Path
         (f"{codec['checkpoint_id']}/1/decoded", "missing")
     ]
     page = Tags((tmp_path / "report/index.html").read_text())
-    assert len([row for row in page.of("audio") if "checkpoint=" in str(row["src"])]) == 2
+    assert len([row for row in page.of("audio") if "checkpoint=" in str(row.get("src"))]) == 2
     said = "".join(page.text)
     assert "Of the codec’s reconstructions 1 cannot be read" in said
     assert "clips are left out" not in said

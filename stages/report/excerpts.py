@@ -1,0 +1,96 @@
+"""Excerpts of the recordings that clips refer to, or are nearest to: a few seconds each, so that the page can play them
+beside the clips wherever it lies. They carry no mark of generated sound, for nobody here made them."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from schemas.tables import Row
+from stages.audio import (
+    LISTENING_LOUDNESS,
+    LISTENING_PEAK,
+    AudioError,
+    encode_audio,
+    measure_audio,
+    read_audio,
+    resample,
+)
+from stages.audio.references import Reference
+from stages.pipeline.contract import Context
+from stages.report.clips import track_title
+
+FOLDER = "report/excerpts"
+"""Where they lie in the store."""
+
+SAMPLE_RATE = 32_000
+"""Hz; MP3 at this rate takes about 10 kB a second."""
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The beginning of a recording."""
+
+    title: str
+    path: str
+    """In the store."""
+    sha256: str
+
+
+def cut_excerpts(
+    context: Context, references: Iterable[str], tracks: Mapping[str, Row], seconds: float
+) -> dict[str, Excerpt]:
+    """Cut the beginnings of recordings, and return them by the reference; what is there is not cut again.
+
+    One that cannot be reached or read is left out, with a remark: the page is no reason to fail a run.
+
+    Args:
+        references: as `requests` holds them; those to words are left out.
+        tracks: rows of `tracks` by id.
+        seconds: length of an excerpt; 0 cuts none.
+    """
+    if not seconds:
+        return {}
+    wanted = {reference: uri for reference in references if (uri := _uri(reference, tracks)) is not None}
+    there = set(context.store.files(FOLDER))
+    excerpts = {}
+    context.progress.start("report", len(wanted), "excerpts")
+    for reference, uri in sorted(wanted.items()):
+        context.check_stopped()
+        name = f"{hashlib.sha256(f'{reference} {seconds:g}'.encode()).hexdigest()[:32]}.mp3"
+        path = f"{FOLDER}/{name}"
+        try:
+            if name not in there:
+                context.store.write_bytes(path, _excerpt(uri, seconds))
+            digest = hashlib.sha256(context.store.read_bytes(path)).hexdigest()
+            excerpts[reference] = Excerpt(_title(reference, tracks), path, digest)
+        except (AudioError, OSError) as error:
+            context.remarks.add("recordings that the page cannot play beside clips", uri, str(error))
+        context.progress.advance()
+    return excerpts
+
+
+def _excerpt(uri: str, seconds: float) -> bytes:
+    recording = read_audio(uri)
+    beginning = recording.samples[:2, : round(seconds * recording.sample_rate)]
+    resampled = resample(beginning, recording.sample_rate, SAMPLE_RATE)
+    # A gain alone: a limiter would take longer than all the rest, for what a few peaks would gain in loudness.
+    measures = measure_audio(resampled, SAMPLE_RATE)
+    wanted = 0.0 if measures.loudness is None else LISTENING_LOUDNESS - measures.loudness
+    most = 0.0 if measures.true_peak is None else LISTENING_PEAK - measures.true_peak
+    return encode_audio(resampled * np.float32(10 ** (min(wanted, most) / 20)), SAMPLE_RATE, "mp3")
+
+
+def _uri(reference: str, tracks: Mapping[str, Row]) -> str | None:
+    named = Reference.from_row(reference)
+    if named.kind == "file":
+        return named.value
+    track = tracks.get(named.value) if named.kind == "track" else None
+    return None if track is None else track["uri"]
+
+
+def _title(reference: str, tracks: Mapping[str, Row]) -> str:
+    named = Reference.from_row(reference)
+    return track_title(tracks[named.value]) if named.kind == "track" else PurePosixPath(named.value).name
