@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from schemas.picks import read_picks
 from stages import report
 from tests.stages.report.test_report import HOSTILE, make
 from tests.worlds.small_catalog import add_codec, add_earlier_clips, request_row, small_catalog
@@ -329,6 +330,9 @@ def test_picks_are_kept_saved_and_loaded(page: Any, browser: Any, address: str, 
         {"request_id": ids[0], "take": 0, "verdict": "pick"},
         {"request_id": ids[1], "take": 0, "verdict": "refuse"},
     ]
+    for button in saved:  # as `segue export --picks` reads them
+        kept = read_picks(str(tmp_path / f"picks.{button}"))
+        assert kept.verdicts == {(ids[0], 0): "pick", (ids[1], 0): "refuse"}
     assert saved["csv"] == f"request_id,take,verdict\n{ids[0]},0,pick\n{ids[1]},0,refuse\n"
     page.reload()
     page.wait_for_function("() => isLoaded")
