@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import math
+import mimetypes
 import os
 import time
 import uuid
@@ -208,7 +209,13 @@ class Store:
         if self.is_local:
             replace_file(path, data)
         else:
-            self.filesystem.pipe_file(path, data)
+            self.filesystem.pipe_file(path, data, **self._content_type(relative))
+
+    def _content_type(self, relative: str) -> dict[str, str]:
+        """Return what a bucket is to tell browsers that a file is: they save a page without a type, and show none."""
+        content_type, _ = mimetypes.guess_type(relative)
+        is_s3 = "s3" in self.filesystem.unstrip_protocol("").partition(":")[0]
+        return {"ContentType": content_type} if is_s3 and content_type else {}
 
     def write_new(self, relative: str, data: bytes) -> bool:
         """Write a file where none is, whole or not at all; return False, having written nothing, where one is."""

@@ -55,6 +55,14 @@ def test_a_run_on_s3_equals_a_run_on_a_disk_and_can_be_queried(bucket, tmp_path)
     assert found[0] == found[1]
 
 
+def test_a_browser_is_told_what_a_file_of_a_bucket_is(bucket):
+    store = Store(bucket)
+    for name, content_type in (("index.html", "text/html"), ("a.png", "image/png"), ("a.mp3", "audio/mpeg")):
+        store.write_bytes(f"report/{name}", b"...")
+        assert S3FileSystem().info(f"{bucket}/report/{name}", refresh=True)["ContentType"] == content_type
+        assert store.read_bytes(f"report/{name}") == b"..."
+
+
 def test_a_folder_of_weights_goes_to_s3_and_comes_back_as_local_files(bucket):
     store = Store(bucket)
     with store.new_folder("models/one") as folder:
