@@ -66,7 +66,7 @@ def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path:
     stages = recipe(tmp_path / "imported").configured_stages("recordings")
     run_stages(Run(RunPlan(stages, ["requests", "generate", "decode", "report"], settings, True)))
     page = tmp_path / "store" / "report" / "index.html"
-    assert page.read_text().count("<audio") == 2
+    assert page.read_text().count("<audio controls") == 2
     run_stages(Run(RunPlan(stages, ["requests", "generate", "decode", "evaluate", "report"], settings, True)))
     assert query(Store(settings.store), "SELECT count(*) AS n FROM scores").to_pylist() == [{"n": 2}]
 
