@@ -20,6 +20,7 @@ import stages.generate
 import stages.harmony
 import stages.ingest
 import stages.nearest
+import stages.originality
 import stages.report
 import stages.requests
 import stages.rhythm
@@ -86,6 +87,7 @@ class Recipe(Config):
     decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
     evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
     nearest: Annotated[stages.nearest.Config, Stage(stages.nearest)] = stages.nearest.Config()
+    originality: Annotated[stages.originality.Config, Stage(stages.originality)] = stages.originality.Config()
     controls: Annotated[stages.evaluate.controls.Config, Stage(stages.evaluate.controls, gpu=True)] = (
         stages.evaluate.controls.Config()
     )

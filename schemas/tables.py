@@ -450,6 +450,42 @@ NEAREST = Table(
     ("request_id", "take"),
     columns(request_id=TEXT, take=pa.int32(), nearest_track=TEXT, nearest_similarity=pa.float64()),
 )
+ORIGINALITY = Table(
+    "originality",
+    "what a clip has in common with the recordings that its model learned from, and with other clips",
+    ("request_id", "take"),
+    columns(
+        request_id=TEXT,
+        take=pa.int32(),
+        checkpoint_id=TEXT,
+        sha256=TEXT,
+        compared=pa.int64(),
+        held_out=pa.int32(),
+        prompt_seconds=pa.float64(),
+        referred=TEXTS,
+        code_seconds=pa.float64(),
+        code_share=pa.float64(),
+        code_track=TEXT,
+        code_begin=pa.float64(),
+        code_track_begin=pa.float64(),
+        code_percentile=pa.float64(),
+        code_threshold=pa.float64(),
+        sound_seconds=pa.float64(),
+        sound_share=pa.float64(),
+        sound_track=TEXT,
+        sound_begin=pa.float64(),
+        sound_track_begin=pa.float64(),
+        sound_percentile=pa.float64(),
+        sound_threshold=pa.float64(),
+        melody_seconds=pa.float64(),
+        nearest_request_id=TEXT,
+        nearest_take=pa.int32(),
+        nearest_seconds=pa.float64(),
+        nearest_share=pa.float64(),
+        too_near=pa.bool_(),
+        reasons=TEXTS,
+    ),
+)
 REPORTS = Table(
     "reports",
     "a written report page",
@@ -568,7 +604,7 @@ TABLES: dict[str, Table] = {
     for table in (
         *(TRACKS, WITHHELD, PRINTS, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
         *(CHECKPOINTS, LEARNED, TRAINING, RECONSTRUCTIONS),
-        *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, CONTROLS, MEASURES, REPORTS),
+        *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, ORIGINALITY, CONTROLS, MEASURES, REPORTS),
         *(WEIGHTS, TAKEN_DOWN, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }

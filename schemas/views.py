@@ -34,6 +34,7 @@ EVERY_CLIP = "every_clip"
 
 _REASONS = {
     "clips": f"SELECT request_id, take, sha256, 'gate' AS stage, reasons FROM {EVERY_CLIP} WHERE len(reasons) > 0",
+    "originality": "SELECT request_id, take, sha256, 'originality' AS stage, reasons FROM originality WHERE too_near",
 }
 """A table -> the clips that it has something against: by key and digest of the file, for a clip that was made again is
 another one, with the stage that found it and the reasons."""
@@ -68,6 +69,15 @@ VIEWS = {
         """
         SELECT lower(artist) AS artist, list(DISTINCT split ORDER BY split) AS splits
         FROM (SELECT unnest(artists) AS artist, split FROM tracks) GROUP BY ALL HAVING count(DISTINCT split) > 1
+        """,
+    ),
+    "copies_in_two_splits": View(
+        "a recording and one that it is a copy of in another split; there is none in a store that is as it should be",
+        ("tracks",),
+        """
+        SELECT c.track_id, c.split, o.track_id AS copy_of, o.split AS split_of_that
+        FROM (SELECT track_id, split, unnest(copies_of) AS original FROM tracks) c
+        JOIN tracks o ON o.track_id = c.original WHERE c.split <> o.split
         """,
     ),
     "ancestry": View(

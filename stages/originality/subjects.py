@@ -1,0 +1,109 @@
+"""What is compared: the generated part of every clip, and held-out recordings that are as long."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas.identity import by_hash
+from schemas.tables import TRACKS, Row
+from stages.analysis.prints import SAMPLE_RATE, take_print
+from stages.audio.locations import AudioError
+from stages.audio.reading import read_waveform
+from stages.originality.comparing import NO_CODES, NO_PRINT, Subject, codes_of, cut, prints_of
+from stages.originality.config import Config
+from stages.originality.learned import learned_by
+from stages.pipeline.contract import Context, Reject
+
+TRACK = "track:"
+"""How references to recordings of the store begin."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeardClip:
+    """A clip, and what of it is compared."""
+
+    clip: Row
+    subject: Subject
+    line: int
+    """Where it stands among the requests: of two equal clips the later one is the duplicate."""
+    prompt_seconds: float
+    frame_rate: float
+    """Frames of codes a second."""
+    referred: tuple[str, ...]
+    """The recordings that its request refers to."""
+
+
+def clip_subjects(
+    context: Context, clips: pa.Table, generations: pa.Table, requests: pa.Table
+) -> tuple[list[HeardClip], list[Reject]]:
+    """Read every clip that no other stage has something against, in the order of the requests."""
+    request_of = {row["request_id"]: row for row in requests.to_pylist()}
+    generation_of = {(row["request_id"], row["take"]): row for row in generations.drop_columns(["chroma"]).to_pylist()}
+    rows = [row for row in clips.to_pylist() if not row["reasons"] and row["request_id"] in request_of]
+    learned = learned_by(context, {row["checkpoint_id"] for row in rows})
+    unknown = [checkpoint for checkpoint in sorted(learned) if not learned[checkpoint]]
+    context.remarks.add_all("models of which it is not known what they learned from", "", unknown)
+    context.progress.start("reading clips", len(rows), "clips")
+    heard, rejects = [], []
+    for row in rows:
+        context.check_stopped()
+        request, generation = request_of[row["request_id"]], generation_of.get((row["request_id"], row["take"]))
+        waveform = read_waveform(f"{context.store.url.rstrip('/')}/{row['path']}", SAMPLE_RATE, 1)
+        if isinstance(waveform, AudioError):
+            key = f"{row['request_id']}/{row['take']}"
+            rejects.append(Reject(key, row["path"], waveform.kind, str(waveform), passing=waveform.passing))
+        else:
+            heard.append(_heard(row, request, generation, waveform.samples[0], learned[row["checkpoint_id"]]))
+        context.progress.advance()
+    heard.sort(key=lambda each: (each.line, each.clip["request_id"], each.clip["take"]))
+    return heard, rejects
+
+
+def _heard(
+    clip: Row, request: Row, generation: Row | None, samples: npt.NDArray[np.float32], learned: frozenset[str]
+) -> HeardClip:
+    references = {
+        name: request[name] for name in ("melody", "prompt", "clap") if (request[name] or "").startswith(TRACK)
+    }
+    codes, codec, rate, prompt = NO_CODES, None, 0.0, 0
+    # A clip that was taken again has other codes than its row of generations.
+    if generation is not None and clip["seed"] in (None, generation["seed"]):
+        codec, rate, prompt = generation["codec_identity"], generation["frame_rate"], generation["prompt_frames"] or 0
+        codes = np.asarray(generation["codes"][0], np.uint16)[prompt:]
+    prompt_seconds = prompt / rate if rate else 0.0
+    subject = Subject(
+        codes=codes,
+        codec=codec,
+        peaks=cut(take_print(samples), prompt_seconds),
+        learned=learned,
+        melodies=frozenset(reference.removeprefix(TRACK) for name, reference in references.items() if name == "melody"),
+    )
+    referred = tuple(sorted({reference.removeprefix(TRACK) for reference in references.values()}))
+    return HeardClip(clip, subject, request["line"] or 0, prompt_seconds, rate, referred)
+
+
+def held_out_subjects(config: Config, context: Context, heard: Sequence[HeardClip]) -> list[Subject]:
+    """Take as much of held-out recordings as clips are long, once for each set of recordings that clips are compared
+    with; none where no set is known."""
+    sets = {each.subject.learned for each in heard if each.subject.learned}
+    if not sets or TRACKS.name not in context.versions:
+        return []
+    rows = context.rows(TRACKS, ["track_id", "split", "shard", "copies_of"]).to_pylist()
+    learned = frozenset[str]().union(*sets)
+    rows = [row for row in rows if row["split"] != "train" and row["track_id"] not in learned and not row["copies_of"]]
+    # Out of as few shards as hold so many, for these are read whole.
+    rows.sort(key=lambda row: (by_hash(f"shard {row['shard']}"), by_hash(row["track_id"])))
+    chosen = rows[: config.held_out]
+    seconds = float(np.median([each.clip["seconds"] - each.prompt_seconds for each in heard]))
+    subjects = []
+    for shard in sorted({row["shard"] for row in chosen}):
+        ids = frozenset(row["track_id"] for row in chosen if row["shard"] == shard)
+        codes, prints = codes_of(context, str(shard), ids), prints_of(context, str(shard), ids)
+        for track in sorted(ids & (codes.keys() | prints.keys())):
+            codec, rate, series = codes.get(track, (None, 0.0, NO_CODES))
+            peaks = cut(prints.get(track, NO_PRINT), 0.0, seconds)
+            subjects += [Subject(series[: round(seconds * rate)], codec, peaks, each) for each in sets]
+    return subjects
