@@ -142,8 +142,8 @@ function drawComparison(clip, columns) {
     line.append(make("td", tendency, written(column, difference, true)));
     table.append(line);
   }
-  const own = drawTile(clip, [], `${clip.checkpoint.slice(0, 8)} here`);
-  const other = drawTile(clip, [], `${clip.twin.checkpoint.slice(0, 8)} other`, 1);
+  const own = drawTile(clip, [], `Here · ${clip.checkpoint.slice(0, 8)}`);
+  const other = drawTile(clip, [], `Other · ${clip.twin.checkpoint.slice(0, 8)}`, 1);
   own.querySelector("h4").append(...marksOf(clip));
   node.querySelector(".tiles").append(own, table, other);
   return node;
