@@ -186,7 +186,7 @@ def first_sentence(module: Path) -> str:
 
 def source_tree() -> str:
     """Return the source tree, a line a module or package, with the first sentence of its docstring."""
-    lines = []
+    lines = [f"{'segue.py':<22} {first_sentence(ROOT / 'segue.py')}"]
     for layer in ("flows", "stages", "model", "schemas"):
         lines.append(f"{layer}/")
         for path in sorted((ROOT / layer).iterdir()):

@@ -109,7 +109,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     for generation in generation_rows:
         context.check_stopped()
         codec, request = codecs[CodesFormat.from_row(generation)], request_of[generation["request_id"]]
-        sound = _decode(codec, generation, request["seconds"])
+        sound = decode_generation(codec, generation, request["seconds"])
         if np.isfinite(sound).all():
             licences = licences_of(generation["checkpoint_id"])
             rendering = _render(config, generation, request, licences, sound, codec.sample_rate)
@@ -122,7 +122,7 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
         yield part
 
 
-def _decode(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:
+def decode_generation(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:
     """Decode a generation to sound, cut to the seconds that were asked for, to the sample."""
     import torch
 
@@ -164,7 +164,7 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
 
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codec = load_codecs_of_rows([generation], path, context.device, got)[CodesFormat.from_row(generation)]
-    sound = _decode(codec, generation, request["seconds"])
+    sound = decode_generation(codec, generation, request["seconds"])
     licences = training_licences(context.store, generation["checkpoint_id"])
     return _render(config, generation, request, licences, sound, codec.sample_rate)
 

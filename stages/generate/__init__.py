@@ -79,6 +79,24 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
         ValueError: the checkpoint is no language model, or its weights are broken.
         MissingWeights: weights that a request needs cannot be had.
     """
+    yield from generate_rows(config, context, load_generator(config, context), requests.to_pylist())
+
+
+@dataclass(frozen=True, eq=False)
+class Generator:
+    """A model in memory, ready to generate."""
+
+    trained: "TrainedModel"
+    made_by: _MadeBy
+
+
+def load_generator(config: Config, context: Context) -> Generator:
+    """Load the model that generates.
+
+    Raises:
+        ValueError: the checkpoint is no language model, or its weights are broken.
+        MissingWeights: its weights cannot be had.
+    """
     from stages.checkpoints.loading import load_checkpoint
 
     local = context.weights(config.checkpoint)
@@ -89,10 +107,20 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
     codec = trained.facts.codec.digest if trained.facts.codec else None
     if codec is None and trained.codec is not None:
         codec = local.digest  # it lies with the model
-    made_by = _MadeBy(checkpoint_id, codec)
+    return Generator(trained, _MadeBy(checkpoint_id, codec))
+
+
+def generate_rows(config: Config, context: Context, generator: Generator, requests: list[Row]) -> Iterator[Shard]:
+    """Generate every take of some rows of `requests` that is not kept, and yield its row once its codes are whole.
+
+    Raises:
+        ValueError: the model's weights are broken.
+        MissingWeights: weights that a request needs cannot be had.
+    """
+    trained, made_by = generator.trained, generator.made_by
     together: list[_Take] = []
     pace = Pace(context.progress)
-    for take in _takes(config, context, trained.facts, requests.to_pylist(), pace):
+    for take in _takes(config, context, trained.facts, requests, pace):
         if isinstance(take, Reject):
             yield Shard([], [take])
             continue

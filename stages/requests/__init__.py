@@ -167,7 +167,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
     # The demo set refers to pieces that only a store with the demo corpus has.
     default_set = config.default_set if context.store.versions(PIECES) else "text"
     path = url or str(files("stages.requests").joinpath(f"{default_set}_requests.csv"))
-    reader = _RowReader(config, context, ReferencedFiles(_folder(url) if url else None))
+    reader = RowReader(config, context, ReferencedFiles(_folder(url) if url else None))
     file, remarks = read_requests_file(path), Remarks()
     rows: dict[str, Row] = {}
     refusals, names = [], dict[str, int]()
@@ -229,7 +229,7 @@ def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], size: int
 
 
 @dataclass
-class _RowReader:
+class RowReader:
     """Turns lines into rows of `requests`."""
 
     config: Config

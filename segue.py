@@ -1,0 +1,377 @@
+"""Segue in Python, for notebooks and scripts: stores and their tables, models that generate, codecs.
+
+    import segue
+
+    store = segue.Store("segue-store")
+    tracks = store.table("tracks", "pandas")
+    model = segue.load_model("./musicgen-small")
+    clip = model.generate("calm piano at night", seconds=8)
+    codes = model.codec.encode(clip)
+    same = model.codec.decode(codes)
+
+A `Sound` shows itself as a player in a notebook, and `IPython.display.Audio(sound.samples, rate=sound.sample_rate)`
+takes it as it is. Everything here calls what the stages call, on the same rows: a clip has the codes that `segue
+generate` gives the same request. What is heard is the codec's own sound; a catalog's files are levelled and marked as
+generated besides (`stages.decode`).
+"""
+
+import base64
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from jaxtyping import Float, UInt16
+
+import schemas
+from schemas import Settings, WeightsRef
+from schemas.database import follow_move, query
+from schemas.names import did_you_mean
+from schemas.tables import TABLES, Row
+from schemas.views import VIEWS
+from schemas.weights import WeightsLibrary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+    from flows.options import RunOptions
+    from stages.checkpoints.codecs import AnyCodec
+    from stages.generate import Generator
+    from stages.pipeline.contract import Context
+    from stages.requests import RowReader
+
+__all__ = ["Clip", "Codec", "Model", "Sound", "Store", "load_codec", "load_model", "read_sound", "run"]
+
+Device = Literal["auto", "cpu", "cuda"]
+Codes = UInt16[npt.NDArray[np.uint16], "K T"]
+"""Codes of K codebooks, T frames."""
+
+Request = str | Mapping[str, Any]
+"""What a clip is asked for by: a description, or columns of a requests file (docs/requests.md)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sound:
+    """Sound in memory, which a notebook shows as a player."""
+
+    samples: Float[npt.NDArray[np.float32], "C N"]
+    """C channels, N samples, 1 at full scale."""
+    sample_rate: int
+    """Hz."""
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.samples.shape[1] / self.sample_rate
+
+    def _repr_html_(self) -> str:
+        import soundfile
+
+        file = io.BytesIO()
+        soundfile.write(file, self.samples.T, self.sample_rate, format="WAV", subtype="PCM_16")
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+
+
+@dataclass(frozen=True, eq=False)
+class Clip(Sound):
+    """A generated sound, with what it was made of and from."""
+
+    codes: Codes
+    request: Row
+    """The row of `requests`: what was asked for, its defaults filled in."""
+    take: int
+    """Its number among the takes of the request, counted from 1."""
+    seed: int
+    """What its chance started from."""
+
+
+def read_sound(path: str | os.PathLike[str]) -> Sound:
+    """Read a recording, of any format that ingest reads, from a path or URL.
+
+    Raises:
+        stages.audio.AudioError: it cannot be found or decoded.
+    """
+    from stages.audio import read_audio
+
+    recording = read_audio(os.fspath(path))
+    return Sound(recording.samples, recording.sample_rate)
+
+
+class Store:
+    """A store that is there, to be read.
+
+    Args:
+        url: a folder or any fsspec URL.
+
+    Raises:
+        ValueError: there is none.
+    """
+
+    def __init__(self, url: str | os.PathLike[str] = Settings().store) -> None:
+        self.store = schemas.Store(os.fspath(url))
+        if not self.store.filesystem.exists(self.store.root):
+            raise ValueError(f"expected a store at {self.store.url}, got nothing there")
+        follow_move(self.store)
+
+    @property
+    def tables(self) -> Sequence[str]:
+        """The names of its tables and views; `segue show NAME` tells what they hold."""
+        return tuple(dict.fromkeys((*TABLES, *VIEWS)))
+
+    @overload
+    def query(self, sql: str, form: Literal["arrow"] = "arrow") -> pa.Table: ...
+    @overload
+    def query(self, sql: str, form: Literal["pandas"]) -> "pd.DataFrame": ...
+    @overload
+    def query(self, sql: str, form: Literal["polars"]) -> "pl.DataFrame": ...
+
+    def query(self, sql: str, form: str = "arrow") -> Any:
+        """Return the answer to one SELECT over the tables.
+
+        Args:
+            form: `arrow`, `pandas`, or `polars` where that package is installed.
+
+        Raises:
+            schemas.database.QueryError: it is no SELECT, or cannot be answered.
+        """
+        answer = query(self.store, sql)
+        if form == "arrow":
+            return answer
+        if form == "pandas":
+            return answer.to_pandas()
+        if form != "polars":
+            raise ValueError(f"expected arrow, pandas or polars, got {form!r}")
+        try:
+            import polars
+        except ImportError as error:
+            raise ValueError("expected the package polars for that form, got none: pip install polars") from error
+        return polars.from_arrow(answer)
+
+    @overload
+    def table(self, name: str, form: Literal["arrow"] = "arrow", where: str = ...) -> pa.Table: ...
+    @overload
+    def table(self, name: str, form: Literal["pandas"], where: str = ...) -> "pd.DataFrame": ...
+    @overload
+    def table(self, name: str, form: Literal["polars"], where: str = ...) -> "pl.DataFrame": ...
+
+    def table(self, name: str, form: Any = "arrow", where: str = "true") -> Any:
+        """Return a table or view as it is shown.
+
+        Args:
+            form: as for `query`.
+            where: which rows, in SQL over its columns, such as `bpm > 120`.
+
+        Raises:
+            ValueError: there is no such table.
+        """
+        if name not in self.tables:
+            known = ", ".join(self.tables)
+            raise ValueError(f"expected one of {known}, got {name!r}{did_you_mean(name, self.tables)}")
+        return self.query(f"SELECT * FROM {name} WHERE {where}", form)
+
+    def sound(self, path: str) -> Sound:
+        """Read a sound file of the store, such as the `path` of a row of `clips`."""
+        return read_sound(self.store.path(path) if self.store.is_local else f"{self.store.url}/{path}")
+
+
+class Codec:
+    """A codec, which turns sound into codes and back: as `tokenize` and `decode` do."""
+
+    def __init__(self, codec: "AnyCodec") -> None:
+        self.codec = codec
+
+    @property
+    def sample_rate(self) -> int:
+        """Of its sound, Hz."""
+        return self.codec.sample_rate
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames of codes a second, Hz."""
+        return self.codec.frame_rate
+
+    def encode(self, sound: Sound | str | os.PathLike[str]) -> Codes:
+        """Return the codes of a sound, or of a recording by its path, at any rate and of any number of channels."""
+        import torch
+
+        from stages.audio import convert_audio
+
+        if not isinstance(sound, Sound):
+            sound = read_sound(sound)
+        samples = convert_audio(sound.samples, sound.sample_rate, self.codec.sample_rate, self.codec.channels)
+        codes: Codes = self.codec.encode_track(torch.from_numpy(samples)).numpy().astype(np.uint16)
+        return codes
+
+    def decode(self, codes: npt.ArrayLike) -> Sound:
+        """Return the sound of codes [K, T], such as the `codes` of a row of `tokens` or `generations`."""
+        import torch
+
+        whole = torch.tensor(np.stack([np.asarray(level, dtype=np.int64) for level in codes]))  # type: ignore[union-attr]
+        return Sound(self.codec.decode_track(whole).float().numpy(), self.codec.sample_rate)
+
+
+def load_codec(
+    name: str, store: str | os.PathLike[str] | None = None, device: Device = "auto", offline: bool = False
+) -> Codec:
+    """Load a codec: a folder, a hub id, or `checkpoint:codec` of a store; of a language model's checkpoint, the one
+    inside.
+
+    Raises:
+        schemas.weights.MissingWeights: it cannot be had.
+        ValueError: there is no codec in it.
+    """
+    from stages.checkpoints.codecs import load_codec as load
+    from stages.pipeline.contract import device_of
+
+    with tempfile.TemporaryDirectory(prefix="segue-") as nowhere:
+        library = WeightsLibrary(schemas.Store(os.fspath(store or nowhere)), offline=offline)
+        return Codec(load(library.get(WeightsRef(name)).path, device_of(Settings(device=device))))
+
+
+class Model:
+    """A language model in memory, with its codec; `load_model` makes one."""
+
+    def __init__(self, options: "RunOptions", nowhere: "tempfile.TemporaryDirectory[str] | None" = None) -> None:
+        self._recipe, self._nowhere = options.recipe, nowhere  # whose folder goes when the model does
+        self._context: Context = options.plan.pipeline().context("generate", "python")
+        from stages.generate import load_generator
+
+        self._generator: Generator = load_generator(self._recipe.generate, self._context)
+
+    @property
+    def conditions(self) -> Sequence[str]:
+        """What it reads, such as `description` and `chroma`."""
+        return self._generator.trained.facts.model.conditions
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec of its codes."""
+        from stages.checkpoints.codecs import CodesFormat, load_matching_codec
+
+        reference, codes = self._recipe.decode.codec, CodesFormat.from_facts(self._generator.trained.facts)
+        path = self._context.weights(reference).path
+        return Codec(load_matching_codec(codes, path, self._context.device, str(reference), "the model"))
+
+    @cached_property
+    def _reader(self) -> "RowReader":
+        from stages.audio.references import ReferencedFiles
+        from stages.requests import RowReader
+
+        return RowReader(self._recipe.requests, self._context, ReferencedFiles(os.getcwd()))
+
+    def generate(self, request: Request, seconds: float | None = None, seed: int | None = None) -> Clip:
+        """Generate one clip.
+
+        Args:
+            request: a description, or columns of a requests file: `{"description": …, "melody": "file:song.wav"}`.
+            seconds: its length; None takes what the request or the recipe says.
+            seed: what chance starts from; None has it follow from the request, so that it gives the same clip again.
+
+        Raises:
+            ValueError: the request cannot be understood, or asks for what the model does not read.
+        """
+        asked = {"description": request} if isinstance(request, str) else dict(request)
+        given = {"seconds": seconds, "seed": seed}
+        asked |= {name: value for name, value in given.items() if value is not None} | {"takes": 1}
+        return next(self.generate_all([asked]))
+
+    def generate_all(self, requests: Iterable[Request]) -> Iterator[Clip]:
+        """Generate the clips of several requests side by side, and yield each once it is whole, the shortest first.
+
+        Raises:
+            ValueError: a request cannot be understood, or asks for what the model does not read.
+        """
+        from stages.decode import decode_generation
+        from stages.generate import generate_rows
+
+        rows = [self._row(number, request) for number, request in enumerate(requests, start=1)]
+        row_of = {row["request_id"]: row for row in rows}
+        for part in generate_rows(self._recipe.generate, self._context, self._generator, rows):
+            for reject in part.rejects:
+                raise ValueError(reject.message)
+            for made in part.rows:
+                request = row_of[made["request_id"]]
+                samples = decode_generation(self.codec.codec, dict(made), request["seconds"])
+                codes = np.stack(made["codes"])
+                yield Clip(samples, self.codec.sample_rate, codes, request, made["take"] + 1, made["seed"])
+
+    def _row(self, number: int, request: Request) -> Row:
+        """Return the row of `requests` that a line of a requests file would be."""
+        from stages.requests.lines import RequestLine, parse_line
+        from stages.requests.reading import Line
+
+        cells = {"description": request} if isinstance(request, str) else dict(request)
+        for name in cells.keys() - RequestLine.model_fields.keys():
+            known = RequestLine.model_fields
+            raise ValueError(
+                f"expected columns of a requests file ({', '.join(known)}), got {name!r}{did_you_mean(name, known)}"
+            )
+        return self._reader.row(Line(number, cells.get("name"), parse_line(cells)))
+
+
+def load_model(
+    name: str | os.PathLike[str],
+    store: str | os.PathLike[str] | None = None,
+    device: Device = "auto",
+    text_encoder: str | None = None,
+    knobs: Sequence[str] = (),
+    offline: bool = False,
+) -> Model:
+    """Load a language model: a folder in Hugging Face's, AudioCraft's or this project's form, a hub id, or
+    `checkpoint:language_model` (the newest) or `checkpoint:ID` of a store.
+
+    Args:
+        store: where `checkpoint:…` and the tracks that requests refer to are.
+        text_encoder: the T5 of an AudioCraft folder, which only names it.
+        knobs: any of a run, such as `generate.precision=int8`, as `--set` takes them.
+
+    Raises:
+        schemas.weights.MissingWeights: the model, or what it names, cannot be had.
+        ValueError: there is no model in it that can be read.
+    """
+    from flows.generating import PRESET, recipe_of_checkpoint
+    from flows.options import parse_run_options
+
+    nowhere = None if store else tempfile.TemporaryDirectory(prefix="segue-")
+    place = os.fspath(store) if store else nowhere.name if nowhere else ""
+    difference = recipe_of_checkpoint(os.fspath(name), schemas.Store(place), text_encoder)
+    settings = {"store": place, "device": device, "offline": offline}
+    options = parse_run_options(["generate"], PRESET, settings, knobs, recipe_difference=difference)
+    return Model(options, nowhere)
+
+
+def run(
+    source: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] = Settings().store,
+    stages: Sequence[str] = (),
+    preset: str = "miniature",
+    requests: str | os.PathLike[str] | None = None,
+    knobs: Sequence[str] = (),
+) -> Store:
+    """Run a catalog, or some stages of it, as `segue run` does, in this process and without Prefect; return its store.
+
+    Args:
+        source: the recordings; None where the preset makes its own.
+        stages: those to run; none means all.
+        requests: what to generate: a file; None takes the preset's own.
+        knobs: such as `train.optimization.steps=500`, as `--set` takes them.
+
+    Raises:
+        ValueError: a name or value is none of those allowed.
+        stages.pipeline.runner.StageFailed: a stage did not do all that it had to do.
+    """
+    from flows.options import parse_run_options
+    from flows.running import Run, run_stages
+
+    places = {"source": source, "store": store, "requests": requests}
+    settings = {name: os.fspath(place) for name, place in places.items() if place is not None}
+    run_stages(Run(parse_run_options(stages, preset, settings, knobs).plan))
+    return Store(store)

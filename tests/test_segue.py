@@ -1,0 +1,147 @@
+"""The door for Python: it gives what the stages give, and the examples run."""
+
+import json
+import re
+import runpy
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+import segue
+from schemas import Settings
+from schemas.tables import TRACKS
+from stages.audio import convert_audio
+from tests.flows.test_generating import made
+from tests.worlds.audiocraft_files import written
+from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.smallest_run import ROOT, SMALLEST
+from tests.worlds.tiny_models import text_encoder
+
+DESCRIPTION = "calm piano at night"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MusicGen as Hugging Face's hub has it."""
+    return save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path_factory.mktemp("hub") / "small")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> segue.Model:
+    return segue.load_model(folder, device="cpu", offline=True)
+
+
+def test_a_clip_has_the_codes_that_a_run_gives_the_same_request(
+    folder: Path, model: segue.Model, tmp_path: Path
+) -> None:
+    lines = [{"description": DESCRIPTION, "seconds": 0.8, "takes": 2}, {"description": "loud drums", "seconds": 0.5}]
+    (tmp_path / "order.json").write_text(json.dumps(lines))
+    rows = made(tmp_path / "store", "generate", "decode", model=str(folder), requests=str(tmp_path / "order.json"))
+    clips = sorted(model.generate_all(lines), key=lambda clip: (clip.request["description"], clip.take))
+    assert [(clip.request["description"], clip.take) for clip in clips] == [
+        (row["description"], row["take"] + 1) for row in rows
+    ]
+    for clip, row in zip(clips, rows, strict=True):
+        assert np.array_equal(clip.codes, np.array(row["codes"]))
+        assert clip.seconds == row["seconds"]
+        file, rate = soundfile.read(tmp_path / "store" / row["path"], always_2d=True, dtype="float32")
+        assert rate == clip.sample_rate
+        # The file is the same sound, brought to the catalog's loudness and, as noise, limited.
+        assert abs(np.corrcoef(clip.samples[0], file[:, 0])[0, 1]) > 0.9
+
+
+def test_one_clip_is_one_of_all_and_words_are_a_description(model: segue.Model) -> None:
+    clip = model.generate(DESCRIPTION, seconds=0.5, seed=7)
+    (same,) = model.generate_all([{"description": DESCRIPTION, "seconds": 0.5, "seed": 7}])
+    assert np.array_equal(clip.codes, same.codes)
+    assert clip.samples.shape == (1, round(0.5 * clip.sample_rate))
+    assert not np.array_equal(clip.codes, model.generate(DESCRIPTION, seconds=0.5, seed=8).codes)
+
+
+def test_encoding_and_decoding_are_the_codecs_own(folder: Path, model: segue.Model, tmp_path: Path) -> None:
+    clip = model.generate(DESCRIPTION, seconds=1, seed=1)
+    assert np.array_equal(model.codec.decode(clip.codes).samples[:, : clip.samples.shape[1]], clip.samples)
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (2, 16_000)).astype(np.float32)
+    soundfile.write(tmp_path / "sound.wav", stereo.T, 16_000, subtype="FLOAT")
+    codec = segue.load_codec(str(folder), device="cpu", offline=True)
+    codes = codec.encode(tmp_path / "sound.wav")
+    mono = convert_audio(stereo, 16_000, codec.sample_rate, 1)
+    assert np.array_equal(codes, model.codec.encode(segue.Sound(mono, codec.sample_rate)))
+    assert codes.shape == (4, round(codec.frame_rate))
+    assert codes.dtype == np.uint16
+
+
+def test_a_sound_is_a_player_in_a_notebook() -> None:
+    shown = segue.Sound(np.zeros((2, 100), dtype=np.float32), 8_000)._repr_html_()
+    assert re.fullmatch(r'<audio controls src="data:audio/wav;base64,UklGR[A-Za-z0-9+/=]+"></audio>', shown)
+
+
+@pytest.mark.parametrize(
+    ("request_", "told"),
+    [
+        ({"descripton": "x"}, "got 'descripton' (did you mean description?)"),
+        ({"description": "x", "seconds": -1}, "seconds: expected greater than 0 seconds, got -1"),
+        ({"melody": "file:none.wav"}, "none.wav', got no such file"),
+        ({"description": "x", "chords": "C | G", "bpm": 90}, "expected a model that was trained with chords"),
+    ],
+)
+def test_a_request_that_cannot_be_is_told_as_a_run_tells_it(
+    request_: dict[str, Any], told: str, model: segue.Model
+) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        model.generate(request_)
+
+
+def test_an_audiocraft_folder_generates_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
+    encoder = str(text_encoder(tmp_path / "t5"))
+    model = segue.load_model(written(tmp_path, "text").folder, device="cpu", text_encoder=encoder, offline=True)
+    assert model.generate(DESCRIPTION, seconds=0.5).samples.shape[0] == 1
+
+
+def test_a_store_gives_tables_as_arrow_and_pandas(tmp_path: Path) -> None:
+    place = segue.schemas.Store(str(tmp_path))
+    rows = [{"track_id": name, "title": name, "bpm": bpm} for name, bpm in (("a", 100.0), ("b", 140.0))]
+    place.write_shard(TRACKS, "v1", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), "k")
+    store = segue.Store(tmp_path)
+    assert store.table("tracks").schema.names == TRACKS.schema.names
+    assert store.table("tracks", "pandas", where="bpm > 120")["title"].tolist() == ["b"]
+    assert store.query("SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 2}]
+    with pytest.raises(ValueError, match=re.escape("got 'trakcs' (did you mean tracks?)")):
+        store.table("trakcs")
+    with pytest.raises(ValueError, match="got nothing there"):
+        segue.Store(tmp_path / "no")
+
+
+def test_the_example_with_a_published_model_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["published_model.py", str(folder)])
+    runpy.run_path(str(ROOT / "examples" / "published_model.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["reads description", "1 channel, 2.0 s at 8000 Hz"]
+    assert sorted(re.sub("seed .*", "", line) for line in lines[2:5]) == [
+        "steady 1: 1.0 s, ",
+        "wild 1: 1.0 s, ",
+        "wild 2: 1.0 s, ",
+    ]
+    assert lines[5] == "4 codebooks, 50 frames, 2.0 s"
+
+
+def test_the_example_with_music_of_ones_own_runs(
+    catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(catalog, store)
+    knobs = [f"{name}={value}" for name, value in SMALLEST.items()]
+    monkeypatch.setattr(sys, "argv", ["own_music.py", str(store / "demo"), str(store), *knobs])
+    runpy.run_path(str(ROOT / "examples" / "own_music.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert out.count(".flac: ") == 3
+    assert "2.0 s of new sound, codes 4 x " in out
+    assert Settings().store not in out
