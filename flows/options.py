@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from flows.completion import complete_knob, complete_preset, complete_stage
 from flows.overrides import explain, merge, parse_overrides
-from flows.presets import preset_difference
+from flows.presets import DEFAULT_PRESET, preset_difference
+from flows.recipe_file import FILE, read_recipe_file
 from schemas import Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,17 @@ StagesArgument = Annotated[
     ),
 ]
 PresetOption = Annotated[
-    str, typer.Option(help="What fills whatever is not set; see `segue presets`.", autocompletion=complete_preset)
+    str | None,
+    typer.Option(
+        help=f"What fills whatever is not set; see `segue presets`. If not given, {DEFAULT_PRESET}.",
+        autocompletion=complete_preset,
+    ),
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", metavar="FILE", help=f"A recipe, as `segue init` writes it; else ./{FILE} if it is there."
+    ),
 ]
 SourceOption = Annotated[
     list[str] | None, typer.Option(help="Recordings: a folder or URL; may be given several times.")
@@ -88,7 +99,8 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
     def decorate(command: Callable[[RunOptions], int]) -> Callable[..., int]:
         def with_options(
             stages: StagesArgument = None,
-            preset: PresetOption = "miniature",
+            preset: PresetOption = None,
+            recipe: RecipeOption = None,
             source: SourceOption = None,
             store: StoreOption = None,
             requests: RequestsOption = None,
@@ -106,7 +118,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
                 **{"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None},
             }
             settings = {name: value for name, value in options.items() if value is not None}
-            return command(parse_run_options(stages or [], preset, settings, set_ or [], checks))
+            return command(parse_given_options(stages or [], preset, recipe, settings, set_ or [], checks))
 
         with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
         return with_options
@@ -128,19 +140,52 @@ def open_store(url: str) -> "Store":
         raise UsageError(str(error)) from error
 
 
-def existing_store(url: str | None) -> "Store":
-    """Open the store of a command that needs one; None means the default.
+def existing_store(url: str | None, recipe: str | None = None) -> "Store":
+    """Open the store of a command that needs one; None means that of the recipe file, or the default.
+
+    Args:
+        recipe: the recipe file; None takes the one of the current folder, if there is one.
 
     Raises:
         UsageError: there is none.
     """
-    store = open_store(url or Settings().store)
+    try:
+        place = url or read_recipe_file(recipe).settings.get("store") or Settings().store
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    store = open_store(str(place))
     if not store.filesystem.exists(store.root):
         raise UsageError(f"expected a store at {store.url}, got nothing there: give --store")
     from schemas.database import follow_move
 
     follow_move(store)
     return store
+
+
+def parse_given_options(
+    requested: Sequence[str],
+    preset: str | None,
+    recipe: str | None,
+    options: dict[str, Any],
+    overrides: Sequence[str],
+    checks: str | None = None,
+) -> RunOptions:
+    """Return what a command line asks for with a recipe file beneath it, as `parse_run_options` does.
+
+    Args:
+        preset: None takes the file's, or the default where that names none.
+        recipe: the file; None takes the one of the current folder, if there is one.
+
+    Raises:
+        UsageError: the file cannot be read, or a name or value is not one of those allowed.
+    """
+    try:
+        file = read_recipe_file(recipe)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    difference = {name: value for name, value in file.stages.items() if name != "checks" or checks is None}
+    chosen = preset or file.preset or DEFAULT_PRESET
+    return parse_run_options(requested, chosen, merge(file.settings, options), overrides, checks, difference)
 
 
 def parse_run_options(

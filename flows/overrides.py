@@ -102,7 +102,7 @@ def _field_at(names: Sequence[str], models: Mapping[str, type[BaseModel]], pair:
                 f"{unknown_field(names[: position + 1], list(current.model_fields), models)} (--set {pair})"
             )
         annotation = current.model_fields[name].annotation
-        current = _model_in(annotation)
+        current = model_in(annotation)
     return annotation
 
 
@@ -111,13 +111,13 @@ def _model_at(model: type[BaseModel], names: Sequence[str]) -> type[BaseModel] |
     current: type[BaseModel] | None = model
     for name in names:
         if current is not None and name in current.model_fields:
-            current = _model_in(current.model_fields[name].annotation)
+            current = model_in(current.model_fields[name].annotation)
     return current
 
 
 def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """Return the configurations right within one, by field."""
-    inner = {name: _model_in(field.annotation) for name, field in model.model_fields.items()}
+    inner = {name: model_in(field.annotation) for name, field in model.model_fields.items()}
     return {name: section for name, section in inner.items() if section is not None}
 
 
@@ -125,7 +125,8 @@ def _branches(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the configuration that a field may be; None where it is none."""
     for branch in _branches(annotation):
         if isinstance(branch, type) and issubclass(branch, BaseModel):
             return branch

@@ -279,6 +279,10 @@ PRESETS: Mapping[str, Callable[[], Difference]] = {
 }
 
 
+DEFAULT_PRESET = "miniature"
+"""The preset of whoever names none."""
+
+
 def preset_difference(name: str) -> Difference:
     """The difference of a preset.
 

@@ -9,6 +9,7 @@ import typer
 
 from flows.completion import complete_preset, complete_table
 from flows.options import (
+    RecipeOption,
     RequestsOption,
     RunOptions,
     SetOption,
@@ -16,7 +17,7 @@ from flows.options import (
     StoreOption,
     UsageError,
     existing_store,
-    parse_run_options,
+    parse_given_options,
 )
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def status(
     preset: Annotated[
         str | None, typer.Option(help="Also compare with this preset.", autocompletion=complete_preset)
     ] = None,
+    recipe: RecipeOption = None,
     source: SourceOption = None,
     requests: RequestsOption = None,
     set_: SetOption = None,
@@ -139,12 +141,12 @@ def status(
     from flows.output import open_console, print_table
     from schemas.overview import overview
 
-    opened = existing_store(store)
+    opened = existing_store(store, recipe)
     planned: dict[str, str] = {}
-    if preset or source or requests or set_:
+    if preset or recipe or source or requests or set_:
         options = {"source": source, "store": store, "requests": requests}
         given = {name: value for name, value in options.items() if value is not None}
-        planned = _planned(parse_run_options([], preset or "miniature", given, set_ or []))
+        planned = _planned(parse_given_options([], preset, recipe, given, set_ or []))
     rows = []
     for holdings in overview(opened):
         row = {
