@@ -4,6 +4,7 @@ Prefect, which takes seconds, is imported only once there is something to do.
 """
 
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ from flows.stopping import stoppable
 
 if TYPE_CHECKING:
     from flows.running import Run
+    from schemas import Store
+    from stages.pipeline.plans import ConfiguredStage
 
 STARTING = "segue: starting Prefect's server …"
 
@@ -37,7 +40,27 @@ def run_and_tell(options: RunOptions) -> int:
         stages = [result.stage for result in current.results]
         for line in reason_lines(Store(options.plan.settings.store), stages) if stages else ():
             print(line, file=sys.stderr)
+    for line in next_lines(Store(options.plan.settings.store), options.plan.stages, stages):
+        print(line, file=sys.stderr)
     return 0
+
+
+def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: Sequence[str]) -> Iterator[str]:
+    """Yield where to find what a run has made, and what to do with it.
+
+    Args:
+        stages: those that ran, in order.
+    """
+    from stages.report import PAGE
+
+    if not stages:
+        return
+    if "report" in stages:
+        yield f"segue: the page is {store.path(PAGE) if store.is_local else f'{store.url}/{PAGE}'}"
+        yield f"segue: next, `segue status --store {store.url}` tells what is there, `segue sql` asks anything of it"
+    else:
+        table = {stage.name: stage.module.WRITES.name for stage in configured}[stages[-1]]
+        yield f"segue: next, `segue show {table} --store {store.url}` tells what {stages[-1]} made"
 
 
 def _run(options: RunOptions, current: "Run") -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -33,6 +34,9 @@ QUIET = {
 
 LINE_SECONDS = 10.0
 """Time between two lines on one piece of work."""
+
+ROOMY = 110
+"""Columns of a terminal from which on bars are long."""
 
 WIDE = 200
 """Columns of a table that is not printed on a terminal."""
@@ -63,20 +67,33 @@ class _Work:
     def rate(self) -> float:
         return self.done / max(time.monotonic() - self.started, 1e-6)
 
+    def seconds_left(self) -> float:
+        return (self.total - self.done) / max(self.rate(), 1e-9)
+
+    def remove_from(self, bars: Bars) -> None:
+        if self.bar is not None:
+            bars.remove_task(self.bar)
+
 
 class BarProgress(Progress):
-    """Bars with rate and time left, one for each piece of work at once (each thread has its own)."""
+    """Bars with rate and time left, one for each piece of work at once (each thread has its own), over which a bar
+    stands for all shards of the stage where there are several. Each is one line, however narrow the terminal is."""
 
     def __init__(self, console: Console) -> None:
         self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[reading]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=26)),
+            BarColumn(bar_width=30 if console.width >= ROOMY else 10),
+            TextColumn(
+                "{task.fields[count]}/{task.total:.0f} {task.fields[reading]}",
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+            TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
+            expand=True,
         )
         self._works: dict[int, _Work] = {}
+        self._stage: _Work | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> "BarProgress":
@@ -86,12 +103,31 @@ class BarProgress(Progress):
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
+    def begin_stage(self, stage: str, jobs: int) -> None:
+        with self._lock:
+            for before in list(self._bars.task_ids):
+                self._bars.remove_task(before)
+            self._works.clear()
+            bar = self._bars.add_task(f"{stage}, all", total=jobs, count=0, reading="shards") if jobs > 1 else None
+            self._stage = _Work(stage, jobs, "shards", bar=bar)
+
+    def end_job(self) -> None:
+        with self._lock:
+            self._works.pop(threading.get_ident(), _Work("", 0, "")).remove_from(self._bars)
+            if self._stage is not None:
+                self._stage.done += 1
+                self._draw_stage()
+
+    def _draw_stage(self) -> None:
+        """Bring the bar of all shards to those that are done, and to the share of those in work that is."""
+        if self._stage is not None and self._stage.bar is not None:
+            begun = sum(min(1.0, work.done / work.total) for work in self._works.values() if work.total)
+            self._bars.update(self._stage.bar, completed=self._stage.done + begun, count=self._stage.done)
+
     def start(self, what: str, total: int, unit: str) -> None:
         with self._lock:
-            before = self._works.get(threading.get_ident())
-            if before is not None and before.bar is not None:
-                self._bars.remove_task(before.bar)
-            bar = self._bars.add_task(what, total=total, reading=unit)
+            self._works.pop(threading.get_ident(), _Work("", 0, "")).remove_from(self._bars)
+            bar = self._bars.add_task(what, total=total, count=0, reading=unit)
             self._works[threading.get_ident()] = _Work(what, total, unit, bar=bar)
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -101,7 +137,8 @@ class BarProgress(Progress):
                 return
             work.done += count
             reading = f"{work.unit}  {work.rate():.1f}/s  {note}".rstrip()
-            self._bars.update(work.bar, advance=count, reading=reading)
+            self._bars.update(work.bar, advance=count, count=work.done, reading=reading)
+            self._draw_stage()
 
     def tell(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -109,13 +146,29 @@ class BarProgress(Progress):
 
 
 class LineProgress(Progress):
-    """A line at the start and the end of each piece of work, and one every ten seconds between."""
+    """A line at the start and the end of each piece of work, one every ten seconds between, and one for each shard of
+    a stage that has several."""
 
     def __init__(self, write: Callable[[str], object], seconds: float = LINE_SECONDS) -> None:
         self._write = write
         self._seconds = seconds
         self._works: dict[int, _Work] = {}
+        self._stage: _Work | None = None
         self._lock = threading.Lock()
+
+    def begin_stage(self, stage: str, jobs: int) -> None:
+        with self._lock:
+            self._stage = _Work(stage, jobs, "shards")
+
+    def end_job(self) -> None:
+        with self._lock:
+            stage = self._stage
+            if stage is None or stage.total < 2:
+                return
+            stage.done += 1
+            left = "done" if stage.done >= stage.total else f"{stage.seconds_left():.0f} s left"
+            line = f"{stage.what}: {stage.done}/{stage.total} shards, {left}"
+        self._write(line)
 
     def start(self, what: str, total: int, unit: str) -> None:
         with self._lock:
@@ -132,7 +185,7 @@ class LineProgress(Progress):
             if not ended and time.monotonic() - work.told < self._seconds:
                 return
             work.told = time.monotonic()
-            left = "done" if ended else f"{(work.total - work.done) / max(work.rate(), 1e-9):.0f} s left"
+            left = "done" if ended else f"{work.seconds_left():.0f} s left"
             line = f"{work.what}: {work.done}/{work.total} {work.unit}, {work.rate():.1f}/s, {left}"
             if ended:
                 del self._works[threading.get_ident()]

@@ -280,6 +280,12 @@ class ShardUpdate:
 class Progress:
     """How far a stage is; the command line draws it, and nobody needs to listen."""
 
+    def begin_stage(self, stage: str, jobs: int) -> None:
+        """Begin a stage of so many jobs, each a shard, or all of it."""
+
+    def end_job(self) -> None:
+        """Count a job of the stage as done."""
+
     def start(self, what: str, total: int, unit: str) -> None:
         """Begin a piece of work: `total` things to do, each a `unit` (`tracks`, `steps`, `clips`)."""
 

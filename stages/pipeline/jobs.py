@@ -66,7 +66,12 @@ def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
         ValueError: what the stage reads is not there, or the stage broke its contract.
     """
     _check_input(stage, context)
-    context = replace(context, remarks=Remarks())
+    counts = _do_job(stage, replace(context, remarks=Remarks()), job)
+    context.progress.end_job()
+    return counts
+
+
+def _do_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
     if hasattr(stage.module, "plan_source"):
         return _run_source(stage, context)
     if hasattr(stage.module, "reduce"):

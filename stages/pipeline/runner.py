@@ -94,6 +94,7 @@ def run_stage(
     name = f"{stage.name}-{context.fingerprint}"
     with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, _):
         plan = plan_stage(stage, context, by_name)  # another run may have made some of it since the plan was drawn up
+        context.progress.begin_stage(stage.name, len(plan.jobs))
         results = run_jobs(stage, context, plan.jobs) if plan.jobs else []
         failures = [result for result in results if result.error is not None]
         for failure in failures:
