@@ -20,6 +20,7 @@ from schemas.tables import (
     GENERATIONS,
     MEASURES,
     NEAREST,
+    ORIGINALITY,
     RECONSTRUCTIONS,
     REPORTS,
     REQUESTS,
@@ -32,9 +33,9 @@ from stages.pipeline.contract import Context, ReduceResult
 
 READS = (
     *(CLIPS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, GENERATIONS),
-    *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS),
+    *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS, ORIGINALITY),
 )
-OPTIONAL, WRITES, VERSION = (SCORES, CONTROLS, MEASURES, NEAREST, TRACKS), REPORTS, 4
+OPTIONAL, WRITES, VERSION = (SCORES, CONTROLS, MEASURES, NEAREST, TRACKS, ORIGINALITY), REPORTS, 5
 
 FOLDER, PAGE = "report", "report/index.html"
 """Where the page and all that lies beside it are in the store."""
@@ -64,6 +65,7 @@ def reduce(
     training: pa.Table,
     tracks: pa.Table,
     reconstructions: pa.Table,
+    originality: pa.Table,
 ) -> ReduceResult:
     """Draw and cut what lies beside the page, write the page, then remove what it names no more."""
     from stages.report.catalog_data import catalog_facts, data_blocks
@@ -94,10 +96,13 @@ def reduce(
     request_ids = {row["request_id"] for row in request_rows}
     seeds = {(row["request_id"], row["take"]): row["seed"] for row in generation_rows}
     seeds |= {(row["request_id"], row["take"]): row["seed"] for row in clips.to_pylist() if row["seed"] is not None}
+    originality_rows = originality.to_pylist()
+    too_near = {row["sha256"] for row in originality_rows if row["too_near"]}
     clip_rows = [
         row
         for row in clips.to_pylist()
-        if row["request_id"] in request_ids and (row["request_id"], row["take"]) in seeds and not row["reasons"]
+        if row["request_id"] in request_ids and (row["request_id"], row["take"]) in seeds
+        if not row["reasons"] and row["sha256"] not in too_near
     ]
     checkpoint_rows = sorted(checkpoints.to_pylist(), key=lambda row: row["created_at"], reverse=True)
     codec = newest_codec(checkpoint_rows)
@@ -143,7 +148,7 @@ def reduce(
     page = Page(
         title=config.title,
         summary=_catalog_summary(clip_rows, list(track_of.values()), len(used)),
-        findings=findings(card_rows, known_metrics(speaker) if speaker else {}),
+        findings=findings(card_rows, known_metrics(speaker) if speaker else {}, originality_rows),
         bars=melody_bars(card_rows),
         cards=score_cards(card_rows),
         clips=views,

@@ -64,12 +64,13 @@ def melody_bars(measures: Sequence[Row]) -> list[Bar]:
     return [Bar(*COLUMNS[name], rows[name]["value"], rows[name]["n"]) for name in BARS if name in rows]
 
 
-def findings(measures: Sequence[Row], metrics: dict[str, float]) -> list[Finding]:
+def findings(measures: Sequence[Row], metrics: dict[str, float], originality: Sequence[Row] = ()) -> list[Finding]:
     """Judge everything that a catalog should show, in the order of importance.
 
     Args:
         measures: rows of `measures` of one model.
         metrics: those of that checkpoint.
+        originality: rows of that table.
     """
     by_name = {(row["measure"], row["sounds"]): row for row in measures}
     return [
@@ -87,6 +88,7 @@ def findings(measures: Sequence[Row], metrics: dict[str, float]) -> list[Finding
             ("the right condition", "none", "a shuffled one"),
         ),
         _length_finding(by_name.get(("seconds_correct", "clips"))),
+        _originality_finding([row for row in originality if row["compared"]]),
     ]
 
 
@@ -132,3 +134,23 @@ def _length_finding(row: Row | None) -> Finding:
         return Finding(claim, "not measured", "There are no clips.")
     evidence = f"{row['successes']} of {row['n']} within 0.02 s."
     return Finding(claim, "holds" if row["successes"] == row["n"] else "does not hold", evidence)
+
+
+def _originality_finding(rows: Sequence[Row]) -> Finding:
+    """Judge whether clips are further from what was learned from than held-out music is; those that are not are kept
+    from the page."""
+    claim = "Clips have no more in common with what was learned from than held-out music has"
+    if not rows:
+        return Finding(claim, "not measured", "Nothing was compared, or it is not known what was learned from.")
+    near = sum(any(row[f"{what}_seconds"] >= row[f"{what}_threshold"] for what in ("code", "sound")) for row in rows)
+    duplicates = sum(row["too_near"] for row in rows) - near
+    most = [
+        f"{max(row[f'{what}_seconds'] for row in rows):.1f} s of {thing} (too near from "
+        f"{max(row[f'{what}_threshold'] for row in rows):.1f} s)"
+        for what, thing in (("code", "equal codes"), ("sound", "equal sound"))
+    ]
+    evidence = (
+        f"{near} of {len(rows)} clips too near and {max(duplicates, 0)} later duplicates, which are in quarantine"
+    )
+    evidence += f"; at most {' and '.join(most)}."
+    return Finding(claim, "does not hold" if near else "holds", evidence)

@@ -15,6 +15,7 @@ from schemas.tables import (
     GENERATIONS,
     MEASURES,
     NEAREST,
+    ORIGINALITY,
     RECONSTRUCTIONS,
     REQUESTS,
     SCORES,
@@ -43,7 +44,7 @@ CODEC_METRICS = {
     **{"valid_codebook_2_used": 0.53, "valid_codebook_2_perplexity": 61.0},
     **{"train_si_snr": 7.5, "train_log_mel_distance": 4.5, "train_bit_rate": 1.6},
 }
-SHOWN = (CLIPS, GENERATIONS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, TRACKS)
+SHOWN = (CLIPS, GENERATIONS, SCORES, CONTROLS, MEASURES, NEAREST, ORIGINALITY, REQUESTS, TRACKS)
 """The tables that the report reads one version of."""
 
 TITLES = ("Silver Window", "Quiet River", "Paper Garden", "Salt Harbour", "Hollow Engine", "Amber Tide")

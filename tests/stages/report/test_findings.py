@@ -86,3 +86,24 @@ def test_bars_are_means_with_counts_from_the_ceiling_down() -> None:
         ("Codec ceiling", 0.9, 100),
         ("Clips", 0.5, 100),
     ]
+
+
+def originality_row(sound_seconds: float, too_near: bool, compared: int = 9) -> dict:
+    row = {"code_seconds": 0.5, "code_threshold": 2.0, "sound_seconds": sound_seconds, "sound_threshold": 3.0}
+    return row | {"too_near": too_near, "compared": compared}
+
+
+@pytest.mark.parametrize(
+    ("rows", "verdict", "part"),
+    [
+        ([], "not measured", "Nothing was compared"),
+        ([originality_row(9.0, too_near=False, compared=0)], "not measured", "not known"),
+        ([originality_row(1.0, too_near=False)] * 2, "holds", "0 of 2 clips too near and 0 later duplicates"),
+        ([originality_row(1.0, too_near=True)] * 2, "holds", "0 of 2 clips too near and 2 later duplicates"),
+        ([originality_row(4.5, too_near=True)], "does not hold", "4.5 s of equal sound (too near from 3.0 s)"),
+    ],
+)
+def test_a_catalog_is_original_where_no_clip_is_nearer_to_what_was_learned_from(rows, verdict, part):
+    found = findings([], {}, rows)[-1]
+    assert found.verdict == verdict
+    assert part in found.evidence
