@@ -85,7 +85,8 @@ def test_a_print_is_the_same_in_whatever_blocks_a_recording_comes(cuts, seed):
 
 def test_a_print_does_not_depend_on_the_gain():
     sound = piece(0)
-    loud, quiet = print_of(sound), print_of(sound * 0.01)
+    # A power of two: sound that repeats has peaks of one height, and another gain would have rounding choose of them.
+    loud, quiet = print_of(sound), print_of(sound * 2.0**-7)
     assert compare(loud, quiet).share == 1.0
 
 
