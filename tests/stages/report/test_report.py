@@ -12,7 +12,7 @@ from urllib.parse import unquote
 import pytest
 import soundfile
 
-from schemas.tables import MEASURES, SCORES, TRACKS
+from schemas.tables import CLIPS, MEASURES, ORIGINALITY, SCORES, TRACKS
 from stages import report
 from stages.audio import encode_audio
 from stages.audio.marks import read_marks
@@ -217,6 +217,27 @@ def test_clips_of_another_checkpoint_for_the_same_requests_and_seeds_are_set_bes
     assert clips[0]["twin"]["values"]["chroma_similarity"] == 0.2
     assert (tmp_path / "report" / clips[0]["twin"]["picture"]).is_file()
     assert facts_of(tmp_path)["twins"] == [EARLIER]
+
+
+def test_what_is_quarantined_is_not_on_the_page(tmp_path: Path) -> None:
+    requests = [request_row(number) for number in range(4)]
+    context = small_catalog(str(tmp_path), requests)
+    tables = {table: context.rows(table) for table in report.READS}
+    clips = tables[CLIPS].to_pylist()
+    of = {row["request_id"]: row for row in clips}
+    of[requests[0]["request_id"]]["reasons"] = ["tail silence: expected at most 1 s, got 3"]
+    near = [
+        {"request_id": row["request_id"], "take": 0, "sha256": sha256, "too_near": too_near}
+        for row, sha256, too_near in (
+            (requests[1], of[requests[1]["request_id"]]["sha256"], True),
+            (requests[2], "0" * 64, True),  # of a file that was made again since
+            (requests[3], of[requests[3]["request_id"]]["sha256"], False),
+        )
+    ]
+    tables[CLIPS] = tables[CLIPS].from_pylist(clips, schema=CLIPS.schema)
+    tables[ORIGINALITY] = tables[ORIGINALITY].from_pylist(near, schema=ORIGINALITY.schema)
+    report.reduce(report.Config(), context, *tables.values())
+    assert {clip["id"] for clip in clips_of(tmp_path)} == {row["request_id"] for row in requests[2:]}
 
 
 def test_a_score_has_the_name_of_the_score_card(page: Tags, store: Path) -> None:
