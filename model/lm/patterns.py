@@ -152,6 +152,13 @@ def _check_delays(delays: tuple[int, ...], codebooks: int) -> None:
         raise ValueError(f"expected {codebooks} delays, each 0 or more, got {delays}")
 
 
+def _insert_empty(
+    layout: tuple[tuple[Coordinate, ...], ...], at: int, steps: int
+) -> tuple[tuple[Coordinate, ...], ...]:
+    """Lay steps without a code, as AudioCraft's patterns have where the least delay is above 0, before step `at`."""
+    return layout[:at] + ((),) * steps + layout[at:]
+
+
 def _codebook_ends(frames: int, delays: tuple[int, ...]) -> list[int]:
     """Let all codebooks end on the same step: those with less delay run on past the last frame."""
     return [frames + max(delays) - delay for delay in delays]
@@ -161,7 +168,8 @@ def _codebook_ends(frames: int, delays: tuple[int, ...]) -> list[int]:
 def delayed(frames: int, delays: tuple[int, ...], flatten_first: int = 0, empty_initial: int = 0) -> Pattern:
     """Lay codebook k `delays[k]` steps after the first; all zero is the parallel pattern.
 
-    `flatten_first` frames come one code a step before that; `empty_initial` more empty steps open the sequence.
+    `flatten_first` frames come one code a step before that; `empty_initial` more empty steps open the sequence. As many
+    steps as the least delay are empty.
     Stereo codecs share a delay between left and right: 0 0 1 1 2 2 3 3. VALL-E (arXiv:2301.02111) is 0 T T ….
     """
     _check_delays(delays, len(delays))
@@ -170,7 +178,9 @@ def delayed(frames: int, delays: tuple[int, ...], flatten_first: int = 0, empty_
         return (frame, codebook) if frame < flatten_first else (frame + delays[codebook], -1)
 
     pattern = _lay_out(len(delays), frames, _codebook_ends(frames, delays), key)
-    return Pattern(pattern.codebooks, frames, ((),) * empty_initial + pattern.layout)
+    flattened = 1 + min(flatten_first, frames) * len(delays)
+    layout = _insert_empty(pattern.layout, flattened, min(delays) if frames > flatten_first else 0)
+    return Pattern(pattern.codebooks, frames, ((),) * empty_initial + layout)
 
 
 @lru_cache(maxsize=64)
@@ -187,14 +197,16 @@ def unrolled(frames: int, flattening: tuple[int, ...], delays: tuple[int, ...]) 
 
 @lru_cache(maxsize=64)
 def coarse_first(frames: int, delays: tuple[int, ...]) -> Pattern:
-    """Lay out all of the first codebook, then the others with `delays` (one fewer than codebooks)."""
+    """Lay out all of the first codebook, then the others with `delays` (one fewer than codebooks), after as many empty
+    steps as the least of them."""
     _check_delays(delays, len(delays))
-    return _lay_out(
+    pattern = _lay_out(
         len(delays) + 1,
         frames,
         [frames, *(_codebook_ends(frames, delays) if delays else [])],
         lambda frame, codebook: (1, frame + delays[codebook - 1]) if codebook else (0, frame),
     )
+    return Pattern(pattern.codebooks, frames, _insert_empty(pattern.layout, 1 + frames, min(delays, default=0)))
 
 
 @lru_cache(maxsize=64)

@@ -79,6 +79,26 @@ def test_outputs_read_back_to_frames_equal_the_oracle(oracles: Path) -> None:
     assert compared >= 2 * len(pack.cases)
 
 
+@pytest.mark.parametrize("delays", [(1, 2, 3), (2, 2, 4), (0, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("flatten_first", [0, 2])
+def test_steps_before_the_least_delay_are_empty_as_audiocraft_lays_them_out(
+    delays: tuple[int, ...], flatten_first: int
+) -> None:
+    """The loops of `DelayedPatternProvider` and `CoarseFirstPattern` (`audiocraft/modules/codebooks_patterns.py`)."""
+    frames, runs_on = 5, max(delays)
+    delayed: list[tuple[tuple[int, int], ...]] = [()]
+    delayed += [((frame, codebook),) for frame in range(flatten_first) for codebook in range(len(delays))]
+    for step in range(flatten_first, frames + runs_on):
+        places = [(step - delay, codebook) for codebook, delay in enumerate(delays)]
+        delayed.append(tuple(place for place in places if place[0] >= flatten_first))
+    assert patterns.delayed(frames, delays, flatten_first).layout == tuple(delayed)
+    coarse: list[tuple[tuple[int, int], ...]] = [(), *(((frame, 0),) for frame in range(frames))]
+    for step in range(frames + runs_on):
+        places = [(step - delay, codebook + 1) for codebook, delay in enumerate(delays)]
+        coarse.append(tuple(place for place in places if place[0] >= 0))
+    assert patterns.coarse_first(frames, delays).layout == tuple(coarse)
+
+
 @st.composite
 def any_pattern(draw: st.DrawFn) -> Pattern:
     codebooks, frames = draw(st.integers(1, 8)), draw(st.integers(1, 20))
