@@ -50,7 +50,7 @@ def convert_checkpoint(
         raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
     if folder.resolve() in destination.resolve().parents:  # whose digest that would change
         raise ValueError(f"expected a folder outside of the checkpoint {folder} to write to, got {destination}")
-    trained = _add_codec(load_checkpoint(folder, weights), weights, codec)
+    trained = _leave_places_out(_add_codec(load_checkpoint(folder, weights), weights, codec))
     target = destination.absolute()
     with new_folder(target) as new:
         if form == "segue":
@@ -86,6 +86,19 @@ def _add_codec(trained: TrainedModel, weights: FindWeights, chosen: WeightsRef |
         codec = describe_codec(network, codes.codebooks, coder_of(network).channels, str(named))
         facts = facts.model_copy(update={"codec": codec})
     return replace(trained, facts=facts, codec=network)
+
+
+def _leave_places_out(trained: TrainedModel) -> TrainedModel:
+    """Leave out where on this machine the codec was had that lies with the model: elsewhere it says nothing, and who
+    publishes a model does not mean to publish folders' names."""
+    codec = trained.facts.codec
+    if trained.codec is None or codec is None or codec.reference is None:
+        return trained
+    reference = WeightsRef(codec.reference)
+    if not (Path(reference).is_absolute() or reference.startswith((".", "~")) or Path(reference).exists()):
+        return trained
+    nameless = codec.model_copy(update={"reference": None})
+    return replace(trained, facts=trained.facts.model_copy(update={"codec": nameless}))
 
 
 def _codec_in_words(trained: TrainedModel) -> str:

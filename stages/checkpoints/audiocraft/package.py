@@ -18,7 +18,7 @@ from torch import Tensor
 
 from schemas.weights import AUDIOCRAFT_FILES
 from stages.checkpoints.disk_errors import disk_errors
-from stages.networks.loading import load_pickle
+from stages.networks.loading import floats_of, load_pickle
 
 LANGUAGE_MODEL_FILE, CODEC_FILE = AUDIOCRAFT_FILES
 VERSION = "1.3.0"
@@ -123,7 +123,7 @@ def read_package(path: Path) -> Package:
     Raises:
         ValueError: there is no such file, it is damaged, names code, or lacks its weights or configuration.
     """
-    return parse_package(read_pickled(path), path)
+    return parse_package(read_pickled(path, mapped=False), path)
 
 
 def read_settings(path: Path) -> Section:
@@ -135,31 +135,30 @@ def read_settings(path: Path) -> Section:
     return _parse_settings(read_pickled(path), path)
 
 
-def read_pickled(path: Path) -> Mapping[str, Any]:
-    """Read the mapping that a file of AudioCraft's holds, whatever is in it.
+def read_pickled(path: Path, mapped: bool = True) -> Mapping[str, Any]:
+    """Read the mapping that a file of AudioCraft's holds, whatever is in it; `mapped` as in `load_pickle`.
 
     Raises:
         ValueError: there is none, or one that cannot be loaded safely.
     """
     if not path.is_file():
         raise ValueError(f"expected {path.name} in {path.parent}, got no such file")
-    content = load_pickle(path)
+    content = load_pickle(path, mapped=mapped)
     if not isinstance(content, Mapping):
         raise ValueError(f"expected a mapping in {path}, got {type(content).__name__}")
     return content
 
 
 def parse_package(content: Mapping[str, Any], path: Path) -> Package:
-    """Take weights and configuration out of a file's content; `path` is for errors.
+    """Take weights and configuration out of a file's content, whose tensors are not left there; `path` is for errors.
 
     Raises:
         ValueError: one of them is missing, or not what it should be.
     """
     state = _entry(content, "best_state", path)
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"expected tensors by name under 'best_state' in {path}, got something else")
-    tensors = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-    return Package(tensors, _parse_settings(content, path))
+    return Package(floats_of(state), _parse_settings(content, path))
 
 
 def _entry(content: Mapping[str, Any], key: str, path: Path) -> Any:

@@ -18,12 +18,10 @@ here.
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import (
@@ -57,7 +55,7 @@ from stages.checkpoints.huggingface.names import (
     weights_to_hugging_face,
 )
 from stages.checkpoints.native import TrainedModel, check_codec, describe_codec
-from stages.networks.loading import load_pickle, load_tokenizer
+from stages.networks.loading import floats_of, load_pickle, load_tokenizer, read_safetensors
 
 SAFETENSORS = "model.safetensors"
 WEIGHT_FILES = (SAFETENSORS, f"{SAFETENSORS}.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -168,8 +166,7 @@ def _read_tensors(folder: Path, prefix: str = "") -> dict[str, Tensor]:
         raise ValueError(f"expected weights in {folder} ({', '.join(WEIGHT_FILES)}), got none")
     tensors: dict[str, Tensor] = {}
     for file in _indexed_files(first) if first.suffix == ".json" else [first]:
-        for name, value in _read_tensor_file(file, prefix).items():
-            tensors[name] = value.float() if value.is_floating_point() else value
+        tensors |= _read_tensor_file(file, prefix)
     return tensors
 
 
@@ -185,17 +182,13 @@ def _indexed_files(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _read_tensor_file(file: Path, prefix: str) -> Mapping[str, Tensor]:
+def _read_tensor_file(file: Path, prefix: str) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
-        try:
-            with safe_open(file, "pt") as opened:
-                return {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(prefix)}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(f"expected safetensors in {file}, got a file that cannot be read: {error}") from error
-    tensors = load_pickle(file)
-    if not isinstance(tensors, Mapping) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        return read_safetensors(file, prefix)
+    tensors = load_pickle(file, mapped=False)
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ValueError(f"expected tensors by name in {file}, got something else")
-    return {name: value for name, value in tensors.items() if name.startswith(prefix)}
+    return floats_of({name: tensors.pop(name) for name in [*tensors] if name.startswith(prefix)})
 
 
 def _take_network(network_class: Any, config: Any, tensors: dict[str, Tensor], prefix: str, folder: Path) -> Any:

@@ -155,7 +155,7 @@ def config_to_hugging_face(model: MusicModelConfig, text_encoder: T5Config, code
     }
     levels = ours.codebooks // 2 if stereo else ours.codebooks
     parts: dict[str, Any] = {
-        "text_encoder": text_encoder.to_dict(),
+        "text_encoder": _without_place(text_encoder.to_dict()),
         "audio_encoder": _audio_encoder(codec, levels),
         "decoder": decoder,
     }
@@ -221,11 +221,16 @@ def _format_value(value: object) -> str:
     return "none" if value in (None, (), []) else str(value)
 
 
+def _without_place(settings: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where on this machine a network was loaded from."""
+    return {name: value for name, value in settings.items() if name != "_name_or_path"}
+
+
 def _audio_encoder(codec: EncodecModel, levels: int) -> dict[str, Any]:
     """Return the codec's configuration, its first bandwidth that of `levels` codebooks, which encodes prompts."""
     config: Any = codec.config
     quantizer: Any = codec.quantizer
     rates = [*config.target_bandwidths, bandwidth_for(levels, config.codebook_nbits, config.frame_rate)]
     first = next(rate for rate in rates if quantizer.get_num_quantizers_for_bandwidth(rate) == levels)
-    settings: dict[str, Any] = config.to_dict()
+    settings = _without_place(config.to_dict())
     return settings | {"target_bandwidths": [first, *(rate for rate in config.target_bandwidths if rate > first)]}

@@ -73,12 +73,12 @@ def weights_to_hugging_face(weights: Mapping[str, Shaped[Tensor, "..."]]) -> dic
 
 
 def weights_from_hugging_face(
-    tensors: Mapping[str, Shaped[Tensor, "..."]], shapes: Mapping[str, torch.Size]
+    tensors: dict[str, Shaped[Tensor, "..."]], shapes: Mapping[str, torch.Size]
 ) -> dict[str, Shaped[Tensor, "..."]]:
-    """Take the weights of a `MusicModel` out of tensors by their names there.
+    """Take the weights of a `MusicModel` out of tensors by their names there, one by one, so that none is there twice.
 
     Args:
-        tensors: those of decoder and projections, not of text encoder and codec.
+        tensors: those of decoder and projections, not of text encoder and codec; none is left.
         shapes: what the model needs, by its names.
 
     Raises:
@@ -90,10 +90,11 @@ def weights_from_hugging_face(
         rows, *rest = shapes[name]
         parts |= dict.fromkeys(theirs, torch.Size((rows // len(theirs), *rest)))
     check_tensors(tensors, parts, "a MusicGen")
-    return {
-        name: torch.cat([tensors[their] for their in theirs]) if len(theirs) > 1 else tensors[theirs[0]]
-        for name, theirs in names.items()
-    }
+    weights = {}
+    for name, theirs in names.items():
+        taken = [tensors.pop(their) for their in theirs]
+        weights[name] = torch.cat(taken) if len(taken) > 1 else taken[0]
+    return weights
 
 
 def _absent_projections(config: HuggingFaceConfig) -> dict[str, int]:
