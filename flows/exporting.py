@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from stages.audio.credentials import Signer
     from stages.delivery.choosing import ChosenClip
     from stages.delivery.making import Form
+    from stages.pipeline.contract import Progress
     from stages.requests.lines import RequestLine
 
 app = typer.Typer()
@@ -48,8 +50,15 @@ def export(
     key: Annotated[str | None, typer.Option(metavar="PEM", help="The certificate's private key.")] = None,
     unsigned: Annotated[bool, typer.Option("--unsigned", help="Let signed clips lose that in another form.")] = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove clips of earlier exports, if not chosen now.")] = False,
+    dataset: Annotated[
+        bool, typer.Option("--dataset", help="Write the training set and the clips as a Hugging Face data set instead.")
+    ] = False,
+    table: Annotated[Literal["tracks", "clips"] | None, typer.Option(help="With --dataset: only this table.")] = None,
+    references: Annotated[
+        bool, typer.Option("--references", help="With --dataset: name where the sound lies, rather than hold it.")
+    ] = False,
 ) -> int:
-    """Deliver clips under human names, with a catalog and checksums."""
+    """Deliver clips under human names, with a catalog and checksums; or tables as a data set."""
     from schemas.picks import read_picks
     from stages.delivery.choosing import choose_clips
     from stages.delivery.making import Form
@@ -58,17 +67,77 @@ def export(
     opened = existing_store(store)
     try:
         check_template(name)
+        if (table or references) and not dataset:
+            raise ValueError("expected --dataset beside --table and --references, got none")
         form = Form(format, sample_rate, None if bit_depth is None else 24 if bit_depth == "24" else 16)
         form.check()
         best = best or (1 if by else None)
         ids = None if requests is None else _request_ids(opened, requests)
         chosen = choose_clips(opened, ids, where, best, by, None if picks is None else read_picks(picks))
+        if dataset:
+            if form != Form() or certificate or unsigned or prune:
+                raise ValueError("expected clips as they are with --dataset, got another form, a signer or --prune")
+            return _export_dataset(opened, chosen, destination, [table] if table else ["tracks", "clips"], references)
         if not chosen:
             raise ValueError(f"expected clips to deliver, got none of {opened.url} that are chosen")
         signer = _signer(opened, chosen, form, certificate, key, unsigned)
         return _deliver(opened, chosen, destination, form, signer, name, prune)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _export_dataset(
+    store: "Store",
+    chosen: "Sequence[ChosenClip]",
+    destination: str,
+    tables: Sequence[Literal["tracks", "clips"]],
+    references: bool,
+) -> int:
+    """Write tables as a data set, and tell what was written."""
+    from stages.delivery.dataset import clip_parts, export_dataset, track_parts
+
+    parts = [
+        *(track_parts(store) if "tracks" in tables else ()),
+        *(clip_parts(store, chosen) if "clips" in tables else ()),
+    ]
+    if not parts:
+        raise ValueError(f"expected rows of {' or '.join(tables)} in {store.url}, got none")
+    with _working() as (progress, check_stopped):
+        done = export_dataset(store, parts, destination, references, progress, check_stopped)
+    files = f"{_count(done.written, 'file')} written, {done.kept:,} as they were"
+    print(f"{destination}: {files if done.written or done.removed else 'all files as they were, nothing to write'}")
+    for (name, split), rows in sorted(done.rows.items()):
+        print(f"    {name}, {split}: {_count(rows, 'row')}")
+    for uri, reason in done.failed[:SHOWN]:
+        print(f"segue: {uri}: {reason}", file=sys.stderr)
+    if done.failed:
+        print(
+            f"segue: {_count(len(done.failed), 'sound')} could not be read, and their rows are left out",
+            file=sys.stderr,
+        )
+    return 1 if done.failed else 0
+
+
+@contextmanager
+def _working() -> "Iterator[tuple[Progress, Callable[[], None]]]":
+    """Yield what shows progress, and what raises `Stopped` once a person has asked to stop."""
+    from threading import Event
+
+    from rich.console import Console
+
+    from flows.output import BarProgress, LineProgress
+    from flows.stopping import stoppable
+    from stages.pipeline.contract import Stopped
+
+    stop, errors = Event(), Console(stderr=True)
+    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
+
+    def check_stopped() -> None:
+        if stop.is_set():
+            raise Stopped("export was asked to stop")
+
+    with stoppable(stop), progress if isinstance(progress, BarProgress) else nullcontext():
+        yield progress, check_stopped
 
 
 def _deliver(
@@ -81,25 +150,10 @@ def _deliver(
     prune: bool,
 ) -> int:
     """Write the delivery, and tell what was written."""
-    from contextlib import nullcontext
-    from threading import Event
-
-    from rich.console import Console
-
-    from flows.output import BarProgress, LineProgress
-    from flows.stopping import stoppable
     from stages.delivery.delivering import deliver
     from stages.delivery.making import Maker
-    from stages.pipeline.contract import Stopped
 
-    stop, errors = Event(), Console(stderr=True)
-    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
-
-    def check_stopped() -> None:
-        if stop.is_set():
-            raise Stopped("export was asked to stop")
-
-    with stoppable(stop), progress if isinstance(progress, BarProgress) else nullcontext():
+    with _working() as (progress, check_stopped):
         done = deliver(store, chosen, destination, Maker(store, form, signer), name, prune, progress, check_stopped)
     if done.written or done.other_files or done.removed:
         print(f"{destination}: {_count(done.written, 'clip')} written, {done.kept:,} as they were")

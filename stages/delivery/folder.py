@@ -8,18 +8,23 @@ files are written: a kill costs the files since, which are written again.
 import json
 import os
 import posixpath
+import tempfile
 import time
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.local_disk import replace_file
+from schemas.local_disk import make_folder, move_file, replace_file, sync
 
 NOTE = ".segue-delivery.json"
-FORMAT = "segue-delivery-1"
+Kind = Literal["delivery", "dataset"]
+"""What a folder is for: one that is one of them is not the other."""
 
 NOTE_SECONDS = 5.0
 """Time between two renewals of the note."""
@@ -54,17 +59,19 @@ class DeliveryFolder:
     Args:
         url: a local folder or any fsspec URL.
         store_id: the identity of the store that it is a delivery of.
+        kind: whether it is to hold clips, or tables as a data set.
 
     Raises:
         ValueError: it cannot be opened, or holds something else.
     """
 
-    def __init__(self, url: str, store_id: str) -> None:
+    def __init__(self, url: str, store_id: str, kind: Kind = "delivery") -> None:
         try:
             self._filesystem, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
             raise ValueError(f"expected a folder or a URL to deliver to, got {url!r}: {error}") from error
-        self._root, self.url, self._store_id = root.rstrip("/"), url, store_id
+        self._root, self.url = root.rstrip("/"), url
+        self._note = {"format": f"segue-{kind}-1", "store_id": store_id}
         self._is_local = isinstance(self._filesystem, LocalFileSystem)
         self._sizes = self._list()
         self.delivered: dict[str, DeliveredFile] = self._read_note()
@@ -101,7 +108,7 @@ class DeliveryFolder:
             raise ValueError(
                 f"expected what an export noted in {self.url}/{NOTE}, got {str(error)[:80]}: give another folder"
             ) from error
-        if note.get("format") != FORMAT or note.get("store_id") != self._store_id:
+        if {name: note.get(name) for name in self._note} != self._note:
             raise ValueError(
                 f"expected a delivery of this store, got one of another in {self.url}: give another folder"
             )
@@ -117,10 +124,18 @@ class DeliveryFolder:
         """Return whether a file is there and has these very bytes."""
         return self._sizes.get(name) == len(data) and self._filesystem.cat_file(self._path(name)) == data
 
-    @property
-    def strangers(self) -> list[str]:
-        """The files in the folder of clips that no note names."""
-        return sorted(name for name in self._sizes if name.startswith("clips/") and name not in self.delivered)
+    def files(self, below: str) -> list[str]:
+        """Return the files whose path begins with `below`."""
+        return sorted(name for name in self._sizes if name.startswith(below))
+
+    @contextmanager
+    def opened(self, name: str) -> Iterator[IO[bytes] | None]:
+        """Yield a file, open to be read; None where there is none."""
+        if name not in self._sizes:
+            yield None
+            return
+        with self._filesystem.open(self._path(name), "rb") as file:
+            yield file
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +165,29 @@ class DeliveryFolder:
         """Renew the note; return whether it changed."""
         files = [asdict(self.delivered[name]) for name in sorted(self.delivered)]
         self._noted_at = time.monotonic()
-        return self.write(NOTE, _json({"format": FORMAT, "store_id": self._store_id, "files": files}))
+        return self.write(NOTE, _json({**self._note, "files": files}))
+
+    @contextmanager
+    def staged(self, name: str) -> Iterator[Path]:
+        """Yield a local path to write a large file to; when the block ends without an error it stands, whole, at
+        `name`."""
+        if self._is_local:
+            target = Path(self._path(name))
+            make_folder(str(target.parent))
+            path = target.with_name(f".{target.name}.{uuid.uuid4().hex}.inprogress")
+            try:
+                yield path
+                sync(str(path))
+                move_file(str(path), str(target))
+            finally:
+                path.unlink(missing_ok=True)
+            self._sizes[name] = target.stat().st_size
+            return
+        with tempfile.TemporaryDirectory(prefix="segue-export-") as folder:
+            path = Path(folder) / "file"
+            yield path
+            self._filesystem.put_file(str(path), self._path(name))
+            self._sizes[name] = path.stat().st_size
 
     def remove(self, name: str) -> None:
         """Remove a file, and forget it."""
