@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flows.cli import run_command
-from flows.presets import PRESETS
+from flows.presets import OVERLAYS, PRESETS
 from flows.recipe import STAGES
 from schemas import Settings, Store
 from schemas.columns import COLUMNS, type_name
@@ -79,7 +79,7 @@ def write_reference() -> str:
     parts += ["## Settings", "Where and how a run runs; nothing here changes a result."]
     parts.append(markdown_table(["setting", "values", "default", "meaning"], list(knobs(Settings, "settings"))))
     parts += ["## Presets", "`segue presets` prints what each sets differently."]
-    presets = [[f"`{name}`", " ".join((make.__doc__ or "").split())] for name, make in PRESETS.items()]
+    presets = [[f"`{name}`", " ".join((make.__doc__ or "").split())] for name, make in {**PRESETS, **OVERLAYS}.items()]
     parts.append(markdown_table(["preset", "what it is"], presets))
     return "\n\n".join(parts) + "\n"
 

@@ -22,7 +22,7 @@ from flows import asking, beginning, exporting, generating, provenance, publishi
 from flows.foreground import run_and_tell
 from flows.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.overrides import explain
-from flows.presets import PRESETS, describe_preset, preset_difference
+from flows.presets import OVERLAYS, PRESETS, describe_preset
 from flows.stopping import INTERRUPTED, STOPPED
 from schemas import Settings, WeightsRef
 
@@ -114,9 +114,9 @@ def plan(options: RunOptions) -> int:
 @app.command()
 def presets() -> int:
     """List the presets, and what each sets differently."""
-    for name in PRESETS:
+    for name, difference in {**PRESETS, **OVERLAYS}.items():
         print(f"{name}: {describe_preset(name)}")
-        for line in _override_lines(preset_difference(name)):
+        for line in _override_lines(difference()):
             print(f"    {line}")
     return 0
 

@@ -11,9 +11,11 @@ Completion = tuple[str, str]
 
 def complete_preset(incomplete: str) -> Iterator[Completion]:
     """Yield the presets that begin so."""
-    from flows.presets import PRESETS, describe_preset
+    from flows.presets import PRESET_NAMES, PRESETS, describe_preset
 
-    yield from ((name, describe_preset(name)) for name in PRESETS if name.startswith(incomplete))
+    # What can be laid over a preset comes once its name is there.
+    names = [name for name in (PRESET_NAMES if "+" in incomplete else PRESETS) if name.startswith(incomplete)]
+    yield from ((name, describe_preset(name.rpartition("+")[2])) for name in names)
 
 
 def complete_stage(incomplete: str) -> Iterator[Completion]:

@@ -7,6 +7,7 @@ Weights stand by name; what the first download of a name got is recorded in the 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from flows.overrides import merge
 from schemas.names import did_you_mean
 
 Difference = dict[str, Any]
@@ -285,17 +286,45 @@ DEFAULT_PRESET = "miniature"
 """The preset of whoever names none."""
 
 
+def eu() -> Difference:
+    """Laid over another preset (`miniature+eu`): what the EU's Code of Practice asks for and Segue can do."""
+    return {
+        # Signed metadata. The development certificate is trusted by nobody: whoever ships gives their own.
+        "decode": {"credentials": {"certificate": "development"}},
+        # Recordings whose licence nobody can say are not learned from, and neither is what a model made.
+        "ingest": {"licences": {"unknown": "refuse"}, "limits": {"generated": "reject"}},
+    }
+
+
+OVERLAYS: Mapping[str, Callable[[], Difference]] = {"eu": eu}
+"""Differences that say nothing of models, and are laid over a preset: `miniature+eu`."""
+
+PRESET_NAMES = (*PRESETS, *(f"{preset}+{overlay}" for preset in PRESETS for overlay in OVERLAYS))
+"""Every name of a preset, those with something laid over them too."""
+
+
 def preset_difference(name: str) -> Difference:
-    """The difference of a preset.
+    """The difference of a preset, or of one with others laid over it, which `+` joins.
 
     Raises:
         ValueError: there is no such preset.
     """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}; allowed: {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    preset, *overlays = name.split("+")
+    if preset in OVERLAYS:
+        raise ValueError(f"expected a preset that {preset} is laid over, such as miniature+{preset}, got {name!r}")
+    if preset not in PRESETS:
+        raise ValueError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}; allowed: {', '.join(PRESETS)}")
+    difference = PRESETS[preset]()
+    for overlay in overlays:
+        if overlay not in OVERLAYS:
+            raise ValueError(
+                f"expected {' or '.join(OVERLAYS)} to lay over {preset}, got {overlay!r}"
+                f"{did_you_mean(overlay, OVERLAYS)}"
+            )
+        difference = merge(difference, OVERLAYS[overlay]())
+    return difference
 
 
 def describe_preset(name: str) -> str:
     """Say what a preset is, in one line."""
-    return " ".join((PRESETS[name].__doc__ or "").split())
+    return " ".join(({**PRESETS, **OVERLAYS}[name].__doc__ or "").split())

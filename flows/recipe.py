@@ -28,7 +28,7 @@ import stages.tokenize
 import stages.train
 import stages.train_codec
 from flows.overrides import merge
-from flows.presets import DEFAULT_PRESET, PRESETS, preset_difference
+from flows.presets import DEFAULT_PRESET, PRESET_NAMES, preset_difference
 from model.conditioning.config import ChromaConfig
 from schemas import Config, Settings, Store
 from schemas.checks import Check
@@ -70,7 +70,7 @@ class Recipe(Config):
     with them; other stages follow it where they are given none of their own (`FOLLOWED`).
     """
 
-    preset: str = Field(default=DEFAULT_PRESET, json_schema_extra={"enum": list(PRESETS)})
+    preset: str = Field(default=DEFAULT_PRESET, json_schema_extra={"enum": list(PRESET_NAMES)})
     """The preset that fills whatever is not given."""
     demo: Annotated[stages.demo.Config, Stage(stages.demo)] = stages.demo.Config()
     ingest: Annotated[stages.ingest.Config, Stage(stages.ingest)] = stages.ingest.Config()

@@ -176,12 +176,12 @@ def test_a_knob_that_does_not_exist_is_noticed():
 
 
 def test_every_preset_that_the_documentation_names_exists():
-    from flows.presets import PRESETS
+    from flows.presets import PRESET_NAMES
 
     every = [*commands("", "segue "), *commands("console", "$ segue ")]
     named = {words[words.index("--preset") + 1] for words in every if "--preset" in words}
     assert named
-    assert named <= set(PRESETS)
+    assert named <= set(PRESET_NAMES)
 
 
 def test_a_command_that_would_want_a_network_days_or_a_recording_of_one_s_own_is_understood():

@@ -20,8 +20,11 @@ from stages.demo.synthesis.rendering import render
 STUDIO_ARTISTS = 10
 """Artists, the first of `ARTISTS`, whose pieces have sidecars."""
 
-COLUMNS = ("file_name", "title", "artist", "description", "genre", "moods", "instrument", "bpm", "key")
+COLUMNS = ("file_name", "title", "artist", "description", "genre", "moods", "instrument", "bpm", "key", "licence")
 """Of `metadata.csv`; `;` separates the items of a list."""
+
+LICENCE = "CC0-1.0"
+"""Of every piece: a program made them up, and whoever runs it may do with them as they like."""
 
 
 def write_corpus(
@@ -81,6 +84,7 @@ def _sidecar(piece: Piece, path: Path, sample_rate: int) -> dict[str, Any]:
         "name": path.stem,
         "instrument": ", ".join(piece.instruments),
         "moods": list(piece.moods),
+        "licence": LICENCE,
     }
 
 
@@ -95,6 +99,7 @@ def _listed(piece: Piece, path: Path) -> dict[str, str]:
         "instrument": ";".join(piece.instruments),
         "bpm": f"{piece.tempo:g}",
         "key": piece.key.name,
+        "licence": LICENCE,
     }
 
 

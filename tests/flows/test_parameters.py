@@ -14,7 +14,7 @@ from prefect.utilities.schema_tools.validation import validate
 import flows.single
 from flows.catalog import catalog
 from flows.parameters import Asked, RecipeParameter, SettingsParameter, asked_for, run_name
-from flows.presets import PRESETS
+from flows.presets import PRESET_NAMES, PRESETS
 from flows.recipe import STAGES, Recipe
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -60,7 +60,7 @@ def schemas_within(schema: Any) -> Iterator[dict[str, Any]]:
 def test_a_form_has_no_defaults_no_switches_a_list_of_presets_and_a_description_of_every_field(name):
     form = parameter_schema(FLOWS[name]).model_dump_for_openapi()
     recipe = form["properties"]["recipe"]
-    assert recipe["properties"]["preset"]["enum"] == list(PRESETS)
+    assert recipe["properties"]["preset"]["enum"] == list(PRESET_NAMES)
     assert set(recipe["properties"]) == set(Recipe.model_fields)
     for part in schemas_within({key: value for key, value in form.items() if key != "properties"} | {"r": recipe}):
         for field_name, field in part.get("properties", {}).items():

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 from transformers import EncodecConfig, MusicgenConfig, MusicgenMelodyConfig, T5Config
 
-from flows.presets import PRESETS, preset_difference
+from flows.presets import OVERLAYS, PRESETS, preset_difference
 from flows.recipe import Recipe
 from stages.checkpoints.huggingface.configuration import config_from_hugging_face
 from stages.train.initial_model import check_same_model
@@ -29,6 +29,39 @@ def unknown_fields(difference: object, annotation: object, path: str) -> list[st
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_preset_sets_fields_that_there_are(preset: str) -> None:
     assert unknown_fields(preset_difference(preset), Recipe, preset) == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_laid_over_a_preset_signs_clips_and_learns_from_nothing_of_unknown_licence(preset: str) -> None:
+    plain, over = (Recipe.model_validate({"preset": name}) for name in (preset, f"{preset}+eu"))
+    assert over.decode.credentials is not None
+    assert over.ingest.licences.unknown == over.train.licences.unknown == "refuse"
+    changed = {name for name in Recipe.model_fields if getattr(plain, name) != getattr(over, name)}
+    assert changed == {"preset", "decode", "ingest", "train", "train_codec"}
+
+
+def test_a_certificate_of_one_s_own_takes_the_development_one_s_place() -> None:
+    own = {"decode": {"credentials": {"certificate": "label.pem", "key": "label.key"}}}
+    credentials = Recipe.model_validate({"preset": "miniature+eu", **own}).decode.credentials
+    assert credentials is not None
+    assert (credentials.certificate, credentials.key) == ("label.pem", "label.key")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("eu", r"such as miniature\+eu, got 'eu'"),
+        ("miniature+euu", r"expected eu to lay over miniature, got 'euu' \(did you mean eu\?\)"),
+        ("miniatur+eu", "unknown preset 'miniatur'"),
+    ],
+)
+def test_what_cannot_be_laid_over_a_preset_says_what_can(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        preset_difference(name)
+
+
+def test_an_overlay_sets_fields_that_there_are() -> None:
+    assert [unknown_fields(make(), Recipe, name) for name, make in OVERLAYS.items()] == [[]] * len(OVERLAYS)
 
 
 def test_a_wrong_field_of_a_preset_is_told_by_its_path() -> None:
