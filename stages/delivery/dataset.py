@@ -153,7 +153,7 @@ def _digest(folder: DeliveryFolder, name: str) -> str:
         if file is None:
             return ""
         try:
-            return (pq.read_metadata(file).metadata or {}).get(b"segue", b"").decode()
+            return str((pq.read_metadata(file).metadata or {}).get(b"segue", b"").decode())
         except (pa.ArrowException, OSError):
             return ""
 
