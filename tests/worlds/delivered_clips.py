@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from schemas import Store
-from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, LEARNED, SCORES
+from schemas.tables import CHECKPOINTS, GENERATIONS, LEARNED, SCORES
 from tests.worlds.small_catalog import CHECKPOINT, VERSION, request_row, small_catalog, write
 
 NAMES = ("opening", "../../etc/passwd", "CON", "Opening", "test", 'a<b>:"|?*\\', "Ünïcode ♪ 夜想曲")
@@ -26,10 +26,8 @@ def delivered_store(folder: Path, names: tuple[str, ...] = NAMES) -> Store:
     ]
     store = small_catalog(str(folder), requests).store
     store.require()
-    for table in (CLIPS, GENERATIONS, SCORES):
+    for table in (GENERATIONS, SCORES):
         rows = store.read(table, VERSION).to_pylist()
-        first = next(row for row in rows if row["request_id"] == f"{0:016x}")
-        rows.append(first | {"take": 1})
         for row in rows:
             row |= {"created_at": MADE} if table is GENERATIONS else {}
             row |= {"clap_similarity": 0.9 if row["take"] else 0.1} if table is SCORES else {}
