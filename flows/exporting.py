@@ -155,8 +155,10 @@ def _deliver(
 
     with _working() as (progress, check_stopped):
         done = deliver(store, chosen, destination, Maker(store, form, signer), name, prune, progress, check_stopped)
-    if done.written or done.other_files or done.removed:
+    if done.written or done.removed:
         print(f"{destination}: {_count(done.written, 'clip')} written, {done.kept:,} as they were")
+    elif done.other_files:
+        print(f"{destination}: {_count(done.kept, 'clip')} as they were, the catalog written anew")
     else:
         print(f"{destination}: {_count(done.kept, 'clip')} as they were, nothing to write")
     if done.removed:

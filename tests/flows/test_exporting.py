@@ -36,6 +36,7 @@ def test_a_delivery_tells_what_was_written_and_that_nothing_was(export: Segue, t
     assert f"{tmp_path}/d: 8 clips written, 0 as they were\n" in export(tmp_path / "d")
     assert export(tmp_path / "d") == f"{tmp_path}/d: 8 clips as they were, nothing to write\n"
     told = export(tmp_path / "d", "--where", "take = 1")
+    assert f"{tmp_path}/d: 1 clip as they were, the catalog written anew\n" in told
     assert "7 clips of earlier exports not chosen now (--prune removes them):\n    clips/CON_1.flac\n" in told
     assert "7 clips of earlier exports removed" in export(tmp_path / "d", "--where", "take = 1", "--prune")
 
