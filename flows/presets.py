@@ -326,5 +326,5 @@ def preset_difference(name: str) -> Difference:
 
 
 def describe_preset(name: str) -> str:
-    """Say what a preset is, in one line."""
-    return " ".join(({**PRESETS, **OVERLAYS}[name].__doc__ or "").split())
+    """Say what a preset is, and what is laid over it, in one line."""
+    return " ".join(" ".join(({**PRESETS, **OVERLAYS}[part].__doc__ or "").split()) for part in name.split("+"))
