@@ -51,7 +51,9 @@ def explain_clip(store: Store, name: str) -> list[Section]:
     ]
     counts = count_licences({row["track"]: row["licence"] for row in recordings}.values())
     licences = [{"licence": licence, "recordings": count} for licence, count in counts.most_common()]
-    return [("clip", clips), ("models", described), ("licences", licences), ("recordings", recordings)]
+    tries = _tries(store, among)
+    made_again = [("tries", tries)] if tries else []
+    return [("clip", clips), *made_again, ("models", described), ("licences", licences), ("recordings", recordings)]
 
 
 def _clips(store: Store, name: str) -> list[Row]:
@@ -64,7 +66,8 @@ def _clips(store: Store, name: str) -> list[Row]:
         condition = f"({condition}) AND c.take + 1 = {int(take) if take.isdecimal() else -1}"
     rows: list[Row] = query(
         store,
-        "SELECT c.request_id AS request, c.take + 1 AS take, r.name, r.description, r.melody, r.prompt, g.seed, "
+        "SELECT c.request_id AS request, c.take + 1 AS take, r.name, r.description, r.melody, r.prompt, "
+        "coalesce(c.seed, g.seed) AS seed, "
         "c.checkpoint_id AS model, c.path AS file FROM clips c LEFT JOIN requests r USING (request_id) "
         f"LEFT JOIN generations g USING (request_id, take) WHERE {condition} ORDER BY request, take",
     ).to_pylist()
@@ -72,12 +75,35 @@ def _clips(store: Store, name: str) -> list[Row]:
     if not requests:
         raise ValueError(
             f"expected a clip's request by id or name, with /TAKE for one take, got {name!r}, which no clip that is "
-            "shown has (`taken_down` and `segue rollback --list` say what was)"
+            f"shown has (`taken_down` and `segue rollback --list` say what was){_quarantined(store, condition)}"
         )
     if len(requests) > 1:
         raise ValueError(
             f"expected one request, got {len(requests)} that {wanted!r} may mean: {', '.join(requests[:3])}"
         )
+    return rows
+
+
+def _quarantined(store: Store, condition: str) -> str:
+    """Say which takes that a condition means are quarantined, and why; empty where none is."""
+    rows = query(
+        store,
+        "SELECT c.take + 1 AS take, c.stage, c.reasons FROM quarantine c LEFT JOIN requests r USING (request_id) "
+        f"WHERE {condition} ORDER BY take LIMIT 3",
+    ).to_pylist()
+    return "".join(
+        f"; take {row['take']} is quarantined by {row['stage']}: {'; '.join(row['reasons'])}" for row in rows
+    )
+
+
+def _tries(store: Store, among: str) -> list[Row]:
+    """Return the tries of takes that were made again."""
+    rows: list[Row] = query(
+        store,
+        "SELECT take + 1 AS take, retake + 1 AS try, seed, chosen, array_to_string(reasons, '; ') AS \"what spoke "
+        f'against it" FROM tries WHERE {among} AND (request_id, take) IN '
+        f"(SELECT (request_id, take) FROM tries WHERE {among} AND retake > 0) ORDER BY ALL",
+    ).to_pylist()
     return rows
 
 

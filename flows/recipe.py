@@ -16,6 +16,7 @@ import stages.demo.models
 import stages.evaluate
 import stages.evaluate.controls
 import stages.evaluate.measures
+import stages.gate
 import stages.generate
 import stages.harmony
 import stages.ingest
@@ -52,13 +53,14 @@ Path = tuple[str, ...]
 FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
     ("ingest", "licences"): (("train_codec", "licences"), ("train", "licences")),
     ("tokenize", "codec"): (
-        *(("generate", "codec"), ("decode", "codec"), ("evaluate", "codec"), ("controls", "codec")),
+        *(("generate", "codec"), ("gate", "codec"), ("decode", "codec"), ("evaluate", "codec"), ("controls", "codec")),
     ),
     ("chroma", "separator"): (("generate", "separator"),),
     ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),
     ("evaluate", "clap"): (("measure", "clap"),),
     ("clap", "vocabulary"): (("generate", "vocabulary"), ("evaluate", "vocabulary"), ("train", "vocabulary")),
     ("generate", "stride"): (("evaluate", "stride"),),
+    ("generate",): (("gate", "generation"),),  # the last, once all of it is filled in
 }
 """A field of the stage that makes a table -> fields of other stages that are the same unless they are given."""
 
@@ -84,6 +86,7 @@ class Recipe(Config):
     train: Annotated[stages.train.Config, Stage(stages.train, gpu=True)] = stages.train.Config()
     requests: Annotated[stages.requests.Config, Stage(stages.requests)] = stages.requests.Config()
     generate: Annotated[stages.generate.Config, Stage(stages.generate, gpu=True)] = stages.generate.Config()
+    gate: Annotated[stages.gate.Config, Stage(stages.gate, gpu=True)] = stages.gate.Config()
     decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
     evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
     nearest: Annotated[stages.nearest.Config, Stage(stages.nearest)] = stages.nearest.Config()
@@ -245,7 +248,7 @@ def _of_foreign_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
         return {}
     difference: dict[str, Any] = {
-        stage: {"codec": checkpoint} for stage in ("generate", "decode", "evaluate", "controls")
+        stage: {"codec": checkpoint} for stage in ("generate", "gate", "decode", "evaluate", "controls")
     }
     if _at(given, ("clap", "model")) is None and _at(given, ("evaluate", "clap")) is None:
         difference["evaluate"] |= {"clap": None, "vocabulary": None}
@@ -273,7 +276,8 @@ def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[s
                 f"{name} takes no part in the preset {preset}, where nothing names what it would make; "
                 f"allowed: {', '.join(taking_part)}"
             )
-    wanted = {*requested, "requests"} if "generate" in requested else set(requested)
+    brought = {"generate": "requests", "decode": "gate"}
+    wanted = {*requested, *(first for name, first in brought.items() if name in requested)}
     wanted |= {stage.after for stage in configured if stage.name in wanted and stage.after in taking_part}
     return [name for name in taking_part if name in wanted]
 

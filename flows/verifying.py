@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -139,9 +139,13 @@ def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, R
     """Find the file among the store's sounds: by its bytes, or as a clip by what its tags say it is."""
     from schemas.database import query
 
-    rows = query(store, f"SELECT * FROM clips WHERE sha256 = '{digest}'").to_pylist()
+    rows = query(store, f"SELECT * FROM every_clip WHERE sha256 = '{digest}'").to_pylist()
     if rows:
         row = rows[0]
+        shown = query(store, f"SELECT stage, reasons FROM quarantine WHERE sha256 = '{digest}'").to_pylist()
+        if shown:
+            why = f"quarantined by {shown[0]['stage']}: {'; '.join(shown[0]['reasons'])}"
+            return Finding("row", "note", f"clip {row['request_id']} take {row['take'] + 1}, {why}"), row
         return Finding("row", "holds", f"clip {row['request_id']} take {row['take'] + 1}, byte for byte"), row
     request, take = tags.get("request", ""), tags.get("take", "")
     if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
@@ -190,7 +194,7 @@ def _render(store: "Store", clip: "Row") -> bytes:
     """
     import pyarrow.compute as pc
 
-    from schemas.tables import GENERATIONS, REQUESTS
+    from schemas.tables import GENERATIONS, REQUESTS, VERDICTS
     from schemas.versions import Versions
     from schemas.weights import WeightsLibrary
     from stages import decode
@@ -202,17 +206,26 @@ def _render(store: "Store", clip: "Row") -> bytes:
         raise ValueError(f"expected the version {fingerprint} in the table versions, got none")
     codec = _reference(store, version.config["codec"]["weights"])
     config = decode.Config.model_validate({**version.config, "codec": codec, "credentials": None})
-    rows: list[dict[str, Any]] = []
-    for table, key in ((GENERATIONS, ("request_id", "take")), (REQUESTS, ("request_id",))):
+    rows: dict[str, Row] = {}
+    for table, key in (
+        (VERDICTS, ("request_id", "take")),
+        (GENERATIONS, ("request_id", "take")),
+        (REQUESTS, ("request_id",)),
+    ):
+        if table.name not in version.inputs:
+            continue  # a clip of a release without a gate has no verdict
         found = store.read(table, version.inputs[table.name])
         for name in key:
             found = found.filter(pc.equal(found[name], clip[name]))
         if not found.num_rows:
             raise ValueError(f"expected its row in {table.name}, got none")
-        rows.append(found.to_pylist()[0])
+        rows[table.name] = found.to_pylist()[0]
+    generation = rows[GENERATIONS.name]
+    if VERDICTS.name in rows:
+        generation = decode.chosen_try(rows[VERDICTS.name], generation)
     settings = Settings(store=store.url, device="cpu")
     context = Context(store, settings, "verify", "decode", fingerprint, version.inputs, WeightsLibrary(store))
-    return decode.render_again(config, context, rows[0], rows[1]).data
+    return decode.render_again(config, context, generation, rows[REQUESTS.name]).data
 
 
 def _reference(store: "Store", digest: str) -> str:

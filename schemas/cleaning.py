@@ -37,6 +37,7 @@ from schemas.tables import (
     RECONSTRUCTIONS,
     RUNS,
     TRAINING,
+    VERDICTS,
     Row,
     Table,
 )
@@ -221,7 +222,7 @@ class _Cleaning:
             return
         rows = self._store.read_files(table, [path], list(columns))
         shown = self._hidden.shown(table, rows)  # the files of others go, and nothing brings them back
-        if table in (GENERATIONS, CLIPS):
+        if table in (GENERATIONS, VERDICTS, CLIPS):
             self._used_checkpoints |= set(shown.column("checkpoint_id").to_pylist())
         if table.files:
             self._named |= named_files(table, shown)

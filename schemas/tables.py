@@ -352,6 +352,33 @@ GENERATIONS = Table(
         *("frames", "prompt_frames", "seed", "codes", "chroma_frame_rate", "chroma"),
     ),
 )
+TRY = pa.struct(
+    [
+        *(("retake", pa.int32()), ("seed", pa.int64()), ("passed", pa.bool_()), ("reasons", TEXTS)),
+        *((name, pa.float64()) for name in ("seconds", "head_silence", "tail_silence", "silence", "zeros", "loudness")),
+        *((name, pa.float64()) for name in ("clipping_runs", "true_peak", "dc", "end_noise", "seam")),
+        *((name, pa.float64()) for name in ("held_seconds", "looped_seconds")),
+        *(("key", TEXT), ("key_score", pa.float64()), ("bpm", pa.float64())),
+        *(("chord_accuracy", pa.float64()), ("chroma_similarity", pa.float64())),
+    ]
+)
+"""A try of a take: its seed, whether it passed, what speaks against it, and what it was judged by."""
+VERDICTS = Table(
+    "verdicts",
+    "a take at the gate: the try of it that passed, or that least speaks against, with all of its tries",
+    ("request_id", "take"),
+    columns(
+        request_id=TEXT,
+        take=pa.int32(),
+        checkpoint_id=TEXT,
+        retake=pa.int32(),
+        seed=pa.int64(),
+        passed=pa.bool_(),
+        reasons=TEXTS,
+        codes=pa.list_(pa.list_(pa.uint16())),
+        tries=pa.list_(TRY),
+    ),
+)
 CLIPS = Table(
     "clips",
     "a decoded file of generated sound",
@@ -604,7 +631,7 @@ TABLES: dict[str, Table] = {
     for table in (
         *(TRACKS, WITHHELD, PRINTS, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
         *(CHECKPOINTS, LEARNED, TRAINING, RECONSTRUCTIONS),
-        *(REQUESTS, GENERATIONS, CLIPS, SCORES, NEAREST, ORIGINALITY, CONTROLS, MEASURES, REPORTS),
+        *(REQUESTS, GENERATIONS, VERDICTS, CLIPS, SCORES, NEAREST, ORIGINALITY, CONTROLS, MEASURES, REPORTS),
         *(WEIGHTS, TAKEN_DOWN, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }

@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 
 from schemas.identity import fingerprint
 from schemas.store import Store
-from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, RECONSTRUCTIONS, TAKEN_DOWN, Row, Table
+from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, RECONSTRUCTIONS, TAKEN_DOWN, VERDICTS, Row, Table
 
 HIDDEN_BY: Mapping[str, tuple[str, ...]] = {
     GENERATIONS.name: ("checkpoint_id", "request_id"),
+    VERDICTS.name: ("checkpoint_id", "request_id"),
     CLIPS.name: ("checkpoint_id", "request_id"),
     RECONSTRUCTIONS.name: ("checkpoint_id", "track_id"),
 }

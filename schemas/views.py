@@ -45,6 +45,14 @@ CLIPS_AND_REASONS = tuple(_REASONS)
 """The tables that the view `clips` reads."""
 
 VIEWS = {
+    "tries": View(
+        "a try of a take at the gate: its number and seed, what speaks against it, and what it was judged by",
+        ("verdicts",),
+        """
+        SELECT request_id, take, checkpoint_id, t.retake = verdicts.retake AS chosen, unnest(t)
+        FROM verdicts, unnest(tries) AS u(t)
+        """,
+    ),
     "quarantine": View(
         "a clip that was made and that `clips` does not show, with the stage that has something against it, and what",
         CLIPS_AND_REASONS,

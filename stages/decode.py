@@ -1,5 +1,8 @@
 """Clips: generated codes through the codec's decoder to audio files, at one loudness and never clipped.
 
+Of a take that was made again the codes are those of the try that the gate chose, and its seed is the clip's. A take
+that never passed is a file as well, whose row has the reasons: no view of clips shows it.
+
 Every clip is decoded alone, so its file depends on its codes and nothing else. Loudness and peaks are measured twice:
 of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format can
 come back above the limit that its samples kept; such a clip is turned down and encoded again.
@@ -26,7 +29,7 @@ from pydantic import Field, model_validator
 import schemas
 from schemas import WeightsRef
 from schemas.descent import model_behind, training_licences
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, VERDICTS, Row
 from schemas.weights import LocalWeights
 from stages.audio import AudioFormat, AudioMeasures, SourceType, measure_audio
 from stages.audio.clip_tags import clip_tags
@@ -46,7 +49,7 @@ from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
-READS, WRITES, VERSION = (GENERATIONS, REQUESTS), CLIPS, 5
+READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 6
 REPEATS = {REQUESTS: ("title",)}
 """What a file's tags tell of a request that its identity does not."""
 
@@ -92,15 +95,18 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
     return Dependencies(config.model_copy(update={"credentials": identified_credentials(config.credentials)}), ())
 
 
-def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Iterator[Shard]:
-    """Write a file for every generation, and yield its row once the file is there.
+def shard(
+    config: Config, context: Context, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
+) -> Iterator[Shard]:
+    """Write a file for every take, and yield its row once the file is there.
 
     Raises:
         ValueError: the codec is not one that the codes can belong to.
     """
     from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 
-    generation_rows = generations.to_pylist()
+    generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
+    generation_rows = [chosen_try(row, generation_of[row["request_id"], row["take"]]) for row in verdicts.to_pylist()]
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codecs = load_codecs_of_rows(generation_rows, path, context.device, got)
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
@@ -120,6 +126,12 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
             part = Shard([], [Reject(key, "", "not finite", message)])
         context.progress.advance()
         yield part
+
+
+def chosen_try(verdict: Row, generation: Row) -> Row:
+    """Return the row of `generations` of the try that the gate chose for a take, with what it says of that try."""
+    codes = generation["codes"] if verdict["codes"] is None else verdict["codes"]
+    return generation | {name: verdict[name] for name in ("retake", "seed", "reasons")} | {"codes": codes}
 
 
 def decode_generation(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:
@@ -157,6 +169,9 @@ def _render(config: Config, generation: Row, request: Row, licences: str, sound:
 def render_again(config: Config, context: Context, generation: Row, request: Row) -> Rendering:
     """Make the file of a clip once more from its codes, and write nothing.
 
+    Args:
+        generation: of the try that the gate chose (`chosen_try`).
+
     Raises:
         ValueError: the codec is not one that the codes can belong to, or cannot be had.
     """
@@ -170,7 +185,7 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
 
 
 Sign = Callable[[bytes, Row], bytes]
-"""What signs a finished file that was made of a row of `generations`."""
+"""What signs a finished file that was made of a row of `generations`, of the chosen try."""
 
 
 def _write_clip(
@@ -188,6 +203,9 @@ def _write_clip(
         "request_id": generation["request_id"],
         "take": generation["take"],
         "checkpoint_id": generation["checkpoint_id"],
+        "seed": generation["seed"],
+        "retake": generation["retake"],
+        "reasons": generation["reasons"],
         "title": request["title"],
         "path": path,
         "bytes": len(data),

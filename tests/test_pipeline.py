@@ -19,13 +19,24 @@ from tests.worlds.smallest_run import command, digests, environment, segue
 
 STAGES = (
     *("demo", "ingest", "train_codec", "demo_models", "chroma", "rhythm", "harmony", "clap", "tokenize", "train"),
-    *("requests", "generate", "decode", "evaluate", "nearest", "controls", "measure", "report"),
+    *("requests", "generate", "gate", "decode", "evaluate", "nearest", "controls", "measure", "report"),
 )
 
 
 def test_one_command_fills_every_table_and_the_store_is_complete(catalog):
     store = Store(str(catalog))
-    for table in ("tracks", "chroma", "clap", "tokens", "checkpoints", "training", "requests", "generations", "clips"):
+    for table in (
+        "tracks",
+        "chroma",
+        "clap",
+        "tokens",
+        "checkpoints",
+        "training",
+        "requests",
+        "generations",
+        "verdicts",
+        "clips",
+    ):
         assert query(store, f"SELECT count(*) AS n FROM {table}").to_pylist()[0]["n"] > 0, table
     for row in store.read_all(CHECKPOINTS).to_pylist():
         assert folder_digest(store.local(row["path"])) == row["digest"]
@@ -101,6 +112,7 @@ WORK = {
     "tokenize": "tokenize",
     "train": "training",
     "generate": "generate",
+    "gate": "gate",
     "decode": "decode",
     "evaluate": "evaluate",
     "controls": "controls",

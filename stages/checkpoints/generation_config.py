@@ -12,7 +12,7 @@ import schemas
 from model.lm.config import STRIDE, Precision
 from schemas import WeightsRef
 from schemas.identity import fingerprint
-from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
+from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights
 from stages.checkpoints.loading import named_text_encoder, read_condition_names
 from stages.networks.published import ENCODEC_32KHZ, HTDEMUCS, LAION_CLAP, ROBERTA_VOCABULARY
@@ -105,3 +105,8 @@ def take_seed(seed: int, take: int, retake: int = 0) -> int:
     if retake:
         return int(fingerprint([seed, take, retake])[:15], 16)
     return seed if take == 0 else int(fingerprint([seed, take])[:15], 16)
+
+
+def leaves_nothing_to_chance(request: Row) -> bool:
+    """Return whether every seed makes the same of a row of `requests` (`model.decoding.sampling`)."""
+    return bool(request["temperature"] == 0 or (request["top_p"] == 0 and request["top_k"] == 1))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,6 +20,9 @@ SEAM_CONTEXT = 0.25
 
 SEAM_FRAMES_A_SECOND = 50.0
 """Resolution of the comparison."""
+
+SMALLEST_CHANGE = 1.0
+"""Decibels of change that every sound is taken to have somewhere: a held tone has none, and no seam is heard in it."""
 
 
 def window_frames(context: Context, checkpoint: str) -> int | None:
@@ -55,6 +59,38 @@ def seam_contrast(mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[
     Returns:
         0 to 1; None where there is no border, or nothing to compare it with.
     """
+    parts = _changes(mono, sample_rate, borders)
+    if parts is None:
+        return None
+    at_borders, elsewhere = parts
+    return float(np.mean([(elsewhere < change).mean() for change in at_borders]))
+
+
+def seam_excess(mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[float]) -> float | None:
+    """Measure the largest change where one decoding window ends and the next goes on in units of the largest change
+    anywhere else: well above 1 where a clip breaks off and begins anew, and nothing in its music is like it.
+
+    The changes are those of `seam_contrast`, which ranks them and so cannot tell a broken seam from the first beat of a
+    bar.
+
+    Args:
+        borders: as there.
+
+    Returns:
+        0 or more; None where there is no border, or nothing to compare it with.
+    """
+    parts = _changes(mono, sample_rate, borders)
+    if parts is None:
+        return None
+    at_borders, elsewhere = parts
+    return float(at_borders.max() / max(elsewhere.max(), SMALLEST_CHANGE))
+
+
+def _changes(
+    mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[float]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None:
+    """Return by how many decibels the mean mel spectra before and after a moment differ, at borders and at all moments
+    further than a context from any; None where there are none of either."""
     context = round(SEAM_CONTEXT * SEAM_FRAMES_A_SECOND)
     if not borders or len(mono) < 1 or float(mono.abs().max()) < INAUDIBLE:
         return None
@@ -69,4 +105,4 @@ def seam_contrast(mono: Float[Tensor, "N"], sample_rate: int, borders: Sequence[
     elsewhere = contrasts[(np.abs(moments[:, None] - np.array(at)[None]) > context).all(axis=1)]
     if not inside or not len(elsewhere):
         return None
-    return float(np.mean([(elsewhere < contrasts[frame - context]).mean() for frame in inside]))
+    return contrasts[[frame - context for frame in inside]], elsewhere

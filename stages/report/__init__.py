@@ -27,15 +27,16 @@ from schemas.tables import (
     SCORES,
     TRACKS,
     TRAINING,
+    VERDICTS,
     Row,
 )
 from stages.pipeline.contract import Context, ReduceResult
 
 READS = (
-    *(CLIPS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, GENERATIONS),
+    *(CLIPS, VERDICTS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, GENERATIONS),
     *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS, ORIGINALITY),
 )
-OPTIONAL, WRITES, VERSION = (SCORES, CONTROLS, MEASURES, NEAREST, TRACKS, ORIGINALITY), REPORTS, 5
+OPTIONAL, WRITES, VERSION = (VERDICTS, SCORES, CONTROLS, MEASURES, NEAREST, TRACKS, ORIGINALITY), REPORTS, 6
 
 FOLDER, PAGE = "report", "report/index.html"
 """Where the page and all that lies beside it are in the store."""
@@ -55,6 +56,7 @@ def reduce(
     config: Config,
     context: Context,
     clips: pa.Table,
+    verdicts: pa.Table,
     scores: pa.Table,
     controls: pa.Table,
     measures: pa.Table,
@@ -74,7 +76,7 @@ def reduce(
     from stages.report.contents import checkpoint_views, known_metrics, table_sizes
     from stages.report.excerpts import FOLDER as EXCERPTS_FOLDER
     from stages.report.excerpts import cut_excerpts
-    from stages.report.findings import findings, melody_bars
+    from stages.report.findings import findings, gate_finding, melody_bars
     from stages.report.pictures import FOLDER as PICTURES_FOLDER
     from stages.report.pictures import TALL_HEIGHT, TALL_WIDTH, SoundFile, draw_pictures
     from stages.report.rendering import Page, render_page
@@ -104,6 +106,7 @@ def reduce(
         if row["request_id"] in request_ids and (row["request_id"], row["take"]) in seeds
         if not row["reasons"] and row["sha256"] not in too_near
     ]
+    verdict_rows = [row for row in verdicts.to_pylist() if row["request_id"] in request_ids]
     checkpoint_rows = sorted(checkpoints.to_pylist(), key=lambda row: row["created_at"], reverse=True)
     codec = newest_codec(checkpoint_rows)
     codec_id = codec["checkpoint_id"] if codec else None
@@ -148,7 +151,10 @@ def reduce(
     page = Page(
         title=config.title,
         summary=_catalog_summary(clip_rows, list(track_of.values()), len(used)),
-        findings=findings(card_rows, known_metrics(speaker) if speaker else {}, originality_rows),
+        findings=[
+            *findings(card_rows, known_metrics(speaker) if speaker else {}, originality_rows),
+            gate_finding(verdict_rows),
+        ],
         bars=melody_bars(card_rows),
         cards=score_cards(card_rows),
         clips=views,

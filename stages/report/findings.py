@@ -5,7 +5,8 @@ makes of the same requests, or a metric of the checkpoint.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -154,3 +155,31 @@ def _originality_finding(rows: Sequence[Row]) -> Finding:
     )
     evidence += f"; at most {' and '.join(most)}."
     return Finding(claim, "does not hold" if near else "holds", evidence)
+
+
+def gate_finding(verdicts: Sequence[Row]) -> Finding:
+    """Say what the catalog cost in retakes, and how many takes never passed, with what spoke against them.
+
+    Args:
+        verdicts: rows of `verdicts`.
+    """
+    claim = "Takes pass the gate"
+    if not verdicts:
+        return Finding(claim, "not measured", "No take was judged.")
+    first = sum(1 for row in verdicts if row["passed"] and row["retake"] == 0)
+    passed = sum(1 for row in verdicts if row["passed"])
+    retakes = sum(len(row["tries"]) - 1 for row in verdicts)
+    quarantined = f"{len(verdicts) - passed:,}" if passed < len(verdicts) else "none"
+    sentences = [f"{first:,} of {len(verdicts):,} at their first try; {retakes:,} retakes; {quarantined} quarantined"]
+    for group, against in (
+        ("at first", _kinds(row["tries"][0]["reasons"] for row in verdicts)),
+        ("quarantined", _kinds(row["reasons"] for row in verdicts)),
+    ):
+        if against:
+            sentences.append(f"{group}: " + ", ".join(f"{kind} {count}" for kind, count in against.most_common()))
+    return Finding(claim, "holds" if passed == len(verdicts) else "does not hold", "; ".join(sentences) + ".")
+
+
+def _kinds(reasons: Iterable[Sequence[str]]) -> Counter[str]:
+    """Count reasons by the measure that they begin with."""
+    return Counter(reason.partition(":")[0].replace("_", " ") for each in reasons for reason in each)

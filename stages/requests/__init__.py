@@ -33,6 +33,7 @@ from stages.audio.references import (
     UnknownReference,
     parse_reference,
 )
+from stages.checkpoints.generation_config import leaves_nothing_to_chance
 from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
 from stages.requests.held_out import held_out_lines
 from stages.requests.lines import FIELDS, RequestLine
@@ -197,18 +198,13 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
         rows[row["request_id"]] = row
         if row["name"] is not None:
             names[row["name"]] = line.number
-        if row["takes"] > 1 and _is_greedy(row):
+        if row["takes"] > 1 and leaves_nothing_to_chance(row):
             remarks.add(EQUAL_TAKES, url or "", f"line {line.number}: {row['takes']} takes")
     for note in file.notes if url else ():
         remarks.add(note, path)
     rows |= {row["request_id"]: row for row in keep_refused(rows, refusals, before)}
     _assign_shards(rows, before, config.shard_size)
     return Order(before, list(rows.values()), refusals, remarks.all()), len(file.lines)
-
-
-def _is_greedy(row: Row) -> bool:
-    """Return whether a request leaves nothing to chance (`model.decoding.sampling`)."""
-    return bool(row["temperature"] == 0 or (row["top_p"] == 0 and row["top_k"] == 1))
 
 
 def _folder(url: str) -> str:

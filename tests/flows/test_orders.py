@@ -16,9 +16,11 @@ from schemas import Store
 from schemas.database import query
 from stages.checkpoints.converting import convert_checkpoint
 from stages.pipeline.runner import StageFailed
+from tests.worlds.open_gate import OPEN_GATE
 from tests.worlds.small_checkpoint import find, small_checkpoint
 
-STAGES = ["requests", "generate", "decode"]
+STAGES = ["requests", "generate", "gate", "decode"]
+OPEN = [f"{name}={value}" for name, value in OPEN_GATE.items()]
 LINES = [{"name": name, "description": "slow jazz piano", "seconds": 1.0, "takes": 3} for name in ("a", "b")]
 
 
@@ -35,13 +37,13 @@ class World:
         return str(path)
 
     def words(self, file: str, *more: str) -> list[str]:
-        knobs = (f"generate.checkpoint={self.folder}/imported", "settings.device=cpu", "settings.offline=true")
+        knobs = (f"generate.checkpoint={self.folder}/imported", "settings.device=cpu", "settings.offline=true", *OPEN)
         place = ["--preset", "musicgen-small", "--store", self.store.url, "--source", "nowhere", "--requests", file]
         return [*place, *(word for knob in knobs for word in ("--set", knob)), *more]
 
     def run(self, file: str, **settings: object) -> dict[str, int]:
         """Run the stages, and return how many rows each of them made."""
-        knobs = [f"generate.checkpoint={self.folder}/imported", "settings.device=cpu", "settings.offline=true"]
+        knobs = [f"generate.checkpoint={self.folder}/imported", "settings.device=cpu", "settings.offline=true", *OPEN]
         options = {"store": self.store.url, "source": "nowhere", "requests": file, **settings}
         run = Run(parse_run_options(STAGES, "musicgen-small", options, knobs).plan)
         run_stages(run)
@@ -57,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("orders")
     convert_checkpoint(small_checkpoint(folder).folder, folder / "imported", "segue", find)
     world = World(folder, Store(str(folder / "store")))
-    assert world.run(world.file(*LINES)) == {"requests": 2, "generate": 6, "decode": 6}
+    assert world.run(world.file(*LINES)) == {"requests": 2, "generate": 6, "gate": 6, "decode": 6}
     return world
 
 
@@ -88,7 +90,7 @@ def test_a_plan_counts_the_clips_that_the_run_then_makes(world, plan):
     code, table, said, errors = plan(file)
     assert (code, errors) == (0, "")
     assert {stage: (cells[1], cells[2]) for stage, cells in table.items()} == {
-        **{"requests": ("2", "1"), "generate": ("3", "6"), "decode": ("3", "6")}
+        **{"requests": ("2", "1"), "generate": ("3", "6"), "gate": ("3", "6"), "decode": ("3", "6")}
     }
     assert said.splitlines()[0] == "order: 3 requests, 9 clips, 0.2 minutes of sound"
     assert re.match(
@@ -96,7 +98,7 @@ def test_a_plan_counts_the_clips_that_the_run_then_makes(world, plan):
     )
     assert re.search(r"and [\d.]+ (kB|MB), by what runs of this store took$", said.splitlines()[1])
     assert re.match(r"in all: about \d+ s and [\d.]+ (kB|MB), by what runs", said.splitlines()[2])
-    assert world.run(file) == {"requests": 2, "generate": 3, "decode": 3}
+    assert world.run(file) == {"requests": 2, "generate": 3, "gate": 3, "decode": 3}
     _, table, said, _ = plan(file)
     assert [cells[1] for cells in table.values()] == ["0", "0", "0"]
     assert "to make" not in said
@@ -107,7 +109,7 @@ def test_an_order_that_is_only_sorted_anew_makes_nothing(world, plan):
     code, table, _, errors = plan(file)
     assert (code, errors) == (0, "")
     assert [cells[1] for cells in table.values()] == ["0", "0", "0"]
-    assert world.run(file) == {"requests": 0, "generate": 0, "decode": 0}
+    assert world.run(file) == {"requests": 0, "generate": 0, "gate": 0, "decode": 0}
 
 
 def test_a_typo_costs_no_finished_clip_and_is_told_by_plan_and_run(world, plan):
@@ -123,7 +125,7 @@ def test_a_typo_costs_no_finished_clip_and_is_told_by_plan_and_run(world, plan):
         world.run(file)
     assert world.clips() == before
     assert plan(file, "--accept-refused", "1")[0] == plan(file, "--accept-refused", "50%")[0] == 0
-    assert world.run(file, accept_refused=1) == {"requests": 0, "generate": 0, "decode": 0}
+    assert world.run(file, accept_refused=1) == {"requests": 0, "generate": 0, "gate": 0, "decode": 0}
     assert world.clips() == before
     (row,) = query(world.store, "SELECT name, stale FROM requests WHERE stale IS NOT NULL").to_pylist()
     assert row == {"name": "b", "stale": "line 2: seconds: expected greater than 0 seconds, got -1"}
@@ -142,7 +144,7 @@ def test_a_wrong_file_drops_nothing_without_a_word(world, plan):
     code, _, _, errors = plan(file, "--drop")
     assert code == 0
     assert "requests: would drop 6 clips of 2 requests of the last order (a, b)" in errors.splitlines()
-    assert world.run(file, drop_requests=True) == {"requests": 1, "generate": 1, "decode": 1}
+    assert world.run(file, drop_requests=True) == {"requests": 1, "generate": 1, "gate": 1, "decode": 1}
     assert {name for name, _, _ in world.clips()} == {"x"}
 
 
@@ -150,7 +152,7 @@ def test_a_changed_title_is_planned_where_it_is_written(world, plan):
     file = world.file(LINES[0], LINES[1] | {"title": "Evening"})
     table = plan(file)[1]
     assert [table[stage][1] for stage in STAGES] == ["1", "0", "3"]
-    assert world.run(file) == {"requests": 1, "generate": 0, "decode": 3}
+    assert world.run(file) == {"requests": 1, "generate": 0, "gate": 3, "decode": 3}
 
 
 def test_what_is_neither_a_number_nor_a_share_is_one_line_and_exit_code_2(world, plan):

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from schemas import Settings, Store, WeightsRef
 from schemas.identity import canonical, fingerprint
-from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, LEARNED, REQUESTS
+from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, LEARNED, REQUESTS, VERDICTS
 from schemas.weights import LocalWeights, WeightsLibrary
 from stages import decode
 from stages.audio import AudioFormat, measure_audio
@@ -35,6 +35,7 @@ from stages.ingest.probe import Refused, probe_recording
 from stages.pipeline.contract import Context, Stopped
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
+from tests.worlds.gate_world import passed
 from tests.worlds.signers import SignerFiles, serialised
 from tests.worlds.tiny_codec import CARDINALITY, CODEBOOKS, FRAME_RATE, SAMPLE_RATE, codec_folder
 
@@ -47,6 +48,12 @@ HOSTILE = "../../x\"><script>alert(1)</script> '; DROP TABLE clips; --"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return codec_folder(tmp_path_factory.mktemp("codec"), loudness=30.0)
+
+
+def write_generations(store: Store, rows: list[dict]) -> None:
+    """Put codes into a store, which the gate let pass."""
+    store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(rows, schema=GENERATIONS.schema), "k")
+    store.write_shard(VERDICTS, "v", "0", passed(rows), "k")
 
 
 def new_store(folder: Path) -> Store:
@@ -74,7 +81,7 @@ def new_store(folder: Path) -> Store:
             row |= {"cardinality": CARDINALITY, "frames": frames, "seed": 7, "codes": codes, "created_at": CREATED}
             generations.append(row)
     store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(requests, schema=REQUESTS.schema), "k")
-    store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(generations, schema=GENERATIONS.schema), "k")
+    write_generations(store, generations)
     learned = [
         {"training_set": "learned", "track_id": f"t{number}", "title": "Silver Window", "artist": "Otter & Vale"}
         | {"licence": licence}
@@ -88,7 +95,15 @@ def new_store(folder: Path) -> Store:
 
 def context_for(store: Store) -> Context:
     settings = Settings(store=store.url, device="cpu", max_refused=1.0)
-    return Context(store, settings, "run", "decode", "d", {"requests": "r", "generations": "g"}, WeightsLibrary(store))
+    return Context(
+        store,
+        settings,
+        "run",
+        "decode",
+        "d",
+        {"requests": "r", "generations": "g", "verdicts": "v"},
+        WeightsLibrary(store),
+    )
 
 
 def made(store: Store, config: Config) -> list[dict]:
@@ -191,7 +206,7 @@ def test_a_codec_that_cannot_belong_to_the_codes_is_refused_by_name(tmp_path: Pa
 def say(store: Store, **about: object) -> None:
     """Write down which codec the generations are of."""
     rows = [row | about for row in store.read(GENERATIONS, "g").to_pylist()]
-    store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist(rows, schema=GENERATIONS.schema), "k")
+    write_generations(store, rows)
 
 
 def test_a_codec_of_the_same_sizes_is_refused_by_its_identity(tmp_path: Path, folder: Path) -> None:
@@ -324,9 +339,9 @@ def test_clips_are_known_by_the_certificate_s_digest_and_signing_is_noticed_wher
     assert len({identity(), identity(**label.fields), identity(certificate="development")}) == 3
     store = new_store(tmp_path / "s")
     context = context_for(store)
-    generations, requests = (context.rows(table) for table in (GENERATIONS, REQUESTS))
+    verdicts, generations, requests = (context.rows(table) for table in (VERDICTS, GENERATIONS, REQUESTS))
     config = Config.model_validate({"codec": str(folder), "credentials": {}})
-    assert len(list(decode.shard(config, context, generations, requests))) == 6
+    assert len(list(decode.shard(config, context, verdicts, generations, requests))) == 6
     assert "development certificate, which nobody trusts" in context.remarks.all()[0].what
 
 
@@ -391,7 +406,7 @@ def test_a_clip_is_the_same_alone_and_among_others(tmp_path: Path, folder: Path)
     among = {(row["request_id"], row["take"]): row["sha256"] for row in made(new_store(tmp_path / "a"), config)}
     store = new_store(tmp_path / "b")
     one = store.read(GENERATIONS, "g").slice(3, 1)
-    store.write_shard(GENERATIONS, "g", "0", one, "k")
+    write_generations(store, one.to_pylist())
     (row,) = made(store, config)
     assert row["sha256"] == among[row["request_id"], row["take"]]
 
@@ -400,8 +415,8 @@ def test_a_clips_row_comes_once_its_file_is_there_and_no_other_file_is_begun(tmp
     store = new_store(tmp_path)
     context, audio = context_for(store), f"audio/version={context_for(store).fingerprint}"
     config = Config.model_validate({"codec": str(folder)})
-    generations, requests = (context.rows(table) for table in (GENERATIONS, REQUESTS))
-    parts = decode.shard(config, context, generations, requests)
+    verdicts, generations, requests = (context.rows(table) for table in (VERDICTS, GENERATIONS, REQUESTS))
+    parts = decode.shard(config, context, verdicts, generations, requests)
     assert store.files(audio) == []
     (row,) = next(parts).rows
     assert [f"{audio}/{name}" for name in store.files(audio)] == [row["path"]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from schemas import Store
 from schemas.digests import content_digest
 from schemas.tables import CHECKS, PUBLICATIONS, RUNS, TABLES, WEIGHTS
+from tests.worlds.open_gate import OPEN_GATE
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,6 +27,7 @@ SMALLEST = {
     "train.log_every": "2",
     "train.valid_every": "4",
     "train.save_every": "2",
+    **OPEN_GATE,
 }
 """What differs from the preset `miniature`."""
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from model.codec.codec import Codec
 from model.codec.stereo import StereoCodec
 from schemas import Settings, Store, WeightsRef
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, VERDICTS
 from schemas.weights import WeightsLibrary
 from stages import decode
 from stages.audio import read_audio
@@ -28,6 +28,7 @@ from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from stages.tokenize import Config
 from tests.worlds.codec_world import piece, tokens_of, track
+from tests.worlds.gate_world import passed
 from tests.worlds.small_checkpoint import find, refuse, same_weights, small_checkpoint
 from tests.worlds.small_codecs import CARDINALITY, HOPS, LEVELS, RATE, small_dac, small_mimi
 from tests.worlds.tiny_codec import codec_folder
@@ -61,9 +62,16 @@ def clips_of(store: Store, tokens: dict[str, Any], codec: Path) -> list[dict]:
     asked = pa.Table.from_pylist([request | {"seed": 1, "takes": 1}], schema=REQUESTS.schema)
     store.write_shard(REQUESTS, "r", "0", asked, "k")
     store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist([generation], schema=GENERATIONS.schema), "k")
+    store.write_shard(VERDICTS, "v", "0", passed([generation]), "k")
     settings = Settings(store=store.url, device="cpu")
     context = Context(
-        store, settings, "run", "decode", "d", {"requests": "r", "generations": "g"}, WeightsLibrary(store)
+        store,
+        settings,
+        "run",
+        "decode",
+        "d",
+        {"requests": "r", "generations": "g", "verdicts": "v"},
+        WeightsLibrary(store),
     )
     config = decode.Config.model_validate({"codec": str(codec), "format": "wav", "bits": 24, "loudness": -40.0})
     run_stage(ConfiguredStage("decode", decode, config), context)

@@ -1,0 +1,219 @@
+"""The gate: every take is heard before it becomes a clip, and made again where something is wrong with it.
+
+A generation is decoded, alone and before its loudness is touched, and held against the limits of its configuration
+(`stages.gate.config`). One that does not keep them all is *retaken*: generated once more as it was, with the take's
+next seed, until a try passes or the budget is spent. What never passes is *quarantined*: it becomes a file as well, to
+be listened to, but no view of clips shows it (`schemas.views`). Of its tries the one with the fewest reasons against it
+is kept.
+
+A row is a take with all of its tries, so that it is whole or not there, however often the work is broken off; the view
+`tries` has a row a try. Codes stand in it only where a retake was chosen: those of a first try are in `generations`.
+A verdict depends on the take alone: the engine gives a take the same codes in any batch, and each is judged by itself.
+
+Sound is decoded here and again in `decode`. Handing samples on would keep a gigabyte for two hours of clips, and a
+kill would have to be survived by them too, to save a few hundredths of what generating takes (docs/gates.md).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from schemas import WeightsRef
+from schemas.tables import GENERATIONS, REQUESTS, VERDICTS, Row
+from schemas.weights import LocalWeights
+from stages.audio.references import RequestRefused
+from stages.checkpoints.generation_config import CONSULTED, generation_dependencies, leaves_nothing_to_chance, take_seed
+from stages.gate.config import Config, Limits
+from stages.pipeline.contract import Context, Dependencies, Reject, Shard
+
+if TYPE_CHECKING:
+    from stages.checkpoints.codecs import AnyCodec, CodesFormat
+
+__all__ = ["CONSULTS", "READS", "VERSION", "WRITES", "Config", "Limits", "dependencies", "shard"]
+
+READS, CONSULTS, WRITES, VERSION = (GENERATIONS, REQUESTS), CONSULTED, VERDICTS, 1
+
+AT_ONCE = {"cpu": 64, "cuda": 512}
+"""Takes that are made again together, by device, as many as `generate` has in memory together."""
+
+Codes = npt.NDArray[np.uint16]
+"""[K, T]."""
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Return what has a say: what generates, and what its conditions are looked up in, only where takes are made again.
+
+    Raises:
+        NotTrainedYet: an earlier stage is still to train the checkpoint.
+        ValueError: it is none, or cannot be had.
+    """
+    if not config.retakes:
+        named = ("checkpoint", "text_encoder", "codec", "separator", "clap", "vocabulary")
+        unread = config.generation.model_copy(update=dict.fromkeys(named))
+        return Dependencies(config.model_copy(update={"generation": unread}), ())
+    generating = generation_dependencies(config.generation, weights)
+    return Dependencies(config.model_copy(update={"generation": generating.config}), generating.consults)
+
+
+@dataclass(frozen=True, eq=False)
+class _Try:
+    """A try of a take, judged."""
+
+    retake: int
+    """How many came before."""
+    seed: int
+    codes: Codes
+    reasons: tuple[str, ...]
+    facts: Mapping[str, Any]
+    """What it was judged by, by field of `verdicts.tries`."""
+
+    def as_row(self) -> Row:
+        return {"retake": self.retake, "seed": self.seed, "passed": not self.reasons} | {
+            "reasons": list(self.reasons),
+            **self.facts,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Take:
+    """A take with the tries that there are of it."""
+
+    generation: Row
+    request: Row
+    tries: list[_Try]
+
+    @property
+    def key(self) -> str:
+        return f"{self.generation['request_id']}/{self.generation['take']}"
+
+    @property
+    def passed(self) -> bool:
+        return not self.tries[-1].reasons
+
+    def verdict(self) -> Shard:
+        """Return its row: the try that passed, or the one with the fewest reasons against it, the earliest of them."""
+        best = min(self.tries, key=lambda each: (not each.facts, len(each.reasons), each.retake))
+        if not best.facts:
+            message = f"expected finite samples for line {self.request['line']}, got NaN or infinity from the codec"
+            return Shard([], [Reject(self.key, "", "not finite", message)])
+        row = {name: self.generation[name] for name in ("request_id", "take", "checkpoint_id")}
+        row |= {"retake": best.retake, "seed": best.seed, "passed": not best.reasons, "reasons": list(best.reasons)}
+        return Shard(
+            [row | {"codes": list(best.codes) if best.retake else None, "tries": [t.as_row() for t in self.tries]}]
+        )
+
+
+def shard(config: Config, context: Context, generations: pa.Table, requests: pa.Table) -> Iterator[Shard]:
+    """Judge every generation, and yield its verdict once a try of it has passed or none is left.
+
+    Raises:
+        ValueError: the codec is not one that the codes can belong to, or the checkpoint is broken.
+        MissingWeights: weights that a retake needs cannot be had.
+    """
+    rows = generations.to_pylist()
+    request_of = {row["request_id"]: row for row in requests.to_pylist()}
+    judge = _Judge(config, context, rows)
+    context.progress.start("gate", len(rows), "clips")
+    waiting: list[_Take] = []
+    for generation in rows:
+        context.check_stopped()
+        request = request_of[generation["request_id"]]
+        codes = np.array(generation["codes"], dtype=np.uint16)
+        take = _Take(generation, request, [judge.try_of(generation, request, 0, generation["seed"], codes)])
+        if take.passed or not config.retakes or leaves_nothing_to_chance(request):
+            context.progress.advance()
+            yield take.verdict()
+            continue
+        waiting.append(take)
+        if len(waiting) == AT_ONCE[context.device]:
+            yield from _retake(config, context, judge, waiting)
+            waiting = []
+    if waiting:
+        yield from _retake(config, context, judge, waiting)
+
+
+def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_Take]) -> Iterator[Shard]:
+    """Make takes again, round by round, and yield each verdict when it is known."""
+    from stages.gate.retaking import Retaker
+
+    retaker = Retaker(config.generation, context)
+    failing: list[_Take] = []
+    for take in takes:
+        try:
+            retaker.read_conditions(take.request)
+        except RequestRefused as error:
+            context.progress.advance()
+            message = f"it did not pass, and cannot be made again: {error}"
+            if error.passing:
+                message = f"line {take.request['line']}: {message}"
+                yield Shard([], [Reject(take.key, take.request["name"] or "", error.kind, message, passing=True)])
+            else:
+                yield replace(take, tries=[replace(take.tries[0], reasons=(*take.tries[0].reasons, message))]).verdict()
+        else:
+            failing.append(take)
+    for retake in range(1, config.retakes + 1 if failing else 1):
+        seeds = [take_seed(take.request["seed"], take.generation["take"], retake) for take in failing]
+        still: list[_Take] = []
+        for number, codes in retaker.generate([take.request for take in failing], seeds):
+            context.check_stopped()
+            take = failing[number]
+            again = codes.numpy().astype(np.uint16)
+            take.tries.append(judge.try_of(take.generation, take.request, retake, seeds[number], again))
+            if take.passed or retake == config.retakes:
+                context.progress.advance()
+                yield take.verdict()
+            else:
+                still.append(take)
+        failing = still
+        if not failing:
+            return
+
+
+class _Judge:
+    """Decodes tries and judges them, each by itself.
+
+    Raises:
+        ValueError: the codec is not one that the codes can belong to.
+    """
+
+    def __init__(self, config: Config, context: Context, generations: Sequence[Row]) -> None:
+        from stages.checkpoints.codecs import load_codecs_of_rows
+        from stages.judging.melody import melody_analysis
+        from stages.judging.seams import window_frames
+
+        self._config = config
+        path, got = context.weights(config.codec).path, f"gate.codec = {config.codec}"
+        self._codecs: dict[CodesFormat, AnyCodec] = load_codecs_of_rows(generations, path, context.device, got)
+        checkpoints = {row["checkpoint_id"] for row in generations}
+        self._windows = {checkpoint: window_frames(context, checkpoint) for checkpoint in checkpoints}
+        followed = config.limits.chroma_similarity is not None
+        self._analyses = {each: melody_analysis(context, [each]) if followed else None for each in checkpoints}
+
+    def try_of(self, generation: Row, request: Row, retake: int, seed: int, codes: Codes) -> _Try:
+        """Decode a try, cut to the seconds that were asked for as `decode` cuts it, and judge it."""
+        import torch
+
+        from stages.checkpoints.codecs import CodesFormat
+        from stages.gate.judging import follow_request, reasons_against
+        from stages.gate.measuring import measure_try
+        from stages.judging.melody import Melody
+        from stages.judging.seams import window_borders
+
+        codec = self._codecs[CodesFormat.from_row(generation)]
+        sound = codec.decode_track(torch.from_numpy(codes.astype(np.int64))).float().numpy()
+        sound = sound[:, : round(request["seconds"] * codec.sample_rate)]
+        if not sound.size or not np.isfinite(sound).all():
+            return _Try(retake, seed, codes, ("sound: expected finite samples, got NaN, infinity or none",), {})
+        limits, checkpoint = self._config.limits, generation["checkpoint_id"]
+        borders = window_borders(generation, self._windows[checkpoint], self._config.generation.stride)
+        made = codes[:, generation["prompt_frames"] or 0 :]
+        measures = measure_try(sound, codec.sample_rate, made, generation["frame_rate"], borders)
+        heard, disobedient = follow_request(
+            sound, codec.sample_rate, request, Melody.of_row(generation), self._analyses[checkpoint], limits
+        )
+        reasons = reasons_against(measures, limits, request["seconds"])
+        return _Try(retake, seed, codes, (*reasons, *disobedient), asdict(measures) | asdict(heard))

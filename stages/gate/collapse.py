@@ -1,0 +1,47 @@
+"""Collapse: a language model that stops composing holds one frame, or goes round in a loop. It is seen in the codes.
+
+A lag is no longer than two seconds: music repeats its bars, and means to. A loop is looked for in the first codebook,
+which carries what is heard first: the others refine it by chance, so that a loop that ears take for exact need not be
+exact in them. A held frame must be held in all of them, for a long tone is one code in the first.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+LONGEST_LAG = 2.0
+"""Seconds after which a repetition counts as music's own."""
+
+Codes = npt.NDArray[np.uint16]
+"""[K, T]."""
+
+Flags = npt.NDArray[np.bool_]
+
+
+def held_seconds(codes: Codes, frame_rate: float) -> float:
+    """Return the seconds of the longest stretch in which no code changes."""
+    if not codes.shape[1]:
+        return 0.0
+    return (_longest_run((codes[:, 1:] == codes[:, :-1]).all(axis=0)) + 1) / frame_rate
+
+
+def looped_seconds(codes: Codes, frame_rate: float) -> float:
+    """Return the seconds of the longest stretch in which the first codebook says what it said at a fixed lag before, of
+    two frames to two seconds; at least as long as the lag, so that something is heard twice. One code held is no loop.
+    """
+    first, longest = codes[0], 0
+    changes = np.append(True, first[1:] != first[:-1])
+    for lag in range(2, min(round(LONGEST_LAG * frame_rate), len(first) - 1) + 1):
+        run = _longest_run(first[lag:] == first[:-lag], with_any=changes[lag:])
+        longest = max(longest, run if run >= lag else 0)
+    return longest / frame_rate
+
+
+def _longest_run(flags: Flags, with_any: Flags | None = None) -> int:
+    """Return the length of the longest run of true flags; of those alone in which `with_any` is true somewhere."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
+    starts, ends = edges[::2], edges[1::2]
+    if with_any is not None:
+        counts = np.concatenate([[0], np.cumsum(with_any)])
+        alive = counts[ends] > counts[starts]
+        starts, ends = starts[alive], ends[alive]
+    return int((ends - starts).max(initial=0))

@@ -1,0 +1,132 @@
+"""Judging a try: each limit that it does not keep is a sentence that says what was expected and what came."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.conditioning.config import ChromaConfig
+from schemas.tables import Row
+from stages.audio import Samples, to_mono
+from stages.gate.config import Limits
+from stages.gate.measuring import Measures
+from stages.judging.asking import asked_by_request
+from stages.judging.judging import Asked, Heard, judge
+from stages.judging.listening import listen
+from stages.judging.melody import Melody
+
+SHORTEST_SILENCE = 0.5
+"""Seconds at either end that may be silent however short a clip is: a note needs time to begin and to die away."""
+
+SHORTEST_LOUDNESS = 0.4
+"""Seconds from which a sound has a loudness (ITU-R BS.1770)."""
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """The most that one measure may be."""
+
+    name: str
+    words: str
+    """Its value, `{}`, in words."""
+    limit: Callable[[Limits], float | None]
+
+
+_SIMPLE = (
+    _Limit("zeros", "{:.0%} of the samples digital silence", lambda limits: limits.zeros),
+    _Limit("clipping_runs", "{:.2%} of the samples in flat tops", lambda limits: limits.clipping),
+    _Limit("true_peak", "a true peak of {:.1f} dBTP", lambda limits: limits.true_peak),
+    _Limit("dc", "a constant part of {:.3f} of full scale", lambda limits: limits.dc),
+    _Limit("end_noise", "a last second flatter in its spectrum by {:.2f}", lambda limits: limits.end_noise),
+    _Limit("seam", "a change of {:.1f} times the largest elsewhere between windows", lambda limits: limits.seam),
+    _Limit("held_seconds", "{:.1f} s of one frame of codes held", lambda limits: limits.held),
+    _Limit("looped_seconds", "{:.1f} s of a loop in the codes", lambda limits: limits.looped),
+)
+
+
+def reasons_against(measures: Measures, limits: Limits, seconds_asked: float) -> list[str]:
+    """Return what a try does not keep, a sentence each that begins with the measure's name."""
+    reasons = [*_length(measures, limits, seconds_asked), *_silence(measures, limits)]
+    for each in _SIMPLE:
+        limit, value = each.limit(limits), getattr(measures, each.name)
+        if limit is not None and value is not None and value > limit:
+            expected, got = each.words.format(limit), each.words.format(value)
+            reasons.append(f"{each.name}: expected at most {expected}, got {got}")
+    return reasons
+
+
+def _length(measures: Measures, limits: Limits, asked: float) -> Iterator[str]:
+    if limits.seconds is not None and abs(measures.seconds - asked) > limits.seconds:
+        yield f"seconds: expected {asked:g} s, got {measures.seconds:.3f}"
+
+
+def _silence(measures: Measures, limits: Limits) -> Iterator[str]:
+    """Say whether ends, or the whole, are silent: of a whole that is, no more is to be said of its ends."""
+    length, loudness = measures.seconds, measures.loudness
+    if limits.loudness is not None and length >= SHORTEST_LOUDNESS and (loudness or -np.inf) < limits.loudness:
+        got = "nothing above -70" if loudness is None else f"{loudness:.1f}"
+        yield f"loudness: expected at least {limits.loudness:g} LUFS before it is raised, got {got}"
+    if measures.head_silence >= length and loudness is None:
+        return
+    for name, limit in (("head_silence", limits.head_silence), ("tail_silence", limits.tail_silence)):
+        allowed = np.inf if limit is None else limit
+        if limits.silent_share is not None:
+            allowed = min(allowed, max(SHORTEST_SILENCE, limits.silent_share * length))
+        value = getattr(measures, name)
+        if value > allowed:
+            where = "beginning" if name == "head_silence" else "end"
+            yield f"{name}: expected at most {allowed:.2g} s of silence at the {where}, got {value:.2f}"
+
+
+@dataclass(frozen=True)
+class Obedience:
+    """What was heard of what a request asks for, where its limits have it judged; the names are those of `tries`."""
+
+    key: str | None = None
+    key_score: float | None = None
+    bpm: float | None = None
+    chord_accuracy: float | None = None
+    chroma_similarity: float | None = None
+
+
+def follow_request(
+    sound: Samples, sample_rate: int, request: Row, melody: Melody | None, analysis: ChromaConfig | None, limits: Limits
+) -> tuple[Obedience, list[str]]:
+    """Judge what was asked for and has a limit, and return what was heard and what falls short. Nothing is listened to
+    that has none.
+
+    Args:
+        melody: what it is to follow, with how the model's melodies are measured.
+    """
+    asked = asked_by_request(request)
+    wanted = Asked(
+        key=asked.key if limits.key_score is not None else None,
+        bpm=asked.bpm if limits.tempo is not None else None,
+        chords=asked.chords if limits.chord_accuracy is not None else None,
+    )
+    heard: Row = {}
+    reasons: list[str] = []
+    if wanted != Asked():
+        of_sound = listen(to_mono(sound)[0], sample_rate)
+        heard = judge(wanted, of_sound)
+        reasons += _disobedience(wanted, of_sound, heard, limits)
+    if limits.chroma_similarity is not None and melody is not None and analysis is not None:
+        heard |= melody.scores(sound, sample_rate, analysis)
+        if heard["chroma_similarity"] < limits.chroma_similarity:
+            least = f"{limits.chroma_similarity:.0%} of the melody's frames"
+            reasons.append(f"chroma_similarity: expected at least {least}, got {heard['chroma_similarity']:.0%}")
+    names = ("key", "key_score", "bpm", "chord_accuracy", "chroma_similarity")
+    return Obedience(**{name: heard.get(name) for name in names}), reasons
+
+
+def _disobedience(wanted: Asked, heard: Heard, scores: Row, limits: Limits) -> Iterator[str]:
+    if wanted.key is not None and limits.key_score is not None and scores["key_score"] < limits.key_score:
+        yield f"key_score: expected {wanted.key}, got {heard.key or 'no key'} ({scores['key_score']:g})"
+    if wanted.bpm is not None:
+        right = scores["bpm_correct" if limits.tempo == "exact" else "bpm_correct_octave"]
+        if not right:
+            got = "no pulse" if heard.bpm is None else f"{heard.bpm:.1f}"
+            yield f"tempo: expected {wanted.bpm:g} beats a minute, got {got}"
+    if wanted.chords and limits.chord_accuracy is not None and scores["chord_accuracy"] < limits.chord_accuracy:
+        got = f"{scores['chord_accuracy']:.0%}"
+        yield f"chord_accuracy: expected at least {limits.chord_accuracy:.0%} of the chords to sound, got {got}"

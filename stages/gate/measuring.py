@@ -1,0 +1,85 @@
+"""What is measured of a try: of its sound as the codec gave it, and of its codes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from stages.audio import Samples, measure_audio, to_mono
+from stages.audio.clipping import ClippingMeter
+from stages.gate.collapse import Codes, held_seconds, looped_seconds
+from stages.judging.noise import end_noise
+from stages.judging.seams import seam_excess
+from stages.judging.sound import measure_sound
+
+HALF_A_STEP = 0.5 / 2**15
+"""Magnitude under which a sample is zero with 16 bits."""
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured of a try; the names are those of the view `tries`."""
+
+    seconds: float
+    head_silence: float
+    """Seconds."""
+    tail_silence: float
+    silence: float
+    """Share of windows that are silent, 0 to 1."""
+    zeros: float
+    """Share of samples that 16 bits would make zero, 0 to 1."""
+    loudness: float | None
+    """LUFS."""
+    clipping_runs: float
+    """Share of samples in flat tops, 0 to 1."""
+    true_peak: float | None
+    """dBTP."""
+    dc: float
+    end_noise: float | None
+    """How much flatter than all before the last second is (`stages.judging.noise`)."""
+    seam: float | None
+    """How much changes where windows meet, in units of the largest change elsewhere; None for a clip of one window."""
+    held_seconds: float | None
+    """Seconds of sound in which no code changes; None without codes."""
+    looped_seconds: float | None
+    """Seconds of sound that repeat what was before."""
+
+
+def measure_try(
+    sound: Samples, sample_rate: int, codes: Codes | None, frame_rate: float, borders: Sequence[float] = ()
+) -> Measures:
+    """Measure a try.
+
+    Args:
+        sound: [C, N], finite, at least one sample.
+        codes: [K, T], those of the prompt too.
+        frame_rate: frames of codes a second.
+        borders: seconds at which decoding windows meet.
+    """
+    heard, facts = measure_audio(sound, sample_rate), measure_sound(sound, sample_rate)
+    clipping = ClippingMeter(len(sound))
+    clipping.update(sound)
+    mono = to_mono(sound)[0]
+    held = looped = None
+    if codes is not None:
+        # Silence is one code: what is silent at the ends is measured as that, and not twice.
+        first = round(facts.head_silence * frame_rate)
+        last = max(first, codes.shape[1] - round(facts.tail_silence * frame_rate))
+        held = held_seconds(codes[:, first:last], frame_rate)
+        looped = looped_seconds(codes[:, first:last], frame_rate)
+    return Measures(
+        seconds=sound.shape[1] / sample_rate,
+        head_silence=facts.head_silence,
+        tail_silence=facts.tail_silence,
+        silence=heard.silence,
+        zeros=float((np.abs(sound) < HALF_A_STEP).mean()),
+        loudness=heard.loudness,
+        clipping_runs=clipping.share_in_runs,
+        true_peak=heard.true_peak,
+        dc=facts.dc,
+        end_noise=end_noise(mono, sample_rate),
+        seam=seam_excess(torch.from_numpy(mono), sample_rate, borders),
+        held_seconds=held,
+        looped_seconds=looped,
+    )
