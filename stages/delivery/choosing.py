@@ -22,6 +22,9 @@ HEARD = tuple(
 )
 """The tables with a row a clip: what was measured of it, and what is like it."""
 
+MADE_BY = ("checkpoint_id", "seed")
+"""Columns of theirs that say what a clip was made by, and nothing of its sound."""
+
 
 @dataclass(frozen=True)
 class ChosenClip:
@@ -69,8 +72,17 @@ def choose_clips(
         rows = query(store, sql).to_pylist()
     except QueryError as error:
         raise ValueError(f"expected a condition over {_columns_in_words()}: {error}") from error
-    chosen = [ChosenClip(row["*clips"], row["*requests"], row["*generations"], row["*heard"]) for row in rows]
+    chosen = [
+        # A take that was made again at the gate has another seed than its first codes.
+        ChosenClip(row["*clips"], row["*requests"], row["*generations"] | _seed(row["*clips"]), row["*heard"])
+        for row in rows
+    ]
     return sorted(chosen, key=lambda each: (each.request["shard"] or 0, each.request["line"] or 0, each.key))
+
+
+def _seed(clip: Row) -> Row:
+    """Return the seed that a clip's own row names; nothing where it is of a release before the gate."""
+    return {} if clip["seed"] is None else {"seed": clip["seed"]}
 
 
 def _conditions(requests: Collection[str] | None, picks: Picks | None) -> list[str]:
@@ -104,7 +116,9 @@ def _wide_rows() -> str:
             heard |= {
                 name: f'{table.name}."{name}"'
                 for name in columns
-                if name not in heard and name not in table.key and not pa.types.is_nested(table.schema.field(name).type)
+                if name not in heard
+                and name not in (*table.key, *MADE_BY)
+                and not pa.types.is_nested(table.schema.field(name).type)
             }
     facts = ", ".join(f'"{name}"' for name in ("request_id", "take", "checkpoint_id", "seed", "created_at"))
     joined.append(f"LEFT JOIN (SELECT {facts} FROM generations) generations USING (request_id, take)")

@@ -170,8 +170,18 @@ def test_conditions_scores_and_picks_choose(store):
         ("opening", 0)
     ]
     assert names(picks=Picks({(opening, 1): "pick", (f"{4:016x}", 0): "pick"})) == [("opening", 1), ("test", 0)]
-    with pytest.raises(ValueError, match=r"(?s)the columns of clips, requests, scores.*clap_similarity"):
+    with pytest.raises(ValueError, match=r"(?s)the columns of clips, requests, .*scores.*clap_similarity"):
         choose_clips(store, where="clap_similarty > 0")
+
+
+def test_a_take_that_was_made_again_is_delivered_with_the_seed_of_its_own_codes(tmp_path):
+    store = delivered_store(tmp_path / "s")
+    rows = store.read(CLIPS, VERSION).to_pylist()
+    write(store, CLIPS, [rows[0] | {"seed": 4242, "retake": 1}, *(row | {"seed": None} for row in rows[1:])])
+    export(store, tmp_path / "d", requests={f"{0:016x}"})
+    first, second = json.loads((tmp_path / "d" / "catalog.json").read_text())["clips"]
+    assert first["seed"] == 4242
+    assert second["seed"] == choose_clips(store)[1].request["seed"]
 
 
 def test_what_is_not_chosen_any_more_is_told_and_goes_with_a_word(store, tmp_path):
