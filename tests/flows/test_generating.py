@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -15,7 +16,12 @@ from flows.running import Run, run_stages
 from schemas import Store
 from schemas.database import query
 from schemas.identity import weights_in
+from schemas.tables import WEIGHTS
+from schemas.versions import record_version
+from schemas.weights import MissingWeights
+from stages.checkpoints.facts import CodecFacts
 from tests.worlds.audiocraft_files import written
+from tests.worlds.generation_world import VERSIONS, filled_store, model_config, put_checkpoint
 from tests.worlds.hugging_face_models import SHAPES, greedy_codes, random_musicgen, save
 from tests.worlds.tiny_models import text_encoder
 
@@ -129,3 +135,24 @@ def test_nothing_is_named_but_the_model(tmp_path: Path) -> None:
 def test_a_folder_of_one_word_is_no_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder.parent)
     assert recipe_of_checkpoint("small", Store("nowhere"))["generate"] == {"checkpoint": "./small"}
+
+
+def test_of_a_model_of_the_store_the_store_knows_what_made_its_codes_and_conditions(tmp_path: Path) -> None:
+    store = filled_store(tmp_path)
+    codec = CodecFacts(
+        **{"reference": "checkpoint:abc", "identity": "0" * 64, "sample_rate": 8_000, "frame_rate": 25.0},
+        **{"codebooks": 2, "cardinality": 16, "channels": 1},
+    )
+    put_checkpoint(store, tmp_path, "two", model_config(), day=2, codec=codec)
+    for table, config in (("chroma", {"separator": None}), ("clap", {"model": {"weights": "d"}, "vocabulary": None})):
+        record_version(store, VERSIONS[table], table, 1, json.dumps(config), {})
+    row = {"reference": "org/clap", "digest": "d", "revision": "", "stamp": "", "bytes": 1}
+    store.write_shard(WEIGHTS, "1", "d", pa.Table.from_pylist([row], schema=WEIGHTS.schema), "d")
+    assert recipe_of_checkpoint("checkpoint:language_model", store) == {
+        "generate": {"checkpoint": "two"},
+        "tokenize": {"codec": "checkpoint:abc"},
+        "chroma": {"separator": None},
+        "clap": {"model": "org/clap", "vocabulary": None},
+    }
+    with pytest.raises(MissingWeights, match="expected a trained checkpoint 'three'"):
+        recipe_of_checkpoint("checkpoint:three", store)
