@@ -26,6 +26,7 @@ from flows.reasons import reason_lines
 from flows.recipe import GPU_STAGES, StageName
 from flows.running import Run, current_run, plan_run, run_stages
 from flows.server import has_own_server
+from flows.watching import heeding_server
 from schemas import Settings, Store
 from stages.pipeline.contract import Context
 from stages.pipeline.jobs import Counts, JobResult, run_job
@@ -76,7 +77,7 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
 
 def run_in_flow(run: Run) -> None:
     """Run stages with their jobs as tasks of the flow run that this is called in."""
-    with task_runner(run.plan.settings) as runner:
+    with task_runner(run.plan.settings) as runner, heeding_server(run.stop):
         try:
             run_stages(run, _as_tasks(runner))
         except BaseException:

@@ -18,7 +18,7 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from flows import asking, beginning, exporting, generating, provenance, publishing, upkeep, verifying
+from flows import asking, beginning, doctor, exporting, generating, operating, provenance, publishing, upkeep, verifying
 from flows.foreground import run_and_tell
 from flows.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.overrides import explain
@@ -49,6 +49,8 @@ app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
 app.add_typer(verifying.app)
 app.add_typer(exporting.app)
+app.add_typer(operating.app)
+app.add_typer(doctor.app)
 
 
 def _say_release(asked: bool) -> None:

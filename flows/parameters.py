@@ -117,10 +117,11 @@ def run_name() -> str:
     """Return the name of the flow run at hand: what it runs, by which preset, and when."""
     context = FlowRunContext.get()
     assert context is not None
+    assert context.flow is not None
     assert context.flow_run is not None
-    deployment, given = _deployment(), context.parameters.get("recipe", {})
-    recipe = _laid_over(deployment, "recipe", given)
-    stages = context.parameters.get("stages")
+    parameters = context.parameters or {}
+    recipe = _laid_over(_deployment(), "recipe", parameters.get("recipe", {}))
+    stages = parameters.get("stages")
     what = " ".join(stages) if stages else context.flow.name
     preset = recipe.get("preset", Recipe.model_fields["preset"].default)
     return f"{what} {preset} {context.flow_run.expected_start_time:%Y-%m-%d %H:%M}"

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import math
-import mimetypes
 import os
 import time
 import uuid
@@ -24,6 +23,7 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from schemas.content_types import content_type_arguments
 from schemas.digests import column_digests
 from schemas.local_disk import create_file, link_file, move_file, new_folder, replace_file, staging_folder, sync
 from schemas.shards import SHARD_NAME, Footer, distinct, encode_shard, parse_footer, parse_rows, read_tail, sort_shards
@@ -209,13 +209,7 @@ class Store:
         if self.is_local:
             replace_file(path, data)
         else:
-            self.filesystem.pipe_file(path, data, **self._content_type(relative))
-
-    def _content_type(self, relative: str) -> dict[str, str]:
-        """Return what a bucket is to tell browsers that a file is: they save a page without a type, and show none."""
-        content_type, _ = mimetypes.guess_type(relative)
-        is_s3 = "s3" in self.filesystem.unstrip_protocol("").partition(":")[0]
-        return {"ContentType": content_type} if is_s3 and content_type else {}
+            self.filesystem.pipe_file(path, data, **content_type_arguments(self.filesystem.protocol, path))
 
     def write_new(self, relative: str, data: bytes) -> bool:
         """Write a file where none is, whole or not at all; return False, having written nothing, where one is."""
@@ -277,7 +271,8 @@ class Store:
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     uploaded = f"{target}/{file.relative_to(folder).as_posix()}"
-                    self.filesystem.pipe_file(uploaded, file.read_bytes())
+                    told = content_type_arguments(self.filesystem.protocol, uploaded)
+                    self.filesystem.pipe_file(uploaded, file.read_bytes(), **told)
 
     def local(self, relative: str) -> Path:
         """Return a local path to a file or folder of the store: on a local disk itself, else a copy in a cache."""

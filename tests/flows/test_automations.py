@@ -18,14 +18,25 @@ from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
 from tests.worlds.processes import family
 
 ROOT = Path(__file__).resolve().parents[2]
-AUTOMATION = yaml.safe_load((ROOT / "flows" / "automations.yaml").read_text())
-HOURLY = next(one for one in PROJECT["deployments"] if one["name"] == "hourly")
+AUTOMATION, STUCK = yaml.safe_load((ROOT / "flows" / "automations.yaml").read_text())["automations"]
+# Its own collisions are cancelled; here the next one is to wait.
+WAITING = {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"}}
+HOURLY = next(one for one in PROJECT["deployments"] if one["name"] == "hourly") | WAITING
 
 
 def test_a_run_is_silent_for_longer_than_its_deployment_lets_pass_between_heartbeats():
     for deployment in PROJECT["deployments"]:
         every = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
         assert AUTOMATION["trigger"]["within"] >= 3 * every
+
+
+def test_a_run_that_a_worker_took_is_scheduled_anew_when_it_does_not_begin_within_two_minutes():
+    assert STUCK["trigger"]["within"] < 120
+    assert STUCK["actions"][0]["state"] == "SCHEDULED"
+    # A run that waits for its turn, began or ended is not stuck; and one "Pending" does not follow another.
+    assert not set(STUCK["trigger"]["after"]) & set(STUCK["trigger"]["expect"])
+    for state in ("Running", "AwaitingConcurrencySlot", "Cancelled", "Crashed"):
+        assert f"prefect.flow-run.{state}" in STUCK["trigger"]["expect"]
 
 
 @pytest.mark.slow

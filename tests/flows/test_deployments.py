@@ -48,6 +48,14 @@ def test_the_catalog_and_every_stage_are_deployed_once_on_the_pool_they_want():
         assert name not in TRAINING or deployment["concurrency_limit"]["limit"] == 1
 
 
+def test_what_is_due_by_schedule_goes_first_and_of_several_late_runs_one_is_done():
+    for deployment in DEPLOYMENTS:
+        scheduled = bool(deployment["schedules"])
+        assert (deployment["work_pool"].get("work_queue_name") == "scheduled") is scheduled
+        collisions = deployment.get("concurrency_limit", {}).get("collision_strategy")
+        assert (collisions == "CANCEL_NEW") is scheduled
+
+
 def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest_on_demand():
     schedules = {flow_name(one): one["schedules"][0]["cron"].split() for one in DEPLOYMENTS if one["schedules"]}
     assert set(schedules) == {"catalog", "ingest"}

@@ -55,14 +55,6 @@ def test_a_run_on_s3_equals_a_run_on_a_disk_and_can_be_queried(bucket, tmp_path)
     assert found[0] == found[1]
 
 
-def test_a_browser_is_told_what_a_file_of_a_bucket_is(bucket):
-    store = Store(bucket)
-    for name, content_type in (("index.html", "text/html"), ("a.png", "image/png"), ("a.mp3", "audio/mpeg")):
-        store.write_bytes(f"report/{name}", b"...")
-        assert S3FileSystem().info(f"{bucket}/report/{name}", refresh=True)["ContentType"] == content_type
-        assert store.read_bytes(f"report/{name}") == b"..."
-
-
 def test_a_folder_of_weights_goes_to_s3_and_comes_back_as_local_files(bucket):
     store = Store(bucket)
     with store.new_folder("models/one") as folder:
@@ -89,3 +81,25 @@ def test_a_store_that_cannot_be_written_says_so_and_one_that_can_keeps_its_ident
     assert [path.rpartition("/")[2] for path in S3FileSystem().find(bucket)] == ["segue-store.json"]
     with pytest.raises(ValueError, match=r"expected a store that can be written, got s3://no-such-bucket/store"):
         Store("s3://no-such-bucket/store").check_writable()
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [
+        ("report/index.html", "text/html; charset=utf-8"),
+        ("audio/clip.flac", "audio/flac"),
+        ("report/picture.png", "image/png"),
+        ("tracks/shard=0.parquet", "binary/octet-stream"),
+    ],
+)
+def test_what_people_open_has_its_content_type(bucket, name, content_type):
+    store = Store(bucket)
+    store.write_bytes(name, b"content")
+    assert S3FileSystem().info(store.path(name), refresh=True)["ContentType"] == content_type
+
+
+def test_a_large_file_is_whole_and_has_its_content_type(bucket):
+    store, sound = Store(bucket), bytes(60 * 2**20)
+    store.write_bytes("audio/long.wav", sound)
+    found = S3FileSystem().info(store.path("audio/long.wav"), refresh=True)
+    assert (found["size"], found["ContentType"]) == (len(sound), "audio/wav")

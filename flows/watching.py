@@ -1,0 +1,56 @@
+"""What Prefect's server says of the run at hand, which the run looks up itself.
+
+A run is told to stop by a signal from its worker. Where the server was away when someone cancelled it, or its worker
+is gone, that signal never comes: the server writes Cancelled after five minutes, gives the run's place to the next one,
+and the process goes on for hours. So it asks now and then, and ends at its next batch where it should not be running.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import Abort
+from prefect.states import Cancelled
+
+LOOK_SECONDS = 10.0
+"""Between two looks: one small question to the server, whose answer costs it a millisecond or so."""
+
+
+@contextmanager
+def heeding_server(stop: threading.Event) -> Iterator[None]:
+    """Set `stop` within this block as soon as the server says that the flow run at hand is cancelled or crashed.
+
+    Raises:
+        Abort: it says so, and the block ended for it; the server's word stands as the state of the run.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        yield
+        return
+    flow_run, ended, said = context.flow_run.id, threading.Event(), list[State]()
+    threading.Thread(target=_watch, args=(flow_run, stop, ended, said), daemon=True).start()
+    try:
+        yield
+    except Exception as error:
+        if not said:
+            raise
+        if said[0].is_cancelling():
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(flow_run, Cancelled(message="It ended at its next batch."), force=True)
+        raise Abort(f"Prefect's server says that this run is {said[0].name}") from error
+    finally:
+        ended.set()
+
+
+def _watch(flow_run: UUID, stop: threading.Event, ended: threading.Event, said: list[State]) -> None:
+    while not ended.wait(LOOK_SECONDS):
+        with suppress(Exception), get_client(sync_client=True) as client:  # of a server that is away nothing is known
+            state = client.read_flow_run(flow_run).state
+            if state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed()):
+                said.append(state)
+                stop.set()
+                return
