@@ -11,8 +11,8 @@
 
 A `Sound` shows itself as a player in a notebook, and `IPython.display.Audio(sound.samples, rate=sound.sample_rate)`
 takes it as it is. Everything here calls what the stages call, on the same rows: a clip has the codes that `segue
-generate` gives the same request. What is heard is the codec's own sound; a catalog's files are levelled and marked as
-generated besides (`stages.decode`).
+generate` gives the same request, in the first try of a take. What is heard is the codec's own sound: a catalog's takes
+are listened to and tried again where they fall short (`stages.gate`), and their files are levelled and marked besides.
 """
 
 import base64

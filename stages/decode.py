@@ -28,7 +28,6 @@ from pydantic import Field, model_validator
 
 import schemas
 from schemas import WeightsRef
-from schemas.descent import model_behind, training_licences
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, VERDICTS, Row
 from schemas.weights import LocalWeights
 from stages.audio import AudioFormat, AudioMeasures, SourceType, measure_audio
@@ -103,6 +102,7 @@ def shard(
     Raises:
         ValueError: the codec is not one that the codes can belong to.
     """
+    from schemas.descent import training_licences  # with DuckDB, which a plan does without
     from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
@@ -175,6 +175,7 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
     Raises:
         ValueError: the codec is not one that the codes can belong to, or cannot be had.
     """
+    from schemas.descent import training_licences
     from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
@@ -226,6 +227,8 @@ def _signing(config: Config, context: Context) -> Sign | None:
         context.remarks.add(
             "clips are signed with a development certificate, which nobody trusts", "decode.credentials"
         )
+    from schemas.descent import model_behind
+
     model = cache(partial(model_behind, context.store))
 
     def sign(data: bytes, row: Row) -> bytes:

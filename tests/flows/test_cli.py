@@ -112,9 +112,9 @@ def published(recordings, tmp_path):
 def test_a_text_model_is_planned_without_separator_or_clap(published, capfd):
     assert run_command(["plan", "--preset", "musicgen-small", *published]) == 0
     planned = [line.split()[0] for line in capfd.readouterr().out.splitlines()[1:]]
-    made = ["generate", "gate", "decode", "evaluate", "controls", "measure", "report"]
-    assert planned[:11] == ["ingest", "tokenize", "train", "requests", *made]
-    assert planned[11:] == ["order:", "to"]
+    made = ["generate", "gate", "decode", "evaluate", "originality", "controls", "measure", "report"]
+    assert planned[:12] == ["ingest", "tokenize", "train", "requests", *made]
+    assert planned[12:] == ["order:", "to"]
     assert run_command(["plan", "ingest", "tokenize", "train", "--preset", "musicgen-small", *published]) == 0
     capfd.readouterr()
     for words in (["plan", "--all-tables"], ["plan", "--set", "settings.all_tables=true"], ["plan", "chroma", "clap"]):
