@@ -21,6 +21,7 @@ from schemas.tables import (
     SCORES,
     TRACKS,
     TRAINING,
+    VERDICTS,
     Table,
 )
 from schemas.versions import record_version
@@ -44,7 +45,7 @@ CODEC_METRICS = {
     **{"valid_codebook_2_used": 0.53, "valid_codebook_2_perplexity": 61.0},
     **{"train_si_snr": 7.5, "train_log_mel_distance": 4.5, "train_bit_rate": 1.6},
 }
-SHOWN = (CLIPS, GENERATIONS, SCORES, CONTROLS, MEASURES, NEAREST, ORIGINALITY, REQUESTS, TRACKS)
+SHOWN = (CLIPS, VERDICTS, GENERATIONS, SCORES, CONTROLS, MEASURES, NEAREST, ORIGINALITY, REQUESTS, TRACKS)
 """The tables that the report reads one version of."""
 
 TITLES = ("Silver Window", "Quiet River", "Paper Garden", "Salt Harbour", "Hollow Engine", "Amber Tide")
@@ -206,7 +207,13 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6, shared: 
         for split, off in (("train", 0.0), ("valid", 0.2))
         for step in range(0, 801, 10 if split == "train" else 100)
     ]
+    verdicts = [
+        {name: row[name] for name in ("request_id", "take", "checkpoint_id")}
+        | {"retake": 0, "passed": True, "reasons": [], "tries": [{"reasons": []}]}
+        for row in generations
+    ]
     for table, rows in (
+        (VERDICTS, verdicts),
         *((CLIPS, clips), (GENERATIONS, generations), (SCORES, scores), (REQUESTS, requests), (TRACKS, tracks)),
         *(
             (CONTROLS, controls),

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from stages.report.findings import Finding, findings, melody_bars
+from stages.report.findings import Finding, findings, gate_finding, melody_bars
 from tests.worlds.small_catalog import measure_row
 
 GOOD = {
@@ -107,3 +107,25 @@ def test_a_catalog_is_original_where_no_clip_is_nearer_to_what_was_learned_from(
     found = findings([], {}, rows)[-1]
     assert found.verdict == verdict
     assert part in found.evidence
+
+
+def verdict(*tries: list[str]) -> dict:
+    """A take whose tries had these reasons against them."""
+    return {
+        "passed": not tries[-1],
+        "retake": len(tries) - 1,
+        "reasons": tries[-1],
+        "tries": [{"reasons": each} for each in tries],
+    }
+
+
+def test_the_gate_is_told_with_its_retakes_and_what_was_quarantined():
+    silent, noisy = "tail_silence: expected at most 1 s, got 3", "end_noise: expected at most 0.3, got 0.8"
+    told = gate_finding([verdict([]), verdict([silent], []), verdict([silent, noisy], [noisy], [noisy])])
+    assert told.verdict == "does not hold"
+    assert told.evidence == (
+        "1 of 3 at their first try; 3 retakes; 1 quarantined; "
+        "at first: tail silence 2, end noise 1; quarantined: end noise 1."
+    )
+    assert gate_finding([verdict([])]).evidence == "1 of 1 at their first try; 0 retakes; none quarantined."
+    assert gate_finding([]).verdict == "not measured"
