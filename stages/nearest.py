@@ -57,7 +57,7 @@ def reduce(config: Config, context: Context, scores: pa.Table, tracks: pa.Table)
     trained_on = tracks.filter(pc.equal(tracks.column("split"), "train")).column("track_id")
     best = np.full(len(clips.firsts), -np.inf, np.float32)
     names: list[str | None] = [None] * len(clips.firsts)
-    store, version = context.store, context.versions.get(CLAP.name)
+    store, version = context.store, context.versions.get(CLAP.name, "")
     shards = store.shards(CLAP, version) if version and len(names) else []
     context.progress.start("nearest", len(shards), "shards")
     for shard in shards:
