@@ -10,8 +10,8 @@ A row is a take with all of its tries, so that it is whole or not there, however
 `tries` has a row a try. Codes stand in it only where a retake was chosen: those of a first try are in `generations`.
 A verdict depends on the take alone: the engine gives a take the same codes in any batch, and each is judged by itself.
 
-Sound is decoded here and again in `decode`. Handing samples on would keep a gigabyte for two hours of clips, and a
-kill would have to be survived by them too, to save a few hundredths of what generating takes (docs/gates.md).
+Sound is decoded here and again in `decode`. Handing samples on would keep gigabytes for a large catalog, which a kill
+would have to spare too, to save a part of what is little beside generating (docs/gates.md).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
