@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import typer
 import yaml
@@ -33,6 +34,7 @@ from flows.recipe_file import FILE
 from schemas import Store
 from schemas.database import query
 from schemas.tables import TABLES
+from schemas.views import VIEWS
 from tests.worlds.smallest_run import ROOT, command, environment
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -93,8 +95,18 @@ def test_the_reference_is_what_the_code_says():
     assert (DOCS / "reference.md").read_text() == write_reference(), ANEW
 
 
-def test_every_column_is_explained_and_nothing_else_is():
-    assert set(COLUMNS) == {name for table in TABLES.values() for name in table.schema.names}
+def test_every_column_is_explained_and_nothing_is_but_columns_their_fields_and_those_of_views():
+    columns = {name for table in TABLES.values() for name in table.schema.names}
+    fields = {name for table in TABLES.values() for kind in table.schema.types for name in fields_of(kind)}
+    of_views = {name for view in VIEWS.values() for name in re.findall(r"AS (\w+)", view.statement)}
+    assert columns <= set(COLUMNS) <= columns | fields | of_views
+
+
+def fields_of(kind):
+    """The names of the fields of a nested type, at any depth."""
+    children = [kind.field(number) for number in range(kind.num_fields)]
+    names = {child.name for child in children} if pa.types.is_struct(kind) else set()
+    return names.union(*(fields_of(child.type) for child in children))
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -191,7 +203,7 @@ def test_every_preset_that_the_documentation_names_exists():
 
 def test_a_command_that_would_want_a_network_days_or_a_recording_of_one_s_own_is_understood():
     names = {understood(words) for words in commands("", "segue ")}
-    assert names == {"run", "convert", "explain", "take-down", "generate"}
+    assert names == {"run", "convert", "explain", "take-down", "generate", "up", "down", "doctor"}
 
 
 def test_a_command_that_trains_a_checkpoint_further_says_how_long_and_on_how_much():
