@@ -198,6 +198,7 @@ def _render(store: "Store", clip: "Row") -> bytes:
     from schemas.versions import Versions
     from schemas.weights import WeightsLibrary
     from stages import decode
+    from stages.judging.tries import chosen_try
     from stages.pipeline.contract import Context
 
     fingerprint = clip["path"].split("version=", 1)[1].split("/", 1)[0]
@@ -222,7 +223,7 @@ def _render(store: "Store", clip: "Row") -> bytes:
         rows[table.name] = found.to_pylist()[0]
     generation = rows[GENERATIONS.name]
     if VERDICTS.name in rows:
-        generation = decode.chosen_try(rows[VERDICTS.name], generation)
+        generation = chosen_try(rows[VERDICTS.name], generation)
     settings = Settings(store=store.url, device="cpu")
     context = Context(store, settings, "verify", "decode", fingerprint, version.inputs, WeightsLibrary(store))
     return decode.render_again(config, context, generation, rows[REQUESTS.name]).data

@@ -42,6 +42,7 @@ from stages.audio.credentials import (
 )
 from stages.audio.levelling import encode_at_level
 from stages.audio.marks import CREDENTIALS_TAG
+from stages.judging.tries import chosen_try
 from stages.networks.published import ENCODEC_32KHZ
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
@@ -126,12 +127,6 @@ def shard(
             part = Shard([], [Reject(key, "", "not finite", message)])
         context.progress.advance()
         yield part
-
-
-def chosen_try(verdict: Row, generation: Row) -> Row:
-    """Return the row of `generations` of the try that the gate chose for a take, with what it says of that try."""
-    codes = generation["codes"] if verdict["codes"] is None else verdict["codes"]
-    return generation | {name: verdict[name] for name in ("retake", "seed", "reasons")} | {"codes": codes}
 
 
 def decode_generation(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:

@@ -15,16 +15,16 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from schemas import WeightsRef
-from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, LEARNED, ORIGINALITY, REQUESTS, TOKENS, TRACKS
+from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, LEARNED, ORIGINALITY, REQUESTS, TOKENS, TRACKS, VERDICTS
 from schemas.weights import LocalWeights
 from stages.originality.config import Config
 from stages.pipeline.contract import Context, Dependencies, ReduceResult
 
 __all__ = ["OPTIONAL", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "reduce"]
 
-READS = (CLIPS, GENERATIONS, REQUESTS, TRACKS, TOKENS, CHECKPOINTS, LEARNED)
+READS = (CLIPS, VERDICTS, GENERATIONS, REQUESTS, TRACKS, TOKENS, CHECKPOINTS, LEARNED)
 STREAMS, OPTIONAL = (TRACKS, TOKENS, CHECKPOINTS, LEARNED), (TRACKS, TOKENS)
-WRITES, VERSION = ORIGINALITY, 1
+WRITES, VERSION = ORIGINALITY, 2
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
@@ -40,7 +40,7 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
 
 
 def reduce(
-    config: Config, context: Context, clips: pa.Table, generations: pa.Table, requests: pa.Table
+    config: Config, context: Context, clips: pa.Table, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
 ) -> ReduceResult:
     """Compare every clip that nothing else is held against with the recordings its model learned from, and with the
     clips before it.
@@ -51,6 +51,6 @@ def reduce(
     from stages.originality.judging import judge
     from stages.originality.subjects import clip_subjects, held_out_subjects
 
-    heard, rejects = clip_subjects(context, clips, generations, requests)
+    heard, rejects = clip_subjects(context, clips, verdicts, generations, requests)
     held_out = held_out_subjects(config, context, heard)
     return ReduceResult(judge(config, context, heard, held_out), rejects=rejects)

@@ -12,6 +12,7 @@ from schemas.tables import TRACKS, Row
 from stages.analysis.prints import SAMPLE_RATE, take_print
 from stages.audio.locations import AudioError
 from stages.audio.reading import read_waveform
+from stages.judging.tries import chosen_try
 from stages.originality.comparing import NO_CODES, NO_PRINT, Subject, codes_of, cut, prints_of
 from stages.originality.config import Config
 from stages.originality.learned import learned_by
@@ -37,11 +38,15 @@ class HeardClip:
 
 
 def clip_subjects(
-    context: Context, clips: pa.Table, generations: pa.Table, requests: pa.Table
+    context: Context, clips: pa.Table, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
 ) -> tuple[list[HeardClip], list[Reject]]:
     """Read every clip that no other stage has something against, in the order of the requests."""
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {(row["request_id"], row["take"]): row for row in generations.drop_columns(["chroma"]).to_pylist()}
+    for verdict in verdicts.to_pylist():
+        key = verdict["request_id"], verdict["take"]
+        if key in generation_of:
+            generation_of[key] = chosen_try(verdict, generation_of[key])
     rows = [row for row in clips.to_pylist() if not row["reasons"] and row["request_id"] in request_of]
     learned = learned_by(context, {row["checkpoint_id"] for row in rows})
     unknown = [checkpoint for checkpoint in sorted(learned) if not learned[checkpoint]]
@@ -69,8 +74,7 @@ def _heard(
         name: request[name] for name in ("melody", "prompt", "clap") if (request[name] or "").startswith(TRACK)
     }
     codes, codec, rate, prompt = NO_CODES, None, 0.0, 0
-    # A clip that was taken again has other codes than its row of generations.
-    if generation is not None and clip["seed"] in (None, generation["seed"]):
+    if generation is not None:
         codec, rate, prompt = generation["codec_identity"], generation["frame_rate"], generation["prompt_frames"] or 0
         codes = np.asarray(generation["codes"][0], np.uint16)[prompt:]
     prompt_seconds = prompt / rate if rate else 0.0

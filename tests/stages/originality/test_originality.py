@@ -21,6 +21,7 @@ from schemas.tables import (
     REQUESTS,
     TOKENS,
     TRACKS,
+    VERDICTS,
     Table,
 )
 from schemas.weights import WeightsLibrary
@@ -35,7 +36,7 @@ from tests.worlds.planted_copies import PLANTS, RATE, excerpt, piece, print_of
 
 LEARNED_FROM, HELD_OUT = range(6), range(6, 12)
 CODE_RATE = 50.0
-VERSIONS = {name: "v" for name in ("clips", "generations", "requests", "tracks", "tokens")}
+VERSIONS = {name: "v" for name in ("clips", "verdicts", "generations", "requests", "tracks", "tokens")}
 
 
 def track(number: int) -> str:
@@ -71,7 +72,7 @@ class CopiesWorld:
         self.put(LEARNED, learned, "set", "1")
         model = {"checkpoint_id": "model", "kind": "language_model", "training_set": "set", "parents": []}
         self.put(CHECKPOINTS, [model], "model", "m")
-        self.rows: dict[str, list[dict]] = {"clips": [], "generations": [], "requests": []}
+        self.rows: dict[str, list[dict]] = {"clips": [], "verdicts": [], "generations": [], "requests": []}
 
     def put(self, table: Table, rows: list[dict], shard: str = "0", version: str = "v") -> None:
         self.store.write_shard(table, version, shard, pa.Table.from_pylist(rows, schema=table.schema), "by a test")
@@ -83,6 +84,7 @@ class CopiesWorld:
         series: np.ndarray | None = None,
         checkpoint: str = "model",
         prompt_seconds: float = 0.0,
+        first_try: np.ndarray | None = None,
         **request: str,
     ) -> None:
         key = {"request_id": name, "take": 0}
@@ -95,15 +97,21 @@ class CopiesWorld:
             | {"checkpoint_id": checkpoint, "path": path, "seconds": len(sound) / RATE, "sha256": name, "seed": 1}
             | {"reasons": []}
         )
+        self.rows["verdicts"].append(
+            key
+            | {"checkpoint_id": checkpoint, "retake": int(first_try is not None), "seed": 1, "reasons": []}
+            | {"codes": None if first_try is None else list(series)}
+        )
+        first = series if first_try is None else first_try
         self.rows["generations"].append(
             key
-            | {"checkpoint_id": checkpoint, "codec_identity": "codec", "frame_rate": CODE_RATE, "codes": list(series)}
+            | {"checkpoint_id": checkpoint, "codec_identity": "codec", "frame_rate": CODE_RATE, "codes": list(first)}
             | {"prompt_frames": round(prompt_seconds * CODE_RATE), "seed": 1}
         )
         self.rows["requests"].append({"request_id": name, "line": len(self.rows["clips"]), "shard": 0} | request)
 
     def run(self, **config: object) -> dict[str, dict]:
-        for table in (CLIPS, GENERATIONS, REQUESTS):
+        for table in (CLIPS, VERDICTS, GENERATIONS, REQUESTS):
             self.put(table, self.rows[table.name])
         settings = Settings(store=self.store.url, device="cpu")
         context = Context(
@@ -215,3 +223,11 @@ def test_the_threshold_is_what_held_out_music_stays_under_and_never_less_than_th
     most = threshold(2.0, held_out, 0.99)
     assert 0.98 <= np.mean(np.array(held_out) < most) < 1
     assert max(held_out) < threshold(2.0, held_out, 1.0)
+
+
+def test_of_a_clip_that_was_made_again_the_codes_of_that_try_are_compared(world):
+    world.clip("copied at last", piece(20), codes(0), first_try=codes(1000, 300))
+    world.clip("copied at first", piece(21), codes(1001, 300), first_try=codes(1))
+    rows = world.run()
+    assert rows["copied at last"]["too_near"]
+    assert not rows["copied at first"]["too_near"]
