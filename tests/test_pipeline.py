@@ -19,7 +19,7 @@ from tests.worlds.smallest_run import command, digests, environment, segue
 
 STAGES = (
     *("demo", "ingest", "train_codec", "demo_models", "chroma", "rhythm", "harmony", "clap", "tokenize", "train"),
-    *("requests", "generate", "gate", "decode", "evaluate", "nearest", "controls", "measure", "report"),
+    *("requests", "generate", "gate", "decode", "evaluate", "nearest", "originality", "controls", "measure", "report"),
 )
 
 

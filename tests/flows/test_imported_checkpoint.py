@@ -17,6 +17,7 @@ from stages.checkpoints.converting import convert_checkpoint
 from stages.checkpoints.loading import Form
 from tests.worlds.audiocraft_files import written
 from tests.worlds.codec_world import piece
+from tests.worlds.open_gate import OPEN_LIMITS
 from tests.worlds.small_checkpoint import find, small_checkpoint
 from tests.worlds.tiny_codec import SAMPLE_RATE
 from tests.worlds.tiny_models import text_encoder
@@ -38,6 +39,7 @@ def settings_in(folder: Path) -> Settings:
 def recipe(checkpoint: Path, preset: str = "musicgen-small", **others: Any) -> Recipe:
     """What a user sets: the folder, which brings its codec; nothing that is published can be had here."""
     differences = {"generate": {"checkpoint": str(checkpoint)}, "decode": {"format": "wav"}}
+    differences |= {"gate": {"limits": OPEN_LIMITS}}
     return Recipe.model_validate({"preset": preset, **differences, **others})
 
 
@@ -47,7 +49,7 @@ def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form:
     convert_checkpoint(small.folder, tmp_path / "imported", form, find)
     settings = settings_in(tmp_path)
     stages = recipe(tmp_path / "imported").configured_stages("recordings")
-    run_stages(Run(RunPlan(stages, ["requests", "generate", "decode"], settings, True)))
+    run_stages(Run(RunPlan(stages, ["requests", "generate", "gate", "decode"], settings, True)))
     joined = "SELECT * FROM clips JOIN generations USING (request_id, take) JOIN requests USING (request_id)"
     rows = query(Store(settings.store), joined).to_pylist()
     assert len(rows) == 2
@@ -64,10 +66,10 @@ def test_a_store_without_recordings_has_scores_and_a_page_of_its_clips(tmp_path:
     settings = settings_in(tmp_path)
     # What a musicgen-small is trained with and measured by, EnCodec, T5, Demucs and CLAP, cannot be had here.
     stages = recipe(tmp_path / "imported").configured_stages("recordings")
-    run_stages(Run(RunPlan(stages, ["requests", "generate", "decode", "report"], settings, True)))
+    run_stages(Run(RunPlan(stages, ["requests", "generate", "gate", "decode", "report"], settings, True)))
     page = tmp_path / "store" / "report" / "index.html"
     assert page.read_text().count("<audio controls") == 2
-    run_stages(Run(RunPlan(stages, ["requests", "generate", "decode", "evaluate", "report"], settings, True)))
+    run_stages(Run(RunPlan(stages, ["requests", "generate", "gate", "decode", "evaluate", "report"], settings, True)))
     assert query(Store(settings.store), "SELECT count(*) AS n FROM scores").to_pylist() == [{"n": 2}]
 
 
@@ -91,8 +93,10 @@ def test_an_audiocraft_folder_alone_is_told_which_field_takes_its_text_encoder(t
 def test_an_audiocraft_folder_makes_clips_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
     checkpoint = written(tmp_path, "text").folder
     given = {"generate": {"checkpoint": str(checkpoint), "text_encoder": str(text_encoder(tmp_path / "t5"))}}
-    stages = Recipe.model_validate({"preset": "musicgen-small", **given}).configured_stages("recordings")
-    settings, names = audiocraft_settings(tmp_path), ["requests", "generate", "decode", "evaluate", "report"]
+    stages = Recipe.model_validate(
+        {"preset": "musicgen-small", "gate": {"limits": OPEN_LIMITS}, **given}
+    ).configured_stages("recordings")
+    settings, names = audiocraft_settings(tmp_path), ["requests", "generate", "gate", "decode", "evaluate", "report"]
     run_stages(Run(RunPlan(stages, names, settings, True)))
     rows = query(Store(settings.store), "SELECT * FROM clips").to_pylist()
     assert [row["seconds"] for row in rows] == [0.5]

@@ -121,11 +121,13 @@ def context_for(store: Store, **settings: Any) -> Context:
 
 
 def generate_rows(store: Store, requests: list[dict], config: Config | None = None) -> dict[tuple[str, int], dict]:
-    """Generate, and return the rows by request and take; what was refused is in the table of rejects."""
+    """Generate, and return the rows by request and take, without their time; what was refused is in the table of
+    rejects."""
     rows = [DEFAULTS | {"request_id": f"{n:016x}", "line": n + 2} | request for n, request in enumerate(requests)]
     store.write_shard(REQUESTS, "r", "0", pa.Table.from_pylist(rows, schema=REQUESTS.schema), "k")
     run_stage(ConfiguredStage("generate", generate, config or config_of()), context_for(store))
-    return {(row["request_id"], row["take"]): row for row in store.read(GENERATIONS, "g").to_pylist()}
+    rows_made = store.read(GENERATIONS, "g").drop_columns(["created_at"]).to_pylist()
+    return {(row["request_id"], row["take"]): row for row in rows_made}
 
 
 def config_of(**fields: Any) -> Config:

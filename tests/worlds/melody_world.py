@@ -12,8 +12,12 @@ from flows.recipe import Recipe
 from flows.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from schemas.database import query
+from tests.worlds.open_gate import OPEN_LIMITS
 
-STAGES = ["ingest", "chroma", "tokenize", "train", "requests", "generate", "decode", "evaluate", "controls"]
+STAGES = [
+    *("ingest", "chroma", "tokenize", "train", "requests"),
+    *("generate", "gate", "decode", "evaluate", "controls"),
+]
 SECONDS, PROMPT_SECONDS = 1.2, 0.4
 """Of every clip, and of the prompts that two of them go on from."""
 
@@ -46,6 +50,7 @@ def melody_recipe(
             **{"model": model, "text_encoder": None, "optimization": learning},
             **{"batch_size": 2, "micro_batch_size": 2, "segment_seconds": 1.5, "shortest_seconds": 0.5},
         },
+        "gate": {"limits": OPEN_LIMITS},
         "decode": {"format": "wav"},
         "controls": {"untrained": 1},
     }

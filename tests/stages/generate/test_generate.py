@@ -203,7 +203,7 @@ def _shard(store: Store, asked: pa.Table, **fields: Any) -> Iterator[Shard]:
 
 def _assert_same_row(row: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     for name, value in row.items():
-        assert np.array_equal(value, expected[name]), name
+        assert name == "created_at" or np.array_equal(value, expected[name]), name
 
 
 class Counts(Progress):

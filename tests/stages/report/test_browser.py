@@ -394,7 +394,7 @@ def test_parts_of_the_page_are_shown_one_at_a_time_and_links_lead_into_them(page
     page.click("#sections a[href='#clips']")
     page.locator("#details summary", has_text="Request and lineage").click()
     page.click("#details a[href^='#model-']")
-    assert page.locator(".model").first.is_visible()
+    page.locator(".model").first.wait_for(state="visible")
 
 
 def test_a_screen_reader_has_names_for_all_that_can_be_pressed(page: Any) -> None:
