@@ -15,6 +15,7 @@ import logging
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -314,7 +315,7 @@ def _follow_here(index: int, port: int, count: int) -> None:
     store = TCPStore("127.0.0.1", port, is_master=False)
     with joined(store, index + 1, count, index + 1, count) as rank:
         code = World(rank, store).follow()
-    os._exit(code)  # torch's own end would have a traceback of it
+    sys.exit(code)
 
 
 def _died(processes: list[Any], error: ProcessDied) -> ProcessDied:
