@@ -3,10 +3,10 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Literal
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,9 @@ from schemas import Settings
 if TYPE_CHECKING:
     from schemas import Store
     from schemas.tables import Row
+    from schemas.versions import Version, Versions
     from stages.audio.credentials import Anchor, SignedClaim
+    from stages.pipeline.contract import Context
 
 app = typer.Typer()
 
@@ -29,7 +31,7 @@ class Finding:
     """One thing that a file claims, or does not."""
 
     subject: str
-    """`marks`, `signature`, `claim`, `row` or `render`."""
+    """`marks`, `signature`, `claim`, `row`, `codes` or `render`."""
     verdict: Literal["holds", "fails", "note"]
     words: str
 
@@ -40,7 +42,7 @@ def verify(
     trust: Annotated[list[Path] | None, typer.Option(help="PEM files of roots that are trusted.")] = None,
     store: StoreOption = None,
     render: Annotated[
-        bool, typer.Option("--render", help="Decode the codes of the file's row again, and compare samples.")
+        bool, typer.Option("--render", help="Generate the codes of the file's row again, decode them, and compare.")
     ] = False,
     format: Annotated[Literal["text", "json"], typer.Option(help="How the answer is printed.")] = "text",
 ) -> int:
@@ -88,7 +90,7 @@ def _verify(path: Path, anchors: "Sequence[Anchor]", store: "Store | None", rend
         finding, row = _row(store, digest, tags)
         findings.append(finding)
         if render and row is not None:
-            findings.append(_rendered(store, row, path))
+            findings += _made_again(store, row, path)
     return findings
 
 
@@ -163,7 +165,63 @@ def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, R
     return Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name"), None
 
 
-def _rendered(store: "Store", clip: "Row", path: Path) -> Finding:
+@dataclass(frozen=True)
+class _Origin:
+    """What a clip was made of."""
+
+    fingerprint: str
+    """The version of `clips` that it belongs to."""
+    version: "Version"
+    generation: "Row"
+    """Of the try that the gate chose."""
+    request: "Row"
+
+
+def _made_again(store: "Store", clip: "Row", path: Path) -> Iterator[Finding]:
+    """Generate a clip's codes again and decode those that it has, and compare both with what is there."""
+    try:
+        origin = _origin(store, clip)
+    except ValueError as error:
+        yield Finding("render", "fails", f"the clip cannot be made again: {error}")
+        return
+    yield _generated(store, origin)
+    yield _rendered(store, origin, path)
+
+
+def _generated(store: "Store", origin: _Origin) -> Finding:
+    """Generate a clip's codes again, from its request and seed by its model, and compare them with those it has."""
+    import numpy as np
+
+    from schemas.tables import GENERATIONS
+    from schemas.versions import Versions
+    from stages.checkpoints.generation_config import GenerationConfig
+    from stages.gate.retaking import Retaker
+
+    fingerprint = origin.version.inputs[GENERATIONS.name]
+    try:
+        version = _version(Versions(store), fingerprint)
+        config = GenerationConfig.model_validate(_with_references(store, version.config))
+        retaker = Retaker(config, _context(store, "generate", fingerprint, version))
+        retaker.read_conditions(origin.request)
+        ((_, again),) = retaker.generate([origin.request], [origin.generation["seed"]])
+    except ValueError as error:
+        return Finding("codes", "note", f"they cannot be generated again here: {error}")
+    ours, theirs = again.numpy(), np.array(origin.generation["codes"])
+    if ours.shape != theirs.shape:
+        return Finding("codes", "fails", f"its seed gives {ours.shape[1]:,} frames, the clip has {theirs.shape[1]:,}")
+    differing = np.flatnonzero((ours != theirs).any(axis=0))
+    if not len(differing):
+        return Finding(
+            "codes", "holds", f"its model gives these for its request and seed, all {ours.shape[1]:,} frames"
+        )
+    begin = int(origin.generation["prompt_frames"] or 0)
+    words = f"its model gives others for its request and seed, from frame {differing[0] + 1:,} of {ours.shape[1]:,} on"
+    if differing[0] <= begin:
+        return Finding("codes", "fails", words)
+    return Finding("codes", "note", f"{words}: on another kind of processor one rounding changes all that follows")
+
+
+def _rendered(store: "Store", origin: _Origin, path: Path) -> Finding:
     """Decode a clip's codes again, and compare its samples with the file's."""
     import io
 
@@ -171,7 +229,7 @@ def _rendered(store: "Store", clip: "Row", path: Path) -> Finding:
     import soundfile
 
     try:
-        data = _render(store, clip)
+        data = _render(store, origin)
     except ValueError as error:
         return Finding("render", "fails", f"the clip cannot be made again: {error}")
     ours = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)[0]
@@ -186,27 +244,33 @@ def _rendered(store: "Store", clip: "Row", path: Path) -> Finding:
     return Finding("render", "fails", f"its codes make other samples, by up to {difference:.4f} of full scale")
 
 
-def _render(store: "Store", clip: "Row") -> bytes:
-    """Make the file of a row of `clips` once more, unsigned, with the configuration that it was made with.
+def _render(store: "Store", origin: _Origin) -> bytes:
+    """Make the file of a clip once more, unsigned, with the configuration that it was made with.
 
     Raises:
         ValueError: what it was made with is no longer there.
+    """
+    from stages import decode
+
+    config = decode.Config.model_validate(_with_references(store, origin.version.config) | {"credentials": None})
+    context = _context(store, "decode", origin.fingerprint, origin.version)
+    return decode.render_again(config, context, origin.generation, origin.request).data
+
+
+def _origin(store: "Store", clip: "Row") -> _Origin:
+    """Find what a row of `clips` was made of.
+
+    Raises:
+        ValueError: it is no longer there.
     """
     import pyarrow.compute as pc
 
     from schemas.tables import GENERATIONS, REQUESTS, VERDICTS
     from schemas.versions import Versions
-    from schemas.weights import WeightsLibrary
-    from stages import decode
     from stages.judging.tries import chosen_try
-    from stages.pipeline.contract import Context
 
     fingerprint = clip["path"].split("version=", 1)[1].split("/", 1)[0]
-    version = Versions(store).all.get(fingerprint)
-    if version is None:
-        raise ValueError(f"expected the version {fingerprint} in the table versions, got none")
-    codec = _reference(store, version.config["codec"]["weights"])
-    config = decode.Config.model_validate({**version.config, "codec": codec, "credentials": None})
+    version = _version(Versions(store), fingerprint)
     rows: dict[str, Row] = {}
     for table, key in (
         (VERDICTS, ("request_id", "take")),
@@ -224,9 +288,39 @@ def _render(store: "Store", clip: "Row") -> bytes:
     generation = rows[GENERATIONS.name]
     if VERDICTS.name in rows:
         generation = chosen_try(rows[VERDICTS.name], generation)
+    return _Origin(fingerprint, version, generation, rows[REQUESTS.name])
+
+
+def _version(versions: "Versions", fingerprint: str) -> "Version":
+    """Return what is known of a version.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    version = versions.all.get(fingerprint)
+    if version is None:
+        raise ValueError(f"expected the version {fingerprint} in the table versions, got none")
+    return version
+
+
+def _context(store: "Store", stage: str, fingerprint: str, version: "Version") -> "Context":
+    from schemas.weights import WeightsLibrary
+    from stages.pipeline.contract import Context
+
     settings = Settings(store=store.url, device="cpu")
-    context = Context(store, settings, "verify", "decode", fingerprint, version.inputs, WeightsLibrary(store))
-    return decode.render_again(config, context, generation, rows[REQUESTS.name]).data
+    return Context(store, settings, "verify", stage, fingerprint, version.inputs, WeightsLibrary(store))
+
+
+def _with_references(store: "Store", config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's configuration with the names of its weights in place of their digests.
+
+    Raises:
+        ValueError: the store knows none for one of them.
+    """
+    return {
+        name: _reference(store, value["weights"]) if isinstance(value, dict) and value.keys() == {"weights"} else value
+        for name, value in config.items()
+    }
 
 
 def _reference(store: "Store", digest: str) -> str:
@@ -243,4 +337,4 @@ def _reference(store: "Store", digest: str) -> str:
     for row in store.read_all(WEIGHTS).to_pylist():
         if row["digest"] == digest:
             return str(row["reference"])
-    raise ValueError(f"expected the codec with the digest {digest[:16]}… in the store, got none")
+    raise ValueError(f"expected the weights with the digest {digest[:16]}… in the store, got none")

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from schemas import Store
 from schemas.database import query
 from schemas.tables import CHECKPOINTS, CLIPS, RECONSTRUCTIONS
 from schemas.weights import folder_digest
-from tests.worlds.smallest_run import command, digests, environment, segue
+from tests.worlds.smallest_run import ROOT, command, digests, environment, segue
 
 STAGES = (
     *("demo", "ingest", "train_codec", "demo_models", "chroma", "rhythm", "harmony", "clap", "tokenize", "train"),
@@ -49,6 +50,23 @@ def test_one_command_fills_every_table_and_the_store_is_complete(catalog):
     assert store.exists("report/index.html")
     assert (catalog / "segue.duckdb").exists()
     assert list(catalog.rglob("*.inprogress")) == []
+
+
+def test_a_clip_s_codes_and_samples_come_again_from_its_request_seed_and_model(catalog, home):
+    store = Store(str(catalog))
+    (clip,) = query(store, "SELECT path FROM clips ORDER BY seconds LIMIT 1").to_pylist()
+    words = ["verify", store.path(clip["path"]), "--render", "--format", "json"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import main; main()", *words, "--store", str(catalog)],
+        cwd=ROOT,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (findings,) = json.loads(done.stdout).values()
+    told = {each["subject"]: (each["verdict"], each["words"]) for each in findings}
+    assert told["codes"][0] == told["render"][0] == told["row"][0] == "holds", told
 
 
 def test_a_second_run_makes_nothing(catalog, home):

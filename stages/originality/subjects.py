@@ -44,9 +44,9 @@ def clip_subjects(
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {(row["request_id"], row["take"]): row for row in generations.drop_columns(["chroma"]).to_pylist()}
     for verdict in verdicts.to_pylist():
-        key = verdict["request_id"], verdict["take"]
-        if key in generation_of:
-            generation_of[key] = chosen_try(verdict, generation_of[key])
+        take = verdict["request_id"], verdict["take"]
+        if take in generation_of:
+            generation_of[take] = chosen_try(verdict, generation_of[take])
     rows = [row for row in clips.to_pylist() if not row["reasons"] and row["request_id"] in request_of]
     learned = learned_by(context, {row["checkpoint_id"] for row in rows})
     unknown = [checkpoint for checkpoint in sorted(learned) if not learned[checkpoint]]

@@ -68,9 +68,9 @@ def test_a_clip_as_it_was_made_holds_in_everything_that_it_claims(world, tmp_pat
     path, _ = clip_of(world, tmp_path)
     code, found = verify(capsys, path, "--trust", label.root, "--store", store.url, "--render")
     assert found["render"] == ("holds", "its codes make these samples, bit for bit")
-    assert {subject: verdict for subject, (verdict, _) in found.items()} == dict.fromkeys(
-        ("marks", "signature", "claim", "row", "render"), "holds"
-    )
+    held = dict.fromkeys(("marks", "signature", "claim", "row", "render"), "holds")
+    assert {subject: verdict for subject, (verdict, _) in found.items()} == held | {"codes": "note"}
+    assert "cannot be generated again here" in found["codes"][1]  # this store never had the model
     assert code == 0
     assert "byte for byte" in found["row"][1]
     assert "bit for bit" in found["render"][1]
