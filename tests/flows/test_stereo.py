@@ -94,5 +94,5 @@ def test_the_checkpoint_knows_its_codec_and_is_converted_by_its_id_with_it(store
     codec = read.facts.codec
     assert codec is not None
     assert (codec.codebooks, codec.channels, codec.sample_rate) == (2 * CODEBOOKS, 2, SAMPLE_RATE)
-    assert codec.reference == str(Path(store.root).parent / "codec")
+    assert codec.reference is None, "a folder of this machine says nothing on another"
     assert codec.identity == load_codec(tmp_path / "out").identity
