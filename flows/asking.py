@@ -125,16 +125,16 @@ def _row(store: "Store", table: "Table", key: str) -> "Row":
 
     where = " AND ".join(_conditions(table, key))
     keys = ", ".join(f'"{column}"' for column in table.key)
-    found = query(store, f"SELECT {keys} FROM {table.name} WHERE {where} ORDER BY ALL").to_pylist()
-    if not found:
+    matching = query(store, f"SELECT {keys} FROM {table.name} WHERE {where} ORDER BY ALL").to_pylist()
+    if not matching:
         raise UsageError(
             f"expected a key of {table.name} ({'/'.join(table.key)}), got {key!r}, which no row's begins with"
         )
-    if len(found) > 1:
-        some = ", ".join(_key_text(row) for row in found[:MOST_KEYS])
-        more = " …" if len(found) > MOST_KEYS else ""
-        raise UsageError(f"expected one row, got {len(found):,} of {table.name} that begin with {key}: {some}{more}")
-    exactly = " AND ".join(f'"{column}" = {_literal(value)}' for column, value in found[0].items())
+    if len(matching) > 1:
+        some = ", ".join(_key_text(row) for row in matching[:MOST_KEYS])
+        more = " …" if len(matching) > MOST_KEYS else ""
+        raise UsageError(f"expected one row, got {len(matching):,} of {table.name} that begin with {key}: {some}{more}")
+    exactly = " AND ".join(f'"{column}" = {_literal(value)}' for column, value in matching[0].items())
     row: Row = query(store, f"SELECT * FROM {table.name} WHERE {exactly}").to_pylist()[0]
     return row
 

@@ -54,11 +54,11 @@ def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
 
 def total_line(estimates: Sequence[Estimate]) -> str | None:
     """Say what all stages together would take, and which have never run; None where nothing has."""
-    known = [one for one in estimates if one.seconds is not None]
+    known = [each for each in estimates if each.seconds is not None]
     if not known:
         return None
-    unknown = [one.stage for one in estimates if one.seconds is None]
-    seconds, size = sum(one.seconds or 0 for one in known), sum(one.bytes or 0 for one in known)
+    unknown = [each.stage for each in estimates if each.seconds is None]
+    seconds, size = sum(each.seconds or 0 for each in known), sum(each.bytes or 0 for each in known)
     told = f"about {duration(seconds)} and {amount(size)}, by what runs of this store took"
     return f"{told}; not known of {', '.join(unknown)}, which never ran here" if unknown else told
 

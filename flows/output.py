@@ -212,7 +212,7 @@ def result_rows(results: Sequence[StageResult]) -> list[dict[str, str | int | fl
 
 def plan_rows(plans: Sequence[Plan], estimates: Sequence[Estimate] = ()) -> list[dict[str, str | int | float]]:
     """Return what each stage would do, and what that takes where it is known, as rows."""
-    by_stage = {one.stage: one for one in estimates}
+    by_stage = {each.stage: each for each in estimates}
     nothing = Estimate("", None, None)
     return [
         {
