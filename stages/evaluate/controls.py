@@ -2,9 +2,10 @@
 
 A score means little alone. What a detector hears of a held-out recording that is known (`raw`) says how far it is to be
 believed; the same through the codec (`codec`) is the most that a language model over its codes can reach; what a model
-of random weights makes of the same requests (`untrained`) is what the training must beat. Two experiments are made
-where they are asked for, as they cost generation: another request's conditions with a clip's own seed, judged by what
-was told (`swap_followed`) and by what was not (`swap_ignored`), and other coefficients of guidance (`guidance 2`).
+of random weights makes of the same requests, with the seeds of their clips (`untrained`), is what the training must
+beat. Two experiments are made where they are asked for, as they cost generation: another request's conditions with a
+clip's own seed, judged by what was told (`swap_followed`) and by what was not (`swap_ignored`), and other coefficients
+of guidance (`guidance 2`).
 
 What a model of random weights makes is kept as files too, to be heard beside the clips.
 
@@ -16,20 +17,22 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from schemas import WeightsRef
-from schemas.tables import CHROMA, CONTROLS, GENERATIONS, PIECES, REQUESTS, TOKENS, TRACKS
+from schemas.tables import CHROMA, CONTROLS, GENERATIONS, PIECES, REQUESTS, TOKENS, TRACKS, VERDICTS
 from schemas.weights import LocalWeights
 from stages.evaluate.control_config import Config
+from stages.judging.tries import chosen_try
 from stages.pipeline.contract import Context, Dependencies, ReduceResult
 
 __all__ = ["OPTIONAL", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "reduce"]
 
-READS, STREAMS = (GENERATIONS, REQUESTS, TRACKS, PIECES, TOKENS, CHROMA), (TOKENS, CHROMA)
-OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 2
+READS, STREAMS = (GENERATIONS, VERDICTS, REQUESTS, TRACKS, PIECES, TOKENS, CHROMA), (TOKENS, CHROMA)
+OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 3
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
     """Tell new and changed requests and recordings by what is read of them; a new clip alone is none."""
-    columns = {GENERATIONS.name: ("checkpoint_id",), TRACKS.name: ("track_id", "key", "bpm", "split")}
+    columns = {table.name: ("checkpoint_id",) for table in (GENERATIONS, VERDICTS)}
+    columns |= {TRACKS.name: ("track_id", "key", "bpm", "split")}
     return Dependencies(config, (), columns=columns)
 
 
@@ -37,6 +40,7 @@ def reduce(
     config: Config,
     context: Context,
     generations: pa.Table,
+    verdicts: pa.Table,
     requests: pa.Table,
     tracks: pa.Table,
     pieces: pa.Table,
@@ -51,7 +55,13 @@ def reduce(
     from stages.evaluate.recordings import held_out_recordings, score_recordings
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
-    rows = [row for row in generations.to_pylist() if row["request_id"] in request_of]
+    generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
+    # Of a take that was made again the try that became the clip is compared, by its seed.
+    rows = [
+        chosen_try(row, generation_of[row["request_id"], row["take"]])
+        for row in verdicts.to_pylist()
+        if row["request_id"] in request_of
+    ]
     chosen = held_out_recordings(config.recordings, requests, tracks, pieces)
     planned = list(experiments(config, context, rows, request_of))
     context.progress.start("controls", len(chosen) + sum(len(each.trials) for each in planned), "sounds")

@@ -10,7 +10,7 @@ import torch
 
 from model.chroma import chroma
 from schemas import Settings, Store
-from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, PIECES, REQUESTS, SCORES, TOKENS, TRACKS
+from schemas.tables import CHROMA, CLAP, CLIPS, GENERATIONS, PIECES, REQUESTS, SCORES, TOKENS, TRACKS, VERDICTS
 from schemas.weights import WeightsLibrary
 from stages import evaluate
 from stages.audio import encode_audio, resample
@@ -23,6 +23,7 @@ from stages.networks.clap import load_joint_embedder
 from stages.pipeline.contract import Context, Shard
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
+from tests.worlds.gate_world import passed
 from tests.worlds.generation_world import model_config, put_checkpoint
 from tests.worlds.tiny_clap import clap_folder
 from tests.worlds.tiny_codec import CARDINALITY, FRAME_RATE, codec_folder
@@ -31,6 +32,7 @@ VERSIONS = {
     "clips": "p",
     "requests": "r",
     "generations": "g",
+    "verdicts": "v",
     "tracks": "t",
     "chroma": "h",
     "clap": "e",
@@ -107,6 +109,7 @@ class ScoredWorld:
                 ]
                 shown = pa.Table.from_pylist(own, schema=table.schema)
                 self.store.write_shard(table, VERSIONS[table.name], shard, shown, "made by a test")
+        self.store.write_shard(VERDICTS, VERSIONS[VERDICTS.name], "0", passed(tables[GENERATIONS]), "made by a test")
         put_checkpoint(self.store, folder, "one", model_config())
 
     def config(self, **changes: Any) -> Config:

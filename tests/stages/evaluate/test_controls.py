@@ -10,9 +10,9 @@ import soundfile
 import torch
 
 from schemas import WeightsRef
-from schemas.tables import CONTROLS
+from schemas.tables import CONTROLS, VERDICTS
 from schemas.weights import WeightsLibrary
-from stages.audio.marks import read_marks
+from stages.audio.marks import read_marks, read_own_tags
 from stages.checkpoints.loading import load_checkpoint
 from stages.demo.synthesis import compose
 from stages.evaluate import controls
@@ -78,6 +78,27 @@ def test_an_untrained_model_makes_the_same_requests_and_they_are_judged_by_them(
         assert row["bpm_asked"] == compose(0, int(row["request_id"], 16)).tempo
         assert row["seconds"] == pytest.approx(SECONDS, abs=0.05)
         assert row["checkpoint_id"] == "one"
+
+
+def test_an_untrained_model_is_given_the_seed_of_the_try_that_became_the_clip(
+    world: ScoredWorld, rows: list[dict]
+) -> None:
+    context = world.context()
+    tables = {table: context.rows(table) for table in controls.READS if table not in controls.STREAMS}
+    first = of(rows, "untrained")[0]
+    again = [
+        row | ({"retake": 1, "seed": 77, "codes": [[1, 2]]} if row["request_id"] == first["request_id"] else {})
+        for row in tables[VERDICTS].to_pylist()
+    ]
+    tables[VERDICTS] = pa.Table.from_pylist(again, schema=VERDICTS.schema)
+    config = controls.Config.model_validate({"codec": str(world.codec), "untrained": 2, "recordings": 0})
+    retaken = [dict(row) for row in controls.reduce(config, context, *tables.values()).rows]
+    assert [row["item"] for row in retaken] == [row["item"] for row in of(rows, "untrained")]
+    for before, after in zip(of(rows, "untrained"), retaken, strict=True):
+        is_retaken = before["item"] == first["item"]
+        assert (before["mel_statistics"].tolist() != after["mel_statistics"].tolist()) == is_retaken
+        seed = read_own_tags(io.BytesIO(context.store.read_bytes(after["path"])))["seed"]
+        assert (seed == "77") == is_retaken
 
 
 def test_a_swapped_sound_is_judged_by_what_it_was_told_and_by_what_it_was_not(rows: list[dict]) -> None:
