@@ -18,7 +18,19 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from flows import asking, beginning, doctor, exporting, generating, operating, provenance, publishing, upkeep, verifying
+from flows import (
+    asking,
+    beginning,
+    doctor,
+    exporting,
+    finetuning,
+    generating,
+    operating,
+    provenance,
+    publishing,
+    upkeep,
+    verifying,
+)
 from flows.foreground import run_and_tell
 from flows.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.overrides import explain
@@ -43,6 +55,7 @@ app = typer.Typer(
 
 app.add_typer(beginning.app)
 app.add_typer(generating.app)
+app.add_typer(finetuning.app)
 app.add_typer(asking.app)
 app.add_typer(publishing.app)
 app.add_typer(upkeep.app)

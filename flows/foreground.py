@@ -23,7 +23,17 @@ STARTING = "segue: starting Prefect's server …"
 
 
 def run_and_tell(options: RunOptions) -> int:
-    """Do what a command line asks for, tell what was made, and return the exit code."""
+    """Do what a command line asks for, tell what was made and what to do next, and return the exit code."""
+    from schemas import Store
+
+    stages = run_and_show(options)
+    for line in next_lines(Store(options.plan.settings.store), options.plan.stages, stages):
+        print(line, file=sys.stderr)
+    return 0
+
+
+def run_and_show(options: RunOptions) -> list[str]:
+    """Do what a command line asks for, tell what was made, and return the stages that ran, in order."""
     from flows.output import BarProgress, LineProgress, open_console, print_table, result_rows
     from flows.reasons import reason_lines
     from flows.running import Run
@@ -40,9 +50,7 @@ def run_and_tell(options: RunOptions) -> int:
         stages = [result.stage for result in current.results]
         for line in reason_lines(Store(options.plan.settings.store), stages) if stages else ():
             print(line, file=sys.stderr)
-    for line in next_lines(Store(options.plan.settings.store), options.plan.stages, stages):
-        print(line, file=sys.stderr)
-    return 0
+    return stages
 
 
 def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: Sequence[str]) -> Iterator[str]:

@@ -44,6 +44,9 @@ ORDER_STAGES = ("requests", "generate", "gate", "decode", "evaluate", "report")
 ORDER = "order.jsonl"
 """Where a store keeps what was ordered by `--text`, a request a line."""
 
+NAMED_BY = {"generate.checkpoint": "segue generate {}", "generate.text_encoder": "--text-encoder {}"}
+"""Weights that an order needs, by field, and how a command line names them."""
+
 FORMS = {"hf": "Hugging Face's", "audiocraft": "AudioCraft's", "segue": "this project's"}
 
 app = typer.Typer()
@@ -90,7 +93,7 @@ def generate(
     options: dict[str, Any] = {"store": store or Settings().store, "requests": requests}
     options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
     defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
-    with tempfile.TemporaryDirectory(prefix="segue-order-") as folder, told_where_to_put():
+    with tempfile.TemporaryDirectory(prefix="segue-order-") as folder, told_where_to_put(NAMED_BY):
         difference = merge(recipe_of_checkpoint(model, place, text_encoder), {"requests": defaults})
         if text:
             order = {description: {"description": description} | defaults for description in text}
@@ -99,7 +102,7 @@ def generate(
         parsed = parse_run_options(stages_of_order(), PRESET, settings, set_ or [], recipe_difference=difference)
         pipeline = parsed.plan.pipeline()
         plans = parsed.plan.stage_plans(pipeline)
-        for line in (*model_lines(pipeline), *order_lines(pipeline, plans)):
+        for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans)):
             print(line, file=sys.stderr, flush=True)
         return 0 if dry_run else run_and_tell(parsed)
 
@@ -115,9 +118,13 @@ def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = 
     name = WeightsRef(model).checkpoint
     if name is not None:
         return merge(_recipe_of_own(name, store), {"generate": given})
-    # A folder of one word would be taken for the id of a checkpoint.
+    return {"generate": {"checkpoint": as_reference(model), **given}}
+
+
+def as_reference(model: str) -> str:
+    """Return the name of a checkpoint so that a folder of one word is not taken for the id of one."""
     is_word = not set(model) & set(":/.") and Path(model).exists()
-    return {"generate": {"checkpoint": f"./{model}" if is_word else model, **given}}
+    return f"./{model}" if is_word else model
 
 
 def _recipe_of_own(name: str, store: "Store") -> Difference:
@@ -167,24 +174,36 @@ def _keep_order(store: "Store", order: "Mapping[str, Row]", elsewhere: Path | No
     return store.path(ORDER) if store.is_local else f"{store.url}/{ORDER}"
 
 
-def model_lines(pipeline: "Pipeline") -> Iterator[str]:
-    """Yield what the checkpoint of a plan is, and the memory that its weights take."""
-    from stages.checkpoints.loading import count_weights, detect_form, read_condition_names
+def order_model_lines(pipeline: "Pipeline") -> Iterator[str]:
+    """Yield what the checkpoint that a plan generates with is, and the memory that its weights take."""
     from stages.generate import Config
-    from stages.pipeline.machine import free_memory
 
     config = pipeline.stages["generate"].config
     assert isinstance(config, Config)
-    folder = pipeline.library.get(config.checkpoint).path
+    yield from model_lines(config.checkpoint, pipeline.library.get(config.checkpoint).path)
+
+
+def model_lines(checkpoint: str, folder: Path) -> Iterator[str]:
+    """Yield what a checkpoint in a local folder is, and the memory that its weights take.
+
+    Args:
+        checkpoint: what it is called.
+    """
+    from stages.checkpoints.loading import count_weights, detect_form, read_condition_names
+    from stages.pipeline.machine import free_memory
+
     reads = ", ".join(read_condition_names(folder)) or "nothing"
-    yield f"model: {config.checkpoint}, in {FORMS[detect_form(folder)]} form, reads {reads}"
+    yield f"model: {checkpoint}, in {FORMS[detect_form(folder)]} form, reads {reads}"
     weights, free = 4 * count_weights(folder) / 1e9, free_memory("cpu") / 1e9
     yield f"memory: its weights take {weights:,.1f} GB as float32, {free:,.1f} GB are free"
 
 
 @contextmanager
-def told_where_to_put() -> Iterator[None]:
+def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
     """Say of weights that are not there, and cannot be fetched now, how to bring them here and how to name them.
+
+    Args:
+        options: field of a recipe -> how a command line names it, with {} for the folder; others are `--set`.
 
     Raises:
         MissingWeights: in one line.
@@ -194,15 +213,14 @@ def told_where_to_put() -> Iterator[None]:
     try:
         yield
     except WeightsNotFetched as error:
-        cures = "; ".join(_cure(reference, error.fields.get(reference, "")) for reference in error.references)
+        cures = "; ".join(_cure(reference, error.fields.get(reference, ""), options) for reference in error.references)
         raise MissingWeights(f"missing weights {', '.join(error.references)} ({error.why}): {cures}") from error
 
 
-def _cure(reference: str, field: str) -> str:
+def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
     """Say how weights come to a machine without a network."""
     folder = "./" + reference.partition("@")[0].rsplit("/", 1)[-1]
-    option = {"generate.checkpoint": f"segue generate {folder}", "generate.text_encoder": f"--text-encoder {folder}"}
-    name = option.get(field, f"--set {field}={folder}")
+    name = options.get(field, f"--set {field}={{}}").format(folder)
     if WeightsRef(reference).demucs is not None:
         return f"where there is a network run this once, or do without a separator by --set {field}=null"
     fetch = f"`hf download {reference.replace('@', ' --revision ')} --local-dir {folder}`"

@@ -5,6 +5,7 @@ It is read apart from the weights, so that a plan, which may have to know what a
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,17 @@ class CodecFacts(Config):
     """V, codes of a codebook."""
     channels: int
     """Channels of the sound that the codes stand for."""
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What a model is, in whichever form its checkpoint has, as its files say without the weights being read."""
+
+    model: MusicModelConfig
+    segment_seconds: float
+    """Length of the windows that the model was trained on."""
+    channels: int
+    """Channels of the sound that its codes stand for."""
 
 
 class CheckpointFacts(Config):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from schemas import WeightsRef
 from schemas.weights import AUDIOCRAFT_FILES
-from stages.checkpoints.facts import CONFIG, read_facts
+from stages.checkpoints.facts import CONFIG, ModelDescription, read_facts
 
 if TYPE_CHECKING:
     from stages.checkpoints.native import FindWeights, TrainedModel
@@ -90,6 +90,35 @@ def named_text_encoder(folder: Path) -> WeightsRef | None:
 
     name = conditioners_from_audiocraft(read_settings(folder / AUDIOCRAFT_FILES[0])).text_encoder
     return None if name is None else WeightsRef(T5_SIZES[name].hub)
+
+
+def describe_model(folder: Path, weights: "FindWeights", text_encoder: WeightsRef | None = None) -> ModelDescription:
+    """Read what the model of a checkpoint is, without its weights.
+
+    Args:
+        weights: finds the text encoder (`context.weights`).
+        text_encoder: where that one is had which the checkpoint only names; None takes it by that name.
+
+    Raises:
+        ValueError: there is no checkpoint that can be read, or none whose codec is known.
+        MissingWeights: `text_encoder` cannot be had.
+    """
+    form = detect_form(folder)
+    if form == "hf":
+        from stages.checkpoints.huggingface.checkpoint import describe_hugging_face
+
+        return describe_hugging_face(folder)
+    if form == "audiocraft":
+        from stages.checkpoints.audiocraft.checkpoint import describe_audiocraft
+
+        width = None
+        if text_encoder is not None:
+            width = json.loads((weights(text_encoder).path / CONFIG).read_text(encoding="utf-8")).get("d_model")
+        return describe_audiocraft(folder, width)
+    facts = read_facts(folder)
+    if facts.codec is None:
+        raise ValueError(f"expected a checkpoint that says of which codec its codes are, got none in {folder / CONFIG}")
+    return ModelDescription(facts.model, facts.segment_seconds, facts.codec.channels)
 
 
 def read_frame_rate(folder: Path) -> float | None:

@@ -87,7 +87,7 @@ class DataReport:
     left_out: int
     """Tracks that are too short."""
     coverage: Mapping[str, int]
-    """Tracks that have each condition the model reads."""
+    """Tracks that have each condition the model reads; before there are tokens, of those that `tracks` tells."""
     tempi: Mapping[str, int]
     """Tracks by tempo, such as `80–99`."""
     keys: Mapping[str, int]
@@ -187,14 +187,20 @@ def histogram(counts: Mapping[str, int], most: int = 24) -> str:
 
 
 def data_report(config: Config, context: Context) -> DataReport:
-    """Read what a training is about to learn from: the tracks that have tokens, in the order of their ids."""
+    """Read what a training is about to learn from: the tracks that have tokens, in the order of their ids; all tracks,
+    with what can be said of them already, where there are no tokens yet."""
+    tracks = _short_columns(context, TRACKS, ["track_id", "split", "licence", *METADATA])
     tokens = _short_columns(context, TOKENS, ["track_id", "frames", "frame_rate"]).sort_by("track_id")
-    ids = tokens.column("track_id")
-    columns = ["track_id", "split", "licence", *METADATA]
-    tracks = _short_columns(context, TRACKS, columns)
-    positions = pc.index_in(ids, value_set=tracks.column("track_id"))
-    tracks, tokens = tracks.take(positions.drop_null()), tokens.filter(pc.is_valid(positions))
-    seconds = pc.divide(pc.cast(tokens.column("frames"), pa.float64()), tokens.column("frame_rate")).to_pylist()
+    is_tokenized = bool(context.store.shards(TOKENS, context.versions[TOKENS.name]))
+    if is_tokenized:
+        positions = pc.index_in(tokens.column("track_id"), value_set=tracks.column("track_id"))
+        tracks, tokens = tracks.take(positions.drop_null()), tokens.filter(pc.is_valid(positions))
+        lengths = pc.divide(pc.cast(tokens.column("frames"), pa.float64()), tokens.column("frame_rate"))
+    else:
+        tracks = tracks.sort_by("track_id")
+        lengths = tracks.column("seconds")
+    seconds = lengths.to_pylist()
+    made = [name for name in config.model.conditions if is_tokenized or name not in CONDITION_TABLES]
     said_splits = tracks.column("split").to_pylist()
     chosen = split_positions(tracks.column("track_id").to_pylist(), said_splits, seconds, config)
     sizes = {
@@ -206,7 +212,7 @@ def data_report(config: Config, context: Context) -> DataReport:
         splits=sizes,
         held_out=0 if "valid" in said_splits else sizes["valid"].tracks,
         left_out=sum(split in SPLITS for split in said_splits) - usable,
-        coverage={name: _covered(context, name, train) for name in config.model.conditions},
+        coverage={name: _covered(context, name, train) for name in made},
         tempi=_tempi(train.column("bpm")),
         keys=dict(sorted(_counts(train.column("key")).items())),
         licences=_licences(train.column("licence")),

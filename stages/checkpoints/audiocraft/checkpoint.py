@@ -33,6 +33,7 @@ from stages.checkpoints.audiocraft.conditioners import (
     AUDIOCRAFT_CHROMA,
     CONDITIONER_PREFIX,
     T5_SIZES,
+    Conditioners,
     check_order,
     conditioner_names,
     conditioner_tensor_to_audiocraft,
@@ -47,8 +48,15 @@ from stages.checkpoints.audiocraft.lm import (
     parameter_name_to_audiocraft,
     parameters_in_audiocraft,
 )
-from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, Package, Section, read_package, write_package
-from stages.checkpoints.facts import DISTILLED, CheckpointFacts, CodecFacts
+from stages.checkpoints.audiocraft.package import (
+    LANGUAGE_MODEL_FILE,
+    Package,
+    Section,
+    read_package,
+    read_settings,
+    write_package,
+)
+from stages.checkpoints.facts import DISTILLED, CheckpointFacts, CodecFacts, ModelDescription
 from stages.checkpoints.native import FindWeights, TrainedModel, check_codec, describe_codec, load_text_encoder
 from stages.networks.loading import check_tensors
 
@@ -90,6 +98,47 @@ def read_audiocraft(folder: Path, weights: FindWeights, text_encoder: WeightsRef
     )
 
 
+def describe_audiocraft(folder: Path, text_width: int | None = None) -> ModelDescription:
+    """Read what a model of AudioCraft's is, without its weights.
+
+    Args:
+        text_width: of the text encoder that it is read with; None is that of the T5 which it names.
+
+    Raises:
+        ValueError: files that are missing or damaged, or a setting that this project's model cannot honour.
+    """
+    settings = read_settings(folder / LANGUAGE_MODEL_FILE)
+    conditioners = conditioners_from_audiocraft(settings)
+    if conditioners.text_encoder is not None and text_width is None:
+        text_width = T5_SIZES[conditioners.text_encoder].width
+    stereo = settings.section("interleave_stereo_codebooks").get("use", False)
+    return ModelDescription(
+        model=_model_config(settings, conditioners, text_width),
+        segment_seconds=settings.section("dataset").number("segment_duration"),
+        channels=2 if stereo else int(settings.number("channels")),
+    )
+
+
+def _model_config(settings: Section, conditioners: Conditioners, text_width: int | None) -> MusicModelConfig:
+    """Bring a model's settings into this project's form.
+
+    Args:
+        text_width: of the text encoder; None for a model that reads no descriptions.
+
+    Raises:
+        ValueError: a setting that this project's model cannot honour.
+    """
+    config = MusicModelConfig(
+        language_model=decoder_from_audiocraft(settings, {there: here for here, there in conditioners.names.items()}),
+        description=None if text_width is None else TextConfig(width=text_width, finetune=conditioners.finetuned),
+        fields=dict(conditioners.fields),
+        chroma=conditioners.chroma,
+        clap=conditioners.clap,
+    )
+    check_order(config, conditioners)
+    return config
+
+
 @dataclass(frozen=True, eq=False)
 class ImportedModel:
     """A language model with its conditioners, and where its text encoder was had."""
@@ -120,20 +169,11 @@ def model_from_audiocraft(
             reference = text_encoder or WeightsRef(T5_SIZES[conditioners.text_encoder].hub)
             files = weights(reference)
             encoder, tokenizer = load_text_encoder(files.path)
-        config = MusicModelConfig(
-            language_model=decoder_from_audiocraft(
-                settings, {there: here for here, there in conditioners.names.items()}
-            ),
-            description=encoder and TextConfig(width=encoder.config.d_model, finetune=conditioners.finetuned),
-            fields=dict(conditioners.fields),
-            chroma=conditioners.chroma,
-            clap=conditioners.clap,
-        )
+        config = _model_config(settings, conditioners, None if encoder is None else encoder.config.d_model)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, (error.title, *first["loc"])))
         raise ValueError(f"expected the configuration of a model, got {where}: {first['msg']}") from error
-    check_order(config, conditioners)
     with torch.device("meta"):  # the weights come from the file: no time and memory for a random start
         model = MusicModel(config, encoder, tokenizer)
     _load_state(model, package.state, conditioners.names)

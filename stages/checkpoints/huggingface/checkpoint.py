@@ -39,7 +39,7 @@ from model.conditioning.config import ChromaConfig
 from model.lm.positions import position_table
 from model.music_model import MusicModel
 from stages.checkpoints.disk_errors import disk_errors
-from stages.checkpoints.facts import DISTILLED, CheckpointFacts
+from stages.checkpoints.facts import DISTILLED, CheckpointFacts, ModelDescription
 from stages.checkpoints.huggingface.configuration import (
     HuggingFaceConfig,
     config_from_hugging_face,
@@ -95,6 +95,23 @@ def read_hugging_face(folder: Path) -> TrainedModel:
         raise ValueError(f"{folder}: {error}") from error
     model.load_weights(weights)
     return TrainedModel(model.eval(), facts, codec.eval())
+
+
+def describe_hugging_face(folder: Path) -> ModelDescription:
+    """Read what the model in a local folder is, without its weights.
+
+    Raises:
+        ValueError: the folder holds no MusicGen.
+    """
+    config = read_hugging_face_config(folder)
+    decoder: Any = config.decoder
+    sound: Any = config.audio_encoder
+    frame_rate = sound.sampling_rate / math.prod(sound.upsampling_ratios)
+    return ModelDescription(
+        model=config_from_hugging_face(config, _melody_rate(folder), MAX_TOKENS),
+        segment_seconds=_segment_seconds(folder, _generation_settings(folder), frame_rate),
+        channels=2 if decoder.audio_channels == 2 else sound.audio_channels,
+    )
 
 
 def read_hugging_face_codec(folder: Path) -> EncodecModel:
@@ -229,7 +246,7 @@ def _read_facts(
     folder: Path, config: HuggingFaceConfig, codec: EncodecModel, tokenizer: PreTrainedTokenizerBase
 ) -> CheckpointFacts:
     """Read what the folder says of its model."""
-    generation = read_json_object(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    generation = _generation_settings(folder)
     decoder: Any = config.decoder
     start = generation.get("decoder_start_token_id", decoder.pad_token_id)
     if start != decoder.vocab_size:
@@ -241,18 +258,29 @@ def _read_facts(
     sound: Any = codec.config
     channels = 2 if decoder.audio_channels == 2 else sound.audio_channels
     codec_facts = describe_codec(codec, decoder.num_codebooks, channels)
-    longest = generation.get("max_length")
-    if longest is not None and (not isinstance(longest, int) or longest < 1):
-        raise ValueError(f"expected a max_length of 1 step or more in {folder / GENERATION}, got {longest!r}")
     return CheckpointFacts(
         model=config_from_hugging_face(config, _melody_rate(folder), min(tokenizer.model_max_length, MAX_TOKENS)),
         frame_rate=codec_facts.frame_rate,
-        segment_seconds=longest / codec_facts.frame_rate if longest else SEGMENT_SECONDS,
+        segment_seconds=_segment_seconds(folder, generation, codec_facts.frame_rate),
         text_encoder=None,
         text_encoder_digest=None,
         codec=codec_facts,
         distilled_guidance=generation.get(DISTILLED),
     )
+
+
+def _generation_settings(folder: Path) -> dict[str, Any]:
+    """Read how transformers is to generate; nothing where the folder does not say."""
+    return read_json_object(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+
+
+def _segment_seconds(folder: Path, generation: dict[str, Any], frame_rate: float) -> float:
+    """Return the length of the windows that a model was trained on, seconds, by the longest sequence that the folder
+    has it generate."""
+    longest = generation.get("max_length")
+    if longest is not None and (not isinstance(longest, int) or longest < 1):
+        raise ValueError(f"expected a max_length of 1 step or more in {folder / GENERATION}, got {longest!r}")
+    return longest / frame_rate if longest else SEGMENT_SECONDS
 
 
 def _melody_rate(folder: Path) -> float:

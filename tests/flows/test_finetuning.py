@@ -1,0 +1,93 @@
+"""`segue finetune`: a model from elsewhere learns a small collection, with its folder and nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import run_command
+from flows.finetuning import recipe_of_tuning
+from flows.options import parse_run_options
+from flows.running import Run, run_stages
+from schemas import Store, WeightsRef
+from schemas.database import query
+from schemas.identity import weights_in
+from schemas.weights import WeightsLibrary
+from stages.checkpoints.loading import describe_model, load_checkpoint
+from tests.worlds.audiocraft_files import written
+from tests.worlds.command_line import make_recordings
+from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.tiny_models import text_encoder
+
+SMALL = ["train.optimization.steps=4", "train.batch_size=2", "train.optimization.precision=float32"]
+
+
+def tuned(place: Path, model: str, *overrides: str, **options: Any) -> list[str]:
+    """Run the stages of a tuning as `segue finetune` has them, and return their names."""
+    difference, stages = recipe_of_tuning(model, Store(str(place / "store")), options.pop("text_encoder", None))
+    settings = {"store": str(place / "store"), "source": str(place / "music"), "device": "cpu", "offline": True}
+    parsed = parse_run_options(stages, "musicgen-small", settings, overrides, recipe_difference=difference)
+    run_stages(Run(parsed.plan))
+    return list(parsed.plan.names)
+
+
+@pytest.mark.parametrize("name", ["mono", "stereo", "melody"])
+def test_a_folder_says_without_its_weights_what_they_are(name: str, tmp_path: Path) -> None:
+    folder = save(random_musicgen(SHAPES[name]), SHAPES[name], tmp_path / "model")
+    described = describe_model(folder, WeightsLibrary(Store(str(tmp_path))).get)
+    facts = load_checkpoint(folder, WeightsLibrary(Store(str(tmp_path))).get).facts
+    assert facts.codec is not None
+    assert described.model.language_model == facts.model.language_model
+    assert described.model.conditions == facts.model.conditions
+    assert (described.segment_seconds, described.channels) == (facts.segment_seconds, facts.codec.channels)
+
+
+def test_an_audiocraft_folder_says_without_its_weights_what_they_are(tmp_path: Path) -> None:
+    folder, encoder = written(tmp_path, "stereo").folder, WeightsRef(str(text_encoder(tmp_path / "t5")))
+    weights = WeightsLibrary(Store(str(tmp_path))).get
+    described, facts = describe_model(folder, weights, encoder), load_checkpoint(folder, weights, "cpu", encoder).facts
+    assert described.model == facts.model
+    assert (described.segment_seconds, described.channels) == (facts.segment_seconds, 2)
+
+
+def test_nothing_is_named_but_the_model_and_what_it_reads(tmp_path: Path) -> None:
+    for shape, conditions in (("mono", set()), ("melody", {"chroma"})):
+        folder = str(save(random_musicgen(SHAPES[shape]), SHAPES[shape], tmp_path / shape))
+        difference, stages = recipe_of_tuning(folder, Store(str(tmp_path / "store")))
+        assert set(stages) == {"ingest", "tokenize", "train", "report"} | conditions
+        settings = {"source": str(tmp_path)}
+        options = parse_run_options(stages, "musicgen-small", settings, [], recipe_difference=difference)
+        named = weights_in([stage.config for stage in options.plan.stages if stage.name in stages])
+        assert {str(reference) for reference in named} == {folder} | ({"demucs:htdemucs"} if conditions else set())
+
+
+def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(tmp_path: Path) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 4, seconds=5.0)
+    assert tuned(tmp_path, str(tmp_path / "model"), *SMALL) == ["ingest", "tokenize", "train", "report"]
+    rows = query(Store(str(tmp_path / "store")), "SELECT path, steps, rows_seen FROM checkpoints").to_pylist()
+    assert [(row["steps"], row["rows_seen"]) for row in rows] == [(4, 3)]  # one of four is held out
+    names = {file.name for file in (tmp_path / "store" / rows[0]["path"] / "adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    assert "<html" in (tmp_path / "store" / "report" / "index.html").read_text()
+
+
+def test_an_audiocraft_folder_is_tuned_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
+    folder = written(tmp_path, "text").folder
+    make_recordings(tmp_path / "music", 3, seconds=5.0)
+    encoder = str(text_encoder(tmp_path / "t5"))
+    assert "train" in tuned(tmp_path, str(folder), *SMALL, text_encoder=encoder)
+
+
+def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(tmp_path: Path, capfd: Any) -> None:
+    make_recordings(tmp_path / "music", 1)
+    words = ["--source", str(tmp_path / "music"), "--store", str(tmp_path / "store")]
+    assert run_command(["finetune", "facebook/musicgen-small", *words, "--set", "settings.offline=true"]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.endswith("put the folder here and name it: segue finetune ./musicgen-small"), last
+
+
+def test_recordings_are_asked_for(capfd: Any) -> None:
+    assert run_command(["finetune", "facebook/musicgen-small"]) == 2
+    assert "expected recordings to learn from, --source FOLDER" in capfd.readouterr().err
