@@ -13,7 +13,7 @@ from stages.pipeline.contract import Context, ReduceResult
 
 __all__ = ["READS", "VERSION", "WRITES", "Config", "reduce"]
 
-READS, WRITES, VERSION = (), PIECES, 5
+READS, WRITES, VERSION = (), PIECES, 6
 
 FOLDER = "demo"
 """The corpus' folder in the store."""

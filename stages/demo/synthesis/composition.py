@@ -119,6 +119,10 @@ TITLE_WORDS = (
      "Mirror", "Orchard", "Engine", "Lantern", "Tide"),
 )  # fmt: skip
 
+WORKS = 40
+"""An artist's later pieces have a number behind their titles, one for each so many: titles that the demo's requests
+name stay those of one piece, however large a corpus is."""
+
 
 def compose(seed: int, index: int) -> Piece:
     """Compose the `index`-th piece of the corpus of a seed.
@@ -143,11 +147,11 @@ def compose(seed: int, index: int) -> Piece:
     bars = int(LONGEST_BODY / bar)
     chords = _progression(draw, key, bars, bar)
     lead = draw.choice(genre.leads)
-    first, second = (draw.choice(words) for words in TITLE_WORDS)
+    title = " ".join(draw.choice(words) for words in TITLE_WORDS)
     return Piece(
         seed=seed,
         index=index,
-        title=f"{first} {second}",
+        title=title if work < WORKS else f"{title} {work // WORKS + 1}",
         artist=ARTISTS[artist_index],
         genre=genre_name,
         moods=tuple(draw.sample(MOODS[key.mode, tempo >= FAST], 2)),
