@@ -144,8 +144,8 @@ def study() -> Difference:
         miniature(),
         {
             "demo": {"pieces": 2400},
-            # Of the 2.9 million pairs of its pieces the most alike, two tunes on the same chords and instruments, have 0.79.
-            # With the default, 0.6, such pairs join every artist to another, and none is left to be held out.
+            # Of the 2.9 million pairs of its pieces the most alike, two tunes on the same chords and instruments, have
+            # 0.79. With the default, 0.6, such pairs join every artist to another, and none is left to be held out.
             "ingest": {"near_duplicates": 0.8},
             "train_codec": {
                 "training": {"optimization": {"steps": 4500, "warmup_steps": 100, "ema_decay": 0.99}},

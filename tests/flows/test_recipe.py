@@ -192,6 +192,21 @@ def test_the_miniature_trains_its_own_models_from_its_own_corpus(tmp_path):
     assert with_source(given, names, names).source == "/music"
 
 
+def test_the_study_is_the_miniature_with_more_music_and_longer_training():
+    miniature, study = Recipe(), Recipe(preset="study")
+    assert [stage.name for stage in study.configured_stages(None)] == list(STAGES)
+    changed = {name for name in Recipe.model_fields if getattr(miniature, name) != getattr(study, name)}
+    # The last follow: a model's melody and codec are those of the stages before it.
+    assert {"demo", "train_codec", "train", "requests"} <= changed
+    assert study.demo.pieces > 3 * miniature.demo.pieces
+    for small, large in ((miniature.train_codec.training, study.train_codec.training), (miniature.train, study.train)):
+        assert large.optimization.steps >= 5 * small.optimization.steps
+        assert large.optimization.learning_rate == small.optimization.learning_rate
+    told, codec = study.train.model, study.train_codec.network
+    assert told.conditions == miniature.train.model.conditions
+    assert (codec.codebooks, codec.cardinality) == (told.language_model.codebooks, told.language_model.cardinality)
+
+
 def test_published_presets_expect_a_source():
     names = [stage.name for stage in Recipe(preset="musicgen-small").configured_stages(None)]
     with pytest.raises(ValueError, match="expected --source"):

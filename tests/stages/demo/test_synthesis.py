@@ -1,7 +1,9 @@
 """The demo corpus: repeatable, musical, and what it says of itself can be heard."""
 
+import csv
 from collections import Counter
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
@@ -29,6 +31,14 @@ def test_a_piece_is_made_again_from_its_seed_and_index():
 
 def test_another_seed_or_index_gives_another_piece():
     assert len({(p.melody, p.chords) for p in [*PIECES, *(compose(1, index) for index in range(96))]}) == 192
+
+
+def test_what_the_demo_s_requests_name_by_title_is_one_piece_however_many_there_are():
+    text = files("stages.requests").joinpath("demo_requests.csv").read_text(encoding="utf-8")
+    named = {cell for row in csv.reader(text.splitlines()) for cell in row if cell.startswith("title:")}
+    corpus = Counter(f"title:{piece.artist}/{piece.title}" for piece in (compose(0, index) for index in range(2400)))
+    assert named
+    assert {title: corpus[title] for title in named} == dict.fromkeys(named, 1)
 
 
 def test_every_artist_has_six_pieces_and_whichever_four_are_held_out_every_genre_is_on_both_sides():
