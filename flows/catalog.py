@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from prefect import flow, task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
@@ -20,12 +19,16 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from flows.failures import is_transient
-from flows.output import LineProgress, result_rows
+from flows.notifying import sender, tell_failure
+from flows.output import LineProgress
 from flows.parameters import RecipeParameter, SettingsParameter, asked_for, run_name
+from flows.progress_artifact import ReadableProgress, moving_artifact
 from flows.reasons import reason_lines
 from flows.recipe import GPU_STAGES, StageName
+from flows.run_log import in_run_log
 from flows.running import Run, current_run, plan_run, run_stages
 from flows.server import has_own_server
+from flows.summary import leave_summary
 from flows.watching import heeding_server
 from schemas import Settings, Store
 from stages.pipeline.contract import Context
@@ -37,7 +40,9 @@ RETRY_DELAYS = [2.0, 10.0, 30.0]
 """Seconds before each new try of a shard that failed for a passing reason."""
 
 
-@flow(name="catalog", flow_run_name=run_name, persist_result=False)
+@flow(
+    name="catalog", flow_run_name=run_name, persist_result=False, on_failure=[tell_failure], on_crashed=[tell_failure]
+)
 def catalog(*, stages: list[StageName] | None = None, settings: SettingsParameter, recipe: RecipeParameter) -> None:
     """Run the whole catalog, or some of its stages.
 
@@ -51,7 +56,7 @@ def catalog(*, stages: list[StageName] | None = None, settings: SettingsParamete
 
 
 def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: Sequence[str] | None) -> None:
-    """Run stages of a recipe inside a flow, and leave the run's table as an artifact.
+    """Run stages of a recipe inside a flow; how far it is and what came of it are artifacts of the run.
 
     Args:
         recipe, settings: parameters of the flow run as it was given them.
@@ -63,16 +68,26 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
     """
     asked = asked_for(recipe, settings)
     recipe, settings = asked.recipe, asked.settings
-    run = current_run.get() or Run(plan_run(recipe, settings, requested), progress=LineProgress(get_run_logger().info))
+    log = get_run_logger()
+    run = current_run.get() or Run(plan_run(recipe, settings, requested), progress=LineProgress(log.info))
+    if settings.on_failure:
+        sender(settings.on_failure)  # raises now, not in the night in which it is wanted
     Store(settings.store).check_writable()
+    run.progress = progress = ReadableProgress(run.progress)
+    problem: BaseException | None = None
     try:
-        run_in_flow(run)
+        with in_run_log(log), moving_artifact(progress):
+            run_in_flow(run)
+    except BaseException as error:
+        problem = error
+        raise
     finally:
-        create_table_artifact(
-            key="segue-run", table=result_rows(run.results), description=f"Run {run.run_id} in {settings.store}"
-        )
         for line in reason_lines(Store(settings.store), [result.stage for result in run.results]):
-            get_run_logger().warning(line)
+            log.warning(line)
+        try:
+            leave_summary(run, problem)
+        except Exception:  # such as of a server that is away, which is not what the run ended for
+            log.warning("expected Prefect's server to keep the run's summary, got none of it kept", exc_info=True)
 
 
 def run_in_flow(run: Run) -> None:

@@ -52,7 +52,7 @@ def be_quiet() -> None:
 
 
 @dataclass
-class _Work:
+class Work:
     """A piece of work that is going on."""
 
     what: str
@@ -69,6 +69,12 @@ class _Work:
 
     def seconds_left(self) -> float:
         return (self.total - self.done) / max(self.rate(), 1e-9)
+
+    def line(self) -> str:
+        """Return how far it is, in one line."""
+        left = "done" if self.done >= self.total else f"{self.seconds_left():.0f} s left"
+        line = f"{self.what}: {self.done}/{self.total} {self.unit}, {self.rate():.1f}/s, {left}"
+        return f"{line}, {self.note}" if self.note else line
 
     def remove_from(self, bars: Bars) -> None:
         if self.bar is not None:
@@ -92,8 +98,8 @@ class BarProgress(Progress):
             transient=True,
             expand=True,
         )
-        self._works: dict[int, _Work] = {}
-        self._stage: _Work | None = None
+        self._works: dict[int, Work] = {}
+        self._stage: Work | None = None
         self._lock = threading.Lock()
 
     def __enter__(self) -> "BarProgress":
@@ -109,11 +115,11 @@ class BarProgress(Progress):
                 self._bars.remove_task(before)
             self._works.clear()
             bar = self._bars.add_task(f"{stage}, all", total=jobs, count=0, reading="shards") if jobs > 1 else None
-            self._stage = _Work(stage, jobs, "shards", bar=bar)
+            self._stage = Work(stage, jobs, "shards", bar=bar)
 
     def end_job(self) -> None:
         with self._lock:
-            self._works.pop(threading.get_ident(), _Work("", 0, "")).remove_from(self._bars)
+            self._works.pop(threading.get_ident(), Work("", 0, "")).remove_from(self._bars)
             if self._stage is not None:
                 self._stage.done += 1
                 self._draw_stage()
@@ -126,9 +132,9 @@ class BarProgress(Progress):
 
     def start(self, what: str, total: int, unit: str) -> None:
         with self._lock:
-            self._works.pop(threading.get_ident(), _Work("", 0, "")).remove_from(self._bars)
+            self._works.pop(threading.get_ident(), Work("", 0, "")).remove_from(self._bars)
             bar = self._bars.add_task(what, total=total, count=0, reading=unit)
-            self._works[threading.get_ident()] = _Work(what, total, unit, bar=bar)
+            self._works[threading.get_ident()] = Work(what, total, unit, bar=bar)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         with self._lock:
@@ -152,13 +158,13 @@ class LineProgress(Progress):
     def __init__(self, write: Callable[[str], object], seconds: float = LINE_SECONDS) -> None:
         self._write = write
         self._seconds = seconds
-        self._works: dict[int, _Work] = {}
-        self._stage: _Work | None = None
+        self._works: dict[int, Work] = {}
+        self._stage: Work | None = None
         self._lock = threading.Lock()
 
     def begin_stage(self, stage: str, jobs: int) -> None:
         with self._lock:
-            self._stage = _Work(stage, jobs, "shards")
+            self._stage = Work(stage, jobs, "shards")
 
     def end_job(self) -> None:
         with self._lock:
@@ -172,7 +178,7 @@ class LineProgress(Progress):
 
     def start(self, what: str, total: int, unit: str) -> None:
         with self._lock:
-            self._works[threading.get_ident()] = _Work(what, total, unit)
+            self._works[threading.get_ident()] = Work(what, total, unit)
         self._write(f"{what}: {total} {unit}")
 
     def advance(self, count: int = 1, note: str = "") -> None:
@@ -185,11 +191,10 @@ class LineProgress(Progress):
             if not ended and time.monotonic() - work.told < self._seconds:
                 return
             work.told = time.monotonic()
-            left = "done" if ended else f"{work.seconds_left():.0f} s left"
-            line = f"{work.what}: {work.done}/{work.total} {work.unit}, {work.rate():.1f}/s, {left}"
+            line = work.line()
             if ended:
                 del self._works[threading.get_ident()]
-        self._write(f"{line}, {note}" if note else line)
+        self._write(line)
 
     def tell(self, lines: Sequence[str]) -> None:
         for line in lines:

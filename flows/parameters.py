@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.context import FlowRunContext
 from pydantic import GetJsonSchemaHandler, SkipValidation, ValidationError
@@ -127,13 +128,22 @@ def run_name() -> str:
     return f"{what} {preset} {context.flow_run.expected_start_time:%Y-%m-%d %H:%M}"
 
 
+def settings_of(flow_run: FlowRun) -> dict[str, Any]:
+    """Return the settings that a flow run was asked for, over those of its deployment, as they are given."""
+    return _laid_over(_deployment_of(flow_run), "settings", (flow_run.parameters or {}).get("settings") or {})
+
+
 def _deployment() -> DeploymentResponse | None:
     """Return the deployment of the flow run at hand; None where it has none."""
     context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+    return None if context is None or context.flow_run is None else _deployment_of(context.flow_run)
+
+
+def _deployment_of(flow_run: FlowRun) -> DeploymentResponse | None:
+    if flow_run.deployment_id is None:
         return None
     with get_client(sync_client=True) as client:
-        return client.read_deployment(context.flow_run.deployment_id)
+        return client.read_deployment(flow_run.deployment_id)
 
 
 def _laid_over(deployment: DeploymentResponse | None, name: str, given: Any) -> dict[str, Any]:

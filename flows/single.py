@@ -7,6 +7,7 @@ from prefect import Flow, flow
 from pydantic import SkipValidation
 
 from flows.catalog import run_recipe
+from flows.notifying import tell_failure
 from flows.parameters import Form, SettingsParameter, run_name
 from flows.recipe import STAGES, Recipe
 
@@ -21,7 +22,9 @@ def _flow_of(stage: str) -> Flow[Any, None]:
         run_recipe(recipe, settings, [stage])
 
     run.__doc__ = f"{STAGES[stage].__doc__}\n\n{PARAMETERS}"
-    return flow(name=stage, flow_run_name=run_name, persist_result=False)(run)
+    return flow(
+        name=stage, flow_run_name=run_name, persist_result=False, on_failure=[tell_failure], on_crashed=[tell_failure]
+    )(run)
 
 
 globals().update({stage: _flow_of(stage) for stage in STAGES})

@@ -52,6 +52,11 @@ class Settings(Config):
     drop_requests: bool = False
     """Whether a requests file may drop clips that the last order has: those of lines that are gone or changed, and
     takes beyond a smaller number."""
+    on_failure: str | None = None
+    """Who is told when a run of the service fails or crashes: a block of Prefect for notifications or webhooks, as
+    `slack-webhook/ops`, or the http(s) address of a webhook that is no secret. What is secret belongs in a block."""
+    cost_per_hour: float | None = Field(default=None, ge=0)
+    """What an hour of this machine costs, in any currency; a run's summary then says what each stage cost."""
     offline: bool = False
     """Never ask the network for weights."""
 

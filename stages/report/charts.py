@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import cycle, pairwise
+from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 124, 12, 30
@@ -59,6 +60,33 @@ class Chart:
     right: int = WIDTH - RIGHT
     top: int = TOP
     bottom: int = HEIGHT - BOTTOM
+
+
+COLOURS = ("#5856b4", "#f08448", "#2a9d8f", "#be508c", "#8a8d99", "#b58900", "#3a86c8", "#7a5230")
+"""Of the lines of a drawing that stands by itself, in turn: tones that stand out from white and from black."""
+
+
+def chart_svg(chart: Chart) -> str:
+    """Draw a chart as an SVG image that stands by itself, on any background."""
+    text = 'font-family="sans-serif" font-size="11" fill="#80838f"'
+    parts = [f'<text x="{chart.left}" y="16" {text}>{escape(chart.title)}</text>']
+    for tick in chart.y_ticks:
+        where = f'x1="{chart.left}" x2="{chart.right}" y1="{tick.position}" y2="{tick.position}"'
+        parts.append(f'<line {where} stroke="#80838f" stroke-opacity="0.3"/>')
+        parts.append(
+            f'<text x="{chart.left - 8}" y="{tick.position + 4}" text-anchor="end" {text}>{escape(tick.text)}</text>'
+        )
+    for tick in chart.x_ticks:
+        where = f'x="{tick.position}" y="{chart.bottom + 18}"'
+        parts.append(f'<text {where} text-anchor="middle" {text}>{escape(tick.text)}</text>')
+    where = f'x="{chart.width}" y="{chart.bottom + 18}"'
+    parts.append(f'<text {where} text-anchor="end" {text}>{escape(chart.x_name)}</text>')
+    for line, colour in zip(chart.lines, cycle(COLOURS), strict=False):
+        parts.append(f'<path d="{line.path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        named = f'x="{line.label_x}" y="{line.label_y + 4}" font-family="sans-serif" font-size="11" fill="{colour}"'
+        parts.append(f"<text {named}>{escape(line.name)} {escape(line.last)}</text>")
+    size = f'width="{chart.width}" height="{chart.height}" viewBox="0 0 {chart.width} {chart.height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(parts)}</svg>'
 
 
 def line_chart(title: str, x_name: str, series: Sequence[Series]) -> Chart | None:

@@ -53,7 +53,7 @@ def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool) -> Che
         ("Folder", row["path"] or "–"),
     )
     metrics = tuple((name, f"{value:,.4g}") for name, value in sorted(known_metrics(row).items()))
-    charts = tuple(_charts(training))
+    charts = tuple(training_charts(training))
     return CheckpointView(row["checkpoint_id"], row["kind"], facts, metrics, charts, made_clips)
 
 
@@ -62,7 +62,7 @@ def known_metrics(row: Row) -> dict[str, float]:
     return {name: value for name, value in (row["metrics"] or []) if value is not None}
 
 
-def _charts(training: Sequence[Row]) -> list[Chart]:
+def training_charts(training: Sequence[Row]) -> list[Chart]:
     """Draw the loss of training and validation; each codebook's cross-entropy, on validation data where there is any;
     then every other metric that was logged at two steps or more."""
     splits: dict[str, list[Row]] = {}

@@ -1,0 +1,57 @@
+"""The summary of a run: pictures of what it made, metadata as data, and nothing that it cannot tell."""
+
+import pytest
+
+from flows.running import Run, RunPlan
+from flows.summary import CLIPS, summary_text
+from schemas import Settings
+from stages import report, train
+from stages.pipeline.jobs import Counts
+from stages.pipeline.plans import ConfiguredStage
+from stages.pipeline.runner import StageFailed, StageResult
+from tests.stages.report.test_report import make
+from tests.worlds.small_catalog import request_row, small_catalog
+
+STAGES = [ConfiguredStage("train", train, train.Config()), ConfiguredStage("report", report, report.Config())]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("store"))
+    requests = [request_row(number) for number in range(5)]
+    requests[0] |= {"title": "![](http://elsewhere/x.png) <script>"}
+    make(small_catalog(folder, requests))
+    return folder
+
+
+def run(store, *, changed):
+    plan = RunPlan(STAGES, [stage.name for stage in STAGES], Settings(store=store))
+    results = [StageResult(stage.name, Counts(1), 90.0, changed) for stage in STAGES]
+    return Run(plan, run_id="r1", results=results)
+
+
+def test_a_run_that_trained_and_made_the_page_shows_curves_and_spectrograms_of_three_clips(store):
+    text = summary_text(run(store, changed=True), None)
+    assert text.startswith("# Run r1 is complete")
+    assert text.count("![spectrogram](data:image/png;base64,") == CLIPS
+    assert "![Loss](data:image/svg+xml;base64," in text
+    assert "It took 3 min in its stages" in text
+    assert len(text) < 200_000
+
+
+def test_metadata_in_it_is_data_in_an_indented_block(store):
+    lines = summary_text(run(store, changed=True), None).splitlines()
+    assert [line[:4] for line in lines if "elsewhere" in line] == ["    "]
+
+
+def test_a_run_that_changed_nothing_or_failed_shows_no_pictures(store):
+    idle = summary_text(run(store, changed=False), None)
+    assert idle.startswith("# There was nothing to do")
+    failed = summary_text(run(store, changed=False), StageFailed("decode: all of it\nfailed"))
+    assert "# Run r1 did not end well\n\n    decode: all of it failed" in failed
+    assert "data:" not in idle + failed
+
+
+def test_a_run_in_a_store_that_is_not_there_has_a_summary_all_the_same(tmp_path):
+    empty = Run(RunPlan(STAGES, ["train"], Settings(store=str(tmp_path / "none"))), run_id="r1")
+    assert "No stage ended." in summary_text(empty, ValueError("expected weights"))
