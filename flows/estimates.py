@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from schemas.publications import Publications
 from schemas.tables import CLIPS, RUNS, Row, Table
+from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 
 if TYPE_CHECKING:
@@ -90,13 +91,6 @@ def _bytes_a_row(pipeline: "Pipeline", tables: Sequence[Table]) -> Mapping[str, 
             named = sum(rows.column("bytes").to_pylist()) if table is CLIPS else 0
             means[table.name] = (size + named) / rows.num_rows
     return means
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that a person would say it in."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:,.1f} h"
 
 
 def amount(size: float) -> str:

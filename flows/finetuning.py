@@ -53,7 +53,7 @@ SMALL_DATA: Difference = {
         "captions": {"drop_words": 0.0, "drop_description": 0.0},
         "held_out_windows": 64,
         "log_every": 10,
-        "valid_every": 100,
+        "early_stop": {},
         "save_every": 100,
     },
 }

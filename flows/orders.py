@@ -4,10 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from flows.estimates import amount, duration, latest_runs, seconds_a_row
+from flows.estimates import amount, latest_runs, seconds_a_row
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
 from stages.checkpoints.generation_config import GenerationConfig
 from stages.pipeline.contract import Reject
+from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 from stages.requests import REFERENCES
 

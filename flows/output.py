@@ -16,8 +16,9 @@ from rich.table import Column
 from rich.table import Table as Grid
 from rich.text import Text
 
-from flows.estimates import Estimate, amount, duration
+from flows.estimates import Estimate, amount
 from stages.pipeline.contract import Progress
+from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 from stages.pipeline.runner import StageResult
 

@@ -211,8 +211,14 @@ class TrainState:
         if self.updates < self.config.ema_interval:
             yield
             return
+        with self.replaced(self.average):
+            yield
+
+    @contextmanager
+    def replaced(self, weights: Mapping[str, Shaped[Tensor, "..."]]) -> Iterator[None]:
+        """Give the parameters that learn other values inside; after it, the moving ones again, bit for bit."""
         moving = {name: value.detach().clone() for name, value in self.parameters.items()}
-        _copy(self.parameters, self.average)
+        _copy(self.parameters, weights)
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ for."""
 import time
 
 from stages.pipeline.contract import Progress
+from stages.pipeline.durations import duration
 
 SHORTEST = 1.0
 """Seconds that are left below which nobody needs to be told."""
@@ -48,11 +49,4 @@ class Pace:
             line = (
                 f"generate: {a_frame * clip_frames:.1f} s for a clip of {clip_frames:,} frames, measured on the first"
             )
-            self._progress.tell([f"{line}; about {_duration(rest)} for the {self._left:,} frames that are left"])
-
-
-def _duration(seconds: float) -> str:
-    """Return a time in the unit that a person would say it in."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+            self._progress.tell([f"{line}; about {duration(rest)} for the {self._left:,} frames that are left"])

@@ -17,7 +17,7 @@ from stages.checkpoints.loading import named_text_encoder
 from stages.pipeline.contract import Context, Dependencies, Preview, ReduceResult, Remarks
 from stages.train.config import CONDITION_TABLES, KINDS, Config
 
-READS, WRITES, VERSION = (TRACKS, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS), CHECKPOINTS, 7
+READS, WRITES, VERSION = (TRACKS, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS), CHECKPOINTS, 8
 STREAMS = READS
 
 __all__ = ["KINDS", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "preview", "reads", "reduce"]

@@ -24,7 +24,7 @@ from model.music_model import MusicModel
 from model.objective import LossModule, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
 from model.optim.train_state import TrainState, check_moved, step_seed
-from schemas.tables import TRACKS
+from schemas.tables import CHECKPOINTS, TRACKS, TRAINING
 from schemas.weights import folder_digest
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.model_card import ModelCard, card_text, literal, write_card
@@ -50,8 +50,10 @@ from stages.train.distributed import Rank
 from stages.train.evaluation import Evaluator, uniform_cross_entropy
 from stages.train.following import process_count, run_together
 from stages.train.initial_model import InitialModel, initial_model
+from stages.train.pace import TrainingPace
 from stages.train.packing import PACKED, open_packed, pack_table
 from stages.train.tracks import METADATA
+from stages.train.validation import Validation
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """How the hub names a model, as the card's metadata may."""
@@ -100,15 +102,18 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
         train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)
         loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
-        training_log = _take_steps(config, context, rank, draw, loss_module, train_state, evaluators.get("valid"))
+        validation = _take_steps(config, context, rank, draw, loss_module, train_state, evaluators.get("valid"))
         if not rank.is_main:
             return None
-        with train_state.averaged():
+        context.progress.tell(list(validation.tell()))
+        validation.remark(context.remarks)
+        with validation.kept_weights():
             metrics = {"uniform_cross_entropy": uniform_cross_entropy(corpus.cardinality)}
             for split, evaluator in evaluators.items():
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
-            row = _export_checkpoint(config, context, corpus, report, initial, metrics, learned)
-    return ReduceResult([row], also={"training": training_log.training_rows(context.identity)})
+            metrics |= validation.metrics()
+            row = _export_checkpoint(config, context, corpus, report, initial, metrics, learned, validation.kept_step)
+    return ReduceResult([row], also={"training": validation.training_log.training_rows(context.identity)})
 
 
 def _prepare_machine(context: Context, rank: Rank) -> None:
@@ -138,8 +143,9 @@ def _take_steps(
     loss_module: LossModule,
     train_state: TrainState,
     evaluator: Evaluator | None,
-) -> TrainingLog:
-    """Take all steps that are left, from where an earlier run of this training was.
+) -> Validation:
+    """Take all steps that are left, from where an earlier run of this training was, or as many as held-out tracks gain
+    by, and return what these say of it.
 
     Args:
         draw: gives what this process works on in a step.
@@ -152,6 +158,9 @@ def _take_steps(
     """
     saved = load_state(context.scratch())
     training_log = saved.training_log if saved else TrainingLog()
+    validation = Validation(
+        config, evaluator, loss_module.model, train_state, training_log, saved.tensors if saved else {}
+    )
     if saved:
         train_state.load(saved.tensors)
         saved.tensors.clear()  # five times the model's size, which is copied
@@ -160,15 +169,23 @@ def _take_steps(
     context.progress.advance(train_state.updates, "resumed" if saved else "")
     rate = rank.world_size * matmul_rate(model.device, getattr(torch, precision))
     distributed = rank.distributed(loss_module)
+    left = steps - train_state.updates
+    pace = TrainingPace(context.progress, left, validation.count_left(left))
+    if rank.is_main:
+        started = time.perf_counter()
+        validation.run_initial()
+        pace.note_validation(time.perf_counter() - started)
     model.train()
     with ThreadPoolExecutor(max_workers=1) as reader:
         upcoming = reader.submit(draw, train_state.updates)
-        unread, note = _UnreadLosses(training_log, rank), ""
-        while train_state.updates < steps:
+        if rank.is_main:
+            pace.guess(_step_flops(config, upcoming.result()), rate, _newest_utilisation(context))
+        unread, note = _UnreadLosses(training_log, rank, pace), ""
+        while train_state.updates < steps and not (config.early_stop and rank.any_flag(validation.is_over)):
             if rank.any_flag(context.stop.is_set()):
                 unread.read()
                 if rank.is_main:
-                    save_state(context, train_state.state(), training_log)
+                    save_state(context, train_state.state() | validation.state(), training_log)
                 context.stop.set()
                 context.check_stopped()
             batch = upcoming.result()
@@ -176,26 +193,45 @@ def _take_steps(
             losses = accumulate_gradients(distributed, batch.micro_batches)
             stats = train_state.step()
             rank.broadcast_buffers(train_state.buffers.values())
-            flops = training_flops(config.model.language_model, batch.segment, frozen=config.lora is not None)
-            unread.add(losses, len(losses) * batch.frames, config.batch_size * flops)
+            unread.add(losses, len(losses) * batch.frames, _step_flops(config, batch))
             step, last = train_state.updates, train_state.updates == steps
-            logs, validates, saves = (
-                step % every == 0 or last for every in (config.log_every, config.valid_every, config.save_every)
-            )
+            logs, saves = (step % every == 0 or last for every in (config.log_every, config.save_every))
+            validates = validation.is_due(step) or last
             if logs or validates or saves or len(unread.losses) == READ_EVERY[model.device.type]:
                 train_state.check_finite()
                 note = f"loss {unread.read():.3f}"
             if logs:
                 training_log.log_training(step, stats, rate)
-            if validates and evaluator and rank.is_main:
-                with train_state.averaged():
-                    training_log.log_held_out(step, "valid", evaluator.codebooks(model))
+            if validates and rank.is_main:
+                validation.run(step)
             if saves and rank.is_main:
-                save_state(context, train_state.state(), training_log)
+                save_state(context, train_state.state() | validation.state(), training_log)
             if validates or saves:
                 unread.since = time.perf_counter()  # which was no training
             context.progress.advance(1, note)
-    return training_log
+    return validation
+
+
+def _step_flops(config: Config, batch: TrainingBatch) -> int:
+    """Count the floating-point operations of a step in all processes."""
+    frozen = config.lora is not None
+    return config.batch_size * training_flops(config.model.language_model, batch.segment, frozen)
+
+
+def _newest_utilisation(context: Context) -> float | None:
+    """Return the share of its device that the store's newest training made use of; None where none says."""
+    newest = max(
+        context.store.read_all(CHECKPOINTS, ["checkpoint_id", "created_at"]).to_pylist(),
+        key=lambda row: row["created_at"],
+        default=None,
+    )
+    rows = context.store.read_all(TRAINING, ["checkpoint_id", "step", "model_flops_utilisation"]).to_pylist()
+    shares = {
+        row["step"]: row["model_flops_utilisation"]
+        for row in rows
+        if newest and row["checkpoint_id"] == newest["checkpoint_id"] and row["model_flops_utilisation"]
+    }
+    return float(shares[max(shares)]) if shares else None
 
 
 @dataclass
@@ -204,6 +240,7 @@ class _UnreadLosses:
 
     training_log: TrainingLog
     rank: Rank
+    pace: TrainingPace
     losses: list[Tensor] = field(default_factory=list)
     """What this process adds to each codebook's, of each step."""
     tokens: int = 0
@@ -221,6 +258,8 @@ class _UnreadLosses:
         codebooks: list[list[float]] = self.rank.all_reduce(torch.stack(self.losses)).tolist()
         now = time.perf_counter()
         self.training_log.note(codebooks, self.tokens, self.flops, now - self.since)
+        if self.rank.is_main:
+            self.pace.note(len(codebooks), now - self.since)
         self.losses, self.tokens, self.flops, self.since = [], 0, 0, now
         return sum(codebooks[-1]) / len(codebooks[-1])
 
@@ -233,8 +272,13 @@ def _export_checkpoint(
     initial: InitialModel,
     metrics: dict[str, float],
     learned: pa.Table,
+    steps: int,
 ) -> dict[str, Any]:
-    """Write the checkpoint's folder, and return its row. An adapted model is a plain one after this."""
+    """Write the checkpoint's folder, and return its row. An adapted model is a plain one after this.
+
+    Args:
+        steps: how many the weights have taken.
+    """
     facts = CheckpointFacts(
         model=config.model,
         frame_rate=corpus.frame_rate,
@@ -254,19 +298,19 @@ def _export_checkpoint(
             merge_adapter(initial.model)
         check_moved(initial.checksums, initial.model, config.optimization)
         save_checkpoint(folder, initial.model, facts, initial.codec if corpus.codec else None)
-        card = _card(config, context, report, initial, metrics)
+        card = _card(config, context, report, initial, metrics, steps)
         write_card(folder, card_text(card, facts, "segue", context.identity))
         digest = folder_digest(folder)
-    summary = TrainingSummary(config.optimization.steps, trainable, learned.num_rows, metrics | report.metrics())
+    summary = TrainingSummary(steps, trainable, learned.num_rows, metrics | report.metrics())
     return checkpoint_row(context, context.identity, "language_model", digest, summary, initial.parents, learned)
 
 
 def _card(
-    config: Config, context: Context, report: DataReport, initial: InitialModel, metrics: dict[str, float]
+    config: Config, context: Context, report: DataReport, initial: InitialModel, metrics: dict[str, float], steps: int
 ) -> ModelCard:
     """Say of a model what its folder does not state: what it was taught, how good it is, and where it comes from."""
     origin = [
-        f"checkpoint `{context.identity}`, {config.optimization.steps:,} steps of {config.batch_size} examples",
+        f"checkpoint `{context.identity}`, {steps:,} steps of {config.batch_size} examples",
         f"recipe `{context.fingerprint}`, data `{context.data_digest}`",
     ]
     base = None

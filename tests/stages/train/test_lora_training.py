@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import peft
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from tests.worlds.tiny_models import world
 from tests.worlds.training_world import (
     deaths_that_change_nothing,
     fill,
+    kept_rows,
     kept_weights,
     make_context,
     recipe,
@@ -93,6 +95,28 @@ def test_two_steps_at_the_published_interval_of_averaging_change_the_checkpoint(
     assert len(moved) == 2 * 6  # every matrix of both layers
 
 
+def test_a_training_that_gains_nothing_more_ends_early_and_keeps_its_best_weights(place: Path) -> None:
+    optimization = {"steps": 40, "learning_rate": 0.5, "ema_decay": 0.0}
+    config = adapting(place, lora=LORA, optimization=optimization, early_stop={"every": 2, "patience": 2})
+    row = train_in(place, config)
+    losses = {r["step"]: r["loss"] for r in kept_rows(place, config)["training"] if r["split"] == "valid"}
+    metrics = dict(row["metrics"])
+    best = min((step for step in losses if step), key=losses.__getitem__)
+    assert sorted(losses) == list(range(0, best + 5, 2))  # the start, and two validations after the best
+    assert row["steps"] == metrics["best_step"] == best
+    assert metrics["valid_cross_entropy"] == pytest.approx(losses[best], abs=1e-6)
+    assert metrics["valid_cross_entropy_initial"] == losses[0]
+
+
+def test_to_stop_early_takes_tracks_to_tell_by(tmp_path: Path) -> None:
+    tables = world(tracks=1)
+    column = tables["tracks"].schema.get_field_index("split")
+    alone = tables["tracks"].set_column(column, "split", pa.array(["train"]))
+    fill(tmp_path, tracks=alone, tokens=tables["tokens"])
+    with pytest.raises(StageFailed, match="expected held-out tracks, which tell when to stop early"):
+        train_in(tmp_path, recipe(tmp_path, early_stop={}))
+
+
 def test_a_checkpoint_equal_to_its_start_is_an_error_that_says_so(place: Path) -> None:
     optimization = {"steps": 3, "learning_rate": 1e-20}
     config = adapting(place, lora=LORA | {"conditioners": False}, optimization=optimization)
@@ -105,7 +129,7 @@ def test_a_checkpoint_equal_to_its_start_is_an_error_that_says_so(place: Path) -
 def test_a_killed_training_of_updates_ends_with_the_same_weights_bit_for_bit(place: Path, tmp_path: Path) -> None:
     changes = {"initial": str(place / "initial"), "text_encoder": None, "lora": LORA, "checkpoint_layers": True}
     changes |= {"joint_text": 0.5, "clap": str(clap_folder(tmp_path / "clap", 3))}
-    changes |= {"optimization": {"steps": 12}}
+    changes |= {"optimization": {"steps": 12}, "early_stop": {"every": 2, "patience": 9}}
     deaths = deaths_that_change_nothing(tmp_path, [(3, 0.0), (6, 0.5), (7, 0.0)], changes)
     assert deaths == [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, 0]
     names = {file.name for file in (tmp_path / "killed" / "store" / "models").glob("*/adapter/*")}

@@ -1,0 +1,61 @@
+"""Pace: how long a training will take, told before its first step and again once some steps were measured."""
+
+from stages.pipeline.contract import Progress
+from stages.pipeline.durations import duration
+
+SHORTEST = 10.0
+"""Seconds below which nobody needs to be told."""
+
+GUESSED_UTILISATION = 0.2
+"""Share of a device's matrix products that a training is taken to make use of where no training of the store says: a
+guess, which stands until steps are measured."""
+
+MEASURED_STEPS = 3
+"""Steps that are measured, after a first one in which everything is loaded."""
+
+
+class TrainingPace:
+    """Tells how long a training takes.
+
+    Args:
+        steps: those that are left, at most.
+        validations: those that are left, at most.
+    """
+
+    def __init__(self, progress: Progress, steps: int, validations: int) -> None:
+        self._progress, self._steps, self._validations = progress, steps, validations
+        self._validation_seconds = 0.0
+        self._measured, self._seconds, self._is_warm = 0, 0.0, False
+
+    def note_validation(self, seconds: float) -> None:
+        """Say how long a validation took."""
+        self._validation_seconds = seconds
+
+    def guess(self, flops: float, rate: float, utilisation: float | None) -> None:
+        """Tell how long the training takes by what the device multiplies.
+
+        Args:
+            flops: floating-point operations of a step.
+            rate: those of the device's matrix products, a second.
+            utilisation: the share of it that the newest training of the store made use of; None where none says.
+        """
+        share = utilisation or GUESSED_UTILISATION
+        why = "as the last training did" if utilisation else "a guess"
+        self._tell(flops / (share * rate), f"by {share:.0%} of this machine's {rate / 1e9:,.0f} GFLOP/s, {why}")
+
+    def note(self, steps: int, seconds: float) -> None:
+        """Count steps that took so long together; once there are enough, tell how long the rest takes."""
+        self._steps -= steps
+        if not self._is_warm:
+            self._is_warm = True
+        elif self._measured < MEASURED_STEPS:
+            self._measured, self._seconds = self._measured + steps, self._seconds + seconds
+            if self._measured >= MEASURED_STEPS:
+                self._tell(self._seconds / self._measured, f"measured on {self._measured} steps")
+
+    def _tell(self, step_seconds: float, how: str) -> None:
+        rest = self._steps * step_seconds + self._validations * self._validation_seconds
+        if rest >= SHORTEST:
+            a_step = f"{step_seconds:.2g} s a step"
+            line = f"train: about {duration(rest)} for {self._steps:,} steps at most, {a_step} {how}"
+            self._progress.tell([line])

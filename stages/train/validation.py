@@ -1,0 +1,156 @@
+"""Validation on the way: the averaged weights are evaluated on held-out tracks, and the best of them may be kept.
+
+Every validation is a row of `training`, from which all else follows: which was the best, how many came since, and
+whether that is enough (early stopping; L. Prechelt, 1998, whose criterion UP counts validations without progress). Only
+the weights of the best are kept beside the rows, with the state of the training.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+
+from torch import Tensor
+
+from model.music_model import MusicModel
+from model.optim.train_state import TrainState
+from stages.checkpoints.training_log import TrainingLog
+from stages.pipeline.contract import Remarks
+from stages.train.config import Config
+from stages.train.evaluation import Evaluator
+
+BEST = "best."
+"""How the names of the best weights begin in a training's state."""
+
+SPLIT = "valid"
+
+
+class Validation:
+    """What is known of held-out tracks on the way through a training.
+
+    Args:
+        evaluator: None without held-out tracks.
+        saved: tensors of the state that the training goes on from; none at its beginning.
+
+    Raises:
+        ValueError: the training is to stop early, and there is nothing to tell when.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        evaluator: Evaluator | None,
+        model: MusicModel,
+        train_state: TrainState,
+        training_log: TrainingLog,
+        saved: Mapping[str, Tensor],
+    ) -> None:
+        if config.early_stop is not None and evaluator is None:
+            raise ValueError(
+                "expected held-out tracks, which tell when to stop early (train.early_stop), got none: two tracks or "
+                "more are needed, or train.early_stop = null"
+            )
+        self._config, self._evaluator, self._model = config, evaluator, model
+        self._train_state, self.training_log = train_state, training_log
+        self._best = {name.removeprefix(BEST): value.clone() for name, value in saved.items() if name.startswith(BEST)}
+
+    @property
+    def _interval(self) -> int:
+        """Steps between two validations."""
+        early_stop = self._config.early_stop
+        return self._config.valid_every if early_stop is None else early_stop.every
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the model is to be evaluated after a step, besides after the last one."""
+        return step % self._interval == 0
+
+    def count_left(self, steps: int) -> int:
+        """Count the validations in so many steps, the last step's among them."""
+        return 0 if self._evaluator is None else math.ceil(steps / self._interval)
+
+    def run_initial(self) -> None:
+        """Evaluate the checkpoint that training begins with as it is, if it was not yet."""
+        if self._config.initial is not None and self.initial_loss is None:
+            self.run(0)
+
+    def run(self, step: int) -> None:
+        """Evaluate the averaged weights, and keep them where none were better."""
+        if self._evaluator is None:
+            return
+        with self._train_state.averaged():
+            self.training_log.log_held_out(step, SPLIT, self._evaluator.codebooks(self._model))
+            if self._config.early_stop is not None and step and self.best_step == step:
+                self._best = {name: value.detach().clone() for name, value in self._train_state.parameters.items()}
+
+    @property
+    def initial_loss(self) -> float | None:
+        """Cross-entropy of the checkpoint that training began with, nats; None for fresh weights."""
+        return self._losses.get(0)
+
+    @property
+    def best_step(self) -> int | None:
+        """The step after which the cross-entropy was lowest, the first of several; None before the first."""
+        losses = {step: loss for step, loss in self._losses.items() if step}
+        return min(losses, key=losses.__getitem__) if losses else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last validations were all without progress, so that training is to end."""
+        early_stop, best = self._config.early_stop, self.best_step
+        return (
+            early_stop is not None
+            and best is not None
+            and sum(step > best for step in self._losses) >= early_stop.patience
+        )
+
+    @property
+    def _losses(self) -> dict[int, float]:
+        """The cross-entropy of each validation, by step; infinite where it is no number."""
+        rows = [row for row in self.training_log.rows if row["split"] == SPLIT]
+        return {row["step"]: row["loss"] if math.isfinite(row["loss"]) else math.inf for row in rows}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a later process needs besides the rows: the best weights, on the CPU, by names of their own."""
+        return {f"{BEST}{name}": value.cpu() for name, value in self._best.items()}
+
+    @property
+    def kept_step(self) -> int:
+        """The number of steps that the weights which are kept have taken."""
+        best = self.best_step if self._best else None
+        return self._train_state.updates if best is None else best
+
+    def kept_weights(self) -> AbstractContextManager[None]:
+        """Give the model the weights that are kept inside: the best where training may stop early, else the averaged
+        ones."""
+        return self._train_state.replaced(self._best) if self._best else self._train_state.averaged()
+
+    def metrics(self) -> dict[str, float]:
+        """Return what the validations say as metrics of a checkpoint."""
+        metrics = {}
+        if self.initial_loss is not None:
+            metrics[f"{SPLIT}_cross_entropy_initial"] = self.initial_loss
+        if self._config.early_stop is not None:
+            metrics |= {"best_step": float(self.kept_step), "last_step": float(self._train_state.updates)}
+        return metrics
+
+    def tell(self) -> Iterator[str]:
+        """Yield how the training went, a line a fact."""
+        losses, best = self._losses, self.best_step
+        if best is None:
+            return
+        last, initial = self._train_state.updates, self.initial_loss
+        if self._config.early_stop is not None:
+            why = f"stopped after {last:,} steps, {self._config.early_stop.patience} validations without progress"
+            ending = why if self.is_over else f"all {last:,} steps"
+            yield f"train: {ending}; the weights of step {self.kept_step:,} are kept"
+        if initial is not None:
+            now = losses[self.kept_step] if self.kept_step in losses else losses[best]
+            yield f"train: cross-entropy on held-out tracks {now:.4f} nats, {initial:.4f} before the training"
+
+    def remark(self, remarks: Remarks) -> None:
+        """Note where a training was in vain."""
+        initial, best = self.initial_loss, self.best_step
+        if initial is not None and best is not None and self._losses[best] >= initial:
+            what = (
+                "the cross-entropy on held-out tracks never fell below that of the checkpoint that training began with"
+            )
+            remarks.add(what, "train.initial", f"{initial:.4f} nats before, {self._losses[best]:.4f} at best")
