@@ -12,7 +12,6 @@ from demucs.apply import BagOfModels, apply_model
 from demucs.demucs import Demucs
 from demucs.htdemucs import HTDemucs
 from demucs.pretrained import get_model
-from safetensors.torch import load_file
 from transformers import MusicgenMelodyFeatureExtractor
 
 from model.chroma import one_hot
@@ -22,6 +21,7 @@ from stages import chroma
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
 from stages.networks.demucs import Separator, load_separator, melody_chroma
+from tests.worlds.oracles import read_pack
 from tests.worlds.parts import put_together
 from tests.worlds.world_of_sound import make_context, save_separator, tracks_of, write_sound
 
@@ -86,10 +86,13 @@ def test_silent_missing_and_broken_recordings_are_refused_and_the_others_are_don
 
 
 def test_oracle_a_recording_that_is_stored_has_the_reference_chroma(tmp_path, oracles):
-    tensors = load_file(str(oracles / "chroma.safetensors"))
+    pack = read_pack(oracles, "chroma")
+    tensors, facts = pack.tensors, pack.facts
     path = tmp_path / "a.wav"
-    soundfile.write(path, tensors["wav"].numpy().T, 32_000, subtype="FLOAT")
-    row = put_together(chroma.shard(chroma.Config(separator=None), make_context(tmp_path), tracks_of(path))).rows[0]
+    soundfile.write(path, tensors["wav"].numpy().T, facts["sample_rate"], subtype="FLOAT")
+    sizes = {"sample_rate": facts["sample_rate"], "window": facts["winlen"], "hop": facts["winhop"]}
+    config = chroma.Config(separator=None, **sizes)
+    row = put_together(chroma.shard(config, make_context(tmp_path), tracks_of(path))).rows[0]
     expected = tensors["raw.chroma"][0]
     torch.testing.assert_close(torch.tensor(np.stack(row["chroma"])), expected, rtol=1e-4, atol=1e-5)
 

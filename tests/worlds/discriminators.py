@@ -1,5 +1,6 @@
 """The discriminators of the reference pack, with its weights."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,17 @@ def discriminator_pack(folder: Path) -> Pack:
     return read_pack(folder, "discriminator")
 
 
-def settings(facts: dict[str, Any], resolutions: slice, loss: Any = "hinge") -> AdversarialConfig:
-    """The discriminators of the pack, or some of them."""
+def settings(facts: dict[str, Any], loss: Any = "hinge", windows: Sequence[int] | None = None) -> AdversarialConfig:
+    """The discriminators of the pack, or those of them that have windows of these lengths."""
     sizes = facts["config"]
+    every = zip(sizes["n_ffts"], sizes["hop_lengths"], sizes["win_lengths"], strict=True)
+    ffts, hops, lengths = zip(*(one for one in every if windows is None or one[2] in windows), strict=True)
     return AdversarialConfig(
         spectrogram=SpectrogramDiscriminatorConfig(
             filters=sizes["filters"],
-            ffts=tuple(sizes["n_ffts"][resolutions]),
-            hops=tuple(sizes["hop_lengths"][resolutions]),
-            windows=tuple(sizes["win_lengths"][resolutions]),
+            ffts=ffts,
+            hops=hops,
+            windows=lengths,
             dilations=tuple(sizes["dilations"]),
             negative_slope=sizes["negative_slope"],
         ),
@@ -44,9 +47,17 @@ def fill(discriminators: Discriminators, pack: Pack, prefix: str) -> None:
     discriminators.load_state_dict(state)
 
 
+WINDOW = "spec_transform.window"
+"""The end of the name of what is kept beside weights and follows from a size."""
+
+
 def stored(pack: Pack, prefix: str) -> dict[str, Tensor]:
-    windows = "spec_transform.window"  # a constant
-    return {name: value for name, value in pack.tensors.items() if name.startswith(prefix) and windows not in name}
+    return {name: value for name, value in pack.tensors.items() if name.startswith(prefix) and WINDOW not in name}
+
+
+def window_lengths(pack: Pack, prefix: str) -> list[int]:
+    """The lengths of the windows of those discriminators whose weights' names begin with a prefix."""
+    return [len(value) for name, value in pack.tensors.items() if name.startswith(prefix) and name.endswith(WINDOW)]
 
 
 def name_here(name: str) -> str:

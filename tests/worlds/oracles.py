@@ -1,6 +1,7 @@
 """Reading packs of reference numbers: tensors, their configuration, and the networks they were made with."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,30 @@ from model.lm.language_model import LanguageModel
 from stages.checkpoints.audiocraft.lm import decoder_state_from_audiocraft
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
-PATTERNS: dict[str, dict[str, Any]] = {
-    "delay": {},
-    "delay[0,0,1,1,2,2,3,3]": {"delays": (0, 0, 1, 1, 2, 2, 3, 3)},
-    "parallel": {"delays": (0, 0, 0, 0)},
-    "unroll": {"pattern": "unroll"},
-    "coarse_first": {"pattern": "coarse_first"},
-    "musiclm(group_by=2)": {"pattern": "grouped", "group": 2},
-}
-
 
 VARIANTS = ["post_norm_bias", "rope", "rope_xpos", "sin_rope", "layer_scale_qk_norm", "past_context5", "kv_repeat"]
 VARIANTS += ["plain_mha"]
 POSITIONS = {"sin": "sinusoidal", "rope": "rotary", "sin_rope": "both"}
+
+
+@dataclass(frozen=True)
+class PatternName:
+    """What a pack calls a pattern: `delay`, `delay[0,0,1,1]`, `parallel`, `unroll`, `coarse_first`,
+    `musiclm(group_by=2)`."""
+
+    kind: str
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str) -> "PatternName":
+        kind, rest = re.fullmatch(r"(\w+)(.*)", name).groups()  # type: ignore[union-attr]
+        return cls(kind, tuple(int(number) for number in re.findall(r"\d+", rest)))
+
+    def fields(self, codebooks: int) -> dict[str, Any]:
+        """The fields of a language model's configuration that say so."""
+        named = {"unroll": {"pattern": "unroll"}, "coarse_first": {"pattern": "coarse_first"}}
+        named |= {"parallel": {"delays": (0,) * codebooks}, "delay": {"delays": self.numbers} if self.numbers else {}}
+        return named[self.kind] if self.kind in named else {"pattern": "grouped", "group": self.numbers[0]}
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
         **_sizes(facts),
         cross_positions=case["cross_attention_pos_emb"],
         **fusions,
-        **PATTERNS[case.get("pattern", "delay")],
+        **PatternName.of(case.get("pattern", "delay")).fields(facts["n_q"]),
     )
     model = LanguageModel(config)
     model.load_state_dict(decoder_state_from_audiocraft(weights.tensors))

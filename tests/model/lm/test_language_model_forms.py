@@ -58,19 +58,20 @@ def test_greedy_tokens_of_every_variant_equal_the_oracle(oracles: Path, name: st
     pack = read_pack(oracles, "lm_variants")
     model = variant(oracles, pack.case(name))
     expected = pack.tensors[f"{name}.tokens"]
-    cache = model.transformer.allocate(len(expected), model.pattern(16).steps(), 0)
+    frames = expected.shape[-1]
+    cache = model.transformer.allocate(len(expected), model.pattern(frames).steps(), 0)
     if model.config.positions != "sinusoidal":
-        cache.positions = _stuck(cache.positions, model)
+        cache.positions = _stuck(cache.positions, model, frames)
     with torch.no_grad():
-        assert torch.equal(_greedy(model, len(expected), 16, cache), expected)
+        assert torch.equal(_greedy(model, len(expected), frames, cache), expected)
 
 
-def _stuck(true: Positions, model: LanguageModel) -> Positions:
+def _stuck(true: Positions, model: LanguageModel, frames: int) -> Positions:
     """Positions as AudioCraft 1.3 takes them in decoding where they are rotary: after the first step it reads the
     number of heads for the number of steps that are cached, so that all later steps are turned alike. Here they are
     turned as in training; this is for the comparison alone."""
     config = model.config
-    place = torch.full((model.pattern(16).steps(),), config.heads)
+    place = torch.full((model.pattern(frames).steps(),), config.heads)
     place[0] = 0
     rotation = positions(config.heads + 1, config, torch.device("cpu")).rotation
     assert rotation is not None

@@ -10,28 +10,18 @@ from torch import Tensor
 from model.decoding.generation import generate_conditioned
 from model.lm.fuser import Condition
 from model.music_model import MusicModel
-from stages.checkpoints.audiocraft.checkpoint import model_from_audiocraft, read_audiocraft
+from stages.checkpoints.audiocraft.checkpoint import model_from_audiocraft
 from stages.checkpoints.audiocraft.package import LANGUAGE_MODEL_FILE, read_package, write_package
 from tests.worlds.audiocraft_files import (
     CONDITIONERS,
-    codec,
     conditioner_state,
     settings_of,
     text_encoders,
-    write_files,
 )
 from tests.worlds.generation_oracles import greedy_case
-from tests.worlds.oracles import VARIANTS, read_pack
+from tests.worlds.oracles import VARIANTS, PatternName, read_pack
 
 HERE = {"description": "description", "genre": "genre", "self_wav": "chroma"}
-PATTERNS: dict[str, dict[str, Any]] = {
-    "delay": {"modeling": "delay"},
-    "delay[0,0,1,1,2,2,3,3]": {"modeling": "delay", "delay": {"delays": [0, 0, 1, 1, 2, 2, 3, 3]}},
-    "parallel": {"modeling": "parallel"},
-    "unroll": {"modeling": "unroll", "unroll": {"flattening": [0, 1, 2, 3], "delays": [0, 0, 0, 0]}},
-    "coarse_first": {"modeling": "coarse_first", "coarse_first": {"delays": [0, 0, 0]}},
-    "musiclm(group_by=2)": {"modeling": "musiclm", "musiclm": {"group_by": 2}},
-}
 FORWARD = ["none", "cross", "cross_pos_emb", "prepend", "sum", "input_interpolate", "sum_prepend_cross"]
 GREEDY = ["cross", "cross_two_step", "prepend_prompt", "sum_prepend_cross", "parallel", "unroll", "coarse_first"]
 GREEDY += ["musiclm", "stereo8"]
@@ -43,6 +33,19 @@ def decoder_of(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in facts.items() if name not in beside}
 
 
+def pattern_of(name: str, codebooks: int) -> dict[str, Any]:
+    """A pattern that a pack names as the settings of `codebooks_pattern`."""
+    pattern, zeros = PatternName.of(name), [0] * codebooks
+    settings: dict[str, dict[str, Any]] = {
+        "delay": {"delays": list(pattern.numbers)} if pattern.numbers else {},
+        "parallel": {},
+        "unroll": {"flattening": list(range(codebooks)), "delays": zeros},
+        "coarse_first": {"delays": zeros[1:]},
+        "musiclm": {"group_by": next(iter(pattern.numbers), None)},
+    }
+    return {"modeling": pattern.kind, pattern.kind: settings[pattern.kind]}
+
+
 def files(oracles: Path, case: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and state of a case of `lm_forward` or `lm_generate`."""
     pack = read_pack(oracles, case["weights"])
@@ -51,7 +54,7 @@ def files(oracles: Path, case: dict[str, Any]) -> tuple[dict[str, Any], dict[str
     decoder = decoder_of(pack.facts["config"])
     settings = settings_of(decoder, case["fuse2cond"], conditioners)
     settings["fuser"]["cross_attention_pos_emb"] = case["cross_attention_pos_emb"]
-    settings["codebooks_pattern"] = PATTERNS[case.get("pattern", "delay")]
+    settings["codebooks_pattern"] = pattern_of(case.get("pattern", "delay"), decoder["n_q"])
     return settings, pack.tensors | conditioner_state(conditioners, decoder["dim"])
 
 
@@ -70,10 +73,9 @@ def test_logits_of_an_imported_model_equal_the_oracle(oracles: Path, tmp_path: P
     pack = read_pack(oracles, "lm_forward")
     case = pack.case(name)
     settings, state = files(oracles, case)
-    write_files(tmp_path, state, settings, codec(4, 64))
-    trained = read_audiocraft(tmp_path, text_encoders(tmp_path))
+    model = written_and_read(tmp_path, settings, state)
     with torch.no_grad():
-        found = trained.model.language_model(pack.tensors["codes"], renamed(pack.conditions(case)))
+        found = model.language_model(pack.tensors["codes"], renamed(pack.conditions(case)))
     assert torch.equal(found.mask, pack.tensors[f"{name}.mask"])
     expected = pack.tensors[f"{name}.logits"]
     torch.testing.assert_close(found.logits[found.mask], expected[found.mask], rtol=0, atol=2e-5)
