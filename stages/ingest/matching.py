@@ -143,7 +143,9 @@ def _by_last_parts(name: str, folder: str, candidates: Iterable[File], form: Cal
     written = form(name)
     if not written.startswith("/") and "://" not in written:
         ending = "/" + posixpath.normpath(written).lstrip("./")
-        return [each for each in candidates if form(each.uri).endswith(ending)]
+        # The URI of a member of an archive ends with the archive's name.
+        full_names = [(each, (form(each.uri), f"/{form(each.relative)}")) for each in candidates]
+        return [each for each, names in full_names if any(name.endswith(ending) for name in names)]
     fitting: dict[int, list[File]] = defaultdict(list)
     for each in candidates:
         paths = {form(each.relative), form(each.relative.removeprefix(f"{folder}/"))}

@@ -21,7 +21,7 @@ from stages.ingest.endings import MANIFEST_EXTENSIONS
 from stages.ingest.fields import Fields, clean_text, read_fields
 from stages.ingest.listing import File
 from stages.ingest.matching import RecordingNames
-from stages.ingest.rows import MetadataRows, parse_json
+from stages.ingest.rows import MANIFEST_COLUMN, MetadataRows, parse_json
 from stages.pipeline.contract import Remarks
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.json", "metadata.parquet")
@@ -167,7 +167,10 @@ class SourceMetadata:
 
     @cached_property
     def _manifests(self) -> list[_MetadataTable]:
-        return [self._read_table(file, MetadataRows(file, "path"), everywhere=True) for file in self._manifest_files]
+        return [
+            self._read_table(file, MetadataRows(file, MANIFEST_COLUMN), everywhere=True)
+            for file in self._manifest_files
+        ]
 
     def _read_table(self, file: File, rows: MetadataRows, everywhere: bool) -> _MetadataTable:
         """Read a table or manifest, and remark on what it holds of no use. A row that names its recording as it is

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stages.audio.locations import AudioError, open_binary
+from stages.ingest.lhotse_rows import recording_row
 from stages.ingest.listing import File
 
 TABLE_BYTES = 512 * 2**20
@@ -30,6 +31,9 @@ LINE_BYTES = 2**20
 
 UNPACKED_BYTES = 2**30
 """Where the unpacking of a gzipped manifest stops."""
+
+MANIFEST_COLUMN = "path"
+"""What names the recording in a row of a manifest; a table has another name for it."""
 
 LEAST_BYTES = 64
 """What a line counts for at least, so that a file of empty lines is bounded too."""
@@ -67,7 +71,7 @@ class MetadataRows:
             return
         for row in self._parser()(data, self):
             if isinstance(row, Mapping):
-                yield row
+                yield recording_row(row, self.notes) if self.column == MANIFEST_COLUMN else row
 
     def naming(self) -> Iterator[tuple[str, Mapping[Any, Any]]]:
         """Yield the rows that name a file in `column`, with that name."""

@@ -1,7 +1,8 @@
 """The sources of recordings: one or several, each a folder, a bucket, a file, or a manifest alone.
 
-A manifest in AudioCraft's form (JSON lines with `path`, gzipped or not) that is itself named as a source stands for the
-recordings that it names, wherever they lie. Beside a source's recordings it only describes them (see `metadata`).
+A manifest in AudioCraft's form (JSON lines with `path`, gzipped or not) or lhotse's that is itself named as a source
+stands for the recordings that it names, wherever they lie. Beside a source's recordings it only describes them (see
+`metadata`).
 """
 
 import os
@@ -17,7 +18,7 @@ from stages.ingest.choosing import Chosen
 from stages.ingest.endings import MANIFEST_EXTENSIONS, is_recording
 from stages.ingest.fields import clean_text
 from stages.ingest.listing import LISTED, File, Listing, list_source, sorted_listing, state_of
-from stages.ingest.rows import MetadataRows
+from stages.ingest.rows import MANIFEST_COLUMN, MetadataRows
 from stages.pipeline.contract import Reject
 
 
@@ -68,7 +69,7 @@ def list_manifest(filesystem: AbstractFileSystem, path: str, source: str, chosen
     listing = Listing()
     manifest = _file(filesystem, path, source, PurePosixPath(path).name)
     listing.metadata.append(manifest)
-    rows, named = MetadataRows(manifest, "path"), set()
+    rows, named = MetadataRows(manifest, MANIFEST_COLUMN), set()
     for name, _ in rows.naming():
         if name in named:
             continue
