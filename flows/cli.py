@@ -41,6 +41,12 @@ from schemas import Settings, WeightsRef
 CheckpointForm = Literal["hf", "audiocraft", "segue"]
 """The forms of checkpoints, as `segue convert --to` names them."""
 
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+DtypeOption = Annotated[
+    Dtype | None, typer.Option(help="Round the weights to it; if not given, they stay as they are.")
+]
+
 PLANNING = "segue: planning …"
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
@@ -142,6 +148,7 @@ def convert(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; new, or empty.")],
     to: Annotated[CheckpointForm, typer.Option(help="Hugging Face's MusicGen, AudioCraft, or this project's own.")],
     codec: Annotated[str | None, typer.Option(help="The codec, where the checkpoint neither has nor names it.")] = None,
+    dtype: DtypeOption = None,
     store: StoreOption = None,
 ) -> int:
     """Write a checkpoint in another form, with all that it needs."""
@@ -150,7 +157,7 @@ def convert(
 
     be_quiet()
     try:
-        print(_convert(source, destination, to, codec, store))
+        print(_convert(source, destination, to, codec, dtype, store))
     except ValueError as error:
         if is_fault(error):
             raise
@@ -158,12 +165,15 @@ def convert(
     return 0
 
 
-def _convert(source: str, destination: Path, form: CheckpointForm, codec: str | None, store: str | None) -> str:
+def _convert(
+    source: str, destination: Path, form: CheckpointForm, codec: str | None, dtype: Dtype | None, store: str | None
+) -> str:
     """Convert a checkpoint, and say what was written in one line.
 
     Args:
         source: a local folder, or any other name of weights.
         codec: the name of a codec; None takes the one that the checkpoint has or names.
+        dtype: what weights are rounded to; None keeps those of the source.
         store: where `checkpoint:…` is and first uses of names are held to; None takes the default store if it is there.
 
     Raises:
@@ -184,10 +194,11 @@ def _convert(source: str, destination: Path, form: CheckpointForm, codec: str | 
         local = Path(source).expanduser()
         # A folder of one's own may change between two conversions; names are held to what they first meant.
         folder = local if local.exists() else library.get(WeightsRef(source)).path
-        written = convert_checkpoint(folder, destination, form, library.get, WeightsRef(codec) if codec else None)
+        reference = WeightsRef(codec) if codec else None
+        written = convert_checkpoint(folder, destination, form, library.get, reference, dtype)
     return (
-        f"{source} ({written.source}) is written as {form} to {destination}: {written.parameters:,} parameters, with "
-        f"{written.codec}"
+        f"{source} ({written.source}) is written as {form} to {destination}: {written.parameters:,} parameters as "
+        f"{written.stored}, with {written.codec}"
     )
 
 

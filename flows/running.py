@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
+from flows.codecs import check_codecs
 from flows.recipe import Recipe, selected_stages, with_source
 from schemas import Settings
 from schemas.checks import Check
@@ -113,6 +114,7 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
     combine_records(pipeline.store, run.run_id)
     pipeline.fetch(names)
     pipeline.check_inputs(names)
+    check_codecs(pipeline, names)
     for name in names:
         if run.stop.is_set():
             raise Stopped(f"{name} was asked to stop")

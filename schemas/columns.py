@@ -53,7 +53,7 @@ COLUMNS: Mapping[str, str] = {
     "code_version": "version of this project, and of its source",
     "codebook_loss": "cross-entropy of each codebook, nats a code",
     "codec": "digest of the codec's files, as in `checkpoints` or `weights`",
-    "codec_identity": "digest of the codebooks in use: the same codec in every form that it comes in",
+    "codec_identity": "digest of the codebooks in use, rounded to float16: one in every form of a codec",
     "codec_reference": "how the codec was named",
     "codes": "[K][T], codebooks by frames",
     "compared": "recordings that its model learned from; 0 where that is not known",

@@ -25,7 +25,7 @@ from stages.pipeline.contract import Context, Reject, Shard
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
-READS, WRITES, VERSION = (TRACKS,), TOKENS, 3
+READS, WRITES, VERSION = (TRACKS,), TOKENS, 4
 
 
 class Config(schemas.Config):

@@ -31,9 +31,13 @@ def coder_of(network: CodecNetwork) -> Coder:
     return dac_coder(network) if isinstance(network, DacModel) else mimi_coder(network)
 
 
-def codebook_identity(network: CodecNetwork, levels: int) -> str:
-    """Return what a codec's codes mean, as 64 hexadecimal digits: SHA-256 of the float32 values of its first `levels`
-    codebooks. Codes of networks that agree in it can be read by each other, in whatever form the networks came.
+def codebook_identity(network: CodecNetwork, levels: int, rounded: torch.dtype = torch.float16) -> str:
+    """Return what a codec's codes mean, as 64 hexadecimal digits: SHA-256 of its first `levels` codebooks, rounded to
+    half precision. Codes of networks that agree in it can be read by each other, in whatever form the networks came: a
+    copy in float16 has the very values that its original is rounded to.
+
+    Args:
+        rounded: what the values are rounded to; before half precision was allowed for, it was float32.
 
     Raises:
         ValueError: the network has fewer codebooks.
@@ -43,7 +47,7 @@ def codebook_identity(network: CodecNetwork, levels: int) -> str:
         raise ValueError(f"expected 1 to {coder.codebooks} codebooks, got {levels}")
     digest = hashlib.sha256()
     for level in range(levels):
-        digest.update(coder.codebook(level).detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(coder.codebook(level).detach().to(rounded).cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -14,12 +14,21 @@ from model.codec.coders import CodecNetwork
 from model.codec.stereo import StereoCodec
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
+from stages.checkpoints.audiocraft.checkpoint import encodes_both_sides
 from stages.checkpoints.audiocraft.codec import read_audiocraft_codec
-from stages.checkpoints.audiocraft.package import CODEC_FILE
+from stages.checkpoints.audiocraft.package import CODEC_FILE, LANGUAGE_MODEL_FILE, read_settings
 from stages.checkpoints.facts import CONFIG, CheckpointFacts, read_facts
 from stages.checkpoints.huggingface.checkpoint import read_hugging_face_codec
+from stages.checkpoints.huggingface.configuration import read_hugging_face_config
 from stages.checkpoints.loading import detect_form
-from stages.checkpoints.native import encoded_sides, load_codec_inside, load_native_codec
+from stages.checkpoints.native import (
+    FindWeights,
+    describe_codec,
+    encoded_sides,
+    has_identity,
+    load_codec_inside,
+    load_native_codec,
+)
 
 AnyCodec = Codec | StereoCodec
 
@@ -104,6 +113,34 @@ def load_codec_network(path: Path) -> CodecNetwork:
     return inside
 
 
+def codes_of_checkpoint(folder: Path, weights: FindWeights) -> CodesFormat | None:
+    """Tell which codes the language model of a local folder makes, of any form; only its codec is loaded. None where a
+    checkpoint does not say.
+
+    Args:
+        weights: finds a codec that the files only name (`context.weights`).
+
+    Raises:
+        ValueError: there is no checkpoint, or its codec cannot be read.
+        MissingWeights: the codec that it names cannot be had.
+    """
+    form = detect_form(folder)
+    if form == "segue":
+        facts = read_facts(folder)
+        return None if facts.codec is None else CodesFormat.from_facts(facts)
+    if form == "hf":
+        decoder: Any = read_hugging_face_config(folder).decoder
+        network, codebooks, stereo = read_hugging_face_codec(folder), decoder.num_codebooks, decoder.audio_channels == 2
+    else:
+        settings = read_settings(folder / LANGUAGE_MODEL_FILE)
+        network, stereo = read_audiocraft_codec(folder, weights).network, encodes_both_sides(settings)
+        codebooks = settings.section("transformer_lm").number("n_q")
+    channels = 2 if stereo else coder_of(network).channels
+    described = describe_codec(network, int(codebooks), channels)
+    sizes = (described.codebooks, described.cardinality, described.frame_rate)
+    return CodesFormat(*sizes, described.identity, described.channels)
+
+
 def _refuse_reference(reference: WeightsRef) -> LocalWeights:
     raise ValueError(f"expected a codec in the folder, got only its name there: give {reference} itself")
 
@@ -146,7 +183,9 @@ def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str
             f"expected a codec of {codes}{channels}, which {speaker} speaks, got {got} with {sides * levels} of "
             f"{coder.cardinality} at {coder.frame_rate:g} for {sides * own}"
         )
-    _check_identity(codes, codebook_identity(network, codes.codebooks // sides), speaker, got)
+    levels = codes.codebooks // sides
+    if codes.identity is not None and not has_identity(network, levels, codes.identity):
+        raise _other_codec(codes, codebook_identity(network, levels), speaker, got)
     return network
 
 
@@ -162,17 +201,16 @@ def check_codes_format(expected: CodesFormat, codes: CodesFormat, speaker: str, 
     """
     if replace(codes, identity=expected.identity, channels=expected.channels) != expected:
         raise ValueError(f"expected codes of {expected}, which {speaker} speaks, got {got} with {codes}")
-    if codes.identity is not None:
-        _check_identity(expected, codes.identity, speaker, got)
+    if None not in (codes.identity, expected.identity) and codes.identity != expected.identity:
+        raise _other_codec(expected, str(codes.identity), speaker, got)
 
 
-def _check_identity(codes: CodesFormat, identity: str, speaker: str, got: str) -> None:
-    if codes.identity is not None and codes.identity != identity:
-        named = f"the codec {codes.reference}" if codes.reference else "the codec"
-        raise ValueError(
-            f"expected {named} (identity {codes.identity[:IDENTITY_DIGITS]}…), which {speaker} speaks, got {got} "
-            f"(identity {identity[:IDENTITY_DIGITS]}…)"
-        )
+def _other_codec(codes: CodesFormat, identity: str, speaker: str, got: str) -> ValueError:
+    named = f"the codec {codes.reference}" if codes.reference else "the codec"
+    return ValueError(
+        f"expected {named} (identity {str(codes.identity)[:IDENTITY_DIGITS]}…), which {speaker} speaks, got {got} "
+        f"(identity {identity[:IDENTITY_DIGITS]}…)"
+    )
 
 
 def _make_codec(network: CodecNetwork, device: str, codebooks: int | None, channels: int | None) -> AnyCodec:

@@ -17,6 +17,7 @@ from stages.checkpoints.huggingface.checkpoint import write_hugging_face
 from stages.checkpoints.loading import Form, detect_form, load_checkpoint
 from stages.checkpoints.model_card import CARD, converted_card, write_card
 from stages.checkpoints.native import FindWeights, TrainedModel, describe_codec, save_checkpoint
+from stages.checkpoints.precision import Precision, StoredType, stored_type
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,17 @@ class Conversion:
     """Of the language model and its conditioners, the text encoder included."""
     codec: str
     """The codec that is there now, in words."""
+    stored: StoredType
+    """The precision of its weights there."""
 
 
 def convert_checkpoint(
-    folder: Path, destination: Path, form: Form, weights: FindWeights, codec: WeightsRef | None = None
+    folder: Path,
+    destination: Path,
+    form: Form,
+    weights: FindWeights,
+    codec: WeightsRef | None = None,
+    stored: StoredType | None = None,
 ) -> Conversion:
     """Write the checkpoint of a local folder in another form (or the same, with all that it needs inside).
 
@@ -40,6 +48,7 @@ def convert_checkpoint(
         destination: a local folder that is not there yet, or is empty; it stands whole or not at all.
         weights: finds the text encoder and the codec that the checkpoint names.
         codec: the codec, where the checkpoint neither holds nor names one, or it has another name now.
+        stored: the precision that weights are rounded to; None keeps that of the source, and changes no weight.
 
     Raises:
         ValueError: the source is no checkpoint, `destination` is taken or inside the source, the codec is not the
@@ -51,19 +60,20 @@ def convert_checkpoint(
     if folder.resolve() in destination.resolve().parents:  # whose digest that would change
         raise ValueError(f"expected a folder outside of the checkpoint {folder} to write to, got {destination}")
     trained = _leave_places_out(_add_codec(load_checkpoint(folder, weights), weights, codec))
+    precision = Precision(stored or stored_type(folder), rounds=stored is not None)
     target = destination.absolute()
     with new_folder(target) as new:
         if form == "segue":
             # The text encoder's weights come along, wherever they were kept.
             facts = trained.facts.model_copy(update={"text_encoder": None})
-            save_checkpoint(new, trained.model, facts, trained.codec)
+            save_checkpoint(new, trained.model, facts, trained.codec, precision)
         elif form == "hf":
-            write_hugging_face(trained, new)
+            write_hugging_face(trained, new, precision)
         else:
-            write_audiocraft(trained, new)
+            write_audiocraft(trained, new, precision)
         write_card(new, converted_card(_read_card(folder), trained.facts, form))
     parameters = sum(value.numel() for value in trained.model.parameters())
-    return Conversion(detect_form(folder), form, parameters, _codec_in_words(trained))
+    return Conversion(detect_form(folder), form, parameters, _codec_in_words(trained), precision.stored)
 
 
 def _read_card(folder: Path) -> str | None:

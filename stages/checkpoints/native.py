@@ -27,6 +27,7 @@ from transformers import (
     DacModel,
     EncodecModel,
     MimiModel,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     T5Config,
     T5EncoderModel,
@@ -39,6 +40,7 @@ from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.facts import CONFIG, CheckpointFacts, CodecFacts, read_facts
+from stages.checkpoints.precision import Precision
 from stages.networks.loading import load_network, load_tokenizer
 
 WEIGHTS, TEXT_ENCODER, CODEC = "model.safetensors", "text_encoder", "codec"
@@ -69,22 +71,32 @@ class TrainedModel:
 
 
 @disk_errors()
-def save_checkpoint(folder: Path, model: MusicModel, facts: CheckpointFacts, codec: CodecNetwork | None = None) -> None:
+def save_checkpoint(
+    folder: Path,
+    model: MusicModel,
+    facts: CheckpointFacts,
+    codec: CodecNetwork | None = None,
+    precision: Precision = Precision(),
+) -> None:
     """Write a model into an existing folder, with the weights that it has now, and `codec` with it if it is given.
 
     The weights of a frozen text encoder are written exactly where `facts.text_encoder` names no other place.
     """
     weights = {name: value.detach().cpu().clone() for name, value in model.weights().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(precision.of(weights), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if model.description is not None:
         if facts.text_encoder is None and not model.description.config.finetune:
-            model.description.encoder.save_pretrained(folder / TEXT_ENCODER)
+            _save_network(model.description.encoder, folder / TEXT_ENCODER, precision)
         else:
             model.description.encoder.config.save_pretrained(folder / TEXT_ENCODER)
         model.description.tokenizer.save_pretrained(folder / TEXT_ENCODER)
     if codec is not None:
-        codec.save_pretrained(folder / CODEC)
+        _save_network(codec, folder / CODEC, precision)
+
+
+def _save_network(network: PreTrainedModel, folder: Path, precision: Precision) -> None:
+    network.save_pretrained(folder, state_dict=precision.of(network.state_dict()))
 
 
 def load_native_checkpoint(
@@ -190,11 +202,18 @@ def check_codec(network: CodecNetwork, facts: CodecFacts, speaker: str) -> None:
     Raises:
         ValueError: it has another identity.
     """
-    identity = codebook_identity(network, facts.codebooks // encoded_sides(coder_of(network), facts.channels))
-    if identity != facts.identity:
+    levels = facts.codebooks // encoded_sides(coder_of(network), facts.channels)
+    if not has_identity(network, levels, facts.identity):
         raise ValueError(
-            f"expected the codec with identity {facts.identity}, which {speaker} speaks, got one with {identity}"
+            f"expected the codec with identity {facts.identity}, which {speaker} speaks, got one with "
+            f"{codebook_identity(network, levels)}"
         )
+
+
+def has_identity(network: CodecNetwork, levels: int, identity: str) -> bool:
+    """Tell whether a codec is the one that was written down, by its values in half precision or, before that was the
+    rule, in float32."""
+    return any(codebook_identity(network, levels, rounded) == identity for rounded in (torch.float16, torch.float32))
 
 
 def load_native_codec(path: Path) -> CodecNetwork:

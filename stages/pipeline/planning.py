@@ -56,7 +56,7 @@ class Pipeline:
         """
         stage = self.stages[name]
         if hasattr(stage.module, "dependencies"):
-            dependencies: Dependencies = stage.module.dependencies(stage.config, self._weights)
+            dependencies: Dependencies = stage.module.dependencies(stage.config, self.weights)
             return dependencies
         return Dependencies(stage.config, getattr(stage.module, "CONSULTS", ()))
 
@@ -109,7 +109,7 @@ class Pipeline:
             config = self.dependencies(name).config
             fields = weights_fields(config, name)
             try:
-                digests: dict[str, str] = {reference: self._weights(reference).digest for reference in fields}
+                digests: dict[str, str] = {reference: self.weights(reference).digest for reference in fields}
             except WeightsNotFetched as error:
                 raise error.of_fields(fields) from error
             version = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
@@ -118,7 +118,7 @@ class Pipeline:
                 self.library.recipes[kind] = version
         return self._fingerprints[name]
 
-    def _weights(self, reference: WeightsRef) -> LocalWeights:
+    def weights(self, reference: WeightsRef) -> LocalWeights:
         """Return weights by name; `checkpoint:<kind>` is of this run's recipe where a stage of it trains that."""
         kind = reference.checkpoint
         trainer = next((stage for stage in self.stages.values() if kind in getattr(stage.module, "KINDS", ())), None)

@@ -2,8 +2,8 @@
 
 The form is that of AudioCraft 1.3.0: what its export writes (`audiocraft/utils/export.py`), and all that its loaders
 and builders look for when a model is made from it (`audiocraft/models/loaders.py`, `builders.py`). A T5 that did not
-learn is in neither file: its name is, and it is had by that name. The published weights are of half precision; here
-they are float32, and are written so.
+learn is in neither file: its name is, and it is had by that name. The published language models are of half
+precision and their codecs of float32.
 
 AudioCraft attends to the zeros that pad conditions of different lengths, so what is read has `padding = "attended"`.
 A model that masks them is written all the same: an item for itself is computed alike.
@@ -58,6 +58,7 @@ from stages.checkpoints.audiocraft.package import (
 )
 from stages.checkpoints.facts import DISTILLED, CheckpointFacts, CodecFacts, ModelDescription
 from stages.checkpoints.native import FindWeights, TrainedModel, check_codec, describe_codec, load_text_encoder
+from stages.checkpoints.precision import Precision
 from stages.networks.loading import check_tensors
 
 GUIDANCE = "classifier_free_guidance"
@@ -183,10 +184,10 @@ def model_from_audiocraft(
 
 def _codec_facts(settings: Section, config: MusicModelConfig, codec: AudioCraftCodec) -> CodecFacts:
     """Describe the codec, whose codes must be the language model's (`get_wrapped_compression_model`)."""
-    stereo, network, decoder = settings.section("interleave_stereo_codebooks"), codec.network, config.language_model
-    stereo.check("per_timestep", False)
+    network, decoder = codec.network, config.language_model
+    settings.section("interleave_stereo_codebooks").check("per_timestep", False)
     settings.check("sample_rate", network.config.sampling_rate, why="the codec's")
-    own, sides = network.config.audio_channels, 2 if stereo.get("use", False) else 1
+    own, sides = network.config.audio_channels, 2 if encodes_both_sides(settings) else 1
     if sides == 2 and own != 1:
         raise ValueError(f"expected a codec of one channel for interleave_stereo_codebooks, got one of {own}")
     levels = settings.values.get("compression_model_n_q") or network.config.num_quantizers
@@ -198,7 +199,12 @@ def _codec_facts(settings: Section, config: MusicModelConfig, codec: AudioCraftC
     return describe_codec(network, decoder.codebooks, own * sides, codec.reference)
 
 
-def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
+def encodes_both_sides(settings: Section) -> bool:
+    """Tell whether a mono codec's codes of left and right go by turns in a model's."""
+    return bool(settings.section("interleave_stereo_codebooks").get("use", False))
+
+
+def write_audiocraft(trained: TrainedModel, folder: Path, precision: Precision = Precision()) -> None:
     """Write a model into an existing folder as AudioCraft exports its own.
 
     The codec is written with the model, or by its name where AudioCraft has it by that name. A frozen text encoder is
@@ -224,7 +230,7 @@ def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
         "sample_rate": facts.codec.sample_rate,
         "channels": facts.codec.channels,
         "device": "cpu",
-        "dtype": "float32",
+        "dtype": precision.stored,
         "dataset": {"segment_duration": facts.segment_seconds},
         "compression_model_n_q": facts.codec.codebooks // sides,
         "interleave_stereo_codebooks": {"use": sides == 2, "per_timestep": False},
@@ -234,7 +240,7 @@ def write_audiocraft(trained: TrainedModel, folder: Path) -> None:
         "attribute_dropout": {},
     }
     state = _state_to_audiocraft(model, names, text_encoder=text is not None and text.inside)
-    write_package(folder / LANGUAGE_MODEL_FILE, state, settings)
+    write_package(folder / LANGUAGE_MODEL_FILE, precision.of(state), settings)
 
 
 def _guidance_settings(distilled: float | None) -> dict[str, float]:

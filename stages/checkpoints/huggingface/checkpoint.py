@@ -55,6 +55,7 @@ from stages.checkpoints.huggingface.names import (
     weights_to_hugging_face,
 )
 from stages.checkpoints.native import TrainedModel, check_codec, describe_codec
+from stages.checkpoints.precision import Precision
 from stages.networks.loading import floats_of, load_pickle, load_tokenizer, read_safetensors
 
 SAFETENSORS = "model.safetensors"
@@ -128,7 +129,7 @@ def read_hugging_face_codec(folder: Path) -> EncodecModel:
 
 
 @disk_errors()
-def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
+def write_hugging_face(trained: TrainedModel, folder: Path, precision: Precision = Precision()) -> None:
     """Write a model into an existing folder, so that `from_pretrained` of transformers' model and processor read it.
 
     Its numbers are those of this project's: logits agree to rounding for any description, alone or in a batch; with a
@@ -155,7 +156,8 @@ def write_hugging_face(trained: TrainedModel, folder: Path) -> None:
     for prefix, network in (("text_encoder.", encoder), ("audio_encoder.", codec)):
         tensors |= {prefix + name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     tensors.pop("text_encoder.encoder.embed_tokens.weight", None)  # the same as `shared`
-    save_file(tensors, folder / SAFETENSORS, metadata={"format": "pt"})
+    save_file(precision.of(tensors), folder / SAFETENSORS, metadata={"format": "pt"})
+    config.dtype = precision.stored
     config.save_pretrained(folder)
     special = facts.model.language_model.cardinality
     GenerationConfig(

@@ -1,0 +1,80 @@
+"""Codecs that a run names for one another's codes, seen to agree before anything is made.
+
+Codes of one codec are noise to another, and what a stage makes of them shows that only when it is reached: after all
+clips were generated, or all recordings encoded. So what is named is compared first, where the names are not the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from schemas import WeightsRef
+from schemas.weights import NotTrainedYet
+
+if TYPE_CHECKING:
+    from stages.checkpoints.codecs import CodesFormat
+    from stages.pipeline.planning import Pipeline
+
+READERS = ("generate", "gate", "decode", "evaluate", "controls")
+"""Stages that read a model's codes, or write the beginnings of them, by a codec of their own."""
+
+
+def check_codecs(pipeline: "Pipeline", names: Sequence[str]) -> None:
+    """See that the codecs which the stages of a run name can read the codes that they are given.
+
+    A model that is still to be trained speaks the codes of `tokenize.codec`; what that one is, if it is still to be
+    trained too, the stages themselves see.
+
+    Raises:
+        ValueError: one is another codec than the model's; the message names both.
+        MissingWeights: one cannot be had.
+    """
+    configs: dict[str, Any] = {name: stage.config for name, stage in pipeline.stages.items()}
+    initial = getattr(configs.get("train"), "initial", None)
+    if initial is not None and "tokenize" in configs and not {"tokenize", "train"}.isdisjoint(names):
+        _check(pipeline, "train.initial", initial, {"tokenize.codec": configs["tokenize"].codec})
+    read = {f"{name}.codec": getattr(configs[name], "codec", None) for name in READERS if name in names}
+    if read:
+        model = configs["generate"].checkpoint
+        try:
+            pipeline.weights(model)
+            _check(pipeline, "generate.checkpoint", model, read)
+        except NotTrainedYet:
+            if "tokenize" in configs:
+                _check(pipeline, "tokenize.codec", configs["tokenize"].codec, read)
+
+
+def _check(pipeline: "Pipeline", field: str, speaker: WeightsRef, codecs: Mapping[str, WeightsRef | None]) -> None:
+    """See that codecs, by the fields that name them, read what a model or codec speaks.
+
+    Raises:
+        ValueError: one does not.
+    """
+    others: dict[WeightsRef, str] = {}
+    for name, codec in codecs.items():
+        if codec is not None and codec != speaker:
+            others.setdefault(codec, name)
+    if not others:
+        return
+    from stages.checkpoints.codecs import load_matching_network  # with torch, which most runs here do without
+
+    try:
+        codes = _codes(pipeline, field, speaker)
+        for codec, name in others.items():
+            if codes is not None and codes.reference != codec:
+                path = pipeline.weights(codec).path
+                load_matching_network(codes, path, f"{name} = {codec}", f"{field} = {speaker}")
+    except NotTrainedYet:
+        return
+
+
+def _codes(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> "CodesFormat | None":
+    """Return which codes a model makes, or the codec that encodes the training set; None where it does not say."""
+    from stages.checkpoints.codecs import CodesFormat, codes_of_checkpoint, load_codec
+
+    folder = pipeline.weights(speaker).path
+    if field != "tokenize.codec":
+        return codes_of_checkpoint(folder, pipeline.weights)
+    config: Any = pipeline.stages["tokenize"].config
+    codec = load_codec(folder, "cpu", config.codebooks, 2 if config.channels == "stereo" else None)
+    sizes = (codec.codebooks, codec.cardinality, codec.frame_rate)
+    return CodesFormat(*sizes, codec.identity, codec.channels, str(speaker))
