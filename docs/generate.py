@@ -20,6 +20,7 @@ from flows.presets import OVERLAYS, PRESETS
 from flows.recipe import STAGES
 from schemas import Settings, Store
 from schemas.columns import COLUMNS, type_name
+from schemas.config import field_docstrings
 from schemas.database import query
 from schemas.tables import TABLES
 
@@ -98,10 +99,11 @@ def knobs(model: type[BaseModel], path: str, values: BaseModel | None = None) ->
         path: what stands before a knob's name.
         values: the configuration that holds by default, where it is not `model()`.
     """
+    docstrings = field_docstrings(model)
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True) if values is None else getattr(values, name)
         inner = inner_models(field.annotation)
-        meaning = " ".join((field.description or "").split())
+        meaning = " ".join(docstrings.get(name, "").split())
         shown = "required" if field.is_required() and values is None else shown_default(default)
         yield [f"`{path}.{name}`", values_of(field), shown, meaning]
         for kind in inner:

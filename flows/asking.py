@@ -89,9 +89,11 @@ def schema(
 
     from flows.answers import print_answer
     from flows.output import open_console
+    from schemas.arrow import leave_pandas_out
     from schemas.columns import describe_columns
     from schemas.tables import TABLES
 
+    leave_pandas_out()
     rows = [{"table": name, **row} for name in tables or TABLES for row in describe_columns(_table(name).schema)]
     try:
         print_answer(pa.Table.from_pylist(rows), format, open_console())

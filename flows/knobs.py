@@ -7,6 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from schemas.config import field_docstrings
 from schemas.names import nearest_name
 
 MOST_PLACES = 3
@@ -20,11 +21,13 @@ class Knob:
     path: tuple[str, ...]
     """A stage's name, or `settings`, then names of nested fields."""
     field: FieldInfo
+    model: type[BaseModel]
+    """The configuration whose field it is."""
 
     @property
     def meaning(self) -> str:
         """Its docstring, on one line."""
-        return " ".join((self.field.description or "").split())
+        return " ".join(field_docstrings(self.model).get(self.path[-1], "").split())
 
 
 def knobs(models: Mapping[str, type[BaseModel]]) -> Iterator[Knob]:
@@ -39,7 +42,7 @@ def _knobs(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Knob]:
         for below in inner:
             yield from _knobs(below, (*path, name))
         if not inner:
-            yield Knob((*path, name), field)
+            yield Knob((*path, name), field, model)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -133,7 +133,9 @@ def open_store(url: str) -> "Store":
         UsageError: nothing that is installed can open such a URL.
     """
     from schemas import Store  # with pyarrow, before which the first line of a run is to be seen
+    from schemas.arrow import leave_pandas_out
 
+    leave_pandas_out()
     try:
         return Store(url)
     except ValueError as error:

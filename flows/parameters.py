@@ -18,7 +18,8 @@ from pydantic_core import CoreSchema
 
 from flows.overrides import explain, merge
 from flows.recipe import STAGES, Recipe
-from schemas import Settings
+from schemas import Config, Settings
+from schemas.config import field_docstrings
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Form:
     """An annotation: the JSON schema of a parameter as a form in which nothing is filled in but what a deployment says,
     its groups named for their fields."""
 
+    model: type[Config]
+    """Of the parameter; its schema is asked for past it, as it is not to validate, and so without its docstrings."""
     first: str | None = None
     """The field that comes first, after the preset."""
 
@@ -35,8 +38,9 @@ class Form:
         properties = handler.resolve_ref_schema(form)["properties"]
         for position, (name, field) in enumerate(properties.items(), start=2):
             field["position"] = {"preset": 0, self.first: 1}.get(name, position)
-            if name in STAGES:
-                field["description"] = _summary(STAGES[name].__doc__ or "")
+            stage = _summary(STAGES[name].__doc__ or "") if name in STAGES else ""
+            if text := stage or field_docstrings(self.model).get(name):
+                field["description"] = text
         return form
 
 
@@ -73,8 +77,8 @@ def _summary(docstring: str) -> str:
     return " ".join(docstring.partition("\n\n")[0].split())
 
 
-RecipeParameter = Annotated[Recipe, SkipValidation, Form()]
-SettingsParameter = Annotated[Settings, SkipValidation, Form()]
+RecipeParameter = Annotated[Recipe, SkipValidation, Form(Recipe)]
+SettingsParameter = Annotated[Settings, SkipValidation, Form(Settings)]
 """Parameters of a flow as they come, a model or the difference from one: `asked_for` validates them as a whole."""
 
 

@@ -13,8 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 
 START_SECONDS = 120.0
@@ -92,6 +90,9 @@ def end_server() -> None:
 
 
 def _answers(url: str) -> bool:
+    import urllib.error  # which every command would else import
+    import urllib.request
+
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True

@@ -18,7 +18,7 @@ PARAMETERS = """Args:
 
 
 def _flow_of(stage: str) -> Flow[Any, None]:
-    def run(settings: SettingsParameter, recipe: Annotated[Recipe, SkipValidation, Form(first=stage)]) -> None:
+    def run(settings: SettingsParameter, recipe: Annotated[Recipe, SkipValidation, Form(Recipe, first=stage)]) -> None:
         run_recipe(recipe, settings, [stage])
 
     run.__doc__ = f"{STAGES[stage].__doc__}\n\n{PARAMETERS}"

@@ -1,8 +1,14 @@
 """The base of every stage's configuration: typed, frozen, strict, and described in the docstring under each field."""
 
-from typing import ClassVar
+import ast
+import inspect
+import textwrap
+from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 
 
 class Config(BaseModel):
@@ -12,7 +18,6 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        use_attribute_docstrings=True,
         protected_namespaces=(),
         # A default written as text becomes the field's own type (a `WeightsRef`), which a fingerprint looks for.
         validate_default=True,
@@ -20,3 +25,34 @@ class Config(BaseModel):
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = ()
     """Fields that change when or how often something is done, never its result, and so enter no fingerprint."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core_schema)
+        properties = handler.resolve_ref_schema(schema).get("properties", {})
+        for name, text in field_docstrings(cls).items():
+            if name in properties:
+                properties[name].setdefault("description", text)
+        return schema
+
+
+@cache
+def field_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
+    """Return the docstring under each field of a configuration and of those that it extends, by the field's name.
+
+    Pydantic reads them too (`use_attribute_docstrings`), but for every class as it is made, which takes a fifth of a
+    second of every command; here they are read when somebody asks.
+    """
+    texts: dict[str, str] = {}
+    for owner in reversed(model.__mro__):
+        if issubclass(owner, BaseModel) and owner is not BaseModel:
+            (written,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+            assert isinstance(written, ast.ClassDef)
+            for field, below in pairwise(written.body):
+                match field, below:
+                    case (
+                        ast.AnnAssign(target=ast.Name(id=name)),
+                        ast.Expr(value=ast.Constant(value=str(text))),
+                    ) if name in model.model_fields:
+                        texts[name] = inspect.cleandoc(text)
+    return texts

@@ -54,17 +54,17 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
     """
     # Only what the statement can read is looked for: on an object store each look is a request.
     named = [table.name for table in _tables_in(sql) if table.name not in (candidates or {})]
-    deadline = time.monotonic() + PATIENCE
+    deadline, publications = time.monotonic() + PATIENCE, Publications(store)
     for attempt in itertools.count(1):
-        shown = _shown(store, named)
+        shown = _shown(publications, named)
         try:
             answer = _query(store, sql, {**shown.files, **(candidates or {})}, whole=candidates or ())
         except _Unread as error:
             # A shard was replaced between two looks of the reader, or the network failed for a moment.
-            if attempt >= READS and shown == _shown(store, named):
+            if attempt >= READS and shown == _shown(publications, named):
                 raise QueryError(f"{error}; `segue check` says what is damaged, and its cure") from error
         else:
-            if shown == _shown(store, named):
+            if shown == _shown(publications, named):
                 return answer
         if time.monotonic() > deadline:
             break
@@ -82,9 +82,9 @@ class _Shown:
     files: Mapping[str, list[str]]
 
 
-def _shown(store: Store, names: Sequence[str]) -> _Shown:
-    last = Publications(store).sequences()[-1:] if names else []
-    return _Shown(last[0] if last else 0, shown_files(store, names))
+def _shown(publications: Publications, names: Sequence[str]) -> _Shown:
+    last = publications.sequences()[-1:] if names else []
+    return _Shown(last[0] if last else 0, _shown_files(publications, names))
 
 
 def _tables_in(sql: str) -> list[Table]:
@@ -213,10 +213,14 @@ def follow_move(store: Store) -> None:
 
 def shown_files(store: Store, names: Iterable[str] = tuple(TABLES)) -> dict[str, list[str]]:
     """Return the files that the views of some tables read, by the table's name."""
-    wanted = [TABLES[name] for name in names]
+    return _shown_files(Publications(store), names)
+
+
+def _shown_files(publications: Publications, names: Iterable[str]) -> dict[str, list[str]]:
+    store, wanted = publications.store, [TABLES[name] for name in names]
     if not wanted:
         return {}
-    published = Publications(store).shown_files({table.name for table in wanted})
+    published = publications.shown_files({table.name for table in wanted})
     runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs", "error", "sequence"])
     ordered = sorted(runs.to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))
     last_of_stage = {run["stage"]: run["fingerprint"] for run in ordered}

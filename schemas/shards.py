@@ -116,6 +116,10 @@ def parse_footer(tail: bytes, path: str) -> Footer:
     return _footer_of(metadata, path)
 
 
+THREADED_BYTES = 2**20
+"""From this size on a shard's columns are decoded by several threads, which take longer to wake than a small one."""
+
+
 def parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
     """Return those of the columns `names` that a Parquet file has.
 
@@ -124,7 +128,8 @@ def parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        return file.read(columns=[name for name in names if name in file.schema_arrow.names])
+        columns = [name for name in names if name in file.schema_arrow.names]
+        return file.read(columns=columns, use_threads=len(data) >= THREADED_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 

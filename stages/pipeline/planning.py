@@ -41,6 +41,7 @@ class Pipeline:
         self.store = Store(settings.store)
         self.library = WeightsLibrary(self.store, offline=settings.offline)
         self._fingerprints: dict[str, str] = {}
+        self._dependencies: dict[str, Dependencies] = {}
         self._configs: dict[str, str] = {}
         self._held: dict[str, bool] = {}
 
@@ -55,6 +56,8 @@ class Pipeline:
             MissingWeights: that depends on weights that cannot be had.
         """
         stage = self.stages[name]
+        if name in self._dependencies:
+            return self._dependencies[name]
         if hasattr(stage.module, "dependencies"):
             dependencies: Dependencies = stage.module.dependencies(stage.config, self.weights)
             return dependencies
@@ -66,8 +69,10 @@ class Pipeline:
         Raises:
             NotTrainedYet: that depends on a model that is still to be trained.
         """
-        reads = self.dependencies(name).reads
-        return self.stages[name].module.READS if reads is None else reads
+        return self._reads(name, self.dependencies(name))
+
+    def _reads(self, name: str, dependencies: Dependencies) -> tuple[Table, ...]:
+        return self.stages[name].module.READS if dependencies.reads is None else dependencies.reads
 
     def fetch(self, names: Sequence[str]) -> None:
         """Fetch the published weights that stages need before any work begins.
@@ -80,7 +85,8 @@ class Pipeline:
         for name in waiting:
             named = weights_fields(self.stages[name].config, name)
             try:
-                wanted, tables = weights_fields(self.dependencies(name).config, name), self._versioned(name)
+                dependencies = self.dependencies(name)
+                wanted, tables = weights_fields(dependencies.config, name), self._versioned(name, dependencies)
             except NotTrainedYet:
                 wanted, tables = named, []
             except WeightsNotFetched as error:  # what else it needs is known when that is there
@@ -105,8 +111,8 @@ class Pipeline:
             MissingWeights: it depends on weights that cannot be had.
         """
         if name not in self._fingerprints:
-            stage = self.stages[name]
-            config = self.dependencies(name).config
+            stage, dependencies = self.stages[name], self.dependencies(name)
+            config = dependencies.config
             fields = weights_fields(config, name)
             try:
                 digests: dict[str, str] = {reference: self.weights(reference).digest for reference in fields}
@@ -114,6 +120,7 @@ class Pipeline:
                 raise error.of_fields(fields) from error
             version = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
             self._fingerprints[name], self._configs[name] = version, canonical(config, digests)
+            self._dependencies[name] = dependencies  # as they entered the identity, which stands from now on
             for kind in getattr(stage.module, "KINDS", ()):
                 self.library.recipes[kind] = version
         return self._fingerprints[name]
@@ -134,18 +141,18 @@ class Pipeline:
     def versions(self, name: str) -> dict[str, str]:
         """Return the version of each table that a stage reads or consults (records, which accumulate, have none)."""
         versions = {}
-        for table in self._versioned(name):
+        for table in self._versioned(name, self.dependencies(name)):
             if (stage := self.writer(table)) is not None:
                 versions[table.name] = self.fingerprint(stage.name)
         return versions
 
-    def _versioned(self, name: str) -> list[Table]:
+    def _versioned(self, name: str, dependencies: Dependencies) -> list[Table]:
         """Return the tables that a stage reads or consults in one version: of those that need not be there, the ones
         that are, or that this run makes. The others would be no more than named, by weights that nobody may have."""
         optional = getattr(self.stages[name].module, "OPTIONAL", ())
         return [
             table
-            for table in (*self.reads(name), *self.dependencies(name).consults)
+            for table in (*self._reads(name, dependencies), *dependencies.consults)
             if not table.accumulates and (table not in optional or self._is_held(table))
         ]
 

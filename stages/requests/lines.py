@@ -104,7 +104,7 @@ class RequestLine(BaseModel):
     """What one line asks for; None where it does not say. Unknown columns, wrong types and numbers that no clip can
     have are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: OwnName | None = None
     """The user's own id of the clip; two lines that differ in it alone are two clips."""

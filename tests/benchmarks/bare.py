@@ -49,6 +49,7 @@ STANDS_IN: dict[str, dict[str, Any]] = {
         "BaseModel": BaseModel,
         "ConfigDict": dict,
         "Field": field,
+        "GetJsonSchemaHandler": object,
         "field_validator": validator,
         "model_validator": validator,
     },

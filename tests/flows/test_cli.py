@@ -13,6 +13,7 @@ import torch
 from flows.cli import PLANNING, run_command
 from flows.foreground import STARTING
 from flows.options import parse_run_options
+from flows.running import Run, run_stages
 from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
 
 
@@ -22,7 +23,10 @@ def recordings(tmp_path):
 
 
 SLOW = ("pyarrow", "numpy", "fsspec", "flows.recipe", "prefect", "torch")
-HEAVY = ("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scipy", "matplotlib")
+HEAVY = (
+    *("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scipy", "matplotlib", "librosa"),
+    *("pyarrow.dataset", "pyarrow.acero", "huggingface_hub", "dask", "ray"),
+)
 
 
 @pytest.mark.parametrize(
@@ -85,17 +89,38 @@ def test_the_whole_miniature_is_planned_from_an_empty_store(tmp_path, capfd):
     assert all(int(line.split()[1]) >= 1 for name, line in lines.items() if name != "stage")
 
 
-@pytest.mark.parametrize("words", [["plan"], ["convert", "--help"]])
-def test_a_plan_or_a_help_loads_nothing_that_only_work_needs(words, tmp_path):
-    store = [] if "--help" in words else ["--store", str(tmp_path / "store")]
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory):
+    """Words of a command line: for a store of recordings that are taken in, and for ingest, which is done with them."""
+    folder = tmp_path_factory.mktemp("settled")
+    source, store = str(make_recordings(folder / "recordings", 3)), str(folder / "store")
+    options = {"source": source, "store": store, "workers": 1}
+    run_stages(Run(parse_run_options(["ingest"], "miniature", options, []).plan))
+    return {"store": f"--store {store}", "ingest": f"ingest --source {source} --store {store}"}
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        ("--help", (*HEAVY, *SLOW)),
+        ("run --help", (*HEAVY, *SLOW)),
+        ("convert --help", (*HEAVY, *SLOW)),
+        ("schema tracks", (*HEAVY, "flows.recipe")),
+        ("plan {ingest}", HEAVY),
+        ("run {ingest}", [name for name in HEAVY if name != "duckdb"]),
+        ("sql 'SELECT count(*) FROM tracks' {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipe"]),
+        ("show tracks {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipe"]),
+    ],
+)
+def test_a_command_loads_nothing_that_only_work_needs(command, absent, settled):
     script = (
         "import sys; from flows.cli import run_command; "
-        f"code = run_command({[*words, *store]}); "
-        f"print(code, [name for name in {HEAVY} if name in sys.modules])"
+        f"code = run_command({shlex.split(command.format(**settled))}); "
+        f"print(code, [name for name in {sorted(absent)} if name in sys.modules])"
     )
     program = [sys.executable, "-c", script]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout.splitlines()[-1] == "0 []"
+    assert ended.stdout.splitlines()[-1] == "0 []", ended.stderr
 
 
 @pytest.fixture

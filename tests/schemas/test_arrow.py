@@ -1,0 +1,21 @@
+"""Arrow without pandas."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from schemas.arrow import leave_pandas_out
+
+leave_pandas_out()
+import pyarrow as pa
+
+rows = pa.table({"name": pa.array(["a", None]), "made": pa.array([0, 1]).cast(pa.timestamp("us", "UTC"))})
+print(rows.to_pylist()[1]["made"].microsecond, "pandas" in sys.modules)
+print(list(rows.to_pandas()["name"].isna()), "pandas" in sys.modules)
+"""
+
+
+def test_lists_and_times_load_no_pandas_and_a_data_frame_is_still_to_be_had():
+    told = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True).stdout
+    assert told.splitlines() == ["1 False", "[False, True] True"]
