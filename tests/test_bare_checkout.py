@@ -70,3 +70,14 @@ def test_the_benchmarks_of_the_model_run_and_the_others_are_left_out(bare):
     found = [line for line in done.stdout.splitlines() if line.startswith("### ")]
     assert [heading.split()[1].strip(",") for heading in found] == ["Generation", "Training", "Tokenizing"]
     assert "planning is left out, which needs pyarrow, prefect and soundfile" in done.stderr
+
+
+def test_the_gpu_run_goes_through_all_of_its_parts_on_a_processor(bare):
+    done = run(bare, "-m", "tests.benchmarks.gpu", "--device", "cpu", "--small", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    parts = [line.partition("] ")[2] for line in done.stderr.splitlines() if line.startswith("[")]
+    assert [part.removesuffix(" …").partition(",")[0] for part in parts] == [
+        *("limits of the machine", "tokens of graphs", "tokens alone and beside others"),
+        *("generation", "generation", "generation", "training", "tokenizing and chroma"),
+    ]
+    assert "left out" not in done.stdout

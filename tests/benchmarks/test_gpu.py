@@ -1,0 +1,39 @@
+"""The GPU run: that it tells what is wrong, and where."""
+
+import pytest
+import torch
+
+from tests.benchmarks import gpu
+
+TRIAL = ("--device", "cpu", "--small", "--threads", "1")
+
+
+def test_tokens_that_differ_are_told_by_request_codebook_and_frame():
+    codes = [torch.zeros((4, 5), dtype=torch.long), torch.zeros((4, 3), dtype=torch.long)]
+    other = [codes[0], codes[1].clone()]
+    other[1][2, 1] = 7
+    with pytest.raises(gpu.Wrong, match=r"in graphs, got others from codebook 2, frame 1 of request 1 on \(91\.7%"):
+        gpu.must_be_equal("in graphs", other, codes)
+
+
+def test_it_stops_at_the_first_thing_that_is_wrong_and_says_where(monkeypatch, capsys):
+    right = gpu.tokens_in_static_shapes
+    monkeypatch.setattr(gpu, "tokens_in_static_shapes", lambda *given: [(codes + 1) % 2048 for codes in right(*given)])
+    with pytest.raises(SystemExit, match=r"^tokens of graphs, of eager steps and of the CPU: Wrong: expected the same"):
+        gpu.main(TRIAL)
+    told = capsys.readouterr()
+    assert "tokens alone and beside others" not in told.err
+    assert "###" not in told.out
+
+
+def test_a_device_that_is_not_there_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="expected a CUDA device, got none"):
+        gpu.main([])
+
+
+def test_what_there_is_no_time_for_is_left_out_and_said_to_be(capsys):
+    gpu.main([*TRIAL, "--budget", "0"])
+    text = capsys.readouterr().out
+    assert "small at 1 slots, small at 4 slots, medium at 2 slots, training, tokenizing and chroma left out" in text
+    assert "Tokens of captured graphs, eager steps and the CPU are equal" in text
