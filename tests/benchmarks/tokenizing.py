@@ -31,9 +31,9 @@ RATIO_GOAL, SPEED_GOAL = 2.5, 1500.0
 """On a processor times transformers; on an accelerator times real time."""
 
 
-def networks(device: str, filters: int) -> tuple[EncodecModel, EncodecModel]:
-    """Two of the same weights: one for transformers, and one that `Codec` may change."""
-    config = EncodecConfig(
+def network_config(filters: int) -> EncodecConfig:
+    """The published shape of EnCodec at 32 kHz, but for the number of filters, which is 64 there."""
+    return EncodecConfig(
         sampling_rate=SAMPLE_RATE,
         num_filters=filters,
         upsampling_ratios=[8, 5, 4, 4],
@@ -45,6 +45,11 @@ def networks(device: str, filters: int) -> tuple[EncodecModel, EncodecModel]:
         use_conv_shortcut=False,
         chunk_length_s=None,
     )
+
+
+def networks(device: str, filters: int) -> tuple[EncodecModel, EncodecModel]:
+    """Two of the same weights: one for transformers, and one that `Codec` may change."""
+    config = network_config(filters)
     torch.manual_seed(0)
     first, second = EncodecModel(config).eval(), EncodecModel(config).eval()
     for layer in first.quantizer.layers:

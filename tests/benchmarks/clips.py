@@ -1,0 +1,253 @@
+"""Clips an hour, from a requests file to FLAC files on the disk, against the loop that a user of transformers would
+write: `python -m tests.benchmarks.clips`.
+
+An order of mixed clips (lengths, descriptions that come again) is made by both sides of the same random weights, each
+in a process of its own whose start, imports and loading are counted:
+
+- the loop (`clips_loop.py`): transformers' `generate` in batches of clips of nearly one length, loudness by pyloudnorm,
+  soundfile;
+- `segue run`, and the same without Prefect (`segue.run` in Python): requests, codes, the gate, which hears every clip,
+  and files whose loudness and true peak are measured of what a player will hear.
+
+Both decode greedily. That the first codes of the clips are equal, and the files as long as was asked for, comes before
+any time. The model is between the miniature and MusicGen-small, so that an order ends in minutes on two cores; its
+codec has the published shape.
+"""
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from transformers import (
+    EncodecFeatureExtractor,
+    GenerationConfig,
+    MusicgenConfig,
+    MusicgenForConditionalGeneration,
+    T5Config,
+)
+
+from schemas import Store
+from schemas.database import query
+from tests.benchmarks.results import Figure, Report, table
+from tests.benchmarks.running import alone, options
+from tests.benchmarks.tokenizing import SAMPLE_RATE, network_config
+from tests.worlds.tiny_model import WORDS, tokenizer
+
+CHECKED_FRAMES, LEAST_EQUAL = 20, 0.99
+"""What of the codes of all clips must be the loop's, before anything is timed."""
+RATIO_GOAL = 2.0
+KNOBS = ("gate.retakes=0", "evaluate.clap=null", "settings.offline=true")
+"""Random weights make noise, which the gate would have made again."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is made, and by what model."""
+
+    clips: int
+    seconds: tuple[float, ...]
+    """Of the clips, by turns."""
+    width: int
+    layers: int
+    heads: int
+    text_width: int
+    text_layers: int
+    filters: int
+    """Of the codec."""
+
+
+SIZES = {
+    "moderate": Size(64, (1.0, 2.0, 3.0, 4.0), 512, 12, 8, 512, 6, 64),
+    "small": Size(4, (0.5, 1.0), 32, 2, 2, 16, 1, 4),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a side took: by the wall, of processors, and of memory in its largest process."""
+
+    seconds: float
+    processor_seconds: float
+    megabytes: float
+
+
+def save_model(folder: Path, size: Size) -> None:
+    """Write a MusicGen of random weights, as transformers' `save_pretrained` does."""
+    torch.manual_seed(0)
+    text = T5Config(
+        d_model=size.text_width,
+        d_kv=64,
+        d_ff=4 * size.text_width,
+        num_layers=size.text_layers,
+        num_heads=8,
+        vocab_size=len(WORDS),
+        pad_token_id=0,
+    )
+    decoder = {
+        "vocab_size": 2048,
+        "num_codebooks": 4,
+        "hidden_size": size.width,
+        "num_attention_heads": size.heads,
+        "num_hidden_layers": size.layers,
+        "ffn_dim": 4 * size.width,
+        "pad_token_id": 2048,
+        "bos_token_id": 2048,
+    }
+    codec = network_config(size.filters).to_dict()
+    config = MusicgenConfig(text_encoder=text.to_dict(), audio_encoder=codec, decoder=decoder)
+    model = MusicgenForConditionalGeneration(config).eval()
+    for layer in model.audio_encoder.quantizer.layers:
+        layer.codebook.embed.normal_()
+    model.save_pretrained(folder)
+    special = {"bos_token_id": 2048, "decoder_start_token_id": 2048, "pad_token_id": 2048}
+    GenerationConfig(do_sample=False, guidance_scale=3.0, max_length=1500, **special).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    EncodecFeatureExtractor(sampling_rate=SAMPLE_RATE, padding_side="left").save_pretrained(folder)
+
+
+def write_order(path: Path, size: Size) -> None:
+    """Write the requests: a description for every four clips, lengths by turns."""
+    words = [word for word in WORDS if not word.startswith("<")]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["name", "description", "seconds", "temperature"])
+        for number in range(size.clips):
+            start = number // 4 % len(words)
+            description = " ".join((words * 2)[start : start + 3 + number // 4 % 4])
+            writer.writerow([f"clip{number}", description, size.seconds[number % len(size.seconds)], 0])
+
+
+def timed(command: Sequence[str], threads: int) -> Run:
+    """Run a command to its end; SystemExit with the end of its error output where it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryFile() as errors:
+        begun = time.perf_counter()
+        redirect = [(os.POSIX_SPAWN_DUP2, errors.fileno(), 1), (os.POSIX_SPAWN_DUP2, errors.fileno(), 2)]
+        process = os.posix_spawnp(command[0], list(command), environment, file_actions=redirect)
+        _, status, usage = os.wait4(process, 0)
+        seconds = time.perf_counter() - begun
+        if status:
+            errors.seek(0)
+            raise SystemExit(f"expected {' '.join(command[:6])} … to end well, got {errors.read()[-800:].decode()}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024 / 1e6)
+
+
+def command_of_segue(root: Path, store: str) -> list[str]:
+    """The command line that makes the clips in a store."""
+    knobs = [word for knob in (f"generate.checkpoint={root / 'model'}", *KNOBS) for word in ("--set", knob)]
+    order = ["--requests", str(root / "requests.csv"), "--store", store]
+    return [
+        *(sys.executable, "-W", "ignore", "-c", "from flows.cli import main; main()"),
+        *("run", "requests", "generate", "gate", "decode", "--preset", "musicgen-small", *order, *knobs),
+    ]
+
+
+def python_of_segue(root: Path, store: str) -> list[str]:
+    """The same in Python, without Prefect."""
+    words = {
+        "store": store,
+        "stages": ["requests", "generate", "gate", "decode"],
+        "preset": "musicgen-small",
+        "requests": str(root / "requests.csv"),
+        "knobs": [f"generate.checkpoint={root / 'model'}", *KNOBS],
+    }
+    return [sys.executable, "-W", "ignore", "-c", f"import json, segue; segue.run(**json.loads({json.dumps(words)!r}))"]
+
+
+def check(root: Path, store: str, folder: Path) -> str:
+    """Tell how equal both sides are; SystemExit where they are not."""
+    made = query(Store(store), "SELECT name, codes FROM generations JOIN requests USING (request_id)").to_pylist()
+    theirs = np.load(folder / "codes.npz")
+    ours = {row["name"]: np.stack(row["codes"]) for row in made}
+    if ours.keys() != set(theirs):
+        raise SystemExit(f"expected the same clips of both sides, got {sorted(ours.keys() ^ set(theirs))} of one")
+    shares = [(ours[name] == theirs[name])[:, :CHECKED_FRAMES].mean() for name in ours]
+    if statistics.mean(shares) < LEAST_EQUAL:
+        raise SystemExit(f"expected {LEAST_EQUAL:.0%} of the loop's first codes, got {statistics.mean(shares):.1%}")
+    files = query(Store(store), "SELECT name, path FROM every_clip JOIN requests USING (request_id)").to_pylist()
+    for row in files:
+        lengths = [soundfile.info(path).frames for path in (Path(store) / row["path"], folder / f"{row['name']}.flac")]
+        if lengths[0] != lengths[1]:
+            raise SystemExit(f"expected files of one length for {row['name']}, got {lengths} samples")
+    return f"{statistics.mean(shares):.1%} of {CHECKED_FRAMES} frames' codes, every file's length"
+
+
+def stage_seconds(store: str) -> dict[str, float]:
+    """Seconds of each stage, as the store's own record says."""
+    return {row["stage"]: row["seconds"] for row in query(Store(store), "SELECT stage, seconds FROM runs").to_pylist()}
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The options."""
+    parser = options(__doc__)
+    parser.add_argument("--clips", type=int, help="of the order; 64")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each side, by turns")
+    return parser
+
+
+def measure(args: argparse.Namespace) -> Report:
+    """Make the model and the order, and let the sides take turns."""
+    size = SIZES["small" if args.small else "moderate"]
+    clips = args.clips or size.clips
+    size = Size(**{**vars(size), "clips": clips})
+    report = Report("Clips an hour, from requests.csv to FLAC", peer="transformers' loop")
+    runs: dict[str, list[Run]] = {"loop": [], "segue run": [], "without Prefect": []}
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        save_model(root / "model", size)
+        write_order(root / "requests.csv", size)
+        loop_words = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.clips_loop"]
+        for turn in range(args.rounds):
+            folder, stores = root / f"loop{turn}", [str(root / f"store{turn}"), str(root / f"python{turn}")]
+            folder.mkdir()
+            sides: Mapping[str, Callable[[], list[str]]] = {
+                "loop": lambda folder=folder: [  # type: ignore[misc]
+                    *loop_words,
+                    *(str(root / "model"), str(root / "requests.csv"), str(folder), str(args.threads)),
+                ],
+                "segue run": lambda store=stores[0]: command_of_segue(root, store),  # type: ignore[misc]
+                "without Prefect": lambda store=stores[1]: python_of_segue(root, store),  # type: ignore[misc]
+            }
+            for side, command in sides.items():
+                runs[side].append(timed(command(), args.threads))
+                print(f"{side}: {runs[side][-1]}", file=sys.stderr, flush=True)
+            equal = check(root, stores[0], folder)
+            check(root, stores[1], folder)
+            seconds = stage_seconds(stores[1])
+    hourly = {side: [_hourly(clips, run, args.cpu_time) for run in of_side] for side, of_side in runs.items()}
+    middle = {side: statistics.median(values) for side, values in hourly.items()}
+    what = "clips an hour" + (" of a processor" if args.cpu_time else "")
+    for side in ("segue run", "without Prefect"):
+        figure = Figure(side, what, middle[side], "more", peer=middle["loop"], ratio_goal=RATIO_GOAL, equal=equal)
+        report.add(figure)
+    lengths = " to ".join(f"{length:g}" for length in (min(size.seconds), max(size.seconds)))
+    report.say(
+        f"{clips} clips of {lengths} s, {len({number // 4 for number in range(clips)})} descriptions, a model "
+        f"{size.width} wide with {size.layers} layers, guidance 3, greedy. Starts, imports and loading are counted."
+    )
+    rows = [
+        [side, *(f"{statistics.median(getattr(run, part) for run in of_side):,.0f}" for part in Run.__annotations__)]
+        for side, of_side in runs.items()
+    ]
+    report.say(table(["side", "wall, s", "processors, s", "most memory of a process, MB"], rows))
+    report.say(table(["stage", "wall, s"], [[stage, f"{taken:.1f}"] for stage, taken in seconds.items()]))
+    return report
+
+
+def _hourly(clips: int, run: Run, cpu_time: bool) -> float:
+    return clips * 3600 / (run.processor_seconds if cpu_time else run.seconds)
+
+
+if __name__ == "__main__":
+    alone(arguments(), measure)
