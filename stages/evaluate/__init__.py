@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stages.evaluate.ceilings import Ceilings
     from stages.evaluate.likeness import Likeness
 
-READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 5
+READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 6
 OPTIONAL = (TOKENS,)
 
 

@@ -8,23 +8,55 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from stages.analysis import find_harmony, find_rhythm
-from stages.analysis.onsets import onset_strength
 from stages.judging.judging import Heard
 
-LOW_OCTAVES, HIGH_OCTAVES = slice(0, 2), slice(5, None)
-"""Octaves of the onset strength where a kick sounds (40 to 160 Hz), and where strokes have noise (above 1.3 kHz)."""
+LEVELS_A_SECOND = 200
+"""Levels of a band are taken so often, of 10 ms each: a stroke is over within three."""
 
-STROKES, CLEAR_STROKE = 0.97, 0.6
-"""Drums are heard where, in 3 of 100 moments, as much begins at both ends of the spectrum together: a note begins at
-its own pitch, a stroke everywhere. On 48 pieces of the demo corpus 0.64 divides those with and without drums best as
-they are (94 % right), and 0.57 through the miniature's codec (92 %); three of four pieces have some."""
+LOW_BAND, HIGH_BAND = (30.0, 150.0), (3500.0, 8000.0)
+"""Hz: where a kick sounds, and where strokes are noise."""
+
+QUIETEST = 1e-9
+"""Power (-90 dB of full scale) that is added to every level."""
+
+SHORTEST_SECONDS = 1.0
+"""In less no drums are heard: there are too few levels for a correlation."""
+
+WEIGHTS, BOUNDARY = (1.0, 0.23, -0.045), 0.624
+"""Logistic regression on 339 pieces of the demo corpus, as they are and through the miniature's codec, drums and none
+weighed alike. Of 120 pieces of other artists it is right for 97 % as they are and 98 % through the codec. Most that it
+misses have a shaker alone; three of four pieces have some drums."""
 
 
 def hear_drums(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> bool:
-    """Tell whether there are drums in a mono signal."""
-    rises = onset_strength(mono, sample_rate).rises
-    together = np.minimum(rises[LOW_OCTAVES].sum(axis=0), rises[HIGH_OCTAVES].sum(axis=0))
-    return bool(np.quantile(together, STROKES) > CLEAR_STROKE)
+    """Tell whether there are drums in a mono signal: a stroke begins at both ends of the spectrum at once, where a note
+    begins at its own pitch, and a kick stands out of what else is low."""
+    if len(mono) < SHORTEST_SECONDS * sample_rate:
+        return False
+    low, high = (_levels(mono, sample_rate, band) for band in (LOW_BAND, HIGH_BAND))
+    together = _correlation(np.diff(low), np.diff(high))
+    half, most, loud, loudest = np.quantile(low, (0.5, 0.8, 0.97, 0.99))
+    return bool(np.dot(WEIGHTS, (together, loudest - most, loud - half)) > BOUNDARY)
+
+
+def _levels(
+    mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int, band: tuple[float, float]
+) -> Float[npt.NDArray[np.float64], " F"]:
+    """Return the levels of a band, dB, 5 ms from one to the next."""
+    from scipy.signal import butter, sosfilt
+
+    lowest, highest = band[0], min(band[1], 0.49 * sample_rate)
+    power = np.square(sosfilt(butter(4, (lowest, highest), "bandpass", fs=sample_rate, output="sos"), mono))
+    hop = sample_rate // LEVELS_A_SECOND
+    sums = np.add.reduceat(power, np.arange(0, len(power), hop)) / hop
+    levels: npt.NDArray[np.float64] = 10 * np.log10((sums[1:] + sums[:-1]) / 2 + QUIETEST)
+    return levels
+
+
+def _correlation(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> float:
+    """Return Pearson's correlation; 0 where one of them does not change."""
+    spread = float(first.std() * second.std())
+    return float(np.mean((first - first.mean()) * (second - second.mean()))) / spread if spread else 0.0
 
 
 def listen(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> Heard:
