@@ -192,14 +192,20 @@ def generate_long(
         if request.prompt is not None:  # all of it, though the windows may read its end alone
             check_prompt(model.language_model, request.prompt)
 
+    embedded: dict[object, list[dict[str, Condition]]] = {}
+
     def passes(item: WindowRequest) -> list[dict[str, Condition]]:
         attributes, chroma = item.request.attributes, model.config.chroma
         if attributes.chroma is not None and chroma is not None and requests[item.index].frames > window:
             melody = window_melody(attributes.chroma, item.window.start / frame_rate, chroma)
             attributes = replace(attributes, chroma=melody)
-        attributes = window_frames(attributes, item.window)
-        request = item.request
-        return condition_passes(model, attributes, request.guidance_form, request.guidance, request.guidance_text)
+        attributes, request = window_frames(attributes, item.window), item.request
+        asked = (attributes, request.guidance_form, request.guidance, request.guidance_text)
+        if (key := _words_alone(request)) is None:
+            return condition_passes(model, *asked)
+        if key not in embedded:
+            embedded[key] = condition_passes(model, *asked)
+        return embedded[key]
 
     training = model.training
     model.eval()
@@ -207,6 +213,16 @@ def generate_long(
         yield from decode_in_windows(model.language_model, requests, window, stride, passes, options)
     finally:
         model.train(training)
+
+
+def _words_alone(request: GenerationRequest) -> object | None:
+    """Return what the embedded conditions of a request follow from, where that is text and numbers alone: the takes of
+    a request, a long clip's windows and all who ask in the same words share them. None where there are tensors too."""
+    attributes = request.attributes
+    if any(getattr(attributes, name) is not None for name in ("chroma", "clap", *FRAME_WISE)):
+        return None
+    fields = tuple(sorted(attributes.fields.items()))
+    return attributes.description, fields, request.guidance_form, request.guidance, request.guidance_text
 
 
 def window_melody(melody: Float[Tensor, "_ 12"], begin: float, config: MelodyConfig) -> Float[Tensor, "_ 12"]:

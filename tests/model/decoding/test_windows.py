@@ -212,6 +212,21 @@ def test_stereo_codes_go_on_over_windows() -> None:
     assert found.min() >= 0
 
 
+def test_what_is_asked_in_the_same_words_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, words = music_model(), ("calm piano", "loud drums", "calm piano", None, "calm piano", None)
+    requests = [
+        GenerationRequest(Attributes(text), (12, 40)[number % 2], seed=number, guidance=(3.0, 3.0, 5.0)[number // 2])
+        for number, text in enumerate(words)
+    ]
+    requests.append(replace(requests[0], attributes=Attributes("calm piano", melody(3, 4, 7))))
+    alone = [in_windows(model, [request])[0] for request in requests]
+    embedded, condition = [], MusicModel.condition
+    monkeypatch.setattr(MusicModel, "condition", lambda *given: embedded.append(given) or condition(*given))
+    assert all(map(torch.equal, in_windows(model, requests), alone))
+    # Five of the six in words are asked for in their own way, and a melody is embedded for itself; windows share.
+    assert len(embedded) == 5 + 1
+
+
 def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
     told: list[int] = []
     requests = _long_requests()
