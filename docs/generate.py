@@ -8,7 +8,7 @@ import ast
 import re
 import sys
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from flows.cli import run_command
 from flows.presets import OVERLAYS, PRESETS
 from flows.recipe import STAGES
+from flows.words import embed_words
 from schemas import Settings, Store
 from schemas.columns import COLUMNS, type_name
 from schemas.config import field_docstrings
@@ -59,6 +60,38 @@ WHERE s.chroma_similarity IS NOT NULL ORDER BY s.chroma_similarity DESC LIMIT 3"
 SELECT c.request_id[:8] AS request, c.checkpoint_id[:8] AS checkpoint, k.data_digest, k.rows_seen, k.steps
 FROM clips c JOIN checkpoints k USING (checkpoint_id) ORDER BY c.request_id LIMIT 2""",
 }
+
+WORDS = ("calm ambient music with bells", "fast drum and bass")
+"""The words that the queries by likeness are asked with."""
+
+LIKENESS = {
+    "Which recordings are nearest to these words?": """
+SELECT words, t.title, t.genre,
+       round(list_max([list_cosine_similarity(e, w.embedding) FOR e IN c.embeddings])::DOUBLE, 2) AS likeness
+FROM words w, clap c JOIN tracks t USING (track_id)
+QUALIFY row_number() OVER (PARTITION BY words ORDER BY likeness DESC, title) <= 3
+ORDER BY words, likeness DESC, title""",
+    "Which clips are nearest to these words?": """
+SELECT words, left(r.description, 40) AS description,
+       round(list_max([list_cosine_similarity(e, w.embedding) FOR e IN s.embeddings])::DOUBLE, 2) AS likeness
+FROM words w, clips JOIN scores s USING (request_id, take) JOIN requests r USING (request_id)
+QUALIFY row_number() OVER (PARTITION BY words ORDER BY likeness DESC, request_id) <= 3
+ORDER BY words, likeness DESC, request_id""",
+    "Which of these words fit each genre better?": """
+SELECT genre, arg_max(words, likeness) AS words, round(max(likeness), 2) AS likeness
+FROM (SELECT genre, words, avg(list_max([list_cosine_similarity(e, w.embedding) FOR e IN c.embeddings])) AS likeness
+      FROM words w, clap c JOIN tracks USING (track_id) GROUP BY ALL) GROUP BY genre ORDER BY likeness DESC LIMIT 5""",
+    "Which recordings does a clip sound like?": """
+SELECT left(r.description, 40) AS description, t.title,
+       round(list_cosine_similarity(s.embeddings[1], c.embeddings[1])::DOUBLE, 2) AS likeness
+FROM scores s JOIN requests r USING (request_id), clap c JOIN tracks t USING (track_id)
+WHERE s.request_id = (SELECT min(request_id) FROM scores) AND s.take = 0 ORDER BY likeness DESC, title LIMIT 3""",
+    "Which recordings is no clip of the catalog like?": """
+SELECT t.title, t.genre,
+       round(max(list_cosine_similarity(s.embeddings[1], c.embeddings[1]))::DOUBLE, 2) AS nearest_clip
+FROM scores s, clap c JOIN tracks t USING (track_id) GROUP BY ALL ORDER BY nearest_clip, title LIMIT 3""",
+}
+"""Questions by likeness: of words (`segue sql --words`), clips and recordings."""
 
 
 def write_reference() -> str:
@@ -199,11 +232,11 @@ def source_tree() -> str:
     return "\n".join(["```", *lines, "```"])
 
 
-def answered_queries(store: Store) -> str:
-    """Return the queries with a store's answers."""
+def answered_queries(store: Store, queries: Mapping[str, str], words: Mapping[str, Sequence[float]]) -> str:
+    """Return queries with a store's answers."""
     parts = []
-    for title, sql in QUERIES.items():
-        answer = query(store, sql)
+    for title, sql in queries.items():
+        answer = query(store, sql, words=words)
         rows = [[str(value) for value in row.values()] for row in answer.to_pylist()]
         parts.append(f"**{title}**\n\n```sql{sql}\n```\n\n{markdown_table(answer.schema.names, rows)}")
     return "\n\n".join(parts)
@@ -239,4 +272,6 @@ if __name__ == "__main__":
     for figure in FIGURES:
         draw_figure(figure, DOCS / "patterns" / f"{figure}.svg")
     if len(sys.argv) > 1:
-        replace_section(DOCS / "queries.md", "queries", answered_queries(Store(sys.argv[1])))
+        asked = Store(sys.argv[1])
+        for section, queries, words in (("queries", QUERIES, {}), ("likeness", LIKENESS, embed_words(asked, WORDS))):
+            replace_section(DOCS / "queries.md", section, answered_queries(asked, queries, words))

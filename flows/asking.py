@@ -27,6 +27,12 @@ def sql(
     query: Annotated[str, typer.Argument(help="One SELECT over the store's tables.")],
     store: StoreOption = None,
     format: FormatOption = "table",
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--words", metavar="TEXT", help="A row of the table words, with its CLAP embedding; may be given often."
+        ),
+    ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Shorten no ids, lists and numbers on a terminal; elsewhere none are.")
     ] = False,
@@ -39,10 +45,20 @@ def sql(
     opened = existing_store(store)
     console = open_console()
     try:
-        print_answer(answer(opened, query), format, console, full or not console.is_terminal)
+        table = answer(opened, query, words=_embedded(opened, words) if words else None)
+        print_answer(table, format, console, full or not console.is_terminal)
     except ValueError as error:
         raise UsageError(str(error)) from error
     return 0
+
+
+def _embedded(store: "Store", words: list[str]) -> dict[str, list[float]]:
+    from flows.output import be_quiet
+
+    be_quiet()  # before anything imports transformers, which looks only once
+    from flows.words import embed_words
+
+    return embed_words(store, words)
 
 
 @app.command()

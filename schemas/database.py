@@ -39,14 +39,24 @@ PLACE = "segue_store"
 '/mnt/store'`."""
 
 
+WORDS = "words"
+"""The table of words that a question brings along."""
+
+
 class QueryError(ValueError):
     """A query that cannot be answered, with DuckDB's reason."""
 
 
-def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None = None) -> pa.Table:
+def query(
+    store: Store,
+    sql: str,
+    candidates: Mapping[str, Sequence[str]] | None = None,
+    words: Mapping[str, Sequence[float]] | None = None,
+) -> pa.Table:
     """Return the answer to one read-only statement over the store's tables.
 
     Args:
+        words: what the table `words` holds, which is there for this statement alone: texts with their embeddings.
         candidates: files that take the place of what is published of a table, by the table's name.
 
     Raises:
@@ -58,7 +68,8 @@ def query(store: Store, sql: str, candidates: Mapping[str, Sequence[str]] | None
     for attempt in itertools.count(1):
         shown = _shown(publications, named)
         try:
-            answer = _query(store, sql, {**shown.files, **(candidates or {})}, whole=candidates or ())
+            files = {**shown.files, **(candidates or {})}
+            answer = _query(store, sql, files, whole=candidates or (), words=words or {})
         except _Unread as error:
             # A shard was replaced between two looks of the reader, or the network failed for a moment.
             if attempt >= READS and shown == _shown(publications, named):
@@ -128,7 +139,13 @@ def column_counts(store: Store, table: Table, files: Sequence[str]) -> ColumnCou
     return ColumnCounts(values.pop("*"), values.pop("key *"), values)
 
 
-def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]], whole: Collection[str]) -> pa.Table:
+def _query(
+    store: Store,
+    sql: str,
+    shown: Mapping[str, Sequence[str]],
+    whole: Collection[str],
+    words: Mapping[str, Sequence[float]],
+) -> pa.Table:
     with duckdb.connect(":memory:") as connection:
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
@@ -137,6 +154,10 @@ def _query(store: Store, sql: str, shown: Mapping[str, Sequence[str]], whole: Co
         for table in tables:
             _make_view(connection, store, table, shown[table.name], None if table.name in whole else take_downs)
         _make_views_over(connection, store, {table.name for table in tables}, whole)
+        if _names(sql, WORDS):
+            connection.execute(f"CREATE TEMP TABLE {WORDS} (words VARCHAR, embedding FLOAT[])")
+            for text, embedding in words.items():
+                connection.execute(f"INSERT INTO {WORDS} VALUES (?, ?)", [text, list(embedding)])
         try:
             # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))

@@ -18,8 +18,10 @@ from pydantic import BaseModel
 from docs.generate import (
     COLUMNS,
     FIGURES,
+    LIKENESS,
     QUERIES,
     SECTIONS,
+    WORDS,
     draw_figure,
     inner_models,
     is_mapping,
@@ -257,11 +259,13 @@ def test_the_versions_of_python_that_are_promised_are_those_that_ci_runs():
 
 
 def test_the_queries_run_and_answer_in_the_columns_that_are_shown(catalog):
-    text = read_section("queries", (DOCS / "queries.md").read_text())
+    page, written = (DOCS / "queries.md").read_text(), [*QUERIES.values(), *LIKENESS.values()]
+    text = "\n\n".join(read_section(name, page) for name in ("queries", "likeness"))
     shown = re.findall(r"```sql(.*?)\n```\n\n\| (.*?) \|\n", text, re.DOTALL)
-    assert [sql for sql, _ in shown] == list(QUERIES.values()) == ["\n" + sql.rstrip("\n") for sql in blocks("sql")]
+    assert [sql for sql, _ in shown] == written == ["\n" + sql.rstrip("\n") for sql in blocks("sql")]
+    words = embed_words(Store(str(catalog)), WORDS)
     for sql, header in shown:
-        answer = query(Store(str(catalog)), sql)
+        answer = query(Store(str(catalog)), sql, words=words)
         assert " | ".join(answer.schema.names) == header
         assert answer.num_rows > 0
 
