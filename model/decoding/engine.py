@@ -12,6 +12,7 @@ from model.decoding.dynamic_shapes import DynamicShapeDecoder
 from model.decoding.memory import MAX_SLOTS, MemoryPlan, plan_memory
 from model.decoding.sequences import GenerationStoppedError, SequenceRequest, Slot
 from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder
+from model.kernels.choosing import KernelMemory
 from model.kernels.packed_linear import prepare_for_inference
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
@@ -19,7 +20,8 @@ from model.lm.language_model import LanguageModel
 
 @dataclass(frozen=True, eq=False)
 class DecodingOptions:
-    """How to decode, and what that may take of the machine. On a CPU only the precision changes the codes."""
+    """How to decode, and what that may take of the machine. On a CPU only the precision changes the codes, and by
+    roundings which kernels are remembered."""
 
     precision: Precision = "float32"
     """Precision of the weights while they decode."""
@@ -35,6 +37,8 @@ class DecodingOptions:
     """Is called with how many sequences go together, before the first step."""
     cuda_graphs: bool = True
     """Whether steps on CUDA are captured as graphs, or launched kernel by kernel."""
+    kernel_memory: KernelMemory | None = None
+    """Remembers which kernels are fastest on this CPU; without it each precision has its usual one."""
 
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
@@ -64,7 +68,7 @@ def generate_tokens(
     plan = plan_memory(model, requests, options.precision, most, free)
     if options.on_plan is not None:
         options.on_plan(plan)
-    inference = prepare_for_inference(model, options.precision)
+    inference = prepare_for_inference(model, options.precision, options.kernel_memory)
     decoder: Decoder
     if device == "cpu":
         decoder = DynamicShapeDecoder(inference, requests, plan.slots)

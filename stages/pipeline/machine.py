@@ -7,6 +7,7 @@ from pathlib import Path
 from model.decoding import DecodingOptions, MemoryPlan
 from model.lm.config import Precision
 from stages.pipeline.contract import Context
+from stages.pipeline.kernel_file import KernelFile
 
 MEMORY = Path("/proc/meminfo")
 GROUPS = Path("/sys/fs/cgroup")
@@ -33,6 +34,7 @@ def decoding_options(
         lambda: free_memory(device),
         on_plan,
         settings.cuda_graphs,
+        KernelFile() if device == "cpu" else None,
     )
 
 

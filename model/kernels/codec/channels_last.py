@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.kernels.codec.chunked_layers import ReceptiveField, RowLayer, apply_layers, receptive_field_of
+from model.kernels.operators import convolve_packed, multiply_packed, pack_convolution, pack_matrix
 
 LANES = 16
 """Numbers that oneDNN's convolutions make at once, wanted or not."""
@@ -91,9 +92,8 @@ class Convolution:
             self.fast_path = FewOutputsConvolution(weight, bias, dilation)
         else:
             usual = [1, self.channels, 1, USUAL_ROWS + self.span]
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                weight[:, :, None].contiguous(memory_format=torch.channels_last), *self._geometry(), 1, usual
-            )
+            image = weight[:, :, None].contiguous(memory_format=torch.channels_last)
+            self.weight = pack_convolution(image, self._geometry(), usual)
         self.receptive_field = ReceptiveField(
             before=Fraction(padding.before),
             after=Fraction(self.span - 1 - padding.before),
@@ -110,9 +110,7 @@ class Convolution:
         if self.fast_path is not None:
             return self.fast_path(rows)
         image = rows.as_strided((1, self.channels, 1, len(rows)), (rows.numel(), 1, rows.numel(), self.channels))
-        output: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            image, self.weight, self.bias, *self._geometry(), 1, "none", [], ""
-        )
+        output = convolve_packed(image, self.weight, self.bias, self._geometry())
         return output[0, :, 0].t().contiguous()
 
     def _geometry(self) -> tuple[list[int], list[int], list[int]]:
@@ -140,10 +138,10 @@ class FewOutputsConvolution:
     def __init__(self, weight: Float[Tensor, "D C k"], bias: Float[Tensor, "D"] | None, dilation: int) -> None:
         self.outputs, _, self.kernel = weight.shape
         self.bias, self.dilation = bias, dilation
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.permute(2, 0, 1).flatten(0, 1).contiguous())
+        self.weight = pack_matrix(weight.permute(2, 0, 1).flatten(0, 1).contiguous())
 
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
-        products = _linear(rows, self.weight)
+        products = multiply_packed(rows, self.weight, None)
         width = self.kernel * self.outputs
         length = len(rows) - (self.kernel - 1) * self.dilation
         # For tap k: what the row `k * dilation` later adds.
@@ -174,8 +172,7 @@ class TwoTapConvolution:
     def __init__(self, weight: Float[Tensor, "D C k"], bias: Float[Tensor, "D"] | None) -> None:
         self.width = weight.shape[1] * weight.shape[2] // 2
         first, second = (tap.transpose(1, 2).flatten(1) for tap in weight.chunk(2, dim=2))
-        pack = torch.ops.mkldnn._reorder_linear_weight
-        self.first, self.second, self.both = pack(first), pack(second), pack(first + second)
+        self.first, self.second, self.both = (pack_matrix(tap) for tap in (first, second, first + second))
         self.bias = bias
 
     def __call__(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
@@ -183,19 +180,14 @@ class TwoTapConvolution:
         taps = rows.flatten()[: length * self.width].view(length, self.width)
         pairs = (length - 1) // 2
         even, odd, next_even = taps[0 : 2 * pairs : 2], taps[1 : 2 * pairs : 2], taps[2 : 2 * pairs + 1 : 2]
-        middle = _linear(odd.contiguous(), self.both, self.bias)
+        middle = multiply_packed(odd.contiguous(), self.both, self.bias)
         output = middle.new_empty(length - 1, middle.shape[1])
-        torch.add(_linear(even - odd, self.first), middle, out=output[0 : 2 * pairs : 2])
-        torch.sub(middle, _linear(odd - next_even, self.second), out=output[1 : 2 * pairs : 2])
+        torch.add(multiply_packed(even - odd, self.first, None), middle, out=output[0 : 2 * pairs : 2])
+        torch.sub(middle, multiply_packed(odd - next_even, self.second, None), out=output[1 : 2 * pairs : 2])
         if len(output) > 2 * pairs:
-            output[-1:] = _linear(taps[-2:-1], self.first, self.bias) + _linear(taps[-1:], self.second)
+            output[-1:] = multiply_packed(taps[-2:-1], self.first, self.bias)
+            output[-1:] += multiply_packed(taps[-1:], self.second, None)
         return output
-
-
-def _linear(rows: Tensor, packed: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Multiply rows by a matrix in oneDNN's layout."""
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
-    return product
 
 
 def _fill_edges(padded: Tensor, before: int, after: int, mode: PaddingMode) -> None:

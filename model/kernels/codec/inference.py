@@ -40,6 +40,7 @@ from transformers.models.mimi.modeling_mimi import (
 
 from model import kernels
 from model.codec.coders import CodecNetwork
+from model.kernels import operators
 from model.kernels.codec.channels_last import (
     PADDING_MODES,
     Activation,
@@ -68,7 +69,7 @@ def prepare_codec_for_inference(network: CodecNetwork) -> CodecNetwork:
     half that has a layer of a kind that is not known here.
     """
     weight = next(network.parameters())
-    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32 and operators.available("onednn")
     if not kernels.enabled() or not on_cpu:
         return network
     whole: Any = network

@@ -16,6 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from model.kernels.operators import multiply_packed, pack_matrix
+
 ROWS = 4
 """Rows that are multiplied at once, where there are fewer sequences."""
 WARM_UP_FRAMES = 48
@@ -88,8 +90,7 @@ def _packed(lstm: nn.LSTM, number: int) -> _LstmLayer:
     inwards, around, bias = (
         each.unflatten(0, (4, -1))[order].flatten(0, 1) for each in (inwards, around, inner + outer)
     )
-    pack = torch.ops.mkldnn._reorder_linear_weight
-    return _LstmLayer(lstm.hidden_size, pack(inwards), pack(around), bias)
+    return _LstmLayer(lstm.hidden_size, pack_matrix(inwards), pack_matrix(around), bias)
 
 
 def _run_layer(layer: _LstmLayer, inputs: Float[Tensor, "B T D"], warm_up: int) -> Float[Tensor, "B T D"]:
@@ -97,7 +98,7 @@ def _run_layer(layer: _LstmLayer, inputs: Float[Tensor, "B T D"], warm_up: int) 
     batch, frames, _ = inputs.shape
     count = max(1, min(ROWS // batch, frames // (2 * warm_up)))
     length = math.ceil(frames / count)
-    products = torch.ops.mkldnn._linear_pointwise(inputs.flatten(0, 1), layer.inwards, layer.bias, "none", [], "")
+    products = multiply_packed(inputs.flatten(0, 1), layer.inwards, layer.bias)
     steps = products.new_zeros(batch, count * length, products.shape[1])
     steps[:, :frames] = products.view(batch, frames, -1)
     segments = steps.unflatten(1, (count, length)).transpose(0, 1).flatten(0, 1)  # the first of each sequence first
@@ -133,7 +134,7 @@ def _run_segments(layer: _LstmLayer, steps: Float[Tensor, "R T G"], initial: _St
     width, hidden, cell = layer.width, initial.hidden, initial.cell
     outputs = steps.new_empty(steps.shape[1], len(steps), width)
     for step, output in zip(steps.unbind(1), outputs, strict=True):
-        gates = torch.ops.mkldnn._linear_pointwise(hidden, layer.around, None, "none", [], "").add_(step)
+        gates = multiply_packed(hidden, layer.around, None).add_(step)
         input_gate, forget_gate, output_gate = gates[:, : 3 * width].sigmoid_().split(width, 1)
         cell = torch.addcmul(cell * forget_gate, input_gate, gates[:, 3 * width :].tanh_())
         hidden = torch.mul(output_gate, cell.tanh(), out=output)

@@ -14,7 +14,8 @@ from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import MAX_SLOTS, USABLE_SHARE, MemoryRequirements, plan_memory
 from model.decoding.static_shapes import StaticShapeDecoder
 from model.guidance import num_cfg_branches
-from model.kernels.packed_linear import candidate_sizes, prepare_for_inference
+from model.kernels.choosing import candidate_sizes
+from model.kernels.packed_linear import prepare_for_inference
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel

@@ -8,15 +8,17 @@ from torch import nn
 
 from model.decoding import DecodingOptions
 from model.decoding.generation import GenerationRequest, generate
-from model.kernels.packed_linear import (
-    ACTIVATIONS,
+from model.kernels.choosing import (
     MAX_ROWS,
-    Activation,
-    PackedLinear,
+    SMALLER_SIZES,
+    SMALLEST_TIMED,
+    KernelChoice,
+    KernelChooser,
     find_invariant_sizes,
-    linear_kernel,
-    prepare_for_inference,
 )
+from model.kernels.linear import ACTIVATIONS, linear_kernels
+from model.kernels.operators import Activation
+from model.kernels.packed_linear import PackedLinear, prepare_for_inference
 from model.lm.attention import SplitLinear
 from model.lm.config import Precision
 from model.music_model import Attributes
@@ -24,17 +26,22 @@ from tests.worlds.generation_requests import mixed_requests
 from tests.worlds.tiny_model import music_model
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+KERNELS = [(name, kernel) for name in PRECISIONS for kernel in linear_kernels(torch.ones(8, 8), None, name)]
+"""Every precision with each of its kernels."""
 ERRORS = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2, "int8": 2e-2}
 """How far products may be from the layer's, in the layer's deviations."""
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_matrix_gives_what_its_layer_gives_within_its_precision(precision: Precision, bias: bool) -> None:
+@pytest.mark.parametrize(("precision", "kernel"), KERNELS)
+def test_a_matrix_gives_what_its_layer_gives_within_its_precision(
+    precision: Precision, kernel: str, bias: bool
+) -> None:
     torch.manual_seed(0)
-    linear, inputs = nn.Linear(96, 80, bias=bias), torch.randn(3, 2, 96)
+    linear, inputs = nn.Linear(256, 320, bias=bias), torch.randn(3, 2, 256)
+    chooser = KernelChooser(Always(KernelChoice(kernel, (MAX_ROWS,))))
     with torch.no_grad():
-        expected, found = linear(inputs), PackedLinear(linear, precision, {})(inputs)
+        expected, found = linear(inputs), PackedLinear(linear, precision, chooser)(inputs)
     error = ((found - expected).std() / expected.std()).item()
     assert found.shape == expected.shape
     assert error < ERRORS[precision]
@@ -50,7 +57,7 @@ def test_an_activation_is_that_of_what_the_layer_gives(
     torch.manual_seed(0)
     linear, inputs = nn.Linear(96, 80, bias=bias), torch.randn(3, 2, 96)
     with torch.no_grad():
-        plain, found = (PackedLinear(linear, precision, {}, name)(inputs) for name in ("none", activation))
+        plain, found = (PackedLinear(linear, precision, KernelChooser(), name)(inputs) for name in ("none", activation))
         expected = ACTIVATIONS[activation](plain)
         # What the kernel rounds to bfloat16 is the activation, not what it is of.
         torch.testing.assert_close(
@@ -61,41 +68,45 @@ def test_an_activation_is_that_of_what_the_layer_gives(
         )
         inner = nn.Sequential(linear)  # what is no layer by itself keeps its own product
         torch.testing.assert_close(
-            PackedLinear(inner, precision, {}, activation)(inputs), ACTIVATIONS[activation](linear(inputs))
+            PackedLinear(inner, precision, KernelChooser(), activation)(inputs), ACTIVATIONS[activation](linear(inputs))
         )
 
 
+class Always:
+    """A memory of one choice for every matrix."""
+
+    def __init__(self, choice: KernelChoice) -> None:
+        self.choice = choice
+
+    def recall(self, kind: str) -> KernelChoice:
+        return self.choice
+
+    def keep(self, kind: str, choice: KernelChoice) -> KernelChoice:
+        raise AssertionError(f"what is remembered is not chosen again: {kind}")
+
+
 @pytest.mark.parametrize("activation", ["none", "gelu"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("precision", "kernel"), KERNELS)
 @pytest.mark.parametrize(("inside", "outside"), [(1024, 1024), (256, 1024), (1024, 256), (20, 36)])
-def test_a_row_has_the_same_bits_in_any_number_of_rows(
-    precision: Precision, inside: int, outside: int, activation: Activation
+def test_a_row_has_the_same_bits_in_any_number_of_rows_by_every_kernel(
+    precision: Precision, kernel: str, inside: int, outside: int, activation: Activation
 ) -> None:
     torch.manual_seed(0)
     linear, rows = nn.Linear(inside, outside, bias=False), torch.randn(MAX_ROWS, inside)
-    matrix = PackedLinear(linear, precision, {}, activation)
     with torch.no_grad():
+        make = linear_kernels(linear.weight, None, precision, activation)[kernel]
+        sizes = find_invariant_sizes(make(), linear.weight, (*SMALLER_SIZES, MAX_ROWS))
+        matrix = PackedLinear(linear, precision, KernelChooser(Always(KernelChoice(kernel, sizes))), activation)
+        assert (4 * inside * outside < SMALLEST_TIMED) or matrix.sizes == sizes
         expected = matrix(rows)
         for number in range(1, MAX_ROWS + 1):
             assert torch.equal(matrix(rows[:number]), expected[:number])
             assert torch.equal(matrix(rows[-number:]), expected[-number:])
 
 
-def test_a_kernel_whose_bits_follow_the_number_of_rows_is_always_given_the_same_number() -> None:
-    weight = torch.randn(8, 16)
-    assert find_invariant_sizes(lambda rows: rows @ weight.t() + 1e-6 * len(rows), weight, (2, 8, MAX_ROWS)) == (
-        MAX_ROWS,
-    )
-    assert find_invariant_sizes(lambda rows: rows.round() @ weight.round().t(), weight, (6, 20, MAX_ROWS)) == (
-        6,
-        20,
-        MAX_ROWS,
-    )
-
-
 def test_sections_are_parts_of_the_whole_and_others_are_refused() -> None:
     linear, inputs = nn.Linear(16, 48), torch.randn(2, 3, 16)
-    sections = SplitLinear(linear, [16, 32], lambda section: PackedLinear(section, "float32", {}))
+    sections = SplitLinear(linear, [16, 32], lambda section: PackedLinear(section, "float32", KernelChooser()))
     with torch.no_grad():
         whole = linear(inputs)
         for start, stop in ((0, 16), (16, 48)):
@@ -135,12 +146,13 @@ def test_another_precision_may_give_other_tokens_and_half_precision_seldom_does(
 
 def test_weights_in_the_models_own_double_precision_stay_so() -> None:
     weight, rows = torch.randn(4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
-    assert torch.equal(linear_kernel(weight, None, "float32")(rows), rows @ weight.t())
+    (make,) = linear_kernels(weight, None, "float32").values()
+    assert torch.equal(make()(rows), rows @ weight.t())
 
 
 def test_int8_needs_a_cpu_that_can_add_up_without_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
     with pytest.raises(ValueError, match="expected a CPU with VNNI for int8 weights"):
-        linear_kernel(torch.randn(4, 6), None, "int8")
+        linear_kernels(torch.randn(4, 6), None, "int8")
     with pytest.raises(ValueError, match="expected the CPU for int8 weights, got meta"):
-        linear_kernel(torch.empty(4, 6, device="meta"), None, "int8")
+        linear_kernels(torch.empty(4, 6, device="meta"), None, "int8")

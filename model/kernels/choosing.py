@@ -1,0 +1,233 @@
+"""Which kernel multiplies a matrix: the one that was fastest where it runs, and numbers of rows that leave bits alone.
+
+Processors differ in kind: at two rows MKL is three times as slow as oneDNN on one and faster on another. So each
+kernel of a precision is timed, for every shape of matrix, when a model is prepared. What is fastest today may not be
+tomorrow, with others on the machine, and kernels differ in the last bits of their sums. So a choice is made once and
+then remembered (`KernelMemory`), and what cannot be remembered is not chosen: the usual kernel is taken then. One
+machine thus gives one result.
+
+Products must be batch-invariant (a row gets the same bits whatever is beside it), though sums in floating point follow
+the shape that they are computed in. So one kernel is chosen for all numbers of rows, and the rows of a step are padded
+to a number for which the kernel was seen, on this machine and for this shape of matrix, to give each row the bits that
+it gives it among `MAX_ROWS` rows; if there is no other such number, to `MAX_ROWS`.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from model.kernels.linear import LinearKernel
+from model.kernels.operators import Activation
+from model.lm.config import Precision
+
+MAX_ROWS = 24
+"""Rows that a CPU multiplies together: 8 requests of up to 3 branches each."""
+SMALLER_SIZES = (2, 4, 6, 8, 12, 16, 20)
+"""Numbers of rows that are tried there for the same bits."""
+SMALLEST_SIZE: dict[Precision, int] = {"float32": 4, "bfloat16": 4, "float16": 2, "int8": 2}
+"""The least of these that the usual kernel gets where nothing is timed: oneDNN takes longer for two rows than for
+four."""
+MAX_ROWS_ELSEWHERE, SMALLER_SIZES_ELSEWHERE = 384, (8, 16, 32, 64, 128, 192, 256)
+"""The same for other devices, where up to 128 requests go together."""
+
+WEIGHED_ROWS = (2, 8, 16)
+"""Numbers of rows whose times, in times of the fastest kernel's, are added up: one, four and eight clips with
+guidance."""
+TIMED_SIZES = (2, 4, 8, 16, MAX_ROWS)
+REPETITIONS, LEAST_REPETITIONS = 8, 2
+"""Rounds in which all kernels take turns; the fastest of each counts."""
+SECONDS = 0.15
+"""After which no further round begins: a model has half a dozen shapes."""
+MARGIN = 0.95
+"""Share of the usual kernel's time that another must stay below: what is as good as equal stays as it is."""
+SMALLEST_TIMED = 2**18
+"""Bytes in float32 of the smallest matrix that is timed; below, it is calling the kernel that takes the time."""
+CACHED_BYTES = 2**26
+"""Where a step reads more than this, each matrix comes from memory, and so it must when it is timed."""
+
+
+@dataclass(frozen=True)
+class MatrixKind:
+    """What matrices have in common that are multiplied alike."""
+
+    precision: Precision
+    outputs: int
+    inputs: int
+    activation: Activation
+    bias: bool
+
+    def __str__(self) -> str:
+        bias = ", bias" if self.bias else ""
+        return f"{self.precision}, {self.inputs} to {self.outputs}, {self.activation}{bias}"
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """A kernel by its name, and the numbers of rows that it is given, ascending."""
+
+    kernel: str
+    sizes: tuple[int, ...]
+
+
+@runtime_checkable
+class KernelMemory(Protocol):
+    """What was chosen before, on this very machine and with this torch."""
+
+    def recall(self, kind: str) -> KernelChoice | None:
+        """Return what is remembered for a kind of matrix."""
+
+    def keep(self, kind: str, choice: KernelChoice) -> KernelChoice | None:
+        """Remember a choice, unless another was made meanwhile; return what is remembered from now on, None where
+        nothing can be."""
+
+
+class ProcessMemory:
+    """A memory that lasts as long as the process does."""
+
+    def __init__(self) -> None:
+        self.choices: dict[str, KernelChoice] = {}
+
+    def recall(self, kind: str) -> KernelChoice | None:
+        """Return what is remembered for a kind of matrix."""
+        return self.choices.get(kind)
+
+    def keep(self, kind: str, choice: KernelChoice) -> KernelChoice | None:
+        """Remember a choice unless there is one, and return what is remembered."""
+        return self.choices.setdefault(kind, choice)
+
+
+class KernelChooser:
+    """Chooses for all matrices of a model.
+
+    Args:
+        memory: of earlier choices; without one every matrix has the usual kernel of its precision.
+        step_bytes: what a step reads of weights.
+        clock: seconds, for timing.
+    """
+
+    def __init__(
+        self,
+        memory: KernelMemory | None = None,
+        step_bytes: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.memory, self.clock = memory, clock
+        self.chosen: dict[MatrixKind, KernelChoice] = {}
+        self.evicting = torch.zeros(CACHED_BYTES // 4) if memory is not None and step_bytes > CACHED_BYTES else None
+        """What is read so that nothing else is left in the processor's cache."""
+
+    def choose(
+        self, kind: MatrixKind, makers: Mapping[str, Callable[[], LinearKernel]], weight: Float[Tensor, "Y X"]
+    ) -> KernelChoice:
+        """Return the choice for a kind of matrix, of which `weight` is one.
+
+        Args:
+            makers: of each kernel, the usual one first.
+        """
+        if kind not in self.chosen:
+            self.chosen[kind] = self._remembered(kind, makers, weight) or self._usual(kind, makers, weight)
+        return self.chosen[kind]
+
+    def _usual(
+        self, kind: MatrixKind, makers: Mapping[str, Callable[[], LinearKernel]], weight: Tensor
+    ) -> KernelChoice:
+        name = next(iter(makers))
+        return KernelChoice(
+            name, find_invariant_sizes(makers[name](), weight, candidate_sizes(weight.device, kind.precision))
+        )
+
+    def _remembered(
+        self, kind: MatrixKind, makers: Mapping[str, Callable[[], LinearKernel]], weight: Tensor
+    ) -> KernelChoice | None:
+        """Return what is remembered, or what is chosen now to be; None where nothing is to be chosen."""
+        if self.memory is None or weight.device.type != "cpu" or 4 * weight.numel() < SMALLEST_TIMED:
+            return None
+        known = self.memory.recall(str(kind))
+        if known is None or known.kernel not in makers:
+            known = self.memory.keep(str(kind), self._fastest(makers, weight))
+        return known if known is not None and known.kernel in makers else None
+
+    def _fastest(self, makers: Mapping[str, Callable[[], LinearKernel]], weight: Tensor) -> KernelChoice:
+        linear_kernels = {name: make() for name, make in makers.items()}
+        choices = {
+            name: KernelChoice(name, find_invariant_sizes(kernel, weight, (*SMALLER_SIZES, MAX_ROWS)))
+            for name, kernel in linear_kernels.items()
+        }
+        seconds = self._time(linear_kernels, choices, weight)
+        usual, *others = makers
+        costs = {name: weighed_seconds(seconds, name) for name in makers}
+        best = min(others, key=lambda name: costs[name], default=usual)
+        taken = best if costs[best] < MARGIN * costs[usual] else usual
+        return replace(choices[taken], sizes=_without_slower_sizes(choices[taken].sizes, seconds[taken]))
+
+    def _time(
+        self, linear_kernels: Mapping[str, LinearKernel], choices: Mapping[str, KernelChoice], weight: Tensor
+    ) -> dict[str, dict[int, float]]:
+        """Return the least seconds of each kernel for each of its sizes; all take turns."""
+        rows = random_rows(MAX_ROWS, weight)
+        turns = [(name, size) for size in TIMED_SIZES for name in choices if size in choices[name].sizes]
+        seconds: dict[str, dict[int, float]] = {name: {} for name in choices}
+        begun = time.perf_counter()
+        for repetition in range(REPETITIONS):
+            for name, size in turns:
+                if self.evicting is not None:
+                    self.evicting.sum()
+                start = self.clock()
+                linear_kernels[name](rows[:size])
+                taken = self.clock() - start
+                seconds[name][size] = min(taken, seconds[name].get(size, float("inf")))
+            if repetition + 1 >= LEAST_REPETITIONS and time.perf_counter() - begun > SECONDS:
+                break
+        return seconds
+
+
+def weighed_seconds(seconds: Mapping[str, Mapping[int, float]], name: str) -> float:
+    """Add up a kernel's times for `WEIGHED_ROWS`, each in times of the fastest kernel's, at least 1 nanosecond."""
+
+    def padded(kernel: str, rows: int) -> float:
+        return max(1e-9, min(taken for size, taken in seconds[kernel].items() if size >= rows))
+
+    return sum(padded(name, rows) / min(padded(kernel, rows) for kernel in seconds) for rows in WEIGHED_ROWS)
+
+
+def _without_slower_sizes(sizes: Sequence[int], seconds: Mapping[int, float]) -> tuple[int, ...]:
+    """Leave out the numbers of rows for which a larger one takes less time."""
+    return tuple(
+        size
+        for size in sizes
+        if size not in seconds or seconds[size] <= min(taken for other, taken in seconds.items() if other >= size)
+    )
+
+
+def candidate_sizes(device: torch.device, precision: Precision) -> tuple[int, ...]:
+    """Return numbers of rows that may leave a row's bits as they are; the last of them does by definition."""
+    if device.type == "cpu":
+        return (*(size for size in SMALLER_SIZES if size >= SMALLEST_SIZE[precision]), MAX_ROWS)
+    # A device that holds nothing has no bits to compare.
+    return (MAX_ROWS_ELSEWHERE,) if device.type == "meta" else (*SMALLER_SIZES_ELSEWHERE, MAX_ROWS_ELSEWHERE)
+
+
+def find_invariant_sizes(
+    kernel: LinearKernel, weight: Float[Tensor, "Y X"], candidates: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Return the numbers of rows in which rows have the bits that they have among as many as the last of them."""
+    *smaller, most = candidates
+    rows = random_rows(most, weight)
+    expected = kernel(rows)
+
+    def invariant(size: int) -> bool:
+        ends = (slice(0, size), slice(most - size, most))
+        return all(torch.equal(kernel(rows[end]), expected[end]) for end in ends)
+
+    return (*(size for size in smaller if invariant(size)), most)
+
+
+def random_rows(count: int, weight: Float[Tensor, "Y X"]) -> Float[Tensor, "count X"]:
+    """Return rows to multiply a matrix by, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn((count, weight.shape[1]), generator=generator, dtype=weight.dtype).to(weight.device)

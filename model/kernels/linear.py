@@ -1,0 +1,142 @@
+"""Ways to multiply a few rows by a matrix and to apply an activation: all that there are for a precision, by name.
+
+Those of one precision round their weights alike, and add up in float32; what sets them apart is the order of their
+sums, so their results differ in the last bits. `model.kernels.choosing` says which one is taken.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from model import kernels
+from model.kernels import operators
+from model.kernels.operators import Activation, Library
+from model.lm.config import Precision
+
+INT8_LARGEST = 127
+"""The largest whole number of 8 bits, with its negative."""
+INT8_ZERO = 128
+"""What stands for zero where activations are without a sign."""
+
+LinearKernel = Callable[[Tensor], Tensor]
+"""From rows [R, X] to rows [R, Y]."""
+ACTIVATIONS: dict[Activation, LinearKernel] = {"none": lambda rows: rows, "gelu": F.gelu, "relu": F.relu}
+
+
+def linear_kernels(
+    weight: Float[Tensor, "Y X"],
+    bias: Float[Tensor, "Y"] | None,
+    precision: Precision,
+    activation: Activation = "none",
+) -> dict[str, Callable[[], LinearKernel]]:
+    """Return what makes each kernel that a linear layer and its activation may have, the usual one first.
+
+    Making one lays the weights out anew, which takes time and memory. "torch" alone multiplies by the layer's own.
+
+    Raises:
+        ValueError: a precision that the device has no kernel for.
+    """
+    if weight.device.type != "cpu":
+        elsewhere = _elsewhere(weight, bias, precision)
+        return {"torch": lambda: with_activation(elsewhere, activation)}
+    if not kernels.enabled():
+        plain = _plain(weight, bias, precision)
+        return {"torch": lambda: with_activation(plain, activation)}
+    if precision == "int8":
+        _check_int8()
+        return {"fbgemm": lambda: with_activation(_int8(weight.float(), bias), activation)}
+    makers: dict[str, Callable[[], LinearKernel]] = {}
+    onednn = operators.available("onednn") and weight.dtype in (torch.float32, torch.bfloat16)
+    if precision == "float16":
+        _check_library("fbgemm", precision)
+        makers["fbgemm"] = lambda: with_activation(_float16(weight.float(), bias), activation)
+        if onednn:
+            makers["onednn"] = lambda: _onednn(weight.half().float(), bias, activation)
+        return makers
+    kind = torch.bfloat16 if precision == "bfloat16" else weight.dtype
+    if onednn:
+        makers["onednn"] = lambda: _onednn(weight.to(kind), bias, activation)
+    makers["torch"] = lambda: with_activation(_torch(weight, bias, kind), activation)
+    return makers
+
+
+def with_activation(multiply: LinearKernel, activation: Activation) -> LinearKernel:
+    """Return the product, followed by the activation by itself."""
+    activate = ACTIVATIONS[activation]
+    return multiply if activation == "none" else lambda rows: activate(multiply(rows))
+
+
+def _torch(weight: Tensor, bias: Tensor | None, kind: torch.dtype) -> LinearKernel:
+    """Multiply by torch's public operator: on a CPU MKL, or what else it was built with."""
+    weight, bias = weight.to(kind), None if bias is None else bias.to(kind)
+    return lambda rows: F.linear(rows.to(kind), weight, bias).to(rows.dtype)
+
+
+def _onednn(weight: Tensor, bias: Tensor | None, activation: Activation) -> LinearKernel:
+    """Multiply by oneDNN, which applies the activation on its way to memory."""
+    kind, packed = weight.dtype, operators.pack_matrix(weight)
+    bias = None if bias is None else bias.to(kind)
+    if kind is torch.float32:
+        return lambda rows: operators.multiply_packed(rows, packed, bias, activation)
+    return lambda rows: operators.multiply_packed(rows.to(kind), packed, bias, activation).to(rows.dtype)
+
+
+def _float16(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> LinearKernel:
+    """Multiply by FBGEMM, which reads half as much as in float32."""
+    packed = operators.pack_float16(weight, bias)
+    return lambda rows: operators.multiply_float16(rows, packed)
+
+
+def _int8(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> LinearKernel:
+    """Multiply whole numbers of 8 bits, with a scale for each row of the weights and of what they are multiplied by.
+
+    Their sums are exact."""
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_LARGEST
+    zeros = torch.zeros(len(weight), dtype=torch.long, device=weight.device)
+    packed = operators.pack_int8(torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8))
+
+    def multiplied(rows: Tensor) -> Tensor:
+        scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / INT8_LARGEST
+        products = operators.multiply_int8(rows / scale, INT8_ZERO, packed) * scale
+        return products if bias is None else products + bias
+
+    return multiplied
+
+
+def _plain(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearKernel:
+    """Multiply by torch's own operator numbers that are rounded as the precision says."""
+    if precision == "bfloat16":
+        return _elsewhere(weight, bias, precision)
+    if precision == "int8":
+        rounded = _rounded_int8(weight)
+        return lambda rows: F.linear(_rounded_int8(rows), rounded, bias)
+    rounded = weight.half().to(weight.dtype) if precision == "float16" else weight
+    return lambda rows: F.linear(rows, rounded, bias)
+
+
+def _rounded_int8(rows: Tensor) -> Tensor:
+    """Bring each row to the nearest of 255 numbers that are evenly spaced up to its largest."""
+    scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / INT8_LARGEST
+    return (rows / scale).round() * scale
+
+
+def _elsewhere(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearKernel:
+    """Multiply by the device's own kernels."""
+    if precision == "int8":
+        raise ValueError(f"expected the CPU for int8 weights, got {weight.device.type}")
+    return _torch(weight, bias, weight.dtype if precision == "float32" else getattr(torch, precision))
+
+
+def _check_int8() -> None:
+    _check_library("fbgemm", "int8")
+    if not torch.cpu._is_vnni_supported():
+        raise ValueError("expected a CPU with VNNI for int8 weights, for without it their sums overflow, got another")
+
+
+def _check_library(library: Library, precision: Precision) -> None:
+    if not operators.available(library):
+        engines = torch.backends.quantized.supported_engines
+        raise ValueError(f"expected a CPU that has FBGEMM's kernels for {precision} weights, got one with {engines}")
