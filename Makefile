@@ -37,7 +37,8 @@ test-faults: env
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 tests/faults
 
 bench: env
-	$(BIN)/python -W ignore -m tests.benchmarks --results tests/benchmarks/RESULTS.md
+	$(BIN)/python -W ignore -m tests.benchmarks --results tests/benchmarks/results
+	$(BIN)/python -m docs.generate
 
 # What the documentation takes from the code; the answers to its queries only where the demo's store is there.
 docs: env

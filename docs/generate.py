@@ -1,7 +1,7 @@
 """Writes what the documentation takes from the code: `make docs`, or `python -m docs.generate [STORE]`.
 
-`docs/reference.md` is written whole; sections between marks in other pages are replaced. With a store, the answers to
-the queries of `docs/queries.md` are those of that store.
+`docs/reference.md` and `tests/benchmarks/RESULTS.md` are written whole; sections between marks in other pages are
+replaced. With a store, the answers to the queries of `docs/queries.md` are those of that store.
 """
 
 import ast
@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from docs.figures import goals_list, loops_table, results_page, short_table
 from flows.cli import run_command
 from flows.presets import OVERLAYS, PRESETS
 from flows.recipe import STAGES
@@ -262,11 +263,20 @@ def replace_section(page: Path, name: str, new: str) -> None:
     page.write_text(text)
 
 
-SECTIONS = {"stages": (ROOT / "README.md", stages_table), "tree": (DOCS / "architecture.md", source_tree)}
-"""The sections that the code alone decides: where they stand, and what makes them."""
+SECTIONS = {
+    "stages": (ROOT / "README.md", stages_table),
+    "speed": (ROOT / "README.md", short_table),
+    "tree": (DOCS / "architecture.md", source_tree),
+    "loops": (DOCS / "performance.md", loops_table),
+    "goals": (DOCS / "performance.md", goals_list),
+}
+"""The sections that the code and the kept results of benchmarks alone decide: where they stand, and what makes them."""
+
+RESULTS = ROOT / "tests" / "benchmarks" / "RESULTS.md"
 
 if __name__ == "__main__":
     (DOCS / "reference.md").write_text(write_reference())
+    RESULTS.write_text(results_page())
     for section, (page, make) in SECTIONS.items():
         replace_section(page, section, make())
     for figure in FIGURES:

@@ -20,12 +20,14 @@ from docs.generate import (
     FIGURES,
     LIKENESS,
     QUERIES,
+    RESULTS,
     SECTIONS,
     WORDS,
     draw_figure,
     inner_models,
     is_mapping,
     read_section,
+    results_page,
     write_reference,
 )
 from flows.cli import app
@@ -95,6 +97,10 @@ def test_the_checks_of_the_documentation_are_checks_of_a_recipe():
 
 def test_the_reference_is_what_the_code_says():
     assert (DOCS / "reference.md").read_text() == write_reference(), ANEW
+
+
+def test_the_results_of_the_benchmarks_are_those_that_were_kept():
+    assert RESULTS.read_text() == results_page(), ANEW
 
 
 def test_every_column_is_explained_and_nothing_is_but_columns_their_fields_and_those_of_views():

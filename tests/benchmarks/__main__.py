@@ -10,19 +10,19 @@ import importlib.util
 import sys
 import time
 
-from tests.benchmarks.machine import circumstances, describe
-from tests.benchmarks.results import Report, headed, record
-from tests.benchmarks.running import options
+from tests.benchmarks.machine import circumstances
+from tests.benchmarks.results import Report
+from tests.benchmarks.running import options, tell
 
 OF_THE_MODEL = ("generation", "training", "tokenizing")
 """What runs in a bare checkout, and on an accelerator."""
-OF_THE_PIPELINE = ("embedding", "ingest", "rerun", "planning")
+OF_THE_PIPELINE = ("clips", "embedding", "ingest", "rerun", "planning")
 NEEDED = ("pyarrow", "prefect", "soundfile")
 """Some of what these need, beside what the model's do: where one is not there, none of them runs."""
 
 
 def main() -> None:
-    """Run them and print all figures as Markdown; in a file that is named, they replace this machine's last run."""
+    """Run them and print all figures as Markdown; in a folder that is named, they replace this machine's last ones."""
     parser = options(__doc__)
     every = (*OF_THE_MODEL, *OF_THE_PIPELINE)
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="the benchmarks to run")
@@ -47,8 +47,7 @@ def main() -> None:
             print(failed[-1], file=sys.stderr)
         gc.collect()
     took = f"The whole took {(time.perf_counter() - begun) / 60:.1f} minutes"
-    text = headed(reports, describe(args.device, args.threads), ". ".join([heading, took, *failed]))
-    record(text, args.results, replace=set(args.only) == set(every))
+    tell(reports, args, ". ".join([heading, took, *failed]))
     if failed:
         sys.exit(1)
 

@@ -43,10 +43,10 @@ from model.optim.mfu import training_flops
 from tests.benchmarks import training
 from tests.benchmarks.generation import BYTES, FRAME_RATE, matrix_weights
 from tests.benchmarks.limits import Limits, limits
-from tests.benchmarks.machine import circumstances, describe
+from tests.benchmarks.machine import circumstances
 from tests.benchmarks.peer import GUIDANCE, TEXT_LENGTH, both_ways, descriptions
-from tests.benchmarks.results import Figure, Report, headed, record
-from tests.benchmarks.running import options
+from tests.benchmarks.results import Figure, Report
+from tests.benchmarks.running import options, tell
 from tests.benchmarks.timing import median_seconds, wall_clock
 from tests.benchmarks.tokenizing import Both as Tokenizing
 
@@ -367,8 +367,7 @@ def main(words: Sequence[str] | None = None) -> None:
     )
     took = f"The whole took {session.seconds / 60:.1f} minutes"
     left = f", {', '.join(session.left_out)} left out for want of time" if session.left_out else ""
-    text = headed([session.report], describe(args.device, args.threads), f"{circumstances()}. {took}{left}")
-    record(text, args.results)
+    tell([session.report], args, f"{circumstances()}. {took}{left}")
 
 
 if __name__ == "__main__":

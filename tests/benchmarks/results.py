@@ -1,11 +1,9 @@
-"""Figures of a benchmark beside their peer, their goal and the machine's limit, as Markdown that RESULTS.md keeps."""
+"""Figures of a benchmark beside their peer, their goal and the machine's limit, and what they look like as Markdown."""
 
 import datetime
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 HEADER = ("what", "unit", "peer", "here", "ratio", "goal", "reached", "limit", "share of the limit", "equal")
@@ -108,19 +106,6 @@ def goals(reports: Iterable[Report]) -> str:
     ]
     reached = f"{len(judged) - len(missed)} of {len(judged)} goals are reached"
     return f"{reached}; missed: {'; '.join(missed)}." if missed else f"{reached}."
-
-
-def record(text: str, file: Path | None, replace: bool = False) -> None:
-    """Print a run, and keep it in a file where one is given: at its end, or in place of what stands there of the same
-    machine."""
-    print(text)
-    if file is None:
-        return
-    kept = file.read_text(encoding="utf-8") if file.exists() else ""
-    if replace:
-        machine = text.splitlines()[0].split(", ", 1)[1]
-        kept = re.sub(rf"^## [^\n]*, {re.escape(machine)}\n.*?(?=^## |\Z)", "", kept, flags=re.DOTALL | re.MULTILINE)
-    file.write_text(f"{kept.rstrip()}\n\n{text}".lstrip(), encoding="utf-8")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -7,12 +7,13 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.keeping import FOLDER, keep
 from tests.benchmarks.machine import circumstances, describe
-from tests.benchmarks.results import Report, headed, record
+from tests.benchmarks.results import Report, headed
 
 
 def options(purpose: str | None) -> argparse.ArgumentParser:
@@ -22,15 +23,27 @@ def options(purpose: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=2, help="of torch, and processes where files are read")
     parser.add_argument("--cpu-time", action="store_true", help="by the processors' time: where others use the machine")
     parser.add_argument("--small", action="store_true", help="small sizes, to try the benchmark itself")
-    parser.add_argument("--results", type=Path, help="a file to keep the figures in")
+    parser.add_argument("--results", type=Path, help=f"a folder to keep the figures in; {FOLDER.name} here")
     return parser
 
 
 def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Report]) -> None:
     """Run one benchmark as the command line says, and print what it found below the machine's name."""
     args = parser.parse_args()
-    report = measure(args)
-    record(headed([report], describe(args.device, args.threads), circumstances()), args.results)
+    tell([measure(args)], args, circumstances())
+
+
+def tell(reports: Sequence[Report], args: argparse.Namespace, told: str) -> None:
+    """Print reports below the machine's name, and keep them where a folder is named: not those of small sizes, which
+    only try the benchmarks.
+
+    Args:
+        told: the circumstances, and what else is to be said of the run.
+    """
+    machine = describe(args.device, args.threads)
+    print(headed(reports, machine, told))
+    if args.results is not None and not args.small:
+        keep(args.results, machine, told, reports)
 
 
 def in_a_process(name: str, *words: str) -> dict[str, Any]:

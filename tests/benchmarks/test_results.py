@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.benchmarks.results import HEADER, Figure, Report, goals, headed, number, record
+from tests.benchmarks.results import HEADER, Figure, Report, goals, headed, number
 
 
 def test_less_of_a_time_and_more_of_a_rate_are_the_better_ones():
@@ -58,22 +58,7 @@ def test_a_number_has_three_digits_or_all_whole_ones(value, written):
     assert number(value) == written
 
 
-def test_results_are_put_at_the_end_of_a_file_below_date_and_machine(tmp_path, capsys):
-    file = tmp_path / "RESULTS.md"
-    file.write_text("# Results\n")
-    record(headed([Report("Steps")], "a machine, 2 cores", "load 0.1"), file)
-    written = file.read_text()
-    assert written.startswith("# Results\n\n## 2")
+def test_a_run_stands_below_date_and_machine():
+    written = headed([Report("Steps")], "a machine, 2 cores", "load 0.1")
+    assert written.startswith("## 2")
     assert ", a machine, 2 cores\n\nload 0.1. 0 of 0 goals are reached.\n\n### Steps\n" in written
-    assert written.endswith(capsys.readouterr().out.removesuffix("\n"))
-
-
-def test_a_whole_run_takes_the_place_of_the_last_one_of_its_machine_alone(tmp_path):
-    file = tmp_path / "RESULTS.md"
-    file.write_text("# Results\n")
-    for machine, load in (("one, 2 cores", "0.1"), ("other, 4 cores", "0.2"), ("one, 2 cores", "0.3")):
-        record(headed([Report("Steps")], machine, f"load {load}"), file, replace=True)
-    written = file.read_text()
-    assert [load in written for load in ("load 0.1", "load 0.2", "load 0.3")] == [False, True, True]
-    assert written.startswith("# Results\n\n## 2")
-    assert written.count("### Steps") == 2

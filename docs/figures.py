@@ -1,0 +1,97 @@
+"""What the pages say of speed, written from the results that the benchmarks left (`tests/benchmarks/results`)."""
+
+from collections.abc import Sequence
+
+from tests.benchmarks.keeping import KeptMachine, read_machines
+from tests.benchmarks.results import Figure, goals, number, table
+
+GENERATION, TRAINING, CODEC = "Generation", "Training step", "Tokenizing"
+
+LOOPS: dict[str, tuple[str, str]] = {
+    "decoding one clip, float32": (GENERATION, "float32, batch 1"),
+    "decoding one clip, float16": (GENERATION, "float16, batch 1"),
+    "decoding one clip, bfloat16": (GENERATION, "bfloat16, batch 1"),
+    "decoding one clip, int8": (GENERATION, "int8, batch 1"),
+    "decoding eight clips, float32": (GENERATION, "float32, batch 8"),
+    "decoding eight clips, float16": (GENERATION, "float16, batch 8"),
+    "decoding eight clips, bfloat16": (GENERATION, "bfloat16, batch 8"),
+    "decoding eight clips, int8": (GENERATION, "int8, batch 8"),
+    "a training step, float32": (TRAINING, "float32"),
+    "a training step, bfloat16": (TRAINING, "bfloat16"),
+    "EnCodec at 32 kHz, encoding": (CODEC, "encoding"),
+    "EnCodec at 32 kHz, decoding": (CODEC, "decoding"),
+    "clips from requests.csv to FLAC": ("Clips an hour", "segue run"),
+    "clips, without Prefect": ("Clips an hour", "without Prefect"),
+    "chroma, from files to rows": ("From recordings", "chroma"),
+    "CLAP, from files to rows": ("From recordings", "clap"),
+    "tokens, from files to rows": ("From recordings", "tokenize"),
+    "ingest, against a bare loop": ("Ingest", "sound taken in"),
+    "adding 1 % new tracks": ("1 % new tracks", "share of the first run's work"),
+    "planning 1,000,000 tracks, nothing to do": ("Planning", "time by the wall"),
+    "memory of that plan": ("Planning", "memory at its highest"),
+}
+"""The loops of the tables, each by its benchmark's subject and its figure's name."""
+
+SHORT = (
+    *("decoding one clip, float32", "decoding eight clips, bfloat16", "a training step, bfloat16"),
+    *("EnCodec at 32 kHz, encoding", "ingest, against a bare loop", "clips from requests.csv to FLAC"),
+)
+"""Those of the README."""
+
+RESULTS_HEAD = """# Results of the benchmarks
+
+The last run of every benchmark on each machine, written by `python -m docs.generate` from the files in
+[results](results), which `make bench` leaves. What the figures mean, what the goals were and what was tried is in
+[docs/performance.md](../../docs/performance.md)."""
+
+
+def loops_table(loops: Sequence[str] = tuple(LOOPS)) -> str:
+    """Return the table of some loops, a column a machine; loops that were measured nowhere are left out."""
+    machines = read_machines()
+    rows = [[loop, *(_cell(machine, *LOOPS[loop]) for machine in machines)] for loop in loops]
+    header = ["loop", *(f"{machine.name}, {_days(machine)}" for machine in machines)]
+    return table(header, [row for row in rows if any(row[1:])])
+
+
+def short_table() -> str:
+    """Return the README's table."""
+    return loops_table(SHORT)
+
+
+def goals_list() -> str:
+    """Return how many goals each machine reaches, and which it misses."""
+    return "\n".join(
+        f"- {machine.name}: {goals([kept.report for kept in machine.reports])}" for machine in read_machines()
+    )
+
+
+def _days(machine: KeptMachine) -> str:
+    """Return when a machine's figures were measured."""
+    dates = sorted({kept.date for kept in machine.reports})
+    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+
+
+def results_page() -> str:
+    """Return the whole of RESULTS.md."""
+    parts = [RESULTS_HEAD]
+    for machine in read_machines():
+        parts.append(f"## {machine.name}\n\n{goals([kept.report for kept in machine.reports])}")
+        parts += [f"{kept.report.markdown().rstrip()}\n\nMeasured {kept.circumstances}." for kept in machine.reports]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(machine: KeptMachine, subject: str, what: str) -> str:
+    figure = machine.figure(subject, what)
+    return "" if figure is None else "; ".join(_parts(figure))
+
+
+def _parts(figure: Figure) -> list[str]:
+    """Return a figure, its ratio to the peer's and its share of the machine's limit, as far as they are known; a ratio
+    below 1, which says that the peer is faster, is in bold."""
+    parts = [f"{number(figure.ours)} {figure.unit}"]
+    if figure.ratio is not None:
+        ratio = f"{figure.ratio:.2f} ×"
+        parts.append(ratio if figure.ratio >= 1 else f"**{ratio}**")
+    if figure.share_of_limit is not None:
+        parts.append(f"{figure.share_of_limit:.0%} of the limit")
+    return parts
