@@ -67,6 +67,7 @@ def _clips(store: Store, name: str) -> list[Row]:
     rows: list[Row] = query(
         store,
         "SELECT c.request_id AS request, c.take + 1 AS take, r.name, r.description, r.melody, r.prompt, "
+        "array_to_string(list_transform(r.adapters, lambda a: a.name || ':' || a.strength), ', ') AS adapters, "
         "coalesce(c.seed, g.seed) AS seed, "
         "c.checkpoint_id AS model, c.path AS file FROM clips c LEFT JOIN requests r USING (request_id) "
         f"LEFT JOIN generations g USING (request_id, take) WHERE {condition} ORDER BY request, take",

@@ -66,6 +66,12 @@ NAMED_BY = {"": _MODEL, "train.initial": _MODEL, "tokenize.codec": _MODEL, "trai
 app = typer.Typer()
 
 RankOption = Annotated[int | None, typer.Option(min=1, help="Rank of the updates; if not given, 8.")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="What requests will call the updates, as in `noir:0.8`.")
+]
+GoOnOption = Annotated[
+    str | None, typer.Option("--adapter", metavar="FOLDER", help="Updates of peft's to go on from: a folder or hub id.")
+]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Most steps; if not given, 2,000.")]
 PrecisionOption = Annotated[
     str | None, typer.Option(help="Of the matrix products: bfloat16 (if not given) or float32.")
@@ -77,6 +83,8 @@ def finetune(
     model: ModelArgument,
     source: SourceOption = None,
     store: StoreOption = None,
+    name: NameOption = None,
+    adapter: GoOnOption = None,
     rank: RankOption = None,
     steps: StepsOption = None,
     precision: PrecisionOption = None,
@@ -95,6 +103,7 @@ def finetune(
     settings = {"store": store or Settings().store, "source": source if len(source) > 1 else source[0]}
     asked: Difference = {"optimization": {}}
     asked |= {} if rank is None else {"lora": {"rank": rank, "alpha": 2 * rank}}
+    asked |= {field: value for field, value in (("adapter", name), ("initial_adapter", adapter)) if value is not None}
     asked["optimization"] |= {} if steps is None else {"steps": steps, "warmup_steps": min(50, steps // 10)}
     asked["optimization"] |= {} if precision is None else {"precision": precision}
     with told_where_to_put(NAMED_BY):
@@ -204,6 +213,7 @@ def data_lines(pipeline: "Pipeline") -> Iterator[str]:
 
 def next_lines(options: RunOptions) -> Iterator[str]:
     """Yield where the page and the updates are, and what to do with them."""
+    from stages.checkpoints.adapter_files import ADAPTER
     from stages.report import PAGE
 
     pipeline = options.plan.pipeline()
@@ -214,6 +224,9 @@ def next_lines(options: RunOptions) -> Iterator[str]:
         return
     checkpoint, place = f"checkpoint:{row['checkpoint_id']}", f"--store {store.url}"
     yield f'segue: next, hear it: segue generate {checkpoint} --text "…" --seconds 12 {place}'
+    if row["adapter"] is not None:
+        folder = f"{store.path(row['path']) if store.is_local else row['path']}/{ADAPTER}"
+        yield f"segue: the updates alone are {folder} (peft's form); requests call them `{row['adapter']}:1`"
     yield f"segue: take it along whole: segue convert {checkpoint} ./tuned --to hf {place} (or audiocraft)"
 
 

@@ -7,7 +7,7 @@ by, and, for a model that a store trained, what makes its conditions. Nothing is
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,6 +57,14 @@ ModelArgument = Annotated[
 TextOption = Annotated[
     list[str] | None, typer.Option("--text", metavar="WORDS", help="A clip in words, beside those ordered so before.")
 ]
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="NAME[:STRENGTH]",
+        help="An adapter for the words: one of the store, or NAME=FOLDER[:STRENGTH] for one of peft's.",
+    ),
+]
 SecondsOption = Annotated[float | None, typer.Option(help="Length of a clip that does not say its own, seconds.")]
 TakesOption = Annotated[int | None, typer.Option(help="Clips of a request that does not say how many.")]
 TextEncoderOption = Annotated[
@@ -69,6 +77,7 @@ DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would b
 def generate(
     model: ModelArgument,
     text: TextOption = None,
+    adapter: AdapterOption = None,
     requests: RequestsOption = None,
     store: StoreOption = None,
     seconds: SecondsOption = None,
@@ -89,14 +98,19 @@ def generate(
         raise UsageError('expected an order, --requests FILE or --text "…", got neither')
     if text and requests is not None:
         raise UsageError("expected one order, got --requests and --text: write the words into the file")
+    if adapter and not text:
+        raise UsageError('expected --text "…" beside --adapter, got none: lines of a file have a column `adapters`')
     place = open_store(store or Settings().store)
     options: dict[str, Any] = {"store": store or Settings().store, "requests": requests}
     options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
     defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
+    adapters, folders = _read_adapters(adapter or [])
     with tempfile.TemporaryDirectory(prefix="segue-order-") as folder, told_where_to_put(NAMED_BY):
-        difference = merge(recipe_of_checkpoint(model, place, text_encoder), {"requests": defaults})
+        asked = {"requests": defaults | ({"adapters": folders} if folders else {})}
+        difference = merge(recipe_of_checkpoint(model, place, text_encoder), asked)
         if text:
-            order = {description: {"description": description} | defaults for description in text}
+            also = defaults | ({"adapters": adapters} if adapters else {})
+            order = {f"{description} {adapters}": {"description": description, **also} for description in text}
             options["requests"] = _keep_order(place, order, Path(folder) if dry_run else None)
         settings = {name: value for name, value in options.items() if value is not None}
         parsed = parse_run_options(stages_of_order(), PRESET, settings, set_ or [], recipe_difference=difference)
@@ -148,6 +162,29 @@ def _recipe_of_own(name: str, store: "Store") -> Difference:
     return difference
 
 
+def _read_adapters(words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return what a request says of adapters that a command line names, and the folders among them by name.
+
+    Raises:
+        UsageError: one cannot be understood.
+    """
+    from stages.checkpoints.adapter_files import parse_adapters
+
+    folders, items = {}, []
+    for word in words:
+        name, given, place = word.partition("=")
+        if given:
+            folder, _, strength = place.rpartition(":")
+            if not folder:
+                folder, strength = place, "1"
+            folders[name.strip()], word = folder, f"{name}:{strength}"
+        items.append(word)
+    try:
+        return ", ".join(map(str, parse_adapters(", ".join(items)))), folders
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def stages_of_order() -> list[str]:
     """Return the names of the stages that make an order and show it."""
     from flows.recipe import STAGES
@@ -159,11 +196,12 @@ def _keep_order(store: "Store", order: "Mapping[str, Row]", elsewhere: Path | No
     """Add requests to those that were ordered in words before, and return the path or URL of the file that holds all.
 
     Args:
-        order: a request by its description.
+        order: a request by its description and adapters.
         elsewhere: a folder to write into in place of the store.
     """
     known = store.read_bytes(ORDER).decode().splitlines() if store.exists(ORDER) else []
-    before = {line["description"]: line for line in map(json.loads, known)}
+    lines_before = [json.loads(line) for line in known]
+    before = {f"{line['description']} {line.get('adapters', '')}": line for line in lines_before}
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in (before | dict(order)).values()]
     content = "".join(lines).encode()
     if elsewhere is not None:

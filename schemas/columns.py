@@ -10,6 +10,8 @@ import pyarrow as pa
 COLUMNS: Mapping[str, str] = {
     "action": "`stage` (one passed), `hold`, `rollback` or `release`",
     "album": "album",
+    "adapters": "adapters that are added to the model for it: name, strength, where each lies, and its digest",
+    "adapter": "the name by which requests ask for the low-rank updates that were learned; empty without them",
     "artist": "artist, as written",
     "artists": "each artist that is named; none of them is in two splits",
     "bandwidth": "where the spectrum ends, Hz; an MP3 of 128 kbit/s stored as FLAC has 16,000",

@@ -110,7 +110,7 @@ class Descent:
     models: list[Row]
     """Rows of `checkpoints` of those models and of all that were made with them, the oldest first."""
     referred: dict[str, set[str]]
-    """Requests, of any catalog, that refer to each."""
+    """Requests, of any catalog, that refer to each, or are made with an adapter that learned from it."""
     clips: list[Row]
     """The clips that views show now of those models and requests: `request_id`, `take`, `path`."""
     untraced: list[str]
@@ -137,6 +137,10 @@ def descent(store: Store, track_ids: Collection[str]) -> Descent:
         key=lambda row: (row["created_at"], row["checkpoint_id"]),
     )
     referred = _references(store, track_ids)
+    adapted = _adapted(store)
+    for track_id, learners in learned_by.items():
+        for name in with_descendants(store, learners):
+            referred[track_id] |= adapted.get(name, set())
     requests = set().union(*referred.values())
     clips = query(
         store,
@@ -164,6 +168,16 @@ def _sets_with(store: Store, track_ids: Collection[str]) -> dict[str, list[str]]
         if known := ids.filter(pc.is_in(ids, wanted)).to_pylist():
             found[shard] = known
     return found
+
+
+def _adapted(store: Store) -> dict[str, set[str]]:
+    """Return the requests of every version that are made with an adapter of the store, by its checkpoint."""
+    adapted: dict[str, set[str]] = {}
+    for version in store.versions(REQUESTS):
+        for row in store.read(REQUESTS, version, columns=["request_id", "adapters"]).to_pylist():
+            for adapter in row["adapters"] or ():
+                adapted.setdefault(adapter["reference"].removeprefix("checkpoint:"), set()).add(row["request_id"])
+    return adapted
 
 
 def _references(store: Store, track_ids: Collection[str]) -> dict[str, set[str]]:

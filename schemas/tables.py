@@ -230,6 +230,7 @@ CHECKPOINTS = Table(
         steps=pa.int64(),
         parameters=pa.int64(),
         digest=TEXT,
+        adapter=TEXT,
         metrics=pa.map_(TEXT, pa.float64()),
         created_at=pa.timestamp("us", tz="UTC"),
     ),
@@ -286,6 +287,8 @@ RECONSTRUCTIONS = Table(
     accumulates=True,
     files=(FileColumns("original", sha256="original_sha256"), FileColumns("decoded", sha256="decoded_sha256")),
 )
+USED_ADAPTER = pa.struct([("name", TEXT), ("strength", pa.float64()), ("reference", TEXT), ("digest", TEXT)])
+"""An adapter that is added to the model: as the line names it, how strongly, where it lies, and of which content."""
 REQUESTS = Table(
     "requests",
     "one clip to make",
@@ -313,6 +316,7 @@ REQUESTS = Table(
         chords=TEXT,
         key=TEXT,
         fields=pa.map_(TEXT, TEXT),
+        adapters=pa.list_(USED_ADAPTER),
         title=TEXT,
         reading=TEXT,
         stale=TEXT,
@@ -323,7 +327,7 @@ REQUESTS = Table(
         *("request_id", "name", "description", "melody", "clap", "prompt", "prompt_seconds"),
         *("seconds", "takes", "seed"),
         *("guidance", "guidance_asked", "guidance_text", "temperature", "top_k", "top_p"),
-        *("bpm", "meter", "chords", "key", "fields", "title", "stale"),
+        *("bpm", "meter", "chords", "key", "fields", "adapters", "title", "stale"),
     ),
 )
 GENERATIONS = Table(

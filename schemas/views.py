@@ -29,6 +29,13 @@ _REFERENCES = """
 """
 """The recordings that requests refer to, by what they are used as."""
 
+_ADAPTERS = """
+    SELECT request_id, CASE WHEN starts_with(a.reference, 'checkpoint:') THEN substr(a.reference, 12) ELSE a.digest END
+           AS adapter_id
+    FROM requests, unnest(adapters) AS u(a)
+"""
+"""The models that the adapters of requests are, as `ancestry` names them."""
+
 EVERY_CLIP = "every_clip"
 """The view of all rows of the table `clips`, what is quarantined too; `clips` itself is a view over it."""
 
@@ -118,6 +125,11 @@ VIEWS = {
         SELECT request_id, take, clips.checkpoint_id, ancestor_id AS model_id, kind, reference, distance,
                CASE WHEN track_id IS NOT NULL THEN 'learned' END AS how, track_id, learned.title, artist, licence, uri
         FROM clips JOIN ancestry USING (checkpoint_id) LEFT JOIN learned USING (training_set)
+        UNION BY NAME
+        SELECT request_id, take, clips.checkpoint_id, ancestor_id AS model_id, kind, reference, distance,
+               CASE WHEN track_id IS NOT NULL THEN 'learned' END AS how, track_id, learned.title, artist, licence, uri
+        FROM clips JOIN ({_ADAPTERS}) USING (request_id) JOIN ancestry ON ancestry.checkpoint_id = adapter_id
+        LEFT JOIN learned USING (training_set)
         UNION ALL BY NAME
         SELECT request_id, take, checkpoint_id, how, track_id, tracks.title, artist, licence, uri
         FROM clips JOIN ({_REFERENCES}) USING (request_id) LEFT JOIN tracks USING (track_id)
@@ -134,6 +146,15 @@ VIEWS = {
         JOIN ancestry ON ancestor_id = learner.checkpoint_id
         JOIN checkpoints AS model ON model.checkpoint_id = ancestry.checkpoint_id
         LEFT JOIN clips ON clips.checkpoint_id = ancestry.checkpoint_id
+        UNION BY NAME
+        SELECT track_id, learned.title, artist, licence, uri, 'learned' AS how, learner.checkpoint_id AS learned_by,
+               ancestry.checkpoint_id, model.kind, distance, request_id, take, clips.path
+        FROM learned
+        JOIN checkpoints AS learner USING (training_set)
+        JOIN ancestry ON ancestor_id = learner.checkpoint_id
+        JOIN checkpoints AS model ON model.checkpoint_id = ancestry.checkpoint_id
+        JOIN ({_ADAPTERS}) ON adapter_id = ancestry.checkpoint_id
+        JOIN clips USING (request_id)
         UNION ALL BY NAME
         SELECT track_id, tracks.title, artist, licence, uri, how, checkpoint_id, request_id, take, path
         FROM ({_REFERENCES}) JOIN clips USING (request_id) LEFT JOIN tracks USING (track_id)

@@ -14,6 +14,11 @@ def clip_title(request: Row) -> str:
     return str(request["title"] or request["name"] or f"Request {request['request_id']}")
 
 
+def used_adapters(request: Row) -> str:
+    """Return the adapters that a request's clips are made with, as its line names them; empty without any."""
+    return ", ".join(f"{each['name']}:{each['strength']:g}" for each in request.get("adapters") or ())
+
+
 def clip_tags(generation: Row, request: Row, licences: str) -> dict[str, str]:
     """Return the tags of a clip's file, by the names of `encode_audio`.
 
@@ -34,6 +39,7 @@ def clip_tags(generation: Row, request: Row, licences: str) -> dict[str, str]:
         "name": request["name"],
         "take": str(generation["take"] + 1),  # people count from 1
         "checkpoint": generation["checkpoint_id"],
+        "adapters": used_adapters(request),
         "seed": str(generation["seed"]),
         "temperature": _number(request["temperature"]),
         "guidance": _number(request["guidance"]),

@@ -18,6 +18,8 @@ from model.guidance import GuidanceForm
 from model.lm.config import STRIDE, Precision, stride_frames
 from model.music_model import Attributes, MusicModel
 from schemas.tables import Row
+from stages.checkpoints.adapter_files import AdapterUse, checked_folder
+from stages.checkpoints.adapters import adapted, read_adapter
 from stages.checkpoints.facts import CheckpointFacts
 from stages.pipeline.contract import Context, Stopped
 from stages.pipeline.machine import decoding_options
@@ -112,6 +114,7 @@ def generate_codes(
     facts: CheckpointFacts,
     requests: Sequence[GenerationRequest],
     *,
+    adapters: Sequence[tuple[AdapterUse, ...]] | None = None,
     stride: float = STRIDE,
     precision: Precision = "float32",
     progress: Callable[[int], None] | None = None,
@@ -120,9 +123,13 @@ def generate_codes(
     """Generate with what the run's settings leave of the machine: yield the number of each request and its codes
     [K, frames] as soon as they are whole.
 
+    Requests with the same adapters are decoded together, after those with others: while a set of adapters is added to
+    the weights, a step costs what it costs without.
+
     Args:
         model: the checkpoint's network, or another of its architecture.
         facts: of the checkpoint.
+        adapters: what is added to the model for each request; None adds nothing to any.
         stride: from one window of a long clip to the next, as a share of a window.
         progress: is told of frames as they are made.
         on_plan: is told how many sequences go together.
@@ -130,16 +137,24 @@ def generate_codes(
     Raises:
         Stopped: the run was asked to stop.
         FloatingPointError: the model is broken.
+        ValueError: an adapter is none of this model, or no longer what it was.
     """
     window = facts.segment_frames
-    try:
-        yield from generate_long(
-            model,
-            requests,
-            window=window,
-            stride=stride_frames(stride, window),
-            frame_rate=facts.frame_rate,
-            options=decoding_options(context, precision, progress, on_plan),
-        )
-    except GenerationStoppedError as error:
-        raise Stopped(str(error)) from error
+    together: dict[tuple[AdapterUse, ...], list[int]] = {}
+    for number in range(len(requests)):
+        together.setdefault(() if adapters is None else adapters[number], []).append(number)
+    for uses, numbers in together.items():
+        added = [(read_adapter(checked_folder(context, use), model), use.strength) for use in uses]
+        try:
+            with adapted(model, added):
+                for index, codes in generate_long(
+                    model,
+                    [requests[number] for number in numbers],
+                    window=window,
+                    stride=stride_frames(stride, window),
+                    frame_rate=facts.frame_rate,
+                    options=decoding_options(context, precision, progress, on_plan),
+                ):
+                    yield numbers[index], codes
+        except GenerationStoppedError as error:
+            raise Stopped(str(error)) from error

@@ -36,6 +36,7 @@ def checkpoint_row(
     summary: TrainingSummary,
     parents: Sequence[str] = (),
     learned: pa.Table | None = None,
+    adapter: str | None = None,
 ) -> dict[str, Any]:
     """Make the row of a model that lies in its `model_folder`, and write which recordings it learned from.
 
@@ -43,6 +44,7 @@ def checkpoint_row(
         digest: of the folder (`schemas.weights.folder_digest`).
         parents: checkpoints that the training began with; the other models behind what it reads are added.
         learned: the recordings that it learned from (`tracks_to_learn`); None where it learned from none of the store.
+        adapter: what requests call its low-rank updates; None where they are not all that it learned.
     """
     return {
         "checkpoint_id": checkpoint_id,
@@ -56,6 +58,7 @@ def checkpoint_row(
         "steps": summary.steps,
         "parameters": summary.parameters,
         "digest": digest,
+        "adapter": adapter,
         "metrics": list(summary.metrics.items()),
         "created_at": datetime.now(UTC),
     }

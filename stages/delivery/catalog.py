@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from schemas.tables import Row
-from stages.audio.clip_tags import ARTIST, clip_title
+from stages.audio.clip_tags import ARTIST, clip_title, used_adapters
 from stages.delivery.choosing import ChosenClip
 from stages.delivery.folder import DeliveredFile
 
@@ -50,6 +50,7 @@ def catalog_row(chosen: ChosenClip, file: DeliveredFile, licences: str) -> Row:
         "seed": chosen.generation["seed"],
         **{name: request[name] for name in SETTINGS},
         "checkpoint": clip["checkpoint_id"],
+        "adapters": used_adapters(request),
         "made": None if made is None else f"{made:%Y-%m-%d}",
         "training_licences": licences,
         "marks": file.marks,

@@ -16,6 +16,7 @@ from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import Row
 from stages.audio import LISTENING_LOUDNESS, LISTENING_PEAK, SourceType, encode_audio, normalise_loudness
+from stages.checkpoints.adapter_files import uses_of
 from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import (
@@ -121,7 +122,9 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
     clips = [_clip(trial, trained.facts) for trial in experiment.trials]
     analysis = melody_analysis(context, [experiment.checkpoint])
     scored: list[Row] = []
-    for number, codes in generate_codes(context, model.to(context.device), trained.facts, clips):
+    adapters = None if model is not trained.model else [uses_of(trial.own.request) for trial in experiment.trials]
+    generated = generate_codes(context, model.to(context.device), trained.facts, clips, adapters=adapters)
+    for number, codes in generated:
         trial = experiment.trials[number]
         codec = codecs[CodesFormat.from_row(trial.told.generation)]
         sound = codec.decode_track(codes).float().numpy()

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from schemas.tables import Row
+from stages.checkpoints.adapter_files import uses_of
 from stages.checkpoints.conditions import ConditionReader, clip_frames
 from stages.checkpoints.generation import RequestConditions, generate_codes, generation_request
 from stages.checkpoints.generation_config import GenerationConfig
@@ -71,5 +72,11 @@ class Retaker:
             for request, seed in zip(requests, seeds, strict=True)
         ]
         return generate_codes(
-            self._context, self._trained.model, facts, clips, stride=config.stride, precision=config.precision
+            self._context,
+            self._trained.model,
+            facts,
+            clips,
+            adapters=[uses_of(request) for request in requests],
+            stride=config.stride,
+            precision=config.precision,
         )

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from schemas.tables import GENERATIONS, REQUESTS, Row
 from stages.audio.references import RequestRefused
+from stages.checkpoints.adapter_files import uses_of
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation_config import CONDITION_FIELDS, CONSULTED, is_foreign, is_newest, take_seed
 from stages.checkpoints.generation_config import GenerationConfig as Config
@@ -195,6 +196,7 @@ def _generate(
         trained.model,
         trained.facts,
         [take.clip for take in takes],
+        adapters=[uses_of(take.row) for take in takes],
         stride=config.stride,
         precision=config.precision,
         progress=lambda frames: pace.advance(frames, plan_text),

@@ -13,7 +13,7 @@ stays, marked stale. A line that is gone takes its clips with it, which needs a 
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
 from typing import ClassVar, Literal
@@ -23,6 +23,7 @@ from pydantic import Field
 
 import schemas
 from model.conditioning.charts import DEFAULT_METER, describe_chart, parse_chart, parse_meter
+from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import HARMONY, PIECES, REQUESTS, RHYTHM, TRACKS, Row
 from stages.audio.references import (
@@ -33,6 +34,7 @@ from stages.audio.references import (
     UnknownReference,
     parse_reference,
 )
+from stages.checkpoints.adapter_files import AdapterNames, UnknownAdapter, parse_adapters
 from stages.checkpoints.generation_config import leaves_nothing_to_chance
 from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
 from stages.requests.held_out import held_out_lines
@@ -49,10 +51,11 @@ SOUNDS = ("track", "title", "file")
 NOT_SOUND = ("title", "takes")
 """Columns that say nothing to the model."""
 
-NOT_SEED = (*NOT_SOUND, "seed", "guidance_asked")
-"""Columns that a request's own seed does not follow from."""
+NOT_SEED = (*NOT_SOUND, "seed", "guidance_asked", "adapters")
+"""Columns that a request's own seed does not follow from: what adapters change is heard best by the same chance."""
 
 NOTHING: Row = {"guidance_text": 1.0, "fields": [], "meter": None, "chords": None, "guidance_asked": False}
+NOTHING |= {"adapters": []}
 """Columns that came later, with the value that asks for nothing."""
 
 
@@ -71,7 +74,17 @@ class Config(schemas.Config):
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
         *("default_set", "seconds", "prompt_seconds", "takes", "guidance", "guidance_text", "temperature"),
-        *("top_k", "top_p", "held_out", "held_out_seconds", "min_seconds", "max_seconds", "max_takes", "shard_size"),
+        *(
+            "top_k",
+            "top_p",
+            "adapters",
+            "held_out",
+            "held_out_seconds",
+            "min_seconds",
+            "max_seconds",
+            "max_takes",
+            "shard_size",
+        ),
     )
 
     default_set: Literal["demo", "text"] = "text"
@@ -96,6 +109,9 @@ class Config(schemas.Config):
     """Codes that may be drawn (MusicGen, 3)."""
     top_p: float = Field(default=0.0, ge=0, le=1)
     """Probability mass that may be drawn; 0 leaves it to `top_k` (AudioCraft's default)."""
+    adapters: Mapping[str, WeightsRef] = {}
+    """Adapters that lines may name besides those of the store, each a folder of peft's, a hub id or a checkpoint with
+    one inside."""
     held_out: int = Field(default=0, ge=0)
     """Requests besides the preset's own, in a run that names no file: so many held-out tracks are asked for as what
     they are, so that the clips can be measured against music that the model never heard."""
@@ -236,6 +252,10 @@ class RowReader:
     def tracks(self) -> TrackNames:
         return TrackNames(self.context.rows(TRACKS, ["track_id", "title", "artist"]))
 
+    @cached_property
+    def adapters(self) -> AdapterNames:
+        return AdapterNames(self.config.adapters, self.context)
+
     def row(self, numbered: Line) -> Row:
         """Return the row of a line, its shard not yet given.
 
@@ -256,6 +276,8 @@ class RowReader:
         self._check_limits(row)
         reading = self._read_chart(row)
         identity = row | {column: self._resolve(row, column) for column in ("melody", "clap", "prompt")}
+        row["adapters"] = self._find_adapters(line)
+        identity["adapters"] = [f"{each['digest']}:{each['strength']:g}" for each in row["adapters"]]
         # A column that came later and says nothing leaves a request's id and seed as they were without it.
         identity = {name: value for name, value in identity.items() if name not in NOTHING or value != NOTHING[name]}
         if row["seed"] is None:
@@ -263,6 +285,17 @@ class RowReader:
             row["seed"] = identity["seed"] = int(fingerprint(sound)[:8], 16) >> 1
         identity = {name: value for name, value in identity.items() if name not in NOT_SOUND}
         return row | {"request_id": fingerprint(identity), "line": numbered.number, "reading": reading, "stale": None}
+
+    def _find_adapters(self, line: RequestLine) -> list[Row]:
+        """Return the adapters that a line names, as `requests` has them."""
+        rows = []
+        for choice in parse_adapters(line.adapters or ""):
+            try:
+                use = self.adapters.find(choice)
+            except UnknownAdapter as error:
+                raise RequestRefused("unknown adapter", f"adapters: {error}") from error
+            rows.append({"name": choice.name, **asdict(use)})
+        return rows
 
     def _read_chart(self, row: Row) -> str | None:
         """Spell the chords of a row in one way, and return how its tempo, metre and chords are read."""

@@ -30,6 +30,7 @@ OTHER_NAMES: Mapping[str, tuple[str, ...]] = {
     "bpm": ("tempo",),
     "meter": ("metre", "time_signature", "time_sig", "timesig"),
     "chords": ("chord", "chord_progression", "progression", "changes", "text_chords"),
+    "adapters": ("adapter", "lora", "loras"),
     "genre": ("genres",),
     "moods": ("mood",),
     "keywords": ("tags", "keyword"),

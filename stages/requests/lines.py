@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 from model.conditioning.charts import parse_meter
 from stages.audio.keys import parse_key
 from stages.audio.references import RequestRefused
+from stages.checkpoints.adapter_files import parse_adapters
 
 LONGEST_TEXT, LONGEST_NAME = 2_000, 200
 """Characters of a description or reference, and of a name or title; longer ones are a mistake, not a wish."""
@@ -91,11 +92,24 @@ def _spell_key(value: str) -> str:
     return key
 
 
+def _strengths_as_text(value: Any) -> Any:
+    """Write strengths by name, which JSON and Parquet may hold, as one text."""
+    if isinstance(value, dict) and all(isinstance(item, int | float) for item in value.values()):
+        return ", ".join(f"{name}:{strength:g}" for name, strength in value.items())
+    return value
+
+
+def _spell_adapters(value: str) -> str:
+    """Spell adapters in one order, each with its strength."""
+    return ", ".join(map(str, parse_adapters(value)))
+
+
 Words = Annotated[str, AfterValidator(_one_line), _at_most(LONGEST_TEXT)]
 Name = Annotated[str, AfterValidator(_one_line), _at_most(LONGEST_NAME)]
 OwnName = Annotated[Name, BeforeValidator(_number_as_text)]
 Label = Annotated[Name, BeforeValidator(_join_list), AfterValidator(_not_empty)]
 Labels = Annotated[Words, BeforeValidator(_join_items), AfterValidator(_not_empty)]
+Adapters = Annotated[Words, BeforeValidator(_strengths_as_text), BeforeValidator(_join_list)]
 Number = Annotated[float, BeforeValidator(_not_a_bool), Field(allow_inf_nan=False)]
 Integer = Annotated[int, BeforeValidator(_not_a_bool)]
 
@@ -144,6 +158,8 @@ class RequestLine(BaseModel):
     """Chords, a bar between two lines, such as `C | G/B | Am7 F`; repeated to the clip's end."""
     key: Annotated[str, AfterValidator(_spell_key)] | None = None
     """Key and mode, such as `A minor`."""
+    adapters: Annotated[Adapters, AfterValidator(_spell_adapters)] | None = None
+    """Adapters of the model with strengths, such as `noir:0.8, strings:0.4`; 1 where none is named."""
     genre: Label | None = None
     """Its genre, for a model that was trained with genres as a condition; the columns below likewise."""
     moods: Labels | None = None

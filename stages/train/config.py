@@ -51,6 +51,7 @@ class Config(schemas.Config):
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
         "licences",
+        "adapter",
         "refresh",
         "checkpoint_layers",
         "log_every",
@@ -66,6 +67,11 @@ class Config(schemas.Config):
     own checkpoints `checkpoint:<id>`."""
     lora: LoraConfig | None = None
     """Train low-rank updates of the decoder of `initial`, instead of all weights."""
+    initial_adapter: WeightsRef | None = None
+    """Updates that training goes on from, a folder or hub id of peft's, of this model or of transformers' MusicGen:
+    what they change, and with which ranks and scales, takes the place of what `lora` says of it."""
+    adapter: str | None = Field(default=None, pattern=r"^[^\s:,;/]+$")
+    """What requests call the updates (`noir:0.8`); None calls them by the id of the checkpoint."""
     distill_guidance: GuidanceDistillation | None = None
     """Learn what `initial` says with guidance, in place of the codes: a model that follows its conditions so without
     guidance, for half the price (arXiv:2210.03142, 2410.06084). None trains on the codes."""
@@ -147,6 +153,13 @@ class Config(schemas.Config):
             )
         if self.lora is not None and self.initial is None:
             raise ValueError("expected initial, the checkpoint that lora is to adapt, got none")
+        if self.initial_adapter is not None and self.lora is None:
+            raise ValueError("expected lora, the updates that are to go on from initial_adapter, got none")
+        if self.adapter is not None and (self.lora is None or self.lora.conditioners):
+            raise ValueError(
+                f"expected lora with conditioners = false for an adapter of its own (adapter = {self.adapter}): where "
+                "conditioners learn too, the updates are not all that was learned"
+            )
         if self.distill_guidance is not None and (self.initial is None or not self.model.conditions):
             lacking = "the checkpoint whose guidance is" if self.initial is None else "of a model with conditions"
             raise ValueError(f"expected initial, {lacking} to be learned by distill_guidance, got {self.initial}")

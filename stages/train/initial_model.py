@@ -91,9 +91,12 @@ def initial_model(config: Config, context: Context) -> InitialModel:
             raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
     checksums = parameter_checksums(model)
     if config.lora is not None:
-        from stages.train.lora import add_adapter  # with peft, which other trainings do without
+        from stages.train.lora import add_adapter, continue_adapter  # with peft, which other trainings do without
 
-        add_adapter(model, config.lora)
+        if config.initial_adapter is None:
+            add_adapter(model, config.lora)
+        else:
+            continue_adapter(model, config.lora, context.weights(config.initial_adapter).path)
     model.language_model.transformer.checkpointing = config.checkpoint_layers
     finetuned = config.model.description is not None and config.model.description.finetune
     return InitialModel(

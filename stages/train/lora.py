@@ -4,17 +4,24 @@ While it learns, updates stand beside the frozen matrices of the decoder. Before
 them, so that whatever reads the checkpoint reads a plain model; the updates alone lie beside it in peft's own form.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
 import peft
+import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
 from model.music_model import MusicModel
 from model.optim.config import LoraConfig
+from stages.checkpoints.adapter_files import adapter_folder
+from stages.checkpoints.adapters import read_adapter
 from stages.checkpoints.disk_errors import disk_errors
+
+DECODER = "language_model."
+"""How the names of the decoder's parameters begin among the model's."""
 
 LAYERS = {
     "attention": r"self_attention\.(in|out)_projection",
@@ -46,6 +53,51 @@ def add_adapter(model: MusicModel, config: LoraConfig) -> None:
     if not config.conditioners:
         model.requires_grad_(False)
     peft.inject_adapter_in_model(settings, model.language_model)  # which freezes all else of the decoder
+
+
+def continue_adapter(model: MusicModel, config: LoraConfig, folder: Path) -> None:
+    """Freeze the model as `add_adapter` does, and let updates go on from those of another's adapter.
+
+    An update of queries, of keys or of values alone becomes one of the matrix that holds all three: their factors side
+    by side, each with its own rows of it, so that the rank is the sum of theirs. The model begins with what the adapter
+    makes of it.
+
+    Args:
+        config: of which ranks, scales and targets are not read.
+        folder: of the adapter, or of a checkpoint that has one inside.
+
+    Raises:
+        ValueError: there is no adapter of this model's decoder.
+    """
+    place = adapter_folder(folder)
+    adapter = read_adapter(folder if place is None else place, model)
+    if outside := sorted(name for name in adapter if not name.startswith(DECODER)):
+        raise ValueError(f"expected updates of the decoder alone in {folder} to go on from, got {', '.join(outside)}")
+    modules = {name.removeprefix(DECODER).removesuffix(".weight"): updates for name, updates in adapter.items()}
+    ranks = {module: sum(len(update.down) for update in updates) for module, updates in modules.items()}
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules="|".join(re.escape(module) for module in modules),
+        rank_pattern={re.escape(module): rank for module, rank in ranks.items()},
+        # Of several scales the first is that of all; the others go into their factors.
+        alpha_pattern={re.escape(name): updates[0].scale * ranks[name] for name, updates in modules.items()},
+    )
+    if not config.conditioners:
+        model.requires_grad_(False)
+    peft.inject_adapter_in_model(settings, model.language_model)
+    with torch.no_grad():
+        for name, updates in modules.items():
+            layer: Any = model.language_model.get_submodule(name)
+            down, up = (factors["default"].weight for factors in (layer.lora_A, layer.lora_B))
+            up.zero_()
+            first = 0
+            for update in updates:
+                ranked = slice(first, first + len(update.down))
+                down[ranked] = update.down
+                up[update.rows, ranked] = update.up * (update.scale / updates[0].scale)
+                first = ranked.stop
 
 
 @disk_errors()

@@ -26,6 +26,7 @@ from model.optim.mfu import matmul_rate, training_flops
 from model.optim.train_state import TrainState, check_moved, step_seed
 from schemas.tables import CHECKPOINTS, TRACKS, TRAINING
 from schemas.weights import folder_digest
+from stages.checkpoints.adapter_files import ADAPTER
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.model_card import ModelCard, card_text, literal, write_card
 from stages.checkpoints.native import save_checkpoint
@@ -57,9 +58,6 @@ from stages.train.validation import Validation
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 """How the hub names a model, as the card's metadata may."""
-
-ADAPTER = "adapter"
-"""Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
 
 READ_EVERY = {"cpu": 1, "cuda": 10}
 """Most steps between two looks at losses and gradients, which wait for the device; a CPU has nothing to wait for."""
@@ -302,7 +300,11 @@ def _export_checkpoint(
         write_card(folder, card_text(card, facts, "segue", context.identity))
         digest = folder_digest(folder)
     summary = TrainingSummary(steps, trainable, learned.num_rows, metrics | report.metrics())
-    return checkpoint_row(context, context.identity, "language_model", digest, summary, initial.parents, learned)
+    alone = config.lora is not None and not config.lora.conditioners
+    adapter = (config.adapter or context.identity) if alone else None
+    return checkpoint_row(
+        context, context.identity, "language_model", digest, summary, initial.parents, learned, adapter
+    )
 
 
 def _card(

@@ -105,7 +105,7 @@ def test_what_says_nothing_new_leaves_ids_and_seeds_as_they_were_before_there_we
     take_in(store, write(tmp_path / "r.jsonl", {"description": "x", "guidance_text": 1, "moods": []}))
     (row,) = rows_of(store)
     later = ("request_id", "line", "shard", "guidance_text", "fields", "title", "takes")
-    later += ("meter", "chords", "reading", "stale", "guidance_asked")
+    later += ("meter", "chords", "reading", "stale", "guidance_asked", "adapters")
     meant = {name: value for name, value in row.items() if name not in later}
     assert row["request_id"] == fingerprint(meant)
     sound = {name: value for name, value in meant.items() if name != "seed"}

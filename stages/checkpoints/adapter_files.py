@@ -1,0 +1,147 @@
+"""Where adapters lie, which of them a request names, and what they are known by. Loads no torch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas import WeightsRef
+from schemas.names import did_you_mean
+from schemas.tables import CHECKPOINTS, Row
+from schemas.weights import LocalWeights, MissingWeights, folder_digest
+from stages.pipeline.contract import Context
+
+ADAPTER = "adapter"
+"""Where a checkpoint's folder keeps the low-rank updates that are merged into its weights."""
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""The files of an adapter, as peft names them."""
+
+LARGEST_STRENGTH = 10.0
+"""More is taken for a mistake; 1 is what was learned."""
+
+_ITEM = re.compile(r"(?P<name>[^:,;]+)(:(?P<strength>[^:,;]*))?")
+
+
+class UnknownAdapter(ValueError):
+    """Says that a name is that of no adapter."""
+
+
+@dataclass(frozen=True, order=True)
+class AdapterChoice:
+    """An adapter as a request asks for it."""
+
+    name: str
+    strength: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.strength:g}"
+
+
+@dataclass(frozen=True, order=True)
+class AdapterUse:
+    """An adapter that a clip is made with."""
+
+    digest: str
+    """Of the adapter's folder: the same files under any name are the same adapter."""
+    strength: float
+    reference: str
+    """The name of the weights: a folder, hub id, or the checkpoint that it lies in."""
+
+
+def parse_adapters(text: str) -> tuple[AdapterChoice, ...]:
+    """Read what a request says of adapters, such as `noir:0.8, strings:0.4`, and return it in the order of the names.
+
+    Raises:
+        ValueError: it cannot be understood, or names one twice.
+    """
+    choices = {}
+    for item in filter(None, (part.strip() for part in re.split("[,;]", text))):
+        match = _ITEM.fullmatch(item)
+        try:
+            strength = float(match["strength"] or "1") if match else float("nan")
+        except ValueError:
+            strength = float("nan")
+        if match is None or not abs(strength) <= LARGEST_STRENGTH:
+            raise ValueError(
+                f"expected adapters with strengths from -{LARGEST_STRENGTH:g} to {LARGEST_STRENGTH:g}, such as "
+                f"'noir:0.8, strings:0.4', got {item!r}"
+            )
+        name = match["name"].strip()
+        if name in choices:
+            raise ValueError(f"expected each adapter once, got {name!r} twice")
+        choices[name] = AdapterChoice(name, strength)
+    return tuple(choices[name] for name in sorted(choices))
+
+
+def adapter_folder(folder: Path) -> Path | None:
+    """Return where in a local folder an adapter lies: it itself, or a checkpoint with one inside; None without."""
+    return next((place for place in (folder, folder / ADAPTER) if (place / ADAPTER_CONFIG).is_file()), None)
+
+
+class AdapterNames:
+    """Finds adapters by name: those that a recipe names, and those that trainings of the store left.
+
+    Args:
+        named: names of the recipe's own.
+    """
+
+    def __init__(self, named: Mapping[str, WeightsRef], context: Context) -> None:
+        self._named, self._context = named, context
+
+    def find(self, choice: AdapterChoice) -> AdapterUse:
+        """Find the adapter that a request asks for.
+
+        Raises:
+            UnknownAdapter: there is none of that name, or what it names is none.
+        """
+        reference = self._named.get(choice.name) or self._own().get(choice.name)
+        if reference is None:
+            known = sorted({*self._named, *self._own()})
+            told = f"one of {', '.join(known)}" if known else "one of the recipe (requests.adapters) or of the store"
+            raise UnknownAdapter(f"expected {told}, got {choice.name!r}{did_you_mean(choice.name, known)}")
+        try:
+            local = self._context.weights(reference)
+        except MissingWeights as error:
+            raise UnknownAdapter(str(error)) from error
+        return AdapterUse(_digest(local, reference), choice.strength, str(reference))
+
+    def _own(self) -> Mapping[str, WeightsRef]:
+        """Return the adapters of the store by name, of several the newest, and by the ids of their checkpoints."""
+        rows: Sequence[Row] = self._context.store.read_all(
+            CHECKPOINTS, ["checkpoint_id", "adapter", "created_at"]
+        ).to_pylist()
+        own: dict[str, WeightsRef] = {}
+        for row in sorted((row for row in rows if row["adapter"]), key=lambda row: row["created_at"]):
+            reference = WeightsRef.to_checkpoint(row["checkpoint_id"])
+            own |= {row["adapter"]: reference, row["checkpoint_id"]: reference}
+        return own
+
+
+def _digest(local: LocalWeights, reference: WeightsRef) -> str:
+    folder = adapter_folder(local.path)
+    if folder is None:
+        raise UnknownAdapter(f"expected an adapter ({ADAPTER_CONFIG}) in {reference}, got none")
+    return folder_digest(folder)
+
+
+def uses_of(request: Row) -> tuple[AdapterUse, ...]:
+    """Return the adapters that a row of `requests` is made with; an earlier release's has none."""
+    rows: Sequence[Row] = request.get("adapters") or ()
+    return tuple(AdapterUse(row["digest"], row["strength"], row["reference"]) for row in rows)
+
+
+def checked_folder(context: Context, use: AdapterUse) -> Path:
+    """Return the local folder of an adapter.
+
+    Raises:
+        ValueError: it is another than the one that the request was taken in with.
+        MissingWeights: it cannot be had.
+    """
+    folder = adapter_folder(context.weights(WeightsRef(use.reference)).path)
+    if folder is None or folder_digest(folder) != use.digest:
+        raise ValueError(
+            f"expected the adapter {use.reference} as it was when the request was taken in, got another: run the stage "
+            "requests again"
+        )
+    return folder

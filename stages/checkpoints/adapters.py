@@ -1,0 +1,174 @@
+"""Adapters: low-rank updates of a model's matrices (LoRA, arXiv:2106.09685) in peft's form, read and added.
+
+An adapter is a folder with `adapter_config.json` and `adapter_model.safetensors`, as peft writes it. Its modules bear
+this project's names, or those of transformers' MusicGen, whole or its decoder alone; queries, keys and values, which
+have a matrix each there, are rows of one here. Nothing in the files is run. Several may be added to one model, each
+with a strength of its own: W + Σ strength · scale · B A. What is added leaves again without a trace.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from model.music_model import MusicModel
+from stages.checkpoints.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from stages.checkpoints.huggingface.names import names_in_hugging_face
+from stages.networks.loading import read_safetensors
+
+_TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+"""How peft names the two factors of a module's update."""
+
+REFUSED = {
+    "use_dora": "magnitudes of their own (DoRA)",
+    "fan_in_fan_out": "transposed matrices",
+    "modules_to_save": "whole modules beside the updates",
+    "layer_replication": "layers that stand there several times",
+    "lora_bias": "biases in the updates",
+    "target_parameters": "parameters that are no module's weight",
+    "trainable_token_indices": "single embeddings",
+}
+"""Features of peft that would compute something else than is computed here, by field, in words."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankUpdate:
+    """What is added to some rows of a matrix: scale · B A."""
+
+    rows: slice
+    """Rows of the matrix."""
+    down: Float[Tensor, "R X"]
+    """A."""
+    up: Float[Tensor, "Y R"]
+    """B."""
+    scale: float
+
+
+Adapter = Mapping[str, Sequence[LowRankUpdate]]
+"""Updates by the name of the parameter of a `MusicModel` that they belong to."""
+
+
+def read_adapter(folder: Path, model: MusicModel) -> Adapter:
+    """Read an adapter for a model.
+
+    Args:
+        model: the one that it is to be added to, or another of its architecture.
+
+    Raises:
+        ValueError: there is no adapter in the folder, or one that is no sum of such updates, or of another model.
+    """
+    settings = _read_settings(folder)
+    factors: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in read_safetensors(folder / ADAPTER_WEIGHTS).items():
+        match = _TENSOR.fullmatch(name)
+        if match is None:
+            raise ValueError(f"expected low-rank updates of linear layers alone in {folder}, got {name}")
+        factors.setdefault(match["module"], {})[match["factor"]] = tensor
+    places, updates = _places(model), dict[str, list[LowRankUpdate]]()
+    for module, pair in factors.items():
+        place = next((places[name] for name in _spellings(module) if name in places), None)
+        if place is None:
+            raise ValueError(f"expected updates of layers that the model has in {folder}, got one of {module}")
+        if set(pair) != {"A", "B"}:
+            raise ValueError(f"expected both factors of {module} in {folder}, got {' and '.join(pair)}")
+        down, up = pair["A"], pair["B"]
+        rows, columns = place.rows.stop - place.rows.start, place.columns
+        if down.ndim != 2 or up.shape != (rows, len(down)) or down.shape[1] != columns:
+            raise ValueError(
+                f"expected an update of a matrix {rows} × {columns} for {module} in {folder}, got factors of shapes "
+                f"{tuple(up.shape)} and {tuple(down.shape)}: it belongs to another model"
+            )
+        scale = _scale(settings, module, len(down))
+        updates.setdefault(place.parameter, []).append(LowRankUpdate(place.rows, down, up, scale))
+    if not updates:
+        raise ValueError(f"expected low-rank updates in {folder}, got none")
+    return updates
+
+
+def _read_settings(folder: Path) -> Mapping[str, Any]:
+    """Read what peft says of an adapter."""
+    try:
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected an adapter of peft in {folder}, got {error}") from error
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        kind = settings.get("peft_type") if isinstance(settings, dict) else settings
+        raise ValueError(f"expected an adapter of type LORA in {folder}, got {kind!r}")
+    for field, what in REFUSED.items():
+        if settings.get(field):
+            raise ValueError(f"expected low-rank updates alone in {folder}, got {what} ({field})")
+    if settings.get("bias", "none") != "none":
+        raise ValueError(f"expected low-rank updates alone in {folder}, got biases (bias = {settings['bias']!r})")
+    return settings
+
+
+def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
+    """Return by what the product of a module's factors is multiplied (arXiv:2106.09685, 4.1; with `use_rslora`
+    arXiv:2312.03732)."""
+    alphas: Mapping[str, float] = settings.get("alpha_pattern") or {}
+    # peft's own rule (`get_pattern_key`): an expression that the end of the module's name matches.
+    own = next((alpha for name, alpha in alphas.items() if re.fullmatch(rf"(.*\.)?({name})", module)), None)
+    alpha = float(settings["lora_alpha"] if own is None else own)
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the weight of a module lies in a model."""
+
+    parameter: str
+    rows: slice
+    columns: int
+
+
+def _places(model: MusicModel) -> dict[str, _Place]:
+    """Return the matrices of a model by the modules that they are the weights of, here and in transformers."""
+    places = {}
+    for name, value in model.named_parameters():
+        if value.ndim != 2 or not name.endswith(".weight") or ".embeddings." in name or ".encoder." in name:
+            continue
+        height, columns = value.shape
+        places[name.removesuffix(".weight")] = _Place(name, slice(0, height), columns)
+        try:
+            theirs = names_in_hugging_face(name)
+        except ValueError:
+            continue  # a part that MusicGen does not have there
+        part = height // len(theirs)
+        for number, their in enumerate(theirs):
+            rows = slice(number * part, (number + 1) * part)
+            places[their.removesuffix(".weight")] = _Place(name, rows, columns)
+    return places
+
+
+def _spellings(module: str) -> tuple[str, ...]:
+    """Return what a module may be called in the whole model: adapters of a decoder alone leave its own name out."""
+    return module, f"language_model.{module}", f"decoder.{module}"
+
+
+@contextmanager
+def adapted(model: MusicModel, adapters: Sequence[tuple[Adapter, float]]) -> Iterator[None]:
+    """Add adapters to a model inside, each with its strength; after it, the weights are what they were, bit for bit.
+
+    The sums are float32 in the order of `adapters`; equal adapters and strengths give equal weights.
+    """
+    parameters = dict(model.named_parameters())
+    before = {name: parameters[name].data for name in {name for adapter, _ in adapters for name in adapter}}
+    try:
+        for name, weight in before.items():
+            summed = weight.clone()
+            for adapter, strength in adapters:
+                for update in adapter.get(name, ()):
+                    product = update.up.to(weight.device) @ update.down.to(weight.device)
+                    summed[update.rows] += (strength * update.scale) * product
+            parameters[name].data = summed
+        yield
+    finally:
+        for name, weight in before.items():
+            parameters[name].data = weight
