@@ -29,6 +29,7 @@ from flows.run_log import in_run_log
 from flows.running import Run, current_run, plan_run, run_stages
 from flows.server import has_own_server
 from flows.summary import leave_summary
+from flows.upgrading import settled_plan
 from flows.watching import heeding_server
 from schemas import Settings, Store
 from stages.pipeline.contract import Context
@@ -64,12 +65,18 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
 
     Raises:
         StageFailed: a stage did not do all that it had to do; what it did is kept.
+        UpgradeWaits: a release changed a stage, and nobody has said what is to become of what it made.
         ValueError: weights or settings that the stages need are missing, or the store cannot be written.
     """
     asked = asked_for(recipe, settings)
     recipe, settings = asked.recipe, asked.settings
     log = get_run_logger()
-    run = current_run.get() or Run(plan_run(recipe, settings, requested), progress=LineProgress(log.info))
+    run = current_run.get()
+    if run is None:
+        settled = settled_plan(plan_run(recipe, settings, requested))
+        for line in settled.lines:
+            log.warning(line)
+        run = Run(settled.plan, settled.stage_plans, progress=LineProgress(log.info))
     if settings.on_failure:
         sender(settings.on_failure)  # raises now, not in the night in which it is wanted
     Store(settings.store).check_writable()

@@ -1,8 +1,8 @@
 """The command line: `segue run`, `plan`, `sql`, `presets`, `convert`, `pattern`, and what looks after a store.
 
-What a person got wrong is one line and exit code 2; a run that did not do all that it had to do ends with 1, a stopped
-one with 130. A run says its first line before it imports what takes long; Prefect, which takes seconds, is imported
-only once there is something to do.
+What a person got wrong is one line and exit code 2; a run that did not do all that it had to do ends with 1, one that
+waits for a word on what a release changed with 3, a stopped one with 130. A run says its first line before it imports
+what takes long; Prefect, which takes seconds, is imported only once there is something to do.
 """
 
 import logging
@@ -75,7 +75,7 @@ app.add_typer(doctor.app)
 def _say_release(asked: bool) -> None:
     """Say which code this is, and end."""
     if asked:
-        from flows.release import release_text
+        from stages.pipeline.release import release_text
 
         print(release_text())
         raise typer.Exit
@@ -110,9 +110,10 @@ def plan(options: RunOptions) -> int:
     from flows.orders import order_lines, stopping_lines, told_lines
     from flows.output import open_console, plan_rows, print_table
     from flows.reasons import plan_remark_lines, remark_line
+    from flows.upgrading import WAITS, settle, waiting_line
 
-    pipeline = options.plan.pipeline()
-    plans = options.plan.stage_plans(pipeline)
+    settled = settle(options.plan)
+    pipeline, plans = settled.plan.pipeline(), settled.stage_plans
     estimates = estimate(pipeline, plans)
     print_table(open_console(), plan_rows(plans, estimates))
     for line in order_lines(pipeline, plans):
@@ -122,13 +123,18 @@ def plan(options: RunOptions) -> int:
     stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
     for line in plan_remark_lines(plans):
         print(line, file=sys.stderr)
-    for stage, preview in options.plan.previews(plans).items():
+    for stage, preview in settled.plan.previews(plans).items():
         for line in preview.lines:
             print(f"{stage}: {line}")
         for remark in preview.remarks:
             print(remark_line(stage, remark), file=sys.stderr)
     for line in (*told_lines(plans), *stopping):
         print(line, file=sys.stderr)
+    if settled.waits:
+        print(f"segue: a run would wait for a word: {waiting_line(settled)}", file=sys.stderr)
+        return WAITS
+    for line in settled.lines:
+        print(f"segue: {line}", file=sys.stderr)
     return 1 if stopping else 0
 
 
@@ -284,6 +290,7 @@ def run_command(arguments: Sequence[str]) -> int:
 def _report(error: Exception) -> int:
     """Tell what ended a command, and return its exit code."""
     from flows.failures import format_error, is_fault
+    from flows.upgrading import WAITS, UpgradeWaits
     from stages.pipeline.contract import Stopped
 
     if isinstance(error, Stopped):
@@ -292,7 +299,7 @@ def _report(error: Exception) -> int:
     if is_fault(error):
         traceback.print_exception(error)
     print(f"segue: {format_error(error)}", file=sys.stderr)
-    return 1
+    return WAITS if isinstance(error, UpgradeWaits) else 1
 
 
 def _override_lines(difference: Any, path: str = "") -> Iterator[str]:

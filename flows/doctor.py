@@ -55,8 +55,8 @@ def machine() -> Iterator[Finding]:
     import psutil
     import torch
 
-    from flows.release import release_text
     from stages.pipeline.cores import available_cores
+    from stages.pipeline.release import release_text
 
     supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
     version = platform.python_version()

@@ -77,11 +77,15 @@ def _run(options: RunOptions, current: "Run") -> None:
     from flows.orders import told_lines
     from flows.recipe import GPU_STAGES
     from flows.running import current_run, run_stages
+    from flows.upgrading import settled_plan
     from schemas import Store
     from stages.pipeline.contract import device_of
 
+    settled = settled_plan(current.plan, _ask if sys.stdin.isatty() and sys.stderr.isatty() else None)
+    current.plan, current.stage_plans = settled.plan, settled.stage_plans
     settings = current.plan.settings
-    current.stage_plans = current.plan.stage_plans()
+    for line in settled.lines:
+        print(f"segue: {line}", file=sys.stderr, flush=True)
     for line in told_lines(current.stage_plans):  # what goes is said before it goes
         print(line, file=sys.stderr, flush=True)
     if total := total_line(estimate(current.plan.pipeline(), current.stage_plans)):
@@ -106,3 +110,11 @@ def _run(options: RunOptions, current: "Run") -> None:
         catalog(recipe=options.recipe, settings=options.settings, stages=options.requested)
     finally:
         current_run.reset(token)
+
+
+def _ask(lines: Sequence[str]) -> str:
+    """Show a person what a release changed, and return what they say."""
+    for line in ("a release changed:", *lines):
+        print(f"segue: {line}", file=sys.stderr, flush=True)
+    print("segue: remake, keep, or stop? ", file=sys.stderr, end="", flush=True)
+    return sys.stdin.readline().strip()

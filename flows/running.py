@@ -6,7 +6,7 @@ handed in, so that this knows nothing of Prefect: `flows.catalog` does them as t
 
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -37,10 +37,12 @@ class RunPlan:
     """The stages were asked for by name, so a `refresh` policy does not hold them back."""
     checks: tuple[Check, ...] = ()
     """What must hold before a table is published."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """Versions of tables that stages go on with though a release would make others, by the stage."""
 
     def pipeline(self) -> Pipeline:
         """Return the stages with new identities: a run may have trained a model that they depend on."""
-        return Pipeline(self.stages, self.settings, self.names)
+        return Pipeline(self.stages, self.settings, self.names, self.kept)
 
     def stage_plans(self, pipeline: Pipeline | None = None) -> list[Plan]:
         """Return what each stage would do, computing nothing.

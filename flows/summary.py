@@ -13,10 +13,10 @@ from prefect.artifacts import create_markdown_artifact
 from flows.estimates import duration
 from flows.output import result_rows
 from flows.reasons import reason_lines
-from flows.release import release_text
 from flows.running import Run
 from schemas import Store
 from schemas.tables import Row
+from stages.pipeline.release import release_text
 
 KEY = "segue-run"
 """The artifact's name on the page, which shows the newest of it and those before."""
@@ -34,7 +34,7 @@ _CHECKS = """
 _TRAINED = "SELECT checkpoint_id, kind FROM checkpoints WHERE kind IN ({kinds}) ORDER BY created_at DESC LIMIT 1"
 
 _CLIPS = """
-    SELECT coalesce(nullif(title, ''), description, request_id) AS words, clips.sha256
+    SELECT coalesce(nullif(requests.title, ''), nullif(requests.description, ''), request_id) AS words, clips.sha256
     FROM clips LEFT JOIN requests USING (request_id) ORDER BY request_id, take"""
 
 

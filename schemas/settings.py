@@ -52,6 +52,10 @@ class Settings(Config):
     drop_requests: bool = False
     """Whether a requests file may drop clips that the last order has: those of lines that are gone or changed, and
     takes beyond a smaller number."""
+    on_upgrade: Literal["ask", "remake", "keep"] = "ask"
+    """What a run does where a release changed a stage, so that all that the stage and those after it made would be made
+    again: `ask` says what and how long it takes, and waits for a word where that is more than a minute; `remake` makes
+    it again; `keep` goes on with what is there, to which new rows come by the code of now."""
     on_failure: str | None = None
     """Who is told when a run of the service fails or crashes: a block of Prefect for notifications or webhooks, as
     `slack-webhook/ops`, or the http(s) address of a webhook that is no secret. What is secret belongs in a block."""

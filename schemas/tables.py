@@ -579,6 +579,7 @@ RUNS = Table(
         rows_refused=pa.int64(),
         device=TEXT,
         code_version=TEXT,
+        stage_version=pa.int64(),
         outputs=TEXTS,
         error=TEXT,
         sequence=pa.int64(),

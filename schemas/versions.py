@@ -34,8 +34,8 @@ class Version:
 
     def fields(self) -> dict[str, str]:
         """Return the name of a field that names each of its weights, as `stage.field`, by their digest."""
-        knobs = _knobs(self.config).items()
-        return {value["weights"]: f"{self.stage}.{name}" for name, value in knobs if _is_weights(value)}
+        items = knobs(self.config).items()
+        return {value["weights"]: f"{self.stage}.{name}" for name, value in items if _is_weights(value)}
 
     def weights(self) -> set[str]:
         """Return the digests of all weights that its configuration names."""
@@ -44,7 +44,7 @@ class Version:
 
 def weights_of_config(config: Mapping[str, Any]) -> set[str]:
     """Return the digests of all weights that a configuration names, where they are `{"weights": digest}`."""
-    return {value["weights"] for value in _knobs(config).values() if _is_weights(value)}
+    return {value["weights"] for value in knobs(config).values() if _is_weights(value)}
 
 
 def record_version(
@@ -103,7 +103,7 @@ class Versions:
             yield f"the stage {old.stage} → {new.stage}"
         if old.stage_version != new.stage_version:
             yield f"the code of {new.stage}: VERSION {old.stage_version} → {new.stage_version}{through}"
-        knobs_before, knobs_after = _knobs(old.config), _knobs(new.config)
+        knobs_before, knobs_after = knobs(old.config), knobs(new.config)
         for name in sorted(knobs_before.keys() | knobs_after.keys()):
             value, other = knobs_before.get(name, _ABSENT), knobs_after.get(name, _ABSENT)
             if value != other:
@@ -159,12 +159,12 @@ def _is_weights(value: Any) -> bool:
     return isinstance(value, dict) and value.keys() == {"weights"}
 
 
-def _knobs(config: Any, name: str = "") -> dict[str, Any]:
+def knobs(config: Any, name: str = "") -> dict[str, Any]:
     """Return the values of a configuration by dotted name."""
     if isinstance(config, dict) and config and not _is_weights(config):
         fields: dict[str, Any] = {}
         for field, value in config.items():
-            fields |= _knobs(value, f"{name}.{field}" if name else field)
+            fields |= knobs(value, f"{name}.{field}" if name else field)
         return fields
     return {name: config} if name else {}
 

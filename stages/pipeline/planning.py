@@ -30,10 +30,15 @@ class Pipeline:
     Args:
         stages: all stages of the recipe, in order, whether or not they are to run.
         names: those that are to run; None for all.
+        kept: versions that stages go on with, by the stage, though the code of now would write others.
     """
 
     def __init__(
-        self, stages: Sequence[ConfiguredStage], settings: Settings, names: Collection[str] | None = None
+        self,
+        stages: Sequence[ConfiguredStage],
+        settings: Settings,
+        names: Collection[str] | None = None,
+        kept: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.stages = {stage.name: stage for stage in stages}
         self.names = frozenset(self.stages if names is None else names)
@@ -44,6 +49,7 @@ class Pipeline:
         self._dependencies: dict[str, Dependencies] = {}
         self._configs: dict[str, str] = {}
         self._held: dict[str, bool] = {}
+        self._kept = dict(kept)
 
     def writer(self, table: Table) -> ConfiguredStage | None:
         """Return the stage that makes a table."""
@@ -119,11 +125,29 @@ class Pipeline:
             except WeightsNotFetched as error:
                 raise error.of_fields(fields) from error
             version = stage_fingerprint(name, stage.module.VERSION, config, digests, self.versions(name))
-            self._fingerprints[name], self._configs[name] = version, canonical(config, digests)
+            self._configs[name] = canonical(config, digests)
             self._dependencies[name] = dependencies  # as they entered the identity, which stands from now on
-            for kind in getattr(stage.module, "KINDS", ()):
-                self.library.recipes[kind] = version
+            self._set_fingerprint(name, self._kept.get(name, version))
         return self._fingerprints[name]
+
+    def keep(self, name: str, version: str) -> None:
+        """Have a stage go on with a version of its table, which is what those that read it then read."""
+        self._kept[name] = version
+        self._set_fingerprint(name, version)
+
+    def _set_fingerprint(self, name: str, version: str) -> None:
+        self._fingerprints[name] = version
+        for kind in getattr(self.stages[name].module, "KINDS", ()):
+            self.library.recipes[kind] = version
+
+    def config(self, name: str) -> str:
+        """Return the configuration of a stage as canonical JSON, with the digests of the weights that it names.
+
+        Raises:
+            MissingWeights: it names weights that cannot be had.
+        """
+        self.fingerprint(name)
+        return self._configs[name]
 
     def weights(self, reference: WeightsRef) -> LocalWeights:
         """Return weights by name; `checkpoint:<kind>` is of this run's recipe where a stage of it trains that."""
@@ -193,7 +217,7 @@ class Pipeline:
     def context(self, name: str, run_id: str) -> Context:
         """Return the context of one stage of a run."""
         version = self.fingerprint(name)
-        versions, config = self.versions(name), self._configs[name]
+        versions, config = self.versions(name), self.config(name)
         context = Context(self.store, self.settings, run_id, name, version, versions, self.library, config)
         if hasattr(self.stages[name].module, "reduce"):
             context = replace(context, data_columns=self.dependencies(name).columns)

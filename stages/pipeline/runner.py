@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
 
@@ -24,6 +23,7 @@ from stages.pipeline.jobs import Counts, JobResult, run_job
 from stages.pipeline.keys import is_staged
 from stages.pipeline.planning import plan_stage
 from stages.pipeline.plans import ConfiguredStage, Plan
+from stages.pipeline.release import code_version
 
 log = logging.getLogger(__name__)
 
@@ -174,7 +174,8 @@ def _finish(
         "rows_reused": counts.reused,
         "rows_refused": counts.refused,
         "device": _device(context),
-        "code_version": _code_version(),
+        "code_version": code_version(),
+        "stage_version": stage.module.VERSION,
         "outputs": [stage.module.WRITES.name],
         "error": problem,
         # What was published last when it ended: machines' clocks may differ.
@@ -204,13 +205,6 @@ def _write_checks(context: Context, checks: Sequence[CheckResult]) -> None:
 def _device(context: Context) -> str:
     """Return where tensors were; a stage that loaded no torch had none, and does not wait for it to load now."""
     return context.device if "torch" in sys.modules else "cpu"
-
-
-def _code_version() -> str:
-    try:
-        return version("segue")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _untouched_counts(stage: ConfiguredStage, context: Context, plan: Plan) -> Counts:

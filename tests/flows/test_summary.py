@@ -5,12 +5,16 @@ import pytest
 from flows.running import Run, RunPlan
 from flows.summary import CLIPS, summary_text
 from schemas import Settings
+from schemas.drafts import Drafts
+from schemas.publications import Publications
+from schemas.tables import CLIPS as CLIPS_TABLE
+from schemas.tables import REQUESTS
 from stages import report, train
 from stages.pipeline.jobs import Counts
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed, StageResult
 from tests.stages.report.test_report import make
-from tests.worlds.small_catalog import request_row, small_catalog
+from tests.worlds.small_catalog import VERSION, request_row, small_catalog
 
 STAGES = [ConfiguredStage("train", train, train.Config()), ConfiguredStage("report", report, report.Config())]
 
@@ -18,9 +22,12 @@ STAGES = [ConfiguredStage("train", train, train.Config()), ConfiguredStage("repo
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("store"))
-    requests = [request_row(number) for number in range(5)]
-    requests[0] |= {"title": "![](http://elsewhere/x.png) <script>"}
-    make(small_catalog(folder, requests))
+    requests = [request_row(number) | {"title": "![](http://elsewhere/x.png) <script>"} for number in range(5)]
+    context = small_catalog(folder, requests)
+    make(context)
+    for table in (CLIPS_TABLE, REQUESTS):
+        manifest = Drafts(context.store, table, VERSION).manifest()
+        Publications(context.store).publish("r0", table.name, {table.name: (VERSION, manifest)})
     return folder
 
 
@@ -41,7 +48,7 @@ def test_a_run_that_trained_and_made_the_page_shows_curves_and_spectrograms_of_t
 
 def test_metadata_in_it_is_data_in_an_indented_block(store):
     lines = summary_text(run(store, changed=True), None).splitlines()
-    assert [line[:4] for line in lines if "elsewhere" in line] == ["    "]
+    assert [line for line in lines if "elsewhere" in line] == ["    ![](http://elsewhere/x.png) <script>"] * CLIPS
 
 
 def test_a_run_that_changed_nothing_or_failed_shows_no_pictures(store):

@@ -2,21 +2,29 @@
 
 import json
 import subprocess
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def release_text() -> str:
-    """Say the version of Segue, and its commit where it runs from a clone or was installed from one by its address."""
+    """Say the version of Segue, and its commit where it is known."""
+    return f"segue {code_version()}"
+
+
+@cache
+def code_version() -> str:
+    """Return the version of this code, and its commit where it runs from a clone or was installed from one by its
+    address; it is looked up once, for it does not change while a process runs."""
     try:
         installed = Distribution.from_name("segue")
     except PackageNotFoundError:
         installed = None
     commit = _commit_of_clone() or _commit_of_installation(installed)
     version = installed.version if installed else "not installed"
-    return f"segue {version}" + (f" (commit {commit})" if commit else "")
+    return version + (f" (commit {commit})" if commit else "")
 
 
 def _commit_of_clone() -> str:

@@ -1,0 +1,117 @@
+"""Upgrades: tables that a run would make again only because a release changed the stage that makes them.
+
+A release that raises a stage's VERSION, or gives it a knob that it did not have, gives its table another version though
+nobody asked for anything else. The store knows what each of its versions was made with, so that this can be told from
+what a user changed before anything is made.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas import Settings
+from schemas.drafts import Drafts
+from schemas.identity import weights_fields
+from schemas.tables import RUNS
+from schemas.versions import Version, Versions, knobs
+from schemas.weights import MissingWeights
+from stages.pipeline.planning import Pipeline
+from stages.pipeline.plans import ConfiguredStage
+
+
+@dataclass(frozen=True)
+class Upgrade:
+    """A table that the code of now would make anew, with what it was made with otherwise equal."""
+
+    stage: str
+    before: str
+    """The version of the table that the store has."""
+    text: str
+    """What the release changed: `version 3 -> 4`, knobs that came or went."""
+
+
+def find_upgrades(stages: Sequence[ConfiguredStage], settings: Settings, names: Sequence[str]) -> list[Upgrade]:
+    """Return the upgrades that a run of the stages `names` meets, each stage before those that read it.
+
+    What follows from one is none: where its table stands as it was, what is made from that does too.
+
+    Raises:
+        MissingWeights: published weights that the run needs cannot be had.
+    """
+    pipeline = Pipeline(stages, settings, names)
+    recorded = Versions(pipeline.store)
+    pipeline.fetch(names)
+    pipeline.library.offline = True  # of stages that the run only reads from, what is not here is not asked for
+    upgrades = []
+    for name in _with_upstream(pipeline, names):
+        try:
+            version, inputs = pipeline.fingerprint(name), pipeline.versions(name)
+            config = json.loads(pipeline.config(name))
+        except MissingWeights:  # of a model that is still to be trained nothing can be kept
+            continue
+        if _is_begun(pipeline, name, version):
+            continue
+        code = pipeline.stages[name].module.VERSION
+        now = Version(version, name, code, config, inputs)
+        alike = [each for each in recorded.all.values() if _differs_by_release(each, now)]
+        before = _latest(pipeline, [each for each in alike if _is_begun(pipeline, name, each.fingerprint)])
+        if before is not None:
+            upgrades.append(Upgrade(name, before.fingerprint, _text(before, now)))
+            pipeline.keep(name, before.fingerprint)
+    return upgrades
+
+
+def _with_upstream(pipeline: Pipeline, names: Sequence[str]) -> list[str]:
+    """Return stages and all those that make what they read or load, in the order of the recipe."""
+    waiting = list(names)
+    for name in waiting:
+        stage = pipeline.stages[name]
+        tables = (*stage.module.READS, *getattr(stage.module, "CONSULTS", ()))
+        kinds = {reference.checkpoint for reference in weights_fields(stage.config)}
+        waiting += [
+            other.name
+            for other in pipeline.stages.values()
+            if other.name not in waiting
+            and (other.module.WRITES in tables or not kinds.isdisjoint(getattr(other.module, "KINDS", ())))
+        ]
+    return [name for name in pipeline.stages if name in waiting]
+
+
+def _is_begun(pipeline: Pipeline, name: str, version: str) -> bool:
+    """Return whether the store has something of a version of a stage's table."""
+    table = pipeline.stages[name].module.WRITES
+    return bool(Drafts(pipeline.store, table, version).shards())
+
+
+def _differs_by_release(before: Version, now: Version) -> bool:
+    """Return whether two versions of a table differ in nothing that a user says: the values of knobs that both have,
+    and the versions of tables that both read, are equal."""
+    if before.stage != now.stage or before.fingerprint == now.fingerprint:
+        return False
+    old, new = knobs(before.config), knobs(now.config)
+    return all(old[name] == new[name] for name in old.keys() & new.keys()) and all(
+        before.inputs[table] == now.inputs[table] for table in before.inputs.keys() & now.inputs.keys()
+    )
+
+
+def _latest(pipeline: Pipeline, versions: Sequence[Version]) -> Version | None:
+    """Return the version that a run worked on last; None of none."""
+    if len(versions) < 2:
+        return versions[0] if versions else None
+    rows = pipeline.store.read(RUNS, "1", columns=["fingerprint", "started_at"]).to_pylist()
+    last = {row["fingerprint"]: row["started_at"] for row in sorted(rows, key=lambda row: row["started_at"])}
+    known = [version for version in versions if version.fingerprint in last]
+    return max(known, key=lambda version: last[version.fingerprint]) if known else versions[-1]
+
+
+def _text(before: Version, now: Version) -> str:
+    old, new = knobs(before.config), knobs(now.config)
+    parts = []
+    if before.stage_version != now.stage_version:
+        parts.append(f"version {before.stage_version} -> {now.stage_version}")
+    for word, names in (("new knobs", new.keys() - old.keys()), ("gone knobs", old.keys() - new.keys())):
+        if names:
+            parts.append(f"{word} {', '.join(sorted(names))}")
+    if tables := before.inputs.keys() ^ now.inputs.keys():
+        parts.append(f"reads other tables ({', '.join(sorted(tables))})")
+    return ", ".join(parts)
