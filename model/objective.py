@@ -15,8 +15,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -153,16 +155,18 @@ def accumulate_gradients(
     some of the micro-batches, all of them have it. Returns what these micro-batches add to each codebook's
     loss, nats, on the model's device: reading it is what waits for the device, and nothing here does.
     """
-    processes = loss_module.process_group.size() if isinstance(loss_module, DistributedDataParallel) else 1
+    is_shared = isinstance(loss_module, DistributedDataParallel) or isinstance(loss_module.model, FSDPModule)
+    processes = dist.get_world_size() if is_shared else 1
     sums = []
     for number, micro_batch in enumerate(micro_batches, start=1):
         torch.manual_seed(micro_batch.seed)
-        # Gradients are added up in this process first: they meet those of the others with the last micro-batch.
+        # Gradients are added up in this process first: they meet those of the others with the last micro-batch. Of a
+        # sharded model no process has room for all, so they meet with each.
         apart = number < len(micro_batches)
         with loss_module.no_sync() if apart and isinstance(loss_module, DistributedDataParallel) else nullcontext():
             losses = loss_module(micro_batch.batch)
             weighted = losses * micro_batch.loss_weights.to(losses.device, non_blocking=True)
-            # DistributedDataParallel averages over the processes, where a sum is wanted.
+            # Both ways of sharing a training average over the processes, where a sum is wanted.
             (weighted.mean() * processes).backward()
         sums.append(weighted.detach())
     return torch.stack(sums).sum(0)

@@ -31,6 +31,11 @@ class Settings(Config):
     processes: int | None = Field(default=None, ge=1)
     """Processes that train a language model together on this machine, each with a GPU of its own or a share of the
     cores; None takes one for each GPU, or one on a CPU. Sums are rounded by their number, as by the device."""
+    parallel: Literal["auto", "data", "fully_sharded"] = "auto"
+    """How the processes of one training share it: each has the whole model and works on a part of the data
+    (arXiv:2006.15704), or each has only its part of all weights, gradients and moments as well (PyTorch's
+    `fully_shard`, arXiv:2304.11277), which takes longer and fits larger models. `auto` shards what does not fit
+    whole."""
     task_runner: Literal["threads", "dask"] = "threads"
     """What runs the shards of a stage."""
     concurrency: int = Field(default=1, ge=1)

@@ -6,7 +6,7 @@ of mono ones by `stereo_configuration` and `stereo_weights`.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,16 +20,14 @@ from model.lm.patterns import Mode, Pattern
 from model.lm.transformer import Transformer, initialise
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(NamedTuple):
     """Logits for every code, and which of them are predictions that count; elsewhere logits mean nothing."""
 
     logits: Float[Tensor, "B K T V"]
     mask: Bool[Tensor, "B K T"]
 
 
-@dataclass(frozen=True, eq=False)
-class Loss:
+class Loss(NamedTuple):
     """Cross-entropy in nats: the mean over codebooks, and each codebook's own."""
 
     mean: Float[Tensor, ""]

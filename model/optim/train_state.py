@@ -17,6 +17,7 @@ from functools import cache
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from model.optim.config import OptimizationConfig, TrainingPrecision
@@ -155,6 +156,8 @@ class TrainState:
             group["lr"] = rate
         largest = math.inf if self.config.gradient_norm is None else self.config.gradient_norm
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), largest, foreach=True)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()  # of what all processes hold
         applied = norm.isfinite()
         # Fused AdamW reads these two on the device, as `torch.amp.GradScaler` uses them, and may leave all as it was.
         self.adam.grad_scale, self.adam.found_inf = None, (~applied).float()  # type: ignore[attr-defined]
@@ -232,6 +235,20 @@ class TrainState:
     def state(self) -> dict[str, Tensor]:
         """Return all that the next update depends on, as named tensors on the CPU: weights, averaged weights, moments,
         buffers, and counters."""
+        return {name: value.cpu().contiguous() for name, value in self.tensors().items()}
+
+    def begin_moments(self) -> None:
+        """Give each parameter of AdamW the moments that it has before the first update, if it has none: a place for
+        those of a saved state."""
+        for group in self.adam.param_groups:
+            for parameter in group["params"]:
+                if parameter not in self.adam.state:
+                    count = torch.zeros((), device=parameter.device)
+                    moments = (count, torch.zeros_like(parameter), torch.zeros_like(parameter))
+                    self.adam.state[parameter] = dict(zip(MOMENTS, moments, strict=True))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what `state` does as it is, on the device; of a sharded model, what this process has of it."""
         state = {"updates": torch.tensor(self.updates), "skipped_steps": self.skipped_steps}
         for name, parameter in self.parameters.items():
             state[f"weights.{name}"] = parameter.detach()
@@ -241,7 +258,7 @@ class TrainState:
                     state[f"{moment}.{name}"] = self.adam.state[parameter][moment]
         state |= {f"momentum.{name}": value for name, value in self.momenta.items()}
         state |= {f"buffers.{name}": value for name, value in self.buffers.items()}
-        return {name: value.cpu().contiguous() for name, value in state.items()}
+        return state
 
     def load(self, state: Mapping[str, Shaped[Tensor, "..."]]) -> None:
         """Copy a state that `state` gave into place.

@@ -81,6 +81,11 @@ def save_state(context: Context, state: Mapping[str, Tensor], training_log: Trai
         os.fsync(file.fileno())
     os.replace(temporary, folder / STATE)
     context.scratch_area.keep(STATE, int(state["updates"]))
+    publish_log(context, training_log)
+
+
+def publish_log(context: Context, training_log: TrainingLog) -> None:
+    """Write the rows so far into the store."""
     rows = pa.Table.from_pylist(training_log.training_rows(context.identity), schema=TRAINING.schema)
     context.store.write_shard(TRAINING, context.fingerprint, context.identity, rows, input_key=context.identity)
 

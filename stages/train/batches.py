@@ -4,6 +4,7 @@ Every draw is a function of the seed, the step and the number of the item alone,
 killed sees what it would have seen, and a larger batch begins with the smaller one.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -99,7 +100,8 @@ def draw_batch(
     """Draw those micro-batches of a step that one process works on, prepared for the device of `model`: every
     `rank.world_size`-th.
 
-    Of the others only the windows are drawn, for what they hold makes the weight of these.
+    Of the others only the windows are drawn, for what they hold makes the weight of these. Where the model is sharded,
+    all processes work on as many: one that has fewer repeats its last one, without weight.
     """
     windows = [_draw_window(corpus, tracks, config, step, item).window for item in range(config.batch_size)]
     frames = segment_frames(corpus, config)
@@ -114,6 +116,9 @@ def draw_batch(
         batch = draw_examples(corpus, tracks, config, step, embed_words, items[number])
         seed = step_seed(config.seed, step, DROPOUT, number)
         micro_batches.append(MicroBatch(batch.prepared(model, with_branches), weights[number], seed))
+    if rank.fully_sharded and len(micro_batches) < math.ceil(len(items) / rank.world_size):
+        last = micro_batches[-1]
+        micro_batches.append(replace(last, loss_weights=torch.zeros_like(last.loss_weights)))
     return TrainingBatch(micro_batches, segment=frames, frames=int(lengths.sum()))
 
 

@@ -1,15 +1,16 @@
-"""Data-parallel training (PyTorch's `DistributedDataParallel`, arXiv:2006.15704): what the processes that train
-together know of each other, and what they exchange.
+"""Training in several processes: what those that train together know of each other, and what they exchange.
 
-Every process has the whole model and works on some micro-batches of each step; their gradients are averaged, so that
-all make the same update. A training in one process is the case of one, in which nothing is exchanged. How the processes
-come about is `stages.train.following`'s.
+Each works on some micro-batches of a step, and their gradients are averaged, so that all make the same update: each of
+the whole model (PyTorch's `DistributedDataParallel`, arXiv:2006.15704), or of its part of one that is sharded
+(`stages.train.sharding`). A training in one process is the case of one, in which nothing is exchanged. How the
+processes come about is `stages.train.following`'s.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,8 @@ WAITING_TIMEOUT = timedelta(days=7)
 """How long a process waits for the first one, which plans, evaluates and writes between the steps. Not because it could
 be gone: that closes its connection, and is an error at once."""
 
+Value = TypeVar("Value")
+
 
 @dataclass(frozen=True)
 class Rank:
@@ -41,13 +44,25 @@ class Rank:
     waiting: dist.ProcessGroup | None = None
     """What it waits for the first one by, and for nothing that a GPU computes."""
 
+    fully_sharded: bool = False
+    """Whether it has a part of the model only, so that all must compute at the same time whatever one does."""
+
     @property
     def is_main(self) -> bool:
         return self.number == 0
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether it takes part in evaluations: the first one's, for which it needs the others if they have a part of
+        the model."""
+        return self.is_main or self.fully_sharded
+
     def distributed(self, loss_module: LossModule) -> LossModule | DistributedDataParallel:
-        """Wrap a module so that gradients are averaged over all processes as they come about."""
-        return loss_module if self.world_size == 1 else DistributedDataParallel(loss_module, broadcast_buffers=False)
+        """Wrap a module so that gradients are averaged over all processes as they come about; one that is sharded does
+        so itself."""
+        if self.world_size == 1 or self.fully_sharded:
+            return loss_module
+        return DistributedDataParallel(loss_module, broadcast_buffers=False)
 
     def any_flag(self, flag: bool) -> bool:
         """Return whether the flag of any process is set. No device is waited for."""
@@ -60,6 +75,20 @@ class Rank:
     def wait_for_others(self) -> None:
         """Wait until all processes are here."""
         self.any_flag(False)
+
+    def agreed(self, value: Value) -> Value:
+        """Return the first one's value of what all that evaluate have come to, each by itself."""
+        values = [value]
+        if self.fully_sharded:
+            dist.broadcast_object_list(values, 0, self.waiting, torch.device("cpu"))
+        return values[0]
+
+    def gathered(self, value: dict[str, int]) -> list[dict[str, int]]:
+        """Return the values of all processes."""
+        values = [value] * self.world_size
+        if self.world_size > 1:
+            dist.all_gather_object(values, value, self.waiting)
+        return values
 
     def all_reduce(self, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return the sum over all processes."""

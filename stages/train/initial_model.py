@@ -68,7 +68,7 @@ class _TextEncoder:
 
 
 def initial_model(config: Config, context: Context) -> InitialModel:
-    """Make the model of a recipe before its first step, on the run's device.
+    """Make the model of a recipe before its first step, on the CPU: a device may have no room for all of it.
 
     Torch's generator is seeded anew for what starts fresh.
 
@@ -100,7 +100,7 @@ def initial_model(config: Config, context: Context) -> InitialModel:
     model.language_model.transformer.checkpointing = config.checkpoint_layers
     finetuned = config.model.description is not None and config.model.description.finetune
     return InitialModel(
-        model=model.to(context.device),
+        model=model,
         text_encoder=None if finetuned else text.reference,
         text_encoder_digest=text.digest,
         parents=[*parents, *text.parents],

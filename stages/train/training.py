@@ -32,8 +32,9 @@ from stages.checkpoints.model_card import ModelCard, card_text, literal, write_c
 from stages.checkpoints.native import save_checkpoint
 from stages.checkpoints.provenance import tracks_to_learn
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
-from stages.checkpoints.training_log import TrainingLog, fetch_state, load_state, save_state
+from stages.checkpoints.training_log import TrainingLog
 from stages.pipeline.contract import Context, ReduceResult
+from stages.train import saving
 from stages.train.batches import (
     JOINT_CODEBOOKS,
     TrainingBatch,
@@ -53,6 +54,7 @@ from stages.train.following import process_count, run_together
 from stages.train.initial_model import InitialModel, initial_model
 from stages.train.pace import TrainingPace
 from stages.train.packing import PACKED, open_packed, pack_table
+from stages.train.sharding import gather_model, is_to_be_sharded, shard_model
 from stages.train.tracks import METADATA
 from stages.train.validation import Validation
 
@@ -96,12 +98,16 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         initial = initial_model(config, context)
         _check_codec(corpus, config, initial)
         _start_joint_codebooks(corpus, config, initial.model, splits["train"])
+        loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
+        if is_to_be_sharded(config, context, rank, initial.model):
+            rank = shard_model(loss_module, context.device, rank)
+        else:
+            initial.model.to(context.device)
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
         train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)
-        loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
         validation = _take_steps(config, context, rank, draw, loss_module, train_state, evaluators.get("valid"))
-        if not rank.is_main:
+        if not rank.evaluates:
             return None
         context.progress.tell(list(validation.tell()))
         validation.remark(context.remarks)
@@ -110,6 +116,9 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
             for split, evaluator in evaluators.items():
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
             metrics |= validation.metrics()
+            gather_model(initial.model, rank)
+            if not rank.is_main:
+                return None
             row = _export_checkpoint(config, context, corpus, report, initial, metrics, learned, validation.kept_step)
     return ReduceResult([row], also={"training": validation.training_log.training_rows(context.identity)})
 
@@ -121,7 +130,7 @@ def _prepare_machine(context: Context, rank: Rank) -> None:
         if is_turn:
             for table, column in PACKED:
                 pack_table(context, table, column)
-            fetch_state(context)
+            saving.fetch(context)
         rank.wait_for_others()
 
 
@@ -148,20 +157,17 @@ def _take_steps(
     Args:
         draw: gives what this process works on in a step.
         loss_module: the model, with what it learns from.
-        evaluator: makes the validations on the way, in the first process.
+        evaluator: makes the validations on the way.
 
     Raises:
         ValueError: too many updates in a row had gradients that were not finite.
         Stopped: the run was asked to stop; the state is kept.
     """
-    saved = load_state(context.scratch())
+    saved = saving.load(context, rank, train_state)
     training_log = saved.training_log if saved else TrainingLog()
     validation = Validation(
-        config, evaluator, loss_module.model, train_state, training_log, saved.tensors if saved else {}
+        config, evaluator, loss_module.model, train_state, training_log, rank, saved.best if saved else {}
     )
-    if saved:
-        train_state.load(saved.tensors)
-        saved.tensors.clear()  # five times the model's size, which is copied
     model, steps, precision = loss_module.model, config.optimization.steps, config.optimization.precision
     context.progress.start("training", steps, "steps")
     context.progress.advance(train_state.updates, "resumed" if saved else "")
@@ -169,7 +175,7 @@ def _take_steps(
     distributed = rank.distributed(loss_module)
     left = steps - train_state.updates
     pace = TrainingPace(context.progress, left, validation.count_left(left))
-    if rank.is_main:
+    if rank.evaluates:
         started = time.perf_counter()
         validation.run_initial()
         pace.note_validation(time.perf_counter() - started)
@@ -182,8 +188,7 @@ def _take_steps(
         while train_state.updates < steps and not (config.early_stop and rank.any_flag(validation.is_over)):
             if rank.any_flag(context.stop.is_set()):
                 unread.read()
-                if rank.is_main:
-                    save_state(context, train_state.state() | validation.state(), training_log)
+                saving.save(context, rank, train_state, validation.best, training_log)
                 context.stop.set()
                 context.check_stopped()
             batch = upcoming.result()
@@ -200,10 +205,10 @@ def _take_steps(
                 note = f"loss {unread.read():.3f}"
             if logs:
                 training_log.log_training(step, stats, rate)
-            if validates and rank.is_main:
+            if validates and rank.evaluates:
                 validation.run(step)
-            if saves and rank.is_main:
-                save_state(context, train_state.state() | validation.state(), training_log)
+            if saves:
+                saving.save(context, rank, train_state, validation.best, training_log)
             if validates or saves:
                 unread.since = time.perf_counter()  # which was no training
             context.progress.advance(1, note)

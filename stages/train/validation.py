@@ -16,10 +16,8 @@ from model.optim.train_state import TrainState
 from stages.checkpoints.training_log import TrainingLog
 from stages.pipeline.contract import Remarks
 from stages.train.config import Config
+from stages.train.distributed import Rank
 from stages.train.evaluation import Evaluator
-
-BEST = "best."
-"""How the names of the best weights begin in a training's state."""
 
 SPLIT = "valid"
 
@@ -29,7 +27,8 @@ class Validation:
 
     Args:
         evaluator: None without held-out tracks.
-        saved: tensors of the state that the training goes on from; none at its beginning.
+        rank: this process, which evaluates alone or with all others.
+        best: the best weights so far of the training that goes on; none at its beginning.
 
     Raises:
         ValueError: the training is to stop early, and there is nothing to tell when.
@@ -42,7 +41,8 @@ class Validation:
         model: MusicModel,
         train_state: TrainState,
         training_log: TrainingLog,
-        saved: Mapping[str, Tensor],
+        rank: Rank,
+        best: Mapping[str, Tensor],
     ) -> None:
         if config.early_stop is not None and evaluator is None:
             raise ValueError(
@@ -51,7 +51,9 @@ class Validation:
             )
         self._config, self._evaluator, self._model = config, evaluator, model
         self._train_state, self.training_log = train_state, training_log
-        self._best = {name.removeprefix(BEST): value.clone() for name, value in saved.items() if name.startswith(BEST)}
+        self._rank = rank
+        self.best = dict(best)
+        """The best weights so far, by the parameter's name, where the training may stop early."""
 
     @property
     def _interval(self) -> int:
@@ -77,9 +79,10 @@ class Validation:
         if self._evaluator is None:
             return
         with self._train_state.averaged():
-            self.training_log.log_held_out(step, SPLIT, self._evaluator.codebooks(self._model))
+            losses = self._rank.agreed(self._evaluator.codebooks(self._model))
+            self.training_log.log_held_out(step, SPLIT, losses)
             if self._config.early_stop is not None and step and self.best_step == step:
-                self._best = {name: value.detach().clone() for name, value in self._train_state.parameters.items()}
+                self.best = {name: value.detach().clone() for name, value in self._train_state.parameters.items()}
 
     @property
     def initial_loss(self) -> float | None:
@@ -108,20 +111,16 @@ class Validation:
         rows = [row for row in self.training_log.rows if row["split"] == SPLIT]
         return {row["step"]: row["loss"] if math.isfinite(row["loss"]) else math.inf for row in rows}
 
-    def state(self) -> dict[str, Tensor]:
-        """Return what a later process needs besides the rows: the best weights, on the CPU, by names of their own."""
-        return {f"{BEST}{name}": value.cpu() for name, value in self._best.items()}
-
     @property
     def kept_step(self) -> int:
         """The number of steps that the weights which are kept have taken."""
-        best = self.best_step if self._best else None
+        best = self.best_step if self.best else None
         return self._train_state.updates if best is None else best
 
     def kept_weights(self) -> AbstractContextManager[None]:
         """Give the model the weights that are kept inside: the best where training may stop early, else the averaged
         ones."""
-        return self._train_state.replaced(self._best) if self._best else self._train_state.averaged()
+        return self._train_state.replaced(self.best) if self.best else self._train_state.averaged()
 
     def metrics(self) -> dict[str, float]:
         """Return what the validations say as metrics of a checkpoint."""

@@ -112,13 +112,17 @@ def kept_rows(folder: Path, config: train.Config) -> dict[str, list[dict]]:
 
 
 def killed_and_undisturbed(
-    folders: Sequence[Path], moments: Sequence[tuple[int, float]], changes: dict, processes: int = 1
+    folders: Sequence[Path],
+    moments: Sequence[tuple[int, float]],
+    changes: dict,
+    processes: int = 1,
+    parallel: str = "auto",
 ) -> list[int]:
     """Train in the first of two folders, killed at some moments, and in the second; the signals that ended the first.
 
     In a process of its own, as it forks.
     """
-    arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes), str(processes)]
+    arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes), str(processes), parallel]
     command = [sys.executable, "-m", "tests.worlds.training_world", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     if done.returncode:
@@ -127,14 +131,18 @@ def killed_and_undisturbed(
 
 
 def deaths_that_change_nothing(
-    place: Path, moments: Sequence[tuple[int, float]], changes: dict, processes: int = 1
+    place: Path,
+    moments: Sequence[tuple[int, float]],
+    changes: dict,
+    processes: int = 1,
+    parallel: str = "auto",
 ) -> list[int]:
     """Train in the folder `killed` of a place, killed at some moments, and in `undisturbed`; the signals that ended the
     first. Both leave the same weights bit for bit, the same rows, and nothing else."""
     killed, undisturbed = place / "killed", place / "undisturbed"
     for folder in (killed, undisturbed):
         fill(folder)  # the same files under another path are the same weights, so this is one recipe
-    deaths = killed_and_undisturbed((killed, undisturbed), moments, changes, processes)
+    deaths = killed_and_undisturbed((killed, undisturbed), moments, changes, processes, parallel)
     got, expected = (kept_weights(folder, recipe(folder, **changes)) for folder in (killed, undisturbed))
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[name], got[name]) for name in expected)
@@ -149,9 +157,10 @@ def make_context(
     progress: Progress | None = None,
     processes: int = 1,
     store_url: str | None = None,
+    parallel: str = "auto",
 ) -> tuple[ConfiguredStage, Context]:
     stage, store = ConfiguredStage("train", _train_module(), config), store_url or str(folder / "store")
-    pipeline = WorldPipeline([stage], Settings(store=store, device="cpu", processes=processes))
+    pipeline = WorldPipeline([stage], Settings(store=store, device="cpu", processes=processes, parallel=parallel))
     context = pipeline.context("train", "run")
     context.progress = progress or Progress()
     return stage, context
@@ -167,9 +176,10 @@ def train_in(
     progress: Progress | None = None,
     processes: int = 1,
     store_url: str | None = None,
+    parallel: str = "auto",
 ) -> dict:
     """Train through the runner; the row of `checkpoints`."""
-    stage, context = make_context(folder, config, progress, processes, store_url)
+    stage, context = make_context(folder, config, progress, processes, store_url, parallel)
     run_stage(stage, context)
     return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1]
 
@@ -209,14 +219,16 @@ class KillAt(Progress):
         self.last = now
 
 
-def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | None, processes: int) -> int:
+def train_in_a_process_of_its_own(
+    folder: Path, changes: dict, kill: KillAt | None, processes: int, parallel: str
+) -> int:
     """Train in a fork of this process; the signal that ended it, 0 for none."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             torch.set_num_threads(1)
-            train_in(folder, recipe(folder, **changes), kill, processes)
+            train_in(folder, recipe(folder, **changes), kill, processes, parallel=parallel)
             status = 0
         finally:
             os._exit(status)
@@ -229,12 +241,13 @@ def train_in_a_process_of_its_own(folder: Path, changes: dict, kill: KillAt | No
 def main() -> None:
     """Train in the first folder until it is killed, as often as there are moments to, and then to the end; then in the
     second folder, undisturbed. Prints the signal that ended each training. Both follow the recipe with the changes
-    given, in as many processes as are given."""
+    given, in as many processes as are given, which share it as is said."""
     killed, undisturbed = Path(sys.argv[1]), Path(sys.argv[2])
-    changes, processes = json.loads(sys.argv[4]), int(sys.argv[5])
+    changes, processes, parallel = json.loads(sys.argv[4]), int(sys.argv[5]), sys.argv[6]
     moments = [KillAt(step, share) for step, share in json.loads(sys.argv[3])]
-    print(json.dumps([train_in_a_process_of_its_own(killed, changes, one, processes) for one in [*moments, None]]))
-    train_in_a_process_of_its_own(undisturbed, changes, None, processes)
+    shared = (processes, parallel)
+    print(json.dumps([train_in_a_process_of_its_own(killed, changes, one, *shared) for one in [*moments, None]]))
+    train_in_a_process_of_its_own(undisturbed, changes, None, *shared)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,194 @@
+"""The state of a language model's training: kept as one file, or as a file of each process that has a part of it, and
+gone on from by any number of processes that share it in whatever way (`torch.distributed.checkpoint`).
+
+Either form is safetensors. The parts of one state are a folder beside the file, and count once a small file names that
+folder: it is replaced in one step after the last part is on the disk and, of a remote store, in the store. Whoever goes
+on takes the form that is further along.
+"""
+
+import json
+import shutil
+import uuid
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from torch.distributed import is_initialized
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+
+from model.optim.train_state import TrainState
+from schemas.local_disk import replace_file, sync
+from stages.checkpoints.disk_errors import disk_errors
+from stages.checkpoints.training_log import STATE, TrainingLog, fetch_state, load_state, publish_log, save_state
+from stages.pipeline.contract import Context
+from stages.train.distributed import Rank
+
+PARTS = "parts.json"
+"""Names the folder of the newest whole set of parts."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A set of parts, as `PARTS` tells of it."""
+
+    folder: str
+    updates: int
+    files: dict[str, int]
+    """Names in the folder, and their bytes."""
+    training_log: dict[str, object]
+
+    @staticmethod
+    def read(data: bytes | None) -> "_Parts | None":
+        return None if data is None else _Parts(**json.loads(data))
+
+
+BEST = "best."
+"""How the names of the best weights begin in a training's state."""
+
+
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """What was kept besides the state of the optimisation."""
+
+    training_log: TrainingLog
+    best: dict[str, Tensor]
+    """The best weights so far, by the parameter's name; of a sharded training this process's part of them."""
+
+
+def save(
+    context: Context, rank: Rank, train_state: TrainState, best: Mapping[str, Tensor], training_log: TrainingLog
+) -> None:
+    """Keep the state; of a sharded training each process keeps its part, and all return once all is kept.
+
+    Args:
+        best: the best weights so far, by the parameter's name; none where nobody asks for them.
+    """
+    if rank.fully_sharded:
+        _save_parts(context, rank, train_state.tensors() | _named_best(best), training_log)
+    elif rank.is_main:
+        of_best = {name: value.cpu() for name, value in _named_best(best).items()}
+        save_state(context, train_state.state() | of_best, training_log)
+        _remove_parts(context, besides="")
+
+
+def load(context: Context, rank: Rank, train_state: TrainState) -> Saved | None:
+    """Go on from the newest state that was kept; return what was kept beside it, or None where nothing is."""
+    folder = context.scratch()
+    parts = _local_parts(folder)
+    if parts is not None and parts.updates > _updates_of_file(folder):
+        best = _load_into(train_state, folder / parts.folder)
+        return Saved(TrainingLog(**parts.training_log), best)  # type: ignore[arg-type]
+    if rank.fully_sharded and (folder / STATE).exists():
+        best = _load_into(train_state, folder)
+        with safe_open(folder / STATE, framework="pt") as file:
+            return Saved(TrainingLog(**json.loads(file.metadata()["training_log"])), best)
+    whole = load_state(folder)
+    if whole is None:
+        return None
+    train_state.load(whole.tensors)
+    return Saved(whole.training_log, _best_of(whole.tensors))
+
+
+def _named_best(best: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{BEST}{name}": value for name, value in best.items()}
+
+
+def _best_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(BEST): value.clone() for name, value in tensors.items() if name.startswith(BEST)}
+
+
+def fetch(context: Context) -> None:
+    """Fetch the state that other machines kept in a remote store, where it is further along than what is here."""
+    fetch_state(context)
+    store, relative, folder = context.store, context.scratch_area.relative, context.scratch()
+    if store.is_local or not store.exists(f"{relative}/{PARTS}"):
+        return
+    pointer = store.read_bytes(f"{relative}/{PARTS}")
+    parts, here = _Parts.read(pointer), _local_parts(folder)
+    if parts is None or (here is not None and here.updates >= parts.updates):
+        return
+    place = folder / parts.folder
+    place.mkdir(exist_ok=True)
+    for name, size in parts.files.items():
+        store.filesystem.get_file(store.path(f"{relative}/{parts.folder}/{name}"), str(place / name))
+        if (got := (place / name).stat().st_size) != size:
+            raise OSError(f"expected {size} bytes in {relative}/{parts.folder}/{name}, got {got}")
+    replace_file(str(folder / PARTS), pointer)
+
+
+@disk_errors()
+def _save_parts(context: Context, rank: Rank, tensors: dict[str, Tensor], training_log: TrainingLog) -> None:
+    store, relative, scratch = context.store, context.scratch_area.relative, context.scratch()
+    updates = int(tensors["updates"])
+    name = rank.agreed(f"parts-{updates}-{uuid.uuid4().hex}")
+    folder = scratch / name
+    state_dict_saver.save(tensors, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
+    own = {path.name: path.stat().st_size for path in folder.glob(f"shard-{rank.number + 1:05d}-*")}
+    for file in own:
+        sync(str(folder / file))
+        if not store.is_local:
+            store.filesystem.put_file(str(folder / file), store.path(f"{relative}/{name}/{file}"))
+    sync(str(folder))
+    files = {file: size for each in rank.gathered(own) for file, size in each.items()}
+    if rank.is_main:
+        pointer = json.dumps(asdict(_Parts(name, updates, files, asdict(training_log)))).encode()
+        replace_file(str(scratch / PARTS), pointer)
+        if not store.is_local:
+            store.write_bytes(f"{relative}/{PARTS}", pointer)
+        publish_log(context, training_log)
+    rank.wait_for_others()
+    if rank.local_number == 0:
+        _remove_parts(context, besides=name)
+
+
+def _load_into(train_state: TrainState, folder: Path) -> dict[str, Tensor]:
+    """Fill a training's tensors, whole or this process's part of them, from the files of a folder; return the best
+    weights that are kept there."""
+    reader = HuggingFaceStorageReader(str(folder))
+    kept = reader.read_metadata().state_dict_metadata
+    train_state.begin_moments()
+    places = {name: torch.zeros_like(value) for name, value in train_state.parameters.items()}
+    tensors = train_state.tensors() | {name: value for name, value in _named_best(places).items() if name in kept}
+    known = {name: value for name, value in tensors.items() if name in kept or not _is_moment(name)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that there is only one process
+        state_dict_loader.load(known, storage_reader=reader, no_dist=not is_initialized())
+    train_state.load(known)
+    return _best_of(known)
+
+
+def _is_moment(name: str) -> bool:
+    return name.startswith(("step.", "exp_avg.", "exp_avg_sq."))
+
+
+def _local_parts(folder: Path) -> _Parts | None:
+    """Return the newest set of parts on this machine, if it is whole here."""
+    path = folder / PARTS
+    parts = _Parts.read(path.read_bytes() if path.exists() else None)
+    if parts is None or not all((folder / parts.folder / name).exists() for name in parts.files):
+        return None
+    return parts
+
+
+def _updates_of_file(folder: Path) -> int:
+    if not (folder / STATE).exists():
+        return -1
+    with safe_open(folder / STATE, framework="pt") as file:
+        return int(file.get_tensor("updates"))
+
+
+def _remove_parts(context: Context, besides: str) -> None:
+    """Remove the folders of older sets of parts, here and in the store."""
+    for path in context.scratch().glob("parts-*"):
+        if path.name != besides:
+            shutil.rmtree(path, ignore_errors=True)
+    if not context.store.is_local:
+        relative = context.scratch_area.relative
+        for name in context.store.folders(relative):
+            if name.startswith("parts-") and name != besides:
+                context.store.remove(f"{relative}/{name}")

@@ -1,0 +1,167 @@
+"""A sharded training: what one process makes, whatever number of processes has been at it, and who shards."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from moto.server import ThreadedMotoServer
+from s3fs import S3FileSystem
+
+from schemas import Store
+from stages.pipeline.contract import Progress, Stopped
+from stages.pipeline.runner import run_stage
+from stages.train.distributed import Rank
+from stages.train.initial_model import initial_model
+from stages.train.sharding import SHARE_OF_STATE, is_to_be_sharded, state_bytes
+from tests.worlds.training_world import (
+    StopAt,
+    deaths_that_change_nothing,
+    fill,
+    kept_rows,
+    kept_weights,
+    make_context,
+    recipe,
+    train_in,
+)
+
+CHANGES = {
+    **{"optimization": {"steps": 9}, "batch_size": 6, "micro_batch_size": 2, "save_every": 3, "log_every": 2},
+    **{"early_stop": {"every": 3, "patience": 3}},
+}
+"""Three micro-batches a step, so that of two processes one works on two and the other on one, without weight on the
+second."""
+
+
+class First(Progress):
+    """The first thing that a run tells of its steps."""
+
+    told: tuple[int, str] | None = None
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.told = self.told or (count, note)
+
+
+def same_training(folder: Path, other: Path, **changes: object) -> None:
+    expected, got = (kept_weights(place, recipe(place, **(CHANGES | changes))) for place in (folder, other))
+    assert expected.keys() == got.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-5)
+    rows, theirs = (kept_rows(place, recipe(place, **(CHANGES | changes))) for place in (folder, other))
+    assert [(row["step"], row["split"]) for row in theirs["training"]] == [
+        (row["step"], row["split"]) for row in rows["training"]
+    ]
+    for row, its in zip(rows["training"], theirs["training"], strict=True):
+        assert its["codebook_loss"] == pytest.approx(row["codebook_loss"], abs=1e-4)
+        assert its["gradient_norm"] == (row["gradient_norm"] and pytest.approx(row["gradient_norm"], rel=1e-3))
+    metrics, of_other = (dict(found["checkpoints"][0]["metrics"]) for found in (rows, theirs))
+    assert of_other == pytest.approx(metrics, abs=1e-3)
+
+
+def stop_after(folder: Path, step: int, processes: int, parallel: str, store_url: str | None = None) -> None:
+    stage, context = make_context(folder, recipe(folder, **CHANGES), None, processes, store_url, parallel)
+    context.progress = StopAt(context, step)
+    with pytest.raises(Stopped, match="train was asked to stop"):
+        run_stage(stage, context)
+
+
+def test_two_processes_that_have_half_of_the_model_each_train_the_model_of_one(tmp_path: Path) -> None:
+    alone, sharded = tmp_path / "alone", tmp_path / "sharded"
+    for folder in (alone, sharded):
+        fill(folder)
+    train_in(alone, recipe(alone, **CHANGES))
+    train_in(sharded, recipe(sharded, **CHANGES), processes=2, parallel="fully_sharded")
+    same_training(alone, sharded)
+
+
+def test_any_number_of_processes_goes_on_from_what_others_kept_whole_or_in_parts(tmp_path: Path) -> None:
+    alone, handed_on = tmp_path / "alone", tmp_path / "handed on"
+    for folder in (alone, handed_on):
+        fill(folder)
+    train_in(alone, recipe(alone, **CHANGES))
+    stop_after(handed_on, 2, processes=1, parallel="data")
+    stop_after(handed_on, 4, processes=2, parallel="fully_sharded")
+    stop_after(handed_on, 6, processes=3, parallel="fully_sharded")
+    scratch = make_context(handed_on, recipe(handed_on, **CHANGES))[1].scratch()
+    (parts,) = scratch.glob("parts-*")
+    assert len(list(parts.glob("*.safetensors"))) == 3
+    first = First()
+    train_in(handed_on, recipe(handed_on, **CHANGES), first)
+    assert first.told is not None
+    assert first.told[0] >= 6
+    assert first.told[1] == "resumed"
+    same_training(alone, handed_on)
+
+
+@pytest.mark.slow
+def test_a_sharded_training_that_is_killed_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
+    kills = [(5, 0.0)]
+    assert deaths_that_change_nothing(tmp_path, kills, CHANGES, 2, "fully_sharded") == [signal.SIGKILL, 0]
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    S3FileSystem.clear_instance_cache()
+    S3FileSystem().mkdir("trainings")
+    yield "s3://trainings/store"
+    S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.slow
+def test_another_machine_goes_on_from_the_parts_in_a_remote_store(
+    tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, store_url=bucket)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one machine"))
+    stop_after(tmp_path, 4, 2, "fully_sharded", bucket)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    first = First()
+    train_in(tmp_path, recipe(tmp_path, **CHANGES), first, store_url=bucket)
+    assert first.told is not None
+    assert first.told[0] >= 4
+    assert first.told[1] == "resumed"
+    assert Store(bucket).folders("scratch") == []
+
+
+# -- who shards ----------------------------------------------------------------------------------------------------
+
+
+def sharded(folder: Path, free: float, parallel: str = "auto", processes: int = 2, **changes: object) -> bool:
+    """Whether a process shards that has so many times the memory for the model's state."""
+    config = recipe(folder, **changes)
+    context = make_context(folder, config, parallel=parallel)[1]
+    model = initial_model(config, context).model
+    needed = state_bytes(config, model) / SHARE_OF_STATE
+
+    class Process(Rank):
+        def any_flag(self, flag: bool) -> bool:
+            return flag
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("stages.train.sharding.free_memory", lambda device: int(free * needed * 4))
+        return is_to_be_sharded(config, context, Process(0, processes, 0, 4), model)
+
+
+def test_a_model_is_sharded_where_its_state_does_not_fit_what_each_process_of_the_machine_has(tmp_path: Path) -> None:
+    fill(tmp_path)
+    assert sharded(tmp_path, free=0.99)
+    assert not sharded(tmp_path, free=1.01)
+    assert not sharded(tmp_path, free=0.5, parallel="data")
+    assert sharded(tmp_path, free=2.0, parallel="fully_sharded")
+    assert not sharded(tmp_path, free=0.5, processes=1)
+
+
+def test_an_optimiser_of_whole_matrices_is_not_sharded_and_refused_where_that_is_asked_for(tmp_path: Path) -> None:
+    fill(tmp_path)
+    muon = {"optimizer": "muon"}
+    assert not sharded(tmp_path, free=0.5, optimization=muon)
+    with pytest.raises(ValueError, match=r"expected train\.optimization\.optimizer = adamw .*, got muon"):
+        sharded(tmp_path, free=2.0, parallel="fully_sharded", optimization=muon)
