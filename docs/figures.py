@@ -22,6 +22,7 @@ LOOPS: dict[str, tuple[str, str]] = {
     "EnCodec at 32 kHz, decoding": (CODEC, "decoding"),
     "clips from requests.csv to FLAC": ("Clips an hour", "segue run"),
     "clips, without Prefect": ("Clips an hour", "without Prefect"),
+    "a training set from a folder": ("From a folder", "whole set"),
     "chroma, from files to rows": ("From recordings", "chroma"),
     "CLAP, from files to rows": ("From recordings", "clap"),
     "tokens, from files to rows": ("From recordings", "tokenize"),

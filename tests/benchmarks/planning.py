@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from flows.recipe import Recipe
 from schemas import Settings, Store
+from schemas.arrow import leave_pandas_out
 from schemas.identity import keys_digest
 from schemas.shards import row_keys
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
@@ -120,6 +121,7 @@ def _track(file, index: TrackIndex, shard: int) -> dict:  # type: ignore[no-unty
 
 def plan_once(root: Path, shard_size: int) -> dict:
     """Plan in this process: seconds, processor seconds, memory at its highest, and jobs (none, or it is wrong)."""
+    leave_pandas_out()  # as every command does
     begun = time.perf_counter()
     plans = plan_pipeline(pipeline_of(root, shard_size), STAGES, True)
     return {
