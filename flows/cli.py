@@ -26,6 +26,7 @@ from flows import (
     finetuning,
     generating,
     operating,
+    page,
     provenance,
     publishing,
     upkeep,
@@ -70,6 +71,7 @@ app.add_typer(verifying.app)
 app.add_typer(exporting.app)
 app.add_typer(operating.app)
 app.add_typer(doctor.app)
+app.add_typer(page.app)
 
 
 def _say_release(asked: bool) -> None:
@@ -111,7 +113,9 @@ def plan(options: RunOptions) -> int:
     from flows.output import open_console, plan_rows, print_table
     from flows.reasons import plan_remark_lines, remark_line
     from flows.upgrading import WAITS, settle, waiting_line
+    from schemas import Store
 
+    Store(options.plan.settings.store).check_bucket()
     settled = settle(options.plan)
     pipeline, plans = settled.plan.pipeline(), settled.stage_plans
     estimates = estimate(pipeline, plans)

@@ -35,6 +35,25 @@ CLIENTS = frozenset({"botocore", "aiobotocore", "boto3", "gcsfs", "google", "adl
 """Packages of object stores' clients: what they raise is the service's answer, or that it cannot be asked (no
 credentials), not a fault."""
 
+ADVICE = (
+    (
+        ("Unable to locate credentials", "NoCredentialsError"),
+        "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; a provider other than Amazon wants "
+        "AWS_ENDPOINT_URL as well",
+    ),
+    (("bucket does not exist", "NoSuchBucket"), "make the bucket, or give --store one that is there"),
+    (
+        ("Access Denied", "AccessDenied", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch"),
+        "the keys in use need s3:ListBucket, s3:GetObject, s3:PutObject and s3:DeleteObject of this bucket; "
+        "AWS_PROFILE or AWS_ACCESS_KEY_ID choose others",
+    ),
+    (
+        ("Reduce your request rate", "SlowDown", "Service Unavailable", "ServiceUnavailable"),
+        "the object store throttles or is in trouble: run the same command again later, what is done is kept",
+    ),
+)
+"""What to do about an answer of an object store, by words of it."""
+
 OWN_CODE = tuple(str(Path(__file__).resolve().parents[1] / layer) for layer in ("flows", "stages", "model", "schemas"))
 """Where an error is raised with a message that was written for the user."""
 
@@ -84,6 +103,9 @@ def format_error(error: BaseException) -> str:
     """Return an error as one line."""
     cause = error.__cause__ if isinstance(error, StageFailed) and error.__cause__ else error
     message = " ".join(str(error).split()) or type(error).__name__
+    advice = next((advice for words, advice in ADVICE if any(word in message for word in words)), None)
+    if advice is not None:
+        return f"{message}: {advice}"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {message}; make room, and run the same command again to go on"
     if isinstance(cause, MemoryError):

@@ -81,6 +81,7 @@ def _run(options: RunOptions, current: "Run") -> None:
     from schemas import Store
     from stages.pipeline.contract import device_of
 
+    Store(current.plan.settings.store).check_bucket()
     settled = settled_plan(current.plan, _ask if sys.stdin.isatty() and sys.stderr.isatty() else None)
     current.plan, current.stage_plans = settled.plan, settled.stage_plans
     settings = current.plan.settings

@@ -31,6 +31,11 @@ ARGUMENTS: Mapping[str, str] = {"s3": "ContentType", "s3a": "ContentType", "gs":
 """What the clients of object stores call it, by protocol; others are not told."""
 
 
+def content_type(path: str) -> str | None:
+    """Return the content type of a file by the end of its name; None where it is not known."""
+    return CONTENT_TYPES.get(posixpath.splitext(path)[1].lower())
+
+
 def content_type_arguments(protocols: str | tuple[str, ...], path: str) -> dict[str, str]:
     """Return what a filesystem's `pipe_file` is to be told of a file's content type; nothing where it is not known, or
     the filesystem keeps none.
@@ -38,7 +43,7 @@ def content_type_arguments(protocols: str | tuple[str, ...], path: str) -> dict[
     Args:
         protocols: as fsspec names those of the filesystem.
     """
-    content_type = CONTENT_TYPES.get(posixpath.splitext(path)[1].lower())
+    known = content_type(path)
     names = (protocols,) if isinstance(protocols, str) else protocols
     argument = next((ARGUMENTS[name] for name in names if name in ARGUMENTS), None)
-    return {argument: content_type} if argument and content_type else {}
+    return {argument: known} if argument and known else {}

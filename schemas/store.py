@@ -78,6 +78,18 @@ class Store:
         except OSError as error:
             raise ValueError(f"expected a store that can be written, got {self.url}: {error}") from error
 
+    def check_bucket(self) -> None:
+        """See that a store on an object store has its bucket: what nobody made would look like an empty store.
+
+        Raises:
+            ValueError: it has none.
+        """
+        protocols = self.filesystem.protocol
+        names = {protocols} if isinstance(protocols, str) else set(protocols)
+        bucket = self.root.split("/", 1)[0]
+        if names & {"s3", "gs", "gcs"} and not self.filesystem.exists(bucket):
+            raise ValueError(f"expected the bucket {bucket!r} for {self.url}, got NoSuchBucket")
+
     # -- identity -------------------------------------------------------------------------------------------------
 
     def require(self) -> None:
