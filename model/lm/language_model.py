@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from model.kernels.cross_entropy import IGNORED, summed_cross_entropy
 from model.lm import patterns
 from model.lm.config import LanguageModelConfig
 from model.lm.fuser import Condition, FusedConditions, fuse
@@ -125,11 +125,8 @@ class LanguageModel(nn.Module):
         sequence = sequence.to(self.device, non_blocking=True)
         normed = self.out_norm(self._hidden_states(sequence, conditions, pattern, "valid")).flatten(0, 1)
         targets = sequence[:, :, 1:].transpose(0, 1).flatten(1)
-        targets = torch.where(targets == self.special, -100, targets)
-        sums = [
-            F.cross_entropy(head(normed).float(), wanted, ignore_index=-100, reduction="sum")
-            for head, wanted in zip(self.heads, targets, strict=True)
-        ]
+        targets = torch.where(targets == self.special, IGNORED, targets)
+        sums = [summed_cross_entropy(head(normed), wanted) for head, wanted in zip(self.heads, targets, strict=True)]
         codebooks = torch.stack(sums) / (targets >= 0).sum(1)
         return Loss(codebooks.mean(), codebooks)
 

@@ -109,9 +109,11 @@ def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
     assert needed[2] - needed[1] >= needed[1] - needed[0] > 0
     assert MemoryRequirements(model.language_model, longer, "float32").bytes_for(2) > needed[1]
     assert MemoryRequirements(model.language_model, sequences, "int8").bytes_for(2) < MemoryRequirements(
-        model.language_model, sequences, "float16"
+        model.language_model, sequences, "bfloat16"
     ).bytes_for(2)
-    assert MemoryRequirements(model.language_model, sequences, "float16").bytes_for(2) < needed[1]
+    assert MemoryRequirements(model.language_model, sequences, "bfloat16").bytes_for(2) < needed[1]
+    # The fastest kernel for float16 may be one that holds single ones: that much is planned for.
+    assert MemoryRequirements(model.language_model, sequences, "float16").bytes_for(2) == needed[1]
 
 
 def test_too_little_memory_for_one_sequence_says_what_that_needs_and_what_to_do() -> None:
