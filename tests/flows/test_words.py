@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ def clap(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def embedded_store(place: Path, clap: Path, table: Table, field: str, rows: list[dict]) -> Store:
+def embedded_store(place: Path, clap: Path, table: Table, field: str, rows: list[dict[str, Any]]) -> Store:
     """A store with one embedded table, and what is kept of its version and weights."""
     store, digest = Store(str(place)), folder_digest(clap)
     row = {"reference": str(clap), "digest": digest, "revision": "", "stamp": "", "bytes": 1}
@@ -64,7 +65,7 @@ def test_the_recording_nearest_to_words_is_one_query(clap: Path, tmp_path: Path)
     assert all(row["likeness"] == pytest.approx(1, abs=1e-5) for row in answer)
 
 
-def test_the_command_line_gives_every_text_a_row(clap: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+def test_the_command_line_gives_every_text_a_row(clap: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     embedded_store(tmp_path / "store", clap, CLAP, "model", [])
     given = [word for text in WORDS for word in ("--words", text)]
     question = "SELECT words, len(embedding) AS size FROM words ORDER BY words"

@@ -1,0 +1,89 @@
+"""Whole runs of the published presets on weights of their sizes, a stage a process."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from tests.true_sizes import published
+from tests.true_sizes.measuring import Taken, measure
+from tests.worlds.open_gate import OPEN_GATE
+
+SECONDS = 30.0
+"""Of a recording: one window of training, so that memory is what training takes."""
+
+CLIP_SECONDS = 1.0
+
+FINETUNED = ("musicgen-melody", "musicgen-medium")
+"""Presets whose whole training takes more than 16 GB (weights, gradients, two moments and averages are 20 bytes a
+parameter): they learn low-rank updates of their published weights."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where the weights of a preset and what lies around it are."""
+
+    model: Path
+    text_encoder: Path
+    codec: Path
+    separator: Path
+    clap: Path
+
+
+def write_weights(name: str, folder: Path) -> Weights:
+    """Write all the weights that a preset names, those of the model as the hub has them: float32 in one file for the
+    small ones, several files for the others."""
+    sharded = name in FINETUNED
+    model = published.write_hugging_face_form(name, folder / name, "float32", "2GB" if sharded else "50GB")
+    return Weights(
+        model=model,
+        text_encoder=published.write_text_encoder(model, folder / "t5-base"),
+        codec=published.write_codec(folder / "encodec_32khz"),
+        separator=published.write_separator(folder / "htdemucs"),
+        clap=published.write_clap(folder / "clap"),
+    )
+
+
+def run_preset(name: str, weights: Weights, folder: Path) -> Iterator[tuple[str, Taken]]:
+    """Take in recordings, train for a step, make a clip and report: yield each stage with what it took."""
+    size, own = published.SIZES[name], name not in FINETUNED
+    recordings = _recordings(folder / "recordings")
+    (folder / "order.csv").write_text(f"description,seconds,seed\nA calm ambient piece,{CLIP_SECONDS},1\n")
+    knobs = {
+        "settings.workers": 1,
+        "settings.offline": "true",
+        "settings.device": "cpu",
+        "ingest.valid": 0,
+        "ingest.test": 0,
+        "chroma.separator": weights.separator,
+        "clap.model": weights.clap,
+        "clap.vocabulary": weights.clap.parent / "tokenizer.json",
+        "tokenize.codec": weights.codec if own else weights.model,
+        "train.text_encoder": weights.text_encoder if own else "null",
+        "train.initial": "null" if own else weights.model,
+        "train.lora": "null" if own else '{"rank": 8}',
+        "train.optimization.steps": 1,
+        "train.optimization.warmup_steps": 0,
+        "train.batch_size": 1,
+        "train.micro_batch_size": 1,
+        **OPEN_GATE,
+    }
+    options = ["--preset", name, "--store", str(folder / "store"), "--source", str(recordings)]
+    options += ["--requests", str(folder / "order.csv")]
+    options += [word for field, value in knobs.items() for word in ("--set", f"{field}={value}")]
+    stages = ["ingest", *(["chroma"] if size.melody else []), "tokenize", "train", "generate", "gate", "decode"]
+    for stage in [*stages, "evaluate", "report"]:
+        yield stage, measure(["run", stage, *options])
+
+
+def _recordings(folder: Path) -> Path:
+    """Write two recordings of a training window's length."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(2):
+        sound = 0.1 * generator.standard_normal((int(SECONDS * published.SAMPLE_RATE), 2))
+        soundfile.write(folder / f"{number}.flac", sound, published.SAMPLE_RATE)
+        (folder / f"{number}.json").write_text('{"description": "a calm piece"}')
+    return folder
