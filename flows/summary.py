@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 from prefect.artifacts import create_markdown_artifact
 
-from flows.estimates import duration
 from flows.output import result_rows
 from flows.reasons import reason_lines
 from flows.running import Run
 from schemas import Store
 from schemas.tables import Row
+from stages.pipeline.durations import duration
 from stages.pipeline.release import release_text
 
 KEY = "segue-run"

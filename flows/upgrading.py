@@ -7,8 +7,9 @@ With nobody to ask, waiting for a word is ending before any work, with the words
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from flows.estimates import duration, estimate
+from flows.estimates import estimate
 from flows.running import RunPlan
+from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 from stages.pipeline.upgrades import Upgrade, find_upgrades
 

@@ -62,14 +62,14 @@ class Chart:
     bottom: int = HEIGHT - BOTTOM
 
 
-COLOURS = ("#5856b4", "#f08448", "#2a9d8f", "#be508c", "#8a8d99", "#b58900", "#3a86c8", "#7a5230")
+COLOURS = ("#7a78d6", "#f08448", "#2a9d8f", "#be508c", "#8a8d99", "#b58900", "#3a86c8", "#7a5230")
 """Of the lines of a drawing that stands by itself, in turn: tones that stand out from white and from black."""
 
 
 def chart_svg(chart: Chart) -> str:
     """Draw a chart as an SVG image that stands by itself, on any background."""
     text = 'font-family="sans-serif" font-size="11" fill="#80838f"'
-    parts = [f'<text x="{chart.left}" y="16" {text}>{escape(chart.title)}</text>']
+    parts = [f"<title>{escape(chart.title)}</title>"]
     for tick in chart.y_ticks:
         where = f'x1="{chart.left}" x2="{chart.right}" y1="{tick.position}" y2="{tick.position}"'
         parts.append(f'<line {where} stroke="#80838f" stroke-opacity="0.3"/>')
