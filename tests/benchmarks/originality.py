@@ -1,6 +1,6 @@
 """Which planted copies are found, and what is taken for one that is none.
 
-    python -m tests.benchmarks.originality [--pieces 48] [--first 600] [--corpus FOLDER]
+    python -m tests.benchmarks.originality [--pieces 48] [--first 600] [--corpus FOLDER] [--likeness 0.6]
 
 Copies of the demo's pieces are made in many ways, and of the recordings of a folder; each is compared with all of them.
 Recall counts copies whose original has enough in common with them; precision, of all that have, those that are it.
@@ -15,7 +15,6 @@ import numpy as np
 from stages.analysis import PrintIndex
 from stages.audio.locations import AudioError
 from stages.audio.reading import read_waveform
-from stages.ingest import Config as IngestConfig
 from stages.originality import Config
 from tests.benchmarks.results import table
 from tests.worlds.planted_copies import PLANTS, RATE, Sound, piece, print_of
@@ -36,11 +35,12 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=48)
     parser.add_argument("--first", type=int, default=600)
     parser.add_argument("--corpus", type=Path)
+    parser.add_argument("--likeness", type=float, default=0.6)
     arguments = parser.parse_args()
     sounds = [piece(number) for number in range(arguments.first, arguments.first + arguments.pieces)]
     sounds += recordings(arguments.corpus)
     originals, draw = [print_of(sound) for sound in sounds], np.random.default_rng(0)
-    alike, seconds = IngestConfig().near_duplicates or 1.0, Config().sound_seconds
+    alike, seconds = arguments.likeness, Config().sound_seconds
     rows, begun = [], time.process_time()
     for name, plant in PLANTS.items():
         copies = [

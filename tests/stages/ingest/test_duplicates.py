@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from schemas.tables import PRINTS
-from stages.ingest import duplicates
+from stages.analysis.copies import compare
+from stages.ingest import Config, duplicates
 from stages.ingest.artists import ArtistGroups, copy_keys, group_keys, split_of
 from tests.worlds.ingest_world import World
-from tests.worlds.planted_copies import PLANTS, RATE, piece
+from tests.worlds.planted_copies import PLANTS, RATE, piece, print_of
 from tests.worlds.recordings import encoded, write
 
 COPIES = ("shifted by part of a frame", "1.7 s cut off its beginning", "as Ogg Vorbis", "3 dB quieter", "1 % faster")
@@ -48,6 +49,20 @@ def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces
     assert ("tracks that are copies of others by their sound, and share their split", 5) in {
         (what, count) for what, _, count, _ in world.remarks()
     }
+
+
+def test_a_lossy_copy_of_a_sparse_piece_is_found_by_the_default_and_not_by_the_miniatures(tmp_path):
+    """Of what a codec leaves of few soft notes less is in common than of two pieces on the same chords."""
+    sound = piece(607)
+    copies = {"original": sound, "copy": PLANTS["as MP3"](sound, sound, 0.3)}
+    likeness = compare(print_of(copies["copy"]), print_of(sound)).likeness(len(sound) / RATE, len(sound) / RATE)
+    assert 0.4 <= likeness < 0.6
+    for limit, copied in ((Config().near_duplicates, 1), (0.6, 0)):
+        world = World(tmp_path / f"{limit}", near_duplicates=limit)
+        for name, each in copies.items():
+            add(world, name, each)
+        world.run()
+        assert sum(len(row["copies_of"]) for row in world.rows().values()) == copied
 
 
 def test_a_copy_whose_split_is_train_takes_a_held_out_recording_there_which_is_told(world):
