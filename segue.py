@@ -289,7 +289,7 @@ class Model:
         Raises:
             ValueError: a request cannot be understood, or asks for what the model does not read.
         """
-        from stages.decode import decode_generation
+        from stages.checkpoints.codecs import decode_generation
         from stages.generate import generate_rows
 
         rows = [self._row(number, request) for number, request in enumerate(requests, start=1)]

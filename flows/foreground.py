@@ -74,7 +74,7 @@ def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: 
 def _run(options: RunOptions, current: "Run") -> None:
     """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
     from flows.estimates import estimate, total_line
-    from flows.orders import told_lines
+    from flows.orders import advice_lines, told_lines
     from flows.recipe import GPU_STAGES
     from flows.running import current_run, run_stages
     from flows.upgrading import settled_plan
@@ -89,6 +89,8 @@ def _run(options: RunOptions, current: "Run") -> None:
         print(f"segue: {line}", file=sys.stderr, flush=True)
     for line in told_lines(current.stage_plans):  # what goes is said before it goes
         print(line, file=sys.stderr, flush=True)
+    for line in advice_lines(options.recipe):
+        print(f"segue: {line}", file=sys.stderr, flush=True)
     if total := total_line(estimate(current.plan.pipeline(), current.stage_plans)):
         print(f"segue: {total}", file=sys.stderr, flush=True)
     Store(settings.store).check_writable()  # before Prefect's start, which takes seconds

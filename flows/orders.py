@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from flows.estimates import amount, latest_runs, seconds_a_row
+from flows.presets import NO_WATERMARK
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
 from stages.checkpoints.generation_config import GenerationConfig
 from stages.pipeline.contract import Reject
@@ -13,6 +14,7 @@ from stages.pipeline.plans import Plan
 from stages.requests import REFERENCES
 
 if TYPE_CHECKING:
+    from flows.recipe import Recipe
     from stages.pipeline.planning import Pipeline
 
 
@@ -48,6 +50,12 @@ def told_lines(plans: Sequence[Plan]) -> Iterator[str]:
             lines = _counted(len(waiting), "line")
             yield f"{plan.stage}: {lines} with recordings that may be there {plan.reason}"
         yield from (f"{plan.stage}: {line}" for line in plan.told)
+
+
+def advice_lines(recipe: "Recipe") -> Iterator[str]:
+    """Yield what the difference that is laid over a recipe's preset is for, and the recipe does without."""
+    if "eu" in recipe.preset.split("+") and recipe.decode.watermark is None:
+        yield NO_WATERMARK
 
 
 def stopping_lines(plans: Sequence[Plan]) -> Iterator[str]:

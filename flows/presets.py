@@ -322,6 +322,13 @@ DEFAULT_PRESET = "miniature"
 """The preset of whoever names none."""
 
 
+NO_WATERMARK = (
+    "the clips carry no watermark, which the EU's Code of Practice recommends beside signed metadata: name one by "
+    "--set decode.watermark.generator=FILE --set decode.watermark.detector=FILE"
+)
+"""What runs and plans say where `eu` is laid over a preset and no watermark is named: its weights do not come along."""
+
+
 def eu() -> Difference:
     """Laid over another preset (`miniature+eu`): what the EU's Code of Practice asks for and Segue can do."""
     return {

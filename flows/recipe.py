@@ -28,6 +28,7 @@ import stages.rhythm
 import stages.tokenize
 import stages.train
 import stages.train_codec
+import stages.watermark
 from flows.overrides import merge
 from flows.presets import DEFAULT_PRESET, PRESET_NAMES, preset_difference
 from model.conditioning.config import ChromaConfig
@@ -53,10 +54,15 @@ Path = tuple[str, ...]
 FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
     ("ingest", "licences"): (("train_codec", "licences"), ("train", "licences")),
     ("tokenize", "codec"): (
-        *(("generate", "codec"), ("gate", "codec"), ("decode", "codec"), ("evaluate", "codec"), ("controls", "codec")),
+        *(("generate", "codec"), ("gate", "codec"), ("decode", "codec"), ("watermark", "codec")),
+        *(("evaluate", "codec"), ("controls", "codec")),
     ),
     ("chroma", "separator"): (("generate", "separator"),),
     ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),
+    ("decode", "watermark"): (("watermark", "mark"),),
+    ("decode", "loudness"): (("watermark", "loudness"),),
+    ("decode", "true_peak"): (("watermark", "true_peak"),),
+    ("decode", "max_gain"): (("watermark", "max_gain"),),
     ("evaluate", "clap"): (("measure", "clap"),),
     ("clap", "vocabulary"): (("generate", "vocabulary"), ("evaluate", "vocabulary"), ("train", "vocabulary")),
     ("generate", "stride"): (("evaluate", "stride"),),
@@ -88,6 +94,7 @@ class Recipe(Config):
     generate: Annotated[stages.generate.Config, Stage(stages.generate, gpu=True)] = stages.generate.Config()
     gate: Annotated[stages.gate.Config, Stage(stages.gate, gpu=True)] = stages.gate.Config()
     decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
+    watermark: Annotated[stages.watermark.Config, Stage(stages.watermark, gpu=True)] = stages.watermark.Config()
     evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
     nearest: Annotated[stages.nearest.Config, Stage(stages.nearest)] = stages.nearest.Config()
     originality: Annotated[stages.originality.Config, Stage(stages.originality)] = stages.originality.Config()
@@ -161,6 +168,8 @@ class Recipe(Config):
             return False
         if name == "train_codec":
             return not checkpoints.isdisjoint(stages.train_codec.KINDS)
+        if name == "watermark":
+            return self.watermark.mark is not None and self.watermark.mark.detector is not None
         if name in ("demo", "demo_models"):
             return not checkpoints.isdisjoint(stages.demo.models.KINDS)
         return True
@@ -248,7 +257,7 @@ def _of_foreign_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
         return {}
     difference: dict[str, Any] = {
-        stage: {"codec": checkpoint} for stage in ("generate", "gate", "decode", "evaluate", "controls")
+        stage: {"codec": checkpoint} for stage in ("generate", "gate", "decode", "watermark", "evaluate", "controls")
     }
     if _at(given, ("clap", "model")) is None and _at(given, ("evaluate", "clap")) is None:
         difference["evaluate"] |= {"clap": None, "vocabulary": None}

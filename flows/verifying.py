@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flows.options import StoreOption, UsageError, existing_store
+from flows.watermarks import Finding, WatermarkSearch
 from schemas import Settings
 
 if TYPE_CHECKING:
@@ -26,20 +27,14 @@ ONE_STEP = 1 / 2**15
 """By how much samples may differ that another kind of processor decoded: a step of 16 bits."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that a file claims, or does not."""
-
-    subject: str
-    """`marks`, `signature`, `claim`, `row`, `codes` or `render`."""
-    verdict: Literal["holds", "fails", "note"]
-    words: str
-
-
 @app.command()
 def verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files.")],
     trust: Annotated[list[Path] | None, typer.Option(help="PEM files of roots that are trusted.")] = None,
+    watermark: Annotated[
+        str | None,
+        typer.Option(metavar="DETECTOR", help="Look for a watermark by this network: a file, a hub id or a URL."),
+    ] = None,
     store: StoreOption = None,
     render: Annotated[
         bool, typer.Option("--render", help="Generate the codes of the file's row again, decode them, and compare.")
@@ -53,7 +48,8 @@ def verify(
     be_quiet()
     try:
         anchors = _anchors(trust or [])
-        answers = {str(file): _verify(file, anchors, opened, render) for file in files}
+        look = WatermarkSearch(watermark, opened)
+        answers = {str(file): [*_verify(file, anchors, opened, render), *look.findings(file)] for file in files}
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     if format == "json":
@@ -317,10 +313,13 @@ def _with_references(store: "Store", config: Mapping[str, Any]) -> dict[str, Any
     Raises:
         ValueError: the store knows none for one of them.
     """
-    return {
-        name: _reference(store, value["weights"]) if isinstance(value, dict) and value.keys() == {"weights"} else value
-        for name, value in config.items()
-    }
+    return {name: _with_reference(store, value) for name, value in config.items()}
+
+
+def _with_reference(store: "Store", value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return _reference(store, value["weights"]) if value.keys() == {"weights"} else _with_references(store, value)
 
 
 def _reference(store: "Store", digest: str) -> str:

@@ -235,6 +235,12 @@ COLUMNS: Mapping[str, str] = {
     "value": "what was counted or measured, or a share",
     "versions": "version that it published of each table, by name",
     "warnings": "what was odd about its file, and wrong with its metadata",
+    "watermark_bits": "bits of the message",
+    "watermark_found": "whether the watermark is found in the file as it was written",
+    "watermark_heard": "what is found of it in each form of the file; the view `detections` has a row for each",
+    "watermark_loudness": "by how much the watermark made the clip louder, LU",
+    "watermark_message": "message of the watermark that it carries, as a number",
+    "watermark_si_snr": "the clip against what its watermark added to it, dB (SI-SNR)",
     "what": "what was noticed, the same for all things of its kind",
     "zeros": "share of samples that are exactly zero, 0 to 1",
 }
@@ -242,10 +248,16 @@ COLUMNS: Mapping[str, str] = {
 
 VIEW_COLUMNS: Mapping[str, str] = {
     "ancestor_id": "the model that had a hand in it: an id of `checkpoints`, or a digest of `weights`",
+    "bits": "bits of the message",
+    "bits_right": "how many of them are right; half of them by chance",
     "distance": "how many trainings lie between them; 0 is the model itself",
+    "form": "`unmarked` (before the mark: a find is a false alarm), `written`, `mp3`, `ogg`, or the rate that it was "
+    "resampled to",
+    "found": "whether it counts as marked: more than half of the samples do",
     "how": "`learned`, or what the request refers to the recording as: `melody`, `prompt` or `clap`",
     "learned_by": "the model that learned from the recording itself",
     "model_id": "the model that had a hand in it: an id of `checkpoints`, or a digest of `weights`",
+    "score": "share of samples that the detector takes for marked, 0 to 1",
     "splits": "the splits that recordings of the artist are in",
 }
 """What the columns hold that only views have."""

@@ -411,6 +411,26 @@ CLIPS = Table(
     ),
     files=(FileColumns("path", "bytes", "sha256"),),
 )
+HEARD_MARK = pa.struct(
+    [("form", TEXT), ("score", pa.float64()), ("bits_right", pa.int32()), ("found", pa.bool_())],
+)
+"""What a watermark's detector hears of a clip in one form: the share of samples that it takes for marked, how many bits
+of the message are right, and whether the clip counts as marked."""
+WATERMARKS = Table(
+    "watermarks",
+    "what of a clip's watermark is found again, in several forms of its file, and what it did to the sound",
+    ("request_id", "take"),
+    columns(
+        request_id=TEXT,
+        take=pa.int32(),
+        watermark_message=pa.int32(),
+        watermark_bits=pa.int32(),
+        watermark_found=pa.bool_(),
+        watermark_si_snr=pa.float64(),
+        watermark_loudness=pa.float64(),
+        watermark_heard=pa.list_(HEARD_MARK),
+    ),
+)
 _SCORED = {
     **{"seconds": pa.float64(), "dc": pa.float64(), "zeros": pa.float64(), "head_silence": pa.float64()},
     **{"tail_silence": pa.float64(), "centroid": pa.float64(), "pulse_clarity": pa.float64()},
@@ -636,7 +656,8 @@ TABLES: dict[str, Table] = {
     for table in (
         *(TRACKS, WITHHELD, PRINTS, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
         *(CHECKPOINTS, LEARNED, TRAINING, RECONSTRUCTIONS),
-        *(REQUESTS, GENERATIONS, VERDICTS, CLIPS, SCORES, NEAREST, ORIGINALITY, CONTROLS, MEASURES, REPORTS),
+        *(REQUESTS, GENERATIONS, VERDICTS, CLIPS, WATERMARKS),
+        *(SCORES, NEAREST, ORIGINALITY, CONTROLS, MEASURES, REPORTS),
         *(WEIGHTS, TAKEN_DOWN, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),
     )
 }

@@ -78,6 +78,15 @@ VIEWS = {
         )
         """,
     ),
+    "detections": View(
+        "a clip in one form in which its watermark was looked for, with the share of samples that the detector takes "
+        "for marked and the bits of the message that are right",
+        ("watermarks",),
+        """
+        SELECT request_id, take, unnest(h), watermark_bits AS bits
+        FROM watermarks, unnest(watermark_heard) AS u(h)
+        """,
+    ),
     "artists_in_two_splits": View(
         "an artist whose recordings are in several splits; there is none in a store that is as it should be",
         ("tracks",),

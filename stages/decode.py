@@ -10,6 +10,8 @@ come back above the limit that its samples kept; such a clip is turned down and 
 Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies far above the rounding even of
 16 bits, so dither would change nothing that can be heard.
 
+Where a watermark is asked for, it is added to the levelled sound, after which only peaks are brought down.
+
 Where content credentials are asked for, a file is signed when all else is done. Its samples do not change; its bytes do
 with each signing, which is random.
 """
@@ -18,10 +20,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -30,7 +31,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, VERDICTS, Row
 from schemas.weights import LocalWeights
-from stages.audio import AudioFormat, AudioMeasures, SourceType, measure_audio
+from stages.audio import AudioFormat, AudioMeasures, Samples, SourceType, measure_audio
 from stages.audio.clip_tags import clip_tags
 from stages.audio.credentials import (
     DEVELOPMENT,
@@ -41,19 +42,19 @@ from stages.audio.credentials import (
     identified_credentials,
 )
 from stages.audio.levelling import encode_at_level
-from stages.audio.marks import CREDENTIALS_TAG
+from stages.audio.marks import CREDENTIALS_TAG, WATERMARK_TAG
 from stages.judging.tries import chosen_try
 from stages.networks.published import ENCODEC_32KHZ
+from stages.networks.watermarks import Watermark, watermark_words
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
-
-if TYPE_CHECKING:
-    from stages.checkpoints.codecs import AnyCodec
 
 READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 6
 REPEATS = {REQUESTS: ("title",)}
 """What a file's tags tell of a request that its identity does not."""
 
-Sound = Float[npt.NDArray[np.float32], "C N"]
+Sound = Float[Samples, "C N"]
+Mark = Callable[[Samples, int], Samples]
+"""Returns the watermark [1, N] of a levelled sound of a sample rate."""
 
 
 class Config(schemas.Config):
@@ -75,6 +76,9 @@ class Config(schemas.Config):
     credentials: Credentials | None = None
     """Who signs the files (C2PA content credentials); None leaves them unsigned. Ogg files cannot be signed."""
 
+    watermark: Watermark | None = None
+    """Which watermark the sound carries; None leaves it as it is."""
+
     @model_validator(mode="after")
     def _can_be_signed(self) -> Self:
         if self.credentials is not None and self.format not in FORMATS:
@@ -84,15 +88,19 @@ class Config(schemas.Config):
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Return what has a say in the files: of a signer the certificate's digest, not where it and its key lie.
+    """Return what has a say in the files: of a signer the certificate's digest, not where it and its key lie; of a
+    watermark what makes it, not what finds it.
 
     Raises:
         ValueError: there is no such certificate, or its key cannot be had.
     """
-    if config.credentials is None:
-        return Dependencies(config, ())
-    Signer(config.credentials)  # which raises now, and not after hours of training
-    return Dependencies(config.model_copy(update={"credentials": identified_credentials(config.credentials)}), ())
+    changes: dict[str, schemas.Config] = {}
+    if config.watermark is not None:
+        changes["watermark"] = config.watermark.model_copy(update={"detector": None})
+    if config.credentials is not None:
+        Signer(config.credentials)  # which raises now, and not after hours of training
+        changes["credentials"] = identified_credentials(config.credentials)
+    return Dependencies(config.model_copy(update=changes), ())
 
 
 def shard(
@@ -101,17 +109,18 @@ def shard(
     """Write a file for every take, and yield its row once the file is there.
 
     Raises:
-        ValueError: the codec is not one that the codes can belong to.
+        ValueError: the codec is not one that the codes can belong to, or the watermark's network is none.
     """
     from schemas.descent import training_licences  # with DuckDB, which a plan does without
-    from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
+    from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
 
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
     generation_rows = [chosen_try(row, generation_of[row["request_id"], row["take"]]) for row in verdicts.to_pylist()]
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codecs = load_codecs_of_rows(generation_rows, path, context.device, got)
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
-    sign, licences_of = _signing(config, context), cache(partial(training_licences, context.store))
+    mark, sign = _marking(config, context), _signing(config, context)
+    licences_of = cache(partial(training_licences, context.store))
     context.progress.start("decode", len(generation_rows), "clips")
     for generation in generation_rows:
         context.check_stopped()
@@ -119,7 +128,7 @@ def shard(
         sound = decode_generation(codec, generation, request["seconds"])
         if np.isfinite(sound).all():
             licences = licences_of(generation["checkpoint_id"])
-            rendering = _render(config, generation, request, licences, sound, codec.sample_rate)
+            rendering = _render(config, generation, request, licences, sound, codec.sample_rate, mark)
             part = Shard([_write_clip(config, context, generation, request, rendering, sign)])
         else:
             message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
@@ -127,15 +136,6 @@ def shard(
             part = Shard([], [Reject(key, "", "not finite", message)])
         context.progress.advance()
         yield part
-
-
-def decode_generation(codec: "AnyCodec", generation: Row, seconds: float) -> Sound:
-    """Decode a generation to sound, cut to the seconds that were asked for, to the sample."""
-    import torch
-
-    codes = torch.tensor(np.array(generation["codes"], dtype=np.int64))
-    sound: Sound = codec.decode_track(codes).float().numpy()
-    return sound[:, : round(seconds * codec.sample_rate)]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,9 @@ class Rendering:
     """What is known of its sound, by column of `clips`."""
 
 
-def _render(config: Config, generation: Row, request: Row, licences: str, sound: Sound, sample_rate: int) -> Rendering:
+def _render(
+    config: Config, generation: Row, request: Row, licences: str, sound: Sound, sample_rate: int, mark: Mark | None
+) -> Rendering:
     """Level and encode decoded sound, with its tags and marks.
 
     Args:
@@ -155,7 +157,9 @@ def _render(config: Config, generation: Row, request: Row, licences: str, sound:
     """
     before = measure_audio(sound, sample_rate)
     tags = clip_tags(generation, request, licences) | ({CREDENTIALS_TAG: "C2PA"} if config.credentials else {})
-    data, measures = _encode(config, sound, sample_rate, before, tags)
+    if config.watermark is not None:
+        tags |= {WATERMARK_TAG: watermark_words(config.watermark.message)}
+    data, measures = _encode(config, sound, sample_rate, before, tags, mark)
     form = {"format": config.format, "sample_rate": sample_rate, "channels": sound.shape[0]}
     levels = {"loudness_before": before.loudness, "true_peak_before": before.true_peak}
     return Rendering(data, form | levels | measures)
@@ -171,13 +175,13 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
         ValueError: the codec is not one that the codes can belong to, or cannot be had.
     """
     from schemas.descent import training_licences
-    from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
+    from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
 
     path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
     codec = load_codecs_of_rows([generation], path, context.device, got)[CodesFormat.from_row(generation)]
     sound = decode_generation(codec, generation, request["seconds"])
     licences = training_licences(context.store, generation["checkpoint_id"])
-    return _render(config, generation, request, licences, sound, codec.sample_rate)
+    return _render(config, generation, request, licences, sound, codec.sample_rate, _marking(config, context))
 
 
 Sign = Callable[[bytes, Row], bytes]
@@ -209,6 +213,21 @@ def _write_clip(
     } | rendering.measures
 
 
+def _marking(config: Config, context: Context) -> Mark | None:
+    """Return what makes the watermark of a sound; None where none is asked for, and nothing of it is imported.
+
+    Raises:
+        ValueError: its network is none, or the package is not there.
+        MissingWeights: its weights cannot be had.
+    """
+    if config.watermark is None:
+        return None
+    from stages.networks.audioseal import load_watermark_generator
+
+    path = context.weights(config.watermark.generator).path
+    return load_watermark_generator(path, config.watermark.message, config.watermark.strength, context.device).mark
+
+
 def _signing(config: Config, context: Context) -> Sign | None:
     """Return what signs files as the configuration says; None where they stay unsigned.
 
@@ -235,7 +254,12 @@ def _signing(config: Config, context: Context) -> Sign | None:
 
 
 def _encode(
-    config: Config, sound: Sound, sample_rate: int, before: AudioMeasures, tags: Mapping[str, str]
+    config: Config,
+    sound: Sound,
+    sample_rate: int,
+    before: AudioMeasures,
+    tags: Mapping[str, str],
+    mark: Mark | None,
 ) -> tuple[bytes, Row]:
     """Encode a file at the target loudness, whose decoded sound keeps the true-peak limit.
 
@@ -251,5 +275,6 @@ def _encode(
         loudness=target,
         true_peak=config.true_peak,
         source=SourceType.TRAINED,
+        mark=mark,
     )
     return file.data, {"seconds": file.seconds} | asdict(file.measures)

@@ -6,7 +6,7 @@ enough, as a whole, by what it is over.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,6 +47,7 @@ def encode_at_level(
     loudness: float | None,
     true_peak: float,
     source: SourceType | None,
+    mark: Callable[[Samples, int], Samples] | None = None,
 ) -> LevelledFile:
     """Encode sound [C, N] at an integrated loudness, so that its decoded sound keeps a true-peak limit.
 
@@ -54,14 +55,18 @@ def encode_at_level(
         loudness: LUFS; None leaves the sound as loud as it is.
         true_peak: the highest that the decoded sound may have, dBTP.
         source: see `encode_audio`.
+        mark: returns what is added to levelled sound, of its sample rate, last of all: a watermark [1, N].
 
     Raises:
         ValueError: the samples are not finite, or the format cannot hold them.
     """
-    limit, down = true_peak, 0.0
+    limit, down, added = true_peak, 0.0, None
     target = measure_audio(sound, sample_rate).loudness if loudness is None else loudness
     for attempt in range(ATTEMPTS):
         levelled, _gain = normalise_loudness(sound, sample_rate, 0.0 if target is None else target, limit)
+        if mark is not None:
+            added = mark(levelled, sample_rate) if added is None else added  # later attempts differ by parts of a dB
+            levelled = np.clip(levelled + added, -1, 1)
         levelled = levelled * np.float32(10 ** (-down / 20))
         data = encode_audio(levelled, sample_rate, format, tags, bits, source)
         decoded, _rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)

@@ -24,6 +24,9 @@ TAG = "digitalsourcetype"
 CREDENTIALS_TAG = "contentcredentials"
 """The tag of a file that was signed: without a signature, such a file was encoded again or stripped."""
 
+WATERMARK_TAG = "watermark"
+"""The tag of a file whose samples carry a watermark, which says whose and with which message."""
+
 LONGEST = 2**20
 """Characters of one tag that are looked at."""
 

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from model.codec.codec import Codec, codebook_identity, coder_of
 from model.codec.coders import CodecNetwork
 from model.codec.stereo import StereoCodec
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
+from stages.audio import Samples
 from stages.checkpoints.audiocraft.checkpoint import encodes_both_sides
 from stages.checkpoints.audiocraft.codec import read_audiocraft_codec
 from stages.checkpoints.audiocraft.package import CODEC_FILE, LANGUAGE_MODEL_FILE, read_settings
@@ -160,6 +164,14 @@ def load_codecs_of_rows(
         if (codes := CodesFormat.from_row(row)) not in codecs:
             codecs[codes] = load_matching_codec(codes, path, device, got, f"the checkpoint {row['checkpoint_id']}")
     return codecs
+
+
+def decode_generation(codec: AnyCodec, generation: Mapping[str, Any], seconds: float) -> Samples:
+    """Decode the codes of a row of `generations` to sound [C, N], cut to the seconds that were asked for, to the
+    sample."""
+    codes = torch.from_numpy(np.array(generation["codes"], dtype=np.int64))
+    sound: Samples = codec.decode_track(codes).float().numpy()
+    return sound[:, : round(seconds * codec.sample_rate)]
 
 
 def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str) -> CodecNetwork:

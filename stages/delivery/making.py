@@ -18,10 +18,11 @@ from stages.audio import AudioFormat, SourceType, resample
 from stages.audio.clip_tags import clip_tags
 from stages.audio.credentials import FORMATS, Generation, Signer
 from stages.audio.levelling import encode_at_level
-from stages.audio.marks import CREDENTIALS_TAG, read_marks
+from stages.audio.marks import CREDENTIALS_TAG, WATERMARK_TAG, read_marks
 from stages.audio.writing import MP3_RATES
 from stages.delivery.choosing import ChosenClip
 from stages.delivery.folder import DeliveredFile
+from stages.networks.watermarks import watermark_words
 
 LOSSLESS = ("flac", "wav")
 """Formats with bits a sample."""
@@ -105,6 +106,11 @@ class Maker:
         signed = f", signed by {self._signer.chain.digest}" if self._signer and format in FORMATS else ""
         return f"{format}, {rate} Hz{depth}{signed}"
 
+    def _watermark(self, chosen: ChosenClip) -> dict[str, str]:
+        """Return the tag of a clip whose sound carries a watermark, which another form keeps as well as it can."""
+        watermark = self._config(chosen).get("watermark")
+        return {WATERMARK_TAG: watermark_words(watermark["message"])} if watermark else {}
+
     def _bits(self, chosen: ChosenClip) -> Literal[16, 24]:
         return 24 if self._config(chosen).get("bits") == 24 else 16
 
@@ -132,10 +138,11 @@ class Maker:
         if form:
             data, changed = self._encode(chosen, data)
             facts |= changed
-        marks = ", ".join(f"{mark.term} ({mark.place})" for mark in read_marks(io.BytesIO(data)))
+        marks = [f"{mark.term} ({mark.place})" for mark in read_marks(io.BytesIO(data))]
+        marks += [f"{words} (watermark)" for words in self._watermark(chosen).values()]
         key = {"request_id": clip["request_id"], "take": clip["take"], "source": clip["sha256"], "form": form}
         digest = hashlib.sha256(data).hexdigest()
-        return data, DeliveredFile(file=name, **key, sha256=digest, bytes=len(data), **facts, marks=marks)
+        return data, DeliveredFile(file=name, **key, sha256=digest, bytes=len(data), **facts, marks=", ".join(marks))
 
     def _encode(self, chosen: ChosenClip, data: bytes) -> tuple[bytes, dict[str, Any]]:
         """Return a clip in another form, and what changed of it."""
@@ -151,7 +158,7 @@ class Maker:
             resample(decoded.T, rate, new_rate),
             new_rate,
             format,
-            tags | ({CREDENTIALS_TAG: "C2PA"} if signer else {}),
+            tags | self._watermark(chosen) | ({CREDENTIALS_TAG: "C2PA"} if signer else {}),
             bits=self._form.bits or self._bits(chosen),
             loudness=clip["loudness"],
             true_peak=config.get("true_peak", TRUE_PEAK),

@@ -17,7 +17,7 @@ from schemas.identity import by_hash
 from schemas.tables import Row
 from stages.audio import LISTENING_LOUDNESS, LISTENING_PEAK, SourceType, encode_audio, normalise_loudness
 from stages.checkpoints.adapter_files import uses_of
-from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
+from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import (
     RequestConditions,
@@ -127,8 +127,7 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
     for number, codes in generated:
         trial = experiment.trials[number]
         codec = codecs[CodesFormat.from_row(trial.told.generation)]
-        sound = codec.decode_track(codes).float().numpy()
-        sound = sound[:, : round(trial.told.request["seconds"] * codec.sample_rate)]
+        sound = decode_generation(codec, {"codes": codes}, trial.told.request["seconds"])
         judges = [(experiment.sounds, trial.told)] + ([(experiment.ignored, trial.own)] if experiment.ignored else [])
         for sounds, judge in judges:
             key = {"request_id": trial.own.request["request_id"], "take": trial.own.generation["take"]}

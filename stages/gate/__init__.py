@@ -195,17 +195,14 @@ class _Judge:
 
     def try_of(self, generation: Row, request: Row, retake: int, seed: int, codes: Codes) -> _Try:
         """Decode a try, cut to the seconds that were asked for as `decode` cuts it, and judge it."""
-        import torch
-
-        from stages.checkpoints.codecs import CodesFormat
+        from stages.checkpoints.codecs import CodesFormat, decode_generation
         from stages.gate.judging import follow_request, reasons_against
         from stages.gate.measuring import measure_try
         from stages.judging.melody import Melody
         from stages.judging.seams import window_borders
 
         codec = self._codecs[CodesFormat.from_row(generation)]
-        sound = codec.decode_track(torch.from_numpy(codes.astype(np.int64))).float().numpy()
-        sound = sound[:, : round(request["seconds"] * codec.sample_rate)]
+        sound = decode_generation(codec, generation | {"codes": codes}, request["seconds"])
         if not sound.size or not np.isfinite(sound).all():
             return _Try(retake, seed, codes, ("sound: expected finite samples, got NaN, infinity or none",), {})
         limits, checkpoint = self._config.limits, generation["checkpoint_id"]

@@ -16,3 +16,9 @@ ROBERTA_VOCABULARY = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
 
 T5_BASE = WeightsRef("google-t5/t5-base")
 """The T5 that reads descriptions (arXiv:2306.05284, 3.1)."""
+
+AUDIOSEAL_GENERATOR = WeightsRef("facebook/audioseal/generator_base.pth")
+"""AudioSeal's network that makes watermarks of 16 bits (arXiv:2401.17264)."""
+
+AUDIOSEAL_DETECTOR = WeightsRef("facebook/audioseal/detector_base.pth")
+"""The one that finds them."""

@@ -1,0 +1,174 @@
+"""Watermarks: whether the mark that a clip carries is found again, and what it did to the sound (AudioSeal,
+arXiv:2401.17264).
+
+`decode` adds the mark, where `decode.watermark` asks for one, to levelled sound and before it signs. Here the clip's
+file is listened to as it was written and in the forms in which clips travel, and so is the clip as it was before the
+mark, in which finding one would be a false alarm. What the mark did to the sound is measured of the samples themselves,
+without a lossy format between.
+
+Rates are what they are for the networks that are named: random ones give rates too, which say nothing.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import soundfile
+
+import schemas
+from schemas import WeightsRef
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, VERDICTS, WATERMARKS, Row
+from schemas.weights import LocalWeights
+from stages.audio import AudioFormat, Samples, encode_audio, measure_audio, normalise_loudness, resample
+from stages.audio.writing import MP3_RATES
+from stages.judging.tries import chosen_try
+from stages.networks.published import ENCODEC_32KHZ
+from stages.networks.watermarks import Watermark
+from stages.pipeline.contract import Context, Dependencies, Shard
+
+if TYPE_CHECKING:
+    from stages.networks.audioseal import WatermarkDetector, WatermarkGenerator
+
+READS, WRITES, VERSION = (CLIPS, VERDICTS, GENERATIONS, REQUESTS), WATERMARKS, 1
+
+RATES = (44_100, 16_000)
+"""Hz that clips are resampled to before they are listened to again: what music is sold at, and what the networks hear,
+which leaves nothing above 8 kHz."""
+
+FORM_UNMARKED, FORM_WRITTEN = "unmarked", "written"
+
+
+class Config(schemas.Config):
+    """Which watermark is looked for."""
+
+    codec: WeightsRef = ENCODEC_32KHZ
+    """What the clips were decoded by; in a recipe `tokenize.codec` unless it is given."""
+    loudness: float = -16.0
+    """Of the clips before their mark, LUFS; in a recipe `decode.loudness`."""
+    true_peak: float = -1.0
+    """The highest that they have, dBTP; in a recipe `decode.true_peak`."""
+    max_gain: float = 30.0
+    """Most that they were raised, dB; in a recipe `decode.max_gain`."""
+    mark: Watermark | None = None
+    """The watermark that clips carry; in a recipe `decode.watermark`. The stage takes part where there is one and it
+    names a detector."""
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Return what has a say in the rows: all that is named."""
+    return Dependencies(config, ())
+
+
+def shard(
+    config: Config, context: Context, clips: pa.Table, verdicts: pa.Table, generations: pa.Table, requests: pa.Table
+) -> Iterator[Shard]:
+    """Look for the watermark of every clip, and yield its row.
+
+    Raises:
+        ValueError: no watermark is named, its networks are none, or the codec is not one of the codes.
+        MissingWeights: their weights cannot be had.
+    """
+    from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
+    from stages.networks.audioseal import load_watermark_detector, load_watermark_generator
+
+    mark = config.mark
+    if mark is None or mark.detector is None:
+        raise ValueError("expected decode.watermark with a detector to look for, got none")
+    generator = load_watermark_generator(
+        context.weights(mark.generator).path, mark.message, mark.strength, context.device
+    )
+    detector = load_watermark_detector(context.weights(mark.detector).path, context.device)
+    generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
+    chosen = {
+        (row["request_id"], row["take"]): chosen_try(row, generation_of[row["request_id"], row["take"]])
+        for row in verdicts.to_pylist()
+    }
+    seconds_of = {row["request_id"]: row["seconds"] for row in requests.to_pylist()}
+    rows = clips.to_pylist()
+    made = [chosen[row["request_id"], row["take"]] for row in rows]
+    codecs = load_codecs_of_rows(made, context.weights(config.codec).path, context.device, f"codec = {config.codec}")
+    context.progress.start("watermark", len(rows), "clips")
+    for clip, generation in zip(rows, made, strict=True):
+        context.check_stopped()
+        codec = codecs[CodesFormat.from_row(generation)]
+        sound = decode_generation(codec, generation, seconds_of[clip["request_id"]])
+        unmarked = _levelled(config, sound, codec.sample_rate)
+        row = _row(clip, context.store.read_bytes(clip["path"]), unmarked, codec.sample_rate, generator, detector)
+        if not row["watermark_found"]:
+            context.remarks.add(
+                "clips whose watermark is not found in the file as it was written",
+                "decode.watermark",
+                f"{clip['request_id']}/{clip['take']}",
+            )
+        context.progress.advance()
+        yield Shard([row])
+
+
+def _levelled(config: Config, sound: Samples, sample_rate: int) -> Samples:
+    """Return what the codec gave as loud as `decode` made it before it was marked."""
+    before = measure_audio(sound, sample_rate).loudness
+    target = config.loudness if before is None else min(config.loudness, before + config.max_gain)
+    return normalise_loudness(sound, sample_rate, target, config.true_peak)[0]
+
+
+def _row(
+    clip: Row,
+    data: bytes,
+    unmarked: Samples,
+    sample_rate: int,
+    generator: "WatermarkGenerator",
+    detector: "WatermarkDetector",
+) -> Row:
+    """Listen to a clip in every form, and measure what its mark did.
+
+    Args:
+        data: its file.
+        unmarked: its sound as it was before the mark, of `sample_rate`.
+    """
+    heard: list[dict[str, Any]] = []
+    for form, samples, rate in _forms(unmarked, data, sample_rate):
+        detection = detector.detect(samples, rate)
+        right = detection.bits_right(generator.message)
+        heard.append({"form": form, "score": detection.score, "bits_right": right, "found": detection.found})
+    return {
+        "request_id": clip["request_id"],
+        "take": clip["take"],
+        "watermark_message": generator.message,
+        "watermark_bits": len(detection.bits),
+        "watermark_found": next(each["found"] for each in heard if each["form"] == FORM_WRITTEN),
+        "watermark_heard": heard,
+    } | _damage(unmarked, unmarked + generator.mark(unmarked, sample_rate), sample_rate)
+
+
+def _forms(unmarked: Samples, data: bytes, sample_rate: int) -> Iterator[tuple[str, Samples, int]]:
+    """Yield the names of forms, and a clip in each with its sample rate."""
+    yield FORM_UNMARKED, unmarked, sample_rate
+    written = _decoded(data)
+    yield FORM_WRITTEN, *written
+    samples, rate = np.clip(written[0], -1, 1), written[1]
+    lossy: tuple[AudioFormat, ...] = ("mp3", "ogg") if rate in MP3_RATES else ("ogg",)
+    for format in lossy:
+        yield format, *_decoded(encode_audio(samples, rate, format))
+    for other in RATES:
+        yield f"{other} Hz", resample(samples, rate, other), other
+
+
+def _decoded(data: bytes) -> tuple[Samples, int]:
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return samples.T, rate
+
+
+def _damage(unmarked: Samples, marked: Samples, sample_rate: int) -> Row:
+    """Measure what a mark did: the sound against what was added, dB (SI-SNR, arXiv:1811.02508), and the change of
+    loudness, LU."""
+    import torch
+
+    from model.codec.losses import si_snr
+
+    ratio = float(si_snr(torch.from_numpy(marked), torch.from_numpy(unmarked)).mean())
+    before, after = (measure_audio(each, sample_rate).loudness for each in (unmarked, marked))
+    change = None if before is None or after is None else after - before
+    return {"watermark_si_snr": ratio if math.isfinite(ratio) else None, "watermark_loudness": change}
