@@ -24,6 +24,7 @@ from flows import (
     doctor,
     exporting,
     finetuning,
+    gating,
     generating,
     operating,
     page,
@@ -68,6 +69,7 @@ app.add_typer(publishing.app)
 app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
 app.add_typer(verifying.app)
+app.add_typer(gating.app)
 app.add_typer(exporting.app)
 app.add_typer(operating.app)
 app.add_typer(doctor.app)
@@ -109,7 +111,7 @@ def run(options: RunOptions) -> int:
 def plan(options: RunOptions) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
     from flows.estimates import estimate, total_line
-    from flows.orders import order_lines, stopping_lines, told_lines
+    from flows.orders import advice_lines, order_lines, stopping_lines, told_lines
     from flows.output import open_console, plan_rows, print_table
     from flows.reasons import plan_remark_lines, remark_line
     from flows.upgrading import WAITS, settle, waiting_line
@@ -132,7 +134,7 @@ def plan(options: RunOptions) -> int:
             print(f"{stage}: {line}")
         for remark in preview.remarks:
             print(remark_line(stage, remark), file=sys.stderr)
-    for line in (*told_lines(plans), *stopping):
+    for line in (*told_lines(plans), *(f"segue: {line}" for line in advice_lines(options.recipe)), *stopping):
         print(line, file=sys.stderr)
     if settled.waits:
         print(f"segue: a run would wait for a word: {waiting_line(settled)}", file=sys.stderr)

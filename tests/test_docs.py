@@ -211,7 +211,7 @@ def test_every_preset_that_the_documentation_names_exists():
 
 def test_a_command_that_would_want_a_network_days_or_a_recording_of_one_s_own_is_understood():
     names = {understood(words) for words in commands("", "segue ")}
-    assert names == {"run", "convert", "explain", "take-down", "generate", "up", "down", "doctor"}
+    assert names == {"run", "convert", "explain", "take-down", "generate", "gates", "up", "down", "doctor"}
 
 
 def test_a_command_that_trains_a_checkpoint_further_says_how_long_and_on_how_much():
