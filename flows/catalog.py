@@ -7,17 +7,16 @@ job may run twice, even at the same time.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.logging import get_run_logger
-from prefect.settings import PREFECT_API_URL
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 
+from flows.clusters import Channel, hearing_workers, placement, task_runner, telling_run
 from flows.failures import is_transient
 from flows.notifying import sender, tell_failure
 from flows.output import LineProgress
@@ -27,11 +26,10 @@ from flows.reasons import reason_lines
 from flows.recipe import GPU_STAGES, StageName
 from flows.run_log import in_run_log
 from flows.running import Run, current_run, plan_run, run_stages
-from flows.server import has_own_server
 from flows.summary import leave_summary
 from flows.upgrading import settled_plan
 from flows.watching import heeding_server
-from schemas import Settings, Store
+from schemas import Store
 from stages.pipeline.contract import Context
 from stages.pipeline.jobs import Counts, JobResult, run_job
 from stages.pipeline.plans import ConfiguredStage
@@ -99,9 +97,14 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
 
 def run_in_flow(run: Run) -> None:
     """Run stages with their jobs as tasks of the flow run that this is called in."""
-    with task_runner(run.plan.settings) as runner, heeding_server(run.stop):
+    settings = run.plan.settings
+    with (
+        task_runner(settings) as runner,
+        heeding_server(run.stop),
+        hearing_workers(runner, settings, run.progress, run.stop) as channel,
+    ):
         try:
-            run_stages(run, _as_tasks(runner))
+            run_stages(run, _as_tasks(runner, channel))
         except BaseException:
             # Whoever waits is interrupted, not the threads in work: they look at this between batches.
             run.stop.set()
@@ -111,8 +114,8 @@ def run_in_flow(run: Run) -> None:
 class Job:
     """One job of a stage, with all that it needs. Not a dataclass: Prefect searches those for futures, deep down."""
 
-    def __init__(self, stage: ConfiguredStage, context: Context, name: str) -> None:
-        self.stage, self.context, self.name = stage, context, name
+    def __init__(self, stage: ConfiguredStage, context: Context, name: str, channel: Channel | None = None) -> None:
+        self.stage, self.context, self.name, self.channel = stage, context, name, channel
 
     def __str__(self) -> str:
         return f"{self.stage.name} {self.name}"
@@ -137,53 +140,21 @@ def _retry_condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> b
 )
 def do_job(job: Job) -> Counts:
     """Do one shard, or all of a stage that is not made shard by shard."""
-    return run_job(job.stage, job.context, job.name)
+    if job.channel is None:
+        return run_job(job.stage, job.context, job.name)
+    with telling_run(job.channel, str(job), job.context) as context:
+        return run_job(job.stage, context, job.name)
 
 
-def task_runner(settings: Settings) -> TaskRunner[Any]:
-    """Return what does the jobs: threads, or the workers of a Dask cluster.
-
-    Raises:
-        ValueError: Dask is asked for without the package or without a Prefect server that its workers can reach.
-    """
-    if settings.task_runner == "threads":
-        return ThreadPoolTaskRunner(max_workers=settings.concurrency)
-    try:
-        from prefect_dask.task_runners import DaskTaskRunner
-    except ImportError as error:
-        raise ValueError("settings.task_runner=dask expects the packages of segue[dask], got none") from error
-    if not PREFECT_API_URL.value() or has_own_server():
-        raise ValueError(
-            "settings.task_runner=dask expects a Prefect server that the workers can reach: start one with "
-            "`prefect server start` and set PREFECT_API_URL"
-        )
-    if settings.dask_address:
-        return DaskTaskRunner(address=settings.dask_address)
-    resources = {"GPU": 1} if settings.device == "cuda" else {}
-    return DaskTaskRunner(
-        cluster_kwargs={"n_workers": settings.concurrency, "threads_per_worker": 1, "resources": resources}
-    )
-
-
-def _as_tasks(runner: TaskRunner[Any]) -> RunJobs:
+def _as_tasks(runner: TaskRunner[Any], channel: Channel | None) -> RunJobs:
     """Return what does jobs as Prefect tasks on a running task runner."""
 
     def run_jobs(stage: ConfiguredStage, context: Context, jobs: Sequence[str]) -> Sequence[JobResult]:
-        with _placement(stage, context.settings):
-            futures = [runner.submit(do_job, {"job": Job(stage, context, name)}) for name in jobs]
+        with placement(context.settings, stage.name in GPU_STAGES):
+            futures = [runner.submit(do_job, {"job": Job(stage, context, name, channel)}) for name in jobs]
         return [_job_result(name, future) for name, future in zip(jobs, futures, strict=True)]
 
     return run_jobs
-
-
-def _placement(stage: ConfiguredStage, settings: Settings) -> AbstractContextManager[Any]:
-    """Return where on a Dask cluster a stage's jobs may go: those that want a GPU, only to workers that offer one."""
-    if settings.task_runner != "dask" or settings.device != "cuda" or stage.name not in GPU_STAGES:
-        return nullcontext()
-    from dask.base import annotate
-
-    placement: AbstractContextManager[Any] = annotate(resources={"GPU": 1})
-    return placement
 
 
 def _job_result(name: str, future: Any) -> JobResult:

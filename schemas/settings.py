@@ -36,13 +36,17 @@ class Settings(Config):
     (arXiv:2006.15704), or each has only its part of all weights, gradients and moments as well (PyTorch's
     `fully_shard`, arXiv:2304.11277), which takes longer and fits larger models. `auto` shards what does not fit
     whole."""
-    task_runner: Literal["threads", "dask"] = "threads"
-    """What runs the shards of a stage."""
+    task_runner: Literal["threads", "dask", "ray"] = "threads"
+    """What runs the shards of a stage: threads of the run, or the workers of a cluster of Dask or Ray, here or
+    elsewhere. Stages that run a model go only where a GPU is offered (Dask: `--resources GPU=1`), if there are any."""
     concurrency: int = Field(default=1, ge=1)
     """Shards in work at once, which share the cores. One shard has all of them already, so more helps only on larger
     machines."""
     dask_address: str | None = None
     """The scheduler of a running Dask cluster; None starts a local one."""
+    ray_address: str | None = None
+    """The address of a running Ray cluster (`ray://head:10001`, or `auto` on a machine of it); None starts a local
+    one."""
     decode_at_once: int | None = Field(default=None, ge=1)
     """Sequences that a language model decodes together at most; never more than 8 on a CPU and 128 on CUDA. Where
     memory is short they are fewer, and progress says how many."""

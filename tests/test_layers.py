@@ -10,7 +10,15 @@ LAYERS = ("schemas", "model", "stages", "flows", "segue")
 """Each imports those before it; `segue.py` is the door for Python above them all."""
 SHARED_ROOMS = ("pipeline", "audio", "analysis", "networks", "checkpoints", "judging")
 """The rooms that stages share, each above those that it may import."""
-ONLY_IN = {"prefect": "flows", "prefect_dask": "flows", "typer": "flows", "duckdb": "schemas"}
+ONLY_IN = {
+    "prefect": "flows",
+    "prefect_dask": "flows",
+    "prefect_ray": "flows",
+    "ray": "flows",
+    "distributed": "flows",
+    "typer": "flows",
+    "duckdb": "schemas",
+}
 NOT_IN_MODEL = {"os", "pathlib", "fsspec", "requests", "urllib", "socket", "pyarrow", "soundfile"}
 FILES = [path.relative_to(ROOT) for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))] + [
     Path("segue.py")

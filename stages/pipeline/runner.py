@@ -204,6 +204,8 @@ def _write_checks(context: Context, checks: Sequence[CheckResult]) -> None:
 
 def _device(context: Context) -> str:
     """Return where tensors were; a stage that loaded no torch had none, and does not wait for it to load now."""
+    if context.settings.device == "cuda":
+        return "cuda"  # of a cluster's workers; the run's own machine may have none
     return context.device if "torch" in sys.modules else "cpu"
 
 
