@@ -54,6 +54,7 @@ SMALL_DATA: Difference = {
         "held_out_windows": 64,
         "log_every": 10,
         "early_stop": {},
+        "samples": {},
         "save_every": 100,
     },
 }
@@ -72,6 +73,12 @@ NameOption = Annotated[
 GoOnOption = Annotated[
     str | None, typer.Option("--adapter", metavar="FOLDER", help="Updates of peft's to go on from: a folder or hub id.")
 ]
+PromptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt", metavar="WORDS", help="A text to hear on the way; if not given, those of held-out tracks."
+    ),
+]
 StepsOption = Annotated[int | None, typer.Option(min=1, help="Most steps; if not given, 2,000.")]
 PrecisionOption = Annotated[
     str | None, typer.Option(help="Of the matrix products: bfloat16 (if not given) or float32.")
@@ -85,6 +92,7 @@ def finetune(
     store: StoreOption = None,
     name: NameOption = None,
     adapter: GoOnOption = None,
+    prompt: PromptOption = None,
     rank: RankOption = None,
     steps: StepsOption = None,
     precision: PrecisionOption = None,
@@ -104,6 +112,7 @@ def finetune(
     asked: Difference = {"optimization": {}}
     asked |= {} if rank is None else {"lora": {"rank": rank, "alpha": 2 * rank}}
     asked |= {field: value for field, value in (("adapter", name), ("initial_adapter", adapter)) if value is not None}
+    asked |= {"samples": {"texts": prompt}} if prompt else {}
     asked["optimization"] |= {} if steps is None else {"steps": steps, "warmup_steps": min(50, steps // 10)}
     asked["optimization"] |= {} if precision is None else {"precision": precision}
     with told_where_to_put(NAMED_BY):

@@ -158,6 +158,10 @@ def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, R
     if rows:
         words = f"segment {rows[0]['number']} that the codec {rows[0]['checkpoint_id']} was heard by, byte for byte"
         return Finding("row", "holds", words), None
+    rows = query(store, f"SELECT * FROM samples WHERE sha256 = '{digest}'").to_pylist()
+    if rows:
+        words = f"sample {rows[0]['number']} of step {rows[0]['step']} of the model {rows[0]['checkpoint_id']}"
+        return Finding("row", "holds", f"{words}, byte for byte"), None
     return Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name"), None
 
 

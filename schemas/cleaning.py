@@ -36,6 +36,7 @@ from schemas.tables import (
     PUBLISHED,
     RECONSTRUCTIONS,
     RUNS,
+    SAMPLES,
     TRAINING,
     VERDICTS,
     Row,
@@ -240,7 +241,8 @@ class _Cleaning:
         training_sets = set[str]()
         for version, shard, rows in shards:
             paths = [
-                self._store.shard_path(table, version, shard) for table in (CHECKPOINTS, TRAINING, RECONSTRUCTIONS)
+                self._store.shard_path(table, version, shard)
+                for table in (CHECKPOINTS, TRAINING, RECONSTRUCTIONS, SAMPLES)
             ]
             goes = not any(row["checkpoint_id"] in used for row in rows) and self._remove(
                 paths[0], "no clip or table that stays was made with this model"
@@ -260,6 +262,7 @@ class _Cleaning:
                 )
             )
             self._name_files(RECONSTRUCTIONS, paths[2])
+            self._name_files(SAMPLES, paths[3])
         for name in self._store.shards(LEARNED, "1"):
             if name not in training_sets:
                 self._remove(self._store.shard_path(LEARNED, "1", name), "no model that stays learned from these")

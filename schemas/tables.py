@@ -287,6 +287,25 @@ RECONSTRUCTIONS = Table(
     accumulates=True,
     files=(FileColumns("original", sha256="original_sha256"), FileColumns("decoded", sha256="decoded_sha256")),
 )
+SAMPLES = Table(
+    "samples",
+    "a clip of a fixed text that a model made while it learned, with the same chance at every step",
+    ("checkpoint_id", "step", "number"),
+    columns(
+        checkpoint_id=TEXT,
+        step=pa.int64(),
+        number=pa.int32(),
+        description=TEXT,
+        seed=pa.int64(),
+        seconds=pa.float64(),
+        sample_rate=pa.int32(),
+        channels=pa.int16(),
+        path=TEXT,
+        sha256=TEXT,
+    ),
+    accumulates=True,
+    files=(FileColumns("path", sha256="sha256"),),
+)
 USED_ADAPTER = pa.struct([("name", TEXT), ("strength", pa.float64()), ("reference", TEXT), ("digest", TEXT)])
 """An adapter that is added to the model: as the line names it, how strongly, where it lies, and of which content."""
 REQUESTS = Table(
@@ -655,7 +674,7 @@ TABLES: dict[str, Table] = {
     table.name: table
     for table in (
         *(TRACKS, WITHHELD, PRINTS, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
-        *(CHECKPOINTS, LEARNED, TRAINING, RECONSTRUCTIONS),
+        *(CHECKPOINTS, LEARNED, TRAINING, SAMPLES, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, VERDICTS, CLIPS, WATERMARKS),
         *(SCORES, NEAREST, ORIGINALITY, CONTROLS, MEASURES, REPORTS),
         *(WEIGHTS, TAKEN_DOWN, REJECTS, REMARKS, RUNS, CHECKS, VERSIONS, PUBLICATIONS),

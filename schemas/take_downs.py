@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 
 from schemas.identity import fingerprint
 from schemas.store import Store
-from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, RECONSTRUCTIONS, TAKEN_DOWN, VERDICTS, Row, Table
+from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, RECONSTRUCTIONS, SAMPLES, TAKEN_DOWN, VERDICTS, Row, Table
 
 HIDDEN_BY: Mapping[str, tuple[str, ...]] = {
     GENERATIONS.name: ("checkpoint_id", "request_id"),
     VERDICTS.name: ("checkpoint_id", "request_id"),
     CLIPS.name: ("checkpoint_id", "request_id"),
+    SAMPLES.name: ("checkpoint_id",),
     RECONSTRUCTIONS.name: ("checkpoint_id", "track_id"),
 }
 """The tables of which rows are hidden after a take-down, and the columns that say which."""

@@ -30,6 +30,8 @@ class TrainingLog:
     """Rows of `training`, and what happened since the last one."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of `samples`, but for the checkpoint."""
     codebooks: list[float] = field(default_factory=list)
     """Sum of each codebook's cross-entropy over the steps since."""
     steps: int = 0

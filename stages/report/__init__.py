@@ -24,6 +24,7 @@ from schemas.tables import (
     RECONSTRUCTIONS,
     REPORTS,
     REQUESTS,
+    SAMPLES,
     SCORES,
     TRACKS,
     TRAINING,
@@ -34,7 +35,7 @@ from stages.pipeline.contract import Context, ReduceResult
 
 READS = (
     *(CLIPS, VERDICTS, SCORES, CONTROLS, MEASURES, NEAREST, REQUESTS, GENERATIONS),
-    *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS, ORIGINALITY),
+    *(CHECKPOINTS, TRAINING, TRACKS, RECONSTRUCTIONS, ORIGINALITY, SAMPLES),
 )
 OPTIONAL = (CLIPS, REQUESTS, GENERATIONS, VERDICTS, SCORES, CONTROLS, MEASURES, NEAREST, TRACKS, ORIGINALITY)
 """A page without clips tells of models and what they learned from."""
@@ -70,6 +71,7 @@ def reduce(
     tracks: pa.Table,
     reconstructions: pa.Table,
     originality: pa.Table,
+    samples: pa.Table,
 ) -> ReduceResult:
     """Draw and cut what lies beside the page, write the page, then remove what it names no more."""
     from stages.report.catalog_data import catalog_facts, data_blocks
@@ -163,7 +165,7 @@ def reduce(
         facts=catalog_facts(views, context.store.identity, versions),
         blocks=data_blocks(views),
         codec=codec_view(codec, codec_rows, track_of, addresses) if codec else None,
-        checkpoints=checkpoint_views(checkpoint_rows, training.to_pylist(), used),
+        checkpoints=checkpoint_views(checkpoint_rows, training.to_pylist(), used, samples.to_pylist()),
         tables=table_sizes(context.store),
         notes=_notes(len(clip_rejects), len(codec_rejects), with_codec=codec is not None),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from schemas import Store
 from schemas.tables import RUNS, TABLES, Row
 from stages.report.charts import Chart, Series, line_chart
+from stages.report.clips import relative_address
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,29 @@ class CheckpointView:
     metrics: tuple[tuple[str, str], ...]
     charts: tuple[Chart, ...]
     made_clips: bool
+    samples: tuple["SampleRow", ...] = ()
+    """What it made of fixed texts while it learned, a line a text."""
 
 
-def checkpoint_views(checkpoints: Sequence[Row], training: Sequence[Row], used: Iterable[str]) -> list[CheckpointView]:
+@dataclass(frozen=True)
+class SampleRow:
+    """What a model made of one text while it learned."""
+
+    description: str
+    sounds: tuple[tuple[str, str], ...]
+    """After which step, in words, and the address relative to the page."""
+
+
+def checkpoint_views(
+    checkpoints: Sequence[Row], training: Sequence[Row], used: Iterable[str], samples: Sequence[Row] = ()
+) -> list[CheckpointView]:
     """Show the models of the store: those that made the clips first, then of every kind the newest.
 
     Args:
         checkpoints: rows of `checkpoints`.
         training: rows of `training`.
         used: ids of the checkpoints that made clips.
+        samples: rows of `samples`.
     """
     used = set(used)
     newest: dict[str, Row] = {}
@@ -37,10 +52,37 @@ def checkpoint_views(checkpoints: Sequence[Row], training: Sequence[Row], used: 
     steps: dict[str, list[Row]] = {}
     for row in training:
         steps.setdefault(row["checkpoint_id"], []).append(row)
-    return [_checkpoint_view(row, steps.get(row["checkpoint_id"], []), row["checkpoint_id"] in used) for row in shown]
+    heard: dict[str, list[Row]] = {}
+    for row in samples:
+        heard.setdefault(row["checkpoint_id"], []).append(row)
+    return [
+        _checkpoint_view(row, steps.get(name, []), name in used, heard.get(name, []))
+        for row in shown
+        for name in [row["checkpoint_id"]]
+    ]
 
 
-def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool) -> CheckpointView:
+def sample_rows(samples: Sequence[Row], kept_step: int | None) -> tuple[SampleRow, ...]:
+    """Show the samples of one model, a line a text, in the order of the steps.
+
+    Args:
+        kept_step: how many steps the weights that were kept have taken.
+    """
+    texts: dict[tuple[int, str], list[Row]] = {}
+    for row in sorted(samples, key=lambda row: (row["number"], row["step"])):
+        texts.setdefault((row["number"], row["description"]), []).append(row)
+
+    def after(step: int) -> str:
+        name = "before" if step == 0 else f"step {step:,}"
+        return f"{name}, kept" if step and step == kept_step else name
+
+    return tuple(
+        SampleRow(text, tuple((after(row["step"]), relative_address(row["path"])) for row in rows))
+        for (_, text), rows in texts.items()
+    )
+
+
+def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool, samples: Sequence[Row]) -> CheckpointView:
     facts = (
         ("Parameters", _count(row["parameters"])),
         ("Steps", _count(row["steps"])),
@@ -54,7 +96,8 @@ def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool) -> Che
     )
     metrics = tuple((name, f"{value:,.4g}") for name, value in sorted(known_metrics(row).items()))
     charts = tuple(training_charts(training))
-    return CheckpointView(row["checkpoint_id"], row["kind"], facts, metrics, charts, made_clips)
+    heard = sample_rows(samples, row["steps"])
+    return CheckpointView(row["checkpoint_id"], row["kind"], facts, metrics, charts, made_clips, heard)
 
 
 def known_metrics(row: Row) -> dict[str, float]:

@@ -46,12 +46,26 @@ class EarlyStop(schemas.Config):
     of a hundred tracks and 100 steps a validation it sees the collection five times more in vain)."""
 
 
+class Samples(schemas.Config):
+    """What a model is asked for before, while and after it learns, to be heard; it changes nothing that is learned."""
+
+    texts: tuple[str, ...] = ()
+    """Descriptions; none takes those of the first held-out tracks."""
+    count: int = Field(default=3, ge=1)
+    """How many of these are taken."""
+    seconds: float = Field(default=8.0, gt=0)
+    """Length of a clip, seconds."""
+    every: int = Field(default=500, ge=1)
+    """Steps from one set of clips to the next."""
+
+
 class Config(schemas.Config):
     """How the language model is trained; the defaults are MusicGen's for 30 s of 32 kHz mono with text."""
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
         "licences",
         "adapter",
+        "samples",
         "refresh",
         "checkpoint_layers",
         "log_every",
@@ -78,6 +92,8 @@ class Config(schemas.Config):
     early_stop: EarlyStop | None = None
     """Ends training when held-out tracks gain nothing more, and keeps the best weights. None takes all steps and keeps
     the last weights."""
+    samples: Samples | None = None
+    """Clips of fixed texts on the way, for the page and the table `samples`; None makes none."""
     text_encoder: WeightsRef | None = T5_BASE
     """The T5 encoder that reads descriptions (arXiv:2306.05284, 3.1), frozen or not by `model.description.finetune`.
     None for a model without text, or for the encoder that `initial` brings along, which this one would replace."""

@@ -5,6 +5,8 @@ them, so that whatever reads the checkpoint reads a plain model; the updates alo
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
+from torch import nn
 
 from model.music_model import MusicModel
 from model.optim.config import LoraConfig
@@ -112,12 +115,36 @@ def save_adapter(model: MusicModel, folder: Path) -> None:
     save_file(named, folder / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
 
+@contextmanager
+def merged(model: MusicModel) -> Iterator[None]:
+    """Let a model be a plain one with its updates in its matrices inside; after it, all is what it was, bit for bit."""
+    decoder = model.language_model
+    layers = [(name, module) for name, module in decoder.named_modules() if isinstance(module, LoraLayer)]
+    before = {name: module.get_base_layer().weight.data for name, module in layers}
+    try:
+        for name, module in layers:
+            layer: Any = module
+            with torch.no_grad():
+                module.get_base_layer().weight.data = before[name] + layer.get_delta_weight("default")
+            _replace(decoder, name, module.get_base_layer())
+        yield
+    finally:
+        for name, module in layers:
+            module.get_base_layer().weight.data = before[name]
+            _replace(decoder, name, module)
+
+
+def _replace(decoder: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module in the place that a dotted name means."""
+    above, _, own = name.rpartition(".")
+    setattr(decoder.get_submodule(above), own, module)
+
+
 def merge_adapter(model: MusicModel) -> None:
     """Add the updates to the matrices that they belong to, and leave a plain model."""
     decoder = model.language_model
     adapted = [(name, module) for name, module in decoder.named_modules() if isinstance(module, LoraLayer)]
     for name, module in adapted:
         module.merge(safe_merge=True)
-        above, _, own = name.rpartition(".")
-        setattr(decoder.get_submodule(above), own, module.get_base_layer())
+        _replace(decoder, name, module.get_base_layer())
     del decoder.peft_config

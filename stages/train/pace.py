@@ -1,6 +1,7 @@
 """Pace: how long a training will take, told before its first step and again once some steps were measured."""
 
-from stages.pipeline.contract import Progress
+from schemas.tables import CHECKPOINTS, TRAINING
+from stages.pipeline.contract import Context, Progress
 from stages.pipeline.durations import duration
 
 SHORTEST = 10.0
@@ -59,3 +60,19 @@ class TrainingPace:
             a_step = f"{step_seconds:.2g} s a step"
             line = f"train: about {duration(rest)} for {self._steps:,} steps at most, {a_step} {how}"
             self._progress.tell([line])
+
+
+def newest_utilisation(context: Context) -> float | None:
+    """Return the share of its device that the store's newest training made use of; None where none says."""
+    newest = max(
+        context.store.read_all(CHECKPOINTS, ["checkpoint_id", "created_at"]).to_pylist(),
+        key=lambda row: row["created_at"],
+        default=None,
+    )
+    rows = context.store.read_all(TRAINING, ["checkpoint_id", "step", "model_flops_utilisation"]).to_pylist()
+    shares = {
+        row["step"]: row["model_flops_utilisation"]
+        for row in rows
+        if newest and row["checkpoint_id"] == newest["checkpoint_id"] and row["model_flops_utilisation"]
+    }
+    return float(shares[max(shares)]) if shares else None

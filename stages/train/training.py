@@ -24,7 +24,7 @@ from model.music_model import MusicModel
 from model.objective import LossModule, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
 from model.optim.train_state import TrainState, check_moved, step_seed
-from schemas.tables import CHECKPOINTS, TRACKS, TRAINING
+from schemas.tables import TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.adapter_files import ADAPTER
 from stages.checkpoints.facts import CheckpointFacts
@@ -52,8 +52,9 @@ from stages.train.distributed import Rank
 from stages.train.evaluation import Evaluator, uniform_cross_entropy
 from stages.train.following import process_count, run_together
 from stages.train.initial_model import InitialModel, initial_model
-from stages.train.pace import TrainingPace
+from stages.train.pace import TrainingPace, newest_utilisation
 from stages.train.packing import PACKED, open_packed, pack_table
+from stages.train.samples import Sampler
 from stages.train.sharding import gather_model, is_to_be_sharded, shard_model
 from stages.train.tracks import METADATA
 from stages.train.validation import Validation
@@ -106,7 +107,10 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
         train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)
-        validation = _take_steps(config, context, rank, draw, loss_module, train_state, evaluators.get("valid"))
+        sampler = Sampler(config, context, corpus, splits["valid"], initial, frames, rank)
+        validation = _take_steps(
+            config, context, rank, draw, loss_module, train_state, evaluators.get("valid"), sampler
+        )
         if not rank.evaluates:
             return None
         context.progress.tell(list(validation.tell()))
@@ -116,11 +120,14 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
             for split, evaluator in evaluators.items():
                 metrics |= evaluator.metrics(initial.model, split, splits["train"])
             metrics |= validation.metrics()
+            sampler.make(validation.kept_step, validation.training_log)
             gather_model(initial.model, rank)
             if not rank.is_main:
                 return None
             row = _export_checkpoint(config, context, corpus, report, initial, metrics, learned, validation.kept_step)
-    return ReduceResult([row], also={"training": validation.training_log.training_rows(context.identity)})
+    log = validation.training_log
+    also = {"training": log.training_rows(context.identity), "samples": sampler.rows(log)}
+    return ReduceResult([row], also={name: rows for name, rows in also.items() if rows})
 
 
 def _prepare_machine(context: Context, rank: Rank) -> None:
@@ -150,6 +157,7 @@ def _take_steps(
     loss_module: LossModule,
     train_state: TrainState,
     evaluator: Evaluator | None,
+    sampler: Sampler,
 ) -> Validation:
     """Take all steps that are left, from where an earlier run of this training was, or as many as held-out tracks gain
     by, and return what these say of it.
@@ -158,6 +166,7 @@ def _take_steps(
         draw: gives what this process works on in a step.
         loss_module: the model, with what it learns from.
         evaluator: makes the validations on the way.
+        sampler: makes what is heard on the way.
 
     Raises:
         ValueError: too many updates in a row had gradients that were not finite.
@@ -179,11 +188,13 @@ def _take_steps(
         started = time.perf_counter()
         validation.run_initial()
         pace.note_validation(time.perf_counter() - started)
+        if not train_state.updates:
+            sampler.make(0, training_log)
     model.train()
     with ThreadPoolExecutor(max_workers=1) as reader:
         upcoming = reader.submit(draw, train_state.updates)
         if rank.is_main:
-            pace.guess(_step_flops(config, upcoming.result()), rate, _newest_utilisation(context))
+            pace.guess(_step_flops(config, upcoming.result()), rate, newest_utilisation(context))
         unread, note = _UnreadLosses(training_log, rank, pace), ""
         while train_state.updates < steps and not (config.early_stop and rank.any_flag(validation.is_over)):
             if rank.any_flag(context.stop.is_set()):
@@ -200,16 +211,20 @@ def _take_steps(
             step, last = train_state.updates, train_state.updates == steps
             logs, saves = (step % every == 0 or last for every in (config.log_every, config.save_every))
             validates = validation.is_due(step) or last
-            if logs or validates or saves or len(unread.losses) == READ_EVERY[model.device.type]:
+            heard = sampler.is_due(step)
+            if logs or validates or saves or heard or len(unread.losses) == READ_EVERY[model.device.type]:
                 train_state.check_finite()
                 note = f"loss {unread.read():.3f}"
             if logs:
                 training_log.log_training(step, stats, rate)
             if validates and rank.evaluates:
                 validation.run(step)
+            if heard:
+                with train_state.averaged():
+                    sampler.make(step, training_log)
             if saves:
                 saving.save(context, rank, train_state, validation.best, training_log)
-            if validates or saves:
+            if validates or saves or heard:
                 unread.since = time.perf_counter()  # which was no training
             context.progress.advance(1, note)
     return validation
@@ -219,22 +234,6 @@ def _step_flops(config: Config, batch: TrainingBatch) -> int:
     """Count the floating-point operations of a step in all processes."""
     frozen = config.lora is not None
     return config.batch_size * training_flops(config.model.language_model, batch.segment, frozen)
-
-
-def _newest_utilisation(context: Context) -> float | None:
-    """Return the share of its device that the store's newest training made use of; None where none says."""
-    newest = max(
-        context.store.read_all(CHECKPOINTS, ["checkpoint_id", "created_at"]).to_pylist(),
-        key=lambda row: row["created_at"],
-        default=None,
-    )
-    rows = context.store.read_all(TRAINING, ["checkpoint_id", "step", "model_flops_utilisation"]).to_pylist()
-    shares = {
-        row["step"]: row["model_flops_utilisation"]
-        for row in rows
-        if newest and row["checkpoint_id"] == newest["checkpoint_id"] and row["model_flops_utilisation"]
-    }
-    return float(shares[max(shares)]) if shares else None
 
 
 @dataclass

@@ -1,9 +1,14 @@
 """`segue finetune`: a model from elsewhere learns a small collection, with its folder and nothing else."""
 
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from flows.cli import run_command
 from flows.finetuning import recipe_of_tuning
@@ -15,7 +20,7 @@ from schemas.identity import weights_in
 from schemas.weights import WeightsLibrary
 from stages.checkpoints.loading import describe_model, load_checkpoint
 from tests.worlds.audiocraft_files import written
-from tests.worlds.command_line import make_recordings
+from tests.worlds.command_line import make_recordings, segue
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
 from tests.worlds.tiny_models import text_encoder
 
@@ -65,12 +70,17 @@ def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(tmp_pa
     shape = SHAPES["mono"]
     save(random_musicgen(shape), shape, tmp_path / "model")
     make_recordings(tmp_path / "music", 4, seconds=5.0)
-    assert tuned(tmp_path, str(tmp_path / "model"), *SMALL) == ["ingest", "tokenize", "train", "report"]
+    heard = ['train.samples.texts=["calm piano"]', "train.samples.seconds=1", "train.samples.every=2"]
+    assert tuned(tmp_path, str(tmp_path / "model"), *SMALL, *heard) == ["ingest", "tokenize", "train", "report"]
     rows = query(Store(str(tmp_path / "store")), "SELECT path, steps, rows_seen FROM checkpoints").to_pylist()
     assert [(row["steps"], row["rows_seen"]) for row in rows] == [(4, 3)]  # one of four is held out
     names = {file.name for file in (tmp_path / "store" / rows[0]["path"] / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
-    assert "<html" in (tmp_path / "store" / "report" / "index.html").read_text()
+    made = query(Store(str(tmp_path / "store")), "SELECT step, seconds, path FROM samples ORDER BY step").to_pylist()
+    assert [(row["step"], row["seconds"]) for row in made] == [(0, 1.0), (2, 1.0), (4, 1.0)]
+    page = (tmp_path / "store" / "report" / "index.html").read_text()
+    assert all((tmp_path / "store" / row["path"]).is_file() and row["path"] in page for row in made)
+    assert page.count("<audio controls") == 3
 
 
 def test_an_audiocraft_folder_is_tuned_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
@@ -91,3 +101,46 @@ def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
 def test_recordings_are_asked_for(capfd: Any) -> None:
     assert run_command(["finetune", "facebook/musicgen-small"]) == 2
     assert "expected recordings to learn from, --source FOLDER" in capfd.readouterr().err
+
+
+def started(store: Path, process: "subprocess.Popen[str]") -> None:
+    """Wait until a training has kept its state for the first time."""
+    for line in process.stderr or ():
+        if "training: " in line and "steps" in line:
+            break
+    while not list(store.glob("scratch/**/state.safetensors")) and process.poll() is None:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_command_that_was_killed_or_stopped_ends_as_an_undisturbed_one_and_below_where_it_began(
+    server: Any, corpus: Path, tmp_path: Path
+) -> None:
+    shape = SHAPES["mono"]
+    model = save(random_musicgen(shape), shape, tmp_path / "model")
+    words = ["finetune", str(model), "--source", str(corpus), "--steps", "100", "--name", "small"]
+    for knob in ("batch_size=4", "save_every=5", "early_stop.every=25", "samples.every=50", "samples.seconds=2"):
+        words += ["--set", f"train.{knob}"]
+    words += ["--set", "train.optimization.learning_rate=2e-3", "--set", "settings.device=cpu"]
+    kept = {}
+    for name, ends in (("disturbed", (signal.SIGKILL, signal.SIGINT)), ("undisturbed", ())):
+        store = tmp_path / name
+        for end in ends:
+            process = segue(*words, "--store", str(store), environment=server.environment)
+            started(store, process)
+            process.send_signal(end)
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == (-end if end == signal.SIGKILL else 130), errors
+        _, errors = segue(*words, "--store", str(store), environment=server.environment).communicate(timeout=600)
+        assert "call them `small:1`" in errors, errors
+        assert "data: " in errors.split("tokenize: ")[0]
+        (row,) = query(Store(str(store)), "SELECT path, adapter, metrics FROM checkpoints").to_pylist()
+        metrics = dict(row["metrics"])
+        assert metrics["valid_cross_entropy"] < metrics["valid_cross_entropy_initial"]
+        samples = query(Store(str(store)), "SELECT step, number, sha256 FROM samples ORDER BY ALL").to_pylist()
+        assert {row["step"] for row in samples} >= {0, 50}
+        kept[name] = (load_file(store / row["path"] / "adapter" / "adapter_model.safetensors"), samples)
+    (weights, samples), (others, theirs) = kept["disturbed"], kept["undisturbed"]
+    assert samples == theirs
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(value, others[key]) for key, value in weights.items())

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from schemas import Settings, Store, WeightsRef
-from schemas.tables import CHECKPOINTS, TRAINING, Table
+from schemas.tables import CHECKPOINTS, SAMPLES, TRAINING, Table
 from stages import train
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.planning import Pipeline
@@ -105,7 +105,7 @@ def kept_rows(folder: Path, config: train.Config) -> dict[str, list[dict]]:
     _, context = make_context(folder, config)
     found = {}
     timed = ["tokens_per_second", "model_flops_utilisation"]
-    for table, columns in ((CHECKPOINTS, ["created_at"]), (TRAINING, timed)):
+    for table, columns in ((CHECKPOINTS, ["created_at"]), (TRAINING, timed), (SAMPLES, [])):
         rows = context.store.read(table, context.fingerprint, [context.identity])
         found[table.name] = rows.drop_columns(columns).to_pylist()
     return found

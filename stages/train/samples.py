@@ -1,0 +1,141 @@
+"""Samples: clips of fixed texts that a model makes before, while and after it learns, with the same seeds each time.
+
+They are no part of the training: whatever is asked for, and however often, the weights come out the same. Each is heard
+from the store as soon as it is made, and is a row of `samples`.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from model.conditioning.captions import plain_caption
+from model.decoding.generation import GenerationRequest
+from model.decoding.windows import generate_long
+from model.lm.config import STRIDE, stride_frames
+from model.music_model import Attributes, MusicModel
+from schemas import WeightsRef
+from schemas.tables import SAMPLES
+from stages.audio import SourceType, encode_audio
+from stages.checkpoints.codecs import CodesFormat, load_matching_codec
+from stages.checkpoints.training_log import TrainingLog
+from stages.pipeline.contract import Context
+from stages.pipeline.machine import decoding_options
+from stages.train.config import Config
+from stages.train.corpus import Corpus
+from stages.train.distributed import Rank
+from stages.train.initial_model import InitialModel
+
+if TYPE_CHECKING:
+    from stages.checkpoints.codecs import AnyCodec
+
+
+class Sampler:
+    """Makes the samples of a training.
+
+    Args:
+        held_out: tracks whose texts are asked for where the recipe names none.
+        frames: length of the windows that the model is trained on.
+        rank: only the first process makes samples, and none where each has no more than a part of the model.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        context: Context,
+        corpus: Corpus,
+        held_out: Sequence[int],
+        initial: InitialModel,
+        frames: int,
+        rank: Rank,
+    ) -> None:
+        self._config, self._context, self._corpus = config, context, corpus
+        self._initial, self._window = initial, frames
+        asked = config.samples
+        own = [text for track in held_out if (text := plain_caption(corpus.metadata(track)))]
+        self._texts = () if asked is None else asked.texts or tuple(dict.fromkeys(own))[: asked.count]
+        silent = config.model.description is None or corpus.codec is None  # nothing can be asked for, or nothing heard
+        if silent or not rank.is_main or rank.fully_sharded:
+            self._texts = ()
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the model is to be heard after a step, besides at the beginning and the end."""
+        return self._config.samples is not None and step % self._config.samples.every == 0
+
+    def make(self, step: int, training_log: TrainingLog) -> None:
+        """Let the model, with the weights that it has, make a clip of each text, unless it did so after this step.
+
+        Args:
+            training_log: keeps the rows, with the state of the training.
+        """
+        if not self._texts or any(row["step"] == step for row in training_log.samples):
+            return
+        assert self._config.samples is not None
+        rate = self._corpus.frame_rate
+        frames = max(1, round(self._config.samples.seconds * rate))
+        requests = [GenerationRequest(Attributes(text), frames, seed=number) for number, text in enumerate(self._texts)]
+        model = self._initial.model
+        learning = model.training
+        model.eval()
+        try:
+            with _plain(model, self._config):
+                clips = generate_long(
+                    model,
+                    requests,
+                    window=self._window,
+                    stride=stride_frames(STRIDE, self._window),
+                    frame_rate=rate,
+                    # Whoever asks the run to stop waits for it: a state without its samples would lose them.
+                    options=replace(decoding_options(self._context, "float32", None, None), stop=None),
+                )
+                for number, codes in sorted(clips, key=lambda clip: clip[0]):
+                    training_log.samples.append(self._keep(step, number, requests[number], codes))
+        finally:
+            model.train(learning)
+        rows = pa.Table.from_pylist(self.rows(training_log), schema=SAMPLES.schema)
+        identity = self._context.identity
+        self._context.store.write_shard(SAMPLES, self._context.fingerprint, identity, rows, input_key=identity)
+
+    def rows(self, training_log: TrainingLog) -> list[dict[str, Any]]:
+        """Return all rows of `samples` so far."""
+        return [{"checkpoint_id": self._context.identity} | row for row in training_log.samples]
+
+    def _keep(self, step: int, number: int, request: GenerationRequest, codes: Any) -> dict[str, Any]:
+        """Decode a clip, write its file, and return its row."""
+        checkpoint, text = self._context.identity, self._texts[number]
+        sound = self._codec.decode_track(codes).float().clamp(-1, 1).cpu().numpy()
+        tags = {"title": f"Step {step}: {text}", "description": text, "generated": "true", "checkpoint": checkpoint}
+        data = encode_audio(sound, self._codec.sample_rate, "flac", tags, source=SourceType.TRAINED)
+        digest = hashlib.sha256(data).hexdigest()
+        path = f"audio/checkpoint={checkpoint}/sample-{step:07d}-{number + 1}-{digest[:8]}.flac"
+        self._context.store.write_bytes(path, data)
+        return {
+            **{"step": step, "number": number + 1, "description": text, "seed": request.seed},
+            **{"seconds": sound.shape[-1] / self._codec.sample_rate, "sample_rate": self._codec.sample_rate},
+            **{"channels": sound.shape[0], "path": path, "sha256": digest},
+        }
+
+    @cached_property
+    def _codec(self) -> "AnyCodec":
+        facts, initial = self._corpus.codec, self._config.initial
+        assert facts is not None
+        named = initial if self._initial.codec is not None else facts.reference
+        assert named is not None
+        codes = CodesFormat(
+            facts.codebooks, facts.cardinality, facts.frame_rate, facts.identity, facts.channels, facts.reference
+        )
+        path = self._context.weights(WeightsRef(named)).path
+        return load_matching_codec(codes, path, self._context.device, f"the codec of {named}", "the training")
+
+
+def _plain(model: MusicModel, config: Config) -> Any:
+    """Let a model with low-rank updates be a plain one inside, as decoding needs it."""
+    if config.lora is None:
+        return nullcontext()
+    from stages.train.lora import merged  # with peft, which other trainings do without
+
+    return merged(model)
