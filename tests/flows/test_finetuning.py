@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from schemas.database import query
 from schemas.identity import weights_in
 from schemas.weights import WeightsLibrary
 from stages.checkpoints.loading import describe_model, load_checkpoint
+from stages.pipeline.contract import Progress
+from stages.pipeline.runner import StageFailed
 from tests.worlds.audiocraft_files import written
 from tests.worlds.command_line import make_recordings, segue
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
@@ -81,6 +84,45 @@ def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(tmp_pa
     page = (tmp_path / "store" / "report" / "index.html").read_text()
     assert all((tmp_path / "store" / row["path"]).is_file() and row["path"] in page for row in made)
     assert page.count("<audio controls") == 3
+
+
+class DiesAt(Progress):
+    """Fails a run when so many steps of a training have been made."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.left -= note.startswith("loss")
+        if self.left == 0:
+            raise RuntimeError("the machine is gone")
+
+
+def test_a_tuning_that_fails_on_the_way_and_goes_on_leaves_what_an_undisturbed_one_leaves(tmp_path: Path) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 3, seconds=3.0)
+    knobs = ["train.batch_size=2", "train.optimization.precision=float32", "train.optimization.steps=6"]
+    knobs += ["train.early_stop.every=2", "train.save_every=2", "train.samples.every=3", "train.samples.seconds=0.5"]
+    kept = []
+    for name, progress in (("disturbed", DiesAt(5)), ("undisturbed", Progress())):
+        difference, stages = recipe_of_tuning(str(tmp_path / "model"), Store(str(tmp_path / name)))
+        settings = {"store": str(tmp_path / name), "source": str(tmp_path / "music"), "device": "cpu", "offline": True}
+        plan = parse_run_options(stages[:-1], "musicgen-small", settings, knobs, recipe_difference=difference).plan
+        with pytest.raises(StageFailed, match="gone") if name == "disturbed" else nullcontext():
+            run_stages(Run(plan, progress=progress))
+        run_stages(Run(plan))
+        store = Store(str(tmp_path / name))
+        (path,) = query(store, "SELECT path FROM checkpoints").column("path").to_pylist()
+        updates = load_file(tmp_path / name / path / "adapter" / "adapter_model.safetensors")
+        losses = query(store, "SELECT step, split, loss FROM training ORDER BY ALL").to_pylist()
+        heard = query(store, "SELECT step, number, description, sha256 FROM samples ORDER BY ALL").to_pylist()
+        kept.append((updates, losses, heard))
+    (updates, losses, heard), (others, their_losses, their_samples) = kept
+    assert {row["step"] for row in heard} >= {0, 3, 6}
+    assert (losses, heard) == (their_losses, their_samples)
+    assert updates.keys() == others.keys()
+    assert all(torch.equal(value, others[key]) for key, value in updates.items())
 
 
 def test_an_audiocraft_folder_is_tuned_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from model.music_model import Attributes, MusicModel
 from model.optim.config import LoraConfig
-from stages.train.lora import add_adapter, merge_adapter, save_adapter
+from stages.train.lora import add_adapter, merge_adapter, merged, save_adapter
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 ALL = LoraConfig(rank=3, targets=("attention", "cross_attention", "feedforward"))
@@ -47,6 +47,16 @@ def test_a_merged_model_says_what_the_adapted_one_said_and_has_a_plain_model_s_w
     assert model.weights().keys() == plain.weights().keys()
     plain.load_weights(model.weights())
     torch.testing.assert_close(logits(plain), before, atol=1e-5, rtol=0)
+
+
+def test_an_adapted_model_is_a_plain_one_for_a_while_and_then_what_it_was_bit_for_bit() -> None:
+    model, names = adapted(ALL), {name for name, _ in music_model(config(finetune=True)).named_parameters()}
+    before, state = logits(model), {name: value.clone() for name, value in model.state_dict().items()}
+    with merged(model):
+        assert {name for name, _ in model.named_parameters()} == names
+        torch.testing.assert_close(logits(model), before, atol=1e-5, rtol=0)
+    assert model.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
