@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
 
 
+PLAIN_TEXT = "A piece of music"
+"""What is asked for where neither the recipe nor a held-out track has a text."""
+
+
 class Sampler:
     """Makes the samples of a training.
 
@@ -57,7 +61,8 @@ class Sampler:
         self._initial, self._window = initial, frames
         asked = config.samples
         own = [text for track in held_out if (text := plain_caption(corpus.metadata(track)))]
-        self._texts = () if asked is None else asked.texts or tuple(dict.fromkeys(own))[: asked.count]
+        own = list(dict.fromkeys(own)) or [PLAIN_TEXT]
+        self._texts = () if asked is None else asked.texts or tuple(own[: asked.count])
         silent = config.model.description is None or corpus.codec is None  # nothing can be asked for, or nothing heard
         if silent or not rank.is_main or rank.fully_sharded:
             self._texts = ()
