@@ -119,13 +119,14 @@ def save_adapter(model: MusicModel, folder: Path) -> None:
 def merged(model: MusicModel) -> Iterator[None]:
     """Let a model be a plain one with its updates in its matrices inside; after it, all is what it was, bit for bit."""
     decoder = model.language_model
-    layers = [(name, module) for name, module in decoder.named_modules() if isinstance(module, LoraLayer)]
+    layers: list[tuple[str, Any]] = [
+        (name, module) for name, module in decoder.named_modules() if isinstance(module, LoraLayer)
+    ]
     before = {name: module.get_base_layer().weight.data for name, module in layers}
     try:
         for name, module in layers:
-            layer: Any = module
             with torch.no_grad():
-                module.get_base_layer().weight.data = before[name] + layer.get_delta_weight("default")
+                module.get_base_layer().weight.data = before[name] + module.get_delta_weight("default")
             _replace(decoder, name, module.get_base_layer())
         yield
     finally:
