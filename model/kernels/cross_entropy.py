@@ -23,7 +23,7 @@ CHUNK = 2**17
 def summed_cross_entropy(logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, ""]:
     """Return the cross-entropy of all rows together in float32, nats; targets of `IGNORED` count nothing."""
     if kernels.enabled() and logits.device.type == "cpu" and logits.dtype == torch.bfloat16:
-        summed: Tensor = _SummedCrossEntropy.apply(logits, targets)
+        summed: Tensor = _SummedCrossEntropy.apply(logits, targets)  # type: ignore[no-untyped-call]
         return summed
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
