@@ -31,7 +31,7 @@ OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 4
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
     """Tell new and changed requests and recordings by what is read of them; a new clip alone is none."""
-    columns = {table.name: ("checkpoint_id",) for table in (GENERATIONS, VERDICTS)}
+    columns: dict[str, tuple[str, ...]] = {table.name: ("checkpoint_id",) for table in (GENERATIONS, VERDICTS)}
     columns |= {TRACKS.name: ("track_id", "key", "bpm", "split")}
     return Dependencies(config, (), columns=columns)
 

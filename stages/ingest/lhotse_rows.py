@@ -54,7 +54,7 @@ def _path(row: Mapping[Any, Any], recording: Mapping[Any, Any], notes: MutableMa
 
 def _is_part(row: Mapping[Any, Any], recording: Mapping[Any, Any]) -> bool:
     start, seconds, whole = row.get("start", 0), row.get("duration"), recording.get("duration")
-    if not all(isinstance(value, int | float) for value in (start, seconds, whole)):
+    if not (isinstance(start, int | float) and isinstance(seconds, int | float) and isinstance(whole, int | float)):
         return False
     return bool(start > LEAST_DIFFERENCE or start + seconds < whole - LEAST_DIFFERENCE)
 

@@ -11,12 +11,12 @@ sounds go through in windows of equal length; of the mark two meet in a cross-fa
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -173,13 +173,14 @@ def _load(path: Path, kind: str) -> Any:
     config = OmegaConf.create(own) if own is not None else None
     if config is None or "seanet" not in config:
         config = load_local_model_config(CARDS[kind])
-    forms = {
+    forms: dict[str, tuple[type, Callable[..., nn.Module]]] = {
         "generator": (builder.AudioSealWMConfig, builder.create_generator),
         "detector": (builder.AudioSealDetectorConfig, builder.create_detector),
     }
     form, create = forms[kind]
     try:
-        network: nn.Module = create(AudioSeal.parse_config(OmegaConf.to_container(config), form))
+        settings = cast(dict[str, Any], OmegaConf.to_container(config))
+        network = create(AudioSeal.parse_config(settings, form))
         plain = _without_weight_norm({str(name): value for name, value in tensors.items() if isinstance(value, Tensor)})
         network.load_state_dict(convert_state_dict_for_scriptable_model(plain))
     except Exception as error:  # OmegaConf and the package raise many kinds for a configuration that is none
