@@ -1,10 +1,13 @@
-"""The service in one command: `segue up` starts what is missing of it, `segue down` ends all of it."""
+"""The service in one command: `segue up` starts what is missing of it, `segue down` ends all of it.
+
+Where a Prefect server runs already, `segue deploy` gives it what a service needs.
+"""
 
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +56,7 @@ def up(
     else:
         service = start_server(service)
         _tell(f"server: started ({service.url.removesuffix('/api')}; its log: {log_of(SERVER)})")
-    with _client(service) as client:
+    with _client(service.url) as client:
         _tell(*(f"pool {pool}: made" for pool in _make_pools(client)))
         renewed = _digest(project) != service.deployed
         _tell(*(f"automation: {name}" for name in _register_automations(client, renewed)))
@@ -87,6 +90,27 @@ def down() -> int:
     return 0
 
 
+@app.command()
+def deploy() -> int:
+    """Register pools, automations and the deployments of prefect.yaml at a Prefect server of your own, the one that
+    PREFECT_API_URL names; what is there is renewed. Workers are started by `prefect worker start --pool cpu`."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise UsageError(
+            "expected PREFECT_API_URL, the address of your Prefect server's API, got none: set it, or let `segue up` "
+            "start a server on this machine"
+        )
+    project = _project()
+    with _client(url) as client:
+        _tell(*(f"pool {pool}: made" for pool in _make_pools(client)))
+        _tell(*(f"automation: {name}" for name in _register_automations(client, renewed=True)))
+    _deploy_all(project, dict(os.environ) | {"PREFECT_API_URL": url, "PREFECT_CLI_PROMPT": "false"})
+    _tell(f"deployments: all of {project}, at {url}")
+    return 0
+
+
 def _tell(*lines: str) -> None:
     for line in lines:
         print(line, flush=True)
@@ -105,11 +129,11 @@ def _project() -> Path:
 
 
 @contextmanager
-def _client(service: "Service") -> Iterator["SyncPrefectClient"]:
+def _client(url: str) -> Iterator["SyncPrefectClient"]:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: service.url}), get_client(sync_client=True) as client:
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         yield client
 
 
@@ -167,25 +191,28 @@ def _deploy(service: "Service", project: Path) -> "Service":
     if digest == service.deployed:
         _tell("deployments: as they were")
         return service
-    words = [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file", str(project)]
-    told: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    folder = Path.cwd()
-    done = subprocess.run(
-        words,
-        env=service.environment() | {"PWD": str(folder)},
-        cwd=folder,
-        timeout=DEPLOY_SECONDS,
-        check=False,
-        **told,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(
-            f"expected `prefect deploy --all` to succeed with {project}, got: {done.stdout}{done.stderr}"
-        )
+    _deploy_all(project, service.environment())
     service = replace(service, deployed=digest)
     save_service(service)
     _tell(f"deployments: all of {project}")
     return service
+
+
+def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
+    """Have Prefect deploy all of `prefect.yaml`, with this folder as the one that its places are relative to.
+
+    Raises:
+        RuntimeError: Prefect does not, with what it said.
+    """
+    words = [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file", str(project)]
+    told: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    folder = Path.cwd()
+    surroundings = {**environment, "PWD": str(folder)}
+    done = subprocess.run(words, env=surroundings, cwd=folder, timeout=DEPLOY_SECONDS, check=False, **told)
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"expected `prefect deploy --all` to succeed with {project}, got: {done.stdout}{done.stderr}"
+        )
 
 
 def _digest(project: Path) -> str:

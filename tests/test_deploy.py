@@ -1,0 +1,87 @@
+"""The files under `deploy/` say the same as the code: places, commands, settings, and nothing open to the network."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.service import POOLS, RETENTION_DAYS
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def services():
+    return yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
+
+
+@pytest.fixture(scope="module")
+def image():
+    """The lines of the image's file, those that go on joined."""
+    return (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", " ").splitlines()
+
+
+def test_what_is_published_is_published_on_the_loopback_alone(services):
+    published = [port for service in services.values() for port in service.get("ports", ())]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_there_is_a_worker_for_every_pool_and_it_waits_for_the_deployments(services):
+    workers = [service for service in services.values() if "worker start" in str(service.get("command"))]
+    assert {shlex.split(worker["command"])[4] for worker in workers} == set(POOLS)
+    assert all("deployments" in worker["depends_on"] for worker in workers)
+
+
+def test_the_commands_are_ones_that_segue_and_prefect_have(services):
+    programs = {
+        "segue": [sys.executable, "-c", "from flows.cli import main; main()"],
+        "prefect": [sys.executable, "-m", "prefect"],
+    }
+    commands = {tuple(shlex.split(service["command"])) for service in services.values() if "command" in service}
+    assert {words[0] for words in commands} == set(programs)
+    for program, *words in commands:
+        options = [word for word in words if word.startswith("--")]
+        named = words[: words.index(options[0])] if options else words
+        told = subprocess.run([*programs[program], *named, "--help"], capture_output=True, text=True, check=True).stdout
+        assert "Usage" in told
+        assert all(option in told for option in options), (named, told)
+
+
+def test_the_store_of_prefect_yaml_is_a_volume_and_its_file_is_every_container_s(services):
+    store = yaml.safe_load((ROOT / "prefect.yaml").read_text())["definitions"]["parameters"]["settings"]["store"]
+    for name in ("worker-cpu", "worker-gpu"):
+        assert f"store:/segue/{store}" in services[name]["volumes"]
+        assert "../prefect.yaml:/segue/prefect.yaml:ro" in services[name]["volumes"]
+    assert "../prefect.yaml:/segue/prefect.yaml:ro" in services["deployments"]["volumes"]
+
+
+def test_prefect_knows_every_setting_and_keeps_runs_as_segue_up_does(services):
+    from prefect.settings.legacy import _get_settings_fields
+    from prefect.settings.models.root import Settings
+
+    known = {setting.name for setting in _get_settings_fields(Settings).values()}
+    given = {name for service in services.values() for name in service["environment"] if name.startswith("PREFECT_")}
+    assert given
+    assert given <= known
+    server = services["server"]["environment"]
+    assert int(server["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) == RETENTION_DAYS * 86_400
+
+
+def test_the_image_holds_every_package_and_what_its_project_file_names(image):
+    copied = {source for line in image if line.startswith("COPY") for source in line.split()[1:-1]}
+    assert {"flows", "stages", "model", "schemas", "segue.py", "pyproject.toml", "requirements.lock"} <= copied
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_the_unit_calls_commands_that_there_are():
+    unit = (ROOT / "deploy/segue.service").read_text()
+    called = [line.split("/segue ", 1)[1] for line in unit.splitlines() if line.startswith("Exec")]
+    assert len(called) == 3
+    for words in called:
+        assert CliRunner().invoke(app, [*words.split(), "--help"]).exit_code == 0
