@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from docs import scaling
 from docs.figures import goals_list, loops_table, results_page, short_table
 from flows.cli import run_command
 from flows.presets import OVERLAYS, PRESETS
@@ -269,8 +270,10 @@ SECTIONS = {
     "tree": (DOCS / "architecture.md", source_tree),
     "loops": (DOCS / "performance.md", loops_table),
     "goals": (DOCS / "performance.md", goals_list),
+    **{f"scaling-{name}": (DOCS / "scaling.md", make) for name, make in scaling.PARTS.items()},
 }
-"""The sections that the code and the kept results of benchmarks alone decide: where they stand, and what makes them."""
+"""The sections that the code, the kept results of benchmarks and the kept rates of a store alone decide: where they
+stand, and what makes them."""
 
 RESULTS = ROOT / "tests" / "benchmarks" / "RESULTS.md"
 

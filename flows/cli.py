@@ -108,8 +108,28 @@ def run(options: RunOptions) -> int:
 
 @app.command()
 @with_run_options()
-def plan(options: RunOptions) -> int:
+def plan(
+    options: RunOptions,
+    *,
+    estimate_tracks: Annotated[
+        int | None,
+        typer.Option(
+            "--estimate",
+            metavar="TRACKS",
+            min=1,
+            help="Tell instead what so many recordings would take, by this store.",
+        ),
+    ] = None,
+    track_seconds: Annotated[float | None, typer.Option(min=0, help="Of each; if not given, as in the store.")] = None,
+    clips: Annotated[int, typer.Option(min=0, help="With --estimate: how many clips.")] = 0,
+    clip_seconds: Annotated[float | None, typer.Option(min=0, help="Of each; if not given, as in the store.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --estimate: machines like the one of the runs.")] = 1,
+) -> int:
     """Tell what a run would make, reuse and drop, and compute nothing."""
+    if estimate_tracks is not None:
+        return _tell_estimate(options, estimate_tracks, track_seconds, clips, clip_seconds, workers)
+    if track_seconds is not None or clips or clip_seconds is not None or workers > 1:
+        raise UsageError("expected --estimate TRACKS beside --track-seconds, --clips, --clip-seconds and --workers")
     from flows.estimates import estimate, total_line
     from flows.orders import advice_lines, order_lines, stopping_lines, told_lines
     from flows.output import open_console, plan_rows, print_table
@@ -142,6 +162,41 @@ def plan(options: RunOptions) -> int:
     for line in settled.lines:
         print(f"segue: {line}", file=sys.stderr)
     return 1 if stopping else 0
+
+
+def _tell_estimate(
+    options: RunOptions,
+    tracks: int,
+    track_seconds: float | None,
+    clips: int,
+    clip_seconds: float | None,
+    workers: int,
+) -> int:
+    """Print what a catalog of another size would take by the rates of the store.
+
+    Raises:
+        UsageError: the store has nothing to tell how long a recording or a clip is, and nor do the options.
+    """
+    from flows.output import open_console, print_table
+    from flows.scaling import Size, measure_rates, stage_rows, table_rows, total_lines
+
+    rates = measure_rates(options.plan.pipeline())
+    own = rates.size
+    size = Size(
+        tracks=tracks,
+        track_seconds=own.track_seconds if track_seconds is None else track_seconds,
+        clips=clips,
+        clip_seconds=own.clip_seconds if clip_seconds is None else clip_seconds,
+    )
+    if not size.track_seconds or (clips and not size.clip_seconds):
+        raise UsageError("expected --track-seconds and --clip-seconds, for the store has no rows to tell them by")
+    sound = f"{tracks:,} recordings of {size.track_seconds:.1f} s, {clips:,} clips of {size.clip_seconds:.1f} s"
+    print(f"{sound}; measured of {own.tracks:,} recordings and {own.clips:,} clips")
+    for rows in (stage_rows(rates, size, workers), table_rows(rates, size)):
+        print_table(open_console(), rows)
+    for line in total_lines(rates, size, workers):
+        print(line)
+    return 0
 
 
 @app.command()

@@ -3,6 +3,7 @@
 A mistake is told before anything is computed, in one line that names what is allowed.
 """
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -89,14 +90,15 @@ class RunOptions:
     plan: "RunPlan"
 
 
-def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions], int]], Callable[..., int]]:
-    """Return a decorator that gives the options of a run to a command that takes what they ask for.
+def with_run_options(announcement: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return a decorator that gives the options of a run to a command that takes what they ask for; what else the
+    command takes, by keyword, are options of its own.
 
     Args:
         announcement: printed to standard error before anything that takes long is imported.
     """
 
-    def decorate(command: Callable[[RunOptions], int]) -> Callable[..., int]:
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
         def with_options(
             stages: StagesArgument = None,
             preset: PresetOption = None,
@@ -109,6 +111,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
             all_tables: AllTablesOption = False,
             checks: ChecksOption = None,
             set_: SetOption = None,
+            **own: Any,
         ) -> int:
             if announcement and os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
                 print(announcement, file=sys.stderr, flush=True)
@@ -118,9 +121,13 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[[RunOptions],
                 **{"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None},
             }
             settings = {name: value for name, value in options.items() if value is not None}
-            return command(parse_given_options(stages or [], preset, recipe, settings, set_ or [], checks))
+            return command(parse_given_options(stages or [], preset, recipe, settings, set_ or [], checks), **own)
 
         with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+        shared = list(inspect.signature(with_options).parameters.values())[:-1]
+        further = list(inspect.signature(command).parameters.values())[1:]
+        with_options.__signature__ = inspect.Signature([*shared, *further])  # type: ignore[attr-defined]
+        with_options.__annotations__ |= {option.name: option.annotation for option in further}
         return with_options
 
     return decorate

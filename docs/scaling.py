@@ -1,0 +1,338 @@
+"""What docs/scaling.md says in numbers, from rates that are kept: `python -m docs.scaling STORE` measures them anew.
+
+`docs/scaling.json` has the rates of one store, with the processor that its runs ran on. All tables of the page follow
+from it, from the benchmarks' figures and from the goals of the GPU script; `python -m docs.generate` writes them.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from flows.estimates import amount
+from flows.recipe import Recipe
+from flows.scaling import BENCHMARKED, BENCHMARKS, Rates, Size, StageRate, growth, measure_rates
+from schemas import Settings, Store
+from schemas.publications import Publications
+from schemas.tables import TRACKS
+from schemas.weights import WeightsLibrary
+from stages.ingest.duplicates import BLOCK, Prints, find_copies
+from stages.pipeline.contract import Context
+from stages.pipeline.durations import duration
+from stages.pipeline.planning import Pipeline
+from tests.benchmarks.results import table
+
+KEPT = Path(__file__).with_name("scaling.json")
+
+MILLION = Size(tracks=1_000_000, track_seconds=210.0, clips=100_000, clip_seconds=30.0)
+HUNDRED_MILLION = MILLION.model_copy(update={"tracks": 100_000_000})
+WORKERS = (1, 8, 64)
+
+TASK_BYTES = 27e3
+"""Of a task in Prefect's SQLite file: Prefect 3.8.8, by the growth of the file over runs of many tasks."""
+PRINT_BYTES = 6e3
+"""Of memory for a second of sound, as `stages.analysis.PrintIndex` says."""
+LIKENESS = 0.6
+"""Of copies, as the miniature's `ingest.near_duplicates` has it."""
+PLAN_SECONDS, PLAN_MEGABYTES = "time by the wall", "memory at its highest"
+
+
+class KeptRates(BaseModel):
+    """What `docs/scaling.json` holds."""
+
+    processor: str
+    circumstances: str
+    copies_seconds: float
+    """Of finding near-duplicates among the store's own recordings, each against each, on one core."""
+    rates: Rates
+
+
+def read_kept() -> KeptRates:
+    """Return the rates that are kept."""
+    return KeptRates.model_validate_json(KEPT.read_text())
+
+
+def rates_table() -> str:
+    """Return what the store's runs took, by the unit that it is carried on with."""
+    kept = read_kept().rates
+    rows = [
+        [f"`{rate.stage}`", _unit(rate), f"{rate.seconds:.3g}", "by shards" if rate.spreads else "no"]
+        for rate in kept.stages
+        if rate.seconds is not None and rate.measured_by == "this store"
+    ]
+    return table(["stage", "for each", "seconds", "spreads"], rows)
+
+
+def _unit(rate: StageRate) -> str:
+    thing = {"tracks": "recording", "clips": "clip", "clips × tracks": "clip × second of recording"}
+    if rate.grows == "nothing":
+        return "run, whatever its size"
+    return f"second of {thing[rate.grows]}" if rate.by_sound else thing[rate.grows]
+
+
+def million_table() -> str:
+    """Return the stages of a million recordings by the store's rates, on several numbers of its machine."""
+    return _stages(read_kept().rates.stages)
+
+
+def published_table() -> str:
+    """Return the same for networks of published sizes, by the benchmarks."""
+    return _stages(_benchmarked())
+
+
+def _benchmarked() -> list[StageRate]:
+    stages = {stage.name: stage.module for stage in Recipe().configured_stages("")}
+    return [
+        StageRate(
+            stage=name,
+            grows=growth(stages[name]),
+            by_sound=True,
+            spreads=hasattr(stages[name], "shard"),
+            rows_a_shard=512 if growth(stages[name]) == "tracks" else 64,
+            seconds=seconds,
+            measured_by="benchmarks",
+        )
+        for name, seconds in BENCHMARKS.items()
+    ]
+
+
+def _stages(rates: tuple[StageRate, ...] | list[StageRate]) -> str:
+    rows = [
+        [f"`{rate.stage}`", *(_hours(rate.seconds_of(MILLION, workers), rate) for workers in WORKERS)] for rate in rates
+    ]
+    return table(["stage", *(f"on {workers}, h" for workers in WORKERS)], rows)
+
+
+def _hours(seconds: float | None, rate: StageRate) -> str:
+    if seconds is None:
+        return ""
+    most = "≤ " if rate.grows == "clips × tracks" else ""
+    return f"{most}{_number(seconds / 3600)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def sizes_table() -> str:
+    """Return the tables of a million recordings and of a hundred thousand clips."""
+    tables = read_kept().rates.tables
+    rows = [
+        [f"`{rate.table}`", f"{rate.rows_of(MILLION):,}", f"{rate.files_of(MILLION):,}", amount(rate.bytes_of(MILLION))]
+        for rate in tables
+    ]
+    rows.append(
+        [
+            "all",
+            f"{sum(rate.rows_of(MILLION) for rate in tables):,}",
+            f"{sum(rate.files_of(MILLION) for rate in tables):,}",
+            amount(sum(rate.bytes_of(MILLION) for rate in tables)),
+        ]
+    )
+    return table(["table", "rows", "files", "bytes"], rows)
+
+
+def gpu_table() -> str:
+    """Return what the goals of the GPU script would mean, were they reached: nobody has measured one."""
+    from tests.benchmarks.gpu import AUDIO_GOALS, DATA_SHEET, TOKENIZING_GOAL, UTILISATION_GOAL
+
+    sound, clips = MILLION.units("tracks", True), MILLION.units("clips", True)
+    speed = AUDIO_GOALS["small", 128]
+    products = UTILISATION_GOAL / 100 * DATA_SHEET["H100"]
+    rows = [
+        (
+            "tokenize, a million recordings",
+            f"{TOKENIZING_GOAL:,.0f} × real time, `TOKENIZING_GOAL`",
+            sound / TOKENIZING_GOAL,
+        ),
+        ("generate, 100,000 clips", f"{speed:.0f} s of audio a second at 128 slots, `AUDIO_GOALS`", clips / speed),
+        (
+            "train, `musicgen-small` whole",
+            f"{UTILISATION_GOAL:.0f} % of the data sheet's {DATA_SHEET['H100'] / 1e12:.0f} TFLOP/s in bfloat16, "
+            "`UTILISATION_GOAL`, `DATA_SHEET`",
+            _training_products() / products,
+        ),
+    ]
+    header = ["what", "the assumption", *(f"on {workers}, h" for workers in WORKERS)]
+    return table(
+        header, [[what, why, *(_number(whole / 3600 / each) for each in WORKERS)] for what, why, whole in rows]
+    )
+
+
+def _training_products() -> float:
+    """Return the floating-point operations of the training that the preset `musicgen-small` asks for."""
+    from model.optim.mfu import training_flops
+
+    train = Recipe(preset="musicgen-small").train
+    frames = round(train.segment_seconds * 50)
+    examples = train.batch_size * train.optimization.steps
+    return float(training_flops(train.model.language_model, frames)) * examples
+
+
+def monday_table() -> str:
+    """Return the stages of a hundred thousand clips on eight workers, with the recordings that the store has."""
+    from tests.benchmarks.gpu import AUDIO_GOALS
+
+    kept = read_kept().rates
+    size = kept.size.model_copy(update={"clips": MILLION.clips, "clip_seconds": MILLION.clip_seconds})
+    speed = AUDIO_GOALS["small", 128]
+    benchmarked = {rate.stage: rate for rate in _benchmarked()}
+    assumed = benchmarked["generate"].model_copy(update={"seconds": 1 / speed})
+    rows = [("`generate` on GPUs", f"assumed: {speed:.0f} s of audio a second, a goal", assumed)]
+    rows += [
+        (f"`{name}`", f"benchmark, {BENCHMARKED}", benchmarked[name])
+        for name in ("generate", "decode")
+        if name in benchmarked
+    ]
+    rows += [
+        (f"`{rate.stage}`", "the store's runs, miniature models", rate)
+        for rate in kept.stages
+        if rate.grows.startswith("clips") and rate.stage not in ("generate", "decode")
+    ]
+    return table(
+        ["stage", "by", "on 1, h", "on 8, h"],
+        [[name, by, *(_hours(rate.seconds_of(size, each), rate) for each in (1, 8))] for name, by, rate in rows],
+    )
+
+
+def breaks_table() -> str:
+    """Return what breaks first, for a million and for a hundred million recordings, each by a line of arithmetic."""
+    lines: list[tuple[str, str, Callable[[Size], str]]] = [
+        (
+            "near-duplicates of a first ingest (`stages/ingest/duplicates.py`)",
+            f"each new recording against each, on one core; {duration(read_kept().copies_seconds)} for the store's, "
+            "× the square of how many times more, × how many times longer",
+            _copies,
+        ),
+        (
+            "the same, sketches read",
+            f"a block of {BLOCK:,} new recordings reads every shard's sketches: n / {BLOCK:,} × shards",
+            lambda size: f"{math.ceil(size.tracks / BLOCK) * _shards(size):,} reads of a shard",
+        ),
+        (
+            "`originality` (`stages/originality/comparing.py`), comparisons",
+            "one job; 100,000 clips with each recording: the measured time × how many times more of both, at most",
+            lambda size: f"≤ {duration(_stage('originality').seconds_of(size) or 0)}",
+        ),
+        (
+            "`originality`, memory",
+            "the clips' prints are held at once: clips × seconds × 6 kB, whatever the recordings",
+            lambda size: amount(size.units("clips", True) * PRINT_BYTES),
+        ),
+        (
+            "`ingest` (`stages/ingest`)",
+            "one job on one machine, on all of its cores: seconds of sound × the benchmark's rate",
+            lambda size: duration(BENCHMARKS["ingest"] * size.units("tracks", True)),
+        ),
+        (
+            "the planner's memory (`stages/pipeline/planning.py`, `stages/ingest/listing.py`)",
+            "a listing and a row of each recording in one process: the benchmark's figure, carried on",
+            lambda size: amount(_plan(PLAN_MEGABYTES, size) * 1e6),
+        ),
+        (
+            "the planner's time",
+            "a look at each file and each footer, likewise",
+            lambda size: duration(_plan(PLAN_SECONDS, size)),
+        ),
+        (
+            "files in one folder",
+            "a version of a table is one folder, a shard of 512 a file, listed at each plan",
+            lambda size: f"{_shards(size):,} a table",
+        ),
+        (
+            "DuckDB's views (`schemas/database.py`)",
+            "a view names all files of a table, some 60 bytes each, and `union_by_name` opens all before a query",
+            lambda size: f"{_shards(size):,} files opened, {amount(60 * _shards(size))} of SQL a view",
+        ),
+        (
+            "Prefect's SQLite",
+            "a task a shard and stage that maps recordings, 27 kB each",
+            lambda size: f"{_tasks(size):,} tasks, {amount(_tasks(size) * TASK_BYTES)}",
+        ),
+    ]
+    rows = [[what, why, at(MILLION), at(HUNDRED_MILLION)] for what, why, at in lines]
+    return table(["what", "the reasoning", "1 M recordings", "100 M recordings"], rows)
+
+
+def _stage(name: str) -> StageRate:
+    return next(rate for rate in read_kept().rates.stages if rate.stage == name)
+
+
+def _shards(size: Size) -> int:
+    return math.ceil(size.tracks / 512)
+
+
+def _tasks(size: Size) -> int:
+    mapping = [rate for rate in read_kept().rates.stages if rate.spreads and rate.grows == "tracks"]
+    return len(mapping) * _shards(size)
+
+
+def _copies(size: Size) -> str:
+    kept = read_kept()
+    own = kept.rates.size
+    seconds = kept.copies_seconds * (size.tracks / own.tracks) ** 2 * size.track_seconds / own.track_seconds
+    return f"{_number(seconds / (365.25 * 86400))} years of a core"
+
+
+def _plan(figure: str, size: Size) -> float:
+    from tests.benchmarks.keeping import read_machines
+
+    found = [machine.figure("Planning", figure) for machine in read_machines()]
+    measured = next(each.ours for each in found if each is not None)
+    return measured * size.tracks / 1_000_000
+
+
+def provenance() -> str:
+    """Return where the rates come from."""
+    kept = read_kept()
+    size = kept.rates.size
+    return (
+        f"{kept.processor}. {kept.circumstances} {size.tracks:,} recordings of {size.track_seconds:.1f} s and "
+        f"{size.clips:,} clips of {size.clip_seconds:.1f} s, all in all."
+    )
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "provenance": provenance,
+    "rates": rates_table,
+    "million": million_table,
+    "published": published_table,
+    "sizes": sizes_table,
+    "gpu": gpu_table,
+    "monday": monday_table,
+    "breaks": breaks_table,
+}
+"""The parts of the page that are written, by the names of their marks."""
+
+
+def measure(url: str) -> KeptRates:
+    """Measure the rates of a store of the preset `miniature`, and how long finding its near-duplicates takes."""
+    from tests.benchmarks.machine import describe
+
+    settings = Settings(store=url)
+    rates = measure_rates(Pipeline(Recipe(preset="miniature").configured_stages(settings.source), settings))
+    return KeptRates(
+        processor=describe("cpu", 2),
+        circumstances="The demo's store, preset `miniature`, run by two threads beside other work:",
+        copies_seconds=_copies_seconds(Store(url)),
+        rates=rates,
+    )
+
+
+def _copies_seconds(store: Store) -> float:
+    """Look for near-duplicates among all recordings of a store as its first ingest did; return the processor's time."""
+    version = Publications(store).shown()[TRACKS.name].versions[TRACKS.name]
+    tracks = store.read(TRACKS, version, columns=["track_id", "shard"]).to_pylist()
+    context = Context(store, Settings(store=store.url), "", "ingest", version, {}, WeightsLibrary(store))
+    begun = time.process_time()
+    for _ in find_copies(context, Prints(store, version), {row["track_id"]: row["shard"] for row in tracks}, LIKENESS):
+        pass
+    return time.process_time() - begun
+
+
+if __name__ == "__main__":
+    KEPT.write_text(json.dumps(measure(sys.argv[1]).model_dump(), indent=1, ensure_ascii=False) + "\n")
