@@ -1,6 +1,7 @@
-"""What docs/scaling.md says in numbers, from rates that are kept: `python -m docs.scaling STORE` measures them anew.
+"""What docs/scaling.md says in numbers, from rates that are kept: `python -m docs.scaling STORE` measures them anew, on
+the machine that the store's runs ran on; with `--check` it only says whether the store has the rates that are kept.
 
-`docs/scaling.json` has the rates of one store, with the processor that its runs ran on. All tables of the page follow
+`docs/scaling.json` has the rates of one store, with that machine's processor. All tables of the page follow
 from it, from the benchmarks' figures and from the goals of the GPU script; `python -m docs.generate` writes them.
 """
 
@@ -313,14 +314,17 @@ def measure(url: str) -> KeptRates:
     """Measure the rates of a store of the preset `miniature`, and how long finding its near-duplicates takes."""
     from tests.benchmarks.machine import describe
 
-    settings = Settings(store=url)
-    rates = measure_rates(Pipeline(Recipe(preset="miniature").configured_stages(settings.source), settings))
     return KeptRates(
         processor=describe("cpu", 2),
-        circumstances="The demo's store, preset `miniature`, run by two threads beside other work:",
+        circumstances="The demo's store, preset `miniature`; how busy the machine was is not known:",
         copies_seconds=_copies_seconds(Store(url)),
-        rates=rates,
+        rates=_rates(url),
     )
+
+
+def _rates(url: str) -> Rates:
+    settings = Settings(store=url)
+    return measure_rates(Pipeline(Recipe(preset="miniature").configured_stages(settings.source), settings))
 
 
 def _copies_seconds(store: Store) -> float:
@@ -335,4 +339,8 @@ def _copies_seconds(store: Store) -> float:
 
 
 if __name__ == "__main__":
+    if "--check" in sys.argv[2:]:
+        same = _rates(sys.argv[1]) == read_kept().rates
+        print(f"{sys.argv[1]} has {'the rates' if same else 'other rates than those'} that docs/scaling.json keeps")
+        sys.exit(0 if same else 1)
     KEPT.write_text(json.dumps(measure(sys.argv[1]).model_dump(), indent=1, ensure_ascii=False) + "\n")

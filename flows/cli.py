@@ -190,8 +190,9 @@ def _tell_estimate(
     )
     if not size.track_seconds or (clips and not size.clip_seconds):
         raise UsageError("expected --track-seconds and --clip-seconds, for the store has no rows to tell them by")
-    sound = f"{tracks:,} recordings of {size.track_seconds:.1f} s, {clips:,} clips of {size.clip_seconds:.1f} s"
-    print(f"{sound}; measured of {own.tracks:,} recordings and {own.clips:,} clips")
+    made = f"{clips:,} clips of {size.clip_seconds:.1f} s" if clips else "no clips"
+    measured = f"measured of {own.tracks:,} recordings and {own.clips:,} clips"
+    print(f"{tracks:,} recordings of {size.track_seconds:.1f} s, {made}; {measured}")
     for rows in (stage_rows(rates, size, workers), table_rows(rates, size)):
         print_table(open_console(), rows)
     for line in total_lines(rates, size, workers):

@@ -322,7 +322,7 @@ def total_lines(rates: Rates, size: Size, workers: int) -> Iterator[str]:
     if unknown := [stage.stage for stage in rates.stages if stage.seconds is None]:
         yield f"not known: {', '.join(unknown)}, which never ran here and which no benchmark times"
     if any(stage.measured_by == "benchmarks" for stage in known):
-        yield f"by benchmarks: published sizes on {BENCHMARKED}, which is not this machine"
+        yield f"by benchmarks: published sizes on {BENCHMARKED}, whatever this machine is"
     yield "not counted: models, and tables of stages that never ran here; not linear: see docs/scaling.md"
 
 

@@ -174,7 +174,7 @@ def test_a_plan_of_so_many_recordings_is_one_of_a_store_that_has_none_too(
     assert "--track-seconds" in capsys.readouterr().err
     assert run_command([*command, "--track-seconds", "210", "--workers", "8"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("1,000 recordings of 210.0 s, 0 clips")
+    assert told.startswith("1,000 recordings of 210.0 s, no clips")
     assert "benchmarks" in told
     assert not (tmp_path / "store" / "runs").exists()
 
