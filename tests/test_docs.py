@@ -35,6 +35,7 @@ from flows.options import parse_run_options
 from flows.presets import DEFAULT_PRESET
 from flows.recipe import STAGES, Recipe, stage_models
 from flows.recipe_file import FILE
+from flows.words import embed_words
 from schemas import Store
 from schemas.database import query
 from schemas.tables import TABLES
@@ -211,7 +212,8 @@ def test_every_preset_that_the_documentation_names_exists():
 
 def test_a_command_that_would_want_a_network_days_or_a_recording_of_one_s_own_is_understood():
     names = {understood(words) for words in commands("", "segue ")}
-    assert names == {"run", "convert", "explain", "take-down", "generate", "gates", "up", "down", "doctor"}
+    of_service = {"up", "down", "doctor", "page"}
+    assert names == of_service | {"run", "convert", "explain", "take-down", "generate", "gates", "finetune", "sql"}
 
 
 def test_a_command_that_trains_a_checkpoint_further_says_how_long_and_on_how_much():
@@ -292,7 +294,7 @@ def test_every_command_of_the_documentation_runs(catalog, home, tmp_path):
     for path in sorted((catalog / "demo").rglob("*.flac"))[:2] or sorted((catalog / "demo").rglob("*.wav"))[:2]:
         shutil.copy(path, recordings)
     assert len(list(recordings.iterdir())) == 2
-    (tmp_path / "requests.csv").write_text(blocks("csv")[0])
+    (tmp_path / "requests.csv").write_text(blocks("csv", [DOCS / "requests.md"])[0])
     # Plans change nothing, and are those of a store whose order is still the preset's own.
     every = sorted(commands("console", "$ segue "), key=lambda words: words[0] != "plan" or "--requests" in words)
     assert len(every) >= 6
