@@ -68,6 +68,8 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
     """
     asked = asked_for(recipe, settings)
     recipe, settings = asked.recipe, asked.settings
+    if settings.on_failure:
+        sender(settings.on_failure)  # raises now, not in the night in which it is wanted
     log = get_run_logger()
     run = current_run.get()
     if run is None:
@@ -75,8 +77,6 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
         for line in settled.lines:
             log.warning(line)
         run = Run(settled.plan, settled.stage_plans, progress=LineProgress(log.info))
-    if settings.on_failure:
-        sender(settings.on_failure)  # raises now, not in the night in which it is wanted
     Store(settings.store).check_writable()
     run.progress = progress = ReadableProgress(run.progress)
     problem: BaseException | None = None

@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from schemas import WeightsRef
-from schemas.weights import NotTrainedYet
+from schemas.weights import MissingWeights, NotTrainedYet
 
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import CodesFormat
     from stages.pipeline.planning import Pipeline
+
+TRAINERS = {"language_model": "train", "codec": "train_codec"}
+"""Kinds of checkpoints of a store's own -> the stage that trains them."""
 
 READERS = ("generate", "gate", "decode", "evaluate", "controls")
 """Stages that read a model's codes, or write the beginnings of them, by a codec of their own."""
@@ -21,8 +24,8 @@ READERS = ("generate", "gate", "decode", "evaluate", "controls")
 def check_codecs(pipeline: "Pipeline", names: Sequence[str]) -> None:
     """See that the codecs which the stages of a run name can read the codes that they are given.
 
-    A model that is still to be trained speaks the codes of `tokenize.codec`; what that one is, if it is still to be
-    trained too, the stages themselves see.
+    A model that is still to be trained, or that this run trains anew because it was damaged, speaks the codes of
+    `tokenize.codec`; what that one is, if it is still to be trained too, the stages themselves see.
 
     Raises:
         ValueError: one is another codec than the model's; the message names both.
@@ -31,40 +34,61 @@ def check_codecs(pipeline: "Pipeline", names: Sequence[str]) -> None:
     configs: dict[str, Any] = {name: stage.config for name, stage in pipeline.stages.items()}
     initial = getattr(configs.get("train"), "initial", None)
     if initial is not None and "tokenize" in configs and not {"tokenize", "train"}.isdisjoint(names):
-        _check(pipeline, "train.initial", initial, {"tokenize.codec": configs["tokenize"].codec})
+        _check(pipeline, names, "train.initial", initial, {"tokenize.codec": configs["tokenize"].codec})
     read = {f"{name}.codec": getattr(configs[name], "codec", None) for name in READERS if name in names}
     if read:
         model = configs["generate"].checkpoint
-        try:
-            pipeline.weights(model)
-            _check(pipeline, "generate.checkpoint", model, read)
-        except NotTrainedYet:
-            if "tokenize" in configs:
-                _check(pipeline, "tokenize.codec", configs["tokenize"].codec, read)
+        if not _is_to_come(pipeline, names, model):
+            _check(pipeline, names, "generate.checkpoint", model, read)
+        elif "tokenize" in configs:
+            _check(pipeline, names, "tokenize.codec", configs["tokenize"].codec, read)
 
 
-def _check(pipeline: "Pipeline", field: str, speaker: WeightsRef, codecs: Mapping[str, WeightsRef | None]) -> None:
-    """See that codecs, by the fields that name them, read what a model or codec speaks.
+def _is_to_come(pipeline: "Pipeline", names: Sequence[str], reference: WeightsRef) -> bool:
+    """Return whether weights are still to be trained, or were lost or damaged and are trained again by this run.
+
+    Raises:
+        MissingWeights: they cannot be had, and no stage of the run makes them.
+    """
+    try:
+        pipeline.weights(reference)
+    except NotTrainedYet:
+        return True
+    except MissingWeights:
+        if TRAINERS.get(reference.checkpoint or "") in names:
+            return True
+        raise
+    return False
+
+
+def _check(
+    pipeline: "Pipeline",
+    names: Sequence[str],
+    field: str,
+    speaker: WeightsRef,
+    codecs: Mapping[str, WeightsRef | None],
+) -> None:
+    """See that codecs, by the fields that name them, read what a model or codec speaks, as far as all are there yet.
 
     Raises:
         ValueError: one does not.
     """
     others: dict[WeightsRef, str] = {}
     for name, codec in codecs.items():
-        if codec is not None and codec != speaker:
+        if codec is not None and codec != speaker and not _is_to_come(pipeline, names, codec):
             others.setdefault(codec, name)
-    if not others:
+    if not others or _is_to_come(pipeline, names, speaker):
         return
     from stages.checkpoints.codecs import load_matching_network  # with torch, which most runs here do without
 
     try:
         codes = _codes(pipeline, field, speaker)
-        for codec, name in others.items():
-            if codes is not None and codes.reference != codec:
-                path = pipeline.weights(codec).path
-                load_matching_network(codes, path, f"{name} = {codec}", f"{field} = {speaker}")
-    except NotTrainedYet:
+    except NotTrainedYet:  # the codec that it names
         return
+    for codec, name in others.items():
+        if codes is not None and codes.reference != codec:
+            path = pipeline.weights(codec).path
+            load_matching_network(codes, path, f"{name} = {codec}", f"{field} = {speaker}")
 
 
 def _codes(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> "CodesFormat | None":

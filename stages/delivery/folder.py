@@ -12,7 +12,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -88,7 +88,8 @@ class DeliveryFolder:
         sizes = {name[len(self._root) :].lstrip("/"): int(entry["size"] or 0) for name, entry in found.items()}
         sizes.pop("", None)  # an object store's mark of the folder itself
         for name in [name for name in sizes if name.endswith(".inprogress")] if NOTE in sizes else ():
-            self._filesystem.rm(self._path(name))
+            with suppress(FileNotFoundError):  # a thread of an export that was stopped has just ended it
+                self._filesystem.rm(self._path(name))
             del sizes[name]
         return sizes
 

@@ -101,5 +101,6 @@ def test_every_file_that_a_stage_writes_says_where_its_sound_comes_from():
                 named = any(keyword.arg == "source" for keyword in node.keywords) or len(node.args) == 6
                 calls.append((str(path), named))
     assert len(calls) >= 3
-    # Excerpts are of recordings, which nobody here made.
-    assert [path for path, named in calls if not named] == ["stages/report/excerpts.py"]
+    # Excerpts are of recordings, which nobody here made; a lossy form in which a watermark is looked for is no file.
+    unnamed = sorted(path for path, named in calls if not named)
+    assert unnamed == ["stages/report/excerpts.py", "stages/watermark.py"]

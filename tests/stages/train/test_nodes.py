@@ -65,8 +65,10 @@ def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_wit
         wait_for(lambda: steps_made(nodes) >= 8, nodes)
         os.kill(workers(nodes)[1], signal.SIGTERM)  # as the agent of a machine that is taken away does
         wait_for(lambda: all(agent.poll() is not None for agent in started), nodes)
-    for number in range(2):
-        assert "exitcode  : 130 " in (nodes / f"node-{number}.log").read_text()
+    assert all(agent.returncode != 0 for agent in started)
+    # Whichever agent ends first takes the other's meeting place away, and that one may say so instead.
+    logs = [(nodes / f"node-{number}.log").read_text() for number in range(2)]
+    assert any("exitcode  : 130 " in log for log in logs), logs
     made = steps_made(nodes)
     assert 8 <= made < 40
     assert list((nodes / "store" / "scratch").glob("*/state.safetensors"))
