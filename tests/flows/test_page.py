@@ -7,7 +7,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from flows.cli import run_command
@@ -15,6 +14,7 @@ from flows.failures import format_error
 from flows.page import LONGEST_HOURS, serve
 from schemas import Store
 from tests.stages.report.test_report import make
+from tests.worlds.object_store import object_store
 from tests.worlds.small_catalog import add_codec, request_row, small_catalog
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -33,21 +33,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bucket(folder):
     """The same in a bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        S3FileSystem.clear_instance_cache()
-        S3FileSystem().mkdir("heard")
+    with object_store() as filesystem:
+        filesystem.mkdir("heard")
         store = Store("s3://heard/store")
         for file in sorted(file for file in folder.rglob("*") if file.is_file()):
             store.write_bytes(file.relative_to(folder).as_posix(), file.read_bytes())
         yield store.url
-        S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(params=["disk", "bucket"])

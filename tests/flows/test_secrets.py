@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from tests.worlds.command_line import make_recordings
+from tests.worlds.object_store import object_store
 
 KEY = "canaryAKIA2f9d71c0"
 SECRET = "canary-secret-5b1e7d9a44c2"
@@ -28,19 +28,11 @@ flows.single.ingest(settings=settings, recipe={"preset": "miniature"})
 
 
 @pytest.fixture
-def moto(monkeypatch):
+def moto():
     """An object store whose keys are the canary."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    S3FileSystem.clear_instance_cache()
-    S3FileSystem().mkdir("secrets")
-    yield {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
-    S3FileSystem.clear_instance_cache()
-    server.stop()
+    with object_store(KEY, SECRET) as filesystem:
+        filesystem.mkdir("secrets")
+        yield {name: os.environ[name] for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from schemas import Settings, Store
@@ -11,23 +10,15 @@ from schemas.tables import CHROMA, TRACKS
 from stages.pipeline.planning import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
+from tests.worlds.object_store import object_store
 from tests.worlds.tiny_stages import Knobs, contents, make_mapping, make_source
 
 
 @pytest.fixture(scope="module")
 def server():
     """One server for the module: the filesystem keeps its connection by class."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        S3FileSystem.clear_instance_cache()
+    with object_store():
         yield
-        S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture

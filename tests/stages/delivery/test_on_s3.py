@@ -1,7 +1,6 @@
 """A delivery from a bucket to a bucket equals one on a disk, over the real S3 protocol (moto's server on loopback)."""
 
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from schemas import Store
@@ -9,22 +8,15 @@ from stages.delivery.choosing import choose_clips
 from stages.delivery.delivering import deliver
 from stages.delivery.making import Form, Maker
 from tests.worlds.delivered_clips import delivered_store
+from tests.worlds.object_store import object_store
 
 
 @pytest.fixture
-def bucket(monkeypatch, tmp_path):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    S3FileSystem.clear_instance_cache()
-    name = f"music-{abs(hash(tmp_path))}"  # one server's buckets are the next one's too
-    S3FileSystem().mkdir(name)
-    yield f"s3://{name}"
-    S3FileSystem.clear_instance_cache()
-    server.stop()
+def bucket(tmp_path):
+    with object_store() as filesystem:
+        name = f"music-{abs(hash(tmp_path))}"  # one server's buckets are the next one's too
+        filesystem.mkdir(name)
+        yield f"s3://{name}"
 
 
 def test_a_delivery_to_a_bucket_is_the_one_on_a_disk_and_the_second_writes_nothing(bucket, tmp_path):

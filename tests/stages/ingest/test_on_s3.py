@@ -1,31 +1,21 @@
 """Ingest from an object store, over the real S3 protocol (moto's server on loopback)."""
 
 import pytest
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from schemas.tables import TRACKS
 from stages.pipeline.jobs import Counts
 from tests.worlds.ingest_world import RATE, World
+from tests.worlds.object_store import object_store
 from tests.worlds.recordings import encoded, encoded_by_ffmpeg, tones
 
 
 @pytest.fixture
-def bucket(monkeypatch, tmp_path):
+def bucket(tmp_path):
     """A filesystem with an empty bucket, and the bucket's name."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    S3FileSystem.clear_instance_cache()
-    filesystem = S3FileSystem()
-    name = f"music-{abs(hash(tmp_path))}"
-    filesystem.mkdir(name)
-    yield filesystem, name
-    S3FileSystem.clear_instance_cache()
-    server.stop()
+    with object_store() as filesystem:
+        name = f"music-{abs(hash(tmp_path))}"
+        filesystem.mkdir(name)
+        yield filesystem, name
 
 
 @pytest.mark.parametrize("workers", [1, 2])

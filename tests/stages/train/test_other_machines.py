@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 from safetensors.torch import load_file
 
 from schemas import Store
+from tests.worlds.object_store import object_store
 from tests.worlds.training_world import ROOT, fill, recipe, train_in
 
 STEPS = 12
@@ -31,18 +30,10 @@ train_in(folder, config, KillAt(kill, 0.0) if kill else None, store_url=sys.argv
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    S3FileSystem.clear_instance_cache()
-    S3FileSystem().mkdir("trainings")
-    yield "s3://trainings/store"
-    S3FileSystem.clear_instance_cache()
-    server.stop()
+def bucket() -> Iterator[str]:
+    with object_store() as filesystem:
+        filesystem.mkdir("trainings")
+        yield "s3://trainings/store"
 
 
 def train_on(machine: Path, folder: Path, url: str, kill: int, save_every: int) -> int:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
-from s3fs import S3FileSystem
 
 from schemas import Store
 from stages.pipeline.contract import Progress, Stopped
@@ -15,6 +13,7 @@ from stages.pipeline.runner import run_stage
 from stages.train.distributed import Rank
 from stages.train.initial_model import initial_model
 from stages.train.sharding import SHARE_OF_STATE, is_to_be_sharded, state_bytes
+from tests.worlds.object_store import object_store
 from tests.worlds.training_world import (
     StopAt,
     deaths_that_change_nothing,
@@ -101,18 +100,10 @@ def test_a_sharded_training_that_is_killed_ends_with_the_same_weights_bit_for_bi
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    S3FileSystem.clear_instance_cache()
-    S3FileSystem().mkdir("trainings")
-    yield "s3://trainings/store"
-    S3FileSystem.clear_instance_cache()
-    server.stop()
+def bucket() -> Iterator[str]:
+    with object_store() as filesystem:
+        filesystem.mkdir("trainings")
+        yield "s3://trainings/store"
 
 
 @pytest.mark.slow
