@@ -314,7 +314,7 @@ class _Cleaning:
         at_work = {name.rpartition("-")[0] for name in self._leases}
         for name in store.folders("scratch"):
             if name.rpartition("-")[0] not in at_work:
-                self._remove(f"scratch/{name}", f"a training that nobody resumed for {self._days}", seconds)
+                self._remove(f"scratch/{name}", f"work that nobody resumed for {self._days}", seconds)
         for name in store.folders("leases"):
             if name not in self._leases:
                 self._remove(f"leases/{name}", "of a run that is gone")

@@ -3,7 +3,8 @@
 Of a take that was made again the codes are those of the try that the gate chose, and its seed is the clip's. A take
 that never passed is a file as well, whose row has the reasons: no view of clips shows it.
 
-Every clip is decoded alone, so its file depends on its codes and nothing else. Loudness and peaks are measured twice:
+Every clip is decoded alone, so its file depends on its codes and nothing else; where the gate has just done so, its
+samples are taken (`stages.checkpoints.decoded`), and no codec is loaded. Loudness and peaks are measured twice:
 of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format can
 come back above the limit that its samples kept; such a clip is turned down and encoded again.
 
@@ -17,10 +18,10 @@ with each signing, which is random.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
-from typing import Literal, Self
+from functools import cache, cached_property, partial
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +48,10 @@ from stages.judging.tries import chosen_try
 from stages.networks.published import ENCODEC_32KHZ
 from stages.networks.watermarks import Watermark, watermark_words
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
+
+if TYPE_CHECKING:
+    from stages.checkpoints.codecs import AnyCodec, CodesFormat
+    from stages.checkpoints.decoded import DecodedSound
 
 READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 6
 REPEATS = {REQUESTS: ("title",)}
@@ -112,23 +117,21 @@ def shard(
         ValueError: the codec is not one that the codes can belong to, or the watermark's network is none.
     """
     from schemas.descent import training_licences  # with DuckDB, which a plan does without
-    from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
 
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
     generation_rows = [chosen_try(row, generation_of[row["request_id"], row["take"]]) for row in verdicts.to_pylist()]
-    path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
-    codecs = load_codecs_of_rows(generation_rows, path, context.device, got)
+    sounds = _Sounds(config, context, generation_rows)
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     mark, sign = _marking(config, context), _signing(config, context)
     licences_of = cache(partial(training_licences, context.store))
     context.progress.start("decode", len(generation_rows), "clips")
     for generation in generation_rows:
         context.check_stopped()
-        codec, request = codecs[CodesFormat.from_row(generation)], request_of[generation["request_id"]]
-        sound = decode_generation(codec, generation, request["seconds"])
-        if np.isfinite(sound).all():
+        request = request_of[generation["request_id"]]
+        sound = sounds.take(generation, request["seconds"])
+        if np.isfinite(sound.samples).all():
             licences = licences_of(generation["checkpoint_id"])
-            rendering = _render(config, generation, request, licences, sound, codec.sample_rate, mark)
+            rendering = _render(config, generation, request, licences, sound.samples, sound.sample_rate, mark)
             part = Shard([_write_clip(config, context, generation, request, rendering, sign)])
         else:
             message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
@@ -136,6 +139,43 @@ def shard(
             part = Shard([], [Reject(key, "", "not finite", message)])
         context.progress.advance()
         yield part
+
+
+class _Sounds:
+    """The sound of takes: what the gate handed on, else the codec's, which is loaded when it is first needed.
+
+    Args:
+        generations: rows of `generations`, of the tries that the gate chose.
+    """
+
+    def __init__(self, config: Config, context: Context, generations: Sequence[Row]) -> None:
+        from stages.checkpoints.decoded import DecodedSounds
+
+        self._weights, self._got = context.weights(config.codec), f"decode.codec = {config.codec}"
+        self._generations, self._device = generations, context.device
+        self._handed_on = DecodedSounds(context.store, context.versions[VERDICTS.name], self._weights.digest)
+
+    @cached_property
+    def _codecs(self) -> "dict[CodesFormat, AnyCodec]":
+        from stages.checkpoints.codecs import load_codecs_of_rows
+
+        return load_codecs_of_rows(self._generations, self._weights.path, self._device, self._got)
+
+    def take(self, generation: Row, seconds: float) -> "DecodedSound":
+        """Return the sound of a take, cut to the seconds that were asked for. One that was handed on is gone then.
+
+        Raises:
+            ValueError: the codec is not one that the codes can belong to.
+        """
+        from stages.checkpoints.codecs import CodesFormat, decode_generation
+        from stages.checkpoints.decoded import DecodedSound
+
+        sound = self._handed_on.find(generation, seconds)
+        if sound is None:
+            codec = self._codecs[CodesFormat.from_row(generation)]
+            sound = DecodedSound(decode_generation(codec, generation, seconds), codec.sample_rate)
+        self._handed_on.drop(generation)
+        return sound
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ A row is a take with all of its tries, so that it is whole or not there, however
 `tries` has a row a try. Codes stand in it only where a retake was chosen: those of a first try are in `generations`.
 A verdict depends on the take alone: the engine gives a take the same codes in any batch, and each is judged by itself.
 
-Sound is decoded here and again in `decode`. Handing samples on would keep gigabytes for a large catalog, which a kill
-would have to spare too, to save a part of what is little beside generating (docs/gates.md).
+Sound that was decoded here is handed on to `decode` while there is room for it (`stages.checkpoints.decoded`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from stages.pipeline.contract import Context, Dependencies, Reject, Shard
 
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec, CodesFormat
+    from stages.checkpoints.decoded import DecodedSound
 
 __all__ = ["CONSULTS", "READS", "VERSION", "WRITES", "Config", "Limits", "dependencies", "shard"]
 
@@ -94,9 +94,14 @@ class _Take:
     def passed(self) -> bool:
         return not self.tries[-1].reasons
 
+    @property
+    def best(self) -> _Try:
+        """The try that passed, or the one with the fewest reasons against it, the earliest of them."""
+        return min(self.tries, key=lambda each: (not each.facts, len(each.reasons), each.retake))
+
     def verdict(self) -> Shard:
-        """Return its row: the try that passed, or the one with the fewest reasons against it, the earliest of them."""
-        best = min(self.tries, key=lambda each: (not each.facts, len(each.reasons), each.retake))
+        """Return its row."""
+        best = self.best
         if not best.facts:
             message = f"expected finite samples for line {self.request['line']}, got NaN or infinity from the codec"
             return Shard([], [Reject(self.key, "", "not finite", message)])
@@ -123,7 +128,8 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
         context.check_stopped()
         request = request_of[generation["request_id"]]
         codes = np.array(generation["codes"], dtype=np.uint16)
-        take = _Take(generation, request, [judge.try_of(generation, request, 0, generation["seed"], codes)])
+        take = _Take(generation, request, [])
+        judge.hear(take, 0, generation["seed"], codes)
         if take.passed or not config.retakes or leaves_nothing_to_chance(request):
             context.progress.advance()
             yield take.verdict()
@@ -162,7 +168,7 @@ def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_
             context.check_stopped()
             take = failing[number]
             again = codes.numpy().astype(np.uint16)
-            take.tries.append(judge.try_of(take.generation, take.request, retake, seeds[number], again))
+            judge.hear(take, retake, seeds[number], again)
             if take.passed or retake == config.retakes:
                 context.progress.advance()
                 yield take.verdict()
@@ -174,7 +180,7 @@ def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_
 
 
 class _Judge:
-    """Decodes tries and judges them, each by itself.
+    """Decodes tries and judges them, each by itself; the sound of the best of a take is handed on to `decode`.
 
     Raises:
         ValueError: the codec is not one that the codes can belong to.
@@ -182,35 +188,54 @@ class _Judge:
 
     def __init__(self, config: Config, context: Context, generations: Sequence[Row]) -> None:
         from stages.checkpoints.codecs import load_codecs_of_rows
+        from stages.checkpoints.decoded import DecodedSounds
         from stages.judging.melody import melody_analysis
         from stages.judging.seams import window_frames
 
         self._config = config
-        path, got = context.weights(config.codec).path, f"gate.codec = {config.codec}"
-        self._codecs: dict[CodesFormat, AnyCodec] = load_codecs_of_rows(generations, path, context.device, got)
+        weights, got = context.weights(config.codec), f"gate.codec = {config.codec}"
+        self._codecs: dict[CodesFormat, AnyCodec] = load_codecs_of_rows(generations, weights.path, context.device, got)
+        self._decoded = DecodedSounds(context.store, context.fingerprint, weights.digest)
+        self._decoded.make_room()
         checkpoints = {row["checkpoint_id"] for row in generations}
         self._windows = {checkpoint: window_frames(context, checkpoint) for checkpoint in checkpoints}
         followed = config.limits.chroma_similarity is not None
         self._analyses = {each: melody_analysis(context, [each]) if followed else None for each in checkpoints}
 
-    def try_of(self, generation: Row, request: Row, retake: int, seed: int, codes: Codes) -> _Try:
-        """Decode a try, cut to the seconds that were asked for as `decode` cuts it, and judge it."""
+    def hear(self, take: _Take, retake: int, seed: int, codes: Codes) -> None:
+        """Decode a try of a take, cut to the seconds that were asked for as `decode` cuts it, judge it, and add it to
+        the take's tries."""
         from stages.checkpoints.codecs import CodesFormat, decode_generation
+        from stages.checkpoints.decoded import DecodedSound
+
+        codec, seconds = self._codecs[CodesFormat.from_row(take.generation)], take.request["seconds"]
+        generation = take.generation | {"codes": codes}
+        sound = DecodedSound(decode_generation(codec, generation, seconds), codec.sample_rate)
+        reasons, facts = self._judge(generation, take.request, sound)
+        take.tries.append(_Try(retake, seed, codes, reasons, facts))
+        if facts and take.best is take.tries[-1]:
+            self._decoded.keep(generation, seconds, sound)
+
+    def _judge(self, generation: Row, request: Row, sound: "DecodedSound") -> tuple[tuple[str, ...], Mapping[str, Any]]:
+        """Return what speaks against a try, and what it was judged by, which is nothing where there is no sound.
+
+        Args:
+            generation: with the codes of the try.
+        """
         from stages.gate.judging import follow_request, reasons_against
         from stages.gate.measuring import measure_try
         from stages.judging.melody import Melody
         from stages.judging.seams import window_borders
 
-        codec = self._codecs[CodesFormat.from_row(generation)]
-        sound = decode_generation(codec, generation | {"codes": codes}, request["seconds"])
-        if not sound.size or not np.isfinite(sound).all():
-            return _Try(retake, seed, codes, ("sound: expected finite samples, got NaN, infinity or none",), {})
+        samples, sample_rate = sound.samples, sound.sample_rate
+        if not samples.size or not np.isfinite(samples).all():
+            return ("sound: expected finite samples, got NaN, infinity or none",), {}
         limits, checkpoint = self._config.limits, generation["checkpoint_id"]
         borders = window_borders(generation, self._windows[checkpoint], self._config.generation.stride)
-        made = codes[:, generation["prompt_frames"] or 0 :]
-        measures = measure_try(sound, codec.sample_rate, made, generation["frame_rate"], borders)
+        made = generation["codes"][:, generation["prompt_frames"] or 0 :]
+        measures = measure_try(samples, sample_rate, made, generation["frame_rate"], borders)
         heard, disobedient = follow_request(
-            sound, codec.sample_rate, request, Melody.of_row(generation), self._analyses[checkpoint], limits
+            samples, sample_rate, request, Melody.of_row(generation), self._analyses[checkpoint], limits
         )
         reasons = reasons_against(measures, limits, request["seconds"])
-        return _Try(retake, seed, codes, (*reasons, *disobedient), asdict(measures) | asdict(heard))
+        return (*reasons, *disobedient), asdict(measures) | asdict(heard)
