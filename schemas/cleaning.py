@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
+from schemas.file_store import STALE_SECONDS
 from schemas.holdings import (
     FILE_FOLDERS,
     age_of,
@@ -25,7 +26,7 @@ from schemas.inspection import DAMAGED
 from schemas.leases import live_leases
 from schemas.publications import Publications
 from schemas.row_files import file_columns
-from schemas.store import STALE_SECONDS, Store
+from schemas.store import Store
 from schemas.tables import (
     BESIDE,
     CHECKPOINTS,

@@ -10,9 +10,10 @@ from typing import Literal
 import pyarrow as pa
 
 from schemas.drafts import DRAFT_NAME, HISTORY_NAME, PART_NAME
+from schemas.file_store import STALE_SECONDS
 from schemas.row_files import orphans
 from schemas.shards import SHARD_NAME
-from schemas.store import STALE_SECONDS, Store
+from schemas.store import Store
 from schemas.tables import TABLES, Table
 
 Kind = Literal["published", "draft", "part", "history"]

@@ -16,8 +16,9 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
+from schemas.file_store import STALE_SECONDS
 from schemas.holdings import age_of
-from schemas.store import STALE_SECONDS, Store
+from schemas.store import Store
 
 BEAT_SECONDS = 10.0
 """Between two signs of life."""

@@ -16,8 +16,9 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 
+from schemas.file_store import cache_folder
 from schemas.identity import WeightsRef, fingerprint
-from schemas.store import Store, cache_folder
+from schemas.store import Store
 from schemas.tables import CHECKPOINTS, WEIGHTS, Row
 from schemas.take_downs import TakeDowns
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-import schemas.store
+import schemas.file_store
 from schemas import Store
 from schemas.database import query
 from schemas.drafts import Drafts
@@ -59,7 +59,7 @@ def write_turns(url: str, pause: float) -> None:
 
 def write_turns_in_place(url: str, pause: float) -> None:
     """Plant a bug: a shard is overwritten where it is read."""
-    schemas.store.move_file = overwrite
+    schemas.file_store.move_file = overwrite
     write_turns(url, pause)
 
 
