@@ -24,7 +24,7 @@ from schemas.weights import WeightsLibrary
 from stages.ingest.duplicates import BLOCK, Prints, find_copies
 from stages.pipeline.contract import Context
 from stages.pipeline.durations import duration
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from tests.benchmarks.results import table
 
 KEPT = Path(__file__).with_name("scaling.json")

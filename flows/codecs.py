@@ -12,7 +12,7 @@ from schemas.weights import MissingWeights, NotTrainedYet
 
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import CodesFormat
-    from stages.pipeline.planning import Pipeline
+    from stages.pipeline.pipeline import Pipeline
 
 TRAINERS = {"language_model": "train", "codec": "train_codec"}
 """Kinds of checkpoints of a store's own -> the stage that trains them."""

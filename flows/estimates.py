@@ -14,7 +14,7 @@ from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 
 if TYPE_CHECKING:
-    from stages.pipeline.planning import Pipeline
+    from stages.pipeline.pipeline import Pipeline
 
 LATEST_RUNS = 5
 """Runs of a stage that its rate is measured by: the machine and the settings of now are more like those of late."""

@@ -30,7 +30,7 @@ from schemas import Settings, WeightsRef
 if TYPE_CHECKING:
     from schemas import Store
     from stages.checkpoints.facts import ModelDescription
-    from stages.pipeline.planning import Pipeline
+    from stages.pipeline.pipeline import Pipeline
 
 SMALL_DATA: Difference = {
     # A collection of one artist would be all of one split: here a share of its tracks is held out instead.

@@ -33,7 +33,7 @@ from schemas import Settings, WeightsRef
 if TYPE_CHECKING:
     from schemas import Store
     from schemas.tables import Row
-    from stages.pipeline.planning import Pipeline
+    from stages.pipeline.pipeline import Pipeline
 
 PRESET = "musicgen-small"
 """What fills the rest of the recipe: MusicGen's published values, and nothing of the miniature's."""

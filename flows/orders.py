@@ -15,7 +15,7 @@ from stages.requests import REFERENCES
 
 if TYPE_CHECKING:
     from flows.recipe import Recipe
-    from stages.pipeline.planning import Pipeline
+    from stages.pipeline.pipeline import Pipeline
 
 
 def order_lines(pipeline: "Pipeline", plans: Sequence[Plan]) -> Iterator[str]:

@@ -35,7 +35,7 @@ from schemas.tables import (
 from stages.pipeline.durations import duration
 
 if TYPE_CHECKING:
-    from stages.pipeline.planning import Pipeline
+    from stages.pipeline.pipeline import Pipeline
 
 Growth = Literal["tracks", "clips", "clips × tracks", "nothing"]
 """What a cost grows with: a stage that compares each clip with each recording grows with both at once, at most; a

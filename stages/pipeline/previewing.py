@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from stages.pipeline.contract import Preview
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import Plan
 
 

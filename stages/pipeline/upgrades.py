@@ -15,7 +15,7 @@ from schemas.identity import weights_fields
 from schemas.tables import RUNS
 from schemas.versions import Version, Versions, knobs
 from schemas.weights import MissingWeights
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 
 

@@ -25,7 +25,8 @@ from stages.ingest.artists import artist_key, split_of
 from stages.ingest.index import TrackIndex
 from stages.ingest.listing import list_source
 from stages.ingest.metadata import SourceMetadata
-from stages.pipeline.planning import Pipeline, plan_pipeline
+from stages.pipeline.pipeline import Pipeline
+from stages.pipeline.planning import plan_pipeline
 from tests.benchmarks.machine import peak_megabytes
 from tests.benchmarks.results import Figure, Report
 from tests.benchmarks.running import alone, in_a_process, options

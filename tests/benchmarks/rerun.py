@@ -21,7 +21,8 @@ import torch
 from flows.recipe import Recipe
 from schemas import Settings, Store
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
-from stages.pipeline.planning import Pipeline, plan_pipeline
+from stages.pipeline.pipeline import Pipeline
+from stages.pipeline.planning import plan_pipeline
 from stages.pipeline.runner import run_stage
 from tests.benchmarks.ingest import make_file, processors_time
 from tests.benchmarks.results import Figure, Report, table

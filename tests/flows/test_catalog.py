@@ -17,7 +17,7 @@ from schemas import Settings, Store
 from schemas.database import query
 from schemas.tables import CHROMA
 from stages.pipeline.contract import Context, Progress
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_flow, tiny_mapping

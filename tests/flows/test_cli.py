@@ -249,7 +249,7 @@ def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recor
     from flows.recipe import Recipe
     from schemas import Settings
     from schemas.tables import TRACKS
-    from stages.pipeline.planning import Pipeline
+    from stages.pipeline.pipeline import Pipeline
 
     settings = Settings(store=str(tmp_path / "store"), source=str(recordings))
     pipeline = Pipeline(Recipe().configured_stages(settings.source), settings)

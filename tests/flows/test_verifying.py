@@ -19,7 +19,7 @@ from stages import decode
 from stages.audio import SourceType, encode_audio
 from stages.audio.marks import read_own_tags
 from stages.decode import Config
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.stages.test_decode import context_for, new_store
 from tests.worlds.signers import SignerFiles

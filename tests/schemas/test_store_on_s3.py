@@ -7,7 +7,7 @@ from s3fs import S3FileSystem
 from schemas import Settings, Store
 from schemas.database import query
 from schemas.tables import CHROMA, TRACKS
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.object_store import object_store

@@ -9,7 +9,7 @@ import pytest
 from schemas import Settings, Store
 from schemas.tables import CHECKPOINTS, VERSIONS
 from schemas.versions import Versions, record_version
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from tests.worlds.tiny_chain import chain, run_chain, write_inputs
 from tests.worlds.tiny_stages import make_mapping, make_pipeline, run
 

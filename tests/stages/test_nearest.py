@@ -12,7 +12,8 @@ from schemas.tables import CLAP, NEAREST, SCORES, TRACKS, Table
 from schemas.weights import WeightsLibrary
 from stages import nearest
 from stages.pipeline.contract import Context, ReduceResult, Shard
-from stages.pipeline.planning import Pipeline, plan_stage
+from stages.pipeline.pipeline import Pipeline
+from stages.pipeline.planning import plan_stage
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.tiny_stages import Knobs, make_source

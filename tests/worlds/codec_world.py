@@ -17,7 +17,7 @@ from schemas import Settings, Store
 from schemas.tables import CHECKPOINTS, TOKENS, TRACKS
 from stages import tokenize, train_codec
 from stages.pipeline.contract import Context, Progress
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 

@@ -5,7 +5,7 @@ from types import ModuleType
 from schemas import Config, Settings
 from schemas.tables import CHROMA, CLAP, TRACKS
 from stages.pipeline.contract import ReduceResult, Reject, Shard, ShardUpdate, SourcePlan
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 

@@ -21,7 +21,7 @@ from schemas import Settings, Store, WeightsRef
 from schemas.tables import CHECKPOINTS, SAMPLES, TRAINING, Table
 from stages import train
 from stages.pipeline.contract import Context, Progress
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from stages.train.corpus import Corpus

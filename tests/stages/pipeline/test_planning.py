@@ -10,7 +10,8 @@ from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHROMA, CLAP, TRACKS
 from schemas.weights import MissingWeights
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
-from stages.pipeline.planning import Pipeline, plan_pipeline
+from stages.pipeline.pipeline import Pipeline
+from stages.pipeline.planning import plan_pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from tests.worlds.tiny_stages import Knobs, Training, make_mapping, make_pipeline, make_source, make_training, run

@@ -6,7 +6,8 @@ from types import ModuleType
 from schemas import Settings
 from schemas.tables import CHECKPOINTS, CHROMA
 from stages.pipeline.contract import Preview, ReduceResult, Remark
-from stages.pipeline.planning import Pipeline, plan_pipeline
+from stages.pipeline.pipeline import Pipeline
+from stages.pipeline.planning import plan_pipeline
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.previewing import preview_stages
 from tests.worlds.tiny_stages import Knobs, make_mapping, make_pipeline, run

@@ -14,7 +14,8 @@ from schemas.drafts import Drafts
 from schemas.tables import CHROMA, CLIPS, GENERATIONS, REQUESTS
 from stages.pipeline import jobs, runner
 from stages.pipeline.contract import Reject, Shard, ShardUpdate, SourcePlan, Stopped
-from stages.pipeline.planning import Pipeline, plan_stage
+from stages.pipeline.pipeline import Pipeline
+from stages.pipeline.planning import plan_stage
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.kept_work import kept_keys

@@ -6,7 +6,7 @@ import pytest
 
 from schemas.tables import CHROMA
 from stages.pipeline.jobs import run_job
-from stages.pipeline.planning import Pipeline
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.tiny_stages import Training, make_mapping, make_pipeline, make_training, run
 

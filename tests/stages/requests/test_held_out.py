@@ -10,7 +10,7 @@ from schemas.tables import HARMONY, REQUESTS, RHYTHM, TRACKS, Table
 from schemas.weights import WeightsLibrary
 from stages import requests
 from stages.pipeline.contract import Context
-from stages.pipeline.planning import ConfiguredStage
+from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import run_stage
 from stages.requests import Config
 
