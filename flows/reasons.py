@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from schemas import Store
-from stages.pipeline.contract import Remark
 from stages.pipeline.plans import Plan
+from stages.pipeline.remarks import Remark
 
 COMMONEST = 5
 """Reasons that a run ends with; the tables hold all of them."""

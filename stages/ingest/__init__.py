@@ -28,7 +28,8 @@ from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
 from stages.ingest.rules import Rules
 from stages.ingest.sources import list_sources
-from stages.pipeline.contract import NOT_ACCEPTED, Context, Reject, Remarks, ShardUpdate, SourcePlan
+from stages.pipeline.contract import NOT_ACCEPTED, Context, Reject, ShardUpdate, SourcePlan
+from stages.pipeline.remarks import Remarks
 
 __all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]
 

@@ -23,7 +23,8 @@ from stages.audio.locations import locate, uri_of
 from stages.ingest.choosing import Chosen
 from stages.ingest.endings import COMPANIONS, ending_of, is_archive, is_metadata, is_recording
 from stages.ingest.fields import clean_text
-from stages.pipeline.contract import Reject, Remarks
+from stages.pipeline.contract import Reject
+from stages.pipeline.remarks import Remarks
 
 
 class File(NamedTuple):

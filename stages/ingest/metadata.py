@@ -22,7 +22,7 @@ from stages.ingest.fields import Fields, clean_text, read_fields
 from stages.ingest.listing import File
 from stages.ingest.matching import RecordingNames
 from stages.ingest.rows import MANIFEST_COLUMN, MetadataRows, parse_json
-from stages.pipeline.contract import Remarks
+from stages.pipeline.remarks import Remarks
 
 TABLES = ("metadata.csv", "metadata.jsonl", "metadata.json", "metadata.parquet")
 """The names of AudioFolder tables, in any case, the first before the others in one folder."""

@@ -18,11 +18,12 @@ from schemas.identity import keys_digest
 from schemas.row_files import absent_files
 from schemas.shards import distinct, output_keys, row_keys
 from schemas.tables import REJECTS, REMARKS, TABLES, Table
-from stages.pipeline.contract import Context, Reject, Remarks, Shard
+from stages.pipeline.contract import Context, Reject, Shard
 from stages.pipeline.keys import driver_of, driving_key, is_staged, outdated_keys, wanted_keys
 from stages.pipeline.pipeline import data_digest
 from stages.pipeline.planning import reduced_shard
 from stages.pipeline.plans import ConfiguredStage
+from stages.pipeline.remarks import Remarks
 from stages.pipeline.shard_plans import consulted_digest
 from stages.pipeline.threads import computing_threads
 

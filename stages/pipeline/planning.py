@@ -14,10 +14,11 @@ from schemas.shards import row_keys
 from schemas.tables import CHECKPOINTS, REJECTS, REMARKS, Table
 from schemas.take_downs import TakeDowns
 from schemas.weights import NotTrainedYet
-from stages.pipeline.contract import Context, Remark
+from stages.pipeline.contract import Context
 from stages.pipeline.keys import driving_key, is_staged, wanted_keys
 from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import AFTER, EVERYTHING, ConfiguredStage, Content, Plan
+from stages.pipeline.remarks import Remark
 from stages.pipeline.shard_plans import plan_shards, rows_of_keys
 
 

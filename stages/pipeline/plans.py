@@ -6,7 +6,8 @@ from types import ModuleType
 
 from schemas import Config
 from schemas.shards import Rows
-from stages.pipeline.contract import CheckResult, Reject, Remark
+from stages.pipeline.contract import CheckResult, Reject
+from stages.pipeline.remarks import Remark
 
 EVERYTHING = "all"
 """The name of the one job of a stage that is not made shard by shard."""

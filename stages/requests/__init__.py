@@ -36,7 +36,8 @@ from stages.audio.references import (
 )
 from stages.checkpoints.adapter_files import AdapterNames, UnknownAdapter, parse_adapters
 from stages.checkpoints.generation_config import leaves_nothing_to_chance
-from stages.pipeline.contract import Context, Reject, Remarks, ShardUpdate, SourcePlan
+from stages.pipeline.contract import Context, Reject, ShardUpdate, SourcePlan
+from stages.pipeline.remarks import Remarks
 from stages.requests.held_out import held_out_lines
 from stages.requests.lines import FIELDS, RequestLine
 from stages.requests.orders import Order, Refusal, keep_refused, losses, order_checks

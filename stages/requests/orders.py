@@ -10,7 +10,8 @@ from functools import cached_property
 
 from schemas import Settings
 from schemas.tables import REJECTS, REQUESTS, Row
-from stages.pipeline.contract import CheckResult, Reject, Remark
+from stages.pipeline.contract import CheckResult, Reject
+from stages.pipeline.remarks import Remark
 from stages.requests.reading import Line
 
 LISTED = 20

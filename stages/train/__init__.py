@@ -14,7 +14,8 @@ from schemas import WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, HARMONY, RHYTHM, TOKENS, TRACKS, Table
 from schemas.weights import LocalWeights
 from stages.checkpoints.loading import named_text_encoder
-from stages.pipeline.contract import Context, Dependencies, Preview, ReduceResult, Remarks
+from stages.pipeline.contract import Context, Dependencies, Preview, ReduceResult
+from stages.pipeline.remarks import Remarks
 from stages.train.config import CONDITION_TABLES, KINDS, Config
 
 READS, WRITES, VERSION = (TRACKS, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS), CHECKPOINTS, 8

@@ -20,7 +20,8 @@ from schemas.licences import parse_licence
 from schemas.shards import read_columns
 from schemas.tables import TOKENS, TRACKS, Table
 from stages.checkpoints.model_card import literal
-from stages.pipeline.contract import Context, Remarks
+from stages.pipeline.contract import Context
+from stages.pipeline.remarks import Remarks
 from stages.train.config import CONDITION_TABLES, Config
 from stages.train.tracks import METADATA, SPLITS, split_positions
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from model.music_model import MusicModel
 from model.optim.train_state import TrainState
 from stages.checkpoints.training_log import TrainingLog
-from stages.pipeline.contract import Remarks
+from stages.pipeline.remarks import Remarks
 from stages.train.config import Config
 from stages.train.distributed import Rank
 from stages.train.evaluation import Evaluator

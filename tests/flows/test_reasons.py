@@ -8,8 +8,8 @@ import pytest
 from flows.reasons import COMMONEST, LONGEST, plan_remark_lines, reason_lines
 from schemas import Store
 from schemas.tables import REJECTS, REMARKS, RUNS, Table
-from stages.pipeline.contract import Remark
 from stages.pipeline.plans import Plan
+from stages.pipeline.remarks import Remark
 
 
 def _write(store: Store, table: Table, shard: str, rows: list[dict], version: str = "v") -> None:

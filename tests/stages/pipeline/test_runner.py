@@ -14,10 +14,11 @@ from schemas import Store
 from schemas.database import query
 from schemas.drafts import Drafts
 from schemas.tables import CHROMA, RUNS, TRACKS
-from stages.pipeline.contract import Reject, Remark, Shard, Stopped
+from stages.pipeline.contract import Reject, Shard, Stopped
 from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.planning import plan_stage
 from stages.pipeline.plans import ConfiguredStage
+from stages.pipeline.remarks import Remark
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.tiny_stages import Training, contents, make_mapping, make_pipeline, make_training, run
 

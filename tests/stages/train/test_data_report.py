@@ -11,7 +11,8 @@ from model.conditioning.captions import CaptionConfig
 from schemas.tables import CLAP, REMARKS, TOKENS, TRACKS
 from stages import train
 from stages.checkpoints.model_card import CARD
-from stages.pipeline.contract import Progress, Remarks
+from stages.pipeline.contract import Progress
+from stages.pipeline.remarks import Remarks
 from stages.train.batches import split_tracks
 from stages.train.data_report import DRAWN_TEXTS, UNKNOWN, DataReport, data_report, histogram
 from tests.worlds.tiny_models import world
