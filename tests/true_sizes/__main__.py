@@ -1,11 +1,15 @@
-"""Make the weights of published presets, run them, and print what each stage took."""
+"""Make the weights of published presets, load and compare them, run the presets, and print what each stage took."""
 
 import argparse
 import tempfile
 from pathlib import Path
 
+from tests.true_sizes.greedy import measure_codes
 from tests.true_sizes.published import SIZES
-from tests.true_sizes.runs import run_preset, write_weights
+from tests.true_sizes.runs import load_forms, run_preset, write_weights
+
+FORMS = {"hf": ("model",), "audiocraft": ("audiocraft", "text_encoder")}
+"""What each form of a model needs, as fields of `Weights`."""
 
 
 def main() -> None:
@@ -15,7 +19,15 @@ def main() -> None:
     for name in parser.parse_args().presets:
         with tempfile.TemporaryDirectory(prefix="segue-true-size-") as folder:
             weights = write_weights(name, Path(folder) / "weights")
-            print(f"\n{name}\n\n| stage | GB at most | seconds |\n| --- | --- | --- |", flush=True)
+            print(f"\n{name}\n", flush=True)
+            for form, took in load_forms(weights, Path(folder)).items():
+                print(f"{form}: loads in {took.ratio:.2f} times its {took.weights / 1e9:.1f} GB", flush=True)
+            expected = measure_codes("transformers", weights.model).codes
+            for form, places in FORMS.items():
+                made = measure_codes("segue", *(getattr(weights, place) for place in places))
+                equal = "those" if made.codes == expected else "NOT those"
+                print(f"{form}: greedy codes are {equal} of transformers, {made.peak / 1e9:.1f} GB", flush=True)
+            print("\n| stage | GB at most | seconds |\n| --- | --- | --- |", flush=True)
             (Path(folder) / "run").mkdir()
             for stage, taken in run_preset(name, weights, Path(folder) / "run"):
                 print(f"| {stage} | {taken.peak / 1e9:.1f} | {taken.seconds:.0f} |", flush=True)

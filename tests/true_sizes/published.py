@@ -60,7 +60,8 @@ SIZES = {
 
 
 def write_hugging_face_form(name: str, folder: Path, dtype: StoredType, shard: str = "50GB") -> Path:
-    """Write a model as its repository on the hub has it: `shard` is the most that a file of weights holds."""
+    """Write a model as its repository on the hub has it: `shard` is the most that a file of weights holds. All numbers
+    are those of half precision, whatever they are written as, so that each form of a model is the same model."""
     size = SIZES[name]
     decoder = {
         **{"vocab_size": CARDINALITY, "pad_token_id": CARDINALITY, "bos_token_id": CARDINALITY},
@@ -79,7 +80,7 @@ def write_hugging_face_form(name: str, folder: Path, dtype: StoredType, shard: s
     else:
         model = MusicgenForConditionalGeneration(MusicgenConfig(**parts))
     _fill_codebooks(model.audio_encoder)
-    model.to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
+    model.half().to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size=shard)
     GenerationConfig(
         **{"bos_token_id": CARDINALITY, "pad_token_id": CARDINALITY, "decoder_start_token_id": CARDINALITY},
         **{"do_sample": True, "guidance_scale": 3.0, "max_length": WINDOW},

@@ -9,6 +9,8 @@ import soundfile
 
 from tests.true_sizes import published
 from tests.true_sizes.measuring import Taken, measure
+from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.loading_memory import Loading, measure_loading
 from tests.worlds.open_gate import OPEN_GATE
 
 SECONDS = 30.0
@@ -18,7 +20,8 @@ CLIP_SECONDS = 1.0
 
 FINETUNED = ("musicgen-melody", "musicgen-medium")
 """Presets whose whole training takes more than 16 GB (weights, gradients, two moments and averages are 20 bytes a
-parameter): they learn low-rank updates of their published weights."""
+parameter): they learn low-rank updates of their published weights, in bfloat16, with layers computed again for their
+gradients."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Weights:
     """Where the weights of a preset and what lies around it are."""
 
     model: Path
+    audiocraft: Path
+    """The same model in half precision, in AudioCraft's form."""
     text_encoder: Path
     codec: Path
     separator: Path
@@ -39,11 +44,19 @@ def write_weights(name: str, folder: Path) -> Weights:
     model = published.write_hugging_face_form(name, folder / name, "float32", "2GB" if sharded else "50GB")
     return Weights(
         model=model,
+        audiocraft=published.write_audiocraft_form(model, folder / f"{name}-audiocraft"),
         text_encoder=published.write_text_encoder(model, folder / "t5-base"),
         codec=published.write_codec(folder / "encodec_32khz"),
         separator=published.write_separator(folder / "htdemucs"),
         clap=published.write_clap(folder / "clap"),
     )
+
+
+def load_forms(weights: Weights, folder: Path) -> dict[str, Loading]:
+    """Load the model in each of its forms, and return what that took."""
+    small = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], folder / "small")
+    places = {"hf": weights.model, "audiocraft": weights.audiocraft}
+    return {form: measure_loading(small, place, weights.text_encoder) for form, place in places.items()}
 
 
 def run_preset(name: str, weights: Weights, folder: Path) -> Iterator[tuple[str, Taken]]:
@@ -63,7 +76,9 @@ def run_preset(name: str, weights: Weights, folder: Path) -> Iterator[tuple[str,
         "tokenize.codec": weights.codec if own else weights.model,
         "train.text_encoder": weights.text_encoder if own else "null",
         "train.initial": "null" if own else weights.model,
-        "train.lora": "null" if own else '{"rank": 8}',
+        "train.lora": "null" if own else '{"rank": 8, "conditioners": false}',
+        "train.checkpoint_layers": str(not own).lower(),
+        "train.optimization.precision": "float32" if own else "bfloat16",
         "train.optimization.steps": 1,
         "train.optimization.warmup_steps": 0,
         "train.batch_size": 1,

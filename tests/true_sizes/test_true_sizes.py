@@ -2,31 +2,26 @@
 and their presets run from recordings to the page within 16 GB."""
 
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
-from segue import load_model
 from stages.checkpoints.codecs import codes_of_checkpoint
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.precision import StoredType
-from tests.stages.checkpoints.test_loading_memory import MOST, loading
+from tests.stages.checkpoints.test_loading_memory import MOST
+from tests.true_sizes.greedy import measure_codes
 from tests.true_sizes.published import SIZES, write_audiocraft_form, write_hugging_face_form, write_text_encoder
 from tests.true_sizes.runs import run_preset, write_weights
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.loading_memory import measure_loading
 
 pytestmark = pytest.mark.slow
 
 ALLOWED = 16e9
 """Bytes that any stage of a published preset may have in memory."""
-
-DESCRIPTION, FRAMES, FRAME_RATE = "a calm ambient piece", 25, 50
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +35,9 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_published_model_loads_in_little_more_than_its_weights(name: str, dtype: StoredType, tmp_path: Path) -> None:
     small = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "tiny")
     folder = write_hugging_face_form(name, tmp_path / name, dtype, "2GB")
-    took = loading(small, folder, small)
-    assert took["peak"] <= MOST * took["weights"], took
-    assert took["peak"] <= ALLOWED
+    took = measure_loading(small, folder, small)
+    assert took.ratio <= MOST, took
+    assert took.peak <= ALLOWED
 
 
 def test_a_model_in_audiocrafts_form_is_the_same_and_loads_in_little_more_than_its_weights(
@@ -51,8 +46,8 @@ def test_a_model_in_audiocrafts_form_is_the_same_and_loads_in_little_more_than_i
     folder = write_audiocraft_form(half, tmp_path / "audiocraft")
     encoder = write_text_encoder(half, tmp_path / "t5")
     small = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "tiny")
-    took = loading(small, folder, encoder)
-    assert took["peak"] <= MOST * took["weights"], took
+    took = measure_loading(small, folder, encoder)
+    assert took.ratio <= MOST, took
 
     def find(reference: WeightsRef) -> LocalWeights:
         return LocalWeights(str(reference), encoder, "digest")
@@ -62,22 +57,13 @@ def test_a_model_in_audiocrafts_form_is_the_same_and_loads_in_little_more_than_i
     assert codes_of_checkpoint(half, find) == codes_of_checkpoint(folder, find)
 
 
-def test_greedy_codes_of_musicgen_small_are_those_of_transformers(half: Path) -> None:
-    theirs: Any = MusicgenForConditionalGeneration.from_pretrained(half, dtype=torch.float32).eval()
-    tokens = AutoTokenizer.from_pretrained(half)([DESCRIPTION], return_tensors="pt")
-    given = {name: tokens[name] for name in ("input_ids", "attention_mask")}
-    steps, decode = FRAMES + SIZES["musicgen-small"].codebooks - 1, theirs.audio_encoder.decode
-    seen: list[torch.Tensor] = []
-
-    def record(codes: torch.Tensor, *others: object, **named: object) -> object:
-        seen.append(codes[0, 0])
-        return decode(codes, *others, **named)
-
-    with patch.object(theirs.audio_encoder, "decode", record):
-        theirs.generate(**given, do_sample=False, guidance_scale=3.0, max_new_tokens=steps)
-    asked = {"description": DESCRIPTION, "temperature": 0, "guidance": 3, "seconds": FRAMES / FRAME_RATE}
-    clip = load_model(half, offline=True).generate(asked)
-    assert torch.equal(torch.as_tensor(np.array(clip.codes, dtype=np.int64)), seen[0])
+@pytest.mark.parametrize("name", SIZES)
+def test_greedy_codes_of_a_published_model_are_those_of_transformers_in_each_form(name: str, tmp_path: Path) -> None:
+    folder = write_hugging_face_form(name, tmp_path / name, "float32")
+    audiocraft, encoder = write_audiocraft_form(folder, tmp_path / "audiocraft"), tmp_path / "t5"
+    expected = measure_codes("transformers", folder).codes
+    assert measure_codes("segue", folder).codes == expected
+    assert measure_codes("segue", audiocraft, write_text_encoder(folder, encoder)).codes == expected
 
 
 @pytest.mark.parametrize("name", SIZES)

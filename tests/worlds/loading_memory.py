@@ -1,17 +1,40 @@
-"""How much memory loading a checkpoint takes at most: a program, `python -m tests.worlds.loading_memory FOLDER T5`.
-
-It prints bytes as JSON: `weights`, of the model that was loaded and its codec, and `peak`, beyond what the process had
-before. A small checkpoint is loaded first, so that what is imported for any does not count.
+"""How much memory loading a checkpoint takes at most: `python -m tests.worlds.loading_memory SMALL FOLDER T5` tells it
+of a process that has loaded a small checkpoint before, so that what is imported for any does not count.
 """
 
 import json
 import resource
+import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
 from stages.checkpoints.loading import load_checkpoint
+from tests.worlds.command_line import ROOT
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What loading a checkpoint took, in bytes."""
+
+    weights: int
+    """Of the model that was loaded and its codec."""
+    peak: int
+    """At most in memory beyond what the process had before."""
+
+    @property
+    def ratio(self) -> float:
+        return self.peak / self.weights
+
+
+def measure_loading(small: Path, folder: Path, encoder: Path) -> Loading:
+    """Load a folder in a process of its own, after a small one, and return what that took."""
+    program = [sys.executable, "-m", "tests.worlds.loading_memory", str(small), str(folder), str(encoder)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Loading(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def resident() -> int:

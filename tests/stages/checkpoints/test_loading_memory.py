@@ -1,8 +1,5 @@
 """Loading reads each weight once and never has the model twice, in any form: so much memory is all that it takes."""
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +9,14 @@ import torch
 
 from tests.worlds import audiocraft_files
 from tests.worlds.audiocraft_files import conditioner_state, decoder_state, form, write_files
-from tests.worlds.command_line import ROOT
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.loading_memory import measure_loading
 from tests.worlds.tiny_models import text_encoder
 
 MOST = 1.2
 """Peak memory of loading, of the weights' own size as float32."""
 
 BIG = replace(SHAPES["mono"], width=768, heads=12, layers=4, feedforward=3_072)
-
-
-def loading(small: Path, folder: Path, encoder: Path) -> dict[str, int]:
-    """Load a folder in a process of its own, after a small one, and return what that took."""
-    program = [sys.executable, "-m", "tests.worlds.loading_memory", str(small), str(folder), str(encoder)]
-    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=True)
-    told: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return told
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -41,9 +30,9 @@ def test_a_folder_of_hugging_face_takes_little_more_than_its_weights(
     (folder / "model.safetensors").unlink()
     model.save_pretrained(folder, max_shard_size=shard)
     assert (len(list(folder.glob("*.safetensors"))) > 1) == (shard == "20MB")
-    took = loading(small, folder, small)
-    assert took["weights"] > 150e6
-    assert took["peak"] <= MOST * took["weights"], took
+    took = measure_loading(small, folder, small)
+    assert took.weights > 150e6
+    assert took.ratio <= MOST, took
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -58,6 +47,6 @@ def test_a_folder_of_audiocraft_takes_little_more_than_its_weights(dtype: torch.
     folder.mkdir()
     state = {name: value.to(dtype) for name, value in state.items()}
     write_files(folder, state, settings, audiocraft_files.codec(2, 16))
-    took = loading(small, folder, encoder)
-    assert took["weights"] > 150e6
-    assert took["peak"] <= MOST * took["weights"], took
+    took = measure_loading(small, folder, encoder)
+    assert took.weights > 150e6
+    assert took.ratio <= MOST, took
