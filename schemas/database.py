@@ -35,8 +35,21 @@ FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
 
 PLACE = "segue_store"
-"""The variable of DuckDB that says where a store has gone which cannot be written there: `SET VARIABLE segue_store =
-'/mnt/store'`."""
+"""The variable of DuckDB that says where a store lies: `SET VARIABLE segue_store = '/mnt/store'`."""
+
+OPENED_IN = f"nullif(regexp_extract(current_setting('temp_directory'), '^(.*/){re.escape(FILE)}[.]tmp$', 1), '')"
+"""The folder of the database that a client has opened, in SQL, NULL where that is none of a store. DuckDB has no name
+for it, but keeps its temporary files beside it; a table function may call this, and no subquery."""
+
+ONE_STORE = f"""(
+    SELECT CASE WHEN {OPENED_IN} IS NULL OR getvariable('{PLACE}') IS NOT NULL OR count(*) < 2 THEN true
+           ELSE error('expected one store in a session that opened its database, got several: open none, as in '
+                      || '`duckdb`, and ATTACH each')
+           END
+    FROM duckdb_databases() WHERE ends_with(path, '/{FILE}')
+)"""
+"""A condition that holds unless a client opened the database of one store and then attached that of another, whose
+views would look for their files beside the first."""
 
 
 WORDS = "words"
@@ -185,7 +198,7 @@ def write_views(store: Store) -> None:
             shown, made, take_downs = shown_files(store), set[str](), TakeDowns(store)
             for table in TABLES.values():
                 try:
-                    _make_view(connection, store, table, shown[table.name], take_downs)
+                    _make_view(connection, store, table, shown[table.name], take_downs, kept=True)
                     made.add(table.name)
                 except _Unread as error:
                     log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
@@ -283,13 +296,22 @@ def _make_view(
     table: Table,
     files: Sequence[str],
     take_downs: TakeDowns | None,
+    kept: bool = False,
 ) -> None:
-    """Make the view of a table over some files: without the rows that are hidden, where `take_downs` are given."""
+    """Make the view of a table over some files.
+
+    Args:
+        take_downs: say which rows are hidden; None shows all.
+        kept: it stays in the database of the store, for any client, wherever the store is then.
+    """
     try:
         condition = take_downs.hidden.condition(table) if take_downs and table.name in HIDDEN_BY else ""
     except ValueError as error:
         raise _Unread(f"expected what was taken down in {store.url}: {error}") from error
-    statement = _view(store, table, files) + (f" WHERE {condition}" if condition and files else "")
+    statement = _view(store, table, files, kept)
+    conditions = [each for each in (ONE_STORE if kept else "", condition) if each]
+    if files and conditions:
+        statement += f" WHERE {' AND '.join(conditions)}"
     _create_view(connection, statement, f"shards of {table.name}", store)
 
 
@@ -322,7 +344,7 @@ def _what_was_meant(message: str) -> str:
     return f"{message}; {', '.join(tables)} {'has' if len(tables) == 1 else 'have'} it" if tables else message
 
 
-def _view(store: Store, table: Table, files: Sequence[str]) -> str:
+def _view(store: Store, table: Table, files: Sequence[str], kept: bool) -> str:
     """Return the statement that makes a table's view. It has all of the table's columns, also where there is no shard
     yet or only files of an earlier release, which lacked some of them."""
     columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in table.schema)
@@ -330,7 +352,7 @@ def _view(store: Store, table: Table, files: Sequence[str]) -> str:
     view = f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} WHERE false"
     if not files:
         return view
-    paths = f"[{_prefix(store)} || file FOR file IN [{', '.join(literal(file) for file in files)}]]"
+    paths = f"[{_prefix(store, kept)} || file FOR file IN [{', '.join(literal(file) for file in files)}]]"
     source = f"read_parquet({paths}, hive_partitioning = false, union_by_name = true)"
     once = f"DISTINCT ON ({', '.join(_quoted(name) for name in table.key)}) *" if table.combined else "*"
     return f"{view} UNION ALL BY NAME SELECT {once} FROM {source}"
@@ -340,11 +362,11 @@ def _quoted(name: str) -> str:
     return f'"{name}"'
 
 
-def _prefix(store: Store) -> str:
-    """Return what stands before the paths of a store's files, in SQL: where the store is, unless whoever asks says
-    where it has gone."""
-    url = store.root if store.is_local else store.filesystem.unstrip_protocol(store.root)
-    return f"coalesce(getvariable('{PLACE}') || '/', {literal(f'{url}/')})"
+def _prefix(store: Store, kept: bool) -> str:
+    """Return what stands before the paths of a store's files, in SQL: where the store is; of views that are kept first
+    where a client says that it is, and then the folder of the database that the client opened."""
+    url = literal(f"{store.root if store.is_local else store.filesystem.unstrip_protocol(store.root)}/")
+    return f"coalesce(getvariable('{PLACE}') || '/', {OPENED_IN}, {url})" if kept else url
 
 
 def literal(text: str) -> str:

@@ -1,5 +1,7 @@
+import os
 import shutil
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -163,17 +165,42 @@ def titles(path, *before):
         return client.execute("SELECT title FROM tracks").fetchall()
 
 
-def test_a_store_that_was_moved_is_read_from_where_it_is(tmp_path):
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_any_client_reads_a_store_that_was_moved_from_where_it_is(folder, tmp_path, monkeypatch):
     store = Store(str(tmp_path / "it's here"))
     add_track(store, "v1", "first")
     write_views(store)
     moved = (tmp_path / "it's here").rename(tmp_path / "and now there")
+    monkeypatch.chdir(moved / folder)
+    assert titles(Path(os.path.relpath(moved))) == [("first",)]
     assert query(Store(str(moved)), "SELECT title FROM tracks").to_pylist() == [{"title": "first"}]
+
+
+def attached(*stores, opened=":memory:", before=()):
+    """The titles of stores' tracks, each attached in a session of another client."""
+    with duckdb.connect(str(opened)) as client:
+        for number, store in enumerate(stores):
+            client.execute(f"ATTACH '{store / FILE}' AS s{number} (READ_ONLY)")
+        for statement in before:
+            client.execute(statement)
+        numbers = range(len(stores))
+        return [client.execute(f"SELECT title FROM s{number}.tracks").fetchall()[0][0] for number in numbers]
+
+
+def test_stores_that_are_attached_are_read_from_where_their_views_were_made_or_a_client_says(tmp_path):
+    places = [tmp_path / "one", tmp_path / "other"]
+    for place in places:
+        add_track(Store(str(place)), "v1", place.name)
+        write_views(Store(str(place)))
+    assert attached(*places) == ["one", "other"]
+    with pytest.raises(duckdb.InvalidInputException, match="one store in a session that opened its database"):
+        attached(places[1], opened=places[0] / FILE)
+    moved = places[0].rename(tmp_path / "moved")
     with pytest.raises(duckdb.IOException):
-        titles(moved)
-    assert titles(moved, f"SET VARIABLE {PLACE} = '{moved}'") == [("first",)]
+        attached(moved)
+    assert attached(moved, before=[f"SET VARIABLE {PLACE} = '{moved}'"]) == ["one"]
     follow_move(Store(str(moved)))
-    assert titles(moved) == [("first",)]
+    assert attached(moved, places[1]) == ["one", "other"]
 
 
 def test_a_copy_of_a_store_is_not_read_from_the_original(tmp_path):
