@@ -40,8 +40,8 @@ from flows.presets import OVERLAYS, PRESETS, describe_preset
 from flows.stopping import INTERRUPTED, STOPPED
 from schemas import Settings, WeightsRef
 
-CheckpointForm = Literal["hf", "audiocraft", "segue"]
-"""The forms of checkpoints, as `segue convert --to` names them."""
+CheckpointForm = Literal["hf", "audiocraft", "segue", "peft"]
+"""The forms of checkpoints, as `segue convert --to` names them; peft's has the updates alone."""
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -214,7 +214,9 @@ def presets() -> int:
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint: a folder, a hub id, checkpoint:ID.")],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; new, or empty.")],
-    to: Annotated[CheckpointForm, typer.Option(help="Hugging Face's MusicGen, AudioCraft, or this project's own.")],
+    to: Annotated[
+        CheckpointForm, typer.Option(help="Hugging Face's MusicGen, AudioCraft, this project's own, or peft's.")
+    ],
     codec: Annotated[str | None, typer.Option(help="The codec, where the checkpoint neither has nor names it.")] = None,
     dtype: DtypeOption = None,
     store: StoreOption = None,
@@ -262,6 +264,12 @@ def _convert(
         local = Path(source).expanduser()
         # A folder of one's own may change between two conversions; names are held to what they first meant.
         folder = local if local.exists() else library.get(WeightsRef(source)).path
+        if form == "peft":
+            if codec or dtype:
+                raise ValueError(
+                    "expected neither --codec nor --dtype beside --to peft, which has no codec and rounds nothing"
+                )
+            return finetuning.export_updates(source, folder, destination, library)
         reference = WeightsRef(codec) if codec else None
         written = convert_checkpoint(folder, destination, form, library.get, reference, dtype)
     return (

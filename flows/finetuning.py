@@ -7,6 +7,7 @@ taken in first, so that what the model will be taught is told before anything th
 
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,8 @@ from schemas import Settings, WeightsRef
 
 if TYPE_CHECKING:
     from schemas import Store
+    from schemas.tables import Row
+    from schemas.weights import WeightsLibrary
     from stages.checkpoints.facts import ModelDescription
     from stages.pipeline.pipeline import Pipeline
 
@@ -237,6 +240,42 @@ def next_lines(options: RunOptions) -> Iterator[str]:
         folder = f"{store.path(row['path']) if store.is_local else row['path']}/{ADAPTER}"
         yield f"segue: the updates alone are {folder} (peft's form); requests call them `{row['adapter']}:1`"
     yield f"segue: take it along whole: segue convert {checkpoint} ./tuned --to hf {place} (or audiocraft)"
+    if row["adapter"] is not None:
+        yield f"segue: or the updates, for transformers: segue convert {checkpoint} ./updates --to peft {place}"
+
+
+def export_updates(source: str, folder: Path, destination: Path, library: "WeightsLibrary") -> str:
+    """Write the updates of a checkpoint of a store for peft and transformers, and say what was written in one line.
+
+    Args:
+        source: the checkpoint's name.
+        folder: where it lies.
+        destination: a local folder that is not there yet, or is empty.
+
+    Raises:
+        ValueError: it is no checkpoint of a store, or its updates are not all that it learned.
+        MissingWeights: what it names cannot be had.
+    """
+    from stages.checkpoints.adapter_export import export_adapter
+
+    row = library.checkpoint(WeightsRef(source).checkpoint or source)
+    if row is None or row["adapter"] is None:
+        got = "a folder, which does not say so" if row is None else "one that learned all weights, or conditioners too"
+        raise ValueError(f"expected checkpoint:ID of a store that learned by low-rank updates alone, got {got}")
+    base = _published_base(row, library)
+    count = export_adapter(folder, destination, library.get, base)
+    of = f"transformers' MusicGen ({base})" if base else "transformers' MusicGen that training began with"
+    return f"the updates of {source} are written as peft's to {destination}: {count:,} parameters, for {of}"
+
+
+def _published_base(row: "Row", library: "WeightsLibrary") -> str | None:
+    """Return the hub's name of the model that a checkpoint learned from; None where it was had elsewhere."""
+    from schemas.versions import Versions
+
+    versions = Versions(library.store)
+    recipe = versions.all.get(row["recipe"])
+    initial = None if recipe is None else versions.reference((recipe.config.get("initial") or {}).get("weights"))
+    return None if initial is None else initial.hub_model
 
 
 def _tell(lines: Iterator[str]) -> None:

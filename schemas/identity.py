@@ -7,8 +7,10 @@ the fields. A value that has no stable JSON form raises instead of getting an ad
 import hashlib
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from json.encoder import encode_basestring_ascii
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, GetCoreSchemaHandler
@@ -18,6 +20,10 @@ from schemas.config import Config
 
 FINGERPRINT_LENGTH = 16
 """Hexadecimal digits of a fingerprint: 64 bits, which name the few hundred versions of a store without collision."""
+
+
+_HUB_MODEL = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""How the hub names a model: an owner and a name."""
 
 
 class WeightsRef(str):
@@ -44,6 +50,12 @@ class WeightsRef(str):
     def demucs(self) -> str | None:
         """The model that `demucs:` names; None for other weights."""
         return self.removeprefix("demucs:") if self.startswith("demucs:") else None
+
+    @property
+    def hub_model(self) -> str | None:
+        """The model on the hub that it names, without a revision; None for a file there and for what lies elsewhere."""
+        name = self.partition("@")[0]
+        return name if _HUB_MODEL.fullmatch(name) and not Path(name).exists() else None
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -6,13 +6,11 @@ draws, tokenises and stacks the next step's examples meanwhile.
 """
 
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,9 +56,6 @@ from stages.train.samples import Sampler
 from stages.train.sharding import gather_model, is_to_be_sharded, shard_model
 from stages.train.tracks import METADATA
 from stages.train.validation import Validation
-
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""How the hub names a model, as the card's metadata may."""
 
 READ_EVERY = {"cpu": 1, "cuda": 10}
 """Most steps between two looks at losses and gradients, which wait for the device; a CPU has nothing to wait for."""
@@ -322,7 +317,7 @@ def _card(
     base = None
     if config.initial is not None:
         origin.append(f"trained further from {literal(str(config.initial))}")
-        base = str(config.initial) if HUB_ID.fullmatch(config.initial) and not Path(config.initial).exists() else None
+        base = config.initial.hub_model
     origin += [f"made with the checkpoint {literal(parent)}" for parent in initial.parents]
     return ModelCard(
         name=f"Segue language model {context.identity}",

@@ -86,6 +86,23 @@ def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(tmp_pa
     assert page.count("<audio controls") == 3
 
 
+def test_the_updates_of_a_store_are_exported_for_peft_and_no_others_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 2, seconds=5.0)
+    tuned(tmp_path, str(tmp_path / "model"), *SMALL)
+    (row,) = query(Store(str(tmp_path / "store")), "SELECT checkpoint_id, path FROM checkpoints").to_pylist()
+    export = ["--to", "peft", "--store", str(tmp_path / "store")]
+    assert run_command(["convert", f"checkpoint:{row['checkpoint_id']}", str(tmp_path / "updates"), *export]) == 0
+    assert "parameters, for transformers' MusicGen that training began with" in capsys.readouterr().out
+    assert (tmp_path / "updates" / "adapter_model.safetensors").is_file()
+    assert str(tmp_path) not in (tmp_path / "updates" / "adapter_config.json").read_text()
+    assert run_command(["convert", str(tmp_path / "model"), str(tmp_path / "none"), *export]) == 2
+    assert "expected checkpoint:ID of a store that learned by low-rank updates alone" in capsys.readouterr().err
+
+
 class DiesAt(Progress):
     """Fails a run when so many steps of a training have been made."""
 

@@ -1,6 +1,8 @@
 """Adapters of peft: read whoever made them, added as peft adds them, several with strengths, and gone again."""
 
 import json
+import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ from model.music_model import Attributes
 from model.optim.config import LoraConfig
 from schemas import Store
 from schemas.weights import WeightsLibrary
-from stages.checkpoints.adapter_files import AdapterChoice, parse_adapters
+from stages.checkpoints.adapter_export import export_adapter
+from stages.checkpoints.adapter_files import ADAPTER, AdapterChoice, parse_adapters
 from stages.checkpoints.adapters import adapted, read_adapter
 from stages.checkpoints.loading import load_checkpoint
-from stages.train.lora import continue_adapter, merge_adapter, save_adapter
+from stages.train.lora import add_adapter, continue_adapter, merge_adapter, save_adapter
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
 from tests.worlds.tiny_model import tokenizer
 
@@ -145,6 +148,48 @@ def test_training_goes_on_from_another_s_adapter_and_writes_one_that_peft_reads(
         torch.testing.assert_close(our_logits(again), merged, atol=2e-4, rtol=0)
     peft.PeftModel.from_pretrained(again.language_model, str(tmp_path / "ours")).eval()
     torch.testing.assert_close(our_logits(again), merged, atol=2e-4, rtol=0)
+
+
+def learned(ours: Any, folder: Path, kind: str) -> Tensor:
+    """Leave a checkpoint with an adapter beside it, made here or gone on with, and return what it says."""
+    if kind == "made here":
+        add_adapter(ours, LoraConfig(rank=3, alpha=5, targets=("attention", "feedforward"), conditioners=False))
+    else:
+        their_adapter(folder / "theirs", **KINDS[kind])
+        continue_adapter(ours, LoraConfig(conditioners=False), folder / "theirs")
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, value in ours.named_parameters():
+            if ".lora_" in name:
+                value += 0.2 * torch.randn_like(value)
+    merging = shutil.copytree(folder / "base", folder / "tuned")
+    save_adapter(ours, merging / ADAPTER)
+    merge_adapter(ours)
+    return our_logits(ours)
+
+
+@pytest.mark.parametrize("kind", ["made here", "the whole model", "ranks and scales of their own"])
+def test_peft_reads_an_exported_adapter_onto_transformers_musicgen(kind: str, ours: Any, tmp_path: Path) -> None:
+    expected = learned(ours, tmp_path, kind)
+    find = WeightsLibrary(Store(str(tmp_path))).get
+    count = export_adapter(tmp_path / "tuned", tmp_path / "peft", find, "somebody/musicgen")
+    theirs = random_musicgen(SHAPE)
+    assert (their_logits(theirs.eval()) - expected).abs().max() > 0.1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # of keys that are missing, or not known
+        tuned = peft.PeftModel.from_pretrained(theirs, str(tmp_path / "peft"))
+    torch.testing.assert_close(their_logits(tuned.base_model.model.eval()), expected, atol=2e-4, rtol=0)
+    assert count == sum(value.numel() for name, value in tuned.named_parameters() if ".lora_" in name)
+    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["base_model_name_or_path"]
+    again = load_checkpoint(tmp_path / "base", find).model
+    with adapted(again, [(read_adapter(tmp_path / "peft", again), 1.0)]):
+        torch.testing.assert_close(our_logits(again), expected, atol=2e-4, rtol=0)
+
+
+def test_a_checkpoint_without_updates_is_not_exported_as_an_adapter(ours: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a checkpoint that learned by low-rank updates"):
+        export_adapter(tmp_path / "base", tmp_path / "peft", WeightsLibrary(Store(str(tmp_path))).get)
+    assert not (tmp_path / "peft").exists()
 
 
 @pytest.mark.parametrize(

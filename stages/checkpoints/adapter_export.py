@@ -1,0 +1,105 @@
+"""An adapter that was learned here as one of transformers' MusicGen, so that `peft.PeftModel.from_pretrained` reads it
+onto the model that training began with.
+
+A matrix that holds queries, keys and values here is three there: each gets the rows of B that are its own, and all of
+A. Nothing is rounded.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import peft
+import torch
+from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import save_file
+
+from model.music_model import MusicModel
+from schemas.local_disk import new_folder
+from stages.checkpoints.adapter_files import adapter_folder
+from stages.checkpoints.adapters import Adapter, LowRankUpdate, read_adapter
+from stages.checkpoints.huggingface.names import names_in_hugging_face
+from stages.checkpoints.loading import load_checkpoint
+from stages.checkpoints.native import FindWeights
+
+
+def export_adapter(folder: Path, destination: Path, weights: FindWeights, base_model: str | None = None) -> int:
+    """Write the updates of a checkpoint as an adapter of transformers' MusicGen, and return how many numbers they are.
+
+    Args:
+        folder: of a checkpoint that learned by updates alone.
+        destination: a local folder that is not there yet, or is empty.
+        weights: finds what the checkpoint names.
+        base_model: the hub's name of the model that they belong to; None where it has none.
+
+    Raises:
+        ValueError: it has no updates, or of a matrix that transformers' MusicGen lacks; or `destination` is taken.
+        MissingWeights: what the checkpoint names cannot be had.
+    """
+    if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
+        raise ValueError(f"expected a new or empty folder to write to, got {destination}, where something is already")
+    place = adapter_folder(folder)
+    if place is None:
+        raise ValueError(f"expected a checkpoint that learned by low-rank updates (train.lora), got {folder}")
+    model = load_checkpoint(folder, weights).model
+    updates = _updates_by_module(read_adapter(place, model), model)
+    with new_folder(destination.absolute()) as new:
+        _settings(updates, base_model).save_pretrained(str(new))
+        tensors = {}
+        for module, update in updates.items():
+            tensors[f"base_model.model.{module}.lora_A.weight"] = update.down.contiguous()
+            tensors[f"base_model.model.{module}.lora_B.weight"] = update.up.contiguous()
+        # Three matrices share an A; each has its own in a file.
+        tensors = {name: value.clone() for name, value in tensors.items()}
+        save_file(tensors, new / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    return sum(value.numel() for value in tensors.values())
+
+
+def _updates_by_module(adapter: Adapter, model: MusicModel) -> dict[str, LowRankUpdate]:
+    """Return one update for each of transformers' matrices, by the name of the module that it is the weight of."""
+    parameters = dict(model.named_parameters())
+    modules = {}
+    for name, updates in adapter.items():
+        theirs = names_in_hugging_face(name)
+        height = len(parameters[name]) // len(theirs)
+        for number, their in enumerate(theirs):
+            part = _of_rows(updates, slice(number * height, (number + 1) * height))
+            if part is not None:
+                modules[their.removesuffix(".weight")] = part
+    return modules
+
+
+def _of_rows(updates: Sequence[LowRankUpdate], rows: slice) -> LowRankUpdate | None:
+    """Return what updates add to some rows of a matrix as one update; None where that is nothing."""
+    own = [update for update in updates if update.rows.start < rows.stop and rows.start < update.rows.stop]
+    if not own:
+        return None
+    ups, scale = [], own[0].scale
+    for update in own:
+        up = update.up.new_zeros(rows.stop - rows.start, update.up.shape[1])
+        first, last = max(rows.start, update.rows.start), min(rows.stop, update.rows.stop)
+        up[first - rows.start : last - rows.start] = update.up[first - update.rows.start : last - update.rows.start]
+        ups.append(up * (update.scale / scale))
+    return LowRankUpdate(rows, torch.cat([update.down for update in own]), torch.cat(ups, dim=1), scale)
+
+
+def _settings(updates: dict[str, LowRankUpdate], base_model: str | None) -> peft.LoraConfig:
+    """Return what peft says of updates: the rank and scale of most of them, and of others their own."""
+    ranks = {module: len(update.down) for module, update in updates.items()}
+    alphas = {module: _whole(update.scale * ranks[module]) for module, update in updates.items()}
+    (rank, _), (alpha, _) = Counter(ranks.values()).most_common(1)[0], Counter(alphas.values()).most_common(1)[0]
+    return peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        target_modules=list(updates),
+        rank_pattern={re.escape(module): own for module, own in ranks.items() if own != rank},
+        alpha_pattern={re.escape(module): own for module, own in alphas.items() if own != alpha},  # type: ignore[misc]
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    )
+
+
+def _whole(number: float) -> float:
+    """Return a number as an integer where it is one, as people write it."""
+    return int(number) if number == int(number) else number
