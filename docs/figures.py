@@ -42,8 +42,8 @@ SHORT = (
 RESULTS_HEAD = """# Results of the benchmarks
 
 The last run of every benchmark on each machine, written by `python -m docs.generate` from the files in
-[results](results), which `make bench` leaves. What the figures mean, what the goals were and what was tried is in
-[docs/performance.md](../../docs/performance.md)."""
+[results](results), which `make bench` leaves. [docs/performance.md](../../docs/performance.md) says what
+the figures mean and what the goals were, [docs/speed-trials.md](../../docs/speed-trials.md) what was tried."""
 
 
 def loops_table(loops: Sequence[str] = tuple(LOOPS)) -> str:

@@ -207,7 +207,7 @@ def shown_default(value: Any) -> str:
 
 
 def stages_table() -> str:
-    """Return README's table: a line a stage."""
+    """Return the table of stages, a line each."""
     rows = []
     for name, module in STAGES.items():
         reads = ", ".join(f"`{table.name}`" for table in module.READS) or "—"
@@ -265,9 +265,9 @@ def replace_section(page: Path, name: str, new: str) -> None:
 
 
 SECTIONS = {
-    "stages": (ROOT / "README.md", stages_table),
     "speed": (ROOT / "README.md", short_table),
     "tree": (DOCS / "architecture.md", source_tree),
+    "stages": (DOCS / "architecture.md", stages_table),
     "loops": (DOCS / "performance.md", loops_table),
     "goals": (DOCS / "performance.md", goals_list),
     **{f"scaling-{name}": (DOCS / "scaling.md", make) for name, make in scaling.PARTS.items()},
