@@ -69,10 +69,10 @@ def rates_table() -> str:
 
 
 def _unit(rate: StageRate) -> str:
-    thing = {"tracks": "recording", "clips": "clip", "clips × tracks": "clip × second of recording"}
+    units = {"tracks": "recording", "clips": "clip", "clips × tracks": "clip × second of recording"}
     if rate.grows == "nothing":
         return "run, whatever its size"
-    return f"second of {thing[rate.grows]}" if rate.by_sound else thing[rate.grows]
+    return f"second of {units[rate.grows]}" if rate.by_sound else units[rate.grows]
 
 
 def million_table() -> str:
@@ -282,8 +282,8 @@ def _copies(size: Size) -> str:
 def _plan(figure: str, size: Size) -> float:
     from tests.benchmarks.keeping import read_machines
 
-    found = [machine.figure("Planning", figure) for machine in read_machines()]
-    measured = next(each.ours for each in found if each is not None)
+    figures = [machine.figure("Planning", figure) for machine in read_machines()]
+    measured = next(each.ours for each in figures if each is not None)
     return measured * size.tracks / 1_000_000
 
 

@@ -149,9 +149,11 @@ def _row(store: "Store", table: "Table", key: str) -> "Row":
             f"expected a key of {table.name} ({'/'.join(table.key)}), got {key!r}, which no row's begins with"
         )
     if len(matching) > 1:
-        some = ", ".join(_key_text(row) for row in matching[:MOST_KEYS])
+        examples = ", ".join(_key_text(row) for row in matching[:MOST_KEYS])
         more = " …" if len(matching) > MOST_KEYS else ""
-        raise UsageError(f"expected one row, got {len(matching):,} of {table.name} that begin with {key}: {some}{more}")
+        raise UsageError(
+            f"expected one row, got {len(matching):,} of {table.name} that begin with {key}: {examples}{more}"
+        )
     exactly = " AND ".join(f'"{column}" = {_literal(value)}' for column, value in matching[0].items())
     row: Row = query(store, f"SELECT * FROM {table.name} WHERE {exactly}").to_pylist()[0]
     return row

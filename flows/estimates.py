@@ -60,8 +60,8 @@ def total_line(estimates: Sequence[Estimate]) -> str | None:
         return None
     unknown = [each.stage for each in estimates if each.seconds is None]
     seconds, size = sum(each.seconds or 0 for each in known), sum(each.bytes or 0 for each in known)
-    told = f"about {duration(seconds)} and {amount(size)}, by what runs of this store took"
-    return f"{told}; not known of {', '.join(unknown)}, which never ran here" if unknown else told
+    total = f"about {duration(seconds)} and {amount(size)}, by what runs of this store took"
+    return f"{total}; not known of {', '.join(unknown)}, which never ran here" if unknown else total
 
 
 def latest_runs(pipeline: "Pipeline") -> Mapping[str, Sequence[Row]]:

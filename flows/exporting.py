@@ -255,9 +255,9 @@ def _ids_in_file(rows: "list[dict[str, object]]", url: str) -> set[str]:
             unknown.append(f"line {line.number}")
         ids |= {str(row["request_id"]) for row in meant}
     if unknown:
-        some = ", ".join(unknown[:SHOWN])
+        examples = ", ".join(unknown[:SHOWN])
         raise ValueError(
-            f"expected lines of {url} that this store's order has, got {len(unknown)} that it has not: {some}"
+            f"expected lines of {url} that this store's order has, got {len(unknown)} that it has not: {examples}"
         )
     return ids
 

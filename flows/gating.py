@@ -92,8 +92,8 @@ def _codec(reference: str | None, store: str | None) -> "AnyCodec | None":
     from stages.checkpoints.codecs import load_codec
 
     with tempfile.TemporaryDirectory() as nowhere:
-        place = Store(nowhere) if store is None else existing_store(store)
-        return load_codec(WeightsLibrary(place).get(WeightsRef(reference)).path)
+        home = Store(nowhere) if store is None else existing_store(store)
+        return load_codec(WeightsLibrary(home).get(WeightsRef(reference)).path)
 
 
 def _measured(

@@ -36,8 +36,8 @@ class Reading:
 class ReadableProgress(Progress):
     """Passes on what it is told, and keeps how far the stage in work is for whoever asks."""
 
-    def __init__(self, told: Progress) -> None:
-        self._told = told
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
         self._lock = threading.Lock()
         self._stage = Work("", 0, "shards")
         self._works: dict[int, Work] = {}
@@ -46,28 +46,28 @@ class ReadableProgress(Progress):
         with self._lock:
             self._stage = Work(stage, jobs, "shards")
             self._works.clear()
-        self._told.begin_stage(stage, jobs)
+        self._listener.begin_stage(stage, jobs)
 
     def end_job(self) -> None:
         with self._lock:
             self._stage.done += 1
             self._works.pop(threading.get_ident(), None)
-        self._told.end_job()
+        self._listener.end_job()
 
     def start(self, what: str, total: int, unit: str) -> None:
         with self._lock:
             self._works[threading.get_ident()] = Work(what, total, unit)
-        self._told.start(what, total, unit)
+        self._listener.start(what, total, unit)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         with self._lock:
             work = self._works.get(threading.get_ident())
             if work is not None:
                 work.done, work.note = work.done + count, note
-        self._told.advance(count, note)
+        self._listener.advance(count, note)
 
     def tell(self, lines: Sequence[str]) -> None:
-        self._told.tell(lines)
+        self._listener.tell(lines)
 
     def reading(self) -> Reading | None:
         """Return how far the stage in work is; None before the first one."""

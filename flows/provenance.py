@@ -215,5 +215,5 @@ def _consequences(recordings: "list[Row]", descended: "Descent") -> list[str]:
     return lines
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

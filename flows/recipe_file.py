@@ -78,14 +78,14 @@ def read_recipe_file(path: str | None) -> RecipeFile:
         raise ValueError(f"expected `stage:` and its fields in {path}, got {type(content).__name__}")
     _check_names(path, content)
     models = stage_models()
-    said: dict[str, Any] = {
+    sections: dict[str, Any] = {
         name: _without_empty(value, models[name]) if isinstance(value, dict) and name in models else value
         for name, value in content.items()
         if value is not None  # a section of which every line is a comment
     }
-    preset, settings = said.pop("preset", None), said.pop("settings", {})
+    preset, settings = sections.pop("preset", None), sections.pop("settings", {})
     print(f"segue: recipe from {path}" + (f", preset {preset}" if preset else ""), file=sys.stderr, flush=True)
-    return RecipeFile(preset, settings, said)
+    return RecipeFile(preset, settings, sections)
 
 
 def _check_names(path: str, content: Mapping[Any, Any]) -> None:

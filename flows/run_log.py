@@ -11,22 +11,22 @@ LAYERS = ("flows", "stages", "model", "schemas")
 class _Forwarding(logging.Handler):
     """Says what it is given in another log."""
 
-    def __init__(self, told: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> None:
+    def __init__(self, log: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> None:
         super().__init__()
-        self._told = told
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._told.log(record.levelno, "%s", record.getMessage())
+        self._log.log(record.levelno, "%s", record.getMessage())
 
 
 @contextmanager
-def in_run_log(told: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> Iterator[None]:
+def in_run_log(log: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> Iterator[None]:
     """Have what Segue's modules log within this block stand in the log of a run.
 
     Args:
-        told: the run's log, which knows its run.
+        log: the run's log, which knows its run.
     """
-    handler = _Forwarding(told)
+    handler = _Forwarding(log)
     loggers = [logging.getLogger(layer) for layer in LAYERS]
     for logger in loggers:
         logger.addHandler(handler)

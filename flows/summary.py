@@ -105,8 +105,8 @@ def _checks(store: Store, run: Run) -> list[str]:
     failed = [
         f"{row['severity']}: {row['stage']}, {row['name']}: {row['message']}" for row in rows if not row["passed"]
     ]
-    told = f"{len(rows) - len(failed)} of {len(rows)} passed."
-    return ["## Checks", told, *([_lines(failed)] if failed else [])]
+    count = f"{len(rows) - len(failed)} of {len(rows)} passed."
+    return ["## Checks", count, *([_lines(failed)] if failed else [])]
 
 
 def _pictures(store: Store, run: Run) -> Iterator[str]:

@@ -65,9 +65,12 @@ def settle(plan: RunPlan) -> Settled:
         ]
         return Settled(kept, kept.stage_plans(), lines, waits=True)
     plans = plan.stage_plans()
-    working = [each for each in upgrades if any(each.stage == one.stage and one.jobs for one in plans)]
+    working = [each for each in upgrades if any(each.stage == planned.stage and planned.jobs for planned in plans)]
     texts = {each.stage: each.text for each in working}
-    plans = [replace(one, reason=texts[one.stage]) if one.stage in texts and not one.reason else one for one in plans]
+    plans = [
+        replace(planned, reason=texts[planned.stage]) if planned.stage in texts and not planned.reason else planned
+        for planned in plans
+    ]
     seconds = _seconds_more(plan, plans, kept)
     lines = [*_lines(working, plans), f"that takes {_told(seconds)} more than to keep what is there"]
     waits = bool(working) and policy == "ask" and (seconds is None or seconds > ASK_SECONDS)

@@ -83,8 +83,8 @@ class Attributes:
     def without(self, names: Sequence[str]) -> "Attributes":
         """Return these attributes with some conditions taken away, by name."""
         kept = {name: value for name, value in self.fields.items() if name not in names}
-        taken = {name: None for name in names if name not in FIELDS}
-        return replace(self, fields=kept, **taken)
+        removed = {name: None for name in names if name not in FIELDS}
+        return replace(self, fields=kept, **removed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,9 +228,9 @@ class MusicModel(nn.Module):
         if own.keys() != weights.keys():
             missing, unknown = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
             raise ValueError(f"expected the weights of this model, got {missing} missing and {unknown} unknown")
-        taken = {name: weights[name].to(value.dtype) for name, value in own.items() if value.is_meta}
-        copied = {name: value for name, value in weights.items() if name not in taken}
-        self.load_state_dict(taken, strict=False, assign=True)
+        assigned = {name: weights[name].to(value.dtype) for name, value in own.items() if value.is_meta}
+        copied = {name: value for name, value in weights.items() if name not in assigned}
+        self.load_state_dict(assigned, strict=False, assign=True)
         self.load_state_dict(copied, strict=False)
 
     def _conditions_of(self, attributes: Sequence[Attributes] | Prepared, rows: int) -> dict[str, Condition]:

@@ -51,7 +51,7 @@ def find_recordings(store: Store, names: Sequence[str]) -> list[Row]:
     Raises:
         UnknownRecording: one is too short, is none's, or several recordings begin with it.
     """
-    found = []
+    recordings = []
     for name in map(str.lower, names):
         if len(name) < SHORTEST_ID or set(name) - set("0123456789abcdef"):
             raise UnknownRecording(f"expected {SHORTEST_ID} or more digits of a recording's id, got {name!r}")
@@ -59,10 +59,12 @@ def find_recordings(store: Store, names: Sequence[str]) -> list[Row]:
         if not rows and len(name) < WHOLE_ID:
             raise UnknownRecording(f"expected a recording whose id begins with {name}, got none in {store.url}")
         if len(rows) > 1:
-            some = ", ".join(row["track_id"][:12] for row in rows[:3])
-            raise UnknownRecording(f"expected one recording, got {len(rows)} with ids that begin with {name}: {some} …")
-        found += rows or [{**dict.fromkeys(FACTS), "track_id": name, "found": ""}]
-    return found
+            examples = ", ".join(row["track_id"][:12] for row in rows[:3])
+            raise UnknownRecording(
+                f"expected one recording, got {len(rows)} with ids that begin with {name}: {examples} …"
+            )
+        recordings += rows or [{**dict.fromkeys(FACTS), "track_id": name, "found": ""}]
+    return recordings
 
 
 def find_by_artist(store: Store, artist: str) -> list[Row]:
@@ -162,12 +164,12 @@ def _among(column: str, values: Collection[str]) -> str:
 
 def _sets_with(store: Store, track_ids: Collection[str]) -> dict[str, list[str]]:
     """Return which of some recordings are in each set that models learned from, by the set's name."""
-    wanted, found = pa.array(sorted(track_ids), pa.string()), {}
+    wanted, sets = pa.array(sorted(track_ids), pa.string()), {}
     for shard in store.shards(LEARNED, "1"):
         ids = store.read(LEARNED, "1", [shard], ["track_id"]).column("track_id")
         if known := ids.filter(pc.is_in(ids, wanted)).to_pylist():
-            found[shard] = known
-    return found
+            sets[shard] = known
+    return sets
 
 
 def _adapted(store: Store) -> dict[str, set[str]]:

@@ -70,11 +70,11 @@ def find_content(store: Store, table: Table, name: str) -> Content:
         if len(versions) == 1:
             shards = Drafts(store, table, versions[0]).manifest()
             return Content(versions[0], {at: store.shard_path(table, versions[0], at.shard) for at in shards})
-    there = ", ".join(version[:8] for version in store.versions(table)) or "none"
+    prefixes = ", ".join(version[:8] for version in store.versions(table)) or "none"
     numbers = ", ".join(map(str, islice(_publications_of(store, table), 5))) or "none"
     raise ValueError(
         f"expected a publication of {table.name} (the last: {numbers}) or the first digits of one of its versions "
-        f"({there}), got {name!r}"
+        f"({prefixes}), got {name!r}"
     )
 
 
@@ -95,10 +95,10 @@ def last_contents(store: Store, table: Table) -> tuple[Content, Content]:
 def _publications_of(store: Store, table: Table) -> Iterator[int]:
     """Yield the numbers of the publications of a table, the newest first."""
     publications, latest = Publications(store), Publications(store).latest()
-    there, number = publications.sequences(), latest.passed.get(table.name) if latest else None
-    while number in there:
+    sequences, number = publications.sequences(), latest.passed.get(table.name) if latest else None
+    while number in sequences:
         yield number
-        earlier = there[: there.index(number)]
+        earlier = sequences[: sequences.index(number)]
         number = publications.record(earlier[-1]).passed.get(table.name) if earlier else None
 
 

@@ -96,8 +96,8 @@ class FileStore:
         identity = self._read_identity()
         if identity is None and self._identity is None:
             new = uuid.uuid4().hex
-            made = self.write_new(IDENTITY, json.dumps({"store_id": new}).encode())
-            identity = new if made else self._read_identity()  # where not, a run beside this one was faster
+            is_new = self.write_new(IDENTITY, json.dumps({"store_id": new}).encode())
+            identity = new if is_new else self._read_identity()  # where not, a run beside this one was faster
         if identity is None or self._identity not in (None, identity):
             state = "another store" if identity else "nothing"
             raise StoreGone(
@@ -277,8 +277,8 @@ class FileStore:
             for file in sorted(folder.rglob("*")):
                 if file.is_file():
                     uploaded = f"{target}/{file.relative_to(folder).as_posix()}"
-                    told = content_type_arguments(self.filesystem.protocol, uploaded)
-                    self.filesystem.pipe_file(uploaded, file.read_bytes(), **told)
+                    content_type = content_type_arguments(self.filesystem.protocol, uploaded)
+                    self.filesystem.pipe_file(uploaded, file.read_bytes(), **content_type)
 
     def local(self, relative: str) -> Path:
         """Return a local path to a file or folder of the store: on a local disk itself, else a copy in a cache."""

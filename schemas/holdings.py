@@ -68,36 +68,36 @@ def holdings(store: Store, table: Table, version: str) -> Iterator[Holding]:
 def foreign_files(store: Store, table: Table) -> dict[str, int]:
     """Return the files among a table's that are not the store's, with their bytes: such as the copies that a
     synchronising program makes. Nothing reads them."""
-    found = {f"{table.name}/{name}": size for name, size in store.sizes(table.name).items()}
+    sizes = {f"{table.name}/{name}": size for name, size in store.sizes(table.name).items()}
     for version in versions_of(store, table):
         folder = store.folder(table, version)
         for below in ("", "/drafts", "/history"):
             patterns = [pattern for where, pattern in _NAMES.values() if where == below]
             names = store.sizes(folder + below)
-            found |= {
+            sizes |= {
                 f"{folder}{below}/{name}": size
                 for name, size in names.items()
                 if not any(pattern.fullmatch(name) for pattern in patterns)
             }
-    return {path: size for path, size in found.items() if not path.endswith(LEFTOVER)}
+    return {path: size for path, size in sizes.items() if not path.endswith(LEFTOVER)}
 
 
 def leftovers(store: Store, now: float | None = None) -> dict[str, int]:
     """Return the temporary files and folders that killed runs left, with their bytes: an hour old at least, so that
     they are not a running run's."""
-    found = {name: size for name, size in store.sizes("").items() if LEFTOVER in name}
-    found |= {name: size_of(store, name) for name in store.folders("") if name.endswith(LEFTOVER)}
+    sizes = {name: size for name, size in store.sizes("").items() if LEFTOVER in name}
+    sizes |= {name: size_of(store, name) for name in store.folders("") if name.endswith(LEFTOVER)}
     for folder in (*TABLES, *FILE_FOLDERS, "leases", "damaged"):
-        found |= _leftovers_under(store, folder)
-    return {path: size for path, size in found.items() if age_of(store, path, now) > STALE_SECONDS}
+        sizes |= _leftovers_under(store, folder)
+    return {path: size for path, size in sizes.items() if age_of(store, path, now) > STALE_SECONDS}
 
 
 def _leftovers_under(store: Store, folder: str) -> dict[str, int]:
-    found = {f"{folder}/{name}": size for name, size in store.sizes(folder).items() if name.endswith(LEFTOVER)}
+    sizes = {f"{folder}/{name}": size for name, size in store.sizes(folder).items() if name.endswith(LEFTOVER)}
     for name in store.folders(folder):
         path = f"{folder}/{name}"
-        found |= {path: size_of(store, path)} if name.endswith(LEFTOVER) else _leftovers_under(store, path)
-    return found
+        sizes |= {path: size_of(store, path)} if name.endswith(LEFTOVER) else _leftovers_under(store, path)
+    return sizes
 
 
 def named_files(table: Table, rows: pa.Table) -> set[str]:
@@ -114,11 +114,11 @@ def unnamed_files(store: Store, named: set[str], now: float | None = None) -> di
         named: the paths that rows name.
         now: the present, seconds since 1970, unless it is to be another.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for folder in FILE_FOLDERS:
-        found |= orphans(store, folder, named.union(PAGE_FOLDERS))
+        sizes |= orphans(store, folder, named.union(PAGE_FOLDERS))
     return {
-        path: size for path, size in found.items() if LEFTOVER not in path and age_of(store, path, now) > STALE_SECONDS
+        path: size for path, size in sizes.items() if LEFTOVER not in path and age_of(store, path, now) > STALE_SECONDS
     }
 
 

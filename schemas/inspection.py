@@ -187,9 +187,9 @@ class Inspection:
                     rows_of.setdefault(row[columns.path], []).append(row)
                     problems.setdefault(row[columns.path], []).append(problem)
             self.files += len(rows_of)
-            for path, found in problems.items():
-                if all(found):
-                    what = found[-1].removeprefix(f"{path} ")
+            for path, row_problems in problems.items():
+                if all(row_problems):
+                    what = row_problems[-1].removeprefix(f"{path} ")
                     yield Finding(path, what, "the next run with its settings makes it anew")
                 elif self._deep and (what := self._other_content(columns, rows_of[path])):
                     yield Finding(path, what, f"{REPAIR}, and the next run makes it anew", to_set_aside=True)

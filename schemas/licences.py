@@ -138,10 +138,10 @@ def _of_elements(words: Sequence[str]) -> str | None:
     """Read the words of a Creative Commons licence, such as `cc by nc 4.0`."""
     named = [element for word in words for element, forms in _ELEMENTS.items() if word in forms]
     versions = [word for word in words if re.fullmatch(r"\d(\.\d)?", word)]
-    rest = [word for word in words if word not in versions and not any(word in forms for forms in _ELEMENTS.values())]
-    said = {"cc", "creativecommons", "attribution"} & set(words)
+    others = [word for word in words if word not in versions and not any(word in forms for forms in _ELEMENTS.values())]
+    cc_words = {"cc", "creativecommons", "attribution"} & set(words)
     parts = "-".join(element for element in _ELEMENTS if element in named)
-    if not said or set(rest) - _FILLERS or len(versions) > 1 or parts not in _COMBINATIONS:
+    if not cc_words or set(others) - _FILLERS or len(versions) > 1 or parts not in _COMBINATIONS:
         return None
     if not versions:
         return f"CC-{parts}"

@@ -73,17 +73,19 @@ class Publications:
             rows = self.store.read(PUBLICATIONS, "1", [_shard(sequence)]).to_pylist()
             if not rows:
                 numbers = self.sequences()
-                there = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
+                span = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
                 removed = ", which `segue clean` has removed" if numbers and 0 < sequence < numbers[-1] else ""
-                raise ValueError(f"expected the number of a publication ({there}), got {sequence}{removed}")
+                raise ValueError(f"expected the number of a publication ({span}), got {sequence}{removed}")
             self._read[sequence] = _of_row(rows[0])
         return self._read[sequence]
 
     def shown(self) -> dict[str, Publication]:
         """Return the record that the view of each table shows, by the table's name."""
         latest = self.latest()
-        there = set(self.sequences()) if latest else ()  # not one that was damaged and set aside
-        return {name: self.record(number) for name, number in latest.shown.items() if number in there} if latest else {}
+        if latest is None:
+            return {}
+        sequences = set(self.sequences())  # not one that was damaged and set aside
+        return {name: self.record(number) for name, number in latest.shown.items() if number in sequences}
 
     def shown_files(self, names: Collection[str]) -> dict[str, list[str]]:
         """Return the files that the views of those of some tables read that were published, by the table's name."""

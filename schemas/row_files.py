@@ -41,14 +41,14 @@ def absent_files(store: Store, table: Table, rows: pa.Table) -> list[str]:
 
 def orphans(store: Store, folder: str, named: set[str]) -> dict[str, int]:
     """Return the files under a folder that no row names, with their bytes, by path in the store."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, size in store.sizes(folder).items():
         if f"{folder}/{name}" not in named:
-            found[f"{folder}/{name}"] = size
+            sizes[f"{folder}/{name}"] = size
     for name in store.folders(folder):
         if f"{folder}/{name}" not in named:
-            found |= orphans(store, f"{folder}/{name}", named)
-    return found
+            sizes |= orphans(store, f"{folder}/{name}", named)
+    return sizes
 
 
 def _problems(

@@ -117,10 +117,10 @@ def with_descendants(store: Store, checkpoint_ids: Collection[str]) -> set[str]:
     for row in store.read_all(CHECKPOINTS, ["checkpoint_id", "parents"]).to_pylist():
         for parent in row["parents"] or ():
             children.setdefault(parent, []).append(row["checkpoint_id"])
-    found, waiting = set(checkpoint_ids), list(checkpoint_ids)
+    descendants, waiting = set(checkpoint_ids), list(checkpoint_ids)
     while waiting:
         for child in children.get(waiting.pop(), ()):
-            if child not in found:
-                found.add(child)
+            if child not in descendants:
+                descendants.add(child)
                 waiting.append(child)
-    return found
+    return descendants

@@ -76,13 +76,13 @@ class Versions:
 
     def upstream(self, fingerprint: str) -> set[str]:
         """Return the versions that a version is made from, directly or not, itself included."""
-        found, waiting = set(), [fingerprint]
+        ancestors, waiting = set(), [fingerprint]
         while waiting:
             version = waiting.pop()
-            if version not in found:
-                found.add(version)
+            if version not in ancestors:
+                ancestors.add(version)
                 waiting += self.all[version].inputs.values() if version in self.all else ()
-        return found
+        return ancestors
 
     def differences(self, before: str, after: str) -> list[str]:
         """Return what makes two versions differ, a line each: knobs, code, weights; of what they are made from as

@@ -46,7 +46,7 @@ class WeightsNotFetched(MissingWeights):
 
     def __init__(self, references: Sequence[str], why: str, fields: Mapping[WeightsRef, str] | None = None) -> None:
         named = {str(reference): field for reference, field in (fields or {}).items() if reference in references}
-        missing = ", ".join(f"{one} ({named[one]})" if one in named else one for one in references)
+        missing = ", ".join(f"{name} ({named[name]})" if name in named else name for name in references)
         field = next(iter(named.values()), "STAGE.FIELD")
         super().__init__(
             f"missing weights {missing}: {' '.join(why.split())[:200]}; run once with a network, or copy them to this "

@@ -73,11 +73,11 @@ def reduce(config: Config, context: Context, scores: pa.Table, tracks: pa.Table)
                 if similarity[number] > best[number] or track < (names[number] or ""):
                     best[number], names[number] = similarity[number], track
         context.progress.advance()
-    found = zip(clips.rows.to_pylist(), names, best.tolist(), strict=True)
+    matches = zip(clips.rows.to_pylist(), names, best.tolist(), strict=True)
     return ReduceResult(
         [
             row | {"nearest_track": track, "nearest_similarity": similarity}
-            for row, track, similarity in found
+            for row, track, similarity in matches
             if track is not None
         ]
     )

@@ -88,10 +88,12 @@ def shard(
     }
     seconds_of = {row["request_id"]: row["seconds"] for row in requests.to_pylist()}
     rows = clips.to_pylist()
-    made = [chosen[row["request_id"], row["take"]] for row in rows]
-    codecs = load_codecs_of_rows(made, context.weights(config.codec).path, context.device, f"codec = {config.codec}")
+    generated = [chosen[row["request_id"], row["take"]] for row in rows]
+    codecs = load_codecs_of_rows(
+        generated, context.weights(config.codec).path, context.device, f"codec = {config.codec}"
+    )
     context.progress.start("watermark", len(rows), "clips")
-    for clip, generation in zip(rows, made, strict=True):
+    for clip, generation in zip(rows, generated, strict=True):
         context.check_stopped()
         codec = codecs[CodesFormat.from_row(generation)]
         sound = decode_generation(codec, generation, seconds_of[clip["request_id"]])

@@ -193,10 +193,10 @@ def _parse_timed(token: str, position: int) -> TimedChord:
 
 
 def _check_bar(bar: Sequence[TimedChord], meter: Meter, position: int) -> None:
-    told, open_ = sum(timed.beats or 0 for timed in bar), any(timed.beats is None for timed in bar)
-    if told > meter.beats or (open_ and told == meter.beats) or (not open_ and told < meter.beats - 1e-3):
+    beats, open_ = sum(timed.beats or 0 for timed in bar), any(timed.beats is None for timed in bar)
+    if beats > meter.beats or (open_ and beats == meter.beats) or (not open_ and beats < meter.beats - 1e-3):
         wanted = f"fewer than {meter.beats} beats told" if open_ else f"{meter.beats} beats"
-        raise ValueError(f"expected {wanted} in the bar of {meter} at position {position}, got {told:g}")
+        raise ValueError(f"expected {wanted} in the bar of {meter} at position {position}, got {beats:g}")
 
 
 def bar_seconds(meter: Meter, bpm: float) -> float:
@@ -245,14 +245,14 @@ def describe_chart(meter: Meter, bpm: float, seconds: float, chart: Chart | None
     """
     bars = seconds / bar_seconds(meter, bpm)
     counted = f", {meter.beats} beats each," if meter.beats != meter.count else ""
-    said = f"{round(bars, 1):g} {'bar' if bars == 1 else 'bars'} of {meter}{counted} at {bpm:g} bpm"
+    length = f"{round(bars, 1):g} {'bar' if bars == 1 else 'bars'} of {meter}{counted} at {bpm:g} bpm"
     if chart is None:
-        return said
+        return length
     names = chart.names[: min(most, math.ceil(bars))]
-    told = ", ".join(names) + (", …" if len(names) < len(chart.names) else "")
+    chords = ", ".join(names) + (", …" if len(names) < len(chart.names) else "")
     count = len(chart.names)
     if count > math.ceil(bars - 1e-6):
-        told += f" (the first {math.ceil(bars - 1e-6)} of {count})"
+        chords += f" (the first {math.ceil(bars - 1e-6)} of {count})"
     elif count < bars - 1e-6:
-        told += f" ({round(bars / count, 2):g} times)"
-    return f"{said}: {told}"
+        chords += f" ({round(bars / count, 2):g} times)"
+    return f"{length}: {chords}"

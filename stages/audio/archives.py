@@ -46,7 +46,7 @@ def members(filesystem: AbstractFileSystem, path: str) -> dict[str, Member]:
 
 @lru_cache(ARCHIVES_KEPT)
 def _members(filesystem: AbstractFileSystem, path: str, state: tuple[str, ...]) -> dict[str, Member]:
-    found: dict[str, Member] = {}
+    members: dict[str, Member] = {}
     end = int(state[0])
     try:
         with filesystem.open(path, "rb", block_size=HEADER_BYTES) as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -54,10 +54,10 @@ def _members(filesystem: AbstractFileSystem, path: str, state: tuple[str, ...]) 
                 if entry.isreg() and not entry.issparse():
                     if entry.offset_data + entry.size > end:
                         raise ValueError(f"expected a whole tar file, got one that was cut short in {entry.name!r}")
-                    found[entry.name.removeprefix("./")] = Member(entry.offset_data, entry.size)
+                    members[entry.name.removeprefix("./")] = Member(entry.offset_data, entry.size)
     except tarfile.TarError as error:
         raise ValueError(f"expected a tar file that is not compressed, got {error}") from error
-    return found
+    return members
 
 
 class Section(io.RawIOBase):

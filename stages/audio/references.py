@@ -113,8 +113,8 @@ class TrackNames:
         if not ids:
             raise UnknownReference(f"expected a track with {what}, got none among the {len(self._ids)} tracks")
         if len(ids) > 1:
-            some = ", ".join(track[:12] for track in ids[:3])
-            raise UnknownReference(f"expected one track with {what}, got {len(ids)} ({some}…): {advice}")
+            examples = ", ".join(track[:12] for track in ids[:3])
+            raise UnknownReference(f"expected one track with {what}, got {len(ids)} ({examples}…): {advice}")
         return Reference("track", ids[0])
 
     def _with_prefix(self, prefix: str) -> list[str]:

@@ -76,7 +76,7 @@ def parse_adapters(text: str) -> tuple[AdapterChoice, ...]:
 
 def adapter_folder(folder: Path) -> Path | None:
     """Return where in a local folder an adapter lies: it itself, or a checkpoint with one inside; None without."""
-    return next((place for place in (folder, folder / ADAPTER) if (place / ADAPTER_CONFIG).is_file()), None)
+    return next((candidate for candidate in (folder, folder / ADAPTER) if (candidate / ADAPTER_CONFIG).is_file()), None)
 
 
 class AdapterNames:
@@ -98,8 +98,10 @@ class AdapterNames:
         reference = self._named.get(choice.name) or self._own().get(choice.name)
         if reference is None:
             known = sorted({*self._named, *self._own()})
-            told = f"one of {', '.join(known)}" if known else "one of the recipe (requests.adapters) or of the store"
-            raise UnknownAdapter(f"expected {told}, got {choice.name!r}{did_you_mean(choice.name, known)}")
+            expected = (
+                f"one of {', '.join(known)}" if known else "one of the recipe (requests.adapters) or of the store"
+            )
+            raise UnknownAdapter(f"expected {expected}, got {choice.name!r}{did_you_mean(choice.name, known)}")
         try:
             local = self._context.weights(reference)
         except MissingWeights as error:

@@ -73,20 +73,20 @@ def read_adapter(folder: Path, model: MusicModel) -> Adapter:
         factors.setdefault(match["module"], {})[match["factor"]] = tensor
     places, updates = _places(model), dict[str, list[LowRankUpdate]]()
     for module, pair in factors.items():
-        place = next((places[name] for name in _spellings(module) if name in places), None)
-        if place is None:
+        target = next((places[name] for name in _spellings(module) if name in places), None)
+        if target is None:
             raise ValueError(f"expected updates of layers that the model has in {folder}, got one of {module}")
         if set(pair) != {"A", "B"}:
             raise ValueError(f"expected both factors of {module} in {folder}, got {' and '.join(pair)}")
         down, up = pair["A"], pair["B"]
-        rows, columns = place.rows.stop - place.rows.start, place.columns
+        rows, columns = target.rows.stop - target.rows.start, target.columns
         if down.ndim != 2 or up.shape != (rows, len(down)) or down.shape[1] != columns:
             raise ValueError(
                 f"expected an update of a matrix {rows} × {columns} for {module} in {folder}, got factors of shapes "
                 f"{tuple(up.shape)} and {tuple(down.shape)}: it belongs to another model"
             )
         scale = _scale(settings, module, len(down))
-        updates.setdefault(place.parameter, []).append(LowRankUpdate(place.rows, down, up, scale))
+        updates.setdefault(target.parameter, []).append(LowRankUpdate(target.rows, down, up, scale))
     if not updates:
         raise ValueError(f"expected low-rank updates in {folder}, got none")
     return updates

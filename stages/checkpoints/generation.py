@@ -59,14 +59,14 @@ def told_by_frames(request: Row, facts: CheckpointFacts, frames: int) -> dict[st
         return {}
     bpm, seconds = request["bpm"], frames / facts.frame_rate
     times, meter = frame_times(0, frames, facts.frame_rate), parse_meter(request["meter"] or DEFAULT_METER)
-    told = {}
+    conditions = {}
     if facts.model.beat is not None:
         steady = steady_beats(meter, bpm, seconds)
-        told["beat"] = torch.from_numpy(beat_vectors(steady.beats, steady.downbeats, times, facts.model.beat))
+        conditions["beat"] = torch.from_numpy(beat_vectors(steady.beats, steady.downbeats, times, facts.model.beat))
     if facts.model.chords is not None and request["chords"] is not None:
         chords = chart_chords(parse_chart(request["chords"], meter), meter, bpm, seconds)
-        told["chords"] = torch.from_numpy(chord_vectors(chords, times))
-    return told
+        conditions["chords"] = torch.from_numpy(chord_vectors(chords, times))
+    return conditions
 
 
 def guidance_of(request: Row, facts: CheckpointFacts) -> float:

@@ -246,5 +246,5 @@ def _metrics_section(metrics: Mapping[str, float]) -> str:
     if not metrics:
         return ""
     rows = [f"| `{name}` | {value:.4g} |" for name, value in metrics.items()]
-    said = "Cross-entropy in nats a code, on tracks that it was not trained on (`valid`, `test`)."
-    return "\n\n".join(["## How good it is", said, "\n".join(["| metric | value |", "| --- | --- |", *rows])])
+    unit = "Cross-entropy in nats a code, on tracks that it was not trained on (`valid`, `test`)."
+    return "\n\n".join(["## How good it is", unit, "\n".join(["| metric | value |", "| --- | --- |", *rows])])

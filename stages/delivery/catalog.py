@@ -31,7 +31,7 @@ def catalog_row(chosen: ChosenClip, file: DeliveredFile, licences: str) -> Row:
         licences: those of what its model learned from, in short.
     """
     clip, request = chosen.clip, chosen.request
-    made = chosen.generation["created_at"]
+    made_at = chosen.generation["created_at"]
     return {
         "file": file.file,
         "request": clip["request_id"],
@@ -51,7 +51,7 @@ def catalog_row(chosen: ChosenClip, file: DeliveredFile, licences: str) -> Row:
         **{name: request[name] for name in SETTINGS},
         "checkpoint": clip["checkpoint_id"],
         "adapters": used_adapters(request),
-        "made": None if made is None else f"{made:%Y-%m-%d}",
+        "made": None if made_at is None else f"{made_at:%Y-%m-%d}",
         "training_licences": licences,
         "marks": file.marks,
         "scores": {name: value for name, value in chosen.heard.items() if value is not None},

@@ -65,16 +65,16 @@ def deliver(
         f"clips/{name}.{maker.ending(each)}" for each, name in zip(chosen, clip_names(chosen, template), strict=True)
     ]
     forms = [maker.form_of(each) for each in chosen]
-    folder, delivery, there = DeliveryFolder(url, store.identity), Delivery(), dict[str, DeliveredFile]()
+    folder, delivery, delivered = DeliveryFolder(url, store.identity), Delivery(), dict[str, DeliveredFile]()
     wanted = list(zip(names, chosen, forms, strict=True))
     missing = []
     for name, each, form in wanted:
         known = folder.delivered.get(name)
         if known and (known.source, known.form) == (each.clip["sha256"], form) and folder.holds(known):
-            there[name] = known
+            delivered[name] = known
         else:
             missing.append((name, each))
-    delivery.kept = len(there)
+    delivery.kept = len(delivered)
     if missing:
         folder.begin()
 
@@ -97,7 +97,7 @@ def deliver(
                 delivery.failed.append((name, result))
             else:
                 file, is_new = result
-                there[name] = file
+                delivered[name] = file
                 folder.remember(file)
                 delivery.written, delivery.kept = delivery.written + is_new, delivery.kept + (not is_new)
             if progress:
@@ -106,7 +106,7 @@ def deliver(
         if missing:
             folder.write_note()
     _clear(folder, set(names), prune, delivery)
-    _write_catalog(folder, [(each, there[name]) for name, each, _ in wanted if name in there], maker, delivery)
+    _write_catalog(folder, [(each, delivered[name]) for name, each, _ in wanted if name in delivered], maker, delivery)
     return delivery
 
 

@@ -84,8 +84,8 @@ class DeliveryFolder:
             return {}
         if not self._filesystem.isdir(self._root):
             raise ValueError(f"expected a folder to deliver to, got the file {self.url}")
-        found = self._filesystem.find(self._root, detail=True)
-        sizes = {name[len(self._root) :].lstrip("/"): int(entry["size"] or 0) for name, entry in found.items()}
+        entries = self._filesystem.find(self._root, detail=True)
+        sizes = {name[len(self._root) :].lstrip("/"): int(entry["size"] or 0) for name, entry in entries.items()}
         sizes.pop("", None)  # an object store's mark of the folder itself
         for name in [name for name in sizes if name.endswith(".inprogress")] if NOTE in sizes else ():
             with suppress(FileNotFoundError):  # a thread of an export that was stopped has just ended it

@@ -104,12 +104,12 @@ def clip_names(clips: Sequence[ChosenClip], template: str) -> list[str]:
     Of clips that would have the same name the first in the order given keeps it; the others get their request and take
     behind it, so that a clip that comes or goes elsewhere renames none.
     """
-    taken, names = set[str](), []
+    used, names = set[str](), []
     for chosen in clips:
         values = template_values(chosen)
         name = safe_name(fill(values, template))
-        if name.casefold() in taken:
+        if name.casefold() in used:
             name = f"{name}-{values['request']}-{values['take']}"
-        taken.add(name.casefold())
+        used.add(name.casefold())
         names.append(name)
     return names

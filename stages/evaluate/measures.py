@@ -176,8 +176,8 @@ def chance_values(column: str, rows: Sequence[Row]) -> list[float]:
     asking.sort(key=lambda row: by_hash(f"{row['request_id']}/{row['take']}"))
     turns = range(1, min(ROTATIONS, len(asking) - 1) + 1)
     values = []
-    for place, row in enumerate(asking if turns else ()):
-        others = [_asked(asking[(place + turn) % len(asking)]) for turn in turns]
+    for number, row in enumerate(asking if turns else ()):
+        others = [_asked(asking[(number + turn) % len(asking)]) for turn in turns]
         values.append(float(np.mean([judge(other, _heard(row))[column] for other in others])))
     return values
 

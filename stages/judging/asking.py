@@ -37,9 +37,9 @@ def _asked_chords(request: Row) -> tuple[dict[str, Any], ...] | None:
     if not request["chords"] or request["bpm"] is None:
         return None
     meter = parse_meter(request["meter"] or DEFAULT_METER)
-    told = chart_chords(parse_chart(request["chords"], meter), meter, request["bpm"], request["seconds"])
+    charted = chart_chords(parse_chart(request["chords"], meter), meter, request["bpm"], request["seconds"])
     chords = []
-    for start, end, root, quality, bass in told.tolist():
+    for start, end, root, quality, bass in charted.tolist():
         name = NO_CHORD if root == NO_ROOT else CHORD_QUALITIES[int(quality)]
         chords.append(_chord(start, end, int(root), name, int(bass)))
     return tuple(_mostly_before(chords, request["seconds"])) or None

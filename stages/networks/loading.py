@@ -67,8 +67,8 @@ def load_pickle(path: Path, classes: Sequence[type] = (), mapped: bool = True) -
 
 def floats_of(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Take tensors out of a dictionary one by one, those of floating point as float32, so that none is there twice."""
-    taken = ((name, tensors.pop(name)) for name in [*tensors])  # a generator, which holds one at a time
-    return {name: value.float() if value.is_floating_point() else value for name, value in taken}
+    popped = ((name, tensors.pop(name)) for name in [*tensors])  # a generator, which holds one at a time
+    return {name: value.float() if value.is_floating_point() else value for name, value in popped}
 
 
 def read_safetensors(file: Path, prefix: str = "") -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ class KernelFile:
             return {}
 
     def _write(self, choices: Mapping[str, KernelChoice]) -> None:
-        named = {kind: {"kernel": one.kernel, "rows": list(one.sizes)} for kind, one in choices.items()}
+        named = {kind: {"kernel": choice.kernel, "rows": list(choice.sizes)} for kind, choice in choices.items()}
         text = json.dumps({"machine": self.machine, "choices": named}, indent=1)
         temporary = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}.inprogress")
         try:

@@ -54,7 +54,7 @@ def cut_excerpts(
     if not seconds:
         return {}
     wanted = {reference: uri for reference in references if (uri := _uri(reference, tracks)) is not None}
-    there = set(context.store.files(FOLDER))
+    files = set(context.store.files(FOLDER))
     excerpts = {}
     context.progress.start("report", len(wanted), "excerpts")
     for reference, uri in sorted(wanted.items()):
@@ -62,7 +62,7 @@ def cut_excerpts(
         name = f"{hashlib.sha256(f'{reference} {seconds:g}'.encode()).hexdigest()[:32]}.mp3"
         path = f"{FOLDER}/{name}"
         try:
-            if name not in there:
+            if name not in files:
                 context.store.write_bytes(path, _excerpt(uri, seconds))
             digest = hashlib.sha256(context.store.read_bytes(path)).hexdigest()
             excerpts[reference] = Excerpt(_title(reference, tracks), path, digest)

@@ -146,9 +146,9 @@ def _originality_finding(rows: Sequence[Row]) -> Finding:
     near = sum(any(row[f"{what}_seconds"] >= row[f"{what}_threshold"] for what in ("code", "sound")) for row in rows)
     duplicates = sum(row["too_near"] for row in rows) - near
     most = [
-        f"{max(row[f'{what}_seconds'] for row in rows):.1f} s of {thing} (too near from "
+        f"{max(row[f'{what}_seconds'] for row in rows):.1f} s of {words} (too near from "
         f"{max(row[f'{what}_threshold'] for row in rows):.1f} s)"
-        for what, thing in (("code", "equal codes"), ("sound", "equal sound"))
+        for what, words in (("code", "equal codes"), ("sound", "equal sound"))
     ]
     evidence = (
         f"{near} of {len(rows)} clips too near and {max(duplicates, 0)} later duplicates, which are in quarantine"

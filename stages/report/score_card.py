@@ -103,8 +103,8 @@ def _swap_columns(by_name: Mapping[tuple[str, str], Row]) -> dict[str, tuple[str
 
 
 def _guidance_columns(measures: Sequence[Row]) -> dict[str, tuple[str, str]]:
-    found = {row["sounds"] for row in measures if row["sounds"].startswith("guidance ")}
-    ordered = sorted(found, key=lambda sounds: float(sounds.removeprefix("guidance ")))
+    guided = {row["sounds"] for row in measures if row["sounds"].startswith("guidance ")}
+    ordered = sorted(guided, key=lambda sounds: float(sounds.removeprefix("guidance ")))
     return {sounds: (sounds.capitalize(), "the same requests and seeds") for sounds in ordered}
 
 

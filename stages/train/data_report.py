@@ -201,7 +201,7 @@ def data_report(config: Config, context: Context) -> DataReport:
         tracks = tracks.sort_by("track_id")
         lengths = tracks.column("seconds")
     seconds = lengths.to_pylist()
-    made = [name for name in config.model.conditions if is_tokenized or name not in CONDITION_TABLES]
+    ready = [name for name in config.model.conditions if is_tokenized or name not in CONDITION_TABLES]
     said_splits = tracks.column("split").to_pylist()
     chosen = split_positions(tracks.column("track_id").to_pylist(), said_splits, seconds, config)
     sizes = {
@@ -213,7 +213,7 @@ def data_report(config: Config, context: Context) -> DataReport:
         splits=sizes,
         held_out=0 if "valid" in said_splits else sizes["valid"].tracks,
         left_out=sum(split in SPLITS for split in said_splits) - usable,
-        coverage={name: _covered(context, name, train) for name in made},
+        coverage={name: _covered(context, name, train) for name in ready},
         tempi=_tempi(train.column("bpm")),
         keys=dict(sorted(_counts(train.column("key")).items())),
         licences=_licences(train.column("licence")),

@@ -179,9 +179,9 @@ class World:
 
     def _error_of(self, number: int, failure: _Failure) -> Exception:
         where = f"process {number + 1} of {self.rank.world_size}"
-        told = ValueError(failure.error) if failure.wrong_value else ProcessFailed(f"{where} failed: {failure.error}")
-        told.__cause__ = ProcessFailed(f"in {where}:\n{failure.trace}")  # the trace of another process
-        return told
+        raised = ValueError(failure.error) if failure.wrong_value else ProcessFailed(f"{where} failed: {failure.error}")
+        raised.__cause__ = ProcessFailed(f"in {where}:\n{failure.trace}")  # the trace of another process
+        return raised
 
 
 def _text(error: Exception) -> str:

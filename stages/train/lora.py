@@ -72,8 +72,8 @@ def continue_adapter(model: MusicModel, config: LoraConfig, folder: Path) -> Non
     Raises:
         ValueError: there is no adapter of this model's decoder.
     """
-    place = adapter_folder(folder)
-    adapter = read_adapter(folder if place is None else place, model)
+    inner = adapter_folder(folder)
+    adapter = read_adapter(folder if inner is None else inner, model)
     if outside := sorted(name for name in adapter if not name.startswith(DECODER)):
         raise ValueError(f"expected updates of the decoder alone in {folder} to go on from, got {', '.join(outside)}")
     modules = {name.removeprefix(DECODER).removesuffix(".weight"): updates for name, updates in adapter.items()}

@@ -108,8 +108,8 @@ def _chord_numbers(chords: pa.StructArray) -> npt.NDArray[np.float32]:
         raise ValueError(f"expected chords of the qualities {', '.join(CHORD_QUALITIES)}, got {got}")
     columns |= {"quality": pc.fill_null(qualities, 0)}
     numbers = np.zeros((len(chords), len(CHORD_COLUMNS)), dtype=np.float32)
-    for place, name in enumerate(CHORD_COLUMNS):
-        numbers[:, place] = columns[name].to_numpy(zero_copy_only=False)
+    for column, name in enumerate(CHORD_COLUMNS):
+        numbers[:, column] = columns[name].to_numpy(zero_copy_only=False)
     return numbers
 
 

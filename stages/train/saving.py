@@ -109,14 +109,14 @@ def fetch(context: Context) -> None:
     if store.is_local or not store.exists(f"{relative}/{PARTS}"):
         return
     pointer = store.read_bytes(f"{relative}/{PARTS}")
-    parts, here = _Parts.read(pointer), _local_parts(folder)
-    if parts is None or (here is not None and here.updates >= parts.updates):
+    parts, local = _Parts.read(pointer), _local_parts(folder)
+    if parts is None or (local is not None and local.updates >= parts.updates):
         return
-    place = folder / parts.folder
-    place.mkdir(exist_ok=True)
+    target = folder / parts.folder
+    target.mkdir(exist_ok=True)
     for name, size in parts.files.items():
-        store.filesystem.get_file(store.path(f"{relative}/{parts.folder}/{name}"), str(place / name))
-        if (got := (place / name).stat().st_size) != size:
+        store.filesystem.get_file(store.path(f"{relative}/{parts.folder}/{name}"), str(target / name))
+        if (got := (target / name).stat().st_size) != size:
             raise OSError(f"expected {size} bytes in {relative}/{parts.folder}/{name}, got {got}")
     replace_file(str(folder / PARTS), pointer)
 

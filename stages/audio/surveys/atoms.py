@@ -140,7 +140,7 @@ def survey_au(file: IO[bytes]) -> Layout:
         header = file.read(12)
         if header[:4] != b".snd":
             break
-        start, length = (int.from_bytes(header[place : place + 4], "big") for place in (4, 8))
+        start, length = (int.from_bytes(header[offset : offset + 4], "big") for offset in (4, 8))
         end = size if length == 2**32 - 1 else position + start + length
         if start < 24:
             break

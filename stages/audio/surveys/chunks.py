@@ -127,7 +127,7 @@ def survey_riff(file: IO[bytes]) -> Layout:
     """
     files = riff_files(file)
     remarks: list[str] = []
-    parts = [_part(file, one, len(files) > 1, remarks) for one in files]
+    parts = [_part(file, riff, len(files) > 1, remarks) for riff in files]
     if len(files) > 1:
         remarks.append(f"expected one recording, got {len(files)} joined in one file: taken as one, end to end")
     return Layout(tuple(parts), tuple(remarks))

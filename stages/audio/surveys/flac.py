@@ -125,15 +125,15 @@ def read_stream_info(file: IO[bytes], start: int) -> StreamInfo:
 
 def _beginnings(file: IO[bytes], start: int, end: int) -> list[int]:
     """Return where FLAC files begin between `start` and `end`."""
-    found, position = [], start
+    beginnings, position = [], start
     while position < end:
         file.seek(position)
         data = file.read(min(2**20, end - position))
-        found += [position + match.start() for match in _BEGINNING.finditer(data)]
+        beginnings += [position + match.start() for match in _BEGINNING.finditer(data)]
         if position + len(data) >= end or not data:
             break
         position += len(data) - len(START) + 1
-    return found
+    return beginnings
 
 
 def _first_rate(file: IO[bytes], stream: StreamInfo) -> int:

@@ -92,8 +92,8 @@ def weights_from_hugging_face(
     check_tensors(tensors, parts, "a MusicGen")
     weights = {}
     for name, theirs in names.items():
-        taken = [tensors.pop(their) for their in theirs]
-        weights[name] = torch.cat(taken) if len(taken) > 1 else taken[0]
+        matrices = [tensors.pop(their) for their in theirs]
+        weights[name] = torch.cat(matrices) if len(matrices) > 1 else matrices[0]
     return weights
 
 
