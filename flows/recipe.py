@@ -13,6 +13,7 @@ import stages.clap
 import stages.decode
 import stages.demo
 import stages.demo.models
+import stages.descriptions
 import stages.evaluate
 import stages.evaluate.controls
 import stages.evaluate.measures
@@ -58,13 +59,16 @@ FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
         *(("evaluate", "codec"), ("controls", "codec")),
     ),
     ("chroma", "separator"): (("generate", "separator"),),
-    ("clap", "model"): (("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),
+    ("clap", "model"): (*(("descriptions", "model"), ("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),),
     ("decode", "watermark"): (("watermark", "mark"),),
     ("decode", "loudness"): (("watermark", "loudness"),),
     ("decode", "true_peak"): (("watermark", "true_peak"),),
     ("decode", "max_gain"): (("watermark", "max_gain"),),
     ("evaluate", "clap"): (("measure", "clap"),),
-    ("clap", "vocabulary"): (("generate", "vocabulary"), ("evaluate", "vocabulary"), ("train", "vocabulary")),
+    ("clap", "vocabulary"): (
+        *(("descriptions", "vocabulary"), ("generate", "vocabulary"), ("evaluate", "vocabulary")),
+        ("train", "vocabulary"),
+    ),
     ("generate", "stride"): (("evaluate", "stride"),),
     ("generate",): (("gate", "generation"),),  # the last, once all of it is filled in
 }
@@ -88,6 +92,9 @@ class Recipe(Config):
     rhythm: Annotated[stages.rhythm.Config, Stage(stages.rhythm)] = stages.rhythm.Config()
     harmony: Annotated[stages.harmony.Config, Stage(stages.harmony)] = stages.harmony.Config()
     clap: Annotated[stages.clap.Config, Stage(stages.clap, gpu=True)] = stages.clap.Config()
+    descriptions: Annotated[stages.descriptions.Config, Stage(stages.descriptions, gpu=True)] = (
+        stages.descriptions.Config()
+    )
     tokenize: Annotated[stages.tokenize.Config, Stage(stages.tokenize, gpu=True)] = stages.tokenize.Config()
     train: Annotated[stages.train.Config, Stage(stages.train, gpu=True)] = stages.train.Config()
     requests: Annotated[stages.requests.Config, Stage(stages.requests)] = stages.requests.Config()
@@ -136,7 +143,8 @@ class Recipe(Config):
         self, source: str | Sequence[str] | None, requested: Collection[str] = (), all_tables: bool = False
     ) -> list[ConfiguredStage]:
         """Return the stages that take part, in order: those that train a stand-in do only where something names it,
-        those that make a condition only where the model reads it or they are asked for.
+        those that make a condition only where the model reads it or they are asked for, and descriptions are embedded
+        where sounds are.
 
         Args:
             source: where the recordings are; None where the demo corpus is to be taken in.
@@ -150,6 +158,8 @@ class Recipe(Config):
         left_out = {name for name in left_out if STAGES[name].WRITES not in wanted}
         if self.clap.model is None:
             left_out.add("clap")
+        if self.descriptions.model is None or ("clap" in left_out and "descriptions" not in requested):
+            left_out.add("descriptions")
         if self.evaluate.clap is None or "clap" in left_out:
             left_out.add("nearest")
         named = weights_in([getattr(self, name) for name in STAGES if name not in left_out])

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from schemas.identity import WeightsRef
     from schemas.store import Store
 
-CLAP_FIELDS = {"scores": "clap", "clap": "model"}
-"""Tables with embeddings of sounds -> the knob of their stage that names the CLAP that made them."""
+CLAP_FIELDS = {"scores": "clap", "clap": "model", "descriptions": "model"}
+"""Tables with embeddings -> the knob of their stage that names the CLAP that made them."""
 
 
 def embed_words(store: "Store", words: Sequence[str], offline: bool = False) -> dict[str, list[float]]:

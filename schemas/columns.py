@@ -70,6 +70,7 @@ COLUMNS: Mapping[str, str] = {
     "decoded": "file of what the codec made of it, under the store",
     "decoded_sha256": "SHA-256 of that file",
     "description": "text for the text condition",
+    "description_embedding": "CLAP's embedding of the description, of length 1; null without one",
     "description_source": "`metadata`, or `template` where `ingest.captions` made it",
     "device": "`cpu` or `cuda`",
     "digest": "digest of the content",

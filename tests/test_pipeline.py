@@ -19,7 +19,8 @@ from schemas.weights import folder_digest
 from tests.worlds.smallest_run import ROOT, command, digests, environment, segue
 
 STAGES = (
-    *("demo", "ingest", "train_codec", "demo_models", "chroma", "rhythm", "harmony", "clap", "tokenize", "train"),
+    *("demo", "ingest", "train_codec", "demo_models", "chroma", "rhythm", "harmony", "clap", "descriptions"),
+    *("tokenize", "train"),
     *("requests", "generate", "gate", "decode", "evaluate", "nearest", "originality", "controls", "measure", "report"),
 )
 

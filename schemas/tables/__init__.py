@@ -6,7 +6,18 @@ hold what happened.
 
 from schemas.tables.catalog import CLIPS, GENERATIONS, REPORTS, REQUESTS, VERDICTS, WATERMARKS
 from schemas.tables.models import CHECKPOINTS, LEARNED, RECONSTRUCTIONS, SAMPLES, TRAINING
-from schemas.tables.recordings import CHROMA, CLAP, HARMONY, PIECES, PRINTS, RHYTHM, TOKENS, TRACKS, WITHHELD
+from schemas.tables.recordings import (
+    CHROMA,
+    CLAP,
+    DESCRIPTIONS,
+    HARMONY,
+    PIECES,
+    PRINTS,
+    RHYTHM,
+    TOKENS,
+    TRACKS,
+    WITHHELD,
+)
 from schemas.tables.records import CHECKS, PUBLICATIONS, REJECTS, REMARKS, RUNS, TAKEN_DOWN, VERSIONS, WEIGHTS
 from schemas.tables.scores import CONTROLS, MEASURES, NEAREST, ORIGINALITY, SCORES
 from schemas.tables.table import FileColumns, Row, Table
@@ -14,7 +25,7 @@ from schemas.tables.table import FileColumns, Row, Table
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        *(TRACKS, WITHHELD, PRINTS, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, TOKENS),
+        *(TRACKS, WITHHELD, PRINTS, PIECES, CHROMA, RHYTHM, HARMONY, CLAP, DESCRIPTIONS, TOKENS),
         *(CHECKPOINTS, LEARNED, TRAINING, SAMPLES, RECONSTRUCTIONS),
         *(REQUESTS, GENERATIONS, VERDICTS, CLIPS, WATERMARKS),
         *(SCORES, NEAREST, ORIGINALITY, CONTROLS, MEASURES, REPORTS),
@@ -36,6 +47,7 @@ __all__ = [
     "CLAP",
     "CLIPS",
     "CONTROLS",
+    "DESCRIPTIONS",
     "GENERATIONS",
     "HARMONY",
     "LEARNED",

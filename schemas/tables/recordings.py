@@ -140,6 +140,12 @@ CLAP = Table(
     ("track_id",),
     columns(track_id=TEXT, starts=pa.list_(pa.float64()), embeddings=pa.list_(VECTOR)),
 )
+DESCRIPTIONS = Table(
+    "descriptions",
+    "what is said of a track, with its embedding in one space with those of sounds",
+    ("track_id",),
+    columns(track_id=TEXT, description=TEXT, description_embedding=VECTOR),
+)
 TOKENS = Table(
     "tokens",
     "codec codes [K, T] of a track",

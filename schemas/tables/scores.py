@@ -31,6 +31,7 @@ SCORES = Table(
         chroma_similarity_ceiling=pa.float64(),
         clap_similarity=pa.float64(),
         embeddings=pa.list_(VECTOR),
+        description_embedding=VECTOR,
     ),
 )
 CONTROLS = Table(

@@ -94,7 +94,7 @@ def _settings(updates: dict[str, LowRankUpdate], base_model: str | None) -> peft
         lora_alpha=alpha,  # type: ignore[arg-type]
         target_modules=list(updates),
         rank_pattern={re.escape(module): own for module, own in ranks.items() if own != rank},
-        alpha_pattern={re.escape(module): own for module, own in alphas.items() if own != alpha},  # type: ignore[misc]
+        alpha_pattern={re.escape(module): own for module, own in alphas.items() if own != alpha},
         base_model_name_or_path=base_model,
         inference_mode=True,
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stages.evaluate.ceilings import Ceilings
     from stages.evaluate.likeness import Likeness
 
-READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 6
+READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 7
 OPTIONAL = (TOKENS,)
 
 
@@ -107,5 +107,8 @@ def _melody_scores(
 
 
 def _text_scores(recording: "DecodedAudio", request: Row, likeness: "Likeness") -> dict[str, Any]:
-    windows = likeness.embed(recording)
-    return {"embeddings": list(windows), "clap_similarity": likeness.to_words(windows, request["description"])}
+    from stages.evaluate.likeness import mean_similarity
+
+    windows, words = likeness.embed(recording), likeness.embed_words(request["description"])
+    scores = {"embeddings": list(windows), "clap_similarity": mean_similarity(windows, words)}
+    return scores | {"description_embedding": words}

@@ -13,6 +13,8 @@ from stages.pipeline.contract import Context
 Windows = Float[npt.NDArray[np.float32], "W E"]
 """The embeddings of a clip's windows, each of unit length."""
 
+Embedding = Float[npt.NDArray[np.float32], " E"]
+
 HOP_SECONDS = 10.0
 """From one window of a clip to the next: side by side."""
 
@@ -33,8 +35,14 @@ class Likeness:
         """Embed a clip's windows, each of unit length."""
         return self.embedder.embed_audio(recording.samples, recording.sample_rate, HOP_SECONDS).embeddings
 
-    def to_words(self, windows: Windows, words: str | None) -> float | None:
-        """Return the mean similarity of a clip's windows to words; None where there are none, or none can be read."""
+    def embed_words(self, words: str | None) -> Embedding | None:
+        """Embed words, of unit length; None where there are none, or none can be read."""
         if not words or self.embedder.text is None:
             return None
-        return float((windows @ self.embedder.embed_text([words])[0]).mean())
+        embedding: Embedding = self.embedder.embed_text([words])[0]
+        return embedding
+
+
+def mean_similarity(windows: Windows, words: Embedding | None) -> float | None:
+    """Return the mean similarity of a clip's windows to words; None where there are none."""
+    return None if words is None else float((windows @ words).mean())

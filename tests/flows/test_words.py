@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from flows.cli import run_command
+from flows.options import parse_run_options
+from flows.running import Run, run_stages
 from flows.words import embed_words
 from schemas import Store
 from schemas.database import query
@@ -17,6 +20,8 @@ from schemas.versions import record_version
 from schemas.weights import folder_digest
 from stages.networks.clap import load_joint_embedder
 from tests.worlds.clap_models import laion_network, write_transformers
+from tests.worlds.command_line import make_recordings
+from tests.worlds.tiny_clap import clap_folder
 
 WORDS = ["a slow folk song with guitar", "Techno!"]
 
@@ -63,6 +68,38 @@ def test_the_recording_nearest_to_words_is_one_query(clap: Path, tmp_path: Path)
     answer = query(store, nearest, words=embed_words(store, WORDS, offline=True)).to_pylist()
     assert [(row["words"], row["track_id"]) for row in answer] == [("Techno!", "techno"), (WORDS[0], "folk")]
     assert all(row["likeness"] == pytest.approx(1, abs=1e-5) for row in answer)
+
+
+def test_stored_descriptions_say_which_recordings_are_nearest_and_only_changed_ones_are_embedded_again(
+    tmp_path: Path,
+) -> None:
+    clap = clap_folder(tmp_path / "clap", 16)
+    make_recordings(tmp_path / "music", 2)
+    settings = {"store": str(tmp_path / "store"), "source": str(tmp_path / "music"), "device": "cpu", "offline": True}
+    knobs = [f"clap.model={clap}", "clap.vocabulary=null"]
+
+    def run(*told: str) -> dict[str, Any]:
+        for number, text in enumerate(told):
+            (tmp_path / "music" / f"{number}.json").write_text(json.dumps({"description": text}))
+        options = parse_run_options(["ingest", "clap", "descriptions"], "musicgen-small", settings, knobs)
+        current = Run(options.plan)
+        run_stages(current)
+        return {result.stage: (result.counts.made, result.counts.reused) for result in current.results[1:]}
+
+    assert run("calm piano", "fast drums") == {"clap": (2, 0), "descriptions": (2, 0)}
+    nearest = """
+        SELECT description, arg_max(c.track_id, list_cosine_similarity(embeddings[1], description_embedding)) AS found
+        FROM descriptions d, clap c GROUP BY ALL ORDER BY ALL
+    """
+    with duckdb.connect(str(tmp_path / "store" / "segue.duckdb"), read_only=True) as client:
+        answer = client.execute(nearest).fetchall()
+    embedded = {row["track_id"]: row["embeddings"][0] for row in Store(settings["store"]).read_all(CLAP).to_pylist()}
+    texts = ["calm piano", "fast drums"]
+    similarity = load_joint_embedder(clap).embed_text(texts) @ np.array(list(embedded.values())).T
+    assert answer == [(text, list(embedded)[best]) for text, best in zip(texts, similarity.argmax(1), strict=True)]
+    assert run("calm piano", "slow strings") == {"clap": (0, 2), "descriptions": (1, 1)}
+    told = query(Store(settings["store"]), "SELECT description FROM descriptions ORDER BY ALL").to_pylist()
+    assert [row["description"] for row in told] == ["calm piano", "slow strings"]
 
 
 def test_the_command_line_gives_every_text_a_row(clap: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -117,6 +117,7 @@ def test_likeness_to_words_is_the_cosine_of_the_two_embeddings(world: ScoredWorl
     mix = render(compose(0, 1)).sum(0).numpy()[None, :96_000]
     expected = embedder.embed_audio(mix, 16_000, 10.0).embeddings[0] @ embedder.embed_text(["slow jazz piano"])[0]
     assert scores[1]["clap_similarity"] == pytest.approx(float(expected), abs=1e-3)
+    assert scores[1]["description_embedding"] == pytest.approx(embedder.embed_text(["slow jazz piano"])[0], abs=1e-3)
 
 
 def test_without_a_clap_model_those_scores_are_left_out(world: ScoredWorld) -> None:

@@ -1,0 +1,62 @@
+"""Descriptions: CLAP's embedding of what is said of each track, in one space with those of sounds (arXiv:2211.06687,
+3.1), so that what is nearest to a description is one query."""
+
+from collections.abc import Callable, Iterator
+
+import pyarrow as pa
+
+import schemas
+from schemas import WeightsRef
+from schemas.tables import DESCRIPTIONS, TRACKS
+from schemas.weights import LocalWeights
+from stages.networks.published import LAION_CLAP, ROBERTA_VOCABULARY
+from stages.pipeline.contract import Context, Dependencies, Shard
+
+READS, WRITES, VERSION = (TRACKS,), DESCRIPTIONS, 1
+REPEATS = {TRACKS: ("description",)}
+
+TEXTS_AT_ONCE = 32
+"""Descriptions between two looks at whether the run is to stop."""
+
+
+class Config(schemas.Config):
+    """Which model embeds."""
+
+    model: WeightsRef | None = LAION_CLAP
+    """A LAION checkpoint (`.pt`) or a folder of `transformers.ClapModel`; in a recipe `clap.model` unless it is given.
+    None makes no such table."""
+    vocabulary: WeightsRef | None = ROBERTA_VOCABULARY
+    """RoBERTa's vocabulary, which a LAION checkpoint reads words with; in a recipe `clap.vocabulary` unless it is
+    given. A model folder has its own."""
+
+
+def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
+    """Leave out the vocabulary where there is no CLAP model to read words for."""
+    return Dependencies(config if config.model else config.model_copy(update={"vocabulary": None}), ())
+
+
+def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
+    """Embed the descriptions of one shard's tracks; a track without one has a row without an embedding.
+
+    Raises:
+        ValueError: the model came without a vocabulary.
+        MissingWeights: the model or the vocabulary cannot be had.
+    """
+    from stages.networks.clap import load_joint_embedder  # with torch, which a plan does without
+
+    if config.model is None:
+        raise ValueError("expected descriptions.model to embed descriptions with, got none")
+    vocabulary = context.weights(config.vocabulary).path if config.vocabulary else None
+    embedder = load_joint_embedder(context.weights(config.model).path, context.device, vocabulary)
+    rows = tracks.select(["track_id", "description"]).to_pylist()
+    context.progress.start("descriptions", len(rows), "tracks")
+    for first in range(0, len(rows), TEXTS_AT_ONCE):
+        context.check_stopped()
+        group = rows[first : first + TEXTS_AT_ONCE]
+        told = [row for row in group if row["description"]]
+        if told:
+            embeddings = embedder.embed_text([row["description"] for row in told])
+            for row, embedding in zip(told, embeddings, strict=True):
+                row["description_embedding"] = embedding
+        context.progress.advance(len(group))
+        yield Shard(group)
