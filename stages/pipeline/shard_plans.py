@@ -3,12 +3,12 @@
 A shard is done if and only if its footer's `input_key` is the identity of the keys that it would be made from now.
 """
 
-from collections.abc import Iterable, Mapping
-from types import ModuleType
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType, ModuleType
 
 import pyarrow as pa
 
-from schemas import Store
 from schemas.drafts import Drafts
 from schemas.identity import fingerprint, keys_digest
 from schemas.row_files import absent_files, file_columns
@@ -30,72 +30,148 @@ def consulted_digest(module: ModuleType, context: Context) -> str | None:
     return fingerprint(contents) if tables else None
 
 
+@dataclass(frozen=True)
+class _ShardPlan:
+    """What a stage has to do for one shard."""
+
+    has_work: bool
+    make: int = 0
+    reuse: int = 0
+    drop: int = 0
+    refused: int = 0
+    """Rejects that stand."""
+    reason: str = ""
+    """Why rows whose keys are wanted are made again; empty where none are."""
+    content: Rows = ()
+    """What the shard will hold, where the rows that drive it are planned ones."""
+    missing: Sequence[tuple[str, ...]] = ()
+    """The keys of the rows to be made, where a driving row gives several."""
+
+
 def plan_shards(stage: ConfiguredStage, context: Context, contents: Mapping[str, Content]) -> Plan:
-    store, module = context.store, stage.module
-    source, version = module.READS[0], context.versions[module.READS[0].name]
-    planned = contents.get(source.name)
-    drafts = Drafts(store, module.WRITES, context.fingerprint)
-    existing, in_work = drafts.footers(), drafts.rows_in_work()
-    wanted = store.shards(source, version) if planned is None else list(planned)
-    consulted = consulted_digest(module, context)
-    columns = [*file_columns(module.WRITES), *repeated_columns(module)]
-    looked_into = bool(module.WRITES.files or repeated_columns(module))
-    jobs, make, reuse, drop, refused, reason = [], 0, 0, 0, 0, ""
-    content: dict[str, Rows] = {}
-    missing: list[tuple[str, ...]] = []
-    for shard in wanted:
-        read, written = _output_key(store, source, version, shard, planned), existing.get(shard)
-        if read is None:
-            continue
-        up_to_date = written is not None and written.input_key == read
-        outputs = drafts.read([shard], columns) if written and (looked_into or not up_to_date) else None
-        stale = _stale_rows(module, context, shard, outputs, contents) if outputs is not None else {}
-        if up_to_date and written and not stale and not _try_again(context, shard, written, consulted):
-            reuse, refused = reuse + written.rows, refused + written.refused
-            if planned is not None:
-                content[shard] = drafts.read([shard], module.WRITES.key)
-            continue
-        jobs.append(shard)
-        reason = reason or next(iter(stale.values()), "")
-        names = [*driving_key(module), *([source.copies] if source.copies else [])]
-        rows = store.read(source, version, [shard], names) if planned is None else planned[shard]
-        standing = _standing_refusals(context, shard, consulted)
-        inputs = {key for key in wanted_keys(module, rows) if driver_of(module, key) not in standing}
-        if outputs is None and written:
-            outputs = drafts.read([shard], columns)
-        keys = row_keys(outputs, module.WRITES.key) if outputs is not None else []
-        kept = (set(keys) - stale.keys() | set(in_work.get(shard, ()))) & inputs
-        if looked_into:
-            found = drafts.find_replaced(inputs - kept)
-            kept |= (
-                set(row_keys(found, module.WRITES.key)) - _stale_rows(module, context, shard, found, contents).keys()
-            )
-        else:
-            kept |= drafts.replaced_keys(inputs - kept)
-        make, reuse, drop = make + len(inputs - kept), reuse + len(kept), drop + len(set(keys) - kept)
-        if source.copies:
-            missing += sorted(inputs - kept)
-        if planned is not None:
-            content[shard] = rows_of_keys(module.WRITES, inputs)
-    gone = tuple(shard for shard in existing if shard not in wanted)
-    drop += sum(existing[shard].rows for shard in gone)
-    known = content if planned is not None else None
+    """Return what a stage that maps has to do: which shards, and how many rows of them it makes, keeps and drops.
+
+    Args:
+        contents: by table, what those that it reads will hold by then, where that is not what they hold.
+    """
+    planner = _Planner(stage.module, context, contents)
+    shards = planner.shards()
+    plans = {shard: plan for shard in shards if (plan := planner.plan(shard)) is not None}
+    gone = tuple(shard for shard in planner.existing if shard not in shards)
     return Plan(
-        stage.name, tuple(jobs), gone, make, reuse, drop, refused, reason, content=known, missing=tuple(missing)
+        stage.name,
+        jobs=tuple(shard for shard, plan in plans.items() if plan.has_work),
+        gone=gone,
+        make=sum(plan.make for plan in plans.values()),
+        reuse=sum(plan.reuse for plan in plans.values()),
+        drop=sum(plan.drop for plan in plans.values()) + sum(planner.existing[shard].rows for shard in gone),
+        refused=sum(plan.refused for plan in plans.values()),
+        reason=next((plan.reason for plan in plans.values() if plan.reason), ""),
+        content=None if planner.planned is None else {shard: plan.content for shard, plan in plans.items()},
+        missing=tuple(key for plan in plans.values() for key in plan.missing),
     )
+
+
+class _Planner:
+    """Plans the shards of a stage that maps, one by one."""
+
+    def __init__(self, module: ModuleType, context: Context, contents: Mapping[str, Content]) -> None:
+        self.module, self.context, self.contents = module, context, contents
+        self.source, self.version = module.READS[0], context.versions[module.READS[0].name]
+        self.planned = contents.get(self.source.name)
+        self.drafts = Drafts(context.store, module.WRITES, context.fingerprint)
+        self.existing, self.in_work = self.drafts.footers(), self.drafts.rows_in_work()
+        self.consulted = consulted_digest(module, context)
+        self.columns = [*file_columns(module.WRITES), *repeated_columns(module)]
+        self.may_be_stale = bool(module.WRITES.files or repeated_columns(module))
+
+    def shards(self) -> list[str]:
+        """Return the shards that there will be by then."""
+        return self.context.store.shards(self.source, self.version) if self.planned is None else list(self.planned)
+
+    def plan(self, shard: str) -> _ShardPlan | None:
+        """Return what there is to do for a shard; None where it is gone meanwhile."""
+        read, written = self._input_key(shard), self.existing.get(shard)
+        if read is None:
+            return None
+        if written is None:
+            return self._plan_work(shard, None)
+        up_to_date = written.input_key == read
+        outputs = self.drafts.read([shard], self.columns) if self.may_be_stale or not up_to_date else None
+        stale = self._stale(shard, outputs) if outputs is not None else {}
+        if up_to_date and not stale and not _try_again(self.context, shard, written, self.consulted):
+            content = () if self.planned is None else self.drafts.read([shard], self.module.WRITES.key)
+            return _ShardPlan(False, reuse=written.rows, refused=written.refused, content=content)
+        return self._plan_work(shard, self.drafts.read([shard], self.columns) if outputs is None else outputs, stale)
+
+    def _input_key(self, shard: str) -> str | None:
+        """Return the identity of what is made from a shard, as it will be by then; None where it is not there."""
+        if self.planned is not None:
+            return keys_digest(output_keys(self.source, self.planned[shard]))
+        footer = self.context.store.footer(self.source, self.version, shard)
+        return footer.output_key if footer else None
+
+    def _plan_work(
+        self, shard: str, outputs: pa.Table | None, stale: Mapping[tuple[str, ...], str] = MappingProxyType({})
+    ) -> _ShardPlan:
+        """Return the plan of a shard that is to be made, with those of its rows that can be kept.
+
+        Args:
+            outputs: its rows as they are; None where it was never made.
+            stale: those of them that are to be made again, with the reason.
+        """
+        keys = set(row_keys(outputs, self.module.WRITES.key)) if outputs is not None else set()
+        wanted = self._wanted(shard)
+        kept = (keys - stale.keys() | set(self.in_work.get(shard, ()))) & wanted
+        kept |= self._kept_in_history(shard, wanted - kept)
+        missing = wanted - kept
+        return _ShardPlan(
+            True,
+            make=len(missing),
+            reuse=len(kept),
+            drop=len(keys - kept),
+            reason=next(iter(stale.values()), ""),
+            content=() if self.planned is None else rows_of_keys(self.module.WRITES, wanted),
+            missing=sorted(missing) if self.source.copies else (),
+        )
+
+    def _wanted(self, shard: str) -> set[tuple[str, ...]]:
+        """Return the keys of the rows that a shard is to hold: all that follow from its driving rows, without those
+        whose refusal stands."""
+        columns = [*driving_key(self.module), *([self.source.copies] if self.source.copies else [])]
+        store = self.context.store
+        rows = store.read(self.source, self.version, [shard], columns) if self.planned is None else self.planned[shard]
+        standing = _standing_refusals(self.context, shard, self.consulted)
+        return {key for key in wanted_keys(self.module, rows) if driver_of(self.module, key) not in standing}
+
+    def _kept_in_history(self, shard: str, keys: set[tuple[str, ...]]) -> set[tuple[str, ...]]:
+        """Return those of some keys whose rows are in shards that were replaced, and are still right."""
+        if not self.may_be_stale:
+            return self.drafts.replaced_keys(keys)
+        replaced = self.drafts.find_replaced(keys)
+        return set(row_keys(replaced, self.module.WRITES.key)) - self._stale(shard, replaced).keys()
+
+    def _stale(self, shard: str, rows: pa.Table) -> dict[tuple[str, ...], str]:
+        """Return those of some rows of a shard that are to be made again though their keys are wanted: by key, with the
+        reason."""
+        module, store, stale = self.module, self.context.store, {}
+        if module.WRITES.files:
+            absent = absent_files(store, module.WRITES, rows)
+            keys = row_keys(rows, module.WRITES.key)
+            stale = {key: problem for key, problem in zip(keys, absent, strict=True) if problem}
+        inputs: dict[str, Rows] = {}
+        for table, names in getattr(module, "REPEATS", {}).items():
+            planned = self.contents.get(table.name, {}).get(shard)
+            version = self.context.versions[table.name]
+            inputs[table.name] = (
+                store.read(table, version, [shard], [*table.key, *names]) if planned is None else planned
+            )
+        return dict.fromkeys(outdated_keys(module, rows, inputs), "what it repeats has changed") | stale
 
 
 def rows_of_keys(table: Table, keys: Iterable[tuple[str, ...]]) -> list[dict[str, str]]:
     """Return rows of a table with nothing but their keys."""
     return [dict(zip(table.key, key, strict=True)) for key in sorted(keys)]
-
-
-def _output_key(store: Store, table: Table, version: str, shard: str, planned: Content | None) -> str | None:
-    """Return the identity of what is made from a shard, as it will be by then; None where it is not there."""
-    if planned is not None:
-        return keys_digest(output_keys(table, planned[shard]))
-    footer = store.footer(table, version, shard)
-    return footer.output_key if footer else None
 
 
 def _standing_refusals(context: Context, shard: str, consulted: str | None) -> set[tuple[str, ...]]:
@@ -106,25 +182,6 @@ def _standing_refusals(context: Context, shard: str, consulted: str | None) -> s
         for row in context.store.read(REJECTS, context.fingerprint, [shard], columns).to_pylist()
         if row["stamp"] == consulted and not row["passing"]
     }
-
-
-def _stale_rows(
-    module: ModuleType, context: Context, shard: str, rows: pa.Table, contents: Mapping[str, Content]
-) -> dict[tuple[str, ...], str]:
-    """Return the rows of a shard that are to be made again though their keys are wanted: by key, with the reason."""
-    stale = {}
-    if module.WRITES.files:
-        absent = absent_files(context.store, module.WRITES, rows)
-        keys = row_keys(rows, module.WRITES.key)
-        stale = {key: problem for key, problem in zip(keys, absent, strict=True) if problem}
-    inputs: dict[str, Rows] = {}
-    for table, names in getattr(module, "REPEATS", {}).items():
-        planned = contents.get(table.name, {}).get(shard)
-        version = context.versions[table.name]
-        inputs[table.name] = (
-            context.store.read(table, version, [shard], [*table.key, *names]) if planned is None else planned
-        )
-    return dict.fromkeys(outdated_keys(module, rows, inputs), "what it repeats has changed") | stale
 
 
 def _try_again(context: Context, shard: str, written: Footer, consulted: str | None) -> bool:
