@@ -8,6 +8,7 @@ metadata that changed later changes the row and reads no sound. The same content
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -26,12 +27,25 @@ from stages.ingest.index import COMPARED_COLUMNS, INDEX_COLUMNS, TrackIndex, is_
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
+from stages.ingest.readings import READING, files_of, reading_row, result_of, unread_table
 from stages.ingest.rules import Rules
 from stages.ingest.sources import list_sources
 from stages.pipeline.contract import NOT_ACCEPTED, Context, Reject, ShardUpdate, SourcePlan
+from stages.pipeline.parts import Readings
 from stages.pipeline.remarks import Remarks
 
-__all__ = ["PLANNING_COLUMNS", "READS", "VERSION", "WRITES", "Config", "plan_source", "read_source"]
+__all__ = [
+    "PLANNING_COLUMNS",
+    "READING",
+    "READS",
+    "VERSION",
+    "WRITES",
+    "Config",
+    "list_unread",
+    "plan_source",
+    "read_part",
+    "read_source",
+]
 
 READS, WRITES, VERSION = (), TRACKS, 4
 
@@ -94,6 +108,37 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     )
 
 
+def list_unread(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> pa.Table:
+    """Return the files that `read_source` would read, in its order.
+
+    Args:
+        known: at least the `files` of the rows of earlier runs.
+
+    Raises:
+        ValueError: there is no source, or nothing in it.
+    """
+    listing = _listing(config, context)
+    files = pc.list_flatten(measured(known, _withheld(context), ["files"]).column("files"))
+    uris, stamps = (pc.struct_field(files, name).to_pylist() for name in ("uri", "stamp"))
+    read, rejects = set(zip(uris, stamps, strict=True)), _lasting_rejects(listing, refused)
+    unread = [file for file in listing.recordings if (file.uri, file.stamp) not in read and file.uri not in rejects]
+    return unread_table(unread)
+
+
+def read_part(config: Config, context: Context, unread: pa.Table) -> Iterator[Row]:
+    """Read some of those files, and yield what came of each but those that may be read another time: a machine that
+    does not reach a file says nothing of it."""
+    files = list(files_of(unread))
+    context.progress.start("reading recordings", len(files), "tracks")
+    settings = context.settings
+    for file, result in probe_all(
+        files, config.limits, settings.workers, context.check_stopped, at_once=settings.concurrency
+    ):
+        if isinstance(result, AudioProbe) or result.lasting:
+            yield reading_row(file, result)
+        context.progress.advance()
+
+
 def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]:
     """Yield the shards that change, each when it must be written.
 
@@ -110,15 +155,22 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     recorded = {RejectState(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
     unread = index.unread(rejects)
     acceptance.enter_rejects(rejects)
-    context.progress.start("reading recordings", len(unread), "tracks")
+    readings = Readings(context)
+    context.progress.start("entering recordings" if readings else "reading recordings", len(unread), "tracks")
     prints = Prints(context.store, context.fingerprint)
 
     def probes() -> Iterator[tuple[File, AudioProbe | Refused]]:
-        for result in probe_all(unread, config.limits, context.settings.workers, context.check_stopped):
-            if isinstance(result[1], AudioProbe):
-                prints.add(result[1])
-            yield result
-            context.progress.advance()
+        is_kept = [(file.uri, file.stamp) in readings for file in unread]
+        others = [file for file, kept in zip(unread, is_kept, strict=True) if not kept]
+        fresh = probe_all(others, config.limits, context.settings.workers, context.check_stopped)
+        with closing(fresh):
+            for file, kept in zip(unread, is_kept, strict=True):
+                context.check_stopped()
+                result = result_of(readings.take((file.uri, file.stamp))) if kept else next(fresh)[1]
+                if isinstance(result, AudioProbe):
+                    prints.add(result)
+                yield file, result
+                context.progress.advance()
 
     def update_of(shard: int) -> Iterator[ShardUpdate]:
         rows, new = index.take_shard(shard)
@@ -149,6 +201,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
             yield from update_of(shard)
     context.store.sweep(context.store.folder(PRINTS, context.fingerprint))
     context.store.sweep(context.store.folder(WITHHELD, context.fingerprint))
+    readings.clear()
     warnings = [warning for row in index.rows.values() for warning in row["warnings"] or ()]
     context.remarks.update(source_remarks(listing, metadata, warnings))
     columns = ["licence", "track_id", "title", "copies_of"]

@@ -1,7 +1,7 @@
 """Probing recordings: the identity, measures and tags of each, or why it is refused; many at once, in processes of
 their own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,19 +72,20 @@ class Refused:
 
 
 def probe_all(
-    files: Sequence[File], limits: Limits, workers: int, check_stopped: Callable[[], None]
-) -> Iterator[tuple[File, AudioProbe | Refused]]:
+    files: Sequence[File], limits: Limits, workers: int, check_stopped: Callable[[], None], at_once: int = 1
+) -> Generator[tuple[File, AudioProbe | Refused]]:
     """Yield each file with the result of its probe, in the order given.
 
     Args:
         workers: processes to read with; 0 takes one for each core that this process may use, 1 reads in this process,
             where a decoder that crashes takes the run with it.
         check_stopped: asked between files; what it raises ends the reading.
+        at_once: jobs that share the processes.
 
     Raises:
         RuntimeError: the workers cannot be started.
     """
-    count = min(workers or available_cores(), -(-len(files) // FILES_PER_WORKER))
+    count = min(max(1, (workers or available_cores()) // at_once), -(-len(files) // FILES_PER_WORKER))
     if workers == 1 or any("memory://" in file.uri for file in files):
         for file in files:
             check_stopped()

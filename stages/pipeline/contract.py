@@ -45,7 +45,17 @@ STAGED: bool                  (optional) what it takes in replaces what was take
 take in what lies outside the store: `known` are the stage's rows of earlier runs, `refused` its rejects. `plan_source`
 only counts; `read_source` yields the complete new content of each shard that changes. Example: `stages/ingest/`. Where
 the source is STAGED, `known` is what users see, whatever a run that failed left behind, and the plan's own checks stand
-in the place of the share that the settings let be refused. Example: `stages/requests/`.
+in the place of the share that the settings let be refused. Example: `stages/requests/`. One whose items take long to
+read has all of these besides, so that jobs on many machines share them (`stages.pipeline.parts`):
+
+```
+READING: pa.Schema            what is known of an item once it is read: at least its `uri` and `stamp`
+def list_unread(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> pa.Table
+                              the items that `read_source` would read, in its order: at least `uri`, `stamp` and `size`
+                              (bytes); of `known` it is given the column `files`
+def read_part(config: Config, context: Context, unread: pa.Table) -> Iterator[Row]
+                              rows of READING of some of them; `read_source` looks there first (`Readings`)
+```
 
 Any stage may also define:
 

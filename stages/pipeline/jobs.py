@@ -20,6 +20,7 @@ from schemas.shards import distinct, output_keys, row_keys
 from schemas.tables import REJECTS, REMARKS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Shard
 from stages.pipeline.keys import driver_of, driving_key, is_staged, outdated_keys, wanted_keys
+from stages.pipeline.parts import PART, read_part
 from stages.pipeline.pipeline import data_digest
 from stages.pipeline.planning import reduced_shard
 from stages.pipeline.plans import ConfiguredStage
@@ -61,8 +62,8 @@ class JobResult:
 
 
 def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
-    """Do one job of a plan: a shard, or all of a stage that is not made shard by shard. Done twice, even at the same
-    time, it gives the same.
+    """Do one job of a plan: a shard, or all of a stage that is not made shard by shard, or a part of a source. Done
+    twice, even at the same time, it gives the same.
 
     Raises:
         ValueError: what the stage reads is not there, or the stage broke its contract.
@@ -75,6 +76,9 @@ def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
 
 def _do_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
     if hasattr(stage.module, "plan_source"):
+        if job.startswith(PART):
+            read_part(stage, context, job)
+            return Counts()
         return _run_source(stage, context)
     if hasattr(stage.module, "reduce"):
         with computing_threads(context.settings):

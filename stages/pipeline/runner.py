@@ -21,8 +21,9 @@ from stages.pipeline.checking import failed_check, run_checks
 from stages.pipeline.contract import CheckResult, Context, Stopped
 from stages.pipeline.jobs import Counts, JobResult, run_job
 from stages.pipeline.keys import is_staged
+from stages.pipeline.parts import list_parts
 from stages.pipeline.planning import plan_stage
-from stages.pipeline.plans import ConfiguredStage, Plan
+from stages.pipeline.plans import EVERYTHING, ConfiguredStage, Plan
 from stages.pipeline.release import code_version
 
 log = logging.getLogger(__name__)
@@ -94,12 +95,11 @@ def run_stage(
     name = f"{stage.name}-{context.fingerprint}"
     with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, _):
         plan = plan_stage(stage, context, by_name)  # another run may have made some of it since the plan was drawn up
-        context.progress.begin_stage(stage.name, len(plan.jobs))
-        results = run_jobs(stage, context, plan.jobs) if plan.jobs else []
-        failures = [result for result in results if result.error is not None]
-        for failure in failures:
-            if isinstance(failure.error, Stopped):
-                raise failure.error
+        parts = list_parts(stage, context) if plan.jobs else ()
+        context.progress.begin_stage(stage.name, len(parts) + len(plan.jobs))
+        failures = _failed(run_jobs(stage, context, parts)) if parts else []
+        results = run_jobs(stage, context, plan.jobs) if plan.jobs and not failures else []
+        failures += _failed(results)
         counts = sum((result.counts for result in results), Counts())
         if not (plan.jobs and hasattr(stage.module, "plan_source")):  # reading a source counts everything itself
             counts += _untouched_counts(stage, context, plan)
@@ -209,6 +209,19 @@ def _device(context: Context) -> str:
     return context.device if "torch" in sys.modules else "cpu"
 
 
+def _failed(results: Sequence[JobResult]) -> list[JobResult]:
+    """Return the jobs that failed.
+
+    Raises:
+        Stopped: the run was asked to stop.
+    """
+    failures = [result for result in results if result.error is not None]
+    for failure in failures:
+        if isinstance(failure.error, Stopped):
+            raise failure.error
+    return failures
+
+
 def _untouched_counts(stage: ConfiguredStage, context: Context, plan: Plan) -> Counts:
     """Count the rows of shards that were done before; a job counts the rows that it reused itself."""
     if plan.jobs and not hasattr(stage.module, "shard"):
@@ -225,6 +238,7 @@ def _failure(stage: ConfiguredStage, failures: Sequence[JobResult]) -> str | Non
     if not failures:
         return None
     first, where = failures[0], "it failed"
-    if hasattr(stage.module, "shard"):
-        where = f"{len(failures)} of its shards failed; shard {first.job}"
+    if first.job != EVERYTHING:
+        what = "shards" if hasattr(stage.module, "shard") else "jobs"
+        where = f"{len(failures)} of its {what} failed; {what.removesuffix('s')} {first.job}"
     return f"{stage.name}: {where}: {first.error or type(first.error).__name__}"

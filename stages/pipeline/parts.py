@@ -1,0 +1,183 @@
+"""Sources that are read in parts: what is new in one is listed once, and read by ranges of that list, each a job.
+
+```
+scratch/ingest-…/unread.list                      the list, in row groups: the ranges
+scratch/ingest-…/<list>-<part>-<id>.readings      what a job has read, kept every half minute
+```
+
+They lie in the store, where workers on any machine reach them. `read_source` takes what was read from there, in the
+order of the list, and reads itself what is not there. So its rows and shards are those of one that reads everything
+itself, however many jobs there were and whichever of them were killed; and what one of them has kept is not read again.
+"""
+
+import io
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from schemas import Settings
+from schemas.drafts import Drafts
+from schemas.tables import REJECTS
+from stages.pipeline.contract import Context
+from stages.pipeline.plans import ConfiguredStage
+
+UNREAD, READINGS = "unread.list", ".readings"
+"""The name of the list, and how those of files with what was read end."""
+
+PART = "part-"
+"""How the names of such jobs begin; a number follows, that of the row group."""
+
+LIST = "list"
+"""In the list's metadata: its own name, by which the readings of its parts are told from those of earlier lists."""
+
+ITEM = ("uri", "stamp")
+"""The columns that say which item it is, and in which state."""
+
+MOST_ITEMS, MOST_BYTES = 256, 2**30
+"""In a part: half a minute to some minutes of work, so that a job costs much more than its bookkeeping."""
+
+FEWEST_ITEMS, PARTS_EACH = 8, 4
+"""Of a small source, a part has no fewer; and each place that a job can be done in gets so many parts, so that none
+waits long for the last one."""
+
+SAVE_SECONDS = 30.0
+"""Between two times that a job keeps what it has read: what a killed worker costs at most."""
+
+FILES_OPEN = 4
+"""Files of readings that are in memory together."""
+
+Item = tuple[str, str]
+
+
+def reads_in_parts(module: ModuleType, settings: Settings) -> bool:
+    """Return whether a stage reads its source in parts: where jobs can be done in several places at once."""
+    spreads = settings.task_runner != "threads" or settings.concurrency > 1
+    return spreads and hasattr(module, "read_part")
+
+
+def list_parts(stage: ConfiguredStage, context: Context) -> Sequence[str]:
+    """Write down what is to be read of a source besides what an earlier run kept, and return the names of the jobs that
+    read it: none where one job may as well."""
+    module = stage.module
+    if not reads_in_parts(module, context.settings):
+        return ()
+    known = Drafts(context.store, module.WRITES, context.fingerprint).read(columns=["files"])
+    refused = context.store.read(REJECTS, context.fingerprint)
+    unread, readings = module.list_unread(stage.config, context, known, refused), Readings(context)
+    kept = [item in readings for item in _items(unread)]
+    todo = unread.filter(pa.array([not each for each in kept], pa.bool_()))
+    ranges = list(cut_ranges(todo.column("size").to_pylist(), context.settings.concurrency))
+    if len(ranges) < 2:
+        return ()
+    todo = todo.replace_schema_metadata({LIST: uuid.uuid4().hex})
+    buffer = io.BytesIO()
+    with pq.ParquetWriter(buffer, todo.schema, compression="zstd") as writer:
+        for start, stop in ranges:
+            writer.write_table(todo.slice(start, stop - start), row_group_size=stop - start)
+    context.store.write_bytes(_place(context, UNREAD), buffer.getvalue())
+    return [f"{PART}{number}" for number in range(len(ranges))]
+
+
+def cut_ranges(sizes: Sequence[int], at_once: int) -> Iterator[tuple[int, int]]:
+    """Yield where each part of a list begins and ends.
+
+    Args:
+        sizes: bytes of each item.
+        at_once: places that are known to do jobs at once.
+    """
+    most = max(FEWEST_ITEMS, min(MOST_ITEMS, -(-len(sizes) // (PARTS_EACH * at_once))))
+    start, held = 0, 0
+    for number, size in enumerate(sizes):
+        if number > start and (number - start == most or held + size > MOST_BYTES):
+            yield start, number
+            start, held = number, 0
+        held += size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
+def read_part(stage: ConfiguredStage, context: Context, job: str) -> None:
+    """Do one of the jobs that `list_parts` named: read its range of the list. Whatever ends it, what was read until
+    then is kept."""
+    with context.store.filesystem.open(context.store.path(_place(context, UNREAD)), "rb") as file:
+        opened, number = pq.ParquetFile(file), job.removeprefix(PART)
+        listed, metadata = opened.read_row_group(int(number)), opened.schema_arrow.metadata
+    readings = Readings(context, f"{metadata[LIST.encode()].decode()}-{number}-")
+    part = listed.filter(pa.array([item not in readings for item in _items(listed)], pa.bool_()))
+    rows: list[Mapping[str, Any]] = []
+    since = time.monotonic()
+    try:
+        for row in stage.module.read_part(stage.config, context, part):
+            rows.append(row)
+            if time.monotonic() - since >= SAVE_SECONDS:
+                readings.keep(rows, stage.module.READING)
+                rows, since = [], time.monotonic()
+    except BaseException:
+        with suppress(Exception):  # what ended the work is what is to be told
+            readings.keep(rows, stage.module.READING)
+        raise
+    readings.keep(rows, stage.module.READING)
+
+
+class Readings:
+    """What jobs have read of a stage's source and kept, as of when this was made.
+
+    Args:
+        name: how the names of the files begin that are looked at, and how those are named that are written.
+    """
+
+    def __init__(self, context: Context, name: str = "") -> None:
+        self._context, self._name = context, name
+        self._files: dict[Item, str] = {}
+        for file in context.store.files(context.scratch_area.relative):
+            if file.startswith(name) and file.endswith(READINGS):
+                self._files |= dict.fromkeys(_items(self._read(file, ITEM)), file)
+        self._opened = lru_cache(FILES_OPEN)(self._open)
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
+
+    def __contains__(self, item: Item) -> bool:
+        return item in self._files
+
+    def take(self, item: Item) -> pa.Table:
+        """Return the row of an item that was read."""
+        rows, places = self._opened(self._files[item])
+        return rows.slice(places[item], 1)
+
+    def keep(self, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
+        """Keep rows of items that were read."""
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+        if table.num_rows:
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+            name = f"{self._name}{uuid.uuid4().hex}{READINGS}"
+            self._context.store.write_bytes(_place(self._context, name), buffer.getvalue())
+
+    def clear(self) -> None:
+        """Remove them all, and the list: their rows stand."""
+        if self._context.store.files(self._context.scratch_area.relative):
+            self._context.clear_scratch()
+
+    def _open(self, name: str) -> tuple[pa.Table, dict[Item, int]]:
+        rows = self._read(name)
+        return rows, {item: place for place, item in enumerate(_items(rows))}
+
+    def _read(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        with self._context.store.filesystem.open(self._context.store.path(_place(self._context, name)), "rb") as file:
+            return pq.read_table(file, columns=columns and list(columns), page_checksum_verification=True)
+
+
+def _items(rows: pa.Table) -> list[Item]:
+    return list(zip(*(rows.column(name).to_pylist() for name in ITEM), strict=True))
+
+
+def _place(context: Context, name: str) -> str:
+    return f"{context.scratch_area.relative}/{name}"
