@@ -86,13 +86,14 @@ def read_delimited(data: bytes, first_separator: str = ",") -> RawTable:
     stated = re.fullmatch(r"sep=(.)\s*", lines[skipped]) if lines else None
     if stated:  # a line by which Excel is told how to read a file
         skipped += 1
-    start, separator, header = _find_header(lines, skipped, stated[1] if stated else None, first_separator)
+    heading = _find_heading(lines, skipped, stated[1] if stated else None, first_separator)
+    header, separator = heading.names, heading.separator
     if not any(known_column(name) for name in header):
         return _descriptions(table, lines, header)
     check_once(header, f"line {skipped + 1}")
     if separator != ",":
         table.notes.append(f"cells are parted by {SEPARATORS.get(separator, repr(separator))}")
-    records = list(_records(lines, start, separator))
+    records = list(_records(lines, heading.end, separator))
     for number, record in records:
         cells = record if isinstance(record, RequestRefused) else _cells(header, record, separator)
         if cells:
@@ -103,13 +104,26 @@ def read_delimited(data: bytes, first_separator: str = ",") -> RawTable:
     return table
 
 
-def _find_header(
-    lines: Sequence[str], start: int, stated: str | None, first_separator: str
-) -> tuple[int, str, list[str]]:
-    """Return where the lines after the heading begin, the separator, and the names of the heading."""
+@dataclass(frozen=True)
+class _Heading:
+    """The line that names the columns."""
+
+    end: int
+    """How many lines of the file end with it."""
+    separator: str
+    names: Sequence[str]
+
+
+def _find_heading(lines: Sequence[str], start: int, stated: str | None, first_separator: str) -> _Heading:
+    """Return the heading, read with the separator by which most of its names are known columns.
+
+    Args:
+        start: lines of the file before it.
+        stated: the separator, where the file says it.
+        first_separator: what is taken where several signs show as many columns.
+    """
     ranked = [stated] if stated else [first_separator, *(sign for sign in SEPARATORS if sign != first_separator)]
-    best: tuple[int, str, list[str]] = (start, ranked[0], [])
-    most = -1
+    best, most = _Heading(start, ranked[0], ()), -1
     for separator in ranked:
         reader = csv.reader(lines[start:], delimiter=separator, strict=True)
         try:
@@ -118,7 +132,7 @@ def _find_header(
             continue
         known = sum(1 for name in names if known_column(name))
         if known > most:
-            most, best = known, (start + reader.line_num, separator, names)
+            most, best = known, _Heading(start + reader.line_num, separator, names)
     return best
 
 

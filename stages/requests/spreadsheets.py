@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +77,18 @@ def _read_sheet(rows: Sequence[Sequence[Any]], written: Sequence[Sequence[Any]],
 
 
 def _cells(header: Sequence[str], row: Sequence[Any], written: Sequence[Any]) -> Cells:
-    """Return the cells of a row that say something, by heading; or why the row cannot be read."""
+    """Return the cells of a row that say something, by heading; or why the row cannot be read.
+
+    Args:
+        row: the values as they were when the file was saved.
+        written: the same cells with their formulas.
+    """
+    from openpyxl.utils import get_column_letter
+
     cells: dict[str, Any] = {}
-    for column, name, value, formula in _side_by_side(header, row, written):
+    for at, value in enumerate(row):
+        column, name = get_column_letter(at + 1), header[at] if at < len(header) else f"unnamed: {at}"
+        formula = written[at] if at < len(written) else None
         if value is None and isinstance(formula, str) and formula.startswith("="):
             message = (
                 f"expected a value in column {column}, got the formula {formula[:80]} whose result the file does not "
@@ -94,14 +103,3 @@ def _cells(header: Sequence[str], row: Sequence[Any], written: Sequence[Any]) ->
             return RequestRefused("bad value", message)
         cells[name] = text
     return cells
-
-
-def _side_by_side(
-    header: Sequence[str], row: Sequence[Any], written: Sequence[Any]
-) -> Iterator[tuple[str, str, Any, Any]]:
-    """Yield each cell's column letter, heading, value and formula."""
-    from openpyxl.utils import get_column_letter
-
-    for at, value in enumerate(row):
-        name = header[at] if at < len(header) else f"unnamed: {at}"
-        yield get_column_letter(at + 1), name, value, written[at] if at < len(written) else None

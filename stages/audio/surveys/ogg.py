@@ -38,16 +38,28 @@ class _Link:
     """The number of the page that comes next in each stream."""
 
 
+@dataclass
+class _Walk:
+    """What a file's pages are, from its beginning to its end."""
+
+    links: list[_Link] = field(default_factory=list)
+    cut_page: bool = False
+    """Its last page is cut."""
+    passed_over: int = 0
+    """Bytes that are in no page."""
+
+
 def survey_ogg(file: IO[bytes]) -> Layout:
     """Walk the pages of an Ogg file.
 
     Raises:
         AudioError: there is no stream, or the file ends in the middle of one.
     """
-    links, cut_page, passed_over = _walk(file)
+    walk = _walk(file)
+    links = walk.links
     if not links:
         raise AudioError("unreadable", f"expected Ogg, got a file with no whole page that begins a stream; {RESTORE}")
-    if cut_page and links[-1].open_streams:
+    if walk.cut_page and links[-1].open_streams:
         got = "a file that ends in the middle of a page"
         raise AudioError(
             "truncated", f"expected an Ogg stream to its last page, got {got}: it was cut short; {RESTORE}"
@@ -62,8 +74,8 @@ def survey_ogg(file: IO[bytes]) -> Layout:
     damaged = sum(link.damaged for link in links)
     if damaged:
         remarks.append(f"expected pages with right checksums, got {damaged} that are damaged or lost")
-    if passed_over > JUNK_BYTES:
-        remarks.append(f"expected Ogg pages alone, got {passed_over:,} other bytes: passed over")
+    if walk.passed_over > JUNK_BYTES:
+        remarks.append(f"expected Ogg pages alone, got {walk.passed_over:,} other bytes: passed over")
     parts = [
         Part(
             (Span(link.start, link.end),) if len(links) > 1 else None,
@@ -74,30 +86,29 @@ def survey_ogg(file: IO[bytes]) -> Layout:
     return Layout(tuple(parts), tuple(remarks))
 
 
-def _walk(file: IO[bytes]) -> tuple[list[_Link], bool, int]:
-    """Return the links of a file, whether its last page is cut, and how many bytes are in no page."""
-    links: list[_Link] = []
-    cut_page, passed_over, position = False, 0, 0
+def _walk(file: IO[bytes]) -> _Walk:
+    """Go through the pages of a file."""
+    walk, position = _Walk(), 0
     file.seek(position)
     while header := file.read(27):
         lengths = file.read(header[26]) if len(header) == 27 and header[:4] == b"OggS" else b""
         body = file.read(sum(lengths))
         size = 27 + len(lengths) + len(body)
-        cut_page = header[:4] == b"OggS" and (len(header) < 27 or 27 + header[26] + sum(lengths) > size)
-        if cut_page or header[:4] != b"OggS" or not _is_whole(header, lengths, body):
+        walk.cut_page = header[:4] == b"OggS" and (len(header) < 27 or 27 + header[26] + sum(lengths) > size)
+        if walk.cut_page or header[:4] != b"OggS" or not _is_whole(header, lengths, body):
             following = find_page(file, position + 1)
-            if links and header[:4] == b"OggS" and following is not None:
-                links[-1].damaged += 1
+            if walk.links and header[:4] == b"OggS" and following is not None:
+                walk.links[-1].damaged += 1
             if following is None:
-                passed_over += file.seek(0, 2) - position
+                walk.passed_over += file.seek(0, 2) - position
                 break
-            passed_over += following - position
+            walk.passed_over += following - position
             position = following
             file.seek(position)
             continue
         position += size
-        _enter(links, header, position - size, position)
-    return links, cut_page, passed_over
+        _enter(walk.links, header, position - size, position)
+    return walk
 
 
 def _enter(links: list[_Link], header: bytes, start: int, end: int) -> None:
