@@ -209,11 +209,6 @@ def _silence_branch(block: EncodecResnetBlock) -> None:
         block.shortcut.conv.bias.zero_()
 
 
-def plain_weights(network: EncodecModel) -> bool:
-    """Tell whether the weight normalisation is folded away."""
-    return not any(parametrize.is_parametrized(module, "weight") for module in network.modules())
-
-
 def with_weight_norm(network: EncodecModel, state: Mapping[str, Tensor]) -> EncodecModel:
     """Make a new network, on the CPU, of the configuration of `network` and with the state; its weights are normalised,
     whether the state has them plain or not: direction as it is, and length."""
