@@ -18,9 +18,8 @@ from schemas.checks import Check
 from schemas.records import combine_records
 from stages.pipeline.contract import Preview, Progress, Stopped
 from stages.pipeline.pipeline import Pipeline
-from stages.pipeline.planning import plan_pipeline
+from stages.pipeline.planning import plan_pipeline, preview_stages
 from stages.pipeline.plans import ConfiguredStage, Plan
-from stages.pipeline.previewing import preview_stages
 from stages.pipeline.runner import RunJobs, StageFailed, StageResult, run_one_by_one, run_stage
 
 

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 import schemas
 from schemas import WeightsRef
 from schemas.identity import by_hash
-from schemas.quarantine import passed_clips
 from schemas.tables import CLAP, CLIPS, CONTROLS, MEASURES, SCORES, TRACKS, Row
 from schemas.weights import LocalWeights
 from stages.evaluate.statistics import Estimate, Vectors, frechet_interval, mean_interval, wilson_interval
@@ -108,7 +107,7 @@ def reduce(
 ) -> ReduceResult:
     """Lay out the score card of the clips of each model."""
     control_rows = controls.to_pylist()
-    passed = {(row["request_id"], row["take"]): row["checkpoint_id"] for row in passed_clips(clips).to_pylist()}
+    passed = {(row["request_id"], row["take"]): row["checkpoint_id"] for row in clips.to_pylist() if not row["reasons"]}
     score_rows = [row for row in scores.to_pylist() if (row["request_id"], row["take"]) in passed]
     by_model: dict[str, list[Row]] = {}
     for row in score_rows:

@@ -14,7 +14,7 @@ from schemas.shards import row_keys
 from schemas.tables import CHECKPOINTS, REJECTS, REMARKS, Table
 from schemas.take_downs import TakeDowns
 from schemas.weights import NotTrainedYet
-from stages.pipeline.contract import Context
+from stages.pipeline.contract import Context, Preview
 from stages.pipeline.keys import driving_key, is_staged, wanted_keys
 from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import AFTER, EVERYTHING, ConfiguredStage, Content, Plan
@@ -142,6 +142,25 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
             contents[stage.module.WRITES.name] = plan.content
     pipeline.check_inputs(names)
     return list(plans.values())
+
+
+def preview_stages(pipeline: Pipeline, plans: Sequence[Plan]) -> dict[str, Preview]:
+    """Return the previews of those stages of a plan that have one, by name; none where a table that the stage reads is
+    still to be made by another stage of the plan.
+
+    Raises:
+        ValueError: a shard of a table cannot be read.
+    """
+    working = {plan.stage for plan in plans if plan.jobs or plan.gone}
+    previews = {}
+    for plan in plans:
+        stage = pipeline.stages[plan.stage]
+        if not hasattr(stage.module, "preview") or plan.estimated:
+            continue
+        writers = {writer.name for table in pipeline.reads(plan.stage) if (writer := pipeline.writer(table))}
+        if not writers & working:
+            previews[plan.stage] = stage.module.preview(stage.config, pipeline.context(plan.stage, run_id="plan"))
+    return previews
 
 
 def _trainer_at_work(pipeline: Pipeline, stage: ConfiguredStage, plans: Mapping[str, Plan]) -> str | None:

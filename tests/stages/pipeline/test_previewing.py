@@ -7,9 +7,8 @@ from schemas import Settings
 from schemas.tables import CHECKPOINTS, CHROMA
 from stages.pipeline.contract import Preview, ReduceResult
 from stages.pipeline.pipeline import Pipeline
-from stages.pipeline.planning import plan_pipeline
+from stages.pipeline.planning import plan_pipeline, preview_stages
 from stages.pipeline.plans import ConfiguredStage
-from stages.pipeline.previewing import preview_stages
 from stages.pipeline.remarks import Remark
 from tests.worlds.tiny_stages import Knobs, make_mapping, make_pipeline, run
 
