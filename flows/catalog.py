@@ -17,6 +17,7 @@ from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 
 from flows.clusters import Channel, hearing_workers, placement, task_runner, telling_run
+from flows.estimates import estimate
 from flows.failures import is_transient
 from flows.notifying import sender, tell_failure
 from flows.output import LineProgress
@@ -76,7 +77,9 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
         settled = settled_plan(plan_run(recipe, settings, requested))
         for line in settled.lines:
             log.warning(line)
-        run = Run(settled.plan, settled.stage_plans, progress=LineProgress(log.info))
+        lines = LineProgress(log.info)
+        lines.expect(estimate(settled.plan.pipeline(), settled.stage_plans))
+        run = Run(settled.plan, settled.stage_plans, progress=lines)
     Store(settings.store).check_writable()
     run.progress = progress = ReadableProgress(run.progress)
     problem: BaseException | None = None

@@ -15,6 +15,7 @@ from flows.server import start_server, wait_for_server
 from flows.stopping import stoppable
 
 if TYPE_CHECKING:
+    from flows.output import RunProgress
     from flows.running import Run
     from schemas import Store
     from stages.pipeline.plans import ConfiguredStage
@@ -44,7 +45,7 @@ def run_and_show(options: RunOptions) -> list[str]:
     current = Run(options.plan, progress=progress)
     try:
         with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
-            _run(options, current)
+            _run(options, current, progress)
     finally:
         print_table(open_console(), result_rows(current.results))
         stages = [result.stage for result in current.results]
@@ -71,7 +72,7 @@ def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: 
         yield f"segue: next, `segue show {table} --store {store.url}` tells what {stages[-1]} made"
 
 
-def _run(options: RunOptions, current: "Run") -> None:
+def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
     from flows.estimates import estimate, total_line
     from flows.orders import advice_lines, told_lines
@@ -91,7 +92,9 @@ def _run(options: RunOptions, current: "Run") -> None:
         print(line, file=sys.stderr, flush=True)
     for line in advice_lines(options.recipe):
         print(f"segue: {line}", file=sys.stderr, flush=True)
-    if total := total_line(estimate(current.plan.pipeline(), current.stage_plans)):
+    estimates = estimate(current.plan.pipeline(), current.stage_plans)
+    progress.expect(estimates)
+    if total := total_line(estimates):
         print(f"segue: {total}", file=sys.stderr, flush=True)
     Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
     working = {plan.stage for plan in current.stage_plans if plan.jobs}

@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 
-from flows.output import Work
+from flows.output import Work, stage_share
 from stages.pipeline.contract import Progress
 
 KEY = "segue-progress"
@@ -75,8 +75,7 @@ class ReadableProgress(Progress):
             stage, works = self._stage, list(self._works.values())
         if not stage.what:
             return None
-        shares = [min(work.done / work.total, 1.0) for work in works if work.total]
-        share = min((stage.done + sum(shares)) / max(stage.total, len(shares), 1), 1.0)
+        share = stage_share(stage, works)
         texts = [f"{stage.what}: {stage.done}/{stage.total} shards done"] if stage.total > 1 else [stage.what]
         texts += [work.line() for work in works]
         return Reading(round(100 * share, 1), "; ".join(texts))
