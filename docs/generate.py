@@ -87,13 +87,15 @@ FROM (SELECT genre, words, avg(list_max([list_cosine_similarity(e, w.embedding) 
 SELECT d.description, t.title, t.genre,
        round(list_max([list_cosine_similarity(e, description_embedding) FOR e IN c.embeddings])::DOUBLE, 2) AS likeness
 FROM descriptions d, clap c JOIN tracks t USING (track_id)
-WHERE d.track_id = (SELECT min(track_id) FROM descriptions WHERE description IS NOT NULL) AND c.track_id != d.track_id
+WHERE description_embedding IS NOT NULL AND d.track_id = (SELECT min(track_id) FROM descriptions WHERE description != '')
+  AND c.track_id != d.track_id
 ORDER BY likeness DESC, title LIMIT 3""",
     "Which recordings are nearest to what a request asks for?": """
 SELECT left(r.description, 40) AS description, t.title,
        round(list_cosine_similarity(s.description_embedding, c.embeddings[1])::DOUBLE, 2) AS likeness
 FROM scores s JOIN requests r USING (request_id), clap c JOIN tracks t USING (track_id)
-WHERE s.request_id = (SELECT min(request_id) FROM scores WHERE description_embedding IS NOT NULL) AND s.take = 0
+WHERE s.take = 0 AND s.description_embedding IS NOT NULL
+  AND s.request_id = (SELECT min(request_id) FROM scores WHERE description_embedding IS NOT NULL)
 ORDER BY likeness DESC, title LIMIT 3""",
     "Which recordings does a clip sound like?": """
 SELECT left(r.description, 40) AS description, t.title,
