@@ -87,8 +87,8 @@ FROM (SELECT genre, words, avg(list_max([list_cosine_similarity(e, w.embedding) 
 SELECT d.description, t.title, t.genre,
        round(list_max([list_cosine_similarity(e, description_embedding) FOR e IN c.embeddings])::DOUBLE, 2) AS likeness
 FROM descriptions d, clap c JOIN tracks t USING (track_id)
-WHERE description_embedding IS NOT NULL AND d.track_id = (SELECT min(track_id) FROM descriptions WHERE description != '')
-  AND c.track_id != d.track_id
+WHERE description_embedding IS NOT NULL AND c.track_id != d.track_id
+  AND d.track_id = (SELECT min(track_id) FROM descriptions WHERE description_embedding IS NOT NULL)
 ORDER BY likeness DESC, title LIMIT 3""",
     "Which recordings are nearest to what a request asks for?": """
 SELECT left(r.description, 40) AS description, t.title,
