@@ -13,6 +13,7 @@ from fractions import Fraction
 from io import BufferedReader
 from pathlib import Path
 from pickle import UnpicklingError
+from threading import RLock
 from typing import Any
 from zipfile import BadZipFile, is_zipfile
 
@@ -21,6 +22,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+LOADING = RLock()
+"""Held while a network is loaded by transformers or unpickled. Both change what a whole process has as long as they
+load: transformers takes `PreTrainedModel.tie_weights` and torch's initialisations away and gives back what it found,
+which for one of two threads (shards at once) is what the other had put there, for good."""
 
 PICKLED_NUMBERS = (
     Fraction,
@@ -55,7 +61,7 @@ def load_pickle(path: Path, classes: Sequence[type] = (), mapped: bool = True) -
         ValueError: the file is no PyTorch pickle, is damaged, or names something that is not allowed.
     """
     try:
-        with torch.serialization.safe_globals([*PICKLED_NUMBERS, *classes]):
+        with LOADING, torch.serialization.safe_globals([*PICKLED_NUMBERS, *classes]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped and is_zipfile(path))
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
         why = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
@@ -120,9 +126,10 @@ def load_network(network_class: Any, path: Path, attention: str) -> Any:
         OSError, ValueError, KeyError, RuntimeError: there is none, or some of its weights are missing: those would be
             random numbers, with no more than a warning.
     """
-    network, report = network_class.from_pretrained(
-        path, dtype=torch.float32, attn_implementation=attention, local_files_only=True, output_loading_info=True
-    )
+    with LOADING:
+        network, report = network_class.from_pretrained(
+            path, dtype=torch.float32, attn_implementation=attention, local_files_only=True, output_loading_info=True
+        )
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"no weights for {', '.join(missing[:3])}")
     return network

@@ -1,0 +1,27 @@
+"""Networks from files: several threads may load at once, as shards at once do."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import torch
+from transformers import PreTrainedModel, T5Config, T5EncoderModel
+
+from stages.networks.loading import load_network
+
+THREADS = 4
+
+
+def test_threads_that_load_at_once_leave_transformers_and_torch_as_they_were(tmp_path):
+    config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=8, num_layers=6, num_heads=2)
+    T5EncoderModel(config).save_pretrained(tmp_path)
+    before = (PreTrainedModel.tie_weights, PreTrainedModel.init_weights, torch.nn.init.normal_)
+    barrier = Barrier(THREADS)
+
+    def load(_: int) -> list[torch.Tensor]:
+        barrier.wait()
+        return [load_network(T5EncoderModel, tmp_path, "eager").shared.weight for _ in range(8)]
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        loaded = [weight for weights in threads.map(load, range(THREADS)) for weight in weights]
+    assert (PreTrainedModel.tie_weights, PreTrainedModel.init_weights, torch.nn.init.normal_) == before
+    assert all(torch.equal(weight, loaded[0]) for weight in loaded)
