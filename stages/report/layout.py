@@ -1,0 +1,131 @@
+"""The layout of the page: what it says, part by part, of the rows of a catalog and what lies beside it."""
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+
+import pyarrow as pa
+
+from schemas.tables import CLIPS, GENERATIONS, MEASURES, SAMPLES, SCORES, TRAINING, Row
+from stages.pipeline.contract import Context
+from stages.report.attachments import Attachments
+from stages.report.catalog_data import catalog_facts, data_blocks
+from stages.report.catalog_rows import CatalogRows
+from stages.report.clips import Around, Sound, clip_views, minutes, relative_address
+from stages.report.codecs import codec_view
+from stages.report.contents import checkpoint_views, known_metrics, table_sizes
+from stages.report.findings import findings, gate_finding, melody_bars
+from stages.report.rendering import Page
+from stages.report.score_card import score_cards
+from stages.report.twins import EarlierClips, twin_views
+
+
+def lay_out(
+    title: str,
+    context: Context,
+    rows: CatalogRows,
+    tables: Mapping[str, pa.Table],
+    earlier: EarlierClips,
+    attachments: Attachments,
+) -> Page:
+    """Return the page.
+
+    Args:
+        tables: by name, those that are shown as they are: `measures`, `training`, `samples`.
+        earlier: another checkpoint's clips of the same requests.
+    """
+    addresses = attachments.addresses
+    clips = [row for row in rows.clips if row["sha256"] in addresses]
+    used = sorted({row["checkpoint_id"] for row in clips})
+    model = next((row for row in rows.checkpoints if row["checkpoint_id"] in used), None)
+    measures = [
+        row for row in tables[MEASURES.name].to_pylist() if model and row["checkpoint_id"] == model["checkpoint_id"]
+    ]
+    shown = [table.name for table in (GENERATIONS, CLIPS, SCORES) if table.name in context.versions]
+    versions = ", ".join(f"{name} {context.versions[name]}" for name in shown)
+    twins = twin_views(earlier, addresses)
+    views = clip_views(clips, rows.requests, rows.seeds, rows.scores, _around(rows, attachments), twins)
+    return Page(
+        title=title,
+        summary=_catalog_summary(clips, rows.tracks.values(), len(used)),
+        findings=[
+            *findings(measures, known_metrics(model) if model else {}, rows.originality),
+            gate_finding(rows.verdicts),
+        ],
+        bars=melody_bars(measures),
+        cards=score_cards(measures),
+        clips=views,
+        facts=catalog_facts(views, context.store.identity, versions),
+        blocks=data_blocks(views),
+        codec=codec_view(rows.codec, rows.reconstructions, rows.tracks, addresses) if rows.codec else None,
+        checkpoints=checkpoint_views(
+            rows.checkpoints, tables[TRAINING.name].to_pylist(), used, tables[SAMPLES.name].to_pylist()
+        ),
+        tables=table_sizes(context.store),
+        notes=_notes(len(attachments.clip_rejects), len(attachments.codec_rejects), rows.codec is not None),
+    )
+
+
+def _around(rows: CatalogRows, attachments: Attachments) -> Around:
+    """Return what lies around the clips: only sounds that have a picture are heard."""
+    addresses = attachments.addresses
+    return Around(
+        tracks=rows.tracks,
+        pictures=addresses,
+        untrained={key: row for key, row in rows.untrained.items() if row["sha256"] in addresses},
+        excerpts={
+            reference: Sound("", excerpt.title, relative_address(excerpt.path), addresses[excerpt.sha256])
+            for reference, excerpt in attachments.excerpts.items()
+            if excerpt.sha256 in addresses
+        },
+    )
+
+
+def _catalog_summary(clips: Sequence[Row], tracks: Collection[Row], models: int) -> list[tuple[str, str]]:
+    """Return the figures at the head of the page, each under its name."""
+    loudness = [row["loudness"] for row in clips if row["loudness"] is not None]
+    artists = {row["artist"] for row in tracks if row["artist"]}
+    figures = [
+        ("Clips", f"{len(clips):,}"),
+        ("Playing time", minutes(sum(row["seconds"] for row in clips))),
+        ("Recordings", f"{len(tracks):,}"),
+        ("Of music", minutes(sum(row["seconds"] for row in tracks))),
+        ("Artists", f"{len(artists):,}"),
+        ("Models behind the clips", f"{models}"),
+    ]
+    if loudness:
+        figures.append(("Median loudness", f"{statistics.median(loudness):.1f} LUFS"))
+    return figures
+
+
+def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:
+    """Return what a reader must know of the figures, and of what is left out."""
+    notes = [
+        "Intervals are of 95 %: Wilson’s for shares of right answers, a bootstrap’s for means and distances. n counts "
+        "sounds. Every number of the score card is a row of the table measures.",
+        "Chance is what the same clips score by what other requests asked for; of a melody by its own frames in any "
+        "order.",
+        "The untrained model has the same architecture, requests and seeds, and random weights. Recordings are of the "
+        "splits valid and test, as long as the median request, and judged by their metadata: what is wrong there is "
+        "the detector’s error. The codec ceiling is the same recordings through the codec.",
+        "Chroma similarity is the share of frames, at 7.8 a second, whose strongest pitch class is the asked one: the "
+        "mean cosine of the quantised chroma (MusicGen, arXiv:2306.05284, section 4).",
+        "What was asked and could not be heard counts as wrong. Of beats and chords the lines and lanes on top are "
+        "what was asked, those below what was heard.",
+        "A claim holds when clips are more than two standard errors above chance and above the untrained model.",
+        "Text match is the CLAP cosine of clip and description. The nearest track is that of the training split whose "
+        "CLAP embedding has the highest cosine with the clip’s: near 1 it would be a copy.",
+    ]
+    if with_codec:
+        notes += [
+            "SI-SNR is the scale-invariant signal-to-noise ratio of decoded sound (Le Roux et al., arXiv:1811.02508). "
+            "Mel distance is the mean difference of mel spectra, which forgives a wrong phase. The codec is evaluated "
+            "on the beginnings of recordings; of a codebook no more entries can be in use than they have frames.",
+            "The untrained codec is the same network with random weights and codebooks started on its own output. The "
+            "scalar quantiser sends fewer samples of a few bits each, evenly or by the mu-law; of every recording it "
+            "takes the number of bits, law and scale with the best SI-SNR, and it never has more bits than the codec.",
+        ]
+    if codec_refused:
+        notes.append(f"Of the codec’s reconstructions {codec_refused} cannot be read: their pairs are left out.")
+    if refused:
+        notes.append(f"{refused} clips are left out because their files cannot be read; the table rejects says why.")
+    return notes
