@@ -163,20 +163,21 @@ def _last_sample(file: IO[bytes], stream: StreamInfo, end: int) -> int | None:
 
 
 def frame_place(header: bytes, block_size: int) -> range | None:
-    """Return which samples of the stream a frame holds (RFC 9639, 9.1); None where its header's checksum is wrong.
+    """Return which samples of the stream a frame holds (RFC 9639, 9.1); None where its header's checksum is wrong, or
+    its block size or frame number are none: what only looks like a header, in the midst of a frame.
 
     Args:
         header: at least the first 16 bytes of the frame.
         block_size: that of STREAMINFO, for streams whose frames are numbered.
     """
     leading = next((count for count in range(8) if not header[4] << count & 0x80), 8)
-    if leading == 1 or leading > 7:
+    code = header[2] >> 4
+    if leading == 1 or leading > 7 or code == 0:
         return None
     length = 4 + max(1, leading)
     number = header[4] & (0x7F >> leading)
     for byte in header[5:length]:
         number = number << 6 | byte & 0x3F
-    code = header[2] >> 4
     if code in (6, 7):
         samples = int.from_bytes(header[length : length + code - 5], "big") + 1
         length += code - 5
@@ -186,7 +187,7 @@ def frame_place(header: bytes, block_size: int) -> range | None:
     checksum = 0
     for byte in header[:length]:
         checksum = _CRC8[checksum ^ byte]
-    if code == 0 or length >= len(header) or checksum != header[length]:
+    if length >= len(header) or checksum != header[length]:
         return None
     begin = number if header[1] & 1 else number * block_size
     return range(begin, begin + samples)
