@@ -17,9 +17,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-# Its language model trains in two processes, which a model so small gains more from than from two threads.
+# Its language model trains in two processes, and two shards are worked on at once: so small a model gains more from
+# either than from two threads.
 demo: env
-	$(BIN)/segue run --preset miniature --store $(STORE) --set settings.processes=2
+	$(BIN)/segue run --preset miniature --store $(STORE) --set settings.processes=2 --set settings.concurrency=2
 
 lint: env
 	$(BIN)/ruff check .

@@ -38,7 +38,7 @@ TASK_BYTES = 27e3
 PRINT_BYTES = 6e3
 """Of memory for a second of sound, as `stages.analysis.PrintIndex` says."""
 LIKENESS = 0.6
-"""Of copies, as the miniature's `ingest.near_duplicates` has it."""
+"""Of copies, as `ingest.near_duplicates` of the miniature was when the rates were kept."""
 PLAN_SECONDS, PLAN_MEGABYTES = "time by the wall", "memory at its highest"
 
 

@@ -65,6 +65,8 @@ class SeparatorConfig(schemas.Config):
     """The network and its training. The published htdemucs has 48 channels, an STFT of 4096 and 5 layers at 44.1
     kHz."""
 
+    sample_rate: int = Field(default=16_000, ge=8_000)
+    """Of what it separates, Hz: recordings are brought to it first, so half the rate is half the work."""
     channels: int = Field(default=16, ge=8)
     """Channels of the outermost layer; each further layer has twice as many."""
     fft: int = Field(default=1024, ge=256)
@@ -126,7 +128,7 @@ class DemoModelsConfig(schemas.Config):
     seed: int = Field(default=0, ge=0)
     """The music, the initial weights and every draw follow from it."""
     sample_rate: int = Field(default=16_000, ge=8_000)
-    """Of separator and CLAP, Hz."""
+    """Of CLAP, Hz."""
     pieces: int = Field(default=288, ge=32)
     """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
     held_out: int = Field(default=48, ge=4)

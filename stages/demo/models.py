@@ -5,7 +5,6 @@ stands in the store already, from a run that was killed after it, is not trained
 
 import json
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,23 +27,29 @@ FACTS = "training.json"
 
 
 class _Trainer:
-    """One run of the stage; the music is made when the first model needs it, and torch is loaded only then too."""
+    """One run of the stage; the music of a sample rate is made when the first model needs it, and torch is loaded only
+    then too."""
 
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context = config, context
+        self._music: dict[int, TrainingMusic] = {}
 
-    @cached_property
-    def music(self) -> "TrainingMusic":
+    def music(self, sample_rate: int) -> "TrainingMusic":
         from stages.demo.training import make_music
 
-        config = self.config
-        return make_music(self.context, config.seed, config.pieces, config.held_out, config.sample_rate)
+        if sample_rate not in self._music:
+            config = self.config
+            self._music[sample_rate] = make_music(
+                self.context, config.seed, config.pieces, config.held_out, sample_rate
+            )
+        return self._music[sample_rate]
 
     def separator(self, folder: Path) -> TrainingSummary:
         from model.optim.train_state import step_seed
         from stages.demo import separator
 
-        config, music = self.config.separator, self.music
+        config = self.config.separator
+        music = self.music(config.sample_rate)
         on_step = self._steps("training the separator", config.training.optimization.steps)
         network = separator.train_separator(config, music, step_seed(self.config.seed, 1), self.context.device, on_step)
         separator.save_separator(network, folder)
@@ -56,7 +61,7 @@ class _Trainer:
         from model.optim.train_state import step_seed
         from stages.demo import clap
 
-        config, music = self.config.clap, self.music
+        config, music = self.config.clap, self.music(self.config.sample_rate)
         on_step = self._steps("training CLAP", config.training.optimization.steps)
         trained = clap.train_clap(config, music, step_seed(self.config.seed, 2), self.context.device, on_step)
         clap.save_clap(trained, folder)

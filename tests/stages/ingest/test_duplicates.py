@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from flows.presets import miniature
 from schemas.tables import PRINTS
 from stages.analysis.copies import compare
 from stages.ingest import Config, duplicates
@@ -51,13 +52,13 @@ def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces
     }
 
 
-def test_a_lossy_copy_of_a_sparse_piece_is_found_by_the_default_and_not_by_the_miniatures(tmp_path):
+def test_a_lossy_copy_of_a_sparse_piece_is_found_by_the_default_and_not_by_the_miniatures_threshold(tmp_path):
     """Of what a codec leaves of few soft notes less is in common than of two pieces on the same chords."""
     sound = piece(607)
     copies = {"original": sound, "copy": PLANTS["as MP3"](sound, sound, 0.3)}
     likeness = compare(print_of(copies["copy"]), print_of(sound)).likeness(len(sound) / RATE, len(sound) / RATE)
     assert 0.4 <= likeness < 0.6
-    for limit, copied in ((Config().near_duplicates, 1), (0.6, 0)):
+    for limit, copied in ((Config().near_duplicates, 1), (miniature()["ingest"]["near_duplicates"], 0)):
         world = World(tmp_path / f"{limit}", near_duplicates=limit)
         for name, each in copies.items():
             add(world, name, each)
