@@ -1,7 +1,8 @@
 """Writes what the documentation takes from the code: `make docs`, or `python -m docs.generate [STORE]`.
 
 `docs/reference.md` and `tests/benchmarks/RESULTS.md` are written whole; sections between marks in other pages are
-replaced. With a store, the answers to the queries of `docs/queries.md` are those of that store.
+replaced. With a store, README's table of the demo and the answers to the queries of `docs/queries.md` are those of that
+store.
 """
 
 import ast
@@ -62,6 +63,18 @@ WHERE s.chroma_similarity IS NOT NULL ORDER BY s.chroma_similarity DESC LIMIT 3"
 SELECT c.request_id[:8] AS request, c.checkpoint_id[:8] AS checkpoint, k.data_digest, k.rows_seen, k.steps
 FROM clips c JOIN checkpoints k USING (checkpoint_id) ORDER BY c.request_id LIMIT 2""",
 }
+
+FOLLOWED = {
+    "chroma_similarity": "melody, frames",
+    "bpm_correct": "tempo within 4 %",
+    "beat_f_measure": "beats, F-measure",
+    "key_correct": "key, exact of 24",
+    "chord_accuracy": "chords by bar",
+}
+"""The measures of README's table of the demo, and what they are called there."""
+
+GOAL = 0.8
+"""Of the codec's ceiling: what clips of the demo are to reach."""
 
 WORDS = ("calm ambient music with bells", "fast drum and bass")
 """The words that the queries by likeness are asked with."""
@@ -248,6 +261,21 @@ def source_tree() -> str:
     return "\n".join(["```", *lines, "```"])
 
 
+def followed_table(measures: Sequence[Mapping[str, Any]]) -> str:
+    """Return what clips do of what was asked of them, of rows of the table `measures`; in bold what falls short of
+    `GOAL`."""
+    measured = {(row["measure"], row["sounds"]): row for row in measures}
+    lines = []
+    for measure, name in FOLLOWED.items():
+        clips, chance, codec = (measured[measure, sounds] for sounds in ("clips", "chance", "codec"))
+        value, low, high = (f"{100 * clips[each]:.1f}" for each in ("value", "low", "high"))
+        share = f"{clips['value'] / codec['value']:.0%}".replace("%", " %")
+        bold = share if clips["value"] >= GOAL * codec["value"] else f"**{share}**"
+        by_chance, ceiling = f"{100 * chance['value']:.0f} %", f"{100 * codec['value']:.1f} %"
+        lines.append([name, f"{value} % ({low}–{high})", str(clips["n"]), by_chance, ceiling, bold])
+    return markdown_table(["asked for", "clips", "n", "by chance", "codec's ceiling", "of the ceiling"], lines)
+
+
 def answered_queries(store: Store, queries: Mapping[str, str], words: Mapping[str, Sequence[float]]) -> str:
     """Return queries with a store's answers."""
     parts = []
@@ -300,5 +328,6 @@ if __name__ == "__main__":
         draw_figure(figure, DOCS / "patterns" / f"{figure}.svg")
     if len(sys.argv) > 1:
         asked = Store(sys.argv[1])
+        replace_section(ROOT / "README.md", "demo", followed_table(query(asked, "SELECT * FROM measures").to_pylist()))
         for section, queries, words in (("queries", QUERIES, {}), ("likeness", LIKENESS, embed_words(asked, WORDS))):
             replace_section(DOCS / "queries.md", section, answered_queries(asked, queries, words))

@@ -23,8 +23,8 @@ def miniature() -> Difference:
     learning = {"learning_rate": 2e-3, "floor": 0.05, "ema_interval": 1, "precision": "float32"}
     frame_rate = 50.0
     return {
-        # Of 520 to learn from (640 in all), held-out cross-entropy stays 0.4 nats above that of the training; of 896, 0.3
-        # nats. 1,024 are two whole shards, which two cores share evenly.
+        # Of 520 to learn from (640 in all), held-out cross-entropy stays 0.4 nats above that of the training; of 896,
+        # 0.3. 1,024 are two whole shards, which two cores share evenly.
         "demo": {"pieces": 1024},
         # Two of the sixteen artists, so that more than a hundred tracks that no model heard can be asked for, and each
         # genre keeps an artist of its own to learn from. Shares go by the hash of a name, and an artist one of whose
@@ -138,9 +138,9 @@ def miniature() -> Difference:
             "valid_every": 400,
             "save_every": 200,
         },
-        # Guidance 2 and 3 of one model, some hundred requests each: chords 83 and 78 % right, keys 76 and 72 %, melodies
-        # 69 and 73 %, tempi 62 and 70 %; pulse clarity .39 and .43, and the sound gets noisier (pitch strength .22 and
-        # .20). Temperature 0.7 instead of 0.4, at 2: chords 79, keys 74, melodies 74, tempi 68 %.
+        # Guidance 2 and 3 of one model, some hundred requests each: chords 83 and 78 % right, keys 76 and 72 %,
+        # melodies 69 and 73 %, tempi 62 and 70 %; pulse clarity .39 and .43, and the sound gets noisier (pitch strength
+        # .22 and .20). Temperature 0.7 instead of 0.4, at 2: chords 79, keys 74, melodies 74, tempi 68 %.
         "requests": {"default_set": "demo", "held_out": 104, "temperature": 0.4, "guidance": 2.5},
     }
 

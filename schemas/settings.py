@@ -40,8 +40,8 @@ class Settings(Config):
     """What runs the shards of a stage: threads of the run, or the workers of a cluster of Dask or Ray, here or
     elsewhere. Stages that run a model go only where a GPU is offered (Dask: `--resources GPU=1`), if there are any."""
     concurrency: int = Field(default=1, ge=1)
-    """Shards in work at once, which share the cores. One shard has all of them already, so more helps only on larger
-    machines."""
+    """Shards in work at once, which share the cores. One shard has all of them already, so more helps on larger
+    machines, and where networks are so small that two threads gain little on one."""
     dask_address: str | None = None
     """The scheduler of a running Dask cluster; None starts a local one."""
     ray_address: str | None = None

@@ -22,7 +22,7 @@ SMALL = demo_models.Config.model_validate(
     {
         **{"pieces": 32, "held_out": 4},
         "separator": {
-            **{"channels": 8, "bottom_channels": 16, "depth": 3, "heads": 2},
+            **{"sample_rate": 8_000, "channels": 8, "bottom_channels": 16, "depth": 3, "heads": 2},
             "training": {"segment_seconds": 1.0, "batch_size": 1, "optimization": QUICK},
         },
         "clap": {
@@ -56,6 +56,7 @@ def test_the_loaders_of_published_weights_read_the_stand_ins(made):
     folders = {kind: context.store.local(row["path"]) for kind, row in rows.items()}
     separator = load_separator(LocalWeights("checkpoint:separator", folders["separator"], ""))
     assert separator.bag.sources == ["drums", "bass", "other", "vocals"]
+    assert separator.sample_rate == SMALL.separator.sample_rate != SMALL.sample_rate
     embedder = load_joint_embedder(folders["clap"])
     assert embedder.embed_text(["a slow folk song"]).shape == (1, 16)
     assert isinstance(ClapModel.from_pretrained(folders["clap"]), ClapModel)
