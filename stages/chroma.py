@@ -6,6 +6,7 @@ Rows hold the raw chroma (strongest bin 1): whoever trains decides whether only 
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import pyarrow as pa
 
@@ -30,9 +31,12 @@ class Config(ChromaConfig):
 
 def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
     """Measure the chroma of a shard's tracks, one by one. A silent track has no melody and is refused as such."""
-    from stages.networks.demucs import load_separator, melody_chroma  # with torch, which a plan does without
+    from stages.networks.demucs import Separator, load_separator, melody_chroma  # with torch, which a plan does without
 
-    separator = load_separator(context.weights(config.separator), context.device) if config.separator else None
+    def load(reference: WeightsRef) -> Separator:
+        return load_separator(context.weights(reference), context.device)
+
+    separator = context.borrow("separator", partial(load, config.separator)) if config.separator else None
     sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (config.sample_rate, 1)
     context.progress.start("chroma", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), sample_rate, channels) as waveforms:

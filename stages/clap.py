@@ -43,7 +43,8 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
 
     if config.model is None:
         raise ValueError("expected clap.model to embed recordings with, got none")
-    embedder = load_joint_embedder(context.weights(config.model).path, context.device)
+    folder = context.weights(config.model).path
+    embedder = context.borrow("clap", lambda: load_joint_embedder(folder, context.device))
     context.progress.start("clap", tracks.num_rows, "tracks")
     with prefetch(context, prefetch_items(tracks), embedder.sample_rate, 1) as waveforms:
         for item, waveform in waveforms:

@@ -151,15 +151,15 @@ class _Sounds:
     def __init__(self, config: Config, context: Context, generations: Sequence[Row]) -> None:
         from stages.checkpoints.decoded import DecodedSounds
 
-        self._weights, self._got = context.weights(config.codec), f"decode.codec = {config.codec}"
-        self._generations, self._device = generations, context.device
-        self._handed_on = DecodedSounds(context.store, context.versions[VERDICTS.name], self._weights.digest)
+        self._reference, self._context, self._generations = config.codec, context, generations
+        digest = context.weights(config.codec).digest
+        self._handed_on = DecodedSounds(context.store, context.versions[VERDICTS.name], digest)
 
     @cached_property
     def _codecs(self) -> "dict[CodesFormat, AnyCodec]":
-        from stages.checkpoints.codecs import load_codecs_of_rows
+        from stages.checkpoints.codecs import borrow_codecs_of_rows
 
-        return load_codecs_of_rows(self._generations, self._weights.path, self._device, self._got)
+        return borrow_codecs_of_rows(self._generations, self._reference, self._context, "decode.codec")
 
     def take(self, generation: Row, seconds: float) -> "DecodedSound":
         """Return the sound of a take, cut to the seconds that were asked for. One that was handed on is gone then.
@@ -215,10 +215,10 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
         ValueError: the codec is not one that the codes can belong to, or cannot be had.
     """
     from schemas.descent import training_licences
-    from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
+    from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generation
 
-    path, got = context.weights(config.codec).path, f"decode.codec = {config.codec}"
-    codec = load_codecs_of_rows([generation], path, context.device, got)[CodesFormat.from_row(generation)]
+    codecs = borrow_codecs_of_rows([generation], config.codec, context, "decode.codec")
+    codec = codecs[CodesFormat.from_row(generation)]
     sound = decode_generation(codec, generation, request["seconds"])
     licences = training_licences(context.store, generation["checkpoint_id"])
     return _render(config, generation, request, licences, sound, codec.sample_rate, _marking(config, context))

@@ -68,7 +68,7 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
 
     channels = 2 if config.channels == "stereo" else None
     local = context.weights(config.codec)
-    codec = load_codec(local.path, context.device, config.codebooks, channels)
+    codec = context.borrow("codec", lambda: load_codec(local.path, context.device, config.codebooks, channels))
     codec_columns = {
         "codec": local.digest,
         "codec_identity": codec.identity,

@@ -71,7 +71,7 @@ def shard(
         ValueError: no watermark is named, its networks are none, or the codec is not one of the codes.
         MissingWeights: their weights cannot be had.
     """
-    from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
+    from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generation
     from stages.networks.audioseal import load_watermark_detector, load_watermark_generator
 
     mark = config.mark
@@ -89,9 +89,7 @@ def shard(
     seconds_of = {row["request_id"]: row["seconds"] for row in requests.to_pylist()}
     rows = clips.to_pylist()
     generated = [chosen[row["request_id"], row["take"]] for row in rows]
-    codecs = load_codecs_of_rows(
-        generated, context.weights(config.codec).path, context.device, f"codec = {config.codec}"
-    )
+    codecs = borrow_codecs_of_rows(generated, config.codec, context, "codec")
     context.progress.start("watermark", len(rows), "clips")
     for clip, generation in zip(rows, generated, strict=True):
         context.check_stopped()

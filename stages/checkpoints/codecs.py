@@ -6,6 +6,7 @@ Codes of another codec decode to noise without an error, so what carries codes c
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from stages.checkpoints.native import (
     load_codec_inside,
     load_native_codec,
 )
+from stages.pipeline.contract import Context
 
 AnyCodec = Codec | StereoCodec
 
@@ -154,15 +156,25 @@ def load_matching_codec(codes: CodesFormat, path: Path, device: str, got: str, s
     return _make_codec(load_matching_network(codes, path, got, speaker), device, codes.codebooks, codes.channels)
 
 
-def load_codecs_of_rows(
-    rows: Iterable[Mapping[str, Any]], path: Path, device: str, got: str
+def borrow_codecs_of_rows(
+    rows: Iterable[Mapping[str, Any]], reference: WeightsRef, context: Context, knob: str
 ) -> dict[CodesFormat, AnyCodec]:
-    """Load the codec for each format of codes in rows of `generations`: several where models of several kinds made
-    them; as `load_matching_network`, on `device`."""
+    """Borrow the codec for each format of codes in rows of `generations`: several where models of several kinds made
+    them.
+
+    Args:
+        knob: what names the codec, such as `decode.codec`.
+
+    Raises:
+        ValueError: it is another codec than that of the codes.
+    """
+    path, got = context.weights(reference).path, f"{knob} = {reference}"
     codecs: dict[CodesFormat, AnyCodec] = {}
     for row in rows:
         if (codes := CodesFormat.from_row(row)) not in codecs:
-            codecs[codes] = load_matching_codec(codes, path, device, got, f"the checkpoint {row['checkpoint_id']}")
+            speaker = f"the checkpoint {row['checkpoint_id']}"
+            load = partial(load_matching_codec, codes, path, context.device, got, speaker)
+            codecs[codes] = context.borrow(("codec", codes), load)
     return codecs
 
 

@@ -10,7 +10,7 @@ from model.conditioning.config import ChromaConfig
 from schemas import WeightsRef
 from schemas.tables import TOKENS, Row
 from stages.audio.references import Reference, rows_of_tracks
-from stages.checkpoints.codecs import CodesFormat, load_codecs_of_rows
+from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows
 from stages.judging.melody import Melody
 from stages.pipeline.contract import Context
 
@@ -35,8 +35,7 @@ class Ceilings:
     ) -> None:
         self._codecs = {}
         if generations:
-            path, got = context.weights(codec_reference).path, f"evaluate.codec = {codec_reference}"
-            self._codecs = load_codecs_of_rows(generations, path, context.device, got)
+            self._codecs = borrow_codecs_of_rows(generations, codec_reference, context, "evaluate.codec")
         self._track_of = {row["request_id"]: _melody_track(request_of[row["request_id"]]) for row in generations}
         tracks = {track for track in self._track_of.values() if track}
         self._tokens = rows_of_tracks(context.store, context.versions, TOKENS, tracks)

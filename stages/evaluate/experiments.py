@@ -17,7 +17,7 @@ from schemas.identity import by_hash
 from schemas.tables import Row
 from stages.audio import LISTENING_LOUDNESS, LISTENING_PEAK, SourceType, encode_audio, normalise_loudness
 from stages.checkpoints.adapter_files import uses_of
-from stages.checkpoints.codecs import CodesFormat, decode_generation, load_codecs_of_rows
+from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generation
 from stages.checkpoints.facts import CheckpointFacts
 from stages.checkpoints.generation import (
     RequestConditions,
@@ -116,9 +116,7 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
     if experiment.untrained_seed is not None:
         model = untrained(model, experiment.untrained_seed)
     rows = [trial.told.generation for trial in experiment.trials]
-    codecs = load_codecs_of_rows(
-        rows, context.weights(codec_reference).path, context.device, f"controls.codec = {codec_reference}"
-    )
+    codecs = borrow_codecs_of_rows(rows, codec_reference, context, "controls.codec")
     clips = [_clip(trial, trained.facts) for trial in experiment.trials]
     analysis = melody_analysis(context, [experiment.checkpoint])
     scored: list[Row] = []

@@ -28,8 +28,8 @@ class Likeness:
     """
 
     def __init__(self, context: Context, clap: WeightsRef, vocabulary: WeightsRef | None) -> None:
-        words = context.weights(vocabulary).path if vocabulary else None
-        self.embedder = load_joint_embedder(context.weights(clap).path, context.device, words)
+        words, folder = context.weights(vocabulary).path if vocabulary else None, context.weights(clap).path
+        self.embedder = context.borrow("clap", lambda: load_joint_embedder(folder, context.device, words))
 
     def embed(self, recording: DecodedAudio) -> Windows:
         """Embed a clip's windows, each of unit length."""

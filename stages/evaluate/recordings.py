@@ -13,7 +13,7 @@ from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import CHROMA, TOKENS, Row, Table
 from stages.audio import AudioError, read_audio
-from stages.checkpoints.codecs import AnyCodec, CodesFormat, load_codecs_of_rows
+from stages.checkpoints.codecs import AnyCodec, CodesFormat, borrow_codecs_of_rows
 from stages.evaluate.scoring import score_sound
 from stages.judging.asking import truth_of_track
 from stages.judging.judging import Asked
@@ -116,8 +116,7 @@ def _codec_of(context: Context, reference: WeightsRef, tokens: Row, codecs: dict
     codes = CodesFormat.from_row(tokens)
     if codes not in codecs:
         speaker = {**tokens, "checkpoint_id": "of the table tokens"}
-        path, got = context.weights(reference).path, f"controls.codec = {reference}"
-        codecs |= load_codecs_of_rows([speaker], path, context.device, got)
+        codecs |= borrow_codecs_of_rows([speaker], reference, context, "controls.codec")
     return codecs[codes]
 
 

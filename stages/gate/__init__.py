@@ -187,15 +187,15 @@ class _Judge:
     """
 
     def __init__(self, config: Config, context: Context, generations: Sequence[Row]) -> None:
-        from stages.checkpoints.codecs import load_codecs_of_rows
+        from stages.checkpoints.codecs import borrow_codecs_of_rows
         from stages.checkpoints.decoded import DecodedSounds
         from stages.judging.melody import melody_analysis
         from stages.judging.seams import window_frames
 
         self._config = config
-        weights, got = context.weights(config.codec), f"gate.codec = {config.codec}"
-        self._codecs: dict[CodesFormat, AnyCodec] = load_codecs_of_rows(generations, weights.path, context.device, got)
-        self._decoded = DecodedSounds(context.store, context.fingerprint, weights.digest)
+        self._codecs: dict[CodesFormat, AnyCodec]
+        self._codecs = borrow_codecs_of_rows(generations, config.codec, context, "gate.codec")
+        self._decoded = DecodedSounds(context.store, context.fingerprint, context.weights(config.codec).digest)
         self._decoded.make_room()
         checkpoints = {row["checkpoint_id"] for row in generations}
         self._windows = {checkpoint: window_frames(context, checkpoint) for checkpoint in checkpoints}

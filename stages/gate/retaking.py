@@ -1,7 +1,7 @@
 """Retakes: takes that did not pass, generated once more with other seeds, as the stage `generate` made them."""
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from schemas.tables import Row
@@ -34,7 +34,8 @@ class Retaker:
     def _trained(self) -> "TrainedModel":
         context, config = self._context, self._config
         folder = context.weights(config.checkpoint).path
-        return load_checkpoint(folder, context.weights, context.device, config.text_encoder)
+        load = partial(load_checkpoint, folder, context.weights, context.device, config.text_encoder)
+        return context.borrow("model", load)
 
     @cached_property
     def _reader(self) -> ConditionReader:

@@ -80,7 +80,8 @@ def shard(config: Config, context: Context, requests: pa.Table) -> Iterator[Shar
         ValueError: the checkpoint is no language model, or its weights are broken.
         MissingWeights: weights that a request needs cannot be had.
     """
-    yield from generate_rows(config, context, load_generator(config, context), requests.to_pylist())
+    generator = context.borrow("generator", lambda: load_generator(config, context))
+    yield from generate_rows(config, context, generator, requests.to_pylist())
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,14 +77,15 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
                               Of a stage that reduces, also which of their columns
 ```
 
-A stage never imports another stage, and knows nothing of Prefect, of shards' files or of runs. Between batches it calls
+A stage never imports another stage, and knows nothing of Prefect, of shards' files or of runs. What it loads for a
+shard it gets by `context.borrow`, so that the next one has it, too. Between batches it calls
 `context.check_stopped()` and `context.progress.advance()`. A bad item is a `Reject` with a message for a person; what
 is odd but usable is a remark, `context.remarks.add(what, location, example)`, of which a run tells the commonest at its
 end; a stage raises only what no item is to blame for.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ from schemas.checks import Check, Severity
 from schemas.tables import Row, Table
 from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.weights import LocalWeights, WeightsLibrary
+from stages.pipeline.loans import Loaded, Loans
 from stages.pipeline.remarks import Remark, Remarks
 from stages.pipeline.scratch import Scratch
 
@@ -289,6 +291,8 @@ class Context:
     stop: threading.Event = field(default_factory=threading.Event)
     remarks: Remarks = field(default_factory=Remarks)
     """What the stage notices; each job has its own."""
+    loans: Loans = field(default_factory=Loans)
+    """The models that the job has; each job has its own."""
 
     @property
     def device(self) -> str:
@@ -298,6 +302,16 @@ class Context:
     def weights(self, reference: WeightsRef) -> LocalWeights:
         """Return the weights that a field of the stage's Config names, as a local file or folder."""
         return self.library.get(reference)
+
+    def borrow(self, key: Hashable, load: Callable[[], Loaded]) -> Loaded:
+        """Return a model that stays in memory for the next job of this version of the stage, here and now loaded if
+        there is none (`stages.pipeline.loans`).
+
+        Args:
+            key: what the stage knows it by, among all that it borrows.
+            load: loads it. What it gives holds nothing of this job's own, such as this context.
+        """
+        return self.loans.borrow(key, load)
 
     def checkpoint(self, reference: WeightsRef) -> Row:
         """Return the row of `checkpoints` behind a reference `checkpoint:<kind or id>`.
@@ -343,12 +357,13 @@ class Context:
         self.scratch_area.clear()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what travels to another process: all but the listener, the event and what was noticed, which are this
-        process's own."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("progress", "stop", "remarks")}
+        """Return what travels to another process: all but what is this process's own, such as the listener and the
+        event."""
+        own = ("progress", "stop", "remarks", "loans")
+        return {name: value for name, value in self.__dict__.items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, progress=Progress(), stop=threading.Event(), remarks=Remarks())
+        self.__dict__.update(state, progress=Progress(), stop=threading.Event(), remarks=Remarks(), loans=Loans())
 
     def check_stopped(self) -> None:
         """Raise `Stopped` if the run was asked to stop."""

@@ -20,6 +20,7 @@ from schemas.shards import distinct, output_keys, row_keys
 from schemas.tables import REJECTS, REMARKS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Shard
 from stages.pipeline.keys import driver_of, driving_key, is_staged, outdated_keys, wanted_keys
+from stages.pipeline.loans import lending
 from stages.pipeline.parts import PART, read_part
 from stages.pipeline.pipeline import data_digest
 from stages.pipeline.planning import reduced_shard
@@ -69,7 +70,8 @@ def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
         ValueError: what the stage reads is not there, or the stage broke its contract.
     """
     _check_input(stage, context)
-    counts = _do_job(stage, replace(context, remarks=Remarks()), job)
+    with lending((context.store.url, context.stage, context.fingerprint, context.settings.device)) as loans:
+        counts = _do_job(stage, replace(context, remarks=Remarks(), loans=loans), job)
     context.progress.end_job()
     return counts
 

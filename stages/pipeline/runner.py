@@ -21,6 +21,7 @@ from stages.pipeline.checking import failed_check, run_checks
 from stages.pipeline.contract import CheckResult, Context, Stopped
 from stages.pipeline.jobs import Counts, JobResult, run_job
 from stages.pipeline.keys import is_staged
+from stages.pipeline.loans import end_loans
 from stages.pipeline.parts import list_parts
 from stages.pipeline.planning import plan_stage
 from stages.pipeline.plans import EVERYTHING, ConfiguredStage, Plan
@@ -100,6 +101,7 @@ def run_stage(
         failures = _failed(run_jobs(stage, context, parts)) if parts else []
         results = run_jobs(stage, context, plan.jobs) if plan.jobs and not failures else []
         failures += _failed(results)
+        end_loans()
         counts = sum((result.counts for result in results), Counts())
         if not (plan.jobs and hasattr(stage.module, "plan_source")):  # reading a source counts everything itself
             counts += _untouched_counts(stage, context, plan)

@@ -76,7 +76,7 @@ def test_decode_takes_the_sound_of_the_gate_s_choice_and_makes_the_files_that_it
     assert len(kept(world, "half")) == len(rows)
     aside = shutil.copytree(Path(world.store.path("scratch/gate-half")), Path(world.store.path("aside")))
     with monkeypatch.context() as patched:
-        patched.setattr(codecs, "load_codecs_of_rows", no_codec)
+        patched.setattr(codecs, "borrow_codecs_of_rows", no_codec)
         handed_on = files(world, "half", "with")
     assert kept(world, "half") == []
     assert handed_on == files(world, "half", "without")
