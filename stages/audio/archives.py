@@ -39,9 +39,13 @@ def members(filesystem: AbstractFileSystem, path: str) -> dict[str, Member]:
         ValueError: it is no tar file that can be read from the middle, or it is cut short.
         OSError: the disk or the network failed.
     """
+    return _members(filesystem, path, archive_state(filesystem, path))
+
+
+def archive_state(filesystem: AbstractFileSystem, path: str) -> tuple[str, ...]:
+    """Return what tells that an archive is what it was: its size first, then its time or ETag."""
     info = filesystem.info(path)
-    state = tuple(str(info.get(name)) for name in ("size", "mtime", "ETag", "LastModified", "created"))
-    return _members(filesystem, path, state)
+    return tuple(str(info.get(name)) for name in ("size", "mtime", "ETag", "LastModified", "created"))
 
 
 @lru_cache(ARCHIVES_KEPT)

@@ -15,7 +15,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from stages.audio import archives
+from stages.audio import archives, sound_tables
 
 WHOLE_BYTES = 64 * 2**20
 """Remote files up to this size are fetched whole, in one request; larger ones are read through a window."""
@@ -87,6 +87,8 @@ def open_binary(uri: str) -> IO[bytes]:
     try:
         if uri.startswith(archives.PROTOCOL) and "::" in uri:
             return _open_member(uri)
+        if uri.startswith(sound_tables.PROTOCOL) and "::" in uri:
+            return _open_row(uri)
         filesystem, path = locate(uri)
         if isinstance(filesystem, LocalFileSystem):
             # Without O_NONBLOCK the opening of a pipe that nobody writes to would wait for ever.
@@ -124,3 +126,15 @@ def _open_member(uri: str) -> IO[bytes]:
         return io.BytesIO(filesystem.cat_file(path, start=member.offset, end=member.offset + member.size))
     opened = filesystem.open(path, "rb", block_size=WINDOW_BYTES)
     return io.BufferedReader(archives.Section(opened, member))
+
+
+def _open_row(uri: str) -> IO[bytes]:
+    """Open a recording in a Parquet table."""
+    name, _, table = uri.removeprefix(sound_tables.PROTOCOL).partition("::")
+    try:
+        opened = sound_tables.open_row(*locate(table), name)
+    except ValueError as error:
+        raise AudioError("unreadable", f"{error}: {table}") from error
+    if opened is None:
+        raise AudioError("missing", f"expected a recording at {uri!r}, got no such row with bytes", passing=True)
+    return opened

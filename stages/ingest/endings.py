@@ -78,5 +78,10 @@ def is_metadata(name: str) -> bool:
     return name.lower().endswith(METADATA_EXTENSIONS)
 
 
+def is_table(name: str) -> bool:
+    """Return whether a file may hold recordings in a column."""
+    return name.lower().endswith(".parquet")
+
+
 def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVE_EXTENSION)

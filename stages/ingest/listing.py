@@ -8,7 +8,7 @@ import errno
 import gc
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -20,8 +20,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from stages.audio.archives import member_uri, members
 from stages.audio.locations import locate, uri_of
+from stages.audio.sound_tables import DESCRIBED, row_uri, sound_table
 from stages.ingest.choosing import Chosen
-from stages.ingest.endings import COMPANIONS, ending_of, is_archive, is_metadata, is_recording
+from stages.ingest.endings import COMPANIONS, ending_of, is_archive, is_metadata, is_recording, is_table
 from stages.ingest.fields import clean_text
 from stages.pipeline.contract import Reject
 from stages.pipeline.remarks import Remarks
@@ -80,6 +81,8 @@ class Listing:
                 self.recordings.append(file)
             else:
                 self.not_included(file.relative)
+        elif is_table(file.relative) and (names := _sounds_in(file)):
+            self._take_members(file, names, row_uri, chosen)
         elif is_metadata(file.relative):
             self.metadata.append(file)
         elif is_archive(file.relative):
@@ -95,8 +98,14 @@ class Listing:
         except (ValueError, OSError) as error:
             self.rejects.append(Reject(archive.uri, archive.uri, "unreadable", clean_text(str(error)), stamp=LISTED))
             return
-        described = {name.rpartition(".")[0] for name in found if is_recording(name)}
-        for name, member in found.items():
+        self._take_members(archive, {name: member.size for name, member in found.items()}, member_uri, chosen)
+
+    def _take_members(
+        self, archive: File, sizes: Mapping[str, int], member_uri: Callable[[str, str], str], chosen: Chosen
+    ) -> None:
+        """Take in what lies in an archive, by name, with its size in bytes."""
+        described = {name.rpartition(".")[0] for name in sizes if is_recording(name)}
+        for name, size in sizes.items():
             relative = f"{archive.relative}/{name}"
             passed = chosen.excludes_any_part(name)
             if passed is not None:
@@ -109,15 +118,26 @@ class Listing:
                     Reject(f"{archive.uri}/{clean_text(name)}", archive.uri, "name", message, stamp=LISTED)
                 )
                 continue
-            file = File(member_uri(name, archive.uri), relative, f"{member.size}-{archive.stamp}", member.size)
+            file = File(member_uri(name, archive.uri), relative, f"{size}-{archive.stamp}", size)
             stem, _, ending = name.rpartition(".")
-            if ending.lower() == "txt" and stem in described:
+            if name == DESCRIBED or (ending.lower() == "txt" and stem in described):
                 self.metadata.append(file)
             elif not is_archive(name):
                 self.take(file, chosen)
 
     def is_in_unreadable_folder(self, uri: str) -> bool:
         return any(uri.startswith(f"{folder}/") for folder in self.unreadable_folders)
+
+
+def _sounds_in(table: File) -> dict[str, int]:
+    """Return the names of the sounds that a Parquet table holds, and of what is told of them, with about their sizes;
+    none of one that holds none, or cannot be read, which then only describes."""
+    try:
+        found = sound_table(*locate(table.uri))
+    except (ValueError, OSError):
+        return {}
+    names = [*found.rows, DESCRIBED] if found else []
+    return dict.fromkeys(names, table.size // max(len(names), 1))
 
 
 def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> Listing:
