@@ -20,8 +20,8 @@ from flows.clusters import Channel, hearing_workers, placement, task_runner, tel
 from flows.estimates import estimate
 from flows.failures import is_transient
 from flows.notifying import sender, tell_failure
-from flows.output import LineProgress
 from flows.parameters import RecipeParameter, SettingsParameter, asked_for, run_name
+from flows.progress import LineProgress
 from flows.progress_artifact import ReadableProgress, moving_artifact
 from flows.reasons import reason_lines
 from flows.recipe import GPU_STAGES, StageName

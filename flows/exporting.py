@@ -125,7 +125,7 @@ def _working() -> "Iterator[tuple[Progress, Callable[[], None]]]":
 
     from rich.console import Console
 
-    from flows.output import BarProgress, LineProgress
+    from flows.progress import BarProgress, LineProgress
     from flows.stopping import stoppable
     from stages.pipeline.contract import Stopped
 

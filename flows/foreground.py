@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from flows.options import RunOptions
 from flows.server import start_server, wait_for_server
 from flows.stopping import stoppable
@@ -35,7 +33,10 @@ def run_and_tell(options: RunOptions) -> int:
 
 def run_and_show(options: RunOptions) -> list[str]:
     """Do what a command line asks for, tell what was made, and return the stages that ran, in order."""
-    from flows.output import BarProgress, LineProgress, open_console, print_table, result_rows
+    from rich.console import Console
+
+    from flows.output import open_console, print_table, result_rows
+    from flows.progress import BarProgress, LineProgress
     from flows.reasons import reason_lines
     from flows.running import Run
     from schemas import Store
@@ -110,12 +111,20 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     start_server()
     from flows.catalog import catalog
 
+    if settings.task_runner == "threads" and working & GPU_STAGES:
+        _import_networks()
     wait_for_server()
     token = current_run.set(current)
     try:
         catalog(recipe=options.recipe, settings=options.settings, stages=options.requested)
     finally:
         current_run.reset(token)
+
+
+def _import_networks() -> None:
+    """Import what stages with networks wait seconds for, while the server starts, for which a run waits as long."""
+    import torch  # noqa: F401
+    import transformers.modeling_utils  # noqa: F401
 
 
 def _ask(lines: Sequence[str]) -> str:

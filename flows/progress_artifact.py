@@ -15,7 +15,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext
 
-from flows.output import Work, stage_share
+from flows.progress import Work, stage_share
 from stages.pipeline.contract import Progress
 
 KEY = "segue-progress"

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.tables import Table
 
@@ -100,7 +99,7 @@ def _text_hashes(columns: list[pa.Array]) -> Iterator[Hashes]:
         return
     encoded = pa.concat_arrays(columns).dictionary_encode()
     hashes = np.concatenate([_hashes_of_texts(encoded.dictionary), NULL[None]])
-    numbers = pc.fill_null(encoded.indices, len(encoded.dictionary)).to_numpy(zero_copy_only=False)
+    numbers = encoded.indices.fill_null(len(encoded.dictionary)).to_numpy(zero_copy_only=False)
     yield from hashes[numbers.reshape(len(columns), -1)]
 
 
@@ -137,7 +136,7 @@ def _hashes(values: pa.Array) -> Hashes:
     if not pa.types.is_list(kind):
         return _with_nulls(values, _mixed(_bits(values).astype(np.uint64)[:, None] * SEEDS, SEEDS))
     if not _holds_numbers(kind):
-        lengths = pc.fill_null(values.value_lengths(), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         return _with_nulls(values, _combined(_hashes(_one_array(values.flatten())), lengths))
     pieces = [*_pieces(values, np.arange(len(values) + 1))]
     views = [(memoryview(data.view(np.uint8).data), (bounds * data.itemsize).tolist()) for data, bounds in pieces]
@@ -168,7 +167,7 @@ def _pieces(values: pa.Array, bounds: Integers) -> Iterator[tuple[npt.NDArray[An
         yield null[np.repeat(counts > 0, np.diff(bounds))], _bounds(np.where(counts > 0, np.diff(bounds), 0))
     yield counts, np.arange(len(bounds))
     if pa.types.is_list(values.type):
-        lengths = pc.fill_null(values.value_lengths(), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        lengths = values.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         yield lengths, bounds
         yield from _pieces(_one_array(values.flatten()), _bounds(lengths)[bounds])
     else:
@@ -182,7 +181,7 @@ def _bits(values: pa.Array) -> npt.NDArray[Any]:
     if pa.types.is_boolean(values.type):
         values = values.cast(pa.uint8())
     if values.null_count:
-        values = pc.fill_null(values, pa.scalar(0).cast(values.type))
+        values = values.fill_null(pa.scalar(0).cast(values.type))
     numbers = values.to_numpy(zero_copy_only=False)
     return np.ascontiguousarray(numbers).view(f"u{numbers.itemsize}")
 

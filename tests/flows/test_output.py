@@ -5,7 +5,8 @@ import re
 
 from rich.console import Console
 
-from flows.output import BarProgress, LineProgress, print_table, result_rows
+from flows.output import print_table, result_rows
+from flows.progress import BarProgress, LineProgress
 from stages.pipeline.jobs import Counts
 from stages.pipeline.runner import StageResult
 

@@ -11,7 +11,8 @@ from s3fs import S3FileSystem
 
 from flows.cli import run_command
 from flows.failures import format_error
-from flows.page import LONGEST_HOURS, serve
+from flows.page import LONGEST_HOURS
+from flows.page_server import serve
 from schemas import Store
 from tests.stages.report.test_report import make
 from tests.worlds.object_store import object_store

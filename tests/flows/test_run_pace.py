@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flows import run_pace
 from flows.estimates import Estimate
-from flows.output import BarProgress, LineProgress
+from flows.progress import BarProgress, LineProgress
 from flows.run_pace import RunPace
 
 ESTIMATES = [Estimate("ingest", 100.0, None), Estimate("chroma", 600.0, None), Estimate("train", None, None)]
