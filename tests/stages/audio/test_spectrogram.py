@@ -1,11 +1,13 @@
 """The mel spectrogram of pictures and onsets."""
 
 import math
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
-from stages.audio.spectrogram import log_spectrogram
+from stages.audio.spectrogram import LOWEST_HERTZ, _mel_bank, log_spectrogram
 
 
 def sine(hertz: float, sample_rate: int = 16_000) -> torch.Tensor:
@@ -38,3 +40,17 @@ def test_silence_and_a_single_sample_have_pictures_too() -> None:
 def test_no_samples_are_refused() -> None:
     with pytest.raises(ValueError, match="got 0 at 16000"):
         log_spectrogram(torch.zeros(0), 16_000, 8, 10.0)
+
+
+@pytest.mark.parametrize("sample_rate", [11_025, 16_000, 32_000, 44_100])
+@pytest.mark.parametrize(("window", "bands"), [(512, 40), (1024, 128), (2048, 229)])
+def test_its_triangles_are_librosa_s_to_the_bit(sample_rate: int, window: int, bands: int) -> None:
+    from librosa.filters import mel
+
+    highest = min(sample_rate / 2, 16_000.0)
+    with warnings.catch_warnings(action="ignore"):  # of triangles between two bins, which are filled here
+        theirs = mel(sr=sample_rate, n_fft=window, n_mels=bands, fmin=LOWEST_HERTZ, fmax=highest, htk=True, norm=None)
+    wide = theirs.sum(1) >= 0.5
+    ours = _mel_bank(sample_rate, window, bands).numpy()
+    assert np.array_equal(ours[wide], theirs[wide])
+    assert (ours.max(1)[~wide] == 1).all()
