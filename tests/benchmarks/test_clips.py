@@ -1,0 +1,57 @@
+"""The benchmark of clips: that it sees what differs between the sides, and what a process takes."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.benchmarks import clips, clips_loop
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the small model, its order, and the clips of both sides."""
+    import segue
+
+    root, size = tmp_path_factory.mktemp("clips"), clips.SIZES["small"]
+    clips.save_model(root / "model", size)
+    clips.write_order(root / "requests.csv", size)
+    (root / "loop").mkdir()
+    clips_loop.work(str(root / "model"), str(root / "requests.csv"), root / "loop")
+    segue.run(**clips.words_of_segue(root, str(root / "store")))
+    return root
+
+
+def test_both_sides_make_the_same_codes_and_files_as_long(root: Path) -> None:
+    assert clips.check(root, str(root / "store"), root / "loop").startswith("100.0% of 20 frames' codes")
+    assert set(clips.stage_seconds(str(root / "store"))) == {"requests", "generate", "gate", "decode"}
+
+
+def test_other_codes_of_one_side_are_told(root: Path, tmp_path: Path) -> None:
+    codes = np.load(root / "loop" / "codes.npz")
+    np.savez(tmp_path / "codes.npz", **{name: (codes[name] + 1) % 2048 for name in codes})
+    with pytest.raises(SystemExit, match=r"expected 99% of the loop's first codes, got 0\.0%"):
+        clips.check(root, str(root / "store"), tmp_path)
+
+
+def test_files_of_another_length_are_told(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "codes.npz").write_bytes((root / "loop" / "codes.npz").read_bytes())
+    for path in (root / "loop").glob("*.flac"):
+        samples, rate = soundfile.read(path)
+        soundfile.write(tmp_path / path.name, samples[:-1], rate)
+    with pytest.raises(SystemExit, match="expected files of one length for clip"):
+        clips.check(root, str(root / "store"), tmp_path)
+
+
+def test_a_process_is_timed_by_itself_and_with_its_own_memory() -> None:
+    work = "import time\nheld = bytearray(150_000_000)\nend = time.process_time() + 0.2\n"
+    run = clips.timed([sys.executable, "-S", "-c", f"{work}while time.process_time() < end: pass"], threads=1)
+    assert run.seconds >= run.processor_seconds >= 0.2
+    assert 150 < run.megabytes < 250
+
+
+def test_a_side_that_fails_ends_the_benchmark_with_its_own_words() -> None:
+    with pytest.raises(SystemExit, match=r"to end well, got .*no such model"):
+        clips.timed([sys.executable, "-S", "-c", "raise SystemExit('no such model')"], threads=1)
