@@ -34,4 +34,4 @@ def test_rows_of_every_stage_are_the_loops_and_others_are_told(root: Path, world
 def test_a_recording_without_a_row_is_told(root: Path, world: World) -> None:
     more = World(world.source, [*world.paths, "another.flac"], world.seconds, world.loops)
     with pytest.raises(SystemExit, match="expected 3 rows of chroma, got 2"):
-        training_set.check(more, str(root / "store"), dict.fromkeys(training_set.TABLES, []))
+        training_set.check(more, str(root / "store"), {name: [] for name in training_set.TABLES})
