@@ -13,7 +13,7 @@ from flows.server import start_server, wait_for_server
 from flows.stopping import stoppable
 
 if TYPE_CHECKING:
-    from flows.output import RunProgress
+    from flows.progress import RunProgress
     from flows.running import Run
     from schemas import Store
     from stages.pipeline.plans import ConfiguredStage

@@ -5,7 +5,7 @@ A bar where there is a terminal; elsewhere plain lines at intervals, which a log
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -14,9 +14,9 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from flows.estimates import Estimate
 from flows.run_pace import RunPace
 from stages.pipeline.contract import Progress
-from stages.pipeline.durations import duration
 
 LINE_SECONDS = 10.0
 """Time between two lines on one piece of work."""
