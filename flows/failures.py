@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from schemas.drafts import NotTaken
 from stages.pipeline.contract import Stopped
 from stages.pipeline.runner import StageFailed
 
@@ -48,7 +49,7 @@ ADVICE = (
         "AWS_PROFILE or AWS_ACCESS_KEY_ID choose others",
     ),
     (
-        ("Reduce your request rate", "SlowDown", "Service Unavailable", "ServiceUnavailable"),
+        ("educe your request rate", "SlowDown", "Service Unavailable", "ServiceUnavailable"),
         "the object store throttles or is in trouble: run the same command again later, what is done is kept",
     ),
 )
@@ -63,6 +64,8 @@ def is_transient(error: BaseException) -> bool:
     disk or missing weights, whatever caused them."""
     if isinstance(error, ValueError):
         return False
+    if isinstance(error, NotTaken):
+        return error.__cause__ is not None and is_transient(error.__cause__)
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     if isinstance(error, OSError) and error.errno is not None:

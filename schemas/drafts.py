@@ -8,18 +8,28 @@ tokens/version=…/history/shard=3.<digest>   a shard that was replaced, for `se
 ```
 
 Publishing moves each draft to its place, and what stood there to the history; both are one step each for whoever reads.
+
+Rows that a remote store does not take are kept on this machine, as parts of the same name under the user's cache: the
+next try of the shard, or the next run, sends them and computes nothing again.
 """
 
+import logging
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 
 import pyarrow as pa
 
+from schemas.file_store import cache_folder
 from schemas.shards import Footer, distinct, encode_shard, row_keys, sort_shards
 from schemas.store import Store
 from schemas.tables import Table
+
+log = logging.getLogger(__name__)
 
 DRAFT_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")
 PART_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)\.part")
@@ -35,6 +45,10 @@ class PublishedShard:
     digest: str
     """Its file's `data_digest`."""
     rows: int
+
+
+class NotTaken(OSError):
+    """A remote store did not take rows, for the reason that is the cause; they are kept on this machine."""
 
 
 class Drafts:
@@ -82,15 +96,48 @@ class Drafts:
         self.store.write_bytes(where, encode_shard(self.table, rows, input_key, where, refused, passing))
         for part in self._parts(shard):
             self.store.remove(part)
+        if self._here is not None:
+            self._here.remove_parts(shard)
 
     def write_part(self, shard: str, rows: pa.Table) -> None:
-        """Keep rows of a shard that is not whole yet. Two that make the same shard keep their rows apart."""
+        """Keep rows of a shard that is not whole yet; what a remote store does not take is kept on this machine. Two
+        that make the same shard keep their rows apart."""
         where = f"{self._folder}/drafts/shard={shard}.{uuid.uuid4().hex}.part"
-        self.store.write_bytes(where, encode_shard(self.table, rows, "", where))
+        try:
+            self.store.write_bytes(where, encode_shard(self.table, rows, "", where))
+        except Exception as error:
+            if self._here is None:
+                raise
+            self._here.write_part(shard, rows)
+            log.warning("%s", self._refusal(shard, error))
+
+    @contextmanager
+    def kept_here(self, shard: str, rows: pa.Table) -> Iterator[None]:
+        """Keep all rows of a shard on this machine where a remote store takes not all that is written in this block.
+
+        Raises:
+            NotTaken: it does not; the message says how often it did not, and since when.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._here is None:
+                raise
+            before = self._here._parts(shard)
+            self._here.write_part(shard, rows)
+            for part in before:
+                self._here.store.remove(part)
+            raise NotTaken(self._refusal(shard, error)) from error
 
     def parts(self, shard: str) -> pa.Table:
         """Return the rows that were kept of a shard in work, each once."""
-        return distinct(self.table, [self.store.read_files(self.table, [part]) for part in self._parts(shard)])
+        kept = [self.store.read_files(self.table, [part]) for part in self._parts(shard)]
+        return distinct(self.table, [*kept, *([self._here.parts(shard)] if self._here else [])])
+
+    def remove_parts(self, shard: str) -> None:
+        """Remove what was kept of a shard in work, and the record of what a store did not take of it."""
+        for part in [*self._parts(shard), *self._refusals(shard)]:
+            self.store.remove(part)
 
     def rows_in_work(self) -> dict[str, list[tuple[str, ...]]]:
         """Return the keys of the rows that were kept of shards in work, by shard."""
@@ -99,7 +146,33 @@ class Drafts:
             if match := PART_NAME.fullmatch(name):
                 rows = self.store.read_files(self.table, [f"{self._folder}/drafts/{name}"], self.table.key)
                 keys.setdefault(match[1], []).extend(row_keys(rows, self.table.key))
+        for shard, rows_here in (self._here.rows_in_work() if self._here else {}).items():
+            keys[shard] = list(dict.fromkeys([*keys.get(shard, []), *rows_here]))
         return keys
+
+    @cached_property
+    def _here(self) -> "Drafts | None":
+        """The same place on this machine, for what a remote store does not take; None of a store that is local."""
+        if self.store.is_local:
+            return None
+        return Drafts(Store(str(cache_folder() / str(self.store.root).strip("/"))), self.table, self.version)
+
+    def _refusal(self, shard: str, error: Exception) -> str:
+        """Note that a remote store did not take something of a shard, and return what is to be told of it."""
+        assert self._here is not None
+        noted = [self._here.store.read_bytes(file).decode() for file in self._here._refusals(shard)]
+        times = [*"".join(noted).split(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"]
+        self._here.store.write_bytes(f"{self._folder}/drafts/shard={shard}.refusals", "\n".join(times).encode())
+        often = "once" if len(times) == 1 else f"{len(times)} times since {times[0]}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return (
+            f"{self.store.url} did not take shard {shard} of {self.table.name}, {often}: {reason}; its rows are kept "
+            "on this machine, and the next try sends them without computing them again"
+        )
+
+    def _refusals(self, shard: str) -> list[str]:
+        name = f"shard={shard}.refusals"
+        return [f"{self._folder}/drafts/{name}"] if name in self._names("drafts") else []
 
     # -- history ------------------------------------------------------------------------------------------------------
 

@@ -132,12 +132,13 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     made = work.made()
     _check_result(stage, wanted_keys(module, todo), kept_keys, set(row_keys(made, module.WRITES.key)), work.rejects)
 
-    work.write_rejects()
-    _write_remarks(context, shard)
     input_key = keys_digest(output_keys(module.READS[0], inputs[0]))
     passing = sum(1 for reject in work.all_rejects if reject["passing"])
     rows = _in_order(pa.concat_tables([kept, made]), module.WRITES, wanted_keys(module, inputs[0]))
-    drafts.write(shard, rows, input_key, len(work.all_rejects), passing)
+    with drafts.kept_here(shard, rows):
+        work.write_rejects()
+        _write_remarks(context, shard)
+        drafts.write(shard, rows, input_key, len(work.all_rejects), passing)
     return Counts(made.num_rows, kept.num_rows, len(work.all_rejects), passing)
 
 

@@ -12,13 +12,18 @@ from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from s3fs import S3FileSystem
 
+from flows.failures import format_error, is_transient
 from schemas import Settings, Store
-from schemas.tables import TOKENS
-from stages.pipeline.runner import StageFailed
+from schemas.drafts import NotTaken
+from schemas.tables import CHROMA, TOKENS
+from stages.pipeline import jobs
+from stages.pipeline.runner import StageFailed, run_stage
 from tests.faults.comparing import differences, seen
 from tests.faults.forms import SEED, long_form
 from tests.faults.s3_proxy import Kind, S3Fault, S3Proxy, s3_behind_proxy
+from tests.worlds.kept_work import kept_keys
 from tests.worlds.tiny_chain import run_chain, write_inputs
+from tests.worlds.tiny_stages import make_mapping, make_pipeline
 
 TRACKS = {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent"}
 REQUESTS = ["2 calm", "1 loud like do re"]
@@ -190,3 +195,56 @@ def test_a_run_on_s3_that_meets_a_fault_is_mended_by_the_next_one(
             run_chain(settings(name))
         assert differences(seen(Store(f"s3://{name}/store")), wanted) == [], (fault, error)
     record_property("faults survived", 10)
+
+
+@pytest.fixture
+def refused(proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A shard of four tracks whose stage can be tried on a bucket that takes no file, and on one that does again."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(jobs, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(jobs, "SAVE_SHARE", 0)
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 60)  # for nothing stalls here, and a busy machine is slow
+    S3FileSystem.clear_instance_cache()
+    calls: list[str] = []
+    pipeline = make_pipeline(f"s3://{bucket}/store", ["a", "b", "c"], make_mapping(calls))
+    run_stage(pipeline.stages["source"], pipeline.context("source", "r1"))
+    stage = pipeline.stages["mapping"]
+
+    def attempt() -> jobs.Counts:
+        return jobs.run_job(stage, pipeline.context("mapping", "r1"), "0")
+
+    attempt.calls, attempt.store = calls, pipeline.store  # type: ignore[attr-defined]
+    return attempt
+
+
+def test_rows_that_a_store_does_not_take_are_computed_once_and_each_try_sends_them_alone(
+    refused: Any, proxy: S3Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with proxy.failing(S3Fault("unavailable", 1, lasting=True, of="put")):
+        for _ in range(2):
+            with pytest.raises(NotTaken, match=r"did not take shard 0 of chroma, .*reduce your request rate") as failed:
+                refused()
+            assert is_transient(failed.value), "Prefect tries the shard again"
+    assert refused.calls == ["a", "b", "c"]
+    assert " 5 times since 20" in str(failed.value), "three parts once, and the shard twice"
+    assert "run the same command again later" in format_error(failed.value)
+    assert "did not take shard 0 of chroma, once" in caplog.messages[0]
+    assert refused() == jobs.Counts(made=0, reused=3)
+    assert refused.calls == ["a", "b", "c"]
+    assert kept_keys(refused.store, CHROMA) == [("a",), ("b",), ("c",)]
+    assert [file for file in (tmp_path / "cache").rglob("shard=*")] == []
+
+
+def test_a_store_that_lets_nobody_write_is_not_tried_again_and_what_was_computed_stays(
+    refused: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deny(*words: Any, **more: Any) -> None:
+        raise PermissionError("Access Denied")
+
+    with monkeypatch.context() as denied:
+        denied.setattr(refused.store.filesystem, "pipe_file", deny)
+        with pytest.raises(NotTaken, match="Access Denied") as failed:
+            refused()
+    assert not is_transient(failed.value)
+    assert refused() == jobs.Counts(made=0, reused=3)
+    assert refused.calls == ["a", "b", "c"]
