@@ -28,6 +28,7 @@ from flows.recipe import GPU_STAGES, StageName
 from flows.run_log import in_run_log
 from flows.running import Run, current_run, plan_run, run_stages
 from flows.summary import leave_summary
+from flows.suspending import ask_on_page
 from flows.upgrading import settled_plan
 from flows.watching import heeding_server
 from schemas import Store
@@ -74,7 +75,7 @@ def run_recipe(recipe: RecipeParameter, settings: SettingsParameter, requested: 
     log = get_run_logger()
     run = current_run.get()
     if run is None:
-        settled = settled_plan(plan_run(recipe, settings, requested))
+        settled = settled_plan(plan_run(recipe, settings, requested), ask_on_page)
         for line in settled.lines:
             log.warning(line)
         lines = LineProgress(log.info)
