@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +30,9 @@ DEPLOY_SECONDS = 600.0
 SOURCE = Path(__file__).resolve().parents[1]
 LAYERS = ("flows", "stages", "model", "schemas")
 
+LOOK_SECONDS = 10.0
+"""Between two looks of `segue up --stay`."""
+
 QUEUES = {"scheduled": 1, "default": 10}
 """Work queues of each pool -> their priority, 1 first: what is due by schedule goes before what waits on demand."""
 
@@ -40,8 +44,39 @@ def up(
         str | None,
         typer.Option(metavar="URL", help="A PostgreSQL database: postgresql+asyncpg://… (default: SQLite)."),
     ] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Stay, and start again what ends, until `segue down`: for systemd.")
+    ] = False,
 ) -> int:
     """Start a Prefect server, workers and the deployments of prefect.yaml on this machine; what runs already stays."""
+    from flows.service import load_service
+
+    _start_missing(port, database)
+    _tell(
+        f"to ask for a run: PREFECT_API_URL={load_service().url} prefect deployment run ingest/hourly --watch",
+        "to look: segue doctor, or the server's page; to end: segue down",
+    )
+    while stay:
+        time.sleep(LOOK_SECONDS)
+        service = load_service()
+        if not service.parts:  # by `segue down`
+            break
+        ended = [name for name in service.parts if service.running(name) is None]
+        if ended:
+            _tell(f"ended, and started again: {', '.join(ended)}")
+            try:
+                _start_missing(None, None)
+            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:  # tried again soon
+                _tell(f"not all of it could be started: {' '.join(str(error).split())}")
+    return 0
+
+
+def _start_missing(port: int | None, database: str | None) -> None:
+    """Start what of the service does not run, and register what is not registered.
+
+    Raises:
+        UsageError: the server runs already with another port or database.
+    """
     from flows.service import POOLS, SERVER, load_service, log_of, save_service, start_part, start_server
 
     project = _project()
@@ -57,7 +92,7 @@ def up(
         service = start_server(service)
         _tell(f"server: started ({service.url.removesuffix('/api')}; its log: {log_of(SERVER)})")
     with _client(service.url) as client:
-        _tell(*(f"pool {pool}: made" for pool in _make_pools(client)))
+        _tell(*(f"pool {pool}: made" for pool in make_pools(client)))
         renewed = _digest(project) != service.deployed
         _tell(*(f"automation: {name}" for name in _register_automations(client, renewed)))
     service = _deploy(service, project)
@@ -69,11 +104,6 @@ def up(
             service = start_part(service, pool, words)
             _tell(f"worker {pool}: started (its log: {log_of(pool)})")
     save_service(service)
-    _tell(
-        f"to ask for a run: PREFECT_API_URL={service.url} prefect deployment run ingest/hourly --watch",
-        "to look: segue doctor, or the server's page; to end: segue down",
-    )
-    return 0
 
 
 @app.command()
@@ -82,8 +112,8 @@ def down() -> int:
     from flows.service import end_service, load_service, save_service
 
     service = load_service()
+    save_service(replace(service, parts={}))  # first, so that `segue up --stay` starts nothing again
     ended = end_service(service)
-    save_service(replace(service, parts={}))
     _tell(*(f"{name}: ended" for name in ended))
     if not ended:
         _tell("nothing ran")
@@ -104,7 +134,7 @@ def deploy() -> int:
         )
     project = _project()
     with _client(url) as client:
-        _tell(*(f"pool {pool}: made" for pool in _make_pools(client)))
+        _tell(*(f"pool {pool}: made" for pool in make_pools(client)))
         _tell(*(f"automation: {name}" for name in _register_automations(client, renewed=True)))
     _deploy_all(project, dict(os.environ) | {"PREFECT_API_URL": url, "PREFECT_CLI_PROMPT": "false"})
     _tell(f"deployments: all of {project}, at {url}")
@@ -137,7 +167,7 @@ def _client(url: str) -> Iterator["SyncPrefectClient"]:
         yield client
 
 
-def _make_pools(client: "SyncPrefectClient") -> Iterator[str]:
+def make_pools(client: "SyncPrefectClient") -> Iterator[str]:
     """Make the pools that are not there, and each pool's queues in their priority; yield the names of the new ones."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectNotFound

@@ -19,6 +19,10 @@ START_SECONDS = 120.0
 """Several first starts at once on a small machine need longer than the 20 seconds that Prefect allows its own."""
 
 
+HEARTBEAT_SECONDS = "30"
+"""Between two heartbeats of a run, as `prefect.yaml` has it for deployments and `flows/automations.yaml` expects it."""
+
+
 @dataclass(frozen=True)
 class _OwnServer:
     port: int
@@ -41,6 +45,9 @@ def start_server() -> None:
     from prefect.settings import PREFECT_API_URL
 
     if url := PREFECT_API_URL.value():
+        # Its automations take a run that was silent for longer for a dead one; Prefect's own default is 180 seconds.
+        os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", HEARTBEAT_SECONDS)
+        refresh_global_settings_context()
         _check_answer(url)
         return
     with socket.socket() as free:

@@ -38,6 +38,20 @@ END_SECONDS = 45.0
 RETENTION_DAYS = 30
 """How long Prefect keeps finished runs with their logs; what a run did stands in the store's own `runs`."""
 
+SERVER_SETTINGS = {
+    # Without it events go after a week and runs never.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RETENTION_DAYS * 86_400),
+    # In memory, the places that runs hold are forgotten when the server ends: a run that was about to begin is then
+    # cancelled, and one in work is ended when it renews its hold, up to four minutes later.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    # What the automations wait for is forgotten a minute after its time, also where the server was away then: a run
+    # that was killed meanwhile would stay "Running" for ever.
+    "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
+}
+"""What a Prefect server is to be told, wherever it runs, so that it outlives its own outages and does not grow for
+ever."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -98,9 +112,7 @@ class Service:
             "PREFECT_CLI_PROMPT": "false",
             # SQLite has one writer: others wait for it, on a busy machine longer than the 10 s that Prefect allows.
             "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-            # Without it events go after a week and runs never.
-            "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-            "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RETENTION_DAYS * 86_400),
+            **SERVER_SETTINGS,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         if self.database:

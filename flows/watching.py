@@ -3,21 +3,32 @@
 A run is told to stop by a signal from its worker. Where the server was away when someone cancelled it, or its worker
 is gone, that signal never comes: the server writes Cancelled after five minutes, gives the run's place to the next one,
 and the process goes on for hours. So it asks now and then, and ends at its next batch where it should not be running.
+
+A server that was away has heard no heartbeat meanwhile, and `flows/automations.yaml` has it take a silent run for a
+dead one. So the run says that it lives as soon as the server answers again.
 """
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.events.schemas.events import Event, Resource
 from prefect.exceptions import Abort
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled
 
 LOOK_SECONDS = 10.0
 """Between two looks: one small question to the server, whose answer costs it a millisecond or so."""
+
+AWAY_SECONDS = 2.0
+"""Between two looks for a server that is away."""
+
+HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
 @contextmanager
@@ -32,7 +43,8 @@ def heeding_server(stop: threading.Event) -> Iterator[None]:
         yield
         return
     flow_run, ended, said = context.flow_run.id, threading.Event(), list[State]()
-    threading.Thread(target=_watch, args=(flow_run, stop, ended, said), daemon=True).start()
+    within = copy_context()  # which has the settings of Prefect that hold here
+    threading.Thread(target=within.run, args=(_watch, flow_run, stop, ended, said), daemon=True).start()
     try:
         yield
     except Exception as error:
@@ -47,10 +59,19 @@ def heeding_server(stop: threading.Event) -> Iterator[None]:
 
 
 def _watch(flow_run: UUID, stop: threading.Event, ended: threading.Event, said: list[State]) -> None:
-    while not ended.wait(LOOK_SECONDS):
-        with suppress(Exception), get_client(sync_client=True) as client:  # of a server that is away nothing is known
-            state = client.read_flow_run(flow_run).state
-            if state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed()):
-                said.append(state)
-                stop.set()
-                return
+    away = False
+    # Prefect's client would try for a minute, waiting longer each time, while the server is back already.
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+        while not ended.wait(AWAY_SECONDS if away else LOOK_SECONDS):
+            was_away, away = away, True
+            with suppress(Exception), get_client(sync_client=True) as client:  # of one that is away nothing is known
+                state = client.read_flow_run(flow_run).state
+                if state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed()):
+                    said.append(state)
+                    stop.set()
+                    return
+                if was_away:
+                    resource = Resource({"prefect.resource.id": f"prefect.flow-run.{flow_run}"})
+                    beat = Event(event=HEARTBEAT, resource=resource)
+                    client.request("POST", "/events", json=[beat.model_dump(mode="json")]).raise_for_status()
+                away = False

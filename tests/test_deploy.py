@@ -1,6 +1,8 @@
 """The files under `deploy/` say the same as the code: places, commands, settings, and nothing open to the network."""
 
+import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.service import POOLS, RETENTION_DAYS
+from flows.service import POOLS, SERVER_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -61,7 +63,7 @@ def test_the_store_of_prefect_yaml_is_a_volume_and_its_file_is_every_container_s
     assert "../prefect.yaml:/segue/prefect.yaml:ro" in services["deployments"]["volumes"]
 
 
-def test_prefect_knows_every_setting_and_keeps_runs_as_segue_up_does(services):
+def test_prefect_knows_every_setting_and_its_server_is_told_what_segue_up_tells_its_own(services):
     from prefect.settings.legacy import _get_settings_fields
     from prefect.settings.models.root import Settings
 
@@ -70,7 +72,9 @@ def test_prefect_knows_every_setting_and_keeps_runs_as_segue_up_does(services):
     assert given
     assert given <= known
     server = services["server"]["environment"]
-    assert int(server["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) == RETENTION_DAYS * 86_400
+    assert SERVER_SETTINGS.items() <= server.items()
+    assert known >= set(SERVER_SETTINGS)
+    assert "server:/home/segue/.prefect" in services["server"]["volumes"]  # where leases lie
 
 
 def test_the_image_holds_every_package_and_what_its_project_file_names(image):
@@ -85,3 +89,26 @@ def test_the_unit_calls_commands_that_there_are():
     assert len(called) == 3
     for words in called:
         assert CliRunner().invoke(app, [*words.split(), "--help"]).exit_code == 0
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_finds_nothing_wrong_with_the_unit_and_does_with_a_wrong_one(tmp_path):
+    program = tmp_path / "segue" / ".venv" / "bin" / "segue"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (tmp_path / "run").mkdir(mode=0o700)
+    right, wrong = (tmp_path / "units" / name / "segue.service" for name in ("right", "wrong"))
+    unit = (ROOT / "deploy/segue.service").read_text()
+    for file, text in ((right, unit), (wrong, unit.replace("Type=exec", "Type=exce"))):
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    environment = os.environ | {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
+
+    def told(file):
+        words = ["systemd-analyze", "verify", "--user", str(file)]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    assert told(right) == (0, "")
+    assert "Failed to parse service type" in told(wrong)[1]

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.service import SERVER_SETTINGS
+
 # Before anything imports Prefect, which reads its settings once.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="segue-prefect-")
 os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
@@ -37,40 +39,66 @@ class Server:
         )
 
 
+class ServerProcess:
+    """A Prefect server that can be ended and started again, with the same database and at the same address."""
+
+    def __init__(self, home: Path, **settings: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self._log = home / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        environment = os.environ | {
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": f"http://127.0.0.1:{self._port}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            **SERVER_SETTINGS,
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": os.pathsep.join(path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "COLUMNS": "200",
+        }
+        self.server = Server(environment["PREFECT_API_URL"], environment | settings)
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
+        with open(self._log, "a") as log:
+            self._process = subprocess.Popen(words, env=self.server.environment, stdout=log, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120
+        while not _answers(f"{self.server.url}/health"):
+            assert self._process.poll() is None, f"the server ended:\n{self._log.read_text()}"
+            assert time.monotonic() < deadline, "the server did not start within two minutes"
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        """End it at once, as a machine that is gone does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        """End it in good order."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
-    url = f"http://127.0.0.1:{port}/api"
-    environment = os.environ | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_API_URL": url,
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "XDG_CACHE_HOME": str(home / "cache"),
-        "COLUMNS": "200",
-    }
-    words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with open(home / "server.log", "w") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            deadline = time.monotonic() + 120
-            while not _answers(f"{url}/health"):
-                assert process.poll() is None, f"the server ended:\n{(home / 'server.log').read_text()}"
-                assert time.monotonic() < deadline, "the server did not start within two minutes"
-                time.sleep(0.2)
-            yield Server(url, environment)
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+    process = ServerProcess(tmp_path_factory.mktemp("prefect"))
+    try:
+        process.start()
+        yield process.server
+    finally:
+        process.end()
 
 
 def _answers(url: str) -> bool:

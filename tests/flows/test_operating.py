@@ -1,11 +1,11 @@
 """The service: `segue up` starts what is missing, `segue down` leaves nothing, `segue doctor` needs no server."""
 
-import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -27,6 +27,7 @@ from flows.service import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+SEGUE = "from flows.cli import main; main()"
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +131,13 @@ def test_the_doctor_says_bad_of_what_ended_of_a_server_that_does_not_answer_and_
     assert any("disk of the state" in line and "make room" in line for line in bad)
 
 
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, [process.cmdline() for process in members()]
+        time.sleep(0.5)
+
+
 @pytest.mark.slow
 def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(tmp_path):
     from prefect.client.orchestration import get_client
@@ -138,9 +146,8 @@ def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(
     port = free_port()
 
     def segue(*words: str) -> str:
-        script = "from flows.cli import main; main()"
         done = subprocess.run(
-            [sys.executable, "-c", script, *words],
+            [sys.executable, "-c", SEGUE, *words],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             cwd=tmp_path,
             capture_output=True,
@@ -171,14 +178,20 @@ def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(
                 client.read_deployment_by_name("demo/demo").id,
                 parameters={"recipe": {"demo": {"pieces": 300}}, "settings": {"workers": 1}},
             )
-        deadline = time.monotonic() + 180
-        while len(members()) <= len(first):  # the run's own process
-            assert time.monotonic() < deadline, json.dumps(sorted(first))
-            time.sleep(0.5)
+        wait_for(lambda: len(members()) > len(first))  # the run's own process
+        stays = subprocess.Popen(
+            [sys.executable, "-c", SEGUE, "up", "--stay"], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path
+        )
+        for name in ("gpu", "server"):
+            before = load_service().parts[name]
+            psutil.Process(before.pid).kill()
+            wait_for(lambda name=name, before=before: load_service().parts[name] != before)
+        wait_for(lambda: load_service().answers())
         worker = service.running("cpu")
         assert worker is not None
         worker.kill()  # and what it runs has no parent any more
         assert "server: ended" in segue("down")
+        assert stays.wait(60) == 0
         assert members() == []
         assert "nothing ran" in segue("down")
     finally:

@@ -14,10 +14,15 @@ PROJECT = yaml.safe_load((Path(__file__).resolve().parents[2] / "prefect.yaml").
 PREFECT = [sys.executable, "-m", "prefect"]
 
 
-def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dict]) -> None:
-    """Deploy from `folder`, without their schedules, onto the store `<folder>/store`."""
+def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dict], recipe: dict | None = None) -> None:
+    """Deploy from `folder`, without their schedules, onto the store `<folder>/store`.
+
+    Args:
+        recipe: what is made besides the preset's; a flow of the tests' own takes none.
+    """
     settings = {"store": str(folder / "store"), "source": str(source), "workers": 1}
-    ours = {"parameters": {"recipe": {"preset": "miniature"}, "settings": settings}, "schedules": []}
+    chosen = {"preset": "miniature"} if recipe is None else recipe
+    ours = {"parameters": {"settings": settings, **({"recipe": chosen} if chosen else {})}, "schedules": []}
     (folder / "prefect.yaml").write_text(yaml.safe_dump(PROJECT | {"deployments": [one | ours for one in deployments]}))
     for pool in ("cpu", "gpu"):
         made = server.command(*PREFECT, "work-pool", "create", pool, "--type", "process", "--overwrite")
@@ -36,11 +41,14 @@ def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dic
 
 
 @contextmanager
-def worker(server: Server, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker of the pool `cpu`, which writes `<folder>/worker.log`."""
+def worker(
+    server: Server, folder: Path, pool: str = "cpu", limit: int | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A worker of a pool, of so many runs at once, which writes `<folder>/worker.log`."""
+    limited = ["--limit", str(limit)] if limit else []
     with open(folder / "worker.log", "a") as log:
         process = subprocess.Popen(
-            [*PREFECT, "worker", "start", "--pool", "cpu"],
+            [*PREFECT, "worker", "start", "--pool", pool, *limited],
             env=server.environment | {"PWD": str(folder)},
             cwd=folder,
             stdout=log,
