@@ -48,6 +48,8 @@ SERVER_SETTINGS = {
     # What the automations wait for is forgotten a minute after its time, also where the server was away then: a run
     # that was killed meanwhile would stay "Running" for ever.
     "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
+    # A worker that ended a cancelled run while the server was away cannot say so: that run holds its place for so long.
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "60",
 }
 """What a Prefect server is to be told, wherever it runs, so that it outlives its own outages and does not grow for
 ever."""
