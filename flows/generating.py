@@ -41,6 +41,9 @@ PRESET = "musicgen-small"
 ORDER_STAGES = ("requests", "generate", "gate", "decode", "evaluate", "report")
 """The stages that make and show an order, of those that there are."""
 
+MEASURING_STAGES = ("watermark",)
+"""Stages that measure the clips of an order besides, where its recipe asks for what they measure."""
+
 ORDER = "order.jsonl"
 """Where a store keeps what was ordered by `--text`, a request a line."""
 
@@ -113,7 +116,9 @@ def generate(
             order = {f"{description} {adapters}": {"description": description, **also} for description in text}
             options["requests"] = _keep_order(place, order, Path(folder) if dry_run else None)
         settings = {name: value for name, value in options.items() if value is not None}
-        parsed = parse_run_options(stages_of_order(), PRESET, settings, set_ or [], recipe_difference=difference)
+        parsed = parse_run_options(
+            *(stages_of_order(), PRESET, settings, set_ or []), recipe_difference=difference, also=MEASURING_STAGES
+        )
         pipeline = parsed.plan.pipeline()
         plans = parsed.plan.stage_plans(pipeline)
         for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans)):

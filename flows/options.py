@@ -204,6 +204,7 @@ def parse_run_options(
     overrides: Sequence[str],
     checks: str | None = None,
     recipe_difference: Mapping[str, Any] = MappingProxyType({}),
+    also: Sequence[str] = (),
 ) -> RunOptions:
     """Return what a command line asks for.
 
@@ -213,6 +214,7 @@ def parse_run_options(
         overrides: the `stage.field=value` of `--set`.
         checks: a YAML file with the recipe's `checks`.
         recipe_difference: what a command makes different from the preset, which `overrides` may overrule.
+        also: names of stages to run besides those `requested`, where they take part in the recipe.
 
     Raises:
         UsageError: a preset, stage, field or value is not one of those allowed.
@@ -234,7 +236,9 @@ def parse_run_options(
         except ValidationError as error:
             raise UsageError(explain(error, Recipe)) from error
         open_store(settings.store)
-        return RunOptions(recipe, settings, list(requested) or None, plan_run(recipe, settings, requested))
+        taking_part = {stage.name for stage in recipe.configured_stages(settings.source)} if also else ()
+        names = [*requested, *(name for name in also if name in taking_part)]
+        return RunOptions(recipe, settings, names or None, plan_run(recipe, settings, names))
     except UsageError:
         raise
     except ValueError as error:

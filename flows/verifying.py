@@ -26,6 +26,9 @@ app = typer.Typer()
 ONE_STEP = 1 / 2**15
 """By how much samples may differ that another kind of processor decoded: a step of 16 bits."""
 
+CLAIMED = ("request", "take", "checkpoint", "seed", "watermark")
+"""What of a signed claim a file's tags say too."""
+
 
 @app.command()
 def verify(
@@ -126,7 +129,8 @@ def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Fi
     """Compare what is signed with what the tags say."""
     if claim is None or claim.problems or not claim.generation:
         return
-    signed = {name: str(claim.generation.get(name)) for name in ("request", "take", "checkpoint", "seed")}
+    names = [name for name in CLAIMED if name in claim.generation]
+    signed = {name: str(claim.generation[name]) for name in names}
     others = [f"{name} {tags[name]} in the tags" for name in signed if tags.get(name, signed[name]) != signed[name]]
     signed_facts = ", ".join(f"{name} {value}" for name, value in signed.items())
     words = f"{claim.generator}, model {claim.generation.get('model')}: {signed_facts}"

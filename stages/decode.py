@@ -287,7 +287,8 @@ def _signing(config: Config, context: Context) -> Sign | None:
 
     def sign(data: bytes, row: Row) -> bytes:
         name, digest = model(row["checkpoint_id"])
-        generation = Generation(name, row["checkpoint_id"], digest, row["request_id"], row["take"] + 1, row["seed"])
+        key = row["checkpoint_id"], digest, row["request_id"], row["take"] + 1, row["seed"]
+        generation = Generation(name, *key, watermark_words(config.watermark.message) if config.watermark else "")
         return signer.sign(data, config.format, generation, SourceType.TRAINED)
 
     return sign

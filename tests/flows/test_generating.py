@@ -25,6 +25,7 @@ from tests.worlds.generation_world import VERSIONS, filled_store, model_config, 
 from tests.worlds.hugging_face_models import SHAPES, greedy_codes, random_musicgen, save
 from tests.worlds.open_gate import OPEN_GATE
 from tests.worlds.tiny_models import text_encoder
+from tests.worlds.watermark_networks import tone_pair
 
 DESCRIPTION = "calm piano at night"
 
@@ -132,6 +133,21 @@ def test_nothing_is_named_but_the_model(tmp_path: Path) -> None:
     assert {str(reference) for stage in ("decode", "evaluate") for reference in named[stage]} == {
         "facebook/musicgen-small"
     }
+
+
+def test_clips_that_are_marked_are_listened_to_where_something_finds_the_mark(
+    folder: Path, tmp_path: Path, capfd: Any
+) -> None:
+    generator, detector = tone_pair(tmp_path / "pair")
+    store, opened = tmp_path / "store", [f"{name}={value}" for name, value in OPEN_GATE.items()]
+    mark = [f"decode.watermark.generator={generator}", f"decode.watermark.detector={detector}"]
+    sets = [word for knob in (*opened, *mark) for word in ("--set", knob)]
+    assert order(str(folder), "--text", DESCRIPTION, "--seconds", "0.8", "--store", str(store), *sets) == 0
+    heard = query(Store(str(store)), "SELECT form, found FROM detections").to_pylist()
+    assert {"form": "written", "found": True} in heard
+    capfd.readouterr()
+    unheard = (*sets, "--set", "decode.watermark.detector=null")
+    assert order(str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "unheard"), "--dry-run", *unheard) == 0
 
 
 def test_a_folder_of_one_word_is_no_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,9 @@ def test_a_signed_clip_is_marked_before_it_is_signed(world: MarkedWorld, tmp_pat
         claim = read_credentials(io.BytesIO(world.store.read_bytes(row["path"])), "flac")
         assert claim is not None
         assert claim.problems == ()
+        assert claim.actions == ("c2pa.created", "c2pa.watermarked.unbound")
+        assert claim.terms == ("trainedAlgorithmicMedia",)
+        assert claim.generation["watermark"] == "AudioSeal 1234"
         assert load_watermark_detector(world.pair[1]).detect(*world.sound(row)).found
 
 

@@ -63,7 +63,9 @@ class SignedClaim:
     signer: str
     """The name in the certificate."""
     terms: tuple[str, ...]
-    """The digital source types of the actions: the last parts of their addresses."""
+    """The digital source types of those actions that have one: the last parts of their addresses."""
+    actions: tuple[str, ...]
+    """What was done, in C2PA's words: `c2pa.created`, and `c2pa.watermarked.unbound` where a watermark was added."""
     generation: Mapping[str, Any]
     """What this project writes of model and request (`Generation`); empty in the files of others."""
     problems: tuple[str, ...]
@@ -128,7 +130,12 @@ def _claim(report: Mapping[str, Any], trusted_by: str) -> SignedClaim:
     return SignedClaim(
         generator=" ".join(str(generators[0][name]) for name in ("name", "version") if name in generators[0]),
         signer=str(signature.get("common_name") or signature.get("issuer") or ""),
-        terms=tuple(str(action.get("digitalSourceType", "")).removeprefix(VOCABULARY) for action in actions),
+        terms=tuple(
+            str(action["digitalSourceType"]).removeprefix(VOCABULARY)
+            for action in actions
+            if action.get("digitalSourceType")
+        ),
+        actions=tuple(str(action.get("action", "")) for action in actions),
         generation=data.get(ASSERTION) or {},
         problems=tuple(problems),
         trusted_by=trusted_by,

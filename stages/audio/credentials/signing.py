@@ -21,6 +21,9 @@ MIME_TYPES = {"flac": "audio/flac", "wav": "audio/wav", "mp3": "audio/mpeg"}
 ASSERTION = "segue.generation"
 """The label of the assertion that says which model made a file, and for which request."""
 
+WATERMARKED = "c2pa.watermarked.unbound"
+"""The action of adding a watermark that leads to no manifest (C2PA 2.3)."""
+
 COMMAND_SECONDS = 60
 """How long a `key_command` may take, seconds."""
 
@@ -38,6 +41,8 @@ class Generation:
     take: int
     """Counted from 1."""
     seed: int
+    watermark: str = ""
+    """What its sound carries, as the file's tag says it; empty where that is nothing."""
 
 
 class Signer:
@@ -102,17 +107,23 @@ class Signer:
 
 
 def _manifest(generation: Generation, source: SourceType) -> Mapping[str, Any]:
-    """Return the definition of a manifest (C2PA 2.2, 18.15: an action `c2pa.created` with its digital source type)."""
+    """Return the definition of a manifest (C2PA 2.2, 18.15: an action `c2pa.created` with its digital source type).
+
+    A watermark is an action of its own. It says whose a clip is and not which, so nobody finds a manifest by it: of the
+    two actions of C2PA 2.3 it is `c2pa.watermarked.unbound`, which needs no soft binding."""
     try:
         program = {"name": "Segue", "version": version("segue")}
     except PackageNotFoundError:
         program = {"name": "Segue"}
-    created = {"action": "c2pa.created", "digitalSourceType": str(source), "softwareAgent": program}
+    actions = [{"action": "c2pa.created", "digitalSourceType": str(source), "softwareAgent": program}]
+    if generation.watermark:
+        actions.append({"action": WATERMARKED, "description": generation.watermark, "softwareAgent": program})
+    claims = {name: value for name, value in asdict(generation).items() if name != "watermark" or value}
     return {
         "claim_generator_info": [program],
         "assertions": [
-            {"label": "c2pa.actions.v2", "data": {"actions": [created]}},
-            {"label": ASSERTION, "data": asdict(generation)},
+            {"label": "c2pa.actions.v2", "data": {"actions": actions}},
+            {"label": ASSERTION, "data": claims},
         ],
     }
 
