@@ -72,7 +72,7 @@ PRINTS = Table(
         seconds=pa.float64(),
         peak_frames=pa.list_(pa.int32()),
         peak_pitches=pa.list_(pa.uint8()),
-        sketch=pa.list_(pa.uint32()),
+        quads=pa.list_(pa.uint64()),
     ),
 )
 PIECES = Table(

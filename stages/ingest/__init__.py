@@ -47,7 +47,7 @@ __all__ = [
     "read_source",
 ]
 
-READS, WRITES, VERSION = (), TRACKS, 4
+READS, WRITES, VERSION = (), TRACKS, 5
 
 PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings", "licence", "track_id", "title", "copies_of")
 """All that `plan_source` needs of the rows of earlier runs, where nothing has changed."""

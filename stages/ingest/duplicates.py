@@ -5,36 +5,34 @@ copy is learned from and another is held out, what is measured of the held-out o
 read has its print taken (`stages.analysis.prints`), in the table `prints` beside `tracks`, and is compared with all
 that are there; `tracks.copies_of` names those that it is a copy of, and they share a split (`stages.ingest.artists`).
 
-Prints are not all held at once: those of a block of new recordings are, and of all others sketches go by, shard by
-shard. Only pairs whose sketches have enough in common are compared peak by peak.
+Each is compared peak by peak with the few that it has most quads in common with (`schemas.postings`), so a first
+ingest takes so long for each recording, however many there are. Prints are not all held at once: those of a block of
+new recordings are, and all others go by, shard by shard.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.postings import Keys, most_in_common
 from schemas.store import Store
 from schemas.tables import PRINTS
-from stages.analysis import Print, PrintIndex
-from stages.analysis.prints import SKETCHED, constellations, sketch
+from stages.analysis import Print, compare
+from stages.analysis.prints import quads
 from stages.ingest.probe import AudioProbe
 from stages.pipeline.contract import Context
 
 Row = dict[str, Any]
 
-BLOCK = 1024
-"""New recordings that are compared at a time: at most 0.2 MB each."""
+BLOCK = 16_384
+"""New recordings whose prints are held at a time: 14 kB for four minutes of sound."""
 
 SHORTEST_SECONDS = 3.0
 """A passage that is shorter makes no copy: a jingle, or a bar on the same chords."""
-
-LEAST_SHARED, LEAST_SHARE = 3, 0.04
-"""Hashes that two sketches have in common, and the share of the smaller one, from which on two recordings are compared.
-A copy that is 1 % faster has some 30 % of them, recordings on the same chords 1 %."""
 
 
 class Prints:
@@ -67,9 +65,14 @@ class Prints:
     def shards(self) -> list[str]:
         return self._store.shards(PRINTS, self._version)
 
-    def sketches(self, shard: str) -> pa.Table:
-        """Return the sketches of a shard's recordings, by `track_id`."""
-        return self._store.read(PRINTS, self._version, [shard], ["track_id", "sketch"])
+    def quads(self, shard: str) -> pa.Table:
+        """Return the quads of a shard's recordings, by `track_id`."""
+        return self._store.read(PRINTS, self._version, [shard], ["track_id", "quads"])
+
+    def track_ids(self, shard: str) -> list[str]:
+        """Return the recordings of a shard that have prints."""
+        names: list[str] = self._store.read(PRINTS, self._version, [shard], ["track_id"]).column("track_id").to_pylist()
+        return names
 
     def whole(self, shard: str, track_ids: Collection[str]) -> pa.Table:
         """Return the rows of some recordings of a shard."""
@@ -84,58 +87,64 @@ def find_copies(context: Context, prints: Prints, new: Mapping[str, int], likene
     Args:
         new: recordings that were not compared yet, with their shards.
         likeness: how much of the shorter one must be in the other, 0 to 1.
+
+    Raises:
+        Stopped: the run was asked to stop.
     """
-    ordered = sorted(new, key=lambda track_id: (new[track_id], track_id))
+    shard_of, pairs = _worth_comparing(context, prints, new)
+    others = defaultdict[str, list[str]](list)
+    for mine, other in pairs:
+        others[mine].append(other)
+    ordered = sorted(others, key=lambda track_id: (shard_of[track_id], track_id))
     for start in range(0, len(ordered), BLOCK):
         block = ordered[start : start + BLOCK]
-        shards = sorted({str(new[track_id]) for track_id in block})
-        rows = pa.concat_tables([prints.whole(shard, block) for shard in shards])
-        index = _SketchIndex([print_of_row(row) for row in rows.to_pylist()])
-        names, seconds = rows.column("track_id").to_pylist(), rows.column("seconds").to_pylist()
-        for shard in prints.shards():
+        ours = _rows(prints, shard_of, block)
+        wanted = defaultdict[int, list[tuple[str, str]]](list)
+        for mine in block:
+            for other in others[mine]:
+                wanted[shard_of[other]].append((mine, other))
+        for shard in sorted(wanted):
             context.check_stopped()
-            sketches = prints.sketches(shard)
-            candidates = index.candidates(sketches.column("sketch"))
-            others = sketches.column("track_id").to_pylist()
-            pairs = [(mine, others[other]) for mine, other in candidates]
-            pairs = [(mine, other) for mine, other in pairs if other not in new or other < names[mine]]
-            whole = {row["track_id"]: row for row in prints.whole(shard, {other for _, other in pairs}).to_pylist()}
-            for mine, other in pairs:
-                passages = PrintIndex([index.prints[mine]]).passages(print_of_row(whole[other]))
-                for _, passage in passages:
-                    share = passage.likeness(seconds[mine], whole[other]["seconds"])
-                    if passage.seconds >= SHORTEST_SECONDS and share >= likeness:
-                        yield names[mine], other
+            theirs = _rows(prints, shard_of, {other for _, other in wanted[shard]})
+            yield from (pair for pair in wanted[shard] if _is_copy(ours[pair[0]], theirs[pair[1]], likeness))
 
 
-class _SketchIndex:
-    """Sketches of some prints, in which those of others are looked up."""
+def _worth_comparing(
+    context: Context, prints: Prints, new: Mapping[str, int]
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the shards of all recordings, and the pairs that have most in common, each as `find_copies` yields it."""
+    ids = {shard: prints.track_ids(shard) for shard in sorted(prints.shards(), key=int)}
+    names = [track_id for shard in ids.values() for track_id in shard]
 
-    def __init__(self, prints: Sequence[Print]) -> None:
-        self.prints = prints
-        told = [constellations(each, loosely=True).hashes for each in prints]
-        sketches = [np.unique(hashes[hashes < SKETCHED]) for hashes in told]
-        hashes = np.concatenate([np.zeros(0, np.uint32), *sketches])
-        order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[order]
-        self._owners = np.repeat(np.arange(len(prints)), [len(each) for each in sketches])[order]
-        self._sizes = np.array([len(sketch(constellations(each))) for each in prints], np.int64)
+    def keys(are_new: bool) -> Iterator[Keys]:
+        first = 0
+        for shard, track_ids in ids.items():
+            context.check_stopped()
+            wanted = np.array([(track_id in new) is are_new for track_id in track_ids], bool)
+            if wanted.any():
+                lists = prints.quads(shard).column("quads").filter(pa.array(wanted))
+                numbers = np.repeat(first + np.flatnonzero(wanted), pc.list_value_length(lists).to_numpy())
+                yield Keys(numbers, pc.list_flatten(lists).to_numpy())
+            first += len(track_ids)
 
-    def candidates(self, sketches: pa.ChunkedArray) -> list[tuple[int, int]]:
-        """Return the pairs of a print of the index and one of the sketches that are worth comparing, by their places
-        in either."""
-        sizes = pc.list_value_length(sketches).to_numpy().astype(np.int64)
-        hashes: npt.NDArray[np.uint32] = pc.list_flatten(sketches).to_numpy()
-        owners = np.repeat(np.arange(len(sizes)), sizes)
-        begins, ends = (np.searchsorted(self._hashes, hashes, side) for side in ("left", "right"))
-        counts = ends - begins
-        places = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        pairs = self._owners[places] * len(sizes) + np.repeat(owners, counts)
-        different, shared = np.unique(pairs, return_counts=True)
-        mine, others = np.divmod(different, max(len(sizes), 1))
-        smaller = np.minimum(self._sizes[mine], sizes[others])
-        worth = (shared >= LEAST_SHARED) & (shared >= LEAST_SHARE * smaller)
-        return list(zip(mine[worth].tolist(), others[worth].tolist(), strict=True))
+    found = most_in_common(keys(True), keys(False))
+    pairs = [(names[asked], names[other]) for asked, other in zip(*found, strict=True)]
+    ordered = [(max(pair), min(pair)) if pair[1] in new else pair for pair in pairs]
+    return {track_id: int(shard) for shard in ids for track_id in ids[shard]}, ordered
+
+
+def _rows(prints: Prints, shard_of: Mapping[str, int], track_ids: Collection[str]) -> dict[str, Row]:
+    """Return the rows of some recordings by their ids."""
+    shards = sorted({shard_of[track_id] for track_id in track_ids})
+    return {row["track_id"]: row for shard in shards for row in prints.whole(str(shard), track_ids).to_pylist()}
+
+
+def _is_copy(ours: Row, theirs: Row, likeness: float) -> bool:
+    """Compare two recordings peak by peak."""
+    passage = compare(print_of_row(ours), print_of_row(theirs))
+    if passage is None or passage.seconds < SHORTEST_SECONDS:
+        return False
+    return passage.likeness(ours["seconds"], theirs["seconds"]) >= likeness
 
 
 def print_of_row(row: Row) -> Print:
@@ -149,5 +158,5 @@ def _row(track_id: str, taken: Print, seconds: float) -> Row:
         "seconds": seconds,
         "peak_frames": taken.frames,
         "peak_pitches": taken.pitches,
-        "sketch": sketch(constellations(taken)),
+        "quads": quads(taken),
     }

@@ -44,7 +44,7 @@ def store(tmp_path: Path) -> Store:
     tracks = [f"track-{number}" for number in range(3)]
     publish(store, TRACKS, [{"track_id": track, "seconds": 40.0, "shard": 0} for track in tracks])
     for shard, track in enumerate(tracks):
-        rows = pa.Table.from_pylist([{"track_id": track, "seconds": 40.0, "sketch": [1]}], PRINTS.schema)
+        rows = pa.Table.from_pylist([{"track_id": track, "seconds": 40.0, "quads": [1]}], PRINTS.schema)
         store.write_shard(PRINTS, "tracks-1", str(shard), rows, input_key="all")
     publish(store, TOKENS, [{"track_id": track, "frames": 3, "codes": [[1, 2, 3]]} for track in tracks])
     clips = [{"request_id": name, "take": 0} for name in ("a", "b", "c")]

@@ -34,19 +34,24 @@ def groups(world: World) -> dict[str, set[str]]:
     return {names[row["track_id"]]: {names[each] for each in row["copies_of"]} for row in world.rows().values()}
 
 
+def connected(copies: dict[str, set[str]]) -> list[set[str]]:
+    """The groups of recordings that are copies of each other, directly or by way of others."""
+    found: list[set[str]] = []
+    for name, others in copies.items():
+        group = {name, *others}.union(*(each for each in found if each & {name, *others}))
+        found = [each for each in found if not each & group] + [group]
+    return found
+
+
 def test_copies_of_a_recording_are_found_and_share_its_split_and_distinct_pieces_are_none(world):
     assert not any(groups(world).values())
     for name in COPIES:
         add(world, name, PLANTS[name](piece(3), piece(4), 0.3))
     world.run()
-    connected = {"piece 3"}
     found = groups(world)
-    while more := {name for name in found if name not in connected and found[name] & connected}:
-        connected |= more
-    connected |= {each for name in connected for each in found[name]}
-    assert connected == {"piece 3", *COPIES}
-    assert not any(found[f"piece {number}"] for number in (0, 1, 2, 4))
-    assert len({world.rows()[f"{name}.flac"]["split"] for name in connected}) == 1
+    assert {"piece 3", *COPIES} in connected(found)
+    assert sorted(map(len, connected(found))) == [1, 1, 1, 1, 1 + len(COPIES)]
+    assert len({world.rows()[f"{name}.flac"]["split"] for name in ("piece 3", *COPIES)}) == 1
     assert ("tracks that are copies of others by their sound, and share their split", 5) in {
         (what, count) for what, _, count, _ in world.remarks()
     }
@@ -140,18 +145,22 @@ def test_a_link_has_no_split_of_its_own_and_never_leads_out_of_training():
     assert {draw.split(f"artist:{name}") for name in names.values()} == {"train"}
 
 
-def test_new_recordings_are_compared_block_by_block_with_the_same_result(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK", 2)
+def test_recordings_that_come_one_by_one_or_in_blocks_are_in_the_groups_of_those_that_come_at_once(
+    world, tmp_path, monkeypatch
+):
     for name in COPIES:
         add(world, name, PLANTS[name](piece(3), piece(4), 0.3))
-    world.run()
-    monkeypatch.undo()
-    again = World(tmp_path / "again", valid=0.4, test=0.3, shard_size=4)
-    again.music, again.source = world.music, world.source
-    again.run()
-    assert {name: row["split"] for name, row in again.rows().items()} == {
-        name: row["split"] for name, row in world.rows().items()
-    }
+        world.run()
+    splits = {name: row["split"] for name, row in world.rows().items()}
+    for blocks in (2, duplicates.BLOCK):
+        monkeypatch.setattr(duplicates, "BLOCK", blocks)
+        at_once = World(tmp_path / f"in blocks of {blocks}", valid=0.4, test=0.3, shard_size=4)
+        at_once.music, at_once.source = world.music, world.source
+        at_once.run()
+        assert {frozenset(group) for group in connected(groups(at_once))} == {
+            frozenset(group) for group in connected(groups(world))
+        }
+        assert {name: row["split"] for name, row in at_once.rows().items()} == splits
 
 
 def test_where_nothing_is_compared_nothing_is_a_copy(tmp_path):

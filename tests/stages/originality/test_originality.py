@@ -26,7 +26,7 @@ from schemas.tables import (
 )
 from schemas.weights import WeightsLibrary
 from stages import originality
-from stages.analysis.prints import constellations, sketch
+from stages.analysis.prints import quads
 from stages.originality import Config
 from stages.originality.judging import threshold
 from stages.pipeline.contract import Context
@@ -60,7 +60,7 @@ class CopiesWorld:
             rows["prints"].append(
                 key
                 | {"seconds": len(piece(number)) / RATE, "peak_frames": peaks.frames, "peak_pitches": peaks.pitches}
-                | {"sketch": sketch(constellations(peaks))}
+                | {"quads": quads(peaks)}
             )
             rows["tokens"].append(
                 key | {"codec_identity": "codec", "frame_rate": CODE_RATE, "codes": list(codes(number))}
