@@ -8,7 +8,6 @@ from it, from the benchmarks' figures and from the goals of the GPU script; `pyt
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,13 +15,9 @@ from pydantic import BaseModel
 
 from flows.estimates import amount
 from flows.recipe import Recipe
-from flows.scaling import BENCHMARKED, BENCHMARKS, Rates, Size, StageRate, growth, measure_rates
+from flows.scaling import BENCHMARKED, BENCHMARKS, BOUNDS, Rates, Size, StageRate, growth, measure_rates
 from schemas import Settings, Store
-from schemas.publications import Publications
-from schemas.tables import TRACKS
-from schemas.weights import WeightsLibrary
-from stages.ingest.duplicates import BLOCK, Prints, find_copies
-from stages.pipeline.contract import Context
+from stages.ingest.duplicates import BLOCK
 from stages.pipeline.durations import duration
 from stages.pipeline.pipeline import Pipeline
 from tests.benchmarks.results import table
@@ -35,11 +30,21 @@ WORKERS = (1, 8, 64)
 
 TASK_BYTES = 27e3
 """Of a task in Prefect's SQLite file: Prefect 3.8.8, by the growth of the file over runs of many tasks."""
-PRINT_BYTES = 6e3
-"""Of memory for a second of sound, as `stages.analysis.PrintIndex` says."""
-LIKENESS = 0.6
-"""Of copies, as `ingest.near_duplicates` of the miniature was when the rates were kept."""
+SUBJECT_BYTES = 160.0
+"""Of memory for a second of a clip: 12 peaks of 5 bytes each, and 50 codes of two."""
+COPIES_RECORDINGS, COPIES_SECONDS = 1000, 240.0
+"""Recordings among which near-duplicates are looked for, and how long they are."""
 PLAN_SECONDS, PLAN_MEGABYTES = "time by the wall", "memory at its highest"
+
+
+class CopiesRate(BaseModel):
+    """What looking for near-duplicates took (`tests.benchmarks.copies`)."""
+
+    recordings: int
+    """Compared as a first ingest compares them."""
+    recording_seconds: float
+    seconds: float
+    """Of one core."""
 
 
 class KeptRates(BaseModel):
@@ -47,8 +52,7 @@ class KeptRates(BaseModel):
 
     processor: str
     circumstances: str
-    copies_seconds: float
-    """Of finding near-duplicates among the store's own recordings, each against each, on one core."""
+    copies: CopiesRate
     rates: Rates
 
 
@@ -69,7 +73,14 @@ def rates_table() -> str:
 
 
 def _unit(rate: StageRate) -> str:
-    units = {"tracks": "recording", "clips": "clip", "clips × tracks": "clip × second of recording"}
+    units = {
+        "tracks": "recording",
+        "clips": "clip",
+        "clips × tracks": "clip × second of recording",
+        "clips + tracks": f"clip, or for each {rate.seconds / rate.by_tracks:.0f} s of recording"
+        if rate.seconds and rate.by_tracks
+        else "clip",
+    }
     if rate.grows == "nothing":
         return "run, whatever its size"
     return f"second of {units[rate.grows]}" if rate.by_sound else units[rate.grows]
@@ -111,7 +122,7 @@ def _stages(rates: tuple[StageRate, ...] | list[StageRate]) -> str:
 def _hours(seconds: float | None, rate: StageRate) -> str:
     if seconds is None:
         return ""
-    most = "≤ " if rate.grows == "clips × tracks" else ""
+    most = "≤ " if rate.grows in BOUNDS else ""
     return f"{most}{_number(seconds / 3600)}"
 
 
@@ -202,27 +213,29 @@ def monday_table() -> str:
 
 def breaks_table() -> str:
     """Return what breaks first, for a million and for a hundred million recordings, each by a line of arithmetic."""
+    copies = read_kept().copies
     lines: list[tuple[str, str, Callable[[Size], str]]] = [
         (
             "near-duplicates of a first ingest (`stages/ingest/duplicates.py`)",
-            f"each new recording against each, on one core; {duration(read_kept().copies_seconds)} for the store's, "
-            "× the square of how many times more, × how many times longer",
-            _copies,
+            f"each new recording against the few that it has most in common with, on one core; "
+            f"{duration(copies.seconds)} for {copies.recordings:,} of {copies.recording_seconds:.0f} s, × how many "
+            "times more, × how many times longer",
+            lambda size: duration(_copies(size)),
         ),
         (
-            "the same, sketches read",
-            f"a block of {BLOCK:,} new recordings reads every shard's sketches: n / {BLOCK:,} × shards",
+            "the same, prints read",
+            f"a block of {BLOCK:,} new recordings reads every shard's prints: n / {BLOCK:,} × shards",
             lambda size: f"{math.ceil(size.tracks / BLOCK) * _shards(size):,} reads of a shard",
         ),
         (
             "`originality` (`stages/originality/comparing.py`), comparisons",
-            "one job; 100,000 clips with each recording: the measured time × how many times more of both, at most",
+            "one job; 100,000 clips and all recordings: the measured time × how many times more of either, at most",
             lambda size: f"≤ {duration(_stage('originality').seconds_of(size) or 0)}",
         ),
         (
             "`originality`, memory",
-            "the clips' prints are held at once: clips × seconds × 6 kB, whatever the recordings",
-            lambda size: amount(size.units("clips", True) * PRINT_BYTES),
+            "the clips' prints and codes are held at once: clips × seconds × 160 B, whatever the recordings",
+            lambda size: amount(size.units("clips", True) * SUBJECT_BYTES),
         ),
         (
             "`ingest` (`stages/ingest`)",
@@ -272,11 +285,9 @@ def _tasks(size: Size) -> int:
     return len(mapping) * _shards(size)
 
 
-def _copies(size: Size) -> str:
-    kept = read_kept()
-    own = kept.rates.size
-    seconds = kept.copies_seconds * (size.tracks / own.tracks) ** 2 * size.track_seconds / own.track_seconds
-    return f"{_number(seconds / (365.25 * 86400))} years of a core"
+def _copies(size: Size) -> float:
+    copies = read_kept().copies
+    return copies.seconds * size.tracks / copies.recordings * size.track_seconds / copies.recording_seconds
 
 
 def _plan(figure: str, size: Size) -> float:
@@ -311,13 +322,16 @@ PARTS: Mapping[str, Callable[[], str]] = {
 
 
 def measure(url: str) -> KeptRates:
-    """Measure the rates of a store of the preset `miniature`, and how long finding its near-duplicates takes."""
+    """Measure the rates of a store of the preset `miniature`, and how long finding near-duplicates takes among many
+    recordings that are put together from its own."""
+    from tests.benchmarks.copies import bases_of, search
     from tests.benchmarks.machine import describe
 
+    copies = search(bases_of(Store(url)), COPIES_RECORDINGS, COPIES_SECONDS)
     return KeptRates(
         processor=describe("cpu", 2),
         circumstances="The demo's store, preset `miniature`; how busy the machine was is not known:",
-        copies_seconds=_copies_seconds(Store(url)),
+        copies=CopiesRate(recordings=COPIES_RECORDINGS, recording_seconds=COPIES_SECONDS, seconds=copies.seconds),
         rates=_rates(url),
     )
 
@@ -325,17 +339,6 @@ def measure(url: str) -> KeptRates:
 def _rates(url: str) -> Rates:
     settings = Settings(store=url)
     return measure_rates(Pipeline(Recipe(preset="miniature").configured_stages(settings.source), settings))
-
-
-def _copies_seconds(store: Store) -> float:
-    """Look for near-duplicates among all recordings of a store as its first ingest did; return the processor's time."""
-    version = Publications(store).shown()[TRACKS.name].versions[TRACKS.name]
-    tracks = store.read(TRACKS, version, columns=["track_id", "shard"]).to_pylist()
-    context = Context(store, Settings(store=store.url), "", "ingest", version, {}, WeightsLibrary(store))
-    begun = time.process_time()
-    for _ in find_copies(context, Prints(store, version), {row["track_id"]: row["shard"] for row in tracks}, LIKENESS):
-        pass
-    return time.process_time() - begun
 
 
 if __name__ == "__main__":

@@ -37,9 +37,13 @@ from stages.pipeline.durations import duration
 if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
 
-Growth = Literal["tracks", "clips", "clips × tracks", "nothing"]
-"""What a cost grows with: a stage that compares each clip with each recording grows with both at once, at most; a
-training takes the steps that its recipe says, however many recordings there are."""
+Growth = Literal["tracks", "clips", "clips × tracks", "clips + tracks", "nothing"]
+"""What a cost grows with: a stage that compares each clip with each recording grows with both at once, at most; one
+that looks each clip up among the recordings with the sum of both; a training takes the steps that its recipe says,
+however many recordings there are."""
+
+BOUNDS: tuple[Growth, ...] = ("clips × tracks", "clips + tracks")
+"""Of stages that grow so it is told what they take at most, for it is not known which part of them took the time."""
 
 BENCHMARKS: Mapping[str, float] = {
     "ingest": 1 / 1373,
@@ -60,9 +64,6 @@ HOLDS_SOUND = frozenset(table.name for table in (CHROMA, RHYTHM, HARMONY, CLAP, 
 
 COUNTED = frozenset({"requests", "measure", "report"})
 """Stages that take so long for each clip, however long it is."""
-
-AMONG_CLIPS = frozenset({"originality"})
-"""Of the stages that compare clips with recordings, those that also compare each clip with each other clip."""
 
 SAMPLES = (CHECKPOINTS, PIECES, CONTROLS)
 """Tables of stages whose knobs say how much they do: steps, pieces, a sample of the recordings and of the clips."""
@@ -89,7 +90,8 @@ class Size(BaseModel):
         """Return how much there is of what a cost grows with: seconds of sound, or rows."""
         tracks = self.tracks * (self.track_seconds if by_sound else 1)
         clips = self.clips * (self.clip_seconds if by_sound else 1)
-        return {"tracks": tracks, "clips": clips, "clips × tracks": tracks * clips, "nothing": 1.0}[grows]
+        units = {"tracks": tracks, "clips": clips, "clips × tracks": tracks * clips, "clips + tracks": clips}
+        return units.get(grows, 1.0)
 
 
 class StageRate(BaseModel):
@@ -105,9 +107,9 @@ class StageRate(BaseModel):
     rows_a_shard: int
     seconds: float | None
     """For each unit; None where no run and no benchmark knows."""
-    among_clips: float | None = None
-    """Seconds for a second of clip × a second of clip, as if all time were comparing clips with each other; None where
-    the stage does not."""
+    by_tracks: float | None = None
+    """Seconds for a second of recording of a stage that grows with clips + tracks, as if all of its time were reading
+    recordings; its `seconds` are as if all were comparing clips."""
     measured_by: str
 
     def seconds_of(self, size: Size, workers: int = 1) -> float | None:
@@ -115,8 +117,8 @@ class StageRate(BaseModel):
         stage that compares, it is the most that it may take, whichever of its comparisons its time went into."""
         if self.seconds is None:
             return None
-        among = (self.among_clips or 0.0) * size.units("clips", True) ** 2
-        whole = max(self.seconds * size.units(self.grows, self.by_sound), among)
+        reading = (self.by_tracks or 0.0) * size.units("tracks", True)
+        whole = max(self.seconds * size.units(self.grows, self.by_sound), reading)
         if not self.spreads:
             return whole
         shards = max(1, math.ceil(size.units(self.grows, False) / self.rows_a_shard))
@@ -174,12 +176,13 @@ def measure_rates(pipeline: "Pipeline") -> Rates:
             continue  # the demo makes as many pieces as it is told
         grows, by_sound = growth(module), name not in COUNTED
         units = held.size.units(grows, by_sound)
-        seconds, among_clips, measured_by = None, None, ""
+        seconds, by_tracks, measured_by = None, None, ""
         if name in runs and units:
             reduces = hasattr(module, "reduce")
             whole = runs[name][-1]["seconds"] if reduces else seconds_a_row(runs[name]) * held.rows(module.WRITES)
             seconds, measured_by = whole / units, "this store"
-            among_clips = whole / held.size.units("clips", True) ** 2 if name in AMONG_CLIPS else None
+            recordings = held.size.units("tracks", True) if grows == "clips + tracks" else 0
+            by_tracks = whole / recordings if recordings else None
         elif name in BENCHMARKS:
             seconds, measured_by = BENCHMARKS[name], "benchmarks"
         shard = shards.get(grows, 1)
@@ -191,7 +194,7 @@ def measure_rates(pipeline: "Pipeline") -> Rates:
                 spreads=hasattr(module, "shard"),
                 rows_a_shard=shard,
                 seconds=seconds,
-                among_clips=among_clips,
+                by_tracks=by_tracks,
                 measured_by=measured_by,
             )
         )
@@ -208,7 +211,9 @@ def growth(module: ModuleType) -> Growth:
         return "tracks"
     compares = hasattr(module, "reduce") and "request_id" in module.WRITES.key
     streams = {table.name for table in getattr(module, "STREAMS", ())}
-    return "clips × tracks" if compares and streams & {CLAP.name, TOKENS.name} else "clips"
+    if compares and CLAP.name in streams:
+        return "clips × tracks"
+    return "clips + tracks" if compares and TOKENS.name in streams else "clips"
 
 
 class _Held:
@@ -240,7 +245,7 @@ class _Held:
         """Yield the rate of the table that a stage writes and of what lies beside it; none of what is empty."""
         table, files = module.WRITES, self._files.get(module.WRITES.name, [])
         grows = "nothing" if table in SUMMARIES else growth(module)
-        if grows == "clips × tracks":
+        if grows in BOUNDS:
             grows = "clips"  # a row a clip, whatever it was compared with
         many = self.size.units(grows, False)
         if not files or not many:
@@ -311,13 +316,13 @@ def table_rows(rates: Rates, size: Size) -> list[dict[str, str | int | float]]:
 def total_lines(rates: Rates, size: Size, workers: int) -> Iterator[str]:
     """Yield the sums, and what they leave out."""
     known = [stage for stage in rates.stages if stage.seconds is not None]
-    linear = sum(stage.seconds_of(size, workers) or 0 for stage in known if stage.grows != "clips × tracks")
+    linear = sum(stage.seconds_of(size, workers) or 0 for stage in known if stage.grows not in BOUNDS)
     size_told = amount(sum(table.bytes_of(size) for table in rates.tables))
     files = sum(table.files_of(size) for table in rates.tables)
     rows = sum(table.rows_of(size) for table in rates.tables)
     yield f"in all: {duration(linear)} on {workers:,}, {size_told}, {files:,} files, {rows:,} rows"
     for stage in known:
-        if stage.grows == "clips × tracks" and size.clips:
+        if stage.grows in BOUNDS and size.clips:
             yield f"besides: {_told(stage, size, workers)} of {stage.stage}, as if comparing were all that it does"
     if unknown := [stage.stage for stage in rates.stages if stage.seconds is None]:
         yield f"not known: {', '.join(unknown)}, which never ran here and which no benchmark times"
@@ -330,4 +335,4 @@ def _told(stage: StageRate, size: Size, workers: int) -> str:
     seconds = stage.seconds_of(size, workers)
     if seconds is None:
         return ""
-    return f"≤ {duration(seconds)}" if stage.grows == "clips × tracks" else duration(seconds)
+    return f"≤ {duration(seconds)}" if stage.grows in BOUNDS else duration(seconds)

@@ -2,12 +2,13 @@
 
 An inverted index, as search engines have it: of each key the rows that have it (its postings), the earliest first. Keys
 that many rows have say little, as common words do. So a key counts the less, the more rows have it, and leads to the
-earliest few of these alone: what is done grows with the rows, and not with their square, however common a key is. Rows
-that come later change nothing of which earlier ones a row is compared with, but for how much each key counts.
+earliest few of these alone: what is done grows with the rows, and not with their square, however common a key is. Of
+many copies of one thing each is found by the first few of them. Rows that come later have no say in where a key leads,
+only in how much it counts.
 """
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from jaxtyping import Int
 
 MEMORY = "2GB"
 """What DuckDB keeps in memory before it goes to the disk, in the folder for temporary files (`TMPDIR`)."""
+
+WHOLE = 720_720_000
+"""What a key counts as that one row has: sums of whole numbers are equal in whatever order threads add."""
 
 SCHEMA = pa.schema({"number": pa.int64(), "key": pa.uint64()})
 
@@ -37,8 +41,19 @@ class InCommon(NamedTuple):
     others: Int[npt.NDArray[np.int64], " P"]
 
 
+def keys_of(rows: Sequence[npt.NDArray[np.uint64]], first: int = 0) -> Keys:
+    """Return the keys of rows that are numbered from `first` on."""
+    numbers = np.repeat(np.arange(first, first + len(rows)), [len(keys) for keys in rows])
+    return Keys(numbers, np.concatenate([np.zeros(0, np.uint64), *rows]))
+
+
 def most_in_common(
-    asked: Iterable[Keys], known: Iterable[Keys], earliest: int = 16, least: int = 3, most: int = 8
+    asked: Iterable[Keys],
+    known: Iterable[Keys],
+    earliest: int = 16,
+    least: float = 2.0,
+    most: int = 8,
+    among_asked: bool = True,
 ) -> InCommon:
     """Find of each row that is asked about the others that it has most in common with: known ones, and asked ones that
     came before it.
@@ -46,8 +61,10 @@ def most_in_common(
     Args:
         asked, known: batches, each of which is read once; no row is in both.
         earliest: to how many rows a key leads.
-        least: keys in common from which on a pair counts at all.
+        least: how much two rows must have in common: a key that two rows have counts 1/2, one that three have 1/3, and
+            none less than 1/`earliest`.
         most: others that are found of a row.
+        among_asked: whether asked ones are others too; their numbers need not be larger than those of known ones then.
 
     Raises:
         Whatever reading a batch raises.
@@ -73,18 +90,21 @@ def most_in_common(
                 QUALIFY owners > 1 AND row_number() OVER (PARTITION BY key ORDER BY number) <= $earliest
             ),
             shared AS (
-                SELECT asked.number AS asked, first_ones.number AS other, sum(1000000000 // owners) AS weight
+                SELECT
+                    asked.number AS asked,
+                    first_ones.number AS other,
+                    sum($whole // least(owners, $earliest)) AS weight
                 FROM asked JOIN first_ones USING (key)
-                WHERE first_ones.number < asked.number OR NOT first_ones.is_asked
+                WHERE NOT first_ones.is_asked OR ($among_asked AND first_ones.number < asked.number)
                 GROUP BY asked.number, first_ones.number
-                HAVING count(*) >= $least
+                HAVING weight >= $least * $whole
             )
             SELECT asked, other
             FROM shared
             QUALIFY row_number() OVER (PARTITION BY asked ORDER BY weight DESC, other) <= $most
             ORDER BY asked, weight DESC, other
             """,
-            params={"earliest": earliest, "least": least, "most": most},
+            params={"earliest": earliest, "least": least, "most": most, "whole": WHOLE, "among_asked": among_asked},
         ).to_arrow_table()
     return InCommon(pairs.column("asked").to_numpy(), pairs.column("other").to_numpy())
 

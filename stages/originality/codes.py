@@ -6,7 +6,7 @@ short runs that are equal, at any distance in time, say where to look, and there
 counts.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,37 +42,31 @@ class Run:
     """How many of them have equal codes."""
 
 
-class CodeIndex:
-    """Series of codes, with which others are compared, each of which is looked at once.
+def longest_run(one: Int[Codes, " T"], other: Int[Codes, " U"]) -> Run | None:
+    """Return the longest run that two series have in common; None where no short run of one is in the other."""
+    hashes, frames = _short_runs(one)
+    order = np.argsort(hashes, kind="stable")
+    hashes, frames = hashes[order], frames[order]
+    others, other_frames = _short_runs(other)
+    begins, ends = (np.searchsorted(hashes, others, side) for side in ("left", "right"))
+    counts = ends - begins
+    places = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    distances, votes = np.unique(np.repeat(other_frames, counts) - frames[places], return_counts=True)
+    most = distances[np.argsort(-votes, kind="stable")[:DISTANCES]]
+    runs = [_longest(one, other, int(distance)) for distance in most]
+    return max(runs, key=lambda run: run.equal, default=None)
+
+
+def short_run_keys(codes: Int[Codes, " T"], codec: str | None) -> Int[Hashes, " R"]:
+    """Return the hashes of a series' short runs, each once: by what of it is in common with others, these are chosen
+    that are worth comparing.
 
     Args:
-        series: first codebooks, few enough for memory, at 25 bytes a code.
+        codec: whose codes they are: those of another one have nothing in common with them.
     """
-
-    def __init__(self, series: Sequence[Codes]) -> None:
-        self._series = series
-        told = [_short_runs(codes) for codes in series]
-        hashes = np.concatenate([np.zeros(0, np.uint64), *(hashes for hashes, _ in told)])
-        order = np.argsort(hashes, kind="stable")
-        self._hashes: Hashes = hashes[order]
-        self._frames = np.concatenate([np.zeros(0, np.int64), *(frames for _, frames in told)])[order]
-        self._owners = np.repeat(np.arange(len(series)), [len(hashes) for hashes, _ in told])[order]
-
-    def runs(self, other: Int[Codes, " T"]) -> Iterator[tuple[int, Run]]:
-        """Yield the longest run in common with another series, for each of the index that has one: by its place."""
-        hashes, frames = _short_runs(other)
-        begins, ends = (np.searchsorted(self._hashes, hashes, side) for side in ("left", "right"))
-        counts = ends - begins
-        places = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        distances = np.repeat(frames, counts) - self._frames[places]
-        pairs, votes = np.unique(self._owners[places] << 32 | (distances + (1 << 31)), return_counts=True)
-        owners = pairs >> 32
-        for owner in np.unique(owners):
-            mine = owners == owner
-            most = pairs[mine][np.argsort(-votes[mine], kind="stable")[:DISTANCES]]
-            series = self._series[owner]
-            runs = [_longest(series, other, int(pair & 0xFFFFFFFF) - (1 << 31)) for pair in most]
-            yield int(owner), max(runs, key=lambda run: run.equal)
+    salt = int.from_bytes(hashlib.sha256((codec or "").encode()).digest()[:8], "big")
+    keys: Hashes = np.unique(_short_runs(codes)[0]) ^ np.uint64(salt)
+    return keys
 
 
 def _short_runs(codes: Int[Codes, " T"]) -> tuple[Hashes, npt.NDArray[np.int64]]:

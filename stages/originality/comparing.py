@@ -1,21 +1,36 @@
 """Clips, and held-out recordings beside them, compared with all that models learned from.
 
-What is asked about is held in memory, as series of codes and as prints; what was learned from goes by shard by shard,
-and each of it is looked at once. So memory grows with the catalog, and time with the training set.
+What is asked about is held in memory, as series of codes and as prints. What was learned from goes by twice, shard by
+shard: once by the quads of its prints and the short runs of its codes alone, which say what of it each subject has most
+in common with (`schemas.postings`); and then those few are compared peak by peak and code by code. So memory grows with
+the catalog, and time with the catalog and the training set, and not with their product.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.postings import Keys, keys_of, most_in_common
 from schemas.tables import PRINTS, TOKENS, TRACKS
-from stages.analysis import Passage, Print, PrintIndex
-from stages.analysis.prints import FRAMES_A_SECOND
-from stages.originality.codes import CodeIndex, Codes, Run
+from stages.analysis import Passage, Print, compare
+from stages.analysis.prints import FRAMES_A_SECOND, quads
+from stages.originality.codes import Codes, Run, longest_run, short_run_keys
 from stages.pipeline.contract import Context
+
+COMPARED = 32
+"""Recordings, or clips, that a subject is compared with: those that it has most in common with."""
+
+LEAST_SOUND, LEAST_CODES = 1.0, 0.25
+"""How much it has in common with them at the least (`schemas.postings`): two quads, or half a short run of codes, that
+nothing else has. Less than for copies among recordings, for what is no copy is to be measured too."""
+
+SUBJECTS = 2**40
+"""The number of the first subject."""
 
 NO_PRINT = Print(np.zeros(0, np.int32), np.zeros(0, np.uint8))
 NO_CODES = np.zeros(0, np.uint16)
@@ -62,38 +77,97 @@ class Nearest:
 
 
 def compare_with_learned(context: Context, subjects: Sequence[Subject]) -> list[Nearest]:
-    """Find the nearest recordings of each subject among those it is compared with."""
+    """Find the nearest recordings of each subject among those it is compared with.
+
+    Raises:
+        Stopped: the run was asked to stop.
+    """
     nearest = [Nearest() for _ in subjects]
     wanted = frozenset[str]().union(*(subject.learned for subject in subjects))
     if not wanted or TRACKS.name not in context.versions:
         return nearest
-    codes, prints = CodeIndex([each.codes for each in subjects]), PrintIndex([each.peaks for each in subjects])
-    store, version = context.store, context.versions
-    shards = store.shards(TRACKS, version[TRACKS.name])
-    context.progress.start("originality", len(shards), "shards")
-    for shard in shards:
+    shards = context.store.shards(TRACKS, context.versions[TRACKS.name])
+    context.progress.start("originality", 2 * len(shards), "shards")
+
+    def sounds() -> Iterator[KeysOfTracks]:
+        for shard in shards:
+            context.check_stopped()
+            yield shard, quads_of(context, shard, wanted)
+            context.progress.advance()
+
+    def series() -> Iterator[KeysOfTracks]:
+        for shard in shards:
+            context.check_stopped()
+            read = codes_of(context, shard, wanted)
+            yield shard, {track: short_run_keys(codes, codec) for track, (codec, _, codes) in read.items()}
+            context.progress.advance()
+
+    by_sound = _candidates([quads(each.peaks) for each in subjects], sounds(), LEAST_SOUND)
+    for shard, owners_of in by_sound.items():
         context.check_stopped()
-        for track, (codec, _, series) in codes_of(context, shard, wanted).items():
-            for owner, run in codes.runs(series):
-                if track in subjects[owner].learned and codec == subjects[owner].codec:
-                    nearest[owner].add_run(run, track)
-        for track, peaks in prints_of(context, shard, wanted).items():
-            for owner, passage in prints.passages(peaks):
-                if track in subjects[owner].learned:
+        for track, peaks in prints_of(context, shard, frozenset(owners_of)).items():
+            for owner in owners_of[track]:
+                if track in subjects[owner].learned and (passage := compare(subjects[owner].peaks, peaks)) is not None:
                     nearest[owner].add_passage(passage, track, track in subjects[owner].melodies)
-        context.progress.advance()
+    by_codes = _candidates([short_run_keys(each.codes, each.codec) for each in subjects], series(), LEAST_CODES)
+    for shard, owners_of in by_codes.items():
+        context.check_stopped()
+        for track, (_, _, codes) in codes_of(context, shard, frozenset(owners_of)).items():
+            for owner in owners_of[track]:
+                if track in subjects[owner].learned and (run := longest_run(subjects[owner].codes, codes)) is not None:
+                    nearest[owner].add_run(run, track)
     return nearest
+
+
+KeysOfTracks = tuple[str, Mapping[str, npt.NDArray[np.uint64]]]
+"""A shard, and the keys of its recordings."""
+
+
+def _candidates(
+    subjects: Sequence[npt.NDArray[np.uint64]], learned: Iterable[KeysOfTracks], least: float
+) -> dict[str, dict[str, list[int]]]:
+    """Find what was learned from that subjects have most in common with.
+
+    Args:
+        subjects: their keys.
+
+    Returns:
+        The subjects that each recording is to be compared with, by their places, by its shard and id.
+    """
+    tracks: list[tuple[str, str]] = []
+
+    def known() -> Iterator[Keys]:
+        for shard, keys in learned:
+            yield keys_of(list(keys.values()), len(tracks))
+            tracks.extend((shard, track) for track in keys)
+
+    # Recordings are numbered as they come, and subjects stand behind them all.
+    asked = keys_of(subjects, SUBJECTS)
+    found = most_in_common([asked], known(), least=least, most=COMPARED, among_asked=False)
+    candidates: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for subject, place in zip(found.asked.tolist(), found.others.tolist(), strict=True):
+        shard, track = tracks[place]
+        candidates[shard][track].append(subject - SUBJECTS)
+    return candidates
 
 
 def compare_with_each_other(prints: Sequence[Print]) -> list[tuple[int, Passage] | None]:
     """Find of each print the one among the others that it has most in common with, and what."""
-    index, best = PrintIndex(prints), list[tuple[int, Passage] | None]([None] * len(prints))
-    for place, each in enumerate(prints):
-        for other, passage in index.passages(each):
-            known = best[other]
-            if other != place and (known is None or passage.strength > known[1].strength):
-                best[other] = place, passage
+    best = list[tuple[int, Passage] | None]([None] * len(prints))
+    found = most_in_common([keys_of([quads(each) for each in prints])], [], least=LEAST_SOUND, most=COMPARED)
+    for later, earlier in zip(found.asked.tolist(), found.others.tolist(), strict=True):
+        for place, other in ((later, earlier), (earlier, later)):
+            passage, known = compare(prints[place], prints[other]), best[place]
+            if passage is not None and (known is None or passage.strength > known[1].strength):
+                best[place] = other, passage
     return best
+
+
+def quads_of(context: Context, shard: str, wanted: frozenset[str]) -> dict[str, npt.NDArray[np.uint64]]:
+    """Return the quads of the prints of some of a shard's recordings by `track_id`."""
+    rows = _among(context.store.read(PRINTS, context.versions[TRACKS.name], [shard], ["track_id", "quads"]), wanted)
+    lists = (each.values.to_numpy() for each in rows.column("quads"))
+    return dict(zip(rows.column("track_id").to_pylist(), lists, strict=True))
 
 
 def prints_of(context: Context, shard: str, wanted: frozenset[str]) -> dict[str, Print]:

@@ -1,6 +1,6 @@
 """Which planted copies are found, and what is taken for one that is none.
 
-    python -m tests.benchmarks.originality [--pieces 48] [--first 600] [--corpus FOLDER] [--likeness 0.6]
+    python -m tests.benchmarks.originality [--pieces 48] [--first 600] [--corpus FOLDER] [--likeness 0.4]
 
 Copies of the demo's pieces are made in many ways, and of the recordings of a folder; each is compared with all of them.
 Recall counts copies whose original has enough in common with them; precision, of all that have, those that are it.
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=48)
     parser.add_argument("--first", type=int, default=600)
     parser.add_argument("--corpus", type=Path)
-    parser.add_argument("--likeness", type=float, default=0.6)
+    parser.add_argument("--likeness", type=float, default=0.4)
     arguments = parser.parse_args()
     sounds = [piece(number) for number in range(arguments.first, arguments.first + arguments.pieces)]
     sounds += recordings(arguments.corpus)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from schemas.postings import Keys, most_in_common
+from schemas.postings import WHOLE, Keys, most_in_common
 
 
 def batches(rows: dict[int, list[int]], a_batch: int = 2) -> list[Keys]:
@@ -22,24 +22,23 @@ def batches(rows: dict[int, list[int]], a_batch: int = 2) -> list[Keys]:
     return found
 
 
-def pairs(asked: dict[int, list[int]], known: dict[int, list[int]], **limits: int) -> list[tuple[int, int]]:
+def pairs(asked: dict[int, list[int]], known: dict[int, list[int]], **limits: float) -> list[tuple[int, int]]:
     found = most_in_common(batches(asked), batches(known), **limits)
     return list(zip(found.asked.tolist(), found.others.tolist(), strict=True))
 
 
-def counted(asked: dict[int, list[int]], known: dict[int, list[int]], earliest: int, least: int, most: int) -> set:
+def counted(asked: dict[int, list[int]], known: dict[int, list[int]], earliest: int, least: float, most: int) -> set:
     """The same in plain Python."""
     everything = {**known, **asked}
     having = {key: sorted(n for n in everything if key in everything[n]) for keys in asked.values() for key in keys}
     found = set()
     for row, keys in asked.items():
-        shared, weight = Counter[int](), Counter[int]()
+        weight = Counter[int]()
         for key in keys:
             for other in having[key][:earliest]:
                 if other != row and (other < row or other in known):
-                    shared[other] += 1
-                    weight[other] += 10**9 // len(having[key])
-        ranked = sorted((n for n in shared if shared[n] >= least), key=lambda n: (-weight[n], n))
+                    weight[other] += WHOLE // min(len(having[key]), earliest)
+        ranked = sorted((n for n in weight if weight[n] >= least * WHOLE), key=lambda n: (-weight[n], n))
         found |= {(row, other) for other in ranked[:most]}
     return found
 
@@ -48,7 +47,9 @@ lists = some.lists(some.integers(0, 30), max_size=12, unique=True)
 
 
 @settings(max_examples=15, deadline=None)
-@given(some.lists(lists, max_size=8), some.integers(0, 8), some.integers(1, 4), some.integers(1, 3))
+@given(
+    some.lists(lists, max_size=8), some.integers(0, 8), some.integers(2, 4), some.sampled_from([0.25, 0.5, 1.0, 1.5])
+)
 def test_the_rows_with_most_in_common_are_those_that_a_plain_count_finds(rows, first_asked, earliest, least):
     known = dict(enumerate(rows[:first_asked]))
     asked = {number: keys for number, keys in enumerate(rows) if number >= first_asked}
@@ -60,30 +61,34 @@ def test_the_rows_with_most_in_common_are_those_that_a_plain_count_finds(rows, f
 def test_rare_keys_count_more_than_common_ones_and_the_most_in_common_comes_first():
     common = {number: [1, 2, 3, 4] for number in range(6)}
     asked = {6: [1, 2, 3, 4, 77, 78], 7: [1, 2, 3, 4, 77, 78]}
-    assert pairs(asked, common, earliest=9, least=2, most=2) == [(6, 0), (6, 1), (7, 6), (7, 0)]
+    assert pairs(asked, common, earliest=9, least=0.5, most=2) == [(6, 0), (6, 1), (7, 6), (7, 0)]
+    assert pairs(asked, common, earliest=9, least=0.6, most=2) == [(7, 6)]
 
 
 def test_a_key_that_all_rows_have_leads_to_the_earliest_alone_so_work_grows_with_the_rows():
     rows = {number: [1, 2, 3] for number in range(300)}
-    found = pairs(rows, {}, earliest=4, least=3, most=99)
+    found = pairs(rows, {}, earliest=4, least=0.75, most=99)
     assert len(found) <= 4 * len(rows)
     assert {row for row, _ in found} == set(range(1, 300))
 
 
-def test_rows_that_come_later_change_nothing_of_which_earlier_ones_a_row_is_compared_with():
+def test_rows_that_come_later_lead_earlier_ones_to_nothing_new():
     draw = np.random.default_rng(0)
     rows = {number: draw.choice(40, 10, replace=False).tolist() for number in range(12)}
-    before = pairs(dict(list(rows.items())[:8]), {}, earliest=3, least=2, most=99)
-    after = pairs(rows, {}, earliest=3, least=2, most=99)
-    assert set(before) == {pair for pair in after if pair[0] < 8}
-    one_by_one = {
-        pair
-        for number in rows
-        for pair in pairs(
-            {number: rows[number]}, {n: rows[n] for n in rows if n < number}, earliest=3, least=2, most=99
-        )
-    }
-    assert one_by_one == set(after)
+    at_once = set(pairs(rows, {}, earliest=3, least=0.5, most=99))
+    one_by_one = set[tuple[int, int]]()
+    for number in rows:
+        known = {other: rows[other] for other in rows if other < number}
+        one_by_one |= set(pairs({number: rows[number]}, known, earliest=3, least=0.5, most=99))
+    assert {row for row, other in at_once} > {7}
+    assert at_once <= one_by_one
+
+
+def test_many_copies_of_one_thing_are_all_found_by_the_first_few():
+    """A key that all of them have counts little, and there are many."""
+    rows = {number: list(range(30)) for number in range(100)}
+    found = pairs(rows, {}, earliest=16, least=1.0, most=8)
+    assert {row for row, _ in found} == set(range(1, 100))
 
 
 def test_where_nothing_is_asked_nothing_is_found():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from stages.originality.codes import LENGTH, CodeIndex, Run
+from stages.originality.codes import LENGTH, Run, longest_run, short_run_keys
 
 DRAW = np.random.default_rng(0)
 
@@ -18,9 +18,9 @@ def series(length: int, seed: int, cardinality: int = 512) -> np.ndarray:
 def test_a_planted_run_is_found_wherever_it_lies(begin, other_begin, length, seed):
     one, other = series(begin + length + 50, seed), series(other_begin + length + 30, seed + 1)
     other[other_begin : other_begin + length] = one[begin : begin + length]
-    (found,) = CodeIndex([series(300, seed + 2), one]).runs(other)
-    owner, run = found
-    assert owner == 1
+    assert longest_run(series(300, seed + 2), other) is None
+    run = longest_run(one, other)
+    assert run is not None
     assert run.begin <= begin
     assert run.other_begin - run.begin == other_begin - begin
     assert run.equal >= length
@@ -32,21 +32,30 @@ def test_a_run_of_which_a_tenth_was_changed_is_one_run_and_one_of_which_half_was
         other = one.copy()
         changed = DRAW.permutation(400)[: round(share * 400)]
         other[changed] = series(400, 9)[changed]
-        runs = [run.equal for _, run in CodeIndex([one]).runs(other)]
-        assert least <= max(runs, default=0) <= most
+        run = longest_run(one, other)
+        assert least <= (run.equal if run else 0) <= most
 
 
 def test_random_codes_and_codes_that_repeat_have_nothing_in_common():
-    index = CodeIndex([series(500, seed) for seed in range(5)] + [np.full(500, 7, np.uint16)])
-    assert list(index.runs(series(20_000, 77))) == []
-    assert list(index.runs(np.full(500, 7, np.uint16))) == []
-    assert list(index.runs(np.tile(np.array([7, 8], np.uint16), 250))) == []
+    for one in [series(500, seed) for seed in range(5)] + [np.full(500, 7, np.uint16)]:
+        for other in (series(20_000, 77), np.full(500, 7, np.uint16), np.tile(np.array([7, 8], np.uint16), 250)):
+            assert longest_run(one, other) is None
+
+
+def test_series_have_keys_in_common_where_they_have_a_run_and_one_codec():
+    one, other = series(100, 1), series(100, 2)
+    other[30:50] = one[60:80]
+    keys = short_run_keys(one, "codec")
+    assert len(np.unique(keys)) == len(keys)
+    assert len(np.intersect1d(keys, short_run_keys(other, "codec"))) == 20 - LENGTH + 1
+    assert not len(np.intersect1d(keys, short_run_keys(other, "another")))
+    assert not len(short_run_keys(np.full(500, 7, np.uint16), "codec"))
 
 
 def test_a_series_too_short_for_a_run_has_none():
     short = series(LENGTH - 1, 1)
-    assert list(CodeIndex([short]).runs(short)) == []
-    assert list(CodeIndex([]).runs(series(100, 1))) == []
+    assert longest_run(short, short) is None
+    assert not len(short_run_keys(short, None))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -65,6 +74,6 @@ def test_the_longest_run_is_what_looking_at_every_distance_finds(seed):
                 run = equal[first:last]
                 if run.sum() - 4 * (~run).sum() > best:
                     best, expected = run.sum() - 4 * (~run).sum(), (distance, int(run.sum()))
-    ((_, run),) = CodeIndex([one]).runs(other)
+    run = longest_run(one, other)
     assert isinstance(run, Run)
     assert (run.other_begin - run.begin, run.equal) == expected
