@@ -10,12 +10,15 @@ only in how much it counts.
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from jaxtyping import Int
+
+if TYPE_CHECKING:
+    import duckdb
 
 MEMORY = "2GB"
 """What DuckDB keeps in memory before it goes to the disk, in the folder for temporary files (`TMPDIR`)."""

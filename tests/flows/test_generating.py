@@ -11,7 +11,7 @@ import torch
 
 from flows.cli import run_command
 from flows.generating import recipe_of_checkpoint, stages_of_order
-from flows.options import parse_run_options
+from flows.options import RunOptions, parse_run_options
 from flows.running import Run, run_stages
 from schemas import Store
 from schemas.database import query
@@ -136,8 +136,16 @@ def test_nothing_is_named_but_the_model(tmp_path: Path) -> None:
 
 
 def test_clips_that_are_marked_are_listened_to_where_something_finds_the_mark(
-    folder: Path, tmp_path: Path, capfd: Any
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    runs: list[RunOptions] = []
+
+    def run_without_prefect(options: RunOptions) -> int:
+        runs.append(options)
+        run_stages(Run(options.plan))
+        return 0
+
+    monkeypatch.setattr("flows.generating.run_and_tell", run_without_prefect)
     generator, detector = tone_pair(tmp_path / "pair")
     store, opened = tmp_path / "store", [f"{name}={value}" for name, value in OPEN_GATE.items()]
     mark = [f"decode.watermark.generator={generator}", f"decode.watermark.detector={detector}"]
@@ -145,9 +153,11 @@ def test_clips_that_are_marked_are_listened_to_where_something_finds_the_mark(
     assert order(str(folder), "--text", DESCRIPTION, "--seconds", "0.8", "--store", str(store), *sets) == 0
     heard = query(Store(str(store)), "SELECT form, found FROM detections").to_pylist()
     assert {"form": "written", "found": True} in heard
-    capfd.readouterr()
-    unheard = (*sets, "--set", "decode.watermark.detector=null")
-    assert order(str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "unheard"), "--dry-run", *unheard) == 0
+    monkeypatch.setattr("flows.generating.run_and_tell", lambda options: runs.append(options) or 0)
+    for unheard in ([], [*mark[:1], "decode.watermark.detector=null"]):
+        knobs = [word for knob in unheard for word in ("--set", knob)]
+        assert order(str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "unheard"), *knobs) == 0
+    assert ["watermark" in options.plan.names for options in runs] == [True, False, False]
 
 
 def test_a_folder_of_one_word_is_no_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
