@@ -93,7 +93,7 @@ def generate(
 ) -> int:
     """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores and the page."""
     print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
-    from flows.orders import order_lines
+    from flows.orders import order_lines, stopping_lines, told_lines
     from flows.output import be_quiet
 
     be_quiet()  # before anything imports transformers, which looks only once
@@ -123,7 +123,12 @@ def generate(
         plans = parsed.plan.stage_plans(pipeline)
         for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans)):
             print(line, file=sys.stderr, flush=True)
-        return 0 if dry_run else run_and_tell(parsed)
+        if not dry_run:
+            return run_and_tell(parsed)
+        stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
+        for line in (*told_lines(plans), *stopping):
+            print(line, file=sys.stderr)
+        return 1 if stopping else 0
 
 
 def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = None) -> Difference:

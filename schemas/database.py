@@ -385,6 +385,6 @@ def _sql_type(kind: pa.DataType) -> str:
         return f"STRUCT({fields})"
     names = {"string": "VARCHAR", "bool": "BOOLEAN", "timestamp[us, tz=UTC]": "TIMESTAMPTZ"}
     names |= {"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"}
-    names |= {"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER"}
+    names |= {"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER", "uint64": "UBIGINT"}
     names |= {"float": "FLOAT", "double": "DOUBLE"}
     return names[str(kind)]

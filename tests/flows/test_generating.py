@@ -100,6 +100,20 @@ def test_a_plan_says_what_the_model_is_and_what_its_weights_take(folder: Path, t
     assert not (tmp_path / "store" / "audio").exists()
 
 
+def test_a_plan_says_which_lines_are_refused_and_why_and_that_a_run_would_stop(
+    folder: Path, tmp_path: Path, capfd: Any
+) -> None:
+    (tmp_path / "order.csv").write_text("text;duration\ncalm piano;1,5\nloud drums;-1\n")
+    words = (str(folder), "--requests", str(tmp_path / "order.csv"), "--store", str(tmp_path / "store"), "--dry-run")
+    assert order(*words) == 1
+    told = capfd.readouterr().err
+    assert "order: 1 request, 1 clip" in told
+    assert "requests: refused 1 line:" in told
+    assert "-1" in told.partition("refused 1 line:")[2]
+    assert "a run would stop: requests:" in told
+    assert order(*words, "--accept-refused", "1") == 0
+
+
 @pytest.mark.parametrize("form", ["hub", "audiocraft"])
 def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
     form: str, tmp_path: Path, capfd: Any
