@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 from pydantic import BaseModel
 
@@ -19,6 +20,7 @@ from flows.scaling import BENCHMARKED, BENCHMARKS, BOUNDS, Rates, Size, StageRat
 from schemas import Settings, Store
 from stages.ingest.duplicates import BLOCK
 from stages.pipeline.durations import duration
+from stages.pipeline.parts import MOST_ITEMS
 from stages.pipeline.pipeline import Pipeline
 from tests.benchmarks.results import table
 
@@ -65,7 +67,7 @@ def rates_table() -> str:
     """Return what the store's runs took, by the unit that it is carried on with."""
     kept = read_kept().rates
     rows = [
-        [f"`{rate.stage}`", _unit(rate), f"{rate.seconds:.3g}", "by shards" if rate.spreads else "no"]
+        [f"`{rate.stage}`", _unit(rate), f"{rate.seconds:.3g}", rate.spreads_words]
         for rate in kept.stages
         if rate.seconds is not None and rate.measured_by == "this store"
     ]
@@ -103,13 +105,19 @@ def _benchmarked() -> list[StageRate]:
             stage=name,
             grows=growth(stages[name]),
             by_sound=True,
-            spreads=hasattr(stages[name], "shard"),
-            rows_a_shard=512 if growth(stages[name]) == "tracks" else 64,
+            spreads=True,
+            rows_a_shard=_rows_a_job(stages[name]),
             seconds=seconds,
             measured_by="benchmarks",
         )
         for name, seconds in BENCHMARKS.items()
     ]
+
+
+def _rows_a_job(stage: ModuleType) -> int:
+    if hasattr(stage, "read_part"):
+        return MOST_ITEMS
+    return 512 if growth(stage) == "tracks" else 64
 
 
 def _stages(rates: tuple[StageRate, ...] | list[StageRate]) -> str:
@@ -239,7 +247,7 @@ def breaks_table() -> str:
         ),
         (
             "`ingest` (`stages/ingest`)",
-            "one job on one machine, on all of its cores: seconds of sound × the benchmark's rate",
+            "read on one machine, on all of its cores: seconds of sound × the benchmark's rate; any number share it",
             lambda size: duration(BENCHMARKS["ingest"] * size.units("tracks", True)),
         ),
         (
@@ -282,7 +290,7 @@ def _shards(size: Size) -> int:
 
 def _tasks(size: Size) -> int:
     mapping = [rate for rate in read_kept().rates.stages if rate.spreads and rate.grows == "tracks"]
-    return len(mapping) * _shards(size)
+    return sum(math.ceil(size.tracks / rate.rows_a_shard) for rate in mapping)
 
 
 def _copies(size: Size) -> float:

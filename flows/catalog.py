@@ -1,12 +1,13 @@
 """The whole catalog as one Prefect flow: from recordings to a catalog of generated clips.
 
 Stages are plain functions whose stale shards are tasks, not flows of their own: a flow costs a second, and a night on
-which nothing changed should cost none. A task is a shard (1 to 30 minutes of work), never a track. Prefect's database
-is never the record of what is done: that is in the store. So results are neither cached nor persisted by Prefect, and a
-job may run twice, even at the same time.
+which nothing changed should cost none. A task is a shard or some (1 to 30 minutes of work), never a track. Prefect's
+database is never the record of what is done: that is in the store. So results are neither cached nor persisted by
+Prefect, and a job may run twice, even at the same time.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import flow, task
@@ -16,9 +17,10 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 
-from flows.clusters import Channel, hearing_workers, placement, task_runner, telling_run
+from flows.clusters import Channel, hearing_workers, placement, places, task_runner, telling_run
 from flows.estimates import estimate
 from flows.failures import is_transient
+from flows.job_sizes import sized_jobs
 from flows.notifying import sender, tell_failure
 from flows.parameters import RecipeParameter, SettingsParameter, asked_for, run_name
 from flows.progress import LineProgress
@@ -33,9 +35,9 @@ from flows.upgrading import settled_plan
 from flows.watching import heeding_server
 from schemas import Store
 from stages.pipeline.contract import Context
-from stages.pipeline.jobs import Counts, JobResult, run_job
+from stages.pipeline.jobs import JobResult
 from stages.pipeline.plans import ConfiguredStage
-from stages.pipeline.runner import RunJobs
+from stages.pipeline.runner import RunJobs, run_one_by_one
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]
 """Seconds before each new try of a shard that failed for a passing reason."""
@@ -116,18 +118,35 @@ def run_in_flow(run: Run) -> None:
 
 
 class Job:
-    """One job of a stage, with all that it needs. Not a dataclass: Prefect searches those for futures, deep down."""
+    """Some shards of a stage, or another job of it, with all that it needs. Not a dataclass: Prefect searches those for
+    futures, deep down."""
 
-    def __init__(self, stage: ConfiguredStage, context: Context, name: str, channel: Channel | None = None) -> None:
-        self.stage, self.context, self.name, self.channel = stage, context, name, channel
+    def __init__(
+        self, stage: ConfiguredStage, context: Context, names: Sequence[str], channel: Channel | None = None
+    ) -> None:
+        self.stage, self.context, self.names, self.channel = stage, context, names, channel
 
     def __str__(self) -> str:
-        return f"{self.stage.name} {self.name}"
+        others = f" and {len(self.names) - 1} more" if len(self.names) > 1 else ""
+        return f"{self.stage.name} {self.names[0]}{others}"
+
+
+class ShardsFailed(Exception):
+    """Some shards of a job failed; what came of each is in it."""
+
+    def __init__(self, results: Sequence[JobResult]) -> None:
+        super().__init__(results)
+        self.results = results
+
+    def __str__(self) -> str:
+        return "; ".join(f"{each.job}: {each.error}" for each in self.results if each.error is not None)
 
 
 def _retry_condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     try:
         state.result()
+    except ShardsFailed as failed:
+        return any(is_transient(each.error) for each in failed.results if each.error is not None)
     except BaseException as error:
         return is_transient(error)
     return False
@@ -142,27 +161,39 @@ def _retry_condition(task: Task[..., Any], run: TaskRun, state: State[Any]) -> b
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def do_job(job: Job) -> Counts:
-    """Do one shard, or all of a stage that is not made shard by shard."""
-    if job.channel is None:
-        return run_job(job.stage, job.context, job.name)
-    with telling_run(job.channel, str(job), job.context) as context:
-        return run_job(job.stage, context, job.name)
+def do_job(job: Job) -> Sequence[JobResult]:
+    """Do some shards, or all of a stage that is not made shard by shard.
+
+    Raises:
+        ShardsFailed: some failed; the others are done.
+    """
+    with (
+        nullcontext(job.context) if job.channel is None else telling_run(job.channel, str(job), job.context) as context
+    ):
+        results = run_one_by_one(job.stage, context, job.names)
+    if any(each.error is not None for each in results):
+        raise ShardsFailed(results)
+    return results
 
 
 def _as_tasks(runner: TaskRunner[Any], channel: Channel | None) -> RunJobs:
     """Return what does jobs as Prefect tasks on a running task runner."""
 
     def run_jobs(stage: ConfiguredStage, context: Context, jobs: Sequence[str]) -> Sequence[JobResult]:
-        with placement(context.settings, stage.name in GPU_STAGES):
-            futures = [runner.submit(do_job, {"job": Job(stage, context, name, channel)}) for name in jobs]
-        return [_job_result(name, future) for name, future in zip(jobs, futures, strict=True)]
+        wants_gpu = stage.name in GPU_STAGES
+        sized = sized_jobs(stage, context, jobs, places(runner, context.settings, wants_gpu))
+        with placement(context.settings, wants_gpu):
+            futures = [runner.submit(do_job, {"job": Job(stage, context, names, channel)}) for names in sized]
+        return [result for names, future in zip(sized, futures, strict=True) for result in _results(names, future)]
 
     return run_jobs
 
 
-def _job_result(name: str, future: Any) -> JobResult:
+def _results(names: Sequence[str], future: Any) -> Sequence[JobResult]:
     try:
-        return JobResult(name, future.result())
-    except Exception as error:  # every job's failure is collected, and the stage fails for it in the end
-        return JobResult(name, error=error)
+        results: Sequence[JobResult] = future.result()
+    except ShardsFailed as failed:  # every failure is collected, and the stage fails for it in the end
+        results = failed.results
+    except Exception as error:  # such as of a worker that is gone
+        results = [JobResult(name, error=error) for name in names]
+    return results

@@ -102,6 +102,23 @@ def local_dask_cluster(settings: Settings) -> Any:
     )
 
 
+def places(runner: TaskRunner[Any], settings: Settings, wants_gpu: bool) -> int:
+    """Return how many jobs a running task runner does at the same time: of a cluster elsewhere as many as its workers
+    offer now."""
+    if settings.task_runner == "dask" and settings.dask_address:
+        workers = runner.client.scheduler_info(n_workers=-1)["workers"].values()  # type: ignore[attr-defined]
+        placed = wants_gpu and _offers_gpus(settings)
+        count = sum(each["resources"].get("GPU", 0) if placed else each["nthreads"] for each in workers)
+    elif settings.task_runner == "ray" and settings.ray_address:
+        import ray
+
+        offered = ray.cluster_resources()
+        count = offered.get("GPU" if wants_gpu and _offers_gpus(settings) else "CPU", 0)
+    else:
+        count = settings.concurrency
+    return max(1, int(count))
+
+
 def _gpus() -> list[str]:
     """Return the GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
     import torch

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from schemas import Store
 from schemas.publications import Publications
 from schemas.tables import CLIPS, RUNS, Row, Table
 from stages.pipeline.durations import duration
@@ -36,7 +37,7 @@ def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
     working = [plan for plan in plans if plan.jobs]
     if not working:
         return []
-    latest = latest_runs(pipeline)
+    latest = latest_runs(pipeline.store)
     sizes = _bytes_a_row(pipeline, [pipeline.stages[plan.stage].module.WRITES for plan in working])
     estimates = []
     for plan in working:
@@ -64,11 +65,11 @@ def total_line(estimates: Sequence[Estimate]) -> str | None:
     return f"{total}; not known of {', '.join(unknown)}, which never ran here" if unknown else total
 
 
-def latest_runs(pipeline: "Pipeline") -> Mapping[str, Sequence[Row]]:
+def latest_runs(store: Store) -> Mapping[str, Sequence[Row]]:
     """Return the latest runs of each stage in which it made rows and did not fail, the newest last."""
     latest: dict[str, list[Row]] = {}
     columns = ["stage", "started_at", "seconds", "rows_made", "error"]
-    for row in pipeline.store.read(RUNS, "1", columns=columns).to_pylist():
+    for row in store.read(RUNS, "1", columns=columns).to_pylist():
         if row["rows_made"] and not row["error"]:
             latest.setdefault(row["stage"], []).append(row)
     return {stage: sorted(runs, key=lambda run: run["started_at"])[-LATEST_RUNS:] for stage, runs in latest.items()}

@@ -112,7 +112,7 @@ def _cost(pipeline: "Pipeline", plans: Sequence[Plan], sound: float) -> str:
     if measured is None:
         return "time and bytes unknown: no run of this store has made clips yet"
     seconds_a_clip, bytes_a_second = measured
-    rates = {stage: seconds_a_row(runs) for stage, runs in latest_runs(pipeline).items()}
+    rates = {stage: seconds_a_row(runs) for stage, runs in latest_runs(pipeline.store).items()}
     stages = [
         plan.stage
         for plan in plans

@@ -33,6 +33,7 @@ from schemas.tables import (
     Table,
 )
 from stages.pipeline.durations import duration
+from stages.pipeline.parts import MOST_ITEMS
 
 if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
@@ -103,13 +104,18 @@ class StageRate(BaseModel):
     grows: Growth
     by_sound: bool
     spreads: bool
-    """Its shards are jobs of their own, which any number of workers share out; else it is one job of one worker."""
+    """Its shards, or the parts of its source, are jobs of their own, which any number of workers share out; else it is
+    one job of one worker."""
     rows_a_shard: int
+    """Or in a part of its source."""
     seconds: float | None
     """For each unit; None where no run and no benchmark knows."""
     by_tracks: float | None = None
     """Seconds for a second of recording of a stage that grows with clips + tracks, as if all of its time were reading
     recordings; its `seconds` are as if all were comparing clips."""
+    alone: float = 0.0
+    """Of `seconds`, those of one job whatever the number of workers: of a source that is read in parts, all that does
+    more than read it, as if reading took what the benchmark says."""
     measured_by: str
 
     def seconds_of(self, size: Size, workers: int = 1) -> float | None:
@@ -121,8 +127,14 @@ class StageRate(BaseModel):
         whole = max(self.seconds * size.units(self.grows, self.by_sound), reading)
         if not self.spreads:
             return whole
+        alone = self.alone * size.units(self.grows, self.by_sound)
         shards = max(1, math.ceil(size.units(self.grows, False) / self.rows_a_shard))
-        return whole * math.ceil(shards / workers) / shards
+        return alone + (whole - alone) * math.ceil(shards / workers) / shards
+
+    @property
+    def spreads_words(self) -> str:
+        """Say in which jobs it spreads."""
+        return f"{'reading' if self.alone else 'all'}, {self.rows_a_shard} a job" if self.spreads else "no"
 
 
 class TableRate(BaseModel):
@@ -167,7 +179,7 @@ def measure_rates(pipeline: "Pipeline") -> Rates:
     """Return the rates of a store: seconds of its latest runs, rows and bytes of the tables that users see."""
     held = _Held(pipeline)
     shards = {grows: held.shard_size(stage) for grows, stage in (("tracks", "ingest"), ("clips", "requests"))}
-    runs = latest_runs(pipeline)
+    runs = latest_runs(pipeline.store)
     stages: list[StageRate] = []
     tables: list[TableRate] = []
     for name, stage in pipeline.stages.items():
@@ -185,16 +197,17 @@ def measure_rates(pipeline: "Pipeline") -> Rates:
             by_tracks = whole / recordings if recordings else None
         elif name in BENCHMARKS:
             seconds, measured_by = BENCHMARKS[name], "benchmarks"
-        shard = shards.get(grows, 1)
+        shard, parted = shards.get(grows, 1), hasattr(module, "read_part")
         stages.append(
             StageRate(
                 stage=name,
                 grows=grows,
                 by_sound=by_sound,
-                spreads=hasattr(module, "shard"),
-                rows_a_shard=shard,
+                spreads=parted or hasattr(module, "shard"),
+                rows_a_shard=MOST_ITEMS if parted else shard,
                 seconds=seconds,
                 by_tracks=by_tracks,
+                alone=max(0.0, seconds - BENCHMARKS[name]) if parted and seconds is not None else 0.0,
                 measured_by=measured_by,
             )
         )
@@ -293,7 +306,7 @@ def stage_rows(rates: Rates, size: Size, workers: int) -> list[dict[str, str | i
             "stage": stage.stage,
             "grows with": stage.grows,
             **{f"on {number:,}": _told(stage, size, number) for number in sorted({1, workers})},
-            "spreads": "by shards" if stage.spreads else "no",
+            "spreads": stage.spreads_words,
             "by": stage.measured_by or "nothing yet",
         }
         for stage in rates.stages

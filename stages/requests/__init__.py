@@ -85,6 +85,7 @@ class Config(schemas.Config):
             "max_seconds",
             "max_takes",
             "shard_size",
+            "shard_seconds",
         ),
     )
 
@@ -126,7 +127,10 @@ class Config(schemas.Config):
     max_takes: int = Field(default=100, ge=1)
     """Most takes that a line may ask for."""
     shard_size: int = Field(default=64, ge=1)
-    """Requests a shard."""
+    """Requests that a shard takes at most: the unit of work of the stages that make clips."""
+    shard_seconds: float = Field(default=1920.0, gt=0)
+    """Sound that a shard takes at most, seconds, all takes counted; a request that asks for more has one of its own.
+    64 clips of 30 s are a quarter of an hour of two cores to MusicGen-small, and fill a GPU's 128 slots half."""
 
 
 def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan:
@@ -220,7 +224,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
     for note in file.notes if url else ():
         remarks.add(note, path)
     rows |= {row["request_id"]: row for row in keep_refused(rows, refusals, before)}
-    _assign_shards(rows, before, config.shard_size)
+    _assign_shards(rows, before, config)
     return Order(before, list(rows.values()), refusals, remarks.all()), len(file.lines)
 
 
@@ -228,17 +232,23 @@ def _folder(url: str) -> str:
     return url.rpartition("/")[0] if "://" in url else os.path.dirname(os.path.abspath(url))
 
 
-def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], size: int) -> None:
-    """Give a known request its old shard, a new one the last shard, and begin another when that is full."""
+def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], config: Config) -> None:
+    """Give a known request its old shard, a new one the last shard, and begin another when it would be too full."""
     last = max((row["shard"] for row in before.values()), default=0)
-    filled = sum(1 for name in rows if name in before and before[name]["shard"] == last)
+    held = [row for name, row in rows.items() if name in before and before[name]["shard"] == last]
+    filled, sound = len(held), sum(map(_sound, held))
     for name, row in rows.items():
         if name in before:
             row["shard"] = before[name]["shard"]
             continue
-        if filled >= size:
-            last, filled = last + 1, 0
-        row["shard"], filled = last, filled + 1
+        if filled >= config.shard_size or (filled and sound + _sound(row) > config.shard_seconds):
+            last, filled, sound = last + 1, 0, 0.0
+        row["shard"], filled, sound = last, filled + 1, sound + _sound(row)
+
+
+def _sound(row: Row) -> float:
+    """Return the seconds of sound that a request asks for."""
+    return float(row["seconds"] * row["takes"])
 
 
 @dataclass

@@ -106,11 +106,11 @@ def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(setti
     stage = ConfiguredStage("chroma", tiny_mapping, tiny_mapping.Config())
     context = Pipeline(tiny_flow.CONFIGURED, settings).context("chroma", "run")
     context.stop.set()
-    job = pickle.loads(cloudpickle.dumps(Job(stage, context, "0")))
+    job = pickle.loads(cloudpickle.dumps(Job(stage, context, ["0"])))
     assert isinstance(job.context, Context)
     assert type(job.context.progress) is Progress
     assert not job.context.stop.is_set()
-    assert (job.context.fingerprint, job.name, job.stage.module) == (context.fingerprint, "0", tiny_mapping)
+    assert (job.context.fingerprint, job.names, job.stage.module) == (context.fingerprint, ["0"], tiny_mapping)
 
 
 def test_dask_without_a_server_that_its_workers_can_reach_is_told_in_one_line(settings):

@@ -39,7 +39,7 @@ def environment(home: Path) -> dict[str, str]:
     return {**os.environ, **private, "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120", "HF_HUB_OFFLINE": "1"}
 
 
-def command(store: Path, *words: str) -> list[str]:
+def command(store: Path | str, *words: str) -> list[str]:
     """`segue` on a store, at the smallest settings."""
     sets = [part for name, value in SMALLEST.items() for part in ("--set", f"{name}={value}")]
     return [sys.executable, "-c", "from flows.cli import main; main()", *words, "--store", str(store), *sets]

@@ -184,6 +184,15 @@ def test_requests_keep_their_shards_as_others_come_and_go(store: Store, tmp_path
     assert store.footer(REQUESTS, "r", "0") == untouched
 
 
+def test_a_shard_holds_so_many_seconds_of_sound_and_a_longer_request_is_alone(store: Store, tmp_path: Path) -> None:
+    config = Config(shard_size=3, shard_seconds=40, max_seconds=600)
+    asked = [(10, 1), (10, 3), (5, 1), (20, 9), (1, 1), (1, 1), (1, 1), (1, 1)]
+    lines = [{"name": f"n{i}", "seconds": seconds, "takes": takes} for i, (seconds, takes) in enumerate(asked)]
+    take_in(store, write(tmp_path / "r.jsonl", *lines[:3]), config)
+    take_in(store, write(tmp_path / "r.jsonl", *lines), config)
+    assert [row["shard"] for row in rows_of(store)] == [0, 0, 1, 2, 3, 3, 3, 4]
+
+
 def test_a_stopped_run_ends_as_an_undisturbed_one(store: Store, tmp_path: Path) -> None:
     config, stage = Config(shard_size=2), ConfiguredStage("requests", requests, Config(shard_size=2))
     file = write(tmp_path / "r.jsonl", *({"name": f"n{i}"} for i in range(7)))
