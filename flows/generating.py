@@ -142,7 +142,8 @@ def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = 
     name = WeightsRef(model).checkpoint
     if name is not None:
         return merge(_recipe_of_own(name, store), {"generate": given})
-    return {"generate": {"checkpoint": as_reference(model), **given}}
+    # What a store holds of a codec's codes is named by the codec, also where an order makes none of them.
+    return {"generate": {"checkpoint": as_reference(model), **given}, "tokenize": {"codec": as_reference(model)}}
 
 
 def as_reference(model: str) -> str:

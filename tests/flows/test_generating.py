@@ -16,7 +16,7 @@ from flows.running import Run, run_stages
 from schemas import Store
 from schemas.database import query
 from schemas.identity import weights_in
-from schemas.tables import WEIGHTS
+from schemas.tables import TOKENS, WEIGHTS
 from schemas.versions import record_version
 from schemas.weights import MissingWeights
 from stages.checkpoints.facts import CodecFacts
@@ -76,6 +76,15 @@ def test_an_audiocraft_folder_makes_clips_with_the_text_encoder_that_it_is_given
     given = {"model": str(checkpoint), "text_encoder": str(text_encoder(tmp_path / "t5"))}
     rows = made(tmp_path / "store", "generate", "decode", requests=str(tmp_path / "order.csv"), **given)
     assert [(row["description"], row["seconds"]) for row in rows] == [(DESCRIPTION, 0.5)]
+
+
+def test_an_order_in_a_store_that_has_tokens_asks_for_no_other_codec(folder: Path, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store"))
+    store.write_shard(TOKENS, "v1", "0", pa.Table.from_pylist([], schema=TOKENS.schema), "k")
+    (tmp_path / "order.csv").write_text(f"description,seconds\n{DESCRIPTION},0.5\n")
+    given = {"model": str(folder), "requests": str(tmp_path / "order.csv")}
+    rows = made(tmp_path / "store", *stages_of_order(), **given)
+    assert [row["description"] for row in rows] == [DESCRIPTION]
 
 
 def test_words_are_added_to_those_that_were_ordered_before(folder: Path, tmp_path: Path, capfd: Any) -> None:
