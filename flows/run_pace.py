@@ -21,6 +21,7 @@ class RunPace:
     def __init__(self, estimates: Sequence[Estimate] = ()) -> None:
         self.stages = len(estimates)
         self._ahead = {each.stage: each.seconds for each in estimates}
+        self._known = any(each.seconds is not None for each in estimates)
         self._expected: float | None = None
         self._since = time.monotonic()
 
@@ -45,7 +46,7 @@ class RunPace:
             shards: of it that are whole.
         """
         current = self._left_of_stage(share, shards)
-        if self.stages < 2 or current is None:
+        if self.stages < 2 or not self._known or current is None:
             return None
         known = [seconds for seconds in self._ahead.values() if seconds is not None]
         unknown = len(self._ahead) - len(known)

@@ -58,10 +58,11 @@ def test_stages_that_never_ran_are_counted_and_not_guessed(clock: Clock) -> None
 
 
 def test_a_run_of_one_stage_or_of_which_nothing_is_known_says_nothing(clock: Clock) -> None:
-    for estimates in ([], ESTIMATES[:1]):
+    for estimates in ([], ESTIMATES[:1], [Estimate("ingest", None, None), Estimate("train", None, None)]):
         pace = RunPace(estimates)
         pace.begin("ingest")
         assert pace.left(0.0, 0) is None
+        assert pace.left(0.5, 0) is None
 
 
 def test_the_run_has_a_bar_that_fits_eighty_columns(clock: Clock) -> None:
