@@ -60,8 +60,10 @@ def choose_clips(
         picks: clips that a person picked, which are then chosen alone, or refused, which are not.
 
     Raises:
-        ValueError: the condition cannot be answered.
+        ValueError: the condition cannot be answered, or a clip that was picked is not there.
     """
+    if picks is not None:
+        _check_picked(store, picks)
     names = ", ".join(('"*clips"', '"*requests"', '"*generations"', '"*heard"'))
     conditions = [*([f"({where})"] if where else []), *_conditions(requests, picks)]
     sql = f"SELECT {names} FROM ({_wide_rows()}) WHERE {' AND '.join(conditions) or 'true'}"
@@ -83,6 +85,18 @@ def choose_clips(
 def _seed(clip: Row) -> Row:
     """Return the seed that a clip's own row names; nothing where it is of a release before the gate."""
     return {} if clip["seed"] is None else {"seed": clip["seed"]}
+
+
+def _check_picked(store: Store, picks: Picks) -> None:
+    """Raise a ValueError where a clip that was picked is none of the catalog, which would be short of it unsaid."""
+    shown = {(row["request_id"], row["take"]) for row in query(store, "SELECT request_id, take FROM clips").to_pylist()}
+    if missing := sorted(picks.picked - shown):
+        examples = ", ".join(f"take {take} of {request}" for request, take in missing[:3])
+        raise ValueError(
+            f"expected picks of clips that {store.url} shows, got {len(missing)} of {len(picks.picked)} that it does "
+            f"not: {examples}{', …' if len(missing) > 3 else ''}; they are of another store, or were withdrawn, "
+            f"quarantined or made again: pick anew on its page, or take them out of the file"
+        )
 
 
 def _conditions(requests: Collection[str] | None, picks: Picks | None) -> list[str]:

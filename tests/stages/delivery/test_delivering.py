@@ -174,6 +174,16 @@ def test_conditions_scores_and_picks_choose(store):
         choose_clips(store, where="clap_similarty > 0")
 
 
+def test_a_pick_of_a_clip_that_is_not_there_is_told_and_a_refusal_of_one_is_not(store):
+    opening = f"{0:016x}"
+    picked = Picks({(opening, 1): "pick", (opening, 7): "pick", ("gone", 0): "pick"})
+    with pytest.raises(
+        ValueError, match=rf"got 2 of 3 that it does not: take 7 of {opening}, take 0 of gone; .*pick anew"
+    ):
+        choose_clips(store, picks=picked)
+    assert len(choose_clips(store, picks=Picks({("gone", 0): "refuse"}))) == 8
+
+
 def test_a_take_that_was_made_again_is_delivered_with_the_seed_of_its_own_codes(tmp_path):
     store = delivered_store(tmp_path / "s")
     rows = store.read(CLIPS, VERSION).to_pylist()
