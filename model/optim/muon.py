@@ -4,6 +4,9 @@
 `torch.optim.Muon` is the oracle of the tests. It goes through the matrices one by one; here those of one shape go
 together, which on small models is most of the step's time, and an update whose gradients are not finite is left out on
 the device, without waiting for it.
+
+Singular values are those of whole matrices. Where each process has some rows of them (`torch.distributed.tensor`), all
+processes gather what is to be orthogonalised, some matrices at a time, do it alike, and keep the update of their rows.
 """
 
 import math
@@ -12,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
 
 MOMENTUM = 0.95
 """Decay of the momentum a step, which is looked ahead by (Nesterov's)."""
@@ -21,6 +25,9 @@ COEFFICIENTS, ITERATIONS = (3.4445, -4.775, 2.0315), 5
 
 SMALLEST_NORM = 1e-7
 """Floor of the norm that a matrix is divided by."""
+
+GATHERED_VALUES = 2**26
+"""Values of matrices that a process has whole at a time, where it has only a part of them: 256 MiB."""
 
 
 def orthogonalised(matrices: Float[Tensor, "M rows columns"]) -> Float[Tensor, "M rows columns"]:
@@ -48,7 +55,7 @@ def step_matrices(
     """Move matrices along their gradients, and their momenta with them, in place.
 
     Args:
-        parameters: with gradients.
+        parameters: with gradients; all of one shape are shared out among processes alike, or none is.
         momenta: one for each, zeros before the first step.
         learning_rate: of a square matrix; of one with more rows than columns, times the root of their ratio, so that
             outputs move as far.
@@ -60,16 +67,43 @@ def step_matrices(
         by_shape.setdefault(parameter.shape, []).append(number)
     with torch.no_grad():
         for (rows, columns), numbers in by_shape.items():
-            gradients = torch.stack([_gradient(parameters[number]) for number in numbers])
-            before = torch.stack([momenta[number] for number in numbers])
+            like = parameters[numbers[0]]
+            gradients = torch.stack([_own(_gradient(parameters[number])) for number in numbers])
+            own_momenta = [_own(momenta[number]) for number in numbers]
+            own_parameters = [_own(parameters[number]) for number in numbers]
+            before, values = torch.stack(own_momenta), torch.stack(own_parameters)
             after = before.lerp(gradients, 1 - MOMENTUM)
-            update = orthogonalised(gradients.lerp(after, MOMENTUM)).to(before.dtype)
+            update = _orthogonalised_rows(gradients.lerp(after, MOMENTUM), like).to(before.dtype)
             rate = learning_rate * math.sqrt(max(1.0, rows / columns))
-            values = torch.stack([parameters[number] for number in numbers])
             moved = values * (1 - learning_rate * weight_decay) - rate * update
-            torch._foreach_copy_([momenta[number] for number in numbers], list(torch.where(applied, after, before)))
-            torch._foreach_copy_([parameters[number] for number in numbers], list(torch.where(applied, moved, values)))
+            torch._foreach_copy_(own_momenta, list(torch.where(applied, after, before)))
+            torch._foreach_copy_(own_parameters, list(torch.where(applied, moved, values)))
 
 
 def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _own(value: Tensor) -> Tensor:
+    """Return what this process has of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def _orthogonalised_rows(own: Float[Tensor, "M r columns"], like: Tensor) -> Float[Tensor, "M r columns"]:
+    """Return what `orthogonalised` makes of matrices, in the rows that this process has of them.
+
+    Args:
+        own: those rows.
+        like: one of the parameters, which tells how all are shared out.
+    """
+    if not isinstance(like, DTensor):
+        return orthogonalised(own)
+    rows, columns = like.shape
+    mesh, shared = like.device_mesh, [Shard(placement.dim + 1) for placement in like.placements]
+    updates = []
+    for part in own.split(max(1, GATHERED_VALUES // (rows * columns))):
+        sizes = {"shape": torch.Size((len(part), rows, columns)), "stride": (rows * columns, columns, 1)}
+        whole = orthogonalised(DTensor.from_local(part, mesh, shared, run_check=False, **sizes).full_tensor())
+        everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+        updates.append(everywhere.redistribute(mesh, shared).to_local())
+    return torch.cat(updates)

@@ -24,11 +24,12 @@ from stages.audio import SourceType, encode_audio
 from stages.checkpoints.codecs import CodesFormat, load_matching_codec
 from stages.checkpoints.training_log import TrainingLog
 from stages.pipeline.contract import Context
-from stages.pipeline.machine import decoding_options
+from stages.pipeline.machine import decoding_options, free_memory
 from stages.train.config import Config
 from stages.train.corpus import Corpus
 from stages.train.distributed import Rank
 from stages.train.initial_model import InitialModel
+from stages.train.sharding import BYTES_FROZEN, SHARE_OF_STATE, WholeModel
 
 if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec
@@ -44,7 +45,9 @@ class Sampler:
     Args:
         held_out: tracks whose texts are asked for where the recipe names none.
         frames: length of the windows that the model is trained on.
-        rank: only the first process makes samples, and none where each has no more than a part of the model.
+        rank: the first process makes samples. Where each has no more than a part of the model, all must ask for them
+            at the same time.
+        whole: the model that it makes them with in that case.
     """
 
     def __init__(
@@ -56,15 +59,16 @@ class Sampler:
         initial: InitialModel,
         frames: int,
         rank: Rank,
+        whole: WholeModel | None = None,
     ) -> None:
         self._config, self._context, self._corpus = config, context, corpus
-        self._initial, self._window = initial, frames
+        self._initial, self._window, self._rank, self._whole = initial, frames, rank, whole
         asked = config.samples
         own = [text for track in held_out if (text := plain_caption(corpus.metadata(track)))]
         own = list(dict.fromkeys(own)) or [PLAIN_TEXT]
         self._texts = () if asked is None else asked.texts or tuple(own[: asked.count])
         silent = config.model.description is None or corpus.codec is None  # nothing can be asked for, or nothing heard
-        if silent or not rank.is_main or rank.fully_sharded:
+        if silent or not rank.evaluates:
             self._texts = ()
 
     def is_due(self, step: int) -> bool:
@@ -77,13 +81,29 @@ class Sampler:
         Args:
             training_log: keeps the rows, with the state of the training.
         """
-        if not self._texts or any(row["step"] == step for row in training_log.samples):
+        if not self._texts or self._rank.agreed(any(row["step"] == step for row in training_log.samples)):
             return
+        if self._whole is None:
+            self._make(step, training_log, self._initial.model, self._context)
+            return
+        context = self._roomy_context()
+        model = self._whole.filled(self._initial.model, self._rank, context.device)
+        if model is not None:
+            self._make(step, training_log, model, context)
+        self._rank.wait_for_others()
+
+    def _roomy_context(self) -> Context:
+        """Return a context of the device on which a whole model has room: the training's own, else the CPU."""
+        context = self._context
+        size = sum(value.numel() for value in self._initial.model.parameters()) * BYTES_FROZEN
+        has_room = self._rank.agreed(size <= SHARE_OF_STATE * free_memory(context.device))
+        return context if has_room else replace(context, settings=context.settings.model_copy(update={"device": "cpu"}))
+
+    def _make(self, step: int, training_log: TrainingLog, model: MusicModel, context: Context) -> None:
         assert self._config.samples is not None
         rate = self._corpus.frame_rate
         frames = max(1, round(self._config.samples.seconds * rate))
         requests = [GenerationRequest(Attributes(text), frames, seed=number) for number, text in enumerate(self._texts)]
-        model = self._initial.model
         learning = model.training
         model.eval()
         try:
@@ -95,7 +115,7 @@ class Sampler:
                     stride=stride_frames(STRIDE, self._window),
                     frame_rate=rate,
                     # Whoever asks the run to stop waits for it: a state without its samples would lose them.
-                    options=replace(decoding_options(self._context, "float32", None, None), stop=None),
+                    options=replace(decoding_options(context, "float32", None, None), stop=None),
                 )
                 for number, codes in sorted(clips, key=lambda clip: clip[0]):
                     training_log.samples.append(self._keep(step, number, requests[number], codes))

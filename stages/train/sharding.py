@@ -3,10 +3,11 @@ process has a part of every weight, gradient, moment and average, and borrows th
 computes with it. So a model trains that fits no single GPU, for the price of what is sent.
 """
 
+import copy
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
@@ -28,19 +29,10 @@ SHARE_OF_STATE = 0.6
 
 def is_to_be_sharded(config: Config, context: Context, rank: Rank, model: MusicModel) -> bool:
     """Return whether the processes of a training are to share the model's state out, by the settings or because one of
-    them has no room for all of it. All of them come to the same answer.
-
-    Raises:
-        ValueError: they are, and the recipe has an optimiser that needs whole matrices.
-    """
-    parallel, needs_whole = context.settings.parallel, config.optimization.optimizer == "muon"
-    if rank.world_size == 1 or parallel == "data" or (parallel == "auto" and needs_whole):
+    them has no room for all of it. All of them come to the same answer."""
+    parallel = context.settings.parallel
+    if rank.world_size == 1 or parallel == "data":
         return False
-    if parallel == "fully_sharded" and needs_whole:
-        raise ValueError(
-            "expected train.optimization.optimizer = adamw for settings.parallel = fully_sharded, got muon, which "
-            "needs whole matrices: take adamw, or settings.parallel = data"
-        )
     free = free_memory(context.device) / (1 if context.device == "cuda" else rank.local_world_size)
     return parallel == "fully_sharded" or rank.any_flag(state_bytes(config, model) > SHARE_OF_STATE * free)
 
@@ -68,6 +60,37 @@ def shard_model(loss_module: LossModule, device: str, rank: Rank) -> Rank:
         fully_shard(model, mesh=mesh, reshard_after_forward=True)
         register_fsdp_forward_method(model, "loss")
     return replace(rank, fully_sharded=True)
+
+
+class WholeModel:
+    """A model that the first process has whole, beside its part of it, while it is heard.
+
+    Args:
+        model: the model before it is shared out.
+    """
+
+    def __init__(self, model: MusicModel) -> None:
+        # Without a copy of its parameters, which are the sharded ones' values whenever it is heard.
+        places = {value: torch.empty_like(value, device="meta") for value in model.parameters()}
+        memo = {id(value): nn.Parameter(place, value.requires_grad) for value, place in places.items()}
+        self._empty: MusicModel = copy.deepcopy(model, memo)
+
+    @torch.no_grad()
+    def filled(self, sharded: MusicModel, rank: Rank, device: str) -> MusicModel | None:
+        """Return a model with the values that the processes have now, for the first of them; None for the others, which
+        send theirs."""
+        whole: dict[str, Tensor] = {}
+        gathered: dict[Tensor, Tensor] = {}  # one that stands in several places is sent once
+        for name, value in sharded.named_parameters(remove_duplicate=False):
+            if value not in gathered:
+                full = value.full_tensor() if isinstance(value, DTensor) else value
+                gathered[value] = full.to(device) if rank.is_main else full.new_empty(0)
+            whole[name] = gathered[value]
+        if not rank.is_main:
+            return None
+        model = copy.deepcopy(self._empty)
+        model.load_state_dict(whole | dict(sharded.named_buffers()), strict=False, assign=True)
+        return model.to(device)
 
 
 @torch.no_grad()

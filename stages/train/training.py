@@ -53,7 +53,7 @@ from stages.train.initial_model import InitialModel, initial_model
 from stages.train.pace import TrainingPace, newest_utilisation
 from stages.train.packing import PACKED, open_packed, pack_table
 from stages.train.samples import Sampler
-from stages.train.sharding import gather_model, is_to_be_sharded, shard_model
+from stages.train.sharding import WholeModel, gather_model, is_to_be_sharded, shard_model
 from stages.train.tracks import METADATA
 from stages.train.validation import Validation
 
@@ -95,14 +95,16 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         _check_codec(corpus, config, initial)
         _start_joint_codebooks(corpus, config, initial.model, splits["train"])
         loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
+        whole = None
         if is_to_be_sharded(config, context, rank, initial.model):
+            whole = WholeModel(initial.model) if config.samples is not None else None
             rank = shard_model(loss_module, context.device, rank)
         else:
             initial.model.to(context.device)
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
         train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)
-        sampler = Sampler(config, context, corpus, splits["valid"], initial, frames, rank)
+        sampler = Sampler(config, context, corpus, splits["valid"], initial, frames, rank, whole)
         validation = _take_steps(
             config, context, rank, draw, loss_module, train_state, evaluators.get("valid"), sampler
         )

@@ -1,5 +1,5 @@
-"""A small training under torchrun, on what two machines are made of on one: two agents. Run as a program, one process
-of it."""
+"""A small training under torchrun, of several processes or, on what two machines are made of on one, of several agents.
+Run as a program, one process of it."""
 
 import json
 import os
@@ -33,15 +33,23 @@ class Told(Progress):
         time.sleep(0.05)
 
 
-def agents(folder: Path, changes: Mapping[str, object], port: int, nodes: int, restarts: int = 0, given=None) -> list:  # type: ignore[no-untyped-def]
-    """Start torchrun's agents of so many machines of a process each, which train in the folder."""
+def agents(
+    folder: Path,
+    changes: Mapping[str, object],
+    port: int,
+    nodes: int,
+    restarts: int = 0,
+    processes: int = 1,
+    parallel: str = "data",
+) -> list[subprocess.Popen[bytes]]:
+    """Start torchrun's agents of so many machines of so many processes each, which train in the folder."""
     words = [
-        *("--nnodes", str(nodes), "--nproc-per-node", "1", "--max-restarts", str(restarts)),
+        *("--nnodes", str(nodes), "--nproc-per-node", str(processes), "--max-restarts", str(restarts)),
         *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", folder.name),
-        *("-m", "tests.worlds.nodes", str(folder), json.dumps(changes)),
+        *("-m", "tests.worlds.nodes", str(folder), json.dumps(changes), parallel),
     ]
     command = [sys.executable, "-m", "torch.distributed.run", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | (given or {})
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     started = []
     for number in range(nodes):
         log = open(folder / f"node-{number}.log", "w")  # noqa: SIM115
@@ -70,13 +78,13 @@ def steps_made(folder: Path) -> int:
 
 def main() -> None:
     """Be one process of the training: the run, or one that follows it. A run that was stopped ends with 130."""
-    folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+    folder, changes, parallel = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
     torch.set_num_threads(1)
     (folder / f"{os.environ['RANK']}.pid").write_text(str(os.getpid()))
     with world_of_torchrun() as world:
         if not world.rank.is_main:
             sys.exit(world.follow())
-        stage, context = make_context(folder, recipe(folder, **changes), Told(folder / "steps"))
+        stage, context = make_context(folder, recipe(folder, **changes), Told(folder / "steps"), parallel=parallel)
         failures: list[BaseException] = []
 
         def work() -> None:

@@ -1,9 +1,11 @@
-"""A training on several machines, by torchrun: the model of one process, whichever process dies or is asked to stop."""
+"""A training by torchrun, on one machine and on several, of whole models and of sharded ones: the model of one process,
+whichever process dies or is asked to stop."""
 
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,14 +17,22 @@ from tests.worlds.nodes import agents, steps_made, wait_for, workers
 from tests.worlds.training_world import fill, kept_rows, kept_weights, recipe, train_in
 
 CHANGES = {"optimization": {"steps": 40}, "batch_size": 4, "micro_batch_size": 2, "save_every": 5, "log_every": 4}
+SHORT = CHANGES | {"optimization": {"steps": 12}}
 
 
 @contextmanager
-def two_nodes(folder: Path, restarts: int = 0) -> Iterator[list]:
+def torchrun(
+    folder: Path,
+    changes: Mapping[str, object] = CHANGES,
+    nodes: int = 2,
+    processes: int = 1,
+    restarts: int = 0,
+    parallel: str = "data",
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = agents(folder, CHANGES, port, nodes=2, restarts=restarts)
+    started = agents(folder, changes, port, nodes, restarts, processes, parallel)
     try:
         yield started
     finally:
@@ -31,22 +41,41 @@ def two_nodes(folder: Path, restarts: int = 0) -> Iterator[list]:
             agent.wait()
 
 
-def same_model(folder: Path, other: Path) -> None:
-    expected, got = (kept_weights(place, recipe(place, **CHANGES)) for place in (folder, other))
+def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGES) -> None:
+    expected, got = (kept_weights(place, recipe(place, **changes)) for place in (folder, other))
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-4)
     losses = [
-        [row["loss"] for row in kept_rows(place, recipe(place, **CHANGES))["training"]] for place in (folder, other)
+        [row["loss"] for row in kept_rows(place, recipe(place, **changes))["training"]] for place in (folder, other)
     ]
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
-def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model_of_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("parallel", ["data", pytest.param("fully_sharded", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("nodes", "processes"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
+    tmp_path: Path, nodes: int, processes: int, parallel: str
+) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    fill(alone)
+    fill(together)
+    train_in(alone, recipe(alone, **SHORT))
+    with torchrun(together, SHORT, nodes, processes, parallel=parallel) as started:
+        wait_for(lambda: all(agent.poll() is not None for agent in started), together)
+        assert [agent.returncode for agent in started] == [0] * nodes, (together / "node-0.log").read_text()
+    assert set(workers(together)) == {0, 1}
+    same_model(alone, together, SHORT)
+
+
+@pytest.mark.parametrize("parallel", ["data", pytest.param("fully_sharded", marks=pytest.mark.slow)])
+def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model_of_one_process(
+    tmp_path: Path, parallel: str
+) -> None:
     alone, nodes = tmp_path / "alone", tmp_path / "nodes"
     fill(alone)
     fill(nodes)
     train_in(alone, recipe(alone, **CHANGES))
-    with two_nodes(nodes, restarts=1) as started:
+    with torchrun(nodes, restarts=1, parallel=parallel) as started:
         wait_for(lambda: steps_made(nodes) >= 12, nodes)
         before = workers(nodes)
         os.kill(before[1], signal.SIGKILL)
@@ -61,7 +90,7 @@ def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_wit
     fill(alone)
     fill(nodes)
     train_in(alone, recipe(alone, **CHANGES))
-    with two_nodes(nodes) as started:
+    with torchrun(nodes) as started:
         wait_for(lambda: steps_made(nodes) >= 8, nodes)
         os.kill(workers(nodes)[1], signal.SIGTERM)  # as the agent of a machine that is taken away does
         wait_for(lambda: all(agent.poll() is not None for agent in started), nodes)

@@ -11,9 +11,12 @@ from schemas import Store
 from stages.pipeline.contract import Progress, Stopped
 from stages.pipeline.runner import run_stage
 from stages.train.distributed import Rank
+from stages.train.following import run_together
 from stages.train.initial_model import initial_model
 from stages.train.sharding import SHARE_OF_STATE, is_to_be_sharded, state_bytes
 from tests.worlds.object_store import object_store
+from tests.worlds.shares import hear_sharded, move_matrices
+from tests.worlds.together import context_in
 from tests.worlds.training_world import (
     StopAt,
     deaths_that_change_nothing,
@@ -150,9 +153,33 @@ def test_a_model_is_sharded_where_its_state_does_not_fit_what_each_process_of_th
     assert not sharded(tmp_path, free=0.5, processes=1)
 
 
-def test_an_optimiser_of_whole_matrices_is_not_sharded_and_refused_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_an_optimiser_of_whole_matrices_is_sharded_like_any_other(tmp_path: Path) -> None:
     fill(tmp_path)
-    muon = {"optimizer": "muon"}
-    assert not sharded(tmp_path, free=0.5, optimization=muon)
-    with pytest.raises(ValueError, match=r"expected train\.optimization\.optimizer = adamw .*, got muon"):
-        sharded(tmp_path, free=2.0, parallel="fully_sharded", optimization=muon)
+    assert sharded(tmp_path, free=0.5, optimization={"optimizer": "muon"})
+
+
+# -- what needs a whole of it -------------------------------------------------------------------------------------
+
+
+def test_muon_moves_the_parts_of_matrices_as_it_moves_whole_ones_bit_for_bit(tmp_path: Path) -> None:
+    whole, parts, gathered_apart = run_together(move_matrices, context_in(tmp_path), 2)
+    assert all(torch.equal(mine, other) for mine, other in zip(whole, parts, strict=True))
+    for mine, other in zip(whole, gathered_apart, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
+
+
+def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(tmp_path: Path) -> None:
+    changes = {"optimization": {"steps": 9, "optimizer": "muon"}}
+    alone, halves = tmp_path / "alone", tmp_path / "halves"
+    for folder in (alone, halves):
+        fill(folder)
+    train_in(alone, recipe(alone, **(CHANGES | changes)))
+    train_in(halves, recipe(halves, **(CHANGES | changes)), processes=2, parallel="fully_sharded")
+    same_training(alone, halves, **changes)
+
+
+def test_a_sharded_model_is_heard_with_the_weights_that_it_has(tmp_path: Path) -> None:
+    heard = run_together(hear_sharded, context_in(tmp_path), 2)
+    assert heard["weights"]
+    assert heard["codes"]
+    assert heard["later"]

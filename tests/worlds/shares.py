@@ -1,0 +1,84 @@
+"""What processes do that have a model's parameters in parts."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from model.decoding.generation import GenerationRequest
+from model.decoding.windows import generate_long
+from model.music_model import MusicModel
+from model.objective import LossModule
+from model.optim import muon
+from stages.pipeline.contract import Context
+from stages.train.distributed import Rank
+from stages.train.sharding import WholeModel, shard_model
+from tests.worlds.every_condition import everything, music_model
+
+SHAPES = ((24, 24), (17, 8), (24, 48), (24, 24), (17, 8))
+"""Of matrices; of the seventeen rows the first of two processes has nine."""
+
+
+def move_matrices(context: Context, rank: Rank) -> list[list[torch.Tensor]]:
+    """Three steps of Muon on whole matrices, on parts of them, and on parts that are gathered one by one."""
+    mesh = init_device_mesh("cpu", (rank.world_size,))
+    whole, parts = _moved(mesh, shared=False), _moved(mesh, shared=True)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(muon, "GATHERED_VALUES", 1)
+        return [whole, parts, _moved(mesh, shared=True)]
+
+
+def _moved(mesh: DeviceMesh, shared: bool) -> list[torch.Tensor]:
+    """Matrices and their momenta after three steps, whole."""
+
+    def place(values: torch.Tensor) -> torch.Tensor:
+        return distribute_tensor(values, mesh, [Shard(0)]) if shared else values.clone()
+
+    parameters = [nn.Parameter(place(values)) for values in _random(0)]
+    momenta = [torch.zeros_like(parameter) for parameter in parameters]
+    for step in range(1, 4):
+        for parameter, gradient in zip(parameters, _random(step), strict=True):
+            parameter.grad = place(gradient)
+        muon.step_matrices(parameters, momenta, 0.02, 0.1, torch.tensor(step != 2))
+    values = [*parameters, *momenta]
+    return [(each.full_tensor() if isinstance(each, DTensor) else each).detach() for each in values]
+
+
+def _random(step: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+def hear_sharded(context: Context, rank: Rank) -> dict[str, bool]:
+    """Whether the model that the first process hears of a sharded one has its weights and makes its codes, and the
+    weights that it has once it has moved."""
+    torch.manual_seed(0)
+    model, plain = music_model(), music_model()
+    plain.load_state_dict(model.state_dict())
+    whole = WholeModel(model)
+    rank = shard_model(LossModule(model, "float32"), "cpu", rank)
+    heard = whole.filled(model, rank, "cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    later = whole.filled(model, rank, "cpu")
+    if heard is None or later is None:
+        return {}
+    has, wanted, moved = (_named(each) for each in (heard, plain, later))
+    return {
+        "weights": has.keys() == wanted.keys() and all(torch.equal(has[name], wanted[name]) for name in wanted),
+        "codes": all(torch.equal(one, own) for one, own in zip(_codes(heard), _codes(plain), strict=True)),
+        "later": all(torch.equal(moved[name], wanted[name] + 1) for name in wanted),
+    }
+
+
+def _named(model: MusicModel) -> dict[str, torch.Tensor]:
+    """All parameters, those that stand in several places in each."""
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _codes(model: MusicModel) -> list[torch.Tensor]:
+    requests = [GenerationRequest(everything(item), 9, seed=item) for item in range(2)]
+    clips = generate_long(model.eval(), requests, window=6, stride=3, frame_rate=50.0)
+    return [codes for _, codes in sorted(clips, key=lambda clip: clip[0])]
