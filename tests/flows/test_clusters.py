@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from flows.clusters import _Box, _offers_gpus, hearing_workers, local_dask_cluster, placement, telling_run
+from flows.clusters import _Box, _offers_gpus, hearing_workers, local_dask_cluster, placement, places, telling_run
 from schemas import Settings, Store
 from schemas.database import query
 from schemas.tables import CHROMA
@@ -132,6 +133,21 @@ def test_only_jobs_that_want_a_gpu_of_a_cluster_that_has_some_are_placed() -> No
         assert RemoteOptionsContext.get().current_remote_options == {"num_gpus": 1}
     with placement(cuda, wants_gpu=False):
         assert RemoteOptionsContext.get().current_remote_options == {}
+
+
+def test_as_many_jobs_go_at_once_as_the_run_or_a_cluster_elsewhere_has_places(monkeypatch) -> None:
+    from distributed import LocalCluster
+
+    assert places(None, Settings(concurrency=3), wants_gpu=True) == 3
+    assert places(None, Settings(task_runner="dask", concurrency=2), wants_gpu=False) == 2
+    workers = {"processes": False, "dashboard_address": None, "resources": {"GPU": 1}}
+    with LocalCluster(n_workers=2, threads_per_worker=3, **workers) as cluster, cluster.get_client() as client:
+        runner, elsewhere = SimpleNamespace(client=client), Settings(task_runner="dask", dask_address="tcp://head:8786")
+        assert places(runner, elsewhere, wants_gpu=True) == 6
+        assert places(runner, elsewhere.model_copy(update={"device": "cuda"}), wants_gpu=True) == 2
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": 4.0})
+    of_ray = Settings(task_runner="ray", ray_address="auto", device="cuda")
+    assert (places(None, of_ray, wants_gpu=True), places(None, of_ray, wants_gpu=False)) == (4, 16)
 
 
 # -- on clusters that are there --------------------------------------------------------------------------------------

@@ -142,6 +142,30 @@ def test_a_tuning_that_fails_on_the_way_and_goes_on_leaves_what_an_undisturbed_o
     assert all(torch.equal(value, others[key]) for key, value in updates.items())
 
 
+@pytest.mark.slow
+def test_a_model_in_two_parts_makes_its_samples_on_the_way_as_a_whole_one_does(tmp_path: Path) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 3, seconds=3.0)
+    knobs = ["train.batch_size=2", "train.micro_batch_size=1", "train.optimization.precision=float32"]
+    knobs += ["train.optimization.steps=4", "train.samples.every=2", "train.samples.seconds=0.5"]
+    heard = []
+    for name, shares in (("whole", {"processes": 1}), ("parts", {"processes": 2, "parallel": "fully_sharded"})):
+        difference, stages = recipe_of_tuning(str(tmp_path / "model"), Store(str(tmp_path / name)))
+        settings = {"store": str(tmp_path / name), "source": str(tmp_path / "music"), "device": "cpu", "offline": True}
+        plan = parse_run_options(
+            stages[:-1], "musicgen-small", settings | shares, knobs, recipe_difference=difference
+        ).plan
+        run_stages(Run(plan))
+        rows = query(Store(str(tmp_path / name)), "SELECT step, number, sha256 FROM samples ORDER BY ALL").to_pylist()
+        heard.append({(row["step"], row["number"]): row["sha256"] for row in rows})
+    whole, parts = heard
+    assert whole.keys() == parts.keys()
+    assert {step for step, _ in whole} == {0, 2, 4}
+    before = [place for place in whole if place[0] == 0]
+    assert [parts[place] for place in before] == [whole[place] for place in before]  # as they began with equal weights
+
+
 def test_an_audiocraft_folder_is_tuned_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
     folder = written(tmp_path, "text").folder
     make_recordings(tmp_path / "music", 3, seconds=5.0)

@@ -3,11 +3,14 @@ Run as a program, one process of it."""
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,28 +36,48 @@ class Told(Progress):
         time.sleep(0.05)
 
 
-def agents(
-    folder: Path,
-    changes: Mapping[str, object],
-    port: int,
-    nodes: int,
-    restarts: int = 0,
-    processes: int = 1,
-    parallel: str = "data",
-) -> list[subprocess.Popen[bytes]]:
-    """Start torchrun's agents of so many machines of so many processes each, which train in the folder."""
-    words = [
-        *("--nnodes", str(nodes), "--nproc-per-node", str(processes), "--max-restarts", str(restarts)),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", folder.name),
-        *("-m", "tests.worlds.nodes", str(folder), json.dumps(changes), parallel),
-    ]
-    command = [sys.executable, "-m", "torch.distributed.run", *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    started = []
-    for number in range(nodes):
-        log = open(folder / f"node-{number}.log", "w")  # noqa: SIM115
-        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log))
-    return started
+@dataclass
+class Torchrun:
+    """A training by torchrun: how many agents there are, each as of a machine of its own, and of how many processes."""
+
+    folder: Path
+    changes: Mapping[str, object]
+    port: int
+    nodes: int
+    processes: int = 1
+    restarts: int = 0
+    parallel: str = "data"
+    agents: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    """The newest of each machine."""
+
+    @property
+    def exit_codes(self) -> list[int | None]:
+        return [agent.poll() for agent in self.agents.values()]
+
+    def start_agent(self, number: int) -> None:
+        """Start the agent of a machine; the first one is where all meet. It and its processes are a session."""
+        words = [
+            *("--nnodes", str(self.nodes), "--nproc-per-node", str(self.processes)),
+            *("--max-restarts", str(self.restarts), "--rdzv-backend", "c10d", "--rdzv-id", self.folder.name),
+            *("--rdzv-endpoint", f"127.0.0.1:{self.port}", "--rdzv-conf", f"is_host={int(number == 0)}"),
+            *("-m", "tests.worlds.nodes", str(self.folder), json.dumps(self.changes), self.parallel),
+        ]
+        command = [sys.executable, "-m", "torch.distributed.run", *words]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        with open(self.folder / f"node-{number}.log", "a") as log:
+            self.agents[number] = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def lose_machine(self, number: int) -> None:
+        """Kill the agent of a machine and its processes at once, as a power cut does."""
+        group = os.getpgid(self.agents[number].pid)
+        children = Path(f"/proc/{self.agents[number].pid}/task/{self.agents[number].pid}/children").read_text().split()
+        os.killpg(group, signal.SIGKILL)
+        for child in children:  # torch gives each a session of its own
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        self.agents[number].wait()
 
 
 def workers(folder: Path) -> dict[int, int]:

@@ -4,16 +4,16 @@ whichever process dies or is asked to stop."""
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from stages.train.following import world_of_torchrun
-from tests.worlds.nodes import agents, steps_made, wait_for, workers
+from tests.worlds.nodes import Torchrun, steps_made, wait_for, workers
 from tests.worlds.training_world import fill, kept_rows, kept_weights, recipe, train_in
 
 CHANGES = {"optimization": {"steps": 40}, "batch_size": 4, "micro_batch_size": 2, "save_every": 5, "log_every": 4}
@@ -22,23 +22,25 @@ SHORT = CHANGES | {"optimization": {"steps": 12}}
 
 @contextmanager
 def torchrun(
-    folder: Path,
-    changes: Mapping[str, object] = CHANGES,
-    nodes: int = 2,
-    processes: int = 1,
-    restarts: int = 0,
-    parallel: str = "data",
-) -> Iterator[list[subprocess.Popen[bytes]]]:
+    folder: Path, changes: Mapping[str, object] = CHANGES, nodes: int = 2, **others: Any
+) -> Iterator[Torchrun]:
+    """Start the agents of so many machines; none is left afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    started = agents(folder, changes, port, nodes, restarts, processes, parallel)
+    run = Torchrun(folder, changes, port, nodes, **others)
+    for number in range(nodes):
+        run.start_agent(number)
     try:
-        yield started
+        yield run
     finally:
-        for agent in started:
+        for agent in run.agents.values():
             agent.terminate()
             agent.wait()
+
+
+def wait_for_end(run: Torchrun) -> None:
+    wait_for(lambda: None not in run.exit_codes, run.folder)
 
 
 def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGES) -> None:
@@ -60,9 +62,9 @@ def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
     fill(alone)
     fill(together)
     train_in(alone, recipe(alone, **SHORT))
-    with torchrun(together, SHORT, nodes, processes, parallel=parallel) as started:
-        wait_for(lambda: all(agent.poll() is not None for agent in started), together)
-        assert [agent.returncode for agent in started] == [0] * nodes, (together / "node-0.log").read_text()
+    with torchrun(together, SHORT, nodes, processes=processes, parallel=parallel) as run:
+        wait_for_end(run)
+        assert run.exit_codes == [0] * nodes, (together / "node-0.log").read_text()
     assert set(workers(together)) == {0, 1}
     same_model(alone, together, SHORT)
 
@@ -75,12 +77,30 @@ def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model
     fill(alone)
     fill(nodes)
     train_in(alone, recipe(alone, **CHANGES))
-    with torchrun(nodes, restarts=1, parallel=parallel) as started:
+    with torchrun(nodes, restarts=1, parallel=parallel) as run:
         wait_for(lambda: steps_made(nodes) >= 12, nodes)
         before = workers(nodes)
         os.kill(before[1], signal.SIGKILL)
-        wait_for(lambda: all(agent.poll() is not None for agent in started), nodes)
-        assert [agent.returncode for agent in started] == [0, 0], (nodes / "node-0.log").read_text()
+        wait_for_end(run)
+        assert run.exit_codes == [0, 0], (nodes / "node-0.log").read_text()
+    assert all(workers(nodes)[rank] != before[rank] for rank in (0, 1))
+    same_model(alone, nodes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
+def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(tmp_path: Path, parallel: str) -> None:
+    alone, nodes = tmp_path / "alone", tmp_path / "nodes"
+    fill(alone)
+    fill(nodes)
+    train_in(alone, recipe(alone, **CHANGES))
+    with torchrun(nodes, restarts=3, parallel=parallel) as run:
+        wait_for(lambda: steps_made(nodes) >= 12, nodes)
+        before = workers(nodes)
+        run.lose_machine(1)
+        run.start_agent(1)
+        wait_for_end(run)
+        assert run.exit_codes == [0, 0], (nodes / "node-0.log").read_text()
     assert all(workers(nodes)[rank] != before[rank] for rank in (0, 1))
     same_model(alone, nodes)
 
@@ -90,11 +110,11 @@ def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_wit
     fill(alone)
     fill(nodes)
     train_in(alone, recipe(alone, **CHANGES))
-    with torchrun(nodes) as started:
+    with torchrun(nodes) as run:
         wait_for(lambda: steps_made(nodes) >= 8, nodes)
         os.kill(workers(nodes)[1], signal.SIGTERM)  # as the agent of a machine that is taken away does
-        wait_for(lambda: all(agent.poll() is not None for agent in started), nodes)
-    assert all(agent.returncode != 0 for agent in started)
+        wait_for_end(run)
+    assert 0 not in run.exit_codes
     # Whichever agent ends first takes the other's meeting place away, and that one may say so instead.
     logs = [(nodes / f"node-{number}.log").read_text() for number in range(2)]
     assert any("exitcode  : 130 " in log for log in logs), logs
