@@ -112,7 +112,7 @@ def places(runner: TaskRunner[Any], settings: Settings, wants_gpu: bool) -> int:
     elif settings.task_runner == "ray" and settings.ray_address:
         import ray
 
-        offered = ray.cluster_resources()
+        offered = ray.cluster_resources()  # type: ignore[no-untyped-call]
         count = offered.get("GPU" if wants_gpu and _offers_gpus(settings) else "CPU", 0)
     else:
         count = settings.concurrency

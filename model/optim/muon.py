@@ -99,11 +99,12 @@ def _orthogonalised_rows(own: Float[Tensor, "M r columns"], like: Tensor) -> Flo
     if not isinstance(like, DTensor):
         return orthogonalised(own)
     rows, columns = like.shape
-    mesh, shared = like.device_mesh, [Shard(placement.dim + 1) for placement in like.placements]
+    mesh = like.device_mesh
+    shared, everywhere = [Shard(1)] * mesh.ndim, [Replicate()] * mesh.ndim
     updates = []
     for part in own.split(max(1, GATHERED_VALUES // (rows * columns))):
-        sizes = {"shape": torch.Size((len(part), rows, columns)), "stride": (rows * columns, columns, 1)}
-        whole = orthogonalised(DTensor.from_local(part, mesh, shared, run_check=False, **sizes).full_tensor())
-        everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        updates.append(everywhere.redistribute(mesh, shared).to_local())
+        shape, stride = torch.Size((len(part), rows, columns)), (rows * columns, columns, 1)
+        stacked = DTensor.from_local(part, mesh, shared, run_check=False, shape=shape, stride=stride)
+        whole = DTensor.from_local(orthogonalised(stacked.full_tensor()), mesh, everywhere, run_check=False)
+        updates.append(whole.redistribute(mesh, shared).to_local())
     return torch.cat(updates)
