@@ -31,17 +31,17 @@ from jaxtyping import Float, UInt16
 
 import schemas
 from schemas import Settings, WeightsRef
-from schemas.database import follow_move, query
 from schemas.names import did_you_mean
+from schemas.queries.database import follow_move, query
+from schemas.queries.views import VIEWS
 from schemas.tables import TABLES, Row
-from schemas.views import VIEWS
 from schemas.weights import WeightsLibrary
 
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-    from flows.options import RunOptions
+    from flows.commands.options import RunOptions
     from stages.checkpoints.codecs import AnyCodec
     from stages.generate import Generator
     from stages.pipeline.contract import Context
@@ -140,7 +140,7 @@ class Store:
             form: `arrow`, `pandas`, or `polars` where that package is installed.
 
         Raises:
-            schemas.database.QueryError: it is no SELECT, or cannot be answered.
+            schemas.queries.database.QueryError: it is no SELECT, or cannot be answered.
         """
         answer = query(self.store, sql)
         if form == "arrow":
@@ -337,8 +337,8 @@ def load_model(
         schemas.weights.MissingWeights: the model, or what it names, cannot be had.
         ValueError: there is no model in it that can be read.
     """
-    from flows.generating import PRESET, recipe_of_checkpoint
-    from flows.options import parse_run_options
+    from flows.commands.generate import PRESET, recipe_of_checkpoint
+    from flows.commands.options import parse_run_options
 
     nowhere = None if store else tempfile.TemporaryDirectory(prefix="segue-")
     place = os.fspath(store) if store else nowhere.name if nowhere else ""
@@ -368,8 +368,8 @@ def run(
         ValueError: a name or value is none of those allowed.
         stages.pipeline.runner.StageFailed: a stage did not do all that it had to do.
     """
-    from flows.options import parse_run_options
-    from flows.running import Run, run_stages
+    from flows.commands.options import parse_run_options
+    from flows.runs.running import Run, run_stages
 
     places = {"source": source, "store": store, "requests": requests}
     settings = {name: os.fspath(place) for name, place in places.items() if place is not None}

@@ -19,13 +19,13 @@ from pydantic.fields import FieldInfo
 from docs import scaling
 from docs.figures import goals_list, loops_table, results_page, short_table
 from flows.cli import run_command
-from flows.presets import OVERLAYS, PRESETS
-from flows.recipe import STAGES
-from flows.words import embed_words
+from flows.commands.words import embed_words
+from flows.recipes.presets import OVERLAYS, PRESETS
+from flows.recipes.recipe import STAGES
 from schemas import Settings, Store
-from schemas.columns import COLUMNS, type_name
 from schemas.config import field_docstrings
-from schemas.database import query
+from schemas.queries.columns import COLUMNS, type_name
+from schemas.queries.database import query
 from schemas.tables import TABLES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,9 +14,9 @@ from types import ModuleType
 
 from pydantic import BaseModel
 
-from flows.estimates import amount
-from flows.recipe import Recipe
-from flows.scaling import BENCHMARKED, BENCHMARKS, BOUNDS, Rates, Size, StageRate, growth, measure_rates
+from flows.recipes.recipe import Recipe
+from flows.runs.estimates import amount
+from flows.runs.scaling import BENCHMARKED, BENCHMARKS, BOUNDS, Rates, Size, StageRate, growth, measure_rates
 from schemas import Settings, Store
 from stages.ingest.duplicates import BLOCK
 from stages.pipeline.durations import duration
@@ -266,7 +266,7 @@ def breaks_table() -> str:
             lambda size: f"{_shards(size):,} a table",
         ),
         (
-            "DuckDB's views (`schemas/database.py`)",
+            "DuckDB's views (`schemas/queries/database.py`)",
             "a view names all files of a table, some 60 bytes each, and `union_by_name` opens all before a query",
             lambda size: f"{_shards(size):,} files opened, {amount(60 * _shards(size))} of SQL a view",
         ),

@@ -17,22 +17,22 @@ from prefect.logging import get_run_logger
 from prefect.task_runners import TaskRunner
 from prefect.tasks import Task
 
-from flows.clusters import Channel, hearing_workers, placement, places, task_runner, telling_run
-from flows.estimates import estimate
-from flows.failures import is_transient
-from flows.job_sizes import sized_jobs
-from flows.notifying import sender, tell_failure
-from flows.parameters import RecipeParameter, SettingsParameter, asked_for, run_name
-from flows.progress import LineProgress
-from flows.progress_artifact import ReadableProgress, moving_artifact
-from flows.reasons import reason_lines
-from flows.recipe import GPU_STAGES, StageName
-from flows.run_log import in_run_log
-from flows.running import Run, current_run, plan_run, run_stages
-from flows.summary import leave_summary
-from flows.suspending import ask_on_page
-from flows.upgrading import settled_plan
-from flows.watching import heeding_server
+from flows.recipes.parameters import RecipeParameter, SettingsParameter, asked_for, run_name
+from flows.recipes.recipe import GPU_STAGES, StageName
+from flows.runs.clusters import Channel, hearing_workers, placement, places, task_runner, telling_run
+from flows.runs.estimates import estimate
+from flows.runs.failures import is_transient
+from flows.runs.job_sizes import sized_jobs
+from flows.runs.progress import LineProgress
+from flows.runs.reasons import reason_lines
+from flows.runs.running import Run, current_run, plan_run, run_stages
+from flows.runs.upgrading import settled_plan
+from flows.service.notifying import sender, tell_failure
+from flows.service.progress_artifact import ReadableProgress, moving_artifact
+from flows.service.run_log import in_run_log
+from flows.service.summary import leave_summary
+from flows.service.suspending import ask_on_page
+from flows.service.watching import heeding_server
 from schemas import Store
 from stages.pipeline.contract import Context
 from stages.pipeline.jobs import JobResult

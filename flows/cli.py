@@ -18,26 +18,26 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from flows import (
-    asking,
-    beginning,
+from flows.commands import (
     doctor,
-    exporting,
-    finetuning,
-    gating,
-    generating,
-    operating,
+    export,
+    finetune,
+    gates,
+    generate,
+    init,
     page,
     provenance,
-    publishing,
+    publish,
+    sql,
+    up,
     upkeep,
-    verifying,
+    verify,
 )
-from flows.foreground import run_and_tell
-from flows.options import RunOptions, StoreOption, UsageError, with_run_options
-from flows.overrides import explain
-from flows.presets import OVERLAYS, PRESETS, describe_preset
-from flows.stopping import INTERRUPTED, STOPPED
+from flows.commands.foreground import run_and_tell
+from flows.commands.options import RunOptions, StoreOption, UsageError, with_run_options
+from flows.recipes.overrides import explain
+from flows.recipes.presets import OVERLAYS, PRESETS, describe_preset
+from flows.runs.stopping import INTERRUPTED, STOPPED
 from schemas import Settings, WeightsRef
 
 CheckpointForm = Literal["hf", "audiocraft", "segue", "peft"]
@@ -61,17 +61,17 @@ app = typer.Typer(
 )
 
 
-app.add_typer(beginning.app)
-app.add_typer(generating.app)
-app.add_typer(finetuning.app)
-app.add_typer(asking.app)
-app.add_typer(publishing.app)
+app.add_typer(init.app)
+app.add_typer(generate.app)
+app.add_typer(finetune.app)
+app.add_typer(sql.app)
+app.add_typer(publish.app)
 app.add_typer(upkeep.app)
 app.add_typer(provenance.app)
-app.add_typer(verifying.app)
-app.add_typer(gating.app)
-app.add_typer(exporting.app)
-app.add_typer(operating.app)
+app.add_typer(verify.app)
+app.add_typer(gates.app)
+app.add_typer(export.app)
+app.add_typer(up.app)
 app.add_typer(doctor.app)
 app.add_typer(page.app)
 
@@ -130,11 +130,11 @@ def plan(
         return _tell_estimate(options, estimate_tracks, track_seconds, clips, clip_seconds, workers)
     if track_seconds is not None or clips or clip_seconds is not None or workers > 1:
         raise UsageError("expected --estimate TRACKS beside --track-seconds, --clips, --clip-seconds and --workers")
-    from flows.estimates import estimate, total_line
-    from flows.orders import advice_lines, order_lines, stopping_lines, told_lines
-    from flows.output import open_console, plan_rows, print_table
-    from flows.reasons import plan_remark_lines, remark_line
-    from flows.upgrading import WAITS, settle, waiting_line
+    from flows.runs.estimates import estimate, total_line
+    from flows.runs.orders import advice_lines, order_lines, stopping_lines, told_lines
+    from flows.runs.output import open_console, plan_rows, print_table
+    from flows.runs.reasons import plan_remark_lines, remark_line
+    from flows.runs.upgrading import WAITS, settle, waiting_line
     from schemas import Store
 
     Store(options.plan.settings.store).check_bucket()
@@ -177,8 +177,8 @@ def _tell_estimate(
     Raises:
         UsageError: the store has nothing to tell how long a recording or a clip is, and nor do the options.
     """
-    from flows.output import open_console, print_table
-    from flows.scaling import Size, measure_rates, stage_rows, table_rows, total_lines
+    from flows.runs.output import open_console, print_table
+    from flows.runs.scaling import Size, measure_rates, stage_rows, table_rows, total_lines
 
     rates = measure_rates(options.plan.pipeline())
     own = rates.size
@@ -222,8 +222,8 @@ def convert(
     store: StoreOption = None,
 ) -> int:
     """Write a checkpoint in another form, with all that it needs."""
-    from flows.failures import is_fault
-    from flows.output import be_quiet
+    from flows.runs.failures import is_fault
+    from flows.runs.output import be_quiet
 
     be_quiet()
     try:
@@ -269,7 +269,7 @@ def _convert(
                 raise ValueError(
                     "expected neither --codec nor --dtype beside --to peft, which has no codec and rounds nothing"
                 )
-            return finetuning.export_updates(source, folder, destination, library)
+            return finetune.export_updates(source, folder, destination, library)
         reference = WeightsRef(codec) if codec else None
         written = convert_checkpoint(folder, destination, form, library.get, reference, dtype)
     return (
@@ -359,8 +359,8 @@ def run_command(arguments: Sequence[str]) -> int:
 
 def _report(error: Exception) -> int:
     """Tell what ended a command, and return its exit code."""
-    from flows.failures import format_error, is_fault
-    from flows.upgrading import WAITS, UpgradeWaits
+    from flows.runs.failures import format_error, is_fault
+    from flows.runs.upgrading import WAITS, UpgradeWaits
     from stages.pipeline.contract import Stopped
 
     if isinstance(error, Stopped):

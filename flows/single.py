@@ -7,9 +7,9 @@ from prefect import Flow, flow
 from pydantic import SkipValidation
 
 from flows.catalog import run_recipe
-from flows.notifying import tell_failure
-from flows.parameters import Form, SettingsParameter, run_name
-from flows.recipe import STAGES, Recipe
+from flows.recipes.parameters import Form, SettingsParameter, run_name
+from flows.recipes.recipe import STAGES, Recipe
+from flows.service.notifying import tell_failure
 
 PARAMETERS = """Args:
     settings: Where and by what means; what is not given is as the deployment says.

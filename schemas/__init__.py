@@ -12,9 +12,9 @@ from schemas.config import Config
 if TYPE_CHECKING:
     from schemas.identity import WeightsRef
     from schemas.settings import Settings
-    from schemas.store import Store
+    from schemas.storage.store import Store
 else:
-    _FOUND_IN = {"Settings": "schemas.settings", "Store": "schemas.store", "WeightsRef": "schemas.identity"}
+    _FOUND_IN = {"Settings": "schemas.settings", "Store": "schemas.storage.store", "WeightsRef": "schemas.identity"}
 
     def __getattr__(name: str) -> type:
         if name not in _FOUND_IN:

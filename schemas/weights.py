@@ -16,11 +16,11 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 
-from schemas.file_store import cache_folder
 from schemas.identity import WeightsRef, fingerprint
-from schemas.store import Store
+from schemas.storage.file_store import cache_folder
+from schemas.storage.store import Store
+from schemas.storage.take_downs import TakeDowns
 from schemas.tables import CHECKPOINTS, WEIGHTS, Row
-from schemas.take_downs import TakeDowns
 
 DEMUCS_ROOT = "https://dl.fbaipublicfiles.com/demucs/hybrid_transformer/"
 DEMUCS_FILES = {

@@ -116,7 +116,7 @@ def shard(
     Raises:
         ValueError: the codec is not one that the codes can belong to, or the watermark's network is none.
     """
-    from schemas.descent import training_licences  # with DuckDB, which a plan does without
+    from schemas.queries.descent import training_licences  # with DuckDB, which a plan does without
 
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
     generation_rows = [chosen_try(row, generation_of[row["request_id"], row["take"]]) for row in verdicts.to_pylist()]
@@ -214,7 +214,7 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
     Raises:
         ValueError: the codec is not one that the codes can belong to, or cannot be had.
     """
-    from schemas.descent import training_licences
+    from schemas.queries.descent import training_licences
     from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generation
 
     codecs = borrow_codecs_of_rows([generation], config.codec, context, "decode.codec")
@@ -281,7 +281,7 @@ def _signing(config: Config, context: Context) -> Sign | None:
         context.remarks.add(
             "clips are signed with a development certificate, which nobody trusts", "decode.credentials"
         )
-    from schemas.descent import model_behind
+    from schemas.queries.descent import model_behind
 
     model = cache(partial(model_behind, context.store))
 

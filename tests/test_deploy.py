@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.service import POOLS, SERVER_SETTINGS
+from flows.service.service import POOLS, SERVER_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -33,15 +33,15 @@ from docs.generate import (
     write_reference,
 )
 from flows.cli import app
-from flows.options import parse_run_options
-from flows.presets import DEFAULT_PRESET
-from flows.recipe import STAGES, Recipe, stage_models
-from flows.recipe_file import FILE
-from flows.words import embed_words
+from flows.commands.options import parse_run_options
+from flows.commands.words import embed_words
+from flows.recipes.presets import DEFAULT_PRESET
+from flows.recipes.recipe import STAGES, Recipe, stage_models
+from flows.recipes.recipe_file import FILE
 from schemas import Store
-from schemas.database import query
+from schemas.queries.database import query
+from schemas.queries.views import VIEWS
 from schemas.tables import TABLES
-from schemas.views import VIEWS
 from tests.worlds.smallest_run import ROOT, command, environment
 
 README, DOCS = ROOT / "README.md", ROOT / "docs"
@@ -217,7 +217,7 @@ def test_a_knob_that_does_not_exist_is_noticed():
 
 
 def test_every_preset_that_the_documentation_names_exists():
-    from flows.presets import PRESET_NAMES
+    from flows.recipes.presets import PRESET_NAMES
 
     every = [*commands("", "segue "), *commands("console", "$ segue ")]
     named = {words[words.index("--preset") + 1] for words in every if "--preset" in words}

@@ -10,6 +10,8 @@ LAYERS = ("schemas", "model", "stages", "flows", "segue")
 """Each imports those before it; `segue.py` is the door for Python above them all."""
 SHARED_ROOMS = ("pipeline", "audio", "analysis", "networks", "checkpoints", "judging")
 """The rooms that stages share, each above those that it may import."""
+ROOMS = {"schemas": ("tables", "storage", "queries", "upkeep"), "flows": ("recipes", "runs", "service", "commands")}
+"""Of the layers that are parted alone: each room imports of the others those before it."""
 ONLY_IN = {
     "prefect": "flows",
     "prefect_dask": "flows",
@@ -65,6 +67,15 @@ def test_a_file_of_a_stage_imports_its_own_room_and_the_shared_ones_below(path):
     rooms = {name.split(".")[1] for name in modules_imported_by(path) if name.startswith("stages.")}
     below = SHARED_ROOMS[: SHARED_ROOMS.index(own)] if own in SHARED_ROOMS else SHARED_ROOMS
     assert rooms <= {own, *below}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.parts[0] in ROOMS and len(path.parts) > 2], ids=str)
+def test_a_room_of_flows_or_schemas_imports_only_those_below_it(path):
+    layer, own = path.parts[:2]
+    above = ROOMS[layer][ROOMS[layer].index(own) + 1 :]
+    assert not {
+        name for name in modules_imported_by(path) if name.startswith(tuple(f"{layer}.{room}." for room in above))
+    }
 
 
 def test_no_file_imports_itself_in_a_circle():

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from schemas import Store
-from schemas.database import query
+from schemas.queries.database import query
 from schemas.tables import CHECKPOINTS, CLIPS, RECONSTRUCTIONS
 from schemas.weights import folder_digest
 from tests.worlds.smallest_run import ROOT, command, digests, environment, segue

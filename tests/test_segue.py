@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 import segue
-from flows.generating import recipe_of_checkpoint
-from flows.options import parse_run_options
-from flows.running import Run, run_stages
+from flows.commands.generate import recipe_of_checkpoint
+from flows.commands.options import parse_run_options
+from flows.runs.running import Run, run_stages
 from schemas import Settings, Store
 from schemas.tables import TRACKS
 from stages.audio import convert_audio

@@ -41,8 +41,8 @@ class Table:
     identity: tuple[str, ...] | None = None
     """The columns whose values enter a shard's content digest; None: all of them. Left out: where and when."""
     combined: bool = False
-    """Records whose files are put together as they grow many (`schemas.records`), so that a key may stand twice for a
-    while."""
+    """Records whose files are put together as they grow many (`schemas.storage.records`), so that a key may stand twice
+    for a while."""
     copies: str | None = None
     """The column that says how many rows are made from a row, by the stage that the table drives."""
     files: tuple[FileColumns, ...] = ()

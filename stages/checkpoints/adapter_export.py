@@ -16,7 +16,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import save_file
 
 from model.music_model import MusicModel
-from schemas.local_disk import new_folder
+from schemas.storage.local_disk import new_folder
 from stages.checkpoints.adapter_files import adapter_folder
 from stages.checkpoints.adapters import Adapter, LowRankUpdate, read_adapter
 from stages.checkpoints.huggingface.names import names_in_hugging_face

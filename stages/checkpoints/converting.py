@@ -10,7 +10,7 @@ from pathlib import Path
 
 from model.codec.codec import coder_of
 from schemas import WeightsRef
-from schemas.local_disk import new_folder
+from schemas.storage.local_disk import new_folder
 from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
 from stages.checkpoints.codecs import IDENTITY_DIGITS, CodesFormat, load_matching_network
 from stages.checkpoints.huggingface.checkpoint import write_hugging_face

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from schemas.identity import fingerprint
 from schemas.licences import LicencePolicy
+from schemas.storage.take_downs import TakeDowns
+from schemas.storage.versions import Versions, weights_of_config
 from schemas.tables import CHECKPOINTS, LEARNED, TRACKS
-from schemas.take_downs import TakeDowns
-from schemas.versions import Versions, weights_of_config
 from stages.pipeline.contract import Context
 
 FACTS = tuple(name for name in LEARNED.schema.names if name in TRACKS.schema.names)

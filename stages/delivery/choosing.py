@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from schemas import Store
-from schemas.database import QueryError, literal, query
-from schemas.picks import Clip, Picks
+from schemas.queries.database import QueryError, literal, query
+from schemas.queries.picks import Clip, Picks
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, TABLES, Row, Table
 
 HEARD = tuple(

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import Store
-from schemas.database import query
 from schemas.identity import fingerprint
 from schemas.licences import count_licences
+from schemas.queries.database import query
 from schemas.tables import Row
 from stages.audio import AudioError, open_binary
 from stages.delivery.choosing import ChosenClip

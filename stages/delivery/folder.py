@@ -20,7 +20,7 @@ from typing import IO, Any, Literal
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from schemas.local_disk import make_folder, move_file, replace_file, sync
+from schemas.storage.local_disk import make_folder, move_file, replace_file, sync
 
 NOTE = ".segue-delivery.json"
 Kind = Literal["delivery", "dataset"]

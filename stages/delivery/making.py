@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any, Literal
 
 from schemas import Store
-from schemas.descent import model_behind, training_licences
-from schemas.versions import Versions
+from schemas.queries.descent import model_behind, training_licences
+from schemas.storage.versions import Versions
 from stages.audio import AudioFormat, SourceType, resample
 from stages.audio.clip_tags import clip_tags
 from stages.audio.credentials import FORMATS, Generation, Signer

@@ -3,8 +3,8 @@
 A generation is decoded, alone and before its loudness is touched, and held against the limits of its configuration
 (`stages.gate.config`). One that does not keep them all is *retaken*: generated once more as it was, with the take's
 next seed, until a try passes or the budget is spent. What never passes is *quarantined*: it becomes a file as well, to
-be listened to, but no view of clips shows it (`schemas.views`). Of its tries the one with the fewest reasons against it
-is kept.
+be listened to, but no view of clips shows it (`schemas.queries.views`). Of its tries the one with the fewest
+reasons against it is kept.
 
 A row is a take with all of its tries, so that it is whole or not there, however often the work is broken off; the view
 `tries` has a row a try. Codes stand in it only where a retake was chosen: those of a first try are in `generations`.

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.drafts import Drafts
 from schemas.licences import LicencePolicy
+from schemas.storage.drafts import Drafts
+from schemas.storage.take_downs import TakeDowns
 from schemas.tables import PRINTS, TRACKS, WITHHELD, Row
-from schemas.take_downs import TakeDowns
 from stages.ingest.acceptance import Acceptance, measured, needed_columns
 from stages.ingest.choosing import Chosen
 from stages.ingest.config import Config

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 import schemas
-from schemas.conditions import Conditions
 from schemas.licences import LicencePolicy
+from schemas.queries.conditions import Conditions
 from schemas.tables import TRACKS
 from stages.audio.decoders import MAX_CHANNELS, MAX_SAMPLE_RATE
 from stages.audio.tolerances import MAX_DAMAGE

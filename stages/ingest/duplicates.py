@@ -5,9 +5,9 @@ copy is learned from and another is held out, what is measured of the held-out o
 read has its print taken (`stages.analysis.prints`), in the table `prints` beside `tracks`, and is compared with all
 that are there; `tracks.copies_of` names those that it is a copy of, and they share a split (`stages.ingest.artists`).
 
-Each is compared peak by peak with the few that it has most quads in common with (`schemas.postings`), so a first
-ingest takes so long for each recording, however many there are. Prints are not all held at once: those of a block of
-new recordings are, and all others go by, shard by shard.
+Each is compared peak by peak with the few that it has most quads in common with (`schemas.queries.postings`), so a
+first ingest takes so long for each recording, however many there are. Prints are not all held at once: those of a block
+of new recordings are, and all others go by, shard by shard.
 """
 
 from collections import defaultdict
@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.postings import Keys, most_in_common
-from schemas.store import Store
+from schemas.queries.postings import Keys, most_in_common
+from schemas.storage.store import Store
 from schemas.tables import PRINTS
 from stages.analysis import Print, compare
 from stages.analysis.prints import quads

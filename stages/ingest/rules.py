@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.conditions import Conditions
 from schemas.licences import LicencePolicy
+from schemas.queries.conditions import Conditions
 from schemas.tables import TRACKS
 
 LONGEST_VALUE = 80

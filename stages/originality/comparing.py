@@ -2,8 +2,8 @@
 
 What is asked about is held in memory, as series of codes and as prints. What was learned from goes by twice, shard by
 shard: once by the quads of its prints and the short runs of its codes alone, which say what of it each subject has most
-in common with (`schemas.postings`); and then those few are compared peak by peak and code by code. So memory grows with
-the catalog, and time with the catalog and the training set, and not with their product.
+in common with (`schemas.queries.postings`); and then those few are compared peak by peak and code by code. So memory
+grows with the catalog, and time with the catalog and the training set, and not with their product.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.postings import Keys, keys_of, most_in_common
+from schemas.queries.postings import Keys, keys_of, most_in_common
 from schemas.tables import PRINTS, TOKENS, TRACKS
 from stages.analysis import Passage, Print, compare
 from stages.analysis.prints import FRAMES_A_SECOND, quads
@@ -26,8 +26,8 @@ COMPARED = 32
 """Recordings, or clips, that a subject is compared with: those that it has most in common with."""
 
 LEAST_SOUND, LEAST_CODES = 1.0, 0.25
-"""How much it has in common with them at the least (`schemas.postings`): two quads, or half a short run of codes, that
-nothing else has. Less than for copies among recordings, for what is no copy is to be measured too."""
+"""How much it has in common with them at the least (`schemas.queries.postings`): two quads, or half a short run of
+codes, that nothing else has. Less than for copies among recordings, for what is no copy is to be measured too."""
 
 SUBJECTS = 2**40
 """The number of the first subject."""

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from schemas.checks import Check
-from schemas.drafts import Drafts
-from schemas.publications import Publications
+from schemas.queries.checks import Check
+from schemas.storage.drafts import Drafts
+from schemas.storage.publications import Publications
 from schemas.tables import REJECTS
 from stages.pipeline.contract import NOT_ACCEPTED, CheckResult, Context
 from stages.pipeline.keys import driver_of, driving_key, is_staged, wanted_keys
@@ -91,14 +91,14 @@ def _unaccounted(stage: ConfiguredStage, context: Context, drafts: Drafts) -> Ch
 
 
 def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
-    from schemas.shards import row_keys
+    from schemas.storage.shards import row_keys
 
     return set(row_keys(rows, names))
 
 
 def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[str]) -> Iterator[CheckResult]:
     """Check that keys are there once, and that no column that had values has lost them all."""
-    from schemas.database import QueryError, column_counts
+    from schemas.queries.database import QueryError, column_counts
 
     table = stage.module.WRITES
     counts = column_counts(context.store, table, files)
@@ -118,7 +118,7 @@ def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[
 
 
 def _of_user(context: Context, check: Check, files: Sequence[str]) -> CheckResult:
-    from schemas.database import query
+    from schemas.queries.database import query
 
     answer = query(context.store, check.sql, {check.table: files})
     name = check.name or check.sql

@@ -1,6 +1,6 @@
 """What a stage is: all that it gives to the runner, and all that it is given. Read this page to add a stage.
 
-A stage is a module or a package with these names: no base class, no registry but a line in `flows/recipe.py`.
+A stage is a module or a package with these names: no base class, no registry but a line in `flows/recipes/recipe.py`.
 
 ```
 READS: tuple[Table, ...]      the tables that it is made from; the first one drives it
@@ -93,9 +93,9 @@ from typing import Any
 import pyarrow as pa
 
 from schemas import Config, Settings, Store, WeightsRef
-from schemas.checks import Check, Severity
+from schemas.queries.checks import Check, Severity
+from schemas.storage.take_downs import HIDDEN_BY, TakeDowns
 from schemas.tables import Row, Table
-from schemas.take_downs import HIDDEN_BY, TakeDowns
 from schemas.weights import LocalWeights, WeightsLibrary
 from stages.pipeline.loans import Loaded, Loans
 from stages.pipeline.remarks import Remark, Remarks
@@ -283,8 +283,8 @@ class Context:
     data_columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The columns that have a say in it, by table, where not all do."""
     kept: frozenset[tuple[str, ...]] = frozenset()
-    """For stages that map: keys of WRITES' rows that need not be made again, each as `schemas.shards.row_keys` gives
-    it: a text for each column of the key."""
+    """For stages that map: keys of WRITES' rows that need not be made again, each as `schemas.storage.shards.row_keys`
+    gives it: a text for each column of the key."""
     checks: tuple[Check, ...] = ()
     """What the user wants to hold before anything is published."""
     progress: Progress = field(default_factory=Progress)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from schemas.drafts import Drafts
 from schemas.identity import keys_digest
-from schemas.row_files import absent_files
-from schemas.shards import distinct, output_keys, row_keys
+from schemas.storage.drafts import Drafts
+from schemas.storage.row_files import absent_files
+from schemas.storage.shards import distinct, output_keys, row_keys
 from schemas.tables import REJECTS, REMARKS, TABLES, Table
 from stages.pipeline.contract import Context, Reject, Shard
 from stages.pipeline.keys import driver_of, driving_key, is_staged, outdated_keys, wanted_keys

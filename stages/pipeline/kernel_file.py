@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model.kernels.choosing import MAX_ROWS, KernelChoice
-from schemas.file_store import cache_folder
+from schemas.storage.file_store import cache_folder
 
 KERNELS_VERSION = 2
 """Of the kernels and of how they are chosen: raise it where a choice of before no longer says what is fastest."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from types import ModuleType
 
-from schemas.shards import Rows, column_values, row_keys, row_values
+from schemas.storage.shards import Rows, column_values, row_keys, row_values
 
 
 def driving_key(module: ModuleType) -> tuple[str, ...]:

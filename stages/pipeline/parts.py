@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from schemas import Settings
-from schemas.drafts import Drafts
+from schemas.storage.drafts import Drafts
 from schemas.tables import REJECTS
 from stages.pipeline.contract import Context
 from stages.pipeline.plans import ConfiguredStage

@@ -5,8 +5,8 @@ from dataclasses import replace
 from types import MappingProxyType, ModuleType
 
 from schemas import Settings, Store, WeightsRef
-from schemas.digests import add_digests
 from schemas.identity import canonical, fingerprint, stage_fingerprint, weights_fields
+from schemas.storage.digests import add_digests
 from schemas.tables import Table
 from schemas.weights import LocalWeights, NotTrainedYet, WeightsLibrary, WeightsNotFetched
 from stages.pipeline.contract import Context, Dependencies

@@ -7,12 +7,12 @@ from types import MappingProxyType, ModuleType
 import pyarrow as pa
 
 from schemas import Store
-from schemas.drafts import Drafts
 from schemas.identity import weights_fields
-from schemas.row_files import absent_files
-from schemas.shards import row_keys
+from schemas.storage.drafts import Drafts
+from schemas.storage.row_files import absent_files
+from schemas.storage.shards import row_keys
+from schemas.storage.take_downs import TakeDowns
 from schemas.tables import CHECKPOINTS, REJECTS, REMARKS, Table
-from schemas.take_downs import TakeDowns
 from schemas.weights import NotTrainedYet
 from stages.pipeline.contract import Context, Preview
 from stages.pipeline.keys import driving_key, is_staged, wanted_keys

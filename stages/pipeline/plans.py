@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 from schemas import Config
-from schemas.shards import Rows
+from schemas.storage.shards import Rows
 from stages.pipeline.contract import CheckResult, Reject
 from stages.pipeline.remarks import Remark
 

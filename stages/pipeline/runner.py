@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 
 import pyarrow as pa
 
-from schemas.drafts import Drafts
-from schemas.leases import Holder, hold_lease
-from schemas.publications import Publications
+from schemas.storage.drafts import Drafts
+from schemas.storage.leases import Holder, hold_lease
+from schemas.storage.publications import Publications
+from schemas.storage.versions import record_version
 from schemas.tables import CHECKS, REJECTS, REMARKS, RUNS
-from schemas.versions import record_version
 from stages.pipeline.checking import failed_check, run_checks
 from stages.pipeline.contract import CheckResult, Context, Stopped
 from stages.pipeline.jobs import Counts, JobResult, run_job

@@ -48,7 +48,7 @@ class Scratch:
         return self._root() / self.relative
 
     def _root(self) -> Path:
-        from schemas.file_store import cache_folder
+        from schemas.storage.file_store import cache_folder
 
         if self.store.is_local:
             return Path(str(self.store.root))

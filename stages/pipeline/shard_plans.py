@@ -9,10 +9,10 @@ from types import MappingProxyType, ModuleType
 
 import pyarrow as pa
 
-from schemas.drafts import Drafts
 from schemas.identity import fingerprint, keys_digest
-from schemas.row_files import absent_files, file_columns
-from schemas.shards import Footer, Rows, output_keys, row_keys
+from schemas.storage.drafts import Drafts
+from schemas.storage.row_files import absent_files, file_columns
+from schemas.storage.shards import Footer, Rows, output_keys, row_keys
 from schemas.tables import REJECTS, Table
 from stages.pipeline.contract import Context
 from stages.pipeline.keys import driver_of, driving_key, outdated_keys, repeated_columns, wanted_keys

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from schemas import Settings
-from schemas.drafts import Drafts
 from schemas.identity import weights_fields
+from schemas.storage.drafts import Drafts
+from schemas.storage.versions import Version, Versions, knobs
 from schemas.tables import RUNS
-from schemas.versions import Version, Versions, knobs
 from schemas.weights import MissingWeights
 from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.plans import ConfiguredStage

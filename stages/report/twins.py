@@ -4,9 +4,9 @@ the tables still holds. They are set beside the clips, with the differences of t
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from schemas.storage.take_downs import TakeDowns
+from schemas.storage.versions import Versions
 from schemas.tables import CLIPS, GENERATIONS, SCORES, Row, Table
-from schemas.take_downs import TakeDowns
-from schemas.versions import Versions
 from stages.pipeline.contract import Context
 from stages.report.annotations import annotations
 from stages.report.clips import Twin, relative_address, score_words

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from model.conditioning.captions import CaptionKind, draw_caption
 from schemas.licences import parse_licence
-from schemas.shards import read_columns
+from schemas.storage.shards import read_columns
 from schemas.tables import TOKENS, TRACKS, Table
 from stages.checkpoints.model_card import literal
 from stages.pipeline.contract import Context

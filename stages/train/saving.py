@@ -22,7 +22,7 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from model.optim.train_state import TrainState
-from schemas.local_disk import replace_file, sync
+from schemas.storage.local_disk import replace_file, sync
 from stages.checkpoints.disk_errors import disk_errors
 from stages.checkpoints.training_log import STATE, TrainingLog, fetch_state, load_state, publish_log, save_state
 from stages.pipeline.contract import Context

@@ -41,7 +41,7 @@ from transformers import (
 )
 
 from schemas import Store
-from schemas.database import query
+from schemas.queries.database import query
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, options
 from tests.benchmarks.tokenizing import SAMPLE_RATE, network_config

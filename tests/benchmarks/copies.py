@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas import Store
-from schemas.postings import keys_of, most_in_common
+from schemas.queries.postings import keys_of, most_in_common
 from schemas.tables import PRINTS
 from stages.analysis import Print, compare
 from stages.analysis.prints import FRAMES_A_SECOND, PEAKS_A_SECOND, STEPS_AN_OCTAVE, quads

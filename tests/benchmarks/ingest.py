@@ -33,7 +33,7 @@ import soundfile
 import soxr
 
 from schemas import Settings, Store
-from schemas.drafts import Drafts
+from schemas.storage.drafts import Drafts
 from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest

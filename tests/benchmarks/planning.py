@@ -15,11 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.recipe import Recipe
+from flows.recipes.recipe import Recipe
 from schemas import Settings, Store
 from schemas.arrow import leave_pandas_out
 from schemas.identity import keys_digest
-from schemas.shards import row_keys
+from schemas.storage.shards import row_keys
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Table
 from stages.ingest.artists import artist_key, split_of
 from stages.ingest.index import TrackIndex

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from flows.recipe import Recipe
+from flows.recipes.recipe import Recipe
 from schemas import Settings, Store
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS
 from stages.pipeline.pipeline import Pipeline

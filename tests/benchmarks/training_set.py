@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from flows.options import parse_run_options
-from flows.running import Run, run_stages
+from flows.commands.options import parse_run_options
+from flows.runs.running import Run, run_stages
 from schemas import Store
-from schemas.database import query
+from schemas.queries.database import query
 from stages.audio import encode_audio
 from tests.benchmarks.embedding import RATE, STAGES, Loop
 from tests.benchmarks.ingest import music, processors_time

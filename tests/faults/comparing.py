@@ -4,7 +4,7 @@ import hashlib
 from pathlib import PurePosixPath
 
 from schemas import Store
-from schemas.database import query
+from schemas.queries.database import query
 from schemas.tables import CHECKPOINTS, CLIPS, REPORTS, TABLES
 
 WHEN_AND_WHERE = ("run_id", "shard")

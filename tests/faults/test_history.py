@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from schemas import Settings, Store
-from schemas.publications import Publications
+from schemas.storage.publications import Publications
 from stages.pipeline.runner import StageFailed
 from tests.faults.comparing import Seen, differences, seen
 from tests.faults.faulty import Fault, FaultyFileSystem, Killed, Kind
@@ -84,8 +84,8 @@ class History(RuleBasedStateMachine):
     def begin_process(self) -> None:
         """What ran before is dead, as a lease sees it."""
         number = str(next(processes))
-        self.patch.setattr("schemas.leases._start_of", lambda pid: number)
-        self.patch.setattr("schemas.leases.LOOK_SECONDS", 0.02)
+        self.patch.setattr("schemas.storage.leases._start_of", lambda pid: number)
+        self.patch.setattr("schemas.storage.leases.LOOK_SECONDS", 0.02)
         self.patch.setenv("XDG_CACHE_HOME", str(self.folder / f"cache {number}"))
 
     patch = pytest.MonkeyPatch()

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 
 from schemas import Settings, Store
-from schemas.drafts import Drafts
-from schemas.shards import distinct
+from schemas.storage.drafts import Drafts
+from schemas.storage.shards import distinct
 from stages.pipeline import jobs
 from stages.pipeline.runner import StageFailed
 from tests.faults.comparing import Seen, differences, seen
@@ -71,7 +71,7 @@ def new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[],
 
     def begin() -> None:
         number = str(next(numbers))
-        monkeypatch.setattr("schemas.leases._start_of", lambda pid: number)
+        monkeypatch.setattr("schemas.storage.leases._start_of", lambda pid: number)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / number))
 
     return begin

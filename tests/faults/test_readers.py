@@ -11,11 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-import schemas.file_store
+import schemas.storage.file_store
 from schemas import Store
-from schemas.database import query
-from schemas.drafts import Drafts
-from schemas.publications import Publications
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
+from schemas.storage.publications import Publications
 from schemas.tables import CHROMA
 from tests.faults.forms import long_form
 from tests.faults.s3_proxy import S3FileSystem, s3_behind_proxy
@@ -59,7 +59,7 @@ def write_turns(url: str, pause: float) -> None:
 
 def write_turns_in_place(url: str, pause: float) -> None:
     """Plant a bug: a shard is overwritten where it is read."""
-    schemas.file_store.move_file = overwrite
+    schemas.storage.file_store.move_file = overwrite
     write_turns(url, pause)
 
 

@@ -12,9 +12,9 @@ from aiohttp import ClientError
 from botocore.exceptions import BotoCoreError
 from s3fs import S3FileSystem
 
-from flows.failures import format_error, is_transient
+from flows.runs.failures import format_error, is_transient
 from schemas import Settings, Store
-from schemas.drafts import NotTaken
+from schemas.storage.drafts import NotTaken
 from schemas.tables import CHROMA, TOKENS
 from stages.pipeline import jobs
 from stages.pipeline.runner import StageFailed, run_stage

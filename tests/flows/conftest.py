@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.service import SERVER_SETTINGS
+from flows.service.service import SERVER_SETTINGS
 
 # Before anything imports Prefect, which reads its settings once.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="segue-prefect-")

@@ -14,7 +14,7 @@ import pytest
 
 from flows.catalog import Job
 from schemas import Settings, Store
-from schemas.database import query
+from schemas.queries.database import query
 from schemas.tables import CHROMA
 from stages.pipeline.contract import Context, Progress
 from stages.pipeline.pipeline import Pipeline
@@ -114,7 +114,7 @@ def test_a_job_travels_to_another_process_without_what_belongs_to_this_one(setti
 
 
 def test_dask_without_a_server_that_its_workers_can_reach_is_told_in_one_line(settings):
-    from flows.clusters import task_runner
+    from flows.runs.clusters import task_runner
 
     with pytest.raises(ValueError, match="PREFECT_API_URL"):
         task_runner(settings.model_copy(update={"task_runner": "dask"}))

@@ -9,7 +9,7 @@ import pytest
 
 from flows.cli import run_command
 from schemas import Settings, Store
-from schemas.publications import Publications
+from schemas.storage.publications import Publications
 from schemas.tables import CHECKPOINTS, CHROMA, CLIPS, PUBLICATIONS, TRACKS
 from tests.faults.comparing import seen
 from tests.worlds.tiny_chain import run_chain, write_inputs

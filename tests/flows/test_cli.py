@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from flows.cli import PLANNING, run_command
-from flows.foreground import STARTING
-from flows.options import parse_run_options
-from flows.running import Run, run_stages
+from flows.commands.foreground import STARTING
+from flows.commands.options import parse_run_options
+from flows.runs.running import Run, run_stages
 from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
 
 
@@ -22,7 +22,7 @@ def recordings(tmp_path):
     return make_recordings(tmp_path / "recordings", 3)
 
 
-SLOW = ("pyarrow", "numpy", "fsspec", "flows.recipe", "prefect", "torch")
+SLOW = ("pyarrow", "numpy", "fsspec", "flows.recipes.recipe", "prefect", "torch")
 HEAVY = (
     *("torch", "transformers", "demucs", "prefect", "duckdb", "pandas", "scipy", "matplotlib", "librosa"),
     *("pyarrow.dataset", "pyarrow.acero", "huggingface_hub", "dask", "ray"),
@@ -109,11 +109,11 @@ OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server")
         ("--help", (*HEAVY, *SLOW)),
         ("run --help", (*HEAVY, *SLOW)),
         ("convert --help", (*HEAVY, *SLOW)),
-        ("schema tracks", (*HEAVY, "flows.recipe")),
+        ("schema tracks", (*HEAVY, "flows.recipes.recipe")),
         ("plan {ingest}", HEAVY),
         ("run {ingest}", [name for name in HEAVY if name != "duckdb"]),
-        ("sql 'SELECT count(*) FROM tracks' {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipe", *OF_RUNS]),
-        ("show tracks {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipe"]),
+        ("sql 'SELECT count(*) FROM tracks' {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe", *OF_RUNS]),
+        ("show tracks {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe"]),
     ],
 )
 def test_a_command_loads_nothing_that_only_work_needs(command, absent, settled):
@@ -200,7 +200,7 @@ def test_a_run_says_its_first_line_before_it_imports_what_takes_long(tmp_path):
         "sys.stderr = errors = Errors()\n"
         "from flows.cli import run_command\n"
         f"run_command(['run', 'sing', '--store', {str(tmp_path / 'store')!r}])\n"
-        "print(errors.lines[0], 'flows.recipe' in sys.modules)"
+        "print(errors.lines[0], 'flows.recipes.recipe' in sys.modules)"
     )
     program = [sys.executable, "-c", script]
     ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
@@ -250,7 +250,7 @@ def test_a_device_that_is_not_there_is_one_line_before_anything_is_read(recordin
 
 
 def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recordings, tmp_path, capfd):
-    from flows.recipe import Recipe
+    from flows.recipes.recipe import Recipe
     from schemas import Settings
     from schemas.tables import TRACKS
     from stages.pipeline.pipeline import Pipeline
@@ -286,8 +286,8 @@ def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordi
 
 
 def test_plans_and_runs_tell_what_they_refused_and_noticed_and_how_to_list_it(recordings, tmp_path, capfd):
-    from flows.recipe import Recipe
-    from flows.running import Run, RunPlan, run_stages
+    from flows.recipes.recipe import Recipe
+    from flows.runs.running import Run, RunPlan, run_stages
     from schemas import Settings
 
     music = tmp_path / "music"
@@ -324,8 +324,8 @@ def test_a_source_may_be_given_several_times(tmp_path, capfd):
 
 
 def test_sql_answers_as_a_table_csv_and_json(recordings, tmp_path, capfd):
-    from flows.recipe import Recipe
-    from flows.running import Run, RunPlan, run_stages
+    from flows.recipes.recipe import Recipe
+    from flows.runs.running import Run, RunPlan, run_stages
     from schemas import Settings
 
     store = str(tmp_path / "store")

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 from transformers import DacConfig, MimiConfig
 
-from flows.recipe import Recipe
-from flows.running import Run, RunPlan, run_stages
+from flows.recipes.recipe import Recipe
+from flows.runs.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
 from stages.checkpoints.codecs import load_codec
 from stages.checkpoints.loading import load_checkpoint

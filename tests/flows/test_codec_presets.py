@@ -3,7 +3,7 @@
 import pytest
 from transformers import EncodecConfig
 
-from flows.recipe import Recipe
+from flows.recipes.recipe import Recipe
 from model.codec.network import new_network
 
 ABOUT_THE_CODE = {"transformers_version", "dtype", "architectures", "torch_dtype"}

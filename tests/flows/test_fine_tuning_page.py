@@ -8,7 +8,7 @@ import pytest
 
 from flows.cli import run_command
 from schemas import Store
-from schemas.database import query
+from schemas.queries.database import query
 from tests.worlds.command_line import ROOT, make_recordings
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
 from tests.worlds.open_gate import OPEN_GATE

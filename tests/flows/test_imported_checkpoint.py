@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import soundfile
 
-from flows.recipe import Recipe
-from flows.running import Run, RunPlan, run_stages
+from flows.recipes.recipe import Recipe
+from flows.runs.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
-from schemas.database import query
+from schemas.queries.database import query
 from schemas.weights import MissingWeights
 from stages.checkpoints.codecs import load_codec
 from stages.checkpoints.converting import convert_checkpoint

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Scheduled
 
-from flows.operating import make_pools
+from flows.commands.up import make_pools
 from tests.flows.conftest import ROOT, Server, ServerProcess
 from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
 from tests.worlds.processes import family
@@ -26,9 +26,9 @@ RIGHT_SECONDS = 120.0
 """By when all is as it should be, once the server has come back."""
 
 STUCK_SECONDS = 15
-"""What the short form lets pass instead of the minute and a half of `flows/automations.yaml`."""
+"""What the short form lets pass instead of the minute and a half of `flows/service/automations.yaml`."""
 
-AUTOMATIONS = yaml.safe_load((ROOT / "flows" / "automations.yaml").read_text())["automations"]
+AUTOMATIONS = yaml.safe_load((ROOT / "flows" / "service" / "automations.yaml").read_text())["automations"]
 POOLS = PROJECT["definitions"]["pools"]
 ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definitions"]["the_first"]
 

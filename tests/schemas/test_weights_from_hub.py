@@ -85,7 +85,8 @@ def hub() -> Iterator[str]:
 
 FETCH = """
 import sys
-from schemas import Store, WeightsRef
+from schemas import Store
+from schemas import WeightsRef
 from schemas.weights import WeightsLibrary
 local = WeightsLibrary(Store(sys.argv[1]), offline=sys.argv[3] == "offline").get(WeightsRef(sys.argv[2]))
 print(local.path, local.digest)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from flows.recipe import Recipe
+from flows.recipes.recipe import Recipe
 from model.conditioning.config import CHORD_QUALITIES
 from schemas.tables import HARMONY, RHYTHM
 from stages import harmony, rhythm

@@ -12,7 +12,7 @@ import torch
 from transformers import EncodecModel
 
 from schemas import Settings, Store, WeightsRef
-from schemas.digests import content_digest
+from schemas.storage.digests import content_digest
 from schemas.tables import CHECKPOINTS, REJECTS, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages import tokenize, train_codec

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from flows.orders import advice_lines
-from flows.presets import NO_WATERMARK
-from flows.recipe import Recipe
+from flows.recipes.presets import NO_WATERMARK
+from flows.recipes.recipe import Recipe
+from flows.runs.orders import advice_lines
 from schemas import Store
-from schemas.database import query
-from schemas.drafts import Drafts
 from schemas.identity import weights_fields
-from schemas.publications import Publications
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
+from schemas.storage.publications import Publications
 from schemas.tables import CLIPS, GENERATIONS, VERDICTS, WATERMARKS, WEIGHTS
 from schemas.weights import MissingWeights, WeightsLibrary
 from stages import decode, watermark
@@ -158,7 +158,7 @@ def test_without_a_mark_nothing_of_it_is_imported_or_asked_for(world: MarkedWorl
     world.clips("never marked", format="wav")
     assert world.store.read_all(WEIGHTS).num_rows == before
     assert "watermark" not in [stage.name for stage in Recipe().configured_stages(None)]
-    script = "import sys, flows.recipe, stages.networks.watermarks; sys.exit('audioseal' in sys.modules)"
+    script = "import sys, flows.recipes.recipe, stages.networks.watermarks; sys.exit('audioseal' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

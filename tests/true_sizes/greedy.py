@@ -41,7 +41,8 @@ def codes_of_transformers(folder: Path) -> torch.Tensor:
 def codes_of_segue(folder: Path, text_encoder: Path | None = None) -> torch.Tensor:
     """Return the codes [K, T] that this project makes of the same request."""
     asked = {"description": DESCRIPTION, "temperature": 0, "guidance": 3, "seconds": FRAMES / FRAME_RATE}
-    model = load_model(folder, text_encoder=str(text_encoder) if text_encoder else None, offline=True)
+    knobs = ["generate.separator=null"]  # a request that names no melody has nothing to separate
+    model = load_model(folder, text_encoder=str(text_encoder) if text_encoder else None, knobs=knobs, offline=True)
     return torch.as_tensor(np.array(model.generate(asked).codes, dtype=np.int64))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from flows.cli import PLANNING
-from flows.foreground import STARTING
+from flows.commands.foreground import STARTING
 
 ROOT = Path(__file__).resolve().parents[2]
 

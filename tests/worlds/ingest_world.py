@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from schemas import Settings, Store
-from schemas.database import query
-from schemas.drafts import Drafts
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
 from schemas.tables import REJECTS, REMARKS, TRACKS
 from schemas.weights import WeightsLibrary
 from stages import ingest

@@ -1,7 +1,7 @@
 """What a store keeps of a table besides what its view shows: drafts of whole shards, and parts of those in work."""
 
 from schemas import Store
-from schemas.drafts import Drafts
+from schemas.storage.drafts import Drafts
 from schemas.tables import Table
 
 

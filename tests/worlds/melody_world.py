@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from flows.recipe import Recipe
-from flows.running import Run, RunPlan, run_stages
+from flows.recipes.recipe import Recipe
+from flows.runs.running import Run, RunPlan, run_stages
 from schemas import Settings, Store
-from schemas.database import query
+from schemas.queries.database import query
 from tests.worlds.open_gate import OPEN_LIMITS
 
 STAGES = [

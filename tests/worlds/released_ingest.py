@@ -1,7 +1,7 @@
 """The flow of `ingest` as a release leaves it that raised the stage's VERSION, where no work is too little to ask."""
 
 import stages.ingest
-from flows import upgrading
+from flows.runs import upgrading
 from flows.single import ingest  # type: ignore[attr-defined]
 
 __all__ = ["ingest"]

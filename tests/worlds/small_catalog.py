@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from schemas import Settings, Store
+from schemas.storage.versions import record_version
 from schemas.tables import (
     CHECKPOINTS,
     CLIPS,
@@ -24,7 +25,6 @@ from schemas.tables import (
     VERDICTS,
     Table,
 )
-from schemas.versions import record_version
 from schemas.weights import WeightsLibrary
 from stages.audio import encode_audio
 from stages.pipeline.contract import Context

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import Store
-from schemas.digests import content_digest
+from schemas.storage.digests import content_digest
 from schemas.tables import CHECKS, PUBLICATIONS, RUNS, TABLES, WEIGHTS
 from tests.worlds.open_gate import OPEN_GATE
 

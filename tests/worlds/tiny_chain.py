@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from flows.running import Run, RunPlan, run_stages
+from flows.runs.running import Run, RunPlan, run_stages
 from schemas import Config, Settings, WeightsRef
 from schemas.tables import CHECKPOINTS, CHROMA, CLIPS, GENERATIONS, REPORTS, REQUESTS, TRACKS, Row, Table
 from schemas.weights import folder_digest

@@ -6,7 +6,7 @@ import sys
 from prefect import flow
 
 from flows.catalog import run_in_flow
-from flows.running import Run, RunPlan
+from flows.runs.running import Run, RunPlan
 from schemas import Settings
 from stages.pipeline.plans import ConfiguredStage
 from tests.worlds import tiny_mapping, tiny_source

@@ -6,10 +6,10 @@ from typing import Any
 
 import soundfile
 
-from flows.overrides import merge
-from flows.presets import miniature
-from flows.recipe import Recipe
-from flows.running import Run, RunPlan, plan_run, run_stages
+from flows.recipes.overrides import merge
+from flows.recipes.presets import miniature
+from flows.recipes.recipe import Recipe
+from flows.runs.running import Run, RunPlan, plan_run, run_stages
 from schemas import Settings
 from tests.worlds import codec_world
 

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from flows.failures import format_error, is_fault
+from flows.runs.failures import format_error, is_fault
 from stages.checkpoints.audiocraft.package import write_package
 from stages.checkpoints.disk_errors import disk_errors
 from tests.worlds.world_of_sound import save_clap, save_separator

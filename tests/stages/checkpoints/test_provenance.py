@@ -8,10 +8,10 @@ import pyarrow.compute as pc
 import pytest
 
 from schemas import Settings, Store
-from schemas.database import query
 from schemas.licences import LicencePolicy
+from schemas.queries.database import query
+from schemas.storage.versions import record_version
 from schemas.tables import CHECKPOINTS, LEARNED, TRACKS
-from schemas.versions import record_version
 from schemas.weights import WeightsLibrary
 from stages.checkpoints.provenance import FACTS, parents_of, record_learned, tracks_to_learn
 from stages.pipeline.contract import Context

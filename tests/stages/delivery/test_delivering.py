@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from schemas import Store
-from schemas.picks import Picks
+from schemas.queries.picks import Picks
 from schemas.tables import CLIPS
 from stages.audio import measure_audio
 from stages.audio.credentials import Anchor, Credentials, Signer, read_credentials

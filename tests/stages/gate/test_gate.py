@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.database import query
-from schemas.drafts import Drafts
-from schemas.publications import Publications
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
+from schemas.storage.publications import Publications
 from schemas.tables import GENERATIONS, REQUESTS, VERDICTS
 from stages import decode, gate
 from stages.audio.marks import read_own_tags

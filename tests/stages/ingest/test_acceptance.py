@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from schemas import Settings, Store
-from schemas.database import query
 from schemas.identity import fingerprint
+from schemas.queries.database import query
 from schemas.tables import REJECTS, TRACKS, WITHHELD
 from schemas.weights import WeightsLibrary
 from stages import ingest

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from flows.presets import miniature
+from flows.recipes.presets import miniature
 from schemas.tables import PRINTS
 from stages.analysis.copies import compare
 from stages.ingest import Config, duplicates

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from schemas import Settings
-from schemas.drafts import Drafts
+from schemas.storage.drafts import Drafts
 from schemas.tables import PRINTS, REJECTS, TRACKS
 from stages import ingest
 from stages.ingest.config import Limits

@@ -19,7 +19,8 @@ from tests.worlds.recordings import write
 
 CODE = """
 import sys
-from schemas import Settings, Store
+from schemas import Settings
+from schemas import Store
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.pipeline.contract import Context

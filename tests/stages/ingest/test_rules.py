@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from schemas.storage.take_downs import TakeDowns
 from schemas.tables import WITHHELD
-from schemas.take_downs import TakeDowns
 from stages.ingest import Config
 from stages.pipeline.contract import NOT_ACCEPTED
 from tests.worlds.ingest_world import World

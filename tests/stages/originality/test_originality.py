@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from schemas import Settings, Store
-from schemas.database import query
-from schemas.drafts import Drafts
-from schemas.publications import Publications
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
+from schemas.storage.publications import Publications
 from schemas.tables import (
     CHECKPOINTS,
     CLIPS,

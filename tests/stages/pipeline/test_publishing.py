@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 
 from schemas import Settings, Store
-from schemas.checks import Check
-from schemas.database import query
-from schemas.drafts import Drafts
+from schemas.queries.checks import Check
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
 from schemas.tables import CHROMA, CLIPS, GENERATIONS, REQUESTS
 from stages.pipeline import jobs, runner
 from stages.pipeline.contract import Reject, Shard, ShardUpdate, SourcePlan, Stopped

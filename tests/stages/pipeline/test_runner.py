@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.database import query
-from schemas.drafts import Drafts
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
 from schemas.tables import CHROMA, RUNS, TRACKS
 from stages.pipeline.contract import Reject, Shard, Stopped
 from stages.pipeline.pipeline import Pipeline

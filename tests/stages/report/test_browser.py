@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from schemas.picks import read_picks
+from schemas.queries.picks import read_picks
 from stages import report
 from tests.stages.report.test_report import HOSTILE, make
 from tests.worlds.small_catalog import add_codec, add_earlier_clips, request_row, small_catalog

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from schemas import Settings, Store
-from schemas.database import query
-from schemas.drafts import Drafts
+from schemas.queries.database import query
+from schemas.storage.drafts import Drafts
 from schemas.tables import CHECKS, REQUESTS
 from stages import requests
 from stages.pipeline.planning import plan_stage

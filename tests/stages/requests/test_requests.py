@@ -8,10 +8,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from flows.recipe import Recipe
+from flows.recipes.recipe import Recipe
 from schemas import Settings, Store
-from schemas.drafts import Drafts
 from schemas.identity import fingerprint
+from schemas.storage.drafts import Drafts
 from schemas.tables import PIECES, REJECTS, REQUESTS, TRACKS
 from stages import requests
 from stages.demo.synthesis.composition import compose

@@ -1,0 +1,178 @@
+"""`segue doctor`: in one screen what this machine has, what of the service runs, what will hurt, and what to type.
+
+It needs no server; where one answers, it tells of its pools, workers and runs too.
+"""
+
+import os
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from flows.commands.options import StoreOption
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+app = typer.Typer()
+
+GOOD, ABSENT, BAD = "ok", "--", "!!"
+LEAST_FREE = 10e9
+"""Bytes: a catalog of a thousand minutes of FLAC clips is about five gigabytes, and a checkpoint of the large model
+seven."""
+LEAST_FILES = 1024
+"""Open files: a run over many shards, its readers and Prefect's server need some hundred."""
+RUNS = 3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: how it is, what of, and what to do about it."""
+
+    state: str
+    what: str
+    told: str
+
+
+@app.command()
+def doctor(store: StoreOption = None) -> int:
+    """Tell what this machine has, what of the service runs, what will hurt, and what to type."""
+    findings = [*machine(), *weights(), *settings(store), *service()]
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        print(f"{finding.state} {finding.what:<{width}}  {finding.told}")
+    return 1 if any(finding.state == BAD for finding in findings) else 0
+
+
+def machine() -> Iterator[Finding]:
+    """Yield what the machine has: Python, torch, the device, cores and memory."""
+    import psutil
+    import torch
+
+    from stages.pipeline.cores import available_cores
+    from stages.pipeline.release import release_text
+
+    supported = (3, 11) <= sys.version_info[:2] <= (3, 12)
+    version = platform.python_version()
+    told = version if supported else f"{version}: 3.11 or 3.12 is needed: make env PYTHON=python3.12"
+    yield Finding(GOOD if supported else BAD, "python", told)
+    yield Finding(GOOD, "segue", release_text())
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+        yield Finding(GOOD, "device", f"cuda, torch {torch.__version__}: {', '.join(names)}")
+    else:
+        yield Finding(ABSENT, "device", f"cpu, torch {torch.__version__} sees no GPU; presets but miniature want one")
+    memory = psutil.virtual_memory()
+    yield Finding(
+        GOOD, "cores", f"{available_cores()}, memory {memory.available / 1e9:.0f} of {memory.total / 1e9:.0f} GB free"
+    )
+
+
+def weights() -> Iterator[Finding]:
+    """Yield whether published weights are at hand, and may be asked for."""
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+
+    folder = Path(HF_HUB_CACHE)
+    models = sorted(entry.name.removeprefix("models--").replace("--", "/") for entry in folder.glob("models--*"))
+    held = f"{len(models)} in {folder}: {', '.join(models[:4])}" if models else f"none in {folder}"
+    network = "the network is not asked (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "others are fetched when first used"
+    yield Finding(GOOD if models else ABSENT, "weights", f"{held}; {network}; miniature needs none")
+
+
+def settings(store: str | None) -> Iterator[Finding]:
+    """Yield what of the disks and of the environment will hurt."""
+    from flows.service.service import state_folder
+    from schemas import Settings, Store
+
+    opened = Store(store or Settings().store)
+    there = opened.filesystem.exists(opened.root)
+    yield Finding(GOOD if there else ABSENT, "store", opened.url if there else f"none at {opened.url}: give --store")
+    places = {
+        "disk of the state": state_folder(),
+        **({"disk of the store": Path(opened.root)} if opened.is_local else {}),
+    }
+    for what, place in places.items():
+        above = next(folder for folder in (place.absolute(), *place.absolute().parents) if folder.exists())
+        free = shutil.disk_usage(above).free
+        told = f"{free / 1e9:.0f} GB free at {above}"
+        advice = "" if free >= LEAST_FREE else ": make room, `segue clean` tells what of a store may go"
+        yield Finding(GOOD if free >= LEAST_FREE else BAD, what, told + advice)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    advice = "" if files >= LEAST_FILES else f": ulimit -n {LEAST_FILES}"
+    yield Finding(GOOD if files >= LEAST_FILES else BAD, "open files", f"{files}{advice}")
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdigit() and int(threads) > (os.cpu_count() or 1):
+        yield Finding(BAD, "OMP_NUM_THREADS", f"{threads} threads on {os.cpu_count()} cores: unset OMP_NUM_THREADS")
+
+
+def service() -> Iterator[Finding]:
+    """Yield what of the service runs, and of a server that PREFECT_API_URL names."""
+    from flows.service.service import POOLS, SERVER, load_service, log_of
+
+    ours = load_service()
+    named = os.environ.get("PREFECT_API_URL", "")
+    url = named or ours.url
+    answers = ours.answers(url)
+    for name in (SERVER, *POOLS):
+        what = name if name == SERVER else f"worker {name}"
+        running = ours.running(name)
+        if running:
+            yield Finding(GOOD, what, f"process {running.pid}, its log: {log_of(name)}")
+        elif name in ours.parts:
+            yield Finding(BAD, what, f"it ended, see {log_of(name)}: segue up")
+        else:
+            yield Finding(ABSENT, what, "not started here: segue up")
+    if answers:
+        yield from _server(url)
+    elif named:
+        yield Finding(
+            BAD, "PREFECT_API_URL", f"{named} does not answer, and every run would end: unset PREFECT_API_URL"
+        )
+
+
+def _server(url: str) -> Iterator[Finding]:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield Finding(GOOD, "page", url.removesuffix("/api"))
+        yield from _pools(client)
+        yield from _runs(client)
+
+
+def _pools(client: "SyncPrefectClient") -> Iterator[Finding]:
+    from flows.service.service import POOLS
+
+    pools = {pool.name: pool for pool in client.read_work_pools()}
+    for name in POOLS:
+        if name not in pools:
+            yield Finding(BAD, f"pool {name}", "there is none: segue up")
+            continue
+        workers = client.read_workers_for_work_pool(name)
+        online = [worker.name for worker in workers if worker.status is not None and worker.status.value == "ONLINE"]
+        told = f"workers: {', '.join(online)}" if online else "no worker takes its runs: segue up"
+        yield Finding(GOOD if online else BAD, f"pool {name}", told)
+
+
+def _runs(client: "SyncPrefectClient") -> Iterator[Finding]:
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+    from prefect.client.schemas.objects import StateType
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    def runs(types: Sequence[StateType], sort: FlowRunSort) -> Iterator[tuple[str, str]]:
+        wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
+        for run in client.read_flow_runs(flow_run_filter=wanted, sort=sort, limit=RUNS):
+            when = run.start_time or run.expected_start_time
+            yield run.state_name or "", f"{when:%Y-%m-%d %H:%M} {run.name}: {run.state_name}"
+
+    others = [kind for kind in StateType if kind is not StateType.SCHEDULED]
+    for name, told in runs(others, FlowRunSort.START_TIME_DESC):
+        yield Finding(BAD if name in ("Failed", "Crashed") else GOOD, "last run", told)
+    for name, told in runs([StateType.SCHEDULED], FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC):
+        yield Finding(BAD if name == "Late" else GOOD, "next run", told)

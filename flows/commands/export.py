@@ -1,0 +1,273 @@
+"""`segue export`: clips for others, under human names with a catalog, or tables as a Hugging Face data set."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from flows.commands.options import StoreOption, UsageError, existing_store
+
+if TYPE_CHECKING:
+    from schemas import Store
+    from stages.audio.credentials import Signer
+    from stages.delivery.choosing import ChosenClip
+    from stages.delivery.making import Form
+    from stages.pipeline.contract import Progress
+    from stages.requests.lines import RequestLine
+
+app = typer.Typer()
+
+SHORTEST_ID = 4
+"""Digits of a request's id that must be given at least."""
+
+SHOWN = 5
+"""Files and reasons that are listed."""
+
+
+@app.command()
+def export(
+    destination: Annotated[str, typer.Argument(metavar="DEST", help="A folder or URL: new, empty, or a delivery.")],
+    store: StoreOption = None,
+    requests: Annotated[
+        list[str] | None, typer.Option(metavar="FILE|ID", help="Requests: a file of them, an id or a name; repeatable.")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="A condition in SQL over a clip, its request and scores.")] = None,
+    best: Annotated[int | None, typer.Option(min=1, help="So many takes of each request, the best --by.")] = None,
+    by: Annotated[str | None, typer.Option(help="A score, or SQL over scores: the highest is best.")] = None,
+    picks: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Picks and refusals, as the page saves them.")
+    ] = None,
+    format: Annotated[Literal["flac", "wav", "mp3", "ogg"] | None, typer.Option(help="Another format.")] = None,
+    sample_rate: Annotated[int | None, typer.Option(help="Another sample rate, Hz.")] = None,
+    bit_depth: Annotated[Literal["16", "24"] | None, typer.Option(help="Bits a sample of FLAC and WAV.")] = None,
+    name: Annotated[str, typer.Option(help="How clips are called.")] = "{name}_{take}",
+    certificate: Annotated[
+        str | None, typer.Option(metavar="PEM", help="Who signs files in another form; `development` for trying out.")
+    ] = None,
+    key: Annotated[str | None, typer.Option(metavar="PEM", help="The certificate's private key.")] = None,
+    unsigned: Annotated[bool, typer.Option("--unsigned", help="Let signed clips lose that in another form.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove clips of earlier exports, if not chosen now.")] = False,
+    dataset: Annotated[
+        bool, typer.Option("--dataset", help="Write the training set and the clips as a Hugging Face data set instead.")
+    ] = False,
+    table: Annotated[Literal["tracks", "clips"] | None, typer.Option(help="With --dataset: only this table.")] = None,
+    references: Annotated[
+        bool, typer.Option("--references", help="With --dataset: name where the sound lies, rather than hold it.")
+    ] = False,
+) -> int:
+    """Deliver clips under human names, with a catalog and checksums; or tables as a data set."""
+    from schemas.queries.picks import read_picks
+    from stages.delivery.choosing import choose_clips
+    from stages.delivery.making import Form
+    from stages.delivery.naming import check_template
+
+    opened = existing_store(store)
+    try:
+        check_template(name)
+        if (table or references) and not dataset:
+            raise ValueError("expected --dataset beside --table and --references, got none")
+        form = Form(format, sample_rate, None if bit_depth is None else 24 if bit_depth == "24" else 16)
+        form.check()
+        best = best or (1 if by else None)
+        ids = None if requests is None else _request_ids(opened, requests)
+        chosen = choose_clips(opened, ids, where, best, by, None if picks is None else read_picks(picks))
+        if dataset:
+            if form != Form() or certificate or unsigned or prune:
+                raise ValueError("expected clips as they are with --dataset, got another form, a signer or --prune")
+            return _export_dataset(opened, chosen, destination, [table] if table else ["tracks", "clips"], references)
+        if not chosen:
+            raise ValueError(f"expected clips to deliver, got none of {opened.url} that are chosen")
+        signer = _signer(opened, chosen, form, certificate, key, unsigned)
+        return _deliver(opened, chosen, destination, form, signer, name, prune)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _export_dataset(
+    store: "Store",
+    chosen: "Sequence[ChosenClip]",
+    destination: str,
+    tables: Sequence[Literal["tracks", "clips"]],
+    references: bool,
+) -> int:
+    """Write tables as a data set, and tell what was written."""
+    from stages.delivery.dataset import clip_parts, export_dataset, track_parts
+
+    parts = [
+        *(track_parts(store) if "tracks" in tables else ()),
+        *(clip_parts(store, chosen) if "clips" in tables else ()),
+    ]
+    if not parts:
+        raise ValueError(f"expected rows of {' or '.join(tables)} in {store.url}, got none")
+    with _working() as (progress, check_stopped):
+        done = export_dataset(store, parts, destination, references, progress, check_stopped)
+    files = f"{_count(done.written, 'file')} written, {done.kept:,} as they were"
+    print(f"{destination}: {files if done.written or done.removed else 'all files as they were, nothing to write'}")
+    for (name, split), rows in sorted(done.rows.items()):
+        print(f"    {name}, {split}: {_count(rows, 'row')}")
+    for uri, reason in done.failed[:SHOWN]:
+        print(f"segue: {uri}: {reason}", file=sys.stderr)
+    if done.failed:
+        print(
+            f"segue: {_count(len(done.failed), 'sound')} could not be read, and their rows are left out",
+            file=sys.stderr,
+        )
+    return 1 if done.failed else 0
+
+
+@contextmanager
+def _working() -> "Iterator[tuple[Progress, Callable[[], None]]]":
+    """Yield what shows progress, and what raises `Stopped` once a person has asked to stop."""
+    from threading import Event
+
+    from rich.console import Console
+
+    from flows.runs.progress import BarProgress, LineProgress
+    from flows.runs.stopping import stoppable
+    from stages.pipeline.contract import Stopped
+
+    stop, errors = Event(), Console(stderr=True)
+    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
+
+    def check_stopped() -> None:
+        if stop.is_set():
+            raise Stopped("export was asked to stop")
+
+    with stoppable(stop), progress if isinstance(progress, BarProgress) else nullcontext():
+        yield progress, check_stopped
+
+
+def _deliver(
+    store: "Store",
+    chosen: "Sequence[ChosenClip]",
+    destination: str,
+    form: "Form",
+    signer: "Signer | None",
+    name: str,
+    prune: bool,
+) -> int:
+    """Write the delivery, and tell what was written."""
+    from stages.delivery.delivering import deliver
+    from stages.delivery.making import Maker
+
+    with _working() as (progress, check_stopped):
+        done = deliver(store, chosen, destination, Maker(store, form, signer), name, prune, progress, check_stopped)
+    if done.written or done.removed:
+        print(f"{destination}: {_count(done.written, 'clip')} written, {done.kept:,} as they were")
+    elif done.other_files:
+        print(f"{destination}: {_count(done.kept, 'clip')} as they were, the catalog written anew")
+    else:
+        print(f"{destination}: {_count(done.kept, 'clip')} as they were, nothing to write")
+    if done.removed:
+        print(f"{_count(done.removed, 'clip')} of earlier exports removed")
+    if done.left:
+        print(f"{_count(len(done.left), 'clip')} of earlier exports not chosen now (--prune removes them):")
+        print("\n".join(f"    {file}" for file in done.left[:SHOWN]))
+    for file, reason in done.failed[:SHOWN]:
+        print(f"segue: {file}: {reason}", file=sys.stderr)
+    if done.failed:
+        print(f"segue: {_count(len(done.failed), 'clip')} could not be delivered", file=sys.stderr)
+    return 1 if done.failed else 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _signer(
+    store: "Store",
+    chosen: "Sequence[ChosenClip]",
+    form: "Form",
+    certificate: str | None,
+    key: str | None,
+    unsigned: bool,
+) -> "Signer | None":
+    """Return who signs the files that are in another form than the store's.
+
+    Raises:
+        ValueError: the store's files are signed and nobody is there to sign these, or the certificate cannot be had.
+    """
+    from stages.audio.credentials import DEVELOPMENT, FORMATS, Credentials, Signer
+    from stages.delivery.making import Maker
+
+    maker = Maker(store, form)
+    changed = [each for each in chosen if maker.form_of(each)]
+    signed = {digest for each in changed if (digest := maker.signed_by(each)) is not None}
+    if certificate is not None:
+        return Signer(Credentials(certificate=certificate, key=key))
+    if key is not None:
+        raise ValueError("expected --certificate beside --key, got none")
+    if not signed or unsigned:
+        return None
+    if any(maker.ending(each) not in FORMATS for each in changed):
+        raise ValueError(
+            f"expected one of {', '.join(FORMATS)} for clips that are signed: give --unsigned for {form.format}"
+        )
+    from stages.audio.credentials.certificates import development_place, load_chain
+
+    if development_place().exists() and signed == {load_chain(DEVELOPMENT).digest}:
+        return Signer(Credentials())
+    raise ValueError(
+        "expected --certificate and --key, as the clips are signed and are to be in another form, got none: name who "
+        "signed them, or give --unsigned"
+    )
+
+
+def _request_ids(store: "Store", words: Sequence[str]) -> set[str]:
+    """Return the ids of the requests that a command line means, by files, ids, beginnings of ids or names.
+
+    Raises:
+        ValueError: one of them means none.
+    """
+    from schemas.queries.database import query
+
+    rows = query(store, "SELECT * FROM requests").to_pylist()
+    ids = set[str]()
+    for word in words:
+        if os.path.isfile(word) or "://" in word:
+            ids |= _ids_in_file(rows, word)
+            continue
+        begins = [row for row in rows if len(word) >= SHORTEST_ID and row["request_id"].startswith(word.lower())]
+        meant = [row["request_id"] for row in rows if row["name"] == word] or [row["request_id"] for row in begins]
+        if len(meant) != 1:
+            got = f"{len(meant)} that {word!r} may mean" if meant else f"{word!r}, which is no file, id or name of one"
+            raise ValueError(f"expected a request, got {got}")
+        ids.update(meant)
+    return ids
+
+
+def _ids_in_file(rows: "list[dict[str, object]]", url: str) -> set[str]:
+    """Return the ids of the requests that the lines of a file ask for, by what is written in them: the defaults of a
+    store's order are not in the file."""
+    from stages.audio.references import RequestRefused
+    from stages.requests.reading import read_requests_file
+
+    ids, unknown = set[str](), []
+    for line in read_requests_file(url).lines:
+        if isinstance(line.asked, RequestRefused):
+            meant = [row for row in rows if line.name is not None and row["name"] == line.name]
+        else:
+            meant = [row for row in rows if _asks_for(line.asked, row)]
+        if not meant:
+            unknown.append(f"line {line.number}")
+        ids |= {str(row["request_id"]) for row in meant}
+    if unknown:
+        examples = ", ".join(unknown[:SHOWN])
+        raise ValueError(
+            f"expected lines of {url} that this store's order has, got {len(unknown)} that it has not: {examples}"
+        )
+    return ids
+
+
+PLAIN = ("description", "seconds", "seed", "guidance", "temperature", "top_k", "top_p", "bpm", "key", "title")
+"""What a line says and its row repeats."""
+
+
+def _asks_for(line: "RequestLine", row: "dict[str, object]") -> bool:
+    """Return whether a row of `requests` may be what a line asks for."""
+    if line.name is not None:
+        return row["name"] == line.name
+    return row["name"] is None and all(getattr(line, name) in (None, row[name]) for name in PLAIN)

@@ -1,0 +1,291 @@
+"""`segue finetune MODEL`: a model that somebody else trained learns from a small collection, in one command.
+
+It is a short spelling of `segue run` for a recipe that follows from the checkpoint: its own architecture, the codec
+that it speaks, low-rank updates in place of all weights, and as many steps as some hours of music bear. Recordings are
+taken in first, so that what the model will be taught is told before anything that takes long begins.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.commands.foreground import run_and_show
+from flows.commands.generate import (
+    PRESET,
+    DryRunOption,
+    ModelArgument,
+    TextEncoderOption,
+    as_reference,
+    model_lines,
+    recipe_of_checkpoint,
+    told_where_to_put,
+)
+from flows.commands.options import (
+    RunOptions,
+    SetOption,
+    SourceOption,
+    StoreOption,
+    UsageError,
+    open_store,
+    parse_run_options,
+)
+from flows.recipes.overrides import merge
+from flows.recipes.presets import Difference
+from schemas import Settings, WeightsRef
+
+if TYPE_CHECKING:
+    from schemas import Store
+    from schemas.tables import Row
+    from schemas.weights import WeightsLibrary
+    from stages.checkpoints.facts import ModelDescription
+    from stages.pipeline.pipeline import Pipeline
+
+SMALL_DATA: Difference = {
+    # A collection of one artist would be all of one split: here a share of its tracks is held out instead.
+    "ingest": {"valid": 0.0, "test": 0.0},
+    "train": {
+        # The updates are all that is learned, so that their file alone is the difference to the model.
+        "lora": {"conditioners": False},
+        "optimization": {
+            # A hundred tracks of four minutes go by twenty times.
+            "steps": 2000,
+            # Of low-rank updates of MusicGen (github.com/ylacombe/musicgen-dreamboothing).
+            "learning_rate": 2e-4,
+            "warmup_steps": 50,
+            "weight_decay": 0.0,
+        },
+        "batch_size": 8,
+        "micro_batch_size": 2,
+        "condition_dropout": 0.1,
+        # Too few examples to meet each word often enough with some of them left out.
+        "captions": {"drop_words": 0.0, "drop_description": 0.0},
+        "held_out_windows": 64,
+        "log_every": 10,
+        "early_stop": {},
+        "samples": {},
+        "save_every": 100,
+    },
+}
+"""What learning from a small collection differs in from a model's first training."""
+
+_MODEL = "segue finetune {}"
+NAMED_BY = {"": _MODEL, "train.initial": _MODEL, "tokenize.codec": _MODEL, "train.text_encoder": "--text-encoder {}"}
+"""Weights that a tuning needs, by field, and how a command line names them; the model itself is looked for first."""
+
+app = typer.Typer()
+
+RankOption = Annotated[int | None, typer.Option(min=1, help="Rank of the updates; if not given, 8.")]
+NameOption = Annotated[
+    str | None, typer.Option("--name", help="What requests will call the updates, as in `noir:0.8`.")
+]
+GoOnOption = Annotated[
+    str | None, typer.Option("--adapter", metavar="FOLDER", help="Updates of peft's to go on from: a folder or hub id.")
+]
+PromptOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt", metavar="WORDS", help="A text to hear on the way; if not given, those of held-out tracks."
+    ),
+]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Most steps; if not given, 2,000.")]
+PrecisionOption = Annotated[
+    str | None, typer.Option(help="Of the matrix products: bfloat16 (if not given) or float32.")
+]
+
+
+@app.command()
+def finetune(
+    model: ModelArgument,
+    source: SourceOption = None,
+    store: StoreOption = None,
+    name: NameOption = None,
+    adapter: GoOnOption = None,
+    prompt: PromptOption = None,
+    rank: RankOption = None,
+    steps: StepsOption = None,
+    precision: PrecisionOption = None,
+    text_encoder: TextEncoderOption = None,
+    dry_run: DryRunOption = False,
+    set_: SetOption = None,
+) -> int:
+    """Teach a checkpoint a collection by low-rank updates: what it learns from, training, sounds and the page."""
+    print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
+    from flows.runs.output import be_quiet
+
+    be_quiet()  # before anything imports transformers, which looks only once
+    if not source:
+        raise UsageError("expected recordings to learn from, --source FOLDER, got none")
+    place = open_store(store or Settings().store)
+    settings = {"store": store or Settings().store, "source": source if len(source) > 1 else source[0]}
+    asked: Difference = {"optimization": {}}
+    asked |= {} if rank is None else {"lora": {"rank": rank, "alpha": 2 * rank}}
+    asked |= {field: value for field, value in (("adapter", name), ("initial_adapter", adapter)) if value is not None}
+    asked |= {"samples": {"texts": prompt}} if prompt else {}
+    asked["optimization"] |= {} if steps is None else {"steps": steps, "warmup_steps": min(50, steps // 10)}
+    asked["optimization"] |= {} if precision is None else {"precision": precision}
+    with told_where_to_put(NAMED_BY):
+        difference, stages = recipe_of_tuning(model, place, text_encoder)
+        difference = merge(difference, {"train": asked})
+
+        def parse(*names: str) -> RunOptions:
+            return parse_run_options(names, PRESET, settings, set_ or [], recipe_difference=difference)
+
+        options = parse(*stages)
+        pipeline = options.plan.pipeline()
+        pipeline.fetch(stages)  # before anything is computed
+        _tell(tuning_lines(pipeline))
+        if not dry_run:
+            run_and_show(parse("ingest"))
+        _tell(data_lines(options.plan.pipeline()))
+        if dry_run:
+            return 0
+        run_and_show(options)
+    _tell(next_lines(options))
+    return 0
+
+
+def recipe_of_tuning(model: str, store: "Store", text_encoder: str | None = None) -> tuple[Difference, list[str]]:
+    """Return what a recipe must say to fine-tune a checkpoint, and the stages that its training needs, in order.
+
+    Raises:
+        MissingWeights: the checkpoint, or what it needs, cannot be had.
+        ValueError: it is none.
+    """
+    from schemas.weights import WeightsLibrary
+    from stages.checkpoints.loading import describe_model
+
+    library = WeightsLibrary(store, offline=Settings().offline)
+    encoder = WeightsRef(text_encoder) if text_encoder else None
+    reference = WeightsRef(as_reference(model))
+    if reference.checkpoint is None and not set(reference) & set(":/."):
+        reference = WeightsRef.to_checkpoint(reference)
+    own = merge({"tokenize": {"codec": str(reference)}}, recipe_of_checkpoint(str(reference), store))
+    if reference.checkpoint is not None:
+        reference = WeightsRef.to_checkpoint(own["generate"]["checkpoint"])
+    described = describe_model(library.get(reference).path, library.get, encoder)
+    difference = merge(SMALL_DATA, _recipe_of_model(described))
+    difference = merge(difference, {name: value for name, value in own.items() if name != "generate"})
+    learning = {"initial": str(reference), "text_encoder": text_encoder}
+    return merge(difference, {"train": learning}), _stages_of_tuning(described)
+
+
+def _recipe_of_model(described: "ModelDescription") -> Difference:
+    """Return what a recipe must say for its model to be one that there is: architecture, windows, codes, melodies."""
+    model = described.model
+    difference: Difference = {
+        "train": {"model": model.model_dump(mode="json"), "segment_seconds": described.segment_seconds},
+        "tokenize": {"codebooks": model.language_model.codebooks},
+    }
+    if described.channels == 2:
+        difference["tokenize"]["channels"] = "stereo"
+    if model.chroma is not None:
+        difference["chroma"] = model.chroma.analysis.model_dump(mode="json")
+    return difference
+
+
+def _stages_of_tuning(described: "ModelDescription") -> list[str]:
+    """Return the stages that make what a training of such a model reads, training itself, and the page."""
+    from flows.recipes.recipe import STAGES
+    from stages.train.config import CONDITION_TABLES
+
+    wanted = {CONDITION_TABLES[name] for name in described.model.conditions if name in CONDITION_TABLES}
+    wanted |= {table for module in STAGES.values() if module.WRITES in wanted for table in module.READS}
+    made = {name for name, module in STAGES.items() if module.WRITES in wanted} - {"train"}
+    return [name for name in STAGES if name in made | {"ingest", "tokenize", "train", "report"}]
+
+
+def tuning_lines(pipeline: "Pipeline") -> Iterator[str]:
+    """Yield what is to be tuned, and how."""
+    from stages.train.config import Config
+
+    config = pipeline.stages["train"].config
+    assert isinstance(config, Config)
+    assert config.initial is not None
+    yield from model_lines(config.initial, pipeline.library.get(config.initial).path)
+    how = "all weights"
+    if config.lora is not None:
+        how = f"updates of rank {config.lora.rank} of its {' and '.join(config.lora.targets)} layers"
+    optimization = config.optimization
+    yield (
+        f"training: {how}, {optimization.steps:,} steps of {config.batch_size} windows of {config.segment_seconds:g} s "
+        f"at most, {optimization.precision}"
+    )
+
+
+def data_lines(pipeline: "Pipeline") -> Iterator[str]:
+    """Yield what the model will be taught, as `segue plan train` tells it, as far as that is known."""
+    from flows.runs.reasons import remark_line
+    from stages.train import Config, preview
+
+    if not pipeline.store.versions(pipeline.stages["ingest"].module.WRITES):
+        yield "data: told once the recordings have been taken in"
+        return
+    config = pipeline.stages["train"].config
+    assert isinstance(config, Config)
+    told = preview(config, pipeline.context("train", run_id="plan"))
+    yield from told.lines
+    for remark in told.remarks:
+        yield remark_line("train", remark)
+
+
+def next_lines(options: RunOptions) -> Iterator[str]:
+    """Yield where the page and the updates are, and what to do with them."""
+    from stages.checkpoints.adapter_files import ADAPTER
+    from stages.report import PAGE
+
+    pipeline = options.plan.pipeline()
+    store = pipeline.store
+    row: Mapping[str, Any] | None = pipeline.library.checkpoint(pipeline.context("train", run_id="plan").identity)
+    yield f"segue: the page is {store.path(PAGE) if store.is_local else f'{store.url}/{PAGE}'}"
+    if row is None:
+        return
+    checkpoint, place = f"checkpoint:{row['checkpoint_id']}", f"--store {store.url}"
+    yield f'segue: next, hear it: segue generate {checkpoint} --text "…" --seconds 12 {place}'
+    if row["adapter"] is not None:
+        folder = f"{store.path(row['path']) if store.is_local else row['path']}/{ADAPTER}"
+        yield f"segue: the updates alone are {folder} (peft's form); requests call them `{row['adapter']}:1`"
+    yield f"segue: take it along whole: segue convert {checkpoint} ./tuned --to hf {place} (or audiocraft)"
+    if row["adapter"] is not None:
+        yield f"segue: or the updates, for transformers: segue convert {checkpoint} ./updates --to peft {place}"
+
+
+def export_updates(source: str, folder: Path, destination: Path, library: "WeightsLibrary") -> str:
+    """Write the updates of a checkpoint of a store for peft and transformers, and say what was written in one line.
+
+    Args:
+        source: the checkpoint's name.
+        folder: where it lies.
+        destination: a local folder that is not there yet, or is empty.
+
+    Raises:
+        ValueError: it is no checkpoint of a store, or its updates are not all that it learned.
+        MissingWeights: what it names cannot be had.
+    """
+    from stages.checkpoints.adapter_export import export_adapter
+
+    row = library.checkpoint(WeightsRef(source).checkpoint or source)
+    if row is None or row["adapter"] is None:
+        got = "a folder, which does not say so" if row is None else "one that learned all weights, or conditioners too"
+        raise ValueError(f"expected checkpoint:ID of a store that learned by low-rank updates alone, got {got}")
+    base = _published_base(row, library)
+    count = export_adapter(folder, destination, library.get, base)
+    of = f"transformers' MusicGen ({base})" if base else "transformers' MusicGen that training began with"
+    return f"the updates of {source} are written as peft's to {destination}: {count:,} parameters, for {of}"
+
+
+def _published_base(row: "Row", library: "WeightsLibrary") -> str | None:
+    """Return the hub's name of the model that a checkpoint learned from; None where it was had elsewhere."""
+    from schemas.storage.versions import Versions
+
+    versions = Versions(library.store)
+    recipe = versions.all.get(row["recipe"])
+    initial = None if recipe is None else versions.reference((recipe.config.get("initial") or {}).get("weights"))
+    return None if initial is None else initial.hub_model
+
+
+def _tell(lines: Iterator[str]) -> None:
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)

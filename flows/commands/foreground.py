@@ -1,0 +1,135 @@
+"""A run in the foreground: bars while it works, the table of what was made, and the commonest reasons of refusals.
+
+Prefect, which takes seconds, is imported only once there is something to do.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from flows.commands.options import RunOptions
+from flows.runs.server import start_server, wait_for_server
+from flows.runs.stopping import stoppable
+
+if TYPE_CHECKING:
+    from flows.runs.progress import RunProgress
+    from flows.runs.running import Run
+    from schemas import Store
+    from stages.pipeline.plans import ConfiguredStage
+
+STARTING = "segue: starting Prefect's server …"
+
+
+def run_and_tell(options: RunOptions) -> int:
+    """Do what a command line asks for, tell what was made and what to do next, and return the exit code."""
+    from schemas import Store
+
+    stages = run_and_show(options)
+    for line in next_lines(Store(options.plan.settings.store), options.plan.stages, stages):
+        print(line, file=sys.stderr)
+    return 0
+
+
+def run_and_show(options: RunOptions) -> list[str]:
+    """Do what a command line asks for, tell what was made, and return the stages that ran, in order."""
+    from rich.console import Console
+
+    from flows.runs.output import open_console, print_table, result_rows
+    from flows.runs.progress import BarProgress, LineProgress
+    from flows.runs.reasons import reason_lines
+    from flows.runs.running import Run
+    from schemas import Store
+
+    errors = Console(stderr=True)
+    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
+    current = Run(options.plan, progress=progress)
+    try:
+        with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
+            _run(options, current, progress)
+    finally:
+        print_table(open_console(), result_rows(current.results))
+        stages = [result.stage for result in current.results]
+        for line in reason_lines(Store(options.plan.settings.store), stages) if stages else ():
+            print(line, file=sys.stderr)
+    return stages
+
+
+def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: Sequence[str]) -> Iterator[str]:
+    """Yield where to find what a run has made, and what to do with it.
+
+    Args:
+        stages: those that ran, in order.
+    """
+    from stages.report import PAGE
+
+    if not stages:
+        return
+    if "report" in stages:
+        yield f"segue: the page is {store.path(PAGE) if store.is_local else f'{store.url}/{PAGE}'}"
+        yield f"segue: next, `segue status --store {store.url}` tells what is there, `segue sql` asks anything of it"
+    else:
+        table = {stage.name: stage.module.WRITES.name for stage in configured}[stages[-1]]
+        yield f"segue: next, `segue show {table} --store {store.url}` tells what {stages[-1]} made"
+
+
+def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
+    """Run what is asked for, as a flow of Prefect where there is work, and without one where there is none."""
+    from flows.recipes.recipe import GPU_STAGES
+    from flows.runs.estimates import estimate, total_line
+    from flows.runs.orders import advice_lines, told_lines
+    from flows.runs.running import current_run, run_stages
+    from flows.runs.upgrading import settled_plan
+    from schemas import Store
+    from stages.pipeline.contract import device_of
+
+    Store(current.plan.settings.store).check_bucket()
+    settled = settled_plan(current.plan, _ask if sys.stdin.isatty() and sys.stderr.isatty() else None)
+    current.plan, current.stage_plans = settled.plan, settled.stage_plans
+    settings = current.plan.settings
+    for line in settled.lines:
+        print(f"segue: {line}", file=sys.stderr, flush=True)
+    for line in told_lines(current.stage_plans):  # what goes is said before it goes
+        print(line, file=sys.stderr, flush=True)
+    for line in advice_lines(options.recipe):
+        print(f"segue: {line}", file=sys.stderr, flush=True)
+    estimates = estimate(current.plan.pipeline(), current.stage_plans)
+    progress.expect(estimates)
+    if total := total_line(estimates):
+        print(f"segue: {total}", file=sys.stderr, flush=True)
+    Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
+    working = {plan.stage for plan in current.stage_plans if plan.jobs}
+    if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:
+        device_of(settings)  # raises at once, not after hours of taking recordings in, where the device is not there
+    if not working:
+        run_stages(current)
+        return
+    from flows.runs.output import be_quiet
+
+    be_quiet()
+    print(STARTING, file=sys.stderr, flush=True)
+    start_server()
+    from flows.catalog import catalog
+
+    if settings.task_runner == "threads" and working & GPU_STAGES:
+        _import_networks()
+    wait_for_server()
+    token = current_run.set(current)
+    try:
+        catalog(recipe=options.recipe, settings=options.settings, stages=options.requested)
+    finally:
+        current_run.reset(token)
+
+
+def _import_networks() -> None:
+    """Import what stages with networks wait seconds for, while the server starts, for which a run waits as long."""
+    import torch  # noqa: F401
+    import transformers.modeling_utils  # noqa: F401
+
+
+def _ask(lines: Sequence[str]) -> str:
+    """Show a person what a release changed, and return what they say."""
+    for line in ("a release changed:", *lines):
+        print(f"segue: {line}", file=sys.stderr, flush=True)
+    print("segue: remake, keep, or stop? ", file=sys.stderr, end="", flush=True)
+    return sys.stdin.readline().strip()

@@ -1,0 +1,171 @@
+"""`segue gates`: recordings held against the gate's limits, before a catalog is, to set limits by them."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.commands.options import SetOption, StoreOption, UsageError, existing_store
+from flows.commands.sql import FormatOption
+
+if TYPE_CHECKING:
+    from schemas.tables import Row
+    from stages.checkpoints.codecs import AnyCodec
+    from stages.gate.config import Limits
+    from stages.gate.corpus import Excerpt, LimitSummary
+
+app = typer.Typer()
+
+TOLD = 12
+"""Stretches of sound that fail and are named."""
+
+
+@app.command()
+def gates(
+    source: Annotated[list[str], typer.Option(help="Recordings: a folder or URL; may be given several times.")],
+    seconds: Annotated[float, typer.Option(min=1, help="Length of an excerpt: as long as clips will be.")] = 10.0,
+    step: Annotated[float, typer.Option(min=0.5, help="From one excerpt to the next, seconds.")] = 5.0,
+    share: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Share of all that is to pass; less than 1 where some are bad.")
+    ] = 1.0,
+    codec: Annotated[
+        str | None, typer.Option(metavar="WEIGHTS", help="A codec, for the limits on codes: a folder, a hub id, …")
+    ] = None,
+    store: StoreOption = None,
+    overrides: SetOption = None,
+    format: FormatOption = "table",
+) -> int:
+    """Tell where recordings lie against each limit of the gate, which would fail, and which limits they suggest."""
+    import pyarrow as pa
+
+    from flows.commands.answers import print_answer
+    from flows.runs.output import be_quiet, open_console
+
+    be_quiet()
+    try:
+        limits = _limits(overrides or [])
+        excerpts = _measured(source, limits, seconds, step, _codec(codec, store))
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if not excerpts:
+        raise UsageError(f"expected recordings that can be read under {', '.join(source)}, got none")
+    from stages.gate.corpus import summarise
+
+    summaries = summarise(excerpts, limits, share)
+    print_answer(pa.Table.from_pylist([_row(each) for each in summaries]), format, open_console())
+    for line in (*_failing_lines(excerpts), *_suggestion_lines(summaries)):
+        print(line, file=sys.stderr)
+    return int(any(each.reasons for each in excerpts))
+
+
+def _limits(overrides: Sequence[str]) -> "Limits":
+    """Return the gate's limits, with those given by `--set gate.limits.NAME=VALUE` in their place.
+
+    Raises:
+        ValueError: something else is given, or a value that the limit cannot have.
+    """
+    from pydantic import ValidationError
+
+    from flows.recipes.overrides import explain, parse_overrides
+    from stages import gate
+
+    difference = parse_overrides(overrides, {"gate": gate.Config})
+    try:
+        return gate.Config.model_validate(difference.get("gate", {})).limits
+    except ValidationError as error:
+        raise ValueError(explain(error, gate.Config, "gate.")) from error
+
+
+def _codec(reference: str | None, store: str | None) -> "AnyCodec | None":
+    """Load the codec that is named, from the store where it is one of its own.
+
+    Raises:
+        ValueError: it is none, or cannot be had.
+    """
+    if reference is None:
+        return None
+    import tempfile
+
+    from schemas import Store, WeightsRef
+    from schemas.weights import WeightsLibrary
+    from stages.checkpoints.codecs import load_codec
+
+    with tempfile.TemporaryDirectory() as nowhere:
+        home = Store(nowhere) if store is None else existing_store(store)
+        return load_codec(WeightsLibrary(home).get(WeightsRef(reference)).path)
+
+
+def _measured(
+    sources: Sequence[str], limits: "Limits", seconds: float, step: float, codec: "AnyCodec | None"
+) -> "list[Excerpt]":
+    """Measure every recording that can be read, one after the other, and tell of those that cannot.
+
+    Raises:
+        ValueError: there is nothing at a source.
+        OSError: the network failed.
+    """
+    from stages.audio import AudioError
+    from stages.audio.reading import read_audio
+    from stages.gate.corpus import measure_recording
+    from stages.ingest.sources import list_sources
+
+    excerpts: list[Excerpt] = []
+    for file in list_sources(sources).recordings:
+        try:
+            audio = read_audio(file.uri)
+        except AudioError as error:
+            print(f"segue: {file.relative} is left out: {error}", file=sys.stderr)
+            continue
+        excerpts += measure_recording(
+            file.relative, audio.samples, audio.sample_rate, limits, codec, seconds=seconds, step=step
+        )
+    return excerpts
+
+
+def _row(summary: "LimitSummary") -> "Row":
+    """Return a limit as a row for a person."""
+    return {
+        "limit": summary.limit,
+        "passes": "off" if summary.value is None else f"{'≥' if summary.is_floor else '≤'} {summary.value:g}",
+        "measured": summary.measured,
+        "median": _rounded(summary.median),
+        "passing": _rounded(summary.furthest_passing),
+        "furthest": _rounded(summary.furthest),
+        "in": summary.furthest_name,
+        "failing": summary.failing,
+        "suggested": _value(summary.suggested),
+    }
+
+
+def _value(limit: float | None) -> str:
+    return "null" if limit is None else f"{limit:g}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.3g}")
+
+
+def _failing_lines(excerpts: "Sequence[Excerpt]") -> Iterator[str]:
+    """Say how many pass, and which do not and why."""
+    whole = [each for each in excerpts if each.is_whole]
+    yield (
+        f"{_passing(whole)} of {len(whole)} recordings pass whole, "
+        f"{_passing(excerpts) - _passing(whole)} of {len(excerpts) - len(whole)} excerpts of them"
+    )
+    failing = [each for each in excerpts if each.reasons]
+    for each in failing[:TOLD]:
+        yield f"  {each.name}{'' if each.is_whole else f' at {each.begin:g} s'}: {'; '.join(each.reasons)}"
+    if len(failing) > TOLD:
+        yield f"  and {len(failing) - TOLD} more"
+
+
+def _passing(excerpts: "Sequence[Excerpt]") -> int:
+    return sum(not each.reasons for each in excerpts)
+
+
+def _suggestion_lines(summaries: "Sequence[LimitSummary]") -> Iterator[str]:
+    """Yield the options that would set the suggested limits, where they are others."""
+    options = [f"--set gate.limits.{each.limit}={_value(each.suggested)}" for each in summaries if each.is_other]
+    if options:
+        yield f"segue: for these recordings: {' '.join(options)}"

@@ -1,0 +1,276 @@
+"""`segue generate MODEL`: a catalog of a published model alone, in one command.
+
+It is a short spelling of `segue run` for a recipe that follows from the checkpoint: which codec its codes are decoded
+by, and, for a model that a store trained, what makes its conditions. Nothing is done here that a run does not do.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.commands.foreground import run_and_tell
+from flows.commands.options import (
+    AcceptRefusedOption,
+    DropOption,
+    RequestsOption,
+    SetOption,
+    StoreOption,
+    UsageError,
+    lines_or_share,
+    open_store,
+    parse_run_options,
+)
+from flows.recipes.overrides import merge
+from flows.recipes.presets import Difference
+from schemas import Settings, WeightsRef
+
+if TYPE_CHECKING:
+    from schemas import Store
+    from schemas.tables import Row
+    from stages.pipeline.pipeline import Pipeline
+
+PRESET = "musicgen-small"
+"""What fills the rest of the recipe: MusicGen's published values, and nothing of the miniature's."""
+
+ORDER_STAGES = ("requests", "generate", "gate", "decode", "evaluate", "report")
+"""The stages that make and show an order, of those that there are."""
+
+MEASURING_STAGES = ("watermark",)
+"""Stages that measure the clips of an order besides, where its recipe asks for what they measure."""
+
+ORDER = "order.jsonl"
+"""Where a store keeps what was ordered by `--text`, a request a line."""
+
+NAMED_BY = {"generate.checkpoint": "segue generate {}", "generate.text_encoder": "--text-encoder {}"}
+"""Weights that an order needs, by field, and how a command line names them."""
+
+FORMS = {"hf": "Hugging Face's", "audiocraft": "AudioCraft's", "segue": "this project's"}
+
+app = typer.Typer()
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A checkpoint: a folder, a hub id, or checkpoint:ID of the store.")
+]
+TextOption = Annotated[
+    list[str] | None, typer.Option("--text", metavar="WORDS", help="A clip in words, beside those ordered so before.")
+]
+AdapterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="NAME[:STRENGTH]",
+        help="An adapter for the words: one of the store, or NAME=FOLDER[:STRENGTH] for one of peft's.",
+    ),
+]
+SecondsOption = Annotated[float | None, typer.Option(help="Length of a clip that does not say its own, seconds.")]
+TakesOption = Annotated[int | None, typer.Option(help="Clips of a request that does not say how many.")]
+TextEncoderOption = Annotated[
+    str | None, typer.Option(help="The T5 of an AudioCraft folder, which only names it: a folder or a hub id.")
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be made, and make nothing.")]
+
+
+@app.command()
+def generate(
+    model: ModelArgument,
+    text: TextOption = None,
+    adapter: AdapterOption = None,
+    requests: RequestsOption = None,
+    store: StoreOption = None,
+    seconds: SecondsOption = None,
+    takes: TakesOption = None,
+    text_encoder: TextEncoderOption = None,
+    accept_refused: AcceptRefusedOption = None,
+    drop: DropOption = False,
+    dry_run: DryRunOption = False,
+    set_: SetOption = None,
+) -> int:
+    """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores and the page."""
+    print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
+    from flows.runs.orders import order_lines, stopping_lines, told_lines
+    from flows.runs.output import be_quiet
+
+    be_quiet()  # before anything imports transformers, which looks only once
+    if not text and requests is None:
+        raise UsageError('expected an order, --requests FILE or --text "…", got neither')
+    if text and requests is not None:
+        raise UsageError("expected one order, got --requests and --text: write the words into the file")
+    if adapter and not text:
+        raise UsageError('expected --text "…" beside --adapter, got none: lines of a file have a column `adapters`')
+    place = open_store(store or Settings().store)
+    options: dict[str, Any] = {"store": store or Settings().store, "requests": requests}
+    options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
+    defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
+    adapters, folders = _read_adapters(adapter or [])
+    with tempfile.TemporaryDirectory(prefix="segue-order-") as folder, told_where_to_put(NAMED_BY):
+        asked = {"requests": defaults | ({"adapters": folders} if folders else {})}
+        difference = merge(recipe_of_checkpoint(model, place, text_encoder), asked)
+        if text:
+            also = defaults | ({"adapters": adapters} if adapters else {})
+            order = {f"{description} {adapters}": {"description": description, **also} for description in text}
+            options["requests"] = _keep_order(place, order, Path(folder) if dry_run else None)
+        settings = {name: value for name, value in options.items() if value is not None}
+        parsed = parse_run_options(
+            *(stages_of_order(), PRESET, settings, set_ or []), recipe_difference=difference, also=MEASURING_STAGES
+        )
+        pipeline = parsed.plan.pipeline()
+        plans = parsed.plan.stage_plans(pipeline)
+        for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans)):
+            print(line, file=sys.stderr, flush=True)
+        if not dry_run:
+            return run_and_tell(parsed)
+        stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
+        for line in (*told_lines(plans), *stopping):
+            print(line, file=sys.stderr)
+        return 1 if stopping else 0
+
+
+def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = None) -> Difference:
+    """Return what a recipe must say for a checkpoint to generate: one from elsewhere brings all that it needs, of one
+    that the store trained the store knows what made its codes and conditions.
+
+    Raises:
+        MissingWeights: the store has no such checkpoint, or it learned from what was taken down.
+    """
+    given: dict[str, Any] = {} if text_encoder is None else {"text_encoder": text_encoder}
+    name = WeightsRef(model).checkpoint
+    if name is not None:
+        return merge(_recipe_of_own(name, store), {"generate": given})
+    # What a store holds of a codec's codes is named by the codec, also where an order makes none of them.
+    return {"generate": {"checkpoint": as_reference(model), **given}, "tokenize": {"codec": as_reference(model)}}
+
+
+def as_reference(model: str) -> str:
+    """Return the name of a checkpoint so that a folder of one word is not taken for the id of one."""
+    is_word = not set(model) & set(":/.") and Path(model).exists()
+    return f"./{model}" if is_word else model
+
+
+def _recipe_of_own(name: str, store: "Store") -> Difference:
+    """Return the recipe's difference for a checkpoint that the store trained, by its kind or id."""
+    from schemas.storage.versions import Versions
+    from schemas.weights import MissingWeights, WeightsLibrary
+    from stages.checkpoints.facts import read_facts
+
+    row = WeightsLibrary(store).checkpoint(name)
+    if row is None:
+        raise MissingWeights(f"expected a trained checkpoint {name!r} in {store.url}, got none: give --store")
+    facts, versions = read_facts(store.local(row["path"])), Versions(store)
+    difference: Difference = {"generate": {"checkpoint": str(row["checkpoint_id"])}}
+    if facts.codec is not None and facts.codec.reference is not None:
+        difference["tokenize"] = {"codec": facts.codec.reference}
+    for table, fields in (("chroma", ("separator",)), ("clap", ("model", "vocabulary"))):
+        version = versions.all.get(facts.versions.get(table, ""))
+        made_with: Mapping[str, Any] = {} if version is None else version.config
+        # What is not known of is not looked for.
+        difference[table] = {field: versions.reference((made_with.get(field) or {}).get("weights")) for field in fields}
+    return difference
+
+
+def _read_adapters(words: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return what a request says of adapters that a command line names, and the folders among them by name.
+
+    Raises:
+        UsageError: one cannot be understood.
+    """
+    from stages.checkpoints.adapter_files import parse_adapters
+
+    folders, items = {}, []
+    for word in words:
+        name, given, place = word.partition("=")
+        if given:
+            folder, _, strength = place.rpartition(":")
+            if not folder:
+                folder, strength = place, "1"
+            folders[name.strip()], word = folder, f"{name}:{strength}"
+        items.append(word)
+    try:
+        return ", ".join(map(str, parse_adapters(", ".join(items)))), folders
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def stages_of_order() -> list[str]:
+    """Return the names of the stages that make an order and show it."""
+    from flows.recipes.recipe import STAGES
+
+    return [name for name in ORDER_STAGES if name in STAGES]
+
+
+def _keep_order(store: "Store", order: "Mapping[str, Row]", elsewhere: Path | None) -> str:
+    """Add requests to those that were ordered in words before, and return the path or URL of the file that holds all.
+
+    Args:
+        order: a request by its description and adapters.
+        elsewhere: a folder to write into in place of the store.
+    """
+    known = store.read_bytes(ORDER).decode().splitlines() if store.exists(ORDER) else []
+    lines_before = [json.loads(line) for line in known]
+    before = {f"{line['description']} {line.get('adapters', '')}": line for line in lines_before}
+    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in (before | dict(order)).values()]
+    content = "".join(lines).encode()
+    if elsewhere is not None:
+        (elsewhere / ORDER).write_bytes(content)
+        return str(elsewhere / ORDER)
+    store.check_writable()
+    store.write_bytes(ORDER, content)
+    return store.path(ORDER) if store.is_local else f"{store.url}/{ORDER}"
+
+
+def order_model_lines(pipeline: "Pipeline") -> Iterator[str]:
+    """Yield what the checkpoint that a plan generates with is, and the memory that its weights take."""
+    from stages.generate import Config
+
+    config = pipeline.stages["generate"].config
+    assert isinstance(config, Config)
+    yield from model_lines(config.checkpoint, pipeline.library.get(config.checkpoint).path)
+
+
+def model_lines(checkpoint: str, folder: Path) -> Iterator[str]:
+    """Yield what a checkpoint in a local folder is, and the memory that its weights take.
+
+    Args:
+        checkpoint: what it is called.
+    """
+    from stages.checkpoints.loading import count_weights, detect_form, read_condition_names
+    from stages.pipeline.machine import free_memory
+
+    reads = ", ".join(read_condition_names(folder)) or "nothing"
+    yield f"model: {checkpoint}, in {FORMS[detect_form(folder)]} form, reads {reads}"
+    weights, free = 4 * count_weights(folder) / 1e9, free_memory("cpu") / 1e9
+    yield f"memory: its weights take {weights:,.1f} GB as float32, {free:,.1f} GB are free"
+
+
+@contextmanager
+def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
+    """Say of weights that are not there, and cannot be fetched now, how to bring them here and how to name them.
+
+    Args:
+        options: field of a recipe -> how a command line names it, with {} for the folder; others are `--set`.
+
+    Raises:
+        MissingWeights: in one line.
+    """
+    from schemas.weights import MissingWeights, WeightsNotFetched
+
+    try:
+        yield
+    except WeightsNotFetched as error:
+        cures = "; ".join(_cure(reference, error.fields.get(reference, ""), options) for reference in error.references)
+        raise MissingWeights(f"missing weights {', '.join(error.references)} ({error.why}): {cures}") from error
+
+
+def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
+    """Say how weights come to a machine without a network."""
+    folder = "./" + reference.partition("@")[0].rsplit("/", 1)[-1]
+    name = options.get(field, f"--set {field}={{}}").format(folder)
+    if WeightsRef(reference).demucs is not None:
+        return f"where there is a network run this once, or do without a separator by --set {field}=null"
+    fetch = f"`hf download {reference.replace('@', ' --revision ')} --local-dir {folder}`"
+    return f"fetch it where there is a network by {fetch}, put the folder here and name it: {name}"

@@ -1,0 +1,188 @@
+"""Questions to a store: `segue sql`, `segue show` and `segue schema`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from flows.commands.completion import complete_table
+from flows.commands.options import StoreOption, UsageError, existing_store
+
+if TYPE_CHECKING:
+    from schemas.storage.store import Store
+    from schemas.tables import Row, Table
+
+app = typer.Typer()
+
+FormatOption = Annotated[
+    Literal["table", "markdown", "csv", "json", "parquet"],
+    typer.Option(help="How it is printed; Parquet goes to a file or a program."),
+]
+MOST_KEYS = 5
+"""Keys that are named where a beginning is that of several rows."""
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT over the store's tables.")],
+    store: StoreOption = None,
+    format: FormatOption = "table",
+    words: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--words", metavar="TEXT", help="A row of the table words, with its CLAP embedding; may be given often."
+        ),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Shorten no ids, lists and numbers on a terminal; elsewhere none are.")
+    ] = False,
+) -> int:
+    """Answer a question to the store; nothing can be changed by it."""
+    from flows.commands.answers import print_answer
+    from flows.runs.output import open_console
+    from schemas.queries.database import query as answer
+
+    opened = existing_store(store)
+    console = open_console()
+    try:
+        table = answer(opened, query, words=_embedded(opened, words) if words else None)
+        print_answer(table, format, console, full or not console.is_terminal)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return 0
+
+
+def _embedded(store: "Store", words: list[str]) -> dict[str, list[float]]:
+    from flows.runs.output import be_quiet
+
+    be_quiet()  # before anything imports transformers, which looks only once
+    from flows.commands.words import embed_words
+
+    return embed_words(store, words)
+
+
+@app.command()
+def show(
+    table: Annotated[
+        str, typer.Argument(metavar="TABLE", help="A table or view, such as tracks.", autocompletion=complete_table)
+    ],
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="KEY", help="A row's key or its beginning, parts with / between; takes count from 1."),
+    ] = None,
+    store: StoreOption = None,
+) -> int:
+    """Describe a table; given a key, print that row whole."""
+    from flows.commands.answers import print_record, print_rows
+    from flows.runs.output import open_console
+    from schemas.queries.columns import describe_columns
+    from schemas.queries.database import query
+    from schemas.queries.views import VIEWS
+    from schemas.tables import TABLES
+
+    opened, console = existing_store(store), open_console()
+    if key is not None:
+        print_record(console, _row(opened, _table(table), key))
+        return 0
+    about = TABLES[table].about if table in TABLES else VIEWS[table].about if table in VIEWS else _table(table).about
+    print_rows(console, describe_columns(query(opened, f"SELECT * FROM {table} LIMIT 0").schema))
+    count = query(opened, f"SELECT count(*) AS rows FROM {table}").to_pylist()[0]["rows"]
+    keys = f" Key: {', '.join(TABLES[table].key)}." if table in TABLES else ""
+    print(f"One row is {about}.{keys} {count:,} {'row' if count == 1 else 'rows'}.")
+    return 0
+
+
+@app.command()
+def schema(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="TABLE", help="Tables; none means all.", autocompletion=complete_table),
+    ] = None,
+    format: FormatOption = "table",
+) -> int:
+    """Tell the columns of tables, with types, units and what they hold; needs no store."""
+    import pyarrow as pa
+
+    from flows.commands.answers import print_answer
+    from flows.runs.output import open_console
+    from schemas.arrow import leave_pandas_out
+    from schemas.queries.columns import describe_columns
+    from schemas.tables import TABLES
+
+    leave_pandas_out()
+    rows = [{"table": name, **row} for name in tables or TABLES for row in describe_columns(_table(name).schema)]
+    try:
+        print_answer(pa.Table.from_pylist(rows), format, open_console())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return 0
+
+
+def _table(name: str) -> "Table":
+    """Return a table.
+
+    Raises:
+        UsageError: there is no such table.
+    """
+    from schemas.names import did_you_mean
+    from schemas.tables import TABLES
+
+    if name not in TABLES:
+        near = did_you_mean(name, TABLES)
+        raise UsageError(f"expected one of the tables {', '.join(TABLES)}, got {name!r}{near}")
+    return TABLES[name]
+
+
+def _row(store: "Store", table: "Table", key: str) -> "Row":
+    """Return the one row whose key begins so.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    from schemas.queries.database import query
+
+    where = " AND ".join(_conditions(table, key))
+    keys = ", ".join(f'"{column}"' for column in table.key)
+    matching = query(store, f"SELECT {keys} FROM {table.name} WHERE {where} ORDER BY ALL").to_pylist()
+    if not matching:
+        raise UsageError(
+            f"expected a key of {table.name} ({'/'.join(table.key)}), got {key!r}, which no row's begins with"
+        )
+    if len(matching) > 1:
+        examples = ", ".join(_key_text(row) for row in matching[:MOST_KEYS])
+        more = " …" if len(matching) > MOST_KEYS else ""
+        raise UsageError(
+            f"expected one row, got {len(matching):,} of {table.name} that begin with {key}: {examples}{more}"
+        )
+    exactly = " AND ".join(f'"{column}" = {_literal(value)}' for column, value in matching[0].items())
+    row: Row = query(store, f"SELECT * FROM {table.name} WHERE {exactly}").to_pylist()[0]
+    return row
+
+
+def _conditions(table: "Table", key: str) -> Iterator[str]:
+    """Yield what the columns of a key must meet: texts begin so, numbers are these."""
+    import pyarrow as pa
+
+    from schemas.queries.database import literal
+
+    parts = key.split("/", len(table.key) - 1)
+    for column, part in zip(table.key, parts, strict=False):
+        if pa.types.is_string(table.schema.field(column).type):
+            yield f'starts_with("{column}", {literal(part)})'
+        elif not part.isdecimal():
+            raise UsageError(
+                f"expected a number for {column} in a key of {table.name} ({'/'.join(table.key)}), got {part!r}"
+            )
+        else:
+            yield f'"{column}" = {int(part) - 1 if column == "take" else int(part)}'
+
+
+def _key_text(row: "Row") -> str:
+    """Return a key as it is given back to `segue show`."""
+    return "/".join(str(value + 1 if column == "take" else value) for column, value in row.items())
+
+
+def _literal(value: object) -> str:
+    from schemas.queries.database import literal
+
+    return literal(value) if isinstance(value, str) else str(value)

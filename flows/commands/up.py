@@ -1,0 +1,254 @@
+"""The service in one command: `segue up` starts what is missing of it, `segue down` ends all of it.
+
+Where a Prefect server runs already, `segue deploy` gives it what a service needs.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.commands.options import UsageError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from flows.service.service import Service
+
+app = typer.Typer()
+
+AUTOMATIONS = Path(__file__).resolve().parents[1] / "service" / "automations.yaml"
+DEPLOY_SECONDS = 600.0
+SOURCE = Path(__file__).resolve().parents[2]
+LAYERS = ("flows", "stages", "model", "schemas")
+
+LOOK_SECONDS = 10.0
+"""Between two looks of `segue up --stay`."""
+
+QUEUES = {"scheduled": 1, "default": 10}
+"""Work queues of each pool -> their priority, 1 first: what is due by schedule goes before what waits on demand."""
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="The server's port on the loopback; if not given, 4200.")] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="A PostgreSQL database: postgresql+asyncpg://… (default: SQLite)."),
+    ] = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Stay, and start again what ends, until `segue down`: for systemd.")
+    ] = False,
+) -> int:
+    """Start a Prefect server, workers and the deployments of prefect.yaml on this machine; what runs already stays."""
+    from flows.service.service import load_service
+
+    _start_missing(port, database)
+    _tell(
+        f"to ask for a run: PREFECT_API_URL={load_service().url} prefect deployment run ingest/hourly --watch",
+        "to look: segue doctor, or the server's page; to end: segue down",
+    )
+    while stay:
+        time.sleep(LOOK_SECONDS)
+        service = load_service()
+        if not service.parts:  # by `segue down`
+            break
+        ended = [name for name in service.parts if service.running(name) is None]
+        if ended:
+            _tell(f"ended, and started again: {', '.join(ended)}")
+            try:
+                _start_missing(None, None)
+            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:  # tried again soon
+                _tell(f"not all of it could be started: {' '.join(str(error).split())}")
+    return 0
+
+
+def _start_missing(port: int | None, database: str | None) -> None:
+    """Start what of the service does not run, and register what is not registered.
+
+    Raises:
+        UsageError: the server runs already with another port or database.
+    """
+    from flows.service.service import POOLS, SERVER, load_service, log_of, save_service, start_part, start_server
+
+    project = _project()
+    service = load_service()
+    runs = service.running(SERVER) is not None
+    for option, asked, kept in (("--port", port, service.port), ("--database", database, service.database)):
+        if runs and asked is not None and asked != kept:
+            raise UsageError(f"expected {option} as the running service has it, got another: `segue down` first")
+    service = replace(service, port=port or service.port, database=database or service.database)
+    if runs:
+        _tell(f"server: runs already ({service.url.removesuffix('/api')})")
+    else:
+        service = start_server(service)
+        _tell(f"server: started ({service.url.removesuffix('/api')}; its log: {log_of(SERVER)})")
+    with _client(service.url) as client:
+        _tell(*(f"pool {pool}: made" for pool in make_pools(client)))
+        renewed = _digest(project) != service.deployed
+        _tell(*(f"automation: {name}" for name in _register_automations(client, renewed)))
+    service = _deploy(service, project)
+    for pool in POOLS:
+        if service.running(pool):
+            _tell(f"worker {pool}: runs already")
+        else:
+            words = ["worker", "start", "--pool", pool, "--name", f"segue-{pool}"]
+            service = start_part(service, pool, words)
+            _tell(f"worker {pool}: started (its log: {log_of(pool)})")
+    save_service(service)
+
+
+@app.command()
+def down() -> int:
+    """End the service that `segue up` started, runs in work too; what they did is kept, and `segue up` goes on."""
+    from flows.service.service import end_service, load_service, save_service
+
+    service = load_service()
+    save_service(replace(service, parts={}))  # first, so that `segue up --stay` starts nothing again
+    ended = end_service(service)
+    _tell(*(f"{name}: ended" for name in ended))
+    if not ended:
+        _tell("nothing ran")
+    return 0
+
+
+@app.command()
+def deploy() -> int:
+    """Register pools, automations and the deployments of prefect.yaml at a Prefect server of your own, the one that
+    PREFECT_API_URL names; what is there is renewed. Workers are started by `prefect worker start --pool cpu`."""
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url:
+        raise UsageError(
+            "expected PREFECT_API_URL, the address of your Prefect server's API, got none: set it, or let `segue up` "
+            "start a server on this machine"
+        )
+    project = _project()
+    with _client(url) as client:
+        _tell(*(f"pool {pool}: made" for pool in make_pools(client)))
+        _tell(*(f"automation: {name}" for name in _register_automations(client, renewed=True)))
+    _deploy_all(project, dict(os.environ) | {"PREFECT_API_URL": url, "PREFECT_CLI_PROMPT": "false"})
+    _tell(f"deployments: all of {project}, at {url}")
+    return 0
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)
+
+
+def _project() -> Path:
+    """Return the `prefect.yaml` of this folder, or else of the checkout.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for folder in (Path.cwd(), SOURCE):
+        if (folder / "prefect.yaml").exists():
+            return folder / "prefect.yaml"
+    raise UsageError(f"expected prefect.yaml in {Path.cwd()}, got none: copy it from Segue's repository, and edit it")
+
+
+@contextmanager
+def _client(url: str) -> Iterator["SyncPrefectClient"]:
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield client
+
+
+def make_pools(client: "SyncPrefectClient") -> Iterator[str]:
+    """Make the pools that are not there, and each pool's queues in their priority; yield the names of the new ones."""
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectNotFound
+    from prefect.workers.process import ProcessWorker
+
+    from flows.service.service import POOLS
+
+    for pool in POOLS:
+        try:
+            client.read_work_pool(pool)
+        except ObjectNotFound:
+            template = ProcessWorker.get_default_base_job_template()
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+            yield pool
+        for name, priority in QUEUES.items():
+            try:
+                queue = client.read_work_queue_by_name(name, work_pool_name=pool)
+            except ObjectNotFound:
+                client.create_work_queue(name, work_pool_name=pool, priority=priority)
+                continue
+            if queue.priority != priority:
+                client.update_work_queue(queue.id, priority=priority)
+
+
+def _register_automations(client: "SyncPrefectClient", renewed: bool) -> Iterator[str]:
+    """Register the automations that are not there; yield the names of the new ones.
+
+    Args:
+        renewed: those that are there are written anew. That makes them forget what they wait for, such as a run that a
+            killed worker left, so it is done only where they may have changed.
+    """
+    import yaml
+    from prefect.events.schemas.automations import AutomationCore
+
+    for automation in yaml.safe_load(AUTOMATIONS.read_text(encoding="utf-8"))["automations"]:
+        registered = client.read_automations_by_name(automation["name"])
+        core = AutomationCore.model_validate(automation)
+        if registered and renewed:
+            client.update_automation(registered[0].id, core)
+        elif not registered:
+            client.create_automation(core)
+            yield automation["name"]
+
+
+def _deploy(service: "Service", project: Path) -> "Service":
+    """Deploy all of `prefect.yaml`, unless it, the code and this folder are what was deployed last: deploying renews
+    schedules, also those that someone paused."""
+    from flows.service.service import save_service
+
+    digest = _digest(project)
+    if digest == service.deployed:
+        _tell("deployments: as they were")
+        return service
+    _deploy_all(project, service.environment())
+    service = replace(service, deployed=digest)
+    save_service(service)
+    _tell(f"deployments: all of {project}")
+    return service
+
+
+def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
+    """Have Prefect deploy all of `prefect.yaml`, with this folder as the one that its places are relative to.
+
+    Raises:
+        RuntimeError: Prefect does not, with what it said.
+    """
+    words = [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file", str(project)]
+    told: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    folder = Path.cwd()
+    surroundings = {**environment, "PWD": str(folder)}
+    done = subprocess.run(words, env=surroundings, cwd=folder, timeout=DEPLOY_SECONDS, check=False, **told)
+    if done.returncode != 0:
+        raise RuntimeError(
+            f"expected `prefect deploy --all` to succeed with {project}, got: {done.stdout}{done.stderr}"
+        )
+
+
+def _digest(project: Path) -> str:
+    """Return a hash of all that is registered: `prefect.yaml`, automations, the code whose knobs a form has, the folder
+    that relative places are relative to."""
+    digest = hashlib.sha256(project.read_bytes() + AUTOMATIONS.read_bytes() + os.fsencode(Path.cwd()))
+    for file in sorted(file for layer in LAYERS for file in (SOURCE / layer).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

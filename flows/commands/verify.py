@@ -1,0 +1,347 @@
+"""`segue verify`: what a sound file claims of how it was made, and whether it holds."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from flows.commands.options import StoreOption, UsageError, existing_store
+from flows.commands.watermarks import Finding, WatermarkSearch
+from schemas import Settings
+
+if TYPE_CHECKING:
+    from schemas import Store
+    from schemas.storage.versions import Version, Versions
+    from schemas.tables import Row
+    from stages.audio.credentials import Anchor, SignedClaim
+    from stages.pipeline.contract import Context
+
+app = typer.Typer()
+
+ONE_STEP = 1 / 2**15
+"""By how much samples may differ that another kind of processor decoded: a step of 16 bits."""
+
+CLAIMED = ("request", "take", "checkpoint", "seed", "watermark")
+"""What of a signed claim a file's tags say too."""
+
+
+@app.command()
+def verify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files.")],
+    trust: Annotated[list[Path] | None, typer.Option(help="PEM files of roots that are trusted.")] = None,
+    watermark: Annotated[
+        str | None,
+        typer.Option(metavar="DETECTOR", help="Look for a watermark by this network: a file, a hub id or a URL."),
+    ] = None,
+    store: StoreOption = None,
+    render: Annotated[
+        bool, typer.Option("--render", help="Generate the codes of the file's row again, decode them, and compare.")
+    ] = False,
+    format: Annotated[Literal["text", "json"], typer.Option(help="How the answer is printed.")] = "text",
+) -> int:
+    """Tell what files claim of how they were made, and whether it holds."""
+    from flows.runs.output import be_quiet
+
+    opened = existing_store(store) if store is not None or render else None
+    be_quiet()
+    try:
+        anchors = _anchors(trust or [])
+        look = WatermarkSearch(watermark, opened)
+        answers = {str(file): [*_verify(file, anchors, opened, render), *look.findings(file)] for file in files}
+    except (OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    if format == "json":
+        print(json.dumps({file: [asdict(each) for each in findings] for file, findings in answers.items()}, indent=2))
+    else:
+        for file, findings in answers.items():
+            print(file)
+            for each in findings:
+                print(f"    {each.verdict:5}  {each.subject}: {each.words}")
+    return int(any(each.verdict == "fails" for findings in answers.values() for each in findings))
+
+
+def _anchors(files: Sequence[Path]) -> "list[Anchor]":
+    """Return the roots that are trusted: those given, and that of this machine's development certificate, if any."""
+    from stages.audio.credentials import Anchor
+    from stages.audio.credentials.certificates import development_place
+
+    own = development_place() / "root.pem"
+    return [anchor for file in (*files, *([own] if own.exists() else [])) for anchor in Anchor.read(file)]
+
+
+def _verify(path: Path, anchors: "Sequence[Anchor]", store: "Store | None", render: bool) -> list[Finding]:
+    """Look at one file."""
+    from stages.audio.containers import container_of
+    from stages.audio.credentials import read_credentials
+    from stages.audio.marks import read_own_tags
+
+    with path.open("rb") as file:
+        tags = read_own_tags(file)
+        claim = read_credentials(file, container_of(file), anchors)
+        findings = [*_marks(file), *_signature(claim, tags), *_agreement(claim, tags)]
+    if store is not None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        finding, row = _row(store, digest, tags)
+        findings.append(finding)
+        if render and row is not None:
+            findings += _made_again(store, row, path)
+    return findings
+
+
+def _marks(file: IO[bytes]) -> Iterator[Finding]:
+    from stages.audio.marks import read_marks
+
+    marks = read_marks(file)
+    terms = {mark.term for mark in marks}
+    named = ", ".join(f"{mark.term} ({mark.place})" for mark in marks)
+    if not marks:
+        yield Finding("marks", "fails", "none: the file does not say how it was made, or its marks were removed")
+    elif len(terms) > 1:
+        yield Finding("marks", "fails", f"they disagree: {named}")
+    else:
+        yield Finding("marks", "holds", named)
+
+
+def _signature(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Finding]:
+    from stages.audio.marks import CREDENTIALS_TAG
+
+    if claim is None and CREDENTIALS_TAG in tags:
+        words = "the file says that it was signed, and is not: it was encoded again, or the signature was removed"
+        yield Finding("signature", "fails", words)
+    elif claim is None:
+        yield Finding("signature", "note", "none, so that nothing in the file shows whether it was changed")
+    elif claim.problems:
+        yield from (Finding("signature", "fails", problem) for problem in claim.problems)
+    elif not claim.trusted_by:
+        words = f"valid, by {claim.signer!r}, for whom no root that is trusted here vouches: give theirs by --trust"
+        yield Finding("signature", "fails", words)
+    else:
+        words = f"valid, by {claim.signer!r}, for whom the root {claim.trusted_by!r} vouches"
+        yield Finding("signature", "holds", words)
+
+
+def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Finding]:
+    """Compare what is signed with what the tags say."""
+    if claim is None or claim.problems or not claim.generation:
+        return
+    names = [name for name in CLAIMED if name in claim.generation]
+    signed = {name: str(claim.generation[name]) for name in names}
+    others = [f"{name} {tags[name]} in the tags" for name in signed if tags.get(name, signed[name]) != signed[name]]
+    signed_facts = ", ".join(f"{name} {value}" for name, value in signed.items())
+    words = f"{claim.generator}, model {claim.generation.get('model')}: {signed_facts}"
+    yield Finding("claim", "fails" if others else "holds", "; ".join([words, *others]))
+
+
+def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, Row | None]":
+    """Find the file among the store's sounds: by its bytes, or as a clip by what its tags say it is."""
+    from schemas.queries.database import query
+
+    rows = query(store, f"SELECT * FROM every_clip WHERE sha256 = '{digest}'").to_pylist()
+    if rows:
+        row = rows[0]
+        shown = query(store, f"SELECT stage, reasons FROM quarantine WHERE sha256 = '{digest}'").to_pylist()
+        if shown:
+            why = f"quarantined by {shown[0]['stage']}: {'; '.join(shown[0]['reasons'])}"
+            return Finding("row", "note", f"clip {row['request_id']} take {row['take'] + 1}, {why}"), row
+        return Finding("row", "holds", f"clip {row['request_id']} take {row['take'] + 1}, byte for byte"), row
+    request, take = tags.get("request", ""), tags.get("take", "")
+    if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
+        where = f"request_id = '{request}' AND take + 1 = {take}"
+        rows = query(store, f"SELECT * FROM clips WHERE {where}").to_pylist()
+    if rows:
+        words = f"it calls itself clip {request} take {take}, whose file has other bytes: changed, or encoded again"
+        return Finding("row", "fails", words), rows[0]
+    rows = query(
+        store, f"SELECT * FROM reconstructions WHERE '{digest}' IN (original_sha256, decoded_sha256)"
+    ).to_pylist()
+    if rows:
+        words = f"segment {rows[0]['number']} that the codec {rows[0]['checkpoint_id']} was heard by, byte for byte"
+        return Finding("row", "holds", words), None
+    rows = query(store, f"SELECT * FROM samples WHERE sha256 = '{digest}'").to_pylist()
+    if rows:
+        words = f"sample {rows[0]['number']} of step {rows[0]['step']} of the model {rows[0]['checkpoint_id']}"
+        return Finding("row", "holds", f"{words}, byte for byte"), None
+    return Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name"), None
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """What a clip was made of."""
+
+    fingerprint: str
+    """The version of `clips` that it belongs to."""
+    version: "Version"
+    generation: "Row"
+    """Of the try that the gate chose."""
+    request: "Row"
+
+
+def _made_again(store: "Store", clip: "Row", path: Path) -> Iterator[Finding]:
+    """Generate a clip's codes again and decode those that it has, and compare both with what is there."""
+    try:
+        origin = _origin(store, clip)
+    except ValueError as error:
+        yield Finding("render", "fails", f"the clip cannot be made again: {error}")
+        return
+    yield _generated(store, origin)
+    yield _rendered(store, origin, path)
+
+
+def _generated(store: "Store", origin: _Origin) -> Finding:
+    """Generate a clip's codes again, from its request and seed by its model, and compare them with those it has."""
+    import numpy as np
+
+    from schemas.storage.versions import Versions
+    from schemas.tables import GENERATIONS
+    from stages.checkpoints.generation_config import GenerationConfig
+    from stages.gate.retaking import Retaker
+
+    fingerprint = origin.version.inputs[GENERATIONS.name]
+    try:
+        version = _version(Versions(store), fingerprint)
+        config = GenerationConfig.model_validate(_with_references(store, version.config))
+        retaker = Retaker(config, _context(store, "generate", fingerprint, version))
+        retaker.read_conditions(origin.request)
+        ((_, again),) = retaker.generate([origin.request], [origin.generation["seed"]])
+    except ValueError as error:
+        return Finding("codes", "note", f"they cannot be generated again here: {error}")
+    ours, theirs = again.numpy(), np.array(origin.generation["codes"])
+    if ours.shape != theirs.shape:
+        return Finding("codes", "fails", f"its seed gives {ours.shape[1]:,} frames, the clip has {theirs.shape[1]:,}")
+    differing = np.flatnonzero((ours != theirs).any(axis=0))
+    if not len(differing):
+        return Finding(
+            "codes", "holds", f"its model gives these for its request and seed, all {ours.shape[1]:,} frames"
+        )
+    begin = int(origin.generation["prompt_frames"] or 0)
+    words = f"its model gives others for its request and seed, from frame {differing[0] + 1:,} of {ours.shape[1]:,} on"
+    if differing[0] <= begin:
+        return Finding("codes", "fails", words)
+    return Finding("codes", "note", f"{words}: on another kind of processor one rounding changes all that follows")
+
+
+def _rendered(store: "Store", origin: _Origin, path: Path) -> Finding:
+    """Decode a clip's codes again, and compare its samples with the file's."""
+    import io
+
+    import numpy as np
+    import soundfile
+
+    try:
+        data = _render(store, origin)
+    except ValueError as error:
+        return Finding("render", "fails", f"the clip cannot be made again: {error}")
+    ours = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)[0]
+    theirs = soundfile.read(str(path), dtype="float64", always_2d=True)[0]
+    if ours.shape != theirs.shape:
+        return Finding("render", "fails", f"its codes make {len(ours):,} samples, the file has {len(theirs):,}")
+    difference = float(np.abs(ours - theirs).max(initial=0.0))
+    if difference == 0:
+        return Finding("render", "holds", "its codes make these samples, bit for bit")
+    if difference <= 1.01 * ONE_STEP:
+        return Finding("render", "holds", "its codes make these samples but for a step, as another processor does")
+    return Finding("render", "fails", f"its codes make other samples, by up to {difference:.4f} of full scale")
+
+
+def _render(store: "Store", origin: _Origin) -> bytes:
+    """Make the file of a clip once more, unsigned, with the configuration that it was made with.
+
+    Raises:
+        ValueError: what it was made with is no longer there.
+    """
+    from stages import decode
+
+    config = decode.Config.model_validate(_with_references(store, origin.version.config) | {"credentials": None})
+    context = _context(store, "decode", origin.fingerprint, origin.version)
+    return decode.render_again(config, context, origin.generation, origin.request).data
+
+
+def _origin(store: "Store", clip: "Row") -> _Origin:
+    """Find what a row of `clips` was made of.
+
+    Raises:
+        ValueError: it is no longer there.
+    """
+    import pyarrow.compute as pc
+
+    from schemas.storage.versions import Versions
+    from schemas.tables import GENERATIONS, REQUESTS, VERDICTS
+    from stages.judging.tries import chosen_try
+
+    fingerprint = clip["path"].split("version=", 1)[1].split("/", 1)[0]
+    version = _version(Versions(store), fingerprint)
+    rows: dict[str, Row] = {}
+    for table, key in (
+        (VERDICTS, ("request_id", "take")),
+        (GENERATIONS, ("request_id", "take")),
+        (REQUESTS, ("request_id",)),
+    ):
+        if table.name not in version.inputs:
+            continue  # a clip of a release without a gate has no verdict
+        found = store.read(table, version.inputs[table.name])
+        for name in key:
+            found = found.filter(pc.equal(found[name], clip[name]))
+        if not found.num_rows:
+            raise ValueError(f"expected its row in {table.name}, got none")
+        rows[table.name] = found.to_pylist()[0]
+    generation = rows[GENERATIONS.name]
+    if VERDICTS.name in rows:
+        generation = chosen_try(rows[VERDICTS.name], generation)
+    return _Origin(fingerprint, version, generation, rows[REQUESTS.name])
+
+
+def _version(versions: "Versions", fingerprint: str) -> "Version":
+    """Return what is known of a version.
+
+    Raises:
+        ValueError: nothing is.
+    """
+    version = versions.all.get(fingerprint)
+    if version is None:
+        raise ValueError(f"expected the version {fingerprint} in the table versions, got none")
+    return version
+
+
+def _context(store: "Store", stage: str, fingerprint: str, version: "Version") -> "Context":
+    from schemas.weights import WeightsLibrary
+    from stages.pipeline.contract import Context
+
+    settings = Settings(store=store.url, device="cpu")
+    return Context(store, settings, "verify", stage, fingerprint, version.inputs, WeightsLibrary(store))
+
+
+def _with_references(store: "Store", config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stage's configuration with the names of its weights in place of their digests.
+
+    Raises:
+        ValueError: the store knows none for one of them.
+    """
+    return {name: _with_reference(store, value) for name, value in config.items()}
+
+
+def _with_reference(store: "Store", value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return _reference(store, value["weights"]) if value.keys() == {"weights"} else _with_references(store, value)
+
+
+def _reference(store: "Store", digest: str) -> str:
+    """Return the name of weights by their digest.
+
+    Raises:
+        ValueError: the store knows none.
+    """
+    from schemas.tables import CHECKPOINTS, WEIGHTS
+
+    for row in store.read_all(CHECKPOINTS).to_pylist():
+        if row["digest"] == digest:
+            return f"checkpoint:{row['checkpoint_id']}"
+    for row in store.read_all(WEIGHTS).to_pylist():
+        if row["digest"] == digest:
+            return str(row["reference"])
+    raise ValueError(f"expected the weights with the digest {digest[:16]}… in the store, got none")

@@ -1,0 +1,315 @@
+"""A recipe: the configuration of every stage, as a preset's difference with what was asked for laid on it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from types import ModuleType
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema, field_validator, model_validator
+
+import stages.chroma
+import stages.clap
+import stages.decode
+import stages.demo
+import stages.demo.models
+import stages.descriptions
+import stages.evaluate
+import stages.evaluate.controls
+import stages.evaluate.measures
+import stages.gate
+import stages.generate
+import stages.harmony
+import stages.ingest
+import stages.nearest
+import stages.originality
+import stages.report
+import stages.requests
+import stages.rhythm
+import stages.tokenize
+import stages.train
+import stages.train_codec
+import stages.watermark
+from flows.recipes.overrides import merge
+from flows.recipes.presets import DEFAULT_PRESET, PRESET_NAMES, preset_difference
+from model.conditioning.config import ChromaConfig
+from schemas import Config, Settings, Store
+from schemas.identity import weights_in
+from schemas.names import did_you_mean
+from schemas.queries.checks import Check
+from stages.pipeline.plans import ConfiguredStage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a field of `Recipe` says of its stage."""
+
+    module: ModuleType
+    gpu: bool = False
+    """It runs models, and so wants an accelerator where there is one."""
+
+
+Path = tuple[str, ...]
+"""Names of nested fields: a stage's first."""
+
+FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
+    ("ingest", "licences"): (("train_codec", "licences"), ("train", "licences")),
+    ("tokenize", "codec"): (
+        *(("generate", "codec"), ("gate", "codec"), ("decode", "codec"), ("watermark", "codec")),
+        *(("evaluate", "codec"), ("controls", "codec")),
+    ),
+    ("chroma", "separator"): (("generate", "separator"),),
+    ("clap", "model"): (*(("descriptions", "model"), ("generate", "clap"), ("evaluate", "clap"), ("train", "clap")),),
+    ("decode", "watermark"): (("watermark", "mark"),),
+    ("decode", "loudness"): (("watermark", "loudness"),),
+    ("decode", "true_peak"): (("watermark", "true_peak"),),
+    ("decode", "max_gain"): (("watermark", "max_gain"),),
+    ("evaluate", "clap"): (("measure", "clap"),),
+    ("clap", "vocabulary"): (
+        *(("descriptions", "vocabulary"), ("generate", "vocabulary"), ("evaluate", "vocabulary")),
+        ("train", "vocabulary"),
+    ),
+    ("generate", "stride"): (("evaluate", "stride"),),
+    ("generate",): (("gate", "generation"),),  # the last, once all of it is filled in
+}
+"""A field of the stage that makes a table -> fields of other stages that are the same unless they are given."""
+
+
+class Recipe(Config):
+    """What is made, as opposed to where and by what means (`Settings`): a field for each stage, in the order of a run.
+
+    Codec, CLAP, separator and the way in which melodies are measured are each given to the stage that makes a table
+    with them; other stages follow it where they are given none of their own (`FOLLOWED`).
+    """
+
+    preset: str = Field(default=DEFAULT_PRESET, json_schema_extra={"enum": list(PRESET_NAMES)})
+    """The preset that fills whatever is not given."""
+    demo: Annotated[stages.demo.Config, Stage(stages.demo)] = stages.demo.Config()
+    ingest: Annotated[stages.ingest.Config, Stage(stages.ingest)] = stages.ingest.Config()
+    train_codec: Annotated[stages.train_codec.Config, Stage(stages.train_codec, gpu=True)] = stages.train_codec.Config()
+    demo_models: Annotated[stages.demo.models.Config, Stage(stages.demo.models, gpu=True)] = stages.demo.models.Config()
+    chroma: Annotated[stages.chroma.Config, Stage(stages.chroma, gpu=True)] = stages.chroma.Config()
+    rhythm: Annotated[stages.rhythm.Config, Stage(stages.rhythm)] = stages.rhythm.Config()
+    harmony: Annotated[stages.harmony.Config, Stage(stages.harmony)] = stages.harmony.Config()
+    clap: Annotated[stages.clap.Config, Stage(stages.clap, gpu=True)] = stages.clap.Config()
+    descriptions: Annotated[stages.descriptions.Config, Stage(stages.descriptions, gpu=True)] = (
+        stages.descriptions.Config()
+    )
+    tokenize: Annotated[stages.tokenize.Config, Stage(stages.tokenize, gpu=True)] = stages.tokenize.Config()
+    train: Annotated[stages.train.Config, Stage(stages.train, gpu=True)] = stages.train.Config()
+    requests: Annotated[stages.requests.Config, Stage(stages.requests)] = stages.requests.Config()
+    generate: Annotated[stages.generate.Config, Stage(stages.generate, gpu=True)] = stages.generate.Config()
+    gate: Annotated[stages.gate.Config, Stage(stages.gate, gpu=True)] = stages.gate.Config()
+    decode: Annotated[stages.decode.Config, Stage(stages.decode, gpu=True)] = stages.decode.Config()
+    watermark: Annotated[stages.watermark.Config, Stage(stages.watermark, gpu=True)] = stages.watermark.Config()
+    evaluate: Annotated[stages.evaluate.Config, Stage(stages.evaluate)] = stages.evaluate.Config()
+    nearest: Annotated[stages.nearest.Config, Stage(stages.nearest)] = stages.nearest.Config()
+    originality: Annotated[stages.originality.Config, Stage(stages.originality)] = stages.originality.Config()
+    controls: Annotated[stages.evaluate.controls.Config, Stage(stages.evaluate.controls, gpu=True)] = (
+        stages.evaluate.controls.Config()
+    )
+    measure: Annotated[stages.evaluate.measures.Config, Stage(stages.evaluate.measures)] = (
+        stages.evaluate.measures.Config()
+    )
+    report: Annotated[stages.report.Config, Stage(stages.report)] = stages.report.Config()
+    checks: tuple[Check, ...] = ()
+    """What must hold before a table is published, besides what always must."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        name = given.get("preset", cls.model_fields["preset"].default)
+        if not isinstance(name, str):
+            return given
+        # A field's default may be a model whose own fields differ from its class's defaults, so whoever gives one of
+        # them must not get the class's defaults for the others.
+        defaults = {stage: module.Config().model_dump() for stage, module in STAGES.items()}
+        for follower in chain.from_iterable(FOLLOWED.values()):
+            section = _at(defaults, follower[:-1])
+            if section is not None:
+                del section[follower[-1]]
+        preset = merge(defaults, preset_difference(name))
+        return _fill_followers(merge(merge(preset, _of_foreign_checkpoint(given)), given))
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        preset_difference(name)
+        return name
+
+    def configured_stages(
+        self, source: str | Sequence[str] | None, requested: Collection[str] = (), all_tables: bool = False
+    ) -> list[ConfiguredStage]:
+        """Return the stages that take part, in order: those that train a stand-in do only where something names it,
+        those that make a condition only where the model reads it or they are asked for, and descriptions are embedded
+        where sounds are.
+
+        Args:
+            source: where the recordings are; None where the demo corpus is to be taken in.
+            requested: stages that are asked for by name.
+            all_tables: the conditions that the model does not read are asked for.
+        """
+        after = {} if source else {"ingest": "demo"}
+        left_out = {name for name in self._unread() if not all_tables and name not in requested}
+        # Beats are wanted where chords are, which change with them.
+        wanted = {table for name in _CONDITION_STAGES - left_out for table in STAGES[name].READS}
+        left_out = {name for name in left_out if STAGES[name].WRITES not in wanted}
+        if self.clap.model is None:
+            left_out.add("clap")
+        if self.descriptions.model is None or ("clap" in left_out and "descriptions" not in requested):
+            left_out.add("descriptions")
+        if self.evaluate.clap is None or "clap" in left_out:
+            left_out.add("nearest")
+        named = weights_in([getattr(self, name) for name in STAGES if name not in left_out])
+        checkpoints = {reference.checkpoint for reference in named}
+        names = [name for name in STAGES if name not in left_out and self._takes_part(name, source, checkpoints)]
+        return [ConfiguredStage(name, STAGES[name], getattr(self, name), after.get(name)) for name in names]
+
+    def _unread(self) -> set[str]:
+        """Return the stages whose tables training does not read, though another model's would."""
+        read = stages.train.reads(self.train)
+        unread = [table for table in stages.train.READS if table not in read]
+        return {name for name, module in STAGES.items() if module.WRITES in unread}
+
+    def _takes_part(self, name: str, source: str | Sequence[str] | None, checkpoints: set[str | None]) -> bool:
+        if name == "demo" and source is not None:
+            return False
+        if name == "train_codec":
+            return not checkpoints.isdisjoint(stages.train_codec.KINDS)
+        if name == "watermark":
+            return self.watermark.mark is not None and self.watermark.mark.detector is not None
+        if name in ("demo", "demo_models"):
+            return not checkpoints.isdisjoint(stages.demo.models.KINDS)
+        return True
+
+    @model_validator(mode="after")
+    def _clap_is_there_where_it_is_read(self) -> Self:
+        if self.train.model.clap is not None and self.clap.model is None:
+            raise ValueError(
+                "expected clap.model for a model that reads clap (train.model.clap), got none: "
+                "name one, or let train.model.clap be null"
+            )
+        return self
+
+
+_STAGES: Mapping[str, Stage] = {
+    name: stage for name, field in Recipe.model_fields.items() for stage in field.metadata if isinstance(stage, Stage)
+}
+STAGES: Mapping[str, ModuleType] = {name: stage.module for name, stage in _STAGES.items()}
+"""Every stage, in the order of a whole run."""
+
+_CONDITION_STAGES = frozenset(name for name, module in STAGES.items() if module.WRITES in stages.train.READS)
+"""Stages that make what a training may read."""
+
+GPU_STAGES = frozenset(name for name, stage in _STAGES.items() if stage.gpu)
+
+
+def known_stage(name: str) -> str:
+    """Return the name itself.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if name not in STAGES:
+        raise ValueError(f"unknown stage {name!r}{did_you_mean(name, STAGES)}; allowed: {', '.join(STAGES)}")
+    return name
+
+
+StageName = Annotated[str, AfterValidator(known_stage), WithJsonSchema({"type": "string", "enum": list(STAGES)})]
+"""A stage's name, checked where a run is asked for."""
+
+
+def _at(recipe: Mapping[str, Any], path: Path) -> Any:
+    """Return what stands at a path; None where there is no such field."""
+    value: Any = recipe
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what is not given of the fields that follow others, and how the model's melodies are measured."""
+    unread = _unread_by_newest(recipe)
+    for leader, followers in FOLLOWED.items():
+        for follower in followers:
+            section = _at(recipe, follower[:-1])
+            # Only what embeds captions has to know by which CLAP.
+            unused = follower[0] == "train" and leader[0] == "clap" and not _at(recipe, ("train", "joint_text"))
+            if isinstance(section, Mapping) and follower[-1] not in section and not unused:
+                difference: Any = None if follower in unread else _at(recipe, leader)
+                for name in reversed(follower):
+                    difference = {name: difference}
+                recipe = merge(recipe, difference)
+    melody = _at(recipe, ("train", "model", "chroma"))
+    if isinstance(melody, Mapping) and "analysis" not in melody:
+        analysis = {name: value for name, value in recipe["chroma"].items() if name in ChromaConfig.model_fields}
+        recipe = merge(recipe, {"train": {"model": {"chroma": {"analysis": analysis}}}})
+    return recipe
+
+
+def _unread_by_newest(recipe: Mapping[str, Any]) -> set[Path]:
+    """Return the fields of `generate` that make conditions which the recipe's own model, where that is the one that
+    generates, does not read."""
+    checkpoint = _at(recipe, ("generate", "checkpoint"))
+    if not isinstance(checkpoint, str) or not stages.generate.is_newest(checkpoint):
+        return set()
+    unread = [name for name in stages.generate.CONDITION_FIELDS if _at(recipe, ("train", "model", name)) is None]
+    return {("generate", field) for name in unread for field in stages.generate.CONDITION_FIELDS[name]}
+
+
+def _of_foreign_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a checkpoint from elsewhere makes different: it brings the codec that its codes are decoded by, and a
+    CLAP to score its clips with is only looked for where one is named."""
+    given = merge({}, given)
+    checkpoint = _at(given, ("generate", "checkpoint"))
+    if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
+        return {}
+    difference: dict[str, Any] = {
+        stage: {"codec": checkpoint} for stage in ("generate", "gate", "decode", "watermark", "evaluate", "controls")
+    }
+    if _at(given, ("clap", "model")) is None and _at(given, ("evaluate", "clap")) is None:
+        difference["evaluate"] |= {"clap": None, "vocabulary": None}
+    return difference
+
+
+def stage_models() -> dict[str, type[BaseModel]]:
+    """Return the model behind each first name of a `--set` path."""
+    return {"settings": Settings, **{name: STAGES[name].Config for name in STAGES}}
+
+
+def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[str] | None, preset: str) -> list[str]:
+    """Return the names of the stages to run, in order: all that take part, or those requested. Generating begins by
+    reading the requests, so `generate` brings `requests`; and `ingest` brings `demo` where it takes in that corpus.
+
+    Raises:
+        ValueError: a stage is not known, or takes no part in the recipe.
+    """
+    taking_part = [stage.name for stage in configured]
+    if not requested:
+        return taking_part
+    for name in requested:
+        if known_stage(name) not in taking_part:
+            raise ValueError(
+                f"{name} takes no part in the preset {preset}, where nothing names what it would make; "
+                f"allowed: {', '.join(taking_part)}"
+            )
+    brought = {"generate": "requests", "decode": "gate"}
+    wanted = {*requested, *(first for name, first in brought.items() if name in requested)}
+    wanted |= {stage.after for stage in configured if stage.name in wanted and stage.after in taking_part}
+    return [name for name in taking_part if name in wanted]
+
+
+def with_source(settings: Settings, names: Sequence[str], taking_part: Sequence[str]) -> Settings:
+    """Return the settings, with the demo corpus of the store for a source where a recipe that makes one was given none.
+
+    Raises:
+        ValueError: recordings are to be taken in, and nothing says from where.
+    """
+    if settings.source is not None or "ingest" not in names:
+        return settings
+    if "demo" not in taking_part:
+        raise ValueError("expected --source (a folder or URL of recordings), got none: this preset makes no corpus")
+    store = Store(settings.store)
+    return settings.model_copy(update={"source": store.path("demo") if store.is_local else f"{store.url}/demo"})

@@ -1,0 +1,161 @@
+"""A recipe as a file: `segue.yaml`, which `segue init` writes, and whoever runs, plans or asks in its folder has read.
+
+It has the fields of `flows.recipes.recipe.Recipe`, with `settings` beside them, under the names that `--set` takes:
+`train: {seed: 3}` is `--set train.seed=3`. What is said last holds: the preset, the file, then options and `--set`.
+"""
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel
+
+from flows.recipes.overrides import model_in
+from schemas import Settings
+from schemas.names import did_you_mean
+
+if TYPE_CHECKING:
+    from flows.recipes.knobs import Knob
+    from flows.recipes.recipe import Recipe
+
+FILE = "segue.yaml"
+"""The file that is read where it lies in the current folder."""
+
+WIDTH = 96
+"""Columns of the file's comments."""
+
+COMMONEST = (
+    *("settings.store", "settings.source", "settings.requests", "settings.device", "settings.concurrency"),
+    *("settings.max_refused", "ingest.captions", "tokenize.codec", "chroma.separator", "clap.model"),
+    *("train.initial", "train.optimization.steps", "train.optimization.learning_rate", "train.optimization.precision"),
+    *("train.batch_size", "train.micro_batch_size", "train.segment_seconds", "train.condition_dropout"),
+    *("requests.seconds", "requests.takes", "requests.guidance", "requests.temperature", "requests.top_k"),
+    *("generate.checkpoint", "generate.precision", "decode.format", "decode.loudness"),
+)
+"""The knobs that people turn first."""
+
+HEADER = """\
+# What Segue makes here: `segue run`, `segue plan` and `segue status` read this file in its folder, or wherever
+# --recipe names it. What is said last holds: the preset, then this file, then options and --set.
+# A line that begins with # shows what the preset sets; take the # away to set it otherwise. These are the
+# commonest knobs; docs/reference.md has all, and any may stand here under the name that --set takes.
+"""
+
+
+@dataclass(frozen=True)
+class RecipeFile:
+    """What a file says."""
+
+    preset: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    stages: Mapping[str, Any] = field(default_factory=dict)
+    """The other fields of `Recipe`: its stages, and `checks`."""
+
+
+def read_recipe_file(path: str | None) -> RecipeFile:
+    """Read the file of a command line, and say so; where none is named, the one of the current folder, if there is one.
+
+    Raises:
+        ValueError: it cannot be read, is no YAML, or names what there is not.
+    """
+    if path is None and not Path(FILE).is_file():
+        return RecipeFile()
+    import yaml
+
+    from flows.recipes.recipe import stage_models
+
+    path = path or FILE
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"expected a YAML file for --recipe, got {path}: {' '.join(str(error).split())}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ValueError(f"expected `stage:` and its fields in {path}, got {type(content).__name__}")
+    _check_names(path, content)
+    models = stage_models()
+    sections: dict[str, Any] = {
+        name: _without_empty(value, models[name]) if isinstance(value, dict) and name in models else value
+        for name, value in content.items()
+        if value is not None  # a section of which every line is a comment
+    }
+    preset, settings = sections.pop("preset", None), sections.pop("settings", {})
+    print(f"segue: recipe from {path}" + (f", preset {preset}" if preset else ""), file=sys.stderr, flush=True)
+    return RecipeFile(preset, settings, sections)
+
+
+def _check_names(path: str, content: Mapping[Any, Any]) -> None:
+    from flows.recipes.knobs import knobs_named, where_it_is
+    from flows.recipes.recipe import Recipe, stage_models
+
+    known = ("settings", *Recipe.model_fields)
+    for name, value in content.items():
+        if name not in known:
+            elsewhere = knobs_named([str(name)], stage_models())
+            near = f": {where_it_is(elsewhere)}" if elsewhere else did_you_mean(str(name), known)
+            raise ValueError(f"unknown field {name!r} in {path}{near}; allowed: {', '.join(known)}")
+        if value is not None and name not in ("preset", "checks") and not isinstance(value, dict):
+            raise ValueError(f"expected fields of {name} in {path}, got {value!r}")
+
+
+def _without_empty(section: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+    """Return a section without those in it of which every line is a comment; a null that a field may be stays."""
+    kept = {}
+    for name, value in section.items():
+        inner = model_in(model.model_fields[name].annotation) if name in model.model_fields else None
+        if value is None and inner is not None and type(None) not in get_args(model.model_fields[name].annotation):
+            continue
+        kept[name] = _without_empty(value, inner) if isinstance(value, dict) and inner is not None else value
+    return kept
+
+
+def recipe_text(preset: str, given: Mapping[str, Any]) -> str:
+    """Return a recipe file with the commonest knobs as comments, as a preset sets them.
+
+    Args:
+        given: knobs that are set, by path.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    from flows.recipes.knobs import knobs
+    from flows.recipes.recipe import Recipe, stage_models
+
+    recipe = Recipe(preset=preset)
+    by_path = {".".join(knob.path): knob for knob in knobs(stage_models())}
+    lines, before = [HEADER + f"preset: {preset}"], tuple[str, ...]()
+    for path in COMMONEST:
+        knob = by_path[path]
+        lines += _section_lines(before, knob.path)
+        lines += _knob_lines(knob, given.get(path, _value(recipe, knob)), path in given)
+        before = knob.path
+    return "\n".join(lines) + "\n"
+
+
+def _section_lines(before: tuple[str, ...], path: tuple[str, ...]) -> Iterable[str]:
+    """Yield the names of the sections that a knob is in and the one before it was not."""
+    for depth, name in enumerate(path[:-1]):
+        if before[: depth + 1] != path[: depth + 1] or depth >= len(before) - 1:
+            yield f"{'' if depth else chr(10)}{'  ' * depth}{name}:"
+
+
+def _knob_lines(knob: "Knob", value: Any, is_set: bool) -> Iterable[str]:
+    indent = "  " * (len(knob.path) - 1)
+    yield from textwrap.wrap(
+        knob.meaning, WIDTH - len(indent), initial_indent=f"{indent}## ", subsequent_indent=f"{indent}## "
+    )
+    yield f"{indent}{'' if is_set else '# '}{knob.path[-1]}: {json.dumps(value, ensure_ascii=False)}"
+
+
+def _value(recipe: "Recipe", knob: "Knob") -> Any:
+    """Return what a recipe, or the settings by default, have at a knob, as JSON, which is YAML too."""
+    stage, *names = knob.path
+    section: Any = Settings() if stage == "settings" else getattr(recipe, stage)
+    value: Any = section.model_dump(mode="json")
+    for name in names:
+        value = value[name]
+    return value

@@ -1,0 +1,348 @@
+"""Jobs on a cluster: where the workers of Dask or Ray come from, which of them has a GPU, what they tell the run of
+their progress, and how they hear that it stops.
+
+What workers tell and hear goes by the cluster's own connections: a queue and a flag in Dask's scheduler, an actor in
+Ray. So nothing else has to reach anything, and a cluster elsewhere is as good as one here.
+"""
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from prefect.settings import PREFECT_API_URL
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows.runs.server import has_own_server
+from schemas import Settings
+from stages.pipeline.contract import Context, Progress
+
+PULSE_SECONDS = 0.5
+"""Between two words of a worker to its run, and the other way round."""
+
+GRACE_SECONDS = 10.0
+"""How long a run that stops waits for workers to end at their next batch."""
+
+OBJECT_STORE_BYTES = 128 * 1024**2
+"""Of Ray's shared memory on this machine: jobs pass names, and no tables."""
+
+Event = tuple[str, str, tuple[Any, ...]]
+"""A job, a method of `Progress` (or `begin` or `end`), and what it is called with."""
+
+Exchange = Callable[[Sequence[Event]], bool]
+"""Tells the run some events, and returns whether it stops."""
+
+
+class Channel(Protocol):
+    """What joins a run and its workers. It travels to them with each job."""
+
+    def connect(self) -> Exchange:
+        """Return what a worker exchanges by; to be called in the thread of its job."""
+
+    def hear(self, stop: bool) -> Sequence[Event]:
+        """Return what workers have told since, and have them know whether the run stops."""
+
+
+def task_runner(settings: Settings) -> TaskRunner[Any]:
+    """Return what does the jobs: threads, or the workers of a cluster of Dask or Ray.
+
+    Raises:
+        ValueError: a cluster is asked for without its packages or without a Prefect server that its workers can reach.
+    """
+    name = settings.task_runner
+    if name == "threads":
+        return ThreadPoolTaskRunner(max_workers=settings.concurrency)
+    try:
+        if name == "dask":
+            from prefect_dask.task_runners import DaskTaskRunner
+        else:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+            from prefect_ray.task_runners import RayTaskRunner
+    except ImportError as error:
+        raise ValueError(f"settings.task_runner={name} expects the packages of segue[{name}], got none") from error
+    if not PREFECT_API_URL.value() or has_own_server():
+        raise ValueError(
+            f"settings.task_runner={name} expects a Prefect server that the workers can reach: start one with "
+            "`prefect server start` and set PREFECT_API_URL"
+        )
+    if name == "dask":
+        if settings.dask_address:
+            return DaskTaskRunner(address=settings.dask_address)
+        start: Any = local_dask_cluster
+        runner: TaskRunner[Any] = DaskTaskRunner(cluster_class=start, cluster_kwargs={"settings": settings})
+    else:
+        here = {"num_cpus": settings.concurrency, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        here |= {"object_store_memory": OBJECT_STORE_BYTES}
+        runner = RayTaskRunner(settings.ray_address, {} if settings.ray_address else here)
+    return runner
+
+
+def local_dask_cluster(settings: Settings) -> Any:
+    """Return a Dask cluster of this machine, on the loopback: a process for each shard at work at once. Each of the
+    first ones has a GPU of its own and offers it; the others share them and offer none."""
+    from distributed import Nanny, Scheduler, SpecCluster
+
+    gpus = _gpus() if settings.device != "cpu" else []
+    workers = {}
+    for number in range(settings.concurrency):
+        options: dict[str, Any] = {"nthreads": 1, "host": "127.0.0.1", "dashboard_address": None}
+        if gpus:
+            options["env"] = {"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
+            options["resources"] = {"GPU": 1} if number < len(gpus) else {}
+        workers[number] = {"cls": Nanny, "options": options}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False}}
+    return SpecCluster(
+        workers=workers, scheduler=scheduler, name=f"segue-{uuid.uuid4().hex[:8]}", silence_logs=logging.WARNING
+    )
+
+
+def places(runner: TaskRunner[Any], settings: Settings, wants_gpu: bool) -> int:
+    """Return how many jobs a running task runner does at the same time: of a cluster elsewhere as many as its workers
+    offer now."""
+    if settings.task_runner == "dask" and settings.dask_address:
+        workers = runner.client.scheduler_info(n_workers=-1)["workers"].values()  # type: ignore[attr-defined]
+        placed = wants_gpu and _offers_gpus(settings)
+        count = sum(each["resources"].get("GPU", 0) if placed else each["nthreads"] for each in workers)
+    elif settings.task_runner == "ray" and settings.ray_address:
+        import ray
+
+        offered = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        count = offered.get("GPU" if wants_gpu and _offers_gpus(settings) else "CPU", 0)
+    else:
+        count = settings.concurrency
+    return max(1, int(count))
+
+
+def _gpus() -> list[str]:
+    """Return the GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return names[: torch.cuda.device_count()]
+
+
+def placement(settings: Settings, wants_gpu: bool) -> AbstractContextManager[Any]:
+    """Return where in a cluster jobs that are submitted within may go: those that want a GPU, only to workers that
+    have one to give."""
+    if not wants_gpu or settings.task_runner == "threads" or not _offers_gpus(settings):
+        return nullcontext()
+    if settings.task_runner == "ray":
+        from prefect_ray.context import remote_options
+
+        with_gpu: AbstractContextManager[Any] = remote_options(num_gpus=1)
+        return with_gpu
+    from dask.base import annotate
+
+    annotated: AbstractContextManager[Any] = annotate(resources={"GPU": 1})
+    return annotated
+
+
+def _offers_gpus(settings: Settings) -> bool:
+    """Return whether the workers have GPUs: of a cluster elsewhere the settings must say so."""
+    elsewhere = settings.dask_address if settings.task_runner == "dask" else settings.ray_address
+    return settings.device == "cuda" or (settings.device == "auto" and not elsewhere and bool(_gpus()))
+
+
+# -- from workers to the run, and back -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DaskChannel:
+    """A queue and a flag in Dask's scheduler."""
+
+    name: str
+    client: Any = None
+    """The run's own; a worker takes its own."""
+
+    def connect(self) -> Exchange:
+        from distributed import Event as Flag
+        from distributed import Queue, get_client
+
+        client = get_client()
+        queue, stopped = Queue(self.name, client=client), Flag(self.name, client=client)
+
+        def exchange(events: Sequence[Event]) -> bool:
+            if events:
+                queue.put(list(events))
+            return bool(stopped.is_set())
+
+        return exchange
+
+    def hear(self, stop: bool) -> Sequence[Event]:
+        from distributed import Event as Flag
+        from distributed import Queue
+
+        if stop:
+            Flag(self.name, client=self.client).set()
+        told = Queue(self.name, client=self.client).get(batch=True)
+        return [(job, method, tuple(words)) for events in told for job, method, words in events]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"name": self.name, "client": None}
+
+
+class _Box:
+    """What Ray's actor holds: events that the run has not taken yet, and whether it stops."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+        self._stop = False
+
+    def tell(self, events: Sequence[Event]) -> bool:
+        self._events += events
+        return self._stop
+
+    def hear(self, stop: bool) -> Sequence[Event]:
+        self._stop = stop
+        events, self._events = self._events, []
+        return events
+
+
+@dataclass(frozen=True)
+class RayChannel:
+    """An actor that takes no core of the cluster."""
+
+    actor: Any
+
+    def connect(self) -> Exchange:
+        import ray
+
+        return lambda events: bool(ray.get(self.actor.tell.remote(events)))
+
+    def hear(self, stop: bool) -> Sequence[Event]:
+        import ray
+
+        events: Sequence[Event] = ray.get(self.actor.hear.remote(stop))
+        return events
+
+
+def _open_channel(runner: TaskRunner[Any], settings: Settings) -> Channel:
+    if settings.task_runner == "dask":
+        return DaskChannel(f"segue-{uuid.uuid4().hex}", runner.client)  # type: ignore[attr-defined]
+    import ray
+
+    return RayChannel(ray.remote(num_cpus=0)(_Box).remote())
+
+
+@contextmanager
+def hearing_workers(
+    runner: TaskRunner[Any], settings: Settings, progress: Progress, stop: threading.Event
+) -> Iterator[Channel | None]:
+    """Pass on what workers tell to `progress`, and to them that the run stops, as long as the context lasts; after a
+    stop, until they have ended at their next batch. Threads need none of it."""
+    if settings.task_runner == "threads":
+        yield None
+        return
+    channel, ended, relay = _open_channel(runner, settings), threading.Event(), _Relay(progress)
+
+    def listen() -> None:
+        while not ended.wait(PULSE_SECONDS):
+            with suppress(Exception):  # a cluster that is gone fails the jobs themselves
+                relay.replay(channel.hear(stop.is_set()))
+
+    listener = threading.Thread(target=listen, name="workers", daemon=True)
+    listener.start()
+    try:
+        yield channel
+    finally:
+        until = time.monotonic() + GRACE_SECONDS
+        while stop.is_set() and relay.in_work and time.monotonic() < until:
+            time.sleep(PULSE_SECONDS)
+        ended.set()
+        listener.join()
+        with suppress(Exception):
+            relay.replay(channel.hear(stop.is_set()))
+        relay.close()
+
+
+class _Relay:
+    """Calls a run's progress as its workers call theirs: each job in a thread of its own, by which it is known."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._threads: dict[str, ThreadPoolExecutor] = {}
+
+    @property
+    def in_work(self) -> bool:
+        return bool(self._threads)
+
+    def replay(self, events: Sequence[Event]) -> None:
+        for job, method, words in events:
+            if method == "end":
+                if job in self._threads:
+                    self._threads.pop(job).shutdown()
+                continue
+            if job not in self._threads:
+                self._threads[job] = ThreadPoolExecutor(max_workers=1)
+            if method != "begin":
+                self._threads[job].submit(getattr(self._progress, method), *words)
+
+    def close(self) -> None:
+        for thread in self._threads.values():
+            thread.shutdown()
+
+
+class _ToldProgress(Progress):
+    """A job's progress in a worker: kept until it is told. What is counted one by one goes as one number."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self._events: list[Event] = []
+        self._lock = threading.Lock()
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        self._add("start", what, total, unit)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        with self._lock:
+            if self._events and self._events[-1][1] == "advance":
+                count += self._events.pop()[2][0]
+            self._events.append((self._job, "advance", (count, note)))
+
+    def tell(self, lines: Sequence[str]) -> None:
+        self._add("tell", list(lines))
+
+    def end_job(self) -> None:
+        self._add("end_job")
+
+    def take(self) -> Sequence[Event]:
+        """Return what has not been told yet."""
+        with self._lock:
+            events, self._events = self._events, []
+        return events
+
+    def _add(self, method: str, *words: Any) -> None:
+        with self._lock:
+            self._events.append((self._job, method, words))
+
+
+@contextmanager
+def telling_run(channel: Channel, job: str, context: Context) -> Iterator[Context]:
+    """Yield a job's context whose progress the run hears of, and which stops with the run."""
+    name, stop, ended = f"{job}-{uuid.uuid4().hex[:8]}", threading.Event(), threading.Event()
+    progress, exchange = _ToldProgress(name), channel.connect()
+    if exchange([(name, "begin", ())]):
+        stop.set()
+
+    def talk() -> None:
+        is_last = False
+        while not is_last:
+            is_last = ended.wait(PULSE_SECONDS)
+            with suppress(Exception):  # without its run a worker is ended by the cluster
+                if exchange([*progress.take(), *([(name, "end", ())] if is_last else [])]):
+                    stop.set()
+
+    talker = threading.Thread(target=talk, name="run", daemon=True)
+    talker.start()
+    try:
+        yield replace(context, progress=progress, stop=stop)
+    finally:
+        ended.set()
+        talker.join()

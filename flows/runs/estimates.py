@@ -1,0 +1,102 @@
+"""What a run would take: seconds and bytes by stage, from the rates that this store's own runs and files have.
+
+A stage that makes its rows one by one takes so long for each; one that makes them all at once, such as a training,
+takes as long as it last did. What no run of the store has done yet is not known, and nothing is guessed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from schemas import Store
+from schemas.storage.publications import Publications
+from schemas.tables import CLIPS, RUNS, Row, Table
+from stages.pipeline.durations import duration
+from stages.pipeline.plans import Plan
+
+if TYPE_CHECKING:
+    from stages.pipeline.pipeline import Pipeline
+
+LATEST_RUNS = 5
+"""Runs of a stage that its rate is measured by: the machine and the settings of now are more like those of late."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage would take."""
+
+    stage: str
+    seconds: float | None
+    """None where no run of this store did it yet."""
+    bytes: float | None
+    """Of its table and of the files that its rows name; None where the table has no rows yet."""
+
+
+def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
+    """Return what the stages of a plan that have work would take, in their order."""
+    working = [plan for plan in plans if plan.jobs]
+    if not working:
+        return []
+    latest = latest_runs(pipeline.store)
+    sizes = _bytes_a_row(pipeline, [pipeline.stages[plan.stage].module.WRITES for plan in working])
+    estimates = []
+    for plan in working:
+        module = pipeline.stages[plan.stage].module
+        runs = latest.get(plan.stage)
+        if runs is None:
+            seconds = None
+        elif hasattr(module, "reduce"):
+            seconds = float(runs[-1]["seconds"])
+        else:
+            seconds = plan.make * seconds_a_row(runs)
+        size = sizes.get(module.WRITES.name)
+        estimates.append(Estimate(plan.stage, seconds, None if size is None else plan.make * size))
+    return estimates
+
+
+def total_line(estimates: Sequence[Estimate]) -> str | None:
+    """Say what all stages together would take, and which have never run; None where nothing has."""
+    known = [each for each in estimates if each.seconds is not None]
+    if not known:
+        return None
+    unknown = [each.stage for each in estimates if each.seconds is None]
+    seconds, size = sum(each.seconds or 0 for each in known), sum(each.bytes or 0 for each in known)
+    total = f"about {duration(seconds)} and {amount(size)}, by what runs of this store took"
+    return f"{total}; not known of {', '.join(unknown)}, which never ran here" if unknown else total
+
+
+def latest_runs(store: Store) -> Mapping[str, Sequence[Row]]:
+    """Return the latest runs of each stage in which it made rows and did not fail, the newest last."""
+    latest: dict[str, list[Row]] = {}
+    columns = ["stage", "started_at", "seconds", "rows_made", "error"]
+    for row in store.read(RUNS, "1", columns=columns).to_pylist():
+        if row["rows_made"] and not row["error"]:
+            latest.setdefault(row["stage"], []).append(row)
+    return {stage: sorted(runs, key=lambda run: run["started_at"])[-LATEST_RUNS:] for stage, runs in latest.items()}
+
+
+def seconds_a_row(runs: Sequence[Row]) -> float:
+    """Return how long some runs took for each row that they made."""
+    return float(sum(run["seconds"] for run in runs) / sum(run["rows_made"] for run in runs))
+
+
+def _bytes_a_row(pipeline: "Pipeline", tables: Sequence[Table]) -> Mapping[str, float]:
+    """Return the mean bytes of a row of each table that users see, with the file that it names; not of empty ones."""
+    shown = Publications(pipeline.store).shown_files([table.name for table in tables])
+    means = {}
+    for table in tables:
+        files = shown.get(table.name, [])
+        rows = pipeline.store.read_files(table, files, ["bytes"] if table is CLIPS else list(table.key))
+        if rows.num_rows:
+            size = sum(pipeline.store.size(file) or 0 for file in files)
+            named = sum(rows.column("bytes").to_pylist()) if table is CLIPS else 0
+            means[table.name] = (size + named) / rows.num_rows
+    return means
+
+
+def amount(size: float) -> str:
+    """Return a number of bytes in the unit that a person would say it in."""
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
+        if size >= bytes_:
+            return f"{size / bytes_:,.1f} {unit}"
+    return f"{size / 1e3:,.0f} kB"

@@ -1,0 +1,70 @@
+"""Jobs by expected work: of many shards those that take a moment go together, so that a job is worth its bookkeeping,
+and the longest jobs begin first, so that none waits long for the last.
+
+What a shard takes is the seconds of its sound times what this store's runs took for a second. A cluster's scheduler
+takes 150 ms for a job, and Prefect's database 27 kB. So a job of decoding may be many shards, and one of generating,
+which takes a hundred times as long, is one.
+"""
+
+from collections.abc import Sequence
+
+import pyarrow.compute as pc
+
+from flows.runs.estimates import latest_runs, seconds_a_row
+from schemas.tables import REQUESTS, TRACKS
+from stages.pipeline.contract import Context
+from stages.pipeline.plans import ConfiguredStage
+
+JOB_SECONDS = 60.0
+"""Of expected work, which a job of several shards has at most."""
+
+JOBS_EACH = 4
+"""Jobs for each place that does them, if there are shards enough."""
+
+Job = tuple[str, ...]
+"""The shards of a job."""
+
+
+def sized_jobs(stage: ConfiguredStage, context: Context, shards: Sequence[str], places: int) -> list[Job]:
+    """Return the jobs that some shards of a stage are done in, in the order of their beginning: each by itself, where
+    they are few or no run of the store tells what they take.
+
+    Args:
+        places: where jobs are done at the same time.
+    """
+    few = len(shards) <= JOBS_EACH * places
+    seconds = {} if few else expected_seconds(stage, context, shards)
+    if not seconds:
+        return [(shard,) for shard in shards]
+    most = min(JOB_SECONDS, sum(seconds.values()) / (JOBS_EACH * places))
+    jobs: list[Job] = []
+    held = 0.0
+    for shard in shards:
+        if jobs and held + seconds[shard] <= most:
+            jobs[-1] = (*jobs[-1], shard)
+        else:
+            jobs.append((shard,))
+            held = 0.0
+        held += seconds[shard]
+    return sorted(jobs, key=lambda job: -sum(seconds[shard] for shard in job))
+
+
+def expected_seconds(stage: ConfiguredStage, context: Context, shards: Sequence[str]) -> dict[str, float]:
+    """Return what each shard would take, made whole; nothing where that is not known."""
+    module, store, versions = stage.module, context.store, context.versions
+    runs = latest_runs(store).get(stage.name)
+    if runs is None or not hasattr(module, "shard"):
+        return {}
+    table = REQUESTS if "request_id" in module.READS[0].key else TRACKS
+    if table.name not in versions:
+        return {}
+    columns = ["seconds", "takes"] if table is REQUESTS else ["seconds"]
+    sound, rows = {}, 0
+    for shard in shards:
+        read = store.read(table, versions[table.name], [shard], columns)
+        seconds, takes = read.column("seconds"), read.column("takes") if table is REQUESTS else None
+        sound[shard] = float(pc.sum(seconds if takes is None else pc.multiply(seconds, takes)).as_py() or 0.0)
+        rows += read.num_rows if takes is None else int(pc.sum(takes).as_py() or 0)
+    whole = sum(sound.values())
+    rate = seconds_a_row(runs) * rows / whole if whole else 0.0
+    return {shard: seconds * rate for shard, seconds in sound.items()}

@@ -1,0 +1,144 @@
+"""What a plan says of an order: its clips, what making them takes by what this store's runs took, and what stops it."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from flows.recipes.presets import NO_WATERMARK
+from flows.runs.estimates import amount, latest_runs, seconds_a_row
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
+from stages.checkpoints.generation_config import GenerationConfig
+from stages.pipeline.contract import Reject
+from stages.pipeline.durations import duration
+from stages.pipeline.plans import Plan
+from stages.requests import REFERENCES
+
+if TYPE_CHECKING:
+    from flows.recipes.recipe import Recipe
+    from stages.pipeline.pipeline import Pipeline
+
+
+def order_lines(pipeline: "Pipeline", plans: Sequence[Plan]) -> Iterator[str]:
+    """Yield what the order of a plan holds and what making its clips takes; nothing where a plan takes in no order."""
+    by_stage = {plan.stage: plan for plan in plans}
+    taken_in = by_stage.get("requests")
+    if taken_in is None:
+        return
+    rows = _requests(pipeline, taken_in)
+    clips = sum(row["takes"] for row in rows.values())
+    seconds = sum(row["takes"] * row["seconds"] for row in rows.values())
+    yield f"order: {_counted(len(rows), 'request')}, {_counted(clips, 'clip')}, {_minutes(seconds)} of sound"
+    generate = by_stage.get("generate")
+    if generate is None or not generate.make:
+        return
+    takes = [rows[key[0]] for key in generate.missing if key[0] in rows]
+    sound = sum(row["seconds"] for row in takes)
+    frames = _frames(pipeline, takes)
+    to_make = [_counted(len(takes), "clip"), _counted(frames, "frame") if frames is not None else "frames unknown"]
+    yield f"to make: {', '.join(to_make)}, {_minutes(sound)} of sound; {_cost(pipeline, plans, sound)}"
+
+
+def told_lines(plans: Sequence[Plan]) -> Iterator[str]:
+    """Yield what stages have to tell a person before they work: what they refuse, each with its whole reason, and what
+    would go."""
+    for plan in plans:
+        certain, waiting = _refused(plan)
+        if certain:
+            yield f"{plan.stage}: refused {_counted(len(certain), 'line')}:"
+            yield from (f"  {reject.message} ({reject.kind})" for reject in certain)
+        if waiting:
+            lines = _counted(len(waiting), "line")
+            yield f"{plan.stage}: {lines} with recordings that may be there {plan.reason}"
+        yield from (f"{plan.stage}: {line}" for line in plan.told)
+
+
+def advice_lines(recipe: "Recipe") -> Iterator[str]:
+    """Yield what the difference that is laid over a recipe's preset is for, and the recipe does without."""
+    if "eu" in recipe.preset.split("+") and recipe.decode.watermark is None:
+        yield NO_WATERMARK
+
+
+def stopping_lines(plans: Sequence[Plan]) -> Iterator[str]:
+    """Yield why a run would stop before it has done what is planned: checks of a source that do not pass."""
+    for plan in plans:
+        _, waiting = _refused(plan)
+        for check in plan.checks:
+            value = check.value - (len(waiting) if check.check == "refused" else 0)
+            if value > check.threshold and check.severity == "error":
+                yield f"{plan.stage}: {check.message}"
+
+
+def _refused(plan: Plan) -> tuple[list[Reject], list[Reject]]:
+    """Return what a stage refuses for certain, and what refers to recordings that are still to be taken in."""
+    waiting = [reject for reject in plan.rejects if plan.estimated and reject.kind in REFERENCES]
+    return [reject for reject in plan.rejects if reject not in waiting], waiting
+
+
+def _requests(pipeline: "Pipeline", plan: Plan) -> dict[str, Row]:
+    """Return the requests as they will stand, by id."""
+    if plan.content is not None:
+        rows = [dict(row) for shard in plan.content.values() for row in shard if isinstance(row, Mapping)]
+    else:
+        rows = pipeline.store.read(REQUESTS, pipeline.fingerprint("requests")).to_pylist()
+    return {row["request_id"]: row for row in rows}
+
+
+def _frames(pipeline: "Pipeline", takes: Sequence[Row]) -> int | None:
+    """Return the frames of codes that are generated for takes; None where their rate is not known yet."""
+    rate = _frame_rate(pipeline)
+    if rate is None:
+        return None
+    frames = sum(math.ceil(float(row["seconds"]) * rate - 1e-6) for row in takes)
+    return frames - sum(max(1, round(float(row["prompt_seconds"]) * rate)) for row in takes if row["prompt"])
+
+
+def _frame_rate(pipeline: "Pipeline") -> float | None:
+    """Return the frames a second of the model that generates; None where it is still to be trained, or does not say."""
+    from schemas.weights import NotTrainedYet
+    from stages.checkpoints.loading import read_frame_rate
+
+    config = pipeline.stages["generate"].config
+    assert isinstance(config, GenerationConfig)
+    try:
+        pipeline.fingerprint("generate")  # which finds the model of this very recipe
+        return read_frame_rate(pipeline.library.get(config.checkpoint).path)
+    except NotTrainedYet:
+        return None
+
+
+def _cost(pipeline: "Pipeline", plans: Sequence[Plan], sound: float) -> str:
+    """Say how long making so many seconds of sound takes, stage by stage, and how large the files are."""
+    measured = _measured(pipeline)
+    if measured is None:
+        return "time and bytes unknown: no run of this store has made clips yet"
+    seconds_a_clip, bytes_a_second = measured
+    rates = {stage: seconds_a_row(runs) for stage, runs in latest_runs(pipeline.store).items()}
+    stages = [
+        plan.stage
+        for plan in plans
+        if plan.make and pipeline.stages[plan.stage].module.WRITES.key == GENERATIONS.key and plan.stage in rates
+    ]
+    times = {stage: rates[stage] * sound / seconds_a_clip for stage in stages}
+    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
+    size = amount(bytes_a_second * sound)
+    if not times:
+        return f"time unknown, about {size} by the clips of this store"
+    return f"about {duration(sum(times.values()))} ({each}) and {size}, by what runs of this store took"
+
+
+def _measured(pipeline: "Pipeline") -> tuple[float, float] | None:
+    """Return the mean seconds of the clips that users see, and their bytes a second; None where there are none."""
+    from schemas.storage.publications import Publications
+
+    files = Publications(pipeline.store).shown_files([CLIPS.name]).get(CLIPS.name, [])
+    clips = pipeline.store.read_files(CLIPS, files, ["seconds", "bytes"]).to_pylist()
+    seconds = sum(row["seconds"] or 0 for row in clips)
+    return (seconds / len(clips), sum(row["bytes"] or 0 for row in clips) / seconds) if seconds else None
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:,.1f} minutes"

@@ -1,0 +1,103 @@
+"""What a person sees: the tables that runs, plans and questions end with, and nothing of what libraries say."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+if TYPE_CHECKING:  # a question to a store prints a table, and knows nothing of runs
+    from flows.runs.estimates import Estimate
+    from stages.pipeline.plans import Plan
+    from stages.pipeline.runner import StageResult
+
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # The command line tells what happened itself; Prefect's own log still reaches its server.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    # It warns of every MusicGen that its special token comes after the codes.
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""What the command line sets where the user has not."""
+
+WIDE = 200
+"""Columns of a table that is not printed on a terminal."""
+
+
+def be_quiet() -> None:
+    """Leave it to this command line to tell what happens; transformers looks only once, when it is imported."""
+    from huggingface_hub.utils import disable_progress_bars
+
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
+
+
+def result_rows(results: "Sequence[StageResult]") -> list[dict[str, str | int | float]]:
+    """Return the table that a run ends with, as rows."""
+    return [
+        {
+            "stage": result.stage,
+            "rows made": result.counts.made,
+            "reused": result.counts.reused,
+            "refused": result.counts.refused,
+            "seconds": round(result.seconds, 1),
+        }
+        for result in results
+    ]
+
+
+def plan_rows(plans: "Sequence[Plan]", estimates: "Sequence[Estimate]" = ()) -> list[dict[str, str | int | float]]:
+    """Return what each stage would do, and what that takes where it is known, as rows."""
+    from flows.runs.estimates import Estimate, amount
+    from stages.pipeline.durations import duration
+
+    by_stage = {each.stage: each for each in estimates}
+    nothing = Estimate("", None, None)
+    return [
+        {
+            "stage": plan.stage,
+            "shards": len(plan.jobs),
+            "make": f"~{plan.make}" if plan.estimated else plan.make,
+            "reuse": plan.reuse,
+            "drop": plan.drop,
+            "refused": plan.refused,
+            "about": _told(by_stage.get(plan.stage, nothing).seconds, duration),
+            "size": _told(by_stage.get(plan.stage, nothing).bytes, amount),
+            "why": plan.reason,
+        }
+        for plan in plans
+    ]
+
+
+def _told(value: float | None, tell: Callable[[float], str]) -> str:
+    return "" if value is None else tell(value)
+
+
+def open_console() -> Console:
+    """Return standard output: as wide as the terminal, or wide enough for any table where there is none."""
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=WIDE, emoji=False)
+
+
+def print_table(console: Console, rows: Sequence[Mapping[str, object]], narrowest: int = 0) -> None:
+    """Print rows as a table of text; cells are data, never markup.
+
+    Args:
+        narrowest: columns that texts with spaces in them may be narrowed to, while no other text is broken; at 0 any
+            text is broken where it must be.
+    """
+    if not rows:
+        return
+    grid = Grid(box=None, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        numeric = all(isinstance(row[name], int | float) or str(row[name]).startswith("~") for row in rows)
+        whole = numeric or (narrowest > 0 and not any(" " in str(row[name]) for row in rows))
+        grid.add_column(name, justify="right" if numeric else "left", no_wrap=whole, overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(str(value)) for value in row.values()))
+    console.print(grid)

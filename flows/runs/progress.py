@@ -1,0 +1,228 @@
+"""Progress as a person sees it while a run works.
+
+A bar where there is a terminal; elsewhere plain lines at intervals, which a log file keeps readable.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Column
+from rich.text import Text
+
+from flows.runs.estimates import Estimate
+from flows.runs.run_pace import RunPace
+from stages.pipeline.contract import Progress
+
+LINE_SECONDS = 10.0
+"""Time between two lines on one piece of work."""
+
+ROOMY = 110
+"""Columns of a terminal from which on bars are long."""
+
+
+@dataclass
+class Work:
+    """A piece of work that is going on."""
+
+    what: str
+    total: int
+    unit: str
+    done: int = 0
+    note: str = ""
+    bar: TaskID | None = None
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def rate(self) -> float:
+        return self.done / max(time.monotonic() - self.started, 1e-6)
+
+    def seconds_left(self) -> float:
+        return (self.total - self.done) / max(self.rate(), 1e-9)
+
+    def line(self) -> str:
+        """Return how far it is, in one line."""
+        left = "done" if self.done >= self.total else f"{self.seconds_left():.0f} s left"
+        line = f"{self.what}: {self.done}/{self.total} {self.unit}, {self.rate():.1f}/s, {left}"
+        return f"{line}, {self.note}" if self.note else line
+
+    def remove_from(self, bars: Bars) -> None:
+        if self.bar is not None:
+            bars.remove_task(self.bar)
+
+
+def stage_share(stage: Work, works: Collection[Work]) -> float:
+    """Return how much of a stage is done, 0 to 1: its shards, and what of those in work is."""
+    shares = [min(work.done / work.total, 1.0) for work in works if work.total]
+    return min((stage.done + sum(shares)) / max(stage.total, len(shares), 1), 1.0)
+
+
+class RunProgress(Progress):
+    """Listens to a run of which may be known what it takes."""
+
+    def __init__(self) -> None:
+        self._pace = RunPace()
+
+    def expect(self, estimates: Sequence[Estimate]) -> None:
+        """Hear what the stages that have work would take, before the first of them."""
+        self._pace = RunPace(estimates)
+
+
+class _TimeLeft(TimeRemainingColumn):
+    """The time left of each bar by its own pace, but for that of the whole run, which says another."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.fields.get("whole") else super().render(task)
+
+
+class BarProgress(RunProgress):
+    """Bars with rate and time left, one for each piece of work at once (each thread has its own), over which a bar
+    stands for all shards of the stage where there are several, and one for the whole run where what it takes is known.
+    Each is one line, however narrow the terminal is."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._bars = Bars(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=26)),
+            BarColumn(bar_width=30 if console.width >= ROOMY else 10),
+            TextColumn(
+                "{task.fields[count]}/{task.total:.0f} {task.fields[reading]}",
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+            _TimeLeft(compact=True),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+        self._works: dict[int, Work] = {}
+        self._stage: Work | None = None
+        self._run: TaskID | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "BarProgress":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin_stage(self, stage: str, jobs: int) -> None:
+        with self._lock:
+            for before in list(self._bars.task_ids):
+                self._bars.remove_task(before)
+            self._works.clear()
+            self._pace.begin(stage)
+            stages = self._pace.stages
+            self._run = (
+                self._bars.add_task("the run", total=stages, count=0, reading="stages", whole=True)
+                if stages > 1
+                else None
+            )
+            bar = self._bars.add_task(f"{stage}, all", total=jobs, count=0, reading="shards") if jobs > 1 else None
+            self._stage = Work(stage, jobs, "shards", bar=bar)
+            self._draw_stage()
+
+    def end_job(self) -> None:
+        with self._lock:
+            self._works.pop(threading.get_ident(), Work("", 0, "")).remove_from(self._bars)
+            if self._stage is not None:
+                self._stage.done += 1
+                self._draw_stage()
+
+    def _draw_stage(self) -> None:
+        """Bring the bars of all shards and of the run to those that are done, and to the share of those in work."""
+        if self._stage is None:
+            return
+        share = stage_share(self._stage, self._works.values())
+        if self._stage.bar is not None:
+            self._bars.update(self._stage.bar, completed=share * self._stage.total, count=self._stage.done)
+        if self._run is not None:
+            left, done = self._pace.left(share, self._stage.done), self._pace.done
+            reading = f"stages  {left}" if left else "stages"
+            self._bars.update(self._run, completed=done + share, count=done, reading=reading)
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        with self._lock:
+            self._works.pop(threading.get_ident(), Work("", 0, "")).remove_from(self._bars)
+            bar = self._bars.add_task(what, total=total, count=0, reading=unit)
+            self._works[threading.get_ident()] = Work(what, total, unit, bar=bar)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is None or work.bar is None:
+                return
+            work.done += count
+            reading = f"{work.unit}  {work.rate():.1f}/s  {note}".rstrip()
+            self._bars.update(work.bar, advance=count, count=work.done, reading=reading)
+            self._draw_stage()
+
+    def tell(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._bars.console.print(Text(line))
+
+
+class LineProgress(RunProgress):
+    """A line at the start and the end of each piece of work, one every ten seconds between, and one for each shard of
+    a stage that has several; they end with what is left of the whole run, where that is known."""
+
+    def __init__(self, write: Callable[[str], object], seconds: float = LINE_SECONDS) -> None:
+        super().__init__()
+        self._write = write
+        self._seconds = seconds
+        self._works: dict[int, Work] = {}
+        self._stage: Work | None = None
+        self._lock = threading.Lock()
+
+    def begin_stage(self, stage: str, jobs: int) -> None:
+        with self._lock:
+            self._stage = Work(stage, jobs, "shards")
+            self._works.clear()
+            self._pace.begin(stage)
+
+    def end_job(self) -> None:
+        with self._lock:
+            stage = self._stage
+            self._works.pop(threading.get_ident(), None)
+            if stage is None:
+                return
+            stage.done += 1
+            if stage.total < 2:
+                return
+            left = "done" if stage.done >= stage.total else f"{stage.seconds_left():.0f} s left"
+            line = f"{stage.what}: {stage.done}/{stage.total} shards, {left}{self._of_run()}"
+        self._write(line)
+
+    def _of_run(self) -> str:
+        """Return what a line says of the whole run."""
+        stage = self._stage
+        left = None if stage is None else self._pace.left(stage_share(stage, self._works.values()), stage.done)
+        return f"; the run: {left}" if left else ""
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        with self._lock:
+            self._works[threading.get_ident()] = Work(what, total, unit)
+        self._write(f"{what}: {total} {unit}")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is None:
+                return
+            work.done, work.note = work.done + count, note
+            ended = work.done >= work.total
+            if not ended and time.monotonic() - work.told < self._seconds:
+                return
+            work.told = time.monotonic()
+            line = f"{work.line()}{self._of_run()}"
+            if ended:
+                del self._works[threading.get_ident()]
+        self._write(line)
+
+    def tell(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            self._write(line)

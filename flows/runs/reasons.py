@@ -1,0 +1,97 @@
+"""Why things were refused, and what was noticed: the commonest reasons at the end of a run, and what a plan notices."""
+
+from collections.abc import Iterable, Sequence
+
+from schemas import Store
+from stages.pipeline.plans import Plan
+from stages.pipeline.remarks import Remark
+
+COMMONEST = 5
+"""Reasons that a run ends with; the tables hold all of them."""
+
+PLANNED = 20
+"""Remarks that a plan shows of a stage."""
+
+LONGEST = 160
+"""Characters of an example in a line; the tables hold all of them. A reason is told whole."""
+
+REFUSALS = "SELECT stage, kind, uri, message FROM rejects"
+REMARKS = "SELECT * FROM remarks ORDER BY count DESC"
+"""The queries that list all of them."""
+
+_REFUSALS = """
+    SELECT stage, kind, count(*) AS count, arg_min(uri, key) AS uri, arg_min(message, key) AS message
+    FROM rejects WHERE stage IN ({stages}) GROUP BY stage, kind ORDER BY count DESC, stage, kind"""
+
+_REMARKS = """
+    SELECT stage, what, location, sum(count)::BIGINT AS count, first(examples ORDER BY len(examples) DESC) AS examples
+    FROM remarks WHERE stage IN ({stages}) GROUP BY stage, what, location ORDER BY count DESC, stage, what, location"""
+
+
+def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
+    """Return why stages refused things and what they noticed, the commonest reasons first, each with an example, and
+    the queries that list them all. There are no lines where there is nothing to tell, nor where the store is damaged,
+    which a run says itself.
+
+    Args:
+        stages: those that ran.
+    """
+    from schemas.queries.database import (  # DuckDB takes a fifth of a second that `segue plan` can do without
+        QueryError,
+        query,
+    )
+
+    names = ", ".join(f"'{name}'" for name in stages) or "NULL"
+    try:
+        refusals = query(store, _REFUSALS.format(stages=names)).to_pylist()
+        remarks = query(store, _REMARKS.format(stages=names)).to_pylist()
+    except QueryError:
+        return []
+    reasons = [
+        f"{row['count']:,} × {row['stage']}: {row['kind']}, such as {_shown(row['uri'])}: {_whole(row['message'])}"
+        for row in refusals
+    ]
+    noticed = [
+        remark_line(row["stage"], Remark(row["what"], row["location"], row["count"], tuple(row["examples"] or ())))
+        for row in remarks
+    ]
+    total = sum(row["count"] for row in refusals)
+    return [
+        *_commonest(f"refused {total:,}:", reasons, REFUSALS, store),
+        *_commonest("noticed:", noticed, REMARKS, store),
+    ]
+
+
+def plan_remark_lines(plans: Iterable[Plan]) -> list[str]:
+    """Return what the stages of a plan notice at their sources, the commonest first."""
+    lines = []
+    for plan in plans:
+        ranked = sorted(plan.remarks, key=lambda remark: -remark.count)
+        lines += [remark_line(plan.stage, remark) for remark in ranked[:PLANNED]]
+        if len(ranked) > PLANNED:
+            lines.append(f"{plan.stage}: {len(ranked) - PLANNED} more kinds of remarks")
+    return lines
+
+
+def remark_line(stage: str, remark: Remark) -> str:
+    """Return a remark as one line: how many, of what, where, and the first example."""
+    where = f" ({_shown(remark.location)})" if remark.location else ""
+    example = f", such as {_shown(remark.examples[0])}" if remark.examples else ""
+    return f"{remark.count:,} × {stage}: {remark.what}{where}{example}"
+
+
+def _commonest(heading: str, lines: Sequence[str], listing: str, store: Store) -> list[str]:
+    if not lines:
+        return []
+    rest = f", and {len(lines) - COMMONEST} more kinds" if len(lines) > COMMONEST else ""
+    every = f'all of them{rest}: segue sql "{listing}" --store {store.url}'
+    return [heading, *(f"  {line}" for line in (*lines[:COMMONEST], every))]
+
+
+def _whole(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _shown(text: str) -> str:
+    plain = _whole(text)
+    return plain if len(plain) <= LONGEST else f"{plain[: LONGEST - 1]}…"

@@ -1,0 +1,121 @@
+"""How far a run is, as an artifact of Prefect that moves: what an operator sees of a long stage on the server's page.
+
+Whoever works only counts. A thread of its own tells the server every ten seconds, so that a slow server slows no stage,
+and a run that ends sooner leaves no such artifact.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.context import FlowRunContext
+
+from flows.runs.progress import Work, stage_share
+from stages.pipeline.contract import Progress
+
+KEY = "segue-progress"
+"""The artifact's name on the page, which shows the newest of it and those before."""
+
+TELL_SECONDS = 10.0
+"""Between two words to the server: each is a small write in its database."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How far the stage in work is."""
+
+    percent: float
+    text: str
+
+
+class ReadableProgress(Progress):
+    """Passes on what it is told, and keeps how far the stage in work is for whoever asks."""
+
+    def __init__(self, listener: Progress) -> None:
+        self._listener = listener
+        self._lock = threading.Lock()
+        self._stage = Work("", 0, "shards")
+        self._works: dict[int, Work] = {}
+
+    def begin_stage(self, stage: str, jobs: int) -> None:
+        with self._lock:
+            self._stage = Work(stage, jobs, "shards")
+            self._works.clear()
+        self._listener.begin_stage(stage, jobs)
+
+    def end_job(self) -> None:
+        with self._lock:
+            self._stage.done += 1
+            self._works.pop(threading.get_ident(), None)
+        self._listener.end_job()
+
+    def start(self, what: str, total: int, unit: str) -> None:
+        with self._lock:
+            self._works[threading.get_ident()] = Work(what, total, unit)
+        self._listener.start(what, total, unit)
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        with self._lock:
+            work = self._works.get(threading.get_ident())
+            if work is not None:
+                work.done, work.note = work.done + count, note
+        self._listener.advance(count, note)
+
+    def tell(self, lines: Sequence[str]) -> None:
+        self._listener.tell(lines)
+
+    def reading(self) -> Reading | None:
+        """Return how far the stage in work is; None before the first one."""
+        with self._lock:
+            stage, works = self._stage, list(self._works.values())
+        if not stage.what:
+            return None
+        share = stage_share(stage, works)
+        texts = [f"{stage.what}: {stage.done}/{stage.total} shards done"] if stage.total > 1 else [stage.what]
+        texts += [work.line() for work in works]
+        return Reading(round(100 * share, 1), "; ".join(texts))
+
+
+@contextmanager
+def moving_artifact(progress: ReadableProgress) -> Iterator[None]:
+    """Show how far the work within this block is as an artifact of the flow run at hand."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        yield
+        return
+    ended = threading.Event()
+    within = copy_context()  # which has the settings of Prefect that hold here
+    thread = threading.Thread(target=within.run, args=(_tell, context.flow_run.id, progress, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(TELL_SECONDS)
+
+
+def _tell(flow_run: UUID, progress: ReadableProgress, ended: threading.Event) -> None:
+    artifact: UUID | None = None
+    last: Reading | None = None
+    while not ended.wait(TELL_SECONDS):
+        reading = progress.reading()
+        if reading is None or reading == last:
+            continue
+        with suppress(Exception), get_client(sync_client=True) as client:  # a server that is away is told the next time
+            if artifact is None:
+                request = ArtifactCreate(
+                    key=KEY, type="progress", flow_run_id=flow_run, description=reading.text, data=reading.percent
+                )
+                artifact = client.create_artifact(request).id
+            else:
+                client.update_artifact(artifact, ArtifactUpdate(description=reading.text, data=reading.percent))
+            last = reading
+    if artifact is not None:
+        with suppress(Exception), get_client(sync_client=True) as client:
+            text = f"ended; last of all, {last.text}" if last else "ended"
+            client.update_artifact(artifact, ArtifactUpdate(description=text))

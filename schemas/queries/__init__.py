@@ -1,0 +1,1 @@
+"""Queries: SQL over the store, views, conditions, checks, and what follows from them."""

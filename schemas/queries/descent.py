@@ -1,0 +1,225 @@
+"""Descent: the recordings that a person means, and what of a store came of them.
+
+The views `lineage` and `descendants` answer one question at a time. This is for taking down: it also looks at what no
+view shows, such as recordings that were removed and requests of earlier catalogs.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.licences import count_licences
+from schemas.queries.conditions import Conditions
+from schemas.queries.database import literal, query
+from schemas.storage.store import Store
+from schemas.storage.take_downs import with_descendants
+from schemas.tables import CHECKPOINTS, LEARNED, REQUESTS, TRACKS, WEIGHTS, Row
+
+FACTS = ("track_id", "title", "artist", "licence", "uri")
+"""The columns that every table with recordings has."""
+
+WHERE_FOUND = ("tracks", "withheld", "learned", "taken_down")
+"""Tables that know recordings: what the first of them says holds."""
+
+MEASURED = ("tracks", "withheld")
+"""Those that hold all that was measured."""
+
+SHORTEST_ID = 6
+"""Digits of a recording's id that must be given at least."""
+
+WHOLE_ID = 64
+"""Digits of a whole one."""
+
+LEARN_FROM_TRACKS = ("codec", "language_model")
+"""The kinds of checkpoint that are made of a store's recordings."""
+
+REFERENCES = ("melody", "prompt", "clap")
+"""The columns of requests that may refer to a recording."""
+
+
+class UnknownRecording(ValueError):
+    """Says that what a person gave is no recording of the store, or several."""
+
+
+def find_recordings(store: Store, names: Sequence[str]) -> list[Row]:
+    """Return the recordings with some ids, or beginnings of ids, by the columns `FACTS` and `found`, the table. A whole
+    id need not be known: what comes later can be refused too.
+
+    Raises:
+        UnknownRecording: one is too short, is none's, or several recordings begin with it.
+    """
+    recordings = []
+    for name in map(str.lower, names):
+        if len(name) < SHORTEST_ID or set(name) - set("0123456789abcdef"):
+            raise UnknownRecording(f"expected {SHORTEST_ID} or more digits of a recording's id, got {name!r}")
+        rows = _known(store, f"starts_with(track_id, {literal(name)})")
+        if not rows and len(name) < WHOLE_ID:
+            raise UnknownRecording(f"expected a recording whose id begins with {name}, got none in {store.url}")
+        if len(rows) > 1:
+            examples = ", ".join(row["track_id"][:12] for row in rows[:3])
+            raise UnknownRecording(
+                f"expected one recording, got {len(rows)} with ids that begin with {name}: {examples} …"
+            )
+        recordings += rows or [{**dict.fromkeys(FACTS), "track_id": name, "found": ""}]
+    return recordings
+
+
+def find_by_artist(store: Store, artist: str) -> list[Row]:
+    """Return the recordings of which an artist's name is part of what is written for the artist, whatever its case,
+    those that are tracks with their `artists`.
+
+    Whether it is one of the artists named there is for the caller, who knows how names are parted.
+    """
+    name = literal(artist.strip())
+    named = f"contains(lower(artist), lower({name}))"
+    listed = f"{named} OR contains(lower(array_to_string(artists, chr(10))), lower({name}))"
+    rows = {row["track_id"]: row for row in _known(store, named)}
+    rows |= {row["track_id"]: row for row in _known(store, listed, MEASURED, (*FACTS, "artists"))}
+    return [rows[track_id] for track_id in sorted(rows)]
+
+
+def find_by_condition(store: Store, condition: str) -> list[Row]:
+    """Return the recordings among tracks and those withheld that meet a condition in SQL over their columns.
+
+    Raises:
+        ValueError: it is none.
+    """
+    Conditions([condition], TRACKS.schema)
+    return _known(store, f"({condition})", MEASURED)
+
+
+def _known(
+    store: Store, condition: str, tables: Iterable[str] = WHERE_FOUND, columns: Sequence[str] = FACTS
+) -> list[Row]:
+    """Return the recordings that meet a condition, each once, in the order of their ids."""
+    rows: dict[str, Row] = {}
+    for table in tables:
+        sql = f"SELECT DISTINCT ON (track_id) {', '.join(columns)} FROM {table} WHERE {condition}"
+        for row in query(store, sql).to_pylist():
+            rows.setdefault(row["track_id"], row | {"found": table})
+    return [rows[track_id] for track_id in sorted(rows)]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What came of some recordings."""
+
+    learned_by: dict[str, set[str]]
+    """Models that learned from each, by its `track_id`; none for one that no model did."""
+    models: list[Row]
+    """Rows of `checkpoints` of those models and of all that were made with them, the oldest first."""
+    referred: dict[str, set[str]]
+    """Requests, of any catalog, that refer to each, or are made with an adapter that learned from it."""
+    clips: list[Row]
+    """The clips that views show now of those models and requests: `request_id`, `take`, `path`."""
+    untraced: list[str]
+    """Models that were trained here by a release which did not keep what they learned from."""
+    reconstructions: int
+    """Segments of these recordings that are kept to be heard, and those of the models."""
+
+    def descendants_of(self, store: Store, track_id: str) -> list[str]:
+        """Return the ids of the models that learned from a recording, or were made with one that did."""
+        return sorted(with_descendants(store, self.learned_by[track_id]))
+
+
+def descent(store: Store, track_ids: Collection[str]) -> Descent:
+    """Find what came of some recordings."""
+    learned_by: dict[str, set[str]] = {track_id: set() for track_id in track_ids}
+    rows = store.read_all(CHECKPOINTS).to_pylist()
+    for shard, known in _sets_with(store, track_ids).items():
+        learners = {row["checkpoint_id"] for row in rows if row["training_set"] == shard}
+        for track_id in known:
+            learned_by[track_id] |= learners
+    names = with_descendants(store, set().union(*learned_by.values()))
+    models = sorted(
+        (row for row in rows if row["checkpoint_id"] in names),
+        key=lambda row: (row["created_at"], row["checkpoint_id"]),
+    )
+    referred = _references(store, track_ids)
+    adapted = _adapted(store)
+    for track_id, learners in learned_by.items():
+        for name in with_descendants(store, learners):
+            referred[track_id] |= adapted.get(name, set())
+    requests = set().union(*referred.values())
+    clips = query(
+        store,
+        f"SELECT request_id, take, path FROM clips WHERE {_among('checkpoint_id', names)} "
+        f"OR {_among('request_id', requests)} ORDER BY request_id, take",
+    ).to_pylist()
+    heard = query(
+        store,
+        f"SELECT count(*) AS n FROM reconstructions WHERE {_among('checkpoint_id', names)} "
+        f"OR {_among('track_id', track_ids)}",
+    ).to_pylist()
+    untraced = [row["checkpoint_id"] for row in rows if row["kind"] in LEARN_FROM_TRACKS and not row["training_set"]]
+    return Descent(learned_by, models, referred, clips, untraced, heard[0]["n"])
+
+
+def _among(column: str, values: Collection[str]) -> str:
+    return f"{column} IN ({', '.join(map(literal, sorted(values)))})" if values else "false"
+
+
+def _sets_with(store: Store, track_ids: Collection[str]) -> dict[str, list[str]]:
+    """Return which of some recordings are in each set that models learned from, by the set's name."""
+    wanted, sets = pa.array(sorted(track_ids), pa.string()), {}
+    for shard in store.shards(LEARNED, "1"):
+        ids = store.read(LEARNED, "1", [shard], ["track_id"]).column("track_id")
+        if known := ids.filter(pc.is_in(ids, wanted)).to_pylist():
+            sets[shard] = known
+    return sets
+
+
+def _adapted(store: Store) -> dict[str, set[str]]:
+    """Return the requests of every version that are made with an adapter of the store, by its checkpoint."""
+    adapted: dict[str, set[str]] = {}
+    for version in store.versions(REQUESTS):
+        for row in store.read(REQUESTS, version, columns=["request_id", "adapters"]).to_pylist():
+            for adapter in row["adapters"] or ():
+                adapted.setdefault(adapter["reference"].removeprefix("checkpoint:"), set()).add(row["request_id"])
+    return adapted
+
+
+def _references(store: Store, track_ids: Collection[str]) -> dict[str, set[str]]:
+    """Return the requests of every version that refer to each of some recordings."""
+    references = {f"track:{track_id}": track_id for track_id in track_ids}
+    referred: dict[str, set[str]] = {track_id: set() for track_id in track_ids}
+    for version in store.versions(REQUESTS):
+        for row in store.read(REQUESTS, version, columns=["request_id", *REFERENCES]).to_pylist():
+            for column in REFERENCES:
+                if row[column] in references:
+                    referred[references[row[column]]].add(row["request_id"])
+    return referred
+
+
+def training_licences(store: Store, checkpoint_id: str) -> str:
+    """Return the licences of the recordings that a model and those it was made with learned from, the commonest first,
+    as `CC-BY-4.0 (40), none (3)`; empty where they are not known."""
+    models = store.read_all(CHECKPOINTS, ["checkpoint_id", "parents", "training_set"]).to_pylist()
+    of_id = {row["checkpoint_id"]: row for row in models}
+    sets, waiting = dict[str, str](), [checkpoint_id]
+    while waiting:
+        name = waiting.pop()
+        if name in of_id and name not in sets:
+            sets[name] = of_id[name]["training_set"]
+            waiting += of_id[name]["parents"] or ()
+    shards = sorted({name for name in sets.values() if name})
+    rows = store.read(LEARNED, "1", shards, ["track_id", "licence"]).to_pylist()
+    counts = count_licences({row["track_id"]: row["licence"] for row in rows}.values())
+    return ", ".join(
+        f"{name} ({count})" for name, count in sorted(counts.items(), key=lambda each: (-each[1], each[0]))
+    )
+
+
+def model_behind(store: Store, checkpoint_id: str) -> tuple[str, str]:
+    """Return the name and the digest of a language model: one that this store trained, or one from elsewhere, whose id
+    begins its digest. Of a model from a folder the name is the folder's own, without the path to it."""
+    for row in store.read_all(CHECKPOINTS, ["checkpoint_id", "kind", "digest"]).to_pylist():
+        if row["checkpoint_id"] == checkpoint_id:
+            return str(row["kind"]), str(row["digest"])
+    for weights in store.read_all(WEIGHTS).to_pylist():
+        if weights["digest"].startswith(checkpoint_id):
+            return PurePosixPath(weights["reference"]).name, str(weights["digest"])
+    return "unknown", ""

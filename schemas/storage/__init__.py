@@ -1,0 +1,1 @@
+"""Storage: tables as Parquet shards and the files beside them, whole or not there, and which of them are published."""

@@ -1,0 +1,253 @@
+"""Drafts: a version's shards while they are made, out of sight of every view and glob until their stage has passed.
+
+```
+tokens/version=…/shard=3.parquet            what users see
+tokens/version=…/drafts/shard=3.draft       the same shard, made anew, whole
+tokens/version=…/drafts/shard=4.<id>.part   rows of a shard in work, so that a kill does not lose them
+tokens/version=…/history/shard=3.<digest>   a shard that was replaced, for `segue rollback` and for rows that come back
+```
+
+Publishing moves each draft to its place, and what stood there to the history; both are one step each for whoever reads.
+
+Rows that a remote store does not take are kept on this machine, as parts of the same name under the user's cache: the
+next try of the shard, or the next run, sends them and computes nothing again.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import pyarrow as pa
+
+from schemas.storage.file_store import cache_folder
+from schemas.storage.shards import Footer, distinct, encode_shard, row_keys, sort_shards
+from schemas.storage.store import Store
+from schemas.tables import Table
+
+log = logging.getLogger(__name__)
+
+DRAFT_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")
+PART_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)\.part")
+HISTORY_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)")
+"""How the files of drafts, of shards in work and of replaced shards are named, below their folders."""
+
+
+@dataclass(frozen=True)
+class PublishedShard:
+    """A shard as a publication names it."""
+
+    shard: str
+    digest: str
+    """Its file's `data_digest`."""
+    rows: int
+
+
+class NotTaken(OSError):
+    """A remote store did not take rows, for the reason that is the cause; they are kept on this machine."""
+
+
+class Drafts:
+    """The drafts of one version of a table, over what of it is published."""
+
+    def __init__(self, store: Store, table: Table, version: str) -> None:
+        self.store, self.table, self.version = store, table, version
+        self._folder = store.folder(table, version)
+
+    # -- what the version will be -------------------------------------------------------------------------------------
+
+    def drafted(self) -> list[str]:
+        """Return the shards that have a draft."""
+        return sort_shards(match[1] for name in self._names("drafts") if (match := DRAFT_NAME.fullmatch(name)))
+
+    def shards(self) -> list[str]:
+        """Return the shards of the version, drafts among them."""
+        return sort_shards(self.files())
+
+    def files(self) -> dict[str, str]:
+        """Return where each shard is read: its draft, or the published one where it has none."""
+        shards, folders = self.store.shards_and_folders(self.table, self.version)
+        published = {shard: self.store.shard_path(self.table, self.version, shard) for shard in shards}
+        names = self.store.files(f"{self._folder}/drafts") if "drafts" in folders else []
+        drafted = [match[1] for name in names if (match := DRAFT_NAME.fullmatch(name))]
+        return published | {shard: self._draft(shard) for shard in drafted}
+
+    def footers(self) -> dict[str, Footer]:
+        """Return the footer of each shard."""
+        footers = {shard: self.store.footer_of(file) for shard, file in self.files().items()}
+        return {shard: footer for shard, footer in footers.items() if footer is not None}
+
+    def read(self, shards: Iterable[str] | None = None, columns: Iterable[str] | None = None) -> pa.Table:
+        """Return the rows of the version or of some of its shards; of shards that are not there, none."""
+        files = self.files()
+        wanted = files if shards is None else shards
+        names = None if columns is None else list(columns)
+        return self.store.read_files(self.table, [files[shard] for shard in wanted if shard in files], names)
+
+    # -- a shard in work ----------------------------------------------------------------------------------------------
+
+    def write(self, shard: str, rows: pa.Table, input_key: str, refused: int = 0, passing: int = 0) -> None:
+        """Write the draft of a shard, which takes the place of its parts."""
+        where = self._draft(shard)
+        self.store.write_bytes(where, encode_shard(self.table, rows, input_key, where, refused, passing))
+        for part in self._parts(shard):
+            self.store.remove(part)
+        if self._here is not None:
+            self._here.remove_parts(shard)
+
+    def write_part(self, shard: str, rows: pa.Table) -> None:
+        """Keep rows of a shard that is not whole yet; what a remote store does not take is kept on this machine. Two
+        that make the same shard keep their rows apart."""
+        where = f"{self._folder}/drafts/shard={shard}.{uuid.uuid4().hex}.part"
+        try:
+            self.store.write_bytes(where, encode_shard(self.table, rows, "", where))
+        except Exception as error:
+            if self._here is None:
+                raise
+            self._here.write_part(shard, rows)
+            log.warning("%s", self._refusal(shard, error))
+
+    @contextmanager
+    def kept_here(self, shard: str, rows: pa.Table) -> Iterator[None]:
+        """Keep all rows of a shard on this machine where a remote store takes not all that is written in this block.
+
+        Raises:
+            NotTaken: it does not; the message says how often it did not, and since when.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self._here is None:
+                raise
+            before = self._here._parts(shard)
+            self._here.write_part(shard, rows)
+            for part in before:
+                self._here.store.remove(part)
+            raise NotTaken(self._refusal(shard, error)) from error
+
+    def parts(self, shard: str) -> pa.Table:
+        """Return the rows that were kept of a shard in work, each once."""
+        kept = [self.store.read_files(self.table, [part]) for part in self._parts(shard)]
+        return distinct(self.table, [*kept, *([self._here.parts(shard)] if self._here else [])])
+
+    def remove_parts(self, shard: str) -> None:
+        """Remove what was kept of a shard in work, and the record of what a store did not take of it."""
+        for part in [*self._parts(shard), *self._refusals(shard)]:
+            self.store.remove(part)
+
+    def rows_in_work(self) -> dict[str, list[tuple[str, ...]]]:
+        """Return the keys of the rows that were kept of shards in work, by shard."""
+        keys: dict[str, list[tuple[str, ...]]] = {}
+        for name in self._names("drafts"):
+            if match := PART_NAME.fullmatch(name):
+                rows = self.store.read_files(self.table, [f"{self._folder}/drafts/{name}"], self.table.key)
+                keys.setdefault(match[1], []).extend(row_keys(rows, self.table.key))
+        for shard, rows_here in (self._here.rows_in_work() if self._here else {}).items():
+            keys[shard] = list(dict.fromkeys([*keys.get(shard, []), *rows_here]))
+        return keys
+
+    @cached_property
+    def _here(self) -> "Drafts | None":
+        """The same place on this machine, for what a remote store does not take; None of a store that is local."""
+        if self.store.is_local:
+            return None
+        return Drafts(Store(str(cache_folder() / str(self.store.root).strip("/"))), self.table, self.version)
+
+    def _refusal(self, shard: str, error: Exception) -> str:
+        """Note that a remote store did not take something of a shard, and return what is to be told of it."""
+        assert self._here is not None
+        noted = [self._here.store.read_bytes(file).decode() for file in self._here._refusals(shard)]
+        times = [*"".join(noted).split(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"]
+        self._here.store.write_bytes(f"{self._folder}/drafts/shard={shard}.refusals", "\n".join(times).encode())
+        often = "once" if len(times) == 1 else f"{len(times)} times since {times[0]}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return (
+            f"{self.store.url} did not take shard {shard} of {self.table.name}, {often}: {reason}; its rows are kept "
+            "on this machine, and the next try sends them without computing them again"
+        )
+
+    def _refusals(self, shard: str) -> list[str]:
+        name = f"shard={shard}.refusals"
+        return [f"{self._folder}/drafts/{name}"] if name in self._names("drafts") else []
+
+    # -- history ------------------------------------------------------------------------------------------------------
+
+    def replaced(self) -> dict[tuple[str, str], str]:
+        """Return the files of shards that were replaced, by shard and digest."""
+        matches = [match for name in self._names("history") if (match := HISTORY_NAME.fullmatch(name))]
+        return {(match[1], match[2]): f"{self._folder}/history/{match[0]}" for match in matches}
+
+    def replaced_keys(self, keys: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
+        """Return those of some keys whose rows are in replaced shards: they were dropped and are wanted again."""
+        wanted = set(keys)
+        return set().union(*(wanted & names for names in self._keys_of_replaced(wanted).values()))
+
+    def find_replaced(self, keys: Iterable[tuple[str, ...]]) -> pa.Table:
+        """Return the rows of replaced shards with some keys, each once."""
+        wanted, found = set(keys), []
+        for file, names in self._keys_of_replaced(wanted).items():
+            if wanted & names:
+                rows = self.store.read_files(self.table, [file])
+                kept = [key in wanted for key in row_keys(rows, self.table.key)]
+                found.append(rows.filter(pa.array(kept, pa.bool_())))
+                wanted -= names
+        return distinct(self.table, found)
+
+    def _keys_of_replaced(self, wanted: set[tuple[str, ...]]) -> dict[str, set[tuple[str, ...]]]:
+        """Return the keys in each file of the history, where there is one to look for."""
+        files = self.replaced().values() if wanted else ()
+        return {
+            file: set(row_keys(self.store.read_files(self.table, [file], self.table.key), self.table.key))
+            for file in files
+        }
+
+    # -- publishing ---------------------------------------------------------------------------------------------------
+
+    def manifest(self, gone: Iterable[str] = ()) -> list[PublishedShard]:
+        """Return what the version holds once its drafts are published, without the shards that are `gone`."""
+        footers, without = self.footers(), set(gone)
+        return [
+            PublishedShard(shard, footers[shard].data_digest, footers[shard].rows)
+            for shard in sort_shards(footers)
+            if shard not in without
+        ]
+
+    def publish(self, gone: Iterable[str] = ()) -> None:
+        """Put each draft in its place, and take away the shards that are `gone`; what was there is kept as history.
+        Broken off and done again, it ends the same."""
+        for shard in self.drafted():
+            published = self.store.footer(self.table, self.version, shard)
+            drafted = self.store.footer_of(self._draft(shard))
+            changed = published and drafted and published.data_digest != drafted.data_digest
+            keep = self._history(shard, published) if published and changed else None
+            self.store.move(self._draft(shard), self.store.shard_path(self.table, self.version, shard), keep)
+        for shard in gone:
+            published = self.store.footer(self.table, self.version, shard)
+            if published:
+                self.store.move(self.store.shard_path(self.table, self.version, shard), self._history(shard, published))
+            for part in self._parts(shard):
+                self.store.remove(part)
+
+    def discard(self) -> None:
+        """Remove every draft: what it was to replace stays."""
+        for shard in self.drafted():
+            self.store.remove(self._draft(shard))
+
+    def _names(self, folder: str) -> list[str]:
+        """Return the names of the files in a folder of the version; it is seldom there, which its parent tells."""
+        _, folders = self.store.shards_and_folders(self.table, self.version)
+        return self.store.files(f"{self._folder}/{folder}") if folder in folders else []
+
+    def _draft(self, shard: str) -> str:
+        return f"{self._folder}/drafts/shard={shard}.draft"
+
+    def _parts(self, shard: str) -> list[str]:
+        parts = [name for name in self._names("drafts") if (match := PART_NAME.fullmatch(name)) and match[1] == shard]
+        return [f"{self._folder}/drafts/{name}" for name in parts]
+
+    def _history(self, shard: str, footer: Footer) -> str:
+        return f"{self._folder}/history/shard={shard}.{footer.data_digest or footer.content}"

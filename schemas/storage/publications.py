@@ -1,0 +1,200 @@
+"""Publications: which files the views show, as a sequence of records that are never rewritten.
+
+A stage that ended without error, and whose checks passed, adds a record of what its tables then held, shard by shard.
+So a failed stage changes nothing that users see, and every earlier catalog is one record away: a record may also hold
+the views where they are, take them back, or let them go on.
+
+Records are numbered, not ordered by clocks: a machine whose clock is behind publishes after what it read all the same.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+import pyarrow as pa
+
+from schemas.storage.drafts import Drafts, PublishedShard
+from schemas.storage.shards import encode_shard
+from schemas.storage.store import Store
+from schemas.tables import PUBLICATIONS, TABLES, Row, Table
+
+Action = Literal["stage", "hold", "rollback", "release"]
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One record: what it published itself, and what stands after it."""
+
+    sequence: int
+    action: Action
+    run_id: str | None
+    stage: str | None
+    created_at: datetime
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """The version that it published of each table, by the table's name."""
+    shards: Mapping[str, list[PublishedShard]] = field(default_factory=dict)
+    """The shards of each."""
+    passed: Mapping[str, int] = field(default_factory=dict)
+    """The record that published each table last, by the table's name."""
+    shown: Mapping[str, int] = field(default_factory=dict)
+    """The record whose rows the views show of each table."""
+    held: bool = False
+    """Views stay as they are, whatever passes, until they are let go."""
+
+
+_Following = Callable[["Publication | None", int], Publication]
+"""Makes the record that follows the newest, with its number."""
+
+
+class Publications:
+    """The records of a store."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._read: dict[int, Publication] = {}
+
+    def sequences(self) -> list[int]:
+        """Return the numbers of all records, in order."""
+        return [int(shard) for shard in self.store.shards(PUBLICATIONS, "1") if shard.isdecimal()]
+
+    def latest(self) -> Publication | None:
+        """Return the newest record; None in a store where nothing was published yet."""
+        sequences = self.sequences()
+        return self.record(sequences[-1]) if sequences else None
+
+    def record(self, sequence: int) -> Publication:
+        """Return a record by its number.
+
+        Raises:
+            ValueError: there is no such record.
+        """
+        if sequence not in self._read:
+            rows = self.store.read(PUBLICATIONS, "1", [_shard(sequence)]).to_pylist()
+            if not rows:
+                numbers = self.sequences()
+                span = f"{numbers[0]} to {numbers[-1]}" if numbers else "none"
+                removed = ", which `segue clean` has removed" if numbers and 0 < sequence < numbers[-1] else ""
+                raise ValueError(f"expected the number of a publication ({span}), got {sequence}{removed}")
+            self._read[sequence] = _of_row(rows[0])
+        return self._read[sequence]
+
+    def shown(self) -> dict[str, Publication]:
+        """Return the record that the view of each table shows, by the table's name."""
+        latest = self.latest()
+        if latest is None:
+            return {}
+        sequences = set(self.sequences())  # not one that was damaged and set aside
+        return {name: self.record(number) for name, number in latest.shown.items() if number in sequences}
+
+    def shown_files(self, names: Collection[str]) -> dict[str, list[str]]:
+        """Return the files that the views of those of some tables read that were published, by the table's name."""
+        latest = self.latest()
+        shown = {name: sequence for name, sequence in latest.shown.items() if name in names} if latest else {}
+        return {name: self.files_of(TABLES[name], self.record(sequence)) for name, sequence in shown.items()}
+
+    def files_of(self, table: Table, record: Publication) -> list[str]:
+        """Return the files that hold what a record published of a table: in the history where they were replaced."""
+        version = record.versions[table.name]
+        replaced = Drafts(self.store, table, version).replaced()
+        return [
+            replaced.get((shard.shard, shard.digest)) or self.store.shard_path(table, version, shard.shard)
+            for shard in record.shards[table.name]
+        ]
+
+    def is_current(self, table: Table, version: str, shards: Iterable[PublishedShard]) -> bool:
+        """Return whether the table's last record is of this very content."""
+        latest = self.latest()
+        sequence = latest.passed.get(table.name) if latest else None
+        if sequence is None or sequence not in self.sequences():
+            return False
+        record = self.record(sequence)
+        return record.versions[table.name] == version and record.shards[table.name] == list(shards)
+
+    def publish(self, run_id: str, stage: str, tables: Mapping[str, tuple[str, list[PublishedShard]]]) -> Publication:
+        """Add the record of a stage that passed.
+
+        Args:
+            tables: the version of each table that it makes, and its shards, by the table's name.
+        """
+        versions = {name: version for name, (version, _) in tables.items()}
+        shards = {name: shards for name, (_, shards) in tables.items()}
+
+        def following(latest: Publication | None, sequence: int) -> Publication:
+            passed = {**(latest.passed if latest else {}), **dict.fromkeys(tables, sequence)}
+            held = latest is not None and latest.held
+            shown = latest.shown if latest and held else passed
+            return Publication(
+                sequence, "stage", run_id, stage, datetime.now(UTC), versions, shards, passed, shown, held
+            )
+
+        return self._append(following)
+
+    def hold(self) -> Publication:
+        """Keep the views where they are, whatever passes from now on."""
+        return self._by_hand("hold", None)
+
+    def roll_back(self, sequence: int) -> Publication:
+        """Show what was shown after the record `sequence`, and keep the views there.
+
+        Raises:
+            ValueError: there is no such record, or files that it names are gone.
+        """
+        record = self.record(sequence)
+        for name, number in record.shown.items():
+            published = self.record(number)
+            files = self.files_of(TABLES[name], published)
+            for file, shard in zip(files, published.shards[name], strict=True):
+                footer = self.store.footer_of(file)
+                if footer is None or footer.data_digest != shard.digest:
+                    raise ValueError(
+                        f"expected shard {shard.shard} of {name} as publication {number} had it, got none in "
+                        f"{self.store.url}: `segue clean` has removed it; choose a later publication"
+                    )
+        return self._by_hand("rollback", record)
+
+    def release(self) -> Publication:
+        """Show what passed last, and follow it from now on."""
+        return self._by_hand("release", None)
+
+    def _by_hand(self, action: Action, target: Publication | None) -> Publication:
+        def following(latest: Publication | None, sequence: int) -> Publication:
+            passed = latest.passed if latest else {}
+            shown = passed if action == "release" or latest is None else (target or latest).shown
+            held = action != "release"
+            return Publication(sequence, action, None, None, datetime.now(UTC), {}, {}, passed, shown, held)
+
+        return self._append(following)
+
+    def _append(self, following: _Following) -> Publication:
+        """Write the record that follows the newest, whoever else writes one meanwhile."""
+        while True:
+            latest = self.latest()
+            record = following(latest, latest.sequence + 1 if latest else 1)
+            where = self.store.shard_path(PUBLICATIONS, "1", _shard(record.sequence))
+            rows = pa.Table.from_pylist([_to_row(record)], schema=PUBLICATIONS.schema)
+            if self.store.write_new(where, encode_shard(PUBLICATIONS, rows, record.run_id or "", where)):
+                return record
+
+
+def _shard(sequence: int) -> str:
+    return f"{sequence:012d}"
+
+
+def _to_row(record: Publication) -> Row:
+    shards = [
+        {"table": name, "shard": shard.shard, "digest": shard.digest, "rows": shard.rows}
+        for name, published in record.shards.items()
+        for shard in published
+    ]
+    row = {name: getattr(record, name) for name in PUBLICATIONS.schema.names if name != "shards"}
+    maps = {name: list(row[name].items()) for name in ("versions", "passed", "shown")}
+    return row | maps | {"shards": shards}
+
+
+def _of_row(row: Row) -> Publication:
+    shards: dict[str, list[PublishedShard]] = {name: [] for name, _ in row["versions"]}
+    for shard in row["shards"]:
+        shards[shard["table"]].append(PublishedShard(shard["shard"], shard["digest"], shard["rows"]))
+    maps = {name: dict(row[name]) for name in ("versions", "passed", "shown")}
+    return Publication(**(row | maps | {"shards": shards}))

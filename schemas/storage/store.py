@@ -1,0 +1,170 @@
+"""The store: tables as Parquet shards, beside files, under one fsspec URL (`schemas.storage.file_store`).
+
+One file a shard, replaced atomically. Its footer holds `input_key`, the identity of the keys that it was made from, so
+that it is done if and only if that matches: there are no markers, and marker and data cannot disagree.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import pyarrow as pa
+
+from schemas.storage.digests import column_digests
+from schemas.storage.file_store import FileStore
+from schemas.storage.shards import (
+    SHARD_NAME,
+    Footer,
+    distinct,
+    encode_shard,
+    parse_footer,
+    parse_rows,
+    read_tail,
+    sort_shards,
+)
+from schemas.tables import Table
+
+
+class Store(FileStore):
+    """Tables and files under `url`: a local folder or any fsspec URL (`s3://…`, `gs://…`, `memory://…`).
+
+    Raises:
+        ValueError: nothing that is installed can open such a URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._footers: dict[tuple[str, int, int], Footer] = {}
+        self._column_digests: dict[tuple[str, str], Mapping[str, str]] = {}
+
+    @staticmethod
+    def folder(table: Table, version: str) -> str:
+        """Return the folder of a version of a table."""
+        return f"{table.name}/version={version}"
+
+    def versions(self, table: Table) -> list[str]:
+        """Return the versions of a table that hold at least one shard."""
+        versions = [name.removeprefix("version=") for name in self.folders(table.name) if name.startswith("version=")]
+        return [version for version in versions if self.shards(table, version)]
+
+    def shards(self, table: Table, version: str) -> list[str]:
+        """Return the names of a version's shards (numbers, or for a record its id), numbers in their order."""
+        return self.shards_and_folders(table, version)[0]
+
+    def shards_and_folders(self, table: Table, version: str) -> tuple[list[str], list[str]]:
+        """Return the names of a version's shards, and of the folders beside them, by one look."""
+        entries = self._entries(self.folder(table, version))
+        files = [name for name, (kind, _) in entries.items() if kind == "file"]
+        shards = sort_shards(match[1] for name in files if (match := SHARD_NAME.fullmatch(name)))
+        return shards, [name for name, (kind, _) in entries.items() if kind == "directory"]
+
+    def shard_path(self, table: Table, version: str, shard: str) -> str:
+        """Return the place of a shard's file in the store."""
+        return f"{self.folder(table, version)}/shard={shard}.parquet"
+
+    def footer(self, table: Table, version: str, shard: str) -> Footer | None:
+        """Return the footer of a shard, or None where there is no such shard.
+
+        Raises:
+            ValueError: the file is not a shard that this store wrote.
+            OSError: it could not be read.
+        """
+        return self.footer_of(self.shard_path(table, version, shard))
+
+    def footer_of(self, relative: str) -> Footer | None:
+        """Return the footer of a file with a shard's rows, or None where there is no such file."""
+        path = self.path(relative)
+        try:
+            if not self.is_local:
+                return parse_footer(read_tail(self.filesystem, path), path)
+            # A plan asks for the same footers once a stage. A file that was replaced is another one by these three.
+            state = os.stat(path)
+            key = (path, state.st_ino, state.st_mtime_ns)
+            if key not in self._footers:
+                self._footers[key] = parse_footer(read_tail(self.filesystem, path), path)
+            return self._footers[key]
+        except FileNotFoundError:
+            self._confirm_absent(relative)
+            return None
+
+    def column_digests(self, table: Table, version: str, shard: str) -> Mapping[str, str]:
+        """Return the digest of each identity column of a shard, none where there is no such shard. Of a file of an
+        earlier release, whose footer has none, they are computed from its rows once."""
+        footer = self.footer(table, version, shard)
+        if footer is None or footer.columns:
+            return footer.columns if footer else {}
+        key = (self.shard_path(table, version, shard), footer.content)
+        if key not in self._column_digests:
+            self._column_digests[key] = column_digests(table, self.read(table, version, [shard]))
+        return self._column_digests[key]
+
+    def write_shard(
+        self,
+        table: Table,
+        version: str,
+        shard: str,
+        rows: pa.Table,
+        input_key: str,
+        refused: int = 0,
+    ) -> None:
+        """Write or replace one shard, its rows sorted by key.
+
+        Raises:
+            ValueError: the rows do not have the table's schema, or a key stands twice.
+        """
+        where = self.shard_path(table, version, shard)
+        self.write_bytes(where, encode_shard(table, rows, input_key, where, refused))
+
+    def remove_shard(self, table: Table, version: str, shard: str) -> None:
+        """Remove a shard's file, if it is there."""
+        self.remove(self.shard_path(table, version, shard))
+
+    def read(
+        self,
+        table: Table,
+        version: str,
+        shards: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Return the rows of a version (of some of its shards) with the table's schema; none where there is no shard.
+
+        Raises:
+            ValueError: a shard cannot be read as Parquet.
+            OSError: a shard could not be read.
+        """
+        wanted = self.shards(table, version) if shards is None else shards
+        return self.read_files(table, [self.shard_path(table, version, shard) for shard in wanted], columns)
+
+    def read_files(self, table: Table, files: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of files with rows of a table, with its schema; of those that are not there, none.
+
+        Raises:
+            ValueError: a file cannot be read as Parquet.
+            OSError: a file could not be read.
+        """
+        wanted = list(columns) if columns is not None else table.schema.names
+        names = [*wanted, *(name for name in table.key if table.combined and name not in wanted)]
+        schema = pa.schema([table.schema.field(name) for name in names])
+        parts = []
+        for relative in files:
+            try:
+                data = self.read_bytes(relative)
+            except FileNotFoundError:
+                self._confirm_absent(relative)
+                continue
+            part = parse_rows(data, names, self.path(relative))
+            for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
+                part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
+            parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
+        if table.combined:
+            parts = [distinct(table, parts).select(wanted)] if parts else []
+        # Not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest.
+        empty = pa.Table.from_batches([], pa.schema([table.schema.field(name) for name in wanted]))
+        return pa.concat_tables(parts) if parts else empty
+
+    def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows of every version: for records, which accumulate."""
+        names = list(columns) if columns is not None else table.schema.names
+        empty = pa.Table.from_batches([], pa.schema([table.schema.field(name) for name in names]))
+        return pa.concat_tables(
+            [empty, *(self.read(table, version, columns=names) for version in self.versions(table))]
+        )

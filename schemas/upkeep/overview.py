@@ -1,0 +1,68 @@
+"""An overview of a store: what it holds of each table, which version is shown and since when, how the last run went."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from schemas.storage.holdings import FILE_FOLDERS, size_of, versions_of
+from schemas.storage.publications import Publications
+from schemas.storage.store import Store
+from schemas.tables import PUBLISHED, RUNS, TABLES, Row
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """What a store holds of a table, or of the files in a folder."""
+
+    name: str
+    bytes: int
+    """Of all versions."""
+    rows: int | None = None
+    """Those that the view shows; of records, all."""
+    versions: int | None = None
+    shown: str = ""
+    """The version that the view shows."""
+    published: datetime | None = None
+    """When that was published."""
+
+
+def overview(store: Store) -> Iterator[Holdings]:
+    """Yield what a store holds, table by table, and then the folders of files that rows name."""
+    shown = Publications(store).shown()
+    for table in TABLES.values():
+        versions, size = versions_of(store, table), size_of(store, table.name)
+        record = shown.get(table.name)
+        if record is not None:
+            rows = sum(shard.rows for shard in record.shards[table.name])
+            yield Holdings(table.name, size, rows, len(versions), record.versions[table.name], record.created_at)
+        elif versions:
+            footers = [
+                store.footer(table, version, shard) for version in versions for shard in store.shards(table, version)
+            ]
+            rows = sum(footer.rows for footer in footers if footer)
+            yield Holdings(table.name, size, 0 if table.name in PUBLISHED else rows, len(versions))
+    for folder in (*FILE_FOLDERS, "scratch"):
+        size = size_of(store, folder)
+        if size:
+            yield Holdings(f"{folder}/", size)
+
+
+@dataclass(frozen=True)
+class LastRun:
+    """The last run of a store, and the last error of any."""
+
+    run_id: str
+    started_at: datetime
+    stages: int
+    error: Row | None
+    """The row of `runs` with the last error."""
+
+
+def last_run(store: Store) -> LastRun | None:
+    """Return how the last run went; None where there was none."""
+    runs = sorted(store.read(RUNS, "1").to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))
+    if not runs:
+        return None
+    last = [row for row in runs if row["run_id"] == runs[-1]["run_id"]]
+    error = next((row for row in reversed(runs) if row["error"]), None)
+    return LastRun(runs[-1]["run_id"], last[0]["started_at"], len({row["stage"] for row in last}), error)

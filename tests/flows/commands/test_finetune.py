@@ -1,0 +1,229 @@
+"""`segue finetune`: a model from elsewhere learns a small collection, with its folder and nothing else."""
+
+import signal
+import subprocess
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flows.cli import run_command
+from flows.commands.finetune import recipe_of_tuning
+from flows.commands.options import parse_run_options
+from flows.runs.running import Run, run_stages
+from schemas import Store, WeightsRef
+from schemas.identity import weights_in
+from schemas.queries.database import query
+from schemas.weights import WeightsLibrary
+from stages.checkpoints.loading import describe_model, load_checkpoint
+from stages.pipeline.contract import Progress
+from stages.pipeline.runner import StageFailed
+from tests.worlds.audiocraft_files import written
+from tests.worlds.command_line import make_recordings, segue
+from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.tiny_models import text_encoder
+
+SMALL = ["train.optimization.steps=4", "train.batch_size=2", "train.optimization.precision=float32"]
+
+
+def tuned(place: Path, model: str, *overrides: str, **options: Any) -> list[str]:
+    """Run the stages of a tuning as `segue finetune` has them, and return their names."""
+    difference, stages = recipe_of_tuning(model, Store(str(place / "store")), options.pop("text_encoder", None))
+    settings = {"store": str(place / "store"), "source": str(place / "music"), "device": "cpu", "offline": True}
+    parsed = parse_run_options(stages, "musicgen-small", settings, overrides, recipe_difference=difference)
+    run_stages(Run(parsed.plan))
+    return list(parsed.plan.names)
+
+
+@pytest.mark.parametrize("name", ["mono", "stereo", "melody"])
+def test_a_folder_says_without_its_weights_what_they_are(name: str, tmp_path: Path) -> None:
+    folder = save(random_musicgen(SHAPES[name]), SHAPES[name], tmp_path / "model")
+    described = describe_model(folder, WeightsLibrary(Store(str(tmp_path))).get)
+    facts = load_checkpoint(folder, WeightsLibrary(Store(str(tmp_path))).get).facts
+    assert facts.codec is not None
+    assert described.model.language_model == facts.model.language_model
+    assert described.model.conditions == facts.model.conditions
+    assert (described.segment_seconds, described.channels) == (facts.segment_seconds, facts.codec.channels)
+
+
+def test_an_audiocraft_folder_says_without_its_weights_what_they_are(tmp_path: Path) -> None:
+    folder, encoder = written(tmp_path, "stereo").folder, WeightsRef(str(text_encoder(tmp_path / "t5")))
+    weights = WeightsLibrary(Store(str(tmp_path))).get
+    described, facts = describe_model(folder, weights, encoder), load_checkpoint(folder, weights, "cpu", encoder).facts
+    assert described.model == facts.model
+    assert (described.segment_seconds, described.channels) == (facts.segment_seconds, 2)
+
+
+def test_nothing_is_named_but_the_model_and_what_it_reads(tmp_path: Path) -> None:
+    for shape, conditions in (("mono", set()), ("melody", {"chroma"})):
+        folder = str(save(random_musicgen(SHAPES[shape]), SHAPES[shape], tmp_path / shape))
+        difference, stages = recipe_of_tuning(folder, Store(str(tmp_path / "store")))
+        assert set(stages) == {"ingest", "tokenize", "train", "report"} | conditions
+        settings = {"source": str(tmp_path)}
+        options = parse_run_options(stages, "musicgen-small", settings, [], recipe_difference=difference)
+        named = weights_in([stage.config for stage in options.plan.stages if stage.name in stages])
+        assert {str(reference) for reference in named} == {folder} | ({"demucs:htdemucs"} if conditions else set())
+
+
+def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(tmp_path: Path) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 4, seconds=5.0)
+    heard = ['train.samples.texts=["calm piano"]', "train.samples.seconds=1", "train.samples.every=2"]
+    assert tuned(tmp_path, str(tmp_path / "model"), *SMALL, *heard) == ["ingest", "tokenize", "train", "report"]
+    rows = query(Store(str(tmp_path / "store")), "SELECT path, steps, rows_seen FROM checkpoints").to_pylist()
+    assert [(row["steps"], row["rows_seen"]) for row in rows] == [(4, 3)]  # one of four is held out
+    names = {file.name for file in (tmp_path / "store" / rows[0]["path"] / "adapter").iterdir()}
+    assert names == {"adapter_config.json", "adapter_model.safetensors"}
+    made = query(Store(str(tmp_path / "store")), "SELECT step, seconds, path FROM samples ORDER BY step").to_pylist()
+    assert [(row["step"], row["seconds"]) for row in made] == [(0, 1.0), (2, 1.0), (4, 1.0)]
+    page = (tmp_path / "store" / "report" / "index.html").read_text()
+    assert all((tmp_path / "store" / row["path"]).is_file() and row["path"] in page for row in made)
+    assert page.count("<audio controls") == 3
+
+
+def test_the_updates_of_a_store_are_exported_for_peft_and_no_others_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 2, seconds=5.0)
+    tuned(tmp_path, str(tmp_path / "model"), *SMALL)
+    (row,) = query(Store(str(tmp_path / "store")), "SELECT checkpoint_id, path FROM checkpoints").to_pylist()
+    export = ["--to", "peft", "--store", str(tmp_path / "store")]
+    assert run_command(["convert", f"checkpoint:{row['checkpoint_id']}", str(tmp_path / "updates"), *export]) == 0
+    assert "parameters, for transformers' MusicGen that training began with" in capsys.readouterr().out
+    assert (tmp_path / "updates" / "adapter_model.safetensors").is_file()
+    assert str(tmp_path) not in (tmp_path / "updates" / "adapter_config.json").read_text()
+    assert run_command(["convert", str(tmp_path / "model"), str(tmp_path / "none"), *export]) == 2
+    assert "expected checkpoint:ID of a store that learned by low-rank updates alone" in capsys.readouterr().err
+
+
+class DiesAt(Progress):
+    """Fails a run when so many steps of a training have been made."""
+
+    def __init__(self, step: int) -> None:
+        self.left = step
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        self.left -= note.startswith("loss")
+        if self.left == 0:
+            raise RuntimeError("the machine is gone")
+
+
+def test_a_tuning_that_fails_on_the_way_and_goes_on_leaves_what_an_undisturbed_one_leaves(tmp_path: Path) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 3, seconds=3.0)
+    knobs = ["train.batch_size=2", "train.optimization.precision=float32", "train.optimization.steps=6"]
+    knobs += ["train.early_stop.every=2", "train.save_every=2", "train.samples.every=3", "train.samples.seconds=0.5"]
+    kept = []
+    for name, progress in (("disturbed", DiesAt(5)), ("undisturbed", Progress())):
+        difference, stages = recipe_of_tuning(str(tmp_path / "model"), Store(str(tmp_path / name)))
+        settings = {"store": str(tmp_path / name), "source": str(tmp_path / "music"), "device": "cpu", "offline": True}
+        plan = parse_run_options(stages[:-1], "musicgen-small", settings, knobs, recipe_difference=difference).plan
+        with pytest.raises(StageFailed, match="gone") if name == "disturbed" else nullcontext():
+            run_stages(Run(plan, progress=progress))
+        run_stages(Run(plan))
+        store = Store(str(tmp_path / name))
+        (path,) = query(store, "SELECT path FROM checkpoints").column("path").to_pylist()
+        updates = load_file(tmp_path / name / path / "adapter" / "adapter_model.safetensors")
+        losses = query(store, "SELECT step, split, loss FROM training ORDER BY ALL").to_pylist()
+        heard = query(store, "SELECT step, number, description, sha256 FROM samples ORDER BY ALL").to_pylist()
+        kept.append((updates, losses, heard))
+    (updates, losses, heard), (others, their_losses, their_samples) = kept
+    assert {row["step"] for row in heard} >= {0, 3, 6}
+    assert (losses, heard) == (their_losses, their_samples)
+    assert updates.keys() == others.keys()
+    assert all(torch.equal(value, others[key]) for key, value in updates.items())
+
+
+@pytest.mark.slow
+def test_a_model_in_two_parts_makes_its_samples_on_the_way_as_a_whole_one_does(tmp_path: Path) -> None:
+    shape = SHAPES["mono"]
+    save(random_musicgen(shape), shape, tmp_path / "model")
+    make_recordings(tmp_path / "music", 3, seconds=3.0)
+    knobs = ["train.batch_size=2", "train.micro_batch_size=1", "train.optimization.precision=float32"]
+    knobs += ["train.optimization.steps=4", "train.samples.every=2", "train.samples.seconds=0.5"]
+    heard = []
+    for name, shares in (("whole", {"processes": 1}), ("parts", {"processes": 2, "parallel": "fully_sharded"})):
+        difference, stages = recipe_of_tuning(str(tmp_path / "model"), Store(str(tmp_path / name)))
+        settings = {"store": str(tmp_path / name), "source": str(tmp_path / "music"), "device": "cpu", "offline": True}
+        plan = parse_run_options(
+            stages[:-1], "musicgen-small", settings | shares, knobs, recipe_difference=difference
+        ).plan
+        run_stages(Run(plan))
+        rows = query(Store(str(tmp_path / name)), "SELECT step, number, sha256 FROM samples ORDER BY ALL").to_pylist()
+        heard.append({(row["step"], row["number"]): row["sha256"] for row in rows})
+    whole, parts = heard
+    assert whole.keys() == parts.keys()
+    assert {step for step, _ in whole} == {0, 2, 4}
+    before = [place for place in whole if place[0] == 0]
+    assert [parts[place] for place in before] == [whole[place] for place in before]  # as they began with equal weights
+
+
+def test_an_audiocraft_folder_is_tuned_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
+    folder = written(tmp_path, "text").folder
+    make_recordings(tmp_path / "music", 3, seconds=5.0)
+    encoder = str(text_encoder(tmp_path / "t5"))
+    assert "train" in tuned(tmp_path, str(folder), *SMALL, text_encoder=encoder)
+
+
+def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(tmp_path: Path, capfd: Any) -> None:
+    make_recordings(tmp_path / "music", 1)
+    words = ["--source", str(tmp_path / "music"), "--store", str(tmp_path / "store")]
+    assert run_command(["finetune", "facebook/musicgen-small", *words, "--set", "settings.offline=true"]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.endswith("put the folder here and name it: segue finetune ./musicgen-small"), last
+
+
+def test_recordings_are_asked_for(capfd: Any) -> None:
+    assert run_command(["finetune", "facebook/musicgen-small"]) == 2
+    assert "expected recordings to learn from, --source FOLDER" in capfd.readouterr().err
+
+
+def started(store: Path, process: "subprocess.Popen[str]") -> None:
+    """Wait until a training has kept its state for the first time."""
+    for line in process.stderr or ():
+        if "training: " in line and "steps" in line:
+            break
+    while not list(store.glob("scratch/**/state.safetensors")) and process.poll() is None:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_command_that_was_killed_or_stopped_ends_as_an_undisturbed_one_and_below_where_it_began(
+    server: Any, corpus: Path, tmp_path: Path
+) -> None:
+    shape = SHAPES["mono"]
+    model = save(random_musicgen(shape), shape, tmp_path / "model")
+    words = ["finetune", str(model), "--source", str(corpus), "--steps", "100", "--name", "small"]
+    for knob in ("batch_size=4", "save_every=5", "early_stop.every=25", "samples.every=50", "samples.seconds=2"):
+        words += ["--set", f"train.{knob}"]
+    words += ["--set", "train.optimization.learning_rate=2e-3", "--set", "settings.device=cpu"]
+    kept = {}
+    for name, ends in (("disturbed", (signal.SIGKILL, signal.SIGINT)), ("undisturbed", ())):
+        store = tmp_path / name
+        for end in ends:
+            process = segue(*words, "--store", str(store), environment=server.environment)
+            started(store, process)
+            process.send_signal(end)
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == (-end if end == signal.SIGKILL else 130), errors
+        _, errors = segue(*words, "--store", str(store), environment=server.environment).communicate(timeout=600)
+        assert "call them `small:1`" in errors, errors
+        assert "data: " in errors.split("tokenize: ")[0]
+        (row,) = query(Store(str(store)), "SELECT path, adapter, metrics FROM checkpoints").to_pylist()
+        metrics = dict(row["metrics"])
+        assert metrics["valid_cross_entropy"] < metrics["valid_cross_entropy_initial"]
+        samples = query(Store(str(store)), "SELECT step, number, sha256 FROM samples ORDER BY ALL").to_pylist()
+        assert {row["step"] for row in samples} >= {0, 50}
+        kept[name] = (load_file(store / row["path"] / "adapter" / "adapter_model.safetensors"), samples)
+    (weights, samples), (others, theirs) = kept["disturbed"], kept["undisturbed"]
+    assert samples == theirs
+    assert weights.keys() == others.keys()
+    assert all(torch.equal(value, others[key]) for key, value in weights.items())

@@ -1,0 +1,207 @@
+"""`segue explain` and `segue take-down`: what came of a recording, and that nothing of it is shown any more."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.cli import run_command
+from schemas import Store
+from schemas.queries.database import query
+from schemas.storage.take_downs import TakeDowns
+from schemas.tables import CHECKPOINTS, CLIPS, LEARNED, RECONSTRUCTIONS, REQUESTS, TABLES, TAKEN_DOWN, TRACKS, WEIGHTS
+from schemas.upkeep.cleaning import clean, plan_cleaning
+from schemas.upkeep.inspection import Inspection
+from schemas.weights import MissingWeights, WeightsLibrary
+from tests.schemas.queries.test_views import publish, record
+
+OURS, THEIRS, MELODY = ("1" * 64, "2" * 64, "3" * 64)
+"""Recordings: one that the codec and the first model learned from, one that all learned from, one that is a melody."""
+
+Segue = Callable[..., str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A codec that learned from both, a model on it that learned from both, one on it from elsewhere's codec that
+    learned from theirs alone, and a clip of each, and one of the last that follows a melody."""
+    store = Store(str(tmp_path / "store"))
+    facts = {"uri": "/music/x.flac", "licence": "CC BY 4.0"}
+    described = {
+        OURS: {"title": "Ours", "artist": "Ada & Bob", "artists": ["Ada", "Bob"]},
+        THEIRS: {"title": "Theirs", "artist": "Cy"},
+        MELODY: {"title": "Melody", "artist": "Adam"},
+    }
+    publish(store, TRACKS, [facts | row | {"track_id": name} for name, row in described.items()])
+    for number, tracks in enumerate(([OURS, THEIRS], [THEIRS])):
+        rows = [{name: value for name, value in described[each].items() if name != "artists"} for each in tracks]
+        learned = [facts | row | {"track_id": name} for name, row in zip(tracks, rows, strict=True)]
+        record(store, LEARNED, f"set{number}", [row | {"training_set": f"set{number}"} for row in learned])
+    for day, (name, kind, parents, training_set) in enumerate(
+        (
+            ("codec1", "codec", [], "set0"),
+            ("model1", "language_model", ["codec1", "e" * 64], "set0"),
+            ("model2", "language_model", ["e" * 64], "set1"),
+        ),
+        start=1,
+    ):
+        row = {"checkpoint_id": name, "kind": kind, "parents": parents, "training_set": training_set, "digest": name}
+        record(store, CHECKPOINTS, name, [row | {"created_at": datetime(2026, 1, day, tzinfo=UTC)}])
+    record(store, WEIGHTS, "w", [{"reference": "somebody/codec", "digest": "e" * 64}])
+    publish(store, REQUESTS, [{"request_id": "cccc", "name": "followed", "melody": f"track:{MELODY}"}])
+    clips = [("aaaa", "model1"), ("bbbb", "model2"), ("cccc", "model2")]
+    rows = [{"request_id": name, "take": 0, "checkpoint_id": model, "path": f"audio/{name}"} for name, model in clips]
+    for row in rows:
+        store.write_bytes(row["path"], b"sound")
+    publish(store, CLIPS, [row | {"bytes": 5} for row in rows])
+    heard = {"checkpoint_id": "codec1", "number": 1, "track_id": MELODY, "original": "audio/m", "decoded": "audio/d"}
+    record(store, RECONSTRUCTIONS, "codec1", [heard])
+    for name in ("audio/m", "audio/d", "report/index.html"):
+        store.write_bytes(name, b"sound")
+    return store
+
+
+@pytest.fixture
+def segue(store: Store, capsys: pytest.CaptureFixture[str]) -> Segue:
+    def run(*words: str, code: int = 0) -> str:
+        assert run_command([*words, "--store", store.url]) == code
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    return run
+
+
+def clips(store: Store) -> set[str]:
+    return {row["request_id"] for row in query(store, "SELECT request_id FROM clips").to_pylist()}
+
+
+def explained(segue: Segue, *words: str) -> dict[str, list[dict[str, Any]]]:
+    sections: dict[str, list[dict[str, Any]]] = json.loads(segue("explain", *words, "--format", "json"))
+    return sections
+
+
+def test_a_clip_is_explained_by_its_models_and_their_recordings(segue: Segue) -> None:
+    told = explained(segue, "clip", "aaaa")
+    assert [(row["model"], row["recordings"]) for row in told["models"]] == [
+        ("model1", 2),
+        ("codec1", 2),
+        ("e" * 64, 0),
+    ]
+    assert told["models"][2]["name"] == "somebody/codec"
+    recordings = {row["title"]: row["through"] for row in told["recordings"]}
+    assert recordings == {"Ours": "codec, language_model", "Theirs": "codec, language_model"}
+    assert told["licences"] == [{"licence": "CC-BY-4.0", "recordings": 2}]
+
+
+def test_a_clip_is_found_by_its_request_s_name_and_names_the_melody_that_it_follows(segue: Segue) -> None:
+    recordings = {row["title"]: row["through"] for row in explained(segue, "clip", "followed")["recordings"]}
+    assert recordings == {"Theirs": "language_model", "Melody": "melody"}
+    assert "expected a clip's request" in segue("explain", "clip", "nobody", code=2)
+    assert "expected a clip's request" in segue("explain", "clip", "followed/7", code=2)
+
+
+def test_a_track_is_explained_by_what_came_of_it(segue: Segue) -> None:
+    told = explained(segue, "track", OURS[:8])
+    assert told["recording"][0]["state"] == "a track"
+    assert [(row["model"], row["clips"]) for row in told["models"]] == [("codec1", 0), ("model1", 1)]
+    assert [row["request"] for row in told["clips"]] == ["aaaa"]
+    assert [row["how"] for row in explained(segue, "track", MELODY)["clips"]] == ["melody"]
+    assert "expected 6 or more digits" in segue("explain", "track", "11", code=2)
+
+
+def test_explanations_are_tables_that_a_person_reads(segue: Segue) -> None:
+    told = segue("explain", "clip", "aaaa", "--limit", "1")
+    assert "recordings (2)" in told
+    assert "(1 more; --limit lists them)" in told
+
+
+def test_a_dry_run_tells_all_and_changes_nothing(segue: Segue, store: Store) -> None:
+    told = segue("take-down", "--artist", "ADA", "--dry-run")
+    assert "Ours" in told
+    assert "to be trained again: train_codec (codec), train (language_model)" in told
+    assert "aaaa" in told
+    assert "bbbb" not in told
+    assert clips(store) == {"aaaa", "bbbb", "cccc"}
+    assert TakeDowns(store).rows == []
+
+
+def test_an_artist_is_named_whole(segue: Segue) -> None:
+    told = segue("take-down", "--artist", "Ada", "--dry-run")
+    assert "Melody" not in told
+    assert "expected recordings to take down, got none that match" in segue("take-down", "--artist", "A", code=2)
+
+
+def test_what_is_taken_down_withdraws_the_clips_of_all_models_that_come_of_it(segue: Segue, store: Store) -> None:
+    told = segue("take-down", OURS, "--yes", "--reason", "asked by letter")
+    assert "1 recording taken down, 1 clip withdrawn" in told
+    assert clips(store) == {"bbbb", "cccc"}
+    (row,) = query(store, "SELECT * FROM taken_down").to_pylist()
+    assert (row["title"], row["reason"], row["checkpoints"]) == ("Ours", "asked by letter", ["codec1", "model1"])
+    assert not store.exists("report/index.html")
+    assert explained(segue, "track", OURS)["recording"][0]["state"].startswith("taken down: asked by letter (20")
+    assert "no clip" in segue("explain", "clip", "aaaa", code=2)
+    library = WeightsLibrary(store)
+    assert library.checkpoint("codec") is None
+    assert library.checkpoint("language_model")["checkpoint_id"] == "model2"
+    with pytest.raises(MissingWeights, match="learned from nothing that was taken down"):
+        library.checkpoint("model1")
+
+
+def test_a_clip_that_follows_a_melody_goes_with_it_and_so_does_the_sound_that_a_codec_kept(
+    segue: Segue, store: Store
+) -> None:
+    segue("take-down", MELODY, "--yes")
+    assert clips(store) == {"aaaa", "bbbb"}
+    assert query(store, "SELECT * FROM reconstructions").num_rows == 0
+    assert WeightsLibrary(store).checkpoint("codec") is not None
+
+
+def test_the_files_go_with_the_next_clean_and_the_store_stays_sound(segue: Segue, store: Store) -> None:
+    def problems() -> list[str]:
+        inspection = Inspection(store, [TABLES["clips"], TABLES["reconstructions"]], {})
+        return [finding.path for finding in inspection.findings() if finding.is_problem]
+
+    segue("take-down", OURS, MELODY, "--yes")
+    plan = plan_cleaning(store, timedelta(days=30), datetime.now(UTC) + timedelta(hours=2))
+    clean(store, plan)
+    assert {item.path for item in plan.remove} >= {"audio/aaaa", "audio/cccc", "audio/m", "audio/d"}
+    assert store.exists("audio/bbbb")
+    assert problems() == []
+
+
+def test_undone_is_as_it_was(segue: Segue, store: Store) -> None:
+    segue("take-down", OURS, THEIRS, "--yes")
+    assert clips(store) == set()
+    segue("take-down", OURS, "--undo")
+    assert clips(store) == set(), "the other one is still down"
+    segue("take-down", "--artist", "Cy", "--undo")
+    assert clips(store) == {"aaaa", "bbbb", "cccc"}
+    assert store.shards(TAKEN_DOWN, "1") == []
+    assert "got none of those" in segue("take-down", OURS, "--undo", code=2)
+
+
+def test_what_never_came_can_be_taken_down_by_its_whole_id(segue: Segue, store: Store) -> None:
+    assert "got none in" in segue("take-down", "f" * 12, "--yes", code=2)
+    segue("take-down", "f" * 64, "--yes")
+    assert TakeDowns(store).reasons.keys() == {"f" * 64}
+
+
+def test_a_model_of_a_release_that_kept_no_recordings_is_named(segue: Segue, store: Store) -> None:
+    assert "is not known" not in segue("take-down", OURS, "--dry-run")
+    row = {"checkpoint_id": "old", "kind": "codec", "parents": [], "created_at": datetime(2025, 1, 1, tzinfo=UTC)}
+    record(store, CHECKPOINTS, "old", [row])
+    assert "what old learned from is not known" in segue("take-down", OURS, "--dry-run")
+
+
+def test_nobody_is_asked_where_nobody_is(segue: Segue, store: Store) -> None:
+    assert "give --yes" in segue("take-down", OURS, code=2)
+    assert clips(store) == {"aaaa", "bbbb", "cccc"}
+
+
+def test_a_condition_chooses_recordings_and_nothing_else(segue: Segue) -> None:
+    assert "Theirs" in segue("take-down", "--where", "title = 'Theirs'", "--dry-run")
+    assert "expected a condition" in segue("take-down", "--where", "(SELECT true)", "--dry-run", code=2)
+    assert "give ids, --artist or --where" in segue("take-down", code=2)

@@ -1,0 +1,114 @@
+"""`segue publish`, `rollback` and `diff`: which catalog users see, and how it came to differ."""
+
+import pytest
+
+from flows.cli import run_command
+from schemas import Settings, Store
+from schemas.queries.database import FILE, query
+from schemas.storage.publications import Publications
+from tests.worlds.tiny_chain import run_chain, write_inputs
+
+
+@pytest.fixture
+def settings(tmp_path):
+    inputs = write_inputs(tmp_path / "in", {"a.txt": "do re", "b.txt": "re mi"}, ["2 calm"])
+    return Settings(store=str(tmp_path / "store"), **inputs)
+
+
+@pytest.fixture
+def two_catalogs(settings, tmp_path):
+    """A store after two nights, with a track more and another setting in the second."""
+    run_chain(settings, run_id="first")
+    write_inputs(tmp_path / "in", {"a.txt": "do re", "b.txt": "re mi", "c.txt": "fa"}, ["2 calm"])
+    run_chain(settings, scale=2.0, run_id="second")
+    return Store(settings.store)
+
+
+def count(store: Store, table: str) -> int:
+    return query(store, f"SELECT count(*) AS n FROM {table}").to_pylist()[0]["n"]
+
+
+def words(store: Store, *given: str) -> list[str]:
+    return [*given, "--store", store.url.removeprefix("file://")]
+
+
+def test_yesterdays_catalog_is_one_command_away_and_so_is_todays(two_catalogs, capsys):
+    store = two_catalogs
+    before = query(store, "SELECT * FROM chroma ORDER BY ALL")
+    assert run_command(words(store, "rollback")) == 0
+    assert "segue publish" in capsys.readouterr().out
+    assert [count(store, name) for name in ("tracks", "chroma", "clips")] == [2, 2, 2]
+    import duckdb
+
+    with duckdb.connect(store.path(FILE), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) FROM tracks").fetchall() == [(2,)]
+    assert run_command(words(store, "publish")) == 0
+    assert "follow what passes" in capsys.readouterr().out
+    assert query(store, "SELECT * FROM chroma ORDER BY ALL") == before
+
+
+def test_a_catalog_that_is_held_stays_whatever_passes(two_catalogs, settings, tmp_path, capsys):
+    store = two_catalogs
+    assert run_command(words(store, "publish", "--hold")) == 0
+    assert "stay as they are; `segue publish`" in capsys.readouterr().out
+    write_inputs(tmp_path / "in", {"a.txt": "do re"}, ["2 calm"])
+    run_chain(settings, scale=2.0, run_id="third")
+    assert count(store, "tracks") == 3
+    assert run_command(words(store, "publish")) == 0
+    assert count(store, "tracks") == 1
+
+
+def test_a_rollback_beyond_the_first_catalog_is_refused_in_one_line(two_catalogs, capsys):
+    store = two_catalogs
+    assert run_command(words(store, "rollback")) == 0
+    assert run_command(words(store, "rollback")) == 2
+    assert "expected an earlier catalog" in capsys.readouterr().err
+    assert run_command(words(store, "rollback", "999")) == 2
+    assert "expected the number of a publication (1 to" in capsys.readouterr().err
+    assert count(store, "tracks") == 2
+
+
+def test_the_list_has_a_line_a_run_and_says_which_is_shown(two_catalogs, capsys):
+    store = two_catalogs
+    for command in ("publish", "rollback"):
+        assert run_command(words(store, command, "--list")) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[3] for line in lines[1:]] == ["second", "first"]
+        assert lines[1].rstrip().endswith("shown")
+        assert "tracks 3, chroma 3" in lines[1]
+        assert int(lines[2].split()[0]) < int(lines[1].split()[0])
+    assert run_command(words(store, "rollback", lines[2].split()[0])) == 0
+    run_command(words(store, "rollback", "--list"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rstrip().endswith("shown") for line in lines[-3:]] == [False, False, True]
+    assert lines[-3].split()[3] == "rollback"
+
+
+def test_a_difference_names_rows_columns_and_the_knob(two_catalogs, capsys):
+    store = two_catalogs
+    assert run_command(words(store, "diff", "chroma")) == 0
+    out = capsys.readouterr().out
+    assert "rows: in 1, out 0, changed 2, the same 0" in out
+    assert "why: chroma.scale: 1.0 → 2.0" in out
+    assert out.count("frame_rate") == 2
+    assert run_command(words(store, "diff", "tracks", "--limit", "0")) == 0
+    out = capsys.readouterr().out
+    assert "in 1, out 0, changed 0, the same 2" in out
+    assert "why: the same settings, with other rows" in out
+    assert "(1 more" in out
+    first, *_ = [number for number in Publications(store).sequences()]
+    assert run_command(words(store, "diff", "tracks", str(first), str(first))) == 0
+    assert "in 0, out 0, changed 0, the same 2" in capsys.readouterr().out
+
+
+def test_what_cannot_be_compared_is_one_line(two_catalogs, capsys):
+    store = two_catalogs
+    for given, said in (
+        (["runs"], "expected a table that stages publish"),
+        (["tracks", "999", "1"], "expected a publication of tracks"),
+        (["tracks", "1"], "expected two publications or versions"),
+    ):
+        assert run_command(words(store, "diff", *given)) == 2
+        assert said in capsys.readouterr().err
+    assert run_command(["diff", "tracks", "--store", "nowhere"]) == 2
+    assert "expected a store" in capsys.readouterr().err

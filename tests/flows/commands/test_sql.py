@@ -1,0 +1,68 @@
+"""`segue show` and `segue schema`: a table, a row, and what columns hold."""
+
+import csv
+import io
+
+import pyarrow as pa
+import pytest
+
+from flows.cli import run_command
+from schemas import Store
+from schemas.queries.columns import COLUMNS
+from schemas.tables import TABLES, TRACKS, TRAINING
+from tests.worlds.command_line import complaints
+
+
+@pytest.fixture
+def words(tmp_path):
+    """The words that name a store of two tracks and three logged steps."""
+    store = Store(str(tmp_path / "store"))
+    rows = [{"track_id": name * 32, "title": name, "loudness": -14.123456789} for name in ("ab", "ac")]
+    store.write_shard(TRACKS, "v1", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), "k")
+    steps = [{"checkpoint_id": "model", "step": step, "split": "train", "loss": 1.0 * step} for step in (1, 2, 10)]
+    store.write_shard(TRAINING, "1", "0", pa.Table.from_pylist(steps, schema=TRAINING.schema), "k")
+    return ["--store", store.url]
+
+
+def test_a_table_is_described_with_its_key_its_rows_and_its_units(words, capfd):
+    assert run_command(["show", "tracks", *words]) == 0
+    out = capfd.readouterr().out
+    assert COLUMNS["loudness"] in out
+    assert out.splitlines()[-1] == "One row is a distinct recording. Key: track_id. 2 rows."
+    assert run_command(["show", "lineage", *words]) == 0
+    assert "how many trainings lie between them" in capfd.readouterr().out
+
+
+def test_a_row_is_shown_whole_by_the_beginning_of_its_key(words, capfd):
+    assert run_command(["show", "tracks", "aca", *words]) == 0
+    shown = dict(line.split(None, 1) for line in capfd.readouterr().out.splitlines() if " " in line.strip())
+    assert shown["track_id"].strip() == "ac" * 32
+    assert shown["loudness"].strip() == "-14.123456789"
+
+
+def test_numbers_of_a_key_are_whole(words, capfd):
+    assert run_command(["show", "training", "mod/1", *words]) == 0
+    assert capfd.readouterr().out.split()[:4] == ["checkpoint_id", "model", "step", "1"]
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (["tracks", "a"], ["got 2 of tracks that begin with a", "ab" * 32, "ac" * 32]),
+        (["tracks", "b"], ["expected a key of tracks (track_id), got 'b'"]),
+        (["training", "model"], ["got 3 of training", "model/1", "model/10"]),
+        (["training", "model/x"], ["expected a number for step", "'x'"]),
+        (["trakcs"], ["got 'trakcs'", "did you mean tracks?"]),
+    ],
+)
+def test_a_key_that_is_none_or_several_is_one_line(key, told, words, capfd):
+    assert run_command(["show", *key, *words]) == 2
+    (line,) = complaints(capfd.readouterr().err)
+    assert all(word in line for word in told), line
+
+
+def test_the_schema_is_told_without_a_store(capfd):
+    assert run_command(["schema", "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capfd.readouterr().out)))
+    assert len(rows) == sum(len(table.schema) for table in TABLES.values())
+    assert {"table": "tracks", "column": "loudness", "type": "float64", "what it holds": COLUMNS["loudness"]} in rows

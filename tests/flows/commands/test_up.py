@@ -1,0 +1,198 @@
+"""The service: `segue up` starts what is missing, `segue down` leaves nothing, `segue doctor` needs no server."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flows.cli import run_command
+from flows.commands import doctor
+from flows.commands.up import QUEUES
+from flows.service.service import (
+    MARK,
+    Part,
+    Service,
+    end_service,
+    load_service,
+    members,
+    save_service,
+    start_server,
+    state_folder,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+SEGUE = "from flows.cli import main; main()"
+
+
+@pytest.fixture(autouse=True)
+def own_state(tmp_path, monkeypatch):
+    """A state folder of the test's own, and no server that something else names."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    return state_folder()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def sleeper(*, leads: bool) -> "subprocess.Popen[str]":
+    """A process of the service that sleeps; where it leads, another in a session of its own, whose number it prints."""
+    inner = "import subprocess, sys; print(subprocess.Popen(['sleep', '300'], start_new_session=True).pid, flush=True)"
+    script = f"{inner if leads else ''}\nimport time; time.sleep(300)"
+    return subprocess.Popen(
+        [sys.executable, "-c", script], env=os.environ | {MARK: str(state_folder())}, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_what_is_known_of_the_service_is_kept_and_nobody_else_may_read_it(own_state):
+    service = Service(4321, "postgresql+asyncpg://user:word@127.0.0.1/prefect", {"server": Part(1, 2.5)}, "digest")
+    save_service(service)
+    assert load_service() == service
+    assert (own_state / "service.json").stat().st_mode & 0o077 == 0
+
+
+def test_another_process_that_got_a_parts_number_is_not_taken_for_it():
+    me = psutil.Process()
+    assert Part(me.pid, me.create_time()).process() == me
+    assert Part(me.pid, me.create_time() - 60).process() is None
+
+
+def test_ending_the_service_ends_what_its_killed_processes_left_behind_and_nothing_else():
+    leader, other = sleeper(leads=True), subprocess.Popen(["sleep", "300"])
+    try:
+        assert leader.stdout is not None
+        left = int(leader.stdout.readline())
+        leader.kill()
+        leader.wait()
+        assert left in [process.pid for process in members()]
+        end_service(Service())
+        assert members() == []
+        assert other.poll() is None
+    finally:
+        other.kill()
+        leader.kill()
+
+
+def test_ending_the_service_tells_the_parts_that_ran():
+    process = sleeper(leads=False)
+    part = Part(process.pid, psutil.Process(process.pid).create_time())
+    assert end_service(Service(parts={"cpu": part, "gpu": Part(process.pid, 1.0)})) == ["cpu"]
+    process.wait(10)
+
+
+def test_a_port_that_another_program_has_is_told_before_anything_starts():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ValueError, match=r"expected port \d+ of this machine to be free.*--port"):
+            start_server(Service(port=other.getsockname()[1]))
+    assert members() == []
+
+
+def test_what_every_process_of_the_service_is_told_keeps_its_database_from_growing_for_ever():
+    environment = Service(database="postgresql+asyncpg://127.0.0.1/prefect").environment()
+    assert environment["PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED"] == "events,flow_runs"
+    assert int(environment["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"]) == 30 * 86_400
+    assert environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"].startswith("postgresql")
+    read = "from prefect.settings import get_current_settings as s; v = s().server.services.db_vacuum"
+    words = [sys.executable, "-c", f"{read}; print(sorted(v.enabled_vacuum_types), v.retention_period.days)"]
+    told = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert told.split("\n")[-2] == "['events', 'flow_runs', 'orphans'] 30"
+
+
+def test_the_doctor_tells_without_a_server_what_there_is_and_what_to_type(capsys, tmp_path):
+    assert run_command(["doctor", "--store", str(tmp_path / "none")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {line[3:].split("  ")[0].strip(): line for line in lines}
+    assert told["python"].startswith("ok")
+    for what in ("server", "worker cpu", "worker gpu"):
+        assert told[what].startswith("--")
+        assert told[what].endswith("segue up")
+    assert "give --store" in told["store"]
+
+
+def test_the_doctor_says_bad_of_what_ended_of_a_server_that_does_not_answer_and_of_a_full_disk(capsys, monkeypatch):
+    save_service(Service(parts={"cpu": Part(os.getpid(), 1.0)}))
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr(doctor, "LEAST_FREE", float("inf"))
+    assert run_command(["doctor"]) == 1
+    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!!")]
+    assert any("worker cpu" in line and line.endswith("segue up") for line in bad)
+    assert any("unset PREFECT_API_URL" in line for line in bad)
+    assert any("disk of the state" in line and "make room" in line for line in bad)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, [process.cmdline() for process in members()]
+        time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(tmp_path):
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    port = free_port()
+
+    def segue(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", SEGUE, *words],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    try:
+        assert "deployments: all of" in segue("up", "--port", str(port))
+        first = {process.pid for process in members()}
+        again = segue("up")
+        assert {process.pid for process in members()} == first
+        assert again.count("runs already") == 3
+        assert "deployments: as they were" in again
+        listening = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.pid in first]
+        assert {connection.laddr.ip for connection in listening} == {"127.0.0.1"}
+        service = load_service()
+        with temporary_settings({PREFECT_API_URL: service.url}), get_client(sync_client=True) as client:
+            assert len(client.read_deployments()) >= 18
+            queues = {queue.name: queue.priority for queue in client.read_work_queues(work_pool_name="gpu")}
+            assert queues == QUEUES
+            nightly = client.read_deployment_by_name("catalog/nightly")
+            assert nightly.work_queue_name == "scheduled"
+            client.create_flow_run_from_deployment(
+                client.read_deployment_by_name("demo/demo").id,
+                parameters={"recipe": {"demo": {"pieces": 300}}, "settings": {"workers": 1}},
+            )
+        wait_for(lambda: len(members()) > len(first))  # the run's own process
+        stays = subprocess.Popen(
+            [sys.executable, "-c", SEGUE, "up", "--stay"], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path
+        )
+        for name in ("gpu", "server"):
+            before = load_service().parts[name]
+            psutil.Process(before.pid).kill()
+            wait_for(lambda name=name, before=before: load_service().parts[name] != before)
+        wait_for(lambda: load_service().answers())
+        worker = service.running("cpu")
+        assert worker is not None
+        worker.kill()  # and what it runs has no parent any more
+        assert "server: ended" in segue("down")
+        assert stays.wait(60) == 0
+        assert members() == []
+        assert "nothing ran" in segue("down")
+    finally:
+        end_service(load_service())

@@ -1,0 +1,86 @@
+"""`segue status` and `segue clean` as a person calls them."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from flows.cli import run_command
+from flows.commands.upkeep import age_text, size_text
+from schemas import Settings, Store
+from schemas.tables import CHROMA
+from schemas.upkeep import cleaning
+from tests.faults.comparing import seen
+from tests.worlds.command_line import make_recordings
+from tests.worlds.tiny_chain import run_chain, write_inputs
+
+
+@pytest.fixture
+def store(tmp_path):
+    inputs = write_inputs(tmp_path / "in", {"a.txt": "do re", "b.txt": "re mi"}, ["2 calm"])
+    settings = Settings(store=str(tmp_path / "store"), **inputs)
+    run_chain(settings, run_id="first")
+    run_chain(settings, scale=2.0, run_id="second")
+    return Store(settings.store)
+
+
+class Later(datetime):
+    """A clock that is forty days ahead."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(days=40)
+
+
+def output(capsys, store: Store, *words: str) -> list[str]:
+    capsys.readouterr()
+    assert run_command([*words, "--store", store.root]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def test_cleaning_tells_first_and_removes_only_when_asked(store, monkeypatch, capsys):
+    before = seen(store)
+    assert "0 files and folders, 0 B would go" in output(capsys, store, "clean", "--keep", "0")[-1]
+    monkeypatch.setattr(cleaning, "datetime", Later)
+    lines = output(capsys, store, "clean")
+    assert any(line.startswith("chroma/version=") and "shown (publication" in line for line in lines)
+    assert any(line.startswith("chroma ") and "nothing reaches this version" in line for line in lines)
+    assert lines[-1].endswith("would go (--yes removes them)")
+    assert len(store.versions(CHROMA)) == 2
+    lines = output(capsys, store, "clean", "--yes")
+    assert lines[-1].endswith(": removed")
+    assert len(store.versions(CHROMA)) == 1
+    after = seen(store)
+    for name in ("tracks", "chroma", "generations", "clips"):
+        assert after[name] == before[name]
+    for words in ([], ["2"]):
+        assert run_command(["rollback", *words, "--store", store.root]) == 2
+        assert "`segue clean` has removed" in capsys.readouterr().err
+
+
+def test_status_tells_of_each_table_what_is_shown_since_when_and_how_large(store, capsys):
+    lines = output(capsys, store, "status")
+    (chroma,) = [line.split() for line in lines if line.startswith("chroma ")]
+    assert chroma[1] == "2"
+    assert chroma[4] == "2"
+    assert any(line.startswith("audio/") for line in lines)
+    assert any(line.startswith("last run: second") and line.endswith("7 stages") for line in lines)
+    assert "last error: none" in lines
+    assert all(len(line) <= 80 for line in lines), lines
+    assert run_command(["publish", "--hold", "--store", store.root]) == 0
+    assert any(line.startswith("held: ") for line in output(capsys, store, "status"))
+
+
+def test_status_with_a_runs_options_tells_what_that_run_would_make(store, tmp_path, capsys):
+    source = make_recordings(tmp_path / "recordings", 1)
+    lines = output(capsys, store, "status", "--preset", "miniature", "--source", str(source))
+    assert "with these options" in lines[0]
+    assert any(line.startswith("tracks ") and "stale" in line for line in lines), lines
+
+
+def test_sizes_and_ages_are_said_in_their_largest_unit():
+    assert [size_text(count) for count in (0, 999, 1_000, 2_500_000, 3 * 10**9)] == [
+        *("0 B", "999 B", "1.0 kB", "2.5 MB", "3.0 GB")
+    ]
+    now = datetime.now(UTC)
+    ages = [age_text(now - timedelta(**{unit: 3})) for unit in ("seconds", "minutes", "hours", "days")]
+    assert ages == ["3 s", "3 min", "3 h", "3 d"]

@@ -1,0 +1,88 @@
+"""A codec that cannot read what it is given is told before anything is made by it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flows.commands.options import parse_run_options
+from flows.runs.codecs import check_codecs
+from flows.runs.running import Run, run_stages
+from schemas import Store
+from schemas.tables import GENERATIONS
+from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "small")
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """The model's own codec in a folder of its own, in half precision."""
+    codec = random_musicgen(SHAPES["mono"]).audio_encoder
+    codec.half().save_pretrained(tmp_path / "own")
+    return tmp_path / "own"
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A codec of the same sizes with other codebooks."""
+    network = random_musicgen(SHAPES["mono"]).audio_encoder
+    with torch.no_grad():
+        network.quantizer.layers[1].codebook.embed.mul_(2)
+    network.save_pretrained(tmp_path / "other")
+    return tmp_path / "other"
+
+
+def plan(store: Path, stages: list[str], **knobs: object) -> Any:
+    given = [f"{name.replace('__', '.')}={value}" for name, value in knobs.items()]
+    settings = {"store": str(store), "device": "cpu", "offline": True, "requests": str(store.parent / "order.json")}
+    (store.parent / "order.json").write_text(json.dumps([{"description": "calm piano", "seconds": 0.5}]))
+    return parse_run_options(stages, "musicgen-small", settings, given).plan
+
+
+@pytest.mark.parametrize("stage", ["decode", "gate", "evaluate", "generate"])
+def test_a_wrong_codec_of_any_stage_is_refused_before_a_clip_is_generated(
+    stage: str, folder: Path, other: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    stages = ["generate", "gate", "decode", "evaluate"]
+    wrong = plan(store, stages, generate__checkpoint=folder, **{f"{stage}__codec": other})
+    told = rf"expected the codec \(identity .*…\), which generate.checkpoint = {folder} speaks, got {stage}.codec = "
+    with pytest.raises(ValueError, match=told + str(other)):
+        run_stages(Run(wrong))
+    assert not Store(str(store)).versions(GENERATIONS)
+
+
+def test_the_models_own_codec_is_taken_from_wherever_it_lies(folder: Path, own: Path, tmp_path: Path) -> None:
+    chosen = plan(tmp_path / "store", ["generate", "decode"], generate__checkpoint=folder, decode__codec=own)
+    check_codecs(chosen.pipeline(), chosen.names)
+
+
+def test_a_training_set_in_another_codec_than_the_models_is_refused_before_it_is_encoded(
+    folder: Path, own: Path, other: Path, tmp_path: Path
+) -> None:
+    for codec, fits in ((own, True), (other, False)):
+        chosen = plan(tmp_path / "store", ["tokenize"], train__initial=folder, tokenize__codec=codec)
+        if fits:
+            check_codecs(chosen.pipeline(), chosen.names)
+        else:
+            with pytest.raises(
+                ValueError, match=f"which train.initial = {folder} speaks, got tokenize.codec = {other}"
+            ):
+                check_codecs(chosen.pipeline(), chosen.names)
+
+
+def test_of_a_model_that_is_still_to_be_trained_the_training_sets_codec_counts(
+    folder: Path, own: Path, other: Path, tmp_path: Path
+) -> None:
+    knobs: dict[str, Any] = {"tokenize__codec": own, "train__initial": folder, "train__text_encoder": "null"}
+    chosen = plan(tmp_path / "store", ["generate", "decode"], **knobs, decode__codec=other)
+    with pytest.raises(ValueError, match=f"which tokenize.codec = {own} speaks, got decode.codec = {other}"):
+        check_codecs(chosen.pipeline(), chosen.names)
+    same = plan(tmp_path / "store", ["generate", "decode"], **knobs)
+    check_codecs(same.pipeline(), same.names)

@@ -1,0 +1,78 @@
+"""What a plan says a run would take: by the rates of the store's own runs, and nothing where there were none."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pyarrow as pa
+import pytest
+
+from flows.runs.estimates import LATEST_RUNS, Estimate, amount, duration, estimate, total_line
+from schemas import Store
+from schemas.tables import CHROMA, CLIPS, RUNS
+from stages.pipeline.plans import Plan
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def pipeline_on(store: Store, **writes: object) -> SimpleNamespace:
+    """Stages of a pipeline by name, as far as estimates look at them: `maps` and `reduces` say how they work."""
+    stages = {}
+    for name, (table, how) in writes.items():  # type: ignore[misc]
+        module = ModuleType(name)
+        module.WRITES = table  # type: ignore[attr-defined]
+        setattr(module, {"maps": "shard", "reduces": "reduce"}[how], lambda: None)
+        stages[name] = SimpleNamespace(module=module)
+    return SimpleNamespace(store=store, stages=stages)
+
+
+def ran(store: Store, *runs: tuple[str, float, int, str | None]) -> None:
+    rows = [
+        {
+            **{"run_id": f"run-{number}", "stage": stage, "started_at": START + timedelta(minutes=number)},
+            **{"seconds": seconds, "rows_made": made, "error": error, "sequence": number},
+        }
+        for number, (stage, seconds, made, error) in enumerate(runs)
+    ]
+    store.write_shard(RUNS, "1", "all", pa.Table.from_pylist(rows, RUNS.schema), input_key="all")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def test_a_stage_that_maps_takes_so_long_for_each_row_and_one_that_reduces_as_long_as_it_last_did(store: Store) -> None:
+    ran(
+        store,
+        ("chroma", 30.0, 10, None),
+        ("chroma", 10.0, 10, None),
+        ("train", 50.0, 1, None),
+        ("train", 70.0, 1, None),
+    )
+    pipeline = pipeline_on(store, chroma=(CHROMA, "maps"), train=(CHROMA, "reduces"))
+    plans = [Plan("chroma", jobs=("0",), make=7), Plan("train", jobs=("all",), make=1)]
+    assert [one.seconds for one in estimate(pipeline, plans)] == [pytest.approx(14.0), 70.0]  # type: ignore[arg-type]
+
+
+def test_runs_that_failed_or_made_nothing_or_are_long_past_say_nothing_of_the_rate(store: Store) -> None:
+    latest = [("chroma", 2.0, 1, None)] * LATEST_RUNS
+    ran(store, ("chroma", 900.0, 1, None), *latest, ("chroma", 500.0, 3, "StageFailed"), ("chroma", 1.0, 0, None))
+    plans = [Plan("chroma", jobs=("0",), make=3)]
+    assert estimate(pipeline_on(store, chroma=(CHROMA, "maps")), plans)[0].seconds == pytest.approx(6.0)  # type: ignore[arg-type]
+
+
+def test_what_never_ran_here_is_not_guessed_and_a_stage_without_work_takes_nothing(store: Store) -> None:
+    ran(store, ("chroma", 2.0, 1, None))
+    pipeline = pipeline_on(store, chroma=(CHROMA, "maps"), decode=(CLIPS, "maps"))
+    plans = [Plan("chroma", reuse=5), Plan("decode", jobs=("0",), make=3)]
+    estimates = estimate(pipeline, plans)  # type: ignore[arg-type]
+    assert estimates == [Estimate("decode", None, None)]
+    assert total_line(estimates) is None
+    told = total_line([Estimate("chroma", 120.0, 3e6), *estimates])
+    assert told == "about 2 min and 3.0 MB, by what runs of this store took; not known of decode, which never ran here"
+
+
+def test_times_and_sizes_are_said_in_the_unit_of_a_person() -> None:
+    assert [duration(seconds) for seconds in (12.4, 89.0, 600.0, 3 * 3600.0)] == ["12 s", "89 s", "10 min", "3.0 h"]
+    assert [amount(size) for size in (12_345, 2.5e6, 8.4e10)] == ["12 kB", "2.5 MB", "84.0 GB"]

@@ -1,0 +1,114 @@
+"""Progress as lines and bars, and tables whose cells are data."""
+
+import io
+import re
+
+from rich.console import Console
+
+from flows.runs.output import print_table, result_rows
+from flows.runs.progress import BarProgress, LineProgress
+from stages.pipeline.jobs import Counts
+from stages.pipeline.runner import StageResult
+
+
+def test_lines_come_at_the_start_at_intervals_and_at_the_end():
+    lines = []
+    progress = LineProgress(lines.append, seconds=1000)
+    progress.start("reading", 3, "tracks")
+    for _ in range(3):
+        progress.advance(1, "loss 1.5")
+    progress.advance()
+    assert lines[0] == "reading: 3 tracks"
+    assert len(lines) == 2
+    assert lines[1].startswith("reading: 3/3 tracks, ")
+    assert lines[1].endswith("done, loss 1.5")
+
+
+def test_lines_tell_rate_and_time_left():
+    lines = []
+    progress = LineProgress(lines.append, seconds=0)
+    progress.start("training", 10, "steps")
+    progress.advance(5)
+    assert "5/10 steps" in lines[1]
+    assert "s left" in lines[1]
+
+
+def test_bars_show_what_is_done_on_a_terminal():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120)
+    with BarProgress(console) as progress:
+        progress.start("reading", 2, "tracks")
+        progress.advance(2)
+        progress.start("training", 10, "steps")
+        progress.advance(4, "loss 2.1")
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue())
+    assert "reading" in shown
+    assert re.search(r"training .* 4/10 steps  .*/s  loss 2\.1", shown)
+
+
+def test_cells_are_data_never_markup():
+    out = io.StringIO()
+    print_table(Console(file=out, width=100), [{"title": "[bold]x[/bold] [/]", "n": 3}])
+    assert "[bold]x[/bold] [/]" in out.getvalue()
+
+
+def test_results_are_rows_with_made_reused_refused_and_seconds():
+    rows = result_rows([StageResult("ingest", Counts(3, 2, 1), 1.234)])
+    assert rows == [{"stage": "ingest", "rows made": 3, "reused": 2, "refused": 1, "seconds": 1.2}]
+
+
+def drawn(width, *steps):
+    out = io.StringIO()
+    with BarProgress(Console(file=out, force_terminal=True, width=width)) as progress:
+        for step in steps:
+            step(progress)
+            progress._bars.refresh()
+    return [
+        line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.getvalue()).replace("\r", "\n").split("\n")
+    ]
+
+
+def test_a_bar_is_one_line_on_a_narrow_terminal_and_one_stands_for_all_shards():
+    lines = drawn(
+        80,
+        lambda progress: progress.begin_stage("tokenize", 48),
+        lambda progress: progress.start("tokenizing recordings of a long name", 64, "recordings"),
+        lambda progress: progress.advance(32, "loss 2.1234, and much more that has no room on a line at all"),
+        lambda progress: progress.end_job(),
+    )
+    assert max(map(len, lines)) <= 80
+    assert any(re.search(r"^tokenize, all .* 1/48 shards", line) for line in lines)
+    assert any(re.search(r"^tokenizing recordings of .*… .* 32/64 recordings", line) for line in lines)
+
+
+def test_a_stage_of_one_shard_has_no_bar_for_all():
+    lines = drawn(80, lambda progress: progress.begin_stage("train", 1), lambda progress: progress.end_job())
+    assert not any("shards" in line for line in lines)
+
+
+def test_lines_count_the_shards_of_a_stage_that_has_several():
+    lines = []
+    progress = LineProgress(lines.append, seconds=1000)
+    for jobs in (1, 3):
+        progress.begin_stage("tokenize", jobs)
+        for _ in range(jobs):
+            progress.end_job()
+    assert [re.sub(r"\d+ s left", "… s left", line) for line in lines] == [
+        "tokenize: 1/3 shards, … s left",
+        "tokenize: 2/3 shards, … s left",
+        "tokenize: 3/3 shards, done",
+    ]
+
+
+def test_a_run_ends_with_where_the_page_is_and_what_to_do_next(tmp_path):
+    from flows.commands.foreground import next_lines
+    from flows.recipes.recipe import Recipe
+    from schemas import Store
+
+    configured, store = Recipe().configured_stages(None), Store(str(tmp_path))
+    page, after = next_lines(store, configured, ["decode", "report"])
+    assert page == f"segue: the page is {tmp_path}/report/index.html"
+    assert f"segue status --store {store.url}" in after
+    (line,) = next_lines(store, configured, ["demo", "ingest"])
+    assert line == f"segue: next, `segue show tracks --store {store.url}` tells what ingest made"
+    assert list(next_lines(store, configured, [])) == []

@@ -1,0 +1,71 @@
+"""Prefect's own server goes with the run that it came with, however that ends; another's has to be there."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.worlds.command_line import complaints, make_recordings, segue
+from tests.worlds.processes import Process, processes, still_there
+
+GONE_SECONDS = 10.0
+"""By when nothing of a killed run may be left, on a machine that has other work."""
+
+
+@pytest.mark.parametrize("when", ["while its server starts", "while it reads recordings"])
+def test_a_run_that_is_killed_leaves_no_server_behind(when, tmp_path: Path):
+    source = make_recordings(tmp_path / "many", 300, seconds=4.0)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = [
+        "run",
+        "ingest",
+        "--source",
+        str(source),
+        "--store",
+        str(tmp_path / "store"),
+        "--set",
+        "settings.workers=1",
+    ]
+    process = segue(*words, environment=environment)
+    left: list[Process] = []
+    try:
+        left = [server_of(process)]
+        if when == "while it reads recordings":
+            assert any("reading recordings" in line for line in process.stderr)
+        process.kill()
+        process.communicate(timeout=GONE_SECONDS)  # whoever reads its output does not wait for ever, either
+        deadline = time.monotonic() + GONE_SECONDS
+        while still_there(left) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert still_there(left) == []
+    finally:
+        process.kill()
+        for one in still_there(left):
+            os.kill(one.pid, signal.SIGKILL)
+
+
+def test_a_server_that_is_set_and_does_not_answer_is_one_line_before_any_work(tmp_path: Path):
+    source = make_recordings(tmp_path / "few", 3)
+    nowhere = os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api", "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    process = segue("run", "ingest", "--source", str(source), "--store", str(tmp_path / "store"), environment=nowhere)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert len(complaints(errors)) == 1, errors
+    assert "expected a Prefect server at http://127.0.0.1:9/api" in errors
+
+
+def server_of(run: "subprocess.Popen[str]") -> Process:
+    """A run's server, as soon as it is there."""
+    deadline = time.monotonic() + 120
+    while True:
+        children = [one for one in processes() if one.parent == run.pid]
+        servers = [one for one in children if "flows.runs.server" in one.words]
+        if servers:
+            return servers[0]
+        assert run.poll() is None, run.stderr.read()
+        assert time.monotonic() < deadline, f"expected a server within two minutes, got {children}"
+        time.sleep(0.02)

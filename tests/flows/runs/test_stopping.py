@@ -1,0 +1,66 @@
+"""Runs that are asked to stop end in seconds, say so in one line, and leave nothing behind that still works."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from flows.runs.stopping import GRACE_SECONDS, STOPPED
+from tests.worlds.command_line import complaints, make_recordings, segue
+from tests.worlds.processes import Process, family, still_there
+
+
+def started(process: subprocess.Popen[str]) -> None:
+    """Wait until recordings are read."""
+    for line in process.stderr:
+        if "reading recordings" in line:
+            break
+    time.sleep(0.3)
+
+
+def told(errors: str) -> list[str]:
+    return [line for line in complaints(errors) if line and "reading recordings" not in line]
+
+
+def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(server, tmp_path):
+    source, store = make_recordings(tmp_path / "many", 300, seconds=4.0), tmp_path / "store"
+    words = ["run", "ingest", "--source", str(source), "--store", str(store), "--set", "settings.workers=1"]
+    process = segue(*words, environment=server.environment)
+    try:
+        started(process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, errors
+    assert told(errors) == [STOPPED]
+    again = segue(*words, environment=server.environment)
+    out, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    row = out.splitlines()[1].split()
+    assert int(row[1]) + int(row[2]) == 300
+
+
+def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_with_one_line_and_130(tmp_path: Path):
+    source, store = make_recordings(tmp_path / "many", 300, seconds=4.0), tmp_path / "store"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = ["run", "ingest", "--source", str(source), "--store", str(store), "--set", "settings.workers=1"]
+    process = segue(*words, environment=environment, start_new_session=True)
+    members: list[Process] = []
+    try:
+        started(process)
+        members = family(process.pid)
+        assert any("flows.runs.server" in member.words for member in members), f"expected a server, got {members}"
+        asked = time.monotonic()
+        process.terminate()  # as `timeout` does it: the process, and then the group that it is in
+        os.killpg(process.pid, signal.SIGTERM)
+        _, errors = process.communicate(timeout=GRACE_SECONDS + 30)
+        assert time.monotonic() - asked < GRACE_SECONDS + 5
+    finally:
+        for member in still_there(members):
+            os.kill(member.pid, signal.SIGKILL)
+    assert process.returncode == 130, errors
+    assert told(errors) == [STOPPED]
+    assert still_there(members) == []

@@ -1,0 +1,87 @@
+"""`flows/service/automations.yaml`: a run whose process and worker are gone is ended, and its place given on."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import State
+
+from tests.worlds.command_line import make_recordings
+from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
+from tests.worlds.processes import family
+
+ROOT = Path(__file__).resolve().parents[3]
+AUTOMATION, STUCK = yaml.safe_load((ROOT / "flows" / "service" / "automations.yaml").read_text())["automations"]
+# Its own collisions are cancelled; here the next one is to wait.
+WAITING = {"concurrency_limit": {"limit": 1, "collision_strategy": "ENQUEUE"}}
+HOURLY = next(one for one in PROJECT["deployments"] if one["name"] == "hourly") | WAITING
+
+
+def test_a_run_is_silent_for_longer_than_its_deployment_lets_pass_between_heartbeats():
+    for deployment in PROJECT["deployments"]:
+        every = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        assert AUTOMATION["trigger"]["within"] >= 3 * every
+
+
+def test_a_run_that_a_worker_took_is_scheduled_anew_when_it_does_not_begin_within_two_minutes():
+    assert STUCK["trigger"]["within"] < 120
+    assert STUCK["actions"][0]["state"] == "SCHEDULED"
+    # A run that waits for its turn, began or ended is not stuck; and one "Pending" does not follow another.
+    assert not set(STUCK["trigger"]["after"]) & set(STUCK["trigger"]["expect"])
+    for state in ("Running", "AwaitingConcurrencySlot", "Cancelled", "Crashed"):
+        assert f"prefect.flow-run.{state}" in STUCK["trigger"]["expect"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_with_its_worker_is_crashed_by_the_automation_and_the_next_one_runs(on_server, tmp_path):
+    source = make_recordings(tmp_path / "long", 60, seconds=120.0)
+    deploy(on_server, tmp_path, source, [HOURLY])
+    words = ["automation", "create", "--from-file", str(ROOT / "flows" / "service" / "automations.yaml")]
+    registered = on_server.command(*PREFECT, *words)
+    assert registered.returncode == 0, registered.stdout + registered.stderr
+    with get_client(sync_client=True) as client:
+        with worker(on_server, tmp_path) as process:
+            killed = asked(client)
+            wait_for(lambda: heartbeats(client, killed), 120)
+            assert state(client, killed).is_running()
+            for one in family(process.pid):
+                os.kill(one.pid, signal.SIGKILL)
+        waiting = asked(client)
+        with worker(on_server, tmp_path):
+            wait_for(lambda: state(client, waiting).name == "AwaitingConcurrencySlot", 60)
+            assert state(client, killed).is_running()
+            wait_for(lambda: not state(client, killed).is_running(), AUTOMATION["trigger"]["within"] + 60)
+            assert state(client, killed).is_crashed()
+            assert state(client, killed).message == AUTOMATION["actions"][0]["message"]
+            wait_for(lambda: state(client, waiting).is_completed(), 180)
+
+
+def asked(client: SyncPrefectClient) -> UUID:
+    """The id of a new run of the deployment."""
+    return client.create_flow_run_from_deployment(client.read_deployment_by_name(f"ingest/{HOURLY['name']}").id).id
+
+
+def state(client: SyncPrefectClient, run: UUID) -> State:
+    found = client.read_flow_run(run).state
+    assert found is not None
+    return found
+
+
+def heartbeats(client: SyncPrefectClient, run: UUID) -> list[Any]:
+    """What the server has heard of a run."""
+    wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+    return client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"expected this within {seconds:.0f} s"
+        time.sleep(0.5)

@@ -1,0 +1,107 @@
+"""`prefect.yaml`: every deployment loads, and a real server, work pool and worker run one, by hand and on schedule."""
+
+import time
+
+import pytest
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools.validation import validate
+
+from flows.recipes.parameters import asked_for
+from schemas import Store
+from schemas.queries.database import query
+from tests.worlds.command_line import make_recordings
+from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
+
+DEPLOYMENTS = PROJECT["deployments"]
+TRAINING = {"catalog", "train", "train_codec", "demo_models"}
+
+
+def flow_name(deployment):
+    return deployment["entrypoint"].rsplit(".", 1)[-1]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=flow_name)
+def test_every_entrypoint_loads_and_takes_the_parameters_it_is_deployed_with(deployment):
+    from prefect.flows import load_flow_from_entrypoint
+
+    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    assert flow.name == flow_name(deployment)
+    form = parameter_schema(flow).model_dump_for_openapi()
+    assert validate(deployment["parameters"], form) == []
+    assert [error.message for error in validate(deployment["parameters"] | {"recipe": {"trian": {}}}, form)]
+    assert asked_for(**deployment["parameters"]).recipe.preset == "miniature"
+
+
+def test_a_deployment_is_named_for_its_stage_and_prefect_has_nothing_to_ask_of_it():
+    names = {flow_name(one): one["name"] for one in DEPLOYMENTS}
+    assert names == {name: name for name in names} | {"catalog": "nightly", "ingest": "hourly"}
+    assert all("schedules" in one for one in DEPLOYMENTS)
+
+
+def test_the_catalog_and_every_stage_are_deployed_once_on_the_pool_they_want():
+    from flows.recipes.recipe import GPU_STAGES, STAGES
+
+    assert sorted(map(flow_name, DEPLOYMENTS)) == sorted(["catalog", *STAGES])
+    for deployment in DEPLOYMENTS:
+        name = flow_name(deployment)
+        assert deployment["work_pool"]["name"] == ("gpu" if name in GPU_STAGES | {"catalog"} else "cpu")
+        assert name not in TRAINING or deployment["concurrency_limit"]["limit"] == 1
+
+
+def test_what_is_due_by_schedule_goes_first_and_of_several_late_runs_one_is_done():
+    for deployment in DEPLOYMENTS:
+        scheduled = bool(deployment["schedules"])
+        assert (deployment["work_pool"].get("work_queue_name") == "scheduled") is scheduled
+        collisions = deployment.get("concurrency_limit", {}).get("collision_strategy")
+        assert (collisions == "CANCEL_NEW") is scheduled
+
+
+def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest_on_demand():
+    schedules = {flow_name(one): one["schedules"][0]["cron"].split() for one in DEPLOYMENTS if one["schedules"]}
+    assert set(schedules) == {"catalog", "ingest"}
+    assert schedules["catalog"][1].isdigit()
+    assert schedules["catalog"][2:] == ["*", "*", "*"]
+    assert schedules["ingest"][0].isdigit()
+    assert schedules["ingest"][1:] == ["*", "*", "*", "*"]
+
+
+@pytest.fixture
+def deployed(server, tmp_path):
+    """All deployments on the server, on a store and a source of this test; a worker runs."""
+    deploy(server, tmp_path, make_recordings(tmp_path / "source", 3), DEPLOYMENTS)
+    with worker(server, tmp_path):
+        yield Store(str(tmp_path / "store"))
+
+
+def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(server, deployed, tmp_path):
+    run = [*PREFECT, "deployment", "run", "ingest/hourly"]
+    wrong = server.command(*run, "--param", 'recipe={"ingest": {"shard_size": 0}}', timeout=240)
+    assert wrong.returncode != 0
+    assert "shard_size" in wrong.stdout + wrong.stderr
+    # Which is laid over the deployment's own settings: the store is theirs.
+    ran = server.command(*run, "--param", 'settings={"max_refused": 0.6}', "--watch", timeout=600)
+    log = (tmp_path / "worker.log").read_text()
+    assert ran.returncode == 0, ran.stdout + ran.stderr + log
+    assert query(deployed, "SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 3}]
+    # Only now: a run by hand waits behind those of a schedule that is faster than the machine.
+    words = ("deployment", "schedule", "create", "ingest/hourly", "--interval", "5")
+    scheduled = server.command(*PREFECT, *words, timeout=240)
+    assert scheduled.returncode == 0, scheduled.stdout + scheduled.stderr
+    assert scheduled_run(server, "ingest", seconds=400), (tmp_path / "worker.log").read_text()
+    assert query(deployed, "SELECT count(*) AS n FROM runs").to_pylist()[0]["n"] >= 2
+
+
+def scheduled_run(server, name, seconds):
+    """Whether the scheduler started a run of the deployment `name` and that run completed."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    deadline = time.monotonic() + seconds
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        while time.monotonic() < deadline:
+            runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[name])))
+            if any(run.auto_scheduled and run.state and run.state.is_completed() for run in runs):
+                return True
+            time.sleep(1)
+    return False

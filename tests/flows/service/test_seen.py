@@ -1,0 +1,206 @@
+"""What an operator sees of a run on a real server: progress that moves, a summary at its end, warnings in its log, and
+a message where it failed."""
+
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.blocks.notifications import CustomWebhookNotificationBlock
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.context import FlowRunContext
+
+import flows.single
+from flows.service import progress_artifact
+from flows.service.progress_artifact import ReadableProgress, moving_artifact
+from flows.service.summary import KEY
+from stages.pipeline.contract import Progress
+from tests.worlds.command_line import make_recordings
+
+SECRET = "xoxb-never-to-be-seen"
+
+
+@pytest.fixture
+def client(on_server) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def receiver() -> Iterator[Any]:
+    """A web server on the loopback that keeps what it is sent, as (path, headers, JSON)."""
+    received: list[tuple[str, dict[str, str], Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            received.append((self.path, dict(self.headers), json.loads(body)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.received = received  # type: ignore[attr-defined]
+    server.address = f"http://127.0.0.1:{server.server_address[1]}"  # type: ignore[attr-defined]
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def artifacts(client: SyncPrefectClient, **wanted: Any) -> list[dict[str, Any]]:
+    """Artifacts of the server, the newest first."""
+    chosen = {name: {"any_": [value]} for name, value in wanted.items()}
+    body = {"artifacts": chosen, "sort": "CREATED_DESC"}
+    told: list[dict[str, Any]] = client.request("POST", "/artifacts/filter", json=body).json()
+    return told
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"expected this within {seconds:.0f} s"
+        time.sleep(0.1)
+    return found
+
+
+def test_how_far_a_stage_is_counts_its_shards_and_those_in_work():
+    progress = ReadableProgress(Progress())
+    assert progress.reading() is None
+    progress.begin_stage("tokenize", 4)
+    progress.end_job()
+    progress.start("tokenize", 10, "tracks")
+    progress.advance(5, "note")
+    reading = progress.reading()
+    assert reading is not None
+    assert reading.percent == 37.5
+    assert reading.text.startswith("tokenize: 1/4 shards done; tokenize: 5/10 tracks, ")
+    assert reading.text.endswith(", note")
+    progress.begin_stage("train", 1)
+    progress.start("train", 8, "steps")
+    progress.advance(8)
+    reading = progress.reading()
+    assert reading is not None
+    assert reading.percent == 100
+
+
+def test_the_artifact_of_a_long_stage_moves_and_says_that_it_ended(client, monkeypatch):
+    monkeypatch.setattr(progress_artifact, "TELL_SECONDS", 0.1)
+    seen: list[float] = []
+    progress = ReadableProgress(Progress())
+
+    @flow(persist_result=False)
+    def long() -> None:
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+
+        def told() -> list[float]:
+            return [artifact["data"] for artifact in artifacts(client, flow_run_id=str(context.flow_run.id))]
+
+        with moving_artifact(progress):
+            progress.begin_stage("train", 1)
+            progress.start("train", 4, "steps")
+            for step in range(3):
+                progress.advance(1, f"loss {3 - step}")
+                wait_for(lambda wanted=25.0 * (step + 1): told() == [wanted])
+                seen.extend(told())
+
+    long()
+    assert seen == [25, 50, 75]
+    (artifact,) = artifacts(client, key=progress_artifact.KEY)
+    assert artifact["type"] == "progress"
+    assert artifact["description"].startswith("ended; last of all, train; train: 3/4 steps, ")
+    assert artifact["description"].endswith("loss 1")
+
+
+WARNED = """
+import logging, threading
+from prefect import flow
+from prefect.logging import get_run_logger
+from flows.service.run_log import in_run_log
+
+@flow(persist_result=False)
+def warned():
+    with in_run_log(get_run_logger()):
+        thread = threading.Thread(target=logging.getLogger("stages.ingest").warning, args=("%s is odd", "a.wav"))
+        thread.start()
+        thread.join()
+
+warned()
+"""
+
+
+def test_what_a_module_warns_of_in_any_thread_stands_in_the_runs_log(server, client):
+    ran = server.command(sys.executable, "-c", WARNED)
+    assert ran.returncode == 0, ran.stderr
+
+    def told() -> list[Any]:
+        wanted = {"logs": {"level": {"ge_": logging.WARNING}}}
+        lines = client.request("POST", "/logs/filter", json=wanted).json()
+        return [line for line in lines if line["message"] == "a.wav is odd" and line["flow_run_id"]]
+
+    assert len(wait_for(told)) == 1
+
+
+def test_a_run_ends_with_one_artifact_of_what_it_made_refused_and_cost(client, tmp_path):
+    source = make_recordings(tmp_path / "source", 3)
+    (source / "broken | `x`.wav").write_bytes(b"RIFF")
+    settings = {"store": str(tmp_path / "store"), "source": str(source), "workers": 1, "cost_per_hour": 3600}
+    flows.single.ingest(settings=settings, recipe={"preset": "miniature"})
+    made, *_ = artifacts(client, key=KEY)
+    assert made["type"] == "markdown"
+    text = made["data"]
+    assert "| stage | rows made | reused | refused | seconds | cost |" in text
+    assert "| ingest | 3 | 0 | 1 | " in text
+    assert f"`segue page --store file://{tmp_path}/store`" in text
+    assert "    refused 1:" in text
+    assert "passed." in text
+    assert "is complete" in made["description"]
+    flows.single.ingest(settings=settings, recipe={"preset": "miniature"})
+    assert artifacts(client, key=KEY)[0]["description"] == "There was nothing to do"
+
+
+@pytest.mark.parametrize("kind", ["address", "custom-webhook/seen", "webhook/seen"])
+def test_a_failed_run_is_told_through_a_block_or_to_an_address_and_no_secret_is_shown(kind, client, tmp_path, receiver):
+    CustomWebhookNotificationBlock(
+        name="seen",
+        url=f"{receiver.address}/{{{{token}}}}",
+        json_data={"subject": "{{subject}}", "text": "{{body}}"},
+        secrets={"token": SECRET},
+    ).save("seen", overwrite=True)
+    Webhook(url=f"{receiver.address}/{SECRET}").save("seen", overwrite=True)
+    where = f"{receiver.address}/plain" if kind == "address" else kind
+    source = make_recordings(tmp_path / "source", 1)
+    (source / "a.wav").write_bytes(b"RIFF")
+    (source / "b.wav").write_bytes(b"RIFF")
+    settings = {"store": str(tmp_path / "store"), "source": str(source), "workers": 1, "on_failure": where}
+    with pytest.raises(Exception, match="refused"):
+        flows.single.ingest(settings=settings, recipe={"preset": "miniature"})
+    ((path, _, message),) = receiver.received
+    assert path == ("/plain" if kind == "address" else f"/{SECRET}")
+    assert message["subject"].startswith("Segue: ingest miniature 20")
+    assert message["subject"].endswith(": Failed")
+    assert "refused" in message["text"]
+    assert str(tmp_path / "store") in message["text"]
+    assert "did not end well" in artifacts(client, key=KEY)[0]["data"]
+    logs = client.request("POST", "/logs/filter", json={"limit": 200, "sort": "TIMESTAMP_DESC"}).text
+    runs = client.request("POST", "/flow_runs/filter", json={"limit": 5, "sort": "START_TIME_DESC"}).text
+    shown = logs + runs + json.dumps(artifacts(client))
+    assert SECRET not in shown
+
+
+def test_a_block_that_is_not_there_is_told_before_any_work(on_server, tmp_path):
+    settings = {"store": str(tmp_path / "store"), "source": str(tmp_path), "on_failure": "slack-webhook/none"}
+    with pytest.raises(ValueError, match="got 'slack-webhook/none', which cannot be loaded"):
+        flows.single.ingest(settings=settings, recipe={"preset": "miniature"})
+    assert not (tmp_path / "store").exists()

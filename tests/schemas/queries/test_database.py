@@ -1,0 +1,233 @@
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from schemas import Store
+from schemas.queries.columns import COLUMNS
+from schemas.queries.database import FILE, PLACE, QueryError, follow_move, query, write_views
+from schemas.queries.views import EVERY_CLIP, VIEWS
+from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, TRACKS
+
+
+def add_track(store: Store, version: str, name: str) -> None:
+    rows = pa.Table.from_pylist([{"track_id": name, "title": name}], schema=TRACKS.schema)
+    store.write_shard(TRACKS, version, "0", rows, input_key="k")
+
+
+def add_run(store: Store, stage: str, version: str, minute: int) -> None:
+    row = {"run_id": f"r{minute}", "stage": stage, "fingerprint": version, "outputs": ["tracks"]}
+    row["started_at"] = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minute)
+    rows = pa.Table.from_pylist([row], schema=RUNS.schema)
+    store.write_shard(RUNS, "1", f"r{minute}-{stage}", rows, input_key="k")
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "it's a store") if request.param == "local" else f"memory://{tmp_path.name}")
+
+
+def test_every_table_can_be_queried_in_an_empty_store(store):
+    for table in TABLES.values():
+        assert query(store, f"SELECT * FROM {table.name}").schema.names == table.schema.names
+    assert query(store, "SHOW TABLES").num_rows == len(TABLES) + len(VIEWS)
+
+
+def test_the_view_shows_the_version_of_the_latest_run_even_if_it_is_the_older_one(store):
+    add_track(store, "aaa", "first")
+    add_track(store, "zzz", "second")
+    add_run(store, "ingest", "zzz", 1)
+    add_run(store, "ingest", "aaa", 2)
+    assert query(store, "SELECT title FROM tracks").to_pylist() == [{"title": "first"}]
+    add_run(store, "ingest", "zzz", 3)
+    assert query(store, "SELECT title FROM tracks").to_pylist() == [{"title": "second"}]
+
+
+def test_records_show_every_version_and_rejects_and_remarks_those_of_the_current_stages(store):
+    for version in ("old", "new"):
+        rows = pa.Table.from_pylist([{"stage": "ingest", "what": version}], schema=REMARKS.schema)
+        store.write_shard(REMARKS, version, "0", rows, input_key="k")
+        rows = pa.Table.from_pylist([{"stage": "ingest", "key": version}], schema=REJECTS.schema)
+        store.write_shard(REJECTS, version, "0", rows, input_key="k")
+    add_run(store, "ingest", "old", 1)
+    add_run(store, "ingest", "new", 2)
+    assert query(store, "SELECT count(*) AS n FROM runs").to_pylist() == [{"n": 2}]
+    assert query(store, "SELECT key FROM rejects").to_pylist() == [{"key": "new"}]
+    assert query(store, "SELECT what FROM remarks").to_pylist() == [{"what": "new"}]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "COPY tracks TO 'out.csv'",
+        "EXPLAIN ANALYZE COPY tracks TO 'out.csv'",
+        "DROP VIEW tracks",
+        "SELECT 1; SELECT 2",
+        "ATTACH 'x.db'",
+        "CREATE TABLE t AS SELECT 1",
+        "SET threads = 1",
+        "",
+    ],
+)
+def test_a_statement_that_is_not_one_select_is_refused(store, statement, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(QueryError):
+        query(store, statement)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_wrong_query_gives_duckdbs_reason(store):
+    with pytest.raises(QueryError, match="nope") as refused:
+        query(store, "SELECT nope FROM tracks")
+    assert "LINE 1" not in str(refused.value)
+    assert query(store, "EXPLAIN SELECT * FROM tracks").num_rows == 1
+    assert query(store, "DESCRIBE tracks").num_rows == len(TRACKS.schema)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["copy.parquet", "._shard=0.parquet", "shard=0 (conflicted copy).parquet", "shard=0.sync-conflict.parquet"],
+)
+def test_a_foreign_file_among_a_table_s_shards_is_passed_over(store, name):
+    add_track(store, "v1", "first")
+    store.write_bytes(f"tracks/version=v1/{name}", store.read_bytes("tracks/version=v1/shard=0.parquet"))
+    assert query(store, "SELECT title FROM tracks").num_rows == 1
+    if store.is_local:
+        write_views(store)
+
+
+def test_a_damaged_shard_is_named_with_its_cure_and_in_the_way_of_no_other_table(store, caplog):
+    add_track(store, "v1", "first")
+    store.write_bytes("tracks/version=v1/shard=0.parquet", b"half of a shar")
+    for sql in ("SELECT * FROM tracks", "SELECT 1"):
+        with pytest.raises(QueryError, match=r"expected shards of tracks.*shard=0\.parquet.*segue check"):
+            query(store, sql)
+    assert query(store, "SELECT * FROM tokens").num_rows == 0
+    if store.is_local:
+        write_views(store)
+        assert "no view of tracks" in caplog.text
+        with duckdb.connect(store.path(FILE), read_only=True) as client:
+            assert client.execute("SELECT count(*) FROM tokens").fetchall() == [(0,)]
+
+
+def test_artists_in_two_splits_are_listed_by_a_view(store):
+    rows = [
+        {"track_id": "a", "artists": ["One", "Two"], "split": "train"},
+        {"track_id": "b", "artists": ["one"], "split": "valid"},
+        {"track_id": "c", "artists": ["Three"], "split": "valid"},
+    ]
+    store.write_shard(TRACKS, "v1", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), "k")
+    expected = [{"artist": "one", "splits": ["train", "valid"]}]
+    assert query(store, "FROM artists_in_two_splits").to_pylist() == expected
+    if store.is_local:
+        write_views(store)
+        with duckdb.connect(store.path(FILE), read_only=True) as client:
+            assert client.execute("FROM artists_in_two_splits").fetchall() == [("one", ["train", "valid"])]
+
+
+def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        assert client.execute("SELECT title FROM tracks").fetchall() == [("first",)]
+        add_track(store, "v2", "second")
+        add_run(store, "ingest", "v2", 1)
+        write_views(store)
+        assert client.execute("SELECT title FROM tracks").fetchall() == [("first",)]
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        assert client.execute("SELECT title FROM tracks").fetchall() == [("second",)]
+    assert [path.name for path in tmp_path.iterdir() if "inprogress" in path.name] == []
+
+
+def test_every_view_and_column_says_what_it_holds_with_its_unit(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        comments = client.execute("SELECT table_name, column_name, comment FROM duckdb_columns() WHERE NOT internal")
+        told = {(table, column): comment for table, column, comment in comments.fetchall()}
+        views = client.execute("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall()
+    assert told["tracks", "loudness"] == COLUMNS["loudness"] == "integrated loudness, LUFS (ITU-R BS.1770)"
+    assert {name for name, comment in told.items() if not comment} == set()
+    assert dict(views)["tracks"] == "One row is a distinct recording."
+    assert {name for name, comment in views if not comment} <= {EVERY_CLIP}
+
+
+def titles(path, *before):
+    with duckdb.connect(str(path / FILE), read_only=True) as client:
+        for statement in before:
+            client.execute(statement)
+        return client.execute("SELECT title FROM tracks").fetchall()
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/"])
+def test_any_client_reads_a_store_that_was_moved_from_where_it_is(folder, tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "it's here"))
+    add_track(store, "v1", "first")
+    write_views(store)
+    moved = (tmp_path / "it's here").rename(tmp_path / "and now there")
+    monkeypatch.chdir(moved / folder)
+    assert titles(Path(os.path.relpath(moved))) == [("first",)]
+    assert query(Store(str(moved)), "SELECT title FROM tracks").to_pylist() == [{"title": "first"}]
+
+
+def attached(*stores, opened=":memory:", before=()):
+    """The titles of stores' tracks, each attached in a session of another client."""
+    with duckdb.connect(str(opened)) as client:
+        for number, store in enumerate(stores):
+            client.execute(f"ATTACH '{store / FILE}' AS s{number} (READ_ONLY)")
+        for statement in before:
+            client.execute(statement)
+        numbers = range(len(stores))
+        return [client.execute(f"SELECT title FROM s{number}.tracks").fetchall()[0][0] for number in numbers]
+
+
+def test_stores_that_are_attached_are_read_from_where_their_views_were_made_or_a_client_says(tmp_path):
+    places = [tmp_path / "one", tmp_path / "other"]
+    for place in places:
+        add_track(Store(str(place)), "v1", place.name)
+        write_views(Store(str(place)))
+    assert attached(*places) == ["one", "other"]
+    with pytest.raises(duckdb.InvalidInputException, match="one store in a session that opened its database"):
+        attached(places[1], opened=places[0] / FILE)
+    moved = places[0].rename(tmp_path / "moved")
+    with pytest.raises(duckdb.IOException):
+        attached(moved)
+    assert attached(moved, before=[f"SET VARIABLE {PLACE} = '{moved}'"]) == ["one"]
+    follow_move(Store(str(moved)))
+    assert attached(moved, places[1]) == ["one", "other"]
+
+
+def test_a_copy_of_a_store_is_not_read_from_the_original(tmp_path):
+    store = Store(str(tmp_path / "original"))
+    add_track(store, "v1", "first")
+    write_views(store)
+    copy = Store(shutil.copytree(tmp_path / "original", tmp_path / "copy"))
+    add_track(copy, "v1", "second")
+    follow_move(copy)
+    assert titles(tmp_path / "copy") == [("second",)]
+    assert titles(tmp_path / "original") == [("first",)]
+
+
+def test_the_database_of_a_store_that_stays_where_it_is_is_not_written_anew(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    before = (tmp_path / FILE).stat().st_ino
+    follow_move(store)
+    assert (tmp_path / FILE).stat().st_ino == before
+
+
+def test_a_view_over_files_of_an_earlier_release_has_every_column(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    path = store.path(store.shard_path(TRACKS, "v1", "0"))
+    pa.parquet.write_table(pa.parquet.read_table(path, partitioning=None).drop_columns(["bpm", "split"]), path)
+    assert query(store, "SELECT title, bpm, split FROM tracks").to_pylist() == [
+        {"title": "first", "bpm": None, "split": None}
+    ]

@@ -1,0 +1,114 @@
+"""Leases: one holder at a time, whoever dies, and nobody waits for the dead."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from schemas import Store
+from schemas.storage import leases
+from schemas.storage.leases import LeaseLost, hold_lease
+
+
+def never() -> None:
+    """Not asked to stop."""
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(leases, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(leases, "LOOK_SECONDS", 0.02)
+
+
+def test_one_holds_at_a_time_and_the_others_are_told_for_whom_they_wait(store, quick):
+    inside, told, overlaps = [], [], []
+
+    def work(name: str) -> None:
+        with hold_lease(store, "chroma-v", name, lambda holder: told.append((name, holder.run_id)), never):
+            overlaps.append(len(inside))
+            inside.append(name)
+            time.sleep(0.7)  # longer than the silence after which a holder is taken for dead
+            inside.remove(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == [0, 0, 0]
+    assert len(told) >= 2
+    assert all(name != holder for name, holder in told)
+    assert store.files("leases/chroma-v") == []
+
+
+def test_two_leases_of_other_names_do_not_wait(store):
+    with (
+        hold_lease(store, "a", "one", pytest.fail, never) as (_, waited),
+        hold_lease(store, "b", "two", pytest.fail, never),
+    ):
+        assert not waited
+
+
+def test_a_process_that_was_killed_is_not_waited_for(tmp_path):
+    code = (
+        "import os, signal, sys\nfrom schemas import Store\nfrom schemas.storage.leases import hold_lease\n"
+        "with hold_lease(Store(sys.argv[1]), 'a', 'killed', print, print):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert Store(str(tmp_path)).files("leases/a") == ["1"]
+    begun = time.monotonic()
+    with hold_lease(Store(str(tmp_path)), "a", "next", pytest.fail, never):
+        assert time.monotonic() - begun < 5
+        assert Store(str(tmp_path)).files("leases/a") == ["2"]
+
+
+def test_a_silent_holder_on_another_machine_is_replaced_and_finds_out(store, quick, monkeypatch):
+    with hold_lease(store, "a", "silent", pytest.fail, never) as (lease, _):
+        monkeypatch.setattr(leases.Holder, "is_dead", lambda self: False)
+        lease._released.set()  # its thread gives no sign any more
+        told = []
+        with hold_lease(store, "a", "next", told.append, never) as (_, waited):
+            assert waited
+            assert [holder.run_id for holder in told] == ["silent"]
+            with pytest.raises(LeaseLost, match="expected to be the only run that writes a in"):
+                lease.check()
+
+
+def test_a_wait_ends_where_the_run_is_asked_to_stop(store, quick):
+    class Stop(Exception):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    with (
+        hold_lease(store, "a", "one", pytest.fail, never),
+        pytest.raises(Stop),
+        hold_lease(store, "a", "two", lambda holder: None, stop),
+    ):
+        pass
+
+
+def test_a_lease_that_was_given_while_the_answer_was_lost_is_held_at_once(store, monkeypatch):
+    told, write_new = [], store.write_new
+
+    def lose_the_answer(relative, data):
+        write_new(relative, data)
+        monkeypatch.setattr(store, "write_new", write_new)
+        return False  # as S3 tells a client that asks again
+
+    monkeypatch.setattr(store, "write_new", lose_the_answer)
+    with hold_lease(store, "chroma-v", "one", told.append, never) as (lease, waited):
+        lease.check()
+    assert not waited
+    assert told == []
+    assert store.files("leases/chroma-v") == []

@@ -1,0 +1,192 @@
+"""What views show: only what passed, held back, taken back and let go by hand."""
+
+import os
+import threading
+
+import pyarrow as pa
+import pytest
+
+import schemas.queries.database
+from schemas import Store
+from schemas.queries.database import FILE, query, write_views
+from schemas.storage.drafts import Drafts
+from schemas.storage.publications import Publications
+from schemas.tables import PUBLICATIONS, TOKENS
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}-{os.getpid()}")
+
+
+def rows(*names: str, frames: int = 1) -> pa.Table:
+    return pa.Table.from_pylist([{"track_id": name, "frames": frames} for name in names], schema=TOKENS.schema)
+
+
+def publish(store: Store, version: str, run_id: str = "run", **shards: pa.Table) -> int:
+    drafts = Drafts(store, TOKENS, version)
+    for name, content in shards.items():
+        drafts.write(name.removeprefix("s"), content, "k")
+    drafts.publish()
+    return Publications(store).publish(run_id, "tokenize", {"tokens": (version, drafts.manifest())}).sequence
+
+
+def shown(store: Store) -> list[tuple[str, int]]:
+    answer = query(store, "SELECT track_id, frames FROM tokens ORDER BY ALL")
+    return [tuple(row.values()) for row in answer.to_pylist()]
+
+
+def test_a_draft_is_seen_by_no_view_and_no_glob_until_it_is_published(store):
+    drafts = Drafts(store, TOKENS, "v1")
+    drafts.write("0", rows("a"), "k")
+    drafts.write_part("1", rows("b"))
+    assert shown(store) == []
+    assert [path for path in store.filesystem.find(store.root) if path.endswith(".parquet")] == []
+    assert drafts.read().column("track_id").to_pylist() == ["a"]
+    assert drafts.parts("1").column("track_id").to_pylist() == ["b"]
+    publish(store, "v1")
+    assert shown(store) == [("a", 1)]
+    assert drafts.drafted() == []
+
+
+def test_a_shard_takes_the_place_of_its_parts(store):
+    drafts = Drafts(store, TOKENS, "v1")
+    drafts.write_part("0", rows("a"))
+    drafts.write_part("0", rows("b"))
+    assert sorted(drafts.parts("0").column("track_id").to_pylist()) == ["a", "b"]
+    assert drafts.rows_in_work().keys() == {"0"}
+    drafts.write("0", rows("a", "b"), "k")
+    assert drafts.parts("0").num_rows == 0
+    assert drafts.rows_in_work() == {}
+
+
+def test_rows_that_were_dropped_are_found_again(store):
+    publish(store, "v1", s0=rows("a", "b"))
+    publish(store, "v1", s0=rows("a"))
+    drafts = Drafts(store, TOKENS, "v1")
+    assert drafts.replaced_keys([("b",), ("c",)]) == {("b",)}
+    assert drafts.find_replaced([("b",), ("c",)]).column("track_id").to_pylist() == ["b"]
+
+
+def test_every_earlier_catalog_is_one_record_away_and_nothing_is_rewritten(store):
+    first = publish(store, "v1", s0=rows("a"), s1=rows("b"))
+    second = publish(store, "v1", s0=rows("a", frames=2))
+    third = publish(store, "v2", s0=rows("c"))
+    assert shown(store) == [("c", 1)]
+    publications = Publications(store)
+    publications.roll_back(second)
+    assert shown(store) == [("a", 2), ("b", 1)]
+    publications.roll_back(first)
+    assert shown(store) == [("a", 1), ("b", 1)]
+    publish(store, "v2", s0=rows("d"))
+    assert shown(store) == [("a", 1), ("b", 1)], "what was taken back stays, whatever passes"
+    publications.release()
+    assert shown(store) == [("d", 1)]
+    publications.roll_back(third)
+    assert shown(store) == [("c", 1)]
+
+
+def test_a_catalog_that_is_held_back_stays_until_it_is_released(store):
+    publish(store, "v1", s0=rows("a"))
+    Publications(store).hold()
+    publish(store, "v1", s0=rows("b"))
+    assert shown(store) == [("a", 1)]
+    Publications(store).release()
+    assert shown(store) == [("b", 1)]
+    actions = query(store, "SELECT action FROM publications ORDER BY sequence").column("action").to_pylist()
+    assert actions == ["stage", "hold", "stage", "release"]
+
+
+def test_no_record_is_taken_back_to_that_is_not_there(store):
+    publish(store, "v1", s0=rows("a"))
+    with pytest.raises(ValueError, match=r"expected the number of a publication \(1 to 1\), got 7"):
+        Publications(store).roll_back(7)
+
+
+def test_what_a_rollback_needs_and_was_cleaned_away_is_named(store):
+    first = publish(store, "v1", s0=rows("a"))
+    publish(store, "v1", s0=rows("b"))
+    store.remove("tokens/version=v1/history")
+    # The place of the shard holds other rows now, so to show them for the old ones would be wrong.
+    with pytest.raises(ValueError, match="expected shard 0 of tokens as publication 1 had it"):
+        Publications(store).roll_back(first)
+
+
+def test_publications_of_several_runs_at_once_are_all_kept(tmp_path):
+    url = str(tmp_path)
+    tables = [f"v{number}" for number in range(8)]
+    threads = [
+        threading.Thread(target=lambda version=version: publish(Store(url), version, s0=rows(version)))
+        for version in tables
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    records = Store(url).read(PUBLICATIONS, "1").to_pylist()
+    assert [record["sequence"] for record in records] == list(range(1, 9))
+    assert {dict(record["versions"])["tokens"] for record in records} == set(tables)
+
+
+def test_a_machine_whose_clock_is_behind_publishes_after_what_it_read(store, monkeypatch):
+    from datetime import UTC, datetime
+
+    import schemas.storage.publications
+
+    publish(store, "v1", s0=rows("a"))
+
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime(2020, 1, 1, tzinfo=UTC)
+
+    monkeypatch.setattr(schemas.storage.publications, "datetime", Behind)
+    publish(store, "v2", s0=rows("b"))
+    assert shown(store) == [("b", 1)]
+
+
+def test_readers_see_what_was_published_before_or_after_and_never_both(tmp_path):
+    store = Store(str(tmp_path))
+    generations = [[(f"{shard}{row}", number) for shard in "012" for row in "ab"] for number in range(1, 25)]
+
+    def publish_all() -> None:
+        for number in range(1, 25):
+            publish(store, "v1", **{f"s{shard}": rows(f"{shard}a", f"{shard}b", frames=number) for shard in "012"})
+
+    publish(store, "v1", **{f"s{shard}": rows(f"{shard}a", f"{shard}b", frames=1) for shard in "012"})
+    writer = threading.Thread(target=publish_all)
+    writer.start()
+    seen = []
+    while writer.is_alive():
+        seen.append(shown(Store(str(tmp_path))))
+    writer.join()
+    assert seen
+    assert all(answer in generations for answer in seen)
+
+
+def test_a_publication_in_the_middle_of_a_query_is_seen_though_it_has_the_same_files(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    publish(store, "v1", s0=rows("a"), s1=rows("b"))
+    asked, answers = schemas.queries.database._query, []
+
+    def interrupted(*given, **named):
+        answer = asked(*given, **named)
+        if not answers:
+            publish(store, "v1", s0=rows("a", frames=2), s1=rows("b", frames=2))
+        answers.append(answer)
+        return answer
+
+    monkeypatch.setattr(schemas.queries.database, "_query", interrupted)
+    assert shown(store) == [("a", 2), ("b", 2)]
+    assert len(answers) == 2
+
+
+def test_the_database_file_shows_what_was_published(tmp_path):
+    import duckdb
+
+    store = Store(str(tmp_path))
+    publish(store, "v1", s0=rows("a"))
+    Drafts(store, TOKENS, "v2").write("0", rows("b"), "k")
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
+        assert client.execute("SELECT track_id FROM tokens").fetchall() == [("a",)]

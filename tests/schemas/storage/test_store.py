@@ -1,0 +1,245 @@
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas import Store
+from schemas.storage.digests import column_digests, content_digest
+from schemas.tables import CHECKPOINTS, CHROMA, TABLES, TOKENS, TRACKS
+
+
+def tokens(*names: str, frames: int = 3) -> pa.Table:
+    codes = np.arange(2 * frames, dtype=np.uint16).reshape(2, frames)
+    rows = [{"track_id": name, "frames": frames, "codes": list(codes)} for name in names]
+    return pa.Table.from_pylist(rows, schema=TOKENS.schema)
+
+
+@pytest.fixture(params=["local", "memory"])
+def store(request, tmp_path):
+    url = str(tmp_path / "store") if request.param == "local" else f"memory://{tmp_path.name}-{os.getpid()}"
+    return Store(url)
+
+
+def test_rows_come_back_as_they_were_written_sorted_by_key(store):
+    store.write_shard(TOKENS, "v1", "0", tokens("b", "a"), input_key="k")
+    rows = store.read(TOKENS, "v1").to_pylist()
+    assert [row["track_id"] for row in rows] == ["a", "b"]
+    assert rows[0]["codes"] == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_footer_tells_what_a_shard_was_made_from_and_holds(store):
+    store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="made-from", refused=3)
+    footer = store.footer(TOKENS, "v1", "0")
+    assert (footer.input_key, footer.rows, footer.refused) == ("made-from", 2, 3)
+    assert store.footer(TOKENS, "v1", "1") is None
+
+
+def test_a_shard_is_replaced_whole(store):
+    store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="1")
+    store.write_shard(TOKENS, "v1", "0", tokens("c"), input_key="2")
+    assert store.read(TOKENS, "v1").column("track_id").to_pylist() == ["c"]
+
+
+def test_shards_are_listed_in_the_order_of_their_numbers(store):
+    for shard in ("10", "9", "0"):
+        store.write_shard(TOKENS, "v1", shard, tokens(shard), input_key="k")
+    assert store.shards(TOKENS, "v1") == ["0", "9", "10"]
+    assert store.versions(TOKENS) == ["v1"]
+
+
+def test_a_store_is_found_writable_without_a_trace_but_its_identity(store):
+    store.check_writable()
+    assert store.filesystem.find(store.root) == [f"{store.root}/segue-store.json"]
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"expected a store that can be written, got .*file/store"):
+        Store(str(tmp_path / "file" / "store")).check_writable()
+
+
+@pytest.mark.parametrize("url", ["s4://bucket/store", "gs://bucket/store"])
+def test_a_url_that_nothing_installed_can_open_is_named(url):
+    with pytest.raises(ValueError, match=f"opened as the store, got '{url}': "):
+        Store(url)
+
+
+def test_a_damaged_shard_is_named(store):
+    store.write_bytes(store.shard_path(TOKENS, "v1", "0"), b"half of a shar")
+    for read in (lambda: store.read(TOKENS, "v1"), lambda: store.footer(TOKENS, "v1", "0")):
+        with pytest.raises(ValueError, match=r"expected a Parquet shard at .*version=v1/shard=0\.parquet"):
+            read()
+
+
+def test_a_table_that_is_not_there_has_no_rows_and_its_columns(store):
+    rows = store.read(TRACKS, "none")
+    assert rows.num_rows == 0
+    assert rows.schema.names == TRACKS.schema.names
+    assert store.shards(TRACKS, "none") == []
+
+
+def test_a_key_that_stands_twice_and_wrong_columns_are_refused(store):
+    with pytest.raises(ValueError, match=r"each key of tokens once.*\('a',\) twice"):
+        store.write_shard(TOKENS, "v1", "0", tokens("a", "a"), input_key="k")
+    with pytest.raises(ValueError, match="expected the columns"):
+        store.write_shard(CHROMA, "v1", "0", tokens("a"), input_key="k")
+    assert store.shards(TOKENS, "v1") == []
+
+
+@pytest.mark.parametrize("place", ["../outside", "a/../../b", "/etc/passwd", "", "a\\..\\b", "a\0b"])
+def test_a_place_outside_the_store_is_refused(store, place):
+    with pytest.raises(ValueError, match="inside the store"):
+        store.write_bytes(place, b"")
+
+
+def test_a_folder_appears_whole_or_not_at_all(store):
+    def spoil():
+        with store.new_folder("models/one") as folder:
+            (folder / "half").write_text("written")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        spoil()
+    assert not store.exists("models/one")
+    for content in ("first", "second"):
+        with store.new_folder("models/one") as folder:
+            (folder / "sub").mkdir()
+            (folder / "sub" / "file").write_text(content)
+        assert store.read_bytes("models/one/sub/file").decode() == content
+    assert (store.local("models/one") / "sub" / "file").read_text() in ("first", "second")
+
+
+def test_a_folder_that_two_fetch_at_once_is_there_for_both_and_leaves_nothing_else(tmp_path, monkeypatch):
+    store, other = (Store(f"memory://{tmp_path.name}-{os.getpid()}") for _ in range(2))
+    with store.new_folder("models/one") as folder:
+        (folder / "weights").write_text("numbers")
+    get = store.filesystem.get
+
+    def get_while_another_does(*words, **options):
+        monkeypatch.setattr(type(store.filesystem), "get", staticmethod(get))
+        other.local("models/one")
+        get(*words, **options)
+
+    monkeypatch.setattr(type(store.filesystem), "get", staticmethod(get_while_another_does))
+    assert (store.local("models/one") / "weights").read_text() == "numbers"
+    assert [path.name for path in store.local("models/one").parent.iterdir()] == [store.local("models/one").name]
+
+
+def test_a_file_of_an_earlier_release_that_lacks_a_column_is_read_with_nulls(tmp_path):
+    store = Store(str(tmp_path))
+    store.write_shard(TOKENS, "v1", "0", tokens("a"), input_key="k")
+    path = store.path(store.shard_path(TOKENS, "v1", "0"))
+    older = pa.parquet.read_table(path, partitioning=None).drop_columns(["cardinality"])
+    pa.parquet.write_table(older, path)
+    assert store.read(TOKENS, "v1").column("cardinality").to_pylist() == [None]
+
+
+def test_something_else_in_the_place_of_a_shard_is_told(tmp_path):
+    store = Store(str(tmp_path))
+    store.write_bytes("tokens/version=v1/shard=0.parquet", b"not parquet")
+    with pytest.raises(ValueError, match="is damaged"):
+        store.footer(TOKENS, "v1", "0")
+
+
+def test_the_remains_of_a_killed_run_are_swept_once_they_are_old(tmp_path):
+    store = Store(str(tmp_path))
+    store.write_shard(TOKENS, "v1", "0", tokens("a"), input_key="k")
+    folder = tmp_path / "tokens" / "version=v1"
+    young, old = folder / ".x.1.inprogress", folder / ".x.2.inprogress"
+    young.touch()
+    old.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    store.sweep("tokens/version=v1")
+    assert young.exists()
+    assert not old.exists()
+    assert store.shards(TOKENS, "v1") == ["0"]
+
+
+WRITE_FOR_EVER = """
+import sys
+from schemas import Store
+from schemas.tables import TOKENS
+store = Store(sys.argv[1])
+rows = store.read(TOKENS, "v1")
+turn = 0
+while True:
+    turn += 1
+    store.write_shard(TOKENS, "v1", "0", rows, input_key=f"{sys.argv[2]}-{turn}")
+"""
+
+
+def test_a_writer_killed_at_any_instant_leaves_a_whole_shard(tmp_path):
+    store = Store(str(tmp_path))
+    store.write_shard(TOKENS, "v1", "0", tokens("a", "b", frames=50_000), input_key="start")
+    expected = store.footer(TOKENS, "v1", "0").content
+    seed = random.Random(0)
+    for turn in range(6):
+        writer = subprocess.Popen([sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path), str(turn)])
+        while not store.footer(TOKENS, "v1", "0").input_key.startswith(f"{turn}-"):
+            assert writer.poll() is None
+            time.sleep(0.005)
+        time.sleep(seed.random() * 0.05)
+        writer.kill()
+        writer.wait()
+        assert store.footer(TOKENS, "v1", "0").content == expected
+        assert store.read(TOKENS, "v1").num_rows == 2
+
+
+def test_shards_of_earlier_releases_have_the_digests_of_columns_that_new_ones_say(tmp_path):
+    store = Store(str(tmp_path))
+    store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="k")
+    digests = store.column_digests(TOKENS, "v1", "0")
+    assert digests == store.footer(TOKENS, "v1", "0").columns == column_digests(TOKENS, tokens("b", "a"))
+    path = tmp_path / store.shard_path(TOKENS, "v1", "0")
+    kept = {key: value for key, value in pq.read_metadata(path).metadata.items() if key != b"columns"}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(kept), path)
+    assert store.footer(TOKENS, "v1", "0").columns == {}
+    assert store.column_digests(TOKENS, "v1", "0") == digests
+    assert store.column_digests(TOKENS, "v1", "1") == {}
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
+def test_every_table_can_be_written_and_read_with_nulls_in_every_column(table, tmp_path):
+    store = Store(str(tmp_path))
+    rows = pa.table({field.name: pa.nulls(1, field.type) for field in table.schema}, schema=table.schema)
+    store.write_shard(table, "v", "0", rows, input_key="k")
+    assert store.read(table, "v").equals(rows)
+    assert store.read_all(table).equals(rows)
+
+
+texts = st.none() | st.text(max_size=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "checkpoint_id": texts,
+                "kind": texts,
+                "digest": texts,
+                "metrics": st.none() | st.dictionaries(st.text(max_size=3), st.floats(allow_nan=False), max_size=3),
+            }
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_content_digest_depends_on_the_values_and_not_on_their_layout(values):
+    rows = [row | {"metrics": None if row["metrics"] is None else list(row["metrics"].items())} for row in values]
+    table = pa.Table.from_pylist(rows, schema=CHECKPOINTS.schema)
+    chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
+    offset = pa.concat_tables([table, table]).combine_chunks().slice(table.num_rows)
+    assert content_digest(CHECKPOINTS, chunked) == content_digest(CHECKPOINTS, table)
+    assert content_digest(CHECKPOINTS, offset) == content_digest(CHECKPOINTS, table)
+    other = [rows[0] | {"digest": "other than any"}, *rows[1:]]
+    changed = pa.Table.from_pylist(other, schema=CHECKPOINTS.schema)
+    assert content_digest(CHECKPOINTS, changed) != content_digest(CHECKPOINTS, table)
