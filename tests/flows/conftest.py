@@ -110,6 +110,22 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture
+def away(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server of the test's own, which can go away."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    home = tmp_path / "prefect"
+    home.mkdir()
+    process = ServerProcess(home)
+    process.start()
+    try:
+        with temporary_settings({PREFECT_API_URL: process.server.url}):
+            yield process
+    finally:
+        process.end()
+
+
+@pytest.fixture
 def on_server(server: Server) -> Iterator[Server]:
     """Flows that this process runs report to the server."""
     from prefect.settings import PREFECT_API_URL, temporary_settings

@@ -2,11 +2,18 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import yaml
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import State
+from prefect.states import Scheduled
 
 from tests.flows.conftest import Server
 
@@ -62,3 +69,34 @@ def worker(
                 process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def waiting(name: str, pool: str, limit: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A deployment that works until it is told to stop."""
+    limited = {"concurrency_limit": dict(limit)} if limit else {}
+    return {
+        "name": name,
+        "entrypoint": "tests.worlds.tiny_flow.tiny",
+        "work_pool": dict(PROJECT["definitions"]["pools"][pool]),
+        **limited,
+    }
+
+
+def ask(client: SyncPrefectClient, name: str, hours: float = 0.0, parameters: dict[str, Any] | None = None) -> UUID:
+    """Ask for a run of a deployment that was due so many hours ago, and return its id."""
+    due = Scheduled(scheduled_time=datetime.now(UTC) - timedelta(hours=hours))
+    deployment = client.read_deployment_by_name(f"tiny/{name}").id
+    return client.create_flow_run_from_deployment(deployment, state=due, parameters=parameters).id
+
+
+def state(client: SyncPrefectClient, run: UUID) -> State:
+    found = client.read_flow_run(run).state
+    assert found is not None
+    return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float, every: float = 0.2) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"expected this within {seconds:.0f} s"
+        time.sleep(every)

@@ -1,0 +1,62 @@
+"""Runs that came late, and runs that wait for others: one of many is enough, and nobody holds up the nightly one."""
+
+from pathlib import Path
+
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling
+
+from flows.commands.up import make_pools
+from tests.flows.conftest import ServerProcess
+from tests.worlds.deploying import PROJECT, ask, deploy, state, wait_for, waiting, worker
+
+ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definitions"]["the_first"]
+
+
+def test_of_runs_that_came_late_one_is_done_and_the_next_one_has_nothing_to_do(
+    away: ServerProcess, tmp_path: Path
+) -> None:
+    """As after an outage of six hours, while other runs start."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(4):
+        (source / f"{number}.txt").write_text(str(number))
+    hourly = waiting("hourly", "scheduled_cpu", CANCEL_NEW)
+    deploy(away.server, tmp_path, source, [hourly, waiting("on demand", "cpu")], recipe={})
+    with get_client(sync_client=True) as client:
+        late = [ask(client, "hourly", hours=hours) for hours in range(6, 0, -1)]
+        others = [ask(client, "on demand") for _ in range(3)]
+        with worker(away.server, tmp_path):
+            for run in (*late, *others):
+                wait_for(lambda run=run: state(client, run).is_final(), 240)
+            assert sorted(state(client, run).name for run in late) == ["Cancelled"] * 5 + ["Completed"]
+            assert [state(client, run).name for run in others] == ["Completed"] * 3
+            then = ask(client, "hourly")  # whose place nobody has kept
+            wait_for(lambda: state(client, then).is_completed(), 120)
+
+
+def test_runs_on_demand_that_wait_for_their_turn_do_not_hold_up_the_nightly_one(
+    away: ServerProcess, tmp_path: Path
+) -> None:
+    """A worker of two places, one of them taken by a run for which nine more wait (prefect #19403)."""
+    source, quick = tmp_path / "source", tmp_path / "quick"
+    for folder, word in ((source, "wait"), (quick, "1")):
+        folder.mkdir()
+        (folder / "0.txt").write_text(word)
+    nightly = waiting("nightly", "scheduled_gpu", CANCEL_NEW)
+    deploy(away.server, tmp_path, source, [nightly, waiting("on demand", "gpu", ENQUEUE)], recipe={})
+    with get_client(sync_client=True) as client:
+        list(make_pools(client))  # as `segue up` does: the queues and their priorities
+        waiters = [ask(client, "on demand") for _ in range(10)]
+        with worker(away.server, tmp_path, "gpu", limit=2):
+            wait_for(lambda: any(state(client, run).is_running() for run in waiters), 120)
+            settings = {"store": str(tmp_path / "another"), "source": str(quick)}
+            due = ask(client, "nightly", parameters={"settings": settings})
+            wait_for(lambda: state(client, due).is_completed(), 120)
+            assert sum(state(client, run).is_running() for run in waiters) == 1
+            assert not any(state(client, run).is_completed() for run in waiters)
+            for run in waiters:
+                if not state(client, run).is_running():
+                    client.delete_flow_run(run)
+                else:
+                    client.set_flow_run_state(run, Cancelling())
+                    wait_for(lambda run=run: state(client, run).is_cancelled(), 60)
