@@ -35,14 +35,29 @@ def peak_megabytes() -> float:
 
 
 def _processor() -> str:
-    """Return the processor's name with its family and model, which tell generations of one name apart."""
+    """Return the processor's name with its generation, or family and model, which tell those of one name apart."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     facts = dict(line.split(":", 1) for line in lines if ":" in line)
     facts = {name.strip(): value.strip() for name, value in facts.items()}
     name = facts.get("model name") or platform.processor() or platform.machine()
-    known = [f"{part} {facts[key]}" for part, key in (("family", "cpu family"), ("model", "model")) if key in facts]
-    return f"{name} ({' '.join(known)})" if known else name
+    if "cpu family" not in facts or "model" not in facts:
+        return name
+    family, model = int(facts["cpu family"]), int(facts["model"])
+    return f"{name} ({zen_generation(facts.get('vendor_id', ''), family, model) or f'family {family} model {model}'})"
+
+
+def zen_generation(vendor: str, family: int, model: int) -> str | None:
+    """Return what people call a processor of AMD whose name does not say it; None for others.
+
+    Linux tells them apart by the same numbers (arch/x86/kernel/cpu/amd.c).
+    """
+    if vendor != "AuthenticAMD":
+        return None
+    if family == 0x19:
+        is_fourth = 0x10 <= model <= 0x1F or 0x60 <= model <= 0xAF
+        return "Zen 4" if is_fourth else "Zen 3"
+    return "Zen 5" if family == 0x1A and model < 0x50 else None
 
 
 def _accelerator(device: str) -> str:
