@@ -14,7 +14,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Cancelling
 
 from tests.flows.conftest import ROOT, Server, ServerProcess
-from tests.worlds.deploying import PREFECT, ask, deploy, state, wait_for, waiting, worker
+from tests.worlds.deploying import PREFECT, PROJECT, ask, deploy, state, wait_for, waiting, worker
 from tests.worlds.processes import family
 
 RIGHT_SECONDS = 120.0
@@ -24,6 +24,7 @@ STUCK_SECONDS = 15
 """What the short form lets pass instead of the minute and a half of `flows/service/automations.yaml`."""
 
 AUTOMATIONS = yaml.safe_load((ROOT / "flows" / "service" / "automations.yaml").read_text())["automations"]
+ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definitions"]["the_first"]
 
 
 @pytest.mark.parametrize(
