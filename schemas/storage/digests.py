@@ -53,11 +53,6 @@ def add_digests(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
     return {name: _encode(each.reshape(-1, 2).sum(axis=0, dtype=np.uint64)) for name, each in hashes.items()}
 
 
-def content_digest(table: Table, rows: pa.Table) -> str:
-    """Return one digest of the rows' identity columns: the same for the same rows, however they lie."""
-    return digest_of_columns(column_digests(table, rows))
-
-
 def digest_of_columns(digests: Mapping[str, str]) -> str:
     """Return one digest of the digests of columns."""
     return hashlib.sha256("".join(f"{name}={digests[name]};" for name in sorted(digests)).encode()).hexdigest()[:16]

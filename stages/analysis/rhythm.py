@@ -37,11 +37,9 @@ class Rhythm:
     confidence: float
     """0 to 1: the share of onset strength on beats beyond that of any moment, times the probability of beats rather
     than what lies between them."""
-    bar_confidence: float
-    """0 to 1: the probability of the bars that were counted."""
 
 
-NO_RHYTHM = Rhythm(np.zeros(0), np.zeros(0), None, None, 0.0, 0.0)
+NO_RHYTHM = Rhythm(np.zeros(0), np.zeros(0), None, None, 0.0)
 
 
 def find_rhythm(samples: Float[Array, " N"], sample_rate: int, bpm: float | None = None) -> Rhythm:
@@ -86,7 +84,6 @@ def find_rhythm(samples: Float[Array, " N"], sample_rate: int, bpm: float | None
         bar.beats if told else None,
         60 / float(np.median(np.diff(beats))),
         _contrast(onsets, beats[sounding]) * same_beats,
-        probability,
     )
 
 

@@ -222,9 +222,7 @@ class SourceMetadata:
         for stem in sorted(by_stem.keys() - used):
             match, files = self._names.find_stem(stem), by_stem[stem]
             if match.recording is None or match.recording.relative in sidecars:
-                self._noticed.add_all(
-                    "JSON files that are no recording's sidecar", "", [each.relative for each in files]
-                )
+                self._noticed.add_all(NO_SIDECAR, "", [each.relative for each in files])
             else:
                 sidecars[match.recording.relative] = files
                 self._noticed.add(match.how, "", f"{files[0].relative} → {match.recording.relative}")

@@ -12,7 +12,7 @@ import torch
 from transformers import EncodecModel
 
 from schemas import Settings, Store, WeightsRef
-from schemas.storage.digests import content_digest
+from schemas.storage.digests import column_digests
 from schemas.tables import CHECKPOINTS, REJECTS, TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages import tokenize, train_codec
@@ -81,7 +81,7 @@ def test_rows_say_which_codec_they_are_of_whatever_its_folder_is_called(tmp_path
     assert (first["codec_reference"], second["codec_reference"]) == (str(tmp_path / "codec"), str(tmp_path / "same"))
     assert (first["channels"], first["sample_rate"]) == (1, SAMPLE_RATE)
     rows = [pa.Table.from_pylist([found], schema=TOKENS.schema) for found in (first, second)]
-    assert content_digest(TOKENS, rows[0]) == content_digest(TOKENS, rows[1])
+    assert column_digests(TOKENS, rows[0]) == column_digests(TOKENS, rows[1])
 
 
 def test_stereo_keeps_the_sides_apart_and_mono_has_equal_ones(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from model.lm.config import LanguageModelConfig
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
-from stages.checkpoints.audiocraft.lm import decoder_state_from_audiocraft
+from stages.checkpoints.audiocraft.lm import parameter_name_to_audiocraft, parameters_in_audiocraft
 
 FUSIONS = {"cross": "cross", "prepend": "prepend", "sum": "sum", "input_interpolate": "interpolate"}
 
@@ -95,7 +96,7 @@ def variant(folder: Path, case: dict[str, Any]) -> LanguageModel:
     start = f"{case['name']}.weights."
     weights = {name.removeprefix(start): value for name, value in pack.tensors.items() if name.startswith(start)}
     model = LanguageModel(config)
-    model.load_state_dict(decoder_state_from_audiocraft(weights))
+    load_decoder(model, weights)
     return model.eval()
 
 
@@ -111,8 +112,15 @@ def language_model(folder: Path, case: dict[str, Any]) -> LanguageModel:
         **PatternName.of(case.get("pattern", "delay")).fields(facts["n_q"]),
     )
     model = LanguageModel(config)
-    model.load_state_dict(decoder_state_from_audiocraft(weights.tensors))
+    load_decoder(model, weights.tensors)
     return model.eval()
+
+
+def load_decoder(model: LanguageModel, state: Mapping[str, Tensor]) -> None:
+    """Set a network's weights from AudioCraft's state of one, all of it."""
+    tensors = parameters_in_audiocraft(state)
+    model.load_state_dict({name: tensors.pop(parameter_name_to_audiocraft(name)) for name in model.state_dict()})
+    assert not tensors, f"these have no place: {sorted(tensors)}"
 
 
 def _sizes(facts: dict[str, Any]) -> dict[str, Any]:

@@ -286,20 +286,8 @@ _PLAIN_ATTENTION = re.compile(r"(self_attn|cross_attention)\.mha\.")
 _ROTARY_TABLE = re.compile(r"transformer\.(layers\.\d+\.self_attn\.)?rope\.(frequencies|xpos\.decay_rates)")
 _NUMBER = re.compile(r"\.(\d+)\.")
 
-_TO_OURS = _NAMES | {_LAYER + theirs: _LAYER + ours for theirs, ours in _LAYER_NAMES.items()}
-_TO_THEIRS = {ours: theirs for theirs, ours in _TO_OURS.items()}
-
-
-def parameter_name_from_audiocraft(name: str) -> str:
-    """Translate AudioCraft's name of a parameter of its `LMModel` into this model's.
-
-    Raises:
-        ValueError: it has no such parameter.
-    """
-    translated = _translate(name, _TO_OURS)
-    if translated is None:
-        raise ValueError(f"expected a parameter of AudioCraft's language model, got {name!r}")
-    return translated
+_TO_THEIRS = {ours: theirs for theirs, ours in _NAMES.items()}
+_TO_THEIRS |= {_LAYER + ours: _LAYER + theirs for theirs, ours in _LAYER_NAMES.items()}
 
 
 def parameter_name_to_audiocraft(name: str) -> str:
@@ -308,21 +296,11 @@ def parameter_name_to_audiocraft(name: str) -> str:
     Raises:
         ValueError: the model has no such parameter.
     """
-    translated = _translate(name, _TO_THEIRS)
-    if translated is None:
+    number = _NUMBER.search(name)
+    template = _TO_THEIRS.get(_NUMBER.sub(".{}.", name, count=1))
+    if template is None:
         raise ValueError(f"expected a parameter of a language model, got {name!r}")
-    return translated
-
-
-def decoder_state_from_audiocraft(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Tensor]:
-    """Bring the state of AudioCraft's `LMModel` (without its conditioners) under this model's names.
-
-    The tables of rotary positions are left out, as they follow from the configuration.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    return {parameter_name_from_audiocraft(name): value for name, value in parameters_in_audiocraft(state).items()}
+    return template if number is None else template.format(number[1])
 
 
 def parameters_in_audiocraft(state: Mapping[str, Shaped[Tensor, "..."]]) -> dict[str, Tensor]:
@@ -352,10 +330,3 @@ def decoder_state_to_audiocraft(
             if config.xpos:
                 tensors[f"transformer.{module}rope.xpos.decay_rates"] = xpos_decay_rates(size, device)
     return tensors
-
-
-def _translate(name: str, names: Mapping[str, str]) -> str | None:
-    """Look `name` up in a dictionary in which its number is left open."""
-    template = names.get(_NUMBER.sub(".{}.", name, count=1))
-    number = _NUMBER.search(name)
-    return None if template is None else template.format(number[1]) if number is not None else template

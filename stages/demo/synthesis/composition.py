@@ -38,8 +38,6 @@ class Genre:
     """Loudness of the drums against the melody."""
 
 
-QUARTERS = (0.0, 1.0, 2.0, 3.0)
-
 GENRES = {
     "ambient": Genre(
         (62, 76), ("bells", "flute", "violin"), ("pad", "strings"), "sub bass", (0.0,), 4.0, False, (0.0,), 3.9, 0.25,

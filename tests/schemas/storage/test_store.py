@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import Store
-from schemas.storage.digests import column_digests, content_digest
+from schemas.storage.digests import column_digests
 from schemas.tables import CHECKPOINTS, CHROMA, TABLES, TOKENS, TRACKS
 
 
@@ -233,13 +233,13 @@ texts = st.none() | st.text(max_size=5)
         max_size=5,
     )
 )
-def test_the_content_digest_depends_on_the_values_and_not_on_their_layout(values):
+def test_the_digests_of_columns_depend_on_the_values_and_not_on_their_layout(values):
     rows = [row | {"metrics": None if row["metrics"] is None else list(row["metrics"].items())} for row in values]
     table = pa.Table.from_pylist(rows, schema=CHECKPOINTS.schema)
     chunked = pa.concat_tables([table.slice(0, 1), table.slice(1)])
     offset = pa.concat_tables([table, table]).combine_chunks().slice(table.num_rows)
-    assert content_digest(CHECKPOINTS, chunked) == content_digest(CHECKPOINTS, table)
-    assert content_digest(CHECKPOINTS, offset) == content_digest(CHECKPOINTS, table)
+    assert column_digests(CHECKPOINTS, chunked) == column_digests(CHECKPOINTS, table)
+    assert column_digests(CHECKPOINTS, offset) == column_digests(CHECKPOINTS, table)
     other = [rows[0] | {"digest": "other than any"}, *rows[1:]]
     changed = pa.Table.from_pylist(other, schema=CHECKPOINTS.schema)
-    assert content_digest(CHECKPOINTS, changed) != content_digest(CHECKPOINTS, table)
+    assert column_digests(CHECKPOINTS, changed) != column_digests(CHECKPOINTS, table)
