@@ -12,10 +12,12 @@ import pyarrow as pa
 
 from model.conditioning.config import ChromaConfig
 from schemas import WeightsRef
-from schemas.tables import CHROMA, TRACKS
-from stages.audio.prefetching import prefetch, prefetch_items, refuse_silent
+from schemas.tables import CHROMA, TRACKS, Row
+from stages.audio.mapping import map_recordings
+from stages.audio.prefetching import PrefetchItem
+from stages.audio.reading import Waveform
 from stages.networks.published import HTDEMUCS
-from stages.pipeline.contract import Context, Reject, Shard
+from stages.pipeline.contract import Context, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CHROMA, 2
 
@@ -38,14 +40,11 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
 
     separator = context.borrow("separator", partial(load, config.separator)) if config.separator else None
     sample_rate, channels = (separator.sample_rate, separator.channels) if separator else (config.sample_rate, 1)
-    context.progress.start("chroma", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), sample_rate, channels) as waveforms:
-        for item, waveform in waveforms:
-            waveform = refuse_silent(item, waveform, "take a melody from")
-            if isinstance(waveform, Reject):
-                part = Shard([], [waveform])
-            else:
-                chroma = melody_chroma(waveform.samples, waveform.sample_rate, separator, config, context.device)
-                part = Shard([{"track_id": item.key, "frame_rate": config.frame_rate, "chroma": list(chroma)}])
-            context.progress.advance()
-            yield part
+
+    def row_of(item: PrefetchItem, waveform: Waveform) -> Row:
+        chroma = melody_chroma(waveform.samples, waveform.sample_rate, separator, config, context.device)
+        return {"track_id": item.key, "frame_rate": config.frame_rate, "chroma": list(chroma)}
+
+    yield from map_recordings(
+        context, "chroma", tracks, row_of, sample_rate=sample_rate, channels=channels, sound_to="take a melody from"
+    )

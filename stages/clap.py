@@ -8,11 +8,13 @@ from pydantic import Field
 
 import schemas
 from schemas import WeightsRef
-from schemas.tables import CLAP, TRACKS
+from schemas.tables import CLAP, TRACKS, Row
 from schemas.weights import LocalWeights
-from stages.audio.prefetching import prefetch, prefetch_items
+from stages.audio.mapping import map_recordings
+from stages.audio.prefetching import PrefetchItem
+from stages.audio.reading import Waveform
 from stages.networks.published import LAION_CLAP, ROBERTA_VOCABULARY
-from stages.pipeline.contract import Context, Dependencies, Reject, Shard
+from stages.pipeline.contract import Context, Dependencies, Shard
 
 READS, WRITES, VERSION = (TRACKS,), CLAP, 1
 
@@ -45,14 +47,9 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
         raise ValueError("expected clap.model to embed recordings with, got none")
     folder = context.weights(config.model).path
     embedder = context.borrow("clap", lambda: load_joint_embedder(folder, context.device))
-    context.progress.start("clap", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), embedder.sample_rate, 1) as waveforms:
-        for item, waveform in waveforms:
-            if isinstance(waveform, Reject):
-                part = Shard([], [waveform])
-            else:
-                windows = embedder.embed_audio(waveform.samples, waveform.sample_rate, config.hop_seconds)
-                row = {"track_id": item.key, "starts": windows.starts, "embeddings": list(windows.embeddings)}
-                part = Shard([row])
-            context.progress.advance()
-            yield part
+
+    def row_of(item: PrefetchItem, waveform: Waveform) -> Row:
+        windows = embedder.embed_audio(waveform.samples, waveform.sample_rate, config.hop_seconds)
+        return {"track_id": item.key, "starts": windows.starts, "embeddings": list(windows.embeddings)}
+
+    yield from map_recordings(context, "clap", tracks, row_of, sample_rate=embedder.sample_rate, channels=1)

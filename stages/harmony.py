@@ -14,8 +14,10 @@ from pydantic import Field
 import schemas
 from schemas.tables import HARMONY, RHYTHM, TRACKS, Row
 from stages.analysis import Harmony, find_harmony
-from stages.audio.prefetching import prefetch, prefetch_items, refuse_silent
-from stages.pipeline.contract import Context, Reject, Shard
+from stages.audio.mapping import map_recordings
+from stages.audio.prefetching import PrefetchItem
+from stages.audio.reading import Waveform
+from stages.pipeline.contract import Context, Shard
 
 READS, WRITES, VERSION = (TRACKS, RHYTHM), HARMONY, 1
 
@@ -31,18 +33,15 @@ def shard(config: Config, context: Context, tracks: pa.Table, rhythm: pa.Table) 
     """Find the chords and the key of a shard's tracks, one by one, chord changes on their beats. A silent track is
     refused."""
     beats = {row["track_id"]: row for row in rhythm.select(["track_id", "beats", "downbeats"]).to_pylist()}
-    context.progress.start("harmony", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), config.sample_rate, 1) as waveforms:
-        for item, waveform in waveforms:
-            waveform = refuse_silent(item, waveform, "find chords in")
-            if isinstance(waveform, Reject):
-                part = Shard([], [waveform])
-            else:
-                times = {name: np.array(beats.get(item.key, {}).get(name) or []) for name in ("beats", "downbeats")}
-                harmony = find_harmony(waveform.samples[0], waveform.sample_rate, times["beats"], times["downbeats"])
-                part = Shard([_row(item.key, harmony)])
-            context.progress.advance()
-            yield part
+
+    def row_of(item: PrefetchItem, waveform: Waveform) -> Row:
+        times = {name: np.array(beats.get(item.key, {}).get(name) or []) for name in ("beats", "downbeats")}
+        harmony = find_harmony(waveform.samples[0], waveform.sample_rate, times["beats"], times["downbeats"])
+        return _row(item.key, harmony)
+
+    yield from map_recordings(
+        context, "harmony", tracks, row_of, sample_rate=config.sample_rate, channels=1, sound_to="find chords in"
+    )
 
 
 def _row(track_id: str, harmony: Harmony) -> Row:

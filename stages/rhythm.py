@@ -13,8 +13,10 @@ from pydantic import Field
 import schemas
 from schemas.tables import RHYTHM, TRACKS, Row
 from stages.analysis import Rhythm, find_rhythm
-from stages.audio.prefetching import prefetch, prefetch_items, refuse_silent
-from stages.pipeline.contract import Context, Reject, Shard
+from stages.audio.mapping import map_recordings
+from stages.audio.prefetching import PrefetchItem
+from stages.audio.reading import Waveform
+from stages.pipeline.contract import Context, Shard
 
 READS, WRITES, VERSION = (TRACKS,), RHYTHM, 1
 
@@ -32,18 +34,15 @@ class Config(schemas.Config):
 def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]:
     """Find the beats of a shard's tracks, one by one. A silent track is refused."""
     tempi = {row["track_id"]: row["bpm"] for row in tracks.select(["track_id", "bpm"]).to_pylist() if config.hint}
-    context.progress.start("rhythm", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), config.sample_rate, 1) as waveforms:
-        for item, waveform in waveforms:
-            waveform = refuse_silent(item, waveform, "find beats in")
-            if isinstance(waveform, Reject):
-                part = Shard([], [waveform])
-            else:
-                hint = tempi.get(item.key)
-                rhythm = find_rhythm(waveform.samples[0], waveform.sample_rate, hint if hint and hint > 0 else None)
-                part = Shard([_row(item.key, rhythm)])
-            context.progress.advance()
-            yield part
+
+    def row_of(item: PrefetchItem, waveform: Waveform) -> Row:
+        hint = tempi.get(item.key)
+        rhythm = find_rhythm(waveform.samples[0], waveform.sample_rate, hint if hint and hint > 0 else None)
+        return _row(item.key, rhythm)
+
+    yield from map_recordings(
+        context, "rhythm", tracks, row_of, sample_rate=config.sample_rate, channels=1, sound_to="find beats in"
+    )
 
 
 def _row(track_id: str, rhythm: Rhythm) -> Row:

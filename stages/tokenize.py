@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 
 import schemas
 from schemas import WeightsRef
-from schemas.tables import TOKENS, TRACKS
-from stages.audio.prefetching import prefetch, prefetch_items
+from schemas.tables import TOKENS, TRACKS, Row
+from stages.audio.mapping import map_recordings
+from stages.audio.prefetching import PrefetchItem
 from stages.audio.reading import Waveform
 from stages.networks.published import ENCODEC_32KHZ
 from stages.pipeline.contract import Context, Reject, Shard
@@ -80,21 +81,18 @@ def shard(config: Config, context: Context, tracks: pa.Table) -> Iterator[Shard]
     }
     if codec.cardinality > 2**16:
         raise ValueError(f"expected a codec with at most 65536 codes, got {config.codec} with {codec.cardinality}")
-    context.progress.start("tokenize", tracks.num_rows, "tracks")
-    with prefetch(context, prefetch_items(tracks), codec.sample_rate, codec.channels) as waveforms:
-        for item, waveform in waveforms:
-            if isinstance(waveform, Reject):
-                part = Shard([], [waveform])
-            elif waveform.samples.shape[1] < codec.hop:
-                least = codec.hop / codec.sample_rate
-                message = f"expected at least one frame of {least:.3f} s, got {waveform.seconds:.4f} s"
-                part = Shard([], [Reject(item.key, item.uri, "too short", message)])
-            else:
-                codes = _encode_waveform(config, codec, waveform)
-                row = {"track_id": item.key, **codec_columns, "frames": codes.shape[1], "codes": list(codes)}
-                part = Shard([row])
-            context.progress.advance()
-            yield part
+
+    def row_of(item: PrefetchItem, waveform: Waveform) -> Row | Reject:
+        if waveform.samples.shape[1] < codec.hop:
+            least = codec.hop / codec.sample_rate
+            message = f"expected at least one frame of {least:.3f} s, got {waveform.seconds:.4f} s"
+            return Reject(item.key, item.uri, "too short", message)
+        codes = _encode_waveform(config, codec, waveform)
+        return {"track_id": item.key, **codec_columns, "frames": codes.shape[1], "codes": list(codes)}
+
+    yield from map_recordings(
+        context, "tokenize", tracks, row_of, sample_rate=codec.sample_rate, channels=codec.channels
+    )
 
 
 def _encode_waveform(config: Config, codec: "AnyCodec", waveform: Waveform) -> npt.NDArray[np.uint16]:

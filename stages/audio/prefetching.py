@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from stages.audio.locations import AudioError
-from stages.audio.loudness import SILENCE_DBFS
 from stages.audio.reading import Waveform, read_waveform
 from stages.pipeline.contract import Context, Reject
 from stages.pipeline.cores import available_cores
@@ -95,18 +94,6 @@ def prefetch(
         )
     finally:
         pool.close()
-
-
-def refuse_silent(item: PrefetchItem, waveform: Waveform | Reject, purpose: str) -> Waveform | Reject:
-    """Return a waveform as it came, or the reject of one in which nothing sounds.
-
-    Args:
-        purpose: what the sound is for, as in "expected sound to find beats in".
-    """
-    if isinstance(waveform, Reject) or waveform.peak >= 10 ** (SILENCE_DBFS / 20):
-        return waveform
-    message = f"expected sound to {purpose}, got silence: no sample reaches {SILENCE_DBFS:g} dBFS"
-    return Reject(item.key, item.uri, "silent", message)
 
 
 def _readers(context: Context, items: Sequence[PrefetchItem]) -> int:
