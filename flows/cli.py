@@ -339,7 +339,7 @@ def run_command(arguments: Sequence[str]) -> int:
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except TyperException as error:
-        message = getattr(error, "format_message", lambda: str(error))()
+        message = getattr(error, "format_message", error.__str__)()
         is_help = message.startswith("Usage:")
         message = message.replace("Value error, ", "")  # which pydantic, of whom typer asks, says before every reason
         print(message if is_help else f"segue: {' '.join(message.split())}", file=sys.stderr)
