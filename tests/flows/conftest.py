@@ -8,7 +8,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,11 @@ os.environ["PREFECT_CLI_PROMPT"] = "false"
 
 ROOT = Path(__file__).resolve().parents[2]
 
+LOG_CHARACTERS = 6_000
+"""How much of the end of a log a failed test shows."""
+
+_FOLDER = pytest.StashKey[Path]()
+
 
 @dataclass(frozen=True)
 class Server:
@@ -32,11 +37,33 @@ class Server:
     url: str
     environment: dict[str, str]
 
+    @property
+    def log(self) -> Path:
+        """What the server writes."""
+        return Path(self.environment["PREFECT_HOME"]) / "server.log"
+
     def command(self, *words: str, timeout: float = 120, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """Run a program that talks to this server."""
         return subprocess.run(
             words, env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
         )
+
+
+@pytest.fixture(autouse=True)
+def folder_of_logs(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """What a test's server and workers write under its folder stands in the report where it fails."""
+    request.node.stash[_FOLDER] = tmp_path
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the ends of a failed test's logs."""
+    report = yield
+    folder = item.stash.get(_FOLDER, None)
+    if report.failed and folder is not None:
+        for log in sorted({log.resolve() for log in folder.rglob("*.log")}):
+            report.sections.append((log.name, log.read_text(errors="replace")[-LOG_CHARACTERS:]))
+    return report
 
 
 class ServerProcess:
@@ -46,7 +73,6 @@ class ServerProcess:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
-        self._log = home / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         environment = os.environ | {
             "PREFECT_HOME": str(home),
@@ -66,11 +92,12 @@ class ServerProcess:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port)]
-        with open(self._log, "a") as log:
-            self._process = subprocess.Popen(words, env=self.server.environment, stdout=log, stderr=subprocess.STDOUT)
+        with open(self.server.log, "a") as log:
+            environment = self.server.environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
+            self._process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 120
         while not _answers(f"{self.server.url}/health"):
-            assert self._process.poll() is None, f"the server ended:\n{self._log.read_text()}"
+            assert self._process.poll() is None, f"the server ended:\n{self.server.log.read_text()}"
             assert time.monotonic() < deadline, "the server did not start within two minutes"
             time.sleep(0.2)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling
 
-from flows.commands.up import make_pools
 from tests.flows.conftest import ServerProcess
-from tests.worlds.deploying import PROJECT, ask, deploy, state, wait_for, waiting, worker
+from tests.worlds.deploying import PROJECT, ask, deploy, state, wait_for_state, waiting, worker
+from tests.worlds.patience import wait_for
 
 ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definitions"]["the_first"]
 
@@ -27,11 +27,11 @@ def test_of_runs_that_came_late_one_is_done_and_the_next_one_has_nothing_to_do(
         others = [ask(client, "on demand") for _ in range(3)]
         with worker(away.server, tmp_path):
             for run in (*late, *others):
-                wait_for(lambda run=run: state(client, run).is_final(), 240)
+                wait_for_state(client, run, "Cancelled", "Completed")
             assert sorted(state(client, run).name for run in late) == ["Cancelled"] * 5 + ["Completed"]
             assert [state(client, run).name for run in others] == ["Completed"] * 3
             then = ask(client, "hourly")  # whose place nobody has kept
-            wait_for(lambda: state(client, then).is_completed(), 120)
+            wait_for_state(client, then, "Completed")
 
 
 def test_runs_on_demand_that_wait_for_their_turn_do_not_hold_up_the_nightly_one(
@@ -45,13 +45,12 @@ def test_runs_on_demand_that_wait_for_their_turn_do_not_hold_up_the_nightly_one(
     nightly = waiting("nightly", "scheduled_gpu", CANCEL_NEW)
     deploy(away.server, tmp_path, source, [nightly, waiting("on demand", "gpu", ENQUEUE)], recipe={})
     with get_client(sync_client=True) as client:
-        list(make_pools(client))  # as `segue up` does: the queues and their priorities
         waiters = [ask(client, "on demand") for _ in range(10)]
         with worker(away.server, tmp_path, "gpu", limit=2):
-            wait_for(lambda: any(state(client, run).is_running() for run in waiters), 120)
+            wait_for(lambda: any(state(client, run).is_running() for run in waiters))
             settings = {"store": str(tmp_path / "another"), "source": str(quick)}
             due = ask(client, "nightly", parameters={"settings": settings})
-            wait_for(lambda: state(client, due).is_completed(), 120)
+            wait_for_state(client, due, "Completed")
             assert sum(state(client, run).is_running() for run in waiters) == 1
             assert not any(state(client, run).is_completed() for run in waiters)
             for run in waiters:
@@ -59,4 +58,4 @@ def test_runs_on_demand_that_wait_for_their_turn_do_not_hold_up_the_nightly_one(
                     client.delete_flow_run(run)
                 else:
                     client.set_flow_run_state(run, Cancelling())
-                    wait_for(lambda run=run: state(client, run).is_cancelled(), 60)
+                    wait_for_state(client, run, "Cancelled")

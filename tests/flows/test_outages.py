@@ -14,7 +14,8 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Cancelling
 
 from tests.flows.conftest import ROOT, Server, ServerProcess
-from tests.worlds.deploying import PREFECT, PROJECT, ask, deploy, state, wait_for, waiting, worker
+from tests.worlds.deploying import PREFECT, PROJECT, ask, deploy, histories, state, wait_for_state, waiting, worker
+from tests.worlds.patience import wait_for
 from tests.worlds.processes import family
 
 RIGHT_SECONDS = 120.0
@@ -46,11 +47,11 @@ def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
     with worker(away.server, tmp_path), get_client(sync_client=True) as client:
         cancelled, living = ask(client, "cancelled"), ask(client, "living")
         for run in (cancelled, living):
-            wait_for(lambda run=run: state(client, run).is_running(), 120)
+            wait_for_state(client, run, "Running")
         follows, left = ask(client, "cancelled"), ask(client, "left")
-        wait_for(lambda: state(client, follows).name == "AwaitingConcurrencySlot", 60)
+        wait_for_state(client, follows, "AwaitingConcurrencySlot")
         with worker(away.server, tmp_path, "gpu") as process:
-            wait_for(lambda: state(client, left).is_pending(), 60, every=0.02)
+            wait_for(lambda: state(client, left).is_pending(), every=0.02, seen=lambda: histories(client, left))
             for one in family(process.pid):
                 os.kill(one.pid, signal.SIGKILL)
         assert state(client, left).is_pending()
@@ -67,7 +68,7 @@ def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
             took = times_of(seen, back)
             print({what: round(when, 1) for what, when in took.items()})
             for run in (follows, left):  # for which a worker starts a process
-                wait_for(lambda run=run: state(client, run).is_running(), RIGHT_SECONDS)
+                wait_for_state(client, run, "Running", seconds=RIGHT_SECONDS)
             if seconds >= 60:
                 time.sleep(max(0.0, back + RIGHT_SECONDS - time.monotonic()))
             assert state(client, living).is_running()
@@ -78,8 +79,8 @@ def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
             for run in (living, follows, left):
                 client.set_flow_run_state(run, Cancelling())
             for run in (living, follows, left):
-                wait_for(lambda run=run: state(client, run).is_cancelled(), RIGHT_SECONDS)
-            wait_for(lambda: not any(slots(client).values()), 60)
+                wait_for_state(client, run, "Cancelled", seconds=RIGHT_SECONDS)
+            wait_for(lambda: not any(slots(client).values()), seen=lambda: slots(client))
 
 
 def register(server: Server, folder: Path, stuck: int | None) -> None:

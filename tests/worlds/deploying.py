@@ -2,8 +2,7 @@
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,29 +10,36 @@ from typing import Any
 from uuid import UUID
 
 import yaml
-from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterExpectedStartTime
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Scheduled
 
+from flows.commands.up import make_pools
 from tests.flows.conftest import Server
+from tests.worlds.patience import PATIENCE_SECONDS, wait_for
 
 PROJECT = yaml.safe_load((Path(__file__).resolve().parents[2] / "prefect.yaml").read_text())
 PREFECT = [sys.executable, "-m", "prefect"]
 
 
 def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dict], recipe: dict | None = None) -> None:
-    """Deploy from `folder`, without their schedules, onto the store `<folder>/store`.
+    """Deploy from `folder`, without their schedules, onto the store `<folder>/store`, and nothing else.
+
+    What another test deployed on the same server goes first.
 
     Args:
         recipe: what is made besides the preset's; a flow of the tests' own takes none.
     """
+    clear(server)
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        list(make_pools(client))
     settings = {"store": str(folder / "store"), "source": str(source), "workers": 1}
     chosen = {"preset": "miniature"} if recipe is None else recipe
     ours = {"parameters": {"settings": settings, **({"recipe": chosen} if chosen else {})}, "schedules": []}
     (folder / "prefect.yaml").write_text(yaml.safe_dump(PROJECT | {"deployments": [one | ours for one in deployments]}))
-    for pool in ("cpu", "gpu"):
-        made = server.command(*PREFECT, "work-pool", "create", pool, "--type", "process", "--overwrite")
-        assert made.returncode == 0, made.stderr
     done = subprocess.run(
         [*PREFECT, "deploy", "--all"],
         env=server.environment | {"PWD": str(folder)},
@@ -47,16 +53,29 @@ def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dic
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def clear(server: Server) -> None:
+    """Delete all deployments, with their schedules, their runs that are due and the places that they hold.
+
+    Where they stayed, a late run of one test's schedule would take the place of a run that another test asks for under
+    the same name, which is then cancelled.
+    """
+    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
+
+
 @contextmanager
 def worker(
     server: Server, folder: Path, pool: str = "cpu", limit: int | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker of a pool, of so many runs at once, which writes `<folder>/worker.log`."""
+    """A worker of a pool, of so many runs at once, which writes `<folder>/worker.log`, with the logs of its runs."""
     limited = ["--limit", str(limit)] if limit else []
+    if not (folder / "server.log").exists():  # beside the worker's, so that a failed test shows both
+        (folder / "server.log").symlink_to(server.log)
     with open(folder / "worker.log", "a") as log:
         process = subprocess.Popen(
             [*PREFECT, "worker", "start", "--pool", pool, *limited],
-            env=server.environment | {"PWD": str(folder)},
+            env=server.environment | {"PWD": str(folder), "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"},
             cwd=folder,
             stdout=log,
             stderr=log,
@@ -95,8 +114,27 @@ def state(client: SyncPrefectClient, run: UUID) -> State:
     return found
 
 
-def wait_for(condition: Callable[[], object], seconds: float, every: float = 0.2) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"expected this within {seconds:.0f} s"
-        time.sleep(every)
+def wait_for_state(
+    client: SyncPrefectClient, run: UUID, *names: str, seconds: float = PATIENCE_SECONDS, every: float = 0.1
+) -> None:
+    """Wait until a run is in a state of one of these names; a run that ended in another one is not waited for."""
+
+    def is_there() -> bool:
+        now = state(client, run)
+        assert now.name in names or not now.is_final(), f"expected {names}; seen: {histories(client, run)}"
+        return now.name in names
+
+    wait_for(is_there, seconds, every, lambda: f"not {names}, but {histories(client, run)}")
+
+
+def histories(client: SyncPrefectClient, run: UUID) -> str:
+    """Say what states a run went through, and when, and the server's other runs, the newest first."""
+    lines = []
+    due = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)))
+    others = client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.START_TIME_DESC, limit=20)
+    for one in [client.read_flow_run(run), *(other for other in others if other.id != run)]:
+        states = sorted(client.read_flow_run_states(one.id), key=lambda state: state.timestamp)
+        steps = [f"{state.timestamp:%H:%M:%S} {state.name} {state.message or ''}".strip() for state in states]
+        kind = "of its schedule" if one.auto_scheduled else "asked for"
+        lines.append(f"{one.name}, {kind}, deployment {one.deployment_id}: {'; '.join(steps)}")
+    return "\n".join(lines)

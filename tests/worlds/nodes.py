@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,6 @@ from stages.pipeline.contract import Progress, Stopped
 from stages.pipeline.runner import run_stage
 from stages.train.following import world_of_torchrun
 from tests.worlds.training_world import ROOT, make_context, recipe
-
-SECONDS = 240.0
-"""How long a busy machine may take for what is waited for."""
 
 
 class Told(Progress):
@@ -85,12 +82,9 @@ def workers(folder: Path) -> dict[int, int]:
     return {int(file.stem): int(file.read_text()) for file in folder.glob("*.pid") if file.read_text()}
 
 
-def wait_for(condition: Callable[[], object], folder: Path) -> None:
-    until = time.monotonic() + SECONDS
-    while not condition():
-        logs = "\n".join(log.read_text()[-2000:] for log in folder.glob("node-*.log"))
-        assert time.monotonic() < until, logs
-        time.sleep(0.02)
+def logs(folder: Path) -> str:
+    """The ends of what the agents and their processes said."""
+    return "\n".join(log.read_text()[-2000:] for log in folder.glob("node-*.log"))
 
 
 def steps_made(folder: Path) -> int:

@@ -4,8 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -25,6 +23,7 @@ from flows.service.service import (
     start_server,
     state_folder,
 )
+from tests.worlds.patience import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 SEGUE = "from flows.cli import main; main()"
@@ -131,11 +130,9 @@ def test_the_doctor_says_bad_of_what_ended_of_a_server_that_does_not_answer_and_
     assert any("disk of the state" in line and "make room" in line for line in bad)
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 180) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, [process.cmdline() for process in members()]
-        time.sleep(0.5)
+def running() -> list[list[str]]:
+    """The command lines of the service's processes."""
+    return [process.cmdline() for process in members()]
 
 
 @pytest.mark.slow
@@ -178,15 +175,15 @@ def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(
                 client.read_deployment_by_name("demo/demo").id,
                 parameters={"recipe": {"demo": {"pieces": 300}}, "settings": {"workers": 1}},
             )
-        wait_for(lambda: len(members()) > len(first))  # the run's own process
+        wait_for(lambda: len(members()) > len(first), seen=running)  # the run's own process
         stays = subprocess.Popen(
             [sys.executable, "-c", SEGUE, "up", "--stay"], env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=tmp_path
         )
         for name in ("gpu", "server"):
             before = load_service().parts[name]
             psutil.Process(before.pid).kill()
-            wait_for(lambda name=name, before=before: load_service().parts[name] != before)
-        wait_for(lambda: load_service().answers())
+            wait_for(lambda name=name, before=before: load_service().parts[name] != before, seen=running)
+        wait_for(lambda: load_service().answers(), seen=running)
         worker = service.running("cpu")
         assert worker is not None
         worker.kill()  # and what it runs has no parent any more

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,10 +9,10 @@ from uuid import UUID
 import pytest
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import State
 
 from tests.worlds.command_line import make_recordings
-from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
+from tests.worlds.deploying import PREFECT, PROJECT, deploy, state, wait_for_state, worker
+from tests.worlds.patience import wait_for
 from tests.worlds.processes import family
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -35,8 +33,8 @@ def test_a_run_that_a_worker_took_is_scheduled_anew_when_it_does_not_begin_withi
     assert STUCK["actions"][0]["state"] == "SCHEDULED"
     # A run that waits for its turn, began or ended is not stuck; and one "Pending" does not follow another.
     assert not set(STUCK["trigger"]["after"]) & set(STUCK["trigger"]["expect"])
-    for state in ("Running", "AwaitingConcurrencySlot", "Cancelled", "Crashed"):
-        assert f"prefect.flow-run.{state}" in STUCK["trigger"]["expect"]
+    for name in ("Running", "AwaitingConcurrencySlot", "Cancelled", "Crashed"):
+        assert f"prefect.flow-run.{name}" in STUCK["trigger"]["expect"]
 
 
 @pytest.mark.slow
@@ -49,18 +47,17 @@ def test_a_run_that_is_killed_with_its_worker_is_crashed_by_the_automation_and_t
     with get_client(sync_client=True) as client:
         with worker(on_server, tmp_path) as process:
             killed = asked(client)
-            wait_for(lambda: heartbeats(client, killed), 120)
+            wait_for(lambda: heartbeats(client, killed))
             assert state(client, killed).is_running()
             for one in family(process.pid):
                 os.kill(one.pid, signal.SIGKILL)
         waiting = asked(client)
         with worker(on_server, tmp_path):
-            wait_for(lambda: state(client, waiting).name == "AwaitingConcurrencySlot", 60)
+            wait_for_state(client, waiting, "AwaitingConcurrencySlot")
             assert state(client, killed).is_running()
-            wait_for(lambda: not state(client, killed).is_running(), AUTOMATION["trigger"]["within"] + 60)
-            assert state(client, killed).is_crashed()
+            wait_for_state(client, killed, "Crashed", seconds=AUTOMATION["trigger"]["within"] + 60)
             assert state(client, killed).message == AUTOMATION["actions"][0]["message"]
-            wait_for(lambda: state(client, waiting).is_completed(), 180)
+            wait_for_state(client, waiting, "Completed")
 
 
 def asked(client: SyncPrefectClient) -> UUID:
@@ -68,20 +65,7 @@ def asked(client: SyncPrefectClient) -> UUID:
     return client.create_flow_run_from_deployment(client.read_deployment_by_name(f"ingest/{HOURLY['name']}").id).id
 
 
-def state(client: SyncPrefectClient, run: UUID) -> State:
-    found = client.read_flow_run(run).state
-    assert found is not None
-    return found
-
-
 def heartbeats(client: SyncPrefectClient, run: UUID) -> list[Any]:
     """What the server has heard of a run."""
     wanted = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
     return client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
-
-
-def wait_for(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"expected this within {seconds:.0f} s"
-        time.sleep(0.5)

@@ -1,8 +1,13 @@
 """`prefect.yaml`: every deployment loads, and a real server, work pool and worker run one, by hand and on schedule."""
 
 import time
+from datetime import UTC, datetime
+from uuid import UUID
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, State, StateType
+from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
 
@@ -10,7 +15,7 @@ from flows.recipes.parameters import asked_for
 from schemas import Store
 from schemas.queries.database import query
 from tests.worlds.command_line import make_recordings
-from tests.worlds.deploying import PREFECT, PROJECT, deploy, worker
+from tests.worlds.deploying import PREFECT, PROJECT, clear, deploy, histories, state, worker
 
 DEPLOYMENTS = PROJECT["deployments"]
 TRAINING = {"catalog", "train", "train_codec", "demo_models"}
@@ -65,12 +70,36 @@ def test_the_catalog_is_made_nightly_recordings_are_taken_in_hourly_and_the_rest
     assert schedules["ingest"][1:] == ["*", "*", "*", "*"]
 
 
+def test_what_one_test_deployed_and_left_due_does_not_meet_another_of_the_same_server(on_server):
+    """A run that its worker left holds its place, for which another one of the same deployment is cancelled."""
+    options = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    with get_client(sync_client=True) as client:
+        flow = client.create_flow_from_name("ingest")
+
+        def asked_for_and_taken() -> tuple[UUID, State]:
+            hourly = client.create_deployment(flow, "hourly", concurrency_limit=1, concurrency_options=options)
+            client.create_flow_run_from_deployment(hourly, state=Scheduled(scheduled_time=datetime.now(UTC)))
+            run = client.create_flow_run_from_deployment(hourly).id
+            client.set_flow_run_state(run, Pending())
+            return run, state(client, run)
+
+        assert asked_for_and_taken()[1].is_pending()
+        run, now = asked_for_and_taken()
+        assert now.is_cancelled()
+        assert "Cancelled Deployment concurrency limit reached" in histories(client, run)
+        clear(on_server)
+        assert not [one for one in client.read_flow_runs() if one.state_type == StateType.SCHEDULED]
+        assert asked_for_and_taken()[1].is_pending()
+        clear(on_server)
+
+
 @pytest.fixture
 def deployed(server, tmp_path):
     """All deployments on the server, on a store and a source of this test; a worker runs."""
     deploy(server, tmp_path, make_recordings(tmp_path / "source", 3), DEPLOYMENTS)
     with worker(server, tmp_path):
         yield Store(str(tmp_path / "store"))
+    clear(server)  # whose schedule would go on
 
 
 def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(server, deployed, tmp_path):
@@ -93,7 +122,6 @@ def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameter
 
 def scheduled_run(server, name, seconds):
     """Whether the scheduler started a run of the deployment `name` and that run completed."""
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
     from prefect.settings import PREFECT_API_URL, temporary_settings
 

@@ -5,8 +5,7 @@ import json
 import logging
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -23,6 +22,7 @@ from flows.service.progress_artifact import ReadableProgress, moving_artifact
 from flows.service.summary import KEY
 from stages.pipeline.contract import Progress
 from tests.worlds.command_line import make_recordings
+from tests.worlds.patience import wait_for
 
 SECRET = "xoxb-never-to-be-seen"
 
@@ -65,14 +65,6 @@ def artifacts(client: SyncPrefectClient, **wanted: Any) -> list[dict[str, Any]]:
     return told
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"expected this within {seconds:.0f} s"
-        time.sleep(0.1)
-    return found
-
-
 def test_how_far_a_stage_is_counts_its_shards_and_those_in_work():
     progress = ReadableProgress(Progress())
     assert progress.reading() is None
@@ -112,7 +104,7 @@ def test_the_artifact_of_a_long_stage_moves_and_says_that_it_ended(client, monke
             progress.start("train", 4, "steps")
             for step in range(3):
                 progress.advance(1, f"loss {3 - step}")
-                wait_for(lambda wanted=25.0 * (step + 1): told() == [wanted])
+                wait_for(lambda wanted=25.0 * (step + 1): told() == [wanted], seen=told)
                 seen.extend(told())
 
     long()

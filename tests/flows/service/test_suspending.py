@@ -1,21 +1,18 @@
 """A deployed run that a release makes wait: it is suspended, says what, why and how much, and goes on with a word."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import State
 
 from flows.service.suspending import KEY
 from schemas import Store
 from schemas.queries.database import query
 from tests.flows.conftest import Server
 from tests.worlds.command_line import make_recordings
-from tests.worlds.deploying import PROJECT, deploy, worker
+from tests.worlds.deploying import PROJECT, deploy, state, wait_for_state, worker
 
 HOURLY = next(one for one in PROJECT["deployments"] if one["name"] == "hourly")
 RELEASED = HOURLY | {"name": "released", "entrypoint": "tests.worlds.released_ingest.ingest"}
@@ -27,7 +24,7 @@ def client(on_server: Server, tmp_path: Path) -> Iterator[SyncPrefectClient]:
     deploy(on_server, tmp_path, make_recordings(tmp_path / "source", 2), [HOURLY, RELEASED])
     with worker(on_server, tmp_path), get_client(sync_client=True) as client:
         before = ask(client, "hourly")
-        wait_for(lambda: state(client, before).is_completed(), tmp_path)
+        wait_for_state(client, before, "Completed")
         yield client
 
 
@@ -35,9 +32,9 @@ def test_a_run_waits_for_a_word_on_prefects_page_only_the_newest_does_and_the_wo
     client: SyncPrefectClient, tmp_path: Path
 ) -> None:
     first = ask(client, "released")
-    wait_for(lambda: state(client, first).name == "Suspended", tmp_path)
+    wait_for_state(client, first, "Suspended")
     second = ask(client, "released")
-    wait_for(lambda: state(client, second).name == "Suspended", tmp_path)
+    wait_for_state(client, second, "Suspended")
     assert state(client, first).is_cancelled()
     artifact = artifact_of(client, second)
     assert "ingest: version " in artifact
@@ -46,7 +43,7 @@ def test_a_run_waits_for_a_word_on_prefects_page_only_the_newest_does_and_the_wo
     assert client.resume_flow_run(second).status.value == "REJECT"  # without a word
     assert state(client, second).name == "Suspended"
     client.resume_flow_run(second, run_input={"on_upgrade": "keep"})
-    wait_for(lambda: state(client, second).is_completed(), tmp_path)
+    wait_for_state(client, second, "Completed")
     store = Store(str(tmp_path / "store"))
     ran = query(store, "SELECT DISTINCT rows_made, fingerprint FROM runs ORDER BY rows_made").to_pylist()
     assert [row["rows_made"] for row in ran] == [0, 2]
@@ -57,21 +54,8 @@ def ask(client: SyncPrefectClient, name: str) -> UUID:
     return client.create_flow_run_from_deployment(client.read_deployment_by_name(f"ingest/{name}").id).id
 
 
-def state(client: SyncPrefectClient, run: UUID) -> State[Any]:
-    found = client.read_flow_run(run).state
-    assert found is not None
-    return found
-
-
 def artifact_of(client: SyncPrefectClient, run: UUID) -> str:
     """What a run left on the page for whoever is to give the word."""
     wanted = {"artifacts": {"key": {"any_": [KEY]}, "flow_run_id": {"any_": [str(run)]}}}
     (found,) = client.request("POST", "/artifacts/filter", json=wanted).json()
     return str(found["data"])
-
-
-def wait_for(condition: Callable[[], object], folder: Path, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, (folder / "worker.log").read_text()
-        time.sleep(0.5)

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from stages.train.following import world_of_torchrun
-from tests.worlds.nodes import Torchrun, steps_made, wait_for, workers
+from tests.worlds.nodes import Torchrun, logs, steps_made, workers
+from tests.worlds.patience import wait_for
 from tests.worlds.training_world import fill, kept_rows, kept_weights, recipe, train_in
 
 CHANGES = {"optimization": {"steps": 40}, "batch_size": 4, "micro_batch_size": 2, "save_every": 5, "log_every": 4}
@@ -40,7 +41,7 @@ def torchrun(
 
 
 def wait_for_end(run: Torchrun) -> None:
-    wait_for(lambda: None not in run.exit_codes, run.folder)
+    wait_for(lambda: None not in run.exit_codes, every=0.02, seen=lambda: logs(run.folder))
 
 
 def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGES) -> None:
@@ -78,7 +79,7 @@ def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model
     fill(nodes)
     train_in(alone, recipe(alone, **CHANGES))
     with torchrun(nodes, restarts=1, parallel=parallel) as run:
-        wait_for(lambda: steps_made(nodes) >= 12, nodes)
+        wait_for(lambda: steps_made(nodes) >= 12, every=0.02, seen=lambda: logs(nodes))
         before = workers(nodes)
         os.kill(before[1], signal.SIGKILL)
         wait_for_end(run)
@@ -95,7 +96,7 @@ def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(tmp_path: 
     fill(nodes)
     train_in(alone, recipe(alone, **CHANGES))
     with torchrun(nodes, restarts=3, parallel=parallel) as run:
-        wait_for(lambda: steps_made(nodes) >= 12, nodes)
+        wait_for(lambda: steps_made(nodes) >= 12, every=0.02, seen=lambda: logs(nodes))
         before = workers(nodes)
         run.lose_machine(1)
         run.start_agent(1)
@@ -111,7 +112,7 @@ def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_wit
     fill(nodes)
     train_in(alone, recipe(alone, **CHANGES))
     with torchrun(nodes) as run:
-        wait_for(lambda: steps_made(nodes) >= 8, nodes)
+        wait_for(lambda: steps_made(nodes) >= 8, every=0.02, seen=lambda: logs(nodes))
         os.kill(workers(nodes)[1], signal.SIGTERM)  # as the agent of a machine that is taken away does
         wait_for_end(run)
     assert 0 not in run.exit_codes
