@@ -1,5 +1,7 @@
-"""What docs/scaling.md says in numbers, from rates that are kept: `python -m docs.scaling STORE` measures them anew, on
-the machine that the store's runs ran on; with `--check` it only says whether the store has the rates that are kept.
+"""What docs/scaling.md says in numbers, from rates that are kept: `python -m docs.scaling STORE` takes them anew from
+the runs and files of a store, on the machine that the runs ran on; with `--check` it only says whether the store has
+the rates that are kept. `--copies` looks for near-duplicates as well, which takes half an hour of a core; without it,
+what that took last stays.
 
 `docs/scaling.json` has the rates of one store, with that machine's processor. All tables of the page follow
 from it, from the benchmarks' figures and from the goals of the GPU script; `python -m docs.generate` writes them.
@@ -34,7 +36,7 @@ TASK_BYTES = 27e3
 """Of a task in Prefect's SQLite file: Prefect 3.8.8, by the growth of the file over runs of many tasks."""
 SUBJECT_BYTES = 160.0
 """Of memory for a second of a clip: 12 peaks of 5 bytes each, and 50 codes of two."""
-COPIES_RECORDINGS, COPIES_SECONDS = 1000, 240.0
+COPIES_RECORDINGS, COPIES_SECONDS = 16_000, 240.0
 """Recordings among which near-duplicates are looked for, and how long they are."""
 PLAN_SECONDS, PLAN_MEGABYTES = "time by the wall", "memory at its highest"
 
@@ -329,19 +331,24 @@ PARTS: Mapping[str, Callable[[], str]] = {
 """The parts of the page that are written, by the names of their marks."""
 
 
-def measure(url: str) -> KeptRates:
-    """Measure the rates of a store of the preset `miniature`, and how long finding near-duplicates takes among many
-    recordings that are put together from its own."""
-    from tests.benchmarks.copies import bases_of, search
+def measure(url: str, with_copies: bool) -> KeptRates:
+    """Return the rates of a store of the preset `miniature`, and how long finding near-duplicates takes among many
+    recordings: measured of ones that are put together from its own, or what is kept."""
     from tests.benchmarks.machine import describe
 
-    copies = search(bases_of(Store(url)), COPIES_RECORDINGS, COPIES_SECONDS)
     return KeptRates(
         processor=describe("cpu", 2),
         circumstances="The demo's store, preset `miniature`; how busy the machine was is not known:",
-        copies=CopiesRate(recordings=COPIES_RECORDINGS, recording_seconds=COPIES_SECONDS, seconds=copies.seconds),
+        copies=_measure_copies(url) if with_copies else read_kept().copies,
         rates=_rates(url),
     )
+
+
+def _measure_copies(url: str) -> CopiesRate:
+    from tests.benchmarks.copies import bases_of, search
+
+    found = search(bases_of(Store(url)), COPIES_RECORDINGS, COPIES_SECONDS)
+    return CopiesRate(recordings=COPIES_RECORDINGS, recording_seconds=COPIES_SECONDS, seconds=found.seconds)
 
 
 def _rates(url: str) -> Rates:
@@ -354,4 +361,5 @@ if __name__ == "__main__":
         same = _rates(sys.argv[1]) == read_kept().rates
         print(f"{sys.argv[1]} has {'the rates' if same else 'other rates than those'} that docs/scaling.json keeps")
         sys.exit(0 if same else 1)
-    KEPT.write_text(json.dumps(measure(sys.argv[1]).model_dump(), indent=1, ensure_ascii=False) + "\n")
+    measured = measure(sys.argv[1], "--copies" in sys.argv[2:])
+    KEPT.write_text(json.dumps(measured.model_dump(), indent=1, ensure_ascii=False) + "\n")

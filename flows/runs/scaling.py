@@ -63,6 +63,10 @@ BENCHMARKED = "AMD EPYC (Zen 4), 2 cores, 2 threads"
 HOLDS_SOUND = frozenset(table.name for table in (CHROMA, RHYTHM, HARMONY, CLAP, TOKENS, PRINTS, GENERATIONS, SCORES))
 """Tables whose rows grow with the seconds that they are about; rows of others are as large whatever they are about."""
 
+SAME_OF_ALL: Mapping[str, tuple[str, ...]] = {PRINTS.name: ("quads",)}
+"""Columns of those tables that are as large of every row, however long what it is about: a recording of ten seconds has
+about as many quads as are kept of any."""
+
 COUNTED = frozenset({"requests", "measure", "report"})
 """Stages that take so long for each clip, however long it is."""
 
@@ -149,6 +153,8 @@ class TableRate(BaseModel):
     """For each recording or clip."""
     bytes: float
     """For each unit."""
+    bytes_a_row: float = 0.0
+    """Besides, for each recording or clip, however long it is."""
     rows_a_file: int | None
     """Recordings or clips; None where all is in one file."""
 
@@ -156,7 +162,7 @@ class TableRate(BaseModel):
         return round(self.rows * size.units(self.grows, False))
 
     def bytes_of(self, size: Size) -> float:
-        return self.bytes * size.units(self.grows, self.by_sound)
+        return self.bytes * size.units(self.grows, self.by_sound) + self.bytes_a_row * size.units(self.grows, False)
 
     def files_of(self, size: Size) -> int:
         if self.rows_a_file is None:
@@ -263,26 +269,28 @@ class _Held:
         many = self.size.units(grows, False)
         if not files or not many:
             return
-        yield self._rate(table.name, grows, self.rows(table), self._bytes(files), rows_a_file)
+        yield self._rate(table.name, grows, self.rows(table), files, rows_a_file)
         if table is TRACKS:
             version = Publications(self._store).shown()[table.name].versions[table.name]
             shards = self._store.shards(PRINTS, version)
             prints = [self._store.shard_path(PRINTS, version, shard) for shard in shards]
             rows = self._store.read_files(PRINTS, prints, ["track_id"]).num_rows
-            yield self._rate(PRINTS.name, grows, rows, self._bytes(prints), rows_a_file)
+            yield self._rate(PRINTS.name, grows, rows, prints, rows_a_file)
         if table is CLIPS:
-            yield self._rate(AUDIO, grows, 0, self._audio, 1, by_sound=True)
+            sound = self._audio / self.size.units(grows, True)
+            yield TableRate(table=AUDIO, grows=grows, by_sound=True, rows=0, bytes=sound, rows_a_file=1)
 
-    def _rate(
-        self, name: str, grows: Growth, rows: int, size: float, rows_a_file: int | None, by_sound: bool = False
-    ) -> TableRate:
-        by_sound = by_sound or name in HOLDS_SOUND
+    def _rate(self, name: str, grows: Growth, rows: int, files: list[str], rows_a_file: int | None) -> TableRate:
+        by_sound, many = name in HOLDS_SOUND, self.size.units(grows, False)
+        taken = [self._store.column_bytes(file) for file in files] if name in SAME_OF_ALL else []
+        same = sum(each.get(column, 0) for each in taken for column in SAME_OF_ALL[name])
         return TableRate(
             table=name,
             grows=grows,
             by_sound=by_sound,
-            rows=rows / self.size.units(grows, False),
-            bytes=size / self.size.units(grows, by_sound),
+            rows=rows / many,
+            bytes=(self._bytes(files) - same) / self.size.units(grows, by_sound),
+            bytes_a_row=same / many,
             rows_a_file=rows_a_file,
         )
 

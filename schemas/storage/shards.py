@@ -108,12 +108,30 @@ def parse_footer(tail: bytes, path: str) -> Footer:
     Raises:
         ValueError: the bytes do not end as a shard does.
     """
+    return _footer_of(_metadata(tail, path), path)
+
+
+def column_bytes(tail: bytes, path: str) -> dict[str, int]:
+    """Return how many bytes of a shard each of its columns takes, by the footer at its end.
+
+    Raises:
+        ValueError: the bytes do not end as a shard does.
+    """
+    metadata = _metadata(tail, path)
+    taken: dict[str, int] = {}
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            name = column.path_in_schema.split(".")[0]
+            taken[name] = taken.get(name, 0) + column.total_compressed_size
+    return taken
+
+
+def _metadata(tail: bytes, path: str) -> pq.FileMetaData:
     length = int.from_bytes(tail[-8:-4], "little") + 8
     try:
-        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + tail[-length:]))
+        return pq.read_metadata(pa.BufferReader(b"PAR1" + tail[-length:]))
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
-    return _footer_of(metadata, path)
 
 
 THREADED_BYTES = 2**20

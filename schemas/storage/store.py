@@ -14,6 +14,7 @@ from schemas.storage.file_store import FileStore
 from schemas.storage.shards import (
     SHARD_NAME,
     Footer,
+    column_bytes,
     distinct,
     encode_shard,
     parse_footer,
@@ -85,6 +86,16 @@ class Store(FileStore):
         except FileNotFoundError:
             self._confirm_absent(relative)
             return None
+
+    def column_bytes(self, relative: str) -> dict[str, int]:
+        """Return how many bytes of a file with a shard's rows each of its columns takes.
+
+        Raises:
+            ValueError: the file is not a shard that this store wrote.
+            OSError: it could not be read, or is not there.
+        """
+        path = self.path(relative)
+        return column_bytes(read_tail(self.filesystem, path), path)
 
     def column_digests(self, table: Table, version: str, shard: str) -> Mapping[str, str]:
         """Return the digest of each identity column of a shard, none where there is no such shard. Of a file of an

@@ -115,6 +115,15 @@ def test_so_many_times_the_catalog_takes_exactly_so_many_times_as_much(rates: Ra
     assert table(rates, "tokens").files_of(more) == -(-3 * times // 2)
 
 
+def test_a_longer_recording_has_more_peaks_in_its_print_and_no_more_quads(store: Store, rates: Rates) -> None:
+    files = [store.shard_path(PRINTS, "tracks-1", str(shard)) for shard in range(3)]
+    whole = sum(store.size(file) or 0 for file in files)
+    quads = sum(store.column_bytes(file)["quads"] for file in files)
+    longer = rates.size.model_copy(update={"track_seconds": 40.0 * 21})
+    assert table(rates, PRINTS.name).bytes_of(rates.size) == pytest.approx(whole)
+    assert table(rates, PRINTS.name).bytes_of(longer) == pytest.approx(quads + 21 * (whole - quads))
+
+
 def test_what_looks_each_clip_up_grows_with_the_sum_and_not_with_the_product(rates: Rates) -> None:
     compares = stage(rates, "originality")
     both = rates.size.model_copy(update={"tracks": 300, "clips": 30})

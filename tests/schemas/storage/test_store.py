@@ -243,3 +243,15 @@ def test_the_digests_of_columns_depend_on_the_values_and_not_on_their_layout(val
     other = [rows[0] | {"digest": "other than any"}, *rows[1:]]
     changed = pa.Table.from_pylist(other, schema=CHECKPOINTS.schema)
     assert column_digests(CHECKPOINTS, changed) != column_digests(CHECKPOINTS, table)
+
+
+def test_the_bytes_of_a_file_are_told_by_column(store):
+    def taken(frames: int) -> dict[str, int]:
+        store.write_shard(TOKENS, "v1", "0", tokens("a", "b", frames=frames), input_key="k")
+        return store.column_bytes(store.shard_path(TOKENS, "v1", "0"))
+
+    short, long = taken(10), taken(10_000)
+    assert list(short) == TOKENS.schema.names
+    assert sum(long.values()) < store.size(store.shard_path(TOKENS, "v1", "0"))
+    assert long["track_id"] == short["track_id"]
+    assert long["codes"] > 10_000 > short["codes"]
