@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from schemas.storage.drafts import NotTaken
+from schemas.storage.file_store import NotTaken
 from stages.pipeline.contract import Stopped
 from stages.pipeline.runner import StageFailed
 

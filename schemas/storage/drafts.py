@@ -24,7 +24,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from schemas.storage.file_store import cache_folder
+from schemas.storage.file_store import NotTaken, cache_folder
 from schemas.storage.shards import Footer, distinct, encode_shard, row_keys, sort_shards
 from schemas.storage.store import Store
 from schemas.tables import Table
@@ -45,10 +45,6 @@ class PublishedShard:
     digest: str
     """Its file's `data_digest`."""
     rows: int
-
-
-class NotTaken(OSError):
-    """A remote store did not take rows, for the reason that is the cause; they are kept on this machine."""
 
 
 class Drafts:

@@ -38,6 +38,10 @@ class StoreGone(OSError):
     """The store that a run began with is no longer where it was."""
 
 
+class NotTaken(OSError):
+    """A remote store did not take something, for the reason that is the cause; the message says what became of it."""
+
+
 class FileStore:
     """Files under `url`: a local folder or any fsspec URL (`s3://…`, `gs://…`, `memory://…`).
 
@@ -64,12 +68,35 @@ class FileStore:
         Raises:
             ValueError: the store cannot be written; the message says why.
         """
-        probe = f".{uuid.uuid4().hex}.inprogress"
         try:
-            self.write_bytes(probe, b"")
-            self.remove(probe)
+            self._write_probe()
         except OSError as error:
             raise ValueError(f"expected a store that can be written, got {self.url}: {error}") from error
+
+    def check_taking(self) -> None:
+        """See, before work whose result it is to keep, that a remote store takes files: what it does not take would be
+        computed again at each try. A local store is not asked, for its disk says so at once.
+
+        Raises:
+            NotTaken: it takes none.
+        """
+        if self.is_local:
+            return
+        try:
+            self._write_probe()
+        except StoreGone:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise NotTaken(
+                f"expected {self.url} to take files, got: {reason}; so nothing was computed in this try, and what was "
+                "done before is kept"
+            ) from error
+
+    def _write_probe(self) -> None:
+        probe = f".{uuid.uuid4().hex}.inprogress"
+        self.write_bytes(probe, b"")
+        self.remove(probe)
 
     def check_bucket(self) -> None:
         """See that a store on an object store has its bucket: what nobody made would look like an empty store.

@@ -2,7 +2,7 @@
 reusing, calling, keeping.
 
 What a stage makes is written as drafts, which no view shows. Rows of a shard in work are kept in parts beside it, so
-that whatever ends the run costs little.
+that whatever ends the run costs little. Before anything is computed, a remote store is asked whether it takes files.
 """
 
 import time
@@ -79,6 +79,7 @@ def run_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
 def _do_job(stage: ConfiguredStage, context: Context, job: str) -> Counts:
     if hasattr(stage.module, "plan_source"):
         if job.startswith(PART):
+            context.store.check_taking()
             read_part(stage, context, job)
             return Counts()
         return _run_source(stage, context)
@@ -128,6 +129,7 @@ def _run_shard(stage: ConfiguredStage, context: Context, shard: str) -> Counts:
     todo = inputs[0].filter(pa.array([key in unfinished for key in drivers], pa.bool_()))
     work = _ShardInWork(context, drafts, shard, consulted, rejects)
     if todo.num_rows:
+        store.check_taking()
         work.keep(module.shard(stage.config, replace(context, kept=kept_keys), todo, *inputs[1:]))
     made = work.made()
     _check_result(stage, wanted_keys(module, todo), kept_keys, set(row_keys(made, module.WRITES.key)), work.rejects)
@@ -253,6 +255,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
         # more looks like an empty one.
         names = ", ".join(table.name for table in module.READS)
         raise OSError(f"expected {names} as they were when {stage.name} was planned, got others: run it again")
+    context.store.check_taking()
     result = module.reduce(stage.config, context, *inputs)
     for name, beside in result.also.items():
         table = TABLES[name]
@@ -270,6 +273,7 @@ def _run_reduce(stage: ConfiguredStage, context: Context) -> Counts:
 
 def _run_source(stage: ConfiguredStage, context: Context) -> Counts:
     module, drafts = stage.module, Drafts(context.store, stage.module.WRITES, context.fingerprint)
+    context.store.check_taking()
     if is_staged(module):
         drafts.discard()
     known = drafts.read()

@@ -14,15 +14,16 @@ from s3fs import S3FileSystem
 
 from flows.runs.failures import format_error, is_transient
 from schemas import Settings, Store
-from schemas.storage.drafts import NotTaken
+from schemas.storage.file_store import NotTaken
 from schemas.tables import CHROMA, TOKENS
 from stages.pipeline import jobs
+from stages.pipeline.pipeline import Pipeline
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.faults.comparing import differences, seen
 from tests.faults.forms import SEED, long_form
 from tests.faults.s3_proxy import Kind, S3Fault, S3Proxy, s3_behind_proxy
 from tests.worlds.kept_work import kept_keys
-from tests.worlds.tiny_chain import run_chain, write_inputs
+from tests.worlds.tiny_chain import chain, run_chain, write_inputs
 from tests.worlds.tiny_stages import make_mapping, make_pipeline
 
 TRACKS = {"a.txt": "do re", "b.txt": "re mi\nTitle", "c.txt": "silent"}
@@ -220,7 +221,7 @@ def refused(proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.Mon
 def test_rows_that_a_store_does_not_take_are_computed_once_and_each_try_sends_them_alone(
     refused: Any, proxy: S3Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with proxy.failing(S3Fault("unavailable", 1, lasting=True, of="put")):
+    with proxy.failing(S3Fault("unavailable", 2, lasting=True, of="put")):  # once it was asked whether it takes files
         for _ in range(2):
             with pytest.raises(NotTaken, match=r"did not take shard 0 of chroma, .*reduce your request rate") as failed:
                 refused()
@@ -238,8 +239,12 @@ def test_rows_that_a_store_does_not_take_are_computed_once_and_each_try_sends_th
 def test_a_store_that_lets_nobody_write_is_not_tried_again_and_what_was_computed_stays(
     refused: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def deny(*words: Any, **more: Any) -> None:
-        raise PermissionError("Access Denied")
+    write = refused.store.filesystem.pipe_file
+
+    def deny(path: str, *words: Any, **more: Any) -> None:
+        if not path.endswith(".inprogress"):  # by which it was asked whether it takes files
+            raise PermissionError("Access Denied")
+        write(path, *words, **more)
 
     with monkeypatch.context() as denied:
         denied.setattr(refused.store.filesystem, "pipe_file", deny)
@@ -248,3 +253,46 @@ def test_a_store_that_lets_nobody_write_is_not_tried_again_and_what_was_computed
     assert not is_transient(failed.value)
     assert refused() == jobs.Counts(made=0, reused=3)
     assert refused.calls == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["ingest", "train", "decode", "report"])
+def test_what_a_store_does_not_take_is_computed_in_one_try_and_later_ones_give_up_before_it(
+    name: str, proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source's own shard, a folder, a file of a row, and a page."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(S3FileSystem, "read_timeout", 60)
+    S3FileSystem.clear_instance_cache()
+    stages = chain()
+    settings = Settings(store=f"s3://{bucket}/store", **write_inputs(tmp_path, TRACKS, REQUESTS))
+    before = [each.name for each in stages[: [each.name for each in stages].index(name)]]
+    if before:
+        run_chain(settings, names=before)
+    pipeline, begun = Pipeline(stages, settings), []
+    pipeline.store.require()  # which gives a new store its identity, a file too
+    stage = pipeline.stages[name]
+    work = next(each for each in ("read_source", "shard", "reduce") if hasattr(stage.module, each))
+    works = getattr(stage.module, work)
+
+    def counted(*given: Any) -> Any:
+        begun.append(given)
+        return works(*given)
+
+    monkeypatch.setattr(stage.module, work, counted)
+
+    def attempt() -> jobs.Counts:
+        return jobs.run_job(stage, pipeline.context(name, "r1"), "0")
+
+    with proxy.failing(S3Fault("unavailable", 2, lasting=True, of="put")), pytest.raises(OSError, match="request rate"):
+        attempt()
+    assert len(begun) == 1, "the store took the file that it was asked with"
+    with proxy.failing(S3Fault("unavailable", 1, lasting=True, of="put")):
+        for _ in range(2):
+            with pytest.raises(
+                NotTaken, match=r"to take files, got: .*reduce your request rate.* nothing was"
+            ) as failed:
+                attempt()
+            assert is_transient(failed.value), "Prefect tries it again"
+            assert "run the same command again later" in format_error(failed.value)
+    assert len(begun) == 1
+    assert attempt().made > 0
