@@ -50,6 +50,9 @@ SERVER_SETTINGS = {
     "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
     # A worker that ended a cancelled run while the server was away cannot say so: that run holds its place for so long.
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "60",
+    # SQLite has one writer, which others wait for, and a busy machine is slow with PostgreSQL too: after the 10 s that
+    # Prefect allows, a run is answered "Internal Server Error".
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
 }
 """What a Prefect server is to be told, wherever it runs, so that it outlives its own outages and does not grow for
 ever."""
@@ -112,8 +115,6 @@ class Service:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_CLI_PROMPT": "false",
-            # SQLite has one writer: others wait for it, on a busy machine longer than the 10 s that Prefect allows.
-            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
             **SERVER_SETTINGS,
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }

@@ -9,12 +9,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from flows.service.service import SERVER_SETTINGS
+from tests.worlds.postgresql import PROGRAMS, postgresql
 
 # Before anything imports Prefect, which reads its settings once.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="segue-prefect-")
@@ -23,6 +25,8 @@ os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
 os.environ["PREFECT_CLI_PROMPT"] = "false"
 
 ROOT = Path(__file__).resolve().parents[2]
+SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
+DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 LOG_CHARACTERS = 6_000
 """How much of the end of a log a failed test shows."""
@@ -137,19 +141,23 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture
-def away(tmp_path: Path) -> Iterator[ServerProcess]:
-    """A server of the test's own, which can go away."""
+def away(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    """A server of the test's own, which can go away; with PostgreSQL where a test's parameter says so."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    home = tmp_path / "prefect"
-    home.mkdir()
-    process = ServerProcess(home)
-    process.start()
-    try:
-        with temporary_settings({PREFECT_API_URL: process.server.url}):
-            yield process
-    finally:
-        process.end()
+    with ExitStack() as stack:
+        settings = {}
+        if getattr(request, "param", SQLITE) == POSTGRESQL:
+            if PROGRAMS is None:
+                pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
+            settings = {DATABASE: stack.enter_context(postgresql())}
+        home = tmp_path / "prefect"
+        home.mkdir()
+        process = ServerProcess(home, **settings)
+        stack.callback(process.end)
+        process.start()
+        stack.enter_context(temporary_settings({PREFECT_API_URL: process.server.url}))
+        yield process
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Cancelling
 
-from tests.flows.conftest import ROOT, Server, ServerProcess
+from tests.flows.conftest import POSTGRESQL, ROOT, SQLITE, Server, ServerProcess
 from tests.worlds.deploying import PREFECT, PROJECT, ask, deploy, histories, state, wait_for_state, waiting, worker
 from tests.worlds.patience import wait_for
 from tests.worlds.processes import family
@@ -29,9 +29,14 @@ ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definiti
 
 
 @pytest.mark.parametrize(
-    ("seconds", "stuck"),
-    [(5.0, STUCK_SECONDS), pytest.param(60.0, None, marks=pytest.mark.slow)],
-    ids=["short", "real"],
+    ("seconds", "stuck", "away"),
+    [
+        (5.0, STUCK_SECONDS, SQLITE),
+        pytest.param(60.0, None, SQLITE, marks=pytest.mark.slow),
+        pytest.param(60.0, None, POSTGRESQL, marks=pytest.mark.slow),
+    ],
+    ids=["short", "real", "real, PostgreSQL"],
+    indirect=["away"],
 )
 def test_what_an_outage_met_is_as_it_should_be_two_minutes_after_it(
     seconds: float, stuck: int | None, away: ServerProcess, tmp_path: Path
