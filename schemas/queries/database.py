@@ -231,7 +231,7 @@ def _comment(connection: duckdb.DuckDBPyConnection) -> None:
 def follow_move(store: Store) -> None:
     """Make the database of a store anew where its views read another place than the store's: it was moved or copied.
 
-    Where that cannot be written, or somebody else is writing it, it stays as it is.
+    Where that cannot be written, somebody else is writing it, or what it is made from is damaged, it stays as it is.
     """
     if not store.is_local or not os.path.exists(store.path(FILE)):
         return
@@ -241,7 +241,7 @@ def follow_move(store: Store) -> None:
             statements = [statement for (statement,) in connection.execute(sql).fetchall()]
         if not all(literal(f"{store.root}/") in statement for statement in statements):
             write_views(store)
-    except (duckdb.Error, OSError) as error:
+    except (duckdb.Error, OSError, ValueError) as error:
         log.info("the views of %s are left as they are: %s", store.url, error)
 
 
