@@ -14,6 +14,16 @@ from tests.worlds.smallest_run import segue
 
 ROOT = Path(__file__).resolve().parents[1]
 
+LONGEST_FIRST = (
+    *("test_killed_pipeline.py", "stages/train/test_nodes.py", "flows/test_outages.py", "flows/test_late_runs.py"),
+    *("flows/service/test_deployments.py", "flows/service/test_suspending.py", "flows/runs/test_clusters.py"),
+    *("stages/train/test_sharding.py", "stages/train/test_training_together.py", "stages/train/test_following.py"),
+    *("test_docs.py", "stages/train_codec/test_train_codec.py", "flows/test_secrets.py", "test_pipeline.py"),
+    *("schemas/upkeep/test_cleaning.py", "stages/train/test_train.py", "test_segue.py", "flows/runs/test_stopping.py"),
+)
+"""The files of tests that take longest. They begin first: begun last, one of them would run alone. Of those that need
+`catalog`, which one makes while others wait for it, the first is the very first, and the next one much later."""
+
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -67,6 +77,12 @@ def catalog(common: Path, home: Path) -> Path:
             assert done.returncode == 0, done.stderr[-4000:]
             (common / "catalog.done").touch()
     return store
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first; all others stay in their order."""
+    places = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

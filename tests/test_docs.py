@@ -32,7 +32,7 @@ from docs.generate import (
     results_page,
     write_reference,
 )
-from flows.cli import app
+from flows.cli import app, run_command
 from flows.commands.options import parse_run_options
 from flows.commands.words import embed_words
 from flows.recipes.presets import DEFAULT_PRESET
@@ -300,7 +300,7 @@ def test_a_query_in_running_text_runs(catalog):
         query(Store(str(catalog)), sql)
 
 
-def test_every_command_of_the_documentation_runs(catalog, home, tmp_path):
+def test_every_command_of_the_documentation_runs(catalog, home, tmp_path, monkeypatch, capsys):
     """On a copy of the smallest store, in a folder with two of its recordings and the pages' own requests file."""
     store = tmp_path / "store"
     shutil.copytree(catalog, store)
@@ -313,17 +313,18 @@ def test_every_command_of_the_documentation_runs(catalog, home, tmp_path):
     # Plans change nothing, and are those of a store whose order is still the preset's own.
     every = sorted(commands("console", "$ segue "), key=lambda words: words[0] != "plan" or "--requests" in words)
     assert len(every) >= 6
+    monkeypatch.chdir(tmp_path)
     for words in every:
         where = words.index("--store")
         rest = [*words[:where], *words[where + 2 :]]
-        done = subprocess.run(
-            command(store, *rest) if words[0] in ("run", "plan") else [*command(store, *rest)[: 3 + len(rest) + 2]],
-            cwd=tmp_path,
-            env=environment(home) | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (words, done.stderr[-3000:])
+        if words[0] == "run":
+            surroundings = environment(home) | {"PYTHONPATH": str(ROOT)}
+            run = command(store, *rest)
+            done = subprocess.run(run, env=surroundings, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, (words, done.stderr[-3000:])
+            continue
+        given = command(store, *rest)[3:]  # without Python's own
+        code = run_command(given if words[0] == "plan" else given[: len(rest) + 2])
+        assert code == 0, (words, capsys.readouterr().err[-3000:])
     clips = query(Store(str(store)), "SELECT name FROM clips JOIN requests USING (request_id) ORDER BY name")
     assert clips.to_pylist() == [{"name": "answer"}, {"name": "opening"}]

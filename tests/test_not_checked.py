@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST_FIRST
+
 ROOT = Path(__file__).resolve().parents[1]
 
 TESTS = """
@@ -68,3 +70,7 @@ def test_skipped_and_slow_tests_are_counted_by_their_reasons_and_faults_are_too(
         "NOT CHECKED: 1 test: slow, `make test-slow` runs them",
     }
     assert closing.startswith("2 passed, 3 skipped")
+
+
+def test_the_files_that_begin_first_are_there():
+    assert [name for name in LONGEST_FIRST if not (ROOT / "tests" / name).exists()] == []

@@ -1,22 +1,16 @@
-"""The whole pipeline as its user runs it: once, again, and killed at random instants in every stage."""
+"""The whole pipeline as its user runs it: once, and again."""
 
 import hashlib
 import itertools
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
 from schemas import Store
 from schemas.queries.database import query
 from schemas.tables import CHECKPOINTS, CLIPS, RECONSTRUCTIONS
 from schemas.weights import folder_digest
-from tests.worlds.smallest_run import ROOT, command, digests, environment, segue
+from tests.worlds.smallest_run import ROOT, digests, environment, segue
 
 STAGES = (
     *("demo", "ingest", "train_codec", "demo_models", "chroma", "rhythm", "harmony", "clap", "descriptions"),
@@ -118,55 +112,3 @@ def test_lineage_names_the_recordings_that_were_learned_from_and_no_others(catal
         assert len(learned) == seen["rows_seen"]
     unread = query(store, "SELECT title, artist, licence FROM learned EXCEPT SELECT title, artist, licence FROM tracks")
     assert unread.num_rows == 0
-
-
-WORK = {
-    "demo": "playing the demo corpus",
-    "ingest": "reading recordings",
-    "train_codec": "training the codec",
-    "demo_models (separator)": "training the separator",
-    "demo_models (CLAP)": "training CLAP",
-    "chroma": "chroma",
-    "clap": "clap",
-    "tokenize": "tokenize",
-    "train": "training",
-    "generate": "generate",
-    "gate": "gate",
-    "decode": "decode",
-    "evaluate": "evaluate",
-    "controls": "controls",
-    "report": "report",
-}
-"""The line by which a run says that it works on a stage. `requests`, `nearest` and `measure` are over before
-they could say so."""
-
-
-def kill_in(line: str, store: Path, home: Path, delay: float) -> bool:
-    """Start a run, kill it and all its processes `delay` seconds after it said `line`, and tell whether it was still
-    at work."""
-    process = subprocess.Popen(
-        command(store, "run"),
-        env=environment(home),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    said = any(told.startswith(f"{line}:") for told in process.stderr)
-    time.sleep(delay)
-    running = said and process.poll() is None
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    return running
-
-
-def test_a_run_killed_in_every_stage_and_run_to_the_end_equals_an_undisturbed_one(catalog, home, tmp_path):
-    draw, store = random.Random(0), tmp_path / "store"
-    killed = {stage: kill_in(line, store, home, draw.random() * 0.6) for stage, line in WORK.items()}
-    assert sum(killed.values()) >= 10, json.dumps(killed)
-    done = segue(store, home)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert digests(Store(str(store))) == digests(Store(str(catalog)))

@@ -127,12 +127,13 @@ def wait_for_state(
     wait_for(is_there, seconds, every, lambda: f"not {names}, but {histories(client, run)}")
 
 
-def histories(client: SyncPrefectClient, run: UUID) -> str:
+def histories(client: SyncPrefectClient, run: UUID | None = None) -> str:
     """Say what states a run went through, and when, and the server's other runs, the newest first."""
     lines = []
     due = FlowRunFilter(expected_start_time=FlowRunFilterExpectedStartTime(before_=datetime.now(UTC)))
     others = client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.START_TIME_DESC, limit=20)
-    for one in [client.read_flow_run(run), *(other for other in others if other.id != run)]:
+    first = [client.read_flow_run(run)] if run else []
+    for one in [*first, *(other for other in others if other.id != run)]:
         states = sorted(client.read_flow_run_states(one.id), key=lambda state: state.timestamp)
         steps = [f"{state.timestamp:%H:%M:%S} {state.name} {state.message or ''}".strip() for state in states]
         kind = "of its schedule" if one.auto_scheduled else "asked for"

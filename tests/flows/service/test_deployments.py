@@ -1,12 +1,14 @@
 """`prefect.yaml`: every deployment loads, and a real server, work pool and worker run one, by hand and on schedule."""
 
-import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, State, StateType
+from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Pending, Scheduled
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import validate
@@ -16,6 +18,7 @@ from schemas import Store
 from schemas.queries.database import query
 from tests.worlds.command_line import make_recordings
 from tests.worlds.deploying import PREFECT, PROJECT, clear, deploy, histories, state, worker
+from tests.worlds.patience import wait_for
 
 DEPLOYMENTS = PROJECT["deployments"]
 TRAINING = {"catalog", "train", "train_codec", "demo_models"}
@@ -102,34 +105,24 @@ def deployed(server, tmp_path):
     clear(server)  # whose schedule would go on
 
 
-def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(server, deployed, tmp_path):
-    run = [*PREFECT, "deployment", "run", "ingest/hourly"]
-    wrong = server.command(*run, "--param", 'recipe={"ingest": {"shard_size": 0}}', timeout=240)
-    assert wrong.returncode != 0
-    assert "shard_size" in wrong.stdout + wrong.stderr
+def test_a_deployed_stage_runs_by_hand_and_on_schedule_and_rejects_bad_parameters(on_server, deployed):
+    with get_client(sync_client=True) as client:
+        hourly = client.read_deployment_by_name("ingest/hourly").id
+        with pytest.raises(PrefectHTTPStatusError, match="shard_size"):
+            client.create_flow_run_from_deployment(hourly, parameters={"recipe": {"ingest": {"shard_size": 0}}})
     # Which is laid over the deployment's own settings: the store is theirs.
-    ran = server.command(*run, "--param", 'settings={"max_refused": 0.6}', "--watch", timeout=600)
-    log = (tmp_path / "worker.log").read_text()
-    assert ran.returncode == 0, ran.stdout + ran.stderr + log
+    run = [*PREFECT, "deployment", "run", "ingest/hourly", "--param", 'settings={"max_refused": 0.6}', "--watch"]
+    ran = on_server.command(*run, timeout=600)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     assert query(deployed, "SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 3}]
     # Only now: a run by hand waits behind those of a schedule that is faster than the machine.
-    words = ("deployment", "schedule", "create", "ingest/hourly", "--interval", "5")
-    scheduled = server.command(*PREFECT, *words, timeout=240)
-    assert scheduled.returncode == 0, scheduled.stdout + scheduled.stderr
-    assert scheduled_run(server, "ingest", seconds=400), (tmp_path / "worker.log").read_text()
+    with get_client(sync_client=True) as client:
+        client.create_deployment_schedules(hourly, [(IntervalSchedule(interval=timedelta(seconds=5)), True)])
+        ours = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[hourly]))
+
+        def one_of_the_schedule_is_completed() -> bool:
+            runs = client.read_flow_runs(flow_run_filter=ours)
+            return any(run.auto_scheduled and run.state and run.state.is_completed() for run in runs)
+
+        wait_for(one_of_the_schedule_is_completed, seen=lambda: histories(client))
     assert query(deployed, "SELECT count(*) AS n FROM runs").to_pylist()[0]["n"] >= 2
-
-
-def scheduled_run(server, name, seconds):
-    """Whether the scheduler started a run of the deployment `name` and that run completed."""
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    deadline = time.monotonic() + seconds
-    with temporary_settings({PREFECT_API_URL: server.url}), get_client(sync_client=True) as client:
-        while time.monotonic() < deadline:
-            runs = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[name])))
-            if any(run.auto_scheduled and run.state and run.state.is_completed() for run in runs):
-                return True
-            time.sleep(1)
-    return False
