@@ -95,4 +95,6 @@ def _parts(figure: Figure) -> list[str]:
         parts.append(ratio if figure.ratio >= 1 else f"**{ratio}**")
     if figure.share_of_limit is not None:
         parts.append(f"{figure.share_of_limit:.0%} of the limit")
+    if figure.beats_limit:
+        parts.append("limit unknown")
     return parts

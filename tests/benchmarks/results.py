@@ -39,8 +39,14 @@ class Figure:
 
     @property
     def share_of_limit(self) -> float | None:
-        """1 is all that the machine can do."""
-        return None if self.limit is None else self._times_better(self.limit)
+        """1 is all that the machine can do; None where no limit is known, which is so too where what was taken for one
+        is beaten."""
+        return None if self.limit is None or self.beats_limit else self._times_better(self.limit)
+
+    @property
+    def beats_limit(self) -> bool:
+        """Whether it is better than what was taken for the machine's limit, which then is none."""
+        return self.limit is not None and self._times_better(self.limit) > 1
 
     @property
     def reached(self) -> bool | None:
@@ -57,7 +63,7 @@ class Figure:
         goal = f"{'≤' if self.better == 'less' else '≥'} {number(self.goal)}" if self.goal is not None else ""
         ratio_goal = f"≥ {number(self.ratio_goal)} ×" if self.ratio_goal is not None else goal
         reached = {None: "", True: "yes", False: "no"}[self.reached]
-        share = "" if self.share_of_limit is None else f"{self.share_of_limit:.0%}"
+        share = "unknown" if self.beats_limit else "" if self.share_of_limit is None else f"{self.share_of_limit:.0%}"
         ratio = "" if self.ratio is None else f"{self.ratio:.2f}"
         figures = [number(self.peer), number(self.ours), ratio, ratio_goal, reached, number(self.limit), share]
         return [self.what, self.unit, *figures, self.equal]

@@ -14,6 +14,14 @@ def test_less_of_a_time_and_more_of_a_rate_are_the_better_ones():
         assert figure.reached is True
 
 
+@pytest.mark.parametrize(("better", "ours", "limit"), [("less", 1.0, 1.35), ("more", 135.0, 100.0)])
+def test_what_beats_the_limit_says_that_none_is_known(better, ours, limit):
+    figure = Figure("encoding", "s", ours, better, limit=limit)
+    assert figure.share_of_limit is None
+    assert figure.cells()[HEADER.index("share of the limit")] == "unknown"
+    assert Figure("encoding", "s", limit, better, limit=limit).share_of_limit == 1
+
+
 @pytest.mark.parametrize(("better", "reaching", "missing"), [("less", 10.0, 10.1), ("more", 10.0, 9.9)])
 def test_a_figure_at_its_goal_reaches_it_and_one_beside_it_does_not(better, reaching, missing):
     assert Figure("", "s", reaching, better, goal=10.0).reached is True

@@ -1,0 +1,44 @@
+"""The machine's limits: of all that was tried, the fastest."""
+
+import pytest
+import torch
+
+from model.kernels import operators
+from tests.benchmarks import limits
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("fastest", ["mm", "multiply_packed", "conv2d"])
+def test_the_rate_is_that_of_the_fastest_library_and_shape(fastest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes the time that its name has, on a clock of the test."""
+    rates = dict.fromkeys(("mm", "multiply_packed", "conv2d"), 1e9) | {fastest: 5e9}
+    monkeypatch.setattr(limits, "matmul_rate", lambda device, dtype: rates["mm"])
+    now = 0.0
+
+    def told(name: str, operations: int):
+        def act(*given: object) -> None:
+            nonlocal now
+            now += operations / rates[name]
+
+        return act, operations
+
+    monkeypatch.setattr(limits, "_onednn_products", lambda dtype: [told("multiply_packed", 7), told("conv2d", 9)])
+    monkeypatch.setattr(limits, "wall_clock", lambda device: lambda: now)
+    assert limits.multiplying_rate(CPU, torch.float32) == pytest.approx(5e9)
+
+
+def test_without_onednn_it_is_that_of_torchs_own_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "available", lambda library: False)
+    monkeypatch.setattr(limits, "matmul_rate", lambda device, dtype: 3.0)
+    assert limits.multiplying_rate(CPU, torch.bfloat16) == 3.0
+
+
+def test_every_way_that_is_tried_does_the_work_that_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    monkeypatch.setitem(limits.MEASURED_SIZES, "cpu", 16)
+    *_, (convolve, operations) = limits._onednn_products(torch.float32)
+    with FlopCounterMode(display=False) as counter:
+        convolve()
+    assert counter.get_total_flops() == operations
