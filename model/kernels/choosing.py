@@ -69,7 +69,7 @@ class MatrixKind:
 
 @dataclass(frozen=True)
 class KernelChoice:
-    """A kernel by its name, and the numbers of rows that it is given, ascending."""
+    """A kernel by its name, and the numbers of rows that it is given, ascending; none where it takes any number."""
 
     kernel: str
     sizes: tuple[int, ...]

@@ -132,7 +132,7 @@ def _elsewhere(weight: Tensor, bias: Tensor | None, precision: Precision) -> Lin
 
 def _check_int8() -> None:
     _check_library("fbgemm", "int8")
-    if not torch.cpu._is_vnni_supported():
+    if not torch.cpu.get_capabilities().get("avx512_vnni", False):
         raise ValueError("expected a CPU with VNNI for int8 weights, for without it their sums overflow, got another")
 
 

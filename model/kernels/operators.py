@@ -66,7 +66,8 @@ def pack_matrix(weight: Float[Tensor, "Y X"]) -> Packed:
 def multiply_packed(
     rows: Float[Tensor, "R X"], packed: Packed, bias: Float[Tensor, "Y"] | None, activation: Activation = "none"
 ) -> Float[Tensor, "R Y"]:
-    """Multiply rows, in the precision of what was packed, by a matrix of `pack_matrix`."""
+    """Multiply rows by a matrix of `pack_matrix`, or by one in any order, which is laid out in the call; all are of one
+    precision."""
     product: Tensor = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, activation, [], "none")
     return product
 

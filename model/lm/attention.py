@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from model import kernels
 from model.kernels.attention import attention_by_products, batch_invariant_attention, prefers_products
+from model.kernels.float32_products import OneDnnLinear, multiply
 from model.lm.config import LanguageModelConfig
 from model.lm.positions import Positions, Rotation
 
@@ -289,7 +290,8 @@ class CrossAttention(Attention):
         projection = self.in_projection
         if isinstance(projection, nn.Linear):
             bias = None if projection.bias is None else projection.bias[start:stop]
-            return F.linear(inputs, projection.weight[start:stop], bias)
+            product = multiply if isinstance(projection, OneDnnLinear) else F.linear
+            return product(inputs, projection.weight[start:stop], bias)
         if isinstance(projection, SplitLinear):
             return projection.section(inputs, start, stop)
         # A module in its place, as low-rank adaptation puts one there, may be more than a matrix: it gives the whole.

@@ -46,9 +46,14 @@ def in_precision(device: torch.device, precision: TrainingPrecision) -> Abstract
     A codec's spectra, distances and codebooks stand outside: squares of quiet sound, logarithms near their floor and
     differences of nearly equal vectors are what eight bits of precision lose.
     """
-    if precision == "float32" or (device.type == "cpu" and not multiplies_bfloat16()):
+    if is_single(device, precision):
         return nullcontext()  # a device without values ("meta") has no autocast
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def is_single(device: torch.device, precision: TrainingPrecision) -> bool:
+    """Return whether products are computed in float32 where a training asks for this precision."""
+    return precision == "float32" or (device.type == "cpu" and not multiplies_bfloat16())
 
 
 @cache

@@ -116,6 +116,6 @@ def _choice_of(value: Mapping[str, Any]) -> KernelChoice:
     sizes = tuple(value["rows"])
     if not all(isinstance(size, int) and size > 0 for size in sizes) or sorted(set(sizes)) != list(sizes):
         raise ValueError(f"expected ascending numbers of rows, got {sizes}")
-    if not sizes or sizes[-1] != MAX_ROWS or not isinstance(value["kernel"], str):
-        raise ValueError(f"expected a kernel for up to {MAX_ROWS} rows, got {value}")
+    if sizes[-1:] not in ((), (MAX_ROWS,)) or not isinstance(value["kernel"], str):
+        raise ValueError(f"expected a kernel for up to {MAX_ROWS} rows or for any number, got {value}")
     return KernelChoice(value["kernel"], sizes)

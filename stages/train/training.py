@@ -18,10 +18,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from model.kernels.float32_products import choose_products
 from model.music_model import MusicModel
 from model.objective import LossModule, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
-from model.optim.train_state import TrainState, check_moved, step_seed
+from model.optim.train_state import TrainState, check_moved, is_single, step_seed
 from schemas.tables import TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.adapter_files import ADAPTER
@@ -32,6 +33,7 @@ from stages.checkpoints.provenance import tracks_to_learn
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.checkpoints.training_log import TrainingLog
 from stages.pipeline.contract import Context, ReduceResult
+from stages.pipeline.kernel_file import KernelFile
 from stages.train import saving
 from stages.train.batches import (
     JOINT_CODEBOOKS,
@@ -95,6 +97,8 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         _check_codec(corpus, config, initial)
         _start_joint_codebooks(corpus, config, initial.model, splits["train"])
         loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
+        if is_single(torch.device(context.device), config.optimization.precision):
+            choose_products(initial.model, KernelFile())
         whole = None
         if is_to_be_sharded(config, context, rank, initial.model):
             whole = WholeModel(initial.model) if config.samples is not None else None

@@ -16,6 +16,8 @@ from transformers import MusicgenForCausalLM
 from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
 from model.conditioning.config import MelodyConfig, MusicModelConfig
+from model.kernels.choosing import ProcessMemory
+from model.kernels.float32_products import choose_products
 from model.lm.config import LanguageModelConfig
 from model.music_model import Attributes, MusicModel
 from model.objective import Batch, LossModule, MicroBatch, accumulate_gradients
@@ -84,6 +86,7 @@ class Both:
         attributes = [Attributes(chroma=melody) for melody in melodies]
         self.ours.to(self.device)
         self.theirs.to(self.device)
+        self.products = "torch" if precision == "bfloat16" else choose_products(self.ours, ProcessMemory())
         batch = Batch(codes, torch.full((size.examples,), size.frames), attributes).prepared(self.ours)
         self.micro_batch = MicroBatch(batch, torch.ones(4), seed=0)
         self.loss_module = LossModule(self.ours, precision)

@@ -151,7 +151,7 @@ def test_weights_in_the_models_own_double_precision_stay_so() -> None:
 
 
 def test_int8_needs_a_cpu_that_can_add_up_without_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     with pytest.raises(ValueError, match="expected a CPU with VNNI for int8 weights"):
         linear_kernels(torch.randn(4, 6), None, "int8")
     with pytest.raises(ValueError, match="expected the CPU for int8 weights, got meta"):

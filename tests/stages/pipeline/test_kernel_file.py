@@ -21,6 +21,11 @@ def test_a_choice_is_there_for_the_next_process(tmp_path: Path) -> None:
     assert KernelFile(tmp_path, HERE).recall(KIND) == CHOICE
 
 
+def test_a_kernel_for_any_number_of_rows_is_there_for_the_next_process_too(tmp_path: Path) -> None:
+    KernelFile(tmp_path, HERE).keep("training", KernelChoice("onednn", ()))
+    assert KernelFile(tmp_path, HERE).recall("training") == KernelChoice("onednn", ())
+
+
 def test_the_first_choice_stays(tmp_path: Path) -> None:
     KernelFile(tmp_path, HERE).keep(KIND, CHOICE)
     assert KernelFile(tmp_path, HERE).keep(KIND, OTHER) == CHOICE

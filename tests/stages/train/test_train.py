@@ -10,11 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.kernels import float32_products
+from model.optim.train_state import multiplies_bfloat16
 from schemas import Store
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
 from stages import train
 from stages.checkpoints.loading import load_checkpoint
 from stages.pipeline.contract import Stopped
+from stages.pipeline.kernel_file import KernelFile
 from stages.pipeline.runner import run_stage
 from stages.train.batches import split_tracks
 from stages.train.corpus import tiled_windows
@@ -65,6 +68,16 @@ def test_a_training_that_is_asked_to_stop_loses_no_step_and_its_rows_can_be_read
     again = train_in(place, config)
     assert again["digest"] == resumed["digest"]
     assert all(torch.equal(value, kept_weights(place, config)[name]) for name, value in stopped.items())
+
+
+def test_a_training_in_float32_alone_remembers_which_library_multiplies_faster(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(float32_products, "SMALLEST_TIMED", 0)
+    for precision, count in (("bfloat16", 0), ("float32", 1)):
+        train_in(place, recipe(place, seed=9, optimization={"steps": 1, "precision": precision}))
+        remembered = KernelFile().path.read_text() if KernelFile().path.exists() else ""
+        assert remembered.count("training in float32") == (count if multiplies_bfloat16() else 1)
 
 
 def test_seeds_give_different_models_and_logging_does_not(place: Path) -> None:

@@ -1,0 +1,114 @@
+"""Linear layers that learn in float32, by oneDNN where that is faster than the library torch takes.
+
+torch multiplies single ones by MKL, which knows the processors of one maker best: a core of a Zen 5 does 104 GFLOP/s by
+it and 180 to 245 by oneDNN, forwards and backwards. In bfloat16 torch takes oneDNN by itself. Sums differ in the last
+bits, so which of the two a machine takes is timed once and then remembered (`model.kernels.choosing`): a training that
+goes on has the bits that it would have had.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from model import kernels
+from model.kernels import operators
+from model.kernels.choosing import MARGIN, SMALLEST_TIMED, KernelChoice, KernelMemory, random_rows
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Of rows [R, X], a matrix [Y, X] and a bias [Y]: rows [R, Y]."""
+TIMED_ROWS, ROUNDS = 256, 6
+"""Rows that are multiplied to see which is faster, and how often; the fastest of even rounds and of odd ones count."""
+
+
+class OneDnnLinear(nn.Linear):
+    """`torch.nn.Linear` whose products, its gradients' too, are oneDNN's."""
+
+    def forward(self, inputs: Float[Tensor, "*rows X"]) -> Float[Tensor, "*rows Y"]:
+        return multiply(inputs, self.weight, self.bias)
+
+
+def multiply(
+    inputs: Float[Tensor, "*rows X"], weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None
+) -> Float[Tensor, "*rows Y"]:
+    """Multiply as `torch.nn.functional.linear` does, by oneDNN where the numbers are single ones."""
+    single = inputs.dtype == weight.dtype == torch.float32
+    if not kernels.enabled() or not single or torch.is_autocast_enabled(inputs.device.type):
+        return F.linear(inputs, weight, bias)
+    rows: Tensor = _Product.apply(inputs.reshape(-1, inputs.shape[-1]).contiguous(), weight, bias)  # type: ignore[no-untyped-call]
+    return rows.view(*inputs.shape[:-1], len(weight))
+
+
+class _Product(torch.autograd.Function):
+    """Rows times a matrix, plus a bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Float[Tensor, "R X"], weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None
+    ) -> Float[Tensor, "R Y"]:
+        ctx.save_for_backward(rows, weight)
+        return operators.multiply_packed(rows, weight, bias)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, gradient: Float[Tensor, "R Y"]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        rows, weight = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        of_rows, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            operators.multiply_packed(gradient, weight.t(), None) if of_rows else None,
+            operators.multiply_packed(gradient.t(), rows.t(), None) if of_weight else None,
+            gradient.sum(0) if of_bias else None,
+        )
+
+
+PRODUCTS: Mapping[str, Product] = {"torch": F.linear, "onednn": multiply}
+"""The usual one first."""
+
+
+def choose_products(
+    model: nn.Module, memory: KernelMemory | None, clock: Callable[[], float] = time.perf_counter
+) -> str:
+    """Let the linear layers of a model on a CPU multiply by the library that is faster here, and return its name.
+
+    One is taken for all layers, by what the largest matrix takes forwards and backwards together.
+
+    Args:
+        memory: of earlier choices; without one, and for small matrices, it is torch's own.
+        clock: seconds, for timing.
+    """
+    layers = [module for module in model.modules() if type(module) is nn.Linear]
+    layers = [layer for layer in layers if layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32]
+    largest = max(layers, key=lambda layer: layer.weight.numel(), default=None)
+    if memory is None or largest is None or not operators.available("onednn"):
+        return "torch"
+    if largest.weight.nbytes < SMALLEST_TIMED:
+        return "torch"
+    kind = f"training in float32, {largest.in_features} to {largest.out_features}"
+    choice = memory.recall(kind)
+    if choice is None or choice.kernel not in PRODUCTS:
+        choice = memory.keep(kind, KernelChoice(_faster(largest.weight.detach(), clock), ()))
+    if choice is None or choice.kernel != "onednn":
+        return "torch"
+    for layer in layers:
+        layer.__class__ = OneDnnLinear
+    return choice.kernel
+
+
+def _faster(weight: Float[Tensor, "Y X"], clock: Callable[[], float]) -> str:
+    """Return the product that takes less time forwards and backwards; the usual one unless the other wins clearly."""
+    rows = random_rows(TIMED_ROWS, weight).requires_grad_()
+    matrix = weight.clone().requires_grad_()
+    halves: list[dict[str, float]] = [dict.fromkeys(PRODUCTS, float("inf")) for _ in range(2)]
+    for number in range(ROUNDS):
+        for name, product in PRODUCTS.items():
+            start = clock()
+            torch.autograd.backward(product(rows, matrix, None).sum())
+            halves[number % 2][name] = min(halves[number % 2][name], clock() - start)
+    usual, other = PRODUCTS
+    return other if all(seconds[other] < MARGIN * seconds[usual] for seconds in halves) else usual
