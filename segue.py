@@ -301,7 +301,7 @@ class Model:
                 request = row_of[made["request_id"]]
                 samples = decode_generation(self.codec.codec, dict(made), request["seconds"])
                 codes = np.stack(made["codes"])
-                yield Clip(samples, self.codec.sample_rate, codes, request, made["take"] + 1, made["seed"])
+                yield Clip(samples, self.codec.sample_rate, codes, request, made["take"], made["seed"])
 
     def _row(self, number: int, request: Request) -> Row:
         """Return the row of `requests` that a line of a requests file would be."""

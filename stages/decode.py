@@ -287,7 +287,7 @@ def _signing(config: Config, context: Context) -> Sign | None:
 
     def sign(data: bytes, row: Row) -> bytes:
         name, digest = model(row["checkpoint_id"])
-        key = row["checkpoint_id"], digest, row["request_id"], row["take"] + 1, row["seed"]
+        key = row["checkpoint_id"], digest, row["request_id"], row["take"], row["seed"]
         generation = Generation(name, *key, watermark_words(config.watermark.message) if config.watermark else "")
         return signer.sign(data, config.format, generation, SourceType.TRAINED)
 

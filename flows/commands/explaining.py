@@ -30,7 +30,7 @@ def explain_clip(store: Store, name: str) -> list[Section]:
     clips = _clips(store, name)
     among = f"request_id = {literal(clips[0]['request'])}"
     if len(clips) == 1:
-        among += f" AND take + 1 = {clips[0]['take']}"
+        among += f" AND take = {clips[0]['take']}"
     models = query(
         store,
         "SELECT model_id, kind, reference, min(distance) AS distance, count(DISTINCT track_id) AS recordings "
@@ -57,16 +57,16 @@ def explain_clip(store: Store, name: str) -> list[Section]:
 
 
 def _clips(store: Store, name: str) -> list[Row]:
-    """Return the clips that a name means, which are takes of one request; people count takes from 1."""
+    """Return the clips that a name means, which are takes of one request."""
     wanted, _, take = name.partition("/")
     condition = f"r.name = {literal(wanted)}"
     if len(wanted) >= SHORTEST_ID:
         condition += f" OR starts_with(c.request_id, {literal(wanted.lower())})"
     if take:
-        condition = f"({condition}) AND c.take + 1 = {int(take) if take.isdecimal() else -1}"
+        condition = f"({condition}) AND c.take = {int(take) if take.isdecimal() else -1}"
     rows: list[Row] = query(
         store,
-        "SELECT c.request_id AS request, c.take + 1 AS take, r.name, r.description, r.melody, r.prompt, "
+        "SELECT c.request_id AS request, c.take, r.name, r.description, r.melody, r.prompt, "
         "array_to_string(list_transform(r.adapters, lambda a: a.name || ':' || a.strength), ', ') AS adapters, "
         "coalesce(c.seed, g.seed) AS seed, "
         "c.checkpoint_id AS model, c.path AS file FROM clips c LEFT JOIN requests r USING (request_id) "
@@ -89,7 +89,7 @@ def _quarantined(store: Store, condition: str) -> str:
     """Say which takes that a condition means are quarantined, and why; empty where none is."""
     rows = query(
         store,
-        "SELECT c.take + 1 AS take, c.stage, c.reasons FROM quarantine c LEFT JOIN requests r USING (request_id) "
+        "SELECT c.take, c.stage, c.reasons FROM quarantine c LEFT JOIN requests r USING (request_id) "
         f"WHERE {condition} ORDER BY take LIMIT 3",
     ).to_pylist()
     return "".join(
@@ -101,7 +101,7 @@ def _tries(store: Store, among: str) -> list[Row]:
     """Return the tries of takes that were made again."""
     rows: list[Row] = query(
         store,
-        "SELECT take + 1 AS take, retake + 1 AS try, seed, chosen, array_to_string(reasons, '; ') AS \"what spoke "
+        "SELECT take, retake + 1 AS try, seed, chosen, array_to_string(reasons, '; ') AS \"what spoke "
         f'against it" FROM tries WHERE {among} AND (request_id, take) IN '
         f"(SELECT (request_id, take) FROM tries WHERE {among} AND retake > 0) ORDER BY ALL",
     ).to_pylist()
@@ -132,7 +132,7 @@ def explain_track(store: Store, name: str) -> list[Section]:
     ]
     clips = query(
         store,
-        "SELECT request_id AS request, take + 1 AS take, string_agg(DISTINCT how, ', ' ORDER BY how) AS how, "
+        "SELECT request_id AS request, take, string_agg(DISTINCT how, ', ' ORDER BY how) AS how, "
         f"min(path) AS file FROM descendants WHERE {among} AND request_id IS NOT NULL GROUP BY ALL "
         "ORDER BY request, take",
     ).to_pylist()

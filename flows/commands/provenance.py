@@ -186,7 +186,7 @@ def _sections(recordings: "list[Row]", descended: "Descent") -> "list[Section]":
         | {"learned from": learned[row["checkpoint_id"]] or "(a parent did)"}
         for row in descended.models
     ]
-    clips = [{"request": row["request_id"], "take": row["take"] + 1, "file": row["path"]} for row in descended.clips]
+    clips = [{"request": row["request_id"], "take": row["take"], "file": row["path"]} for row in descended.clips]
     return [("recordings", shown), ("models that come of them", models), ("clips to withdraw", clips)]
 
 

@@ -68,7 +68,7 @@ def show(
     ],
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", help="A row's key or its beginning, parts with / between; takes count from 1."),
+        typer.Argument(metavar="KEY", help="A row's key or its beginning, parts with / between."),
     ] = None,
     store: StoreOption = None,
 ) -> int:
@@ -174,12 +174,12 @@ def _conditions(table: "Table", key: str) -> Iterator[str]:
                 f"expected a number for {column} in a key of {table.name} ({'/'.join(table.key)}), got {part!r}"
             )
         else:
-            yield f'"{column}" = {int(part) - 1 if column == "take" else int(part)}'
+            yield f'"{column}" = {int(part)}'
 
 
 def _key_text(row: "Row") -> str:
     """Return a key as it is given back to `segue show`."""
-    return "/".join(str(value + 1 if column == "take" else value) for column, value in row.items())
+    return "/".join(str(value) for value in row.values())
 
 
 def _literal(value: object) -> str:

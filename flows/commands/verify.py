@@ -147,11 +147,11 @@ def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, R
         shown = query(store, f"SELECT stage, reasons FROM quarantine WHERE sha256 = '{digest}'").to_pylist()
         if shown:
             why = f"quarantined by {shown[0]['stage']}: {'; '.join(shown[0]['reasons'])}"
-            return Finding("row", "note", f"clip {row['request_id']} take {row['take'] + 1}, {why}"), row
-        return Finding("row", "holds", f"clip {row['request_id']} take {row['take'] + 1}, byte for byte"), row
+            return Finding("row", "note", f"clip {row['request_id']} take {row['take']}, {why}"), row
+        return Finding("row", "holds", f"clip {row['request_id']} take {row['take']}, byte for byte"), row
     request, take = tags.get("request", ""), tags.get("take", "")
     if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
-        where = f"request_id = '{request}' AND take + 1 = {take}"
+        where = f"request_id = '{request}' AND take = {int(take)}"
         rows = query(store, f"SELECT * FROM clips WHERE {where}").to_pylist()
     if rows:
         words = f"it calls itself clip {request} take {take}, whose file has other bytes: changed, or encoded again"

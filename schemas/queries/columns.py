@@ -215,7 +215,7 @@ COLUMNS: Mapping[str, str] = {
     "successes": "right answers among them; empty for means",
     "table": "the table that was looked at",
     "tail_silence": "silence that it ends with, seconds",
-    "take": "number of the take, from 0",
+    "take": "number of the take, from 1",
     "taken_down_at": "when, UTC",
     "takes": "clips of this request, each with a seed of its own",
     "temperature": "temperature of sampling; 0 is greedy",

@@ -1,7 +1,7 @@
 """Picks: what a person decided by ear, clip by clip, in a file that the page writes and people write too.
 
-As JSON it is `{"format": "segue-picks-1", "store": …, "picks": [{"request_id": …, "take": 0, "verdict": "pick"}]}`,
-as CSV the columns `request_id,take,verdict`. Takes are those of the tables, from 0; a verdict is `pick` or `refuse`.
+As JSON it is `{"format": "segue-picks-2", "store": …, "picks": [{"request_id": …, "take": 1, "verdict": "pick"}]}`,
+as CSV the columns `request_id,take,verdict`. Takes count from 1, as everywhere; a verdict is `pick` or `refuse`.
 """
 
 import csv
@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 
 import fsspec
 
-FORMAT = "segue-picks-1"
+FORMAT = "segue-picks-2"
+"""In the first, takes counted from 0."""
 COLUMNS = ("request_id", "take", "verdict")
 
 Verdict = Literal["pick", "refuse"]
@@ -85,8 +86,8 @@ def _verdict(row: Any, where: str) -> tuple[Clip, Verdict]:
     """
     values = {name: row.get(name) for name in COLUMNS} if isinstance(row, Mapping) else {}
     request, take, verdict = (str(value).strip() if value is not None else "" for value in values.values() or ("",) * 3)
-    if not request or not (take.isascii() and take.isdecimal()):
-        raise ValueError(f"expected a request_id and a take from 0 in {where}, got {str(row)[:120]}")
+    if not request or not (take.isascii() and take.isdecimal() and int(take)):
+        raise ValueError(f"expected a request_id and a take from 1 in {where}, got {str(row)[:120]}")
     for known in get_args(Verdict):
         if verdict.lower() == known:
             return (request, int(take)), known

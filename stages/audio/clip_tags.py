@@ -37,7 +37,7 @@ def clip_tags(generation: Row, request: Row, licences: str) -> dict[str, str]:
         "generated": "true",
         "request": request["request_id"],
         "name": request["name"],
-        "take": str(generation["take"] + 1),  # people count from 1
+        "take": str(generation["take"]),
         "checkpoint": generation["checkpoint_id"],
         "adapters": used_adapters(request),
         "seed": str(generation["seed"]),

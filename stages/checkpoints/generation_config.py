@@ -100,11 +100,13 @@ def take_seed(seed: int, take: int, retake: int = 0) -> int:
     """Return the seed of a take of a request: the first has the request's own, so that more takes leave it as it is.
 
     Args:
+        take: its number, from 1.
         retake: how many tries of the take came before; each has a seed that is no other take's.
     """
+    before = take - 1  # by which seeds were told apart when takes were numbered from 0: the same clips come of them
     if retake:
-        return int(fingerprint([seed, take, retake])[:15], 16)
-    return seed if take == 0 else int(fingerprint([seed, take])[:15], 16)
+        return int(fingerprint([seed, before, retake])[:15], 16)
+    return int(fingerprint([seed, before])[:15], 16) if before else seed
 
 
 def leaves_nothing_to_chance(request: Row) -> bool:

@@ -36,7 +36,7 @@ def catalog_row(chosen: ChosenClip, file: DeliveredFile, licences: str) -> Row:
         "file": file.file,
         "request": clip["request_id"],
         "name": request["name"],
-        "take": clip["take"] + 1,
+        "take": clip["take"],
         "title": clip_title(request),
         "description": request["description"],
         "seconds": round(file.seconds, 4),

@@ -99,7 +99,7 @@ def clip_parts(store: Store, chosen: Sequence[ChosenClip]) -> list[Part]:
     parts: dict[int, list[Row]] = {}
     for each in chosen:
         row = {**each.request, **each.clip, "seed": each.generation["seed"]}
-        row |= {"take": each.clip["take"] + 1, "title": each.request["title"], "uri": store.path(each.clip["path"])}
+        row |= {"take": each.clip["take"], "title": each.request["title"], "uri": store.path(each.clip["path"])}
         if not store.is_local:
             row["uri"] = store.filesystem.unstrip_protocol(row["uri"])
         parts.setdefault(each.request["shard"] or 0, []).append(row)
@@ -233,5 +233,5 @@ def _card(store: Store, parts: Sequence[Part], rows: Counter[tuple[TableName, st
         lines += [f"| {name.replace('|', '/')} | {count:,} |" for name, count in counts.most_common()]
         lines += ["", "`tracks` are recordings with what is known of them: whoever passes them on needs the right to."]
     if "clips" in tables:
-        lines += ["", "`clips` were made by a model (`trainedAlgorithmicMedia`); takes count from 1."]
+        lines += ["", "`clips` were made by a model (`trainedAlgorithmicMedia`)."]
     return ("\n".join(lines) + "\n").encode()

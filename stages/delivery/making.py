@@ -174,7 +174,7 @@ class Maker:
             self._models[clip["checkpoint_id"]] = model_behind(self._store, clip["checkpoint_id"])
         name, digest = self._models[clip["checkpoint_id"]]
         seed = chosen.generation["seed"]
-        key = clip["checkpoint_id"], digest, clip["request_id"], clip["take"] + 1, seed
+        key = clip["checkpoint_id"], digest, clip["request_id"], clip["take"], seed
         claim = Generation(name, *key, *self._watermark(chosen).values())
         return signer.sign(data, format, claim, SourceType.TRAINED)
 

@@ -69,14 +69,14 @@ def fill(values: Row, template: str) -> str:
 
 
 def template_values(chosen: ChosenClip) -> Row:
-    """Return the values of a template's fields for a clip; takes are counted from 1."""
+    """Return the values of a template's fields for a clip."""
     clip, request = chosen.clip, chosen.request
     unnamed = f"request {clip['request_id']}"
     return {
         "name": request["name"] or request["title"] or unnamed,
         "title": request["title"] or request["name"] or unnamed,
         "request": clip["request_id"],
-        "take": clip["take"] + 1,
+        "take": clip["take"],
         "line": request["line"],
         "seed": chosen.generation["seed"],
         "seconds": round(clip["seconds"]),

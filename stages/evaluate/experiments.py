@@ -81,7 +81,7 @@ def experiments(
         takes = [
             Take(request_of[row["request_id"]], row)
             for row in generations
-            if row["checkpoint_id"] == checkpoint and row["take"] == 0
+            if row["checkpoint_id"] == checkpoint and row["take"] == 1
         ]
         takes = sorted(filter(_asks_something, takes), key=lambda take: by_hash(take.request["request_id"]))
         unchanged = [Trial(take, take) for take in takes]

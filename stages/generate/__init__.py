@@ -44,7 +44,7 @@ __all__ = [
     "shard",
 ]
 
-READS, CONSULTS, WRITES, VERSION = (REQUESTS,), CONSULTED, GENERATIONS, 3
+READS, CONSULTS, WRITES, VERSION = (REQUESTS,), CONSULTED, GENERATIONS, 4
 
 AT_ONCE = {"cpu": 64, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
@@ -175,7 +175,7 @@ def _takes(
 
 def _missing_takes(row: Row, kept: frozenset[tuple[str, ...]]) -> list[int]:
     """Return the takes of a request that are still to be made."""
-    return [number for number in range(row["takes"]) if (row["request_id"], str(number)) not in kept]
+    return [number for number in range(1, row["takes"] + 1) if (row["request_id"], str(number)) not in kept]
 
 
 def _generate(

@@ -50,7 +50,7 @@ def judge(config: Config, context: Context, heard: Sequence[HeardClip], held_out
                 "nearest_share": passage.likeness(*lengths),
             }
             if config.duplicates is not None and pair[0] < place and row["nearest_share"] >= config.duplicates:
-                name = f"{other.clip['request_id'][:8]}, take {other.clip['take'] + 1}"
+                name = f"{other.clip['request_id'][:8]}, take {other.clip['take']}"
                 reasons.append(f"expected a clip of its own, got {row['nearest_share']:.0%} of request {name}")
         rows.append(row | {"too_near": bool(reasons), "reasons": reasons})
     return rows

@@ -18,13 +18,13 @@ def is_staged(module: ModuleType) -> bool:
 
 def wanted_keys(module: ModuleType, driving: Rows) -> list[tuple[str, ...]]:
     """Return the keys of the rows that a mapping stage makes of rows of its driving table: one of each, or as many as
-    the table's `copies` says, numbered from 0."""
+    the table's `copies` says, numbered from 1."""
     table = module.READS[0]
     keys = row_keys(driving, driving_key(module))
     if table.copies is None:
         return keys
     copies = column_values(driving, table.copies)
-    return [(*key, str(number)) for key, count in zip(keys, copies, strict=True) for number in range(count)]
+    return [(*key, str(number)) for key, count in zip(keys, copies, strict=True) for number in range(1, count + 1)]
 
 
 def driver_of(module: ModuleType, key: tuple[str, ...]) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class ClipView:
 
     @property
     def anchor(self) -> str:
-        return f"clip-{self.request_id[:16]}-{self.take + 1}"
+        return f"clip-{self.request_id[:16]}-{self.take}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def clip_view(clip: Row, request: Row, seed: int, score: Row | None, around: Aro
             ("Request", clip["request_id"]),
             *((f"{name.capitalize()} reference", reference) for name, reference in references.items()),
             ("Line", f"{request['line']} of the requests file" if request["line"] is not None else "–"),
-            ("Take and seed", f"{clip['take'] + 1}, {seed}"),
+            ("Take and seed", f"{clip['take']}, {seed}"),
             ("Checkpoint", clip["checkpoint_id"]),
             ("File", clip["path"]),
             ("SHA-256", clip["sha256"]),

@@ -45,7 +45,7 @@ def remove_rejects_and_write_rows(store: Store) -> None:
 
 
 def clip_rows() -> pa.Table:
-    return pa.Table.from_pylist([{"request_id": "one", "take": 0, "path": CLIP}], schema=CLIPS.schema)
+    return pa.Table.from_pylist([{"request_id": "one", "take": 1, "path": CLIP}], schema=CLIPS.schema)
 
 
 def folder_in(tree: Tree) -> dict[str, bytes] | None:
@@ -104,7 +104,7 @@ def an_old_file(store: Store) -> None:
 
 
 def a_refusal(store: Store) -> None:
-    rows = pa.Table.from_pylist([{"stage": "decode", "key": "one/0"}], schema=REJECTS.schema)
+    rows = pa.Table.from_pylist([{"stage": "decode", "key": "one/1"}], schema=REJECTS.schema)
     store.write_shard(REJECTS, "v", "0", rows, input_key="k")
 
 

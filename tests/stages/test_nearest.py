@@ -34,7 +34,7 @@ def put(store: Store, table: Table, rows: list[dict], shard: str = "0") -> None:
 
 def put_clips(store: Store, embeddings: dict[str, np.ndarray | None]) -> None:
     rows = [
-        {"request_id": name, "take": 0, "embeddings": None if value is None else list(value)}
+        {"request_id": name, "take": 1, "embeddings": None if value is None else list(value)}
         for name, value in embeddings.items()
     ]
     put(store, SCORES, rows)
@@ -120,7 +120,7 @@ def pipeline(store: Store, names: list[str]) -> Pipeline:
     source.read_source = read_training_split
     clap.READS, clap.WRITES, clap.VERSION, clap.shard = (TRACKS,), CLAP, 1, embed
     scores.READS, scores.WRITES, scores.VERSION = (), SCORES, 1
-    scores.reduce = lambda config, context: ReduceResult([{"request_id": "r", "take": 0, "embeddings": list(unit(1))}])
+    scores.reduce = lambda config, context: ReduceResult([{"request_id": "r", "take": 1, "embeddings": list(unit(1))}])
     stages = [ConfiguredStage(stage.__name__, stage, Knobs()) for stage in (source, clap, scores)]
     return Pipeline([*stages, ConfiguredStage("nearest", nearest, nearest.Config())], Settings(store=store.url))
 

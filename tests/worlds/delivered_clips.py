@@ -30,7 +30,7 @@ def delivered_store(folder: Path, names: tuple[str, ...] = NAMES) -> Store:
         rows = store.read(table, VERSION).to_pylist()
         for row in rows:
             row |= {"created_at": MADE} if table is GENERATIONS else {}
-            row |= {"clap_similarity": 0.9 if row["take"] else 0.1} if table is SCORES else {}
+            row |= {"clap_similarity": 0.9 if row["take"] > 1 else 0.1} if table is SCORES else {}
         write(store, table, rows)
     learned = [
         {"training_set": "set", "track_id": f"t{number}", "title": SECRETS[1], "artist": SECRETS[0], "licence": licence}

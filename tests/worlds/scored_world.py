@@ -76,7 +76,7 @@ class ScoredWorld:
             tables[TOKENS].append(
                 {"track_id": track, "frame_rate": FRAME_RATE, "cardinality": CARDINALITY, "codes": list(codes)}
             )
-            key = {"request_id": f"{number:016x}", "take": 0}
+            key = {"request_id": f"{number:016x}", "take": 1}
             tables[REQUESTS].append(
                 {"request_id": key["request_id"], "line": number + 2, "seconds": SECONDS, "seed": number, "shard": 0}
                 | {"melody": f"track:{track}" if number < 3 else None, "description": "slow jazz piano", "takes": 1}

@@ -133,7 +133,7 @@ def small_catalog(folder: str, requests: list[dict], distinct: int = 6, shared: 
     sounds = [encode_audio(melody_clip(seed), 16_000, "flac", {}) for seed in range(distinct)]
     clips, generations, scores, nearest, controls = [], [], [], [], []
     written: set[str] = set()
-    for number, (request, take) in enumerate((each, take) for each in requests for take in range(each["takes"])):
+    for number, (request, take) in enumerate((each, take) for each in requests for take in range(1, each["takes"] + 1)):
         data, key = sounds[number % distinct], {"request_id": request["request_id"], "take": take}
         name = f"sound-{number % distinct}" if shared else f"{request['request_id']}-{take}"
         path = f"audio/version={VERSION}/{name}.flac"
@@ -240,9 +240,9 @@ def add_earlier_clips(context: Context, requests: list[dict]) -> None:
     have left them."""
     store, clips, generations, scores = context.store, [], [], []
     for number, request in enumerate(requests):
-        key = {"request_id": request["request_id"], "take": 0}
+        key = {"request_id": request["request_id"], "take": 1}
         data = encode_audio(melody_clip(200 + number % 3), 16_000, "flac", {})
-        path = f"audio/version={EARLIER}/{request['request_id']}-0.flac"
+        path = f"audio/version={EARLIER}/{request['request_id']}-1.flac"
         store.write_bytes(path, data)
         clip = {"checkpoint_id": EARLIER, "path": path, "format": "flac", "sample_rate": 16_000, "channels": 1}
         clips.append(key | clip | {"seconds": 4.0, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})

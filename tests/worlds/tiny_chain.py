@@ -158,7 +158,7 @@ def generate(config: Trained, context: Context, requests: pa.Table) -> Iterator[
         if request["melody"] and request["melody"] not in known:
             yield Shard([], [Reject(key, "", "unknown melody", "expected a track's melody")])
             continue
-        for take in range(request["takes"]):
+        for take in range(1, request["takes"] + 1):
             if (key, str(take)) not in context.kept:
                 code = int(_hash(weights, request["description"], take)[:4], 16)
                 yield Shard([{"request_id": key, "take": take, "codes": [[code]]}])

@@ -7,7 +7,7 @@ const clips = new Array(FACTS.clips); // in the order of the requests; undefined
 
 const element = (id) => document.getElementById(id);
 const keyOf = (clip) => `${clip.id}/${clip.take}`;
-const takeName = (clip) => (clip.takes > 1 ? ` · take ${clip.take + 1}` : "");
+const takeName = (clip) => (clip.takes > 1 ? ` · take ${clip.take}` : "");
 
 // In small letters and without accents, as people search.
 const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();

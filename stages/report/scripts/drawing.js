@@ -77,7 +77,7 @@ function drawRow(clip, columns) {
   const title = node.querySelector("h3 button");
   title.textContent = clip.title;
   title.setAttribute("aria-label", `Details of ${clip.title}${takeName(clip)}`);
-  const take = clip.takes > 1 ? [make("span", "take", `take ${clip.take + 1}`)] : [];
+  const take = clip.takes > 1 ? [make("span", "take", `take ${clip.take}`)] : [];
   node.querySelector("p").append(...marksOf(clip), ...take, clip.description);
   node.querySelector(".cells").append(...columns.map((column) => cell(clip, column)));
   node.querySelector(".length").textContent = clip.length;
@@ -101,7 +101,7 @@ function drawGroup(row, columns, best) {
   const shown = row.clips.length < first.takes ? `${row.clips.length} of ${first.takes} takes` : takesInWords(first.takes);
   node.querySelector("header p").append(make("small", "", shown), first.description);
   for (const clip of row.clips) {
-    const tile = drawTile(clip, columns, `Take ${clip.take + 1}`);
+    const tile = drawTile(clip, columns, `Take ${clip.take}`);
     const heading = tile.querySelector("h4");
     if (row.clips.length > 1 && clip === row.best && clip.values[best?.name] !== undefined) {
       heading.append(Object.assign(make("small", "best", "best"), { title: `by ${best.words}` }));

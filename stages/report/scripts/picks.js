@@ -1,7 +1,7 @@
 "use strict";
 // Picks: which clips a person wants and which not. They stay in this browser under the store's identity, and go to a
-// file and back as `segue export --picks` reads them: takes from 0, as the store counts them.
-const PICKS_FORMAT = "segue-picks-1";
+// file and back as `segue export --picks` reads them.
+const PICKS_FORMAT = "segue-picks-2";
 const PICKS_KEY = `${PICKS_FORMAT}/${FACTS.store}`;
 const VERDICTS = ["pick", "refuse"];
 const picks = new Map(); // "request/take" -> "pick" or "refuse"
@@ -37,7 +37,7 @@ const isPick = (pick) =>
   typeof pick?.request_id === "string" &&
   !/[/,\s]/.test(pick.request_id) &&
   Number.isInteger(pick.take) &&
-  pick.take >= 0 &&
+  pick.take >= 1 &&
   VERDICTS.includes(pick.verdict);
 
 // Reads a file of picks, JSON or CSV. Throws an Error whose message says what was expected and what came.
@@ -48,7 +48,7 @@ function readPicks(text) {
   }
   if (!Array.isArray(found.picks)) throw new Error("expected a list of picks, got none");
   const wrong = found.picks.findIndex((pick) => !isPick(pick));
-  if (wrong >= 0) throw new Error(`expected request_id, take and verdict (pick or refuse), got others in pick ${wrong + 1}`);
+  if (wrong >= 0) throw new Error(`expected request_id, take (from 1) and verdict (pick or refuse), got others in pick ${wrong + 1}`);
   return found;
 }
 

@@ -35,10 +35,10 @@ def export(store: Store, capsys: pytest.CaptureFixture[str]) -> Segue:
 def test_a_delivery_tells_what_was_written_and_that_nothing_was(export: Segue, tmp_path: Path) -> None:
     assert f"{tmp_path}/d: 8 clips written, 0 as they were\n" in export(tmp_path / "d")
     assert export(tmp_path / "d") == f"{tmp_path}/d: 8 clips as they were, nothing to write\n"
-    told = export(tmp_path / "d", "--where", "take = 1")
+    told = export(tmp_path / "d", "--where", "take = 2")
     assert f"{tmp_path}/d: 1 clip as they were, the catalog written anew\n" in told
     assert "7 clips of earlier exports not chosen now (--prune removes them):\n    clips/CON_1.flac\n" in told
-    assert "7 clips of earlier exports removed" in export(tmp_path / "d", "--where", "take = 1", "--prune")
+    assert "7 clips of earlier exports removed" in export(tmp_path / "d", "--where", "take = 2", "--prune")
 
 
 def test_requests_are_meant_by_name_by_id_and_by_a_file_of_them(export: Segue, tmp_path: Path) -> None:
@@ -53,8 +53,8 @@ def test_requests_are_meant_by_name_by_id_and_by_a_file_of_them(export: Segue, t
 
 
 def test_the_best_takes_and_the_picks_of_a_person_choose(export: Segue, tmp_path: Path) -> None:
-    picks = [{"request_id": f"{0:016x}", "take": 1, "verdict": "refuse"}]
-    (tmp_path / "picks.json").write_text(json.dumps({"format": "segue-picks-1", "store": "", "picks": picks}))
+    picks = [{"request_id": f"{0:016x}", "take": 2, "verdict": "refuse"}]
+    (tmp_path / "picks.json").write_text(json.dumps({"format": "segue-picks-2", "store": "", "picks": picks}))
     export(tmp_path / "d", "--by", "clap_similarity", "--requests", "opening")
     assert [path.name for path in (tmp_path / "d" / "clips").iterdir()] == ["opening_2.flac"]
     words = ("--by", "clap_similarity", "--requests", "opening", "--picks", tmp_path / "picks.json")

@@ -53,7 +53,7 @@ def store(tmp_path: Path) -> Store:
     record(store, WEIGHTS, "w", [{"reference": "somebody/codec", "digest": "e" * 64}])
     publish(store, REQUESTS, [{"request_id": "cccc", "name": "followed", "melody": f"track:{MELODY}"}])
     clips = [("aaaa", "model1"), ("bbbb", "model2"), ("cccc", "model2")]
-    rows = [{"request_id": name, "take": 0, "checkpoint_id": model, "path": f"audio/{name}"} for name, model in clips]
+    rows = [{"request_id": name, "take": 1, "checkpoint_id": model, "path": f"audio/{name}"} for name, model in clips]
     for row in rows:
         store.write_bytes(row["path"], b"sound")
     publish(store, CLIPS, [row | {"bytes": 5} for row in rows])

@@ -57,7 +57,7 @@ def store(tmp_path: Path) -> Store:
         rows = pa.Table.from_pylist([{"track_id": track, "seconds": 40.0, "quads": [1]}], PRINTS.schema)
         store.write_shard(PRINTS, "tracks-1", str(shard), rows, input_key="all")
     publish(store, TOKENS, [{"track_id": track, "frames": 3, "codes": [[1, 2, 3]]} for track in tracks])
-    clips = [{"request_id": name, "take": 0} for name in ("a", "b", "c")]
+    clips = [{"request_id": name, "take": 1} for name in ("a", "b", "c")]
     publish(store, CLIPS, [clip | {"seconds": 5.0, "bytes": 1000, "path": "x"} for clip in clips])
     publish(store, ORIGINALITY, clips)
     made = {"ingest": 3, "tokenize": 3, "train": 1, "originality": 3}

@@ -54,7 +54,7 @@ def test_a_shard_that_is_the_same_file_is_not_read(store):
 
 
 def test_a_file_of_the_same_sound_elsewhere_is_no_change(store):
-    rows = [{"request_id": "r", "take": 0, "path": f"audio/{version}", "sha256": "s"} for version in "12"]
+    rows = [{"request_id": "r", "take": 1, "path": f"audio/{version}", "sha256": "s"} for version in "12"]
     publish(store, FIRST, {"0": rows[:1]}, CLIPS)
     publish(store, SECOND, {"0": rows[1:]}, CLIPS)
     assert compare(store, CLIPS, *last_contents(store, CLIPS)).rows == []

@@ -15,37 +15,38 @@ def written(tmp_path, content: object, name: str = "picks.json") -> str:
 
 
 def picks(*rows: object) -> dict:
-    return {"format": "segue-picks-1", "store": "file:///store", "picks": list(rows)}
+    return {"format": "segue-picks-2", "store": "file:///store", "picks": list(rows)}
 
 
-EXPECTED = Picks({("a", 0): "pick", ("a", 1): "refuse"})
+EXPECTED = Picks({("a", 1): "pick", ("a", 2): "refuse"})
 
 
 def test_json_and_csv_say_the_same(tmp_path):
-    rows = [{"request_id": "a", "take": take, "verdict": verdict} for take, verdict in ((0, "pick"), (1, "refuse"))]
+    rows = [{"request_id": "a", "take": take, "verdict": verdict} for take, verdict in ((1, "pick"), (2, "refuse"))]
     assert read_picks(written(tmp_path, picks(*rows))) == EXPECTED
-    table = "request_id, take ,verdict\r\na,0,Pick\r\na,1, refuse \r\n"
+    table = "request_id, take ,verdict\r\na,1,Pick\r\na,2, refuse \r\n"
     assert read_picks(written(tmp_path, table, "picks.csv")) == EXPECTED
-    assert (EXPECTED.picked, EXPECTED.refused) == ({("a", 0)}, {("a", 1)})
+    assert (EXPECTED.picked, EXPECTED.refused) == ({("a", 1)}, {("a", 2)})
 
 
 def test_of_two_verdicts_on_one_clip_the_later_holds(tmp_path):
-    table = "request_id,take,verdict\na,0,pick\na,0,refuse\n"
-    assert read_picks(written(tmp_path, table, "picks.csv")).verdicts == {("a", 0): "refuse"}
+    table = "request_id,take,verdict\na,1,pick\na,1,refuse\n"
+    assert read_picks(written(tmp_path, table, "picks.csv")).verdicts == {("a", 1): "refuse"}
 
 
 @pytest.mark.parametrize(
     ("content", "name", "message"),
     [
         ("{", "picks.json", "expected picks as JSON in .*picks.json"),
-        ([], "picks.json", "expected .*segue-picks-1.* got 'list'"),
-        ({"format": "segue-picks-2", "picks": []}, "picks.json", "got 'segue-picks-2'"),
-        (picks({"take": 0, "verdict": "pick"}), "picks.json", "expected a request_id and a take from 0 in pick 1 of"),
-        (picks({"request_id": "a", "take": -1, "verdict": "pick"}), "picks.json", "take from 0 in pick 1"),
-        (picks(3), "picks.json", "take from 0 in pick 1 of .*, got 3"),
-        (picks({"request_id": "a", "take": 0, "verdict": "yes"}), "picks.json", "pick or refuse in pick 1 .* 'yes'"),
+        ([], "picks.json", "expected .*segue-picks-2.* got 'list'"),
+        ({"format": "segue-picks-1", "picks": []}, "picks.json", "segue-picks-2.* got 'segue-picks-1'"),
+        (picks({"take": 1, "verdict": "pick"}), "picks.json", "expected a request_id and a take from 1 in pick 1 of"),
+        (picks({"request_id": "a", "take": 0, "verdict": "pick"}), "picks.json", "take from 1 in pick 1"),
+        (picks(3), "picks.json", "take from 1 in pick 1 of .*, got 3"),
+        (picks({"request_id": "a", "take": 1, "verdict": "yes"}), "picks.json", "pick or refuse in pick 1 .* 'yes'"),
         ("name,take\na,0\n", "picks.csv", "the columns request_id, take, verdict in .*, got name, take"),
-        ("request_id,take,verdict\na,x,pick\n", "picks.csv", "take from 0 in line 2 of"),
+        ("request_id,take,verdict\na,x,pick\n", "picks.csv", "take from 1 in line 2 of"),
+        ("request_id,take,verdict\na,1,pick\na,0,pick\n", "picks.csv", "take from 1 in line 3 of"),
         ('request_id,take,verdict\n"a,0,pick\n', "picks.csv", "expected picks as CSV"),
     ],
 )

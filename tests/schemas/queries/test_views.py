@@ -52,8 +52,8 @@ def write_models(store: Store, drawn: list[tuple[set[int], set[str], bool]]) -> 
         row |= {"parents": sorted(parents[name]), "training_set": f"s{name}" if described else None}
         record(store, CHECKPOINTS, name, [row | {"created_at": datetime(2026, 1, 1, tzinfo=UTC)}])
     record(store, WEIGHTS, "w", [{"reference": "somebody/text", "digest": "elsewhere"}])
-    clips = [{"request_id": f"r{n}", "take": 0, "checkpoint_id": f"m{n}"} for n, one in enumerate(drawn) if one[2]]
-    publish(store, CLIPS, [*clips, {"request_id": "foreign", "take": 0, "checkpoint_id": "elsewhere"}])
+    clips = [{"request_id": f"r{n}", "take": 1, "checkpoint_id": f"m{n}"} for n, one in enumerate(drawn) if one[2]]
+    publish(store, CLIPS, [*clips, {"request_id": "foreign", "take": 1, "checkpoint_id": "elsewhere"}])
     return parents
 
 
@@ -124,7 +124,7 @@ def test_a_question_about_one_clip_does_not_pair_all_clips_with_all_recordings(t
     record(store, LEARNED, "s", [{"training_set": "s", "track_id": f"t{n}"} for n in range(count)])
     row = {"checkpoint_id": "m", "kind": "language_model", "training_set": "s", "parents": []}
     record(store, CHECKPOINTS, "m", [row | {"created_at": datetime(2026, 1, 1, tzinfo=UTC)}])
-    publish(store, CLIPS, [{"request_id": f"r{n}", "take": 0, "checkpoint_id": "m"} for n in range(count)])
+    publish(store, CLIPS, [{"request_id": f"r{n}", "take": 1, "checkpoint_id": "m"} for n in range(count)])
     write_views(store)
     for view, condition in (("lineage", "request_id = 'r7'"), ("descendants", "track_id = 't7'")):
         with duckdb.connect(str(tmp_path / FILE), read_only=True) as connection:
@@ -147,27 +147,27 @@ def clip(take: int, reasons: list[str] | None) -> dict[str, Any]:
 
 def test_clips_shows_what_passed_and_quarantine_the_others_with_their_reasons(tmp_path):
     store = Store(str(tmp_path))
-    publish(store, CLIPS, [clip(0, []), clip(1, ["expected sound, got none", "noise"]), clip(2, None)])
-    assert takes_of(store, "clips") == [0, 2]  # one of an earlier release has no reasons at all
-    assert takes_of(store, "every_clip") == [0, 1, 2]
+    publish(store, CLIPS, [clip(1, []), clip(2, ["expected sound, got none", "noise"]), clip(3, None)])
+    assert takes_of(store, "clips") == [1, 3]  # one of an earlier release has no reasons at all
+    assert takes_of(store, "every_clip") == [1, 2, 3]
     (row,) = query(store, "SELECT take, stage, reasons, path FROM quarantine").to_pylist()
-    assert row == {"take": 1, "stage": "gate", "reasons": ["expected sound, got none", "noise"], "path": "audio/1"}
+    assert row == {"take": 2, "stage": "gate", "reasons": ["expected sound, got none", "noise"], "path": "audio/2"}
     write_views(store)
     with duckdb.connect(str(tmp_path / FILE), read_only=True) as connection:
-        assert connection.sql("SELECT take FROM clips ORDER BY take").fetchall() == [(0,), (2,)]
-        assert connection.sql("SELECT take FROM quarantine").fetchall() == [(1,)]
+        assert connection.sql("SELECT take FROM clips ORDER BY take").fetchall() == [(1,), (3,)]
+        assert connection.sql("SELECT take FROM quarantine").fetchall() == [(2,)]
 
 
 def test_lineage_speaks_of_clips_that_are_shown_alone(tmp_path):
     store = Store(str(tmp_path))
     record(store, CHECKPOINTS, "m", [{"checkpoint_id": "m", "kind": "language_model", "digest": "d"}])
-    publish(store, CLIPS, [clip(0, []), clip(1, ["noise"])])
-    assert takes_of(store, "lineage") == [0]
+    publish(store, CLIPS, [clip(1, []), clip(2, ["noise"])])
+    assert takes_of(store, "lineage") == [1]
 
 
 def test_what_is_looked_at_before_it_is_published_is_seen_whole(tmp_path):
     store = Store(str(tmp_path))
-    publish(store, CLIPS, [clip(0, []), clip(1, ["noise"])])
+    publish(store, CLIPS, [clip(1, []), clip(2, ["noise"])])
     files = shown_files(store, [CLIPS.name])[CLIPS.name]
     assert query(store, "SELECT take FROM clips", {CLIPS.name: files}).num_rows == 2
     assert column_counts(store, CLIPS, files).rows == 2

@@ -23,7 +23,7 @@ def rows(table, *given):
 def test_a_file_that_is_gone_or_has_another_size_is_named(store):
     for name in ("a", "b"):
         store.write_bytes(f"audio/version=v/{name}.flac", b"sound")
-    clips = [{"request_id": name, "take": 0, "path": f"audio/version=v/{name}.flac", "bytes": 5} for name in "abc"]
+    clips = [{"request_id": name, "take": 1, "path": f"audio/version=v/{name}.flac", "bytes": 5} for name in "abc"]
     clips[1]["bytes"] = 9
     assert absent_files(store, CLIPS, rows(CLIPS, *clips)) == [
         "",

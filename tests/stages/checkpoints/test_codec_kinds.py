@@ -58,7 +58,7 @@ def clips_of(store: Store, tokens: dict[str, Any], codec: Path) -> list[dict]:
     generation = {
         name: tokens[name] for name in ("codec_identity", "channels", "frame_rate", "cardinality", "frames", "codes")
     }
-    generation |= {"request_id": "a" * 16, "take": 0, "checkpoint_id": "c1", "seed": 1}
+    generation |= {"request_id": "a" * 16, "take": 1, "checkpoint_id": "c1", "seed": 1}
     asked = pa.Table.from_pylist([request | {"seed": 1, "takes": 1}], schema=REQUESTS.schema)
     store.write_shard(REQUESTS, "r", "0", asked, "k")
     store.write_shard(GENERATIONS, "g", "0", pa.Table.from_pylist([generation], schema=GENERATIONS.schema), "k")

@@ -86,12 +86,12 @@ def test_a_prompt_and_a_melody_may_be_files(store: Store, tmp_path: Path) -> Non
 
     sound = soxr.resample(tone.mean(axis=1), 44_100, SAMPLE_RATE).astype(np.float32)
     codes = load_codec(codec).encode(torch.from_numpy(sound)[None, None, : 45 * 320])[0]
-    np.testing.assert_array_equal(np.array(rows[f"{0:016x}", 0]["codes"])[:, :20], codes[:, :20])
-    assert (np.array(rows[f"{1:016x}", 0]["chroma"])[2:].argmax(axis=1) == 9).all()  # A
+    np.testing.assert_array_equal(np.array(rows[f"{0:016x}", 1]["codes"])[:, :20], codes[:, :20])
+    assert (np.array(rows[f"{1:016x}", 1]["chroma"])[2:].argmax(axis=1) == 9).all()  # A
     expected = measured_chroma(
         torch.from_numpy(soxr.resample(tone.mean(axis=1), 44_100, 32_000).astype(np.float32))[None]
     )[0]
-    np.testing.assert_allclose(np.array(rows[f"{1:016x}", 0]["chroma"])[:8], expected[:8], atol=1e-4)
+    np.testing.assert_allclose(np.array(rows[f"{1:016x}", 1]["chroma"])[:8], expected[:8], atol=1e-4)
 
 
 def listening_codec(folder: Path, sound: np.ndarray) -> Path:
@@ -114,7 +114,7 @@ def test_a_stereo_model_goes_on_from_both_sides_of_a_file(store: Store, tmp_path
     put_checkpoint(store, tmp_path, "two", model_config(codebooks=2 * CODEBOOKS), day=2, codec=facts)
     soundfile.write(tmp_path / "a.wav", sides.T, SAMPLE_RATE, subtype="FLOAT")
     asked = {"prompt": f"file:{tmp_path}/a.wav", "prompt_seconds": 2.4, "seconds": 6.0}
-    row = generate_rows(store, [asked], config_of(codec=str(codec)))[f"{0:016x}", 0]
+    row = generate_rows(store, [asked], config_of(codec=str(codec)))[f"{0:016x}", 1]
     assert (row["channels"], row["codec_identity"]) == (2, facts.identity)
     codes, read_sides = np.array(row["codes"]), torch.from_numpy(sides[:, None, : (60 + 25) * 320].astype(np.float32))
     left, right = (load_codec(codec).encode(side[None])[0] for side in read_sides)
@@ -141,7 +141,7 @@ def test_a_joint_embedding_may_come_from_words_or_a_file(store: Store, tmp_path:
     np.testing.assert_array_equal(seen[3].numpy(), embedder.embed_audio(sound.T, 16_000, 10.0).embeddings[0])
     assert all(not torch.equal(one, other) for n, one in enumerate(seen) for other in seen[:n])
     rows = generate_rows(store, [{"clap": reference} for reference in asked], config_of(clap=str(folder)))
-    assert rows[f"{0:016x}", 0]["codes"] != rows[f"{3:016x}", 0]["codes"]
+    assert rows[f"{0:016x}", 1]["codes"] != rows[f"{3:016x}", 1]["codes"]
 
 
 def _put_track(store: Store, path: Path, separator: Path, joint: Path, codec: Path) -> None:
@@ -276,7 +276,7 @@ def test_chords_and_metre_change_a_clip_and_a_long_one_follows_them_past_its_fir
     base = CHART | {"meter": "4/4", "chords": "C | C | C | G", "seconds": 7.0, "guidance": 4.0}
     changes = [{}, {"chords": "C | C | C | F#dim"}, {"meter": "3/4"}, {"bpm": 90.0}]
     rows = generate_rows(store, [base | change for change in changes])
-    codes = [np.array(rows[f"{number:016x}", 0]["codes"]) for number in range(4)]
+    codes = [np.array(rows[f"{number:016x}", 1]["codes"]) for number in range(4)]
     assert len({made.tobytes() for made in codes}) == 4
     same = (codes[0] == codes[1]).all(axis=0)
     # The chord differs from bar 4 on, second 6, in the last of several windows; codes are predicted a little ahead.
@@ -328,7 +328,7 @@ def test_a_request_that_cannot_be_followed_is_refused_by_its_line(
     store: Store, request_: dict, kind: str, says: str
 ) -> None:
     rows = generate_rows(store, [{"description": "rock"}, request_])
-    assert list(rows) == [(f"{0:016x}", 0)]
+    assert list(rows) == [(f"{0:016x}", 1)]
     (reject,) = rejects_in(store)
     assert (reject["key"], reject["kind"]) == (f"{1:016x}", kind)
     assert reject["message"].startswith("line 3: ")
@@ -351,7 +351,7 @@ def test_a_condition_that_the_model_was_not_trained_with_is_refused(
 ) -> None:
     put_checkpoint(store, tmp_path, "two", model_config(**{without: None}), day=2)
     rows = generate_rows(store, [{}, asked])
-    assert list(rows) == [(f"{0:016x}", 0)]
+    assert list(rows) == [(f"{0:016x}", 1)]
     (reject,) = rejects_in(store)
     assert reject["kind"] == "no such condition"
     assert without in reject["message"]

@@ -121,7 +121,7 @@ def test_another_form_has_its_rate_and_depth_the_loudness_and_the_peak_limit_tag
     for row in rows:
         data = (tmp_path / "d" / row["file"]).read_bytes()
         heard, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-        clip = clips[row["request"], row["take"] - 1]
+        clip = clips[row["request"], row["take"]]
         assert soundfile.info(io.BytesIO(data)).subtype == subtype
         assert rate == row["sample_rate"] == (form.sample_rate or 16_000)
         measures = measure_audio(heard.T, rate)
@@ -162,26 +162,26 @@ def test_conditions_scores_and_picks_choose(store):
         return [(each.request["name"], each.clip["take"]) for each in choose_clips(store, **choice)]
 
     opening = f"{0:016x}"
-    assert names(where="name = 'opening'") == [("opening", 0), ("opening", 1)]
-    assert names(where="name = 'opening' AND scores.clap_similarity > 0.5") == [("opening", 1)]
-    assert names(where="name = 'opening'", best=1, by="clap_similarity") == [("opening", 1)]
-    assert names(where="name = 'opening'", best=1, by="-clap_similarity") == [("opening", 0)]
-    assert names(requests={opening}, best=1, by="clap_similarity", picks=Picks({(opening, 1): "refuse"})) == [
-        ("opening", 0)
+    assert names(where="name = 'opening'") == [("opening", 1), ("opening", 2)]
+    assert names(where="name = 'opening' AND scores.clap_similarity > 0.5") == [("opening", 2)]
+    assert names(where="name = 'opening'", best=1, by="clap_similarity") == [("opening", 2)]
+    assert names(where="name = 'opening'", best=1, by="-clap_similarity") == [("opening", 1)]
+    assert names(requests={opening}, best=1, by="clap_similarity", picks=Picks({(opening, 2): "refuse"})) == [
+        ("opening", 1)
     ]
-    assert names(picks=Picks({(opening, 1): "pick", (f"{4:016x}", 0): "pick"})) == [("opening", 1), ("test", 0)]
+    assert names(picks=Picks({(opening, 2): "pick", (f"{4:016x}", 1): "pick"})) == [("opening", 2), ("test", 1)]
     with pytest.raises(ValueError, match=r"(?s)the columns of clips, requests, .*scores.*clap_similarity"):
         choose_clips(store, where="clap_similarty > 0")
 
 
 def test_a_pick_of_a_clip_that_is_not_there_is_told_and_a_refusal_of_one_is_not(store):
     opening = f"{0:016x}"
-    picked = Picks({(opening, 1): "pick", (opening, 7): "pick", ("gone", 0): "pick"})
+    picked = Picks({(opening, 1): "pick", (opening, 7): "pick", ("gone", 1): "pick"})
     with pytest.raises(
-        ValueError, match=rf"got 2 of 3 that it does not: take 7 of {opening}, take 0 of gone; .*pick anew"
+        ValueError, match=rf"got 2 of 3 that it does not: take 7 of {opening}, take 1 of gone; .*pick anew"
     ):
         choose_clips(store, picks=picked)
-    assert len(choose_clips(store, picks=Picks({("gone", 0): "refuse"}))) == 8
+    assert len(choose_clips(store, picks=Picks({("gone", 1): "refuse"}))) == 8
 
 
 def test_a_take_that_was_made_again_is_delivered_with_the_seed_of_its_own_codes(tmp_path):

@@ -8,7 +8,7 @@ from stages.delivery.choosing import ChosenClip
 from stages.delivery.naming import LONGEST, check_template, clip_names, safe_name
 
 
-def clip(name: str | None, request: str = "a1", take: int = 0, title: str | None = None) -> ChosenClip:
+def clip(name: str | None, request: str = "a1", take: int = 1, title: str | None = None) -> ChosenClip:
     request_row = {"name": name, "title": title, "line": 3, "bpm": 97.6, "key": "A minor"}
     clip_row = {"request_id": request, "take": take, "seconds": 7.96, "checkpoint_id": "c1"}
     return ChosenClip(clip_row, request_row, {"seed": 7}, {})
@@ -45,7 +45,7 @@ def test_what_means_something_to_a_file_system_is_gone_and_all_else_stays(text, 
 
 
 def test_of_equal_names_the_first_keeps_its_own_and_the_others_say_which_they_are():
-    clips = [clip("Song"), clip("song", "b2"), clip("Song", take=1), clip("so/ng", "c3"), clip("so:ng", "d4")]
+    clips = [clip("Song"), clip("song", "b2"), clip("Song", take=2), clip("so/ng", "c3"), clip("so:ng", "d4")]
     assert clip_names(clips, "{name}") == ["Song", "song-b2-1", "Song-a1-2", "so_ng", "so_ng-d4-1"]
     assert clip_names(clips[:3], "{name}_{take}") == ["Song_1", "song_1-b2-1", "Song_2"]
 

@@ -136,7 +136,7 @@ def test_a_clip_whose_file_is_damaged_is_a_reject_and_the_others_are_scored(tmp_
     world.store.write_bytes(f"audio/version=p/{1:016x}-0.flac", b"nothing that plays")
     assert sorted(world.run(clap=None)) == [0, 2, 3]
     rejects = world.store.read(REJECTS, "s").to_pylist()
-    assert [row["key"] for row in rejects] == [f"{1:016x}/0"]
+    assert [row["key"] for row in rejects] == [f"{1:016x}/1"]
 
 
 def test_silence_follows_nothing_and_is_wrong_in_key_and_tempo(tmp_path: Path) -> None:

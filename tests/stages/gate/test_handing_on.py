@@ -22,7 +22,7 @@ from stages.pipeline.runner import run_stage
 from tests.stages.gate.test_gate import ASKED, half_fail
 from tests.worlds.gate_world import GateWorld
 
-ROW: dict[str, Any] = {"request_id": "r", "take": 0, "cardinality": 16, "frame_rate": 25.0, "channels": 1}
+ROW: dict[str, Any] = {"request_id": "r", "take": 1, "cardinality": 16, "frame_rate": 25.0, "channels": 1}
 ROW |= {"codec_identity": "c" * 64, "codes": [np.arange(5, dtype=np.uint16)] * 2}
 SOUND = DecodedSound(np.linspace(-1, 1, 160, dtype=np.float32)[None], 800)
 
@@ -111,7 +111,7 @@ def test_a_sound_comes_back_to_the_bit(sounds: DecodedSounds) -> None:
         ({"codes": [np.arange(5)[::-1]] * 2}, 0.2, "codec"),
         ({"codec_identity": None}, 0.2, "codec"),
         ({"channels": 2}, 0.2, "codec"),
-        ({"take": 1}, 0.2, "codec"),
+        ({"take": 2}, 0.2, "codec"),
         ({}, 0.1, "codec"),
         ({}, 0.2, "other"),
     ],
@@ -146,10 +146,10 @@ def test_what_there_is_no_room_for_is_not_kept_and_nothing_half_written(
 ) -> None:
     trouble(monkeypatch)
     sounds = new_sounds(tmp_path)
-    for take in range(3):
+    for take in range(1, 4):
         sounds.keep(ROW | {"take": take}, 0.2, SOUND)
-    there = [take for take in range(3) if sounds.find(ROW | {"take": take}, 0.2) is not None]
-    assert there == ([0] if trouble is full else [])
+    there = [take for take in range(1, 4) if sounds.find(ROW | {"take": take}, 0.2) is not None]
+    assert there == ([1] if trouble is full else [])
     assert len(list(tmp_path.glob("scratch/*/*"))) == len(there)
 
 

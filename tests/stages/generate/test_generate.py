@@ -66,8 +66,8 @@ def test_every_request_and_take_gets_codes_of_its_length(store: Store) -> None:
         assert row["frames"] == codes.shape[1]
         assert codes.max() < CARDINALITY
         assert (row["checkpoint_id"], row["frame_rate"], row["cardinality"]) == ("one", FRAME_RATE, CARDINALITY)
-        assert (row["seed"] == 5) == (take == 0)
-    assert len({str(rows[f"{2:016x}", take]["codes"]) for take in range(3)}) == 3
+        assert (row["seed"] == 5) == (take == 1)
+    assert len({str(rows[f"{2:016x}", take]["codes"]) for take in range(1, 4)}) == 3
 
 
 def test_the_codes_of_a_request_are_the_same_alone_in_any_batch_and_on_another_day(
@@ -111,11 +111,11 @@ def test_new_requests_leave_finished_ones_as_they_are(store: Store) -> None:
 def test_what_a_request_asks_for_changes_its_codes(store: Store, change: dict) -> None:
     base = {"description": "slow jazz piano"}
     rows = generate_rows(store, [base, base | change])
-    assert rows[f"{0:016x}", 0]["codes"] != rows[f"{1:016x}", 0]["codes"]
+    assert rows[f"{0:016x}", 1]["codes"] != rows[f"{1:016x}", 1]["codes"]
 
 
 def test_a_clip_begins_with_its_prompt(store: Store) -> None:
-    row = generate_rows(store, [{"prompt": f"track:{TRACK}", "prompt_seconds": 0.8}])[f"{0:016x}", 0]
+    row = generate_rows(store, [{"prompt": f"track:{TRACK}", "prompt_seconds": 0.8}])[f"{0:016x}", 1]
     codes = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"])
     assert row["prompt_frames"] == 20
     np.testing.assert_array_equal(np.array(row["codes"])[:, :20], codes[:, :20])
@@ -123,7 +123,7 @@ def test_a_clip_begins_with_its_prompt(store: Store) -> None:
 
 @pytest.mark.parametrize("seconds", [0.4, 1.2, 2.0, 2.1, 7.0])
 def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store, seconds: float) -> None:
-    row = generate_rows(store, [{"melody": f"track:{TRACK}", "seconds": seconds}])[f"{0:016x}", 0]
+    row = generate_rows(store, [{"melody": f"track:{TRACK}", "seconds": seconds}])[f"{0:016x}", 1]
     reference = np.array(store.read(CHROMA, "h").to_pylist()[0]["chroma"])
     assert row["chroma_frame_rate"] == 7.8125
     # It is 25 frames long, and starts over in a clip of several windows.
@@ -135,7 +135,7 @@ def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store, se
 def test_a_clip_longer_than_the_training_windows_is_made_in_windows(store: Store) -> None:
     base = {"description": "slow jazz piano", "melody": f"track:{TRACK}", "guidance": 4.0}
     rows = generate_rows(store, [base | {"seconds": seconds} for seconds in (2.0, 2.8, 4.4, 20.0)])
-    codes = [np.array(rows[f"{number:016x}", 0]["codes"]) for number in range(4)]
+    codes = [np.array(rows[f"{number:016x}", 1]["codes"]) for number in range(4)]
     assert [clip.shape[1] for clip in codes] == [50, 70, 110, 500]
     for clip in codes[1:]:
         np.testing.assert_array_equal(clip[:, :50], codes[0])
@@ -155,7 +155,7 @@ def test_another_stride_form_of_guidance_or_precision_is_another_clip(store: Sto
 @pytest.mark.parametrize("prompt_seconds", [0.4, 1.3, 2.0, 3.1])
 def test_a_prompt_shorter_or_longer_than_a_window_is_gone_on_from(store: Store, prompt_seconds: float) -> None:
     asked = {"prompt": f"track:{TRACK}", "prompt_seconds": prompt_seconds, "seconds": 5.2, "melody": f"track:{TRACK}"}
-    row = generate_rows(store, [asked])[f"{0:016x}", 0]
+    row = generate_rows(store, [asked])[f"{0:016x}", 1]
     codes, frames = np.array(store.read(TOKENS, "k").to_pylist()[0]["codes"]), round(prompt_seconds * FRAME_RATE)
     assert row["prompt_frames"] == frames
     assert np.array(row["codes"]).shape == (CODEBOOKS, 130)
@@ -182,7 +182,7 @@ def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Sto
     assert isinstance(config_of(checkpoint="one").checkpoint, WeightsRef)
     rows = generate_rows(store, [{}])
     pinned = generate_rows(store, [{"request_id": "d" * 16}], config_of(checkpoint="one"))
-    assert rows[f"{0:016x}", 0]["checkpoint_id"] == "two"
+    assert rows[f"{0:016x}", 1]["checkpoint_id"] == "two"
     assert pinned["d" * 16, 0]["checkpoint_id"] == "one"
 
 
@@ -310,10 +310,10 @@ def test_takes_that_are_kept_are_not_made_again_and_their_conditions_are_not_rea
     assert len(whole) == 5
     read.clear()
     one, two = f"{0:016x}", f"{1:016x}"
-    kept = frozenset({(one, "0"), (one, "2"), (two, "0"), (two, "1"), ("elsewhere", "0")})
+    kept = frozenset({(one, "1"), (one, "3"), (two, "1"), (two, "2"), ("elsewhere", "1")})
     made = put_together(_shard(store, asked, kept=kept)).rows
-    assert [(row["request_id"], row["take"]) for row in made] == [(one, 1)]
-    _assert_same_row(made[0], whole[one, 1])
+    assert [(row["request_id"], row["take"]) for row in made] == [(one, 2)]
+    _assert_same_row(made[0], whole[one, 2])
     assert read == [one]
 
 

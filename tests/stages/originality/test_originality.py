@@ -87,7 +87,7 @@ class CopiesWorld:
         first_try: np.ndarray | None = None,
         **request: str,
     ) -> None:
-        key = {"request_id": name, "take": 0}
+        key = {"request_id": name, "take": 1}
         path = f"audio/version=v/{name}.flac"
         Path(self.store.path("audio/version=v")).mkdir(parents=True, exist_ok=True)
         soundfile.write(self.store.path(path), sound, RATE)

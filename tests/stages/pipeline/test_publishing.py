@@ -223,7 +223,7 @@ def make_takes(calls: list[tuple[str, int]]) -> ModuleType:
 
     def shard(config, context, requests):
         for row in requests.to_pylist():
-            for take in range(row["takes"]):
+            for take in range(1, row["takes"] + 1):
                 if (row["request_id"], str(take)) not in context.kept:
                     calls.append((row["request_id"], take))
                     yield Shard([{"request_id": row["request_id"], "take": take}])
@@ -278,7 +278,7 @@ class Catalog:
         run(self.pipeline(takes), run_id)
         shown = query(self.store, "SELECT request_id, take FROM clips ORDER BY ALL").to_pylist()
         assert [tuple(row.values()) for row in shown] == [
-            (name, take) for name in sorted(takes) for take in range(takes[name])
+            (name, take) for name in sorted(takes) for take in range(1, takes[name] + 1)
         ]
         return list(self.generated)
 
@@ -289,15 +289,15 @@ def made(tmp_path):
 
 
 def test_more_takes_make_the_new_ones_and_fewer_none_and_what_comes_back_is_found(made):
-    assert made.run("r1", a=3, b=1) == [("a", 0), ("a", 1), ("a", 2), ("b", 0)]
+    assert made.run("r1", a=3, b=1) == [("a", 1), ("a", 2), ("a", 3), ("b", 1)]
     assert made.run("r2", a=2, b=1) == []
-    assert made.run("r3", a=4, b=1) == [("a", 3)]
-    assert made.decoded == ["a-3"]
+    assert made.run("r3", a=4, b=1) == [("a", 4)]
+    assert made.decoded == ["a-4"]
 
 
 def test_an_edit_that_is_undone_makes_nothing(made):
     made.run("r1", a=1, b=1)
-    assert made.run("r2", a=1, c=1) == [("c", 0)]
+    assert made.run("r2", a=1, c=1) == [("c", 1)]
     assert made.run("r3", a=1, b=1) == []
     assert made.decoded == []
 
@@ -312,8 +312,8 @@ def test_a_clip_whose_file_is_gone_or_cut_is_made_again_by_plan_and_run(made):
     assert (plan.make, plan.reuse) == (2, 1)
     assert plan.reason == f"{paths[0]} is not there"
     assert made.run("r2", a=2, b=1) == []
-    assert made.decoded == ["a-0", "b-0"]
-    assert made.store.read_bytes(paths[2]) == b"b-0b-0b-0"
+    assert made.decoded == ["a-1", "b-1"]
+    assert made.store.read_bytes(paths[2]) == b"b-1b-1b-1"
 
 
 def test_a_draft_of_a_killed_run_is_published_by_the_next_one_that_passes(made, monkeypatch):

@@ -324,16 +324,16 @@ def test_picks_are_kept_saved_and_loaded(page: Any, browser: Any, address: str, 
     ids = page.evaluate("clips.slice(0, 2).map(clip => clip.id)")
     document = json.loads(saved["json"])
     assert list(document) == ["format", "store", "picks"]
-    assert document["format"] == "segue-picks-1"
+    assert document["format"] == "segue-picks-2"
     assert document["store"] == page.evaluate("FACTS.store")
     assert document["picks"] == [
-        {"request_id": ids[0], "take": 0, "verdict": "pick"},
-        {"request_id": ids[1], "take": 0, "verdict": "refuse"},
+        {"request_id": ids[0], "take": 1, "verdict": "pick"},
+        {"request_id": ids[1], "take": 1, "verdict": "refuse"},
     ]
     for button in saved:  # as `segue export --picks` reads them
         kept = read_picks(str(tmp_path / f"picks.{button}"))
-        assert kept.verdicts == {(ids[0], 0): "pick", (ids[1], 0): "refuse"}
-    assert saved["csv"] == f"request_id,take,verdict\n{ids[0]},0,pick\n{ids[1]},0,refuse\n"
+        assert kept.verdicts == {(ids[0], 1): "pick", (ids[1], 1): "refuse"}
+    assert saved["csv"] == f"request_id,take,verdict\n{ids[0]},1,pick\n{ids[1]},1,refuse\n"
     page.reload()
     page.wait_for_function("() => isLoaded")
     assert page.evaluate("picks.size") == 2
@@ -341,7 +341,7 @@ def test_picks_are_kept_saved_and_loaded(page: Any, browser: Any, address: str, 
         page.evaluate("picks.clear()")
         page.set_input_files("#load-picks", tmp_path / f"picks.{button}")
         page.wait_for_function("() => picks.size === 2")
-    (tmp_path / "wrong.json").write_text('{"format": "segue-picks-1", "picks": [{"request_id": "a", "take": -1}]}')
+    (tmp_path / "wrong.json").write_text('{"format": "segue-picks-2", "picks": [{"request_id": "a", "take": 0}]}')
     page.set_input_files("#load-picks", tmp_path / "wrong.json")
     page.wait_for_function("() => element('picks-words').textContent.includes('expected')")
     assert page.evaluate("picks.size") == 2

@@ -140,16 +140,16 @@ def test_the_first_clips_stand_in_the_page_itself_for_who_has_scripts_off(
 
 
 def test_clips_are_told_in_blocks_of_a_few_hundred() -> None:
-    views = [view(request_row(number // 2, takes=2), number % 2) for number in range(6)]
+    views = [view(request_row(number // 2, takes=2), number % 2 + 1) for number in range(6)]
     blocks = [json.loads(block) for block in data_blocks(views, clips_in_block=4)]
     assert [len(block) for block in blocks] == [4, 2]
-    assert [clip["take"] for block in blocks for clip in block] == [0, 1] * 3
+    assert [clip["take"] for block in blocks for clip in block] == [1, 2] * 3
 
 
-def test_a_take_is_stored_from_0_and_told_from_1(tmp_path: Path) -> None:
+def test_the_second_take_is_told_as_the_second(tmp_path: Path) -> None:
     make(small_catalog(str(tmp_path), [request_row(0, takes=2)]))
     second = clips_of(tmp_path)[1]
-    assert (second["take"], second["takes"]) == (1, 2)
+    assert (second["take"], second["takes"]) == (2, 2)
     assert second["anchor"].endswith("-2")
     assert ["Take and seed", "2, 0"] in second["lineage"]
 
@@ -227,7 +227,7 @@ def test_what_is_quarantined_is_not_on_the_page(tmp_path: Path) -> None:
     of = {row["request_id"]: row for row in clips}
     of[requests[0]["request_id"]]["reasons"] = ["tail silence: expected at most 1 s, got 3"]
     near = [
-        {"request_id": row["request_id"], "take": 0, "sha256": sha256, "too_near": too_near}
+        {"request_id": row["request_id"], "take": 1, "sha256": sha256, "too_near": too_near}
         for row, sha256, too_near in (
             (requests[1], of[requests[1]["request_id"]]["sha256"], True),
             (requests[2], "0" * 64, True),  # of a file that was made again since
