@@ -142,7 +142,7 @@ def plan(
     pipeline, plans = settled.plan.pipeline(), settled.stage_plans
     estimates = estimate(pipeline, plans)
     print_table(open_console(), plan_rows(plans, estimates))
-    for line in order_lines(pipeline, plans):
+    for line in order_lines(pipeline, plans, estimates):
         print(line)
     if total := total_line(estimates):
         print(f"in all: {total}")

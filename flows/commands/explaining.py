@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.licences import count_licences
-from schemas.queries.database import literal, query
+from schemas.queries.database import query
 from schemas.queries.descent import find_recordings
+from schemas.sql import literal
 from schemas.storage.store import Store
 from schemas.storage.take_downs import TakeDowns
 from schemas.storage.versions import Versions

@@ -93,6 +93,7 @@ def generate(
 ) -> int:
     """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores and the page."""
     print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
+    from flows.runs.estimates import estimate
     from flows.runs.orders import order_lines, stopping_lines, told_lines
     from flows.runs.output import be_quiet
 
@@ -121,7 +122,7 @@ def generate(
         )
         pipeline = parsed.plan.pipeline()
         plans = parsed.plan.stage_plans(pipeline)
-        for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans)):
+        for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans, estimate(pipeline, plans))):
             print(line, file=sys.stderr, flush=True)
         if not dry_run:
             return run_and_tell(parsed)

@@ -7,6 +7,7 @@ import typer
 
 from flows.commands.completion import complete_table
 from flows.commands.options import StoreOption, UsageError, existing_store
+from schemas.sql import literal
 
 if TYPE_CHECKING:
     from schemas.storage.store import Store
@@ -154,7 +155,7 @@ def _row(store: "Store", table: "Table", key: str) -> "Row":
         raise UsageError(
             f"expected one row, got {len(matching):,} of {table.name} that begin with {key}: {examples}{more}"
         )
-    exactly = " AND ".join(f'"{column}" = {_literal(value)}' for column, value in matching[0].items())
+    exactly = " AND ".join(f'"{column}" = {literal(value)}' for column, value in matching[0].items())
     row: Row = query(store, f"SELECT * FROM {table.name} WHERE {exactly}").to_pylist()[0]
     return row
 
@@ -162,8 +163,6 @@ def _row(store: "Store", table: "Table", key: str) -> "Row":
 def _conditions(table: "Table", key: str) -> Iterator[str]:
     """Yield what the columns of a key must meet: texts begin so, numbers are these."""
     import pyarrow as pa
-
-    from schemas.queries.database import literal
 
     parts = key.split("/", len(table.key) - 1)
     for column, part in zip(table.key, parts, strict=False):
@@ -180,9 +179,3 @@ def _conditions(table: "Table", key: str) -> Iterator[str]:
 def _key_text(row: "Row") -> str:
     """Return a key as it is given back to `segue show`."""
     return "/".join(str(value) for value in row.values())
-
-
-def _literal(value: object) -> str:
-    from schemas.queries.database import literal
-
-    return literal(value) if isinstance(value, str) else str(value)

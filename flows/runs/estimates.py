@@ -1,16 +1,18 @@
 """What a run would take: seconds and bytes by stage, from the rates that this store's own runs and files have.
 
-A stage that makes its rows one by one takes so long for each; one that makes them all at once, such as a training,
-takes as long as it last did. What no run of the store has done yet is not known, and nothing is guessed.
+A stage that makes its rows one by one takes so long for each, and one that makes clips so long for each second of
+them; one that makes its rows all at once, such as a training, takes as long as it last did. What no run of the store
+has done yet is not known, and nothing is guessed.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from schemas import Store
 from schemas.storage.publications import Publications
-from schemas.tables import CLIPS, RUNS, Row, Table
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, RUNS, Row, Table
 from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 
@@ -39,6 +41,7 @@ def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
         return []
     latest = latest_runs(pipeline.store)
     sizes = _bytes_a_row(pipeline, [pipeline.stages[plan.stage].module.WRITES for plan in working])
+    length = _length(pipeline, plans)
     estimates = []
     for plan in working:
         module = pipeline.stages[plan.stage].module
@@ -49,9 +52,48 @@ def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
             seconds = float(runs[-1]["seconds"])
         else:
             seconds = plan.make * seconds_a_row(runs)
+            if makes_clips(module):
+                seconds *= length
         size = sizes.get(module.WRITES.name)
+        if size is not None and makes_clips(module):
+            size *= length
         estimates.append(Estimate(plan.stage, seconds, None if size is None else plan.make * size))
     return estimates
+
+
+def makes_clips(module: ModuleType) -> bool:
+    """Return whether a stage has a row for each clip, which takes the longer, the longer the clip is."""
+    return bool(module.WRITES.key == GENERATIONS.key)
+
+
+def planned_requests(pipeline: "Pipeline", plans: Sequence[Plan]) -> dict[str, Row] | None:
+    """Return the requests as they will stand, by id; None where the plan takes in no order."""
+    plan = next((plan for plan in plans if plan.stage == "requests"), None)
+    if plan is None:
+        return None
+    if plan.content is not None:
+        rows = [dict(row) for shard in plan.content.values() for row in shard if isinstance(row, Mapping)]
+    else:
+        rows = pipeline.store.read(REQUESTS, pipeline.fingerprint("requests")).to_pylist()
+    return {row["request_id"]: row for row in rows}
+
+
+def planned_takes(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Row]:
+    """Return the request of each take that a plan with an order would generate."""
+    rows = planned_requests(pipeline, plans) or {}
+    generate = next((plan for plan in plans if plan.stage == "generate"), None)
+    return [] if generate is None else [rows[key[0]] for key in generate.missing if key[0] in rows]
+
+
+def _length(pipeline: "Pipeline", plans: Sequence[Plan]) -> float:
+    """Return how many times as long the clips of a plan are as those that the store's rates were measured on."""
+    takes = planned_takes(pipeline, plans)
+    if not takes:
+        return 1.0
+    files = Publications(pipeline.store).shown_files([CLIPS.name]).get(CLIPS.name, [])
+    before = pipeline.store.read_files(CLIPS, files, ["seconds"]).column("seconds").drop_null().to_pylist()
+    planned = sum(row["seconds"] for row in takes) / len(takes)
+    return float(planned / (sum(before) / len(before))) if sum(before) else 1.0
 
 
 def total_line(estimates: Sequence[Estimate]) -> str | None:

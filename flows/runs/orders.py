@@ -1,12 +1,12 @@
 """What a plan says of an order: its clips, what making them takes by what this store's runs took, and what stops it."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from flows.recipes.presets import NO_WATERMARK
-from flows.runs.estimates import amount, latest_runs, seconds_a_row
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS, Row
+from flows.runs.estimates import Estimate, amount, makes_clips, planned_requests, planned_takes
+from schemas.tables import Row
 from stages.checkpoints.generation_config import GenerationConfig
 from stages.pipeline.contract import Reject
 from stages.pipeline.durations import duration
@@ -18,24 +18,21 @@ if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
 
 
-def order_lines(pipeline: "Pipeline", plans: Sequence[Plan]) -> Iterator[str]:
+def order_lines(pipeline: "Pipeline", plans: Sequence[Plan], estimates: Sequence[Estimate]) -> Iterator[str]:
     """Yield what the order of a plan holds and what making its clips takes; nothing where a plan takes in no order."""
-    by_stage = {plan.stage: plan for plan in plans}
-    taken_in = by_stage.get("requests")
-    if taken_in is None:
+    rows = planned_requests(pipeline, plans)
+    if rows is None:
         return
-    rows = _requests(pipeline, taken_in)
     clips = sum(row["takes"] for row in rows.values())
     seconds = sum(row["takes"] * row["seconds"] for row in rows.values())
     yield f"order: {_counted(len(rows), 'request')}, {_counted(clips, 'clip')}, {_minutes(seconds)} of sound"
-    generate = by_stage.get("generate")
-    if generate is None or not generate.make:
+    takes = planned_takes(pipeline, plans)
+    if not takes:
         return
-    takes = [rows[key[0]] for key in generate.missing if key[0] in rows]
     sound = sum(row["seconds"] for row in takes)
     frames = _frames(pipeline, takes)
     to_make = [_counted(len(takes), "clip"), _counted(frames, "frame") if frames is not None else "frames unknown"]
-    yield f"to make: {', '.join(to_make)}, {_minutes(sound)} of sound; {_cost(pipeline, plans, sound)}"
+    yield f"to make: {', '.join(to_make)}, {_minutes(sound)} of sound; {_cost(pipeline, estimates)}"
 
 
 def told_lines(plans: Sequence[Plan]) -> Iterator[str]:
@@ -74,15 +71,6 @@ def _refused(plan: Plan) -> tuple[list[Reject], list[Reject]]:
     return [reject for reject in plan.rejects if reject not in waiting], waiting
 
 
-def _requests(pipeline: "Pipeline", plan: Plan) -> dict[str, Row]:
-    """Return the requests as they will stand, by id."""
-    if plan.content is not None:
-        rows = [dict(row) for shard in plan.content.values() for row in shard if isinstance(row, Mapping)]
-    else:
-        rows = pipeline.store.read(REQUESTS, pipeline.fingerprint("requests")).to_pylist()
-    return {row["request_id"]: row for row in rows}
-
-
 def _frames(pipeline: "Pipeline", takes: Sequence[Row]) -> int | None:
     """Return the frames of codes that are generated for takes; None where their rate is not known yet."""
     rate = _frame_rate(pipeline)
@@ -106,34 +94,15 @@ def _frame_rate(pipeline: "Pipeline") -> float | None:
         return None
 
 
-def _cost(pipeline: "Pipeline", plans: Sequence[Plan], sound: float) -> str:
-    """Say how long making so many seconds of sound takes, stage by stage, and how large the files are."""
-    measured = _measured(pipeline)
-    if measured is None:
-        return "time and bytes unknown: no run of this store has made clips yet"
-    seconds_a_clip, bytes_a_second = measured
-    rates = {stage: seconds_a_row(runs) for stage, runs in latest_runs(pipeline.store).items()}
-    stages = [
-        plan.stage
-        for plan in plans
-        if plan.make and pipeline.stages[plan.stage].module.WRITES.key == GENERATIONS.key and plan.stage in rates
-    ]
-    times = {stage: rates[stage] * sound / seconds_a_clip for stage in stages}
-    each = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
-    size = amount(bytes_a_second * sound)
+def _cost(pipeline: "Pipeline", estimates: Sequence[Estimate]) -> str:
+    """Say how long making the clips takes, stage by stage, and how large their rows and files are."""
+    of_clips = [each for each in estimates if makes_clips(pipeline.stages[each.stage].module)]
+    times = {each.stage: each.seconds for each in of_clips if each.seconds is not None}
     if not times:
-        return f"time unknown, about {size} by the clips of this store"
-    return f"about {duration(sum(times.values()))} ({each}) and {size}, by what runs of this store took"
-
-
-def _measured(pipeline: "Pipeline") -> tuple[float, float] | None:
-    """Return the mean seconds of the clips that users see, and their bytes a second; None where there are none."""
-    from schemas.storage.publications import Publications
-
-    files = Publications(pipeline.store).shown_files([CLIPS.name]).get(CLIPS.name, [])
-    clips = pipeline.store.read_files(CLIPS, files, ["seconds", "bytes"]).to_pylist()
-    seconds = sum(row["seconds"] or 0 for row in clips)
-    return (seconds / len(clips), sum(row["bytes"] or 0 for row in clips) / seconds) if seconds else None
+        return "time and bytes unknown: no run of this store has made clips yet"
+    each_time = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in times.items())
+    size = amount(sum(each.bytes or 0 for each in of_clips))
+    return f"about {duration(sum(times.values()))} ({each_time}) and {size}, by what runs of this store took"
 
 
 def _counted(number: int, what: str) -> str:

@@ -14,6 +14,7 @@ from flows.runs.output import result_rows
 from flows.runs.reasons import reason_lines
 from flows.runs.running import Run
 from schemas import Store
+from schemas.sql import literal
 from schemas.tables import Row
 from stages.pipeline.durations import duration
 from stages.pipeline.release import release_text
@@ -99,7 +100,7 @@ def _stages(run: Run) -> str:
 
 
 def _checks(store: Store, run: Run) -> list[str]:
-    rows = _answer(store, _CHECKS.format(run=_literal(run.run_id)))
+    rows = _answer(store, _CHECKS.format(run=literal(run.run_id)))
     if not rows:
         return []
     failed = [
@@ -118,8 +119,8 @@ def _pictures(store: Store, run: Run) -> Iterator[str]:
     changed = {result.stage for result in run.results if result.changed}
     kinds = [kind for stage in run.plan.stages if stage.name in changed for kind in getattr(stage.module, "KINDS", ())]
     for kind in kinds:
-        for row in _answer(store, _TRAINED.format(kinds=_literal(kind))):
-            steps = _answer(store, f"SELECT * FROM training WHERE checkpoint_id = {_literal(row['checkpoint_id'])}")
+        for row in _answer(store, _TRAINED.format(kinds=literal(kind))):
+            steps = _answer(store, f"SELECT * FROM training WHERE checkpoint_id = {literal(row['checkpoint_id'])}")
             for chart in training_charts(steps)[:CHARTS]:
                 image = _data_address("image/svg+xml", chart_svg(chart).encode())
                 yield f"## {kind}: {chart.title}\n\n![{chart.title}]({image})"
@@ -144,12 +145,6 @@ def _answer(store: Store, query: str) -> list[Row]:
         return rows
     except QueryError:
         return []
-
-
-def _literal(text: str) -> str:
-    from schemas.queries.database import literal
-
-    return literal(text)
 
 
 def _lines(lines: list[str]) -> str:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from schemas.names import did_you_mean
 from schemas.queries.columns import COLUMNS, VIEW_COLUMNS
 from schemas.queries.views import EVERY_CLIP, VIEWS
+from schemas.sql import literal
 from schemas.storage.publications import Publications
 from schemas.storage.store import Store
 from schemas.storage.take_downs import HIDDEN_BY, TakeDowns
@@ -367,11 +368,6 @@ def _prefix(store: Store, kept: bool) -> str:
     where a client says that it is, and then the folder of the database that the client opened."""
     url = literal(f"{store.root if store.is_local else store.filesystem.unstrip_protocol(store.root)}/")
     return f"coalesce(getvariable('{PLACE}') || '/', {OPENED_IN}, {url})" if kept else url
-
-
-def literal(text: str) -> str:
-    """Return a text as SQL writes it."""
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _sql_type(kind: pa.DataType) -> str:

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 
 from schemas.licences import count_licences
 from schemas.queries.conditions import Conditions
-from schemas.queries.database import literal, query
+from schemas.queries.database import query
+from schemas.sql import literal
 from schemas.storage.store import Store
 from schemas.storage.take_downs import with_descendants
 from schemas.tables import CHECKPOINTS, LEARNED, REQUESTS, TRACKS, WEIGHTS, Row

@@ -10,6 +10,8 @@ what was written once, and no table: asked for one clip or one recording, they r
 
 from dataclasses import dataclass
 
+from schemas.tables.catalog import HELD_BY_GATE
+
 
 @dataclass(frozen=True)
 class View:
@@ -40,7 +42,7 @@ EVERY_CLIP = "every_clip"
 """The view of all rows of the table `clips`, what is quarantined too; `clips` itself is a view over it."""
 
 _REASONS = {
-    "clips": f"SELECT request_id, take, sha256, 'gate' AS stage, reasons FROM {EVERY_CLIP} WHERE len(reasons) > 0",
+    "clips": f"SELECT request_id, take, sha256, 'gate' AS stage, reasons FROM {EVERY_CLIP} WHERE {HELD_BY_GATE}",
     "originality": "SELECT request_id, take, sha256, 'originality' AS stage, reasons FROM originality WHERE too_near",
 }
 """A table -> the clips that it has something against: by key and digest of the file, for a clip that was made again is

@@ -13,6 +13,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from schemas.identity import fingerprint
+from schemas.sql import literal
 from schemas.storage.store import Store
 from schemas.tables import CHECKPOINTS, CLIPS, GENERATIONS, RECONSTRUCTIONS, SAMPLES, TAKEN_DOWN, VERDICTS, Row, Table
 
@@ -41,7 +42,7 @@ class Hidden:
         for column in HIDDEN_BY.get(table.name, ()):
             values = sorted(getattr(self, column))
             if values:
-                literals = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+                literals = ", ".join(map(literal, values))
                 parts.append(f"coalesce({column} NOT IN ({literals}), true)")
         return " AND ".join(parts)
 

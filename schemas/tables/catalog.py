@@ -1,8 +1,10 @@
 """Tables of the catalog: from the clips that are asked for to their files and the page that shows them."""
 
+from collections.abc import Iterable
+
 import pyarrow as pa
 
-from schemas.tables.table import TEXT, TEXTS, VECTOR, FileColumns, Table, columns
+from schemas.tables.table import TEXT, TEXTS, VECTOR, FileColumns, Row, Table, columns
 
 USED_ADAPTER = pa.struct([("name", TEXT), ("strength", pa.float64()), ("reference", TEXT), ("digest", TEXT)])
 """An adapter that is added to the model: as the line names it, how strongly, where it lies, and of which content."""
@@ -156,3 +158,22 @@ REPORTS = Table(
     files=(FileColumns("path", "bytes", "sha256", small=True),),
     identity=("report_id", "path", "clips"),
 )
+
+
+def passed_gate(clip: Row) -> bool:
+    """Return whether the gate had nothing against a row of `clips`. One of a release before the gate has no reasons at
+    all, which counts as none."""
+    return not clip["reasons"]
+
+
+HELD_BY_GATE = "len(reasons) > 0"
+"""The same in SQL, of those that did not pass."""
+
+
+def clips_shown(clips: Iterable[Row], originality: Iterable[Row]) -> list[Row]:
+    """Return the rows of `clips` that the view of that name shows: neither the gate nor `originality` has anything
+    against them. Of a clip that was made again an earlier file's verdict says nothing."""
+    too_near = {(row["request_id"], row["take"], row["sha256"]) for row in originality if row["too_near"]}
+    return [
+        row for row in clips if passed_gate(row) and (row["request_id"], row["take"], row["sha256"]) not in too_near
+    ]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from schemas import Store
-from schemas.queries.database import QueryError, literal, query
+from schemas.queries.database import QueryError, query
 from schemas.queries.picks import Clip, Picks
+from schemas.sql import literal
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, TABLES, Row, Table
 
 HEARD = tuple(

@@ -21,6 +21,7 @@ import schemas
 from schemas import WeightsRef
 from schemas.identity import by_hash
 from schemas.tables import CLAP, CLIPS, CONTROLS, MEASURES, SCORES, TRACKS, Row
+from schemas.tables.catalog import passed_gate
 from schemas.weights import LocalWeights
 from stages.evaluate.statistics import Estimate, Vectors, frechet_interval, mean_interval, wilson_interval
 from stages.judging.judging import Asked, Heard, judge
@@ -107,7 +108,7 @@ def reduce(
 ) -> ReduceResult:
     """Lay out the score card of the clips of each model."""
     control_rows = controls.to_pylist()
-    passed = {(row["request_id"], row["take"]): row["checkpoint_id"] for row in clips.to_pylist() if not row["reasons"]}
+    passed = {(row["request_id"], row["take"]): row["checkpoint_id"] for row in clips.to_pylist() if passed_gate(row)}
     score_rows = [row for row in scores.to_pylist() if (row["request_id"], row["take"]) in passed]
     by_model: dict[str, list[Row]] = {}
     for row in score_rows:

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from schemas.identity import by_hash
 from schemas.tables import TRACKS, Row
+from schemas.tables.catalog import passed_gate
 from stages.analysis.prints import SAMPLE_RATE, take_print
 from stages.audio.locations import AudioError
 from stages.audio.reading import read_waveform
@@ -47,7 +48,7 @@ def clip_subjects(
         take = verdict["request_id"], verdict["take"]
         if take in generation_of:
             generation_of[take] = chosen_try(verdict, generation_of[take])
-    rows = [row for row in clips.to_pylist() if not row["reasons"] and row["request_id"] in request_of]
+    rows = [row for row in clips.to_pylist() if passed_gate(row) and row["request_id"] in request_of]
     learned = learned_by(context, {row["checkpoint_id"] for row in rows})
     unknown = [checkpoint for checkpoint in sorted(learned) if not learned[checkpoint]]
     context.remarks.add_all("models of which it is not known what they learned from", "", unknown)

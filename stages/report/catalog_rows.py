@@ -19,6 +19,7 @@ from schemas.tables import (
     VERDICTS,
     Row,
 )
+from schemas.tables.catalog import clips_shown
 from stages.report.codecs import newest_codec
 
 Key = tuple[str, int]
@@ -67,17 +68,13 @@ def gather_rows(tables: Mapping[str, pa.Table]) -> CatalogRows:
     seeds = {_key(row): row["seed"] for row in generations}
     seeds |= {_key(row): row["seed"] for row in clips if row["seed"] is not None}
     request_ids = {row["request_id"] for row in requests}
-    too_near = {row["sha256"] for row in originality if row["too_near"]}
     nearest = {_key(row): row for row in tables[NEAREST.name].to_pylist()}
     untrained = _untrained(tables[CONTROLS.name])
     checkpoints = sorted(tables[CHECKPOINTS.name].to_pylist(), key=lambda row: row["created_at"], reverse=True)
     codec = newest_codec(checkpoints)
     return CatalogRows(
         clips=[
-            row
-            for row in clips
-            if row["request_id"] in request_ids and _key(row) in seeds
-            if not row["reasons"] and row["sha256"] not in too_near
+            row for row in clips_shown(clips, originality) if row["request_id"] in request_ids and _key(row) in seeds
         ],
         verdicts=[row for row in tables[VERDICTS.name].to_pylist() if row["request_id"] in request_ids],
         scores=[

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from schemas.storage.take_downs import TakeDowns
 from schemas.storage.versions import Versions
-from schemas.tables import CLIPS, GENERATIONS, SCORES, Row, Table
+from schemas.tables import CLIPS, GENERATIONS, ORIGINALITY, SCORES, Row, Table
+from schemas.tables.catalog import clips_shown
 from stages.pipeline.contract import Context
 from stages.report.annotations import annotations
 from stages.report.clips import Twin, relative_address, score_words
@@ -41,7 +42,7 @@ def earlier_clips(
     for version in context.store.versions(CLIPS):
         if version == context.versions.get(CLIPS.name) or version not in versions:
             continue
-        rows = [row for row in _rows(context, CLIPS, version) if not row["reasons"]]
+        rows = clips_shown(_rows(context, CLIPS, version), _newest_of(context, versions, ORIGINALITY, version))
         seed_of = {
             _key(row): row["seed"] for row in _rows(context, GENERATIONS, versions[version].inputs["generations"])
         }
@@ -56,10 +57,15 @@ def earlier_clips(
         places = [newest.index(row["checkpoint_id"]) for row in shared.values() if row["checkpoint_id"] in newest]
         rank = (-min(places, default=len(newest)), len(shared))
         if best is None or rank > best[0]:
-            scored = [name for name in context.store.versions(SCORES) if _is_made_from(versions, name, version)]
-            scores = _rows(context, SCORES, scored[-1]) if scored else []
+            scores = _newest_of(context, versions, SCORES, version)
             best = rank, EarlierClips(shared, {_key(row): row for row in scores})
     return best[1] if best else EarlierClips({}, {})
+
+
+def _newest_of(context: Context, versions: Mapping[str, object], table: Table, clips: str) -> list[Row]:
+    """Return the rows of the newest version of a table that was made from a version of `clips`; none if none was."""
+    made = [name for name in context.store.versions(table) if _is_made_from(versions, name, clips)]
+    return _rows(context, table, made[-1]) if made else []
 
 
 def _is_made_from(versions: Mapping[str, object], name: str, clips: str) -> bool:

@@ -9,8 +9,10 @@ import pytest
 
 from flows.runs.estimates import LATEST_RUNS, Estimate, amount, duration, estimate, total_line
 from schemas import Store
-from schemas.tables import CHROMA, CLIPS, RUNS
+from schemas.storage.publications import Publications
+from schemas.tables import CHROMA, CLIPS, GENERATIONS, REQUESTS, RUNS
 from stages.pipeline.plans import Plan
+from tests.schemas.queries.test_views import publish
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -60,6 +62,19 @@ def test_runs_that_failed_or_made_nothing_or_are_long_past_say_nothing_of_the_ra
     ran(store, ("chroma", 900.0, 1, None), *latest, ("chroma", 500.0, 3, "StageFailed"), ("chroma", 1.0, 0, None))
     plans = [Plan("chroma", jobs=("0",), make=3)]
     assert estimate(pipeline_on(store, chroma=(CHROMA, "maps")), plans)[0].seconds == pytest.approx(6.0)  # type: ignore[arg-type]
+
+
+def test_clips_take_as_long_as_they_sound(store: Store) -> None:
+    ran(store, ("generate", 16.0, 2, None))
+    publish(store, CLIPS, [{"request_id": "before", "take": take, "seconds": 8.0, "bytes": 800} for take in (1, 2)])
+    pipeline = pipeline_on(store, requests=(REQUESTS, "maps"), generate=(GENERATIONS, "maps"), decode=(CLIPS, "maps"))
+    order = Plan("requests", content={"0": [{"request_id": "new", "seconds": 2.0}]})
+    missing = (("new", "1"), ("new", "2"), ("new", "3"))
+    plans = [order, Plan("generate", jobs=("0",), make=3, missing=missing), Plan("decode", jobs=("0",), make=3)]
+    generate, decode = estimate(pipeline, plans)  # type: ignore[arg-type]
+    assert generate.seconds == pytest.approx(3 * 8.0 / 4)
+    whole = sum(store.size(file) or 0 for file in Publications(store).shown_files([CLIPS.name])[CLIPS.name])
+    assert decode.bytes == pytest.approx(3 * (800 + whole / 2) / 4)
 
 
 def test_what_never_ran_here_is_not_guessed_and_a_stage_without_work_takes_nothing(store: Store) -> None:

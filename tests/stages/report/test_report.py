@@ -9,9 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import pyarrow as pa
 import pytest
 import soundfile
 
+from schemas.storage.versions import record_version
 from schemas.tables import CLIPS, MEASURES, ORIGINALITY, SCORES, TRACKS
 from stages import report
 from stages.audio import encode_audio
@@ -217,6 +219,20 @@ def test_clips_of_another_checkpoint_for_the_same_requests_and_seeds_are_set_bes
     assert clips[0]["twin"]["values"]["chroma_similarity"] == 0.2
     assert (tmp_path / "report" / clips[0]["twin"]["picture"]).is_file()
     assert facts_of(tmp_path)["twins"] == [EARLIER]
+
+
+def test_what_another_checkpoint_made_too_near_to_its_training_data_is_set_beside_nothing(tmp_path: Path) -> None:
+    requests = [request_row(number) for number in range(2)]
+    context = small_catalog(str(tmp_path), requests)
+    add_earlier_clips(context, requests)
+    first = context.store.read(CLIPS, EARLIER, columns=["request_id", "take", "sha256"]).to_pylist()[0]
+    judged = pa.Table.from_pylist([first | {"too_near": True}], schema=ORIGINALITY.schema)
+    context.store.write_shard(ORIGINALITY, "0a1a", "0", judged, input_key="a test")
+    record_version(context.store, "0a1a", "originality", 1, "{}", {CLIPS.name: EARLIER})
+    make(context)
+    assert {clip["id"]: "twin" in clip for clip in clips_of(tmp_path)} == {
+        request["request_id"]: request["request_id"] != first["request_id"] for request in requests
+    }
 
 
 def test_what_is_quarantined_is_not_on_the_page(tmp_path: Path) -> None:

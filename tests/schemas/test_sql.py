@@ -1,0 +1,13 @@
+"""Values in SQL: whatever a text holds comes back from a query as it is."""
+
+import duckdb
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from schemas.sql import literal
+
+
+@settings(deadline=None, max_examples=60)
+@given(some.text(some.characters(exclude_categories=["Cs"], exclude_characters="\0")) | some.integers(0, 2**31))
+def test_a_value_comes_back_as_it_was(value):
+    assert duckdb.execute(f"SELECT {literal(value)}").fetchall() == [(value,)]
