@@ -151,15 +151,35 @@ def _candidates(
     return candidates
 
 
-def compare_with_each_other(prints: Sequence[Print]) -> list[tuple[int, Passage] | None]:
-    """Find of each print the one among the others that it has most in common with, and what."""
-    best = list[tuple[int, Passage] | None]([None] * len(prints))
+@dataclass(frozen=True)
+class Likest:
+    """The clip that another one is most like."""
+
+    place: int
+    passage: Passage | None
+    """What they have in common; None where they are of the same codes, and so the same sound."""
+
+
+def compare_with_each_other(subjects: Sequence[Subject]) -> list[Likest | None]:
+    """Find of each subject the one among the others that it has most in common with, and what: one of the same codes,
+    the earliest, else by their sound. A clip of few peaks, short or quiet, has too few to tell the same sound by."""
+    best = list[Likest | None]([None] * len(subjects))
+    prints = [each.peaks for each in subjects]
     found = most_in_common([keys_of([quads(each) for each in prints])], [], least=LEAST_SOUND, most=COMPARED)
     for later, earlier in zip(found.asked.tolist(), found.others.tolist(), strict=True):
         for place, other in ((later, earlier), (earlier, later)):
             passage, known = compare(prints[place], prints[other]), best[place]
-            if passage is not None and (known is None or passage.strength > known[1].strength):
-                best[place] = other, passage
+            if passage is not None and passage.strength > (known.passage.strength if known and known.passage else 0):
+                best[place] = Likest(other, passage)
+    same: dict[tuple[str | None, bytes], list[int]] = defaultdict(list)
+    for place, each in enumerate(subjects):
+        if len(each.codes):
+            same[each.codec, each.codes.tobytes()].append(place)
+    for first, *others in same.values():
+        for place in others:
+            best[place] = Likest(first, None)
+        if others:
+            best[first] = Likest(others[0], None)
     return best
 
 

@@ -33,7 +33,7 @@ def judge(config: Config, context: Context, heard: Sequence[HeardClip], held_out
         codes = sorted(found.run.equal / rate if found.run else 0.0 for found in of_set)
         sounds = sorted(found.passage.strength if found.passage else 0.0 for found in of_set)
         baselines[learned] = Baseline(codes, sounds)
-    pairs = compare_with_each_other([each.subject.peaks for each in heard])
+    pairs = compare_with_each_other([each.subject for each in heard])
     rows: list[Row] = []
     for place, (each, found, pair) in enumerate(zip(heard, nearest, pairs, strict=False)):
         baseline = baselines.get(each.subject.learned, Baseline((), ()))
@@ -41,15 +41,15 @@ def judge(config: Config, context: Context, heard: Sequence[HeardClip], held_out
         row["held_out"], row["compared"] = len(baseline.sounds), len(each.subject.learned)
         reasons = _reasons(row)
         if pair is not None:
-            other, passage = heard[pair[0]], pair[1]
+            other, passage = heard[pair.place], pair.passage
             lengths = [one.clip["seconds"] - one.prompt_seconds for one in (each, other)]
             row |= {
                 "nearest_request_id": other.clip["request_id"],
                 "nearest_take": other.clip["take"],
-                "nearest_seconds": passage.strength,
-                "nearest_share": passage.likeness(*lengths),
+                "nearest_seconds": min(lengths) if passage is None else passage.strength,
+                "nearest_share": 1.0 if passage is None else passage.likeness(*lengths),
             }
-            if config.duplicates is not None and pair[0] < place and row["nearest_share"] >= config.duplicates:
+            if config.duplicates is not None and pair.place < place and row["nearest_share"] >= config.duplicates:
                 name = f"{other.clip['request_id'][:8]}, take {other.clip['take']}"
                 reasons.append(f"expected a clip of its own, got {row['nearest_share']:.0%} of request {name}")
         rows.append(row | {"too_near": bool(reasons), "reasons": reasons})

@@ -193,6 +193,18 @@ def test_held_out_recordings_and_models_from_elsewhere_make_no_clip_too_near(wor
     assert rows["elsewhere"]["sound_percentile"] is None
 
 
+def test_of_takes_with_the_same_codes_all_but_the_first_are_duplicates_however_short(world):
+    same = codes(4000, 60)
+    for name in ("first", "second", "third"):
+        world.clip(name, np.sin(np.arange(int(1.2 * RATE)) / 9) * 0.1, same)  # a tone: a peak at a time
+    world.clip("other", np.sin(np.arange(int(1.2 * RATE)) / 31) * 0.1)
+    rows = world.run()
+    assert [rows[name]["too_near"] for name in ("first", "second", "third", "other")] == [False, True, True, False]
+    assert [rows[name]["nearest_request_id"] for name in ("first", "second", "third")] == ["second", "first", "first"]
+    assert rows["third"]["reasons"] == ["expected a clip of its own, got 100% of request first, take 1"]
+    assert rows["third"]["nearest_seconds"] == pytest.approx(1.2)
+
+
 def test_the_later_of_two_equal_clips_is_a_duplicate(world):
     world.clip("z first", excerpt(piece(30), 6, 0.3))
     world.clip("a later", PLANTS["3 dB quieter"](excerpt(piece(30), 6, 0.3), piece(0), 0))
