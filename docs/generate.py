@@ -107,14 +107,14 @@ ORDER BY likeness DESC, title LIMIT 3""",
 SELECT left(r.description, 40) AS description, t.title,
        round(list_cosine_similarity(s.description_embedding, c.embeddings[1])::DOUBLE, 2) AS likeness
 FROM scores s JOIN requests r USING (request_id), clap c JOIN tracks t USING (track_id)
-WHERE s.take = 0 AND s.description_embedding IS NOT NULL
+WHERE s.take = 1 AND s.description_embedding IS NOT NULL
   AND s.request_id = (SELECT min(request_id) FROM scores WHERE description_embedding IS NOT NULL)
 ORDER BY likeness DESC, title LIMIT 3""",
     "Which recordings does a clip sound like?": """
 SELECT left(r.description, 40) AS description, t.title,
        round(list_cosine_similarity(s.embeddings[1], c.embeddings[1])::DOUBLE, 2) AS likeness
 FROM scores s JOIN requests r USING (request_id), clap c JOIN tracks t USING (track_id)
-WHERE s.request_id = (SELECT min(request_id) FROM scores) AND s.take = 0 ORDER BY likeness DESC, title LIMIT 3""",
+WHERE s.request_id = (SELECT min(request_id) FROM scores) AND s.take = 1 ORDER BY likeness DESC, title LIMIT 3""",
     "Which recordings is no clip of the catalog like?": """
 SELECT t.title, t.genre,
        round(max(list_cosine_similarity(s.embeddings[1], c.embeddings[1]))::DOUBLE, 2) AS nearest_clip

@@ -1,0 +1,229 @@
+"""Which library looks for near-duplicates: DuckDB's join of quads beside faiss and datasketch, on the same prints.
+
+    pip install faiss-cpu datasketch
+    python -m tests.benchmarks.index_libraries STORE [--recordings 1000 4000]
+
+The collections are those of `tests.benchmarks.copies`. Each library is asked for the eight recordings before each one
+that are most like it, and is told what it takes to answer: a recording's quads, as a set or put into vectors. A planted
+copy is found where its original is among the eight. Each runs in a process of its own, on one thread, so that its
+memory is its own. Telling quads, which all of them need, is not timed, and neither is comparing what was chosen.
+"""
+
+import argparse
+import multiprocessing
+import pickle
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+import numpy.typing as npt
+
+from schemas import Store
+from schemas.queries.postings import keys_of, most_in_common
+from stages.analysis import Print
+from stages.analysis.prints import FRAMES_A_SECOND, quads
+from tests.benchmarks.copies import bases_of, collection
+from tests.benchmarks.results import table
+
+NEIGHBOURS = 8
+"""Recordings that are compared peak by peak with each one, whatever chose them."""
+WINDOW_SECONDS = 10.0
+LIKENESS = 0.05
+"""The Jaccard index from which on MinHash is tuned to see two sets as alike."""
+PERMUTATIONS = 128
+
+Quads = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A recording as indexes see it."""
+
+    whole: Quads
+    """Its quads, as `prints.quads` keeps them."""
+    windows: Sequence[Quads]
+    """Those of every ten seconds of it, which begin every five."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whom a library takes for near of each recording, and what its index is in bytes."""
+
+    near: Sequence[Sequence[int]]
+    size: int
+
+
+def subject(print_: Print) -> Subject:
+    """Tell a recording's quads, whole and by windows."""
+    length, windows = round(WINDOW_SECONDS * FRAMES_A_SECOND), []
+    for begin in range(0, max(int(print_.frames[-1]) - length // 2, 1), length // 2):
+        inside = (print_.frames >= begin) & (print_.frames < begin + length)
+        windows.append(quads(Print(print_.frames[inside], print_.pitches[inside])))
+    return Subject(quads(print_), windows)
+
+
+def by_duckdb(subjects: Sequence[Subject]) -> Answer:
+    """Join quads, as ingest does; its index is the keys themselves."""
+    keys = [each.whole for each in subjects]
+    found = most_in_common((keys_of(keys[first : first + 512], first) for first in range(0, len(keys), 512)), [])
+    near: list[list[int]] = [[] for _ in keys]
+    for asked, other in zip(found.asked.tolist(), found.others.tolist(), strict=True):
+        near[asked].append(other)
+    return Answer(near, sum(each.nbytes for each in keys))
+
+
+def vectors(sets: Sequence[Quads], width: int) -> npt.NDArray[np.float32]:
+    """Put sets into unit vectors whose products tell what they have in common, by signs at hashed places (K. Weinberger
+    et al., ICML 2009)."""
+    rows = np.zeros((len(sets), width), np.float32)
+    for row, keys in zip(rows, sets, strict=True):
+        signs = (keys >> np.uint64(40) & np.uint64(1)).astype(np.float32) * 2 - 1
+        np.add.at(row, (keys % np.uint64(width)).astype(np.int64), signs)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+
+
+def by_vectors(subjects: Sequence[Subject]) -> Answer:
+    """Ask faiss for the nearest vectors of whole recordings (IVF)."""
+    rows = vectors([each.whole for each in subjects], 512)
+    return _inverted_file(rows, np.arange(len(rows)), len(rows))
+
+
+def by_windows(subjects: Sequence[Subject]) -> Answer:
+    """Ask faiss for the nearest vectors of ten seconds (IVF), and count whose they are."""
+    owners = np.repeat(np.arange(len(subjects)), [len(each.windows) for each in subjects])
+    return _inverted_file(vectors([one for each in subjects for one in each.windows], 128), owners, len(subjects))
+
+
+def _inverted_file(rows: npt.NDArray[np.float32], owners: npt.NDArray[np.int64], count: int) -> Answer:
+    import faiss
+
+    lists = max(int(np.sqrt(len(rows))), 1)
+    index = faiss.index_factory(rows.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
+    index.train(rows[np.random.default_rng(0).permutation(len(rows))[: 40 * lists]])
+    index.add(rows)
+    index.nprobe = max(lists // 4, 1)
+    _, places = index.search(rows, 4 * NEIGHBOURS)
+    return Answer(_most_named(places, owners, count), len(faiss.serialize_index(index)))
+
+
+def _most_named(places: npt.NDArray[np.int64], owners: npt.NDArray[np.int64], count: int) -> list[list[int]]:
+    """Return of each recording the earlier ones that are named most, nearer ones before others."""
+    named: list[Counter[int]] = [Counter() for _ in range(count)]
+    for owner, row in zip(owners.tolist(), places, strict=True):
+        for rank, place in enumerate(row.tolist()):
+            if place >= 0 and owners[place] < owner:
+                named[owner][int(owners[place])] += len(row) - rank
+    return [[other for other, _ in each.most_common(NEIGHBOURS)] for each in named]
+
+
+def by_bits(subjects: Sequence[Subject]) -> Answer:
+    """Ask faiss for the nearest signs of random projections of whole recordings: 1,024 bits each, all compared."""
+    import faiss
+
+    draw = np.random.default_rng(0).standard_normal((512, 1024)).astype(np.float32)
+    bits = np.packbits(vectors([each.whole for each in subjects], 512) @ draw > 0, axis=1)
+    index = faiss.IndexBinaryFlat(1024)
+    index.add(bits)
+    _, places = index.search(bits, 4 * NEIGHBOURS)
+    return Answer(_most_named(places, np.arange(len(bits)), len(bits)), len(faiss.serialize_index_binary(index)))
+
+
+def _low_bits(key: int) -> int:
+    """Return what is left of a hash that is one already: datasketch's hold 32 bits."""
+    return key & 0xFFFFFFFF
+
+
+def by_minhash(subjects: Sequence[Subject]) -> Answer:
+    """Ask datasketch's MinHashLSH for recordings whose sets of quads are alike."""
+    from datasketch import MinHash, MinHashLSH
+
+    index, near = MinHashLSH(threshold=LIKENESS, num_perm=PERMUTATIONS), []
+    hashes: list[MinHash] = []
+    for number, each in enumerate(subjects):
+        sketch = MinHash(num_perm=PERMUTATIONS, hashfunc=_low_bits)
+        sketch.update_batch(each.whole.tolist())
+        candidates = sorted(index.query(sketch), key=lambda other: -sketch.jaccard(hashes[other]))
+        near.append(candidates[:NEIGHBOURS])
+        index.insert(number, sketch)
+        hashes.append(sketch)
+    return Answer(near, len(pickle.dumps((index, hashes))))
+
+
+LIBRARIES: dict[str, Callable[[Sequence[Subject]], Answer]] = {
+    "DuckDB, a join of quads": by_duckdb,
+    "faiss IVF, a vector a recording": by_vectors,
+    "faiss IVF, a vector for ten seconds": by_windows,
+    "faiss, 1,024 bits a recording": by_bits,
+    "datasketch MinHashLSH": by_minhash,
+}
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a library took, and what it answered."""
+
+    answer: Answer
+    seconds: float
+    memory: int
+    """Bytes at the most, beyond what there was before it was asked."""
+
+
+def _ask(name: str, subjects: Sequence[Subject], answers: "Queue[Taken]") -> None:
+    Path("/proc/self/clear_refs").write_text("5")  # the highest so far is that of reading what was handed over
+    before = _highest_memory()
+    begun = time.process_time()
+    answer = LIBRARIES[name](subjects)
+    seconds = time.process_time() - begun
+    answers.put(Taken(answer, seconds, _highest_memory() - before))
+
+
+def _highest_memory() -> int:
+    """Return the bytes of memory that this process has had at the most (Linux)."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def ask(name: str, subjects: Sequence[Subject], originals: dict[int, int]) -> list[str]:
+    """Ask a library in a process of its own, and return its row of the table."""
+    context = multiprocessing.get_context("spawn")
+    answers: Queue[Taken] = context.Queue()  # type: ignore[assignment]
+    process = context.Process(target=_ask, args=(name, subjects, answers))
+    process.start()
+    taken = answers.get()
+    process.join()
+    near = taken.answer.near
+    found = sum(original in near[copy] for copy, original in originals.items())
+    pairs = sum(map(len, near)) / len(subjects)
+    memory, size = taken.memory / 1e6, taken.answer.size / len(subjects) / 1e3
+    return [
+        name,
+        f"{found} of {len(originals)}",
+        f"{pairs:.1f}",
+        f"{taken.seconds:.1f}",
+        f"{memory:,.0f}",
+        f"{size:.1f}",
+    ]
+
+
+def main() -> None:
+    """Print the table of docs/originality.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("store")
+    parser.add_argument("--recordings", type=int, nargs="+", default=[1000, 4000])
+    parser.add_argument("--seconds", type=float, default=240.0)
+    arguments = parser.parse_args()
+    bases = bases_of(Store(arguments.store))
+    heads = ("recordings", "library", "planted found", "pairs each", "CPU s", "memory, MB", "index, kB each")
+    for count in arguments.recordings:
+        prints, originals = collection(bases, count, arguments.seconds)
+        subjects = [subject(each) for each in prints]
+        rows = [[f"{count:,}", *ask(name, subjects, originals)] for name in LIBRARIES]
+        print(table(heads, rows), flush=True)
+
+
+if __name__ == "__main__":
+    main()
