@@ -23,6 +23,9 @@ METADATA = (
 )
 """The columns of `metadata.csv`, the file's name first, as AudioFolder wants it."""
 
+FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+"""What a cell begins with that a spreadsheet computes."""
+
 
 def catalog_row(chosen: ChosenClip, file: DeliveredFile, licences: str) -> Row:
     """Return a clip's row of the catalog.
@@ -75,7 +78,14 @@ def catalog_csv(rows: Sequence[Row]) -> bytes:
     plain = [name for name in (rows[0] if rows else ()) if name != "scores"]
     at = plain.index("bytes") if plain else 0
     names = [*plain[:at], *(f"score_{name}" for name in scores), *plain[at:]]
-    return _csv(names, [row | {f"score_{name}": value for name, value in row["scores"].items()} for row in rows])
+    spread = [row | {f"score_{name}": value for name, value in row["scores"].items()} for row in rows]
+    return _csv(names, [{name: _inert(value) for name, value in row.items()} for row in spread])
+
+
+def _inert(value: object) -> object:
+    """Return a cell as spreadsheets show it: a text that they would take for a formula, which may name a file or an
+    address, stands behind an apostrophe (OWASP, CSV Injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_SIGNS) else value
 
 
 def metadata_csv(rows: Sequence[Row]) -> bytes:
