@@ -12,7 +12,7 @@ from model.lm import patterns
 from model.lm.config import LanguageModelConfig
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel, Loss, Prediction
-from stages.checkpoints.audiocraft.lm import parameter_name_from_audiocraft
+from stages.checkpoints.audiocraft.lm import parameter_name_to_audiocraft
 from tests.worlds.oracles import language_model, read_pack
 from tests.worlds.tiny_model import random_codes
 
@@ -67,10 +67,11 @@ def test_losses_and_gradients_equal_the_oracle(oracles: Path, name: str, loss_of
     gradients = {n: weight.grad for n, weight in model.named_parameters() if weight.grad is not None}
     norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
     torch.testing.assert_close(norm, pack.tensors[f"{name}.grad_norm"], rtol=1e-5, atol=1e-5)
+    theirs = {parameter_name_to_audiocraft(ours): gradient for ours, gradient in gradients.items()}
     start = f"{name}.grad."
     for key, expected in pack.tensors.items():
         if key.startswith(start):
-            found = gradients[parameter_name_from_audiocraft(key.removeprefix(start))]
+            found = theirs[key.removeprefix(start)]
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5, msg=key)
 
 
