@@ -55,7 +55,7 @@ class _Product(torch.autograd.Function):
         return operators.multiply_packed(rows, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Float[Tensor, "R Y"]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         rows, weight = ctx.saved_tensors
         gradient = gradient.contiguous()

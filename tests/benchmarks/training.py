@@ -107,7 +107,8 @@ class Both:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             found = self.theirs(input_ids=self.inputs, encoder_hidden_states=self.source, labels=self.labels)
         found.loss.backward()
-        return found.loss.detach()
+        loss: Tensor = found.loss
+        return loss.detach()
 
     def step_of_ours(self) -> None:
         self.gradients_of_ours()
