@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from jaxtyping import Bool, Int
 
-from stages.analysis.prints import FRAMES_A_SECOND, Frames, Hashes, Print, constellations
+from stages.analysis.prints import FRAMES_A_SECOND, Constellations, Frames, Hashes, Print, constellations
 
 LEAST_VOTES, VOTING_FRAMES = 4, 8
 """Constellations in common, at distances within a quarter of a second, from which on two prints are compared."""
@@ -69,10 +69,14 @@ class PrintIndex:
         owners = np.repeat(np.arange(len(prints), dtype=np.int32), [len(each.hashes) for each in told])
         self._owners: Frames = owners[order]
 
-    def passages(self, other: Print) -> Iterator[tuple[int, Passage]]:
+    def passages(self, other: Print, told: Constellations | None = None) -> Iterator[tuple[int, Passage]]:
         """Yield the longest passage in common with another print, for each print of the index that has one: by its
-        place among them."""
-        told = constellations(other)
+        place among them.
+
+        Args:
+            told: the other's constellations, which take as long as all the rest, where it is compared with many.
+        """
+        told = constellations(other) if told is None else told
         begins, ends = (np.searchsorted(self._hashes, told.hashes, side) for side in ("left", "right"))
         counts = ends - begins
         places = np.repeat(begins, counts) + np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -84,10 +88,15 @@ class PrintIndex:
             if passage is not None:
                 yield int(owner), passage
 
+    def longest(self, other: Print, told: Constellations | None = None) -> Passage | None:
+        """Return the longest passage that another print has in common with the index's only one; None where there is
+        none. `told` is as for `passages`."""
+        return next((passage for _, passage in self.passages(other, told)), None)
+
 
 def compare(one: Print, other: Print) -> Passage | None:
     """Return the longest passage that two prints have in common; None where there is none."""
-    return next((passage for _, passage in PrintIndex([one]).passages(other)), None)
+    return PrintIndex([one]).longest(other)
 
 
 def _voted_for(owners: Frames, distances: Frames) -> list[int]:

@@ -12,6 +12,8 @@ of new recordings are, and all others go by, shard by shard.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,8 @@ import pyarrow.compute as pc
 from schemas.queries.postings import Keys, most_in_common
 from schemas.storage.store import Store
 from schemas.tables import PRINTS
-from stages.analysis import Print, compare
-from stages.analysis.prints import quads
+from stages.analysis import Print, PrintIndex
+from stages.analysis.prints import constellations, quads
 from stages.ingest.probe import AudioProbe
 from stages.pipeline.contract import Context
 
@@ -91,9 +93,9 @@ def find_copies(context: Context, prints: Prints, new: Mapping[str, int], likene
     Raises:
         Stopped: the run was asked to stop.
     """
-    shard_of, pairs = _worth_comparing(context, prints, new)
+    shard_of, worth_comparing = _worth_comparing(context, prints, new)
     others = defaultdict[str, list[str]](list)
-    for mine, other in pairs:
+    for mine, other in worth_comparing:
         others[mine].append(other)
     ordered = sorted(others, key=lambda track_id: (shard_of[track_id], track_id))
     for start in range(0, len(ordered), BLOCK):
@@ -105,8 +107,11 @@ def find_copies(context: Context, prints: Prints, new: Mapping[str, int], likene
                 wanted[shard_of[other]].append((mine, other))
         for shard in sorted(wanted):
             context.check_stopped()
-            theirs = _rows(prints, shard_of, {other for _, other in wanted[shard]})
-            yield from (pair for pair in wanted[shard] if _is_copy(ours[pair[0]], theirs[pair[1]], likeness))
+            rows = _rows(prints, shard_of, {other for _, other in wanted[shard]})
+            theirs = {track_id: _Recording(row) for track_id, row in rows.items()}
+            for mine, pairs in groupby(wanted[shard], key=itemgetter(0)):
+                seconds, index = ours[mine]["seconds"], PrintIndex([print_of_row(ours[mine])])
+                yield from (pair for pair in pairs if theirs[pair[1]].is_copy(index, seconds, likeness))
 
 
 def _worth_comparing(
@@ -139,12 +144,19 @@ def _rows(prints: Prints, shard_of: Mapping[str, int], track_ids: Collection[str
     return {row["track_id"]: row for shard in shards for row in prints.whole(str(shard), track_ids).to_pylist()}
 
 
-def _is_copy(ours: Row, theirs: Row, likeness: float) -> bool:
-    """Compare two recordings peak by peak."""
-    passage = compare(print_of_row(ours), print_of_row(theirs))
-    if passage is None or passage.seconds < SHORTEST_SECONDS:
-        return False
-    return passage.likeness(ours["seconds"], theirs["seconds"]) >= likeness
+class _Recording:
+    """One that others are compared with, peak by peak: what that takes of it is computed once."""
+
+    def __init__(self, row: Row) -> None:
+        self._print, self._seconds = print_of_row(row), row["seconds"]
+        self._told = constellations(self._print)
+
+    def is_copy(self, index: PrintIndex, seconds: float, likeness: float) -> bool:
+        """Tell whether it and a recording, whose print alone is in an index, are copies of one another."""
+        passage = index.longest(self._print, self._told)
+        if passage is None or passage.seconds < SHORTEST_SECONDS:
+            return False
+        return passage.likeness(seconds, self._seconds) >= likeness
 
 
 def print_of_row(row: Row) -> Print:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from schemas.queries.postings import Keys, keys_of, most_in_common
 from schemas.tables import PRINTS, TOKENS, TRACKS
-from stages.analysis import Passage, Print, compare
+from stages.analysis import Passage, Print, PrintIndex, compare
 from stages.analysis.prints import FRAMES_A_SECOND, quads
 from stages.originality.codes import Codes, Run, longest_run, short_run_keys
 from stages.pipeline.contract import Context
@@ -105,9 +105,15 @@ def compare_with_learned(context: Context, subjects: Sequence[Subject]) -> list[
     by_sound = _candidates([quads(each.peaks) for each in subjects], sounds(), LEAST_SOUND)
     for shard, owners_of in by_sound.items():
         context.check_stopped()
-        for track, peaks in prints_of(context, shard, frozenset(owners_of)).items():
+        prints, tracks_of = prints_of(context, shard, frozenset(owners_of)), defaultdict[int, list[str]](list)
+        for track in prints:
             for owner in owners_of[track]:
-                if track in subjects[owner].learned and (passage := compare(subjects[owner].peaks, peaks)) is not None:
+                if track in subjects[owner].learned:
+                    tracks_of[owner].append(track)
+        for owner, tracks in tracks_of.items():
+            index = PrintIndex([subjects[owner].peaks])  # once for all that the subject is compared with
+            for track in tracks:
+                if (passage := index.longest(prints[track])) is not None:
                     nearest[owner].add_passage(passage, track, track in subjects[owner].melodies)
     by_codes = _candidates([short_run_keys(each.codes, each.codec) for each in subjects], series(), LEAST_CODES)
     for shard, owners_of in by_codes.items():

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from scipy.ndimage import maximum_filter1d
 
 from stages.analysis import PrintIndex, compare, take_print
-from stages.analysis.prints import SAMPLE_RATE, PrintMeter, constellations
+from stages.analysis.prints import SAMPLE_RATE, PrintMeter, constellations, loudest_within
 from tests.worlds.planted_copies import PLANTS, RATE, at_speed, excerpt, piece, print_of
 
 PIECES = range(12)
@@ -81,6 +82,20 @@ def test_a_print_is_the_same_in_whatever_blocks_a_recording_comes(cuts, seed):
     assert np.array_equal(whole.frames, blocks.frames)
     assert np.array_equal(whole.pitches, blocks.pitches)
     assert np.all(np.diff(whole.frames) >= 0)
+
+
+@pytest.mark.parametrize("reach", [1, 6, 12, 62])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_the_loudest_within_reach_is_what_scipys_filter_finds(reach, axis):
+    magnitudes = np.random.default_rng(reach).random((40, 30)).astype(np.float32)
+    expected = maximum_filter1d(magnitudes, 2 * reach + 1, axis, mode="constant")
+    assert np.array_equal(loudest_within(magnitudes, reach, axis), expected)
+
+
+def test_one_print_is_compared_with_many_as_with_each_alone(prints):
+    index = PrintIndex([prints[4]])
+    assert [index.longest(other) for other in prints] == [compare(prints[4], other) for other in prints]
+    assert index.longest(prints[4]).share == 1.0
 
 
 def test_a_print_does_not_depend_on_the_gain():
