@@ -27,6 +27,7 @@ LOOPS: dict[str, tuple[str, str]] = {
     "CLAP, from files to rows": ("From recordings", "clap"),
     "tokens, from files to rows": ("From recordings", "tokenize"),
     "ingest, against a bare loop": ("Ingest", "sound taken in"),
+    "ingest, against a loop for the same columns": ("Ingest", "sound taken in, against a loop for the same columns"),
     "adding 1 % new tracks": ("1 % new tracks", "share of the first run's work"),
     "planning 1,000,000 tracks, nothing to do": ("Planning", "time by the wall"),
     "memory of that plan": ("Planning", "memory at its highest"),
