@@ -43,7 +43,7 @@ class Finding:
 @app.command()
 def doctor(store: StoreOption = None) -> int:
     """Tell what this machine has, what of the service runs, what will hurt, and what to type."""
-    findings = [*machine(), *weights(), *settings(store), *service()]
+    findings = [*machine(), *weights(), *settings(store), *trained(store), *service()]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         print(f"{finding.state} {finding.what:<{width}}  {finding.told}")
@@ -82,7 +82,20 @@ def weights() -> Iterator[Finding]:
     models = sorted(entry.name.removeprefix("models--").replace("--", "/") for entry in folder.glob("models--*"))
     held = f"{len(models)} in {folder}: {', '.join(models[:4])}" if models else f"none in {folder}"
     network = "the network is not asked (HF_HUB_OFFLINE)" if HF_HUB_OFFLINE else "others are fetched when first used"
-    yield Finding(GOOD if models else ABSENT, "weights", f"{held}; {network}; miniature needs none")
+    own = "the presets miniature and study train their own"
+    yield Finding(GOOD if models else ABSENT, "published weights", f"{held}; {network}; {own}")
+
+
+def trained(store: str | None) -> Iterator[Finding]:
+    """Yield the models that a store has trained, where there is one."""
+    from schemas import Settings, Store
+    from schemas.tables import CHECKPOINTS
+
+    opened = Store(store or Settings().store)
+    if opened.filesystem.exists(opened.root):
+        kinds = sorted(set(opened.read_all(CHECKPOINTS, ["kind"])["kind"].to_pylist()))
+        told = ", ".join(kinds) if kinds else "none yet"
+        yield Finding(GOOD if kinds else ABSENT, "weights of the store", told)
 
 
 def settings(store: str | None) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ that it speaks, low-rank updates in place of all weights, and as many steps as s
 taken in first, so that what the model will be taught is told before anything that takes long begins.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -165,11 +166,34 @@ def recipe_of_tuning(model: str, store: "Store", text_encoder: str | None = None
     own = merge({"tokenize": {"codec": str(reference)}}, recipe_of_checkpoint(str(reference), store))
     if reference.checkpoint is not None:
         reference = WeightsRef.to_checkpoint(own["generate"]["checkpoint"])
-    described = describe_model(library.get(reference).path, library.get, encoder)
+    described = describe_model(_fetch_model(reference, library), library.get, encoder)
     difference = merge(SMALL_DATA, _recipe_of_model(described))
     difference = merge(difference, {name: value for name, value in own.items() if name != "generate"})
     learning = {"initial": str(reference), "text_encoder": text_encoder}
     return merge(difference, {"train": learning}), _stages_of_tuning(described)
+
+
+def _fetch_model(reference: WeightsRef, library: "WeightsLibrary") -> Path:
+    """Return the local folder of a checkpoint.
+
+    Raises:
+        WeightsNotFetched: it cannot be had; of one of which it is known that it reads melodies, what separates them is
+            told with it where that is missing too.
+    """
+    from schemas.weights import WeightsNotFetched
+    from stages.networks.published import HTDEMUCS, MELODY_MODELS
+
+    try:
+        return library.get(reference).path
+    except WeightsNotFetched:
+        if reference.hub_model not in MELODY_MODELS:
+            raise
+    fields = {reference: "train.initial", HTDEMUCS: "chroma.separator"}
+    try:
+        library.fetch_all(fields)
+    except WeightsNotFetched as error:
+        raise error.of_fields(fields) from error
+    return library.get(reference).path
 
 
 def _recipe_of_model(described: "ModelDescription") -> Difference:
@@ -239,13 +263,13 @@ def next_lines(options: RunOptions) -> Iterator[str]:
     pipeline = options.plan.pipeline()
     store = pipeline.store
     row: Mapping[str, Any] | None = pipeline.library.checkpoint(pipeline.context("train", run_id="plan").identity)
-    yield f"segue: the page is {store.path(PAGE) if store.is_local else f'{store.url}/{PAGE}'}"
+    yield f"segue: the page is {store.location(PAGE)}"
     if row is None:
         return
-    checkpoint, place = f"checkpoint:{row['checkpoint_id']}", f"--store {store.url}"
+    checkpoint, place = f"checkpoint:{row['checkpoint_id']}", f"--store {shlex.quote(store.location())}"
     yield f'segue: next, hear it: segue generate {checkpoint} --text "…" --seconds 12 {place}'
     if row["adapter"] is not None:
-        folder = f"{store.path(row['path']) if store.is_local else row['path']}/{ADAPTER}"
+        folder = store.location(f"{row['path']}/{ADAPTER}")
         yield f"segue: the updates alone are {folder} (peft's form); requests call them `{row['adapter']}:1`"
     yield f"segue: take it along whole: segue convert {checkpoint} ./tuned --to hf {place} (or audiocraft)"
     if row["adapter"] is not None:

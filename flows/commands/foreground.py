@@ -3,6 +3,7 @@
 Prefect, which takes seconds, is imported only once there is something to do.
 """
 
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -65,12 +66,13 @@ def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: 
 
     if not stages:
         return
+    place = shlex.quote(store.location())
     if "report" in stages:
-        yield f"segue: the page is {store.path(PAGE) if store.is_local else f'{store.url}/{PAGE}'}"
-        yield f"segue: next, `segue status --store {store.url}` tells what is there, `segue sql` asks anything of it"
+        yield f"segue: the page is {store.location(PAGE)}"
+        yield f"segue: next, `segue status --store {place}` tells what is there, `segue sql` asks anything of it"
     else:
         table = {stage.name: stage.module.WRITES.name for stage in configured}[stages[-1]]
-        yield f"segue: next, `segue show {table} --store {store.url}` tells what {stages[-1]} made"
+        yield f"segue: next, `segue show {table} --store {place}` tells what {stages[-1]} made"
 
 
 def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:

@@ -93,6 +93,7 @@ def generate(
 ) -> int:
     """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores and the page."""
     print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
+    from flows.runs.codecs import check_codecs
     from flows.runs.estimates import estimate
     from flows.runs.orders import order_lines, stopping_lines, told_lines
     from flows.runs.output import be_quiet
@@ -126,6 +127,7 @@ def generate(
             print(line, file=sys.stderr, flush=True)
         if not dry_run:
             return run_and_tell(parsed)
+        check_codecs(pipeline, parsed.plan.names)  # as the run would before it begins
         stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
         for line in (*told_lines(plans), *stopping):
             print(line, file=sys.stderr)
@@ -221,7 +223,7 @@ def _keep_order(store: "Store", order: "Mapping[str, Row]", elsewhere: Path | No
         return str(elsewhere / ORDER)
     store.check_writable()
     store.write_bytes(ORDER, content)
-    return store.path(ORDER) if store.is_local else f"{store.url}/{ORDER}"
+    return store.location(ORDER)
 
 
 def order_model_lines(pipeline: "Pipeline") -> Iterator[str]:

@@ -312,4 +312,4 @@ def with_source(settings: Settings, names: Sequence[str], taking_part: Sequence[
     if "demo" not in taking_part:
         raise ValueError("expected --source (a folder or URL of recordings), got none: this preset makes no corpus")
     store = Store(settings.store)
-    return settings.model_copy(update={"source": store.path("demo") if store.is_local else f"{store.url}/demo"})
+    return settings.model_copy(update={"source": store.location("demo")})

@@ -110,4 +110,4 @@ def _counted(number: int, what: str) -> str:
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:,.1f} minutes"
+    return f"{seconds:.3g} seconds" if seconds < 60 else f"{seconds / 60:,.1f} minutes"

@@ -206,7 +206,8 @@ class LineProgress(RunProgress):
     def start(self, what: str, total: int, unit: str) -> None:
         with self._lock:
             self._works[threading.get_ident()] = Work(what, total, unit)
-        self._write(f"{what}: {total} {unit}")
+        if total:
+            self._write(f"{what}: {total} {unit}")
 
     def advance(self, count: int = 1, note: str = "") -> None:
         with self._lock:

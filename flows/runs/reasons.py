@@ -1,5 +1,6 @@
 """Why things were refused, and what was noticed: the commonest reasons at the end of a run, and what a plan notices."""
 
+import shlex
 from collections.abc import Iterable, Sequence
 
 from schemas import Store
@@ -84,7 +85,7 @@ def _commonest(heading: str, lines: Sequence[str], listing: str, store: Store) -
     if not lines:
         return []
     rest = f", and {len(lines) - COMMONEST} more kinds" if len(lines) > COMMONEST else ""
-    every = f'all of them{rest}: segue sql "{listing}" --store {store.url}'
+    every = f'all of them{rest}: segue sql "{listing}" --store {shlex.quote(store.location())}'
     return [heading, *(f"  {line}" for line in (*lines[:COMMONEST], every))]
 
 

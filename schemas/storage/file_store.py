@@ -149,6 +149,12 @@ class FileStore:
 
     # -- files ----------------------------------------------------------------------------------------------------
 
+    def location(self, relative: str = "") -> str:
+        """Return what a person calls a place inside the store, or the store: a path where it is local, else a URL."""
+        if self.is_local:
+            return self.path(relative) if relative else self.root
+        return f"{self.url}/{relative}" if relative else self.url
+
     def path(self, relative: str) -> str:
         """Return the filesystem's path of a place inside the store.
 

@@ -13,9 +13,9 @@ from model.lm.config import STRIDE, Precision
 from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Row
-from schemas.weights import LocalWeights
+from schemas.weights import LocalWeights, WeightsNotFetched
 from stages.checkpoints.loading import named_text_encoder, read_condition_names
-from stages.networks.published import ENCODEC_32KHZ, HTDEMUCS, LAION_CLAP, ROBERTA_VOCABULARY
+from stages.networks.published import ENCODEC_32KHZ, HTDEMUCS, LAION_CLAP, MELODY_MODELS, ROBERTA_VOCABULARY
 from stages.pipeline.contract import Dependencies
 
 CONSULTED = (TRACKS, CHROMA, CLAP, TOKENS)
@@ -82,9 +82,15 @@ def generation_dependencies(config: GenerationConfig, weights: Callable[[Weights
 
     Raises:
         NotTrainedYet: an earlier stage is still to train the checkpoint.
-        ValueError: it is none, or cannot be had.
+        WeightsNotFetched: it cannot be had; one of which it is known that it reads melodies names its separator too.
+        ValueError: it is none.
     """
-    folder = weights(config.checkpoint).path
+    try:
+        folder = weights(config.checkpoint).path
+    except WeightsNotFetched as error:
+        if config.separator is None or config.checkpoint.hub_model not in MELODY_MODELS:
+            raise
+        raise WeightsNotFetched([*error.references, config.separator], error.why) from error
     reads = read_condition_names(folder)
     named = named_text_encoder(folder)
     changes: dict[str, WeightsRef | None] = {"text_encoder": named and (config.text_encoder or named)}

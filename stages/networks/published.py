@@ -14,6 +14,11 @@ LAION_CLAP = WeightsRef("lukewys/laion_clap/music_audioset_epoch_15_esc_90.14.pt
 ROBERTA_VOCABULARY = WeightsRef("FacebookAI/roberta-base/tokenizer.json")
 """RoBERTa's vocabulary, with which LAION's checkpoints read words and which they do not bring."""
 
+MELODY_MODELS = frozenset(
+    f"facebook/musicgen-{name}" for name in ("melody", "melody-large", "stereo-melody", "stereo-melody-large")
+)
+"""Published models that read melodies: what else they need is known before they are there."""
+
 T5_BASE = WeightsRef("google-t5/t5-base")
 """The T5 that reads descriptions (arXiv:2306.05284, 3.1)."""
 

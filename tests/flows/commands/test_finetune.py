@@ -181,6 +181,15 @@ def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
     assert last.endswith("put the folder here and name it: segue finetune ./musicgen-small"), last
 
 
+def test_a_melody_model_that_is_missing_is_told_together_with_its_separator(tmp_path: Path, capfd: Any) -> None:
+    words = ["--source", str(tmp_path), "--store", str(tmp_path / "store"), "--set", "settings.offline=true"]
+    assert run_command(["finetune", "facebook/musicgen-melody", *words]) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("segue: missing weights facebook/musicgen-melody, demucs:htdemucs"), last
+    assert "name it: segue finetune ./musicgen-melody; " in last
+    assert last.endswith("or do without a separator by --set chroma.separator=null")
+
+
 def test_recordings_are_asked_for(capfd: Any) -> None:
     assert run_command(["finetune", "facebook/musicgen-small"]) == 2
     assert "expected recordings to learn from, --source FOLDER" in capfd.readouterr().err

@@ -123,6 +123,14 @@ def test_a_plan_says_which_lines_are_refused_and_why_and_that_a_run_would_stop(
     assert order(*words, "--accept-refused", "1") == 0
 
 
+def test_a_plan_refuses_a_codec_that_is_not_the_models(folder: Path, tmp_path: Path, capfd: Any) -> None:
+    other = random_musicgen(SHAPES["mono"], seed=1).audio_encoder
+    other.save_pretrained(tmp_path / "other")
+    words = (str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "store"), "--dry-run")
+    assert order(*words, "--set", f"decode.codec={tmp_path}/other") == 1
+    assert f"speaks, got decode.codec = {tmp_path}/other" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["hub", "audiocraft"])
 def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
     form: str, tmp_path: Path, capfd: Any
@@ -138,6 +146,16 @@ def test_what_is_missing_is_one_line_that_says_what_to_fetch_and_how_to_name_it(
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[1].endswith(cure), lines[1]
+
+
+def test_a_melody_model_that_is_missing_is_told_together_with_its_separator(tmp_path: Path, capfd: Any) -> None:
+    words = ["facebook/musicgen-melody", "--text", DESCRIPTION, "--store", str(tmp_path / "store")]
+    assert order(*words) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("segue: missing weights facebook/musicgen-melody, demucs:htdemucs"), last
+    assert last.endswith("or do without a separator by --set generate.separator=null")
+    assert order(*words, "--set", "generate.separator=null") == 1
+    assert "demucs" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

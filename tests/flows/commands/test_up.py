@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 
 from flows.cli import run_command
@@ -23,6 +24,8 @@ from flows.service.service import (
     start_server,
     state_folder,
 )
+from schemas import Store
+from schemas.tables import CHECKPOINTS
 from tests.worlds.patience import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -117,6 +120,19 @@ def test_the_doctor_tells_without_a_server_what_there_is_and_what_to_type(capsys
         assert told[what].startswith("--")
         assert told[what].endswith("segue up")
     assert "give --store" in told["store"]
+
+
+def test_the_doctor_tells_which_weights_are_published_ones_and_which_a_store_has_trained(capsys, tmp_path):
+    store = Store(str(tmp_path / "store"))
+    rows = [{"checkpoint_id": kind, "kind": kind, "path": f"models/{kind}"} for kind in ("language_model", "codec")]
+    table = pa.Table.from_pylist(rows, schema=CHECKPOINTS.schema)
+    store.write_shard(CHECKPOINTS, "recipe", "0", table, input_key="all")
+    assert run_command(["doctor", "--store", str(tmp_path / "store")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    told = {line[3:].split("  ")[0].strip(): line for line in lines}
+    assert told["published weights"].endswith("the presets miniature and study train their own")
+    assert told["weights of the store"].startswith("ok")
+    assert told["weights of the store"].endswith("  codec, language_model")
 
 
 def test_the_doctor_says_bad_of_what_ended_of_a_server_that_does_not_answer_and_of_a_full_disk(capsys, monkeypatch):

@@ -108,7 +108,7 @@ def test_a_run_ends_with_where_the_page_is_and_what_to_do_next(tmp_path):
     configured, store = Recipe().configured_stages(None), Store(str(tmp_path))
     page, after = next_lines(store, configured, ["decode", "report"])
     assert page == f"segue: the page is {tmp_path}/report/index.html"
-    assert f"segue status --store {store.url}" in after
+    assert f"segue status --store {tmp_path}`" in after
     (line,) = next_lines(store, configured, ["demo", "ingest"])
-    assert line == f"segue: next, `segue show tracks --store {store.url}` tells what ingest made"
+    assert line == f"segue: next, `segue show tracks --store {tmp_path}` tells what ingest made"
     assert list(next_lines(store, configured, [])) == []
