@@ -19,6 +19,8 @@ QUIET = {
     # The command line tells what happened itself; Prefect's own log still reaches its server.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    # On a machine so busy that its server is late it prints each event whole, thirty lines of it, into the bars.
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     # It warns of every MusicGen that its special token comes after the codes.
     "TRANSFORMERS_VERBOSITY": "error",
 }

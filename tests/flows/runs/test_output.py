@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 
 from rich.console import Console
 
@@ -9,6 +11,7 @@ from flows.runs.output import print_table, result_rows
 from flows.runs.progress import BarProgress, LineProgress
 from stages.pipeline.jobs import Counts
 from stages.pipeline.runner import StageResult
+from tests.worlds.command_line import ROOT
 
 
 def test_lines_come_at_the_start_at_intervals_and_at_the_end():
@@ -22,6 +25,12 @@ def test_lines_come_at_the_start_at_intervals_and_at_the_end():
     assert len(lines) == 2
     assert lines[1].startswith("reading: 3/3 tracks, ")
     assert lines[1].endswith("done, loss 1.5")
+
+
+def test_work_that_there_is_none_of_has_no_line():
+    lines = []
+    LineProgress(lines.append).start("listening", 0, "clips")
+    assert lines == []
 
 
 def test_lines_tell_rate_and_time_left():
@@ -112,3 +121,17 @@ def test_a_run_ends_with_where_the_page_is_and_what_to_do_next(tmp_path):
     (line,) = next_lines(store, configured, ["demo", "ingest"])
     assert line == f"segue: next, `segue show tracks --store {tmp_path}` tells what ingest made"
     assert list(next_lines(store, configured, [])) == []
+
+
+def test_prefect_prints_no_events_that_its_server_was_too_busy_to_take():
+    program = """
+from flows.runs.output import be_quiet
+be_quiet()
+import prefect, logging
+from prefect.logging.configuration import setup_logging
+setup_logging()
+from prefect._internal.concurrency import logger
+logger.error("Service %r failed to process item %r", "EventsWorker", "an event of thirty lines")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "EventsWorker" not in done.stdout + done.stderr
