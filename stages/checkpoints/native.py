@@ -23,6 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import (
     DacModel,
     EncodecModel,
@@ -82,7 +83,7 @@ def save_checkpoint(
 
     The weights of a frozen text encoder are written exactly where `facts.text_encoder` names no other place.
     """
-    weights = {name: value.detach().cpu().clone() for name, value in model.weights().items()}
+    weights = _parted({name: value.detach().cpu() for name, value in model.weights().items()})
     save_file(precision.of(weights), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if model.description is not None:
@@ -93,6 +94,18 @@ def save_checkpoint(
         model.description.tokenizer.save_pretrained(folder / TEXT_ENCODER)
     if codec is not None:
         _save_network(codec, folder / CODEC, precision)
+
+
+def _parted(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors as safetensors wants them, each in memory of its own: copied only where they lie in another's, for
+    a second copy of a large model may be more than the machine has."""
+    parted, storages = dict[str, Tensor](), set[int]()
+    for name, value in tensors.items():
+        storage = value.untyped_storage()
+        alone = value.is_contiguous() and storage.nbytes() == value.nbytes and storage.data_ptr() not in storages
+        parted[name] = value if alone else value.clone(memory_format=torch.contiguous_format)
+        storages.add(storage.data_ptr())
+    return parted
 
 
 def _save_network(network: PreTrainedModel, folder: Path, precision: Precision) -> None:

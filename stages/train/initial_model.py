@@ -6,12 +6,15 @@ codebooks.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from model.codec.coders import CodecNetwork
 from model.conditioning.config import MusicModelConfig
@@ -21,7 +24,7 @@ from model.music_model import MusicModel
 from model.optim.train_state import parameter_checksums, step_seed
 from schemas import WeightsRef
 from stages.checkpoints.facts import CheckpointFacts
-from stages.checkpoints.loading import detect_form, load_checkpoint
+from stages.checkpoints.loading import detect_form, load_checkpoint, read_condition_names
 from stages.checkpoints.native import TrainedModel, load_text_encoder
 from stages.pipeline.contract import Context
 from stages.train.batches import INITIAL_WEIGHTS
@@ -76,19 +79,24 @@ def initial_model(config: Config, context: Context) -> InitialModel:
         ValueError: `initial` is no checkpoint, or one of another model; or it brings no text encoder and none is given.
         MissingWeights: weights that the recipe names cannot be had.
     """
-    trained, parents = None, []
-    if config.initial is not None:
+    trained, parents, seed = None, [], step_seed(config.seed, 0, INITIAL_WEIGHTS)
+    if config.initial is None:
+        text = _initial_text_encoder(config, context, None)
+        torch.manual_seed(seed)
+        model = MusicModel(config.model, text.network, text.tokenizer)
+    else:
+        torch.manual_seed(seed)
+        fresh_weights = _draw_fresh_weights(config, read_condition_names(context.weights(config.initial).path))
+        generator_state = torch.get_rng_state()
         trained = load_initial(config, context)
         check_same_model(config, trained.facts.model)
         if config.initial.checkpoint is not None:
             parents.append(str(context.checkpoint(config.initial)["checkpoint_id"]))
-    text = _initial_text_encoder(config, context, trained)
-    torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
-    model = MusicModel(config.model, text.network, text.tokenizer)
-    if trained is not None:
-        fresh = _load_initial_weights(model, trained)
-        if fresh and config.lora is not None and not config.lora.conditioners:
-            raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
+        text = _initial_text_encoder(config, context, trained)
+        with torch.device("meta"):  # its weights are the checkpoint's own tensors, not a copy of them
+            model = MusicModel(config.model, text.network, text.tokenizer)
+        _take_weights(model, trained, fresh_weights)
+        torch.set_rng_state(generator_state)
     checksums = parameter_checksums(model)
     if config.lora is not None:
         from stages.train.lora import add_adapter, continue_adapter  # with peft, which other trainings do without
@@ -201,16 +209,43 @@ def _condition_fields(config: MusicModelConfig, name: str) -> dict[str, Any]:
     return facts
 
 
-def _load_initial_weights(model: MusicModel, trained: TrainedModel) -> list[str]:
-    """Load the weights of a checkpoint into a model, and return the names of the conditions that the checkpoint lacks,
-    which keep their own."""
+def _draw_fresh_weights(config: Config, known: Sequence[str]) -> dict[str, Tensor]:
+    """Draw a model's random start, and return the weights of those conditions of it that a checkpoint does not have.
+
+    All of it is drawn, so that low-rank updates are drawn as if it had been kept; it is given back before the
+    checkpoint is loaded, for a machine may not have room for both.
+
+    Args:
+        known: names of the conditions that the checkpoint has.
+
+    Raises:
+        ValueError: there are such conditions, and they would not learn.
+    """
+    fresh = [name for name in config.model.conditions if name not in known]
+    if fresh and config.lora is not None and not config.lora.conditioners:
+        raise ValueError(f"expected train.lora.conditioners = true for new conditions to learn, got {fresh} frozen")
+    if fresh:
+        log.warning("conditions that train.initial does not have start fresh: %s", ", ".join(fresh))
+    encoder, tokenizer = None, None
+    if config.model.description is not None:  # in its place one without weights, of which nothing is drawn
+        with torch.device("meta"):
+            encoder = T5EncoderModel(T5Config(d_model=config.model.description.width, num_layers=1))
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel()))
+    weights = MusicModel(config.model, encoder, tokenizer).weights()
+    places = tuple(f"fields.{name}." if name in config.model.fields else f"{name}." for name in fresh)
+    return {name: value for name, value in weights.items() if name.startswith(places) and not value.is_meta}
+
+
+def _take_weights(model: MusicModel, trained: TrainedModel, fresh: Mapping[str, Tensor]) -> None:
+    """Give a model that was made on the device `meta` the weights of a checkpoint, which they were before.
+
+    Args:
+        fresh: those of the conditions that the checkpoint lacks.
+    """
     weights = trained.model.weights()
     if model.config.language_model.codebooks == 2 * trained.facts.model.language_model.codebooks:
         weights = stereo_weights(weights)
-    own = model.weights()
-    # An encoder that learned there and is frozen here is in its place already, and is not one of `weights`.
-    model.load_weights(own | {name: value for name, value in weights.items() if name in own})
-    fresh = [name for name in model.config.conditions if name not in trained.facts.model.conditions]
-    if fresh:
-        log.warning("conditions that train.initial does not have start fresh: %s", ", ".join(fresh))
-    return fresh
+    # An encoder that learned there and is frozen here, or learns here and was frozen there, is in its place already.
+    own = {name: value for name, value in model.weights().items() if not value.is_meta}
+    known = own | dict(fresh) | weights
+    model.load_weights({name: known[name] for name in model.weights()})

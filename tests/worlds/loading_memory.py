@@ -2,10 +2,12 @@
 of a process that has loaded a small checkpoint before, so that what is imported for any does not count.
 """
 
+import gc
 import json
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +48,15 @@ def most_resident() -> int:
     """Bytes of this process that were in memory at most. (`ru_maxrss` counts what the process that started it had.)"""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that some work has in memory at most, beyond what this process had before."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # which forgets the most that there ever was
+    before = resident()
+    work()
+    return most_resident() - before
 
 
 def main(small: str, folder: str, text_encoder: str) -> None:

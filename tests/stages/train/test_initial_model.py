@@ -9,6 +9,7 @@ import torch
 
 from model.conditioning.config import MusicModelConfig
 from model.music_model import MusicModel
+from model.optim.train_state import step_seed
 from schemas.tables import TOKENS
 from schemas.weights import folder_digest
 from stages import train
@@ -18,7 +19,10 @@ from stages.checkpoints.huggingface.checkpoint import write_hugging_face
 from stages.checkpoints.loading import load_checkpoint
 from stages.checkpoints.native import TrainedModel, describe_codec, load_encodec, load_text_encoder, save_checkpoint
 from stages.pipeline.runner import StageFailed
+from stages.train.batches import INITIAL_WEIGHTS
 from stages.train.initial_model import initial_model
+from stages.train.lora import add_adapter
+from tests.worlds.loading_memory import peak_of
 from tests.worlds.tiny_codec import CARDINALITY, codec_folder
 from tests.worlds.tiny_models import FRAME_RATE, world
 from tests.worlds.training_world import LANGUAGE_MODEL, fill, kept_weights, make_context, recipe, train_in
@@ -125,6 +129,31 @@ def test_cross_attention_that_the_checkpoint_lacks_is_refused(place: Path) -> No
     config = going_on(place, row, model=model_with(prepended, language_model=decoder, chroma={"frames": 16}))
     with pytest.raises(StageFailed, match=r"language_model\.cross: expected none, as it has no cross-attention"):
         train_in(place, config)
+
+
+def test_low_rank_updates_begin_as_they_do_beside_a_model_with_a_random_start(place: Path, first: dict) -> None:
+    config = going_on(place, first, lora={"rank": 2})
+    begun = initial_model(config, make_context(place, config)[1]).model
+    torch.manual_seed(step_seed(config.seed, 0, INITIAL_WEIGHTS))
+    expected = MusicModel(config.model, *load_text_encoder(place / "encoder"))
+    add_adapter(expected, config.lora)
+    updates = {name: value for name, value in expected.state_dict().items() if "lora_A" in name}
+    assert updates
+    assert all(torch.equal(begun.state_dict()[name], value) for name, value in updates.items())
+
+
+def test_a_checkpoint_is_in_memory_once_when_training_begins_and_when_it_ends(place: Path, tmp_path: Path) -> None:
+    decoder = PLAIN | {"width": 640, "heads": 8, "layers": 6, "cross": ("description",)}
+    model = {"language_model": decoder, "description": {"width": 16}}
+    trained = brought_in(place, model, codec_folder(tmp_path / "codec"))
+    folder, size = tmp_path / "large", sum(value.nbytes for value in trained.model.weights().values())
+    folder.mkdir()
+    assert size > 150e6
+    assert peak_of(lambda: save_checkpoint(folder, trained.model, trained.facts)) < 0.2 * size
+    changes = {"text_encoder": None, "initial": str(folder), "attribute_dropout": {}, "lora": {"conditioners": False}}
+    config = recipe(place, model=model, **changes)
+    _, context = make_context(place, config)
+    assert peak_of(lambda: initial_model(config, context)) < 1.2 * size
 
 
 # -- text encoders -------------------------------------------------------------------------------------------------
