@@ -252,6 +252,10 @@ class CodecTrainingConfig(Config):
     weights. `precision` is that of the convolutions; quantiser, spectra and losses are float32 always."""
     batch_size: int = Field(default=64, ge=1)
     """Segments a step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Segments that a thread of the CPU works on by itself; a step's are worked on at the same time, which of a small
+    network takes less time than all segments by all threads. None is the whole batch; discriminators and balancer,
+    which see all of it, need that."""
     segment: float = Field(default=1.0, gt=0)
     """Length of a segment, seconds."""
     waveform_weight: float = Field(default=0.1, ge=0)
@@ -293,4 +297,13 @@ class CodecTrainingConfig(Config):
     def _something_is_minimised(self) -> "CodecTrainingConfig":
         if not self.waveform_weight + self.spectral_weight + self.stft_weight + self.si_snr_weight > 0:
             raise ValueError("expected a weight above 0 for a loss of the reconstruction, got none")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_batch_is_seen(self) -> "CodecTrainingConfig":
+        if self.micro_batch_size is not None and (self.adversarial or self.balancer):
+            raise ValueError(
+                f"expected adversarial and balancer to be null with a micro_batch_size, as they see the whole batch, "
+                f"got a micro_batch_size of {self.micro_batch_size}"
+            )
         return self

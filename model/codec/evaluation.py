@@ -9,6 +9,7 @@ bits, the law and the scale that serve SI-SNR best: the plain codec at its best.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 
 import torch
 from jaxtyping import Complex, Float
@@ -47,6 +48,8 @@ class CodecQuality:
     """A codec on recordings: the means over them; the codebooks' figures are over all of their frames together."""
 
     fidelity: Fidelity
+    si_snr_error: float
+    """Standard error of the mean SI-SNR over the recordings, dB; NaN of a single one."""
     bit_rate: float
     """Kilobits a second that the codes take as they are, with no entropy coding."""
     used: tuple[float, ...]
@@ -163,8 +166,10 @@ def evaluate_codec(codec: Codec, recordings: Sequence[Float[Tensor, "1 C _"]]) -
             counts[level] += torch.bincount(codes[0, level].cpu(), minlength=codec.cardinality)
     shares = counts / counts.sum(dim=1, keepdim=True)
     entropy = -(shares * shares.clamp(min=1e-12).log()).sum(dim=1)
+    ratios = [each.si_snr for each in fidelities]
     return CodecQuality(
         fidelity=_mean_fidelity(fidelities),
+        si_snr_error=stdev(ratios) / math.sqrt(len(ratios)) if len(ratios) > 1 else math.nan,
         bit_rate=codec.codebooks * math.log2(codec.cardinality) * codec.frame_rate / 1000,
         used=tuple((counts > 0).float().mean(dim=1).tolist()),
         perplexity=tuple(entropy.exp().tolist()),

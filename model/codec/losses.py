@@ -92,7 +92,9 @@ class MultiScaleSpectralLoss(nn.Module):
         for weight, scale in zip(self.weights, self.scales, strict=True):
             fake, fake_log = scale(reconstruction)
             real, real_log = scale(original)
-            loss = loss + self.linear_weight * F.l1_loss(fake, real) + weight * self.logarithm(fake_log, real_log)
+            loss = loss + weight * self.logarithm(fake_log, real_log)
+            if self.linear_weight:
+                loss = loss + self.linear_weight * F.l1_loss(fake, real)
         return loss / self.total
 
 

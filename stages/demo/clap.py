@@ -22,7 +22,7 @@ from stages.demo.synthesis import Piece, caption
 from stages.demo.synthesis.captions import TEMPLATES
 from stages.demo.synthesis.composition import GENRES
 from stages.demo.text_encoder import ROBERTA_TOKENS, compose_captions, learn_vocabulary
-from stages.demo.training import OnStep, TrainingMusic, train_network
+from stages.demo.training import OnStep, TrainingMusic, seeded, train_network
 from stages.networks.clap import LONGEST_TEXT, load_joint_embedder
 
 MEL_BINS = 64
@@ -90,8 +90,7 @@ def new_clap(config: ClapStandInConfig, sample_rate: int, seed: int) -> ClapStan
         "pad_token_id": 1,
         "eos_token_id": 2,
     }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(seed, 0))
+    with seeded(step_seed(seed, 0)):
         sizes = ClapConfig(
             text_config=text | still,
             audio_config=audio | still,

@@ -49,7 +49,7 @@ class ClapTrainingConfig(schemas.Config):
     gain: float = Field(default=6.0, ge=0)
     """A spectrogram is made louder or softer by up to this, dB."""
     optimization: OptimizationConfig = OptimizationConfig(
-        steps=200,
+        steps=120,
         learning_rate=2e-3,
         warmup_steps=10,
         betas=(0.9, 0.98),
@@ -75,8 +75,8 @@ class SeparatorConfig(schemas.Config):
     """Layers of encoder and decoder."""
     bottom_channels: int = Field(default=64, ge=8)
     """Width of the transformer between encoder and decoder."""
-    layers: int = Field(default=1, ge=1)
-    """Layers of that transformer."""
+    layers: int = Field(default=1, ge=0)
+    """Layers of that transformer; 0 is none, which is Hybrid Demucs (arXiv:2111.03600) in HTDemucs' form."""
     heads: int = Field(default=4, ge=1)
     """Its heads."""
     training: SeparatorTrainingConfig = SeparatorTrainingConfig()
@@ -131,7 +131,7 @@ class DemoModelsConfig(schemas.Config):
     """Of CLAP, Hz."""
     pieces: int = Field(default=288, ge=32)
     """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
-    held_out: int = Field(default=48, ge=4)
+    held_out: int = Field(default=32, ge=4)
     """Further pieces that they are evaluated on."""
     separator: SeparatorConfig = SeparatorConfig()
     """The stand-in for htdemucs."""

@@ -4,8 +4,10 @@ Each is written in the format that the loaders of the published weights read, so
 stands in the store already, from a run that was killed after it, is not trained again."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from schemas.tables import CHECKPOINTS
@@ -13,14 +15,19 @@ from schemas.weights import folder_digest
 from stages.checkpoints.rows import TrainingSummary, checkpoint_row, model_folder
 from stages.demo.config import DemoModelsConfig as Config
 from stages.pipeline.contract import Context, ReduceResult
+from stages.pipeline.threads import computing_threads
 
 if TYPE_CHECKING:
     from stages.demo.training import TrainingMusic
 
 __all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "reduce"]
 
-READS, WRITES, VERSION = (), CHECKPOINTS, 4
+READS, WRITES, VERSION = (), CHECKPOINTS, 5
 KINDS = ("separator", "clap", "text_encoder")
+
+AT_ONCE = 2
+"""Of the models, the first so many are trained at the same time: of networks as small as these a second thread makes none
+faster."""
 
 FACTS = "training.json"
 """Beside a model's files: what came of its training, for a run that finds it finished."""
@@ -33,16 +40,18 @@ class _Trainer:
     def __init__(self, config: Config, context: Context) -> None:
         self.config, self.context = config, context
         self._music: dict[int, TrainingMusic] = {}
+        self._playing = Lock()
 
     def music(self, sample_rate: int) -> "TrainingMusic":
         from stages.demo.training import make_music
 
-        if sample_rate not in self._music:
-            config = self.config
-            self._music[sample_rate] = make_music(
-                self.context, config.seed, config.pieces, config.held_out, sample_rate
-            )
-        return self._music[sample_rate]
+        config = self.config
+        with self._playing:
+            if sample_rate not in self._music:
+                self._music[sample_rate] = make_music(
+                    self.context, config.seed, config.pieces, config.held_out, sample_rate
+                )
+            return self._music[sample_rate]
 
     def separator(self, folder: Path) -> TrainingSummary:
         from model.optim.train_state import step_seed
@@ -93,19 +102,23 @@ def reduce(config: Config, context: Context) -> ReduceResult:
         ValueError: the sizes do not fit together, or a training does not stay finite.
         Stopped: the run was asked to stop; finished models are kept.
     """
-    return ReduceResult(list(_rows(config, context)))
-
-
-def _rows(config: Config, context: Context) -> Iterator[dict[str, Any]]:
     trainer = _Trainer(config, context)
-    for kind, train in zip(KINDS, (trainer.separator, trainer.clap, trainer.text_encoder), strict=True):
-        context.check_stopped()
-        checkpoint_id = f"{context.identity}-{kind.replace('_', '-')}"
-        path = model_folder(checkpoint_id)
-        if not context.store.exists(f"{path}/{FACTS}"):
-            with context.store.new_folder(path) as folder:
-                summary = train(folder)
-                (folder / FACTS).write_text(json.dumps(summary.__dict__, indent=2) + "\n", encoding="utf-8")
-        local = context.store.local(path)
-        summary = TrainingSummary(**json.loads((local / FACTS).read_text(encoding="utf-8")))
-        yield checkpoint_row(context, checkpoint_id, kind, folder_digest(local), summary)
+    trainings = dict(zip(KINDS, (trainer.separator, trainer.clap, trainer.text_encoder), strict=True))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        rows = list(pool.map(lambda kind: _row(context, kind, trainings[kind]), KINDS[:AT_ONCE]))
+    # Alone: while CLAP is loaded for its evaluation, transformers draws no initial weights in this process.
+    return ReduceResult([*rows, *(_row(context, kind, trainings[kind]) for kind in KINDS[AT_ONCE:])])
+
+
+def _row(context: Context, kind: str, train: Callable[[Path], TrainingSummary]) -> dict[str, Any]:
+    """Train a model, unless it stands in the store, and return its row."""
+    context.check_stopped()
+    checkpoint_id = f"{context.identity}-{kind.replace('_', '-')}"
+    path = model_folder(checkpoint_id)
+    if not context.store.exists(f"{path}/{FACTS}"):
+        with computing_threads(context.settings, AT_ONCE), context.store.new_folder(path) as folder:
+            summary = train(folder)
+            (folder / FACTS).write_text(json.dumps(summary.__dict__, indent=2) + "\n", encoding="utf-8")
+    local = context.store.local(path)
+    summary = TrainingSummary(**json.loads((local / FACTS).read_text(encoding="utf-8")))
+    return checkpoint_row(context, checkpoint_id, kind, folder_digest(local), summary)

@@ -19,7 +19,7 @@ from schemas.weights import LocalWeights
 from stages.checkpoints.disk_errors import disk_errors
 from stages.demo.config import SeparatorConfig, SeparatorTrainingConfig
 from stages.demo.synthesis.rendering import STEMS
-from stages.demo.training import OnStep, TrainingMusic, train_network
+from stages.demo.training import OnStep, TrainingMusic, seeded, train_network
 from stages.networks.demucs import MELODY_STEMS, load_separator, melody_chroma
 
 SIGNATURE, BAG = "stems", "segue"
@@ -29,8 +29,7 @@ two equal names would give the bare network."""
 
 def new_separator(config: SeparatorConfig, sample_rate: int, seed: int) -> HTDemucs:
     """Make the network with its initial weights: mono in, the four stems out."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network: HTDemucs = HTDemucs(
             sources=list(STEMS),
             audio_channels=1,

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
@@ -17,7 +16,7 @@ from stages.checkpoints.disk_errors import disk_errors
 from stages.demo.config import TextEncoderConfig
 from stages.demo.synthesis import caption, compose
 from stages.demo.synthesis.captions import TEMPLATES
-from stages.demo.training import FIRST_INDEX
+from stages.demo.training import FIRST_INDEX, seeded
 from stages.networks.clap import LONGEST_TEXT
 
 CAPTIONED_PIECES = 500
@@ -59,8 +58,7 @@ def save_text_encoder(config: TextEncoderConfig, seed: int, folder: Path) -> int
         pad_token_id=0,
         eos_token_id=1,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(seed, 0))
+    with seeded(step_seed(seed, 0)):
         model = T5EncoderModel(sizes)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

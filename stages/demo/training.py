@@ -1,8 +1,10 @@
 """What the stand-ins learn from, pieces of the same kind as the demo corpus and none of its own, and the loop of their
 trainings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 
 import torch
 from jaxtyping import Float
@@ -19,6 +21,18 @@ FIRST_INDEX = 10_000
 
 OnStep = Callable[[int, float], None]
 """Is told of each step and its loss; may raise to stop."""
+
+
+_DRAWING = Lock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Have initial weights drawn from a seed inside. They are drawn from torch's own generator, which the threads that
+    train the others share: so one at a time."""
+    with _DRAWING, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from schemas.weights import LocalWeights
 from stages.pipeline.contract import Context, Dependencies, ReduceResult
 from stages.train_codec.config import Config
 
-READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 4
+READS, WRITES, VERSION = (TRACKS,), CHECKPOINTS, 5
 KINDS = ("codec",)
 
 __all__ = ["KINDS", "READS", "VERSION", "WRITES", "Config", "dependencies", "reduce"]

@@ -52,7 +52,7 @@ def _has_sound(wav: torch.Tensor) -> bool:
 
 def quality_metrics(quality: CodecQuality, prefix: str = "", suffix: str = "") -> dict[str, float]:
     """Name the measures as metrics, a codebook's with its number from 1."""
-    metrics = asdict(quality.fidelity) | {"bit_rate": quality.bit_rate}
+    metrics = asdict(quality.fidelity) | {"si_snr_error": quality.si_snr_error, "bit_rate": quality.bit_rate}
     for level, (used, perplexity) in enumerate(zip(quality.used, quality.perplexity, strict=True), start=1):
         metrics |= {f"codebook_{level}_used": used, f"codebook_{level}_perplexity": perplexity}
     return _renamed(metrics, prefix, suffix)

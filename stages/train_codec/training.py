@@ -78,10 +78,13 @@ def train_codec(config: Config, context: Context, tracks: pa.Table) -> ReduceRes
         untrained, metrics = Codec(training.untrained(), context.device), dict[str, float]()
         for split, sounds in (("valid", valid), ("test", test)):
             metrics |= baseline_metrics(untrained, sounds, split) if sounds else {}
-        training_log = _train(config, context, training, valid)
+        with training.threads():
+            training_log = _train(config, context, training, valid)
         training.check_moved()
         trained = Codec(training.trained(), context.device)
-        for split, sounds in (("valid", valid), ("test", test), ("train", held_out(config, decoded, splits.train))):
+        # The last step's validation was of the same weights.
+        metrics |= {f"valid_{name}": value for name, value in training_log.rows[-1]["metrics"]}
+        for split, sounds in (("test", test), ("train", held_out(config, decoded, splits.train))):
             if sounds:
                 metrics |= quality_metrics(evaluate_codec(trained, [sound.wav for sound in sounds]), split)
         reconstructions = keep_reconstructions(config, context, trained, valid)
@@ -177,7 +180,8 @@ def _train(config: Config, context: Context, training: CodecTraining, valid: lis
             row |= {"learning_rate": stats.learning_rate, "gradient_norm": means.pop("gradient_norm", None)}
             training_log.rows.append(row | {"metrics": list(means.items())})
             sums, counts = torch.zeros_like(sums), torch.zeros_like(counts)
-        if training.updates > config.training.quantizer_start and (training.updates % config.valid_every == 0 or last):
+        codebooks_started = training.updates > config.training.quantizer_start
+        if last or (codebooks_started and training.updates % config.valid_every == 0):
             codec = Codec(training.trained(), context.device)
             metrics = quality_metrics(evaluate_codec(codec, [sound.wav for sound in valid]))
             training_log.rows.append({"step": training.updates, "split": "valid", "metrics": list(metrics.items())})

@@ -80,6 +80,41 @@ def test_a_training_that_goes_on_from_its_state_ends_with_the_same_weights_bit_f
     assert equal(dict(second.trained().state_dict()), dict(undisturbed.trained().state_dict()))
 
 
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_micro_batches_learn_what_the_whole_batch_learns(size: int) -> None:
+    whole, parts = begin(), begin()
+    parts.config = parts.config.model_copy(update={"micro_batch_size": size})
+    with parts.threads():
+        for _ in range(5):
+            expected, got = whole.step(), parts.step()
+            assert got.losses == pytest.approx(expected.losses, rel=1e-3)
+            assert got.loss == pytest.approx(expected.loss, rel=1e-3)
+            assert got.gradient_norm == pytest.approx(expected.gradient_norm, rel=1e-2)
+
+
+def test_micro_batches_come_to_the_same_bits_in_one_thread_and_in_three() -> None:
+    before, states = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            training = begin()
+            training.config = training.config.model_copy(update={"micro_batch_size": 1})
+            with training.threads():
+                assert torch.get_num_threads() == 1
+                for _ in range(5):
+                    training.step()
+            assert torch.get_num_threads() == threads
+            states.append(training.state())
+    finally:
+        torch.set_num_threads(before)
+    assert equal(*states)
+
+
+def test_micro_batches_are_refused_beside_what_sees_the_whole_batch() -> None:
+    with pytest.raises(ValueError, match="expected adversarial and balancer to be null with a micro_batch_size"):
+        CodecTrainingConfig(micro_batch_size=4)
+
+
 def test_another_seed_gives_other_weights() -> None:
     trainings = [begin(seed=seed) for seed in (0, 1)]
     for training in trainings:
