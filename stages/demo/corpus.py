@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,14 @@ from stages.audio import AudioFormat, SourceType, encode_audio
 from stages.demo.synthesis import Piece, caption, compose
 from stages.demo.synthesis.composition import ARTISTS
 from stages.demo.synthesis.rendering import render
+from stages.pipeline.cores import available_cores
+from stages.pipeline.workers import Call, WorkerPool, map_in_order
+
+PIECES_PER_WORKER = 128
+"""Fewer are played in this process, before another has begun."""
+
+LONGEST_SECONDS = 600.0
+"""That playing one may take, on a machine however busy."""
 
 STUDIO_ARTISTS = 10
 """Artists, the first of `ARTISTS`, whose pieces have sidecars."""
@@ -32,10 +40,7 @@ def write_corpus(
 ) -> list[dict[str, Any]]:
     """Compose, play and write a corpus into a folder; return a row of `pieces` for each, its `uri` relative to it."""
     rows, listed = [], []
-    for index in range(pieces):
-        piece = compose(seed, index)
-        path = _path_of(piece)
-        _write_sound(piece, folder / path, sample_rate)
+    for piece, path in _played(seed, pieces, sample_rate, folder):
         if path.parts[0] == "studio":
             sidecar = json.dumps(_sidecar(piece, path, sample_rate), indent=2)
             (folder / path).with_suffix(".json").write_text(sidecar + "\n", encoding="utf-8")
@@ -46,6 +51,29 @@ def write_corpus(
     if listed:
         (folder / "radio" / "metadata.csv").write_text(_metadata_csv(listed), encoding="utf-8")
     return rows
+
+
+def _played(seed: int, pieces: int, sample_rate: int, folder: Path) -> Iterator[tuple[Piece, Path]]:
+    """Yield each piece, once its sound is written, with its path. Many are played by processes of their own, one a
+    core: notes are short vectors, on which threads wait for Python."""
+    count = min(available_cores(), pieces // PIECES_PER_WORKER)
+    if count < 2:
+        for index in range(pieces):
+            yield _write_sound(seed, index, folder, sample_rate)
+        return
+    pool = WorkerPool((__name__,))
+    try:
+        written = map_in_order(
+            lambda index: pool.run(Call(_write_sound, (seed, index, folder, sample_rate)), LONGEST_SECONDS),
+            range(pieces),
+            count,
+            2 * count,
+            lambda: None,
+        )
+        for _, result in written:
+            yield result
+    finally:
+        pool.close()
 
 
 def _path_of(piece: Piece) -> Path:
@@ -61,11 +89,15 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _write_sound(piece: Piece, path: Path, sample_rate: int) -> None:
+def _write_sound(seed: int, index: int, folder: Path, sample_rate: int) -> tuple[Piece, Path]:
+    """Compose and play a piece, and write its sound into the folder. Returns it with its path there."""
+    piece = compose(seed, index)
+    path = _path_of(piece)
     format: AudioFormat = path.suffix[1:]  # type: ignore[assignment]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
     sound = render(piece, sample_rate).sum(0, keepdim=True).numpy()
-    path.write_bytes(encode_audio(sound, sample_rate, format, source=SourceType.ALGORITHMIC))
+    (folder / path).write_bytes(encode_audio(sound, sample_rate, format, source=SourceType.ALGORITHMIC))
+    return piece, path
 
 
 def _sidecar(piece: Piece, path: Path, sample_rate: int) -> dict[str, Any]:

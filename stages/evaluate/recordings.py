@@ -19,6 +19,9 @@ from stages.judging.asking import truth_of_track
 from stages.judging.judging import Asked
 from stages.judging.melody import Melody, melody_analysis
 from stages.pipeline.contract import Context, Reject
+from stages.pipeline.cores import available_cores
+from stages.pipeline.threads import computing_threads
+from stages.pipeline.workers import map_in_order
 
 if TYPE_CHECKING:
     from model.conditioning.config import ChromaConfig
@@ -64,30 +67,58 @@ def score_recordings(
     Raises:
         ValueError: the codec is not the one that the tokens belong to.
     """
-    scored: list[Row] = []
-    rejects = []
     analysis = melody_analysis(context, sorted({row["checkpoint_id"] for row in generations}))
     codecs: dict[CodesFormat, AnyCodec] = {}
-    for recording, tokens, chroma in _with_tables(context, chosen):
-        context.check_stopped()
-        track = recording.track["track_id"]
-        melody = _melody(chroma, recording.seconds) if analysis else None
-        try:
-            sound = read_audio(recording.track["uri"])
-        except AudioError as error:
-            rejects.append(Reject(track, recording.track["uri"], error.kind, str(error), passing=error.passing))
+    threads = available_cores()
+
+    def score(sounds: _Sounds) -> list[Row] | Reject:
+        with computing_threads(context.settings, threads):
+            return _scored(sounds, analysis)
+
+    def all_sounds() -> Iterator[_Sounds]:
+        for recording, tokens, chroma in _with_tables(context, chosen):
+            codec = None if tokens is None else _codec_of(context, codec_reference, tokens, codecs)
+            melody = _melody(chroma, recording.seconds) if analysis else None
+            yield _Sounds(recording, melody, tokens, codec)
+
+    scored: list[Row] = []
+    rejects = []
+    for _, result in map_in_order(score, all_sounds(), threads, 2 * threads, context.check_stopped):
+        if isinstance(result, Reject):
+            rejects.append(result)
         else:
-            samples = sound.samples[:, : round(recording.seconds * sound.sample_rate)]
-            scored.append(_row("raw", recording, samples, sound.sample_rate, melody, analysis))
-            if tokens is not None:
-                codec = _codec_of(context, codec_reference, tokens, codecs)
-                frames = round(recording.seconds * tokens["frame_rate"])
-                codes = torch.tensor(np.array(tokens["codes"], dtype=np.int64)[:, :frames])
-                decoded = codec.decode_track(codes).float().numpy()
-                length = round(recording.seconds * codec.sample_rate)
-                scored.append(_row("codec", recording, decoded[:, :length], codec.sample_rate, melody, analysis))
+            scored += result
         context.progress.advance()
     return scored, rejects
+
+
+@dataclass(frozen=True)
+class _Sounds:
+    """A recording with its melody, and its codes with the codec that they belong to, where it has them."""
+
+    recording: HeldOut
+    melody: Melody | None
+    tokens: Row | None
+    codec: AnyCodec | None
+
+
+def _scored(sounds: _Sounds, analysis: "ChromaConfig | None") -> list[Row] | Reject:
+    """Score a recording as it is, and through the codec where it has codes."""
+    recording, melody = sounds.recording, sounds.melody
+    try:
+        sound = read_audio(recording.track["uri"])
+    except AudioError as error:
+        uri = recording.track["uri"]
+        return Reject(recording.track["track_id"], uri, error.kind, str(error), passing=error.passing)
+    samples = sound.samples[:, : round(recording.seconds * sound.sample_rate)]
+    rows = [_row("raw", recording, samples, sound.sample_rate, melody, analysis)]
+    if sounds.tokens is not None and sounds.codec is not None:
+        frames = round(recording.seconds * sounds.tokens["frame_rate"])
+        codes = torch.tensor(np.array(sounds.tokens["codes"], dtype=np.int64)[:, :frames])
+        decoded = sounds.codec.decode_track(codes).float().numpy()
+        length = round(recording.seconds * sounds.codec.sample_rate)
+        rows.append(_row("codec", recording, decoded[:, :length], sounds.codec.sample_rate, melody, analysis))
+    return rows
 
 
 def _with_tables(context: Context, chosen: Sequence[HeldOut]) -> Iterator[tuple[HeldOut, Row | None, Row | None]]:

@@ -2,12 +2,13 @@
 beside the clips wherever it lies. They carry no mark of generated sound, for nobody here made them."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
 
+from schemas import Store
 from schemas.tables import Row
 from stages.audio import (
     LISTENING_LOUDNESS,
@@ -20,6 +21,8 @@ from stages.audio import (
 )
 from stages.audio.references import Reference
 from stages.pipeline.contract import Context
+from stages.pipeline.cores import available_cores
+from stages.pipeline.workers import map_in_order
 from stages.report.clips import track_title
 
 FOLDER = "report/excerpts"
@@ -57,19 +60,33 @@ def cut_excerpts(
     files = set(context.store.files(FOLDER))
     excerpts = {}
     context.progress.start("report", len(wanted), "excerpts")
-    for reference, uri in sorted(wanted.items()):
-        context.check_stopped()
-        name = f"{hashlib.sha256(f'{reference} {seconds:g}'.encode()).hexdigest()[:32]}.mp3"
-        path = f"{FOLDER}/{name}"
+
+    def cut(item: tuple[str, str]) -> Excerpt | Exception:
+        reference, uri = item
         try:
-            if name not in files:
-                context.store.write_bytes(path, _excerpt(uri, seconds))
-            digest = hashlib.sha256(context.store.read_bytes(path)).hexdigest()
-            excerpts[reference] = Excerpt(_title(reference, tracks), path, digest)
+            return _cut(context.store, reference, uri, _title(reference, tracks), seconds, files)
         except (AudioError, OSError) as error:
-            context.remarks.add("recordings that the page cannot play beside clips", uri, str(error))
+            return error
+
+    threads = available_cores()
+    for (reference, uri), made in map_in_order(
+        cut, sorted(wanted.items()), threads, 2 * threads, context.check_stopped
+    ):
+        if isinstance(made, Exception):
+            context.remarks.add("recordings that the page cannot play beside clips", uri, str(made))
+        else:
+            excerpts[reference] = made
         context.progress.advance()
     return excerpts
+
+
+def _cut(store: Store, reference: str, uri: str, title: str, seconds: float, files: Collection[str]) -> Excerpt:
+    """Write an excerpt, unless its file is there."""
+    name = f"{hashlib.sha256(f'{reference} {seconds:g}'.encode()).hexdigest()[:32]}.mp3"
+    path = f"{FOLDER}/{name}"
+    if name not in files:
+        store.write_bytes(path, _excerpt(uri, seconds))
+    return Excerpt(title, path, hashlib.sha256(store.read_bytes(path)).hexdigest())
 
 
 def _excerpt(uri: str, seconds: float) -> bytes:

@@ -5,6 +5,7 @@ A few reconstructions are kept to be heard.
 
 import hashlib
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -52,7 +53,9 @@ def _has_sound(wav: torch.Tensor) -> bool:
 
 def quality_metrics(quality: CodecQuality, prefix: str = "", suffix: str = "") -> dict[str, float]:
     """Name the measures as metrics, a codebook's with its number from 1."""
-    metrics = asdict(quality.fidelity) | {"si_snr_error": quality.si_snr_error, "bit_rate": quality.bit_rate}
+    metrics = asdict(quality.fidelity) | {"bit_rate": quality.bit_rate}
+    if not math.isnan(quality.si_snr_error):
+        metrics["si_snr_error"] = quality.si_snr_error
     for level, (used, perplexity) in enumerate(zip(quality.used, quality.perplexity, strict=True), start=1):
         metrics |= {f"codebook_{level}_used": used, f"codebook_{level}_perplexity": perplexity}
     return _renamed(metrics, prefix, suffix)

@@ -11,6 +11,7 @@ import pytest
 from stages import demo
 from stages.audio import read_audio
 from stages.audio.marks import read_marks
+from stages.demo import corpus as corpus_writing
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
 from stages.ingest.config import Limits
@@ -96,3 +97,16 @@ def test_a_stop_leaves_no_half_corpus(tmp_path):
     with pytest.raises(Stopped):
         demo.reduce(demo.Config(pieces=3), context)
     assert not (tmp_path / "store" / "demo").exists()
+
+
+def test_pieces_that_many_processes_play_are_those_of_one_byte_for_byte(tmp_path, monkeypatch):
+    written = []
+    for number, (cores, each) in enumerate(((1, 128), (2, 2))):
+        monkeypatch.setattr(corpus_writing, "available_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(corpus_writing, "PIECES_PER_WORKER", each)
+        folder, told = tmp_path / str(number), []
+        rows = corpus_writing.write_corpus(0, 5, 8_000, folder, lambda told=told: told.append(1))
+        assert len(told) == 5
+        written.append((rows, {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}))
+    assert written[0] == written[1]
+    assert len(written[0][0]) == 5
