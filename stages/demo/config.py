@@ -49,7 +49,7 @@ class ClapTrainingConfig(schemas.Config):
     gain: float = Field(default=6.0, ge=0)
     """A spectrogram is made louder or softer by up to this, dB."""
     optimization: OptimizationConfig = OptimizationConfig(
-        steps=170,
+        steps=200,
         learning_rate=2e-3,
         warmup_steps=10,
         betas=(0.9, 0.98),

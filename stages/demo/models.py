@@ -26,8 +26,8 @@ READS, WRITES, VERSION = (), CHECKPOINTS, 5
 KINDS = ("separator", "clap", "text_encoder")
 
 AT_ONCE = 2
-"""Of the models, the first so many are trained at the same time: of networks as small as these a second thread makes none
-faster."""
+"""Of the models, the first so many are trained at the same time: of networks as small as these a second thread makes
+none faster."""
 
 FACTS = "training.json"
 """Beside a model's files: what came of its training, for a run that finds it finished."""
