@@ -83,7 +83,8 @@ def vectors(sets: Sequence[Quads], width: int) -> npt.NDArray[np.float32]:
     for row, keys in zip(rows, sets, strict=True):
         signs = (keys >> np.uint64(40) & np.uint64(1)).astype(np.float32) * 2 - 1
         np.add.at(row, (keys % np.uint64(width)).astype(np.int64), signs)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
+    return rows
 
 
 def by_vectors(subjects: Sequence[Subject]) -> Answer:

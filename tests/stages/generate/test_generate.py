@@ -129,7 +129,7 @@ def test_the_melody_that_was_asked_for_is_kept_beside_the_codes(store: Store, se
     # It is 25 frames long, and starts over in a clip of several windows.
     frames = np.arange(np.ceil(seconds * 7.8125)).astype(int) % 25
     np.testing.assert_array_equal(np.array(row["chroma"]), reference[frames])
-    assert generate_rows(store, [{"seconds": 0.2, "request_id": "e" * 16}])["e" * 16, 0]["chroma"] is None
+    assert generate_rows(store, [{"seconds": 0.2, "request_id": "e" * 16}])["e" * 16, 1]["chroma"] is None
 
 
 def test_a_clip_longer_than_the_training_windows_is_made_in_windows(store: Store) -> None:
@@ -148,7 +148,7 @@ def test_another_stride_form_of_guidance_or_precision_is_another_clip(store: Sto
     changes: list[dict] = [{}, {"stride": 0.3}, {"guidance_form": "two_pass"}, {"precision": "bfloat16"}]
     for number, config in enumerate(config_of(**change) for change in changes):
         name = f"{number}" * 16
-        clips.append(str(generate_rows(store, [asked | {"request_id": name}], config)[name, 0]["codes"]))
+        clips.append(str(generate_rows(store, [asked | {"request_id": name}], config)[name, 1]["codes"]))
     assert len(set(clips)) == 4
 
 
@@ -183,7 +183,7 @@ def test_latest_is_the_newest_checkpoint_and_an_id_stays_with_its_own(store: Sto
     rows = generate_rows(store, [{}])
     pinned = generate_rows(store, [{"request_id": "d" * 16}], config_of(checkpoint="one"))
     assert rows[f"{0:016x}", 1]["checkpoint_id"] == "two"
-    assert pinned["d" * 16, 0]["checkpoint_id"] == "one"
+    assert pinned["d" * 16, 1]["checkpoint_id"] == "one"
 
 
 def _asked(number: int) -> pa.Table:
