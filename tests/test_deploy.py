@@ -75,6 +75,7 @@ def test_prefect_knows_every_setting_and_its_server_is_told_what_segue_up_tells_
     assert SERVER_SETTINGS.items() <= server.items()
     assert known >= set(SERVER_SETTINGS)
     assert "server:/home/segue/.prefect" in services["server"]["volumes"]  # where leases lie
+    assert server["PREFECT_SERVER_UI_STATIC_DIRECTORY"].startswith("/home/segue/.prefect/"), "its user may write there"
 
 
 def test_the_image_holds_every_package_and_what_its_project_file_names(image):

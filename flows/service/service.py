@@ -112,6 +112,8 @@ class Service:
             MARK: str(state_folder()),
             "PREFECT_HOME": str(state_folder() / "prefect"),
             "PREFECT_API_URL": self.url,
+            # Prefect writes its page's files among its own, which may belong to another user; it then has no page.
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(state_folder() / "page"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
             "PREFECT_CLI_PROMPT": "false",

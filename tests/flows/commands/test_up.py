@@ -111,6 +111,15 @@ def test_what_every_process_of_the_service_is_told_keeps_its_database_from_growi
     assert told.split("\n")[-2] == "['events', 'flow_runs', 'orphans'] 30"
 
 
+def test_the_servers_page_lies_in_the_users_own_folder_so_that_an_installation_of_root_has_one(own_state):
+    environment = Service().environment()
+    assert Path(environment["PREFECT_SERVER_UI_STATIC_DIRECTORY"]).is_relative_to(own_state)
+    read = "from prefect.settings import get_current_settings as s; print(s().server.ui.static_directory)"
+    words = [sys.executable, "-c", read]
+    told = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    assert Path(told.splitlines()[-1]).is_relative_to(own_state)
+
+
 def test_the_doctor_tells_without_a_server_what_there_is_and_what_to_type(capsys, tmp_path):
     assert run_command(["doctor", "--store", str(tmp_path / "none")]) == 0
     lines = capsys.readouterr().out.splitlines()
