@@ -42,7 +42,7 @@ def postgresql() -> Iterator[str]:
             port = probe.getsockname()[1]
         data = ["--pgdata", str(folder / "data")]
         with_password = ["--auth", "scram-sha-256", "--pwfile", str(folder / "password")]
-        _run(folder, "initdb", [*data, "--username", "prefect", *with_password, "--no-sync"])
+        _run(folder, "initdb", [*data, "--encoding", "UTF8", "--username", "prefect", *with_password, "--no-sync"])
         settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
         control = [*data, "--wait", "--timeout", "120"]
         _run(folder, "pg_ctl", ["start", *control, "--log", str(folder / "log"), "--options", settings])
