@@ -106,7 +106,7 @@ def _inverted_file(rows: npt.NDArray[np.float32], owners: npt.NDArray[np.int64],
     index = faiss.index_factory(rows.shape[1], f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
     index.train(rows[np.random.default_rng(0).permutation(len(rows))[: 40 * lists]])
     index.add(rows)
-    index.nprobe = max(lists // 4, 1)
+    index.nprobe = max(lists // 16, 1)
     _, places = index.search(rows, 4 * NEIGHBOURS)
     return Answer(_most_named(places, owners, count), len(faiss.serialize_index(index)))
 
