@@ -1,13 +1,15 @@
 """A stage that maps tracks to chroma by what their text files say: a number, or a way to fail.
 
 `fail`: a wrong value. `flaky`: a connection lost the first time. `full`: a full disk. `wait`: works until it is told to
-stop. `kill`: the process is killed the first time. Each try leaves a line in `<file>.tries`.
+stop. `kill`: the process is killed the first time. Each try leaves a line in `<file>.tries`, and a process that loads
+the stage's model, which is its own number, leaves one with that in `loads`.
 """
 
 import errno
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 from schemas import Config as BaseConfig
@@ -23,6 +25,7 @@ class Config(BaseConfig):
 
 def shard(config, context, tracks):
     context.progress.start("tiny", tracks.num_rows, "files")
+    context.borrow("model", partial(_load, Path(context.settings.source) / "loads"))
     for row in tracks.to_pylist():
         word, tries = Path(row["uri"]).read_text(), _count_try(Path(row["uri"]))
         if word == "fail":
@@ -39,6 +42,12 @@ def shard(config, context, tracks):
         number = 0.0 if word in ("flaky", "kill") else float(word)
         context.progress.advance()
         yield Shard([{"track_id": row["track_id"], "frame_rate": number * config.scale, "chroma": []}])
+
+
+def _load(record):
+    with open(record, "a") as lines:
+        lines.write(f"{os.getpid()}\n")
+    return os.getpid()
 
 
 def _count_try(file):

@@ -181,6 +181,18 @@ def test_a_cluster_makes_the_tables_of_threads_though_a_worker_is_killed(server,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["dask", "ray"])
+def test_a_worker_loads_a_model_once_for_all_its_jobs(server, settings, write_words, runner) -> None:
+    write_words(*map(str, range(16)))
+    done = server.command(*tiny(settings, settings.store, runner), timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(settings.store)) == 16
+    loads = (Path(settings.source) / "loads").read_text().split()
+    # Of eight jobs, a shard of two files each, on two workers; Ray may start a process more than work at once.
+    assert len(loads) == len(set(loads)) < 8, loads
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["dask", "ray"])
 def test_a_run_that_is_asked_to_stop_stops_its_cluster_at_the_next_batch(server, settings, write_words, runner) -> None:
     write_words("1", "2", "wait")
     process = subprocess.Popen(tiny(settings, settings.store, runner), env=server.environment, cwd=ROOT)
