@@ -3,6 +3,7 @@
 Each is written in the format that the loaders of the published weights read, so that nothing else differs. A model that
 stands in the store already, from a run that was killed after it, is not trained again."""
 
+import importlib
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -102,6 +103,9 @@ def reduce(config: Config, context: Context) -> ReduceResult:
         ValueError: the sizes do not fit together, or a training does not stay finite.
         Stopped: the run was asked to stop; finished models are kept.
     """
+    # Before the threads: of two that import what imports transformers, one may be given a module that is half made.
+    for name in ("clap", "separator"):
+        importlib.import_module(f"stages.demo.{name}")
     trainer = _Trainer(config, context)
     trainings = dict(zip(KINDS, (trainer.separator, trainer.clap, trainer.text_encoder), strict=True))
     with ThreadPoolExecutor(AT_ONCE) as pool:
