@@ -254,8 +254,8 @@ class CodecTrainingConfig(Config):
     """Segments a step."""
     micro_batch_size: int | None = Field(default=None, ge=1)
     """Segments that a thread of the CPU works on by itself; a step's are worked on at the same time, which of a small
-    network takes less time than all segments by all threads. None is the whole batch; discriminators and balancer,
-    which see all of it, need that."""
+    network takes less time than all segments by all threads. None is the whole batch, and so is any number with
+    discriminators or a balancer, which see all of it."""
     segment: float = Field(default=1.0, gt=0)
     """Length of a segment, seconds."""
     waveform_weight: float = Field(default=0.1, ge=0)
@@ -299,11 +299,7 @@ class CodecTrainingConfig(Config):
             raise ValueError("expected a weight above 0 for a loss of the reconstruction, got none")
         return self
 
-    @model_validator(mode="after")
-    def _whole_batch_is_seen(self) -> "CodecTrainingConfig":
-        if self.micro_batch_size is not None and (self.adversarial or self.balancer):
-            raise ValueError(
-                f"expected adversarial and balancer to be null with a micro_batch_size, as they see the whole batch, "
-                f"got a micro_batch_size of {self.micro_batch_size}"
-            )
-        return self
+    @property
+    def part_size(self) -> int | None:
+        """Segments of a part of a step's batch; None where the batch is worked on whole."""
+        return None if self.adversarial or self.balancer else self.micro_batch_size

@@ -110,7 +110,7 @@ class CodecTraining:
 
     def threads(self) -> AbstractContextManager[None]:
         """Have the threads of micro-batches inside, which steps go faster with and come to the same."""
-        return nullcontext() if self.config.micro_batch_size is None else self.part_threads.begun()
+        return nullcontext() if self.config.part_size is None else self.part_threads.begun()
 
     def step(self) -> CodecStepStats:
         """Do one step: the discriminators learn, if it is their turn, from the reconstruction that the codec then
@@ -124,7 +124,7 @@ class CodecTraining:
         if step == config.quantizer_start:
             self._start(generator)
         original = self.batches(step)
-        learn = self._learn if config.micro_batch_size is None else self._learn_in_parts
+        learn = self._learn if config.part_size is None else self._learn_in_parts
         loss, values = learn(original, generator)
         stats = self.train_state.step_and_check()
         if self._averaged_codebooks and self.updates % config.optimization.ema_interval == 0:
@@ -162,7 +162,7 @@ class CodecTraining:
         segments."""
         network, precision = self.network, self.config.optimization.precision
         encoder, decoder = list(network.encoder.parameters()), list(network.decoder.parameters())
-        size, run = self.config.micro_batch_size, self.part_threads.map
+        size, run = self.config.part_size, self.part_threads.map
         assert size is not None
 
         def encode(part: Tensor) -> Tensor:

@@ -110,9 +110,10 @@ def test_micro_batches_come_to_the_same_bits_in_one_thread_and_in_three() -> Non
     assert equal(*states)
 
 
-def test_micro_batches_are_refused_beside_what_sees_the_whole_batch() -> None:
-    with pytest.raises(ValueError, match="expected adversarial and balancer to be null with a micro_batch_size"):
-        CodecTrainingConfig(micro_batch_size=4)
+def test_what_sees_the_whole_batch_is_given_it_whatever_a_micro_batch_is() -> None:
+    assert CodecTrainingConfig(micro_batch_size=4).part_size is None
+    assert CodecTrainingConfig(micro_batch_size=4, adversarial=None).part_size is None
+    assert CodecTrainingConfig(micro_batch_size=4, adversarial=None, balancer=None).part_size == 4
 
 
 def test_another_seed_gives_other_weights() -> None:

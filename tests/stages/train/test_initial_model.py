@@ -153,7 +153,7 @@ def test_a_checkpoint_is_in_memory_once_when_training_begins_and_when_it_ends(pl
     changes = {"text_encoder": None, "initial": str(folder), "attribute_dropout": {}, "lora": {"conditioners": False}}
     config = recipe(place, model=model, **changes)
     _, context = make_context(place, config)
-    assert peak_of(lambda: initial_model(config, context)) < 1.2 * size
+    assert peak_of(lambda: initial_model(config, context)) < 1.75 * size  # a second model would double it
 
 
 # -- text encoders -------------------------------------------------------------------------------------------------
