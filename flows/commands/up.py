@@ -27,6 +27,7 @@ app = typer.Typer()
 
 AUTOMATIONS = Path(__file__).resolve().parents[1] / "service" / "automations.yaml"
 DEPLOY_SECONDS = 600.0
+"""How long Prefect may take to deploy everything, which takes a quiet machine half a minute."""
 SOURCE = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "stages", "model", "schemas")
 
@@ -233,12 +234,19 @@ def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
 
     Raises:
         RuntimeError: Prefect does not, with what it said.
+        TimeoutError: it takes too long.
     """
     words = [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file", str(project)]
     told: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     folder = Path.cwd()
     surroundings = {**environment, "PWD": str(folder)}
-    done = subprocess.run(words, env=surroundings, cwd=folder, timeout=DEPLOY_SECONDS, check=False, **told)
+    try:
+        done = subprocess.run(words, env=surroundings, cwd=folder, timeout=DEPLOY_SECONDS, check=False, **told)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(
+            f"expected `prefect deploy --all` to end within {DEPLOY_SECONDS:g} s with {project}, got a machine or a "
+            f"server that is too busy: type `segue up` again, which goes on from what is there"
+        ) from None
     if done.returncode != 0:
         raise RuntimeError(
             f"expected `prefect deploy --all` to succeed with {project}, got: {done.stdout}{done.stderr}"

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from flows.cli import run_command
-from flows.commands import doctor
+from flows.commands import doctor, up
 from flows.commands.up import QUEUES
 from flows.service.service import (
     MARK,
@@ -98,6 +98,12 @@ def test_a_port_that_another_program_has_is_told_before_anything_starts():
         with pytest.raises(ValueError, match=r"expected port \d+ of this machine to be free.*--port"):
             start_server(Service(port=other.getsockname()[1]))
     assert members() == []
+
+
+def test_deploying_that_takes_too_long_ends_in_what_to_do(monkeypatch):
+    monkeypatch.setattr(up, "DEPLOY_SECONDS", 0.01)
+    with pytest.raises(TimeoutError, match=r"to end within 0\.01 s with .*prefect\.yaml.* type `segue up` again"):
+        up._deploy_all(Path("prefect.yaml"), os.environ)
 
 
 def test_what_every_process_of_the_service_is_told_keeps_its_database_from_growing_for_ever():
