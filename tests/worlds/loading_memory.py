@@ -8,13 +8,18 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 from schemas import WeightsRef
 from schemas.weights import LocalWeights
+from stages import train
 from stages.checkpoints.loading import load_checkpoint
+from stages.train.initial_model import initial_model
 from tests.worlds.command_line import ROOT
+from tests.worlds.training_world import make_context
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,21 @@ def peak_of(work: Callable[[], object]) -> int:
     before = resident()
     work()
     return most_resident() - before
+
+
+def peak_of_beginning(folder: Path, small: train.Config, config: train.Config) -> int:
+    """The same of beginning a training of the small world, in a process of its own that has begun a small one before:
+    so what is imported for any does not count, and no memory is there that another work has left."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(_peak_after, folder, small, config).result()
+
+
+def _peak_after(folder: Path, small: train.Config, config: train.Config) -> int:
+    def begin(config: train.Config) -> None:
+        initial_model(config, make_context(folder, config)[1])
+
+    begin(small)
+    return peak_of(lambda: begin(config))
 
 
 def main(small: str, folder: str, text_encoder: str) -> None:
