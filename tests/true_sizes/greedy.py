@@ -1,5 +1,6 @@
 """Greedy codes of a published model, by transformers and by this project: `python -m tests.true_sizes.greedy
-(transformers | segue) FOLDER [T5]` prints them, and the most memory of its process, as JSON.
+(transformers | segue | loaded) FOLDER [T5]` prints them, and the most memory of its process, as JSON. `loaded` has the
+weights in memory once, as they were loaded, where `segue` lays out its matrices once more as its kernels want them.
 """
 
 import json
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForTextToWaveform, AutoTokenizer
 
+from model.decoding import engine
 from segue import load_model
 from tests.worlds.command_line import ROOT
 from tests.worlds.loading_memory import most_resident
@@ -46,6 +48,15 @@ def codes_of_segue(folder: Path, text_encoder: Path | None = None) -> torch.Tens
     return torch.as_tensor(np.array(model.generate(asked).codes, dtype=np.int64))
 
 
+def codes_of_loaded(folder: Path, text_encoder: Path | None = None) -> torch.Tensor:
+    """Return those codes, of weights that are in memory once."""
+    with patch.object(engine, "prepare_for_inference", lambda model, *others: model):
+        return codes_of_segue(folder, text_encoder)
+
+
+MAKERS = {"transformers": codes_of_transformers, "segue": codes_of_segue, "loaded": codes_of_loaded}
+
+
 @dataclass(frozen=True)
 class GreedyCodes:
     """What a process made, and took."""
@@ -55,7 +66,7 @@ class GreedyCodes:
     """Bytes in memory at most."""
 
 
-def measure_codes(by: Literal["transformers", "segue"], *places: Path) -> GreedyCodes:
+def measure_codes(by: Literal["transformers", "segue", "loaded"], *places: Path) -> GreedyCodes:
     """Make greedy codes in a process of its own, so that one model is in memory at a time."""
     program = [sys.executable, "-m", "tests.true_sizes.greedy", by, *map(str, places)]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -65,8 +76,7 @@ def measure_codes(by: Literal["transformers", "segue"], *places: Path) -> Greedy
 
 def main(by: str, *places: str) -> None:
     """Print greedy codes."""
-    make = codes_of_transformers if by == "transformers" else codes_of_segue
-    codes = make(*map(Path, places))
+    codes = MAKERS[by](*map(Path, places))
     print(json.dumps({"codes": codes.tolist(), "peak": most_resident()}))
 
 

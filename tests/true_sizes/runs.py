@@ -1,8 +1,11 @@
 """Whole runs of the published presets on weights of their sizes, a stage a process."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -23,12 +26,23 @@ FINETUNED = ("musicgen-melody", "musicgen-medium")
 parameter): they learn low-rank updates of their published weights, in bfloat16, with layers computed again for their
 gradients."""
 
+HALVED = ("musicgen-medium",)
+"""Those whose decoding in float32 takes 16 GB (the weights, and its matrices once more as kernels want them): they
+generate in bfloat16."""
+
+
+def maker_of(name: str) -> Literal["segue", "loaded"]:
+    """Return by what this project's greedy codes of a model in float32 are made."""
+    return "loaded" if name in HALVED else "segue"
+
 
 @dataclass(frozen=True)
 class Weights:
     """Where the weights of a preset and what lies around it are."""
 
     model: Path
+    half: Path
+    """The same model in half precision, in several files."""
     audiocraft: Path
     """The same model in half precision, in AudioCraft's form."""
     text_encoder: Path
@@ -39,23 +53,31 @@ class Weights:
 
 def write_weights(name: str, folder: Path) -> Weights:
     """Write all the weights that a preset names, those of the model as the hub has them: float32 in one file for the
-    small ones, several files for the others."""
+    small ones, several files for the others. Each is written by a process of its own, which gives its memory back."""
+    folder.mkdir(parents=True)
     sharded = name in FINETUNED
-    model = published.write_hugging_face_form(name, folder / name, "float32", "2GB" if sharded else "50GB")
+    whole, half, encoder = published.write_hugging_face_form, folder / f"{name}-half", folder / "t5-base"
+    model = _by_itself(whole, name, folder / name, "float32", "2GB" if sharded else "50GB")
     return Weights(
         model=model,
-        audiocraft=published.write_audiocraft_form(model, folder / f"{name}-audiocraft"),
-        text_encoder=published.write_text_encoder(model, folder / "t5-base"),
-        codec=published.write_codec(folder / "encodec_32khz"),
-        separator=published.write_separator(folder / "htdemucs"),
-        clap=published.write_clap(folder / "clap"),
+        half=_by_itself(whole, name, half, "float16", "1GB"),
+        audiocraft=_by_itself(published.write_audiocraft_form, model, folder / f"{name}-audiocraft"),
+        text_encoder=_by_itself(published.write_text_encoder, model, encoder),
+        codec=_by_itself(published.write_codec, folder / "encodec_32khz"),
+        separator=_by_itself(published.write_separator, folder / "htdemucs"),
+        clap=_by_itself(published.write_clap, folder / "clap"),
     )
+
+
+def _by_itself(write: Callable[..., Path], *arguments: object) -> Path:
+    with ProcessPoolExecutor(1, get_context("spawn")) as process:
+        return process.submit(write, *arguments).result()
 
 
 def load_forms(weights: Weights, folder: Path) -> dict[str, Loading]:
     """Load the model in each of its forms, and return what that took."""
     small = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], folder / "small")
-    places = {"hf": weights.model, "audiocraft": weights.audiocraft}
+    places = {"float32": weights.model, "float16": weights.half, "audiocraft": weights.audiocraft}
     return {form: measure_loading(small, place, weights.text_encoder) for form, place in places.items()}
 
 
@@ -83,6 +105,7 @@ def run_preset(name: str, weights: Weights, folder: Path) -> Iterator[tuple[str,
         "train.optimization.warmup_steps": 0,
         "train.batch_size": 1,
         "train.micro_batch_size": 1,
+        "generate.precision": "bfloat16" if name in HALVED else "float32",
         **OPEN_GATE,
     }
     options = ["--preset", name, "--store", str(folder / "store"), "--source", str(recordings)]

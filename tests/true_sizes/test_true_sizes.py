@@ -14,7 +14,7 @@ from stages.checkpoints.precision import StoredType
 from tests.stages.checkpoints.test_loading_memory import MOST
 from tests.true_sizes.greedy import measure_codes
 from tests.true_sizes.published import SIZES, write_audiocraft_form, write_hugging_face_form, write_text_encoder
-from tests.true_sizes.runs import run_preset, write_weights
+from tests.true_sizes.runs import maker_of, run_preset, write_weights
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
 from tests.worlds.loading_memory import measure_loading
 
@@ -62,8 +62,9 @@ def test_greedy_codes_of_a_published_model_are_those_of_transformers_in_each_for
     folder = write_hugging_face_form(name, tmp_path / name, "float32")
     audiocraft, encoder = write_audiocraft_form(folder, tmp_path / "audiocraft"), tmp_path / "t5"
     expected = measure_codes("transformers", folder).codes
-    assert measure_codes("segue", folder).codes == expected
-    assert measure_codes("segue", audiocraft, write_text_encoder(folder, encoder)).codes == expected
+    by = maker_of(name)
+    assert measure_codes(by, folder).codes == expected
+    assert measure_codes(by, audiocraft, write_text_encoder(folder, encoder)).codes == expected
 
 
 @pytest.mark.parametrize("name", SIZES)

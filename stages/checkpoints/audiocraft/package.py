@@ -183,13 +183,18 @@ def _parse_settings(content: Mapping[str, Any], path: Path) -> Section:
 def write_package(path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write an exported file that `read_package` and AudioCraft's loaders read."""
     content = {
-        "best_state": {name: value.detach().cpu().clone() for name, value in state.items()},
+        "best_state": {name: _alone(value.detach().cpu()) for name, value in state.items()},
         "xp.cfg": yaml.safe_dump(dict(config), sort_keys=False),
         "version": VERSION,
         "exported": True,
     }
     with open(path, "wb") as file:  # of which the system's own error is kept
         torch.save(content, file)
+
+
+def _alone(value: Tensor) -> Tensor:
+    """Return a tensor that has its memory to itself: of one that is a part of another, the whole would be written."""
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
 def _resolve(value: Any, root: Mapping[str, Any], depth: int = 0) -> Any:
