@@ -130,6 +130,7 @@ def plan(
         return _tell_estimate(options, estimate_tracks, track_seconds, clips, clip_seconds, workers)
     if track_seconds is not None or clips or clip_seconds is not None or workers > 1:
         raise UsageError("expected --estimate TRACKS beside --track-seconds, --clips, --clip-seconds and --workers")
+    from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate, total_line
     from flows.runs.orders import advice_lines, order_lines, stopping_lines, told_lines
     from flows.runs.output import open_console, plan_rows, print_table
@@ -146,7 +147,8 @@ def plan(
         print(line)
     if total := total_line(estimates):
         print(f"in all: {total}")
-    stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
+    reasons = (*stopping_lines(plans), *disagreement_lines(pipeline, settled.plan.names))
+    stopping = [f"segue: a run would stop: {line}" for line in reasons]
     for line in plan_remark_lines(plans):
         print(line, file=sys.stderr)
     for stage, preview in settled.plan.previews(plans).items():

@@ -42,21 +42,39 @@ class MissingWeights(ValueError):
 
 
 class WeightsNotFetched(MissingWeights):
-    """Weights that are not on this machine and cannot be fetched now."""
+    """Weights that are not on this machine and cannot be fetched now.
 
-    def __init__(self, references: Sequence[str], why: str, fields: Mapping[WeightsRef, str] | None = None) -> None:
-        named = {str(reference): field for reference, field in (fields or {}).items() if reference in references}
-        missing = ", ".join(f"{name} ({named[name]})" if name in named else name for name in references)
+    Args:
+        references: their names.
+        why: what kept them from being fetched.
+        fields: the fields of a recipe that name weights.
+        perhaps: weights that are wanted besides if these turn out to be of a kind that needs them.
+    """
+
+    def __init__(
+        self,
+        references: Sequence[str],
+        why: str,
+        fields: Mapping[WeightsRef, str] | None = None,
+        perhaps: Sequence[str] = (),
+    ) -> None:
+        named = {str(name): field for name, field in (fields or {}).items() if name in (*references, *perhaps)}
+        missing, more = (
+            ", ".join(f"{name} ({named[name]})" if name in named else name for name in names)
+            for names in (references, perhaps)
+        )
         field = next(iter(named.values()), "STAGE.FIELD")
         super().__init__(
             f"missing weights {missing}: {' '.join(why.split())[:200]}; run once with a network, or copy them to this "
             f"machine and give their folder in place of the name, e.g. --set {field}=/path/to/folder"
+            + (f"; by what they turn out to read, {more} may be wanted too" if perhaps else "")
         )
         self.references, self.why, self.fields = tuple(map(str, references)), why, named
+        self.perhaps = tuple(map(str, perhaps))
 
     def of_fields(self, fields: Mapping[WeightsRef, str]) -> "WeightsNotFetched":
         """Return the same error, which names the fields where another name may be given."""
-        return WeightsNotFetched(self.references, self.why, fields)
+        return WeightsNotFetched(self.references, self.why, fields, self.perhaps)
 
 
 class NotTrainedYet(MissingWeights):
@@ -109,12 +127,23 @@ class WeightsLibrary:
             self._found[reference] = LocalWeights(reference, path, self._hold(reference, path, revision))
         return self._found[reference]
 
-    def fetch_all(self, references: Iterable[WeightsRef]) -> None:
+    def fetch_all(self, references: Iterable[WeightsRef], perhaps: Iterable[WeightsRef] = ()) -> None:
         """Fetch published weights before any work begins, so that what is missing is told at once and all together.
+
+        Args:
+            perhaps: weights that are wanted only where some that cannot be fetched turn out to need them: they are told
+                with those, and not fetched.
 
         Raises:
             MissingWeights: some cannot be found or fetched.
         """
+        missing = self._unfetched(references)
+        if missing:  # and from now on this is offline
+            more = [reference for reference in self._unfetched(perhaps) if reference not in missing]
+            raise WeightsNotFetched(list(missing), next(iter(missing.values())).why, perhaps=more)
+
+    def _unfetched(self, references: Iterable[WeightsRef]) -> dict[str, WeightsNotFetched]:
+        """Fetch published weights, and return why some cannot be."""
         missing: dict[str, WeightsNotFetched] = {}
         for reference in references:
             if reference.checkpoint is None:
@@ -123,8 +152,7 @@ class WeightsLibrary:
                 except WeightsNotFetched as error:
                     missing[reference] = error
                     self.offline = True  # one host that cannot be reached is waited for, not each of them
-        if missing:
-            raise WeightsNotFetched(list(missing), next(iter(missing.values())).why)
+        return missing
 
     def checkpoint(self, name: str) -> Row | None:
         """Return the newest row of `checkpoints` for a kind (by this run's recipe), or that of an id; None if none. A

@@ -177,22 +177,25 @@ def _fetch_model(reference: WeightsRef, library: "WeightsLibrary") -> Path:
     """Return the local folder of a checkpoint.
 
     Raises:
-        WeightsNotFetched: it cannot be had; of one of which it is known that it reads melodies, what separates them is
-            told with it where that is missing too.
+        WeightsNotFetched: it cannot be had; unless it is known to read no melodies, what separates them is told with it
+            where that is missing too.
     """
     from schemas.weights import WeightsNotFetched
-    from stages.networks.published import HTDEMUCS, MELODY_MODELS
+    from stages.networks.published import HTDEMUCS, MELODY_MODELS, TEXT_MODELS
 
     try:
         return library.get(reference).path
     except WeightsNotFetched:
-        if reference.hub_model not in MELODY_MODELS:
+        if reference.hub_model in TEXT_MODELS:
             raise
-    fields = {reference: "train.initial", HTDEMUCS: "chroma.separator"}
+    named, separator = {reference: "train.initial"}, {HTDEMUCS: "chroma.separator"}
     try:
-        library.fetch_all(fields)
+        if reference.hub_model in MELODY_MODELS:
+            library.fetch_all(named | separator)
+        else:
+            library.fetch_all(named, separator)
     except WeightsNotFetched as error:
-        raise error.of_fields(fields) from error
+        raise error.of_fields(named | separator) from error
     return library.get(reference).path
 
 

@@ -93,7 +93,7 @@ def generate(
 ) -> int:
     """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores and the page."""
     print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
-    from flows.runs.codecs import check_codecs
+    from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate
     from flows.runs.orders import order_lines, stopping_lines, told_lines
     from flows.runs.output import be_quiet
@@ -127,8 +127,8 @@ def generate(
             print(line, file=sys.stderr, flush=True)
         if not dry_run:
             return run_and_tell(parsed)
-        check_codecs(pipeline, parsed.plan.names)  # as the run would before it begins
-        stopping = [f"segue: a run would stop: {line}" for line in stopping_lines(plans)]
+        reasons = (*stopping_lines(plans), *disagreement_lines(pipeline, parsed.plan.names))
+        stopping = [f"segue: a run would stop: {line}" for line in reasons]
         for line in (*told_lines(plans), *stopping):
             print(line, file=sys.stderr)
         return 1 if stopping else 0
@@ -265,15 +265,25 @@ def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except WeightsNotFetched as error:
-        cures = "; ".join(_cure(reference, error.fields.get(reference, ""), options) for reference in error.references)
-        raise MissingWeights(f"missing weights {', '.join(error.references)} ({error.why}): {cures}") from error
+        cures, more = (
+            "; ".join(_cure(reference, error.fields.get(reference, ""), options) for reference in references)
+            for references in (error.references, error.perhaps)
+        )
+        told = f"missing weights {', '.join(error.references)} ({error.why}): {cures}"
+        if more:
+            told += f". By what it turns out to read it may want {', '.join(error.perhaps)} too: {more}"
+        raise MissingWeights(told) from error
 
 
 def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
     """Say how weights come to a machine without a network."""
-    folder = "./" + reference.partition("@")[0].rsplit("/", 1)[-1]
-    name = options.get(field, f"--set {field}={{}}").format(folder)
     if WeightsRef(reference).demucs is not None:
         return f"where there is a network run this once, or do without a separator by --set {field}=null"
-    fetch = f"`hf download {reference.replace('@', ' --revision ')} --local-dir {folder}`"
-    return f"fetch it where there is a network by {fetch}, put the folder here and name it: {name}"
+    name, _, revision = reference.partition("@")
+    parts = name.split("/")
+    repository, file = "/".join(parts[:2]), "/".join(parts[2:])
+    place, kind = f"./{parts[-1]}", "file" if file else "folder"
+    words = ["hf download", repository, *([file] if file else []), *(["--revision", revision] if revision else [])]
+    fetch = f"`{' '.join(words)} --local-dir {'.' if file else place}`"
+    put = options.get(field, f"--set {field}={{}}").format(place)
+    return f"fetch it where there is a network by {fetch}, put the {kind} here and name it: {put}"

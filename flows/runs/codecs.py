@@ -4,7 +4,7 @@ Codes of one codec are noise to another, and what a stage makes of them shows th
 clips were generated, or all recordings encoded. So what is named is compared first, where the names are not the same.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from schemas import WeightsRef
@@ -42,6 +42,20 @@ def check_codecs(pipeline: "Pipeline", names: Sequence[str]) -> None:
             _check(pipeline, names, "generate.checkpoint", model, read)
         elif "tokenize" in configs:
             _check(pipeline, names, "tokenize.codec", configs["tokenize"].codec, read)
+
+
+def disagreement_lines(pipeline: "Pipeline", names: Sequence[str]) -> Iterator[str]:
+    """Yield why a run would be stopped by `check_codecs`, for a plan.
+
+    Raises:
+        MissingWeights: a codec cannot be had.
+    """
+    try:
+        check_codecs(pipeline, names)
+    except MissingWeights:
+        raise
+    except ValueError as error:
+        yield str(error)
 
 
 def _is_to_come(pipeline: "Pipeline", names: Sequence[str], reference: WeightsRef) -> bool:

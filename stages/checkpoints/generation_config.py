@@ -15,7 +15,14 @@ from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Row
 from schemas.weights import LocalWeights, WeightsNotFetched
 from stages.checkpoints.loading import named_text_encoder, read_condition_names
-from stages.networks.published import ENCODEC_32KHZ, HTDEMUCS, LAION_CLAP, MELODY_MODELS, ROBERTA_VOCABULARY
+from stages.networks.published import (
+    ENCODEC_32KHZ,
+    HTDEMUCS,
+    LAION_CLAP,
+    MELODY_MODELS,
+    ROBERTA_VOCABULARY,
+    TEXT_MODELS,
+)
 from stages.pipeline.contract import Dependencies
 
 CONSULTED = (TRACKS, CHROMA, CLAP, TOKENS)
@@ -82,15 +89,22 @@ def generation_dependencies(config: GenerationConfig, weights: Callable[[Weights
 
     Raises:
         NotTrainedYet: an earlier stage is still to train the checkpoint.
-        WeightsNotFetched: it cannot be had; one of which it is known that it reads melodies names its separator too.
+        WeightsNotFetched: it cannot be had; one of which it is known that it reads melodies names its separator too,
+            and one of which nothing is known all that it may turn out to need.
         ValueError: it is none.
     """
     try:
         folder = weights(config.checkpoint).path
     except WeightsNotFetched as error:
-        if config.separator is None or config.checkpoint.hub_model not in MELODY_MODELS:
+        model = config.checkpoint.hub_model
+        if model in TEXT_MODELS:
             raise
-        raise WeightsNotFetched([*error.references, config.separator], error.why) from error
+        needs = [CHROMA.name] if model in MELODY_MODELS else [*CONDITION_FIELDS]
+        fields = [field for condition in needs for field in CONDITION_FIELDS[condition]]
+        weighing = [weights for field in fields if (weights := getattr(config, field)) is not None]
+        if model in MELODY_MODELS:
+            raise WeightsNotFetched([*error.references, *weighing], error.why) from error
+        raise WeightsNotFetched(error.references, error.why, perhaps=weighing) from error
     reads = read_condition_names(folder)
     named = named_text_encoder(folder)
     changes: dict[str, WeightsRef | None] = {"text_encoder": named and (config.text_encoder or named)}

@@ -19,6 +19,12 @@ MELODY_MODELS = frozenset(
 )
 """Published models that read melodies: what else they need is known before they are there."""
 
+TEXT_MODELS = frozenset(
+    f"facebook/musicgen-{name}"
+    for name in ("small", "medium", "large", "stereo-small", "stereo-medium", "stereo-large")
+)
+"""Published models that read descriptions alone: nothing else is needed."""
+
 T5_BASE = WeightsRef("google-t5/t5-base")
 """The T5 that reads descriptions (arXiv:2306.05284, 3.1)."""
 

@@ -79,6 +79,7 @@ class Pipeline:
             MissingWeights: some cannot be found or fetched; what is missing is told all together.
         """
         fields: dict[WeightsRef, str] = {}
+        perhaps: dict[WeightsRef, str] = {}
         waiting, known = list(names), set(names)
         for name in waiting:
             named = weights_fields(self.stages[name].config, name)
@@ -89,6 +90,7 @@ class Pipeline:
                 wanted, tables = named, []
             except WeightsNotFetched as error:  # what else it needs is known when that is there
                 wanted = {reference: field for reference, field in named.items() if reference in error.references}
+                perhaps = {name: field for name, field in named.items() if name in error.perhaps} | perhaps
                 wanted, tables = wanted or named, []
                 self.library.offline = True  # a host that cannot be reached is waited for once
             fields |= {reference: field for reference, field in wanted.items() if reference not in fields}
@@ -97,9 +99,9 @@ class Pipeline:
             waiting += [name for name in upstream if name not in known]
             known |= upstream.keys()
         try:
-            self.library.fetch_all(fields)
+            self.library.fetch_all(fields, perhaps)
         except WeightsNotFetched as error:
-            raise error.of_fields(fields) from error
+            raise error.of_fields(perhaps | fields) from error
 
     def fingerprint(self, name: str) -> str:
         """Return the version that a stage writes.

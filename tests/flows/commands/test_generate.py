@@ -158,6 +158,16 @@ def test_a_melody_model_that_is_missing_is_told_together_with_its_separator(tmp_
     assert "demucs" not in capfd.readouterr().err
 
 
+def test_what_a_model_that_nobody_knows_may_turn_out_to_need_is_told_with_it(tmp_path: Path, capfd: Any) -> None:
+    assert order("somebody/music-model", "--text", DESCRIPTION, "--store", str(tmp_path / "store")) == 1
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("segue: missing weights somebody/music-model (")
+    besides = last.partition("By what it turns out to read it may want ")[2]
+    assert besides.startswith("demucs:htdemucs, lukewys/laion_clap/"), last
+    assert "--set generate.separator=null" in besides
+    assert "`hf download FacebookAI/roberta-base tokenizer.json --local-dir .`, put the file here" in besides
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [([], "got neither"), (["--text", "x", "--requests", "order.csv"], "got --requests and --text")],

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from flows.cli import run_command
 from flows.commands.options import parse_run_options
 from flows.runs.codecs import check_codecs
 from flows.runs.running import Run, run_stages
@@ -56,6 +57,21 @@ def test_a_wrong_codec_of_any_stage_is_refused_before_a_clip_is_generated(
     with pytest.raises(ValueError, match=told + str(other)):
         run_stages(Run(wrong))
     assert not Store(str(store)).versions(GENERATIONS)
+
+
+def test_a_plan_that_passes_is_a_run_that_no_codec_stops(
+    folder: Path, own: Path, other: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "order.json").write_text('[{"description": "calm piano", "seconds": 0.5}]')
+    words = ["--preset", "musicgen-small", "--store", str(tmp_path / "store"), "--requests", f"{tmp_path}/order.json"]
+    for codec, status in ((own, 0), (other, 1)):
+        knobs = ("settings.offline=true", f"generate.checkpoint={folder}", f"decode.codec={codec}")
+        named = [word for knob in knobs for word in ("--set", knob)]
+        assert run_command(["plan", "requests", "generate", "decode", *words, *named]) == status
+        told = capfd.readouterr()
+        assert "order: 1 request" in told.out
+        assert ("a run would stop: expected the codec (identity " in told.err) == (status == 1)
+    assert f"got decode.codec = {other}" in told.err
 
 
 def test_the_models_own_codec_is_taken_from_wherever_it_lies(folder: Path, own: Path, tmp_path: Path) -> None:
