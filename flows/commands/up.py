@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +20,6 @@ from flows.commands.options import UsageError
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-
-    from flows.service.service import Service
 
 app = typer.Typer()
 
@@ -34,6 +32,9 @@ LAYERS = ("flows", "stages", "model", "schemas")
 LOOK_SECONDS = 10.0
 """Between two looks of `segue up --stay`."""
 
+POSTGRESQL, SQLITE = "postgresql+asyncpg://", "sqlite"
+"""How the address of a PostgreSQL database begins, and the word for Prefect's own SQLite file."""
+
 QUEUES = {"scheduled": 1, "default": 10}
 """Work queues of each pool -> their priority, 1 first: what is due by schedule goes before what waits on demand."""
 
@@ -43,7 +44,7 @@ def up(
     port: Annotated[int | None, typer.Option(help="The server's port on the loopback; if not given, 4200.")] = None,
     database: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="A PostgreSQL database: postgresql+asyncpg://… (default: SQLite)."),
+        typer.Option(metavar="URL", help="postgresql+asyncpg://…, or sqlite; if not given, as last: first SQLite."),
     ] = None,
     stay: Annotated[
         bool, typer.Option("--stay", help="Stay, and start again what ends, until `segue down`: for systemd.")
@@ -52,51 +53,78 @@ def up(
     """Start a Prefect server, workers and the deployments of prefect.yaml on this machine; what runs already stays."""
     from flows.service.service import load_service
 
-    _start_missing(port, database)
+    if database is not None and database != SQLITE and not database.startswith(POSTGRESQL):
+        raise UsageError(f"expected --database {POSTGRESQL}user@host/name, or {SQLITE}, got another form of address")
+    project = _project()
+    with _in_turn():
+        _start_missing(project, port, database)
     _tell(
         f"to ask for a run: PREFECT_API_URL={load_service().url} prefect deployment run ingest/hourly --watch",
         "to look: segue doctor, or the server's page; to end: segue down",
     )
     while stay:
         time.sleep(LOOK_SECONDS)
-        service = load_service()
-        if not service.parts:  # by `segue down`
-            break
-        ended = [name for name in service.parts if service.running(name) is None]
-        if ended:
-            _tell(f"ended, and started again: {', '.join(ended)}")
-            try:
-                _start_missing(None, None)
-            except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:  # tried again soon
-                _tell(f"not all of it could be started: {' '.join(str(error).split())}")
+        with _in_turn():
+            service = load_service()
+            if not service.parts:  # by `segue down`
+                break
+            ended = [name for name in service.parts if service.running(name) is None]
+            if ended:
+                _tell(f"ended, and started again: {', '.join(ended)}")
+                try:
+                    _start_missing(project)
+                except (OSError, RuntimeError, ValueError) as error:  # tried again soon
+                    _tell(f"not all of it could be started: {' '.join(str(error).split())}")
     return 0
 
 
-def _start_missing(port: int | None, database: str | None) -> None:
+def _in_turn() -> AbstractContextManager[None]:
+    """Return what keeps two commands from changing the service at once."""
+    from flows.service.service import only_one
+
+    return only_one(lambda: _tell("another `segue up` or `segue down` is at work: waiting for it"))
+
+
+def _start_missing(project: Path, port: int | None = None, database: str | None = None) -> None:
     """Start what of the service does not run, and register what is not registered.
 
     Raises:
         UsageError: the server runs already with another port or database.
+        ChildProcessError: the server does not start, or does not take what is registered.
     """
     from flows.service.service import POOLS, SERVER, load_service, log_of, save_service, start_part, start_server
 
-    project = _project()
     service = load_service()
     runs = service.running(SERVER) is not None
-    for option, asked, kept in (("--port", port, service.port), ("--database", database, service.database)):
+    kept_database = service.database or SQLITE
+    for option, asked, kept in (("--port", port, service.port), ("--database", database, kept_database)):
         if runs and asked is not None and asked != kept:
             raise UsageError(f"expected {option} as the running service has it, got another: `segue down` first")
-    service = replace(service, port=port or service.port, database=database or service.database)
     if runs:
         _tell(f"server: runs already ({service.url.removesuffix('/api')})")
     else:
-        service = start_server(service)
+        chosen = database or kept_database
+        new = replace(service, port=port or service.port, database=None if chosen == SQLITE else chosen)
+        try:
+            new = start_server(new)
+        except (ChildProcessError, ValueError):
+            if load_service().running(SERVER) is None:
+                save_service(service)  # a port or a database with which it does not start is not kept for the next time
+            raise
+        service = new
         _tell(f"server: started ({service.url.removesuffix('/api')}; its log: {log_of(SERVER)})")
     with _client(service.url) as client:
         _tell(*(f"pool {pool}: made" for pool in make_pools(client)))
-        renewed = _digest(project) != service.deployed
+        digest = _digest(project, service.database)
+        renewed = digest != service.deployed or client.request("POST", "/deployments/count", json={}).json() == 0
         _tell(*(f"automation: {name}" for name in _register_automations(client, renewed)))
-    service = _deploy(service, project)
+    if renewed:
+        _deploy_all(project, service.environment())
+        service = replace(service, deployed=digest)
+        save_service(service)
+        _tell(f"deployments: all of {project}")
+    else:  # deploying renews schedules, also those that someone paused
+        _tell("deployments: as they were")
     for pool in POOLS:
         if service.running(pool):
             _tell(f"worker {pool}: runs already")
@@ -112,9 +140,10 @@ def down() -> int:
     """End the service that `segue up` started, runs in work too; what they did is kept, and `segue up` goes on."""
     from flows.service.service import end_service, load_service, save_service
 
-    service = load_service()
-    save_service(replace(service, parts={}))  # first, so that `segue up --stay` starts nothing again
-    ended = end_service(service)
+    with _in_turn():
+        service = load_service()
+        save_service(replace(service, parts={}))  # first, so that `segue up --stay` starts nothing again
+        ended = end_service(service)
     _tell(*(f"{name}: ended" for name in ended))
     if not ended:
         _tell("nothing ran")
@@ -213,29 +242,15 @@ def _register_automations(client: "SyncPrefectClient", renewed: bool) -> Iterato
             yield automation["name"]
 
 
-def _deploy(service: "Service", project: Path) -> "Service":
-    """Deploy all of `prefect.yaml`, unless it, the code and this folder are what was deployed last: deploying renews
-    schedules, also those that someone paused."""
-    from flows.service.service import save_service
-
-    digest = _digest(project)
-    if digest == service.deployed:
-        _tell("deployments: as they were")
-        return service
-    _deploy_all(project, service.environment())
-    service = replace(service, deployed=digest)
-    save_service(service)
-    _tell(f"deployments: all of {project}")
-    return service
-
-
 def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
     """Have Prefect deploy all of `prefect.yaml`, with this folder as the one that its places are relative to.
 
     Raises:
-        RuntimeError: Prefect does not, with what it said.
+        ChildProcessError: Prefect does not, with why.
         TimeoutError: it takes too long.
     """
+    from flows.service.service import cause_in, log_of
+
     words = [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file", str(project)]
     told: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     folder = Path.cwd()
@@ -248,15 +263,20 @@ def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
             f"server that is too busy: type `segue up` again, which goes on from what is there"
         ) from None
     if done.returncode != 0:
-        raise RuntimeError(
-            f"expected `prefect deploy --all` to succeed with {project}, got: {done.stdout}{done.stderr}"
+        log = log_of("deploy")
+        log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log.write_text(done.stdout + done.stderr, encoding="utf-8")
+        raise ChildProcessError(
+            f"expected `prefect deploy --all` to take {project}, got: {cause_in(done.stdout + done.stderr)}; mend that "
+            f"and run the same command again (all that Prefect said: {log})"
         )
 
 
-def _digest(project: Path) -> str:
+def _digest(project: Path, database: str | None) -> str:
     """Return a hash of all that is registered: `prefect.yaml`, automations, the code whose knobs a form has, the folder
-    that relative places are relative to."""
+    that relative places are relative to; and of the database that it is registered in."""
     digest = hashlib.sha256(project.read_bytes() + AUTOMATIONS.read_bytes() + os.fsencode(Path.cwd()))
+    digest.update((database or "").encode())
     for file in sorted(file for layer in LAYERS for file in (SOURCE / layer).rglob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()

@@ -5,16 +5,18 @@ by default `~/.local/state/segue`): numbers of processes with the time at which 
 got the same number is not taken for one of these; logs; and Prefect's own folder, with its SQLite database.
 """
 
+import fcntl
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +39,9 @@ END_SECONDS = 45.0
 
 RETENTION_DAYS = 30
 """How long Prefect keeps finished runs with their logs; what a run did stands in the store's own `runs`."""
+
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Invalid\w*|NotFound|Refused): ")
+"""How the line of a traceback begins that says what was raised."""
 
 SERVER_SETTINGS = {
     # Without it events go after a week and runs never.
@@ -153,6 +158,24 @@ def save_service(service: Service) -> None:
     file.chmod(0o600)
 
 
+@contextmanager
+def only_one(waits: Callable[[], None]) -> Iterator[None]:
+    """Do a block while no other process is within one like it, on this machine and with this state folder: two that
+    start what is missing at once would each miss it, and two servers would want one port.
+
+    Args:
+        waits: called once where another is within, and has to be waited for.
+    """
+    state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(state_folder() / "up.lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waits()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def start_part(service: Service, name: str, words: Sequence[str]) -> Service:
     """Start a part as a process that outlives this one, and return the service with it."""
     state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -176,7 +199,7 @@ def start_server(service: Service) -> Service:
 
     Raises:
         ValueError: its port is taken.
-        RuntimeError: it ended, or does not answer in time.
+        ChildProcessError: it ended, or does not answer in time.
     """
     with closing(socket.socket()) as probe:
         if probe.connect_ex((HOST, service.port)) == 0:
@@ -184,13 +207,27 @@ def start_server(service: Service) -> Service:
                 f"expected port {service.port} of this machine to be free, got an answer of another program: end it, "
                 "or give another --port"
             )
+    log = log_of(SERVER)
+    known = log.stat().st_size if log.exists() else 0
     service = start_part(service, SERVER, ["server", "start", "--host", HOST, "--port", str(service.port)])
     deadline = time.monotonic() + START_SECONDS
     while not service.answers():
         if service.running(SERVER) is None or time.monotonic() > deadline:
-            raise RuntimeError(f"expected Prefect's server within {START_SECONDS:.0f} s: look into {log_of(SERVER)}")
+            said = log.read_bytes()[known:].decode(errors="replace")
+            raise ChildProcessError(
+                f"expected Prefect's server to answer within {START_SECONDS:.0f} s, got: {cause_in(said)} "
+                f"(its log: {log})"
+            )
         time.sleep(0.5)
     return service
+
+
+def cause_in(output: str) -> str:
+    """Return, of what a program of Prefect's wrote before it failed, the line that says why: the last one that names an
+    error, as a traceback's does, or else what it said last."""
+    lines = [line.strip() for line in output.splitlines() if line.strip() and line.strip() != "An exception occurred."]
+    named = [line for line in lines if ERROR_LINE.match(line)]
+    return " ".join(named[-1:] or lines[-4:]) or "nothing said"
 
 
 def end_service(service: Service) -> list[str]:

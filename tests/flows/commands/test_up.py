@@ -4,22 +4,27 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
 import pyarrow as pa
 import pytest
+import yaml
 
 from flows.cli import run_command
 from flows.commands import doctor, up
 from flows.commands.up import QUEUES
+from flows.runs.failures import format_error, is_fault
 from flows.service.service import (
     MARK,
     Part,
     Service,
+    cause_in,
     end_service,
     load_service,
     members,
+    only_one,
     save_service,
     start_server,
     state_folder,
@@ -98,6 +103,57 @@ def test_a_port_that_another_program_has_is_told_before_anything_starts():
         with pytest.raises(ValueError, match=r"expected port \d+ of this machine to be free.*--port"):
             start_server(Service(port=other.getsockname()[1]))
     assert members() == []
+
+
+def test_a_command_that_changes_the_service_waits_for_another_that_does():
+    waits, order = threading.Event(), []
+
+    def second() -> None:
+        with only_one(waits.set):
+            order.append("second")
+
+    other = threading.Thread(target=second)
+    with only_one(lambda: order.append("waited for nobody")):
+        other.start()
+        assert waits.wait(60)
+        order.append("first")
+    other.join(60)
+    assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("output", "cause"),
+    [
+        ("Traceback:\n  File x\nsqlalchemy.exc.NoSuchModuleError: no postgres\nAn exception occurred.", "no postgres"),
+        ("ConnectionRefusedError: [Errno 111] refused\n\nERROR:    Application startup failed. Exiting.\n", "refused"),
+        ("This deployment references work pool 'gpu' which does not\nexist.\n", "which does not exist."),
+        ("", "nothing said"),
+    ],
+)
+def test_of_what_prefect_writes_before_it_fails_the_line_that_says_why_is_told(output, cause):
+    assert cause_in(output).endswith(cause)
+    assert "File x" not in cause_in(output)
+
+
+def test_a_deployment_that_prefect_does_not_take_is_told_in_one_line_with_what_to_do(tmp_path, own_state):
+    project = tmp_path / "prefect.yaml"
+    deployment = {"name": "x", "entrypoint": "flows.none.catalog", "work_pool": {"name": "cpu"}, "schedules": []}
+    project.write_text(yaml.safe_dump({"deployments": [deployment]}))
+    with pytest.raises(ChildProcessError) as failed:
+        up._deploy_all(project, Service(port=free_port()).environment())
+    assert not is_fault(failed.value)
+    told = format_error(failed.value)
+    assert "got: ModuleNotFoundError: No module named 'flows.none'; mend that and run" in told
+    assert "\n" not in told
+    assert "Traceback" in (own_state / "deploy.log").read_text()
+
+
+def test_a_database_with_which_the_server_does_not_start_is_told_and_not_kept_for_the_next_time(tmp_path, own_state):
+    missing = f"postgresql+asyncpg://nobody:word@127.0.0.1:{free_port()}/none"
+    with pytest.raises(ChildProcessError, match=r"to answer within .* got: ConnectionRefusedError: .*server\.log"):
+        up._start_missing(ROOT / "prefect.yaml", free_port(), missing)
+    assert load_service() == Service()
+    assert run_command(["up", "--database", "postgres://127.0.0.1/none"]) == 2
 
 
 def test_deploying_that_takes_too_long_ends_in_what_to_do(monkeypatch):
