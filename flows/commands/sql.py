@@ -1,6 +1,6 @@
 """Questions to a store: `segue sql`, `segue show` and `segue schema`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -83,9 +83,13 @@ def show(
 
     opened, console = existing_store(store), open_console()
     if key is not None:
+        if table in VIEWS.keys() - TABLES.keys():
+            raise UsageError(
+                f"expected a table for a row by its key, got the view {table}: segue sql asks for its rows"
+            )
         print_record(console, _row(opened, _table(table), key))
         return 0
-    about = TABLES[table].about if table in TABLES else VIEWS[table].about if table in VIEWS else _table(table).about
+    about = VIEWS[table].about if table in VIEWS else _table(table, tuple(dict.fromkeys((*TABLES, *VIEWS)))).about
     print_rows(console, describe_columns(query(opened, f"SELECT * FROM {table} LIMIT 0").schema))
     count = query(opened, f"SELECT count(*) AS rows FROM {table}").to_pylist()[0]["rows"]
     keys = f" Key: {', '.join(TABLES[table].key)}." if table in TABLES else ""
@@ -119,8 +123,11 @@ def schema(
     return 0
 
 
-def _table(name: str) -> "Table":
+def _table(name: str, known: Sequence[str] = ()) -> "Table":
     """Return a table.
+
+    Args:
+        known: the names that may be given; none means those of the tables.
 
     Raises:
         UsageError: there is no such table.
@@ -129,8 +136,8 @@ def _table(name: str) -> "Table":
     from schemas.tables import TABLES
 
     if name not in TABLES:
-        near = did_you_mean(name, TABLES)
-        raise UsageError(f"expected one of the tables {', '.join(TABLES)}, got {name!r}{near}")
+        names = known or tuple(TABLES)
+        raise UsageError(f"unknown table {name!r}{did_you_mean(name, names)}; allowed: {', '.join(names)}")
     return TABLES[name]
 
 

@@ -1,4 +1,5 @@
-"""Why things were refused, and what was noticed: the commonest reasons at the end of a run, and what a plan notices."""
+"""Why things were refused or quarantined, and what was noticed: the commonest reasons at the end of a run, and what a
+plan notices."""
 
 import shlex
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ LONGEST = 160
 """Characters of an example in a line; the tables hold all of them. A reason is told whole."""
 
 REFUSALS = "SELECT stage, kind, uri, message FROM rejects"
+QUARANTINE = "SELECT stage, title, reasons FROM quarantine"
 REMARKS = "SELECT * FROM remarks ORDER BY count DESC"
 """The queries that list all of them."""
 
@@ -24,15 +26,20 @@ _REFUSALS = """
     SELECT stage, kind, count(*) AS count, arg_min(uri, key) AS uri, arg_min(message, key) AS message
     FROM rejects WHERE stage IN ({stages}) GROUP BY stage, kind ORDER BY count DESC, stage, kind"""
 
+_QUARANTINED = """
+    SELECT stage, count(*) AS count, arg_min(reasons[1], request_id) AS reason
+    FROM quarantine WHERE stage IN ({stages}) GROUP BY stage, split_part(reasons[1], ':', 1)
+    ORDER BY count DESC, stage, reason"""
+
 _REMARKS = """
     SELECT stage, what, location, sum(count)::BIGINT AS count, first(examples ORDER BY len(examples) DESC) AS examples
     FROM remarks WHERE stage IN ({stages}) GROUP BY stage, what, location ORDER BY count DESC, stage, what, location"""
 
 
 def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
-    """Return why stages refused things and what they noticed, the commonest reasons first, each with an example, and
-    the queries that list them all. There are no lines where there is nothing to tell, nor where the store is damaged,
-    which a run says itself.
+    """Return why stages refused things and quarantined clips, and what they noticed, the commonest reasons first, each
+    with an example, and the queries that list them all. There are no lines where there is nothing to tell, nor where
+    the store is damaged, which a run says itself.
 
     Args:
         stages: those that ran.
@@ -45,6 +52,7 @@ def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
     names = ", ".join(f"'{name}'" for name in stages) or "NULL"
     try:
         refusals = query(store, _REFUSALS.format(stages=names)).to_pylist()
+        quarantined = query(store, _QUARANTINED.format(stages=names)).to_pylist()
         remarks = query(store, _REMARKS.format(stages=names)).to_pylist()
     except QueryError:
         return []
@@ -56,9 +64,11 @@ def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
         remark_line(row["stage"], Remark(row["what"], row["location"], row["count"], tuple(row["examples"] or ())))
         for row in remarks
     ]
-    total = sum(row["count"] for row in refusals)
+    held = [f"{row['count']:,} × {row['stage']}, such as {_whole(row['reason'])}" for row in quarantined]
+    refused, kept = (sum(row["count"] for row in rows) for rows in (refusals, quarantined))
     return [
-        *_commonest(f"refused {total:,}:", reasons, REFUSALS, store),
+        *_commonest(f"refused {refused:,}:", reasons, REFUSALS, store),
+        *_commonest(f"quarantined {kept:,}, which `clips` does not show:", held, QUARANTINE, store),
         *_commonest("noticed:", noticed, REMARKS, store),
     ]
 

@@ -52,7 +52,9 @@ def test_numbers_of_a_key_are_whole(words, capfd):
         (["tracks", "b"], ["expected a key of tracks (track_id), got 'b'"]),
         (["training", "model"], ["got 3 of training", "model/1", "model/10"]),
         (["training", "model/x"], ["expected a number for step", "'x'"]),
-        (["trakcs"], ["got 'trakcs'", "did you mean tracks?"]),
+        (["trakcs"], ["unknown table 'trakcs' (did you mean tracks?)"]),
+        (["quarantin"], ["unknown table 'quarantin' (did you mean quarantine?)"]),
+        (["quarantine", "a"], ["got the view quarantine: ask segue sql for it"]),
     ],
 )
 def test_a_key_that_is_none_or_several_is_one_line(key, told, words, capfd):

@@ -7,7 +7,7 @@ import pytest
 
 from flows.runs.reasons import COMMONEST, LONGEST, plan_remark_lines, reason_lines
 from schemas import Store
-from schemas.tables import REJECTS, REMARKS, RUNS, Table
+from schemas.tables import CLIPS, REJECTS, REMARKS, RUNS, Table
 from stages.pipeline.plans import Plan
 from stages.pipeline.remarks import Remark
 
@@ -54,6 +54,19 @@ def test_the_commonest_refusals_come_first_with_an_example_and_the_query(store):
     assert lines[-1].startswith('  all of them, and 2 more kinds: segue sql "SELECT stage, kind, uri, message FROM')
     assert lines[-1].endswith(f"--store {store.root}")
     assert reason_lines(store, ["chroma"]) == []
+
+
+def test_clips_that_are_made_and_not_shown_are_told_with_what_speaks_against_them(store):
+    run = {"run_id": "s", "stage": "decode", "fingerprint": "v", "started_at": datetime.now(UTC), "outputs": ["clips"]}
+    _write(store, RUNS, "s", [run], "1")
+    clip = {"take": 1, "reasons": ["dc: expected none, got some"]}
+    rows = [{"request_id": f"r{number}", "sha256": f"{number}", **clip} for number in range(3)]
+    _write(store, CLIPS, "0", [*rows, {"request_id": "whole", "take": 1, "sha256": "4", "reasons": []}])
+    lines = reason_lines(store, ["gate", "decode"])
+    assert lines[0] == "quarantined 3, which `clips` does not show:"
+    assert lines[1] == "  3 × gate, such as dc: expected none, got some"
+    assert "FROM quarantine" in lines[-1]
+    assert reason_lines(store, ["ingest"]) == []
 
 
 def test_remarks_of_all_shards_are_summed(store):
