@@ -4,11 +4,12 @@ for a word, unless `settings.on_upgrade` has given it.
 With nobody to ask, waiting for a word is ending before any work, with the words to give.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flows.runs.estimates import estimate
 from flows.runs.running import RunPlan
+from schemas.storage.drafts import Drafts
 from stages.pipeline.durations import duration
 from stages.pipeline.plans import Plan
 from stages.pipeline.upgrades import Upgrade, find_upgrades
@@ -39,6 +40,8 @@ class Settled:
     """What a person is to know of upgrades."""
     waits: bool = False
     """Nobody has said yet what is to become of them."""
+    may_keep: bool = True
+    """What is there can be gone on with."""
 
 
 def settle(plan: RunPlan) -> Settled:
@@ -46,35 +49,75 @@ def settle(plan: RunPlan) -> Settled:
 
     Raises:
         MissingWeights: published weights cannot be had.
+        UpgradeWaits: a table that the run reads and does not make cannot be gone on with.
         ValueError: a table that a stage reads is not there, and no stage of the run makes it.
     """
     policy = plan.settings.on_upgrade
     upgrades = find_upgrades(plan.stages, plan.settings, plan.names)
     if not upgrades:
         return Settled(plan, plan.stage_plans())
-    kept = replace(plan, kept={each.stage: each.before for each in upgrades})
-    if policy == "keep":
-        lines = [f"{each.stage}: kept as it is, though a release changed it ({each.text})" for each in upgrades]
-        return Settled(kept, kept.stage_plans(), lines)
     unmade = [each for each in upgrades if each.stage not in plan.names]
-    if unmade:
-        lines = [
-            f"{each.stage}: {each.text}: what it made is read as it is with settings.on_upgrade=keep; "
-            f"`segue run {each.stage}` makes it again"
-            for each in unmade
-        ]
-        return Settled(kept, kept.stage_plans(), lines, waits=True)
-    plans = plan.stage_plans()
-    working = [each for each in upgrades if any(each.stage == planned.stage and planned.jobs for planned in plans)]
+    if lost := [_unmade_line(each) for each in unmade if each.outdated]:
+        raise UpgradeWaits(f"a release changed {'; '.join(lost)}; nothing was done")
+    kept = replace(plan, kept={each.stage: each.before for each in upgrades if not each.outdated})
+    kept_plans = kept.stage_plans()
+    if unmade and policy != "keep":
+        return Settled(kept, kept_plans, [_unmade_line(each) for each in unmade], waits=True)
+    chosen, plans = (kept, kept_plans) if policy == "keep" else (plan, plan.stage_plans())
+    again = {
+        each.stage: _rows_again(each, plan, plans, kept_plans) for each in upgrades if each.stage not in chosen.kept
+    }
+    working = [each for each in upgrades if again.get(each.stage)]
+    lines = [
+        f"{each.stage}: kept as it is, though a release changed it ({each.text})"
+        for each in upgrades
+        if each.stage in chosen.kept
+    ]
+    if not working:
+        return Settled(chosen, plans, lines)
     texts = {each.stage: each.text for each in working}
     plans = [
         replace(planned, reason=texts[planned.stage]) if planned.stage in texts and not planned.reason else planned
         for planned in plans
     ]
-    seconds = _seconds_more(plan, plans, kept)
-    lines = [*_lines(working, plans), f"that takes {_told(seconds)} more than to keep what is there"]
-    waits = bool(working) and policy == "ask" and (seconds is None or seconds > ASK_SECONDS)
-    return Settled(plan, plans, lines if working else (), waits)
+    seconds = _seconds_more(plan, plans, kept, kept_plans) if policy != "keep" else None
+    lines += _lines(working, again, plans)
+    if _all_kept(working):
+        lines.append(f"that takes {_told(seconds)} more than to keep what is there")
+    waits = policy == "keep" or (policy == "ask" and (seconds is None or seconds > ASK_SECONDS))
+    return Settled(chosen, plans, lines, waits, may_keep=_all_kept(working))
+
+
+def _all_kept(upgrades: Sequence[Upgrade]) -> bool:
+    """Return whether a run could go on with what is there of all of them."""
+    return not any(each.outdated for each in upgrades)
+
+
+def _unmade_line(upgrade: Upgrade) -> str:
+    """Say what becomes of a table that the run reads and does not make."""
+    makes = f"`segue run {upgrade.stage}` makes it again"
+    if upgrade.outdated:
+        return f"{upgrade.stage}: {upgrade.text}: what it made is not read any more ({upgrade.outdated}); {makes}"
+    return f"{upgrade.stage}: {upgrade.text}: what it made is read as it is with settings.on_upgrade=keep; {makes}"
+
+
+def _rows_again(upgrade: Upgrade, plan: RunPlan, plans: Sequence[Plan], kept: Sequence[Plan]) -> int:
+    """Return how many rows that are there a run would make a second time: what it makes of new things, as of a new
+    order, is not made again.
+
+    Args:
+        plans: the run's, with all upgrades made again.
+        kept: the run's, with those kept that can be.
+    """
+    make = {planned.stage: planned.make for planned in plans}[upgrade.stage]
+    if not upgrade.outdated:
+        return max(make - {planned.stage: planned.make for planned in kept}[upgrade.stage], 0)
+    pipeline = plan.pipeline()
+    table = pipeline.stages[upgrade.stage].module.WRITES
+    there = Drafts(pipeline.store, table, upgrade.before).read(columns=list(table.key[:1])).column(0).to_pylist()
+    # Its rows have keys of another meaning: they are told by what they were made of.
+    wanted = {key[0] for planned in plans if planned.stage == upgrade.stage for key in planned.missing}
+    return min(make, sum(str(key) in wanted for key in there) if wanted else len(there))
 
 
 def settled_plan(plan: RunPlan, ask: Ask | None = None) -> Settled:
@@ -91,33 +134,37 @@ def settled_plan(plan: RunPlan, ask: Ask | None = None) -> Settled:
         return settled
     answer = ask(settled.lines) if ask else ""
     if answer in ANSWERS:
-        return settle(replace(plan, settings=plan.settings.model_copy(update={"on_upgrade": answer})))
+        settled = settle(replace(plan, settings=plan.settings.model_copy(update={"on_upgrade": answer})))
+        if not settled.waits:
+            return settled
     raise UpgradeWaits(f"{waiting_line(settled)}; nothing was done")
 
 
 def waiting_line(settled: Settled) -> str:
     """Say in one line what a run waits for, and how the word is given."""
+    keep = ", or settings.on_upgrade=keep to go on with what is there"
     return (
-        f"a release changed {'; '.join(settled.lines)}: say settings.on_upgrade=remake to make it again, or "
-        "settings.on_upgrade=keep to go on with what is there"
+        f"a release changed {'; '.join(settled.lines)}: say settings.on_upgrade=remake to make it again"
+        f"{keep if settled.may_keep else ', for it cannot be kept'}"
     )
 
 
-def _lines(upgrades: Sequence[Upgrade], plans: Sequence[Plan]) -> list[str]:
-    makes = {plan.stage: plan.make for plan in plans}
+def _lines(upgrades: Sequence[Upgrade], again: Mapping[str, int], plans: Sequence[Plan]) -> list[str]:
     after = [plan.stage for plan in plans if plan.jobs and plan.follows]
-    lines = [f"{each.stage}: {each.text}, {makes[each.stage]:,} rows again" for each in upgrades]
+    lines = []
+    for each in upgrades:
+        why = f" ({each.outdated}, so that it cannot be kept)" if each.outdated else ""
+        lines.append(f"{each.stage}: {each.text}{why}, {again[each.stage]:,} rows again")
     return [*lines, f"after them {', '.join(after)}"] if after else lines
 
 
-def _seconds_more(plan: RunPlan, plans: Sequence[Plan], kept: RunPlan) -> float | None:
-    """Return how much longer a run takes that makes upgrades again than one that keeps what is there; None where no run
-    of the store tells."""
-    pipeline = plan.pipeline()
-    again = [each.seconds for each in estimate(pipeline, plans)]
+def _seconds_more(plan: RunPlan, plans: Sequence[Plan], kept: RunPlan, kept_plans: Sequence[Plan]) -> float | None:
+    """Return how much longer a run takes that makes upgrades again than one that keeps what can be kept; None where no
+    run of the store tells."""
+    again = [each.seconds for each in estimate(plan.pipeline(), plans)]
     if not any(again):
         return None
-    less = [each.seconds for each in estimate(kept.pipeline(), kept.stage_plans())]
+    less = [] if kept.kept == {} else [each.seconds for each in estimate(kept.pipeline(), kept_plans)]
     return sum(seconds or 0 for seconds in again) - sum(seconds or 0 for seconds in less)
 
 

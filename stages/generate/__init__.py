@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), CONSULTED, GENERATIONS, 4
+OUTDATED = {3: "takes count from 0 in it"}
 
 AT_ONCE = {"cpu": 64, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots

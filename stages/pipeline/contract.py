@@ -67,6 +67,9 @@ CONSULTS: tuple[Table, ...]   tables that it looks rows up in, by `context.rows`
                               while new rows in them make nothing stale but what was refused
 OPTIONAL: tuple[Table, ...]   those of READS and CONSULTS that need not be there: one that the store does not hold, and
                               the run does not make, has no version, and nothing is looked for that would name one
+OUTDATED: Mapping[int, str]   VERSIONs up to which its rows cannot be gone on with after an upgrade, though nothing but
+                              the release changed, each with the reason in a few words: such as keys that meant
+                              something else
 REPEATS: Mapping[Table, tuple[str, ...]]
                               columns of others of READS that its rows repeat, under the same names, for the same keys:
                               a row that no longer says the same is made again

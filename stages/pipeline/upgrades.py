@@ -6,7 +6,7 @@ what a user changed before anything is made.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from schemas import Settings
@@ -28,12 +28,15 @@ class Upgrade:
     """The version of the table that the store has."""
     text: str
     """What the release changed: `version 3 -> 4`, knobs that came or went."""
+    outdated: str = ""
+    """Why the rows of before cannot be gone on with; empty where they can."""
 
 
 def find_upgrades(stages: Sequence[ConfiguredStage], settings: Settings, names: Sequence[str]) -> list[Upgrade]:
     """Return the upgrades that a run of the stages `names` meets, each stage before those that read it.
 
-    What follows from one is none: where its table stands as it was, what is made from that does too.
+    What follows from one is none: where its table stands as it was, what is made from that does too; and where it
+    cannot stand, that is made again with it.
 
     Raises:
         MissingWeights: published weights that the run needs cannot be had.
@@ -56,9 +59,18 @@ def find_upgrades(stages: Sequence[ConfiguredStage], settings: Settings, names: 
         alike = [each for each in recorded.all.values() if _differs_by_release(each, now)]
         before = _latest(pipeline, [each for each in alike if _is_begun(pipeline, name, each.fingerprint)])
         if before is not None:
-            upgrades.append(Upgrade(name, before.fingerprint, _text(before, now)))
-            pipeline.keep(name, before.fingerprint)
+            outdated = _why_outdated(getattr(pipeline.stages[name].module, "OUTDATED", {}), before)
+            upgrades.append(Upgrade(name, before.fingerprint, _text(before, now), outdated))
+            if not outdated:
+                pipeline.keep(name, before.fingerprint)
     return upgrades
+
+
+def _why_outdated(outdated: Mapping[int, str], before: Version) -> str:
+    """Return why a stage cannot go on with a version of its table; empty where it can."""
+    if before.stage_version is None:
+        return ""
+    return next((why for last, why in sorted(outdated.items()) if before.stage_version <= last), "")
 
 
 def _with_upstream(pipeline: Pipeline, names: Sequence[str]) -> list[str]:

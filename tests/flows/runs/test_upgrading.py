@@ -24,9 +24,9 @@ def world(tmp_path, monkeypatch):
     calls: list[str] = []
     trainings: list[str] = []
 
-    def plan(version=1, knobs=None, names=("source", "mapping", "training"), tracks="abcd", **settings):
+    def plan(version=1, knobs=None, names=("source", "mapping", "training"), tracks="abcd", outdated=None, **settings):
         mapping = make_mapping(calls)
-        mapping.VERSION = version
+        mapping.VERSION, mapping.OUTDATED = version, outdated or {}
         stages = [
             ConfiguredStage("source", make_source(list(tracks)), Knobs()),
             ConfiguredStage("mapping", mapping, knobs or Knobs()),
@@ -93,6 +93,36 @@ def test_a_knob_that_a_release_brought_is_an_upgrade_and_one_that_a_user_turned_
     turned = settle(world(knobs=Knobs(level=2.0)))
     assert (turned.lines, turned.waits) == ((), False)
     assert settle(world(2, knobs=Knobs(level=2.0))).lines == ()
+
+
+def test_only_rows_that_are_there_count_as_made_again_and_those_of_new_things_wait_for_no_word(world):
+    assert settle(world(2, tracks="abcdefg")).lines[0] == "mapping: version 1 -> 2, 4 rows again"
+    anew = settle(world(2, tracks="wxyz"))
+    assert (list(anew.lines), anew.waits) == ([], False)
+    assert made(anew)["mapping"] == 4
+
+
+def test_rows_that_the_code_of_now_cannot_go_on_with_are_never_kept_and_that_is_said(world):
+    outdated = {1: "its keys meant something else"}
+    for policy in ("ask", "keep"):
+        with pytest.raises(UpgradeWaits) as waiting:
+            settled_plan(world(2, outdated=outdated, on_upgrade=policy))
+        text = str(waiting.value)
+        assert (
+            "mapping: version 1 -> 2 (its keys meant something else, so that it cannot be kept), 4 rows again" in text
+        )
+        assert "on_upgrade=remake to make it again, for it cannot be kept" in text
+    with pytest.raises(UpgradeWaits):
+        settled_plan(world(2, outdated=outdated), lambda lines: "keep")
+    with pytest.raises(UpgradeWaits, match=r"is not read any more \(its keys.*segue run mapping"):
+        settled_plan(world(2, names=("training",), outdated=outdated, on_upgrade="keep"))
+    assert world.calls == []
+    assert made(settled_plan(world(2, outdated=outdated, on_upgrade="remake")))["mapping"] == 4
+
+
+def test_what_a_later_release_changed_is_kept_where_only_older_rows_are_outdated(world):
+    settled = settled_plan(world(2, outdated={0: "its keys meant something else"}, on_upgrade="keep"))
+    assert made(settled)["mapping"] == 0
 
 
 def test_a_person_is_asked_once_and_their_word_holds(world):
