@@ -1,8 +1,8 @@
 """Measures: the score card of a catalog, a row for each measure of each group of sounds, with n and an interval.
 
-The groups are the `clips`, those that passed; `chance`, the same clips judged by what other requests asked for, so that
-one who always makes the commonest key scores no more than that; and those of the table `controls`. A share has Wilson's
-interval, a mean and a distance a bootstrap's (`stages.evaluate.statistics`), all of 95 %.
+The groups are the `clips`, those that users see; `chance`, the same clips judged by what other requests asked for, so
+that one who always makes the commonest key scores no more than that; and those of the table `controls`. A share has
+Wilson's interval, a mean and a distance a bootstrap's (`stages.evaluate.statistics`), all of 95 %.
 
 Sets are compared as wholes by the Fréchet distance of two Gaussians, as FAD does (K. Kilgour et al., "Fréchet audio
 distance", Interspeech 2019). That name belongs to embeddings: `mel_fd` is taken of plain statistics of mel bands, and
@@ -20,16 +20,16 @@ import pyarrow.compute as pc
 import schemas
 from schemas import WeightsRef
 from schemas.identity import by_hash
-from schemas.tables import CLAP, CLIPS, CONTROLS, MEASURES, SCORES, TRACKS, Row
-from schemas.tables.catalog import passed_gate
+from schemas.tables import CLAP, CLIPS, CONTROLS, MEASURES, ORIGINALITY, SCORES, TRACKS, Row
+from schemas.tables.catalog import clips_shown
 from schemas.weights import LocalWeights
 from stages.evaluate.statistics import Estimate, Vectors, frechet_interval, mean_interval, wilson_interval
 from stages.judging.judging import Asked, Heard, judge
 from stages.networks.published import LAION_CLAP
 from stages.pipeline.contract import Context, Dependencies, ReduceResult
 
-READS, STREAMS = (SCORES, CONTROLS, CLIPS, TRACKS, CLAP), (CLAP,)
-OPTIONAL, WRITES, VERSION = (CONTROLS, TRACKS, CLAP), MEASURES, 2
+READS, STREAMS = (SCORES, CONTROLS, CLIPS, ORIGINALITY, TRACKS, CLAP), (CLAP,)
+OPTIONAL, WRITES, VERSION = (CONTROLS, ORIGINALITY, TRACKS, CLAP), MEASURES, 3
 
 CLIPS_GROUP, CHANCE_GROUP = "clips", "chance"
 REFERENCE_GROUP = "raw"
@@ -51,8 +51,13 @@ class Config(schemas.Config):
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
-    """Read the clips' table for their models and whether they passed, the tracks' for their splits alone."""
-    columns = {CLIPS.name: ("checkpoint_id", "reasons"), TRACKS.name: ("track_id", "split")}
+    """Read the clips' table for their models, of it and of `originality` what tells which users see, and of the tracks
+    their splits alone."""
+    columns = {
+        CLIPS.name: ("request_id", "take", "checkpoint_id", "reasons", "sha256"),
+        ORIGINALITY.name: ("request_id", "take", "sha256", "too_near"),
+        TRACKS.name: ("track_id", "split"),
+    }
     return Dependencies(config, (), columns=columns)
 
 
@@ -104,15 +109,22 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 
 
 def reduce(
-    config: Config, context: Context, scores: pa.Table, controls: pa.Table, clips: pa.Table, tracks: pa.Table
+    config: Config,
+    context: Context,
+    scores: pa.Table,
+    controls: pa.Table,
+    clips: pa.Table,
+    originality: pa.Table,
+    tracks: pa.Table,
 ) -> ReduceResult:
     """Lay out the score card of the clips of each model."""
     control_rows = controls.to_pylist()
-    passed = {(row["request_id"], row["take"]): row["checkpoint_id"] for row in clips.to_pylist() if passed_gate(row)}
-    score_rows = [row for row in scores.to_pylist() if (row["request_id"], row["take"]) in passed]
+    shown = clips_shown(clips.to_pylist(), originality.to_pylist())
+    model_of = {(row["request_id"], row["take"]): row["checkpoint_id"] for row in shown}
+    score_rows = [row for row in scores.to_pylist() if (row["request_id"], row["take"]) in model_of]
     by_model: dict[str, list[Row]] = {}
     for row in score_rows:
-        by_model.setdefault(passed[row["request_id"], row["take"]], []).append(row)
+        by_model.setdefault(model_of[row["request_id"], row["take"]], []).append(row)
     rows: list[Row] = []
     for checkpoint, own in sorted(by_model.items()):
         beside = [row for row in control_rows if row["checkpoint_id"] in ("", checkpoint)]

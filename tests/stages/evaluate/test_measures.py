@@ -1,15 +1,18 @@
 """Measures: the score card counts right answers, says how sure it is, and is not fooled by the commonest answer."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from schemas.tables import MEASURES
+from schemas.tables import CLIPS, CONTROLS, MEASURES, ORIGINALITY, SCORES, TRACKS
+from stages.evaluate import measures
 from stages.evaluate.measures import CARD, card_rows, chance_values
 from stages.evaluate.statistics import least_sounds, wilson_interval
 from stages.judging.judging import Asked, Heard, judge
+from tests.worlds.small_catalog import request_row, small_catalog
 
 KEYS = ("C major", "A minor", "G major", "E minor", "D major", "B minor")
 
@@ -83,3 +86,21 @@ def test_right_answers_that_are_all_alike_have_an_interval_all_the_same() -> Non
     rows = measured({"clips": [clip(number, "C major", "F# minor") for number in range(4)]})
     assert rows["key_score", "clips"]["value"] == 0.0
     assert rows["key_score", "clips"]["high"] == pytest.approx(wilson_interval(0, 4).high)
+
+
+def test_clips_that_originality_quarantined_are_not_on_the_card_nor_those_that_the_gate_held_back(
+    tmp_path: Path,
+) -> None:
+    context = small_catalog(str(tmp_path), [request_row(number) for number in range(8)])
+    clips = context.rows(CLIPS).to_pylist()
+    clips[0]["reasons"] = ["silent"]
+    near = [
+        {"request_id": row["request_id"], "take": row["take"], "sha256": row["sha256"], "too_near": True, "reasons": []}
+        for row in clips[1:3]
+    ]
+    tables = [context.rows(SCORES), context.rows(CONTROLS), pa.Table.from_pylist(clips, schema=CLIPS.schema)]
+    for originality, count in ((near, 5), (near[:1], 6), ([], 7)):
+        rows = pa.Table.from_pylist(originality, schema=ORIGINALITY.schema)
+        result = measures.reduce(measures.Config(clap=None), context, *tables, rows, context.rows(TRACKS))
+        card = {(row["measure"], row["sounds"]): row for row in result.rows}
+        assert card["clap_similarity", "clips"]["n"] == count
