@@ -455,17 +455,57 @@ def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Any, width: 
     assert min(worst) >= 4.5
 
 
+TRACED = ("loading", "blink.user_timing", "toplevel", "disabled-by-default-thread_time")
+ROWS_MARK = """new MutationObserver((_, observer) => {
+    if (!document.querySelector('#list .row')) return;
+    performance.mark('rows');
+    observer.disconnect();
+}).observe(document, {childList: true, subtree: true})"""
+
+
+def computed_before(browser: Any, address: str) -> dict[str, float]:
+    """Return how many ms a page's own thread computes, whatever else the machine does, until it first paints
+    (`firstContentfulPaint`), and until the first clips are in the list (`rows`)."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.add_init_script(ROWS_MARK)
+    browser.start_tracing(page=page, categories=list(TRACED))
+    page.goto(address)
+    page.wait_for_function("() => isLoaded")
+    page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    page.close()
+    painted = [event for event in events if event["name"] == "firstContentfulPaint"][-1]
+    thread = painted["pid"], painted["tid"]
+    begun = max(event["ts"] for event in events if event["name"] == "navigationStart" and event["pid"] == thread[0])
+    moments = {event["name"]: event["ts"] for event in events if event["name"] == "rows" and event["pid"] == thread[0]}
+    tasks = [
+        event
+        for event in events
+        if (event["pid"], event["tid"]) == thread and event["name"].endswith("RunTask") and event["ts"] >= begun
+    ]
+
+    def computed(until: float) -> float:
+        """Sum the tasks up to a moment; of one that it falls into, the part before it."""
+        parts = (min(1.0, (until - task["ts"]) / max(task["dur"], 1)) * task.get("tdur", 0) for task in tasks)
+        return sum(part for part in parts if part > 0) / 1e3
+
+    return {name: computed(moment) for name, moment in (moments | {"paint": painted["ts"]}).items()}
+
+
 def test_three_thousand_clips_are_there_within_a_second_and_take_little_memory(browser: Any, tmp_path: Path) -> None:
-    """Limits are several times what a quiet machine takes (docs/page.md), so that a busy one passes."""
+    """Limits are several times what a quiet machine takes (docs/page.md), so that a busy one passes; what the page
+    computes until it paints says what that would be, however long it waits for a core."""
     requests = [request_row(number, takes=3) for number in range(1000)]
     make(small_catalog(str(tmp_path), requests, shared=True))
-    page = opened(browser, (tmp_path / "report/index.html").as_uri())
+    address = (tmp_path / "report/index.html").as_uri()
+    computed = computed_before(browser, address)
+    assert 0 < computed["paint"] < 500
+    assert 0 < computed["rows"] < 500
+    page = opened(browser, address)
     devtools = page.context.new_cdp_session(page)
     devtools.send("Performance.enable")
     devtools.send("HeapProfiler.collectGarbage")
     measured = {each["name"]: each["value"] for each in devtools.send("Performance.getMetrics")["metrics"]}
-    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
-    assert paint < 5_000
     assert measured["JSHeapUsedSize"] < 100e6
     assert measured["Nodes"] < 20_000
     assert count(page) == "3,000 clips"
