@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.true_sizes.greedy import measure_codes
 from tests.true_sizes.published import SIZES
-from tests.true_sizes.runs import Weights, load_forms, maker_of, run_preset, write_weights
+from tests.true_sizes.runs import Weights, load_forms, maker_of, run_preset
 
 FORMS = {"float32": ("model",), "audiocraft": ("audiocraft", "text_encoder")}
 """What each form of a model needs, as fields of `Weights`."""
@@ -22,7 +22,8 @@ def main() -> None:
     asked = parser.parse_args()
     for name in asked.presets:
         with tempfile.TemporaryDirectory(prefix="segue-true-size-") as folder:
-            weights = write_weights(name, Path(folder) / "weights")
+            (Path(folder) / "weights").mkdir()
+            weights = Weights(name, Path(folder) / "weights")
             print(f"\n{name}\n", flush=True)
             if "loading" in asked.only:
                 print_loading(weights, Path(folder))

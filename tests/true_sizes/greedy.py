@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForTextToWaveform, AutoTokenizer
 
-from model.decoding import engine
+from model.decoding import engine, memory
 from segue import load_model
 from tests.worlds.command_line import ROOT
 from tests.worlds.loading_memory import most_resident
@@ -50,7 +50,8 @@ def codes_of_segue(folder: Path, text_encoder: Path | None = None) -> torch.Tens
 
 def codes_of_loaded(folder: Path, text_encoder: Path | None = None) -> torch.Tensor:
     """Return those codes, of weights that are in memory once."""
-    with patch.object(engine, "prepare_for_inference", lambda model, *others: model):
+    unpacked = patch.object(engine, "prepare_for_inference", lambda model, *others: model)
+    with unpacked, patch.object(memory, "packed_bytes", lambda *others: 0):
         return codes_of_segue(folder, text_encoder)
 
 

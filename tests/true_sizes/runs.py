@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
@@ -38,35 +39,44 @@ def maker_of(name: str) -> Literal["segue", "loaded"]:
 
 @dataclass(frozen=True)
 class Weights:
-    """Where the weights of a preset and what lies around it are."""
+    """The weights of a preset and of what lies around it, as the hub has them. Each is written when it is first asked
+    for, by a process of its own, which gives its memory back."""
 
-    model: Path
-    half: Path
-    """The same model in half precision, in several files."""
-    audiocraft: Path
-    """The same model in half precision, in AudioCraft's form."""
-    text_encoder: Path
-    codec: Path
-    separator: Path
-    clap: Path
+    name: str
+    folder: Path
 
+    @cached_property
+    def model(self) -> Path:
+        """In float32: one file for the small ones, several for the others."""
+        shard = "2GB" if self.name in FINETUNED else "50GB"
+        return _by_itself(published.write_hugging_face_form, self.name, self.folder / self.name, "float32", shard)
 
-def write_weights(name: str, folder: Path) -> Weights:
-    """Write all the weights that a preset names, those of the model as the hub has them: float32 in one file for the
-    small ones, several files for the others. Each is written by a process of its own, which gives its memory back."""
-    folder.mkdir(parents=True)
-    sharded = name in FINETUNED
-    whole, half, encoder = published.write_hugging_face_form, folder / f"{name}-half", folder / "t5-base"
-    model = _by_itself(whole, name, folder / name, "float32", "2GB" if sharded else "50GB")
-    return Weights(
-        model=model,
-        half=_by_itself(whole, name, half, "float16", "1GB"),
-        audiocraft=_by_itself(published.write_audiocraft_form, model, folder / f"{name}-audiocraft"),
-        text_encoder=_by_itself(published.write_text_encoder, model, encoder),
-        codec=_by_itself(published.write_codec, folder / "encodec_32khz"),
-        separator=_by_itself(published.write_separator, folder / "htdemucs"),
-        clap=_by_itself(published.write_clap, folder / "clap"),
-    )
+    @cached_property
+    def half(self) -> Path:
+        """The same model in half precision, in several files."""
+        place = self.folder / f"{self.name}-half"
+        return _by_itself(published.write_hugging_face_form, self.name, place, "float16", "1GB")
+
+    @cached_property
+    def audiocraft(self) -> Path:
+        """The same model in half precision, in AudioCraft's form."""
+        return _by_itself(published.write_audiocraft_form, self.model, self.folder / f"{self.name}-audiocraft")
+
+    @cached_property
+    def text_encoder(self) -> Path:
+        return _by_itself(published.write_text_encoder, self.model, self.folder / "t5-base")
+
+    @cached_property
+    def codec(self) -> Path:
+        return _by_itself(published.write_codec, self.folder / "encodec_32khz")
+
+    @cached_property
+    def separator(self) -> Path:
+        return _by_itself(published.write_separator, self.folder / "htdemucs")
+
+    @cached_property
+    def clap(self) -> Path:
+        return _by_itself(published.write_clap, self.folder / "clap")
 
 
 def _by_itself(write: Callable[..., Path], *arguments: object) -> Path:
