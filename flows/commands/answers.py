@@ -134,11 +134,16 @@ def _print_record(console: Console, row: Shown) -> None:
 
 
 def _answer_rows(answer: pa.Table) -> list[dict[str, Any]]:
-    """Return rows by column name; a name that stands twice gets a number."""
+    """Return rows by column name; a name that stands twice gets a number. A number of single precision is the one that
+    its shortest digits say: .91, and not the .9100000262… that it is in double precision."""
     names: list[str] = []
     for name in answer.column_names:
         names.append(name if name not in names else f"{name}_{len(names)}")
-    rows: list[dict[str, Any]] = answer.rename_columns(names).to_pylist()
+    columns = [
+        column.cast(pa.string()).cast(pa.float64()) if pa.types.is_float32(column.type) else column
+        for column in answer.columns
+    ]
+    rows: list[dict[str, Any]] = pa.table(columns, names=names).to_pylist()
     return rows
 
 

@@ -37,6 +37,12 @@ def test_json_is_strict_and_holds_nested_values(capsys):
     assert second == {"title": None, "codes": [], "loss": None, "metrics": None, "at": None}
 
 
+def test_numbers_of_single_precision_have_the_digits_that_they_were_given_with(capsys):
+    numbers = pa.array([0.91, float("nan"), None, 1e-20], pa.float32())
+    rows = json.loads(printed("json", capsys, pa.table({"likeness": numbers})))
+    assert [row["likeness"] for row in rows] == [0.91, None, None, 1e-20]
+
+
 def test_csv_reads_back(capsys):
     rows = list(csv.reader(io.StringIO(printed("csv", capsys))))
     assert rows[0] == ANSWER.column_names
