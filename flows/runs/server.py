@@ -81,15 +81,21 @@ def wait_for_server() -> None:
     """Wait until the server of this run answers, if it has one.
 
     Raises:
-        RuntimeError: it ended, or takes longer than two minutes.
+        RuntimeError: it ended.
+        TimeoutError: it takes longer than two minutes.
     """
     deadline = time.monotonic() + START_SECONDS
     for server in _own:
         while not _answers(f"http://127.0.0.1:{server.port}/api/health"):
-            if server.process.poll() is not None or time.monotonic() > deadline:
+            cure = "start one with `prefect server start` and set PREFECT_API_URL"
+            if server.process.poll() is not None:
                 raise RuntimeError(
-                    f"expected Prefect's server to start within {START_SECONDS:.0f} s, got exit code "
-                    f"{server.process.returncode}: start one with `prefect server start` and set PREFECT_API_URL"
+                    f"expected Prefect's server to start, got exit code {server.process.returncode}: {cure}"
+                )
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"expected Prefect's server to start within {START_SECONDS:.0f} s, got no answer: let this machine "
+                    f"do less beside it and give the same command again, or {cure}"
                 )
             time.sleep(0.1)
 

@@ -3,11 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from flows.runs import server
+from flows.runs.failures import is_fault
 from tests.worlds.command_line import complaints, make_recordings, segue
 from tests.worlds.processes import Process, processes, still_there
 
@@ -56,6 +59,22 @@ def test_a_server_that_is_set_and_does_not_answer_is_one_line_before_any_work(tm
     assert process.returncode == 1
     assert len(complaints(errors)) == 1, errors
     assert "expected a Prefect server at http://127.0.0.1:9/api" in errors
+
+
+def test_a_server_that_is_slow_to_start_is_no_fault_and_is_told_what_to_do_about(monkeypatch: pytest.MonkeyPatch):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    monkeypatch.setattr(server, "_own", [server._OwnServer(9, process)])
+    monkeypatch.setattr(server, "START_SECONDS", 0.0)
+    try:
+        with pytest.raises(TimeoutError, match="give the same command again, or start one with `prefect") as raised:
+            server.wait_for_server()
+        assert not is_fault(raised.value)
+        process.kill()
+        process.wait()
+        with pytest.raises(RuntimeError, match="got exit code -9"):
+            server.wait_for_server()
+    finally:
+        server.end_server()
 
 
 def server_of(run: "subprocess.Popen[str]") -> Process:
