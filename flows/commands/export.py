@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+NAME = "{name}_{take}"
+"""How clips are called where nobody says."""
+
 SHORTEST_ID = 4
 """Digits of a request's id that must be given at least."""
 
@@ -43,7 +46,7 @@ def export(
     format: Annotated[Literal["flac", "wav", "mp3", "ogg"] | None, typer.Option(help="Another format.")] = None,
     sample_rate: Annotated[int | None, typer.Option(help="Another sample rate, Hz.")] = None,
     bit_depth: Annotated[Literal["16", "24"] | None, typer.Option(help="Bits a sample of FLAC and WAV.")] = None,
-    name: Annotated[str, typer.Option(help="How clips are called.")] = "{name}_{take}",
+    name: Annotated[str, typer.Option(help="How clips are called.")] = NAME,
     certificate: Annotated[
         str | None, typer.Option(metavar="PEM", help="Who signs files in another form; `development` for trying out.")
     ] = None,
@@ -84,6 +87,33 @@ def export(
         return _deliver(opened, chosen, destination, form, signer, name, prune)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def check_destination(store: "Store", destination: str) -> None:
+    """See that clips of a store can be delivered to a place, before any are made.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    from stages.delivery.folder import DeliveryFolder
+
+    DeliveryFolder(destination, store.identity)
+
+
+def deliver_order(store: "Store", destination: str) -> int:
+    """Deliver the clips that a store shows of its order, as they are and under their usual names; tell what was
+    written, and return the exit code.
+
+    Raises:
+        ValueError: there are none, or the destination holds something else.
+    """
+    from stages.delivery.choosing import choose_clips
+    from stages.delivery.making import Form
+
+    chosen = choose_clips(store)
+    if not chosen:
+        raise ValueError(f"expected clips to deliver to {destination}, got none that {store.url} shows")
+    return _deliver(store, chosen, destination, Form(), None, NAME, prune=False)
 
 
 def _export_dataset(

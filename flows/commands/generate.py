@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.commands.export import check_destination, deliver_order
 from flows.commands.foreground import run_and_tell
 from flows.commands.options import (
     AcceptRefusedOption,
@@ -73,6 +74,10 @@ TakesOption = Annotated[int | None, typer.Option(help="Clips of a request that d
 TextEncoderOption = Annotated[
     str | None, typer.Option(help="The T5 of an AudioCraft folder, which only names it: a folder or a hub id.")
 ]
+ExportOption = Annotated[
+    str | None,
+    typer.Option("--export", metavar="DEST", help="Deliver the clips there, as `segue export` does."),
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be made, and make nothing.")]
 
 
@@ -88,10 +93,11 @@ def generate(
     text_encoder: TextEncoderOption = None,
     accept_refused: AcceptRefusedOption = None,
     drop: DropOption = False,
+    export: ExportOption = None,
     dry_run: DryRunOption = False,
     set_: SetOption = None,
 ) -> int:
-    """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores and the page."""
+    """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores, the page."""
     print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
     from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate
@@ -106,6 +112,8 @@ def generate(
     if adapter and not text:
         raise UsageError('expected --text "…" beside --adapter, got none: lines of a file have a column `adapters`')
     place = open_store(store or Settings().store)
+    if export is not None:
+        check_destination(place, export)
     options: dict[str, Any] = {"store": store or Settings().store, "requests": requests}
     options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
     defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
@@ -126,7 +134,8 @@ def generate(
         for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans, estimate(pipeline, plans))):
             print(line, file=sys.stderr, flush=True)
         if not dry_run:
-            return run_and_tell(parsed)
+            status = run_and_tell(parsed)
+            return status if status or export is None else deliver_order(place, export)
         reasons = (*stopping_lines(plans), *disagreement_lines(pipeline, parsed.plan.names))
         stopping = [f"segue: a run would stop: {line}" for line in reasons]
         for line in (*told_lines(plans), *stopping):
@@ -241,13 +250,14 @@ def model_lines(checkpoint: str, folder: Path) -> Iterator[str]:
     Args:
         checkpoint: what it is called.
     """
+    from flows.runs.estimates import amount
     from stages.checkpoints.loading import count_weights, detect_form, read_condition_names
     from stages.pipeline.machine import free_memory
 
     reads = ", ".join(read_condition_names(folder)) or "nothing"
     yield f"model: {checkpoint}, in {FORMS[detect_form(folder)]} form, reads {reads}"
-    weights, free = 4 * count_weights(folder) / 1e9, free_memory("cpu") / 1e9
-    yield f"memory: its weights take {weights:,.1f} GB as float32, {free:,.1f} GB are free"
+    weights, free = amount(4 * count_weights(folder)), amount(free_memory("cpu"))
+    yield f"memory: its weights take {weights} as float32, {free} are free"
 
 
 @contextmanager

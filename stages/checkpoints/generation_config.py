@@ -99,12 +99,12 @@ def generation_dependencies(config: GenerationConfig, weights: Callable[[Weights
         model = config.checkpoint.hub_model
         if model in TEXT_MODELS:
             raise
-        needs = [CHROMA.name] if model in MELODY_MODELS else [*CONDITION_FIELDS]
-        fields = [field for condition in needs for field in CONDITION_FIELDS[condition]]
-        weighing = [weights for field in fields if (weights := getattr(config, field)) is not None]
+        read = [CHROMA.name] if model in MELODY_MODELS else [*CONDITION_FIELDS]
+        makers = [getattr(config, field) for condition in read for field in CONDITION_FIELDS[condition]]
+        needs = [reference for reference in makers if reference is not None]
         if model in MELODY_MODELS:
-            raise WeightsNotFetched([*error.references, *weighing], error.why) from error
-        raise WeightsNotFetched(error.references, error.why, perhaps=weighing) from error
+            raise WeightsNotFetched([*error.references, *needs], error.why) from error
+        raise WeightsNotFetched(error.references, error.why, perhaps=needs) from error
     reads = read_condition_names(folder)
     named = named_text_encoder(folder)
     changes: dict[str, WeightsRef | None] = {"text_encoder": named and (config.text_encoder or named)}

@@ -51,6 +51,9 @@ class SplitSize:
     tracks: int
     hours: float
 
+    def __str__(self) -> str:
+        return f"{self.tracks:,} track{'' if self.tracks == 1 else 's'} ({self.hours:.3g} h)"
+
 
 @dataclass(frozen=True)
 class TextShares:
@@ -113,7 +116,7 @@ class DataReport:
 
     def lines(self) -> list[str]:
         """Return the report as a person reads it, a line a fact."""
-        sizes = [f"{size.tracks:,} tracks ({size.hours:.3g} h) in {split}" for split, size in self.splits.items()]
+        sizes = [f"{size} in {split}" for split, size in self.splits.items()]
         lines = [f"data: {', '.join(sizes)}" + (f"; {self.left_out:,} too short" if self.left_out else "")]
         if not self.tracks:
             return lines
@@ -129,7 +132,7 @@ class DataReport:
 
     def card_items(self) -> list[str]:
         """Return the report as list items of a model's card, in Markdown."""
-        sizes = [f"{size.tracks:,} tracks ({size.hours:.3g} h) in `{split}`" for split, size in self.splits.items()]
+        sizes = [f"{size} in `{split}`" for split, size in self.splits.items()]
         items = [f"tracks: {', '.join(sizes)}"]
         if self.coverage:
             shares = ", ".join(f"`{name}` {count / self.tracks:.1%}" for name, count in self.coverage.items())
@@ -156,7 +159,7 @@ class DataReport:
     def remark(self, remarks: Remarks) -> None:
         """Note what a person may want to change before the training, as what the stage noticed."""
         if self.held_out:
-            what = "training tracks are held out, as no track is in the split valid"
+            what = "held out of the training, as `tracks` has none in the split valid"
             remarks.add(what, "train.held_out_share", count=self.held_out)
         if self.texts is not None and self.texts.is_thin:
             what = (

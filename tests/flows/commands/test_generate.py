@@ -105,7 +105,7 @@ def test_a_plan_says_what_the_model_is_and_what_its_weights_take(folder: Path, t
     assert order(str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "store"), "--dry-run") == 0
     told = capfd.readouterr().err
     assert f"model: {folder}, in Hugging Face's form, reads description" in told
-    assert "GB as float32" in told
+    assert "kB as float32" in told
     assert not (tmp_path / "store" / "audio").exists()
 
 
@@ -209,6 +209,24 @@ def test_clips_that_are_marked_are_listened_to_where_something_finds_the_mark(
         knobs = [word for knob in unheard for word in ("--set", knob)]
         assert order(str(folder), "--text", DESCRIPTION, "--store", str(tmp_path / "unheard"), *knobs) == 0
     assert ["watermark" in options.plan.names for options in runs] == [True, False, False]
+
+
+def test_an_order_is_delivered_where_it_is_to_go_and_a_place_that_is_taken_is_told_before_any_work(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def run_without_prefect(options: RunOptions) -> int:
+        run_stages(Run(options.plan))
+        return 0
+
+    monkeypatch.setattr("flows.commands.generate.run_and_tell", run_without_prefect)
+    opened = [word for name, value in OPEN_GATE.items() for word in ("--set", f"{name}={value}")]
+    words = (str(folder), "--text", DESCRIPTION, "--seconds", "0.8", *opened, "--store", str(tmp_path / "store"))
+    assert order(*words, "--export", str(folder)) == 1
+    assert f"got {folder} with " in capfd.readouterr().err
+    assert not (tmp_path / "store").exists()
+    assert order(*words, "--takes", "2", "--export", str(tmp_path / "clips")) == 0
+    assert len(list((tmp_path / "clips" / "clips").glob("*.flac"))) == 2
+    assert (tmp_path / "clips" / "catalog.csv").is_file()
 
 
 def test_a_folder_of_one_word_is_no_id(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
