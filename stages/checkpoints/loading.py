@@ -139,7 +139,11 @@ def read_frame_rate(folder: Path) -> float | None:
 
 def count_weights(folder: Path) -> int:
     """Count the numbers in the files of a checkpoint's weights: its network, and codec and text encoder where it holds
-    them."""
+    them.
+
+    Raises:
+        ValueError: a file is damaged or was cut short, by its name.
+    """
     safetensors = sorted(folder.rglob("*.safetensors"))
     if safetensors:
         return sum(_count_safetensors(file) for file in safetensors)
@@ -149,10 +153,23 @@ def count_weights(folder: Path) -> int:
 
 
 def _count_safetensors(file: Path) -> int:
-    """Count what the header of a safetensors file tells: 8 bytes of its length, then JSON."""
+    """Count what the header of a safetensors file tells: 8 bytes of its length, then JSON, then the tensors.
+
+    Raises:
+        ValueError: it does not hold what its header says, as after a download that broke off.
+    """
+    size = file.stat().st_size
     with open(file, "rb") as opened:
-        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        length = int.from_bytes(opened.read(8), "little")
+        try:
+            header = json.loads(opened.read(min(length, size)))
+            tensors = [entry for name, entry in header.items() if name != "__metadata__"]
+            expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"expected safetensors in {file}, got a file without their header: {error}") from error
+    if size != expected:
+        raise ValueError(f"expected {expected:,} bytes of safetensors in {file}, got {size:,}: fetch it again")
+    return sum(math.prod(entry["shape"]) for entry in tensors)
 
 
 def _count_tensors(value: Any) -> int:

@@ -1,13 +1,14 @@
 """What lies in a folder says in which form its checkpoint is, and what its model reads."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from stages.checkpoints.loading import detect_form, read_condition_names
+from stages.checkpoints.loading import count_weights, detect_form, read_condition_names
 from tests.worlds.audiocraft_files import written
 from tests.worlds.small_checkpoint import small_checkpoint
 
@@ -48,6 +49,19 @@ def test_a_published_repository_with_both_forms_is_read_as_hugging_faces(tmp_pat
 def test_anything_else_is_refused_with_what_it_is(tmp_path: Path, files: tuple, config: dict, got: str) -> None:
     with pytest.raises(ValueError, match=f"expected a language model's checkpoint in .*{got}"):
         detect_form(folder_with(tmp_path / "other", *files, **config))
+
+
+@pytest.mark.parametrize(("cut", "told"), [(-100, "bytes of safetensors in {}, got "), (5, "got a file without their")])
+def test_a_file_of_weights_that_was_cut_short_is_told_by_its_name_where_weights_are_counted(
+    cut: int, told: str, tmp_path: Path
+) -> None:
+    folder = small_checkpoint(tmp_path).folder
+    assert count_weights(folder) > 0
+    file = sorted(folder.rglob("*.safetensors"))[-1]
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=re.escape(told.format(file))) as raised:
+        count_weights(folder)
+    assert str(file) in str(raised.value)
 
 
 def test_what_is_no_folder_or_no_json_is_refused(tmp_path: Path) -> None:
