@@ -18,9 +18,13 @@ from model.lm.language_model import LanguageModel
 
 USABLE_SHARE = 0.9
 """Of the free memory that a plan takes at most: allocators round up, and others need some too."""
-MAX_SLOTS = {"cpu": 8, "cuda": 128}
-"""Sequences that are decoded together at most, by device. On a CPU more are no faster, and the numbers of rows that are
-seen to leave a row's bits as they are end there (`model.kernels.packed_linear`)."""
+MAX_SLOTS = {"cpu": 32, "cuda": 128}
+"""Sequences that are decoded together at most, by device. On a CPU the numbers of rows that are seen to leave a row's
+bits as they are end there (`model.kernels.packed_linear`)."""
+FEW_SLOTS, MANY_BYTES = 8, 2 * 10**9
+"""On a CPU more than so many slots are taken only where keys and values stay below so many bytes: many rows make the
+matrices' products faster, a third less time a row with 32 slots than with 8, but not attention, which is most of a long
+sequence's time; and memory is what others need too."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class MemoryPlan:
 def plan_memory(
     model: LanguageModel, requests: Sequence[SequenceRequest], precision: Precision, slots: int, free: int | None
 ) -> MemoryPlan:
-    """Plan as many slots as fit, `slots` at most.
+    """Plan as many slots as fit, `slots` at most; on a CPU more than `FEW_SLOTS` only of short sequences.
 
     Args:
         free: bytes that there are; None plans for all the slots.
@@ -50,6 +54,9 @@ def plan_memory(
         ValueError: not even one sequence fits.
     """
     required = MemoryRequirements(model, requests, precision)
+    if model.device.type == "cpu":
+        few = min(slots, FEW_SLOTS)
+        slots = next((count for count in range(slots, few, -1) if required.kept(count) <= MANY_BYTES), few)
     if free is None:
         return MemoryPlan(slots, required.bytes_for(slots), None)
     fitting = next((count for count in range(slots, 0, -1) if required.bytes_for(count) <= USABLE_SHARE * free), 0)
@@ -82,9 +89,9 @@ class MemoryRequirements:
 
     def bytes_for(self, slots: int) -> int:
         """Return the bytes that so many slots take."""
-        return self.weights + self._kept(slots) + max(self._step(slots), self._prefill())
+        return self.weights + self.kept(slots) + max(self._step(slots), self._prefill())
 
-    def _kept(self, slots: int) -> int:
+    def kept(self, slots: int) -> int:
         """Return the bytes of keys, values, and what is known of each sequence."""
         cache = self.model.transformer.allocate(
             slots * self.rows, self.room, self.cross_length, device=torch.device("meta")

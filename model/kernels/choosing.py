@@ -25,9 +25,9 @@ from model.kernels.linear import LinearKernel
 from model.kernels.operators import Activation
 from model.lm.config import Precision
 
-MAX_ROWS = 24
-"""Rows that a CPU multiplies together: 8 requests of up to 3 branches each."""
-SMALLER_SIZES = (2, 4, 6, 8, 12, 16, 20)
+MAX_ROWS = 96
+"""Rows that a CPU multiplies together: 32 requests of up to 3 branches each."""
+SMALLER_SIZES = (2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)
 """Numbers of rows that are tried there for the same bits."""
 SMALLEST_SIZE: dict[Precision, int] = {"float32": 4, "bfloat16": 4, "float16": 2, "int8": 2}
 """The least of these that the usual kernel gets where nothing is timed: oneDNN takes longer for two rows than for
@@ -35,10 +35,10 @@ four."""
 MAX_ROWS_ELSEWHERE, SMALLER_SIZES_ELSEWHERE = 384, (8, 16, 32, 64, 128, 192, 256)
 """The same for other devices, where up to 128 requests go together."""
 
-WEIGHED_ROWS = (2, 8, 16)
-"""Numbers of rows whose times, in times of the fastest kernel's, are added up: one, four and eight clips with
+WEIGHED_ROWS = (2, 8, 16, 64)
+"""Numbers of rows whose times, in times of the fastest kernel's, are added up: one, four, eight and 32 clips with
 guidance."""
-TIMED_SIZES = (2, 4, 8, 16, MAX_ROWS)
+TIMED_SIZES = (2, 4, 8, 16, 32, 64, MAX_ROWS)
 REPETITIONS, LEAST_REPETITIONS = 8, 4
 """Rounds in which all kernels take turns; the fastest of each counts, of even rounds and of odd ones."""
 SECONDS = 0.15

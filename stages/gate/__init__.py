@@ -37,7 +37,7 @@ __all__ = ["CONSULTS", "READS", "VERSION", "WRITES", "Config", "Limits", "depend
 
 READS, CONSULTS, WRITES, VERSION = (GENERATIONS, REQUESTS), CONSULTED, VERDICTS, 1
 
-AT_ONCE = {"cpu": 64, "cuda": 512}
+AT_ONCE = {"cpu": 128, "cuda": 512}
 """Takes that are made again together, by device, as many as `generate` has in memory together."""
 
 Codes = npt.NDArray[np.uint16]

@@ -19,7 +19,7 @@ from typing import Any
 from model.kernels.choosing import MAX_ROWS, KernelChoice
 from schemas.storage.file_store import cache_folder
 
-KERNELS_VERSION = 2
+KERNELS_VERSION = 3
 """Of the kernels and of how they are chosen: raise it where a choice of before no longer says what is fastest."""
 PROCESSORS = Path("/proc/cpuinfo")
 

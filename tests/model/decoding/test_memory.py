@@ -9,9 +9,9 @@ from hypothesis import strategies as some
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from model.decoding import DecodingOptions, MemoryPlan, SequenceRequest, generate_tokens
+from model.decoding import DecodingOptions, MemoryPlan, SequenceRequest, generate_tokens, memory
 from model.decoding.generation import GenerationRequest, generate
-from model.decoding.memory import MAX_SLOTS, USABLE_SHARE, MemoryRequirements, plan_memory
+from model.decoding.memory import FEW_SLOTS, MAX_SLOTS, USABLE_SHARE, MemoryRequirements, plan_memory
 from model.decoding.static_shapes import StaticShapeDecoder
 from model.guidance import num_cfg_branches
 from model.kernels.choosing import candidate_sizes
@@ -94,6 +94,20 @@ def test_as_many_slots_are_planned_as_fit_and_no_more_than_asked_for() -> None:
         assert plan_memory(model.language_model, sequences, "float32", 8, enough - 2).slots == slots - 1
     assert plan_memory(model.language_model, sequences, "float32", 8, 10 * required.bytes_for(8)).slots == 8
     assert plan_memory(model.language_model, sequences, "float32", 8, None).slots == 8
+
+
+def test_on_a_cpu_more_than_a_few_go_together_only_where_they_keep_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sequences = _model_and_sequences({}, 200, 0, 32, 0.0)
+    required = MemoryRequirements(model.language_model, sequences, "float32")
+
+    def planned(most: int) -> int:
+        return plan_memory(model.language_model, sequences, "float32", most, None).slots
+
+    assert planned(32) == 32
+    for limit, slots in ((12, 12), (FEW_SLOTS, FEW_SLOTS), (2, FEW_SLOTS)):
+        monkeypatch.setattr(memory, "MANY_BYTES", required.kept(limit))
+        assert planned(32) == slots
+        assert planned(3) == 3
 
 
 def test_the_rows_of_all_slots_are_a_number_that_is_seen_to_leave_a_rows_bits_as_they_are() -> None:
