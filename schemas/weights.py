@@ -111,6 +111,8 @@ class WeightsLibrary:
         self.recipes = dict(recipes or {})
         self.offline = offline
         self._found: dict[str, LocalWeights] = {}
+        self._rows: dict[tuple[str, str, str], list[Row]] = {}
+        """Of `checkpoints`, by version, shard and content: a plan asks for the same ones dozens of times."""
 
     def get(self, reference: WeightsRef) -> LocalWeights:
         """Return the weights of a name, fetched if they must be.
@@ -164,7 +166,8 @@ class WeightsLibrary:
         rows: list[Row] = []
         recipe = self.recipes.get(name)
         for version in [recipe] if recipe else self.store.versions(CHECKPOINTS):
-            rows += self.store.read(CHECKPOINTS, version).to_pylist()
+            for shard in self.store.shards(CHECKPOINTS, version):
+                rows += self._rows_of(version, shard)
         rows = [row for row in rows if name in (row["kind"], row["checkpoint_id"])]
         hidden = TakeDowns(self.store).hidden.checkpoint_id if rows else ()
         if any(row["checkpoint_id"] == name for row in rows) and name in hidden:
@@ -174,6 +177,16 @@ class WeightsLibrary:
             )
         standing = [row for row in rows if row["checkpoint_id"] not in hidden]
         return max(standing, key=lambda row: row["created_at"], default=None)
+
+    def _rows_of(self, version: str, shard: str) -> list[Row]:
+        """Return the rows of a shard of `checkpoints`, read anew only where the file holds others than before."""
+        footer = self.store.footer(CHECKPOINTS, version, shard)
+        if footer is None:
+            return []
+        key = (version, shard, footer.content)
+        if key not in self._rows:
+            self._rows[key] = self.store.read(CHECKPOINTS, version, [shard]).to_pylist()
+        return self._rows[key]
 
     def _checkpoint(self, reference: WeightsRef, name: str) -> LocalWeights:
         row = self.checkpoint(name)

@@ -99,6 +99,27 @@ def test_a_kind_of_checkpoint_is_the_newest_of_the_runs_own_recipe(store):
     assert WeightsLibrary(store).get(WeightsRef("checkpoint:a1")).path.name == "a1"
 
 
+def test_checkpoints_are_read_once_and_again_where_others_were_written(store, monkeypatch):
+    add_checkpoint(store, "a1", "codec", "recipe", 1)
+    library, read, files = WeightsLibrary(store), Store.read, []
+
+    def counting(self, table, version, shards=None, columns=None):
+        if table is CHECKPOINTS:
+            files.append(shards)
+        return read(self, table, version, shards, columns)
+
+    monkeypatch.setattr(Store, "read", counting)
+    assert [library.checkpoint("codec")["path"] for _ in range(3)] == ["models/a1"] * 3
+    assert files == [["a1"]]
+    add_checkpoint(store, "a2", "codec", "recipe", 3)
+    assert library.checkpoint("codec")["checkpoint_id"] == "a2"
+    assert files == [["a1"], ["a2"]]
+    add_checkpoint(store, "a2", "other", "recipe", 3)  # the same file's name with another row
+    assert library.checkpoint("codec")["checkpoint_id"] == "a1"
+    store.remove_shard(CHECKPOINTS, "recipe", "a1")
+    assert library.checkpoint("codec") is None
+
+
 @pytest.mark.parametrize("kind", ["language_model", "codec", "clap", "separator"])
 def test_a_checkpoint_of_which_a_byte_changed_is_refused_with_its_folder_and_the_cure(store, kind):
     add_checkpoint(store, "a1", kind, "recipe", 1)
