@@ -5,6 +5,7 @@ waits for a word on what a release changed with 3, a stopped one with 130. A run
 what takes long; Prefect, which takes seconds, is imported only once there is something to do.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -50,6 +51,10 @@ DtypeOption = Annotated[
 ]
 
 PLANNING = "segue: planning …"
+
+GARBAGE = 20_000
+"""New objects between two searches for cycles among them; Python's 700 has a plan, which imports half a million, search
+a thousand times and find nothing, a tenth of its time."""
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """What torchrun, or another of torch's elastic agents, tells those that it starts."""
@@ -329,6 +334,7 @@ def _draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
 
 def main() -> None:
     """Be the `segue` command."""
+    gc.set_threshold(GARBAGE)
     sys.exit(run_command(sys.argv[1:]))
 
 
