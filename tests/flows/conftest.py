@@ -28,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SQLITE, POSTGRESQL = "SQLite", "PostgreSQL"
 DATABASE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
+START_SECONDS = 300.0
+"""A first start migrates its database, on a machine with much other work for two minutes and more."""
+
 LOG_CHARACTERS = 6_000
 """How much of the end of a log a failed test shows."""
 
@@ -99,10 +102,10 @@ class ServerProcess:
         with open(self.server.log, "a") as log:
             environment = self.server.environment | {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO"}
             self._process = subprocess.Popen(words, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + START_SECONDS
         while not _answers(f"{self.server.url}/health"):
             assert self._process.poll() is None, f"the server ended:\n{self.server.log.read_text()}"
-            assert time.monotonic() < deadline, "the server did not start within two minutes"
+            assert time.monotonic() < deadline, f"the server did not start within {START_SECONDS:g} s"
             time.sleep(0.2)
 
     def kill(self) -> None:

@@ -124,7 +124,7 @@ def killed_and_undisturbed(
     """
     arguments = [*map(str, folders), json.dumps(moments), json.dumps(changes), str(processes), parallel]
     command = [sys.executable, "-m", "tests.worlds.training_world", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return json.loads(done.stdout)
