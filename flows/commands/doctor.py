@@ -8,7 +8,7 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -156,6 +156,7 @@ def _server(url: str) -> Iterator[Finding]:
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         yield Finding(GOOD, "page", url.removesuffix("/api"))
         yield from _pools(client)
+        yield from _places(client)
         yield from _runs(client)
 
 
@@ -173,19 +174,46 @@ def _pools(client: "SyncPrefectClient") -> Iterator[Finding]:
         yield Finding(GOOD if online else BAD, f"pool {name}", told)
 
 
+def _places(client: "SyncPrefectClient") -> Iterator[Finding]:
+    """Yield whose the places of each limited deployment are, where some are taken, and how many runs wait for one."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+    from prefect.client.schemas.objects import StateType
+
+    holding = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
+    for deployment in client.read_deployments():
+        limit = deployment.global_concurrency_limit
+        if limit is None or not limit.active_slots:
+            continue
+        ours = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+        runs = [run for run in client.read_flow_runs(flow_run_filter=ours) if run.state and not run.state.is_final()]
+        holders = [f"{run.name} ({run.state_name})" for run in runs if run.state_type in holding]
+        waits = sum(run.state_name == "AwaitingConcurrencySlot" for run in runs)
+        told = f"{limit.active_slots:g} of {limit.limit} taken, by {', '.join(holders) or 'no run'}; {waits} wait"
+        if limit.active_slots > len(holders):
+            yield Finding(BAD, f"place of {deployment.name}", f"{told}: it is free within 5 minutes")
+        else:
+            yield Finding(GOOD, f"place of {deployment.name}", told)
+
+
 def _runs(client: "SyncPrefectClient") -> Iterator[Finding]:
+    """Yield the last runs, and of each deployment with a schedule the next one."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort
 
-    def runs(types: Sequence[StateType], sort: FlowRunSort) -> Iterator[tuple[str, str]]:
-        wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types))))
-        for run in client.read_flow_runs(flow_run_filter=wanted, sort=sort, limit=RUNS):
-            when = run.start_time or run.expected_start_time
-            yield run.state_name or "", f"{when:%Y-%m-%d %H:%M} {run.name}: {run.state_name}"
-
-    others = [kind for kind in StateType if kind is not StateType.SCHEDULED]
-    for name, told in runs(others, FlowRunSort.START_TIME_DESC):
-        yield Finding(BAD if name in ("Failed", "Crashed") else GOOD, "last run", told)
-    for name, told in runs([StateType.SCHEDULED], FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC):
-        yield Finding(BAD if name == "Late" else GOOD, "next run", told)
+    begun = FlowRunFilter(
+        state=FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[kind for kind in StateType if kind is not StateType.SCHEDULED])
+        )
+    )
+    for run in client.read_flow_runs(flow_run_filter=begun, sort=FlowRunSort.START_TIME_DESC, limit=RUNS):
+        told = f"{run.start_time or run.expected_start_time:%Y-%m-%d %H:%M} {run.name}: {run.state_name}"
+        yield Finding(BAD if run.state_name in ("Failed", "Crashed") else GOOD, "last run", told)
+    due = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+    names = {deployment.id: deployment.name for deployment in client.read_deployments()}
+    told_of = set()
+    for run in client.read_flow_runs(flow_run_filter=due, sort=FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC, limit=200):
+        if run.deployment_id in names and run.deployment_id not in told_of:
+            told_of.add(run.deployment_id)
+            told = f"{run.expected_start_time:%Y-%m-%d %H:%M} {names[run.deployment_id]}: {run.state_name}"
+            yield Finding(BAD if run.state_name == "Late" else GOOD, "next run", told)

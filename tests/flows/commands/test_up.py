@@ -1,4 +1,4 @@
-"""The service: `segue up` starts what is missing, `segue down` leaves nothing, `segue doctor` needs no server."""
+"""The service: `segue up` starts what is missing, `segue down` leaves nothing."""
 
 import os
 import socket
@@ -8,12 +8,11 @@ import threading
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 import pytest
 import yaml
 
 from flows.cli import run_command
-from flows.commands import doctor, up
+from flows.commands import up
 from flows.commands.up import QUEUES
 from flows.runs.failures import format_error, is_fault
 from flows.service.service import (
@@ -29,8 +28,6 @@ from flows.service.service import (
     start_server,
     state_folder,
 )
-from schemas import Store
-from schemas.tables import CHECKPOINTS
 from tests.worlds.patience import wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -180,41 +177,6 @@ def test_the_servers_page_lies_in_the_users_own_folder_so_that_an_installation_o
     words = [sys.executable, "-c", read]
     told = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
     assert Path(told.splitlines()[-1]).is_relative_to(own_state)
-
-
-def test_the_doctor_tells_without_a_server_what_there_is_and_what_to_type(capsys, tmp_path):
-    assert run_command(["doctor", "--store", str(tmp_path / "none")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    told = {line[3:].split("  ")[0].strip(): line for line in lines}
-    assert told["python"].startswith("ok")
-    for what in ("server", "worker cpu", "worker gpu"):
-        assert told[what].startswith("--")
-        assert told[what].endswith("segue up")
-    assert "give --store" in told["store"]
-
-
-def test_the_doctor_tells_which_weights_are_published_ones_and_which_a_store_has_trained(capsys, tmp_path):
-    store = Store(str(tmp_path / "store"))
-    rows = [{"checkpoint_id": kind, "kind": kind, "path": f"models/{kind}"} for kind in ("language_model", "codec")]
-    table = pa.Table.from_pylist(rows, schema=CHECKPOINTS.schema)
-    store.write_shard(CHECKPOINTS, "recipe", "0", table, input_key="all")
-    assert run_command(["doctor", "--store", str(tmp_path / "store")]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    told = {line[3:].split("  ")[0].strip(): line for line in lines}
-    assert told["published weights"].endswith("the presets miniature and study train their own")
-    assert told["weights of the store"].startswith("ok")
-    assert told["weights of the store"].endswith("  codec, language_model")
-
-
-def test_the_doctor_says_bad_of_what_ended_of_a_server_that_does_not_answer_and_of_a_full_disk(capsys, monkeypatch):
-    save_service(Service(parts={"cpu": Part(os.getpid(), 1.0)}))
-    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
-    monkeypatch.setattr(doctor, "LEAST_FREE", float("inf"))
-    assert run_command(["doctor"]) == 1
-    bad = [line for line in capsys.readouterr().out.splitlines() if line.startswith("!!")]
-    assert any("worker cpu" in line and line.endswith("segue up") for line in bad)
-    assert any("unset PREFECT_API_URL" in line for line in bad)
-    assert any("disk of the state" in line and "make room" in line for line in bad)
 
 
 def running() -> list[list[str]]:
