@@ -88,18 +88,20 @@ def moving_artifact(progress: ReadableProgress) -> Iterator[None]:
     if context is None or context.flow_run is None:
         yield
         return
-    ended = threading.Event()
+    ended, done = threading.Event(), threading.Event()
     within = copy_context()  # which has the settings of Prefect that hold here
-    thread = threading.Thread(target=within.run, args=(_tell, context.flow_run.id, progress, ended), daemon=True)
+    words = (context.flow_run.id, progress, ended, done)
+    thread = threading.Thread(target=within.run, args=(_tell, *words), daemon=True)
     thread.start()
     try:
         yield
+        done.set()
     finally:
         ended.set()
         thread.join(TELL_SECONDS)
 
 
-def _tell(flow_run: UUID, progress: ReadableProgress, ended: threading.Event) -> None:
+def _tell(flow_run: UUID, progress: ReadableProgress, ended: threading.Event, done: threading.Event) -> None:
     artifact: UUID | None = None
     last: Reading | None = None
     while not ended.wait(TELL_SECONDS):
@@ -116,6 +118,11 @@ def _tell(flow_run: UUID, progress: ReadableProgress, ended: threading.Event) ->
                 client.update_artifact(artifact, ArtifactUpdate(description=reading.text, data=reading.percent))
             last = reading
     if artifact is not None:
+        last_text = f"last of all, {last.text}" if last else "nothing was told"
+        update = (
+            ArtifactUpdate(description=f"all of it is done; {last_text}", data=100.0)
+            if done.is_set()
+            else ArtifactUpdate(description=f"ended before all of it was done; {last_text}")
+        )
         with suppress(Exception), get_client(sync_client=True) as client:
-            text = f"ended; last of all, {last.text}" if last else "ended"
-            client.update_artifact(artifact, ArtifactUpdate(description=text))
+            client.update_artifact(artifact, update)

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -85,33 +86,44 @@ def test_how_far_a_stage_is_counts_its_shards_and_those_in_work():
     assert reading.percent == 100
 
 
-def test_the_artifact_of_a_long_stage_moves_and_says_that_it_ended(client, monkeypatch):
+@pytest.mark.parametrize(
+    ("problem", "told", "percent"),
+    [(None, "all of it is done", 100), (ValueError("a bad disk"), "ended before all of it was done", 75)],
+    ids=["done", "failed"],
+)
+def test_the_artifact_of_a_long_stage_moves_and_says_how_it_ended(client, monkeypatch, problem, told, percent):
     monkeypatch.setattr(progress_artifact, "TELL_SECONDS", 0.1)
     seen: list[float] = []
     progress = ReadableProgress(Progress())
 
-    @flow(persist_result=False)
-    def long() -> None:
+    def shown() -> list[dict[str, Any]]:
         context = FlowRunContext.get()
         assert context is not None
         assert context.flow_run is not None
+        return artifacts(client, flow_run_id=str(context.flow_run.id))
 
-        def told() -> list[float]:
-            return [artifact["data"] for artifact in artifacts(client, flow_run_id=str(context.flow_run.id))]
+    @flow(persist_result=False)
+    def long() -> None:
+        def percents() -> list[float]:
+            return [artifact["data"] for artifact in shown()]
 
-        with moving_artifact(progress):
+        with suppress(ValueError), moving_artifact(progress):
             progress.begin_stage("train", 1)
             progress.start("train", 4, "steps")
             for step in range(3):
                 progress.advance(1, f"loss {3 - step}")
-                wait_for(lambda wanted=25.0 * (step + 1): told() == [wanted], seen=told)
-                seen.extend(told())
+                wait_for(lambda wanted=25.0 * (step + 1): percents() == [wanted], seen=percents)
+                seen.extend(percents())
+            if problem:
+                raise problem
+        ended.extend(wait_for(lambda: [one for one in shown() if one["description"].startswith(told)], seen=shown))
 
+    ended: list[dict[str, Any]] = []
     long()
     assert seen == [25, 50, 75]
-    (artifact,) = artifacts(client, key=progress_artifact.KEY)
-    assert artifact["type"] == "progress"
-    assert artifact["description"].startswith("ended; last of all, train; train: 3/4 steps, ")
+    (artifact,) = ended
+    assert (artifact["key"], artifact["type"], artifact["data"]) == (progress_artifact.KEY, "progress", percent)
+    assert "; last of all, train; train: 3/4 steps, " in artifact["description"]
     assert artifact["description"].endswith("loss 1")
 
 
