@@ -8,6 +8,7 @@ what a user changed before anything is made.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from schemas import Settings
 from schemas.identity import weights_fields
@@ -101,9 +102,16 @@ def _differs_by_release(before: Version, now: Version) -> bool:
     if before.stage != now.stage or before.fingerprint == now.fingerprint:
         return False
     old, new = knobs(before.config), knobs(now.config)
+    if _groups_turned_on(old, new) or _groups_turned_on(new, old):
+        return False
     return all(old[name] == new[name] for name in old.keys() & new.keys()) and all(
         before.inputs[table] == now.inputs[table] for table in before.inputs.keys() & now.inputs.keys()
     )
+
+
+def _groups_turned_on(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Return whether a user gave a group of knobs, such as `decode.credentials`, where one name had a value: none."""
+    return any(name.startswith(f"{group}.") for group in before.keys() - after.keys() for name in after)
 
 
 def _latest(pipeline: Pipeline, versions: Sequence[Version]) -> Version | None:

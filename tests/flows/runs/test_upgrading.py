@@ -5,7 +5,7 @@ import pytest
 from flows.runs import upgrading
 from flows.runs.running import Run, RunPlan, run_stages
 from flows.runs.upgrading import UpgradeWaits, settle, settled_plan
-from schemas import Settings, Store
+from schemas import Config, Settings, Store
 from schemas.queries.database import query
 from stages.pipeline.plans import ConfiguredStage
 from tests.worlds.tiny_stages import Knobs, Training, make_mapping, make_source, make_training
@@ -93,6 +93,24 @@ def test_a_knob_that_a_release_brought_is_an_upgrade_and_one_that_a_user_turned_
     turned = settle(world(knobs=Knobs(level=2.0)))
     assert (turned.lines, turned.waits) == ((), False)
     assert settle(world(2, knobs=Knobs(level=2.0))).lines == ()
+
+
+def test_a_group_of_knobs_that_a_user_turns_on_or_off_is_no_upgrade_and_is_never_kept_off(world):
+    class Signature(Config):
+        certificate: str = "development"
+
+    class Signed(Knobs):
+        credentials: Signature | None = None
+
+    def settled(credentials, level=2.0):
+        return settle(world(knobs=Signed(level=level, credentials=credentials), on_upgrade="keep"))
+
+    assert made(settled(None))["mapping"] == 4
+    on = settled(Signature())
+    assert list(on.lines) == []
+    assert made(on)["mapping"] == 4
+    assert made(settled(Signature(), level=3.0))["mapping"] == 4
+    assert list(settled(None, level=3.0).lines) == []
 
 
 def test_only_rows_that_are_there_count_as_made_again_and_those_of_new_things_wait_for_no_word(world):
