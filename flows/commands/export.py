@@ -220,7 +220,7 @@ def _signer(
     Raises:
         ValueError: the store's files are signed and nobody is there to sign these, or the certificate cannot be had.
     """
-    from stages.audio.credentials import DEVELOPMENT, FORMATS, Credentials, Signer
+    from stages.audio.credentials import FORMATS, Credentials, Signer, identified_credentials
     from stages.delivery.making import Maker
 
     maker = Maker(store, form)
@@ -236,9 +236,9 @@ def _signer(
         raise ValueError(
             f"expected one of {', '.join(FORMATS)} for clips that are signed: give --unsigned for {form.format}"
         )
-    from stages.audio.credentials.certificates import development_place, load_chain
+    from stages.audio.credentials.certificates import development_place
 
-    if development_place().exists() and signed == {load_chain(DEVELOPMENT).digest}:
+    if development_place().exists() and signed == {identified_credentials(Credentials()).certificate}:
         return Signer(Credentials())
     raise ValueError(
         "expected --certificate and --key, as the clips are signed and are to be in another form, got none: name who "
