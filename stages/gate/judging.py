@@ -39,8 +39,8 @@ _SIMPLE = (
     _Limit("dc", "a constant part of {:.3f} of full scale", lambda limits: limits.dc),
     _Limit("end_noise", "a last second flatter in its spectrum by {:.2f}", lambda limits: limits.end_noise),
     _Limit("seam", "a change of {:.1f} times the largest elsewhere between windows", lambda limits: limits.seam),
-    _Limit("held_seconds", "{:.1f} s of one frame of codes held", lambda limits: limits.held),
-    _Limit("looped_seconds", "{:.1f} s of a loop in the codes", lambda limits: limits.looped),
+    _Limit("held_seconds", "{:.3g} s of one frame of codes held", lambda limits: limits.held),
+    _Limit("looped_seconds", "{:.3g} s of a loop in the codes", lambda limits: limits.looped),
 )
 
 

@@ -61,7 +61,10 @@ def lay_out(
             rows.checkpoints, tables[TRAINING.name].to_pylist(), used, tables[SAMPLES.name].to_pylist()
         ),
         tables=table_sizes(context.store),
-        notes=_notes(len(attachments.clip_rejects), len(attachments.codec_rejects), rows.codec is not None),
+        notes=[
+            *_notes(len(attachments.clip_rejects), len(attachments.codec_rejects), rows.codec is not None),
+            *_control_notes(rows.untrained, clips),
+        ],
     )
 
 
@@ -95,6 +98,19 @@ def _catalog_summary(clips: Sequence[Row], tracks: Collection[Row], models: int)
     if loudness:
         figures.append(("Median loudness", f"{statistics.median(loudness):.1f} LUFS"))
     return figures
+
+
+def _control_notes(untrained: Collection[tuple[str, int]], clips: Sequence[Row]) -> list[str]:
+    """Say how many of an untrained model's sounds are of requests that the catalog no longer has: another order of the
+    same model does not make them again."""
+    here = {(row["request_id"], row["take"]) for row in clips}
+    if others := len([key for key in untrained if key not in here]):
+        return [
+            f"Of {len(untrained)} sounds of the untrained model {others} are of requests or takes that are not among "
+            "these clips, so they are counted and cannot be heard beside one: segue run controls measure report makes "
+            "them of this order."
+        ]
+    return []
 
 
 def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:

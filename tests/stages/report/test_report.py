@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 from schemas.storage.versions import record_version
-from schemas.tables import CLIPS, MEASURES, ORIGINALITY, SCORES, TRACKS
+from schemas.tables import CLIPS, MEASURES, ORIGINALITY, REQUESTS, SCORES, TRACKS
 from stages import report
 from stages.audio import encode_audio
 from stages.audio.marks import read_marks
@@ -32,6 +32,7 @@ from tests.worlds.small_catalog import (
     melody_clip,
     request_row,
     small_catalog,
+    write,
 )
 
 HOSTILE = (
@@ -233,6 +234,16 @@ def test_what_another_checkpoint_made_too_near_to_its_training_data_is_set_besid
     assert {clip["id"]: "twin" in clip for clip in clips_of(tmp_path)} == {
         request["request_id"]: request["request_id"] != first["request_id"] for request in requests
     }
+
+
+def test_sounds_of_an_untrained_model_that_belong_to_no_clip_here_are_told(tmp_path: Path) -> None:
+    requests = [request_row(number) for number in range(4)]  # of which those of odd numbers have such a sound
+    context = small_catalog(str(tmp_path), requests)
+    make(context)
+    assert "of the untrained model" not in (tmp_path / report.PAGE).read_text()
+    write(context.store, REQUESTS, requests[2:])
+    make(context)
+    assert "Of 2 sounds of the untrained model 1 are of requests" in (tmp_path / report.PAGE).read_text()
 
 
 def test_what_is_quarantined_is_not_on_the_page(tmp_path: Path) -> None:
