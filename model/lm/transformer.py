@@ -5,7 +5,8 @@ the sequence, prefixes included. AudioCraft's other forms are fields of the conf
 values live in a `KVCache` that is allocated once; those of the conditions are projected once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -100,6 +101,19 @@ class Transformer(nn.Module):
             for module in layer.modules():
                 if isinstance(module, nn.Linear):
                     initialise(module, depth)
+
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> None:
+        """Have each layer compiled, and its gradient, when it is first called (`torch.compile`): products stay what
+        they are, and what stands between them becomes a few kernels.
+
+        All layers share what is made of one; another length of the conditions makes it anew, for any length. Copies of
+        the model are not compiled, so nothing of this reaches decoding.
+
+        Args:
+            backend: what turns a graph of operators into code, by torch's name or itself.
+        """
+        for layer in self.layers:
+            layer.compile(backend=backend)
 
     def forward(
         self,

@@ -68,6 +68,7 @@ class Config(schemas.Config):
         "samples",
         "refresh",
         "checkpoint_layers",
+        "compile",
         "log_every",
         "valid_every",
         "save_every",
@@ -143,6 +144,11 @@ class Config(schemas.Config):
     checkpoint_layers: bool = False
     """Keep only what goes into each layer and compute the rest of it again for its gradient: less memory, more time,
     the same result (AudioCraft's `transformer_lm.checkpointing`)."""
+    compile: bool = False
+    """Have the decoder's layers compiled by `torch.compile`, forwards and backwards: the same result but for roundings,
+    after a minute or more in which nothing is learned. Off by default: that it wins was not measured on a GPU, and on
+    a CPU it leaves the products, most of the work, to a library that is no faster. A model that is shared out among
+    processes (`settings.parallel`) is not compiled."""
     log_every: int = Field(default=50, ge=1)
     """Steps between two rows of `training`."""
     valid_every: int = Field(default=500, ge=1)

@@ -97,7 +97,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
         _check_codec(corpus, config, initial)
         _start_joint_codebooks(corpus, config, initial.model, splits["train"])
         loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
-        if is_single(torch.device(context.device), config.optimization.precision):
+        if is_single(torch.device(context.device), config.optimization.precision) and not config.compile:
             choose_products(initial.model, KernelFile())
         whole = None
         if is_to_be_sharded(config, context, rank, initial.model):
@@ -105,6 +105,8 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
             rank = shard_model(loss_module, context.device, rank)
         else:
             initial.model.to(context.device)
+            if config.compile:
+                initial.model.language_model.transformer.compile_layers()
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
         train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)

@@ -1,5 +1,9 @@
 """The decoder in all its forms: causal, equal to a plain reckoning, and the same with its cache as without."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +13,8 @@ from torch import Tensor
 from model.lm.config import LanguageModelConfig
 from model.lm.transformer import Transformer
 from tests.worlds.plain_transformer import FORMS, WIDTH, run_plainly, transformer
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("cross", [False, True])
@@ -151,6 +157,14 @@ def test_checkpointed_layers_give_the_same_loss_and_gradients_bit_for_bit(form: 
         # What is drawn after the layers must not depend on whether they were checkpointed either.
         results.append((loss.detach(), *gradients, torch.rand(3)))
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_layers_give_the_same_loss_and_gradients_and_share_one_graph(backend: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.worlds.compiled_layers", backend], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 def test_checkpointed_layers_keep_less_for_the_gradient() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.lm.transformer import Transformer
 from stages import train
 from stages.checkpoints.loading import load_checkpoint
 from stages.pipeline.runner import StageFailed
@@ -146,4 +147,26 @@ def test_computing_layers_again_changes_no_weight(place: Path) -> None:
         train_in(place, config)
         found.append((context.identity, kept_weights(place, config)))
     assert found[0][0] == found[1][0]  # the same recipe, so the same checkpoint
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
+
+
+def test_compiled_layers_are_no_other_recipe_and_learn_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile_layers(transformer: Transformer) -> None:
+        compiled.append(transformer)
+        for layer in transformer.layers:
+            layer.compile(backend="eager")  # by torch's own operators, so that not even the last bits differ
+
+    monkeypatch.setattr(Transformer, "compile_layers", compile_layers)
+    found = []
+    for compiles in (False, True):
+        config = recipe(place, seed=31, compile=compiles, optimization={"steps": 2})
+        context = make_context(place, config)[1]
+        context.store.remove("models")
+        context.store.remove("checkpoints")
+        train_in(place, config)
+        found.append((context.identity, kept_weights(place, config)))
+        assert len(compiled) == compiles
+    assert found[0][0] == found[1][0]
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
