@@ -15,6 +15,7 @@ from torch import Tensor
 from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
 from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
 from model.lm.attention import KVCache
+from model.lm.config import CachePrecision
 from model.lm.language_model import LanguageModel
 
 BLOCK = 64
@@ -29,16 +30,24 @@ class DynamicShapeDecoder:
         model: as `model.kernels.packed_linear.prepare_for_inference` gives it.
         requests: all that will be decoded, for the sizes of the longest.
         slots: how many sequences are decoded together.
+        precision: how keys and values are kept.
     """
 
-    def __init__(self, model: LanguageModel, requests: Sequence[SequenceRequest], slots: int) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        requests: Sequence[SequenceRequest],
+        slots: int,
+        precision: CachePrecision = "float32",
+    ) -> None:
         self.model = model
         self.rows = max(request.rows for request in requests)
         """Rows of a slot."""
         self.longest = max(request.prefix_length + request.steps for request in requests)
         known = max(request.prefilled for request in requests)
         cross_length = max(request.cross_length for request in requests)
-        self.cache = model.transformer.allocate(self.rows * slots, self._room(known), cross_length)
+        rows, room = self.rows * slots, self._room(known)
+        self.cache = model.transformer.allocate(rows, room, cross_length, precision=precision)
         self.finite = torch.ones((), dtype=torch.bool)
         """Whether all logits so far were numbers."""
         self.sequences: dict[int, Int[Tensor, "K S"]] = {}
@@ -87,7 +96,7 @@ class DynamicShapeDecoder:
     def _read(self, unfinished: Sequence[Slot]) -> None:
         """Read the latest codes of every slot."""
         longest = max(slot.request.prefix_length + slot.step for slot in unfinished)
-        if longest == self.cache.layers[0].keys.shape[2]:
+        if longest == self.cache.layers[0].keys.length:
             self.segments, self.segment_requests = [], []  # or what they view would stay beside what it is copied to
             self.model.transformer.lengthen(self.cache, self._room(longest))
         if self.segment_requests != [slot.request_index for slot in unfinished]:

@@ -14,13 +14,13 @@ from model.decoding.sequences import GenerationStoppedError, SequenceRequest, Sl
 from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder
 from model.kernels.choosing import KernelMemory
 from model.kernels.packed_linear import prepare_for_inference
-from model.lm.config import Precision
+from model.lm.config import CachePrecision, Precision
 from model.lm.language_model import LanguageModel
 
 
 @dataclass(frozen=True, eq=False)
 class DecodingOptions:
-    """How to decode, and what that may take of the machine. On a CPU only the precision changes the codes, and by
+    """How to decode, and what that may take of the machine. On a CPU only the precisions change the codes, and by
     roundings which kernels are remembered."""
 
     precision: Precision = "float32"
@@ -39,6 +39,8 @@ class DecodingOptions:
     """Whether steps on CUDA are captured as graphs, or launched kernel by kernel."""
     kernel_memory: KernelMemory | None = None
     """Remembers which kernels are fastest on this CPU; without it each precision has its usual one."""
+    cache_precision: CachePrecision = "float32"
+    """How keys and values are kept."""
 
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
@@ -65,16 +67,16 @@ def generate_tokens(
     device = model.device.type
     most = min(options.slots or MAX_SLOTS[device], MAX_SLOTS[device], len(requests))
     free = None if options.free_memory is None else options.free_memory()
-    plan = plan_memory(model, requests, options.precision, most, free)
+    plan = plan_memory(model, requests, options.precision, most, free, options.cache_precision)
     if options.on_plan is not None:
         options.on_plan(plan)
     inference = prepare_for_inference(model, options.precision, options.kernel_memory)
     decoder: Decoder
     if device == "cpu":
-        decoder = DynamicShapeDecoder(inference, requests, plan.slots)
+        decoder = DynamicShapeDecoder(inference, requests, plan.slots, options.cache_precision)
     else:
         launch = CudaGraphRunner if options.cuda_graphs else None
-        decoder = StaticShapeDecoder(inference, requests, plan.slots, launch)
+        decoder = StaticShapeDecoder(inference, requests, plan.slots, launch, options.cache_precision)
     yield from decode(decoder, requests, plan.slots, options)
 
 

@@ -12,8 +12,9 @@ import torch
 from model.decoding.sampling import largest_top_k
 from model.decoding.sequences import SequenceRequest
 from model.decoding.static_shapes import round_up_to_bucket
+from model.kernels.cached_attention import attends_in_cache
 from model.kernels.packed_linear import packed_bytes
-from model.lm.config import LanguageModelConfig, Precision
+from model.lm.config import CachePrecision, LanguageModelConfig, Precision
 from model.lm.language_model import LanguageModel
 
 USABLE_SHARE = 0.9
@@ -43,7 +44,12 @@ class MemoryPlan:
 
 
 def plan_memory(
-    model: LanguageModel, requests: Sequence[SequenceRequest], precision: Precision, slots: int, free: int | None
+    model: LanguageModel,
+    requests: Sequence[SequenceRequest],
+    precision: Precision,
+    slots: int,
+    free: int | None,
+    cache_precision: CachePrecision = "float32",
 ) -> MemoryPlan:
     """Plan as many slots as fit, `slots` at most; on a CPU more than `FEW_SLOTS` only of short sequences.
 
@@ -53,7 +59,7 @@ def plan_memory(
     Raises:
         ValueError: not even one sequence fits.
     """
-    required = MemoryRequirements(model, requests, precision)
+    required = MemoryRequirements(model, requests, precision, cache_precision)
     if model.device.type == "cpu":
         few = min(slots, FEW_SLOTS)
         slots = next((count for count in range(slots, few, -1) if required.kept(count) <= MANY_BYTES), few)
@@ -72,8 +78,14 @@ def plan_memory(
 class MemoryRequirements:
     """What decoding some requests takes, by the number of slots."""
 
-    def __init__(self, model: LanguageModel, requests: Sequence[SequenceRequest], precision: Precision) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: LanguageModel,
+        requests: Sequence[SequenceRequest],
+        precision: Precision,
+        cache_precision: CachePrecision = "float32",
+    ) -> None:
+        self.model, self.cache_precision = model, cache_precision
         self.rows = max(request.rows for request in requests)
         """Rows of a slot."""
         longest = max(request.prefix_length + request.steps for request in requests)
@@ -94,11 +106,14 @@ class MemoryRequirements:
     def kept(self, slots: int) -> int:
         """Return the bytes of keys, values, and what is known of each sequence."""
         cache = self.model.transformer.allocate(
-            slots * self.rows, self.room, self.cross_length, device=torch.device("meta")
+            slots * self.rows, self.room, self.cross_length, torch.device("meta"), self.cache_precision
         )
         # A layer that grows is there twice while it is copied.
         growing = cache.layers[0].nbytes if self.model.device.type == "cpu" else 0
         config = self.model.config
+        if self.cache_precision != "float32" and not attends_in_cache(self.model.device, config.width // config.heads):
+            # One whose numbers are kept in less is there once more while it is read.
+            growing += 2 * cache.layers[0].keys.numbers.numel() * self.model.dtype.itemsize
         added = self.rows * config.width * self.model.dtype.itemsize if config.sum or config.interpolate else 0
         sequences = slots * self.steps * (config.codebooks * 2 * torch.long.itemsize + added)
         return cache.nbytes + growing + sequences

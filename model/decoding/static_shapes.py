@@ -25,6 +25,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
 from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
 from model.lm.attention import KVCache
+from model.lm.config import CachePrecision
 from model.lm.language_model import LanguageModel
 
 BUCKET = 256
@@ -63,6 +64,7 @@ class StaticShapeDecoder:
         slots: how many sequences are decoded together.
         launch: makes of the step, a function of the length of the cache that is read, one that is called in its place
             (`CudaGraphRunner`); None calls it as it is.
+        precision: how keys and values are kept.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class StaticShapeDecoder:
         requests: Sequence[SequenceRequest],
         slots: int,
         launch: Callable[[Callable[[int], None]], Callable[[int], None]] | None = None,
+        precision: CachePrecision = "float32",
     ) -> None:
         self.model, device = model, model.device
         self.rows = max(request.rows for request in requests)
@@ -78,7 +81,7 @@ class StaticShapeDecoder:
         room = round_up_to_bucket(max(request.prefix_length + request.steps for request in requests))
         cross_length = max(request.cross_length for request in requests)
         steps = max(request.steps for request in requests)
-        self.cache = model.transformer.allocate(slots * self.rows, room, cross_length)
+        self.cache = model.transformer.allocate(slots * self.rows, room, cross_length, precision=precision)
         if self.cache.cross_mask is not None:
             # A row that nobody reads must have something to attend to, or what is no number would come of it.
             self.cache.cross_mask[..., 0] = True
@@ -117,6 +120,9 @@ class StaticShapeDecoder:
 
     def step(self, running: Sequence[Slot]) -> None:
         """Sample the next codes of every slot, and read them."""
+        if self.cache.read_in_place:  # of which each row reads its own steps, by one graph for all lengths
+            self.launch(self.cache.layers[0].keys.length)
+            return
         self.launch(round_up_to_bucket(max(slot.request.prefix_length + slot.step for slot in running) + 1))
 
     def take_sequence(self, slot: Slot) -> Int[Tensor, "K S"]:
@@ -155,7 +161,7 @@ def advance(model: LanguageModel, cache: KVCache, state: DecodingState, length: 
     if state.added is not None:
         inputs = inputs + state.added.gather(1, step[:, None, None].expand(-1, 1, inputs.shape[-1]))
     # The rows of sequences that are finished stay within what is theirs.
-    at = (state.prefix + step).clamp(max=cache.layers[0].keys.shape[2] - 1)
+    at = (state.prefix + step).clamp(max=cache.layers[0].keys.length - 1)
     state.hidden.copy_(model.transformer.step_at(inputs, cache, at, length))
     state.step.add_(1).clamp_(max=steps - 1)
 

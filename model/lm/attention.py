@@ -19,21 +19,23 @@ from torch.nn import functional as F
 
 from model import kernels
 from model.kernels.attention import attention_by_products, batch_invariant_attention, prefers_products
+from model.kernels.cached_attention import SpanMask, attend_in_cache
 from model.kernels.float32_products import OneDnnLinear, multiply
+from model.lm.cached_vectors import CachedVectors
 from model.lm.config import LanguageModelConfig
 from model.lm.positions import Positions, Rotation
 
-Mask = Bool[Tensor, "#B 1 #S L"] | Float[Tensor, "#B 1 1 L"] | Literal["causal"] | None
+Mask = Bool[Tensor, "#B 1 #S L"] | Float[Tensor, "#B 1 1 L"] | Literal["causal"] | SpanMask | None
 """Which keys a query sees: those that are true, those to whose scores 0 and not minus infinity is added, those of its
-own step and before it, or all."""
-CrossMask = Bool[Tensor, "#B 1 1 L2"] | Float[Tensor, "#B 1 1 L2"] | None
+own step and before it, those of a span of a cache, or all."""
+CrossMask = Bool[Tensor, "#B 1 1 L2"] | Float[Tensor, "#B 1 1 L2"] | SpanMask | None
 """The same for condition vectors."""
 
 
 def attend(
     queries: Float[Tensor, "B H S E"],
-    keys: Float[Tensor, "B G L E"],
-    values: Float[Tensor, "B G L E"],
+    keys: Float[Tensor, "B G L E"] | CachedVectors,
+    values: Float[Tensor, "B G L E"] | CachedVectors,
     mask: Mask,
     batch_invariant: bool = False,
     dropout: float = 0.0,
@@ -41,9 +43,14 @@ def attend(
     """Mix the values by how well their keys fit the queries, by the backend that is fastest for the case.
 
     Args:
+        keys: and values; with a `SpanMask` the cache's own, which are read where they lie.
         batch_invariant: whether a row must get the same bits whatever is beside it; `mask` is not "causal" then.
         dropout: share of the attention weights that is dropped.
     """
+    if isinstance(mask, SpanMask):
+        assert isinstance(keys, CachedVectors) and isinstance(values, CachedVectors)  # noqa: PT018
+        return attend_in_cache(queries, keys, values, mask)
+    assert isinstance(keys, Tensor) and isinstance(values, Tensor)  # noqa: PT018
     causal = isinstance(mask, str)
     tensor = None if isinstance(mask, str) else mask
     if batch_invariant and kernels.enabled():
@@ -69,8 +76,8 @@ def causal_mask(steps: int, past_context: int | None, device: torch.device) -> B
 class KeysValues(NamedTuple):
     """Keys and values, in their heads."""
 
-    keys: Float[Tensor, "B G L E"]
-    values: Float[Tensor, "B G L E"]
+    keys: Float[Tensor, "B G L E"] | CachedVectors
+    values: Float[Tensor, "B G L E"] | CachedVectors
 
 
 @dataclass
@@ -78,16 +85,16 @@ class LayerCache:
     """What the cache holds of one layer: keys and values of the sequence (in their own few heads), and of the
     conditions."""
 
-    keys: Float[Tensor, "B G S E"]
-    values: Float[Tensor, "B G S E"]
-    cross_keys: Float[Tensor, "B H L E"] | None = None
-    cross_values: Float[Tensor, "B H L E"] | None = None
+    keys: CachedVectors
+    values: CachedVectors
+    cross_keys: CachedVectors | None = None
+    cross_values: CachedVectors | None = None
 
     @property
     def nbytes(self) -> int:
         """Its size in bytes."""
-        tensors = (self.keys, self.values, self.cross_keys, self.cross_values)
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        parts = (self.keys, self.values, self.cross_keys, self.cross_values)
+        return sum(part.nbytes for part in parts if part is not None)
 
 
 @dataclass
@@ -101,6 +108,8 @@ class KVCache:
     cross_mask: Bool[Tensor, "B 1 1 L"] | None = None
     """Which condition vectors belong to a row; the rest pads rows to a common length."""
     length: int = 0
+    read_in_place: bool = False
+    """Whether the queries of a step whose positions only the device knows read it where it lies."""
 
     @property
     def nbytes(self) -> int:
@@ -110,17 +119,24 @@ class KVCache:
     def update(self, layer: int, keys: Float[Tensor, "B G S E"], values: Float[Tensor, "B G S E"]) -> KeysValues:
         """Write the keys and values of the next steps of a layer; return those that these steps may see."""
         cached, stop = self.layers[layer], self.length + keys.shape[2]
-        cached.keys[:, :, self.length : stop], cached.values[:, :, self.length : stop] = keys, values
+        cached.keys.view(positions=slice(self.length, stop)).write(keys)
+        cached.values.view(positions=slice(self.length, stop)).write(values)
         if self.length == 0:  # there is nothing else, and what was just computed is faster to read
             return KeysValues(keys, values)
         first = 0 if self.past_context is None else max(0, self.length - self.past_context)
-        return KeysValues(cached.keys[:, :, first:stop], cached.values[:, :, first:stop])
+        visible = slice(first, stop)
+        return KeysValues(cached.keys.view(positions=visible).read(), cached.values.view(positions=visible).read())
 
     def cross(self, attention: "CrossAttention") -> KeysValues:
         """Return the keys and values of the conditions, which `Transformer.cache_cross_kv` wrote."""
-        cached = self.layers[attention.layer]
+        keys, values = self.cached_cross(attention.layer)
+        return KeysValues(keys.read(), values.read())
+
+    def cached_cross(self, layer: int) -> tuple[CachedVectors, CachedVectors]:
+        """Return the keys and values of a layer's conditions as they are kept."""
+        cached = self.layers[layer]
         assert cached.cross_keys is not None and cached.cross_values is not None  # noqa: PT018
-        return KeysValues(cached.cross_keys, cached.cross_values)
+        return cached.cross_keys, cached.cross_values
 
     def rows(self, start: int, stop: int, cross_length: int | None = None) -> "KVCache":
         """View some rows, and the first `cross_length` condition vectors if that is given: what is written to the view
@@ -128,10 +144,10 @@ class KVCache:
         cut = slice(start, stop)
         layers = [
             LayerCache(
-                layer.keys[cut],
-                layer.values[cut],
-                None if layer.cross_keys is None else layer.cross_keys[cut, :, :cross_length],
-                None if layer.cross_values is None else layer.cross_values[cut, :, :cross_length],
+                layer.keys.view(cut),
+                layer.values.view(cut),
+                None if layer.cross_keys is None else layer.cross_keys.view(cut, slice(cross_length)),
+                None if layer.cross_values is None else layer.cross_values.view(cut, slice(cross_length)),
             )
             for layer in self.layers
         ]
@@ -153,15 +169,22 @@ class CachePositions:
 
     def update(self, layer: int, keys: Float[Tensor, "B G 1 E"], values: Float[Tensor, "B G 1 E"]) -> KeysValues:
         """Write the keys and values of each row's next step; return the first `length` steps, which the mask hides
-        where they are not the row's."""
-        cached = self.cache.layers[layer]
-        cached.keys[self.rows, :, self.at] = keys[:, :, 0].to(cached.keys.dtype)
-        cached.values[self.rows, :, self.at] = values[:, :, 0].to(cached.values.dtype)
-        return KeysValues(cached.keys[:, :, : self.length], cached.values[:, :, : self.length])
+        where they are not the row's, or the cache itself where it is read in place."""
+        cached, where = self.cache.layers[layer], (self.rows, slice(None), self.at)
+        cached.keys.write(keys[:, :, 0], where)
+        cached.values.write(values[:, :, 0], where)
+        if self.cache.read_in_place:
+            return KeysValues(cached.keys, cached.values)
+        visible = slice(self.length)
+        return KeysValues(cached.keys.view(positions=visible).read(), cached.values.view(positions=visible).read())
 
     def cross(self, attention: "CrossAttention") -> KeysValues:
-        """Return the keys and values of the conditions."""
-        return self.cache.cross(attention)
+        """Return the keys and values of the conditions, or the cache's own where it is read in place."""
+        return (
+            KeysValues(*self.cache.cached_cross(attention.layer))
+            if self.cache.read_in_place
+            else self.cache.cross(attention)
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,10 @@ Precision = Literal["float32", "float16", "bfloat16", "int8"]
 each weight; `bfloat16` and `int8` round what the weights are multiplied by, too, which is faster for many rows."""
 
 
+CachePrecision = Literal["float32", "bfloat16", "int8"]
+"""How keys and values are kept while a model decodes: as they are computed, or rounded (`model.lm.cached_vectors`)."""
+
+
 class LanguageModelConfig(Config):
     """Size and form of the language model; the defaults are musicgen-small (arXiv:2306.05284, 4)."""
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from model.kernels.cached_attention import SpanMask, attends_in_cache
 from model.lm.attention import (
     AttentionInputs,
     CachePositions,
@@ -26,7 +26,8 @@ from model.lm.attention import (
     Uncached,
     causal_mask,
 )
-from model.lm.config import LanguageModelConfig
+from model.lm.cached_vectors import CachedVectors
+from model.lm.config import CachePrecision, LanguageModelConfig
 from model.lm.positions import positions
 
 
@@ -166,7 +167,7 @@ class Transformer(nn.Module):
         """
         segments, sinusoids, first = [], [], 0
         for cache in caches:
-            rows = slice(first, first + len(cache.layers[0].keys))
+            rows = slice(first, first + len(cache.layers[0].keys.numbers))
             position = cache.positions.between(cache.length, cache.length + 1)
             segments.append(CacheSegment(rows, cache, position.rotation, None, cache.cross_mask))
             if position.sinusoids is not None:
@@ -187,35 +188,43 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "B 1 D"]:
         """Do what `step` does where `at` steps of each row are cached, which only the device knows.
 
-        The shapes follow from `length`, the steps of the cache that are read, alone. Nothing here looks at a value of a
-        tensor; the cache does not count its length.
+        The shapes follow from `length`, the steps of the cache that are read, alone; one that is read in place has each
+        row's own steps read, whatever the length. Nothing here looks at a value of a tensor; the cache does not count
+        its length.
         """
         position, past_context = cache.positions.at(at), self.config.past_context
-        steps = torch.arange(length, device=at.device)
-        visible = steps <= at[:, None]
-        if past_context is not None:
-            visible = visible & (steps >= at[:, None] - past_context)
-        segment = CacheSegment(
-            slice(None),
-            CachePositions(cache, torch.arange(len(at), device=at.device), at, length),
-            position.rotation,
-            _as_added_scores(visible[:, None, None], inputs),
-            None if cache.cross_mask is None else _as_added_scores(cache.cross_mask, inputs),
-        )
+        first = torch.zeros_like(at) if past_context is None else (at - past_context).clamp(min=0)
+        mask: Mask
+        if cache.read_in_place:
+            mask, cross_mask = SpanMask(first, at + 1), _whole_span(cache.cross_mask)
+        else:
+            steps = torch.arange(length, device=at.device)
+            visible = (steps >= first[:, None]) & (steps <= at[:, None])
+            mask = _as_added_scores(visible[:, None, None], inputs)
+            cross_mask = None if cache.cross_mask is None else _as_added_scores(cache.cross_mask, inputs)
+        positions = CachePositions(cache, torch.arange(len(at), device=at.device), at, length)
+        segment = CacheSegment(slice(None), positions, position.rotation, mask, cross_mask)
         hidden = inputs if position.sinusoids is None else inputs + position.sinusoids.to(inputs.dtype)
         for layer in self.layers:
             hidden = layer(hidden, AttentionInputs([segment]))
         return hidden
 
-    def allocate(self, rows: int, length: int, cross_length: int, device: torch.device | None = None) -> KVCache:
+    def allocate(
+        self,
+        rows: int,
+        length: int,
+        cross_length: int,
+        device: torch.device | None = None,
+        precision: CachePrecision = "float32",
+    ) -> KVCache:
         """Return an empty cache for `rows` rows of up to `length` positions and `cross_length` condition vectors, on
-        the weights' device unless another is given."""
+        the weights' device unless another is given, in the weights' precision unless in less."""
         weight = next(self.parameters())
         heads, size = self.config.heads, self.config.width // self.config.heads
         device = weight.device if device is None else device
 
-        def empty(heads: int, positions: int) -> Tensor:
-            return weight.new_zeros((rows, heads, positions, size), device=device)
+        def empty(heads: int, positions: int) -> CachedVectors:
+            return CachedVectors.empty((rows, heads, positions, size), precision, weight.dtype, device)
 
         layers = [
             LayerCache(
@@ -227,16 +236,16 @@ class Transformer(nn.Module):
             for _ in self.layers
         ]
         mask = torch.zeros((rows, 1, 1, cross_length), dtype=torch.bool, device=device) if cross_length else None
-        return KVCache(layers, positions(length, self.config, device), self.config.past_context, mask)
+        in_place = attends_in_cache(device, size)
+        return KVCache(
+            layers, positions(length, self.config, device), self.config.past_context, mask, read_in_place=in_place
+        )
 
     def lengthen(self, cache: KVCache, length: int) -> None:
         """Make room for `length` positions. Views of the cache's rows stay with what they were taken of."""
-        before = cache.layers[0].keys.shape[2]
         for layer in cache.layers:
-            layer.keys, layer.values = (
-                F.pad(tensor, (0, 0, 0, length - before)) for tensor in (layer.keys, layer.values)
-            )
-        cache.positions = positions(length, self.config, layer.keys.device)
+            layer.keys, layer.values = layer.keys.lengthened(length), layer.values.lengthened(length)
+        cache.positions = positions(length, self.config, layer.keys.numbers.device)
 
     def cache_cross_kv(
         self, cache: KVCache, cross: Float[Tensor, "B L D"], cross_mask: Bool[Tensor, "B L"] | None = None
@@ -252,8 +261,17 @@ class Transformer(nn.Module):
         cache.cross_mask[..., :length] = True if cross_mask is None else cross_mask[:, None, None]
         for layer in self.layers:
             assert isinstance(layer, Layer) and layer.cross_attention is not None  # noqa: PT018
-            cached, projected = cache.cross(layer.cross_attention), layer.cross_attention.project_conditions(cross)
-            cached.keys[:, :, :length], cached.values[:, :, :length] = projected
+            projected = layer.cross_attention.project_conditions(cross)
+            for kept, vectors in zip(cache.cached_cross(layer.cross_attention.layer), projected, strict=True):
+                kept.view(positions=slice(length)).write(vectors)
+
+
+def _whole_span(mask: Bool[Tensor, "B 1 1 L"] | None) -> SpanMask | None:
+    """Return the span of all condition vectors, of which a row sees those that are not masked."""
+    if mask is None:
+        return None
+    first = torch.zeros(len(mask), dtype=torch.long, device=mask.device)
+    return SpanMask(first, torch.full_like(first, mask.shape[-1]), mask)
 
 
 def _as_added_scores(visible: Bool[Tensor, "B 1 1 L"], like: Float[Tensor, "B 1 D"]) -> Float[Tensor, "B 1 1 L"]:

@@ -15,7 +15,7 @@ from model.decoding import GenerationStoppedError, MemoryPlan
 from model.decoding.generation import GenerationRequest
 from model.decoding.windows import generate_long
 from model.guidance import GuidanceForm
-from model.lm.config import STRIDE, Precision, stride_frames
+from model.lm.config import STRIDE, CachePrecision, Precision, stride_frames
 from model.music_model import Attributes, MusicModel
 from schemas.tables import Row
 from stages.checkpoints.adapter_files import AdapterUse, checked_folder
@@ -117,6 +117,7 @@ def generate_codes(
     adapters: Sequence[tuple[AdapterUse, ...]] | None = None,
     stride: float = STRIDE,
     precision: Precision = "float32",
+    cache_precision: CachePrecision = "float32",
     progress: Callable[[int], None] | None = None,
     on_plan: Callable[[MemoryPlan], None] | None = None,
 ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
@@ -131,6 +132,8 @@ def generate_codes(
         facts: of the checkpoint.
         adapters: what is added to the model for each request; None adds nothing to any.
         stride: from one window of a long clip to the next, as a share of a window.
+        precision: of the weights.
+        cache_precision: of the keys and values of earlier steps.
         progress: is told of frames as they are made.
         on_plan: is told how many sequences go together.
 
@@ -153,7 +156,7 @@ def generate_codes(
                     window=window,
                     stride=stride_frames(stride, window),
                     frame_rate=facts.frame_rate,
-                    options=decoding_options(context, precision, progress, on_plan),
+                    options=decoding_options(context, precision, progress, on_plan, cache_precision),
                 ):
                     yield numbers[index], codes
         except GenerationStoppedError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 import schemas
-from model.lm.config import STRIDE, Precision
+from model.lm.config import STRIDE, CachePrecision, Precision
 from schemas import WeightsRef
 from schemas.identity import fingerprint
 from schemas.tables import CHROMA, CLAP, TOKENS, TRACKS, Row
@@ -69,6 +69,10 @@ class GenerationConfig(schemas.Config):
     precision: Precision = "float32"
     """Of the model's weights while it decodes. Less is faster and gives other codes now and then: of random weights'
     greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md)."""
+    cache_precision: CachePrecision = "float32"
+    """Of the keys and values that are kept of a clip's earlier steps. On a GPU `bfloat16` halves and `int8`, with a
+    scale for each head and step, nearly quarters what a step of many clips reads, and how many fit; on a CPU it saves
+    memory alone, and takes longer. Other codes come of it now and then: docs/performance.md says how many."""
     codec: WeightsRef | None = ENCODEC_32KHZ
     """What encodes prompts that are files. In a recipe it is `tokenize.codec` unless it is given, or the codec inside
     `checkpoint` where that is one from elsewhere. None refuses such prompts."""

@@ -80,4 +80,5 @@ class Retaker:
             adapters=[uses_of(request) for request in requests],
             stride=config.stride,
             precision=config.precision,
+            cache_precision=config.cache_precision,
         )

@@ -201,6 +201,7 @@ def _generate(
         adapters=[uses_of(take.row) for take in takes],
         stride=config.stride,
         precision=config.precision,
+        cache_precision=config.cache_precision,
         progress=lambda frames: pace.advance(frames, plan_text),
         on_plan=log_plan,
     )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.decoding import DecodingOptions, MemoryPlan
-from model.lm.config import Precision
+from model.lm.config import CachePrecision, Precision
 from stages.pipeline.contract import Context
 from stages.pipeline.kernel_file import KernelFile
 
@@ -23,6 +23,7 @@ def decoding_options(
     precision: Precision,
     progress: Callable[[int], None] | None,
     on_plan: Callable[[MemoryPlan], None] | None,
+    cache_precision: CachePrecision,
 ) -> DecodingOptions:
     """Return the options of decoding in a run: it stops with the run, and takes what the run's settings leave."""
     settings, device = context.settings, context.device
@@ -35,6 +36,7 @@ def decoding_options(
         on_plan,
         settings.cuda_graphs,
         KernelFile() if device == "cpu" else None,
+        cache_precision,
     )
 
 

@@ -17,6 +17,7 @@ from model.decoding.generation import GenerationRequest, generate
 from model.decoding.sequences import Slot
 from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder, round_up_to_bucket
 from model.kernels.packed_linear import prepare_for_inference
+from model.lm.config import CachePrecision
 from model.music_model import Attributes, MusicModel
 from tests.worlds.generation_oracles import greedy_case
 from tests.worlds.generation_requests import mixed_requests
@@ -42,7 +43,8 @@ def _in_static_shapes(slots: int, monkeypatch: pytest.MonkeyPatch, bucket: int =
     def static(
         model: Any, sequences: Sequence[SequenceRequest], options: DecodingOptions
     ) -> Iterator[tuple[int, Tensor]]:
-        decoder = StaticShapeDecoder(prepare_for_inference(model, options.precision), sequences, slots)
+        inference, kept = prepare_for_inference(model, options.precision), options.cache_precision
+        decoder = StaticShapeDecoder(inference, sequences, slots, precision=kept)
         yield from decode(decoder, sequences, slots, options)
 
     for module in (generation, windows):
@@ -77,6 +79,17 @@ def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_bucket
     expected = generate(model, requests)
     _in_static_shapes(slots, monkeypatch, bucket)
     found = generate(model, requests)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_the_tokens_are_the_same_with_keys_and_values_in_less_precision(
+    precision: CachePrecision, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, requests, options = music_model(), mixed_requests()[2:7], DecodingOptions(cache_precision=precision)
+    expected = generate(model, requests, options)
+    _in_static_shapes(3, monkeypatch)
+    found = generate(model, requests, options)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
@@ -131,7 +144,9 @@ def test_a_slot_that_nobody_reads_holds_numbers_to_the_end() -> None:
     with torch.inference_mode():
         assert len(list(decode(decoder, sequences, 6))) == 3
     assert decoder.state.hidden.isfinite().all()
-    assert all(layer.keys.isfinite().all() and layer.values.isfinite().all() for layer in decoder.cache.layers)
+    assert all(
+        layer.keys.read().isfinite().all() and layer.values.read().isfinite().all() for layer in decoder.cache.layers
+    )
 
 
 class _OnlyOn(TorchDispatchMode):

@@ -125,8 +125,8 @@ def test_decoding_gives_a_row_the_same_bits_wherever_it_stands_where_there_are_t
 
 def test_grouped_heads_are_cached_as_they_are_and_not_repeated() -> None:
     cache = transformer("grouped heads", cross=True).allocate(3, 5, 2)
-    assert [tuple(layer.keys.shape) for layer in cache.layers] == [(3, 2, 5, 4)] * 2
-    assert [tuple(layer.cross_keys.shape) for layer in cache.layers if layer.cross_keys is not None] == [
+    assert [tuple(layer.keys.numbers.shape) for layer in cache.layers] == [(3, 2, 5, 4)] * 2
+    assert [tuple(layer.cross_keys.numbers.shape) for layer in cache.layers if layer.cross_keys is not None] == [
         (3, 4, 2, 4)
     ] * 2
 
@@ -207,7 +207,7 @@ def test_what_is_written_to_rows_of_a_cache_is_in_the_cache() -> None:
         made.cache_cross_kv(cache.rows(2, 4), torch.randn(2, 2, WIDTH))
         made(torch.randn(2, 5, WIDTH), cache=cache.rows(2, 4))
     written = [
-        layer.keys.abs().sum((1, 2, 3)) + layer.cross_keys.abs().sum((1, 2, 3))
+        layer.keys.read().abs().sum((1, 2, 3)) + layer.cross_keys.read().abs().sum((1, 2, 3))
         for layer in cache.layers
         if layer.cross_keys is not None
     ]

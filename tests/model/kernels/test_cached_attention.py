@@ -1,0 +1,33 @@
+"""Attention to a cache where it lies: Triton's kernel, interpreted on a CPU, and compiled for GPUs."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import kernels
+from model.kernels.cached_attention import WIDEST, attends_in_cache
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize("how", ["interpreted", "compiled"])
+def test_the_kernel_gives_what_torch_does_and_whole_clips_their_tokens_and_compiles_for_gpus(how: str) -> None:
+    environment = os.environ | {"TRITON_INTERPRET": str(int(how == "interpreted")), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.worlds.cached_attention", how],
+        **{"capture_output": True, "text": True, "cwd": ROOT, "env": environment},  # type: ignore[call-overload]
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+def test_it_is_taken_on_cuda_alone_for_heads_that_fit_and_where_kernels_are_on() -> None:
+    cuda = torch.device("cuda")
+    assert attends_in_cache(cuda, 64)
+    assert not attends_in_cache(cuda, WIDEST + 1)
+    assert not attends_in_cache(torch.device("cpu"), 64)
+    with kernels.disabled():
+        assert not attends_in_cache(cuda, 64)
