@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DacModel, EncodecModel
 
+from model.codec.captured import CapturedDecoding
 from model.codec.coders import CodecNetwork, Coder, Margins, dac_coder, encodec_coder, mimi_coder
 from model.kernels.codec.inference import prepare_codec_for_inference
 
@@ -56,8 +57,9 @@ class Codec:
 
     Args:
         network: trained, as `from_pretrained` of its class gives it; it is changed in place (plain weights, no
-            gradients) and moved to `device`. On a CPU a copy that shares its weights is prepared for inference
-            (`model.kernels.codec.inference`), and changes of the network's weights after that may not reach it.
+            gradients) and moved to `device`, where decoding is captured if that is CUDA (`model.codec.captured`). On a
+            CPU a copy that shares its weights is prepared for inference (`model.kernels.codec.inference`), and changes
+            of the network's weights after that may not reach it.
         codebooks: how many levels to use; None takes all that the network has.
 
     Raises:
@@ -75,6 +77,8 @@ class Codec:
         network.train(False).requires_grad_(False).to(device)
         coder.prepare()
         self.coder, self.network, self.device = coder_of(prepare_codec_for_inference(network)), network, device
+        on_cuda = torch.device(device).type == "cuda"
+        self.decoding = CapturedDecoding(self.coder.decode) if on_cuda else self.coder.decode
         self.codebooks = coder.codebooks if codebooks is None else codebooks
         self.cardinality, self.sample_rate = coder.cardinality, coder.sample_rate
         self.channels, self.hop = coder.channels, coder.hop
@@ -118,7 +122,7 @@ class Codec:
             raise ValueError(
                 f"expected codes from 0 to {self.cardinality - 1}, got {int(codes.min())} to {int(codes.max())}"
             )
-        return self.coder.decode(codes.to(self.device).long())
+        return self.decoding(codes.to(self.device).long())
 
     def encode_track(
         self,

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DacConfig, DacModel, EncodecModel, MimiModel
 
-from model.codec.network import fold_weight_norm
+from model.codec.network import fold_weight_norm, keep_geometry_on_host
 
 CodecNetwork = EncodecModel | DacModel | MimiModel
 """The networks of transformers that can be a codec here."""
@@ -103,11 +103,14 @@ def encodec_coder(network: EncodecModel) -> Coder:
         return torch.stack(codes, dim=1)
 
     def decode(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
-        wav: Tensor = network.decoder(quantizer.decode(codes.transpose(0, 1)))
+        # Not by `quantizer.decode`, which begins with a zero from the host: that would wait for the device.
+        vectors = [layer.decode(indices) for layer, indices in zip(quantizer.layers, codes.unbind(1), strict=False)]
+        wav: Tensor = network.decoder(sum(vectors[1:], start=vectors[0]))
         return wav
 
     def prepare() -> None:
         fold_weight_norm(network)
+        keep_geometry_on_host(network)
 
     second = max(1, round(config.sampling_rate / config.hop_length))
     return Coder(

@@ -70,6 +70,19 @@ def fold_weight_norm(network: EncodecModel) -> EncodecModel:
     return network
 
 
+def keep_geometry_on_host(network: EncodecModel) -> EncodecModel:
+    """Bring back to the host, in place, the sizes of convolutions that transformers keeps beside the weights: padding
+    is worked out of them in every call, which would wait for the device as often, and could not be captured."""
+    for module in network.modules():
+        if isinstance(module, EncodecConv1d):
+            convolution = module.conv
+            stride, reach = convolution.stride[0], (convolution.kernel_size[0] - 1) * convolution.dilation[0] + 1
+            sizes = {"stride": stride, "kernel_size": reach, "padding_total": reach - stride}
+            for name, size in sizes.items():
+                setattr(module, name, torch.tensor(size, dtype=torch.int64, device="cpu"))
+    return network
+
+
 @torch.no_grad()
 def scale_activations(network: EncodecModel, wav: Float[Tensor, "B C N"]) -> None:
     """Scale every convolution, in order, so that it gives unit variance on `wav`, with no bias; and the last one so

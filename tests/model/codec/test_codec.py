@@ -1,10 +1,12 @@
 """The codec as other stages use it: shapes, windows and seams, and that nothing depends on its neighbours."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import EncodecConfig, EncodecModel
 
 from model.codec.codec import Codec
@@ -24,6 +26,17 @@ def network(config: CodecConfig = NETWORK) -> EncodecModel:
     for layer in made.quantizer.layers:
         layer.codebook.embed.normal_(generator=generator)
     return made.eval()
+
+
+class _NothingCrosses(TorchDispatchMode):
+    """Refuses copies between the host and a device, which a graph cannot capture either."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        if function in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default):
+            tensors = [each for each in (*args, found) if isinstance(each, Tensor)]
+            assert len({each.device.type for each in tensors}) == 1, "something crosses between host and device"
+        return found
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +97,14 @@ def test_codes_of_a_recording_do_not_depend_on_what_was_encoded_before(codec: Co
     first = codec.encode_track(wav, window=100, context=20)
     codec.encode_track(sound(51_000, seed=9), window=100, context=20)
     assert torch.equal(codec.encode_track(wav, window=100, context=20), first)
+
+
+def test_nothing_of_encoding_and_decoding_waits_for_the_device() -> None:
+    """A device that holds nothing cannot answer: a look at a value there is an error."""
+    codec, wav, codes = Codec(network(), "meta"), sound(801)[None].to("meta"), torch.zeros((1, 3, 11)).long().to("meta")
+    with _NothingCrosses():
+        assert codec.coder.encode(wav, 3).shape == (1, 3, 11)
+        assert codec.coder.decode(codes).shape == (1, 1, 880)
 
 
 def test_fewer_codebooks_are_the_first_ones() -> None:
