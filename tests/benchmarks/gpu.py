@@ -4,18 +4,21 @@ transformers, safetensors and numpy.
 It goes from what must be right to what should be fast, and stops at the first thing that is wrong, with exit code 1 and
 a line that says where:
 
-1. the tokens of the captured step, of the same step launched kernel by kernel and of the CPU's own engine are one, in
-   float32, for lengths of all kinds and more requests than slots;
-2. a request has the same tokens alone and among 7, 32 and 128, in every precision that the device is offered in;
+1. the kernel that attends to a cache where it lies gives what torch's attention does; the tokens of the captured step,
+   of the same step launched kernel by kernel and of the CPU's own engine are one, in float32, for lengths of all kinds
+   and more requests than slots; sound that the codec decodes in a graph is that which it decodes without;
+2. a request has the same tokens alone and among 7, 32 and 128, and with fewer slots than requests, in every precision
+   of weights and of keys and values that the device is offered in;
 3. audio-seconds a second that small and medium generate, and their share of what memory allows: every step reads the
    weights and all keys and values once;
 4. what decoding by the codec adds, and how far the memory taken is from the plan;
 5. the share of the matrix products a second that training makes use of, by the rate measured here and by the data
-   sheet's;
+   sheet's, with the layers as they are and compiled;
 6. tokenizing and chroma in times of real time.
 
-What is left when the time is up is left out and said to be. `--device cpu --small` goes through all of it in seconds,
-so that it does not rot where there is no GPU; its figures mean nothing.
+What is left when the time is up is left out and said to be; `--parts` takes some alone, where a command may not take as
+long. `--device cpu --small` goes through all of it in seconds, so that it does not rot where there is no GPU; its
+figures mean nothing.
 """
 
 import argparse
@@ -30,12 +33,16 @@ import torch
 from torch import Tensor
 
 from model.chroma import chroma
+from model.codec.captured import WARM_UP, CapturedDecoding
 from model.decoding import DecodingOptions, MemoryPlan
 from model.decoding.engine import decode
 from model.decoding.generation import GenerationRequest, clip_codes, generate_conditioned, sequence_request
 from model.decoding.static_shapes import StaticShapeDecoder
+from model.kernels.cached_attention import SpanMask, attend_in_cache, attends_in_cache
 from model.kernels.packed_linear import prepare_for_inference
-from model.lm.config import LanguageModelConfig, Precision
+from model.lm.attention import attend
+from model.lm.cached_vectors import CachedVectors
+from model.lm.config import CachePrecision, LanguageModelConfig, Precision
 from model.lm.fuser import Condition
 from model.lm.language_model import LanguageModel
 from model.music_model import Attributes
@@ -58,6 +65,25 @@ AUDIO_GOALS = {("small", 1): 15.0, ("small", 128): 150.0}
 """Audio-seconds a second, by model and slots, on an H100 or H200."""
 UTILISATION_GOAL, TOKENIZING_GOAL = 45.0, 1500.0
 """Per cent of the measured matmul rate; times of real time."""
+PARTS = ("checks", "generation", "training", "analysis")
+LARGEST_DIFFERENCE = 1e-4
+"""Between what the kernel of a cache and torch's attention give, of vectors of unit variance."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the weights and the keys and values are while a model decodes."""
+
+    weights: Precision = "float32"
+    cache: CachePrecision = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.weights}, keys and values {self.cache}"
+
+
+ON_CUDA = (Kept(), Kept("bfloat16", "bfloat16"), Kept("bfloat16", "int8"))
+ELSEWHERE = (Kept(), Kept(cache="bfloat16"), Kept(cache="int8"))
+"""What is checked, the first exactly against the CPU; the second is timed at all sizes, the others at the largest."""
 
 
 @dataclass(frozen=True)
@@ -172,10 +198,10 @@ def conditions_of(model: LanguageModel, count: int) -> list[list[dict[str, Condi
 
 
 def tokens(
-    model: LanguageModel, requests: Sequence[GenerationRequest], precision: Precision, slots: int, graphs: bool
+    model: LanguageModel, requests: Sequence[GenerationRequest], kept: Kept, slots: int, graphs: bool = True
 ) -> list[Tensor]:
     """Codes of requests by the engine that a catalog is made with."""
-    options = DecodingOptions(precision, slots=slots, cuda_graphs=graphs)
+    options = DecodingOptions(kept.weights, slots=slots, cuda_graphs=graphs, cache_precision=kept.cache)
     return generate_conditioned(model, requests, conditions_of(model, len(requests)), options)
 
 
@@ -205,25 +231,75 @@ def check_tokens(session: Session) -> None:
     """Graph, eager and CPU tokens in float32, for mixed lengths and more requests than slots."""
     model, frames = session.model("tiny"), session.size.checked_frames
     requests = requests_of([frames, frames // 3, frames - 1, frames // 2, frames, frames // 4, 2 * frames // 3])
-    on_cpu = tokens(model.to("cpu"), requests, "float32", 3, graphs=False)
+    on_cpu = tokens(model.to("cpu"), requests, Kept(), 3, graphs=False)
     must_be_equal("of the CPU in static shapes as in its own", tokens_in_static_shapes(model, requests, 3), on_cpu)
     model.to(session.device)
     eager = tokens_in_static_shapes(model, requests, 3)
     must_be_equal("on the device, launched kernel by kernel, as on the CPU", eager, on_cpu)
     if session.device.type == "cuda":
-        captured = tokens(model, requests, "float32", 3, graphs=True)
+        captured = tokens(model, requests, Kept(), 3)
         must_be_equal("of captured graphs as launched kernel by kernel", captured, eager)
+        for kept in ON_CUDA[1:]:
+            eager, captured = (tokens(model, requests, kept, 3, graphs) for graphs in (False, True))
+            must_be_equal(f"of captured graphs as launched kernel by kernel, {kept}", captured, eager)
 
 
-def check_invariance(session: Session, precisions: Sequence[Precision]) -> None:
-    """A request's tokens alone and beside others, in each precision."""
+def check_attention(session: Session) -> None:
+    """The kernel of a cache against a mask and torch's attention, by precision, grouping, masks and rows' lengths."""
+    device, length, rows = session.device, 300, 5
+    if not attends_in_cache(device, 64):
+        session.report.say("Keys and values are not read in place here.")
+        return
+    torch.manual_seed(0)
+    stop = torch.tensor([1, 64, 65, 299, 300], device=device)
+    first, steps = (stop - 200).clamp(min=0), torch.arange(length, device=device)
+    for cache in ("float32", "bfloat16", "int8"):
+        for heads, groups, width in ((16, 16, 64), (8, 2, 64), (6, 6, 24)):
+            for masked in (False, True):
+                queries = torch.randn(rows, heads, 1, width, device=device)
+                both = [CachedVectors.empty((rows, groups, length, width), cache, queries.dtype, device) for _ in "kv"]
+                for vectors in both:
+                    vectors.write(torch.randn(rows, groups, length, width, device=device))
+                mask = torch.rand(rows, 1, 1, length, device=device) < 0.7 if masked else None
+                visible = ((steps >= first[:, None]) & (steps < stop[:, None]))[:, None, None]
+                if mask is not None:
+                    mask[torch.arange(rows, device=device), 0, 0, first] = True
+                    visible = visible & mask
+                expected = attend(queries, both[0].read(), both[1].read(), visible)
+                found = attend_in_cache(queries, both[0], both[1], SpanMask(first, stop, mask))
+                apart = float((found - expected).abs().max())
+                if not apart <= LARGEST_DIFFERENCE:
+                    raise Wrong(
+                        f"expected the kernel of a cache to be at most {LARGEST_DIFFERENCE} from torch's attention, "
+                        f"got {apart} with keys in {cache}, {heads} heads on {groups}, {width} wide, masked: {masked}"
+                    )
+
+
+def check_codec(session: Session) -> None:
+    """Sound of a length that comes again and again, the last times from a graph where there is one."""
+    codec = Tokenizing(str(session.device), session.size.filters, 1.0).codec
+    codes = torch.randint(codec.cardinality, (codec.codebooks, session.size.checked_frames))
+    sounds = [codec.decode_track(codes) for _ in range(WARM_UP + 2)]
+    for number, sound in enumerate(sounds[1:], start=2):
+        if not torch.equal(sound, sounds[0]):
+            apart = float((sound - sounds[0]).abs().max())
+            raise Wrong(f"expected the same sound of the same codes, got another the {number}th time, {apart} apart")
+    if isinstance(codec.decoding, CapturedDecoding) and not codec.decoding.graphs:
+        session.report.say("The codec could not be captured as a graph: it decodes kernel by kernel.")
+
+
+def check_invariance(session: Session, every: Sequence[Kept]) -> None:
+    """Requests' tokens alone, beside others, and where there are fewer slots than requests, in each precision."""
     model, frames = session.model("small"), session.size.checked_frames
     requests = requests_of([frames - number % 5 for number in range(max(session.size.rows))])
-    for precision in precisions:
-        alone = tokens(model, requests[:1], precision, 1, graphs=True)
+    for kept in every:
+        alone = [tokens(model, [request], kept, 1)[0] for request in requests[:2]]
         for rows in session.size.rows:
-            together = tokens(model, requests[:rows], precision, rows, graphs=True)
-            must_be_equal(f"in {precision} among {rows} as alone", together[:1], alone)
+            together = tokens(model, requests[:rows], kept, rows)
+            must_be_equal(f"among {rows} as alone ({kept})", together[:2], alone[:rows])
+        rows = session.size.rows[1]
+        admitted = tokens(model, requests[:rows], kept, 2)
+        must_be_equal(f"of {rows} that take turns in two slots as alone ({kept})", admitted[:2], alone)
 
 
 @dataclass(frozen=True)
@@ -237,7 +313,7 @@ class Generated:
     """Bytes of the device's memory beyond what was taken before; None where the device does not say."""
 
 
-def generate_once(session: Session, model: LanguageModel, slots: int, precision: Precision) -> Generated:
+def generate_once(session: Session, model: LanguageModel, slots: int, kept: Kept) -> Generated:
     """Generate as many clips as there are slots, whole calls with all that they prepare."""
     clock, plans, cuda = wall_clock(str(session.device)), list[MemoryPlan](), session.device.type == "cuda"
     requests, conditions = requests_of([session.size.frames] * slots), conditions_of(model, slots)
@@ -245,33 +321,36 @@ def generate_once(session: Session, model: LanguageModel, slots: int, precision:
     if cuda:
         torch.cuda.reset_peak_memory_stats(session.device)
     begun = clock()
-    codes = generate_conditioned(
-        model, requests, conditions, DecodingOptions(precision, slots=slots, on_plan=plans.append)
-    )
+    options = DecodingOptions(kept.weights, slots=slots, on_plan=plans.append, cache_precision=kept.cache)
+    codes = generate_conditioned(model, requests, conditions, options)
     seconds = clock() - begun
     peak = torch.cuda.max_memory_allocated(session.device) - before if cuda else None
     return Generated(seconds, codes, plans[0], peak)
 
 
-def least_step(session: Session, model: LanguageModel, slots: int, precision: Precision, machine: Limits) -> float:
+def least_step(session: Session, model: LanguageModel, slots: int, kept: Kept, machine: Limits) -> float:
     """Seconds that memory takes to read the weights and, in the mean over a clip, all keys and values once."""
-    rows = 2 * slots
-    cache = model.transformer.allocate(rows, session.size.frames, TEXT_LENGTH, device=torch.device("meta"))
-    cross = rows * TEXT_LENGTH * 2 * model.config.width * model.config.layers * model.dtype.itemsize
-    own = max(cache.nbytes - cross, 0) / 2
-    return (matrix_weights(model) * BYTES[precision] + own + cross) / machine.bandwidth
+    own, cross = (
+        model.transformer.allocate(2 * slots, steps, length, torch.device("meta"), kept.cache).nbytes
+        for steps, length in ((session.size.frames, 0), (0, TEXT_LENGTH))
+    )
+    return (matrix_weights(model) * BYTES[kept.weights] + own / 2 + cross) / machine.bandwidth
 
 
-def time_generation(session: Session, machine: Limits, precision: Precision) -> None:
+def time_generation(session: Session, machine: Limits, every: Sequence[Kept]) -> None:
     """Audio-seconds a second by model and slots, alone and with decoding, and memory against the plan."""
     codec = Tokenizing(str(session.device), session.size.filters, 1.0).codec
     for name in dict.fromkeys(name for name, _ in session.size.runs):
         model = session.model(name)
-        for slots in [slots for other, slots in session.size.runs if other == name]:
-            if not session.has_time(f"{name} at {slots} slots"):
+        counts = [slots for other, slots in session.size.runs if other == name]
+        runs = [(slots, every[1]) for slots in counts]
+        if name == session.size.runs[0][0]:
+            runs += [(max(counts), kept) for kept in every if kept is not every[1]]
+        for slots, kept in runs:
+            if not session.has_time(f"{name} at {slots} slots ({kept})"):
                 continue
-            with session.part(f"generation, {name}, {slots} slots"):
-                made = generate_once(session, model, slots, precision)
+            with session.part(f"generation, {name}, {slots} slots, {kept}"):
+                made = generate_once(session, model, slots, kept)
                 clock = wall_clock(str(session.device))
                 begun = clock()
                 for codes in made.codes:
@@ -279,9 +358,9 @@ def time_generation(session: Session, machine: Limits, precision: Precision) -> 
                 decoding = clock() - begun
                 audio = slots * session.size.frames / FRAME_RATE
                 steps = session.size.frames + model.config.codebooks - 1
-                fastest = audio / (steps * least_step(session, model, slots, precision, machine))
+                fastest = audio / (steps * least_step(session, model, slots, kept, machine))
                 goal = AUDIO_GOALS.get((name, slots)) if session.size is WHOLE else None
-                what = f"{name}, {slots} slots, {precision}"
+                what = f"{name}, {slots} slots, {kept}"
                 unit = "s of audio a second"
                 session.report.add(Figure(what, unit, audio / made.seconds, "more", goal=goal, limit=fastest))
                 both = audio / (made.seconds + decoding)
@@ -293,22 +372,30 @@ def time_generation(session: Session, machine: Limits, precision: Precision) -> 
 
 
 def time_training(session: Session, machine: Limits) -> None:
-    """The share of the device's products a second that a step of training uses."""
+    """The share of the device's products a second that a step of training uses, layers as they are and compiled."""
     size = session.size.training
     both = training.Both(size, "bfloat16", str(session.device))
-    losses = both.check()
-    clock = wall_clock(str(session.device))
-    seconds = median_seconds({"ours": both.step_of_ours}, 1 if session.size is SMALL else 5, clock)["ours"]
-    rate = size.examples * training_flops(both.decoder, size.frames) / seconds
-    what = f"training step, {size.width} wide, {size.examples} × {size.frames} frames, bfloat16"
-    goal = UTILISATION_GOAL if session.size is WHOLE else None
-    unit = "% of the measured matmul rate"
-    session.report.add(Figure(what, unit, 100 * rate / machine.bfloat16, "more", goal=goal, limit=100.0, equal=losses))
+    clock, goal = wall_clock(str(session.device)), UTILISATION_GOAL if session.size is WHOLE else None
     device = torch.cuda.get_device_name(session.device) if session.device.type == "cuda" else "a processor"
     sheet = next((peak for part, peak in DATA_SHEET.items() if re.search(rf"\b{part}\b", device)), None)
-    if sheet is not None:
-        session.report.add(Figure(what, "% of the data sheet's rate", 100 * rate / sheet, "more", limit=100.0))
-    else:
+    for compiled in (False, True):
+        what = f"training step, {size.width} wide, {size.examples} × {size.frames} frames, bfloat16"
+        if compiled:
+            if not session.has_time("training with compiled layers"):
+                return
+            # On a processor this tries the script: inductor would take minutes to learn nothing of a GPU.
+            both.ours.language_model.transformer.compile_layers(
+                "inductor" if session.device.type == "cuda" else "eager"
+            )
+            what += ", compiled"
+        losses = both.check() if not compiled else "by a compiler, not checked again: the weights have moved"
+        seconds = median_seconds({"ours": both.step_of_ours}, 1 if session.size is SMALL else 5, clock)["ours"]
+        rate = 100 * size.examples * training_flops(both.decoder, size.frames) / seconds
+        unit, share = "% of the measured matmul rate", rate / machine.bfloat16
+        session.report.add(Figure(what, unit, share, "more", goal=goal, limit=100.0, equal=losses))
+        if sheet is not None:
+            session.report.add(Figure(what, "% of the data sheet's rate", rate / sheet, "more", limit=100.0))
+    if sheet is None:
         session.report.say(f"No data sheet's rate is known of {device}.")
 
 
@@ -335,6 +422,7 @@ def arguments() -> argparse.ArgumentParser:
     """The options."""
     parser = options(__doc__)
     parser.set_defaults(device="cuda")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts; all")
     parser.add_argument("--budget", type=float, default=420.0, help="seconds after which no figure is begun")
     return parser
 
@@ -346,25 +434,32 @@ def main(words: Sequence[str] | None = None) -> None:
     if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("expected a CUDA device, got none: --device cpu --small tries the script itself")
     session = Session(args.device, SMALL if args.small else WHOLE, args.budget)
-    precisions: tuple[Precision, ...] = ("float32", "bfloat16") if session.device.type == "cuda" else ("float32",)
+    every = ON_CUDA if session.device.type == "cuda" else ELSEWHERE
     with session.part("limits of the machine"):
         machine = limits(args.device)
-    with session.part("tokens of graphs, of eager steps and of the CPU"):
-        check_tokens(session)
-    with session.part("tokens alone and beside others"):
-        check_invariance(session, precisions)
-    time_generation(session, machine, precisions[-1])
-    for name, act in (
-        ("training", lambda: time_training(session, machine)),
-        ("tokenizing and chroma", lambda: time_analysis(session)),
+    if "checks" in args.parts:
+        with session.part("attention to a cache where it lies"):
+            check_attention(session)
+        with session.part("tokens of graphs, of eager steps and of the CPU"):
+            check_tokens(session)
+        with session.part("sound of the codec's graph"):
+            check_codec(session)
+        with session.part("tokens alone and beside others"):
+            check_invariance(session, every)
+        session.report.say(
+            f"Tokens of captured graphs, eager steps and the CPU are equal, and those of a request alone and among "
+            f"{', '.join(map(str, session.size.rows[1:]))} too."
+        )
+    if "generation" in args.parts:
+        time_generation(session, machine, every)
+    for part, name, act in (
+        ("training", "training", lambda: time_training(session, machine)),
+        ("analysis", "tokenizing and chroma", lambda: time_analysis(session)),
     ):
-        if session.has_time(name):
+        if part in args.parts and session.has_time(name):
             with session.part(name):
                 act()
-    session.report.say(
-        f"Tokens of captured graphs, eager steps and the CPU are equal, and those of a request alone and among "
-        f"{', '.join(map(str, session.size.rows[1:]))} too. {session.size.frames} frames a clip. {machine}."
-    )
+    session.report.say(f"{session.size.frames} frames a clip. {machine}.")
     took = f"The whole took {session.seconds / 60:.1f} minutes"
     left = f", {', '.join(session.left_out)} left out for want of time" if session.left_out else ""
     tell([session.report], args, f"{circumstances()}. {took}{left}")
