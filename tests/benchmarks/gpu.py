@@ -200,9 +200,10 @@ def conditions_of(model: LanguageModel, count: int) -> list[list[dict[str, Condi
 def tokens(
     model: LanguageModel, requests: Sequence[GenerationRequest], kept: Kept, slots: int, graphs: bool = True
 ) -> list[Tensor]:
-    """Codes of requests by the engine that a catalog is made with."""
+    """Codes of requests by the engine that a catalog is made with; a request's seed is its number."""
     options = DecodingOptions(kept.weights, slots=slots, cuda_graphs=graphs, cache_precision=kept.cache)
-    return generate_conditioned(model, requests, conditions_of(model, len(requests)), options)
+    conditions = conditions_of(model, 1 + max(request.seed for request in requests))
+    return generate_conditioned(model, requests, [conditions[request.seed] for request in requests], options)
 
 
 def tokens_in_static_shapes(model: LanguageModel, requests: Sequence[GenerationRequest], slots: int) -> list[Tensor]:
