@@ -19,6 +19,7 @@ from model.lm.attention import (
     CachePositions,
     CacheSegment,
     CrossAttention,
+    CrossMask,
     KVCache,
     LayerCache,
     Mask,
@@ -195,6 +196,7 @@ class Transformer(nn.Module):
         position, past_context = cache.positions.at(at), self.config.past_context
         first = torch.zeros_like(at) if past_context is None else (at - past_context).clamp(min=0)
         mask: Mask
+        cross_mask: CrossMask
         if cache.read_in_place:
             mask, cross_mask = SpanMask(first, at + 1), _whole_span(cache.cross_mask)
         else:
@@ -263,6 +265,7 @@ class Transformer(nn.Module):
             assert isinstance(layer, Layer) and layer.cross_attention is not None  # noqa: PT018
             projected = layer.cross_attention.project_conditions(cross)
             for kept, vectors in zip(cache.cached_cross(layer.cross_attention.layer), projected, strict=True):
+                assert isinstance(vectors, Tensor), "what was just projected is in no cache yet"
                 kept.view(positions=slice(length)).write(vectors)
 
 
