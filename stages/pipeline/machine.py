@@ -23,7 +23,7 @@ def decoding_options(
     precision: Precision,
     progress: Callable[[int], None] | None,
     on_plan: Callable[[MemoryPlan], None] | None,
-    cache_precision: CachePrecision,
+    cache_precision: CachePrecision = "float32",
 ) -> DecodingOptions:
     """Return the options of decoding in a run: it stops with the run, and takes what the run's settings leave."""
     settings, device = context.settings, context.device
