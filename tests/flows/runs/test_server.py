@@ -61,7 +61,7 @@ def test_a_server_that_is_set_and_does_not_answer_is_one_line_before_any_work(tm
     assert "expected a Prefect server at http://127.0.0.1:9/api" in errors
 
 
-def test_a_server_that_is_slow_to_start_is_no_fault_and_is_told_what_to_do_about(monkeypatch: pytest.MonkeyPatch):
+def test_a_slow_start_of_a_server_is_no_fault_and_is_told_with_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     monkeypatch.setattr(server, "_own", [server._OwnServer(9, process)])
     monkeypatch.setattr(server, "START_SECONDS", 0.0)
