@@ -53,8 +53,9 @@ DtypeOption = Annotated[
 PLANNING = "segue: planning …"
 
 GARBAGE = 20_000
-"""New objects between two searches for cycles among them; Python's 700 has a plan, which imports half a million, search
-a thousand times and find nothing, a tenth of its time."""
+"""New objects between two searches for cycles among them. By Python's 700 a command searches all that its imports have
+made again and again: without any search `segue sql` took 14 % and a plan 3 % less processor time (least of 8 by turns).
+With this many a plan, which ends with 446,000 objects, searches 105 times, and never through all."""
 
 TORCHRUN = "TORCHELASTIC_RUN_ID"
 """What torchrun, or another of torch's elastic agents, tells those that it starts."""
