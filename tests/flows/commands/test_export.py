@@ -1,5 +1,6 @@
 """`segue export`: what it prints, what it refuses in one line, and which requests words and files mean."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from flows.cli import run_command
 from schemas import Store
+from schemas.storage.versions import record_version
 from schemas.tables import CLIPS
+from stages.audio.credentials import Credentials, identified_credentials, read_credentials
 from tests.worlds.delivered_clips import delivered_store
 from tests.worlds.small_catalog import VERSION
 
@@ -39,6 +42,22 @@ def test_a_delivery_tells_what_was_written_and_that_nothing_was(export: Segue, t
     assert f"{tmp_path}/d: 1 clip as they were, the catalog written anew\n" in told
     assert "7 clips of earlier exports not chosen now (--prune removes them):\n    clips/CON_1.flac\n" in told
     assert "7 clips of earlier exports removed" in export(tmp_path / "d", "--where", "take = 2", "--prune")
+
+
+def test_clips_that_the_development_certificate_signed_are_signed_by_it_in_another_form(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    signed = delivered_store(tmp_path)
+    credentials = identified_credentials(Credentials())  # as decode's version records them
+    config = json.dumps({"credentials": credentials.model_dump(mode="json")})
+    record_version(signed, VERSION, "decode", 1, config, {})
+    words = ["export", f"{tmp_path}/d", "--format", "mp3", "--where", "name = 'test'", "--store", signed.url]
+    assert run_command(words) == 0
+    (clip,) = (tmp_path / "d" / "clips").iterdir()
+    claim = read_credentials(io.BytesIO(clip.read_bytes()), "mp3")
+    assert claim is not None
+    assert "development" in claim.signer
 
 
 def test_requests_are_meant_by_name_by_id_and_by_a_file_of_them(export: Segue, tmp_path: Path) -> None:
