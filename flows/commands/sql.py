@@ -84,9 +84,7 @@ def show(
     opened, console = existing_store(store), open_console()
     if key is not None:
         if table in VIEWS.keys() - TABLES.keys():
-            raise UsageError(
-                f"expected a table for a row by its key, got the view {table}: segue sql asks for its rows"
-            )
+            raise UsageError(f"expected a table for a row by its key, got the view {table}: ask segue sql for it")
         print_record(console, _row(opened, _table(table), key))
         return 0
     about = VIEWS[table].about if table in VIEWS else _table(table, tuple(dict.fromkeys((*TABLES, *VIEWS)))).about
