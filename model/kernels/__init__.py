@@ -1,4 +1,5 @@
-"""What exists only so that a CPU is fast: each computes what its plain form does, and is tested against it.
+"""What exists only to be fast, all but attention to a cache on a CPU: each computes what its plain form does, and is
+tested against it.
 
 One switch turns all of it off. Inside `with kernels.disabled():` a network that is prepared for inference, and every
 call that would choose a kernel as it runs, computes by torch's own operators. Outside, kernels are taken wherever they

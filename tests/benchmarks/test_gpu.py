@@ -35,5 +35,17 @@ def test_a_device_that_is_not_there_is_told_at_once(monkeypatch):
 def test_what_there_is_no_time_for_is_left_out_and_said_to_be(capsys):
     gpu.main([*TRIAL, "--budget", "0"])
     text = capsys.readouterr().out
-    assert "small at 1 slots, small at 4 slots, medium at 2 slots, training, tokenizing and chroma left out" in text
+    kept = "float32, keys and values"
+    runs = [f"small at {slots} slots ({kept} bfloat16)" for slots in (1, 4)]
+    runs += [f"small at 4 slots ({kept} {cache})" for cache in ("float32", "int8")]
+    left = ", ".join([*runs, f"medium at 2 slots ({kept} bfloat16)", "training", "tokenizing and chroma"])
+    assert f"{left} left out" in text
     assert "Tokens of captured graphs, eager steps and the CPU are equal" in text
+
+
+def test_parts_can_be_run_alone_and_give_all_their_figures(capsys):
+    gpu.main([*TRIAL, "--parts", "generation", "analysis"])
+    text = capsys.readouterr().out
+    assert "are equal" not in text
+    for figure in ("small, 4 slots, float32, keys and values int8, decoded by the codec", "medium, 2 slots", "chroma"):
+        assert f"| {figure}" in text

@@ -150,23 +150,19 @@ def test_computing_layers_again_changes_no_weight(place: Path) -> None:
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
 
 
-def test_compiled_layers_are_no_other_recipe_and_learn_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_are_compiled_where_that_is_asked_for_and_it_is_no_other_recipe(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled = []
-
-    def compile_layers(transformer: Transformer) -> None:
-        compiled.append(transformer)
-        for layer in transformer.layers:
-            layer.compile(backend="eager")  # by torch's own operators, so that not even the last bits differ
-
-    monkeypatch.setattr(Transformer, "compile_layers", compile_layers)
-    found = []
+    # Shapes are checked in this process, which no compiler reads through: tests.worlds.compiled_layers compiles.
+    monkeypatch.setattr(Transformer, "compile_layers", lambda transformer: compiled.append(transformer))
+    identities = set()
     for compiles in (False, True):
         config = recipe(place, seed=31, compile=compiles, optimization={"steps": 2})
         context = make_context(place, config)[1]
         context.store.remove("models")
         context.store.remove("checkpoints")
         train_in(place, config)
-        found.append((context.identity, kept_weights(place, config)))
+        identities.add(context.identity)
         assert len(compiled) == compiles
-    assert found[0][0] == found[1][0]
-    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())
+    assert len(identities) == 1
