@@ -57,6 +57,9 @@ READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 6
 REPEATS = {REQUESTS: ("title",)}
 """What a file's tags tell of a request that its identity does not."""
 
+QUIETER = 1.0
+"""Loudness units below what was asked for at which a clip is remarked on: about the least that is heard."""
+
 Sound = Float[Samples, "C N"]
 Mark = Callable[[Samples, int], Samples]
 """Returns the watermark [1, N] of a levelled sound of a sample rate."""
@@ -132,6 +135,7 @@ def shard(
         if np.isfinite(sound.samples).all():
             licences = licences_of(generation["checkpoint_id"])
             rendering = _render(config, generation, request, licences, sound.samples, sound.sample_rate, mark)
+            _remark_on_level(config, context, request, generation, rendering)
             part = Shard([_write_clip(config, context, generation, request, rendering, sign)])
         else:
             message = f"expected finite samples for line {request['line']}, got NaN or infinity from {config.codec}"
@@ -222,6 +226,15 @@ def render_again(config: Config, context: Context, generation: Row, request: Row
     sound = decode_generation(codec, generation, request["seconds"])
     licences = training_licences(context.store, generation["checkpoint_id"])
     return _render(config, generation, request, licences, sound, codec.sample_rate, _marking(config, context))
+
+
+def _remark_on_level(config: Config, context: Context, request: Row, generation: Row, rendering: Rendering) -> None:
+    """Say of a clip that it is clearly quieter than was asked for: it was raised as far as it may be."""
+    loudness = rendering.measures["loudness"]
+    if loudness is None or loudness > config.loudness - QUIETER:
+        return
+    example = f"line {request['line']}, take {generation['take']}: {loudness:.1f} LUFS, asked {config.loudness:g}"
+    context.remarks.add("clips that decode.true_peak or decode.max_gain keeps quieter", "decode.loudness", example)
 
 
 Sign = Callable[[bytes, Row], bytes]

@@ -32,8 +32,9 @@ class OptimizationConfig(Config):
     """Decoupled weight decay, of every parameter (arXiv:2306.05284, 3.1)."""
     optimizer: Literal["adamw", "muon"] = "adamw"
     """What moves the matrices of the language model's hidden layers: AdamW like all else (arXiv:2306.05284, 3.1), or
-    Muon (K. Jordan et al., 2024), which got further in as many seconds on a model as small as the miniature's (one
-    seed); the other parameters are AdamW's."""
+    Muon (K. Jordan et al., 2024); the other parameters are AdamW's. Of the miniature, 460 steps and three seeds each:
+    held-out cross-entropy 3.77, 3.76 and 3.76 with Muon, 4.43, 4.32 and 4.31 with AdamW. With 620 steps, which take
+    AdamW a sixth more time than 460 take Muon, it is 4.19 where that has 3.75."""
     matrix_learning_rate: float = Field(default=0.02, gt=0)
     """Muon's learning rate at the peak; its schedule is that of `learning_rate` (K. Jordan et al., 2024)."""
     gradient_norm: float | None = Field(default=1.0, gt=0)

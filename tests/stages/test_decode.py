@@ -34,6 +34,7 @@ from stages.ingest.config import Limits
 from stages.ingest.probe import Refused, probe_recording
 from stages.pipeline.contract import Context, Stopped
 from stages.pipeline.plans import ConfiguredStage
+from stages.pipeline.remarks import Remark
 from stages.pipeline.runner import StageFailed, run_stage
 from tests.worlds.gate_world import passed
 from tests.worlds.signers import SignerFiles, serialised
@@ -175,6 +176,24 @@ def test_what_is_nearly_silent_is_raised_by_no_more_than_the_cap(tmp_path: Path)
     assert quiet
     for row in quiet:
         assert row["loudness"] - row["loudness_before"] == pytest.approx(6.0, abs=0.2)
+
+
+def test_a_clip_that_stays_clearly_quieter_than_asked_is_noticed(tmp_path: Path) -> None:
+    folder = codec_folder(tmp_path / "codec", 2.0)
+
+    def noticed(max_gain: float, loudness: float) -> tuple[list[dict], list[Remark]]:
+        context = context_for(new_store(tmp_path / f"s{max_gain:g}"))
+        config = Config.model_validate({"codec": str(folder), "max_gain": max_gain, "loudness": loudness})
+        tables = (context.rows(table) for table in (VERDICTS, GENERATIONS, REQUESTS))
+        rows = [row for part in decode.shard(config, context, *tables) for row in part.rows]
+        return rows, context.remarks.all()
+
+    rows, remarks = noticed(6.0, -20.0)
+    quiet = [row for row in rows if row["loudness"] is not None and row["loudness"] <= -21.0]
+    assert quiet
+    assert [(remark.location, remark.count) for remark in remarks] == [("decode.loudness", len(quiet))]
+    assert "LUFS, asked -20" in remarks[0].examples[0]
+    assert noticed(60.0, -40.0)[1] == []
 
 
 def test_silence_stays_silence(tmp_path: Path) -> None:
