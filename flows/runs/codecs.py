@@ -93,7 +93,11 @@ def _check(
             others.setdefault(codec, name)
     if not others or _is_to_come(pipeline, names, speaker):
         return
-    from stages.checkpoints.codecs import load_matching_network  # with torch, which most runs here do without
+    own = _digest_of_codec(pipeline, field, speaker)
+    others = {codec: name for codec, name in others.items() if pipeline.weights(codec).digest != own}
+    if not others:
+        return
+    from stages.checkpoints.codecs import load_matching_network  # with torch, which most plans do without
 
     try:
         codes = _codes(pipeline, field, speaker)
@@ -103,6 +107,19 @@ def _check(
         if codes is not None and codes.reference != codec:
             path = pipeline.weights(codec).path
             load_matching_network(codes, path, f"{name} = {codec}", f"{field} = {speaker}")
+
+
+def _digest_of_codec(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> str | None:
+    """Return the digest of the codec of whose codes a model of this project's form says that it makes them, or that of
+    the codec which encodes the training set; None where only a codec that is loaded can say."""
+    from stages.checkpoints.facts import read_facts
+    from stages.checkpoints.loading import detect_form
+
+    weights = pipeline.weights(speaker)
+    if field == "tokenize.codec":
+        return weights.digest
+    codec = read_facts(weights.path).codec if detect_form(weights.path) == "segue" else None
+    return None if codec is None else codec.digest
 
 
 def _codes(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> "CodesFormat | None":

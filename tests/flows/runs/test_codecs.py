@@ -1,6 +1,8 @@
 """A codec that cannot read what it is given is told before anything is made by it."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,11 @@ from flows.runs.codecs import check_codecs
 from flows.runs.running import Run, run_stages
 from schemas import Store
 from schemas.tables import GENERATIONS
+from schemas.weights import folder_digest
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.small_checkpoint import small_checkpoint
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -77,6 +83,22 @@ def test_a_plan_that_passes_is_a_run_that_no_codec_stops(
 def test_the_models_own_codec_is_taken_from_wherever_it_lies(folder: Path, own: Path, tmp_path: Path) -> None:
     chosen = plan(tmp_path / "store", ["generate", "decode"], generate__checkpoint=folder, decode__codec=own)
     check_codecs(chosen.pipeline(), chosen.names)
+
+
+def test_a_model_that_names_its_codecs_digest_is_told_to_agree_with_it_without_loading_either(tmp_path: Path) -> None:
+    small = small_checkpoint(tmp_path)
+    facts = json.loads((small.folder / "config.json").read_text())
+    facts["codec"]["digest"] = folder_digest(small.codec)
+    (small.folder / "config.json").write_text(json.dumps(facts))
+    (tmp_path / "order.json").write_text('[{"description": "calm piano", "seconds": 0.5}]')
+    knobs = ("settings.offline=true", f"generate.checkpoint={small.folder}", f"decode.codec={small.codec}")
+    words = ["plan", "requests", "generate", "gate", "decode", "--store", str(tmp_path / "store")]
+    words += ["--requests", f"{tmp_path}/order.json", *(word for knob in knobs for word in ("--set", knob))]
+    words += ["--set", f"generate.text_encoder={small.text_encoder}", "--set", f"gate.codec={small.codec}"]
+    script = f"import sys; from flows.cli import run_command; print(run_command({words}), 'torch' in sys.modules)"
+    program = [sys.executable, "-c", script]
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.splitlines()[-1] == "0 False", ended.stderr
 
 
 def test_a_training_set_in_another_codec_than_the_models_is_refused_before_it_is_encoded(
