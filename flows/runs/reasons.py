@@ -35,6 +35,13 @@ _REMARKS = """
     SELECT stage, what, location, sum(count)::BIGINT AS count, first(examples ORDER BY len(examples) DESC) AS examples
     FROM remarks WHERE stage IN ({stages}) GROUP BY stage, what, location ORDER BY count DESC, stage, what, location"""
 
+_ALL = f"""
+    SELECT
+        (SELECT list(row) FROM ({_REFUSALS}) row) AS refusals,
+        (SELECT list(row) FROM ({_QUARANTINED}) row) AS quarantined,
+        (SELECT list(row) FROM ({_REMARKS}) row) AS remarks"""
+"""One question: each has the store's tables looked for anew."""
+
 
 def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
     """Return why stages refused things and quarantined clips, and what they noticed, the commonest reasons first, each
@@ -51,11 +58,10 @@ def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
 
     names = ", ".join(f"'{name}'" for name in stages) or "NULL"
     try:
-        refusals = query(store, _REFUSALS.format(stages=names)).to_pylist()
-        quarantined = query(store, _QUARANTINED.format(stages=names)).to_pylist()
-        remarks = query(store, _REMARKS.format(stages=names)).to_pylist()
+        (answer,) = query(store, _ALL.format(stages=names)).to_pylist()
     except QueryError:
         return []
+    refusals, quarantined, remarks = (answer[name] or [] for name in ("refusals", "quarantined", "remarks"))
     reasons = [
         f"{row['count']:,} × {row['stage']}: {row['kind']}, such as {_shown(row['uri'])}: {_whole(row['message'])}"
         for row in refusals
