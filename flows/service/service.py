@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -39,6 +40,11 @@ END_SECONDS = 45.0
 
 RETENTION_DAYS = 30
 """How long Prefect keeps finished runs with their logs; what a run did stands in the store's own `runs`."""
+
+POSTGRESQL_PORT = 5432
+"""Where PostgreSQL listens if its address says nothing else."""
+CONNECT_SECONDS = 10.0
+"""How long a database has to answer."""
 
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Invalid\w*|NotFound|Refused): ")
 """How the line of a traceback begins that says what was raised."""
@@ -198,9 +204,11 @@ def start_server(service: Service) -> Service:
     """Start Prefect's server and wait until it answers.
 
     Raises:
-        ValueError: its port is taken.
+        ValueError: its port is taken, or its database does not answer.
         ChildProcessError: it ended, or does not answer in time.
     """
+    if service.database is not None:
+        _require_database(service.database)
     with closing(socket.socket()) as probe:
         if probe.connect_ex((HOST, service.port)) == 0:
             raise ValueError(
@@ -220,6 +228,26 @@ def start_server(service: Service) -> Service:
             )
         time.sleep(0.5)
     return service
+
+
+def _require_database(url: str) -> None:
+    """See that something answers where a database is to be. Of a server whose database does not, Prefect now and then
+    loses what it said as it ended.
+
+    Raises:
+        ValueError: nothing does.
+    """
+    address = urllib.parse.urlsplit(url)
+    if address.hostname is None:  # of a socket in the file system
+        return
+    place = address.hostname, address.port or POSTGRESQL_PORT
+    try:
+        socket.create_connection(place, timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ValueError(
+            f"expected a PostgreSQL server to answer at {place[0]}:{place[1]}, got {type(error).__name__}: {error}; "
+            "start it, or give another --database"
+        ) from error
 
 
 def cause_in(output: str) -> str:
