@@ -62,7 +62,8 @@ def waiting_seconds() -> float:
 def main() -> None:
     """Wait while others are busy, while they are not, and while they are again."""
     told: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    # The thread that plays the processors may write once more while the folder goes.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         threads.PROCESSOR_TIMES = Path(folder) / "stat"
         processors = Processors(threads.PROCESSOR_TIMES)
         threading.Thread(target=processors.go_on, daemon=True).start()
