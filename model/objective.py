@@ -26,7 +26,7 @@ from model.guidance import apply_guidance
 from model.lm.language_model import LanguageModel, Prediction
 from model.music_model import Attributes, MusicModel, Prepared
 from model.optim.config import TrainingPrecision
-from model.optim.train_state import in_precision
+from model.optim.precision import in_precision
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,8 @@ from model.codec.config import (
     SpectrogramDiscriminatorConfig,
 )
 from model.optim.config import OptimizationConfig
-from model.optim.train_state import TrainState, in_precision
+from model.optim.precision import in_precision
+from model.optim.train_state import TrainState
 
 AdversarialLoss = Literal["hinge", "mse", "hinge2"]
 """Kinds of adversarial loss; they are AudioCraft's."""

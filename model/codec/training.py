@@ -30,7 +30,6 @@ from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
 from model.optim.train_state import (
     TrainState,
     check_moved,
-    in_precision,
     newest_share,
     parameter_checksums,
     step_seed,

@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from model.optim.precision import fast_dtype
+
 MOMENTUM = 0.95
 """Decay of the momentum a step, which is looked ahead by (Nesterov's)."""
 
@@ -31,10 +33,10 @@ GATHERED_VALUES = 2**26
 
 
 def orthogonalised(matrices: Float[Tensor, "M rows columns"]) -> Float[Tensor, "M rows columns"]:
-    """Return matrices with the singular vectors of these, and singular values between about 0.5 and 1.5, in
-    bfloat16."""
+    """Return matrices with the singular vectors of these, and singular values between about 0.5 and 1.5, in bfloat16
+    where the device multiplies that fastest, else in float32."""
     is_tall = matrices.shape[1] > matrices.shape[2]
-    result = matrices.bfloat16()
+    result = matrices.to(fast_dtype(matrices.device))
     if is_tall:
         result = result.mT
     result = result / result.norm(dim=(1, 2), keepdim=True).clamp(min=SMALLEST_NORM)

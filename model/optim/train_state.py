@@ -10,9 +10,8 @@ step (`step_seed`).
 import hashlib
 import math
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from model.optim.config import OptimizationConfig, TrainingPrecision
+from model.optim.config import OptimizationConfig
 from model.optim.muon import step_matrices
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -38,29 +37,6 @@ def learning_rate(step: int, config: OptimizationConfig) -> float:
     done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     share = config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     return config.learning_rate * share
-
-
-def in_precision(device: torch.device, precision: TrainingPrecision) -> AbstractContextManager[object]:
-    """Compute matrix products and convolutions inside in this precision; weights stay float32.
-
-    A codec's spectra, distances and codebooks stand outside: squares of quiet sound, logarithms near their floor and
-    differences of nearly equal vectors are what eight bits of precision lose.
-    """
-    if is_single(device, precision):
-        return nullcontext()  # a device without values ("meta") has no autocast
-    return torch.autocast(device.type, torch.bfloat16)
-
-
-def is_single(device: torch.device, precision: TrainingPrecision) -> bool:
-    """Return whether products are computed in float32 where a training asks for this precision."""
-    return precision == "float32" or (device.type == "cpu" and not multiplies_bfloat16())
-
-
-@cache
-def multiplies_bfloat16() -> bool:
-    """Return whether this CPU has instructions that multiply bfloat16; without, products of it are emulated."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def newest_share(averaged: int, decay: float) -> float:

@@ -22,7 +22,8 @@ from model.kernels.float32_products import choose_products
 from model.music_model import MusicModel
 from model.objective import LossModule, accumulate_gradients
 from model.optim.mfu import matmul_rate, training_flops
-from model.optim.train_state import TrainState, check_moved, is_single, step_seed
+from model.optim.precision import is_single
+from model.optim.train_state import TrainState, check_moved, step_seed
 from schemas.tables import TRACKS
 from schemas.weights import folder_digest
 from stages.checkpoints.adapter_files import ADAPTER

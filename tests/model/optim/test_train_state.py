@@ -11,9 +11,7 @@ from model.optim.train_state import (
     OptimizationConfig,
     TrainState,
     check_moved,
-    in_precision,
     learning_rate,
-    multiplies_bfloat16,
     parameter_checksums,
     step_seed,
 )
@@ -261,19 +259,3 @@ def test_a_gradient_that_is_not_finite_leaves_matrices_and_momenta_as_they_were(
     assert all(torch.equal(after[name], value) for name, value in before.items())
     descend(model, state, range(3, 4))
     assert not torch.equal(state.state()["weights.0.weight"], before["weights.0.weight"])
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "dtype"),
-    [({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"avx2": True}, torch.float32)],
-)
-def test_bfloat16_is_multiplied_only_where_the_processor_has_instructions_for_it(
-    capabilities: dict[str, bool], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    multiplies_bfloat16.cache_clear()
-    try:
-        with in_precision(torch.device("cpu"), "bfloat16"):
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
-    finally:
-        multiplies_bfloat16.cache_clear()
