@@ -15,6 +15,7 @@ _SCORED = {
     **{"beats_asked": VECTOR, "beats": VECTOR, "beat_f_measure": pa.float64()},
     **{"chords_asked": pa.list_(CHORD), "chords": pa.list_(CHORD), "chord_accuracy": pa.float64()},
     **{"drums_asked": pa.bool_(), "drums": pa.bool_(), "drums_correct": pa.bool_()},
+    **{"instruments_asked": TEXTS, "instruments": TEXTS, "instrument_recall": pa.float64()},
 }
 """What is measured of a sound, whether it is a clip or what clips are compared with."""
 SCORES = Table(

@@ -14,7 +14,7 @@ from pydantic import Field
 import schemas
 from model.lm.config import STRIDE
 from schemas import WeightsRef
-from schemas.tables import CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS, Row
+from schemas.tables import CLIPS, GENERATIONS, REQUESTS, SCORES, TOKENS, TRACKS, VERDICTS, Row
 from schemas.weights import LocalWeights
 from stages.networks.published import ENCODEC_32KHZ, LAION_CLAP, ROBERTA_VOCABULARY
 from stages.pipeline.contract import Context, Dependencies, Reject, Shard
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from stages.evaluate.ceilings import Ceilings
     from stages.evaluate.likeness import Likeness
 
-READS, CONSULTS, WRITES, VERSION = (CLIPS, REQUESTS, GENERATIONS), (TRACKS, TOKENS), SCORES, 7
+READS, CONSULTS = (CLIPS, REQUESTS, GENERATIONS, VERDICTS), (TRACKS, TOKENS)
+WRITES, VERSION = SCORES, 8
 OPTIONAL = (TOKENS,)
 
 
@@ -51,7 +52,7 @@ def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) 
 
 
 def shard(
-    config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table
+    config: Config, context: Context, clips: pa.Table, requests: pa.Table, generations: pa.Table, verdicts: pa.Table
 ) -> Iterator[Shard]:
     """Score every clip.
 
@@ -64,15 +65,20 @@ def shard(
     from stages.evaluate.likeness import Likeness
     from stages.evaluate.scoring import score_sound
     from stages.judging.asking import asked_by_request
+    from stages.judging.instruments import InstrumentJudges
     from stages.judging.seams import window_borders, window_frames
+    from stages.judging.tries import chosen_try
 
     request_of = {row["request_id"]: row for row in requests.to_pylist()}
     generation_of = {(row["request_id"], row["take"]): row for row in generations.to_pylist()}
-    rows = [(row, generation_of[row["request_id"], row["take"]]) for row in clips.to_pylist()]
+    verdict_of = {(row["request_id"], row["take"]): row for row in verdicts.to_pylist()}
+    keyed = (((row["request_id"], row["take"]), row) for row in clips.to_pylist())
+    rows = [(row, chosen_try(verdict_of[key], generation_of[key])) for key, row in keyed]
     context.progress.start("evaluate", len(rows), "clips")
     checkpoints = {generation["checkpoint_id"] for _, generation in rows}
     windows = {checkpoint: window_frames(context, checkpoint) for checkpoint in checkpoints}
     ceilings = Ceilings(context, config.codec, [row for _, row in rows if row["chroma"]], request_of)
+    judges = InstrumentJudges(context)
     likeness = Likeness(context, config.clap, config.vocabulary) if config.clap else None
     for clip, generation in rows:
         context.check_stopped()
@@ -84,7 +90,9 @@ def shard(
             part = Shard([], [Reject(key, clip["path"], error.kind, str(error), passing=error.passing)])
         else:
             borders = window_borders(generation, windows[generation["checkpoint_id"]], config.stride)
-            scores = score_sound(recording.samples, recording.sample_rate, asked_by_request(request), borders)
+            heard = judges.hear(generation)
+            asked = asked_by_request(request, heard.names if heard else ())
+            scores = score_sound(recording.samples, recording.sample_rate, asked, borders, heard)
             scores |= {name: clip[name] for name in ("request_id", "take", "silence", "clipping")}
             scores |= {"seconds_asked": request["seconds"]}
             scores |= _melody_scores(context, recording, generation, ceilings)

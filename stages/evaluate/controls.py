@@ -26,13 +26,13 @@ from stages.pipeline.contract import Context, Dependencies, ReduceResult
 __all__ = ["OPTIONAL", "READS", "STREAMS", "VERSION", "WRITES", "Config", "dependencies", "reduce"]
 
 READS, STREAMS = (GENERATIONS, VERDICTS, REQUESTS, TRACKS, PIECES, TOKENS, CHROMA), (TOKENS, CHROMA)
-OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 4
+OPTIONAL, WRITES, VERSION = (TRACKS, PIECES, TOKENS, CHROMA), CONTROLS, 5
 
 
 def dependencies(config: Config, weights: Callable[[WeightsRef], LocalWeights]) -> Dependencies:
     """Tell new and changed requests and recordings by what is read of them; a new clip alone is none."""
     columns: dict[str, tuple[str, ...]] = {table.name: ("checkpoint_id",) for table in (GENERATIONS, VERDICTS)}
-    columns |= {TRACKS.name: ("track_id", "key", "bpm", "split")}
+    columns |= {TRACKS.name: ("track_id", "key", "bpm", "instrument", "split")}
     return Dependencies(config, (), columns=columns)
 
 

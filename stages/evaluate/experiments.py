@@ -31,6 +31,7 @@ from stages.checkpoints.loading import load_checkpoint
 from stages.evaluate.control_config import Config
 from stages.evaluate.scoring import score_sound
 from stages.judging.asking import asked_by_request
+from stages.judging.instruments import InstrumentJudges
 from stages.judging.melody import Melody, melody_analysis
 from stages.pipeline.contract import Context
 
@@ -119,6 +120,7 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
     codecs = borrow_codecs_of_rows(rows, codec_reference, context, "controls.codec")
     clips = [_clip(trial, trained.facts) for trial in experiment.trials]
     analysis = melody_analysis(context, [experiment.checkpoint])
+    instruments = InstrumentJudges(context)
     scored: list[Row] = []
     adapters = None if model is not trained.model else [uses_of(trial.own.request) for trial in experiment.trials]
     generated = generate_codes(context, model.to(context.device), trained.facts, clips, adapters=adapters)
@@ -126,12 +128,18 @@ def score_experiment(context: Context, codec_reference: WeightsRef, experiment: 
         trial = experiment.trials[number]
         codec = codecs[CodesFormat.from_row(trial.told.generation)]
         sound = decode_generation(codec, {"codes": codes}, trial.told.request["seconds"])
+        heard = instruments.hear(trial.told.generation | {"codes": codes})
         judges = [(experiment.sounds, trial.told)] + ([(experiment.ignored, trial.own)] if experiment.ignored else [])
         for sounds, judge in judges:
             key = {"request_id": trial.own.request["request_id"], "take": trial.own.generation["take"]}
             row: Row = {"sounds": sounds, "item": f"{key['request_id']}/{key['take']}"} | key
             row |= {"checkpoint_id": experiment.checkpoint}
-            row |= score_sound(sound, codec.sample_rate, asked_by_request(judge.request))
+            row |= score_sound(
+                sound,
+                codec.sample_rate,
+                asked_by_request(judge.request, heard.names if heard else ()),
+                instruments=heard,
+            )
             melody = Melody.of_row(judge.generation)
             if melody is not None and analysis is not None:
                 row |= melody.scores(sound, codec.sample_rate, analysis)

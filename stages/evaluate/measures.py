@@ -29,7 +29,7 @@ from stages.networks.published import LAION_CLAP
 from stages.pipeline.contract import Context, Dependencies, ReduceResult
 
 READS, STREAMS = (SCORES, CONTROLS, CLIPS, ORIGINALITY, TRACKS, CLAP), (CLAP,)
-OPTIONAL, WRITES, VERSION = (CONTROLS, ORIGINALITY, TRACKS, CLAP), MEASURES, 3
+OPTIONAL, WRITES, VERSION = (CONTROLS, ORIGINALITY, TRACKS, CLAP), MEASURES, 4
 
 CLIPS_GROUP, CHANCE_GROUP = "clips", "chance"
 REFERENCE_GROUP = "raw"
@@ -85,7 +85,7 @@ def _has_its_length(row: Row) -> bool | None:
 CARD = (
     *(Measure(name, "share") for name in ("chroma_similarity", "key_correct", "key_score")),
     *(Measure(name, "share") for name in ("bpm_correct", "bpm_correct_octave", "beat_f_measure")),
-    *(Measure(name, "share") for name in ("chord_accuracy", "drums_correct")),
+    *(Measure(name, "share") for name in ("chord_accuracy", "drums_correct", "instrument_recall")),
     Measure("seconds_correct", "share", _has_its_length),
     Measure("clap_similarity", "cosine"),
     *(Measure(name, "share") for name in ("seam_contrast", "pulse_clarity", "pitch_strength")),
@@ -104,6 +104,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "beats": ("beat_f_measure",),
     "chords": ("chord_accuracy",),
     "drums": ("drums_correct",),
+    "instruments": ("instrument_recall",),
 }
 """What is asked for -> the measures of whether it was followed."""
 
@@ -196,18 +197,20 @@ def chance_values(column: str, rows: Sequence[Row]) -> list[float]:
 
 def _asked(row: Row) -> Asked:
     """Return what a row says was asked."""
-    beats, chords = row["beats_asked"], row["chords_asked"]
+    beats, chords, instruments = row["beats_asked"], row["chords_asked"], row["instruments_asked"]
     return Asked(
         key=row["key_asked"],
         bpm=row["bpm_asked"],
         beats=None if beats is None else tuple(beats),
         chords=tuple(chords) if chords else None,
         drums=row["drums_asked"],
+        instruments=tuple(instruments) if instruments else None,
     )
 
 
 def _heard(row: Row) -> Heard:
-    return Heard(row["key"], row["bpm"], tuple(row["beats"] or ()), tuple(row["chords"] or ()), bool(row["drums"]))
+    beats, chords, instruments = tuple(row["beats"] or ()), tuple(row["chords"] or ()), row["instruments"]
+    return Heard(row["key"], row["bpm"], beats, chords, bool(row["drums"]), tuple(instruments) if instruments else None)
 
 
 def _mel_vectors(rows: Sequence[Row]) -> Vectors:

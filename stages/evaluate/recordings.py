@@ -16,6 +16,7 @@ from stages.audio import AudioError, read_audio
 from stages.checkpoints.codecs import AnyCodec, CodesFormat, borrow_codecs_of_rows
 from stages.evaluate.scoring import score_sound
 from stages.judging.asking import truth_of_track
+from stages.judging.instruments import HeardInstruments, InstrumentJudges
 from stages.judging.judging import Asked
 from stages.judging.melody import Melody, melody_analysis
 from stages.pipeline.contract import Context, Reject
@@ -46,7 +47,7 @@ def held_out_recordings(count: int, requests: pa.Table, tracks: pa.Table, pieces
     lengths = requests.column("seconds").to_numpy()
     wanted = float(np.median(lengths)) if len(lengths) else DEFAULT_SECONDS
     piece_of = {piece["uri"]: piece for piece in pieces.to_pylist()}
-    columns = ["track_id", "uri", "seconds", "key", "bpm", "split", "shard"]
+    columns = ["track_id", "uri", "seconds", "key", "bpm", "instrument", "split", "shard"]
     rows = [row for row in tracks.select(columns).to_pylist() if row["split"] in ("valid", "test")]
     rows.sort(key=lambda row: (by_hash(f"shard {row['shard']}"), by_hash(row["track_id"])))
     chosen = []
@@ -69,11 +70,12 @@ def score_recordings(
     """
     analysis = melody_analysis(context, sorted({row["checkpoint_id"] for row in generations}))
     codecs: dict[CodesFormat, AnyCodec] = {}
+    instruments = InstrumentJudges(context)
     threads = available_cores()
 
     def score(sounds: _Sounds) -> list[Row] | Reject:
         with computing_threads(context.settings, threads):
-            return _scored(sounds, analysis)
+            return _scored(sounds, analysis, instruments)
 
     def all_sounds() -> Iterator[_Sounds]:
         for recording, tokens, chroma in _with_tables(context, chosen):
@@ -102,7 +104,7 @@ class _Sounds:
     codec: AnyCodec | None
 
 
-def _scored(sounds: _Sounds, analysis: "ChromaConfig | None") -> list[Row] | Reject:
+def _scored(sounds: _Sounds, analysis: "ChromaConfig | None", instruments: InstrumentJudges) -> list[Row] | Reject:
     """Score a recording as it is, and through the codec where it has codes."""
     recording, melody = sounds.recording, sounds.melody
     try:
@@ -114,10 +116,12 @@ def _scored(sounds: _Sounds, analysis: "ChromaConfig | None") -> list[Row] | Rej
     rows = [_row("raw", recording, samples, sound.sample_rate, melody, analysis)]
     if sounds.tokens is not None and sounds.codec is not None:
         frames = round(recording.seconds * sounds.tokens["frame_rate"])
-        codes = torch.tensor(np.array(sounds.tokens["codes"], dtype=np.int64)[:, :frames])
-        decoded = sounds.codec.decode_track(codes).float().numpy()
+        codes = np.array(sounds.tokens["codes"], dtype=np.int64)[:, :frames]
+        heard = instruments.hear(sounds.tokens | {"codes": codes})
+        decoded = sounds.codec.decode_track(torch.tensor(codes)).float().numpy()
         length = round(recording.seconds * sounds.codec.sample_rate)
-        rows.append(_row("codec", recording, decoded[:, :length], sounds.codec.sample_rate, melody, analysis))
+        decoded, sample_rate = decoded[:, :length], sounds.codec.sample_rate
+        rows.append(_row("codec", recording, decoded, sample_rate, melody, analysis, heard))
     return rows
 
 
@@ -166,9 +170,12 @@ def _row(
     sample_rate: int,
     melody: Melody | None,
     analysis: "ChromaConfig | None",
+    instruments: HeardInstruments | None = None,
 ) -> Row:
     row: dict[str, Any] = {"sounds": sounds, "item": recording.track["track_id"], "checkpoint_id": ""}
-    row |= {"track_id": recording.track["track_id"]} | score_sound(samples, sample_rate, recording.truth)
+    row |= {"track_id": recording.track["track_id"]} | score_sound(
+        samples, sample_rate, recording.truth, instruments=instruments
+    )
     if melody is not None and analysis is not None:
         row |= melody.scores(samples, sample_rate, analysis)
     return row

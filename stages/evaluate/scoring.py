@@ -2,7 +2,7 @@
 model makes go through this same function, so that no comparison is between two detectors."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from stages.audio import to_mono
 from stages.evaluate.music import pitch_strength, pulse_clarity
+from stages.judging.instruments import HeardInstruments
 from stages.judging.judging import Asked, judge
 from stages.judging.listening import listen
 from stages.judging.seams import seam_contrast
@@ -19,12 +20,17 @@ from stages.judging.sound import measure_sound, mel_statistics
 
 
 def score_sound(
-    samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int, asked: Asked, borders: Sequence[float] = ()
+    samples: Float[npt.NDArray[np.float32], "C N"],
+    sample_rate: int,
+    asked: Asked,
+    borders: Sequence[float] = (),
+    instruments: HeardInstruments | None = None,
 ) -> dict[str, Any]:
     """Return the columns of `scores` that a sound gives with what was asked of it.
 
     Args:
         borders: seconds at which its decoding windows meet.
+        instruments: what its codes tell of them; None where it has none. Others that were asked for are not judged.
 
     Raises:
         ValueError: no samples, or a sample rate below 8 kHz.
@@ -35,4 +41,8 @@ def score_sound(
     scores["seam_contrast"] = seam_contrast(wave, sample_rate, borders)
     scores["mel_statistics"] = mel_statistics(wave, sample_rate)
     scores |= {"pulse_clarity": pulse_clarity(mono, sample_rate), "pitch_strength": pitch_strength(mono, sample_rate)}
-    return scores | judge(asked, listen(mono, sample_rate))
+    heard = listen(mono, sample_rate)
+    if instruments is not None:
+        known = tuple(name for name in asked.instruments or () if name in instruments.names)
+        asked, heard = replace(asked, instruments=known), replace(heard, instruments=instruments.likeliest)
+    return scores | judge(asked, heard)

@@ -1,7 +1,7 @@
 """What was asked of a sound: of a clip by its request, of a recording by what is known of it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from model.conditioning.charts import DEFAULT_METER, chart_chords, parse_chart, parse_chord, parse_meter
@@ -19,15 +19,21 @@ WITH_DRUMS = re.compile(r"\bdrums?\b(?!\s+(?:and|n|&)\s+bass\b)|\bpercussion\b",
 """Words that ask for drums; the name of a genre does not."""
 
 
-def asked_by_request(request: Row) -> Asked:
-    """Return what a row of `requests` asks for. The beats of a clip begin with it, unless it continues a prompt."""
+def asked_by_request(request: Row, instruments: Collection[str] = ()) -> Asked:
+    """Return what a row of `requests` asks for. The beats of a clip begin with it, unless it continues a prompt.
+
+    Args:
+        instruments: those that can be told from each other; others that a request names are not judged.
+    """
     bpm = request["bpm"]
+    words = " , ".join(filter(None, (request["description"], dict(request["fields"] or ()).get("instrument"))))
     return Asked(
         key=parse_key(request["key"]) if request["key"] else None,
         bpm=bpm,
         beats=None if bpm is None or request["prompt"] else beat_grid(bpm, request["seconds"]),
         chords=_asked_chords(request),
         drums=asked_drums(request["description"]),
+        instruments=asked_instruments(words, instruments) or None,
     )
 
 
@@ -54,6 +60,19 @@ def asked_drums(description: str | None) -> bool | None:
     return True if WITH_DRUMS.search(description) else None
 
 
+def asked_instruments(words: str, instruments: Collection[str]) -> tuple[str, ...]:
+    """Return the instruments that words ask for, in singular or plural, without those that they ask to be left out. Of
+    names within each other the longer one is meant: a distorted guitar is no guitar."""
+    if not instruments:
+        return ()
+    names = "|".join(re.escape(name) for name in sorted(instruments, key=lambda name: (-len(name), name)))
+    named = re.compile(
+        rf"(?P<left_out>\b(?:without|no|minus|sans)\s+(?:any\s+)?)?(?<!\w)(?P<name>{names})s?(?!\w)", re.I
+    )
+    asked = (match["name"].lower() for match in named.finditer(words) if not match["left_out"])
+    return tuple(dict.fromkeys(asked))
+
+
 def beat_grid(bpm: float, seconds: float) -> tuple[float, ...]:
     """Return the times of the beats of so many seconds, the first at their beginning."""
     beats = int(seconds * bpm / 60 - 1e-6) + 1
@@ -68,15 +87,24 @@ def truth_of_track(track: Row, piece: Row | None, seconds: float) -> Asked:
         track: a row of `tracks`.
         piece: its row of `pieces`.
     """
+    instruments = instrument_names(track["instrument"]) or None
     if piece is None:
-        return Asked(key=parse_key(track["key"]) if track["key"] else None, bpm=track["bpm"])
+        key = parse_key(track["key"]) if track["key"] else None
+        return Asked(key=key, bpm=track["bpm"], instruments=instruments)
     return Asked(
         key=piece["key"],
         bpm=piece["bpm"],
         beats=tuple(beat for beat in beat_grid(piece["bpm"], _played_seconds(piece)) if beat < seconds),
         chords=tuple(_mostly_before(_piece_chords(piece), seconds)) or None,
         drums="drums" in piece["instruments"],
+        instruments=instruments,
     )
+
+
+def instrument_names(metadata: str | None) -> tuple[str, ...]:
+    """Return the instruments that metadata names, in lower case, without drums: those are told by their sound."""
+    names = (name.strip().lower() for name in (metadata or "").split(","))
+    return tuple(dict.fromkeys(name for name in names if name and not WITH_DRUMS.search(name)))
 
 
 def _played_seconds(piece: Row) -> float:

@@ -8,6 +8,8 @@ What was asked and could not be heard is wrong, not left out: a model that makes
   section III-B).
 - **Beats**: F-measure with a tolerance of 70 ms (S. Dixon, "Evaluation of the audio beat tracking system BeatRoot",
   JNMR 2007).
+- **Instruments**: recall of what was asked for among the likeliest k, as many as usually play (C. Manning et al.,
+  "Introduction to Information Retrieval", 2008, 8.4): more may play than a request names.
 - **Chords**: share of the asked chords, one or more a bar, that sound through most of their time, told apart by root
   and major or minor (MIREX's `majmin`; M. Mauch and S. Dixon, ISMIR 2010).
 """
@@ -47,6 +49,8 @@ class Asked:
     chords: tuple[Chord, ...] | None = None
     """One after another, each to be judged by itself."""
     drums: bool | None = None
+    instruments: tuple[str, ...] | None = None
+    """Names, of those that can be told apart. Drums are not among them."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,15 @@ class Heard:
     beats: tuple[float, ...]
     chords: tuple[Chord, ...]
     drums: bool
+    instruments: tuple[str, ...] | None = None
+    """The likeliest, as many as usually play; None where nothing tells them apart."""
 
 
 def judge(asked: Asked, heard: Heard) -> dict[str, Any]:
     """Return the columns of `scores` that say what was asked, what was heard and whether they agree."""
     scores: dict[str, Any] = {"key": heard.key, "bpm": heard.bpm, "drums": heard.drums}
     scores |= {"beats": list(heard.beats), "chords": list(heard.chords)}
+    scores["instruments"] = None if heard.instruments is None else list(heard.instruments)
     if asked.key is not None:
         score = 0.0 if heard.key is None else key_score(asked.key, heard.key)
         scores |= {"key_asked": asked.key, "key_correct": heard.key == asked.key, "key_score": score}
@@ -81,6 +88,9 @@ def judge(asked: Asked, heard: Heard) -> dict[str, Any]:
         scores |= {"chords_asked": list(asked.chords), "chord_accuracy": right / len(asked.chords)}
     if asked.drums is not None:
         scores |= {"drums_asked": asked.drums, "drums_correct": heard.drums == asked.drums}
+    if asked.instruments and heard.instruments is not None:
+        recall = len(set(heard.instruments) & set(asked.instruments)) / len(asked.instruments)
+        scores |= {"instruments_asked": list(asked.instruments), "instrument_recall": recall}
     return scores
 
 
