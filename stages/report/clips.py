@@ -265,6 +265,10 @@ def score_words(score: Row, tracks: Mapping[str, Row]) -> tuple[Score, ...]:
         asked = "asked for" if score["drums_asked"] else "asked for none"
         heard = "drums" if score["drums"] else "none"
         words.append(Score("drums_correct", heard, asked, _verdict(score["drums_correct"])))
+    if score.get("instruments_asked"):
+        missing = [name for name in score["instruments_asked"] if name not in score["instruments"]]
+        beside = f"not heard: {', '.join(missing)}" if missing else "all that were asked for"
+        words.append(Score("instrument_recall", _percent(score["instrument_recall"]), beside))
     if score.get("clap_similarity") is not None:
         words.append(Score("clap_similarity", _finite(score["clap_similarity"], ".2f")))
     if score.get("nearest_track") is not None:

@@ -50,7 +50,7 @@ COLUMNS = (
 
 HEADLINES = (
     *("chroma_similarity", "key_correct", "bpm_correct", "beat_f_measure", "chord_accuracy"),
-    *("clap_similarity", "drums_correct", "nearest_similarity"),
+    *("clap_similarity", "drums_correct", "instrument_recall", "nearest_similarity"),
 )
 """Columns that a row of the list shows, as far as it has room."""
 

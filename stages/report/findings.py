@@ -52,6 +52,7 @@ CLAIMS = {
     "key_correct": "Clips are in the key that was asked for",
     "chord_accuracy": "Clips play the chords that were asked for",
     "drums_correct": "Clips have drums where they were asked for, and none where none were",
+    "instrument_recall": "Clips have the instruments that were asked for",
 }
 """Measure -> the claim: better than chance, and than an untrained model where there is one."""
 

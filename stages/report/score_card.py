@@ -25,6 +25,7 @@ FOLLOWED = {
     "beat_f_measure": ("Beats", "F-measure within 70 ms"),
     "chord_accuracy": ("Chords by bar", "root and major or minor right for the most of a bar"),
     "drums_correct": ("Drums or none", "as the description says"),
+    "instrument_recall": ("Instruments", "share of the named ones among as many as usually play, told by the codes"),
     "seconds_correct": ("Length", "within 0.02 s"),
     "clap_similarity": ("Text", "CLAP cosine of clip and description"),
 }

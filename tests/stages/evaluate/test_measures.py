@@ -19,7 +19,9 @@ KEYS = ("C major", "A minor", "G major", "E minor", "D major", "B minor")
 
 def clip(number: int, key_asked: str, key: str | None, bpm: float = 100.0, **given: Any) -> dict:
     """A row of `scores`."""
-    empty = dict.fromkeys(["beats_asked", "chords_asked", "drums_asked", *(measure.column for measure in CARD)])
+    empty = dict.fromkeys(
+        ["beats_asked", "chords_asked", "drums_asked", "instruments_asked", *(measure.column for measure in CARD)]
+    )
     judged = judge(Asked(key=key_asked, bpm=bpm), Heard(key, bpm, (), (), drums=False))
     mel = list(np.random.default_rng(number).normal(size=16))
     row = {"request_id": f"{number:04x}", "take": 1, "seconds_asked": 8.0, "seconds": 8.0, "mel_statistics": mel}

@@ -5,6 +5,7 @@ import pytest
 from stages.judging.asking import asked_by_request, asked_drums, beat_grid
 
 REQUEST = {"key": None, "bpm": None, "meter": None, "chords": None, "prompt": None, "seconds": 4.0, "description": None}
+REQUEST |= {"fields": None}
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_what_was_asked_and_is_not_heard_is_wrong() -> None:
 def test_what_was_not_asked_is_heard_and_not_judged() -> None:
     scores = judge(Asked(), Heard("C major", 120.0, (0.5,), (chord(0, 1, 0),), drums=True))
     assert (scores["key"], scores["bpm"], scores["beats"], scores["drums"]) == ("C major", 120.0, [0.5], True)
-    assert set(scores) == {"key", "bpm", "beats", "chords", "drums"}
+    assert set(scores) == {"key", "bpm", "beats", "chords", "drums", "instruments"}
 
 
 def test_a_chord_is_right_where_it_sounds_for_the_most_of_its_bar() -> None:
@@ -80,3 +80,12 @@ def test_the_accuracy_of_chords_is_the_share_of_the_asked_ones() -> None:
     asked = tuple(chord(bar, bar + 1, root) for bar, root in enumerate((0, 5, 7, 0)))
     heard = Heard(None, None, (), (chord(0, 2.4, 0), chord(2.4, 4, 7)), drums=False)
     assert judge(Asked(chords=asked), heard)["chord_accuracy"] == 0.5
+
+
+def test_of_instruments_the_share_counts_that_is_among_those_heard() -> None:
+    heard = Heard(None, None, (), (), drums=False, instruments=("organ", "flute", "violin"))
+    scores = judge(Asked(instruments=("flute", "guitar")), heard)
+    assert (scores["instruments"], scores["instruments_asked"]) == (["organ", "flute", "violin"], ["flute", "guitar"])
+    assert scores["instrument_recall"] == 0.5
+    assert "instrument_recall" not in judge(Asked(instruments=("flute",)), NOTHING)
+    assert "instrument_recall" not in judge(Asked(instruments=()), heard)
