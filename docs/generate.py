@@ -70,6 +70,7 @@ FOLLOWED = {
     "beat_f_measure": "beats, F-measure",
     "key_correct": "key, exact of 24",
     "chord_accuracy": "chords by bar",
+    "instrument_recall": "instruments, of those named",
 }
 """The measures of README's table of the demo, and what they are called there."""
 
