@@ -96,7 +96,7 @@ def test_the_table_of_the_demo_has_in_bold_what_falls_short_of_its_goal():
     measures[0]["value"] = 0.59
     lines = followed_table(measures).splitlines()
     assert lines[2] == "| melody, frames | 59.0 % (51.0–71.0) | 100 | 5 % | 75.0 % | **79 %** |"
-    assert lines[-1] == "| chords by bar | 61.0 % (51.0–71.0) | 100 | 5 % | 75.0 % | 81 % |"
+    assert lines[-1] == "| instruments, of those named | 61.0 % (51.0–71.0) | 100 | 5 % | 75.0 % | 81 % |"
 
 
 @pytest.mark.parametrize("name", SECTIONS)
