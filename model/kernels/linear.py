@@ -14,10 +14,13 @@ from torch.nn import functional as F
 from model import kernels
 from model.kernels import operators
 from model.kernels.operators import Activation, Library
+from model.kernels.processor import adds_up_int8, multiplies_bfloat16
 from model.lm.config import Precision
 
 INT8_LARGEST = 127
 """The largest whole number of 8 bits, with its negative."""
+INT7_LARGEST = 63
+"""The same of 7 bits. Two products with whole numbers up to 255 add up to no more than 16 bits hold."""
 INT8_ZERO = 128
 """What stands for zero where activations are without a sign."""
 
@@ -46,7 +49,7 @@ def linear_kernels(
         plain = _plain(weight, bias, precision)
         return {"torch": lambda: with_activation(plain, activation)}
     if precision == "int8":
-        _check_int8()
+        _check_library("fbgemm", precision)
         return {"fbgemm": lambda: with_activation(_int8(weight.float(), bias), activation)}
     makers: dict[str, Callable[[], LinearKernel]] = {}
     onednn = operators.available("onednn") and weight.dtype in (torch.float32, torch.bfloat16)
@@ -56,10 +59,38 @@ def linear_kernels(
         if onednn:
             makers["onednn"] = lambda: _onednn(weight.half().float(), bias, activation)
         return makers
+    if precision == "bfloat16" and not multiplies_bfloat16():
+        return _without_bfloat16(weight, bias, activation)
     kind = torch.bfloat16 if precision == "bfloat16" else weight.dtype
     if onednn:
         makers["onednn"] = lambda: _onednn(weight.to(kind), bias, activation)
     makers["torch"] = lambda: with_activation(_torch(weight, bias, kind), activation)
+    return makers
+
+
+def _without_bfloat16(
+    weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None, activation: Activation
+) -> dict[str, Callable[[], LinearKernel]]:
+    """Return the kernels for bfloat16 where its products would be emulated: they multiply the same rounded numbers in
+    another form, which is exact but for weights below 1e-4, of which float16 holds the multiples of 6e-8."""
+    rounded_bias = None if bias is None else _rounded_bfloat16(bias)
+
+    def rounding(make: Callable[[Tensor], LinearKernel]) -> LinearKernel:
+        multiply = make(_rounded_bfloat16(weight))
+        return lambda rows: multiply(_rounded_bfloat16(rows))
+
+    makers: dict[str, Callable[[], LinearKernel]] = {}
+    if operators.available("onednn") and weight.dtype in (torch.float32, torch.bfloat16):
+        makers["onednn, float32"] = lambda: rounding(
+            lambda rounded: _onednn(rounded.float(), rounded_bias, activation),
+        )
+    makers["torch, float32"] = lambda: rounding(
+        lambda rounded: with_activation(_torch(rounded, rounded_bias, rounded.dtype), activation)
+    )
+    if operators.available("fbgemm") and weight.abs().amax() <= torch.finfo(torch.float16).max:
+        makers["fbgemm, float16"] = lambda: rounding(
+            lambda rounded: with_activation(_float16(rounded.float(), rounded_bias), activation)
+        )
     return makers
 
 
@@ -93,8 +124,9 @@ def _float16(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> L
 def _int8(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> LinearKernel:
     """Multiply whole numbers of 8 bits, with a scale for each row of the weights and of what they are multiplied by.
 
-    Their sums are exact."""
-    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / INT8_LARGEST
+    Their sums are exact; where the processor would cut sums of full weights off, these are whole numbers of 7 bits."""
+    largest = INT8_LARGEST if adds_up_int8() else INT7_LARGEST
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / largest
     zeros = torch.zeros(len(weight), dtype=torch.long, device=weight.device)
     packed = operators.pack_int8(torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8))
 
@@ -117,6 +149,11 @@ def _plain(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearK
     return lambda rows: F.linear(rows, rounded, bias)
 
 
+def _rounded_bfloat16(numbers: Tensor) -> Tensor:
+    """Bring numbers to the nearest ones of bfloat16, in the form that they have."""
+    return numbers.bfloat16().to(numbers.dtype)
+
+
 def _rounded_int8(rows: Tensor) -> Tensor:
     """Bring each row to the nearest of 255 numbers that are evenly spaced up to its largest."""
     scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / INT8_LARGEST
@@ -130,13 +167,9 @@ def _elsewhere(weight: Tensor, bias: Tensor | None, precision: Precision) -> Lin
     return _torch(weight, bias, weight.dtype if precision == "float32" else getattr(torch, precision))
 
 
-def _check_int8() -> None:
-    _check_library("fbgemm", "int8")
-    if not torch.cpu.get_capabilities().get("avx512_vnni", False):
-        raise ValueError("expected a CPU with VNNI for int8 weights, for without it their sums overflow, got another")
-
-
 def _check_library(library: Library, precision: Precision) -> None:
     if not operators.available(library):
         engines = torch.backends.quantized.supported_engines
-        raise ValueError(f"expected a CPU that has FBGEMM's kernels for {precision} weights, got one with {engines}")
+        raise ValueError(
+            f"expected a CPU that has FBGEMM's kernels for {precision} weights, got one with {engines}: take float32"
+        )

@@ -15,6 +15,7 @@ from model import kernels
 from model.kernels.choosing import MAX_ROWS, KernelChooser, KernelMemory, MatrixKind
 from model.kernels.linear import LinearKernel, linear_kernels, with_activation
 from model.kernels.operators import Activation
+from model.kernels.processor import multiplies_bfloat16
 from model.lm.attention import Attention, CrossAttention, SplitLinear
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
@@ -71,8 +72,9 @@ def packed_bytes(model: LanguageModel, precision: Precision) -> int:
 def _bytes_per_weight(weight: Float[Tensor, "Y X"], precision: Precision) -> int:
     if precision == "float32":  # elsewhere than on a CPU the weights are multiplied by as they are
         return weight.element_size() if weight.device.type == "cpu" else 0
-    # The kernel for float16 that is fastest here may be one that holds the rounded weights as single ones.
-    wide = precision == "float16" and weight.device.type == "cpu"
+    # The kernel that is fastest here may be one that holds the rounded weights as single ones.
+    wide = precision == "float16" or (precision == "bfloat16" and not multiplies_bfloat16())
+    wide = wide and weight.device.type == "cpu"
     return 4 if wide else 1 if precision == "int8" else 2
 
 

@@ -1,10 +1,10 @@
 """The precision that products of a training are computed in, by what the device has instructions for."""
 
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 
 import torch
 
+from model.kernels.processor import multiplies_bfloat16
 from model.optim.config import TrainingPrecision
 
 
@@ -28,11 +28,3 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     """Return the type in which a device multiplies fastest of those that training takes: bfloat16, but float32 on a CPU
     that has no instructions for it."""
     return torch.float32 if device.type == "cpu" and not multiplies_bfloat16() else torch.bfloat16
-
-
-@cache
-def multiplies_bfloat16() -> bool:
-    """Return whether this CPU has instructions that multiply bfloat16. Without them its products are emulated, which
-    takes 8 to 33 times as long as those of float32 (one thread of an AMD Zen 3, matrices of 128 x 512)."""
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

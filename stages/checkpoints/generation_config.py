@@ -68,7 +68,8 @@ class GenerationConfig(schemas.Config):
     (AudioCraft: `two_step_cfg`, off)."""
     precision: Precision = "float32"
     """Of the model's weights while it decodes. Less is faster and gives other codes now and then: of random weights'
-    greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md)."""
+    greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md), and more on a
+    CPU without VNNI, where it is of 7 bits. On one that has no instructions for `bfloat16` take `float16`."""
     cache_precision: CachePrecision = "float32"
     """Of the keys and values that are kept of a clip's earlier steps. On a GPU `bfloat16` halves and `int8`, with a
     scale for each head and step, nearly quarters what a step of many clips reads, and how many fit; on a CPU it saves

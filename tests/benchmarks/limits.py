@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from model.kernels import operators
+from model.kernels.processor import multiplies_bfloat16
 from model.optim.mfu import MEASURED_SIZES, matmul_rate
 from tests.benchmarks.timing import wall_clock
 
@@ -29,7 +30,7 @@ class Limits:
     float32: float
     """Large products, by the library that is fastest, floating-point operations a second."""
     bfloat16: float
-    """The same in this precision."""
+    """The same in this precision; float32's where it is emulated, as nothing need multiply in it then."""
 
     def __str__(self) -> str:
         return (
@@ -41,7 +42,9 @@ class Limits:
 def limits(device: str) -> Limits:
     """Measure them now."""
     where = torch.device(device)
-    return Limits(bandwidth(device), multiplying_rate(where, torch.float32), multiplying_rate(where, torch.bfloat16))
+    single = multiplying_rate(where, torch.float32)
+    emulated = where.type == "cpu" and not multiplies_bfloat16()
+    return Limits(bandwidth(device), single, single if emulated else multiplying_rate(where, torch.bfloat16))
 
 
 def multiplying_rate(device: torch.device, dtype: torch.dtype) -> float:

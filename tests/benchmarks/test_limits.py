@@ -34,6 +34,16 @@ def test_without_onednn_it_is_that_of_torchs_own_product(monkeypatch: pytest.Mon
     assert limits.multiplying_rate(CPU, torch.bfloat16) == 3.0
 
 
+def test_where_bfloat16_is_emulated_its_limit_is_that_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = {torch.float32: 2.0, torch.bfloat16: 0.1}
+    monkeypatch.setattr(limits, "bandwidth", lambda device: 1.0)
+    monkeypatch.setattr(limits, "multiplying_rate", lambda device, dtype: rates[dtype])
+    monkeypatch.setattr(limits, "multiplies_bfloat16", lambda: False)
+    assert limits.limits("cpu") == limits.Limits(1.0, 2.0, 2.0)
+    monkeypatch.setattr(limits, "multiplies_bfloat16", lambda: True)
+    assert limits.limits("cpu") == limits.Limits(1.0, 2.0, 0.1)
+
+
 def test_every_way_that_is_tried_does_the_work_that_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 

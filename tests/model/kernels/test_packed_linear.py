@@ -1,13 +1,15 @@
 """Packed matrices: the same products as the layers', and the same bits of a row whatever is beside it."""
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.decoding import DecodingOptions
 from model.decoding.generation import GenerationRequest, generate
+from model.kernels import linear, operators, packed_linear
 from model.kernels.choosing import (
     MAX_ROWS,
     SMALLER_SIZES,
@@ -18,7 +20,7 @@ from model.kernels.choosing import (
 )
 from model.kernels.linear import ACTIVATIONS, linear_kernels
 from model.kernels.operators import Activation
-from model.kernels.packed_linear import PackedLinear, prepare_for_inference
+from model.kernels.packed_linear import PackedLinear, packed_bytes, prepare_for_inference
 from model.lm.attention import SplitLinear
 from model.lm.config import Precision
 from model.music_model import Attributes
@@ -150,9 +152,62 @@ def test_weights_in_the_models_own_double_precision_stay_so() -> None:
     assert torch.equal(make()(rows), rows @ weight.t())
 
 
-def test_int8_needs_a_cpu_that_can_add_up_without_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
-    with pytest.raises(ValueError, match="expected a CPU with VNNI for int8 weights"):
-        linear_kernels(torch.randn(4, 6), None, "int8")
+def test_without_instructions_for_bfloat16_its_numbers_are_multiplied_in_another_form(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch emulates them there, many times slower, and oneDNN may refuse to lay them out."""
+    monkeypatch.setattr(linear, "multiplies_bfloat16", lambda: False)
+    torch.manual_seed(0)
+    weight, bias, rows = torch.randn(96, 64), torch.randn(96), torch.randn(5, 64)
+    expected = nn.functional.linear(*(part.bfloat16().float() for part in (rows, weight, bias)))
+    makers = linear_kernels(weight, bias, "bfloat16")
+    assert set(makers) == {"onednn, float32", "torch, float32", "fbgemm, float16"}
+    for make in makers.values():
+        with _Multiplied() as multiplied:
+            torch.testing.assert_close(make()(rows), expected, rtol=1e-5, atol=1e-5)
+        assert multiplied.operators
+        assert not multiplied.in_bfloat16
+    assert "fbgemm, float16" not in linear_kernels(weight * 1e5, bias, "bfloat16"), "float16 has no such numbers"
+
+
+class _Multiplied(TorchDispatchMode):
+    """Notes which operators multiply matrices inside, and which of them are given bfloat16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators, self.in_bfloat16 = list[str](), list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if "mm" in name or "linear" in name:
+            self.operators.append(name)
+            if any(isinstance(arg, torch.Tensor) and arg.dtype == torch.bfloat16 for arg in args):
+                self.in_bfloat16.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_weights_that_are_rounded_to_bfloat16_are_counted_in_the_form_that_they_are_held_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = music_model().language_model
+    monkeypatch.setattr(packed_linear, "multiplies_bfloat16", lambda: False)
+    assert packed_bytes(model, "bfloat16") == packed_bytes(model, "float32")
+    monkeypatch.setattr(packed_linear, "multiplies_bfloat16", lambda: True)
+    assert 2 * packed_bytes(model, "bfloat16") == packed_bytes(model, "float32")
+
+
+def test_sums_of_int8_are_exact_where_the_processor_would_cut_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without VNNI two products are added up in 16 bits, which the largest of 8 bits overflow."""
+    monkeypatch.setattr(linear, "adds_up_int8", lambda: False)
+    weight, rows = torch.ones(32, 64), torch.ones(3, 64)
+    weight[1::2], rows[1] = -1.0, -1.0
+    (make,) = linear_kernels(weight, None, "int8").values()
+    torch.testing.assert_close(make()(rows), rows @ weight.t(), rtol=1e-6, atol=0)
+
+
+def test_int8_needs_a_cpu_with_fbgemm(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="expected the CPU for int8 weights, got meta"):
         linear_kernels(torch.empty(4, 6, device="meta"), None, "int8")
+    monkeypatch.setattr(operators, "available", lambda library: False)
+    with pytest.raises(ValueError, match=r"expected a CPU that has FBGEMM's kernels for int8 weights, .* take float32"):
+        linear_kernels(torch.randn(4, 6), None, "int8")

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from model.kernels.processor import multiplies_bfloat16
 from model.optim.muon import orthogonalised
-from model.optim.precision import in_precision, multiplies_bfloat16
+from model.optim.precision import in_precision
 
 PROCESSORS = [
     ({"avx512_bf16": True}, torch.bfloat16),

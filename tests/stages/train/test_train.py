@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from model.kernels import float32_products
-from model.optim.precision import multiplies_bfloat16
+from model.kernels.processor import multiplies_bfloat16
 from schemas import Store
 from schemas.tables import CHECKPOINTS, CHROMA, CLAP, TOKENS, TRACKS, TRAINING
 from stages import train
