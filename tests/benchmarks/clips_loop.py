@@ -1,7 +1,8 @@
-"""The loop that making clips is held against: `python -m tests.benchmarks.clips_loop MODEL REQUESTS FOLDER`.
+"""The loop that making clips is held against:
+`python -m tests.benchmarks.clips_loop MODEL REQUESTS FOLDER THREADS BATCH`.
 
-It is what transformers' own documentation leads to: the model loaded once, requests of nearly equal length in batches
-of eight, `generate`, and each clip cut to its seconds, brought to -16 LUFS by pyloudnorm and written as FLAC by
+It is what transformers' own documentation leads to: the model loaded once, requests of nearly equal length in batches,
+`generate`, and each clip cut to its seconds, brought to -16 LUFS by pyloudnorm and written as FLAC by
 soundfile. `codes.npz` has the codes of each, by the request's name, for a comparison. Nothing is imported but what that
 needs.
 """
@@ -16,13 +17,12 @@ import soundfile
 import torch
 from transformers import AutoTokenizer, MusicgenForConditionalGeneration
 
-BATCH = 8
 LOUDNESS, PEAK = -16.0, 0.89
 """LUFS, and the highest sample, full scale 1: what `segue` aims at by default, -1 dB."""
 
 
-def work(model_folder: str, requests: str, folder: Path) -> None:
-    """Make every clip of a requests file."""
+def work(model_folder: str, requests: str, folder: Path, at_once: int) -> None:
+    """Make every clip of a requests file, so many at once."""
     model = MusicgenForConditionalGeneration.from_pretrained(model_folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     rate, frame_rate = model.config.audio_encoder.sampling_rate, model.config.audio_encoder.frame_rate
@@ -36,8 +36,8 @@ def work(model_folder: str, requests: str, folder: Path) -> None:
     model.audio_encoder.decode = listen
     with open(requests, encoding="utf-8") as file:
         rows = sorted(csv.DictReader(file), key=lambda row: float(row["seconds"]))
-    for first in range(0, len(rows), BATCH):
-        batch = rows[first : first + BATCH]
+    for first in range(0, len(rows), at_once):
+        batch = rows[first : first + at_once]
         heard: list[torch.Tensor] = []
         frames = max(round(float(row["seconds"]) * frame_rate) for row in batch)
         inputs = tokenizer([row["description"] for row in batch], padding=True, return_tensors="pt")
@@ -55,4 +55,4 @@ def work(model_folder: str, requests: str, folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(int(sys.argv[4]))
-    work(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    work(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[5]))

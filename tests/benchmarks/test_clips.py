@@ -19,21 +19,25 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clips.save_model(root / "model", size)
     clips.write_order(root / "requests.csv", size)
     (root / "loop").mkdir()
-    clips_loop.work(str(root / "model"), str(root / "requests.csv"), root / "loop")
+    clips_loop.work(str(root / "model"), str(root / "requests.csv"), root / "loop", at_once=3)
     segue.run(**clips.words_of_segue(root, str(root / "store")))
     return root
 
 
 def test_both_sides_make_the_same_codes_and_files_as_long(root: Path) -> None:
-    assert clips.check(root, str(root / "store"), root / "loop").startswith("100.0% of 20 frames' codes")
+    assert clips.check(str(root / "store"), root / "loop").startswith("100.0% of 20 frames' codes")
     assert set(clips.stage_seconds(str(root / "store"))) == {"requests", "generate", "gate", "decode"}
+
+
+def test_the_loop_is_timed_with_every_batch_that_the_order_fills() -> None:
+    assert [clips.loop_batches(count) for count in (4, 16, 64)] == [(8,), (8, 16), (8, 16, 32)]
 
 
 def test_other_codes_of_one_side_are_told(root: Path, tmp_path: Path) -> None:
     codes = np.load(root / "loop" / "codes.npz")
     np.savez(tmp_path / "codes.npz", **{name: (codes[name] + 1) % 2048 for name in codes})
     with pytest.raises(SystemExit, match=r"expected 99% of the loop's first codes, got 0\.0%"):
-        clips.check(root, str(root / "store"), tmp_path)
+        clips.check(str(root / "store"), tmp_path)
 
 
 def test_files_of_another_length_are_told(root: Path, tmp_path: Path) -> None:
@@ -42,7 +46,7 @@ def test_files_of_another_length_are_told(root: Path, tmp_path: Path) -> None:
         samples, rate = soundfile.read(path)
         soundfile.write(tmp_path / path.name, samples[:-1], rate)
     with pytest.raises(SystemExit, match="expected files of one length for clip"):
-        clips.check(root, str(root / "store"), tmp_path)
+        clips.check(str(root / "store"), tmp_path)
 
 
 def test_a_process_is_timed_by_itself_and_with_its_own_memory() -> None:
