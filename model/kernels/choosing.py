@@ -108,16 +108,16 @@ class KernelChooser:
     Args:
         memory: of earlier choices; without one every matrix has the usual kernel of its precision.
         step_bytes: what a step reads of weights.
-        clock: seconds, for timing.
+        clock: seconds, for timing; `timing_clock()` unless it is given.
     """
 
     def __init__(
         self,
         memory: KernelMemory | None = None,
         step_bytes: int = 0,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        self.memory, self.clock = memory, clock
+        self.memory, self.clock = memory, timing_clock() if clock is None else clock
         self.chosen: dict[MatrixKind, KernelChoice] = {}
         self.evicting = torch.zeros(CACHED_BYTES // 4) if memory is not None and step_bytes > CACHED_BYTES else None
         """What is read so that nothing else is left in the processor's cache."""
@@ -189,6 +189,13 @@ class KernelChooser:
             if repetition + 1 >= LEAST_REPETITIONS and time.perf_counter() - begun > SECONDS:
                 break
         return halves
+
+
+def timing_clock() -> Callable[[], float]:
+    """Return the clock that kernels are timed by, in seconds: the processor time of the calling thread where it
+    computes alone, which others on the machine do not lengthen; else the wall's, for it counts how threads wait for one
+    another."""
+    return time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def weighed_seconds(seconds: Mapping[str, Mapping[int, float]], name: str) -> float:

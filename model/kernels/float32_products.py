@@ -6,7 +6,6 @@ bits, so which of the two a machine takes is timed once and then remembered (`mo
 goes on has the bits that it would have had.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.nn import functional as F
 
 from model import kernels
 from model.kernels import operators
-from model.kernels.choosing import MARGIN, SMALLEST_TIMED, KernelChoice, KernelMemory, random_rows
+from model.kernels.choosing import MARGIN, SMALLEST_TIMED, KernelChoice, KernelMemory, random_rows, timing_clock
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Of rows [R, X], a matrix [Y, X] and a bias [Y]: rows [R, Y]."""
@@ -71,16 +70,14 @@ PRODUCTS: Mapping[str, Product] = {"torch": F.linear, "onednn": multiply}
 """The usual one first."""
 
 
-def choose_products(
-    model: nn.Module, memory: KernelMemory | None, clock: Callable[[], float] = time.perf_counter
-) -> str:
+def choose_products(model: nn.Module, memory: KernelMemory | None, clock: Callable[[], float] | None = None) -> str:
     """Let the linear layers of a model on a CPU multiply by the library that is faster here, and return its name.
 
     One is taken for all layers, by what the largest matrix takes forwards and backwards together.
 
     Args:
         memory: of earlier choices; without one, and for small matrices, it is torch's own.
-        clock: seconds, for timing.
+        clock: seconds, for timing; `timing_clock()` unless it is given.
     """
     layers = [module for module in model.modules() if type(module) is nn.Linear]
     layers = [layer for layer in layers if layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32]
@@ -92,7 +89,7 @@ def choose_products(
     kind = f"training in float32, {largest.in_features} to {largest.out_features}"
     choice = memory.recall(kind)
     if choice is None or choice.kernel not in PRODUCTS:
-        choice = memory.keep(kind, KernelChoice(_faster(largest.weight.detach(), clock), ()))
+        choice = memory.keep(kind, KernelChoice(_faster(largest.weight.detach(), clock or timing_clock()), ()))
     if choice is None or choice.kernel != "onednn":
         return "torch"
     for layer in layers:

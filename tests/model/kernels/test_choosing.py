@@ -1,7 +1,9 @@
 """Choosing kernels: by a clock that the test turns, for all numbers of rows together, and only what is remembered."""
 
+import time
 from collections.abc import Callable, Mapping
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from model.kernels.choosing import (
     MatrixKind,
     ProcessMemory,
     find_invariant_sizes,
+    timing_clock,
 )
 from model.kernels.linear import LinearKernel
 from model.kernels.packed_linear import PackedLinear, prepare_for_inference
@@ -75,6 +78,28 @@ def test_a_kernel_that_is_faster_only_now_and_then_is_not_taken() -> None:
     """As what others do on the machine may slow the usual one in some rounds."""
     bench = Bench(usual=lambda _: 1.0, other=lambda _: 0.5 if bench.rounds() % 2 else 2.0)
     assert bench.choose(ProcessMemory()).kernel == "usual"
+
+
+def test_of_one_thread_what_others_take_of_the_processor_makes_no_kernel_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+
+    def maker(working: float, kept_away: float) -> Callable[[], LinearKernel]:
+        def multiply(rows: Tensor) -> Tensor:
+            end = time.thread_time() + working
+            while time.thread_time() < end:
+                pass
+            time.sleep(kept_away)
+            return rows.round() @ WEIGHT.t()
+
+        return lambda: multiply
+
+    makers = {"usual": maker(1e-3, 0.0), "other": maker(1e-4, 3e-3)}
+    assert KernelChooser(ProcessMemory()).choose(KIND, makers, WEIGHT).kernel == "other"
+
+
+def test_several_threads_are_timed_by_the_wall_for_they_wait_for_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert timing_clock() is time.perf_counter
 
 
 def test_one_kernel_is_taken_for_all_numbers_of_rows_by_what_it_takes_in_all() -> None:
