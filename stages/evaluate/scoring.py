@@ -16,7 +16,7 @@ from stages.judging.instruments import HeardInstruments
 from stages.judging.judging import Asked, judge
 from stages.judging.listening import listen
 from stages.judging.seams import seam_contrast
-from stages.judging.sound import measure_sound, mel_statistics
+from stages.judging.sound import measure_sound, mel_statistics, spectral_centroid
 
 
 def score_sound(
@@ -38,6 +38,7 @@ def score_sound(
     mono = to_mono(samples)[0]
     wave = torch.from_numpy(mono)
     scores = {"seconds": samples.shape[1] / sample_rate} | asdict(measure_sound(samples, sample_rate))
+    scores["centroid"] = spectral_centroid(samples, sample_rate)
     scores["seam_contrast"] = seam_contrast(wave, sample_rate, borders)
     scores["mel_statistics"] = mel_statistics(wave, sample_rate)
     scores |= {"pulse_clarity": pulse_clarity(mono, sample_rate), "pitch_strength": pitch_strength(mono, sample_rate)}

@@ -32,8 +32,6 @@ class SoundFacts:
     """Seconds of silence that it begins with: windows of 50 ms under -60 dBFS."""
     tail_silence: float
     """Seconds of silence that it ends with."""
-    centroid: float | None
-    """Centre of the mean magnitude spectrum, Hz; None for silence."""
 
 
 def measure_sound(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int) -> SoundFacts:
@@ -50,7 +48,6 @@ def measure_sound(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: i
         zeros=float((samples == 0).mean()),
         head_silence=head,
         tail_silence=tail,
-        centroid=_centroid(samples.mean(axis=0), sample_rate),
     )
 
 
@@ -67,8 +64,10 @@ def _silent_ends(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: in
     return int(sounding[0]) * window / sample_rate, (length - end) / sample_rate
 
 
-def _centroid(mono: Float[npt.NDArray[np.float32], "N"], sample_rate: int) -> float | None:
-    """Return where the weight of the mean magnitude spectrum lies; frames that are loud weigh more than quiet ones."""
+def spectral_centroid(samples: Float[npt.NDArray[np.float32], "C N"], sample_rate: int) -> float | None:
+    """Return the centre of the mean magnitude spectrum of all channels together, Hz; None for silence. Frames that are
+    loud weigh more than quiet ones."""
+    mono = samples.mean(axis=0)
     if np.abs(mono).max() < INAUDIBLE:
         return None
     window = 1 << round(sample_rate * 0.064).bit_length() - 1

@@ -6,7 +6,7 @@ import torch
 
 from stages.demo.synthesis import compose
 from stages.demo.synthesis.rendering import render
-from stages.judging.sound import measure_sound, mel_statistics
+from stages.judging.sound import measure_sound, mel_statistics, spectral_centroid
 
 RATE = 16_000
 
@@ -22,8 +22,7 @@ def test_a_clean_piece_has_no_fault() -> None:
     assert facts.dc < 1e-3
     assert facts.zeros < 0.01
     assert facts.head_silence == facts.tail_silence == 0.0
-    assert facts.centroid is not None
-    assert 200 < facts.centroid < 3000
+    assert 200 < (spectral_centroid(piece(), RATE) or 0) < 3000
 
 
 @pytest.mark.parametrize("offset", [-0.05, 0.02])
@@ -43,18 +42,20 @@ def test_silence_at_the_ends_and_holes_of_zeros_are_found() -> None:
 
 
 def test_silence_is_all_head_and_all_tail_and_has_no_centroid() -> None:
-    facts = measure_sound(np.zeros((2, 2 * RATE), np.float32), RATE)
-    assert (facts.head_silence, facts.tail_silence, facts.zeros, facts.centroid) == (2.0, 2.0, 1.0, None)
+    silence = np.zeros((2, 2 * RATE), np.float32)
+    facts = measure_sound(silence, RATE)
+    assert (facts.head_silence, facts.tail_silence, facts.zeros) == (2.0, 2.0, 1.0)
+    assert spectral_centroid(silence, RATE) is None
     with pytest.raises(ValueError, match="expected samples"):
         measure_sound(np.zeros((1, 0), np.float32), RATE)
 
 
 def test_the_centroid_of_a_tone_is_its_frequency_and_hiss_draws_it_up() -> None:
     tone = (0.5 * np.sin(2 * np.pi * 500 * np.arange(2 * RATE) / RATE)).astype(np.float32)[None]
-    centroid = measure_sound(tone, RATE).centroid
+    centroid = spectral_centroid(tone, RATE)
     hiss = 0.05 * np.random.default_rng(0).standard_normal(tone.shape).astype(np.float32)
     assert centroid == pytest.approx(500, abs=25)
-    assert (measure_sound(tone + hiss, RATE).centroid or 0) > 1500
+    assert (spectral_centroid(tone + hiss, RATE) or 0) > 1500
 
 
 def test_mel_statistics_do_not_hear_loudness_and_do_hear_hiss() -> None:
