@@ -27,6 +27,7 @@ from model.codec.losses import Balancer, ReconstructionLosses, weighted_sum
 from model.codec.micro_batches import PartThreads, add_gradients, as_leaf
 from model.codec.network import fold_weight_norm, scale_activations, start_as_transform, with_weight_norm
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
+from model.optim.precision import in_precision
 from model.optim.train_state import (
     TrainState,
     check_moved,
