@@ -36,6 +36,7 @@ from flows.commands import (
 )
 from flows.commands.foreground import run_and_tell
 from flows.commands.options import RunOptions, StoreOption, UsageError, with_run_options
+from flows.console import say, tell
 from flows.recipes.overrides import explain
 from flows.recipes.presets import OVERLAYS, PRESETS, describe_preset
 from flows.runs.stopping import INTERRUPTED, STOPPED
@@ -87,7 +88,7 @@ def _say_release(asked: bool) -> None:
     if asked:
         from stages.pipeline.release import release_text
 
-        print(release_text())
+        say(release_text())
         raise typer.Exit
 
 
@@ -150,25 +151,25 @@ def plan(
     estimates = estimate(pipeline, plans)
     print_table(open_console(), plan_rows(plans, estimates))
     for line in order_lines(pipeline, plans, estimates):
-        print(line)
+        say(line)
     if total := total_line(estimates):
-        print(f"in all: {total}")
+        say(f"in all: {total}")
     reasons = (*stopping_lines(plans), *disagreement_lines(pipeline, settled.plan.names))
     stopping = [f"segue: a run would stop: {line}" for line in reasons]
     for line in plan_remark_lines(plans):
-        print(line, file=sys.stderr)
+        tell(line)
     for stage, preview in settled.plan.previews(plans).items():
         for line in preview.lines:
-            print(f"{stage}: {line}")
+            say(f"{stage}: {line}")
         for remark in preview.remarks:
-            print(remark_line(stage, remark), file=sys.stderr)
+            tell(remark_line(stage, remark))
     for line in (*told_lines(plans), *(f"segue: {line}" for line in advice_lines(options.recipe)), *stopping):
-        print(line, file=sys.stderr)
+        tell(line)
     if settled.waits:
-        print(f"segue: a run would wait for a word: {waiting_line(settled)}", file=sys.stderr)
+        tell(f"segue: a run would wait for a word: {waiting_line(settled)}")
         return WAITS
     for line in settled.lines:
-        print(f"segue: {line}", file=sys.stderr)
+        tell(f"segue: {line}")
     return 1 if stopping else 0
 
 
@@ -200,11 +201,11 @@ def _tell_estimate(
         raise UsageError("expected --track-seconds and --clip-seconds, for the store has no rows to tell them by")
     made = f"{clips:,} clips of {size.clip_seconds:.1f} s" if clips else "no clips"
     measured = f"measured of {own.tracks:,} recordings and {own.clips:,} clips"
-    print(f"{tracks:,} recordings of {size.track_seconds:.1f} s, {made}; {measured}")
+    say(f"{tracks:,} recordings of {size.track_seconds:.1f} s, {made}; {measured}")
     for rows in (stage_rows(rates, size, workers), table_rows(rates, size)):
         print_table(open_console(), rows)
     for line in total_lines(rates, size, workers):
-        print(line)
+        say(line)
     return 0
 
 
@@ -212,9 +213,9 @@ def _tell_estimate(
 def presets() -> int:
     """List the presets, and what each sets differently."""
     for name, difference in {**PRESETS, **OVERLAYS}.items():
-        print(f"{name}: {describe_preset(name)}")
+        say(f"{name}: {describe_preset(name)}")
         for line in _override_lines(difference()):
-            print(f"    {line}")
+            say(f"    {line}", hang=8)
     return 0
 
 
@@ -235,7 +236,7 @@ def convert(
 
     be_quiet()
     try:
-        print(_convert(source, destination, to, codec, dtype, store))
+        say(_convert(source, destination, to, codec, dtype, store))
     except ValueError as error:
         if is_fault(error):
             raise
@@ -351,13 +352,13 @@ def run_command(arguments: Sequence[str]) -> int:
         message = getattr(error, "format_message", error.__str__)()
         is_help = message.startswith("Usage:")
         message = message.replace("Value error, ", "")  # which pydantic, of whom typer asks, says before every reason
-        print(message if is_help else f"segue: {' '.join(message.split())}", file=sys.stderr)
+        tell(message if is_help else f"segue: {' '.join(message.split())}")
         return 2
     except UsageError as error:
-        print(f"segue: {' '.join(str(error).split())}", file=sys.stderr)
+        tell(f"segue: {' '.join(str(error).split())}")
         return 2
     except KeyboardInterrupt:
-        print(STOPPED, file=sys.stderr)
+        tell(STOPPED)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has gone; nothing more to tell
@@ -373,11 +374,11 @@ def _report(error: Exception) -> int:
     from stages.pipeline.contract import Stopped
 
     if isinstance(error, Stopped):
-        print(STOPPED, file=sys.stderr)
+        tell(STOPPED)
         return INTERRUPTED
     if is_fault(error):
         traceback.print_exception(error)
-    print(f"segue: {format_error(error)}", file=sys.stderr)
+    tell(f"segue: {format_error(error)}")
     return WAITS if isinstance(error, UpgradeWaits) else 1
 
 

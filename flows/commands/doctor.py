@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from flows.commands.options import StoreOption
+from flows.console import say
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -46,7 +47,7 @@ def doctor(store: StoreOption = None) -> int:
     findings = [*machine(), *weights(), *settings(store), *trained(store), *service()]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
-        print(f"{finding.state} {finding.what:<{width}}  {finding.told}")
+        say(f"{finding.state} {finding.what:<{width}}  {finding.told}", hang=len(finding.state) + width + 3)
     return 1 if any(finding.state == BAD for finding in findings) else 0
 
 

@@ -1,7 +1,6 @@
 """`segue export`: clips for others, under human names with a catalog, or tables as a Hugging Face data set."""
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flows.commands.options import StoreOption, UsageError, existing_store
+from flows.console import say, tell
 
 if TYPE_CHECKING:
     from schemas import Store
@@ -135,16 +135,13 @@ def _export_dataset(
     with _working() as (progress, check_stopped):
         done = export_dataset(store, parts, destination, references, progress, check_stopped)
     files = f"{_count(done.written, 'file')} written, {done.kept:,} as they were"
-    print(f"{destination}: {files if done.written or done.removed else 'all files as they were, nothing to write'}")
+    say(f"{destination}: {files if done.written or done.removed else 'all files as they were, nothing to write'}")
     for (name, split), rows in sorted(done.rows.items()):
-        print(f"    {name}, {split}: {_count(rows, 'row')}")
+        say(f"    {name}, {split}: {_count(rows, 'row')}")
     for uri, reason in done.failed[:SHOWN]:
-        print(f"segue: {uri}: {reason}", file=sys.stderr)
+        tell(f"segue: {uri}: {reason}")
     if done.failed:
-        print(
-            f"segue: {_count(len(done.failed), 'sound')} could not be read, and their rows are left out",
-            file=sys.stderr,
-        )
+        tell(f"segue: {_count(len(done.failed), 'sound')} could not be read, and their rows are left out")
     return 1 if done.failed else 0
 
 
@@ -160,7 +157,7 @@ def _working() -> "Iterator[tuple[Progress, Callable[[], None]]]":
     from stages.pipeline.contract import Stopped
 
     stop, errors = Event(), Console(stderr=True)
-    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
+    progress = BarProgress(errors) if errors.is_terminal else LineProgress(tell)
 
     def check_stopped() -> None:
         if stop.is_set():
@@ -186,20 +183,20 @@ def _deliver(
     with _working() as (progress, check_stopped):
         done = deliver(store, chosen, destination, Maker(store, form, signer), name, prune, progress, check_stopped)
     if done.written or done.removed:
-        print(f"{destination}: {_count(done.written, 'clip')} written, {done.kept:,} as they were")
+        say(f"{destination}: {_count(done.written, 'clip')} written, {done.kept:,} as they were")
     elif done.other_files:
-        print(f"{destination}: {_count(done.kept, 'clip')} as they were, the catalog written anew")
+        say(f"{destination}: {_count(done.kept, 'clip')} as they were, the catalog written anew")
     else:
-        print(f"{destination}: {_count(done.kept, 'clip')} as they were, nothing to write")
+        say(f"{destination}: {_count(done.kept, 'clip')} as they were, nothing to write")
     if done.removed:
-        print(f"{_count(done.removed, 'clip')} of earlier exports removed")
+        say(f"{_count(done.removed, 'clip')} of earlier exports removed")
     if done.left:
-        print(f"{_count(len(done.left), 'clip')} of earlier exports not chosen now (--prune removes them):")
+        say(f"{_count(len(done.left), 'clip')} of earlier exports not chosen now (--prune removes them):")
         print("\n".join(f"    {file}" for file in done.left[:SHOWN]))
     for file, reason in done.failed[:SHOWN]:
-        print(f"segue: {file}: {reason}", file=sys.stderr)
+        tell(f"segue: {file}: {reason}")
     if done.failed:
-        print(f"segue: {_count(len(done.failed), 'clip')} could not be delivered", file=sys.stderr)
+        tell(f"segue: {_count(len(done.failed), 'clip')} could not be delivered")
     return 1 if done.failed else 0
 
 

@@ -3,13 +3,13 @@
 Prefect, which takes seconds, is imported only once there is something to do.
 """
 
-import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from flows.commands.options import RunOptions
+from flows.console import tell, typed_place
 from flows.runs.server import start_server, wait_for_server
 from flows.runs.stopping import stoppable
 
@@ -28,12 +28,16 @@ def run_and_tell(options: RunOptions) -> int:
 
     stages = run_and_show(options)
     for line in next_lines(Store(options.plan.settings.store), options.plan.stages, stages):
-        print(line, file=sys.stderr)
+        tell(line)
     return 0
 
 
-def run_and_show(options: RunOptions) -> list[str]:
-    """Do what a command line asks for, tell what was made, and return the stages that ran, in order."""
+def run_and_show(options: RunOptions, told: Collection[str] = ()) -> list[str]:
+    """Do what a command line asks for, tell what was made, and return the stages that ran, in order.
+
+    Args:
+        told: lines that were on the screen just before, and are not told again.
+    """
     from rich.console import Console
 
     from flows.runs.output import open_console, print_table, result_rows
@@ -43,7 +47,7 @@ def run_and_show(options: RunOptions) -> list[str]:
     from schemas import Store
 
     errors = Console(stderr=True)
-    progress = BarProgress(errors) if errors.is_terminal else LineProgress(lambda line: print(line, file=sys.stderr))
+    progress = BarProgress(errors, told) if errors.is_terminal else LineProgress(tell, told=told)
     current = Run(options.plan, progress=progress)
     try:
         with stoppable(current.stop), progress if isinstance(progress, BarProgress) else nullcontext():
@@ -52,7 +56,7 @@ def run_and_show(options: RunOptions) -> list[str]:
         print_table(open_console(), result_rows(current.results))
         stages = [result.stage for result in current.results]
         for line in reason_lines(Store(options.plan.settings.store), stages) if stages else ():
-            print(line, file=sys.stderr)
+            tell(line)
     return stages
 
 
@@ -66,7 +70,7 @@ def next_lines(store: "Store", configured: Sequence["ConfiguredStage"], stages: 
 
     if not stages:
         return
-    place = shlex.quote(store.location())
+    place = typed_place(store.location())
     if "report" in stages:
         yield f"segue: the page is {store.location(PAGE)}"
         yield f"segue: next, `segue status --store {place}` tells what is there, `segue sql` asks anything of it"
@@ -90,15 +94,15 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     current.plan, current.stage_plans = settled.plan, settled.stage_plans
     settings = current.plan.settings
     for line in settled.lines:
-        print(f"segue: {line}", file=sys.stderr, flush=True)
+        tell(f"segue: {line}")
     for line in told_lines(current.stage_plans):  # what goes is said before it goes
-        print(line, file=sys.stderr, flush=True)
+        tell(line)
     for line in advice_lines(options.recipe):
-        print(f"segue: {line}", file=sys.stderr, flush=True)
+        tell(f"segue: {line}")
     estimates = estimate(current.plan.pipeline(), current.stage_plans)
     progress.expect(estimates)
     if total := total_line(estimates):
-        print(f"segue: {total}", file=sys.stderr, flush=True)
+        tell(f"segue: {total}")
     Store(settings.store).check_writable()  # before Prefect's start, which takes seconds
     working = {plan.stage for plan in current.stage_plans if plan.jobs}
     if settings.device == "cuda" and settings.task_runner == "threads" and working & GPU_STAGES:
@@ -109,7 +113,7 @@ def _run(options: RunOptions, current: "Run", progress: "RunProgress") -> None:
     from flows.runs.output import be_quiet
 
     be_quiet()
-    print(STARTING, file=sys.stderr, flush=True)
+    tell(STARTING)
     start_server()
     from flows.catalog import catalog
 
@@ -132,6 +136,6 @@ def _import_networks() -> None:
 def _ask(lines: Sequence[str]) -> str:
     """Show a person what a release changed, and return what they say."""
     for line in ("a release changed:", *lines):
-        print(f"segue: {line}", file=sys.stderr, flush=True)
+        tell(f"segue: {line}")
     print("segue: remake, keep, or stop? ", file=sys.stderr, end="", flush=True)
     return sys.stdin.readline().strip()

@@ -1,6 +1,5 @@
 """`segue gates`: recordings held against the gate's limits, before a catalog is, to set limits by them."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +7,7 @@ import typer
 
 from flows.commands.options import SetOption, StoreOption, UsageError, existing_store
 from flows.commands.sql import FormatOption
+from flows.console import tell
 
 if TYPE_CHECKING:
     from schemas.tables import Row
@@ -55,7 +55,7 @@ def gates(
     summaries = summarise(excerpts, limits, share)
     print_answer(pa.Table.from_pylist([_row(each) for each in summaries]), format, open_console())
     for line in (*_failing_lines(excerpts), *_suggestion_lines(summaries)):
-        print(line, file=sys.stderr)
+        tell(line)
     return int(any(each.reasons for each in excerpts))
 
 
@@ -115,7 +115,7 @@ def _measured(
         try:
             audio = read_audio(file.uri)
         except AudioError as error:
-            print(f"segue: {file.relative} is left out: {error}", file=sys.stderr)
+            tell(f"segue: {file.relative} is left out: {error}")
             continue
         excerpts += measure_recording(
             file.relative, audio.samples, audio.sample_rate, limits, codec, seconds=seconds, step=step

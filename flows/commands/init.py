@@ -6,6 +6,7 @@ import typer
 
 from flows.commands.completion import complete_preset
 from flows.commands.options import UsageError
+from flows.console import say
 from flows.recipes.presets import DEFAULT_PRESET
 from flows.recipes.recipe_file import FILE, recipe_text
 
@@ -32,5 +33,5 @@ def init(
     except (ValueError, OSError) as error:
         raise UsageError(str(error)) from error
     named = "" if file == FILE else f" --recipe {file}"
-    print(f"{file} is written: change it; `segue plan{named}` tells what it would make, `segue run{named}` makes it")
+    say(f"{file} is written: change it; `segue plan{named}` tells what it would make, `segue run{named}` makes it")
     return 0

@@ -5,7 +5,6 @@ A mistake is told before anything is computed, in one line that names what is al
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 from pydantic import ValidationError
 
 from flows.commands.completion import complete_knob, complete_preset, complete_stage
+from flows.console import tell
 from flows.recipes.overrides import explain, merge, parse_overrides
 from flows.recipes.presets import DEFAULT_PRESET, preset_difference
 from flows.recipes.recipe_file import FILE, read_recipe_file
@@ -114,7 +114,7 @@ def with_run_options(announcement: str = "") -> Callable[[Callable[..., int]], C
             **own: Any,
         ) -> int:
             if announcement and os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first one speaks
-                print(announcement, file=sys.stderr, flush=True)
+                tell(announcement)
             several = source if source is None or len(source) > 1 else source[0]
             options = {
                 **{"source": several, "store": store, "requests": requests, "all_tables": all_tables or None},

@@ -6,7 +6,6 @@ every link is signed for some hours.
 """
 
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import typer
 
 from flows.commands.options import StoreOption, UsageError, existing_store
+from flows.console import say, tell
 
 if TYPE_CHECKING:
     from schemas.storage.store import Store
@@ -59,14 +59,14 @@ def page(
             signed.write_text(signed_page(opened, round(hours * 3600), expires), encoding="utf-8")
         except OSError as error:
             raise UsageError(str(error)) from error
-        print(f"{signed} is written; whoever has it can see and hear the catalog until {expires}")
+        say(f"{signed} is written; whoever has it can see and hear the catalog until {expires}")
         return 0
     server = serve(opened, port)
-    print(f"http://{HOST}:{server.server_address[1]}/{PAGE}  (Ctrl-C ends it)", flush=True)
+    say(f"http://{HOST}:{server.server_address[1]}/{PAGE}  (Ctrl-C ends it)")
     try:
         server.serve_forever()
     except KeyboardInterrupt:
-        print("segue: the page is no longer served", file=sys.stderr)
+        tell("segue: the page is no longer served")
     finally:
         server.server_close()
     return 0

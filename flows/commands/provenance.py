@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from flows.commands.options import StoreOption, UsageError, existing_store
+from flows.console import say
 
 if TYPE_CHECKING:
     from flows.commands.explaining import Section
@@ -57,7 +58,7 @@ def _print_sections(sections: "Sequence[Section]", limit: int) -> None:
         print(f"{'' if number == 0 else chr(10)}{heading}{'' if len(rows) == 1 else f' ({len(rows):,})'}")
         print_table(console, [{key: _shown(value) for key, value in row.items()} for row in rows[:limit]])
         if len(rows) > limit:
-            print(f"({len(rows) - limit:,} more; --limit lists them)")
+            say(f"({len(rows) - limit:,} more; --limit lists them)")
 
 
 def _shown(value: Any) -> Any:
@@ -129,9 +130,9 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
     _print_sections(_sections(recordings, descended), limit)
     print()
     for line in _consequences(recordings, descended):
-        print(line)
+        say(line)
     if dry_run:
-        print("(nothing was changed)")
+        say("(nothing was changed)")
         return 0
     if not yes:
         if not sys.stdin.isatty():
@@ -154,7 +155,7 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
 
     store.remove(FOLDER)  # it may show and play them; the next run writes it anew
     write_views(store)
-    print(f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn")
+    say(f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn")
     return 0
 
 
@@ -169,8 +170,8 @@ def _undo(store: "Store", recordings: "list[Row]", dry_run: bool) -> int:
     if not dry_run:
         take_downs.remove(down)
         write_views(store)
-    print(f"{_count(len(down), 'recording')} may come back{' (nothing was changed)' if dry_run else ''}: the next run")
-    print("takes in what is still at its source, and views show the clips whose files no `segue clean` has removed")
+    say(f"{_count(len(down), 'recording')} may come back{' (nothing was changed)' if dry_run else ''}: the next run")
+    say("takes in what is still at its source, and views show the clips whose files no `segue clean` has removed")
     return 0
 
 

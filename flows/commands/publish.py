@@ -8,6 +8,7 @@ import typer
 
 from flows.commands.completion import complete_published_table
 from flows.commands.options import StoreOption, UsageError, existing_store
+from flows.console import say
 
 if TYPE_CHECKING:
     from schemas.queries.differences import Content
@@ -92,18 +93,18 @@ def diff(
         difference = compare(opened, known, old, new)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    print(f"{table}: {old} → {new}")
+    say(f"{table}: {old} → {new}")
     counts = ", ".join(f"{change} {difference.count(change):,}" for change in ("in", "out", "changed"))
-    print(f"rows: {counts}, the same {difference.same:,}")
+    say(f"rows: {counts}, the same {difference.same:,}")
     for line in _reasons(opened, old, new):
-        print(f"why: {line}")
+        say(f"why: {line}")
     rows = [
         {"": row.change, **dict(zip(known.key, row.key, strict=True)), "columns": ", ".join(row.columns)}
         for row in difference.rows[:limit]
     ]
     print_table(open_console(), rows)
     if len(difference.rows) > limit:
-        print(f"({len(difference.rows) - limit:,} more; --limit lists them)")
+        say(f"({len(difference.rows) - limit:,} more; --limit lists them)")
     return 0
 
 
@@ -143,7 +144,7 @@ def _show(publications: "Publications", what: str) -> int:
     write_views(publications.store)
     latest = publications.latest()
     held = "; `segue publish` lets them go on" if latest and latest.held else ""
-    print(f"{what}{held}")
+    say(f"{what}{held}")
     return 0
 
 

@@ -7,6 +7,7 @@ import typer
 
 from flows.commands.completion import complete_table
 from flows.commands.options import StoreOption, UsageError, existing_store
+from flows.console import say
 from schemas.sql import literal
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def show(
     print_rows(console, describe_columns(query(opened, f"SELECT * FROM {table} LIMIT 0").schema))
     count = query(opened, f"SELECT count(*) AS rows FROM {table}").to_pylist()[0]["rows"]
     keys = f" Key: {', '.join(TABLES[table].key)}." if table in TABLES else ""
-    print(f"One row is {about}.{keys} {count:,} {'row' if count == 1 else 'rows'}.")
+    say(f"One row is {about}.{keys} {count:,} {'row' if count == 1 else 'rows'}.")
     return 0
 
 

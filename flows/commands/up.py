@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.commands.options import UsageError
+from flows.console import say
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -173,7 +174,7 @@ def deploy() -> int:
 
 def _tell(*lines: str) -> None:
     for line in lines:
-        print(line, flush=True)
+        say(line)
 
 
 def _project() -> Path:

@@ -19,6 +19,7 @@ from flows.commands.options import (
     existing_store,
     parse_given_options,
 )
+from flows.console import say
 
 if TYPE_CHECKING:
     from schemas import Store
@@ -46,14 +47,14 @@ def check(
     for finding in inspection.findings():
         if repair and finding.to_set_aside:
             repaired += 1
-            print(f"{finding.path}: {finding.what}; it lies in {set_aside(opened, finding.path)} now")
+            say(f"{finding.path}: {finding.what}; it lies in {set_aside(opened, finding.path)} now")
             continue
         problems, notes = problems + finding.is_problem, notes + (not finding.is_problem)
-        print(f"{finding.path}: {finding.what}; {finding.cure}")
+        say(f"{finding.path}: {finding.what}; {finding.cure}")
     counts = [f"{inspection.shards:,} shards ({inspection.rows:,} rows) and {inspection.files:,} files looked at"]
     counts += [f"{problems:,} problem{'' if problems == 1 else 's'}", f"{notes:,} to know"]
     counts += [f"{repaired:,} set aside: run the same command as before to make them again"] if repaired else []
-    print(", ".join(counts) + ("" if deep else " (--deep reads every byte)"))
+    say(", ".join(counts) + ("" if deep else " (--deep reads every byte)"))
     return 1 if problems else 0
 
 
@@ -85,11 +86,11 @@ def clean(
     print_table(open_console(), rows)
     total = f"{counts.total():,} files and folders, {size_text(sizes.total())}"
     if not yes:
-        print(f"{total} would go (--yes removes them)")
+        say(f"{total} would go (--yes removes them)")
         return 0
     remove(opened, plan)
     write_views(opened)
-    print(f"{total}: removed")
+    say(f"{total}: removed")
     return 0
 
 
@@ -160,7 +161,7 @@ def status(
         rows.append(row | ({"with these options": planned.pop(holdings.name, "")} if planned else {}))
     print_table(open_console(), rows)
     for line in (*(f"{table}: {state}" for table, state in planned.items()), *_state_lines(opened)):
-        print(line)
+        say(line)
     return 0
 
 

@@ -12,6 +12,7 @@ import typer
 
 from flows.commands.options import StoreOption, UsageError, existing_store
 from flows.commands.watermarks import Finding, WatermarkSearch
+from flows.console import say
 from schemas import Settings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def verify(
         for file, findings in answers.items():
             print(file)
             for each in findings:
-                print(f"    {each.verdict:5}  {each.subject}: {each.words}")
+                say(f"    {each.verdict:5}  {each.subject}: {each.words}", hang=7)
     return int(any(each.verdict == "fails" for findings in answers.values() for each in findings))
 
 

@@ -5,7 +5,6 @@ It has the fields of `flows.recipes.recipe.Recipe`, with `settings` beside them,
 """
 
 import json
-import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel
 
+from flows.console import tell
 from flows.recipes.overrides import model_in
 from schemas import Settings
 from schemas.names import did_you_mean
@@ -84,7 +84,7 @@ def read_recipe_file(path: str | None) -> RecipeFile:
         if value is not None  # a section of which every line is a comment
     }
     preset, settings = sections.pop("preset", None), sections.pop("settings", {})
-    print(f"segue: recipe from {path}" + (f", preset {preset}" if preset else ""), file=sys.stderr, flush=True)
+    tell(f"segue: recipe from {path}" + (f", preset {preset}" if preset else ""))
     return RecipeFile(preset, settings, sections)
 
 

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column
 from rich.text import Text
 
+from flows.console import wrap
 from flows.runs.estimates import Estimate
 from flows.runs.run_pace import RunPace
 from stages.pipeline.contract import Progress
@@ -64,12 +65,18 @@ def stage_share(stage: Work, works: Collection[Work]) -> float:
 class RunProgress(Progress):
     """Listens to a run of which may be known what it takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Collection[str]) -> None:
         self._pace = RunPace()
+        self._told = frozenset(told)
+        """Lines that whoever listens knows already."""
 
     def expect(self, estimates: Sequence[Estimate]) -> None:
         """Hear what the stages that have work would take, before the first of them."""
         self._pace = RunPace(estimates)
+
+    def _news(self, lines: Sequence[str]) -> list[str]:
+        """Return those of some lines that were not told yet."""
+        return [line for line in lines if line not in self._told]
 
 
 class _TimeLeft(TimeRemainingColumn):
@@ -84,8 +91,8 @@ class BarProgress(RunProgress):
     stands for all shards of the stage where there are several, and one for the whole run where what it takes is known.
     Each is one line, however narrow the terminal is."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
+    def __init__(self, console: Console, told: Collection[str] = ()) -> None:
+        super().__init__(told)
         self._bars = Bars(
             TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", max_width=26)),
             BarColumn(bar_width=30 if console.width >= ROOMY else 10),
@@ -162,16 +169,18 @@ class BarProgress(RunProgress):
             self._draw_stage()
 
     def tell(self, lines: Sequence[str]) -> None:
-        for line in lines:
-            self._bars.console.print(Text(line))
+        for line in self._news(lines):
+            self._bars.console.print(Text(wrap(line, self._bars.console.width)), soft_wrap=True)
 
 
 class LineProgress(RunProgress):
     """A line at the start and the end of each piece of work, one every ten seconds between, and one for each shard of
     a stage that has several; they end with what is left of the whole run, where that is known."""
 
-    def __init__(self, write: Callable[[str], object], seconds: float = LINE_SECONDS) -> None:
-        super().__init__()
+    def __init__(
+        self, write: Callable[[str], object], seconds: float = LINE_SECONDS, told: Collection[str] = ()
+    ) -> None:
+        super().__init__(told)
         self._write = write
         self._seconds = seconds
         self._works: dict[int, Work] = {}
@@ -225,5 +234,5 @@ class LineProgress(RunProgress):
         self._write(line)
 
     def tell(self, lines: Sequence[str]) -> None:
-        for line in lines:
+        for line in self._news(lines):
             self._write(line)

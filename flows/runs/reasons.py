@@ -1,9 +1,9 @@
 """Why things were refused or quarantined, and what was noticed: the commonest reasons at the end of a run, and what a
 plan notices."""
 
-import shlex
 from collections.abc import Iterable, Sequence
 
+from flows.console import typed_place
 from schemas import Store
 from stages.pipeline.plans import Plan
 from stages.pipeline.remarks import Remark
@@ -101,7 +101,7 @@ def _commonest(heading: str, lines: Sequence[str], listing: str, store: Store) -
     if not lines:
         return []
     rest = f", and {len(lines) - COMMONEST} more kinds" if len(lines) > COMMONEST else ""
-    every = f'all of them{rest}: segue sql "{listing}" --store {shlex.quote(store.location())}'
+    every = f'all of them{rest}: `segue sql "{listing}" --store {typed_place(store.location())}`'
     return [heading, *(f"  {line}" for line in (*lines[:COMMONEST], every))]
 
 

@@ -5,13 +5,13 @@ A run that is asked to stop ends at its next batch, with one line and exit code 
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from flows.console import tell
 from flows.runs.server import end_server
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -59,5 +59,5 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
 
 def _end_at_once() -> None:
     end_server()
-    print(STOPPED, file=sys.stderr, flush=True)
+    tell(STOPPED)
     os._exit(INTERRUPTED)

@@ -307,7 +307,7 @@ def test_plans_and_runs_tell_what_they_refused_and_noticed_and_how_to_list_it(re
     assert lines[2].startswith(f"1 × ingest: unreadable, such as {music}/bad.wav: expected")
     assert lines[4:6] == ["noticed:", noticed]
     for line in (lines[3], lines[6]):
-        command = shlex.split(line.removeprefix("all of them: segue "))
+        command = shlex.split(line.removeprefix("all of them: `segue ").removesuffix("`"))
         assert run_command(command) == 0, line
         assert "ingest" in capfd.readouterr().out
 

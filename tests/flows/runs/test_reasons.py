@@ -51,8 +51,8 @@ def test_the_commonest_refusals_come_first_with_an_example_and_the_query(store):
     assert lines[1] == "  3 × ingest: silent, such as /m/0.wav: expected silent"
     assert lines[2] == "  2 × ingest: empty, such as /m/3.wav: expected empty"
     assert len(lines) == 1 + COMMONEST + 1
-    assert lines[-1].startswith('  all of them, and 2 more kinds: segue sql "SELECT stage, kind, uri, message FROM')
-    assert lines[-1].endswith(f"--store {store.root}")
+    assert lines[-1].startswith('  all of them, and 2 more kinds: `segue sql "SELECT stage, kind, uri, message FROM')
+    assert lines[-1].endswith(f"--store {store.root}`")
     assert reason_lines(store, ["chroma"]) == []
 
 
