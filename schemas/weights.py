@@ -279,7 +279,7 @@ class WeightsLibrary:
                         repository, revision=wanted, allow_patterns=AUDIOCRAFT_FILES, local_files_only=self.offline
                     )
         except Exception as error:  # the hub's client raises many kinds, one for each way of not being there
-            raise WeightsNotFetched([reference], type(error).__name__) from error
+            raise WeightsNotFetched([reference], _why_of_hub(error, repository, self.offline)) from error
         snapshot = Path(downloaded).parents[len(parts) - 3] if file else Path(downloaded)
         return Path(downloaded), snapshot.name
 
@@ -303,6 +303,28 @@ class WeightsLibrary:
         rows = pa.Table.from_pylist([row], schema=WEIGHTS.schema)
         self.store.write_shard(WEIGHTS, "1", fingerprint(str(reference)), rows, input_key=fingerprint(str(reference)))
         return digest
+
+
+HUB_ANSWERS = {
+    "GatedRepoError": "the hub gives {} only to those who agreed to its terms: agree on its page, then `hf auth login`",
+    "RepositoryNotFoundError": "the hub has no {}, or shows it only to its owners: is the name right?",
+    "RevisionNotFoundError": "the hub has {}, and no such revision",
+    "RemoteEntryNotFoundError": "the hub has {}, and no such file",
+    "EntryNotFoundError": "the hub has {}, and no such file",
+}
+"""What the errors of the hub's client mean, by their classes."""
+
+
+def _why_of_hub(error: Exception, repository: str, offline: bool) -> str:
+    """Return what kept a repository from being fetched, in words."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
+    name = type(error).__name__
+    if name in HUB_ANSWERS:
+        return HUB_ANSWERS[name].format(repository)
+    if HF_HUB_OFFLINE:
+        return "not on this machine, and HF_HUB_OFFLINE keeps it off the network"
+    return "not on this machine, and the run is offline" if offline else f"the hub cannot be reached, {name}"
 
 
 def folder_digest(path: Path) -> str:

@@ -5,8 +5,6 @@ that it speaks, low-rank updates in place of all weights, and as many steps as s
 taken in first, so that what the model will be taught is told before anything that takes long begins.
 """
 
-import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,8 +17,8 @@ from flows.commands.generate import (
     DryRunOption,
     ModelArgument,
     TextEncoderOption,
-    as_reference,
     model_lines,
+    model_reference,
     recipe_of_checkpoint,
     told_where_to_put,
 )
@@ -33,6 +31,7 @@ from flows.commands.options import (
     open_store,
     parse_run_options,
 )
+from flows.console import tell, typed_place
 from flows.recipes.overrides import merge
 from flows.recipes.presets import Difference
 from schemas import Settings, WeightsRef
@@ -113,7 +112,7 @@ def finetune(
     set_: SetOption = None,
 ) -> int:
     """Teach a checkpoint a collection by low-rank updates: what it learns from, training, sounds and the page."""
-    print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
+    tell("segue: planning …")  # before what takes long is imported
     from flows.runs.output import be_quiet
 
     be_quiet()  # before anything imports transformers, which looks only once
@@ -138,12 +137,15 @@ def finetune(
         pipeline = options.plan.pipeline()
         pipeline.fetch(stages)  # before anything is computed
         _tell(tuning_lines(pipeline))
-        if not dry_run:
+        if dry_run:
+            parse("ingest").plan.stage_plans()  # which looks for the recordings, and says where there are none
+        else:
             run_and_show(parse("ingest"))
-        _tell(data_lines(options.plan.pipeline()))
+        data = list(data_lines(options.plan.pipeline()))
+        _tell(iter(data))
         if dry_run:
             return 0
-        run_and_show(options)
+        run_and_show(options, told=data)
     _tell(next_lines(options))
     return 0
 
@@ -160,9 +162,7 @@ def recipe_of_tuning(model: str, store: "Store", text_encoder: str | None = None
 
     library = WeightsLibrary(store, offline=Settings().offline)
     encoder = WeightsRef(text_encoder) if text_encoder else None
-    reference = WeightsRef(as_reference(model))
-    if reference.checkpoint is None and not set(reference) & set(":/."):
-        reference = WeightsRef.to_checkpoint(reference)
+    reference = WeightsRef(model_reference(model, store))
     own = merge({"tokenize": {"codec": str(reference)}}, recipe_of_checkpoint(str(reference), store))
     if reference.checkpoint is not None:
         reference = WeightsRef.to_checkpoint(own["generate"]["checkpoint"])
@@ -269,14 +269,14 @@ def next_lines(options: RunOptions) -> Iterator[str]:
     yield f"segue: the page is {store.location(PAGE)}"
     if row is None:
         return
-    checkpoint, place = f"checkpoint:{row['checkpoint_id']}", f"--store {shlex.quote(store.location())}"
-    yield f'segue: next, hear it: segue generate {checkpoint} --text "…" --seconds 12 {place}'
+    checkpoint, place = f"checkpoint:{row['checkpoint_id']}", f"--store {typed_place(store.location())}"
+    yield f'segue: next, hear it: `segue generate {checkpoint} --text "…" --seconds 12 {place}`'
     if row["adapter"] is not None:
         folder = store.location(f"{row['path']}/{ADAPTER}")
         yield f"segue: the updates alone are {folder} (peft's form); requests call them `{row['adapter']}:1`"
-    yield f"segue: take it along whole: segue convert {checkpoint} ./tuned --to hf {place} (or audiocraft)"
+    yield f"segue: take it along whole: `segue convert {checkpoint} ./tuned --to hf {place}` (or audiocraft)"
     if row["adapter"] is not None:
-        yield f"segue: or the updates, for transformers: segue convert {checkpoint} ./updates --to peft {place}"
+        yield f"segue: or the updates, for transformers: `segue convert {checkpoint} ./updates --to peft {place}`"
 
 
 def export_updates(source: str, folder: Path, destination: Path, library: "WeightsLibrary") -> str:
@@ -315,4 +315,4 @@ def _published_base(row: "Row", library: "WeightsLibrary") -> str | None:
 
 def _tell(lines: Iterator[str]) -> None:
     for line in lines:
-        print(line, file=sys.stderr, flush=True)
+        tell(line)

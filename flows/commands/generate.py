@@ -5,10 +5,10 @@ by, and, for a model that a store trained, what makes its conditions. Nothing is
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +20,7 @@ from flows.commands.options import (
     AcceptRefusedOption,
     DropOption,
     RequestsOption,
+    RunOptions,
     SetOption,
     StoreOption,
     UsageError,
@@ -27,6 +28,7 @@ from flows.commands.options import (
     open_store,
     parse_run_options,
 )
+from flows.console import tell
 from flows.recipes.overrides import merge
 from flows.recipes.presets import Difference
 from schemas import Settings, WeightsRef
@@ -98,7 +100,7 @@ def generate(
     set_: SetOption = None,
 ) -> int:
     """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores, the page."""
-    print("segue: planning …", file=sys.stderr, flush=True)  # before what takes long is imported
+    tell("segue: planning …")  # before what takes long is imported
     from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate
     from flows.runs.orders import order_lines, stopping_lines, told_lines
@@ -109,6 +111,8 @@ def generate(
         raise UsageError('expected an order, --requests FILE or --text "…", got neither')
     if text and requests is not None:
         raise UsageError("expected one order, got --requests and --text: write the words into the file")
+    if text and not all(description.strip() for description in text):
+        raise UsageError("expected words after --text, got none (a variable of the shell that is not set?)")
     if adapter and not text:
         raise UsageError('expected --text "…" beside --adapter, got none: lines of a file have a column `adapters`')
     place = open_store(store or Settings().store)
@@ -124,23 +128,48 @@ def generate(
         if text:
             also = defaults | ({"adapters": adapters} if adapters else {})
             order = {f"{description} {adapters}": {"description": description, **also} for description in text}
-            options["requests"] = _keep_order(place, order, Path(folder) if dry_run else None)
-        settings = {name: value for name, value in options.items() if value is not None}
-        parsed = parse_run_options(
-            *(stages_of_order(), PRESET, settings, set_ or []), recipe_difference=difference, also=MEASURING_STAGES
-        )
+            options["requests"] = _write_order(place, order, Path(folder))
+
+        def parse() -> RunOptions:
+            settings = {name: value for name, value in options.items() if value is not None}
+            return parse_run_options(
+                *(stages_of_order(), PRESET, settings, set_ or []),
+                recipe_difference=difference,
+                also=MEASURING_STAGES,
+            )
+
+        parsed = parse()
         pipeline = parsed.plan.pipeline()
+        _check_seconds(seconds, pipeline)
         plans = parsed.plan.stage_plans(pipeline)
         for line in (*order_model_lines(pipeline), *order_lines(pipeline, plans, estimate(pipeline, plans))):
-            print(line, file=sys.stderr, flush=True)
+            tell(line)
         if not dry_run:
+            if text and (refused := list(stopping_lines(plans))):
+                raise UsageError(f"nothing was ordered: {'; '.join(refused)}")
+            if text:
+                options["requests"] = _keep_order(place, Path(folder))
+                parsed = parse()
             status = run_and_tell(parsed)
             return status if status or export is None else deliver_order(place, export)
         reasons = (*stopping_lines(plans), *disagreement_lines(pipeline, parsed.plan.names))
         stopping = [f"segue: a run would stop: {line}" for line in reasons]
         for line in (*told_lines(plans), *stopping):
-            print(line, file=sys.stderr)
+            tell(line)
         return 1 if stopping else 0
+
+
+def _check_seconds(seconds: float | None, pipeline: "Pipeline") -> None:
+    """Raise UsageError where clips are asked to be longer than any may be."""
+    from stages.requests import Config
+
+    config = pipeline.stages["requests"].config
+    assert isinstance(config, Config)
+    if seconds is not None and seconds > config.max_seconds:
+        raise UsageError(
+            f"expected --seconds of at most {config.max_seconds:g}, got {seconds:g}: a longer clip wants "
+            f"--set requests.max_seconds={seconds:g} too"
+        )
 
 
 def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = None) -> Difference:
@@ -148,20 +177,44 @@ def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = 
     that the store trained the store knows what made its codes and conditions.
 
     Raises:
+        UsageError: it is no name of a checkpoint.
         MissingWeights: the store has no such checkpoint, or it learned from what was taken down.
     """
     given: dict[str, Any] = {} if text_encoder is None else {"text_encoder": text_encoder}
-    name = WeightsRef(model).checkpoint
+    reference = model_reference(model, store)
+    name = WeightsRef(reference).checkpoint
     if name is not None:
         return merge(_recipe_of_own(name, store), {"generate": given})
     # What a store holds of a codec's codes is named by the codec, also where an order makes none of them.
-    return {"generate": {"checkpoint": as_reference(model), **given}, "tokenize": {"codec": as_reference(model)}}
+    return {"generate": {"checkpoint": reference, **given}, "tokenize": {"codec": reference}}
 
 
-def as_reference(model: str) -> str:
-    """Return the name of a checkpoint so that a folder of one word is not taken for the id of one."""
-    is_word = not set(model) & set(":/.") and Path(model).exists()
-    return f"./{model}" if is_word else model
+def model_reference(model: str, store: "Store") -> str:
+    """Return the reference to a checkpoint that a command line names: a folder, a hub id, a URL, `checkpoint:ID`, or
+    the id or kind of one that the store trained.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    from schemas.weights import WeightsLibrary
+
+    if Path(model).expanduser().exists():
+        # A folder of one word is not taken for the id of a checkpoint.
+        return model if set(model) & set(":/.") else f"./{model}"
+    if set(model) & set(":/"):
+        return model
+    if WeightsLibrary(store).checkpoint(model) is not None:
+        return WeightsRef.to_checkpoint(model)
+    raise UsageError(
+        "expected a model (a folder, a hub id OWNER/NAME, a URL, or checkpoint:ID of the store), got "
+        f"{model!r}: no such folder is here{_likely_folder(model)}, and no such checkpoint in {store.location()}"
+    )
+
+
+def _likely_folder(name: str) -> str:
+    """Return a hint at the folder here whose name is the nearest; none where no name is near."""
+    near = get_close_matches(name, [path.name for path in Path.cwd().iterdir() if path.is_dir()], 1)
+    return f" (did you mean ./{near[0]}?)" if near else ""
 
 
 def _recipe_of_own(name: str, store: "Store") -> Difference:
@@ -215,23 +268,24 @@ def stages_of_order() -> list[str]:
     return [name for name in ORDER_STAGES if name in STAGES]
 
 
-def _keep_order(store: "Store", order: "Mapping[str, Row]", elsewhere: Path | None) -> str:
-    """Add requests to those that were ordered in words before, and return the path or URL of the file that holds all.
+def _write_order(store: "Store", order: "Mapping[str, Row]", folder: Path) -> str:
+    """Write requests, and those that were ordered in words before, into a file of a folder, and return its path.
 
     Args:
         order: a request by its description and adapters.
-        elsewhere: a folder to write into in place of the store.
     """
     known = store.read_bytes(ORDER).decode().splitlines() if store.exists(ORDER) else []
     lines_before = [json.loads(line) for line in known]
     before = {f"{line['description']} {line.get('adapters', '')}": line for line in lines_before}
     lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in (before | dict(order)).values()]
-    content = "".join(lines).encode()
-    if elsewhere is not None:
-        (elsewhere / ORDER).write_bytes(content)
-        return str(elsewhere / ORDER)
+    (folder / ORDER).write_text("".join(lines), encoding="utf-8")
+    return str(folder / ORDER)
+
+
+def _keep_order(store: "Store", folder: Path) -> str:
+    """Bring the order that was written into a folder to the store, and return its path or URL there."""
     store.check_writable()
-    store.write_bytes(ORDER, content)
+    store.write_bytes(ORDER, (folder / ORDER).read_bytes())
     return store.location(ORDER)
 
 

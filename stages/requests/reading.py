@@ -65,6 +65,8 @@ def read_requests_file(url: str) -> RequestsFile:
     try:
         with fsspec.open(url, "rb", compression="infer") as file:
             data = file.read()
+    except FileNotFoundError as error:
+        raise ValueError(f"expected a requests file at {url}, got nothing there") from error
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"expected a requests file at {url}, got {type(error).__name__}: {error}") from error
     try:

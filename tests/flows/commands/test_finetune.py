@@ -195,6 +195,14 @@ def test_recordings_are_asked_for(capfd: Any) -> None:
     assert "expected recordings to learn from, --source FOLDER" in capfd.readouterr().err
 
 
+def test_recordings_that_are_not_there_are_told_before_anything_is_promised(tmp_path: Path, capfd: Any) -> None:
+    shape = SHAPES["mono"]
+    model = save(random_musicgen(shape), shape, tmp_path / "model")
+    words = ["--source", str(tmp_path / "nowhere"), "--store", str(tmp_path / "store"), "--dry-run"]
+    assert run_command(["finetune", str(model), *words]) == 1
+    assert f"got '{tmp_path}/nowhere', which is not there" in capfd.readouterr().err
+
+
 def started(store: Path, process: "subprocess.Popen[str]") -> None:
     """Wait until a training has kept its state for the first time."""
     for line in process.stderr or ():

@@ -177,6 +177,33 @@ def test_an_order_is_either_words_or_a_file(words: list[str], told: str, capfd: 
     assert told in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["smal", "--text", "x"], "got 'smal': no such folder is here (did you mean ./small?)"),
+        (["./small", "--text", " "], "expected words after --text, got none"),
+        (["./small", "--text", "x", "--seconds", "400"], "expected --seconds of at most 300, got 400"),
+    ],
+)
+def test_a_slip_is_told_in_one_line_at_once_and_orders_nothing(
+    words: list[str], told: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert order(*words, "--store", str(tmp_path / "store")) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert told in lines[1]
+    assert not list(tmp_path.glob("store/order*"))
+
+
+def test_an_order_that_a_plan_refuses_is_not_kept_for_the_next_one(folder: Path, tmp_path: Path, capfd: Any) -> None:
+    place = tmp_path / "store"
+    assert order(str(folder), "--text", "x" * 3000, "--store", str(place)) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("segue: nothing was ordered: requests: refused 1 of 1 lines"), last
+    assert not (place / "order.jsonl").exists()
+
+
 def test_nothing_is_named_but_the_model(tmp_path: Path) -> None:
     difference = recipe_of_checkpoint("facebook/musicgen-small", Store(str(tmp_path)))
     options = parse_run_options(stages_of_order(), "musicgen-small", {}, [], recipe_difference=difference)
