@@ -81,7 +81,16 @@ def print_rows(console: Console, rows: Sequence[Shown], full: bool = True) -> No
 
 def print_record(console: Console, row: Shown) -> None:
     """Print a row whole, a line for each column."""
-    _print_record(console, {name: _table_cell(_json_value(value), None) for name, value in row.items()})
+    values = {name: _json_value(value) for name, value in row.items()}
+    lines = {
+        name: _lines(value) if isinstance(value, dict) else _table_cell(value, None) for name, value in values.items()
+    }
+    _print_record(console, lines)
+
+
+def _lines(values: Shown) -> str:
+    """Return what a map holds, such as a checkpoint's metrics, a line for each name."""
+    return "\n".join(f"{name}: {_table_cell(value, None)}" for name, value in values.items())
 
 
 def _write_parquet(answer: pa.Table) -> None:

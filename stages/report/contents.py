@@ -85,7 +85,7 @@ def sample_rows(samples: Sequence[Row], kept_step: int | None) -> tuple[SampleRo
 def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool, samples: Sequence[Row]) -> CheckpointView:
     facts = (
         ("Parameters", _count(row["parameters"])),
-        ("Steps", _count(row["steps"])),
+        ("Steps", steps_text(row)),
         ("Tracks seen", _count(row["rows_seen"])),
         ("Made at", f"{row['created_at']:%Y-%m-%d %H:%M} UTC"),
         ("Data digest", row["data_digest"] or "–"),
@@ -98,6 +98,16 @@ def _checkpoint_view(row: Row, training: Sequence[Row], made_clips: bool, sample
     charts = tuple(training_charts(training))
     heard = sample_rows(samples, row["steps"])
     return CheckpointView(row["checkpoint_id"], row["kind"], facts, metrics, charts, made_clips, heard)
+
+
+def steps_text(row: Row) -> str:
+    """Say how many steps the weights have taken, and the training, where those of its best validation are kept."""
+    metrics, steps = known_metrics(row), _count(row["steps"])
+    last, loss = metrics.get("last_step"), metrics.get("valid_cross_entropy")
+    if last is None or last == row["steps"]:
+        return steps
+    of = "" if loss is None else f" ({loss:.4g} nats on held-out tracks)"
+    return f"{steps}, the best of the validations{of}; the training went on to step {last:,.0f}"
 
 
 def known_metrics(row: Row) -> dict[str, float]:

@@ -42,7 +42,7 @@ class TrainingPace:
         """
         share = utilisation or GUESSED_UTILISATION
         why = "as the last training did" if utilisation else "a guess"
-        self._tell(flops / (share * rate), f"by {share:.0%} of this machine's {rate / 1e9:,.0f} GFLOP/s, {why}")
+        self._tell(flops / (share * rate), f"by {share:.0%} of this machine's {_gigaflops(rate)} GFLOP/s, {why}")
 
     def note(self, steps: int, seconds: float) -> None:
         """Count steps that took so long together; once there are enough, tell how long the rest takes."""
@@ -60,6 +60,10 @@ class TrainingPace:
             a_step = f"{step_seconds:.2g} s a step"
             line = f"train: about {duration(rest)} for {self._steps:,} steps at most, {a_step} {how}"
             self._progress.tell([line])
+
+
+def _gigaflops(rate: float) -> str:
+    return f"{rate / 1e9:,.0f}" if rate >= 1e10 else f"{rate / 1e9:.2g}"
 
 
 def newest_utilisation(context: Context) -> float | None:

@@ -1,6 +1,6 @@
 """What the page says of models: what one made of fixed texts while it learned."""
 
-from stages.report.contents import SampleRow, sample_rows
+from stages.report.contents import SampleRow, sample_rows, steps_text
 
 
 def test_samples_stand_by_text_in_the_order_of_the_steps_and_the_kept_weights_are_named() -> None:
@@ -20,3 +20,11 @@ def test_samples_stand_by_text_in_the_order_of_the_steps_and_the_kept_weights_ar
         )
         for number, text in ((1, "calm piano"), (2, "loud drums"))
     )
+
+
+def test_of_a_training_that_ended_early_both_ends_are_told():
+    metrics = [("best_step", 30.0), ("last_step", 39.0), ("valid_cross_entropy", 0.95604)]
+    told = steps_text({"steps": 30, "metrics": metrics})
+    assert told == "30, the best of the validations (0.956 nats on held-out tracks); the training went on to step 39"
+    assert steps_text({"steps": 1000, "metrics": [("last_step", 1000.0)]}) == "1,000"
+    assert steps_text({"steps": 1000, "metrics": None}) == "1,000"
