@@ -343,7 +343,10 @@ def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
     """Say how weights come to a machine without a network."""
     if WeightsRef(reference).demucs is not None:
         return f"where there is a network run this once, or do without a separator by --set {field}=null"
-    name, _, revision = reference.partition("@")
+    if "://" in reference and not reference.startswith("hf://"):
+        put = options.get(field, f"--set {field}={{}}").format("FOLDER")
+        return f"look whether it is there and may be read, or copy it to this machine and name the copy: {put}"
+    name, _, revision = reference.removeprefix("hf://").partition("@")
     parts = name.split("/")
     repository, file = "/".join(parts[:2]), "/".join(parts[2:])
     place, kind = f"./{parts[-1]}", "file" if file else "folder"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flows.cli import run_command
-from flows.commands.generate import recipe_of_checkpoint, stages_of_order
+from flows.commands.generate import _cure, recipe_of_checkpoint, stages_of_order
 from flows.commands.options import RunOptions, parse_run_options
 from flows.runs.running import Run, run_stages
 from schemas import Store
@@ -202,6 +202,11 @@ def test_an_order_that_a_plan_refuses_is_not_kept_for_the_next_one(folder: Path,
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith("segue: nothing was ordered: requests: refused 1 of 1 lines"), last
     assert not (place / "order.jsonl").exists()
+
+
+def test_what_is_missing_at_a_url_is_fetched_as_that_is() -> None:
+    assert "hf download" not in _cure("s3://models/none", "generate.checkpoint", {})
+    assert "`hf download someone/mono --local-dir ./mono`" in _cure("hf://someone/mono", "generate.checkpoint", {})
 
 
 def test_nothing_is_named_but_the_model(tmp_path: Path) -> None:
