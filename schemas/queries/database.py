@@ -21,6 +21,7 @@ from schemas.names import did_you_mean
 from schemas.queries.columns import COLUMNS, VIEW_COLUMNS
 from schemas.queries.views import EVERY_CLIP, VIEWS
 from schemas.sql import literal
+from schemas.storage.addresses import ADDRESS, HERE
 from schemas.storage.publications import Publications
 from schemas.storage.store import Store
 from schemas.storage.take_downs import HIDDEN_BY, TakeDowns
@@ -356,7 +357,22 @@ def _view(store: Store, table: Table, files: Sequence[str], kept: bool) -> str:
     paths = f"[{_prefix(store, kept)} || file FOR file IN [{', '.join(literal(file) for file in files)}]]"
     source = f"read_parquet({paths}, hive_partitioning = false, union_by_name = true)"
     once = f"DISTINCT ON ({', '.join(_quoted(name) for name in table.key)}) *" if table.combined else "*"
-    return f"{view} UNION ALL BY NAME SELECT {once} FROM {source}"
+    rows = f"{columns} WHERE false UNION ALL BY NAME SELECT {once} FROM {source}"
+    if not table.locations:
+        return f"CREATE OR REPLACE VIEW {name} AS SELECT {rows}"
+    located = ", ".join(f"{_located(store, table, each, kept)} AS {_quoted(each)}" for each in table.locations)
+    return f"CREATE OR REPLACE VIEW {name} AS SELECT * REPLACE ({located}) FROM (SELECT {rows})"
+
+
+def _located(store: Store, table: Table, column: str, kept: bool) -> str:
+    """Return a column of addresses in SQL, with those inside the store where the store is now."""
+
+    def located(address: str) -> str:
+        return f"replace({address}, {literal(HERE)}, {_prefix(store, kept)})"
+
+    if pa.types.is_list(table.schema.field(column).type):
+        return f"[struct_update(record, {ADDRESS} := {located(f'record.{ADDRESS}')}) FOR record IN {_quoted(column)}]"
+    return located(_quoted(column))
 
 
 def _quoted(name: str) -> str:

@@ -25,7 +25,7 @@ from functools import cached_property
 import pyarrow as pa
 
 from schemas.storage.file_store import NotTaken, cache_folder
-from schemas.storage.shards import Footer, distinct, encode_shard, row_keys, sort_shards
+from schemas.storage.shards import Footer, distinct, row_keys, sort_shards
 from schemas.storage.store import Store
 from schemas.tables import Table
 
@@ -89,7 +89,7 @@ class Drafts:
     def write(self, shard: str, rows: pa.Table, input_key: str, refused: int = 0, passing: int = 0) -> None:
         """Write the draft of a shard, which takes the place of its parts."""
         where = self._draft(shard)
-        self.store.write_bytes(where, encode_shard(self.table, rows, input_key, where, refused, passing))
+        self.store.write_rows(where, self.table, rows, input_key, refused, passing)
         for part in self._parts(shard):
             self.store.remove(part)
         if self._here is not None:
@@ -100,7 +100,7 @@ class Drafts:
         that make the same shard keep their rows apart."""
         where = f"{self._folder}/drafts/shard={shard}.{uuid.uuid4().hex}.part"
         try:
-            self.store.write_bytes(where, encode_shard(self.table, rows, "", where))
+            self.store.write_rows(where, self.table, rows, "")
         except Exception as error:
             if self._here is None:
                 raise

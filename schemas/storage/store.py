@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
+from schemas.storage.addresses import read_addresses, written_addresses
 from schemas.storage.digests import column_digests
 from schemas.storage.file_store import FileStore
 from schemas.storage.shards import (
@@ -123,7 +124,18 @@ class Store(FileStore):
             ValueError: the rows do not have the table's schema, or a key stands twice.
         """
         where = self.shard_path(table, version, shard)
-        self.write_bytes(where, encode_shard(table, rows, input_key, where, refused))
+        self.write_rows(where, table, rows, input_key, refused)
+
+    def write_rows(
+        self, where: str, table: Table, rows: pa.Table, input_key: str, refused: int = 0, passing: int = 0
+    ) -> None:
+        """Write or replace a file with rows of a table, as a shard is encoded (`schemas.storage.shards`).
+
+        Raises:
+            ValueError: the rows do not have the table's schema, or a key stands twice.
+        """
+        rows = written_addresses(table, rows, self.location() + "/")
+        self.write_bytes(where, encode_shard(table, rows, input_key, where, refused, passing))
 
     def remove_shard(self, table: Table, version: str, shard: str) -> None:
         """Remove a shard's file, if it is there."""
@@ -165,7 +177,8 @@ class Store(FileStore):
             part = parse_rows(data, names, self.path(relative))
             for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
-            parts.append(part.replace_schema_metadata(None).select(names).cast(schema))
+            part = part.replace_schema_metadata(None).select(names).cast(schema)
+            parts.append(read_addresses(table, part, self.location() + "/"))
         if table.combined:
             parts = [distinct(table, parts).select(wanted)] if parts else []
         # Not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest.

@@ -35,6 +35,7 @@ LEARNED = Table(
     columns(training_set=TEXT, track_id=TEXT, title=TEXT, artist=TEXT, licence=TEXT, uri=TEXT),
     accumulates=True,
     identity=("training_set", "track_id", "title", "artist", "licence"),
+    locations=("uri",),
 )
 TRAINING = Table(
     "training",

@@ -55,6 +55,7 @@ TRACKS = Table(
         *("track_id", "title", "artist", "album", "genre", "moods", "keywords", "instrument"),
         *("bpm", "key", "description", "paraphrases", "licence", "split"),
     ),
+    locations=("uri", "files"),
 )
 WITHHELD = Table(
     "withheld",
@@ -62,6 +63,7 @@ WITHHELD = Table(
     ("track_id",),
     TRACKS.schema,
     identity=TRACKS.identity,
+    locations=TRACKS.locations,
 )
 PRINTS = Table(
     "prints",
@@ -99,6 +101,7 @@ PIECES = Table(
         description=TEXT,
     ),
     identity=("piece_id", "seed", "index", "seconds", "sample_rate", "title", "description"),
+    locations=("uri",),
 )
 CHROMA = Table(
     "chroma",

@@ -28,6 +28,7 @@ TAKEN_DOWN = Table(
         requests=TEXTS,
     ),
     accumulates=True,
+    locations=("uri",),
 )
 REJECTS = Table(
     "rejects",
@@ -35,6 +36,7 @@ REJECTS = Table(
     ("stage", "key"),
     columns(stage=TEXT, key=TEXT, uri=TEXT, kind=TEXT, message=TEXT, run_id=TEXT, stamp=TEXT, passing=pa.bool_()),
     identity=("stage", "key", "kind", "message"),
+    locations=("key", "uri"),
 )
 REMARKS = Table(
     "remarks",

@@ -45,6 +45,9 @@ class Table:
     for a while."""
     copies: str | None = None
     """The column that says how many rows are made from a row, by the stage that the table drives."""
+    locations: tuple[str, ...] = ()
+    """The columns that hold addresses of recordings, or lists of records with one each in `uri`: those inside the store
+    are written relative to it (`schemas.storage.addresses`)."""
     files: tuple[FileColumns, ...] = ()
     """The columns that name files of the store: a row whose file is gone is made again."""
 

@@ -26,7 +26,7 @@ def reduce(config: Config, context: Context) -> ReduceResult:
     context.progress.start("playing the demo corpus", config.pieces, "pieces")
     with context.store.new_folder(FOLDER) as folder:
         rows = write_corpus(config.seed, config.pieces, config.sample_rate, folder, _count_pieces(context))
-    return ReduceResult([row | {"uri": _address_of(context, row["uri"])} for row in rows])
+    return ReduceResult([row | {"uri": context.store.location(f"{FOLDER}/{row['uri']}")} for row in rows])
 
 
 def _count_pieces(context: Context) -> Callable[[], None]:
@@ -37,9 +37,3 @@ def _count_pieces(context: Context) -> Callable[[], None]:
         context.progress.advance()
 
     return advance
-
-
-def _address_of(context: Context, relative: str) -> str:
-    """Return the address of a file of the corpus, as `tracks` names it too."""
-    store, inside = context.store, f"{FOLDER}/{relative}"
-    return store.path(inside) if store.is_local else f"{store.url}/{inside}"

@@ -75,7 +75,7 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         ValueError: there is no source, or nothing in it.
     """
     listing = _listing(config, context)
-    metadata = SourceMetadata(listing.recordings, listing.metadata)
+    metadata = SourceMetadata(listing.recordings, listing.metadata, context.store.location())
     drafts, withheld = Drafts(context.store, TRACKS, context.fingerprint), _withheld(context)
     rules = _rules(config, context)
     chosen_from = drafts.read(columns=needed_columns(rules)) if rules.ask or withheld.num_rows else known
@@ -146,7 +146,7 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
         ValueError: there is no source, or nothing in it.
     """
     listing = _listing(config, context)
-    metadata = SourceMetadata(listing.recordings, listing.metadata)
+    metadata = SourceMetadata(listing.recordings, listing.metadata, context.store.location())
     withheld = _withheld(context)
     acceptance = Acceptance(_rules(config, context), known, withheld)
     index = _track_index(config, context, listing, metadata, measured(known, withheld, INDEX_COLUMNS))

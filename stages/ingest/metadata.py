@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from schemas.storage.addresses import written_address
 from stages.audio.locations import AudioError, open_binary
 from stages.ingest.endings import MANIFEST_EXTENSIONS
 from stages.ingest.fields import Fields, clean_text, read_fields
@@ -72,9 +73,14 @@ class _MetadataTable:
 
 
 class SourceMetadata:
-    """The metadata beside the recordings of a listing."""
+    """The metadata beside the recordings of a listing.
 
-    def __init__(self, recordings: Iterable[File], metadata: Iterable[File]) -> None:
+    Args:
+        store: the place of the store: sidecars in it are the same ones wherever it is moved to.
+    """
+
+    def __init__(self, recordings: Iterable[File], metadata: Iterable[File], store: str = "") -> None:
+        self._store = f"{store}/" if store else ""
         self._names = RecordingNames(list(recordings))
         self._table_files: list[File] = []
         self._manifest_files: list[File] = []
@@ -124,7 +130,11 @@ class SourceMetadata:
         """Return the present state of a recording's metadata; no sidecar is opened."""
         if self.is_empty:
             return NO_METADATA
-        sidecar = [state for file in self._sidecars_of(recording) for state in (file.uri, file.stamp)]
+        sidecar = [
+            state
+            for file in self._sidecars_of(recording)
+            for state in (written_address(file.uri, self._store), file.stamp)
+        ]
         shared = [*self._from_tables(recording), *self._from_manifests(recording)]
         fields = [each.to_json() for each in shared if each != Fields()]
         return MetadataStamp(fields, sidecar or None)

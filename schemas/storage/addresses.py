@@ -1,0 +1,79 @@
+"""Addresses of recordings in rows: those of files inside the store are written relative to it, and read as they are.
+
+A store may be moved or copied, and the demo corpus lies in it. So a row says `segue-store://demo/studio/a.flac` where
+it is written, and whoever reads it through the store or its views sees the path or URL of the file where it is now.
+What lies outside the store keeps its own address.
+"""
+
+import re
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from schemas.tables import Table
+
+HERE = "segue-store://"
+"""What stands for the store's folder in an address that is written."""
+
+ADDRESS = "uri"
+"""The field that is the address, where a column of locations has records."""
+
+
+def written_address(uri: str, prefix: str) -> str:
+    """Return an address as it is written, by what stands before a place in the store, with its slash."""
+    return f"{HERE}{uri[len(prefix) :]}" if prefix and uri.startswith(prefix) else uri
+
+
+def written_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
+    """Return rows as they are written, with addresses inside the store relative to it.
+
+    Args:
+        prefix: what stands before a place in the store, with its slash.
+    """
+    # A member of an archive is `tar://name::archive`, and the archive may lie in the store.
+    pattern = f"^((?:.*::)?){re.escape(prefix)}"
+    return _with_addresses(table, rows, prefix, lambda texts: pc.replace_substring_regex(texts, pattern, rf"\1{HERE}"))
+
+
+def read_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
+    """Return rows as they are read, with addresses inside the store where the store is now. They may lack columns.
+
+    Args:
+        prefix: what stands before a place in the store, with its slash.
+    """
+    return _with_addresses(table, rows, HERE, lambda texts: pc.replace_substring(texts, HERE, prefix))
+
+
+def _with_addresses(table: Table, rows: pa.Table, sign: str, change: Callable[[pa.Array], pa.Array]) -> pa.Table:
+    """Change the addresses in rows, in columns where one holds `sign`: most tables have none."""
+    for name in table.locations:
+        number = rows.schema.get_field_index(name)
+        if number < 0 or not _holds(rows.column(name), sign):
+            continue
+        field = rows.schema.field(name)
+        chunks = [_changed(chunk, change) for chunk in rows.column(name).chunks]
+        rows = rows.set_column(number, field, pa.chunked_array(chunks, field.type))
+    return rows
+
+
+def _holds(values: pa.ChunkedArray, sign: str) -> bool:
+    """Tell whether an address in a column holds a text."""
+    if pa.types.is_list(values.type):
+        values = pc.struct_field(pc.list_flatten(values), ADDRESS)
+    return bool(pc.any(pc.match_substring(values, sign)).as_py())
+
+
+def _changed(values: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Return a column of addresses, or of lists of records with one each, with every address changed."""
+    kind = values.type
+    if pa.types.is_list(kind):
+        lengths = pc.fill_null(pc.list_value_length(values), 0)
+        offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths).cast(pa.int32())])
+        return pa.ListArray.from_arrays(offsets, _changed(values.flatten(), change), kind, mask=values.is_null())
+    if pa.types.is_struct(kind):
+        fields = [
+            change(part) if field.name == ADDRESS else part for field, part in zip(kind, values.flatten(), strict=True)
+        ]
+        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=values.is_null())
+    return change(values)

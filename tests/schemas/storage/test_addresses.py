@@ -1,0 +1,89 @@
+"""Addresses of recordings inside a store: written relative to it, and read where the store is now."""
+
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas import Store
+from schemas.queries.database import FILE, query, write_views
+from schemas.storage.addresses import HERE
+from schemas.tables import REJECTS, TRACKS
+
+OUTSIDE = ("/music/a.flac", "s3://bucket/a.flac", "tar://a.flac::/music/more.tar", "/music/store/a.flac")
+
+
+def tracks(uris: list[str | None]) -> pa.Table:
+    """Rows of tracks, the first of which lies in two places, and the last of which has no list of them."""
+    rows: list[dict] = [
+        {"track_id": f"{number:02}", "uri": uri, "files": [{"uri": uri, "stamp": "1", "tags": None}]}
+        for number, uri in enumerate(uris)
+    ]
+    rows[0]["files"].append({"uri": "/elsewhere/copy.flac", "stamp": "2", "tags": "{}"})
+    rows.append({"track_id": "last", "uri": None, "files": None})
+    return pa.Table.from_pylist(rows, schema=TRACKS.schema)
+
+
+def inside(store: Store) -> list[str]:
+    """Addresses in a store."""
+    place = store.location()
+    return [f"{place}/demo/it's a.flac", f"tar://x.flac::{place}/more.tar", f"{place}/demo/Ünï.wav"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store under a name of signs that mean something in patterns, with tracks in it and elsewhere."""
+    store = Store(str(tmp_path / "a (store) it's + $"))
+    rows = tracks([*inside(store), *OUTSIDE])
+    store.write_shard(TRACKS, "v", "0", rows, "k")
+    return store
+
+
+def uris(rows: list[dict]) -> list:
+    """All addresses in rows of tracks."""
+    return [row["uri"] for row in rows] + [file["uri"] for row in rows for file in row["files"] or ()]
+
+
+def test_rows_come_back_as_they_were_given(store: Store) -> None:
+    assert store.read(TRACKS, "v").equals(tracks([*inside(store), *OUTSIDE]))
+
+
+def test_a_file_of_rows_names_nothing_of_where_the_store_is(store: Store) -> None:
+    rows = pq.ParquetFile(store.path(store.shard_path(TRACKS, "v", "0"))).read().to_pylist()
+    assert not [uri for uri in uris(rows) if uri and store.root in uri]
+    assert rows[0]["uri"] == f"{HERE}demo/it's a.flac"
+    assert rows[1]["uri"] == f"tar://x.flac::{HERE}more.tar"
+
+
+def test_a_moved_store_names_its_recordings_where_they_are_now(store: Store, tmp_path: Path) -> None:
+    write_views(store)
+    moved = Store(str(Path(store.root).rename(tmp_path / "another place")))
+    expected = tracks([*inside(moved), *OUTSIDE])
+    assert moved.read(TRACKS, "v").equals(expected)
+    assert moved.read(TRACKS, "v", columns=["uri"]).equals(expected.select(["uri"]))
+    sql = "SELECT uri, files FROM tracks ORDER BY track_id"
+    assert query(moved, sql).to_pylist() == expected.select(["uri", "files"]).to_pylist()
+    with duckdb.connect(moved.path(FILE), read_only=True) as client:  # no command of segue has been here since
+        assert client.execute(sql).fetchall() == [
+            (row["uri"], row["files"]) for row in expected.select(["uri", "files"]).to_pylist()
+        ]
+
+
+def test_a_store_behind_a_url_reads_its_own_addresses_after_a_copy() -> None:
+    store, copy = Store("memory://bucket/store"), Store("memory://other/copy")
+    row = {"stage": "ingest", "key": f"{store.url}/demo/a.wav", "uri": f"{store.url}/demo/a.wav"}
+    store.write_shard(REJECTS, "v", "0", pa.Table.from_pylist([row], schema=REJECTS.schema), "k")
+    where = store.shard_path(REJECTS, "v", "0")
+    copy.write_bytes(where, store.read_bytes(where))
+    (read,) = copy.read(REJECTS, "v").to_pylist()
+    assert read["key"] == read["uri"] == f"{copy.url}/demo/a.wav"
+
+
+def test_rows_of_an_earlier_release_keep_the_addresses_that_they_name(store: Store) -> None:
+    rows = tracks(inside(store))
+    path = store.path(store.shard_path(TRACKS, "v", "0"))
+    pq.write_table(rows, path)
+    assert store.read(TRACKS, "v").equals(rows)
+    assert query(store, "SELECT uri FROM tracks ORDER BY track_id").to_pylist() == rows.select(["uri"]).to_pylist()
