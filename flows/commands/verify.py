@@ -1,8 +1,6 @@
 """`segue verify`: what a sound file claims of how it was made, and whether it holds."""
 
-import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flows.commands.known_files import CLAIMED, find_file
 from flows.commands.options import StoreOption, UsageError, existing_store
 from flows.commands.watermarks import Finding, WatermarkSearch
 from flows.console import say
@@ -26,9 +25,6 @@ app = typer.Typer()
 
 ONE_STEP = 1 / 2**15
 """By how much samples may differ that another kind of processor decoded: a step of 16 bits."""
-
-CLAIMED = ("request", "take", "checkpoint", "seed", "watermark")
-"""What of a signed claim a file's tags say too."""
 
 
 @app.command()
@@ -86,11 +82,12 @@ def _verify(path: Path, anchors: "Sequence[Anchor]", store: "Store | None", rend
         claim = read_credentials(file, container_of(file), anchors)
         findings = [*_marks(file), *_signature(claim, tags), *_agreement(claim, tags)]
     if store is not None:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        finding, row = _row(store, digest, tags)
-        findings.append(finding)
-        if render and row is not None:
-            findings += _made_again(store, row, path)
+        data = path.read_bytes()
+        signed = claim.generation if claim is not None and not claim.problems else {}
+        known = find_file(store, data, tags | {name: str(value) for name, value in signed.items()})
+        findings += known.findings
+        if render and known.clip is not None:
+            findings += _made_again(store, known.clip, known.sound)
     return findings
 
 
@@ -138,38 +135,6 @@ def _agreement(claim: "SignedClaim | None", tags: dict[str, str]) -> Iterator[Fi
     yield Finding("claim", "fails" if others else "holds", "; ".join([words, *others]))
 
 
-def _row(store: "Store", digest: str, tags: dict[str, str]) -> "tuple[Finding, Row | None]":
-    """Find the file among the store's sounds: by its bytes, or as a clip by what its tags say it is."""
-    from schemas.queries.database import query
-
-    rows = query(store, f"SELECT * FROM every_clip WHERE sha256 = '{digest}'").to_pylist()
-    if rows:
-        row = rows[0]
-        shown = query(store, f"SELECT stage, reasons FROM quarantine WHERE sha256 = '{digest}'").to_pylist()
-        if shown:
-            why = f"quarantined by {shown[0]['stage']}: {'; '.join(shown[0]['reasons'])}"
-            return Finding("row", "note", f"clip {row['request_id']} take {row['take']}, {why}"), row
-        return Finding("row", "holds", f"clip {row['request_id']} take {row['take']}, byte for byte"), row
-    request, take = tags.get("request", ""), tags.get("take", "")
-    if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
-        where = f"request_id = '{request}' AND take = {int(take)}"
-        rows = query(store, f"SELECT * FROM clips WHERE {where}").to_pylist()
-    if rows:
-        words = f"it calls itself clip {request} take {take}, whose file has other bytes: changed, or encoded again"
-        return Finding("row", "fails", words), rows[0]
-    rows = query(
-        store, f"SELECT * FROM reconstructions WHERE '{digest}' IN (original_sha256, decoded_sha256)"
-    ).to_pylist()
-    if rows:
-        words = f"segment {rows[0]['number']} that the codec {rows[0]['checkpoint_id']} was heard by, byte for byte"
-        return Finding("row", "holds", words), None
-    rows = query(store, f"SELECT * FROM samples WHERE sha256 = '{digest}'").to_pylist()
-    if rows:
-        words = f"sample {rows[0]['number']} of step {rows[0]['step']} of the model {rows[0]['checkpoint_id']}"
-        return Finding("row", "holds", f"{words}, byte for byte"), None
-    return Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name"), None
-
-
 @dataclass(frozen=True)
 class _Origin:
     """What a clip was made of."""
@@ -182,15 +147,19 @@ class _Origin:
     request: "Row"
 
 
-def _made_again(store: "Store", clip: "Row", path: Path) -> Iterator[Finding]:
-    """Generate a clip's codes again and decode those that it has, and compare both with what is there."""
+def _made_again(store: "Store", clip: "Row", sound: bytes) -> Iterator[Finding]:
+    """Generate a clip's codes again and decode those that it has, and compare both with what is there.
+
+    Args:
+        sound: the file that holds its samples.
+    """
     try:
         origin = _origin(store, clip)
     except ValueError as error:
         yield Finding("render", "fails", f"the clip cannot be made again: {error}")
         return
     yield _generated(store, origin)
-    yield _rendered(store, origin, path)
+    yield _rendered(store, origin, sound)
 
 
 def _generated(store: "Store", origin: _Origin) -> Finding:
@@ -226,7 +195,7 @@ def _generated(store: "Store", origin: _Origin) -> Finding:
     return Finding("codes", "note", f"{words}: on another kind of processor one rounding changes all that follows")
 
 
-def _rendered(store: "Store", origin: _Origin, path: Path) -> Finding:
+def _rendered(store: "Store", origin: _Origin, sound: bytes) -> Finding:
     """Decode a clip's codes again, and compare its samples with the file's."""
     import io
 
@@ -238,7 +207,7 @@ def _rendered(store: "Store", origin: _Origin, path: Path) -> Finding:
     except ValueError as error:
         return Finding("render", "fails", f"the clip cannot be made again: {error}")
     ours = soundfile.read(io.BytesIO(data), dtype="float64", always_2d=True)[0]
-    theirs = soundfile.read(str(path), dtype="float64", always_2d=True)[0]
+    theirs = soundfile.read(io.BytesIO(sound), dtype="float64", always_2d=True)[0]
     if ours.shape != theirs.shape:
         return Finding("render", "fails", f"its codes make {len(ours):,} samples, the file has {len(theirs):,}")
     difference = float(np.abs(ours - theirs).max(initial=0.0))

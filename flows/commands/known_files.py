@@ -1,0 +1,105 @@
+"""What a store knows of a sound file: the row that it is of, or the clip that it is a delivery of in another form."""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flows.commands.watermarks import Finding
+
+if TYPE_CHECKING:
+    from schemas import Store
+    from schemas.tables import Row
+
+CLAIMED = ("request", "take", "checkpoint", "seed", "watermark")
+"""What of a signed claim a file's tags say too."""
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """What a store knows of a file."""
+
+    findings: list[Finding]
+    clip: "Row | None" = None
+    """The row of `clips` that it is of, or calls itself."""
+    sound: bytes = b""
+    """The file whose samples are to be the clip's: the store's own where this one is a delivery of it."""
+
+
+def find_file(store: "Store", data: bytes, claimed: Mapping[str, str]) -> KnownFile:
+    """Find a file among the store's sounds: by its bytes, or as a clip by what it is said to be.
+
+    Args:
+        claimed: by its tags, and by its signature where that holds.
+    """
+    from schemas.queries.database import query
+
+    digest = hashlib.sha256(data).hexdigest()
+    rows = query(store, f"SELECT * FROM every_clip WHERE sha256 = '{digest}'").to_pylist()
+    if rows:
+        row = rows[0]
+        shown = query(store, f"SELECT stage, reasons FROM quarantine WHERE sha256 = '{digest}'").to_pylist()
+        if shown:
+            why = f"quarantined by {shown[0]['stage']}: {'; '.join(shown[0]['reasons'])}"
+            return KnownFile([Finding("row", "note", f"{_called(row)}, {why}")], row, data)
+        return KnownFile([Finding("row", "holds", f"{_called(row)}, byte for byte")], row, data)
+    request, take = claimed.get("request", ""), claimed.get("take", "")
+    if re.fullmatch(r"[0-9a-f]+", request) and re.fullmatch(r"\d+", take):
+        where = f"request_id = '{request}' AND take = {int(take)}"
+        rows = query(store, f"SELECT * FROM clips WHERE {where}").to_pylist()
+    if rows:
+        return _delivery(store, rows[0], data, claimed)
+    rows = query(
+        store, f"SELECT * FROM reconstructions WHERE '{digest}' IN (original_sha256, decoded_sha256)"
+    ).to_pylist()
+    if rows:
+        words = f"segment {rows[0]['number']} that the codec {rows[0]['checkpoint_id']} was heard by, byte for byte"
+        return KnownFile([Finding("row", "holds", words)])
+    rows = query(store, f"SELECT * FROM samples WHERE sha256 = '{digest}'").to_pylist()
+    if rows:
+        words = f"sample {rows[0]['number']} of step {rows[0]['step']} of the model {rows[0]['checkpoint_id']}"
+        return KnownFile([Finding("row", "holds", f"{words}, byte for byte")])
+    return KnownFile([Finding("row", "fails", f"no clip of {store.url} has these bytes, or what the tags name")])
+
+
+def _called(clip: "Row") -> str:
+    return f"clip {clip['request_id']} take {clip['take']}"
+
+
+def _delivery(store: "Store", clip: "Row", data: bytes, claimed: Mapping[str, str]) -> KnownFile:
+    """Tell whether a file that calls itself a clip, and has other bytes, is a delivery of it in another form: whether
+    its tags say the same, and its sound is the clip's."""
+    import soundfile
+
+    from stages.audio.marks import read_own_tags
+    from stages.delivery.comparing import form_of, likeness
+
+    name = f"it calls itself {_called(clip)}"
+
+    def failed(words: str) -> KnownFile:
+        return KnownFile([Finding("row", "fails", f"{name}, {words}")], clip, data)
+
+    try:
+        stored = store.read_bytes(clip["path"])
+        is_copy = form_of(stored) == form_of(data)
+        compared = likeness(stored, data, clip["loudness"])
+    except FileNotFoundError:
+        return failed("whose file is gone, so that nothing can be compared")
+    except soundfile.LibsndfileError as error:
+        return failed(f"whose file has other bytes, and they cannot be compared: {error}")
+    if is_copy:
+        return failed("whose file has other bytes: changed, or encoded again")
+    ours = read_own_tags(io.BytesIO(stored)) | {"checkpoint": clip["checkpoint_id"], "seed": clip["seed"]}
+    others = [
+        f"its {tag} is {claimed[tag]}, the clip's {ours[tag]}"
+        for tag in CLAIMED
+        if tag in claimed and ours.get(tag) is not None and claimed[tag] != str(ours[tag])
+    ]
+    differing = [*others, *compared.problems]
+    if differing:
+        return failed(f"in another form, and is not that clip's: {'; '.join(differing)}")
+    words = f"the clip's, as long and as loud; what differs is {compared.ratio:.0f} dB or more below it"
+    row = Finding("row", "holds", f"a delivery of {_called(clip)} in another form")
+    return KnownFile([row, Finding("sound", "holds", words)], clip, stored)
