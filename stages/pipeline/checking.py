@@ -7,7 +7,8 @@ import pyarrow as pa
 from schemas.queries.checks import Check
 from schemas.storage.drafts import Drafts
 from schemas.storage.publications import Publications
-from schemas.tables import REJECTS
+from schemas.storage.shards import row_keys
+from schemas.tables import REJECTS, Table
 from stages.pipeline.contract import NOT_ACCEPTED, CheckResult, Context
 from stages.pipeline.keys import driver_of, driving_key, is_staged, wanted_keys
 from stages.pipeline.plans import ConfiguredStage, Plan
@@ -91,8 +92,6 @@ def _unaccounted(stage: ConfiguredStage, context: Context, drafts: Drafts) -> Ch
 
 
 def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
-    from schemas.storage.shards import row_keys
-
     return set(row_keys(rows, names))
 
 
@@ -108,13 +107,26 @@ def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[
     before = Publications(context.store).shown().get(table.name)
     if before is None or not counts.rows:
         return
+    published = Publications(context.store).files_of(table, before)
     try:
-        earlier = column_counts(context.store, table, Publications(context.store).files_of(table, before))
+        earlier = column_counts(context.store, table, published)
     except QueryError:  # a shard was damaged or removed, which this run mends
         return
     emptied = [name for name, count in counts.values.items() if not count and earlier.values.get(name)]
+    emptied = _lost(context, table, emptied, published, files) if emptied else []
     message = f"every row of {table.name} lost its {', '.join(emptied)}, which the published rows have"
     yield CheckResult("emptied columns", table.name, "warn", len(emptied), 0, message)
+
+
+def _lost(
+    context: Context, table: Table, emptied: Sequence[str], published: Sequence[str], files: Sequence[str]
+) -> list[str]:
+    """Return those of the columns without a value in which a row that is still there had one: the rows of another
+    order, or of other recordings, never had any."""
+    keys = _keys(context.store.read_files(table, files, table.key), table.key)
+    earlier = context.store.read_files(table, published, [*table.key, *emptied])
+    stayed = earlier.filter(pa.array([key in keys for key in row_keys(earlier, table.key)], pa.bool_()))
+    return [name for name in emptied if stayed.column(name).null_count < stayed.num_rows]
 
 
 def _of_user(context: Context, check: Check, files: Sequence[str]) -> CheckResult:

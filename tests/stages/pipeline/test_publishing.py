@@ -86,6 +86,15 @@ def test_a_column_that_lost_all_its_values_is_told(tmp_path, caplog):
     assert "every row of chroma lost its frame_rate" in caplog.text
 
 
+def test_rows_that_are_others_have_lost_nothing(tmp_path, caplog):
+    run(make_pipeline(tmp_path, ["a"], make_mapping([])))
+    without = make_mapping([])
+    without.shard = lambda config, context, tracks: iter([Shard([{"track_id": "b"}])])
+    run(make_pipeline(tmp_path, ["b"], without, level=2.0), "r2")
+    assert [track for track, _ in shown(Store(str(tmp_path)))] == ["b"]
+    assert "lost its" not in caplog.text
+
+
 def test_what_was_made_of_a_shard_is_kept_when_the_run_is_stopped(tmp_path):
     names, calls = [f"{number:02}" for number in range(3)], list[str]()
     mapping = make_mapping(calls)
