@@ -116,4 +116,5 @@ def _ratios(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32], rate
     gain = float((clip * other).sum() / max((other * other).sum(), 1e-12))  # the level is compared by itself
     floor = (clip**2).mean() * 10 ** (FLOOR / 10)
     powers, differences = (clip**2).mean(1), ((clip - gain * other) ** 2).mean(1)
-    return 10 * np.log10((powers + floor + 1e-12) / np.maximum(differences, 1e-12))
+    ratios: npt.NDArray[np.float64] = 10 * np.log10((powers + floor + 1e-12) / np.maximum(differences, 1e-12))
+    return ratios
