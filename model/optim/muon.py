@@ -7,12 +7,14 @@ the device, without waiting for it.
 
 Singular values are those of whole matrices. Where each process has some rows of them (`torch.distributed.tensor`), all
 processes gather what is to be orthogonalised, some matrices at a time, do it alike, and keep the update of their rows.
+Where each has all of every matrix, it orthogonalises its share of them, and gets the others' updates from the others.
 """
 
 import math
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -53,6 +55,7 @@ def step_matrices(
     learning_rate: float,
     weight_decay: float,
     applied: Bool[Tensor, ""],
+    replicas: dist.ProcessGroup | None = None,
 ) -> None:
     """Move matrices along their gradients, and their momenta with them, in place.
 
@@ -63,6 +66,8 @@ def step_matrices(
             outputs move as far.
         weight_decay: the share that is taken off, times the learning rate.
         applied: on the device; False leaves all as it was.
+        replicas: processes that have the same matrices and gradients and call this together, so that each has a share
+            of the work; None where this process is alone, or has a part of every matrix.
     """
     by_shape: dict[torch.Size, list[int]] = {}
     for number, parameter in enumerate(parameters):
@@ -75,7 +80,7 @@ def step_matrices(
             own_parameters = [_own(parameters[number]) for number in numbers]
             before, values = torch.stack(own_momenta), torch.stack(own_parameters)
             after = before.lerp(gradients, 1 - MOMENTUM)
-            update = _orthogonalised_rows(gradients.lerp(after, MOMENTUM), like).to(before.dtype)
+            update = _orthogonalised_rows(gradients.lerp(after, MOMENTUM), like, replicas).to(before.dtype)
             rate = learning_rate * math.sqrt(max(1.0, rows / columns))
             moved = values * (1 - learning_rate * weight_decay) - rate * update
             torch._foreach_copy_(own_momenta, list(torch.where(applied, after, before)))
@@ -91,15 +96,18 @@ def _own(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def _orthogonalised_rows(own: Float[Tensor, "M r columns"], like: Tensor) -> Float[Tensor, "M r columns"]:
+def _orthogonalised_rows(
+    own: Float[Tensor, "M r columns"], like: Tensor, replicas: dist.ProcessGroup | None
+) -> Float[Tensor, "M r columns"]:
     """Return what `orthogonalised` makes of matrices, in the rows that this process has of them.
 
     Args:
         own: those rows.
         like: one of the parameters, which tells how all are shared out.
+        replicas: those that have the same rows, all of them; None for no others.
     """
     if not isinstance(like, DTensor):
-        return orthogonalised(own)
+        return orthogonalised(own) if replicas is None else _orthogonalised_together(own, replicas)
     rows, columns = like.shape
     mesh = like.device_mesh
     shared, everywhere = [Shard(1)] * mesh.ndim, [Replicate()] * mesh.ndim
@@ -110,3 +118,18 @@ def _orthogonalised_rows(own: Float[Tensor, "M r columns"], like: Tensor) -> Flo
         whole = DTensor.from_local(orthogonalised(stacked.full_tensor()), mesh, everywhere, run_check=False)
         updates.append(whole.redistribute(mesh, shared).to_local())
     return torch.cat(updates)
+
+
+def _orthogonalised_together(
+    matrices: Float[Tensor, "M rows columns"], replicas: dist.ProcessGroup
+) -> Float[Tensor, "M rows columns"]:
+    """Return what `orthogonalised` makes of matrices that all of these processes have, and of which each works on as
+    many as the others, the last ones on fewer."""
+    most = math.ceil(len(matrices) / replicas.size())
+    share = matrices[most * replicas.rank() :][:most]
+    update = torch.zeros((most, *matrices.shape[1:]), dtype=fast_dtype(matrices.device), device=matrices.device)
+    if len(share):
+        update[: len(share)] = orthogonalised(share)
+    gathered = update.new_empty((most * replicas.size(), *matrices.shape[1:]))
+    dist.all_gather_into_tensor(gathered, update, replicas)
+    return gathered[: len(matrices)]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -96,13 +97,21 @@ class TrainState:
             buffers (codebooks that learn by moving averages of their own) are part of the state, not of the average.
         config: how they move.
         matrices: names of the parameters that `config.optimizer` is about, matrices of hidden layers.
+        replicas: processes that have the same model and the same gradients, and take each step together; None where
+            there are no others.
 
     Raises:
         ValueError: all parameters are frozen.
     """
 
-    def __init__(self, model: nn.Module, config: OptimizationConfig, matrices: Collection[str] = ()) -> None:
-        self.config = config
+    def __init__(
+        self,
+        model: nn.Module,
+        config: OptimizationConfig,
+        matrices: Collection[str] = (),
+        replicas: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.config, self.replicas = config, replicas
         self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         if not self.parameters:
             raise ValueError("expected a model with parameters to train, got one whose parameters are all frozen")
@@ -151,6 +160,7 @@ class TrainState:
                 share * self.config.matrix_learning_rate,
                 self.config.weight_decay,
                 applied,
+                self.replicas,
             )
         for parameter in self.parameters.values():
             parameter.grad = None

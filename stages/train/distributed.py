@@ -57,6 +57,11 @@ class Rank:
         the model."""
         return self.is_main or self.fully_sharded
 
+    @property
+    def replicas(self) -> dist.ProcessGroup | None:
+        """All processes, where there are others and each has the whole model."""
+        return None if self.world_size == 1 or self.fully_sharded else dist.group.WORLD
+
     def distributed(self, loss_module: LossModule) -> LossModule | DistributedDataParallel:
         """Wrap a module so that gradients are averaged over all processes as they come about; one that is sharded does
         so itself."""

@@ -110,7 +110,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
                 initial.model.language_model.transformer.compile_layers()
         embed_words = word_embedder(config, context)
         draw = partial(draw_batch, corpus, splits["train"], config, initial.model, rank, embed_words=embed_words)
-        train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices)
+        train_state = TrainState(initial.model, config.optimization, initial.model.hidden_matrices, rank.replicas)
         sampler = Sampler(config, context, corpus, splits["valid"], initial, frames, rank, whole)
         validation = _take_steps(
             config, context, rank, draw, loss_module, train_state, evaluators.get("valid"), sampler
@@ -184,7 +184,8 @@ def _take_steps(
     model, steps, precision = loss_module.model, config.optimization.steps, config.optimization.precision
     context.progress.start("training", steps, "steps")
     context.progress.advance(train_state.updates, "resumed" if saved else "")
-    rate = rank.world_size * matmul_rate(model.device, getattr(torch, precision))
+    multiplied = torch.float32 if is_single(model.device, precision) else torch.bfloat16
+    rate = rank.world_size * matmul_rate(model.device, multiplied)
     distributed = rank.distributed(loss_module)
     left = steps - train_state.updates
     pace = TrainingPace(context.progress, left, validation.count_left(left))

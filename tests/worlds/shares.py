@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
@@ -20,27 +21,45 @@ SHAPES = ((24, 24), (17, 8), (24, 48), (24, 24), (17, 8))
 """Of matrices; of the seventeen rows the first of two processes has nine."""
 
 
+def share_work(context: Context, rank: Rank) -> tuple[list[torch.Tensor], list[torch.Tensor], list[int]]:
+    """Three steps of Muon on matrices that every process has: each process all of the work, and each its share. What
+    comes out of both, and how many matrices every process orthogonalised of those that it shared."""
+    matrices, plain = torch.zeros(rank.world_size), muon.orthogonalised
+    alone = _moved(None, None)
+
+    def counted(batch: torch.Tensor) -> torch.Tensor:
+        matrices[rank.number] += len(batch)
+        return plain(batch)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(muon, "orthogonalised", counted)
+        together = _moved(None, rank.replicas)
+    last = torch.cat([value.flatten() for value in together])
+    assert torch.equal(rank.all_reduce(last), rank.world_size * last)
+    return alone, together, rank.all_reduce(matrices).int().tolist()
+
+
 def move_matrices(context: Context, rank: Rank) -> list[list[torch.Tensor]]:
     """Three steps of Muon on whole matrices, on parts of them, and on parts that are gathered one by one."""
     mesh = init_device_mesh("cpu", (rank.world_size,))
-    whole, parts = _moved(mesh, shared=False), _moved(mesh, shared=True)
+    whole, parts = _moved(None), _moved(mesh)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(muon, "GATHERED_VALUES", 1)
-        return [whole, parts, _moved(mesh, shared=True)]
+        return [whole, parts, _moved(mesh)]
 
 
-def _moved(mesh: DeviceMesh, shared: bool) -> list[torch.Tensor]:
-    """Matrices and their momenta after three steps, whole."""
+def _moved(mesh: DeviceMesh | None, replicas: ProcessGroup | None = None) -> list[torch.Tensor]:
+    """Matrices and their momenta after three steps, whole; over a mesh each process has some of their rows."""
 
     def place(values: torch.Tensor) -> torch.Tensor:
-        return distribute_tensor(values, mesh, [Shard(0)]) if shared else values.clone()
+        return values.clone() if mesh is None else distribute_tensor(values, mesh, [Shard(0)])
 
     parameters = [nn.Parameter(place(values)) for values in _random(0)]
     momenta = [torch.zeros_like(parameter) for parameter in parameters]
     for step in range(1, 4):
         for parameter, gradient in zip(parameters, _random(step), strict=True):
             parameter.grad = place(gradient)
-        muon.step_matrices(parameters, momenta, 0.02, 0.1, torch.tensor(step != 2))
+        muon.step_matrices(parameters, momenta, 0.02, 0.1, torch.tensor(step != 2), replicas)
     values = [*parameters, *momenta]
     return [(each.full_tensor() if isinstance(each, DTensor) else each).detach() for each in values]
 

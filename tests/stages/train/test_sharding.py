@@ -15,7 +15,7 @@ from stages.train.following import run_together
 from stages.train.initial_model import initial_model
 from stages.train.sharding import SHARE_OF_STATE, is_to_be_sharded, state_bytes
 from tests.worlds.object_store import object_store
-from tests.worlds.shares import hear_sharded, move_matrices
+from tests.worlds.shares import SHAPES, hear_sharded, move_matrices, share_work
 from tests.worlds.together import context_in
 from tests.worlds.training_world import (
     StopAt,
@@ -168,6 +168,16 @@ def test_muon_moves_the_parts_of_matrices_as_it_moves_whole_ones_bit_for_bit(tmp
         torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_with_the_same_matrices_share_muons_work_and_agree(tmp_path: Path, processes: int) -> None:
+    alone, together, matrices = run_together(share_work, context_in(tmp_path), processes)
+    for mine, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
+    # Of each shape's as many as come to each; the last have none of a shape of which there is one.
+    steps, shapes = 3, [SHAPES.count(shape) for shape in dict.fromkeys(SHAPES)]
+    assert matrices == [steps * sum(number < count for count in shapes) for number in range(processes)]
+
+
 def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(tmp_path: Path) -> None:
     changes = {"optimization": {"steps": 9, "optimizer": "muon"}}
     alone, halves = tmp_path / "alone", tmp_path / "halves"
@@ -176,6 +186,16 @@ def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(tmp_pat
     train_in(alone, recipe(alone, **(CHANGES | changes)))
     train_in(halves, recipe(halves, **(CHANGES | changes)), processes=2, parallel="fully_sharded")
     same_training(alone, halves, **changes)
+
+
+def test_two_processes_that_share_muons_work_train_the_model_of_one(tmp_path: Path) -> None:
+    changes = {"optimization": {"steps": 9, "optimizer": "muon"}}
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder in (alone, shared):
+        fill(folder)
+    train_in(alone, recipe(alone, **(CHANGES | changes)))
+    train_in(shared, recipe(shared, **(CHANGES | changes)), processes=2, parallel="data")
+    same_training(alone, shared, **changes)
 
 
 def test_a_sharded_model_is_heard_with_the_weights_that_it_has(tmp_path: Path) -> None:
