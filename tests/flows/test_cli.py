@@ -99,7 +99,7 @@ def settled(tmp_path_factory):
     return {"store": f"--store {store}", "ingest": f"ingest --source {source} --store {store}"}
 
 
-OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server")
+OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server", "pyarrow.compute")
 """What runs and pages need, and a question to a store does not."""
 
 
@@ -113,7 +113,7 @@ OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server")
         ("plan {ingest}", HEAVY),
         ("run {ingest}", [name for name in HEAVY if name != "duckdb"]),
         ("sql 'SELECT count(*) FROM tracks' {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe", *OF_RUNS]),
-        ("show tracks {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe"]),
+        ("show tracks {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe", "pyarrow.compute"]),
     ],
 )
 def test_a_command_loads_nothing_that_only_work_needs(command, absent, settled):
