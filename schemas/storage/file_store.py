@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -203,25 +204,38 @@ class FileStore:
             StoreGone: nothing is there because the store is gone.
             OSError: the folder around lists it, and it is not found.
         """
+        named = self._listing(folder, detail=True)
+        return {name: (entry["type"], int(entry["size"] or 0)) for name, entry in named.items()}
+
+    def _listing(self, folder: str, detail: bool) -> dict[str, Any]:
+        """Return what the filesystem says of what lies right under a folder, by name.
+
+        Args:
+            detail: else it is not asked for more than names, which on a local disk takes a look at each file.
+
+        Raises:
+            StoreGone: nothing is there because the store is gone.
+            OSError: the folder around lists it, and it is not found.
+        """
         path = self.path(folder) if folder else self.root
         for _ in range(2):  # it may come to be between the two looks
             self.filesystem.invalidate_cache(path)
             try:
-                entries = self.filesystem.ls(path, detail=True)
+                entries = self.filesystem.ls(path, detail=detail)
             except (FileNotFoundError, NotADirectoryError):
                 if not folder and self._identity is not None:
                     self.require()
                 if not folder or not self._is_listed(folder):
                     return {}
                 continue
-            named = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: entry for entry in entries if entry["name"] != path}
-            return {name: (entry["type"], int(entry["size"] or 0)) for name, entry in named.items()}
+            places = {entry["name"] if detail else entry: entry for entry in entries}
+            return {place.rstrip("/").rsplit("/", 1)[-1]: entry for place, entry in places.items() if place != path}
         raise _not_found_but_listed(path)
 
     def _is_listed(self, relative: str) -> bool:
         """Return whether the folder around a place lists it."""
         folder, _, name = relative.rpartition("/")
-        return name in self._entries(folder)
+        return name in self._listing(folder, detail=False)
 
     def _confirm_absent(self, relative: str) -> None:
         """See that what was not found is not there, by its folder: a filesystem in trouble says "not found" as well,

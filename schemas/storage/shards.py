@@ -146,7 +146,8 @@ def parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        columns = [name for name in names if name in file.schema_arrow.names]
+        known = set(file.schema_arrow.names)  # Arrow makes the schema anew each time that it is asked
+        columns = [name for name in names if name in known]
         return file.read(columns=columns, use_threads=len(data) >= THREADED_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
@@ -163,7 +164,8 @@ def read_columns(filesystem: fsspec.AbstractFileSystem, path: str, names: Sequen
     with filesystem.open(path, "rb") as opened:
         try:
             file = pq.ParquetFile(opened, page_checksum_verification=True)
-            return file.read(columns=[name for name in names if name in file.schema_arrow.names])
+            known = set(file.schema_arrow.names)
+            return file.read(columns=[name for name in names if name in known])
         except pa.ArrowException as error:
             raise _unreadable(path, error) from error
 
