@@ -48,6 +48,20 @@ def test_a_shard_is_replaced_whole(store):
     assert store.read(TOKENS, "v1").column("track_id").to_pylist() == ["c"]
 
 
+def test_what_is_absent_is_told_by_the_names_beside_it_alone(store, monkeypatch):
+    store.write_bytes("models/there", b"x")
+    looked_at, list_folder = [], store.filesystem.ls
+
+    def ls(path, detail=False):
+        looked_at.extend([path] if detail else [])
+        return list_folder(path, detail=detail)
+
+    monkeypatch.setattr(store.filesystem, "ls", ls)
+    assert store.files("taken_down") == []
+    assert store.folders("models/gone") == []
+    assert looked_at == [f"{store.root}/taken_down", f"{store.root}/models/gone"]
+
+
 def test_shards_are_listed_in_the_order_of_their_numbers(store):
     for shard in ("10", "9", "0"):
         store.write_shard(TOKENS, "v1", shard, tokens(shard), input_key="k")
