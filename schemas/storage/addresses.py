@@ -3,13 +3,14 @@
 A store may be moved or copied, and the demo corpus lies in it. So a row says `segue-store://demo/studio/a.flac` where
 it is written, and whoever reads it through the store or its views sees the path or URL of the file where it is now.
 What lies outside the store keeps its own address.
+
+Arrow's functions are imported where there are addresses to change: they take an eighth of the time of `segue sql`.
 """
 
 import re
 from collections.abc import Callable
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from schemas.tables import Table
 
@@ -33,7 +34,13 @@ def written_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
     """
     # A member of an archive is `tar://name::archive`, and the archive may lie in the store.
     pattern = f"^((?:.*::)?){re.escape(prefix)}"
-    return _with_addresses(table, rows, prefix, lambda texts: pc.replace_substring_regex(texts, pattern, rf"\1{HERE}"))
+
+    def shorten(texts: pa.Array) -> pa.Array:
+        import pyarrow.compute as pc
+
+        return pc.replace_substring_regex(texts, pattern, rf"\1{HERE}")
+
+    return _with_addresses(table, rows, prefix, shorten)
 
 
 def read_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
@@ -42,7 +49,13 @@ def read_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
     Args:
         prefix: what stands before a place in the store, with its slash.
     """
-    return _with_addresses(table, rows, HERE, lambda texts: pc.replace_substring(texts, HERE, prefix))
+
+    def lengthen(texts: pa.Array) -> pa.Array:
+        import pyarrow.compute as pc
+
+        return pc.replace_substring(texts, HERE, prefix)
+
+    return _with_addresses(table, rows, HERE, lengthen)
 
 
 def _with_addresses(table: Table, rows: pa.Table, sign: str, change: Callable[[pa.Array], pa.Array]) -> pa.Table:
@@ -59,6 +72,8 @@ def _with_addresses(table: Table, rows: pa.Table, sign: str, change: Callable[[p
 
 def _holds(values: pa.ChunkedArray, sign: str) -> bool:
     """Tell whether an address in a column holds a text."""
+    import pyarrow.compute as pc
+
     if pa.types.is_list(values.type):
         values = pc.struct_field(pc.list_flatten(values), ADDRESS)
     return bool(pc.any(pc.match_substring(values, sign)).as_py())
@@ -68,6 +83,8 @@ def _changed(values: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Arr
     """Return a column of addresses, or of lists of records with one each, with every address changed."""
     kind = values.type
     if pa.types.is_list(kind):
+        import pyarrow.compute as pc
+
         lengths = pc.fill_null(pc.list_value_length(values), 0)
         offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths).cast(pa.int32())])
         return pa.ListArray.from_arrays(offsets, _changed(values.flatten(), change), kind, mask=values.is_null())
