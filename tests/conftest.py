@@ -15,7 +15,7 @@ from tests.worlds.smallest_run import segue
 ROOT = Path(__file__).resolve().parents[1]
 
 LONGEST_FIRST = (
-    *("test_killed_pipeline.py", "stages/train/test_nodes.py", "flows/test_outages.py", "flows/test_late_runs.py"),
+    *("test_killed_pipeline.py", "stages/train/test_nodes.py", "flows/test_late_runs.py"),
     *("flows/service/test_deployments.py", "flows/service/test_suspending.py", "flows/runs/test_clusters.py"),
     *("stages/train/test_sharding.py", "stages/train/test_training_together.py", "stages/train/test_following.py"),
     *("test_docs.py", "stages/train_codec/test_train_codec.py", "flows/test_secrets.py", "test_pipeline.py"),

@@ -28,12 +28,13 @@ AUTOMATIONS = yaml.safe_load((ROOT / "flows" / "service" / "automations.yaml").r
 ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definitions"]["the_first"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seconds", "stuck", "away"),
     [
         (5.0, STUCK_SECONDS, SQLITE),
-        pytest.param(60.0, None, SQLITE, marks=pytest.mark.slow),
-        pytest.param(60.0, None, POSTGRESQL, marks=pytest.mark.slow),
+        (60.0, None, SQLITE),
+        (60.0, None, POSTGRESQL),
     ],
     ids=["short", "real", "real, PostgreSQL"],
     indirect=["away"],
