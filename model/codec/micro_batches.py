@@ -18,6 +18,17 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Have torch compute in the calling thread alone inside: what several threads add up differs in the last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class PartThreads:
     """Threads for the parts; outside of `begun` the calling thread works on one after another."""
 
@@ -28,15 +39,13 @@ class PartThreads:
     def begun(self) -> Iterator[None]:
         """Have as many threads as torch computes with inside, each of which computes alone."""
         threads = torch.get_num_threads()
-        with ThreadPoolExecutor(threads, "part", torch.set_num_threads, (1,)) as pool:
-            # The calling thread too: a team of OpenMP's threads spins between its pieces, on the parts' cores.
-            torch.set_num_threads(1)
+        # The calling thread too: a team of OpenMP's threads spins between its pieces, on the parts' cores.
+        with ThreadPoolExecutor(threads, "part", torch.set_num_threads, (1,)) as pool, one_thread():
             self._pool = pool
             try:
                 yield
             finally:
                 self._pool = None
-                torch.set_num_threads(threads)
 
     def map(self, work: Callable[..., Result], *parts: Sequence[Tensor]) -> list[Result]:
         """Return what `work` makes of each part, in their order."""

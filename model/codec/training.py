@@ -24,7 +24,7 @@ from transformers import EncodecModel
 from model.codec.adversarial import AdversarialTraining
 from model.codec.config import CodecTrainingConfig
 from model.codec.losses import Balancer, ReconstructionLosses, weighted_sum
-from model.codec.micro_batches import PartThreads, add_gradients, as_leaf
+from model.codec.micro_batches import PartThreads, add_gradients, as_leaf, one_thread
 from model.codec.network import fold_weight_norm, scale_activations, start_as_transform, with_weight_norm
 from model.codec.quantizer import Quantized, start_codebooks, train_quantizer
 from model.optim.precision import in_precision
@@ -73,11 +73,12 @@ class CodecTraining:
         device, settings = network.device, network.config
         first = batches(0)
         fold_weight_norm(network)
-        if config.start == "transform":
-            sound = torch.cat([batches(i) for i in range(config.start_batches)])
-            start_as_transform(network, sound, step_seed(seed, 0, TURNS))
-        else:
-            scale_activations(network, first)
+        with one_thread():  # on any number of cores the same start
+            if config.start == "transform":
+                sound = torch.cat([batches(i) for i in range(config.start_batches)])
+                start_as_transform(network, sound, step_seed(seed, 0, TURNS))
+            else:
+                scale_activations(network, first)
         if config.weight_norm:
             network = with_weight_norm(network, network.state_dict())
             network.to(device)  # type: ignore[arg-type]

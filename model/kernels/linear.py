@@ -125,8 +125,7 @@ def _int8(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> Line
     """Multiply whole numbers of 8 bits, with a scale for each row of the weights and of what they are multiplied by.
 
     Their sums are exact; where the processor would cut sums of full weights off, these are whole numbers of 7 bits."""
-    largest = INT8_LARGEST if adds_up_int8() else INT7_LARGEST
-    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / largest
+    scales = weight.abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny) / _largest_weight()
     zeros = torch.zeros(len(weight), dtype=torch.long, device=weight.device)
     packed = operators.pack_int8(torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8))
 
@@ -143,8 +142,8 @@ def _plain(weight: Tensor, bias: Tensor | None, precision: Precision) -> LinearK
     if precision == "bfloat16":
         return _elsewhere(weight, bias, precision)
     if precision == "int8":
-        rounded = _rounded_int8(weight)
-        return lambda rows: F.linear(_rounded_int8(rows), rounded, bias)
+        rounded = _rounded_whole(weight, _largest_weight())
+        return lambda rows: F.linear(_rounded_whole(rows, INT8_LARGEST), rounded, bias)
     rounded = weight.half().to(weight.dtype) if precision == "float16" else weight
     return lambda rows: F.linear(rows, rounded, bias)
 
@@ -154,9 +153,14 @@ def _rounded_bfloat16(numbers: Tensor) -> Tensor:
     return numbers.bfloat16().to(numbers.dtype)
 
 
-def _rounded_int8(rows: Tensor) -> Tensor:
-    """Bring each row to the nearest of 255 numbers that are evenly spaced up to its largest."""
-    scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / INT8_LARGEST
+def _largest_weight() -> int:
+    """Return the largest whole number that weights are rounded to: of 7 bits where sums of 8 would be cut off."""
+    return INT8_LARGEST if adds_up_int8() else INT7_LARGEST
+
+
+def _rounded_whole(rows: Tensor, largest: int) -> Tensor:
+    """Bring each row to the nearest of 2 `largest` + 1 numbers that are evenly spaced up to its largest."""
+    scale = rows.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny) / largest
     return (rows / scale).round() * scale
 
 

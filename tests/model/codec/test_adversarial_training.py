@@ -22,6 +22,7 @@ from model.codec.config import (
 from model.codec.evaluation import evaluate_codec
 from model.codec.network import new_network
 from model.codec.training import CodecTraining
+from model.kernels.processor import multiplies_bfloat16
 from model.optim.config import OptimizationConfig
 from tests.model.codec.test_training import NETWORK, equal, tones
 
@@ -185,7 +186,7 @@ def test_narrow_convolutions_learn_too_and_codebooks_stay_exact() -> None:
     exact, narrow = begin(config(steps=30)), begin(config(steps=30, precision="bfloat16"))
     first, other = exact.step(), narrow.step()
     assert other.losses["spectral"] == pytest.approx(first.losses["spectral"], rel=0.02)
-    assert other.losses["spectral"] != first.losses["spectral"]
+    assert (other.losses["spectral"] != first.losses["spectral"]) == multiplies_bfloat16()
     steps = [narrow.step() for _ in range(29)]
     assert steps[-1].losses["spectral"] < other.losses["spectral"]
     assert finite(narrow.state())

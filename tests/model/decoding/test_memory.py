@@ -16,6 +16,7 @@ from model.decoding.static_shapes import StaticShapeDecoder
 from model.guidance import num_cfg_branches
 from model.kernels.choosing import candidate_sizes
 from model.kernels.packed_linear import prepare_for_inference
+from model.kernels.processor import multiplies_bfloat16
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 from model.music_model import Attributes, MusicModel
@@ -125,7 +126,9 @@ def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
     assert MemoryRequirements(model.language_model, sequences, "int8").bytes_for(2) < MemoryRequirements(
         model.language_model, sequences, "bfloat16"
     ).bytes_for(2)
-    assert MemoryRequirements(model.language_model, sequences, "bfloat16").bytes_for(2) < needed[1]
+    narrow = MemoryRequirements(model.language_model, sequences, "bfloat16").bytes_for(2)
+    # Without instructions for it the fastest kernel may be one that holds single ones, as for float16: planned for.
+    assert narrow < needed[1] if multiplies_bfloat16() else narrow == needed[1]
     # The fastest kernel for float16 may be one that holds single ones: that much is planned for.
     assert MemoryRequirements(model.language_model, sequences, "float16").bytes_for(2) == needed[1]
 
