@@ -197,6 +197,7 @@ def test_a_run_says_its_first_line_before_it_imports_what_takes_long(tmp_path):
         "    lines = []\n"
         f"    def write(self, text): self.lines.append((text, [name for name in {SLOW} if name in sys.modules]))\n"
         "    def flush(self): pass\n"
+        "    def isatty(self): return False\n"
         "sys.stderr = errors = Errors()\n"
         "from flows.cli import run_command\n"
         f"run_command(['run', 'sing', '--store', {str(tmp_path / 'store')!r}])\n"
