@@ -51,7 +51,7 @@ def waiting_seconds() -> float:
     """Let the threads of small computations wait for more; the processor time that they take."""
     import torch
 
-    numbers = torch.full((400_000,), 0.5)
+    numbers = torch.full((80_000,), 0.5)  # the least that two threads share takes 32,768 each
     begun = time.process_time()
     for _ in range(WAITS):
         numbers.add_(1)

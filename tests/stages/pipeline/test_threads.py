@@ -86,9 +86,8 @@ def test_threads_of_a_run_sleep_while_others_use_the_cores_and_spin_while_none_d
     told = answer(start("tests.worlds.waiting"))
     assert told["threads"] == 2
     busy, free, busy_again = (told[name] for name in ("busy", "free", "busy again"))
-    assert busy < SPINNING_SECONDS / 4
     assert free > SPINNING_SECONDS
-    assert busy_again < SPINNING_SECONDS / 4
+    assert max(busy, busy_again) < free / 4
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="threads wait for one another from two cores on")
