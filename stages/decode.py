@@ -3,10 +3,10 @@
 Of a take that was made again the codes are those of the try that the gate chose, and its seed is the clip's. A take
 that never passed is a file as well, whose row has the reasons: no view of clips shows it.
 
-Every clip is decoded alone, so its file depends on its codes and nothing else; where the gate has just done so, its
-samples are taken (`stages.checkpoints.decoded`), and no codec is loaded. Loudness and peaks are measured twice:
-of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format can
-come back above the limit that its samples kept; such a clip is turned down and encoded again.
+Every clip is decoded as it would be alone, so its file depends on its codes and nothing else; where the gate has just
+done so, its samples are taken (`stages.checkpoints.decoded`), and no codec is loaded. Loudness and peaks are measured
+twice: of what the codec gave, and of what a player will hear, which is the finished file decoded again. A lossy format
+can come back above the limit that its samples kept; such a clip is turned down and encoded again.
 
 Samples are rounded to 16 or 24 bits without dither: a codec's own noise lies far above the rounding even of
 16 bits, so dither would change nothing that can be heard.
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
 READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 6
 REPEATS = {REQUESTS: ("title",)}
 """What a file's tags tell of a request that its identity does not."""
+
+LOOKED_UP_AT_ONCE = 32
+"""Takes whose sound is in memory together: a hundred megabytes of half a minute each."""
 
 QUIETER = 1.0
 """Loudness units below what was asked for at which a clip is remarked on: about the least that is heard."""
@@ -128,10 +131,10 @@ def shard(
     mark, sign = _marking(config, context), _signing(config, context)
     licences_of = cache(partial(training_licences, context.store))
     context.progress.start("decode", len(generation_rows), "clips")
-    for generation in generation_rows:
+    wanted = [(row, request_of[row["request_id"]]) for row in generation_rows]
+    taken = sounds.take([(row, request["seconds"]) for row, request in wanted])
+    for (generation, request), sound in zip(wanted, taken, strict=True):
         context.check_stopped()
-        request = request_of[generation["request_id"]]
-        sound = sounds.take(generation, request["seconds"])
         if np.isfinite(sound.samples).all():
             licences = licences_of(generation["checkpoint_id"])
             rendering = _render(config, generation, request, licences, sound.samples, sound.sample_rate, mark)
@@ -165,21 +168,26 @@ class _Sounds:
 
         return borrow_codecs_of_rows(self._generations, self._reference, self._context, "decode.codec")
 
-    def take(self, generation: Row, seconds: float) -> "DecodedSound":
-        """Return the sound of a take, cut to the seconds that were asked for. One that was handed on is gone then.
+    def take(self, wanted: Sequence[tuple[Row, float]]) -> "Iterator[DecodedSound]":
+        """Yield the sound of takes, cut to the seconds that were asked for. One that was handed on is gone then.
 
         Raises:
             ValueError: the codec is not one that the codes can belong to.
         """
-        from stages.checkpoints.codecs import CodesFormat, decode_generation
+        from stages.checkpoints.codecs import CodesFormat, decode_generations
         from stages.checkpoints.decoded import DecodedSound
 
-        sound = self._handed_on.find(generation, seconds)
-        if sound is None:
-            codec = self._codecs[CodesFormat.from_row(generation)]
-            sound = DecodedSound(decode_generation(codec, generation, seconds), codec.sample_rate)
-        self._handed_on.drop(generation)
-        return sound
+        for first in range(0, len(wanted), LOOKED_UP_AT_ONCE):
+            part = wanted[first : first + LOOKED_UP_AT_ONCE]
+            handed_on = [self._handed_on.find(generation, seconds) for generation, seconds in part]
+            missing = [each for each, sound in zip(part, handed_on, strict=True) if sound is None]
+            decoded = decode_generations(self._codecs, missing) if missing else iter(())
+            for (generation, _), found in zip(part, handed_on, strict=True):
+                sound = found
+                if sound is None:
+                    sound = DecodedSound(next(decoded), self._codecs[CodesFormat.from_row(generation)].sample_rate)
+                self._handed_on.drop(generation)
+                yield sound
 
 
 @dataclass(frozen=True)

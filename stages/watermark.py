@@ -71,7 +71,7 @@ def shard(
         ValueError: no watermark is named, its networks are none, or the codec is not one of the codes.
         MissingWeights: their weights cannot be had.
     """
-    from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generation
+    from stages.checkpoints.codecs import CodesFormat, borrow_codecs_of_rows, decode_generations
     from stages.networks.audioseal import load_watermark_detector, load_watermark_generator
 
     mark = config.mark
@@ -91,12 +91,13 @@ def shard(
     generated = [chosen[row["request_id"], row["take"]] for row in rows]
     codecs = borrow_codecs_of_rows(generated, config.codec, context, "codec")
     context.progress.start("watermark", len(rows), "clips")
-    for clip, generation in zip(rows, generated, strict=True):
+    seconds = [seconds_of[row["request_id"]] for row in rows]
+    sounds = decode_generations(codecs, list(zip(generated, seconds, strict=True)))
+    for clip, generation, sound in zip(rows, generated, sounds, strict=True):
         context.check_stopped()
-        codec = codecs[CodesFormat.from_row(generation)]
-        sound = decode_generation(codec, generation, seconds_of[clip["request_id"]])
-        unmarked = _levelled(config, sound, codec.sample_rate)
-        row = _row(clip, context.store.read_bytes(clip["path"]), unmarked, codec.sample_rate, generator, detector)
+        sample_rate = codecs[CodesFormat.from_row(generation)].sample_rate
+        unmarked = _levelled(config, sound, sample_rate)
+        row = _row(clip, context.store.read_bytes(clip["path"]), unmarked, sample_rate, generator, detector)
         if not row["watermark_found"]:
             context.remarks.add(
                 "clips whose watermark is not found in the file as it was written",

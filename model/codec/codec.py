@@ -6,6 +6,7 @@ on the recording alone, never on what is encoded or decoded beside it: see `enco
 
 import hashlib
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,9 @@ from model.kernels.codec.inference import prepare_codec_for_inference
 
 WINDOW_SECONDS = 30.0
 """Length of a window, where the margins of the codec are not so wide that most of it would be thrown away."""
+FRAMES_AT_ONCE = 24_000
+"""Of recordings that are decoded together, at most, or of one window: what is between recurrent layers then takes some
+hundred megabytes."""
 
 
 def coder_of(network: CodecNetwork) -> Coder:
@@ -116,13 +120,17 @@ class Codec:
         Raises:
             ValueError: another number of codebooks, no frames, or a code that is not in the codebooks.
         """
+        return self.decoding(self._checked(codes))
+
+    def _checked(self, codes: Int[Tensor, "B K T"]) -> Int[Tensor, "B K T"]:
+        """Return codes on the device."""
         if not 1 <= codes.shape[1] <= self.coder.codebooks or codes.shape[2] == 0:
             raise ValueError(f"expected codes [B, {self.codebooks}, T > 0], got {tuple(codes.shape)}")
         if int(codes.min()) < 0 or int(codes.max()) >= self.cardinality:
             raise ValueError(
                 f"expected codes from 0 to {self.cardinality - 1}, got {int(codes.min())} to {int(codes.max())}"
             )
-        return self.decoding(codes.to(self.device).long())
+        return codes.to(self.device).long()
 
     def encode_track(
         self,
@@ -168,9 +176,38 @@ class Codec:
         Raises:
             ValueError: windows that are all context, or bad codes.
         """
-        windows = self._windows(codes.shape[-1], window, context)
-        pieces = [self.decode(codes[None, :, start : start + windows.length])[0].cpu() for start in windows.starts]
-        return windows.joined(pieces, self.hop)
+        return next(self.decode_tracks([codes], window, context))
+
+    def decode_tracks(
+        self, tracks: Sequence[Int[Tensor, "_K _T"]], window: int | None = None, context: int | None = None
+    ) -> Iterator[Float[Tensor, "C _N"]]:
+        """Decode several recordings' codes, and yield the sound of each in their order, as `decode_track` gives it,
+        to the bit. Where the codec can do so (EnCodec on a CPU), recurrent layers run over all of them at once, which
+        takes hardly longer than one.
+
+        Raises:
+            ValueError: windows that are all context, or bad codes.
+        """
+        windows = [self._windows(codes.shape[-1], window, context) for codes in tracks]
+        pieces = self._decode_each(
+            codes[:, start : start + each.length]
+            for codes, each in zip(tracks, windows, strict=True)
+            for start in each.starts
+        )
+        for each in windows:
+            yield each.joined([next(pieces).cpu() for _ in each.starts], self.hop)
+
+    def _decode_each(self, pieces: Iterable[Int[Tensor, "_K _T"]]) -> Iterator[Float[Tensor, "C _N"]]:
+        if self.coder.decode_each is None:
+            yield from (self.decode(codes[None])[0] for codes in pieces)
+            return
+        group: list[Tensor] = []
+        for codes in pieces:
+            if group and sum(each.shape[1] for each in group) + codes.shape[1] > FRAMES_AT_ONCE:
+                yield from self.coder.decode_each(group)
+                group = []
+            group.append(self._checked(codes[None])[0])
+        yield from self.coder.decode_each(group)
 
     def _windows(self, frames: int, window: int | None, context: int | None) -> "_Windows":
         """Cut `frames` into windows: one every `step` frames, the last as late as its full length allows."""

@@ -9,9 +9,9 @@ written once, over a `Coder`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -39,6 +39,14 @@ Each of the transformer's layers looks one window further back, 80 s in all, but
 Measured with random weights that attend sharply, sharper and sharpest in 8 layers, 99.9, 97 and 82 % of the codes are
 those of one long pass with 20 s before them, 100, 99.97 and 97 % with 30 s, and all with 80 s.
 """
+
+
+@runtime_checkable
+class RunsEach(Protocol):
+    """A network that runs several inputs of any lengths sooner than one by one, to the same bits."""
+
+    def each(self, items: Sequence[Float[Tensor, "C _N"]]) -> Iterator[Float[Tensor, "D _M"]]:
+        """Yield the output for each."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +81,8 @@ class Coder:
     """Encodes waveforms in so many levels."""
     decode: Callable[[Int[Tensor, "B K T"]], Float[Tensor, "B C N"]]
     """Decodes codes of any number of levels, N = T * hop."""
+    decode_each: Callable[[Sequence[Int[Tensor, "K _T"]]], Iterator[Float[Tensor, "C _N"]]] | None
+    """Decodes codes of several lengths to the bits that `decode` gives each; None where one by one takes no longer."""
     prepare: Callable[[], None]
     """Prepares the network for inference, in place, on its device."""
     obstacle: str | None = None
@@ -102,11 +112,20 @@ def encodec_coder(network: EncodecModel) -> Coder:
             codes.append(indices)
         return torch.stack(codes, dim=1)
 
-    def decode(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
+    def latents(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B D T"]:
         # Not by `quantizer.decode`, which begins with a zero from the host: that would wait for the device.
         vectors = [layer.decode(indices) for layer, indices in zip(quantizer.layers, codes.unbind(1), strict=False)]
-        wav: Tensor = network.decoder(sum(vectors[1:], start=vectors[0]))
+        added: Tensor = sum(vectors[1:], start=vectors[0])
+        return added
+
+    def decode(codes: Int[Tensor, "B K T"]) -> Float[Tensor, "B C N"]:
+        wav: Tensor = network.decoder(latents(codes))
         return wav
+
+    decoder: Any = network.decoder
+
+    def decode_each(items: Sequence[Int[Tensor, "K _T"]]) -> Iterator[Float[Tensor, "C _N"]]:
+        yield from decoder.each([latents(codes[None])[0] for codes in items])
 
     def prepare() -> None:
         fold_weight_norm(network)
@@ -124,6 +143,7 @@ def encodec_coder(network: EncodecModel) -> Coder:
         codebook=lambda level: quantizer.layers[level].codebook.embed,
         encode=encode,
         decode=decode,
+        decode_each=decode_each if isinstance(decoder, RunsEach) else None,
         prepare=prepare,
         # A chunk's loudness is a number beside its codes, which a language model of codes knows nothing of.
         obstacle="normalisation or chunks, as at 48 kHz" if config.normalize or config.chunk_length_s else None,
@@ -159,6 +179,7 @@ def dac_coder(network: DacModel) -> Coder:
         codebook=lambda level: quantizer.quantizers[level].codebook.weight,
         encode=encode,
         decode=decode,
+        decode_each=None,
         prepare=lambda: None,  # transformers loads plain weights
     )
 
@@ -220,6 +241,7 @@ def mimi_coder(network: MimiModel) -> Coder:
         codebook=lambda level: _mimi_codebook(_mimi_levels(quantizer)[level].codebook),
         encode=encode,
         decode=decode,
+        decode_each=None,
         prepare=prepare,
     )
 

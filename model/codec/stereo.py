@@ -6,6 +6,7 @@ of a level share a delay (`delays=(0, 0, 1, 1, 2, 2, 3, 3)`). AudioCraft can als
 and right at the odd ones, which doubles the frame rate instead.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,9 +131,22 @@ class StereoCodec:
         Raises:
             ValueError: windows that are all context, or bad codes.
         """
-        sides = deinterleave(codes[None])
-        parts = [self.codec.decode_track(side[0], window, context) for side in (sides.left, sides.right)]
-        return torch.cat(parts, dim=0)
+        return next(self.decode_tracks([codes], window, context))
+
+    def decode_tracks(
+        self, tracks: Sequence[Int[Tensor, "_K _T"]], window: int | None = None, context: int | None = None
+    ) -> Iterator[Float[Tensor, "2 _N"]]:
+        """Decode several recordings' codes, each side as a recording of `Codec.decode_tracks`.
+
+        Raises:
+            ValueError: windows that are all context, or bad codes.
+        """
+        both = [deinterleave(codes[None]) for codes in tracks]
+        sides = self.codec.decode_tracks(
+            [side[0] for each in both for side in (each.left, each.right)], window, context
+        )
+        for _ in tracks:
+            yield torch.cat([next(sides), next(sides)])
 
     def _check(self, channels: int, shape: tuple[int, ...]) -> None:
         if channels != self.channels:

@@ -4,9 +4,10 @@ that some codes belong to.
 Codes of another codec decode to noise without an error, so what carries codes carries the identity of its codec too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -181,9 +182,28 @@ def borrow_codecs_of_rows(
 def decode_generation(codec: AnyCodec, generation: Mapping[str, Any], seconds: float) -> Samples:
     """Decode the codes of a row of `generations` to sound [C, N], cut to the seconds that were asked for, to the
     sample."""
-    codes = torch.from_numpy(np.array(generation["codes"], dtype=np.int64))
-    sound: Samples = codec.decode_track(codes).float().numpy()
-    return sound[:, : round(seconds * codec.sample_rate)]
+    return next(_decode_all(codec, [(generation, seconds)]))
+
+
+def decode_generations(
+    codecs: Mapping[CodesFormat, AnyCodec], wanted: Sequence[tuple[Mapping[str, Any], float]]
+) -> Iterator[Samples]:
+    """Decode the codes of rows of `generations`, and yield the sound of each as `decode_generation` gives it: several
+    take some codecs hardly longer than one.
+
+    Args:
+        codecs: for each format of their codes (`borrow_codecs_of_rows`).
+        wanted: rows, with the seconds that were asked for.
+    """
+    for codes, together in groupby(wanted, lambda each: CodesFormat.from_row(each[0])):
+        yield from _decode_all(codecs[codes], list(together))
+
+
+def _decode_all(codec: AnyCodec, wanted: Sequence[tuple[Mapping[str, Any], float]]) -> Iterator[Samples]:
+    tracks = [torch.from_numpy(np.array(generation["codes"], dtype=np.int64)) for generation, _ in wanted]
+    for (_, seconds), sound in zip(wanted, codec.decode_tracks(tracks), strict=True):
+        samples: Samples = sound.float().numpy()
+        yield samples[:, : round(seconds * codec.sample_rate)]
 
 
 def load_matching_network(codes: CodesFormat, path: Path, got: str, speaker: str) -> CodecNetwork:

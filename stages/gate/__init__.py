@@ -1,10 +1,10 @@
 """The gate: every take is heard before it becomes a clip, and made again where something is wrong with it.
 
-A generation is decoded, alone and before its loudness is touched, and held against the limits of its configuration
-(`stages.gate.config`). One that does not keep them all is *retaken*: generated once more as it was, with the take's
-next seed, until a try passes or the budget is spent. What never passes is *quarantined*: it becomes a file as well, to
-be listened to, but no view of clips shows it (`schemas.queries.views`). Of its tries the one with the fewest
-reasons against it is kept.
+A generation is decoded, as it would be alone and before its loudness is touched, and held against the limits of its
+configuration (`stages.gate.config`). One that does not keep them all is *retaken*: generated once more as it was, with
+the take's next seed, until a try passes or the budget is spent. What never passes is *quarantined*: it becomes a file
+as well, to be listened to, but no view of clips shows it (`schemas.queries.views`). Of its tries the one with the
+fewest reasons against it is kept.
 
 A row is a take with all of its tries, so that it is whole or not there, however often the work is broken off; the view
 `tries` has a row a try. Codes stand in it only where a retake was chosen: those of a first try are in `generations`.
@@ -79,6 +79,16 @@ class _Try:
 
 
 @dataclass(frozen=True, eq=False)
+class _Unheard:
+    """A try whose codes are there, and no more."""
+
+    take: "_Take"
+    retake: int
+    seed: int
+    codes: Codes
+
+
+@dataclass(frozen=True, eq=False)
 class _Take:
     """A take with the tries that there are of it."""
 
@@ -124,13 +134,13 @@ def shard(config: Config, context: Context, generations: pa.Table, requests: pa.
     judge = _Judge(config, context, rows)
     context.progress.start("gate", len(rows), "clips")
     waiting: list[_Take] = []
-    for generation in rows:
+    first_tries = [
+        _Unheard(_Take(row, request_of[row["request_id"]], []), 0, row["seed"], np.array(row["codes"], dtype=np.uint16))
+        for row in rows
+    ]
+    for take in judge.hear(first_tries):
         context.check_stopped()
-        request = request_of[generation["request_id"]]
-        codes = np.array(generation["codes"], dtype=np.uint16)
-        take = _Take(generation, request, [])
-        judge.hear(take, 0, generation["seed"], codes)
-        if take.passed or not config.retakes or leaves_nothing_to_chance(request):
+        if take.passed or not config.retakes or leaves_nothing_to_chance(take.request):
             context.progress.advance()
             yield take.verdict()
             continue
@@ -166,9 +176,8 @@ def _retake(config: Config, context: Context, judge: "_Judge", takes: Sequence[_
         still: list[_Take] = []
         for number, codes in retaker.generate([take.request for take in failing], seeds):
             context.check_stopped()
-            take = failing[number]
-            again = codes.numpy().astype(np.uint16)
-            judge.hear(take, retake, seeds[number], again)
+            again = _Unheard(failing[number], retake, seeds[number], codes.numpy().astype(np.uint16))
+            (take,) = judge.hear([again])  # at once, so that a gate that is killed keeps what it made
             if take.passed or retake == config.retakes:
                 context.progress.advance()
                 yield take.verdict()
@@ -202,19 +211,21 @@ class _Judge:
         followed = config.limits.chroma_similarity is not None
         self._analyses = {each: melody_analysis(context, [each]) if followed else None for each in checkpoints}
 
-    def hear(self, take: _Take, retake: int, seed: int, codes: Codes) -> None:
-        """Decode a try of a take, cut to the seconds that were asked for as `decode` cuts it, judge it, and add it to
-        the take's tries."""
-        from stages.checkpoints.codecs import CodesFormat, decode_generation
+    def hear(self, tries: Sequence[_Unheard]) -> Iterator[_Take]:
+        """Decode tries, cut to the seconds that were asked for as `decode` cuts them, judge each, add it to its take's
+        tries, and yield the take."""
+        from stages.checkpoints.codecs import CodesFormat, decode_generations
         from stages.checkpoints.decoded import DecodedSound
 
-        codec, seconds = self._codecs[CodesFormat.from_row(take.generation)], take.request["seconds"]
-        generation = take.generation | {"codes": codes}
-        sound = DecodedSound(decode_generation(codec, generation, seconds), codec.sample_rate)
-        reasons, facts = self._judge(generation, take.request, sound)
-        take.tries.append(_Try(retake, seed, codes, reasons, facts))
-        if facts and take.best is take.tries[-1]:
-            self._decoded.keep(generation, seconds, sound)
+        wanted = [(each.take.generation | {"codes": each.codes}, each.take.request["seconds"]) for each in tries]
+        decoded = decode_generations(self._codecs, wanted)
+        for each, (generation, seconds), samples in zip(tries, wanted, decoded, strict=True):
+            take, sound = each.take, DecodedSound(samples, self._codecs[CodesFormat.from_row(generation)].sample_rate)
+            reasons, facts = self._judge(generation, take.request, sound)
+            take.tries.append(_Try(each.retake, each.seed, each.codes, reasons, facts))
+            if facts and take.best is take.tries[-1]:
+                self._decoded.keep(generation, seconds, sound)
+            yield take
 
     def _judge(self, generation: Row, request: Row, sound: "DecodedSound") -> tuple[tuple[str, ...], Mapping[str, Any]]:
         """Return what speaks against a try, and what it was judged by, which is nothing where there is no sound.

@@ -7,7 +7,7 @@ transformers) stays.
 
 import copy
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -98,13 +98,32 @@ class InferenceHalf(nn.Module):
             padding_cache: for Mimi, which names it; None, as nothing is cached here.
         """
         assert padding_cache is None
-        if self.parts is None:
-            self.parts = _inference_parts(_leaves(self.plain))
-        # One by one, so that none depends on its neighbours; it costs time only where they are short.
-        items = [item.t().contiguous() for item in inputs]
-        for part in self.parts:
-            items = part(items) if isinstance(part, Recurrence) else [part(rows) for rows in items]
-        return torch.stack(items).transpose(1, 2).contiguous()
+        return torch.stack(list(self.each(inputs.unbind())))
+
+    def each(self, items: Sequence[Float[Tensor, "C _N"]]) -> Iterator[Float[Tensor, "D _M"]]:
+        """Yield the half's output for each of several inputs of any lengths, with the bits that it has alone. Recurrent
+        layers run over all of them at once, the other layers over one by one."""
+        pending: list[ChunkedLayers] = []
+        # Not by a decorator: none that takes a generator for a function may stand between the two.
+        with torch.no_grad():
+            if self.parts is None:
+                self.parts = _inference_parts(_leaves(self.plain))
+            rows = [item.t().contiguous() for item in items]
+            for part in self.parts:
+                if isinstance(part, Recurrence):
+                    rows, pending = part([_through(pending, each) for each in rows]), []
+                else:
+                    pending.append(part)
+        for each in rows:
+            with torch.no_grad():
+                output = _through(pending, each).t().contiguous()
+            yield output
+
+
+def _through(layers: Iterable[ChunkedLayers], rows: Float[Tensor, "N C"]) -> Float[Tensor, "M D"]:
+    for layer in layers:
+        rows = layer(rows)
+    return rows
 
 
 def _is_supported_half(half: nn.Module) -> bool:

@@ -1,25 +1,35 @@
 """The recurrent layers of EnCodec's halves for inference (LSTM, Hochreiter and Schmidhuber 1997) on a CPU.
 
-A step multiplies one row by a matrix of 16 MB, so its time is that of reading the matrix, and four rows take hardly
-longer than one. So a sequence is run as several segments at once (multiple shooting: Bellen and Zennaro, "Parallel
-algorithms for initial-value problems", 1989): each but the first begins some frames early from a state of zeros, by
-when the layer has nearly always forgotten the difference. That is checked: where the state that a segment began from is
-not the one that the segment before it ended with, up to rounding, the segments are run again from those, until all
-agree. The result is that of running the sequence from end to end; only the time depends on how well layers forget.
+A step multiplies one row by a matrix of 16 MB, so its time is that of reading the matrix, and many rows take hardly
+longer than one. So all sequences that there are to run go together, whatever their lengths, and each is run as several
+segments at once (multiple shooting: Bellen and Zennaro, "Parallel algorithms for initial-value problems", 1989): each
+but the first begins some frames early from a state of zeros, by when the layer has nearly always forgotten the
+difference. That is checked: where the state that a segment began from is not the one that the segment before it ended
+with, up to rounding, the segments of the sequence are run again from those, until all agree. The result is that of
+running the sequence from end to end; only the time depends on how well layers forget.
+
+A sequence has the bits that it has alone, whatever goes with it: how it is cut depends on its length, how often it is
+run on itself, and rows are multiplied in numbers that were seen to leave a row's bits alone.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from model.kernels.choosing import find_invariant_sizes
 from model.kernels.operators import multiply_packed, pack_matrix
 
-ROWS = 4
-"""Rows that are multiplied at once, where there are fewer sequences."""
+SEGMENTS = 4
+"""Of a sequence, at most."""
+SIZES = (4, 8, 16, 24, 32, 48, 64)
+"""Numbers of rows that are multiplied together, those of them that leave a row's bits as they are among the most."""
+MOST_STEPS = 8_192
+"""Steps of all rows that are at work together, unless one sequence has more: of a width of 1024, 128 MB."""
 WARM_UP_FRAMES = 48
 """Frames that a segment begins early. EnCodecs trained here forget a state in that time, up to rounding."""
 NARROWEST = 512
@@ -39,6 +49,8 @@ class _LstmLayer:
     around: Tensor
     """Packed, of the layer's output a step before."""
     bias: Float[Tensor, " G"]
+    sizes: tuple[int, ...]
+    """Numbers of rows that `around` is multiplied by, ascending."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +66,9 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Run:
-    """What a layer gave at every step, and its state after the last."""
+    """What a layer gave for a sequence in S segments, at each of their L steps, and their states after the last."""
 
-    outputs: Float[Tensor, "R T D"]
+    outputs: Float[Tensor, "S L D"]
     last: _State
 
 
@@ -65,7 +77,7 @@ class Recurrence:
 
     Args:
         warm_up: frames that a segment begins early.
-        narrowest: width from which on a sequence is run as segments.
+        narrowest: width from which on sequences are run as segments.
     """
 
     def __init__(self, lstm: nn.LSTM, warm_up: int = WARM_UP_FRAMES, narrowest: int = NARROWEST) -> None:
@@ -73,14 +85,14 @@ class Recurrence:
         wide = lstm.hidden_size >= narrowest
         self.layers = [_packed(lstm, number) for number in range(lstm.num_layers)] if wide else []
 
-    def __call__(self, items: Sequence[Float[Tensor, "T D"]]) -> list[Float[Tensor, "T D"]]:
-        """Return the outputs for sequences of one length."""
-        inputs = outputs = torch.stack(list(items))
+    def __call__(self, items: Sequence[Float[Tensor, "_T D"]]) -> list[Float[Tensor, "_T D"]]:
+        """Return the outputs for sequences of any lengths, each with the bits that it has alone."""
+        outputs = list(items)
         if not self.layers:
-            outputs = self.lstm(inputs.transpose(0, 1))[0].transpose(0, 1)
+            outputs = [self.lstm(item)[0] for item in items]
         for layer in self.layers:
             outputs = _run_layer(layer, outputs, self.warm_up)
-        return [item.contiguous() for item in (outputs + inputs).unbind()]
+        return [output + item for output, item in zip(outputs, items, strict=True)]
 
 
 def _packed(lstm: nn.LSTM, number: int) -> _LstmLayer:
@@ -90,36 +102,83 @@ def _packed(lstm: nn.LSTM, number: int) -> _LstmLayer:
     inwards, around, bias = (
         each.unflatten(0, (4, -1))[order].flatten(0, 1) for each in (inwards, around, inner + outer)
     )
-    return _LstmLayer(lstm.hidden_size, pack_matrix(inwards), pack_matrix(around), bias)
+    packed = pack_matrix(around)
+    sizes = find_invariant_sizes(lambda rows: multiply_packed(rows, packed, None), around, SIZES)
+    return _LstmLayer(lstm.hidden_size, pack_matrix(inwards), packed, bias, sizes)
 
 
-def _run_layer(layer: _LstmLayer, inputs: Float[Tensor, "B T D"], warm_up: int) -> Float[Tensor, "B T D"]:
-    """Run a layer over sequences, in as many segments as fill the rows and are worth their warm-up."""
-    batch, frames, _ = inputs.shape
-    count = max(1, min(ROWS // batch, frames // (2 * warm_up)))
-    length = math.ceil(frames / count)
-    products = multiply_packed(inputs.flatten(0, 1), layer.inwards, layer.bias)
-    steps = products.new_zeros(batch, count * length, products.shape[1])
-    steps[:, :frames] = products.view(batch, frames, -1)
-    segments = steps.unflatten(1, (count, length)).transpose(0, 1).flatten(0, 1)  # the first of each sequence first
-    zeros = _State(*steps.new_zeros(2, batch, layer.width))
-    initial = zeros
-    if count > 1:
-        early = segments[:-batch, -warm_up:]
-        initial = _shifted(
-            zeros, _run_segments(layer, early, _State(*steps.new_zeros(2, len(early), layer.width))).last
-        )
-    for _ in range(count):  # each time one more of the segments begins with the very state of the one before it
-        run = _run_segments(layer, segments, initial)
-        expected = _shifted(zeros, run.last.first(len(segments) - batch))
-        if _agree(initial, expected):
+def _run_layer(layer: _LstmLayer, items: Sequence[Float[Tensor, "_T D"]], warm_up: int) -> list[Float[Tensor, "_T D"]]:
+    """Run a layer over sequences, those of like lengths together."""
+    outputs: list[Tensor] = [item[:0] for item in items]
+    for group in _groups([_cut(len(item), warm_up) for item in items], layer.sizes[-1]):
+        found = _run_sequences(layer, [_segments(layer, items[number], warm_up) for number in group], warm_up)
+        for number, output in zip(group, found, strict=True):
+            outputs[number] = output[: len(items[number])]
+    return outputs
+
+
+def _cut(frames: int, warm_up: int) -> tuple[int, int]:
+    """Return how many segments a sequence has, as many as are worth their warm-up, and the frames of each."""
+    count = max(1, min(SEGMENTS, frames // (2 * warm_up)))
+    return count, math.ceil(frames / count)
+
+
+def _groups(cuts: Sequence[tuple[int, int]], most_rows: int) -> Iterator[list[int]]:
+    """Yield the numbers of sequences that go together, those with the longest segments first."""
+    group: list[int] = []
+    rows = longest = 0
+    for number in sorted(range(len(cuts)), key=lambda number: -cuts[number][1]):
+        count, length = cuts[number]
+        if group and (rows + count > most_rows or (rows + count) * longest > MOST_STEPS):
+            yield group
+            group, rows = [], 0
+        longest = length if not group else longest
+        group.append(number)
+        rows += count
+    if group:
+        yield group
+
+
+def _segments(layer: _LstmLayer, item: Float[Tensor, "T D"], warm_up: int) -> Float[Tensor, "S L G"]:
+    """Return what the inputs of a sequence add to the gates, as segments; the last is filled up with zeros."""
+    count, length = _cut(len(item), warm_up)
+    products = multiply_packed(item, layer.inwards, layer.bias)
+    steps = products.new_zeros(count * length, products.shape[1])
+    steps[: len(item)] = products
+    return steps.view(count, length, -1)
+
+
+def _run_sequences(
+    layer: _LstmLayer, sequences: Sequence[Float[Tensor, "_S _L G"]], warm_up: int
+) -> list[Float[Tensor, "_SL D"]]:
+    """Run a layer over the segments of sequences, of which none is shorter than the next, until those of each agree."""
+    zeros = _State(*sequences[0].new_zeros(2, 1, layer.width))
+    initial = [zeros for _ in sequences]
+    parted = [number for number, each in enumerate(sequences) if len(each) > 1]
+    if parted:
+        early = [sequences[number][:-1, -warm_up:] for number in parted]
+        nothing = [_State(*each.new_zeros(2, len(each), layer.width)) for each in early]
+        for number, run in zip(parted, _run_segments(layer, early, nothing), strict=True):
+            initial[number] = _after(zeros, run.last)
+    outputs: list[Tensor] = [sequences[0]] * len(sequences)
+    pending = list(range(len(sequences)))
+    # Each time one more of a sequence's segments begins with the very state of the one before it.
+    for times in range(1, SEGMENTS + 1):
+        runs = _run_segments(layer, [sequences[number] for number in pending], [initial[number] for number in pending])
+        disagreeing = []
+        for number, run in zip(pending, runs, strict=True):
+            outputs[number] = run.outputs.flatten(0, 1)
+            expected = _after(zeros, run.last.first(len(sequences[number]) - 1))
+            if times < len(sequences[number]) and not _agree(initial[number], expected):
+                disagreeing.append(number)
+                initial[number] = expected
+        pending = disagreeing
+        if not pending:
             break
-        initial = expected
-    outputs: Tensor = run.outputs.unflatten(0, (count, batch))
-    return outputs.transpose(0, 1).flatten(1, 2)[:, :frames]
+    return outputs
 
 
-def _shifted(zeros: _State, states: _State) -> _State:
+def _after(zeros: _State, states: _State) -> _State:
     """Return the states that segments begin with: the first zeros, the others those of the ones before them."""
     return _State(torch.cat([zeros.hidden, states.hidden]), torch.cat([zeros.cell, states.cell]))
 
@@ -129,13 +188,44 @@ def _agree(state: _State, other: _State) -> bool:
     return all(torch.allclose(a, b, rtol=ROUNDING, atol=ROUNDING) for a, b in pairs)
 
 
-def _run_segments(layer: _LstmLayer, steps: Float[Tensor, "R T G"], initial: _State) -> _Run:
-    """Run a layer's steps, given what the inputs add to its gates."""
-    width, hidden, cell = layer.width, initial.hidden, initial.cell
-    outputs = steps.new_empty(steps.shape[1], len(steps), width)
-    for step, output in zip(steps.unbind(1), outputs, strict=True):
-        gates = multiply_packed(hidden, layer.around, None).add_(step)
+def _run_segments(
+    layer: _LstmLayer, sequences: Sequence[Float[Tensor, "_S _L G"]], initial: Sequence[_State]
+) -> list[_Run]:
+    """Run a layer's steps over the segments of sequences, of which none is shorter than the next, given what the inputs
+    add to its gates.
+
+    Rows of segments that have ended, and rows that fill up their number, go on with whatever stands there.
+    """
+    width, counts, lengths = layer.width, [len(each) for each in sequences], [each.shape[1] for each in sequences]
+    firsts = [sum(counts[:number]) for number in range(len(counts))]
+    size = partial(_padded, layer.sizes)
+    steps = sequences[0].new_zeros(lengths[0], size(sum(counts)), sequences[0].shape[2])
+    for first, each in zip(firsts, sequences, strict=True):
+        steps[: each.shape[1], first : first + len(each)] = each.transpose(0, 1)
+    hidden, cell = steps.new_zeros(2, steps.shape[1], width)
+    for first, state in zip(firsts, initial, strict=True):
+        hidden[first : first + len(state.hidden)], cell[first : first + len(state.cell)] = state.hidden, state.cell
+    outputs = steps.new_empty(*steps.shape[:2], width)
+    ends: dict[int, Tensor] = {}  # cells after so many steps, where sequences end
+    running = len(sequences)
+    for step, output in enumerate(outputs):
+        while lengths[running - 1] <= step:
+            running -= 1
+        rows = size(firsts[running - 1] + counts[running - 1])
+        hidden, cell = hidden[:rows], cell[:rows]
+        gates = multiply_packed(hidden, layer.around, None).add_(steps[step, :rows])
         input_gate, forget_gate, output_gate = gates[:, : 3 * width].sigmoid_().split(width, 1)
         cell = torch.addcmul(cell * forget_gate, input_gate, gates[:, 3 * width :].tanh_())
-        hidden = torch.mul(output_gate, cell.tanh(), out=output)
-    return _Run(outputs.transpose(0, 1), _State(hidden, cell))
+        hidden = torch.mul(output_gate, cell.tanh(), out=output[:rows])
+        if lengths[running - 1] == step + 1:
+            ends[step + 1] = cell
+    runs = []
+    for first, count, length in zip(firsts, counts, lengths, strict=True):
+        own = slice(first, first + count)
+        runs.append(_Run(outputs[:length, own].transpose(0, 1), _State(outputs[length - 1, own], ends[length][own])))
+    return runs
+
+
+def _padded(sizes: Sequence[int], rows: int) -> int:
+    """Return the least number of rows that may be multiplied together and is no less."""
+    return next(size for size in sizes if size >= rows)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.codec import codec as codec_module
 from model.codec.codec import Codec, codebook_identity
 from model.codec.stereo import StereoCodec
 from tests.worlds.small_codecs import (
@@ -113,6 +114,20 @@ def test_codes_do_not_depend_on_what_else_is_in_the_batch_or_came_before(codec: 
     window = codec.margins.before + codec.margins.after + 20
     alone = codec.encode_track(long, window=window, windows_at_once=1)
     assert torch.equal(codec.encode_track(long, window=window, windows_at_once=4), alone)
+
+
+def test_the_sound_of_several_recordings_is_that_of_each_alone(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = (40, 1, 300, 7, 40)
+    tracks = [torch.randint(0, CARDINALITY, (LEVELS, frames), generator=generator) for frames in lengths]
+    alone = [codec.decode_track(codes) for codes in tracks]
+    for at_once in (codec_module.FRAMES_AT_ONCE, 45):
+        monkeypatch.setattr(codec_module, "FRAMES_AT_ONCE", at_once)
+        together = list(codec.decode_tracks(tracks))
+        assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert list(codec.decode_tracks([])) == []
+    with pytest.raises(ValueError, match="expected codes from 0 to"):
+        list(codec.decode_tracks([tracks[0], tracks[1] + CARDINALITY]))
 
 
 def test_a_window_lasts_half_a_minute_or_twice_what_it_throws_away(codec: Codec) -> None:

@@ -1,7 +1,11 @@
 """Recurrent layers in segments give what PyTorch's own give from end to end, however long they remember."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from model.kernels.codec import recurrence
@@ -47,13 +51,15 @@ def test_segments_give_the_whole_however_long_layers_remember(
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Frames of each run from now on."""
+    """Frames of the longest segment of each run from now on."""
     lengths: list[int] = []
     run = recurrence._run_segments
 
-    def counting(layer: recurrence._LstmLayer, steps: Tensor, begun: recurrence._State) -> recurrence._Run:
-        lengths.append(steps.shape[1])
-        return run(layer, steps, begun)
+    def counting(
+        layer: recurrence._LstmLayer, sequences: Sequence[Tensor], initial: Sequence[recurrence._State]
+    ) -> list[recurrence._Run]:
+        lengths.append(max(each.shape[1] for each in sequences))
+        return run(layer, sequences, initial)
 
     monkeypatch.setattr(recurrence, "_run_segments", counting)
     return lengths
@@ -86,3 +92,38 @@ def test_narrow_layers_are_run_by_pytorch_and_wide_ones_here(monkeypatch: pytest
         assert lengths == []
         Recurrence(nn.LSTM(recurrence.NARROWEST, recurrence.NARROWEST))([torch.zeros(3, recurrence.NARROWEST)])
     assert lengths == [3]
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=8), st.sampled_from([0.0, 3.0, 20.0]))
+@settings(max_examples=10, deadline=None)
+def test_sequences_of_any_lengths_have_the_bits_that_they_have_alone(lengths: list[int], memory: float) -> None:
+    inputs = [noise(1, frames)[0] * (number + 1) for number, frames in enumerate(lengths)]
+    with torch.no_grad():
+        lstm = recurrent(memory=memory)
+        layers = Recurrence(lstm, narrowest=WIDTH)
+        together = layers(inputs)
+        for alone, found in zip(inputs, together, strict=True):
+            assert torch.equal(found, layers([alone])[0])
+        torch.testing.assert_close(together[0], lstm(inputs[0])[0] + inputs[0], rtol=1e-5, atol=1e-5)
+
+
+def test_wide_layers_give_sequences_the_bits_that_they_have_alone() -> None:
+    width = recurrence.NARROWEST
+    generator = torch.Generator().manual_seed(0)
+    inputs = [torch.randn(frames, width, generator=generator) for frames in (1, 7, 200, 50, 410, 50, 3, 120)]
+    with torch.no_grad():
+        torch.manual_seed(0)
+        layers = Recurrence(nn.LSTM(width, width))
+        for alone, found in zip(inputs, layers(inputs), strict=True):
+            assert torch.equal(found, layers([alone])[0])
+
+
+def test_sequences_that_are_too_many_for_one_go_are_run_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = Recurrence(recurrent(1), narrowest=WIDTH)
+    lengths = counted(monkeypatch)
+    layers([noise(1, frames)[0] for frames in [30] * 100 + [10]])
+    assert lengths == [30, 30]
+    lengths.clear()
+    monkeypatch.setattr(recurrence, "MOST_STEPS", 100)
+    layers([noise(1, frames)[0] for frames in (30, 90, 30, 30)])
+    assert lengths == [90, 30]
