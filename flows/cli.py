@@ -34,6 +34,7 @@ from flows.commands import (
     upkeep,
     verify,
 )
+from flows.commands.extra_words import with_place
 from flows.commands.foreground import run_and_tell
 from flows.commands.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.console import say, tell
@@ -352,6 +353,7 @@ def run_command(arguments: Sequence[str]) -> int:
         message = getattr(error, "format_message", error.__str__)()
         is_help = message.startswith("Usage:")
         message = message.replace("Value error, ", "")  # which pydantic, of whom typer asks, says before every reason
+        message = with_place(message, arguments)
         tell(message if is_help else f"segue: {' '.join(message.split())}")
         return 2
     except UsageError as error:
@@ -389,3 +391,7 @@ def _override_lines(difference: Any, path: str = "") -> Iterator[str]:
             yield from _override_lines(value, f"{path}.{name}" if path else str(name))
     else:
         yield f"{path}={difference}"
+
+
+if __name__ == "__main__":
+    main()

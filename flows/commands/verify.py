@@ -42,10 +42,11 @@ def verify(
     format: Annotated[Literal["text", "json"], typer.Option(help="How the answer is printed.")] = "text",
 ) -> int:
     """Tell what files claim of how they were made, and whether it holds."""
-    from flows.runs.output import be_quiet
-
     opened = existing_store(store) if store is not None or render else None
-    be_quiet()
+    if render:
+        from flows.runs.output import be_quiet
+
+        be_quiet()  # before anything imports transformers, which looks only once
     try:
         anchors = _anchors(trust or [])
         look = WatermarkSearch(watermark, opened)

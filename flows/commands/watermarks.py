@@ -53,13 +53,16 @@ class WatermarkSearch:
 
     @cached_property
     def _detector(self) -> "WatermarkDetector | None":
-        from schemas import Store, WeightsRef
-        from schemas.weights import WeightsLibrary
-        from stages.networks.audioseal import load_watermark_detector
-
         reference = self._given or self._of_store()
         if reference is None:
             return None
+        from flows.runs.output import be_quiet
+
+        be_quiet()  # before anything imports transformers, which looks only once
+        from schemas import Store, WeightsRef
+        from schemas.weights import WeightsLibrary
+        from stages.networks.audioseal import load_watermark_detector  # with torch, which most files do without
+
         with tempfile.TemporaryDirectory() as nowhere:
             # What is named here is looked for once, and no store is held to it.
             library = WeightsLibrary(self._store if self._given is None and self._store else Store(nowhere))

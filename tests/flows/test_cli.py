@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from flows.cli import PLANNING, run_command
 from flows.commands.foreground import STARTING
 from flows.commands.options import parse_run_options
 from flows.runs.running import Run, run_stages
+from stages.audio import SourceType, encode_audio
 from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
 
 
@@ -48,6 +50,14 @@ HEAVY = (
         (["run", "--store", "s4://bucket"], ["s4://bucket", "Protocol not known"]),
         (["sing"], ["sing"]),
         (["run", "--loud"], ["--loud"]),
+        (
+            ["generate", "mono", "calm", "piano"],
+            ["'calm piano' has no place", '--text "calm piano"', "--requests FILE"],
+        ),
+        (["generate", "mono", "order.csv"], ["'order.csv' has no place", "--requests order.csv"]),
+        (["finetune", "mono", "./music"], ["'./music' has no place", "--source ./music"]),
+        (["sql", "SELECT", "1"], ["'1' has no place", "between quotes"]),
+        (["export", "out", "there"], ["'there' has no place", "segue export --help"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_what_is_allowed_and_exit_code_2(words, allowed, capfd):
@@ -62,6 +72,13 @@ def test_presets_are_listed_with_their_differences(capfd):
     out = capfd.readouterr().out
     assert "musicgen-large: " in out
     assert "    train.model.language_model.width=2048" in out
+
+
+def test_the_command_line_is_a_module_too():
+    program = [sys.executable, "-m", "flows.cli", "schema", "no_table"]
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert "unknown table 'no_table'" in ended.stderr
 
 
 def test_help_names_every_command(capfd):
@@ -96,7 +113,10 @@ def settled(tmp_path_factory):
     source, store = str(make_recordings(folder / "recordings", 3)), str(folder / "store")
     options = {"source": source, "store": store, "workers": 1}
     run_stages(Run(parse_run_options(["ingest"], "miniature", options, []).plan))
-    return {"store": f"--store {store}", "ingest": f"ingest --source {source} --store {store}"}
+    clip = folder / "clip.mp3"
+    clip.write_bytes(encode_audio(np.zeros((1, 16_000), np.float32), 16_000, "mp3", source=SourceType.TRAINED))
+    words = {"store": f"--store {store}", "ingest": f"ingest --source {source} --store {store}"}
+    return words | {"clip": str(clip)}
 
 
 OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server", "pyarrow.compute")
@@ -112,6 +132,7 @@ OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server", "pyarrow.co
         ("schema tracks", (*HEAVY, "flows.recipes.recipe")),
         ("plan {ingest}", HEAVY),
         ("run {ingest}", [name for name in HEAVY if name != "duckdb"]),
+        ("verify {clip}", ("torch", "transformers", "huggingface_hub", "duckdb", "prefect", "scipy")),
         ("sql 'SELECT count(*) FROM tracks' {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe", *OF_RUNS]),
         ("show tracks {store}", [*(set(HEAVY) - {"duckdb"}), "flows.recipes.recipe", "pyarrow.compute"]),
     ],
