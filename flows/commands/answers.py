@@ -80,8 +80,10 @@ def print_rows(console: Console, rows: Sequence[Shown], full: bool = True) -> No
 
 
 def print_record(console: Console, row: Shown) -> None:
-    """Print a row whole, a line for each column."""
+    """Print a row whole, a line for each column; on a terminal its numbers have the digits that people read."""
     values = {name: _json_value(value) for name, value in row.items()}
+    if console.is_terminal:
+        values = {name: _with_short_numbers(value) for name, value in values.items()}
     lines = {
         name: _lines(value) if isinstance(value, dict) else _table_cell(value, None) for name, value in values.items()
     }
@@ -188,10 +190,23 @@ def _table_cell(value: Any, id_length: int | None) -> Any:
     if value is None:
         return ""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:.6g}" if isinstance(value, float) and id_length else value
-    text = str(_csv_cell(_with_short_ids(value, id_length) if id_length else value))
+        return _short_number(value) if isinstance(value, float) and id_length else value
+    text = str(_csv_cell(_with_short_ids(_with_short_numbers(value), id_length) if id_length else value))
     is_list = isinstance(value, list | dict)
     return f"{text[: LONGEST_LIST - 1]}…" if id_length and is_list and len(text) > LONGEST_LIST else text
+
+
+def _short_number(value: float) -> str:
+    """Return a number with six digits, or all of those before its point."""
+    return f"{value:.0f}" if 1e6 <= abs(value) < 1e15 else f"{value:.6g}"
+
+
+def _with_short_numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_with_short_numbers(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _with_short_numbers(item) for name, item in value.items()}
+    return float(_short_number(value)) if isinstance(value, float) else value
 
 
 def _with_short_ids(value: Any, length: int) -> Any:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from flows.commands.answers import print_answer
+from flows.commands.answers import print_answer, print_record
 
 ANSWER = pa.table(
     {
@@ -110,6 +110,32 @@ def test_full_and_whatever_is_no_terminal_shorten_nothing(capsys):
         assert out.count(ID) == 4
         assert "98, 99]" in out.replace("\n", " ")
         assert "…" not in out
+
+
+NUMBERS = {"loudness": -17.507876203951334, "bytes": 12345678.9, "beats": [0.5217391304347826, 1.0], "n": 123456789}
+
+
+def test_numbers_on_a_terminal_have_the_digits_that_a_person_reads(capsys):
+    answer = pa.Table.from_pylist([NUMBERS])
+    short = ["-17.5079", "12345679", "[0.521739,", "1.0]", "123456789"]
+    assert on_terminal(capsys, answer, 120).splitlines()[1].split() == short
+    whole = ["-17.507876203951334", "12345678.9", "[0.5217391304347826,", "1.0]", "123456789"]
+    assert on_terminal(capsys, answer, 120, full=True).splitlines()[1].split() == whole
+    assert printed("table", capsys, answer).splitlines()[1].split() == whole
+    assert json.loads(printed("json", capsys, answer)) == [NUMBERS]
+    assert "-17.507876203951334,12345678.9," in printed("csv", capsys, answer)
+    assert "| -17.507876203951334 |" in printed("markdown", capsys, answer)
+
+
+def test_a_record_has_short_numbers_on_a_terminal_alone_and_ids_that_are_whole(capsys):
+    row = NUMBERS | {"track_id": ID}
+    print_record(Console(width=200, force_terminal=True, no_color=True), row)
+    out = capsys.readouterr().out
+    assert "-17.5079" in out
+    assert "-17.50787" not in out
+    assert ID in out
+    print_record(Console(width=200), row)
+    assert "-17.507876203951334" in capsys.readouterr().out
 
 
 def test_markdown_keeps_a_row_a_line(capsys):
