@@ -135,7 +135,7 @@ def plan_pipeline(pipeline: Pipeline, names: Sequence[str], by_name: bool) -> li
                 raise
             anew[name] = error.trainer
             plan = _plan_anew(pipeline, stage, driver, error.trainer, contents)
-        if driver is not None and driver.jobs:
+        if driver is not None and (driver.jobs or driver.drop):
             plan = _follow(plan, stage, driver, by_name)
         plans[name] = _await_looked_up(pipeline, stage, plan, plans)
         if plan.content is not None:
@@ -221,12 +221,13 @@ def _await_looked_up(pipeline: Pipeline, stage: ConfiguredStage, plan: Plan, pla
 
 
 def _follow(plan: Plan, stage: ConfiguredStage, driver: Plan, by_name: bool) -> Plan:
-    """Return the plan of a stage whose driving stage has work to do first."""
+    """Return the plan of a stage whose driving stage has work to do first. What is dropped there is kept nowhere."""
     reason = plan.reason or f"{AFTER}{driver.stage}"
     if hasattr(stage.module, "reduce"):
         held = not plan.jobs and not by_name and getattr(stage.config, "refresh", "changed") != "changed"
-        return plan if held else replace(plan, jobs=(EVERYTHING,), make=1, reason=reason)
+        return plan if held else replace(plan, jobs=(EVERYTHING,), make=1, reuse=0, reason=reason)
     if driver.content is not None:
         return replace(plan, reason=reason if plan.jobs else plan.reason, exact=not driver.estimated)
     total, reuse = driver.make + driver.reuse, min(plan.reuse, driver.reuse)
-    return replace(plan, jobs=plan.jobs or driver.jobs, make=max(plan.make, total - reuse), reuse=reuse, reason=reason)
+    jobs, make, drop = plan.jobs or driver.jobs, max(plan.make, total - reuse), plan.drop + plan.reuse - reuse
+    return replace(plan, jobs=jobs, make=make, reuse=reuse, drop=drop, reason=reason if jobs or drop else plan.reason)

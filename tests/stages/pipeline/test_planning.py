@@ -172,6 +172,19 @@ def test_a_plan_of_an_empty_store_estimates_what_follows(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("kept", ["abc", "ab", "d"])
+def test_rows_that_are_dropped_at_the_source_are_reused_nowhere_after_it(tmp_path, kept):
+    def with_training(names: str) -> Pipeline:
+        stages = [*make_pipeline(tmp_path, list(names), make_mapping([])).stages.values()]
+        training = ConfiguredStage("training", make_training([]), Training(refresh="changed"))
+        return Pipeline([*stages, training], Settings(store=str(tmp_path)))
+
+    names = ["source", "mapping", "training"]
+    run(with_training("abcd"))
+    counts = [(plan.make, plan.reuse, plan.drop) for plan in plan_pipeline(with_training(kept), names, by_name=False)]
+    assert counts == [(0, len(kept), 4 - len(kept))] * 2 + [(1, 0, 0)]
+
+
 def test_a_context_travels_to_another_process_without_its_listener(tmp_path):
     pipeline = make_pipeline(tmp_path, list("ab"), make_mapping([]))
     context = replace(pipeline.context("source", "r1"))
