@@ -247,7 +247,7 @@ def _note_long_records(
     table: RawTable, records: Sequence[tuple[int, list[str] | RequestRefused]], line_count: int
 ) -> None:
     """Say where a cell goes over several lines: a quote too many may have joined what was meant apart."""
-    ends = [number for number, _ in records[1:]] + [line_count + 1]
+    ends = [*(number for number, _ in records), line_count + 1][1:]
     for (number, record), after in zip(records, ends, strict=True):
         if isinstance(record, list) and after - number > 1:
             table.notes.append(f"a cell of line {number} goes on to line {after - 1}")

@@ -303,6 +303,12 @@ def test_a_file_that_is_no_requests_file_is_one_clear_error(tmp_path, name, data
         read_requests_file(str(tmp_path / name))
 
 
+def test_a_heading_alone_is_told_as_no_request(tmp_path):
+    for text in ("description,seconds", "description,seconds\n\n"):
+        with pytest.raises(ValueError, match=r"^expected at least one request in .*/r\.csv, got none$"):
+            read_requests_file(write_file(tmp_path, "r.csv", text))
+
+
 @settings(deadline=None)
 @given(data=some.binary(max_size=300), suffix=some.sampled_from(sorted(READERS)))
 def test_any_bytes_give_lines_or_one_error(tmp_path_factory, data, suffix):
