@@ -67,7 +67,8 @@ class ScoredWorld:
             split = "valid" if number in (0, COUNT - 1) else "train"
             self.store.write_bytes(f"demo/{number}.flac", encode_audio(mix, 16_000, "flac"))
             uri = self.store.path(f"demo/{number}.flac")
-            described = {"title": piece.title, "key": piece.key.name, "bpm": piece.tempo, "seconds": SECONDS}
+            described = {"title": piece.title, "artist": piece.artist, "key": piece.key.name, "bpm": piece.tempo}
+            described |= {"sample_rate": 16_000, "seconds": piece.seconds}  # the rest of it nobody listens to
             tables[TRACKS].append({"track_id": track, "uri": uri, "split": split, "shard": number % 2} | described)
             tables[PIECES].append(_piece_row(piece, Path(f"{number}.flac"), 16_000) | {"uri": uri})
             windows = embedder.embed_audio(mix, 16_000, 10.0)

@@ -10,13 +10,15 @@ import soundfile
 import torch
 
 from schemas import WeightsRef
-from schemas.tables import CONTROLS, VERDICTS
+from schemas.tables import CONTROLS, PIECES, REQUESTS, TRACKS, VERDICTS
 from schemas.weights import WeightsLibrary
 from stages.audio.marks import read_marks, read_own_tags
 from stages.checkpoints.loading import load_checkpoint
 from stages.demo.synthesis import compose
 from stages.evaluate import controls
 from stages.evaluate.experiments import untrained
+from stages.evaluate.recordings import held_out_recordings
+from stages.judging.judging import Asked
 from tests.worlds.scored_world import COUNT, SECONDS, ScoredWorld
 
 
@@ -64,6 +66,19 @@ def test_a_recording_is_judged_by_the_truth_about_its_beginning(rows: list[dict]
         assert [chord["quality"] for chord in row["chords_asked"]] == [
             {"m": "min", "dim": "dim"}.get(chord.name[len(chord.name.rstrip("dim")) :], "maj") for chord in expected
         ]
+
+
+def test_a_recording_of_ones_own_in_a_folder_called_demo_is_no_piece(world: ScoredWorld) -> None:
+    context = world.context()
+    tracks, pieces = (context.rows(table) for table in (TRACKS, PIECES))
+
+    def truths(**changes: Any) -> list[Asked]:
+        again = pa.Table.from_pylist([row | changes for row in tracks.to_pylist()], schema=TRACKS.schema)
+        return [each.truth for each in held_out_recordings(2, context.rows(REQUESTS), again, pieces)]
+
+    assert all(truth.chords for truth in truths())
+    for difference in ({"title": "My Song"}, {"artist": "Me"}, {"artist": None}, {"seconds": 9.0}):
+        assert not any(truth.chords or truth.beats for truth in truths(**difference))
 
 
 def test_what_comes_through_a_codec_of_random_weights_is_no_music_any_more(rows: list[dict]) -> None:
