@@ -1,7 +1,7 @@
 """`segue export`: clips for others, under human names with a catalog, or tables as a Hugging Face data set."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +12,7 @@ from flows.console import say, tell
 
 if TYPE_CHECKING:
     from schemas import Store
+    from schemas.queries.picks import Picks
     from stages.audio.credentials import Signer
     from stages.delivery.choosing import ChosenClip
     from stages.delivery.making import Form
@@ -76,17 +77,47 @@ def export(
         form.check()
         best = best or (1 if by else None)
         ids = None if requests is None else _request_ids(opened, requests)
-        chosen = choose_clips(opened, ids, where, best, by, None if picks is None else read_picks(picks))
+        decided = None if picks is None else read_picks(picks)
+        chosen = choose_clips(opened, ids, where, best, by, decided)
         if dataset:
             if form != Form() or certificate or unsigned or prune:
                 raise ValueError("expected clips as they are with --dataset, got another form, a signer or --prune")
             return _export_dataset(opened, chosen, destination, [table] if table else ["tracks", "clips"], references)
+        if decided is not None:
+            _tell_wanting(opened, ids, decided)
         if not chosen:
             raise ValueError(f"expected clips to deliver, got none of {opened.url} that are chosen")
         signer = _signer(opened, chosen, form, certificate, key, unsigned)
         return _deliver(opened, chosen, destination, form, signer, name, prune)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Picks") -> None:
+    """Tell of the requests that a person refused every take of, and how more are made.
+
+    Args:
+        requests: ids of those that are delivered; None for all.
+    """
+    from schemas.queries.database import query
+
+    takes: dict[str, list[int]] = {}
+    for row in query(store, "SELECT request_id, take FROM clips").to_pylist():
+        takes.setdefault(row["request_id"], []).append(row["take"])
+    refused = {
+        request
+        for request, there in takes.items()
+        if (requests is None or request in requests) and {(request, take) for take in there} <= picks.refused
+    }
+    if not refused:
+        return
+    rows = query(store, "SELECT request_id, name FROM requests ORDER BY line, request_id").to_pylist()
+    names = [row["name"] or row["request_id"] for row in rows if row["request_id"] in refused]
+    shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+    tell(
+        f"segue: every take of {_count(len(names), 'request')} was refused: {shown}. A larger `takes` in a line of the "
+        "order has more made by the next run, and leaves those that are there"
+    )
 
 
 def check_destination(store: "Store", destination: str) -> None:

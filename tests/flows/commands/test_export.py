@@ -81,6 +81,21 @@ def test_the_best_takes_and_the_picks_of_a_person_choose(export: Segue, tmp_path
     assert [path.name for path in (tmp_path / "e" / "clips").iterdir()] == ["opening_1.flac"]
 
 
+def test_a_request_of_which_every_take_was_refused_is_told_with_how_more_are_made(
+    export: Segue, tmp_path: Path
+) -> None:
+    picks = tmp_path / "picks.csv"
+    picks.write_text(f"request_id,take,verdict\n{0:016x},1,refuse\n")
+    assert "was refused" not in export(tmp_path / "d", "--picks", picks)
+    picks.write_text(f"request_id,take,verdict\n{0:016x},1,refuse\n{0:016x},2,refuse\n")
+    told = export(tmp_path / "d", "--picks", picks)
+    assert "segue: every take of 1 request was refused: opening. A larger `takes` in a line" in told
+    assert "was refused" not in export(tmp_path / "e", "--picks", picks, "--requests", "test")
+    assert "expected clips to deliver, got none" in export(
+        tmp_path / "f", "--picks", picks, "--requests", "opening", code=2
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
