@@ -113,3 +113,12 @@ def test_systemd_finds_nothing_wrong_with_the_unit_and_does_with_a_wrong_one(tmp
 
     assert told(right) == (0, "")
     assert "Failed to parse service type" in told(wrong)[1]
+
+
+def test_the_image_holds_all_compiled_for_its_user_may_not_write_there(image):
+    user = next(number for number, line in enumerate(image) if line.startswith("USER"))
+    before = image[:user]
+    assert all("--compile-bytecode" in line for line in before if "uv pip sync" in line)
+    (compiling,) = [line for line in before if "compileall" in line]
+    sources = {line.split()[-1] for line in before if line.startswith("COPY") and len(line.split()) == 3}
+    assert {source for source in sources if (ROOT / source / "__init__.py").is_file()} <= set(compiling.split())
