@@ -85,15 +85,11 @@ def read_fields(raw: Mapping[Any, Any], where: str, separators: str = ";,") -> F
         where: what the warnings call the mapping, such as a file's name.
         separators: the characters that part the items of a list given as one text.
     """
-    named: dict[str, Any] = {}
-    for name, value in raw.items():
-        if isinstance(name, str):
-            lower = name.strip().lower()
-            if lower in FIELDS:
-                named[lower] = value
-    for name, value in raw.items():
-        if isinstance(name, str) and name.strip().lower() in _ALIASES:
-            named.setdefault(_ALIASES[name.strip().lower()], value)
+    lowered = [(name.strip().lower(), value) for name, value in raw.items() if isinstance(name, str)]
+    named: dict[str, Any] = {name: value for name, value in lowered if name in FIELDS}
+    for name, value in lowered:
+        if name in _ALIASES:
+            named.setdefault(_ALIASES[name], value)
     if "artist" not in named and "artists" in named:
         named["artist"] = named["artists"]
     values: dict[str, Any] = {}
@@ -124,7 +120,9 @@ def resolve(ranked: Iterable[Fields]) -> Fields:
 
 def clean_text(text: str) -> str:
     """Return `text` without control characters and surrogates, and runs of white space as one space."""
-    return " ".join(_UNSAFE.sub(" ", _SURROGATES.sub("\ufffd", text)).split())
+    if not text.isprintable():  # as all of those and most white space are not
+        text = _UNSAFE.sub(" ", _SURROGATES.sub("\ufffd", text))
+    return " ".join(text.split())
 
 
 def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
@@ -166,7 +164,7 @@ def _typed(name: str, value: Any, separators: str) -> tuple[Any, str | None]:
 def _scalar_text(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"expected text, got {_shorten(value)}")
-    if isinstance(value, str) and _SURROGATES.search(value):
+    if isinstance(value, str) and not value.isprintable() and _SURROGATES.search(value):
         raise ValueError("expected UTF-8, got other bytes")
     return str(value)
 
