@@ -49,8 +49,9 @@ __all__ = [
 
 READS, WRITES, VERSION = (), TRACKS, 5
 
-PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings", "licence", "track_id", "title", "copies_of")
-"""All that `plan_source` needs of the rows of earlier runs, where nothing has changed."""
+PLANNING_COLUMNS = (*COMPARED_COLUMNS, "warnings", "licence", "copies_of")
+"""All that `plan_source` needs of the rows of earlier runs, where nothing has changed. Of a million of them names and
+titles would take a tenth of its memory, for examples of the few that are copies."""
 
 SAVE_EVERY = 128
 """Files after which what was read is written, so that a run that is killed has not read for nothing."""
@@ -85,7 +86,7 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     recordings = measured(known, withheld, PLANNING_COLUMNS)
     noticed = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist())
     remark_licences(noticed, config.licences, known.column("licence"))
-    remark_copies(noticed, known)
+    remark_copies(noticed, known.column("copies_of"), drafts)
     remarks = noticed.all()
     unchanged = is_unchanged(listing, metadata, recordings, lasting, refused, config.captions)
     uncompared = recordings.column("copies_of").null_count if config.near_duplicates is not None else 0
@@ -204,10 +205,10 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     readings.clear()
     warnings = [warning for row in index.rows.values() for warning in row["warnings"] or ()]
     context.remarks.update(source_remarks(listing, metadata, warnings))
-    columns = ["licence", "track_id", "title", "copies_of"]
-    tracks = Drafts(context.store, TRACKS, context.fingerprint).read(columns=columns)
+    drafts = Drafts(context.store, TRACKS, context.fingerprint)
+    tracks = drafts.read(columns=["licence", "copies_of"])
     remark_licences(context.remarks, config.licences, tracks.column("licence"))
-    remark_copies(context.remarks, tracks)
+    remark_copies(context.remarks, tracks.column("copies_of"), drafts)
 
 
 def update_shards(
@@ -265,16 +266,25 @@ def source_remarks(listing: Listing, metadata: SourceMetadata, warnings: Iterabl
     return remarks
 
 
-def remark_copies(remarks: Remarks, tracks: pa.Table) -> None:
+def remark_copies(remarks: Remarks, copies_of: pa.ChunkedArray, drafts: Drafts) -> None:
     """Notice the tracks that are copies of others by their sound.
 
     Args:
-        tracks: their `track_id`, `title` and `copies_of`.
+        copies_of: that of all tracks.
+        drafts: where their titles are, which are read only where there are copies.
     """
-    copies = tracks.filter(pc.greater(pc.list_value_length(tracks.column("copies_of")), 0)).sort_by("track_id")
-    rows = copies.slice(0, Remarks.EXAMPLES).select(["track_id", "title"]).to_pylist()
-    examples = [clean_text(row["title"] or row["track_id"][:12])[:EXAMPLE_LENGTH] for row in rows]
-    remarks.add_all("tracks that are copies of others by their sound, and share their split", "", examples, len(copies))
+    count = pc.sum(_are_copies(copies_of)).as_py() or 0
+    examples = []
+    if count:
+        tracks = drafts.read(columns=["track_id", "title", "copies_of"])
+        copies = tracks.filter(_are_copies(tracks.column("copies_of"))).sort_by("track_id")
+        rows = copies.slice(0, Remarks.EXAMPLES).select(["track_id", "title"]).to_pylist()
+        examples = [clean_text(row["title"] or row["track_id"][:12])[:EXAMPLE_LENGTH] for row in rows]
+    remarks.add_all("tracks that are copies of others by their sound, and share their split", "", examples, count)
+
+
+def _are_copies(copies_of: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.greater(pc.list_value_length(copies_of), 0)
 
 
 def tell_moved(context: Context, index: TrackIndex, moved: Mapping[str, str]) -> None:
