@@ -9,6 +9,7 @@ import itertools
 import logging
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -186,45 +187,130 @@ def _query(
             raise _Unread(_reason(error)) from error
 
 
+FileState = tuple[str, int, int, int]
+"""A file's path, and what changes where another file takes its place or it is written."""
+
+
+@dataclass(frozen=True)
+class _ViewSource:
+    """What a table's view is made from: its statement, and the files that DuckDB looks into as it is made."""
+
+    statement: str
+    files: tuple[FileState, ...]
+
+
+@dataclass(frozen=True)
+class _Written:
+    """A database of views that this process wrote, and what it made each table's view from."""
+
+    file: FileState
+    sources: Mapping[str, _ViewSource]
+
+
+_last_written: _Written | None = None
+"""A run writes the views of its store after every stage, and most of them are then as they were."""
+
+
 def write_views(store: Store) -> None:
     """Make `<store>/segue.duckdb` anew, with a view a table, so that any DuckDB client opens it; of a table with a
     damaged shard there is none until a run has made that anew. On an object store there is no such file: `query` makes
-    the views in memory."""
+    the views in memory.
+
+    To make a view, the end of every file that it reads is read. So where the database is still the one that this
+    process wrote last, only views of tables with other files are made, in a copy of it.
+    """
+    global _last_written
     if not store.is_local:
         return
     target = store.path(FILE)
     os.makedirs(store.root, exist_ok=True)
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
+    last, _last_written = _last_written, None
+    known = last.sources if last and os.path.exists(target) and _file_state(target) == last.file else {}
     try:
-        with duckdb.connect(temporary) as connection:
-            shown, made, take_downs = shown_files(store), set[str](), TakeDowns(store)
-            for table in TABLES.values():
-                try:
-                    _make_view(connection, store, table, shown[table.name], take_downs, kept=True)
-                    made.add(table.name)
-                except _Unread as error:
-                    log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
-            try:
-                _make_views_over(connection, store, made)
-            except _Unread as error:
-                log.warning("no view over tables: %s; `segue check` says its cure", error)
-            _comment(connection)
+        sources = _write_views(store, temporary, target, known) if known else None
+        if sources is None:  # there is none to begin with, or it would keep a view of what is damaged by now
+            sources = _write_views(store, temporary, None, {})
+        file = (target, *_file_state(temporary)[1:])
         os.replace(temporary, target)
+        _last_written = _Written(file, sources) if sources else None
     finally:
-        for left in (temporary, f"{temporary}.wal"):
-            if os.path.exists(left):
-                os.remove(left)
+        _remove_database(temporary)
+
+
+def _write_views(
+    store: Store, path: str, copied: str | None, known: Mapping[str, _ViewSource]
+) -> dict[str, _ViewSource] | None:
+    """Write a database of views.
+
+    Args:
+        copied: the database that it begins with; None begins with nothing.
+        known: what the views of tables were made from that it then has.
+
+    Returns:
+        What each table's view was made from; None where one of the views could not be made.
+    """
+    _remove_database(path)
+    if copied:
+        shutil.copyfile(copied, path)
+    sources = dict[str, _ViewSource]()
+    with duckdb.connect(path) as connection:
+        shown, take_downs, whole = shown_files(store), TakeDowns(store), True
+        for table in TABLES.values():
+            try:
+                source = _view_source(store, table, shown[table.name], take_downs)
+                if known.get(table.name) != source:
+                    _create_view(connection, source.statement, f"shards of {table.name}", store)
+                sources[table.name] = source
+            except _Unread as error:
+                whole = False
+                log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
+        changed = {name for name, source in sources.items() if known.get(name) != source}
+        try:
+            _make_views_over(connection, store, set(sources), changed=changed)
+        except _Unread as error:
+            whole = False
+            log.warning("no view over tables: %s; `segue check` says its cure", error)
+        _comment(connection)
+    return sources if whole else None
+
+
+def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns) -> _ViewSource:
+    """Return what the view of a table is made from that stays in the database of the store.
+
+    Raises:
+        _Unread: a file is not there, or what was taken down cannot be read.
+    """
+    try:
+        states = tuple(_file_state(store.path(file)) for file in files)
+    except OSError as error:
+        raise _Unread(f"expected shards of {table.name} in {store.url}: {error}") from error
+    return _ViewSource(_table_view(store, table, files, take_downs, kept=True), states)
+
+
+def _file_state(path: str) -> FileState:
+    found = os.stat(path)
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _remove_database(path: str) -> None:
+    for left in (path, f"{path}.wal"):
+        if os.path.exists(left):
+            os.remove(left)
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:
-    """Say of every view what a row is, and of every column what it holds, with its unit."""
+    """Say of every view that says nothing yet what a row is, and of every column what it holds, with its unit."""
     about = {name: table.about for name, table in TABLES.items()} | {name: view.about for name, view in VIEWS.items()}
     meanings = {**COLUMNS, **VIEW_COLUMNS}
-    columns = connection.execute("SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal").fetchall()
+    views = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment IS NULL"
+    columns = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
+    silent = {name for (name,) in connection.execute(views).fetchall()}
+    unexplained = connection.execute(columns).fetchall()
     connection.begin()  # one write to the disk, not one for each of hundreds of comments
-    for name in {name for name, _ in columns} & about.keys():
+    for name in silent & about.keys():
         connection.execute(f"COMMENT ON VIEW {name} IS {literal(f'One row is {about[name]}.')}")
-    for name, column in columns:
+    for name, column in unexplained:
         if column in meanings:
             connection.execute(f"COMMENT ON COLUMN {name}.{_quoted(column)} IS {literal(meanings[column])}")
     connection.commit()
@@ -279,15 +365,20 @@ def _shown_files(publications: Publications, names: Iterable[str]) -> dict[str, 
 
 
 def _make_views_over(
-    connection: duckdb.DuckDBPyConnection, store: Store, made: set[str], whole: Collection[str] = ()
+    connection: duckdb.DuckDBPyConnection,
+    store: Store,
+    made: set[str],
+    whole: Collection[str] = (),
+    changed: Collection[str] | None = None,
 ) -> None:
     """Make the views over tables whose own views are there.
 
     Args:
         whole: tables of which all rows are to be seen.
+        changed: tables whose views are new: views over none of them are there already. None makes all.
     """
     for name, view in VIEWS.items():
-        if made.issuperset(view.tables):
+        if made.issuperset(view.tables) and (changed is None or not set(view.tables).isdisjoint(changed)):
             statement = f"FROM {EVERY_CLIP}" if name == CLIPS.name and name in whole else view.statement
             _create_view(connection, f"CREATE OR REPLACE VIEW {name} AS {statement}", name, store)
 
@@ -298,13 +389,26 @@ def _make_view(
     table: Table,
     files: Sequence[str],
     take_downs: TakeDowns | None,
-    kept: bool = False,
 ) -> None:
     """Make the view of a table over some files.
 
     Args:
         take_downs: say which rows are hidden; None shows all.
+    """
+    _create_view(connection, _table_view(store, table, files, take_downs), f"shards of {table.name}", store)
+
+
+def _table_view(
+    store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns | None, kept: bool = False
+) -> str:
+    """Return the statement that makes the view of a table over some files.
+
+    Args:
+        take_downs: say which rows are hidden; None shows all.
         kept: it stays in the database of the store, for any client, wherever the store is then.
+
+    Raises:
+        _Unread: what was taken down cannot be read.
     """
     try:
         condition = take_downs.hidden.condition(table) if take_downs and table.name in HIDDEN_BY else ""
@@ -312,9 +416,7 @@ def _make_view(
         raise _Unread(f"expected what was taken down in {store.url}: {error}") from error
     statement = _view(store, table, files, kept)
     conditions = [each for each in (ONE_STORE if kept else "", condition) if each]
-    if files and conditions:
-        statement += f" WHERE {' AND '.join(conditions)}"
-    _create_view(connection, statement, f"shards of {table.name}", store)
+    return f"{statement} WHERE {' AND '.join(conditions)}" if files and conditions else statement
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, statement: str, expected: str, store: Store) -> None:

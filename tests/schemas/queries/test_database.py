@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
+from schemas.queries import database
 from schemas.queries.columns import COLUMNS
 from schemas.queries.database import FILE, PLACE, QueryError, follow_move, query, write_views
 from schemas.queries.views import EVERY_CLIP, VIEWS
@@ -142,6 +143,56 @@ def test_any_duckdb_client_opens_the_views_also_while_they_are_made_anew(tmp_pat
     with duckdb.connect(str(tmp_path / FILE), read_only=True) as client:
         assert client.execute("SELECT title FROM tracks").fetchall() == [("second",)]
     assert [path.name for path in tmp_path.iterdir() if "inprogress" in path.name] == []
+
+
+def everything_in(path):
+    """The views of a database, their columns with their types, and what is said of both."""
+    with duckdb.connect(str(path / FILE), read_only=True) as client:
+        views = client.execute("SELECT view_name, sql, comment FROM duckdb_views() WHERE NOT internal").fetchall()
+        columns = "SELECT table_name, column_name, data_type, comment FROM duckdb_columns() WHERE NOT internal"
+        return sorted(views), sorted(client.execute(columns).fetchall())
+
+
+def test_a_database_that_was_brought_up_to_date_is_that_which_is_made_from_nothing(tmp_path):
+    store = Store(str(tmp_path))
+    for minute, version in enumerate(("v1", "v2", "v1")):
+        add_track(store, version, version)
+        add_run(store, "ingest", version, minute)
+        write_views(store)
+        assert titles(tmp_path) == [(version,)]
+    updated = everything_in(tmp_path)
+    (tmp_path / FILE).unlink()
+    write_views(store)
+    assert everything_in(tmp_path) == updated
+    assert len(updated[0]) == len(TABLES) + len(VIEWS)
+
+
+def test_views_of_tables_without_another_file_are_not_made_again(tmp_path, monkeypatch):
+    store, made = Store(str(tmp_path)), []
+    add_track(store, "v1", "first")
+    write_views(store)
+    monkeypatch.setattr(database, "_create_view", lambda connection, statement, expected, store: made.append(expected))
+    write_views(store)
+    assert made == []
+    add_track(store, "v1", "second")  # in the same place
+    write_views(store)
+    over = {name for name, view in VIEWS.items() if "tracks" in view.tables}
+    assert set(made) == {"shards of tracks"} | over
+    assert {"lineage", "artists_in_two_splits"} <= over
+
+
+def test_a_shard_that_is_damaged_later_takes_its_view_along_until_it_is_made_anew(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    store.write_bytes("tracks/version=v1/shard=0.parquet", b"half of a shar")
+    write_views(store)
+    names = {name for name, *_ in everything_in(tmp_path)[0]}
+    assert names.isdisjoint({"tracks", "artists_in_two_splits"})
+    assert "tokens" in names
+    add_track(store, "v1", "second")
+    write_views(store)
+    assert titles(tmp_path) == [("second",)]
 
 
 def test_every_view_and_column_says_what_it_holds_with_its_unit(tmp_path):
