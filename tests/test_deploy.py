@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.service.service import POOLS, SERVER_SETTINGS
+from tests.worlds.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -108,7 +109,9 @@ def test_systemd_finds_nothing_wrong_with_the_unit_and_does_with_a_wrong_one(tmp
 
     def told(file):
         words = ["systemd-analyze", "verify", "--user", str(file)]
-        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            words, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+        )
         return done.returncode, done.stdout + done.stderr
 
     assert told(right) == (0, "")

@@ -22,6 +22,7 @@ from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds import tiny_flow, tiny_mapping
 from tests.worlds.kept_work import kept_keys
+from tests.worlds.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,13 +89,13 @@ def test_sigterm_stops_shards_in_work_at_their_next_batch(server, settings, writ
     write_words("1", "2", "wait")
     process = subprocess.Popen(in_own_process(settings), env=server.environment, cwd=ROOT)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not settings_file(settings, "2.tries").exists():
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.1)
         os.kill(process.pid, signal.SIGTERM)
-        assert process.wait(60) != 0
+        assert process.wait(PATIENCE_SECONDS) != 0
     finally:
         process.kill()
     assert made(settings) == []

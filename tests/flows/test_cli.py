@@ -17,6 +17,7 @@ from flows.commands.options import parse_run_options
 from flows.runs.running import Run, run_stages
 from stages.audio import SourceType, encode_audio
 from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
+from tests.worlds.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -144,7 +145,7 @@ def test_a_command_loads_nothing_that_only_work_needs(command, absent, settled):
         f"print(code, [name for name in {sorted(absent)} if name in sys.modules])"
     )
     program = [sys.executable, "-c", script]
-    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
     assert ended.stdout.splitlines()[-1] == "0 []", ended.stderr
 
 
@@ -225,7 +226,7 @@ def test_a_run_says_its_first_line_before_it_imports_what_takes_long(tmp_path):
         "print(errors.lines[0], 'flows.recipes.recipe' in sys.modules)"
     )
     program = [sys.executable, "-c", script]
-    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
     assert ended.stdout.splitlines()[-1] == f"({PLANNING!r}, []) True"
 
 
@@ -294,7 +295,7 @@ def test_a_damaged_shard_is_one_line_that_names_it_in_a_run_and_in_a_query(recor
 def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordings, tmp_path):
     words = ["run", "ingest", "--source", str(recordings), "--store", str(tmp_path / "store")]
     first = segue(*words, environment=server.environment)
-    out, errors = first.communicate(timeout=120)
+    out, errors = first.communicate(timeout=PATIENCE_SECONDS)
     assert first.returncode == 0, errors
     assert out.splitlines()[0].split() == ["stage", "rows", "made", "reused", "refused", "seconds"]
     assert out.splitlines()[1].split()[:4] == ["ingest", "3", "0", "0"]
@@ -302,7 +303,7 @@ def test_runs_end_with_a_table_and_a_second_one_needs_no_prefect(server, recordi
     assert "reading recordings: 3/3 tracks" in errors
     nowhere = server.environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
     second = segue(*words, environment=nowhere)
-    out, errors = second.communicate(timeout=60)
+    out, errors = second.communicate(timeout=PATIENCE_SECONDS)
     assert second.returncode == 0, errors
     assert out.splitlines()[1].split()[:4] == ["ingest", "0", "3", "0"]
 
@@ -378,7 +379,7 @@ def test_a_reader_that_has_gone_is_no_traceback(tmp_path):
     process.stdout.readline()
     process.stdout.close()
     assert "Traceback" not in process.stderr.read()
-    process.wait(30)
+    process.wait(PATIENCE_SECONDS)
 
 
 def test_checks_of_a_file_hold_a_table_back_and_a_wrong_file_is_one_line(recordings, tmp_path, capfd):

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from tests.worlds.patience import PATIENCE_SECONDS
+
 SCRIPT = """
 import sys
 from schemas.arrow import leave_pandas_out
@@ -17,5 +19,7 @@ print(list(rows.to_pandas()["name"].isna()), "pandas" in sys.modules)
 
 
 def test_lists_and_times_load_no_pandas_and_a_data_frame_is_still_to_be_had():
-    told = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    ).stdout
     assert told.splitlines() == ["1 False", "[False, True] True"]

@@ -20,6 +20,7 @@ from flows.recipes.presets import PRESETS
 from flows.recipes.recipe import STAGES
 from schemas.tables import PUBLISHED, TABLES
 from tests.worlds.command_line import ROOT
+from tests.worlds.patience import PATIENCE_SECONDS
 
 
 def completed(words: str) -> list[str]:
@@ -31,7 +32,9 @@ def completed(words: str) -> list[str]:
         "COMP_CWORD": str(len(words.split(" ")) - 1),
     }
     program = [sys.executable, "-c", script]
-    ended = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(
+        program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     return ended.stdout.split()
 
 

@@ -25,6 +25,7 @@ from stages.pipeline.runner import StageFailed
 from tests.worlds.audiocraft_files import written
 from tests.worlds.command_line import make_recordings, segue
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.tiny_models import text_encoder
 
 SMALL = ["train.optimization.steps=4", "train.batch_size=2", "train.optimization.precision=float32"]
@@ -229,7 +230,7 @@ def test_a_command_that_was_killed_or_stopped_ends_as_an_undisturbed_one_and_bel
             process = segue(*words, "--store", str(store), environment=server.environment)
             started(store, process)
             process.send_signal(end)
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=PATIENCE_SECONDS)
             assert process.returncode == (-end if end == signal.SIGKILL else 130), errors
         _, errors = segue(*words, "--store", str(store), environment=server.environment).communicate(timeout=600)
         assert "call them `small:1`" in errors, errors

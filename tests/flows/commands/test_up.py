@@ -28,7 +28,7 @@ from flows.service.service import (
     start_server,
     state_folder,
 )
-from tests.worlds.patience import wait_for
+from tests.worlds.patience import PATIENCE_SECONDS, wait_for
 
 ROOT = Path(__file__).resolve().parents[3]
 SEGUE = "from flows.cli import main; main()"
@@ -90,7 +90,7 @@ def test_ending_the_service_tells_the_parts_that_ran():
     process = sleeper(leads=False)
     part = Part(process.pid, psutil.Process(process.pid).create_time())
     assert end_service(Service(parts={"cpu": part, "gpu": Part(process.pid, 1.0)})) == ["cpu"]
-    process.wait(10)
+    process.wait(PATIENCE_SECONDS)
 
 
 def test_a_port_that_another_program_has_is_told_before_anything_starts():
@@ -112,9 +112,9 @@ def test_a_command_that_changes_the_service_waits_for_another_that_does():
     other = threading.Thread(target=second)
     with only_one(lambda: order.append("waited for nobody")):
         other.start()
-        assert waits.wait(60)
+        assert waits.wait(PATIENCE_SECONDS)
         order.append("first")
-    other.join(60)
+    other.join(PATIENCE_SECONDS)
     assert order == ["first", "second"]
 
 
@@ -168,7 +168,9 @@ def test_what_every_process_of_the_service_is_told_keeps_its_database_from_growi
     assert environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"].startswith("postgresql")
     read = "from prefect.settings import get_current_settings as s; v = s().server.services.db_vacuum"
     words = [sys.executable, "-c", f"{read}; print(sorted(v.enabled_vacuum_types), v.retention_period.days)"]
-    told = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    told = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    ).stdout
     assert told.split("\n")[-2] == "['events', 'flow_runs', 'orphans'] 30"
 
 
@@ -177,7 +179,9 @@ def test_the_servers_page_lies_in_the_users_own_folder_so_that_an_installation_o
     assert Path(environment["PREFECT_SERVER_UI_STATIC_DIRECTORY"]).is_relative_to(own_state)
     read = "from prefect.settings import get_current_settings as s; print(s().server.ui.static_directory)"
     words = [sys.executable, "-c", read]
-    told = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120, check=True).stdout
+    told = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    ).stdout
     assert Path(told.splitlines()[-1]).is_relative_to(own_state)
 
 
@@ -239,7 +243,7 @@ def test_the_service_comes_up_once_listens_on_the_loopback_alone_and_goes_whole(
         assert worker is not None
         worker.kill()  # and what it runs has no parent any more
         assert "server: ended" in segue("down")
-        assert stays.wait(60) == 0
+        assert stays.wait(PATIENCE_SECONDS) == 0
         assert members() == []
         assert "nothing ran" in segue("down")
     finally:

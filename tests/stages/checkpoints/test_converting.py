@@ -16,6 +16,7 @@ from stages.checkpoints.loading import Form, detect_form, load_checkpoint
 from stages.checkpoints.native import load_encodec
 from tests.worlds.command_line import segue
 from tests.worlds.hugging_face_models import SHAPES, random_musicgen, save
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.small_checkpoint import find, refuse, same_weights, small_checkpoint
 from tests.worlds.tiny_codec import codec_folder
 
@@ -174,7 +175,7 @@ def test_the_command_leaves_transformers_no_word(tmp_path: Path) -> None:
     shape = SHAPES["mono"]
     save(random_musicgen(shape), shape, tmp_path / "musicgen")  # transformers warns of its special token
     process = segue("convert", str(tmp_path / "musicgen"), str(tmp_path / "new"), "--to", "hf")
-    out, errors = process.communicate(timeout=120)
+    out, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert (process.returncode, errors) == (0, "")
     assert len(out.splitlines()) == 1
 

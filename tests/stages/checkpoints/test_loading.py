@@ -10,6 +10,7 @@ import pytest
 
 from stages.checkpoints.loading import count_weights, detect_form, read_condition_names
 from tests.worlds.audiocraft_files import written
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.small_checkpoint import small_checkpoint
 
 
@@ -104,5 +105,7 @@ def test_facts_that_are_none_are_refused_by_name(tmp_path: Path) -> None:
 
 def test_forms_and_facts_are_read_without_torch() -> None:
     script = "import stages.checkpoints.loading, sys; print({'torch', 'transformers'} & set(sys.modules))"
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     assert ended.stdout.strip() == "set()"

@@ -7,6 +7,7 @@ import pytest
 
 from stages.pipeline.contract import Stopped
 from stages.pipeline.workers import map_in_order
+from tests.worlds.patience import PATIENCE_SECONDS, wait_for
 
 
 def nothing() -> None:
@@ -22,14 +23,21 @@ def test_results_come_in_the_order_of_the_items_whichever_is_done_first():
     assert found == [(item, item * item) for item in range(1, 10)]
 
 
+def sum_once_it_is_as_expected(numbers: list[int], expected: int) -> int:
+    """The sum of numbers that other threads add to: as soon as it is what it should be, and a moment later, for what
+    should not come."""
+    wait_for(lambda: sum(numbers) >= expected, every=0.01, seen=lambda: numbers)
+    time.sleep(0.1)
+    return sum(numbers)
+
+
 def test_no_more_items_are_ahead_than_were_allowed():
     begun: list[int] = []
     results = map_in_order(lambda item: begun.append(item), range(1, 100), 8, 3, nothing)
     next(results)
-    time.sleep(0.2)
-    assert sorted(begun) == [1, 2, 3]
+    assert sum_once_it_is_as_expected(begun, 6) == 6
     next(results)
-    time.sleep(0.2)
+    assert sum_once_it_is_as_expected(begun, 10) == 10
     assert sorted(begun) == [1, 2, 3, 4]
     results.close()
 
@@ -38,12 +46,9 @@ def test_what_is_in_hand_weighs_no_more_than_was_allowed_and_what_weighs_more_is
     begun: list[int] = []
     weights = [4, 3, 20, 2, 2, 2]
     results = map_in_order(begun.append, weights, 8, 8, nothing, load=float, max_load=8.0)
-    ahead = []
-    for _ in weights:
+    for expected in (7, 7, 27, 33, 33, 33):
         next(results)
-        time.sleep(0.1)
-        ahead.append(sum(begun))
-    assert ahead == [7, 7, 27, 33, 33, 33]
+        assert sum_once_it_is_as_expected(begun, expected) == expected
     assert list(results) == []
 
 
@@ -67,12 +72,12 @@ def test_a_stop_ends_the_waiting_though_the_work_goes_on():
         if stop.is_set():
             raise Stopped("asked to")
 
-    results = map_in_order(lambda item: done.wait(30), range(1, 9), 2, 4, check)
+    results = map_in_order(lambda item: done.wait(2 * PATIENCE_SECONDS), range(1, 9), 2, 4, check)
     threading.Timer(0.2, stop.set).start()
     begun = time.monotonic()
     with pytest.raises(Stopped):
         next(results)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < PATIENCE_SECONDS
     done.set()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from stages.pipeline.workers import Call, WorkerDied, WorkerPool, WorkerTimeout
 from tests.worlds.calls import breaks_elsewhere, large, own_process, raises, sleeps, vanishes
+from tests.worlds.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -30,7 +31,7 @@ def alive(process: int) -> bool:
 
 
 def gone_in_time(process: int) -> bool:
-    end = time.monotonic() + 20
+    end = time.monotonic() + PATIENCE_SECONDS
     while alive(process) and time.monotonic() < end:
         time.sleep(0.05)
     return not alive(process)

@@ -15,6 +15,7 @@ from stages.pipeline.contract import Progress
 from stages.pipeline.remarks import Remarks
 from stages.train.batches import split_tracks
 from stages.train.data_report import DRAWN_TEXTS, UNKNOWN, DataReport, data_report, histogram
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.tiny_models import world
 from tests.worlds.training_world import fill, make_context, recipe, train_in, world_corpus
 
@@ -153,7 +154,7 @@ def test_a_plan_is_told_the_same_without_torch_and_without_reading_codes(tmp_pat
     _, context = make_context(tmp_path, config)
     assert list(train.preview(config, context).lines) == data_report(config, context).lines()
     code = "import sys, stages.train.data_report, stages.train; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_SECONDS)
 
 
 def test_a_store_without_tokens_is_a_report_of_nothing(tmp_path: Path) -> None:

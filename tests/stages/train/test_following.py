@@ -15,10 +15,11 @@ import torch
 from stages.pipeline.contract import Progress
 from stages.train.distributed import Rank
 from stages.train.following import ProcessDied, process_count, run_together
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.together import context_in, die, learn, object_to_it, tell
 from tests.worlds.training_world import ROOT
 
-SECONDS = 120.0
+SECONDS = PATIENCE_SECONDS
 """How long a busy machine may take to start two processes."""
 
 
@@ -99,7 +100,7 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
     run, processes = _started(tmp_path)
     os.kill(run.pid, signal.SIGKILL)
     assert run.wait(SECONDS) == -signal.SIGKILL
-    until = time.monotonic() + 10
+    until = time.monotonic() + SECONDS
     while not all(_gone(process) for process in processes):
         assert time.monotonic() < until, "a process outlived its run"
         time.sleep(0.05)

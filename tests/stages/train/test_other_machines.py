@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from schemas import Store
 from tests.worlds.object_store import object_store
+from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.training_world import ROOT, fill, recipe, train_in
 
 STEPS = 12
@@ -40,7 +41,9 @@ def train_on(machine: Path, folder: Path, url: str, kill: int, save_every: int) 
     """Train in a process with a cache of its own, killed after so many steps unless that is 0; how it ended."""
     environment = os.environ | {"XDG_CACHE_HOME": str(machine), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-c", TRAIN, str(folder), url, str(kill), str(save_every)]
-    done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(
+        program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False
+    )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 

@@ -35,6 +35,7 @@ from tests.worlds.codec_world import (
     tracks,
     train_in,
 )
+from tests.worlds.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +49,7 @@ def killed_at(place: Path, rows: list[dict], step: int, changes: dict) -> None:
     rows_file.write_text(json.dumps(rows))
     arguments = [sys.executable, "-m", "tests.worlds.codec_world", str(place), str(rows_file), json.dumps(changes)]
     root = Path(__file__).resolve().parents[3]
-    done = subprocess.run([*arguments, str(step)], cwd=root, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*arguments, str(step)], cwd=root, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == -9, done.stderr
 
 
@@ -125,7 +126,7 @@ def test_transformers_alone_in_a_fresh_process_gives_the_same_codes_and_sound(tm
     save_file({"wav": wav}, tmp_path / "given.safetensors")
     places = [str(folder), str(tmp_path / "given.safetensors"), str(tmp_path / "made.safetensors")]
     # Outside of this project's folder, and deaf to the environment, so that nothing of it can be imported.
-    subprocess.run([sys.executable, "-I", "-c", ALONE, *places], cwd=tmp_path, check=True, timeout=120)
+    subprocess.run([sys.executable, "-I", "-c", ALONE, *places], cwd=tmp_path, check=True, timeout=PATIENCE_SECONDS)
     made, codec = load_file(tmp_path / "made.safetensors"), load_codec(folder)
     codes = codec.encode(wav)
     assert torch.equal(made["codes"], codes)
