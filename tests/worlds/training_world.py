@@ -184,6 +184,17 @@ def train_in(
     return context.store.read(CHECKPOINTS, context.fingerprint).to_pylist()[-1]
 
 
+def trained_alone(folder: Path, changes: Mapping[str, object]) -> Path:
+    """A new folder with the small world in it and what one process makes of it, for several tests of a file."""
+    import pytest  # which the programs made of this module do without
+
+    fill(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        train_in(folder, recipe(folder, **changes))
+    return folder
+
+
 class StopAt(Progress):
     """Asks a run to stop when so many steps have been made."""
 

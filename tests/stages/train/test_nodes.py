@@ -15,10 +15,21 @@ import torch
 from stages.train.following import world_of_torchrun
 from tests.worlds.nodes import Torchrun, logs, steps_made, workers
 from tests.worlds.patience import wait_for
-from tests.worlds.training_world import fill, kept_rows, kept_weights, recipe, train_in
+from tests.worlds.training_world import fill, kept_rows, kept_weights, recipe, train_in, trained_alone
 
 CHANGES = {"optimization": {"steps": 40}, "batch_size": 4, "micro_batch_size": 2, "save_every": 5, "log_every": 4}
 SHORT = CHANGES | {"optimization": {"steps": 12}}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes."""
+    return trained_alone(tmp_path_factory.mktemp("alone"), CHANGES)
+
+
+@pytest.fixture(scope="module")
+def alone_for_a_short_time(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_alone(tmp_path_factory.mktemp("alone"), SHORT)
 
 
 @contextmanager
@@ -57,27 +68,23 @@ def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGE
 @pytest.mark.parametrize("parallel", ["data", pytest.param("fully_sharded", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("nodes", "processes"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
 def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
-    tmp_path: Path, nodes: int, processes: int, parallel: str
+    alone_for_a_short_time: Path, tmp_path: Path, nodes: int, processes: int, parallel: str
 ) -> None:
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    fill(alone)
+    together = tmp_path
     fill(together)
-    train_in(alone, recipe(alone, **SHORT))
     with torchrun(together, SHORT, nodes, processes=processes, parallel=parallel) as run:
         wait_for_end(run)
         assert run.exit_codes == [0] * nodes, (together / "node-0.log").read_text()
     assert set(workers(together)) == {0, 1}
-    same_model(alone, together, SHORT)
+    same_model(alone_for_a_short_time, together, SHORT)
 
 
 @pytest.mark.parametrize("parallel", ["data", pytest.param("fully_sharded", marks=pytest.mark.slow)])
 def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model_of_one_process(
-    tmp_path: Path, parallel: str
+    alone: Path, tmp_path: Path, parallel: str
 ) -> None:
-    alone, nodes = tmp_path / "alone", tmp_path / "nodes"
-    fill(alone)
+    nodes = tmp_path
     fill(nodes)
-    train_in(alone, recipe(alone, **CHANGES))
     with torchrun(nodes, restarts=1, parallel=parallel) as run:
         wait_for(lambda: steps_made(nodes) >= 12, every=0.02, seen=lambda: logs(nodes))
         before = workers(nodes)
@@ -90,11 +97,11 @@ def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
-def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(tmp_path: Path, parallel: str) -> None:
-    alone, nodes = tmp_path / "alone", tmp_path / "nodes"
-    fill(alone)
+def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(
+    alone: Path, tmp_path: Path, parallel: str
+) -> None:
+    nodes = tmp_path
     fill(nodes)
-    train_in(alone, recipe(alone, **CHANGES))
     with torchrun(nodes, restarts=3, parallel=parallel) as run:
         wait_for(lambda: steps_made(nodes) >= 12, every=0.02, seen=lambda: logs(nodes))
         before = workers(nodes)
@@ -106,11 +113,11 @@ def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(tmp_path: 
     same_model(alone, nodes)
 
 
-def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_with_their_state(tmp_path: Path) -> None:
-    alone, nodes = tmp_path / "alone", tmp_path / "nodes"
-    fill(alone)
+def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_with_their_state(
+    alone: Path, tmp_path: Path
+) -> None:
+    nodes = tmp_path
     fill(nodes)
-    train_in(alone, recipe(alone, **CHANGES))
     with torchrun(nodes) as run:
         wait_for(lambda: steps_made(nodes) >= 8, every=0.02, seen=lambda: logs(nodes))
         os.kill(workers(nodes)[1], signal.SIGTERM)  # as the agent of a machine that is taken away does

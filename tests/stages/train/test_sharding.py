@@ -1,7 +1,7 @@
 """A sharded training: what one process makes, whatever number of processes has been at it, and who shards."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,7 @@ from tests.worlds.training_world import (
     make_context,
     recipe,
     train_in,
+    trained_alone,
 )
 
 CHANGES = {
@@ -34,6 +35,19 @@ CHANGES = {
 }
 """Three micro-batches a step, so that of two processes one works on two and the other on one, without weight on the
 second."""
+
+MUON = CHANGES | {"optimization": {"steps": 9, "optimizer": "muon"}}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process makes."""
+    return trained_alone(tmp_path_factory.mktemp("alone"), CHANGES)
+
+
+@pytest.fixture(scope="module")
+def alone_by_muon(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_alone(tmp_path_factory.mktemp("alone"), MUON)
 
 
 class First(Progress):
@@ -45,12 +59,12 @@ class First(Progress):
         self.told = self.told or (count, note)
 
 
-def same_training(folder: Path, other: Path, **changes: object) -> None:
-    expected, got = (kept_weights(place, recipe(place, **(CHANGES | changes))) for place in (folder, other))
+def same_training(folder: Path, other: Path, changes: Mapping[str, object] = CHANGES) -> None:
+    expected, got = (kept_weights(place, recipe(place, **changes)) for place in (folder, other))
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, rtol=1e-3, atol=1e-5)
-    rows, theirs = (kept_rows(place, recipe(place, **(CHANGES | changes))) for place in (folder, other))
+    rows, theirs = (kept_rows(place, recipe(place, **changes)) for place in (folder, other))
     assert [(row["step"], row["split"]) for row in theirs["training"]] == [
         (row["step"], row["split"]) for row in rows["training"]
     ]
@@ -68,20 +82,15 @@ def stop_after(folder: Path, step: int, processes: int, parallel: str, store_url
         run_stage(stage, context)
 
 
-def test_two_processes_that_have_half_of_the_model_each_train_the_model_of_one(tmp_path: Path) -> None:
-    alone, sharded = tmp_path / "alone", tmp_path / "sharded"
-    for folder in (alone, sharded):
-        fill(folder)
-    train_in(alone, recipe(alone, **CHANGES))
-    train_in(sharded, recipe(sharded, **CHANGES), processes=2, parallel="fully_sharded")
-    same_training(alone, sharded)
+def test_two_processes_that_have_half_of_the_model_each_train_the_model_of_one(alone: Path, tmp_path: Path) -> None:
+    fill(tmp_path)
+    train_in(tmp_path, recipe(tmp_path, **CHANGES), processes=2, parallel="fully_sharded")
+    same_training(alone, tmp_path)
 
 
-def test_any_number_of_processes_goes_on_from_what_others_kept_whole_or_in_parts(tmp_path: Path) -> None:
-    alone, handed_on = tmp_path / "alone", tmp_path / "handed on"
-    for folder in (alone, handed_on):
-        fill(folder)
-    train_in(alone, recipe(alone, **CHANGES))
+def test_any_number_of_processes_goes_on_from_what_others_kept_whole_or_in_parts(alone: Path, tmp_path: Path) -> None:
+    handed_on = tmp_path
+    fill(handed_on)
     stop_after(handed_on, 2, processes=1, parallel="data")
     stop_after(handed_on, 4, processes=2, parallel="fully_sharded")
     stop_after(handed_on, 6, processes=3, parallel="fully_sharded")
@@ -178,24 +187,16 @@ def test_processes_with_the_same_matrices_share_muons_work_and_agree(tmp_path: P
     assert matrices == [steps * sum(number < count for count in shapes) for number in range(processes)]
 
 
-def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(tmp_path: Path) -> None:
-    changes = {"optimization": {"steps": 9, "optimizer": "muon"}}
-    alone, halves = tmp_path / "alone", tmp_path / "halves"
-    for folder in (alone, halves):
-        fill(folder)
-    train_in(alone, recipe(alone, **(CHANGES | changes)))
-    train_in(halves, recipe(halves, **(CHANGES | changes)), processes=2, parallel="fully_sharded")
-    same_training(alone, halves, **changes)
+def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(alone_by_muon: Path, tmp_path: Path) -> None:
+    fill(tmp_path)
+    train_in(tmp_path, recipe(tmp_path, **MUON), processes=2, parallel="fully_sharded")
+    same_training(alone_by_muon, tmp_path, MUON)
 
 
-def test_two_processes_that_share_muons_work_train_the_model_of_one(tmp_path: Path) -> None:
-    changes = {"optimization": {"steps": 9, "optimizer": "muon"}}
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    for folder in (alone, shared):
-        fill(folder)
-    train_in(alone, recipe(alone, **(CHANGES | changes)))
-    train_in(shared, recipe(shared, **(CHANGES | changes)), processes=2, parallel="data")
-    same_training(alone, shared, **changes)
+def test_two_processes_that_share_muons_work_train_the_model_of_one(alone_by_muon: Path, tmp_path: Path) -> None:
+    fill(tmp_path)
+    train_in(tmp_path, recipe(tmp_path, **MUON), processes=2, parallel="data")
+    same_training(alone_by_muon, tmp_path, MUON)
 
 
 def test_a_sharded_model_is_heard_with_the_weights_that_it_has(tmp_path: Path) -> None:
