@@ -1,8 +1,9 @@
 """Where reference numbers and recordings lie, a quiet and private environment for tests, and what was not checked."""
 
+import itertools
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,24 @@ def corpus() -> Path:
     return _folder("SEGUE_CORPUS", ROOT.parent / "shared" / "corpus")
 
 
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """New folders in one: of its own, which are thousands, pytest looks at all before it makes another."""
+    folder = tmp_path_factory.mktemp("caches")
+
+    def new_ones() -> Iterator[Path]:
+        for number in itertools.count():
+            place = folder / str(number)
+            place.mkdir()
+            yield place
+
+    return new_ones()
+
+
 @pytest.fixture(autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def private_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(next(caches)))
 
 
 @pytest.fixture(scope="session")
