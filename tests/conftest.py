@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -24,6 +25,12 @@ LONGEST_FIRST = (
 )
 """The files of tests that take longest. They begin first: begun last, one of them would run alone. Of those that need
 `catalog`, which one makes while others wait for it, the first is the very first, and the next one much later."""
+
+# How long an example takes says how busy the machine is; hypothesis allows a fifth of a second.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
