@@ -226,11 +226,13 @@ def write_views(store: Store) -> None:
     os.makedirs(store.root, exist_ok=True)
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
     last, _last_written = _last_written, None
-    known = last.sources if last and os.path.exists(target) and _file_state(target) == last.file else {}
     try:
-        sources = _write_views(store, temporary, target, known) if known else None
+        sources = None
+        if last and _copy_if_still(target, last.file, temporary):
+            sources = _write_views(store, temporary, last.sources)
         if sources is None:  # there is none to begin with, or it would keep a view of what is damaged by now
-            sources = _write_views(store, temporary, None, {})
+            _remove_database(temporary)
+            sources = _write_views(store, temporary, {})
         file = (target, *_file_state(temporary)[1:])
         os.replace(temporary, target)
         _last_written = _Written(file, sources) if sources else None
@@ -238,21 +240,29 @@ def write_views(store: Store) -> None:
         _remove_database(temporary)
 
 
-def _write_views(
-    store: Store, path: str, copied: str | None, known: Mapping[str, _ViewSource]
-) -> dict[str, _ViewSource] | None:
+def _copy_if_still(path: str, state: FileState, copy: str) -> bool:
+    """Copy a file if it is the one that it was; tell whether it is. Another run may replace it at any time."""
+    try:
+        with open(path, "rb") as source:
+            if (path, *_changing(os.fstat(source.fileno()))) != state:
+                return False
+            with open(copy, "wb") as target:
+                shutil.copyfileobj(source, target)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_views(store: Store, path: str, known: Mapping[str, _ViewSource]) -> dict[str, _ViewSource] | None:
     """Write a database of views.
 
     Args:
-        copied: the database that it begins with; None begins with nothing.
-        known: what the views of tables were made from that it then has.
+        path: of the database, which is there already where views of tables are known.
+        known: what those were made from.
 
     Returns:
         What each table's view was made from; None where one of the views could not be made.
     """
-    _remove_database(path)
-    if copied:
-        shutil.copyfile(copied, path)
     sources = dict[str, _ViewSource]()
     with duckdb.connect(path) as connection:
         shown, take_downs, whole = shown_files(store), TakeDowns(store), True
@@ -289,8 +299,11 @@ def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: T
 
 
 def _file_state(path: str) -> FileState:
-    found = os.stat(path)
-    return path, found.st_ino, found.st_size, found.st_mtime_ns
+    return path, *_changing(os.stat(path))
+
+
+def _changing(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _remove_database(path: str) -> None:
