@@ -182,12 +182,12 @@ class _Sounds:
             handed_on = [self._handed_on.find(generation, seconds) for generation, seconds in part]
             missing = [each for each, sound in zip(part, handed_on, strict=True) if sound is None]
             decoded = decode_generations(self._codecs, missing) if missing else iter(())
-            for (generation, _), found in zip(part, handed_on, strict=True):
-                sound = found
-                if sound is None:
-                    sound = DecodedSound(next(decoded), self._codecs[CodesFormat.from_row(generation)].sample_rate)
+            for (generation, _), sound in zip(part, handed_on, strict=True):
                 self._handed_on.drop(generation)
-                yield sound
+                if sound is not None:
+                    yield sound
+                else:
+                    yield DecodedSound(next(decoded), self._codecs[CodesFormat.from_row(generation)].sample_rate)
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ def _copy_if_still(path: str, state: FileState, copy: str) -> bool:
     """Copy a file if it is the one that it was; tell whether it is. Another run may replace it at any time."""
     try:
         with open(path, "rb") as source:
-            if (path, *_changing(os.fstat(source.fileno()))) != state:
+            if (path, *_state_numbers(os.fstat(source.fileno()))) != state:
                 return False
             with open(copy, "wb") as target:
                 shutil.copyfileobj(source, target)
@@ -299,10 +299,10 @@ def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: T
 
 
 def _file_state(path: str) -> FileState:
-    return path, *_changing(os.stat(path))
+    return path, *_state_numbers(os.stat(path))
 
 
-def _changing(found: os.stat_result) -> tuple[int, int, int]:
+def _state_numbers(found: os.stat_result) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
