@@ -2,18 +2,21 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from model.decoding.dynamic_shapes import DynamicShapeDecoder
+from model.decoding.lanes import Admitting, Lane, decode_in_lanes, lane_count, most_lanes
 from model.decoding.memory import MAX_SLOTS, MemoryPlan, plan_memory
 from model.decoding.sequences import GenerationStoppedError, SequenceRequest, Slot
 from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder
 from model.kernels.choosing import KernelMemory
-from model.kernels.packed_linear import prepare_for_inference
+from model.kernels.packed_linear import has_same_bits_with, prepare_for_inference
 from model.lm.config import CachePrecision, Precision
 from model.lm.language_model import LanguageModel
 
@@ -30,7 +33,7 @@ class DecodingOptions:
     progress: Callable[[int], None] | None = None
     """Is called with frames as they are made; in all they are the requests' frames less their prompts'."""
     slots: int | None = None
-    """Sequences that are decoded together at most; never more than `MAX_SLOTS` of the device."""
+    """Sequences that are decoded together at most; never more than `MAX_SLOTS`, on a CPU in each lane."""
     free_memory: Callable[[], int] | None = None
     """Says how many bytes of the device's memory may be taken; without it there is no limit."""
     on_plan: Callable[[MemoryPlan], None] | None = None
@@ -65,38 +68,69 @@ def generate_tokens(
     if not requests:
         return
     device = model.device.type
-    most = min(options.slots or MAX_SLOTS[device], MAX_SLOTS[device], len(requests))
+    room = MAX_SLOTS[device] * (most_lanes() if device == "cpu" else 1)
+    most = min(options.slots or room, room, len(requests))
     free = None if options.free_memory is None else options.free_memory()
     plan = plan_memory(model, requests, options.precision, most, free, options.cache_precision)
     if options.on_plan is not None:
         options.on_plan(plan)
     inference = prepare_for_inference(model, options.precision, options.kernel_memory)
-    decoder: Decoder
-    if device == "cpu":
-        decoder = DynamicShapeDecoder(inference, requests, plan.slots, options.cache_precision)
-    else:
+    if device != "cpu":
         launch = CudaGraphRunner if options.cuda_graphs else None
-        decoder = StaticShapeDecoder(inference, requests, plan.slots, launch, options.cache_precision)
-    yield from decode(decoder, requests, plan.slots, options)
+        static = StaticShapeDecoder(inference, requests, plan.slots, launch, options.cache_precision)
+        yield from decode(static, requests, plan.slots, options)
+        return
+
+    def decode_share(
+        share: Sequence[SequenceRequest],
+        slots: int,
+        options: DecodingOptions = options,
+        admitting: Admitting = nullcontext,
+    ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
+        slots = min(slots, len(share), MAX_SLOTS["cpu"])
+        decoder = DynamicShapeDecoder(inference, share, slots, options.cache_precision)
+        return decode(decoder, share, slots, options, admitting)
+
+    lanes = lane_count(plan.slots)
+    if lanes == 1 or not has_same_bits_with(inference, torch.get_num_threads() // lanes):
+        yield from decode_share(requests, plan.slots)
+        return
+
+    def decode_lane(share: Sequence[SequenceRequest], lane: Lane) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
+        asked = options.stop
+        own = replace(options, progress=lane.progress, stop=lambda: lane.is_over() or (asked is not None and asked()))
+        return decode_share(share, plan.slots // lanes, own, lane.admitting)
+
+    yield from decode_in_lanes(decode_lane, requests, lanes, options.progress)
 
 
 def decode(
-    decoder: Decoder, requests: Sequence[SequenceRequest], slots: int, options: DecodingOptions = DecodingOptions()
+    decoder: Decoder,
+    requests: Sequence[SequenceRequest],
+    slots: int,
+    options: DecodingOptions = DecodingOptions(),
+    admitting: Admitting = nullcontext,
 ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-    """Do what `generate_tokens` does by a given decoder; the device is asked for finished sequences alone."""
+    """Do what `generate_tokens` does by a given decoder; the device is asked for finished sequences alone.
+
+    Args:
+        admitting: makes the context in which it is read what a sequence begins with.
+    """
     # The longest first, so that no slot is left to run by itself for long.
     waiting = deque(sorted(range(len(requests)), key=lambda number: -requests[number].steps_to_sample))
     running: list[Slot] = []
     free_slots = list(range(slots))
 
-    def admit(number: int, request: SequenceRequest, slot_index: int) -> None:
-        decoder.prefill(slot_index, request)
+    def admit(number: int, make: Callable[[], SequenceRequest], slot_index: int) -> None:
+        with admitting():
+            request = make()
+            decoder.prefill(slot_index, request)
         running.append(Slot(number, request, slot_index, request.start))
 
     while waiting or running:
         while waiting and free_slots:
             number = waiting.popleft()
-            admit(number, requests[number], free_slots.pop(0))
+            admit(number, partial(requests.__getitem__, number), free_slots.pop(0))
         running.sort(key=lambda slot: slot.index)
         if options.stop is not None and options.stop():
             raise GenerationStoppedError(f"stopped at step {running[0].step} of {running[0].request.steps}")
@@ -113,7 +147,7 @@ def decode(
         for slot in finished:
             sequence = decoder.take_sequence(slot)
             if slot.request.then is not None:
-                admit(slot.request_index, slot.request.then.request(sequence), slot.index)
+                admit(slot.request_index, partial(slot.request.then.request, sequence), slot.index)
             else:
                 free_slots.append(slot.index)
                 yield slot.request_index, sequence

@@ -173,7 +173,7 @@ class KernelChooser:
     ) -> list[dict[str, dict[int, float]]]:
         """Return the least seconds of each kernel for each of its sizes, in even rounds and in odd ones; all take
         turns."""
-        rows = random_rows(MAX_ROWS, weight)
+        rows = random_rows(MAX_ROWS, weight.shape[1], weight.dtype)
         turns = [(name, size) for size in TIMED_SIZES for name in choices if size in choices[name].sizes]
         halves: list[dict[str, dict[int, float]]] = [{name: {} for name in choices} for _ in range(2)]
         begun = time.perf_counter()
@@ -229,7 +229,7 @@ def find_invariant_sizes(
 ) -> tuple[int, ...]:
     """Return the numbers of rows in which rows have the bits that they have among as many as the last of them."""
     *smaller, most = candidates
-    rows = random_rows(most, weight)
+    rows = random_rows(most, weight.shape[1], weight.dtype).to(weight.device)
     expected = kernel(rows)
 
     def invariant(size: int) -> bool:
@@ -239,7 +239,6 @@ def find_invariant_sizes(
     return (*(size for size in smaller if invariant(size)), most)
 
 
-def random_rows(count: int, weight: Float[Tensor, "Y X"]) -> Float[Tensor, "count X"]:
-    """Return rows to multiply a matrix by, always the same."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn((count, weight.shape[1]), generator=generator, dtype=weight.dtype).to(weight.device)
+def random_rows(count: int, inputs: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "count X"]:
+    """Return rows of so many numbers to multiply a matrix by, always the same."""
+    return torch.randn((count, inputs), generator=torch.Generator().manual_seed(0), dtype=dtype)

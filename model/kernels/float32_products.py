@@ -99,7 +99,7 @@ def choose_products(model: nn.Module, memory: KernelMemory | None, clock: Callab
 
 def _faster(weight: Float[Tensor, "Y X"], clock: Callable[[], float]) -> str:
     """Return the product that takes less time forwards and backwards; the usual one unless the other wins clearly."""
-    rows = random_rows(TIMED_ROWS, weight).requires_grad_()
+    rows = random_rows(TIMED_ROWS, weight.shape[1], weight.dtype).requires_grad_()
     matrix = weight.clone().requires_grad_()
     halves: list[dict[str, float]] = [dict.fromkeys(PRODUCTS, float("inf")) for _ in range(2)]
     for number in range(ROUNDS):

@@ -7,12 +7,13 @@ precision. Which kernel that is, and how it leaves a row's bits alone, is the ma
 
 import copy
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import kernels
-from model.kernels.choosing import MAX_ROWS, KernelChooser, KernelMemory, MatrixKind
+from model.kernels.choosing import MAX_ROWS, KernelChooser, KernelMemory, MatrixKind, random_rows
 from model.kernels.linear import LinearKernel, linear_kernels, with_activation
 from model.kernels.operators import Activation
 from model.kernels.processor import multiplies_bfloat16
@@ -94,6 +95,8 @@ class PackedLinear(nn.Module):
         self, linear: nn.Module, precision: Precision, chooser: KernelChooser, activation: Activation = "none"
     ) -> None:
         super().__init__()
+        self.kind: MatrixKind | None = None
+        """What is multiplied by; None where nobody chose its kernel."""
         self.sizes: tuple[int, ...] = (MAX_ROWS,) if kernels.enabled() else ()
         if not isinstance(linear, nn.Linear):
             self.kernel = with_activation(linear, activation)
@@ -105,8 +108,8 @@ class PackedLinear(nn.Module):
             self.kernel = make()
             return
         outputs, inputs = weight.shape
-        kind = MatrixKind(precision, outputs, inputs, activation, bias is not None)
-        choice = chooser.choose(kind, makers, weight)
+        self.kind = MatrixKind(precision, outputs, inputs, activation, bias is not None)
+        choice = chooser.choose(self.kind, makers, weight)
         self.kernel, self.sizes = makers[choice.kernel](), choice.sizes
 
     def forward(self, inputs: Float[Tensor, "*rows X"]) -> Float[Tensor, "*rows Y"]:
@@ -118,3 +121,27 @@ class PackedLinear(nn.Module):
         else:
             outputs = self.kernel(F.pad(rows, (0, 0, 0, padded - count)))[:count]
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
+
+
+@torch.inference_mode()
+def has_same_bits_with(model: LanguageModel, threads: int) -> bool:
+    """Return whether a model that was prepared here multiplies a step's rows to the same bits by so many threads as by
+    all that the calling thread has, as far as one matrix of each kind can tell."""
+    kinds = {matrix.kind: matrix for matrix in model.modules() if isinstance(matrix, PackedLinear)}
+    if None in kinds:
+        return False
+    all_threads = torch.get_num_threads()
+
+    def products(number: int) -> list[Tensor]:
+        torch.set_num_threads(number)
+        try:
+            return [
+                matrix.kernel(random_rows(size, kind.inputs, model.dtype))
+                for kind, matrix in kinds.items()
+                if kind is not None
+                for size in matrix.sizes
+            ]
+        finally:
+            torch.set_num_threads(all_threads)
+
+    return all(map(torch.equal, products(all_threads), products(threads)))
