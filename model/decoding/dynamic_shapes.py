@@ -6,14 +6,14 @@ itself, a row attends to its own cached steps, and matrices are multiplied by nu
 the bits as they are (`model.kernels.packed_linear`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
-from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
+from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, Span, prefill, view_segments
 from model.lm.attention import KVCache
 from model.lm.config import CachePrecision
 from model.lm.language_model import LanguageModel
@@ -62,10 +62,12 @@ class DynamicShapeDecoder:
         """Return for how many steps there is room where `length` are needed."""
         return min(self.longest, length + BLOCK)
 
-    def prefill(self, slot_index: int, request: SequenceRequest) -> None:
-        """Read the conditions and known steps of a request into a slot."""
-        self.sequences[slot_index] = request.sequence.clone()
-        self.hidden[slot_index] = prefill(self.model, request, self.cache, slot_index * self.rows)
+    def prefill(self, admitted: Mapping[int, SequenceRequest]) -> None:
+        """Read the conditions and known steps of requests into slots, which they are given by."""
+        places = [(request, slot_index * self.rows) for slot_index, request in admitted.items()]
+        for slot_index, hidden in zip(admitted, prefill(self.model, places, self.cache), strict=True):
+            self.sequences[slot_index] = admitted[slot_index].sequence.clone()
+            self.hidden[slot_index] = hidden
         self.segment_requests = []
 
     def step(self, running: Sequence[Slot]) -> None:
@@ -117,16 +119,12 @@ class DynamicShapeDecoder:
             self.hidden[slot.index] = own
 
     def _find_segments(self, unfinished: Sequence[Slot]) -> None:
-        """View neighbouring rows of equal length as one: to attend once for all of them is faster."""
-        self.segments, self.segment_requests = [], [slot.request_index for slot in unfinished]
-        first, end, lengths = 0, 0, None
+        spans: list[Span] = []
         for slot in unfinished:
             row = slot.index * self.rows
             for cfg_pass in slot.request.passes:
                 length = cfg_pass.prefix_length + slot.step
-                if (length, cfg_pass.cross_length) != lengths or row != end:
-                    first, lengths = row, (length, cfg_pass.cross_length)
-                    self.segments.append(self.cache)
-                row = end = row + cfg_pass.rows
-                self.segments[-1] = self.cache.rows(first, end, cfg_pass.cross_length)
-                self.segments[-1].length = length
+                spans.append(Span(row, cfg_pass.rows, length, cfg_pass.cross_length))
+                row += cfg_pass.rows
+        self.segments = view_segments(self.cache, spans)
+        self.segment_requests = [slot.request_index for slot in unfinished]

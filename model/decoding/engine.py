@@ -47,7 +47,7 @@ class DecodingOptions:
 
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
-"""A way of taking steps: `prefill` reads what is known of a request into a slot, `step` samples the next codes of every
+"""A way of taking steps: `prefill` reads what is known of requests into slots, `step` samples the next codes of every
 slot and reads them, `take_sequence` gives the sequence of a slot whose last step is sampled, and `finite` says whether
 all logits so far were numbers."""
 
@@ -120,17 +120,22 @@ def decode(
     waiting = deque(sorted(range(len(requests)), key=lambda number: -requests[number].steps_to_sample))
     running: list[Slot] = []
     free_slots = list(range(slots))
+    beginning: dict[int, tuple[int, Callable[[], SequenceRequest]]] = {}
+    """By slot, the number of what begins in it, and what makes its request."""
 
-    def admit(number: int, make: Callable[[], SequenceRequest], slot_index: int) -> None:
-        with admitting():
-            request = make()
-            decoder.prefill(slot_index, request)
-        running.append(Slot(number, request, slot_index, request.start))
-
-    while waiting or running:
+    while waiting or running or beginning:
         while waiting and free_slots:
             number = waiting.popleft()
-            admit(number, partial(requests.__getitem__, number), free_slots.pop(0))
+            beginning[free_slots.pop(0)] = number, partial(requests.__getitem__, number)
+        if beginning:
+            with admitting():
+                admitted = {slot_index: make() for slot_index, (_, make) in beginning.items()}
+                decoder.prefill(admitted)
+            running += [
+                Slot(beginning[slot_index][0], request, slot_index, request.start)
+                for slot_index, request in admitted.items()
+            ]
+            beginning = {}
         running.sort(key=lambda slot: slot.index)
         if options.stop is not None and options.stop():
             raise GenerationStoppedError(f"stopped at step {running[0].step} of {running[0].request.steps}")
@@ -147,7 +152,7 @@ def decode(
         for slot in finished:
             sequence = decoder.take_sequence(slot)
             if slot.request.then is not None:
-                admit(slot.request_index, partial(slot.request.then.request, sequence), slot.index)
+                beginning[slot.index] = slot.request_index, partial(slot.request.then.request, sequence)
             else:
                 free_slots.append(slot.index)
                 yield slot.request_index, sequence

@@ -18,12 +18,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from model.decoding.sequences import SequenceRequest
+from model.kernels.choosing import MOST_LANES, computing_with
 
 LEAST_SLOTS = 16
 """Slots of a lane at least. With fewer rows a product takes less time by all threads than each lane's by its own."""
-MOST_LANES = 4
-"""Python itself is a sixth of a step, and one lane at a time can run it."""
-
 Finished = tuple[int, Int[Tensor, "K _"]]
 """The number of a request, and its whole sequence."""
 Admitting = Callable[[], AbstractContextManager[None]]
@@ -71,12 +69,8 @@ def decode_in_lanes(
 
     @contextmanager
     def by_all_threads() -> Iterator[None]:
-        with reading:
-            torch.set_num_threads(threads)
-            try:
-                yield
-            finally:
-                torch.set_num_threads(threads // lanes)
+        with reading, computing_with(threads):
+            yield
 
     lane = Lane(by_all_threads, over.is_set, told.put)
 

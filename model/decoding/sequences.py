@@ -1,7 +1,7 @@
 """What there is to decode: sequences with open places, the conditions that they are read with, where each one is."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -132,22 +132,67 @@ class Slot:
         return self.step + 1 == self.request.steps
 
 
-def prefill(model: LanguageModel, request: SequenceRequest, cache: KVCache, row: int) -> Float[Tensor, "W 1 D"]:
-    """Read the conditions and the known first steps of a request into its rows of the cache, from `row` on.
+@dataclass(frozen=True)
+class Span:
+    """Rows of a cache that belong to one pass, and how much of each is read."""
 
-    Each pass is read by itself, so that its numbers do not depend on what is decoded beside it. Returns the hidden
-    states of the last known step.
+    row: int
+    rows: int
+    length: int
+    """Steps that are cached."""
+    cross_length: int
+    """Condition vectors, padded."""
+
+
+def view_segments(cache: KVCache, spans: Sequence[Span]) -> list[KVCache]:
+    """View spans of a cache in their order; neighbouring rows of equal length make one view, for to attend once for all
+    of them is faster."""
+    merged: list[Span] = []
+    for span in spans:
+        last = merged[-1] if merged else None
+        if last is not None and span == replace(last, row=last.row + last.rows, rows=span.rows):
+            merged[-1] = replace(last, rows=last.rows + span.rows)
+        else:
+            merged.append(span)
+    segments = [cache.rows(span.row, span.row + span.rows, span.cross_length) for span in merged]
+    for segment, span in zip(segments, merged, strict=True):
+        segment.length = span.length
+    return segments
+
+
+def prefill(
+    model: LanguageModel, admitted: Sequence[tuple[SequenceRequest, int]], cache: KVCache
+) -> list[Float[Tensor, "_ 1 D"]]:
+    """Read the conditions and the known first steps of requests into the cache, each into rows from a row on; return
+    the hidden states of the last known step of each.
+
+    A pass that begins with several steps is read by itself, so that its numbers do not depend on what is decoded beside
+    it. Those that begin with one take it together, as they will take the others.
     """
-    known, hidden = request.sequence[None, :, : request.start].to(model.device), []
-    for cfg_pass in request.passes:
-        fused, view = cfg_pass.fused, cache.rows(row, row + cfg_pass.rows, cfg_pass.cross_length)
-        inputs = model.embed(known).expand(cfg_pass.rows, -1, -1)
-        if fused.added is not None:
-            inputs = inputs + fused.added[:, : request.start]
-        if fused.prefix is not None:
-            inputs = torch.cat([fused.prefix.to(inputs.dtype), inputs], dim=1)
-        if fused.cross is not None:
-            model.transformer.cache_cross_kv(view, fused.cross, fused.cross_mask)
-        hidden.append(model.transformer(inputs, cache=view)[:, -1:])
-        row += cfg_pass.rows
-    return torch.cat(hidden)
+    hidden: list[list[Tensor]] = [[] for _ in admitted]
+    single: list[tuple[int, int, Span, Tensor]] = []
+    for number, (request, row) in enumerate(admitted):
+        known = request.sequence[None, :, : request.start].to(model.device)
+        for cfg_pass in request.passes:
+            fused, view = cfg_pass.fused, cache.rows(row, row + cfg_pass.rows, cfg_pass.cross_length)
+            inputs = model.embed(known).expand(cfg_pass.rows, -1, -1)
+            if fused.added is not None:
+                inputs = inputs + fused.added[:, : request.start]
+            if fused.prefix is not None:
+                inputs = torch.cat([fused.prefix.to(inputs.dtype), inputs], dim=1)
+            if fused.cross is not None:
+                model.transformer.cache_cross_kv(view, fused.cross, fused.cross_mask)
+            if inputs.shape[1] == 1:
+                span = Span(row, cfg_pass.rows, 0, cfg_pass.cross_length)
+                single.append((number, len(hidden[number]), span, inputs))
+                hidden[number].append(inputs)
+            else:
+                hidden[number].append(model.transformer(inputs, cache=view)[:, -1:])
+            row += cfg_pass.rows
+    if single:
+        segments = view_segments(cache, [span for _, _, span, _ in single])
+        states = model.transformer.step(torch.cat([inputs for *_, inputs in single]), segments)
+        split = states.split([span.rows for _, _, span, _ in single])
+        for (number, place, _, _), own in zip(single, split, strict=True):
+            hidden[number][place] = own
+    return [torch.cat(own) for own in hidden]

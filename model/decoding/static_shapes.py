@@ -13,7 +13,7 @@ device (CUDA C++ Programming Guide, "CUDA Graphs"; torch.cuda.graph).
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
@@ -101,10 +101,16 @@ class StaticShapeDecoder:
         self.largest = largest_top_k(requests)
         self.launch = self._advance if launch is None else launch(self._advance)
 
-    def prefill(self, slot_index: int, request: SequenceRequest) -> None:
-        """Read the conditions and known steps of a request into a slot."""
+    def prefill(self, admitted: Mapping[int, SequenceRequest]) -> None:
+        """Read the conditions and known steps of requests into slots, which they are given by."""
+        places = [(request, slot_index * self.rows) for slot_index, request in admitted.items()]
+        for slot_index, hidden in zip(admitted, prefill(self.model, places, self.cache), strict=True):
+            self._begin(slot_index, admitted[slot_index], hidden)
+
+    def _begin(self, slot_index: int, request: SequenceRequest, hidden: Float[Tensor, "W 1 D"]) -> None:
+        """Put what a slot's next steps follow from in its place."""
         state, first = self.state, slot_index * self.rows
-        state.hidden[first : first + request.rows] = prefill(self.model, request, self.cache, first)
+        state.hidden[first : first + request.rows] = hidden
         state.sequence[slot_index, :, : request.steps] = request.sequence.to(state.sequence.device)
         state.step[slot_index] = request.start
         state.uniform[slot_index, : request.steps] = request.uniform.to(state.uniform.device)

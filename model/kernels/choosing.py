@@ -13,7 +13,8 @@ it gives it among `MAX_ROWS` rows; if there is no other such number, to `MAX_ROW
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -32,6 +33,9 @@ SMALLER_SIZES = (2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)
 SMALLEST_SIZE: dict[Precision, int] = {"float32": 4, "bfloat16": 4, "float16": 2, "int8": 2}
 """The least of these that the usual kernel gets where nothing is timed: oneDNN takes longer for two rows than for
 four."""
+MOST_LANES = 4
+"""Among which a CPU's threads are divided at most (`model.decoding.lanes`): Python itself is a sixth of a step, and one
+lane at a time can run it."""
 MAX_ROWS_ELSEWHERE, SMALLER_SIZES_ELSEWHERE = 384, (8, 16, 32, 64, 128, 192, 256)
 """The same for other devices, where up to 128 requests go together."""
 
@@ -227,7 +231,8 @@ def candidate_sizes(device: torch.device, precision: Precision) -> tuple[int, ..
 def find_invariant_sizes(
     kernel: LinearKernel, weight: Float[Tensor, "Y X"], candidates: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """Return the numbers of rows in which rows have the bits that they have among as many as the last of them."""
+    """Return the numbers of rows in which rows have the bits that they have among as many as the last of them, by all
+    of the calling thread's threads or by a lane's."""
     *smaller, most = candidates
     rows = random_rows(most, weight.shape[1], weight.dtype).to(weight.device)
     expected = kernel(rows)
@@ -236,7 +241,27 @@ def find_invariant_sizes(
         ends = (slice(0, size), slice(most - size, most))
         return all(torch.equal(kernel(rows[end]), expected[end]) for end in ends)
 
-    return (*(size for size in smaller if invariant(size)), most)
+    for threads in lane_threads() if weight.device.type == "cpu" else [torch.get_num_threads()]:
+        with computing_with(threads):
+            smaller = [size for size in smaller if invariant(size)]
+    return (*smaller, most)
+
+
+def lane_threads() -> list[int]:
+    """Return all numbers of threads that a lane of the calling thread may have, all of its own first."""
+    threads = torch.get_num_threads()
+    return list(dict.fromkeys(threads // lanes for lanes in range(1, min(MOST_LANES, threads) + 1)))
+
+
+@contextmanager
+def computing_with(threads: int) -> Iterator[None]:
+    """Have the calling thread compute with so many threads as long as the context lasts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def random_rows(count: int, inputs: int, dtype: torch.dtype = torch.float32) -> Float[Tensor, "count X"]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import kernels
-from model.kernels.choosing import MAX_ROWS, KernelChooser, KernelMemory, MatrixKind, random_rows
+from model.kernels.choosing import MAX_ROWS, KernelChooser, KernelMemory, MatrixKind, computing_with, random_rows
 from model.kernels.linear import LinearKernel, linear_kernels, with_activation
 from model.kernels.operators import Activation
 from model.kernels.processor import multiplies_bfloat16
@@ -127,21 +127,18 @@ class PackedLinear(nn.Module):
 def has_same_bits_with(model: LanguageModel, threads: int) -> bool:
     """Return whether a model that was prepared here multiplies a step's rows to the same bits by so many threads as by
     all that the calling thread has, as far as one matrix of each kind can tell."""
-    kinds = {matrix.kind: matrix for matrix in model.modules() if isinstance(matrix, PackedLinear)}
+    matrices = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    kinds = {matrix.kind: matrix for matrix in reversed(matrices)}
     if None in kinds:
         return False
-    all_threads = torch.get_num_threads()
 
     def products(number: int) -> list[Tensor]:
-        torch.set_num_threads(number)
-        try:
+        with computing_with(number):
             return [
                 matrix.kernel(random_rows(size, kind.inputs, model.dtype))
                 for kind, matrix in kinds.items()
                 if kind is not None
                 for size in matrix.sizes
             ]
-        finally:
-            torch.set_num_threads(all_threads)
 
-    return all(map(torch.equal, products(all_threads), products(threads)))
+    return all(map(torch.equal, products(torch.get_num_threads()), products(threads)))

@@ -47,7 +47,7 @@ __all__ = [
 READS, CONSULTS, WRITES, VERSION = (REQUESTS,), CONSULTED, GENERATIONS, 4
 OUTDATED = {3: "takes count from 0 in it"}
 
-AT_ONCE = {"cpu": 128, "cuda": 512}
+AT_ONCE = {"cpu": 256, "cuda": 512}
 """Takes whose conditions are in memory together, by device: several times what it decodes at once, so that few slots
 are left empty while the last are finished."""
 

@@ -1,6 +1,7 @@
 """Requests of every kind, for tests of what must hold whatever is asked."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -35,6 +36,19 @@ def mixed_requests() -> list[GenerationRequest]:
                 prompt=random_codes(1, 4, seed=number)[0] if number in (3, 4, 8) else None,
             )
         )
+    return requests
+
+
+def long_requests() -> list[GenerationRequest]:
+    """Clips of half a window of 16 frames up to four, with prompts shorter and longer than stride and window."""
+    requests = []
+    for number, request in enumerate(mixed_requests()[:9]):
+        prompt = random_codes(1, (5, 12, 16, 27)[number % 4], seed=number)[0] if number % 2 else None
+        frames = (8, 40, 16, 61, 17)[number % 5] + (0 if prompt is None else prompt.shape[1])
+        attributes = request.attributes
+        if attributes.chroma is not None:
+            attributes = replace(attributes, chroma=melody(*range(number, 8 + number // 2)))
+        requests.append(replace(request, attributes=attributes, frames=frames, prompt=prompt))
     return requests
 
 

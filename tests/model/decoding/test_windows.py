@@ -27,7 +27,7 @@ from model.lm.fuser import Condition
 from model.music_model import Attributes, MusicModel
 from tests.worlds import beats_and_chords
 from tests.worlds.generation_oracles import long_case
-from tests.worlds.generation_requests import assert_batch_invariant, mixed_requests
+from tests.worlds.generation_requests import assert_batch_invariant, long_requests
 from tests.worlds.tiny_model import CLAP_WIDTH, config, melody, music_model, random_codes
 
 WINDOW, STRIDE, RATE = 16, 10, 25.0
@@ -86,21 +86,8 @@ def test_windows_are_those_of_the_published_loop(frames: int, prompt: int, windo
     assert [(one.start, one.frames, one.known) for one in plan_windows(frames, prompt, window, stride)] == calls
 
 
-def _long_requests() -> list[GenerationRequest]:
-    """Clips of half a window up to four, with prompts shorter and longer than stride and window."""
-    requests = []
-    for number, request in enumerate(mixed_requests()[:9]):
-        prompt = random_codes(1, (5, 12, 16, 27)[number % 4], seed=number)[0] if number % 2 else None
-        frames = (8, 40, 16, 61, 17)[number % 5] + (0 if prompt is None else prompt.shape[1])
-        attributes = request.attributes
-        if attributes.chroma is not None:
-            attributes = replace(attributes, chroma=melody(*range(number, 8 + number // 2)))
-        requests.append(replace(request, attributes=attributes, frames=frames, prompt=prompt))
-    return requests
-
-
 def test_a_long_clip_is_the_same_alone_and_in_any_batch() -> None:
-    requests = _long_requests()
+    requests = long_requests()
     for request, codes in zip(
         requests, assert_batch_invariant(partial(in_windows, music_model()), requests), strict=True
     ):
@@ -110,7 +97,7 @@ def test_a_long_clip_is_the_same_alone_and_in_any_batch() -> None:
 
 def test_a_clip_that_fits_into_a_window_is_a_plain_one() -> None:
     model = music_model()
-    requests = [request for request in _long_requests() if request.frames <= WINDOW]
+    requests = [request for request in long_requests() if request.frames <= WINDOW]
     requests += [replace(requests[0], frames=WINDOW), GenerationRequest(Attributes(chroma=melody(3, 1)), WINDOW, 4)]
     assert len(requests) > 2
     for long, plain in zip(in_windows(model, requests), generate(model, requests), strict=True):
@@ -229,7 +216,7 @@ def test_what_is_asked_in_the_same_words_is_embedded_once(monkeypatch: pytest.Mo
 
 def test_progress_counts_exactly_the_frames_that_were_asked_for() -> None:
     told: list[int] = []
-    requests = _long_requests()
+    requests = long_requests()
     in_windows(music_model(), requests, options=DecodingOptions(progress=told.append))
     assert sum(told) == sum(request.frames - request.prompt_frames for request in requests)
 
@@ -263,7 +250,7 @@ def test_a_clip_comes_as_soon_as_its_last_window_is_done_and_no_clip_is_begun_be
 
 
 def test_what_came_before_a_stop_is_whole_and_a_caller_that_has_enough_ends_the_work() -> None:
-    model, requests = music_model().train(), _long_requests()
+    model, requests = music_model().train(), long_requests()
     whole, asked = in_windows(model, requests), 0
 
     def stop() -> bool:
