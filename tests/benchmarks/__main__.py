@@ -12,7 +12,7 @@ import time
 
 from tests.benchmarks.machine import circumstances
 from tests.benchmarks.results import Report
-from tests.benchmarks.running import options, tell
+from tests.benchmarks.running import compile_sources, options, tell
 
 OF_THE_MODEL = ("generation", "training", "tokenizing")
 """What runs in a bare checkout, and on an accelerator."""
@@ -29,6 +29,8 @@ def main() -> None:
     args = parser.parse_args()
     passed_on = ["--device", args.device, "--threads", str(args.threads)]
     passed_on += [option for option in ("--cpu-time", "--small") if getattr(args, option[2:].replace("-", "_"))]
+    if not args.small:
+        compile_sources()
     bare = any(importlib.util.find_spec(name) is None for name in NEEDED)
     begun, heading = time.perf_counter(), circumstances()
     reports: list[Report] = []

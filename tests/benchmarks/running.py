@@ -4,7 +4,9 @@ A benchmark is a module with `arguments()`, the parser of its options, and `meas
 """
 
 import argparse
+import compileall
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +16,8 @@ from typing import Any
 from tests.benchmarks.keeping import FOLDER, keep
 from tests.benchmarks.machine import circumstances, describe
 from tests.benchmarks.results import Report, headed
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def options(purpose: str | None) -> argparse.ArgumentParser:
@@ -27,9 +31,20 @@ def options(purpose: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def compile_sources() -> None:
+    """Compile what processes of the benchmarks import of this project, as installing it does, and let them keep what
+    they compile of others: both sides then start as they do for their users, from the second time on."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for folder in ("schemas", "model", "stages", "flows", "tests/benchmarks"):
+        compileall.compile_dir(ROOT / folder, quiet=2)
+    compileall.compile_file(ROOT / "segue.py", quiet=2)
+
+
 def alone(parser: argparse.ArgumentParser, measure: Callable[[argparse.Namespace], Report]) -> None:
     """Run one benchmark as the command line says, and print what it found below the machine's name."""
     args = parser.parse_args()
+    if not args.small:
+        compile_sources()
     tell([measure(args)], args, circumstances())
 
 
