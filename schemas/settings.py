@@ -48,8 +48,8 @@ class Settings(Config):
     """The address of a running Ray cluster (`ray://head:10001`, or `auto` on a machine of it); None starts a local
     one."""
     decode_at_once: int | None = Field(default=None, ge=1)
-    """Sequences that a language model decodes together at most; never more than 32 on a CPU (of long
-    clips 8) and 128 on CUDA. Where memory is short they are fewer, and progress says how many."""
+    """Sequences that a language model decodes together at most; never more than 128 on CUDA, and on a CPU 32 for each
+    core up to four (of long clips 8 in all). Where memory is short they are fewer, and progress says how many."""
     cuda_graphs: bool = True
     """Whether a step of decoding on CUDA is captured and launched as one graph; without it each kernel is launched by
     itself, which takes longer and works where a capture does not."""

@@ -44,6 +44,9 @@ class DecodingOptions:
     """Remembers which kernels are fastest on this CPU; without it each precision has its usual one."""
     cache_precision: CachePrecision = "float32"
     """How keys and values are kept."""
+    lanes: bool = True
+    """Whether sequences may be decoded in lanes on a CPU. They change the number of MKL's threads for all that the
+    process does meanwhile, by which what others compute in it could have other bits."""
 
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
@@ -68,7 +71,8 @@ def generate_tokens(
     if not requests:
         return
     device = model.device.type
-    room = MAX_SLOTS[device] * (most_lanes() if device == "cpu" else 1)
+    in_lanes = options.lanes and device == "cpu"
+    room = MAX_SLOTS[device] * (most_lanes() if in_lanes else 1)
     most = min(options.slots or room, room, len(requests))
     free = None if options.free_memory is None else options.free_memory()
     plan = plan_memory(model, requests, options.precision, most, free, options.cache_precision)
@@ -91,7 +95,7 @@ def generate_tokens(
         decoder = DynamicShapeDecoder(inference, share, slots, options.cache_precision)
         return decode(decoder, share, slots, options, admitting)
 
-    lanes = lane_count(plan.slots)
+    lanes = lane_count(plan.slots) if in_lanes else 1
     if lanes == 1 or not has_same_bits_with(inference, torch.get_num_threads() // lanes):
         yield from decode_share(requests, plan.slots)
         return
@@ -116,8 +120,13 @@ def decode(
     Args:
         admitting: makes the context in which it is read what a sequence begins with.
     """
-    # The longest first, so that no slot is left to run by itself for long.
-    waiting = deque(sorted(range(len(requests)), key=lambda number: -requests[number].steps_to_sample))
+    # The longest first, so that no slot is left to run by itself for long; neighbours with conditions of one length, so
+    # that they are attended to together.
+    waiting = deque(
+        sorted(
+            range(len(requests)), key=lambda number: (-requests[number].steps_to_sample, requests[number].cross_length)
+        )
+    )
     running: list[Slot] = []
     free_slots = list(range(slots))
     beginning: dict[int, tuple[int, Callable[[], SequenceRequest]]] = {}

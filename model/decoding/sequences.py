@@ -11,7 +11,7 @@ from model.lm.attention import KVCache
 from model.lm.fuser import FusedConditions
 from model.lm.language_model import LanguageModel
 
-CROSS_MULTIPLE = 32
+CROSS_MULTIPLE = 16
 """The length of what cross-attention reads is padded to a multiple of this."""
 UNKNOWN = -1
 """A code that is to be sampled."""

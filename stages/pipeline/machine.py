@@ -37,6 +37,7 @@ def decoding_options(
         settings.cuda_graphs,
         KernelFile() if device == "cpu" else None,
         cache_precision,
+        lanes=settings.concurrency == 1,
     )
 
 
