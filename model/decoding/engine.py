@@ -120,13 +120,13 @@ def decode(
     Args:
         admitting: makes the context in which it is read what a sequence begins with.
     """
-    # The longest first, so that no slot is left to run by itself for long; neighbours with conditions of one length, so
-    # that they are attended to together.
-    waiting = deque(
-        sorted(
-            range(len(requests)), key=lambda number: (-requests[number].steps_to_sample, requests[number].cross_length)
-        )
-    )
+
+    def order(number: int) -> tuple[int, int]:
+        """The longest first, so that no slot is left to run by itself for long; neighbours have conditions of one
+        length, so that they are attended to together."""
+        return -requests[number].steps_to_sample, requests[number].cross_length
+
+    waiting = deque(sorted(range(len(requests)), key=order))
     running: list[Slot] = []
     free_slots = list(range(slots))
     beginning: dict[int, tuple[int, Callable[[], SequenceRequest]]] = {}
