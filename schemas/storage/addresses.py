@@ -75,6 +75,8 @@ def _holds(values: pa.ChunkedArray, sign: str) -> bool:
     import pyarrow.compute as pc
 
     if pa.types.is_list(values.type):
+        if values.type.value_type.get_field_index(ADDRESS) < 0:  # of the records' fields others were read
+            return False
         values = pc.struct_field(pc.list_flatten(values), ADDRESS)
     return bool(pc.any(pc.match_substring(values, sign)).as_py())
 

@@ -108,7 +108,11 @@ def parse_footer(tail: bytes, path: str) -> Footer:
     Raises:
         ValueError: the bytes do not end as a shard does.
     """
-    return _footer_of(_metadata(tail, path), path)
+    metadata = _metadata(tail, path)
+    values = metadata.metadata or {}
+    if b"input_key" not in values:
+        raise ValueError(f"expected a shard with an input_key in its footer, got {path}, which something else wrote")
+    return _footer_of(values, metadata.num_rows)
 
 
 def column_bytes(tail: bytes, path: str) -> dict[str, int]:
@@ -139,16 +143,19 @@ THREADED_BYTES = 2**20
 
 
 def parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
-    """Return those of the columns `names` that a Parquet file has.
+    """Return those of the columns `names` that a Parquet file has, with its footer in the schema's metadata.
+
+    Args:
+        names: columns; `files.uri` is the field `uri` of a list of records, of which no other is read then.
 
     Raises:
         ValueError: the bytes are no Parquet file, or a damaged one.
     """
+    # A list's items are called `element` in Parquet. Names that the file lacks are passed over.
+    paths = [name.replace(".", ".list.element.") for name in names]
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        known = set(file.schema_arrow.names)  # Arrow makes the schema anew each time that it is asked
-        columns = [name for name in names if name in known]
-        return file.read(columns=columns, use_threads=len(data) >= THREADED_BYTES)
+        return file.read(columns=paths, use_threads=len(data) >= THREADED_BYTES)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
 
@@ -209,23 +216,21 @@ def output_keys(table: Table, rows: Rows) -> list[tuple[str, ...]]:
     return row_keys(rows, (*table.key, *([table.copies] if table.copies else [])))
 
 
-def _footer_of(metadata: pq.FileMetaData, path: str) -> Footer:
-    """Return what the metadata of the Parquet file at `path` says.
+def footer_of_rows(rows: pa.Table) -> Footer | None:
+    """Return the footer of the shard that `parse_rows` gave these rows of; None where a store did not write it."""
+    metadata = rows.schema.metadata or {}
+    return _footer_of(metadata, rows.num_rows) if b"input_key" in metadata else None
 
-    Raises:
-        ValueError: the file is not a shard that a store wrote.
-    """
-    values = {
-        key.decode(): value.decode() for key, value in (metadata.metadata or {}).items() if key != b"ARROW:schema"
-    }
-    if "input_key" not in values:
-        raise ValueError(f"expected a shard with an input_key in its footer, got {path}, which something else wrote")
+
+def _footer_of(metadata: Mapping[bytes, bytes], rows: int) -> Footer:
+    """Return what the metadata of a Parquet file of so many rows says, which a store wrote."""
+    values = {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
     return Footer(
         values["input_key"],
         values["output_key"],
         values["content"],
         json.loads(values.get("columns", "{}")),
-        metadata.num_rows,
+        rows,
         int(values["refused"]),
         int(values.get("passing", 0)),
         values.get("data_digest", ""),

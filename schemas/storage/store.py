@@ -18,12 +18,13 @@ from schemas.storage.shards import (
     column_bytes,
     distinct,
     encode_shard,
+    footer_of_rows,
     parse_footer,
     parse_rows,
     read_tail,
     sort_shards,
 )
-from schemas.tables import Table
+from schemas.tables import Table, selected
 
 
 class Store(FileStore):
@@ -78,9 +79,8 @@ class Store(FileStore):
         try:
             if not self.is_local:
                 return parse_footer(read_tail(self.filesystem, path), path)
-            # A plan asks for the same footers once a stage. A file that was replaced is another one by these three.
-            state = os.stat(path)
-            key = (path, state.st_ino, state.st_mtime_ns)
+            # A plan asks for the same footers once a stage.
+            key = _file_key(path)
             if key not in self._footers:
                 self._footers[key] = parse_footer(read_tail(self.filesystem, path), path)
             return self._footers[key]
@@ -150,6 +150,10 @@ class Store(FileStore):
     ) -> pa.Table:
         """Return the rows of a version (of some of its shards) with the table's schema; none where there is no shard.
 
+        Args:
+            columns: those that are read, all by default; `files.uri` is a field of a list of records, and stands for
+                lists of records of that field alone.
+
         Raises:
             ValueError: a shard cannot be read as Parquet.
             OSError: a shard could not be read.
@@ -160,32 +164,41 @@ class Store(FileStore):
     def read_files(self, table: Table, files: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of files with rows of a table, with its schema; of those that are not there, none.
 
+        Args:
+            columns: as `read` takes them.
+
         Raises:
             ValueError: a file cannot be read as Parquet.
             OSError: a file could not be read.
         """
         wanted = list(columns) if columns is not None else table.schema.names
         names = [*wanted, *(name for name in table.key if table.combined and name not in wanted)]
-        schema = pa.schema([table.schema.field(name) for name in names])
+        schema = selected(table.schema, names)
         parts = []
         for relative in files:
             try:
-                data = self.read_bytes(relative)
+                part = self._read_file(relative, names)
             except FileNotFoundError:
                 self._confirm_absent(relative)
                 continue
-            part = parse_rows(data, names, self.path(relative))
-            for name in set(names) - set(part.schema.names):  # a file of an earlier release, which lacked the column
+            for name in set(schema.names) - set(part.schema.names):  # a file of a release that lacked the column
                 part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
-            part = part.replace_schema_metadata(None).select(names)
+            part = part.replace_schema_metadata(None).select(schema.names)
             # A cast, even to what it is, loads all of Arrow's functions: an eighth of the time of `segue sql`.
-            part = part if part.schema.equals(schema) else part.cast(schema)
-            parts.append(read_addresses(table, part, self.location() + "/"))
-        if table.combined:
-            parts = [distinct(table, parts).select(wanted)] if parts else []
-        # Not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest.
-        empty = pa.Table.from_batches([], pa.schema([table.schema.field(name) for name in wanted]))
-        return pa.concat_tables(parts) if parts else empty
+            parts.append(part if part.schema.equals(schema) else part.cast(schema))
+        if not parts:  # not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest
+            return pa.Table.from_batches([], selected(table.schema, wanted))
+        rows = distinct(table, parts).select(wanted) if table.combined else pa.concat_tables(parts)
+        return read_addresses(table, rows, self.location() + "/")
+
+    def _read_file(self, relative: str, names: Sequence[str]) -> pa.Table:
+        """Return columns of a file as `parse_rows` does. Its footer is known from then on."""
+        path = self.path(relative)
+        key = _file_key(path) if self.is_local else None
+        part = parse_rows(self.read_bytes(relative), names, path)
+        if key is not None and key not in self._footers and (footer := footer_of_rows(part)):
+            self._footers[key] = footer
+        return part
 
     def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of every version: for records, which accumulate."""
@@ -194,3 +207,9 @@ class Store(FileStore):
         return pa.concat_tables(
             [empty, *(self.read(table, version, columns=names) for version in self.versions(table))]
         )
+
+
+def _file_key(path: str) -> tuple[str, int, int]:
+    """Return what tells a local file from one that replaced it."""
+    state = os.stat(path)
+    return path, state.st_ino, state.st_mtime_ns

@@ -20,7 +20,7 @@ from schemas.tables.recordings import (
 )
 from schemas.tables.records import CHECKS, PUBLICATIONS, REJECTS, REMARKS, RUNS, TAKEN_DOWN, VERSIONS, WEIGHTS
 from schemas.tables.scores import CONTROLS, MEASURES, NEAREST, ORIGINALITY, SCORES
-from schemas.tables.table import FileColumns, Row, Table
+from schemas.tables.table import FileColumns, Row, Table, selected
 
 TABLES: dict[str, Table] = {
     table.name: table
@@ -80,4 +80,5 @@ __all__ = [
     "FileColumns",
     "Row",
     "Table",
+    "selected",
 ]

@@ -1,5 +1,6 @@
 """What a table is: its columns, its key, and which of its columns name files of the store."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +56,24 @@ class Table:
 def columns(**types: pa.DataType) -> pa.Schema:
     """Return a schema from names and types."""
     return pa.schema(list(types.items()))
+
+
+def selected(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    """Return the schema of some columns, in the order in which they are named first.
+
+    Args:
+        names: columns; `files.uri` is the field `uri` of a list of records, which then has those named alone.
+    """
+    fields: dict[str, list[str]] = {}
+    for name in names:
+        column, _, part = name.partition(".")
+        fields.setdefault(column, []).append(part)
+    return pa.schema([_narrowed(schema.field(column), parts) for column, parts in fields.items()])
+
+
+def _narrowed(field: pa.Field, parts: Sequence[str]) -> pa.Field:
+    """Return a column with some fields of its records, or whole where one of the names is empty."""
+    if "" in parts:
+        return field
+    records = field.type.value_type
+    return field.with_type(pa.list_(pa.struct([each for each in records.fields if each.name in parts])))

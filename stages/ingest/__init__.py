@@ -23,7 +23,7 @@ from stages.ingest.choosing import Chosen
 from stages.ingest.config import Config
 from stages.ingest.duplicates import Prints, find_copies
 from stages.ingest.fields import clean_text
-from stages.ingest.index import COMPARED_COLUMNS, INDEX_COLUMNS, TrackIndex, is_unchanged
+from stages.ingest.index import COMPARED_COLUMNS, FILE_STATES, INDEX_COLUMNS, TrackIndex, is_unchanged
 from stages.ingest.listing import File, Listing
 from stages.ingest.metadata import SourceMetadata
 from stages.ingest.probe import AudioProbe, Refused, probe_all
@@ -77,13 +77,13 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     """
     listing = _listing(config, context)
     metadata = SourceMetadata(listing.recordings, listing.metadata, context.store.location())
-    drafts, withheld = Drafts(context.store, TRACKS, context.fingerprint), _withheld(context)
-    rules = _rules(config, context)
+    drafts, rules = Drafts(context.store, TRACKS, context.fingerprint), _rules(config, context)
+    withheld = _withheld(context, needed_columns(rules))
     chosen_from = drafts.read(columns=needed_columns(rules)) if rules.ask or withheld.num_rows else known
     acceptance = Acceptance(rules, chosen_from, withheld)
     not_accepted, refused = _by_kind(refused)
     lasting = _lasting_rejects(listing, refused)
-    recordings = measured(known, withheld, PLANNING_COLUMNS)
+    recordings = measured(known, _withheld(context, PLANNING_COLUMNS))
     noticed = source_remarks(listing, metadata, pc.list_flatten(recordings.column("warnings")).to_pylist())
     remark_licences(noticed, config.licences, known.column("licence"))
     remark_copies(noticed, known.column("copies_of"), drafts)
@@ -92,7 +92,7 @@ def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     uncompared = recordings.column("copies_of").null_count if config.near_duplicates is not None else 0
     if unchanged and not uncompared and acceptance.is_settled(not_accepted):
         return SourcePlan(0, known.num_rows, 0, remarks=remarks)
-    rows = measured(drafts.read(columns=INDEX_COLUMNS), withheld, INDEX_COLUMNS)
+    rows = measured(drafts.read(columns=INDEX_COLUMNS), _withheld(context, INDEX_COLUMNS))
     index = _track_index(config, context, listing, metadata, rows)
     refused_before = set(refused.column("key").to_pylist())
     removed, outdated = set(index.removed()), index.outdated()
@@ -113,13 +113,13 @@ def list_unread(config: Config, context: Context, known: pa.Table, refused: pa.T
     """Return the files that `read_source` would read, in its order.
 
     Args:
-        known: at least the `files` of the rows of earlier runs.
+        known: the `files` of the rows of earlier runs, with `uri` and `stamp` alone.
 
     Raises:
         ValueError: there is no source, or nothing in it.
     """
     listing = _listing(config, context)
-    files = pc.list_flatten(measured(known, _withheld(context), ["files"]).column("files"))
+    files = pc.list_flatten(measured(known, _withheld(context, FILE_STATES)).column("files"))
     uris, stamps = (pc.struct_field(files, name).to_pylist() for name in ("uri", "stamp"))
     read, rejects = set(zip(uris, stamps, strict=True)), _lasting_rejects(listing, refused)
     unread = [file for file in listing.recordings if (file.uri, file.stamp) not in read and file.uri not in rejects]
@@ -150,7 +150,8 @@ def read_source(config: Config, context: Context, known: pa.Table, refused: pa.T
     metadata = SourceMetadata(listing.recordings, listing.metadata, context.store.location())
     withheld = _withheld(context)
     acceptance = Acceptance(_rules(config, context), known, withheld)
-    index = _track_index(config, context, listing, metadata, measured(known, withheld, INDEX_COLUMNS))
+    rows = measured(known.select(INDEX_COLUMNS), withheld.select(INDEX_COLUMNS))
+    index = _track_index(config, context, listing, metadata, rows)
     index.require(acceptance.shards)
     rejects = _lasting_rejects(listing, refused)
     recorded = {RejectState(row["key"], row["kind"], row["stamp"]) for row in refused.to_pylist()}
@@ -321,9 +322,9 @@ def _warning_kind(warning: str, locations: Collection[str]) -> tuple[str, str]:
     return where if where in locations or where == "tags" else "", kind[2]
 
 
-def _withheld(context: Context) -> pa.Table:
-    """Return the rows of earlier runs that were not accepted, whole."""
-    return context.store.read(WITHHELD, context.fingerprint)
+def _withheld(context: Context, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the rows of earlier runs that were not accepted, whole or some columns."""
+    return context.store.read(WITHHELD, context.fingerprint, columns=columns)
 
 
 def _by_kind(refused: pa.Table) -> tuple[pa.Table, pa.Table]:

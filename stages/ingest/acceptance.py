@@ -152,10 +152,9 @@ def needed_columns(rules: Rules) -> tuple[str, ...]:
     return tuple(dict.fromkeys(("track_id", "shard", "uri", *rules.columns)))
 
 
-def measured(tracks: pa.Table, withheld: pa.Table, columns: Sequence[str]) -> pa.Table:
-    """Return some columns of all recordings that were measured: of the tracks, then of those withheld."""
-    both = [tracks.select(columns), *([withheld.select(columns)] if withheld.num_rows else [])]
-    return pa.concat_tables(both)
+def measured(tracks: pa.Table, withheld: pa.Table) -> pa.Table:
+    """Return all recordings that were measured, the tracks before those withheld; both have the same columns."""
+    return pa.concat_tables([tracks, withheld])
 
 
 def _states(refused: pa.Table) -> set[tuple[str, str]]:

@@ -31,7 +31,10 @@ INDEX_COLUMNS = (
 )
 """The columns of known rows that an index decides by; what else a row has, it leaves as it is."""
 
-COMPARED_COLUMNS = ("files", "metadata_stamp")
+FILE_STATES = ("files.uri", "files.stamp")
+"""What tells of known rows which files they are of. The files' tags would take more memory than all the rest."""
+
+COMPARED_COLUMNS = (*FILE_STATES, "metadata_stamp")
 """The columns of known rows that `is_unchanged` compares."""
 
 
@@ -281,24 +284,38 @@ def is_unchanged(
     files = pc.list_flatten(known.column("files"))
     if not known.num_rows or len(recordings) != len(files):
         return False
-    read_before = pa.table({name: pc.struct_field(files, name) for name in ("uri", "stamp")}).sort_by("uri")
-    # A listing is in the order of its URIs, and text sorts in Arrow as it does in Python.
-    read_now = {"uri": [file.uri for file in recordings], "stamp": [file.stamp for file in recordings]}
-    if not all(read_before.column(name).equals(pa.chunked_array([values])) for name, values in read_now.items()):
-        return False
-    return _metadata_is_unchanged(listing, metadata, known, captions)
+    return _are_as_read(recordings, files) and _metadata_is_unchanged(listing, metadata, known, captions)
+
+
+COMPARED_AT_ONCE = 2**16
+"""Files whose states are compared at a time: those of all together would take as much memory again."""
+
+
+def _are_as_read(recordings: Sequence[File], files: pa.ChunkedArray) -> bool:
+    """Tell whether recordings, in the order of their URIs, are the files of as many records, in whatever order."""
+    # Text sorts in Arrow as it does in Python.
+    order = pc.sort_indices(pc.struct_field(files, "uri").combine_chunks())
+    for name in ("uri", "stamp"):
+        read_before = pc.struct_field(files, name).combine_chunks()
+        for first in range(0, len(recordings), COMPARED_AT_ONCE):
+            now = pa.array([getattr(file, name) for file in recordings[first : first + COMPARED_AT_ONCE]], pa.string())
+            if not now.equals(read_before.take(order.slice(first, COMPARED_AT_ONCE))):
+                return False
+    return True
 
 
 def _metadata_is_unchanged(listing: Listing, metadata: SourceMetadata, known: pa.Table, captions: str) -> bool:
     """Tell whether every row's `metadata_stamp` is what the metadata of its files gives now."""
     stamps, files = known.column("metadata_stamp"), known.column("files")
-    counts = pc.list_value_length(files).to_pylist()
+    counts = pc.list_value_length(files)
     if metadata.is_empty:
-        expected = pa.array([_empty_metadata_stamp(count, captions) for count in counts])
-        return bool(pc.all(pc.equal(stamps.combine_chunks(), expected)).as_py())
+        return all(
+            pc.unique(stamps.filter(pc.equal(counts, count))).to_pylist() == [_empty_metadata_stamp(count, captions)]
+            for count in pc.unique(counts).to_pylist()
+        )
     by_uri = {file.uri: file for file in listing.recordings}
     uris = iter(pc.struct_field(pc.list_flatten(files), "uri").to_pylist())
     return all(
         stamp == metadata_stamp([metadata.stamp(by_uri[next(uris)]) for _ in range(count)], captions)
-        for stamp, count in zip(stamps.to_pylist(), counts, strict=True)
+        for stamp, count in zip(stamps.to_pylist(), counts.to_pylist(), strict=True)
     )

@@ -227,9 +227,9 @@ class _Walk:
         """Take in one entry that is no folder, from under the root, or what a link there leads to."""
         recording = is_recording(path)
         if recording or is_metadata(path) or is_archive(path):
-            self._take(path, recording, lambda: os.stat(path))
+            self._take(path, path[self._start :], recording, lambda: os.stat(path))
 
-    def _take(self, path: str, recording: bool, read_state: Callable[[], os.stat_result]) -> None:
+    def _take(self, path: str, relative: str, recording: bool, read_state: Callable[[], os.stat_result]) -> None:
         """Take in a recording, or else a file of metadata."""
         try:
             state = read_state()
@@ -245,7 +245,8 @@ class _Walk:
             self._refuse(path, "unreadable", "expected a file that may be read, got one without permission")
         else:
             uri = path if path.isascii() else uri_of(self._disk, path, self._root)
-            file = File(uri, path[self._start :], f"{size}-{state.st_mtime_ns}", size)
+            # As `File(…)` does, which is a function in Python around this.
+            file = tuple.__new__(File, (uri, relative, f"{size}-{state.st_mtime_ns}", size))
             if recording:
                 self._listing.recordings.append(file)
             else:
@@ -286,24 +287,26 @@ class _Walk:
         with os.scandir(descriptor) as entries:
             children = list(entries)
         inner, prefix = [], folder if folder.endswith("/") else f"{folder}/"
+        excludes, includes = self._chosen.excludes, self._chosen.includes
+        inside = prefix[self._start :]
         for entry in children:
             name = entry.name
-            path = prefix + name
-            if self._chosen.excludes(name, path[self._start :]):
-                pattern = self._chosen.excluding_pattern(name, path[self._start :])
-                self._listing.pass_over(path[self._start :], pattern, entry.is_dir(follow_symlinks=False))
+            path, relative = prefix + name, inside + name
+            if excludes(name, relative):
+                pattern = self._chosen.excluding_pattern(name, relative)
+                self._listing.pass_over(relative, pattern, entry.is_dir(follow_symlinks=False))
             elif entry.is_dir(follow_symlinks=False):
                 inner.append(path)
             elif entry.is_symlink() and not os.path.isfile(path):
                 self._links.append(path)
             else:
                 recording = is_recording(name)
-                if recording and not self._chosen.includes(path[self._start :]):
-                    self._listing.not_included(path[self._start :])
+                if recording and not includes(relative):
+                    self._listing.not_included(relative)
                 elif recording or is_metadata(name) or is_archive(name):
-                    self._take(path, recording, entry.stat)
+                    self._take(path, relative, recording, entry.stat)
                 else:
-                    self._listing.unknown(path[self._start :])
+                    self._listing.unknown(relative)
         return inner
 
     def _follow(self, link: str) -> None:

@@ -108,9 +108,9 @@ class SourceMetadata:
         """What of the metadata describes no recording, and what of it was guessed or could not be read. Sidecars are
         not opened for this: what is wrong inside one is a warning of its track."""
         described = {relative for table in self._all_tables() for relative in table.fields} | self._sidecars.keys()
-        undescribed = [each.relative for each in self._names.recordings if each.relative not in described]
-        if described and undescribed:
+        if described:
             what = "recordings that no table, sidecar or manifest describes"
+            undescribed = [each.relative for each in self._names.recordings if each.relative not in described]
             self._noticed.add_all(what, "", undescribed)
         tables = f"tables of another name than {', '.join(TABLES)}, not looked at"
         self._noticed.add_all(tables, "", [file.relative for file in self._other_files])

@@ -38,7 +38,7 @@ anew. Example: `stages/report/`.
 ```
 def plan_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> SourcePlan
 def read_source(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> Iterator[ShardUpdate]
-PLANNING_COLUMNS: tuple[str, ...]   (optional) the columns of `known` that `plan_source` needs; without it, all
+PLANNING_COLUMNS: tuple[str, ...]   (optional) what `Store.read` reads of `known` for `plan_source`; without it, all
 STAGED: bool                  (optional) what it takes in replaces what was taken in last as a whole or not at all
 ```
 
@@ -52,7 +52,7 @@ read has all of these besides, so that jobs on many machines share them (`stages
 READING: pa.Schema            what is known of an item once it is read: at least its `uri` and `stamp`
 def list_unread(config: Config, context: Context, known: pa.Table, refused: pa.Table) -> pa.Table
                               the items that `read_source` would read, in its order: at least `uri`, `stamp` and `size`
-                              (bytes); of `known` it is given the column `files`
+                              (bytes); of `known` it is given the column `files`, with `uri` and `stamp` alone
 def read_part(config: Config, context: Context, unread: pa.Table) -> Iterator[Row]
                               rows of READING of some of them; `read_source` looks there first (`Readings`)
 ```

@@ -68,7 +68,8 @@ def list_parts(stage: ConfiguredStage, context: Context) -> Sequence[str]:
     module = stage.module
     if not reads_in_parts(module, context.settings):
         return ()
-    known = Drafts(context.store, module.WRITES, context.fingerprint).read(columns=["files"])
+    drafts = Drafts(context.store, module.WRITES, context.fingerprint)
+    known = drafts.read(columns=["files.uri", "files.stamp"])
     refused = context.store.read(REJECTS, context.fingerprint)
     unread, readings = module.list_unread(stage.config, context, known, refused), Readings(context)
     kept = [item in readings for item in _items(unread)]

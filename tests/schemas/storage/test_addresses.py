@@ -50,6 +50,14 @@ def test_rows_come_back_as_they_were_given(store: Store) -> None:
     assert store.read(TRACKS, "v").equals(tracks([*inside(store), *OUTSIDE]))
 
 
+@pytest.mark.parametrize("names", [("uri", "stamp"), ("uri",), ("stamp",)])
+def test_some_fields_of_records_are_read_as_they_are_among_all(store: Store, names: tuple[str, ...]) -> None:
+    some = store.read(TRACKS, "v", columns=["track_id", *(f"files.{name}" for name in names)]).to_pylist()
+    for row, whole in zip(some, store.read(TRACKS, "v").to_pylist(), strict=True):
+        files = whole["files"] and [{name: file[name] for name in names} for file in whole["files"]]
+        assert row == {"track_id": whole["track_id"], "files": files}
+
+
 def test_a_file_of_rows_names_nothing_of_where_the_store_is(store: Store) -> None:
     rows = pq.ParquetFile(store.path(store.shard_path(TRACKS, "v", "0"))).read().to_pylist()
     assert not [uri for uri in uris(rows) if uri and store.root in uri]

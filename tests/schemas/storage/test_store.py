@@ -42,6 +42,15 @@ def test_a_footer_tells_what_a_shard_was_made_from_and_holds(store):
     assert store.footer(TOKENS, "v1", "1") is None
 
 
+def test_a_footer_that_came_with_its_rows_is_the_one_that_is_read_alone(store):
+    store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="made-from", refused=3)
+    alone = Store(store.url).footer(TOKENS, "v1", "0")
+    store.read(TOKENS, "v1", columns=["track_id"])
+    assert store.footer(TOKENS, "v1", "0") == alone
+    store.write_shard(TOKENS, "v1", "0", tokens("c"), input_key="made again")
+    assert store.footer(TOKENS, "v1", "0").input_key == "made again"
+
+
 def test_a_shard_is_replaced_whole(store):
     store.write_shard(TOKENS, "v1", "0", tokens("a", "b"), input_key="1")
     store.write_shard(TOKENS, "v1", "0", tokens("c"), input_key="2")

@@ -6,10 +6,11 @@ import shutil
 from pathlib import Path
 
 import mutagen
+import pyarrow.parquet as pq
 import pytest
 
 from schemas import Settings
-from schemas.tables import REJECTS, TRACKS
+from schemas.tables import REJECTS, TRACKS, WITHHELD
 from schemas.weights import WeightsLibrary
 from stages import ingest
 from stages.ingest.artists import split_of
@@ -315,6 +316,35 @@ def test_plans_count_what_runs_do(world):
     assert plan() == (3, 1, 1)
     assert world.run() == Counts(2, 1, 1)
     assert plan() == (0, 3, 0)
+
+
+def test_a_plan_of_what_did_not_change_reads_no_column_that_it_does_not_compare(tmp_path):
+    world = World(tmp_path, accept=["seconds >= 0.55"])
+    for number in range(3):
+        world.add(f"{number}.flac", number)
+    world.add("short.flac", 9, seconds=0.5)
+    world.run()
+    stage, needed = ConfiguredStage("ingest", ingest, world.config), {*ingest.PLANNING_COLUMNS, "track_id", "shard"}
+    for table in (TRACKS, WITHHELD):
+        path = Path(world.store.path(world.store.shard_path(table, "v", "0")))
+        damage_columns(path, but={*needed, "uri", "seconds"})
+        for name in ("files.tags", "title", "loudness"):
+            with pytest.raises(ValueError, match="is damaged"):
+                world.store.read(table, "v", columns=[name])
+    plan = plan_stage(stage, world.context(), True)
+    assert (plan.jobs, plan.make, plan.reuse, plan.refused) == ((), 0, 3, 1)
+
+
+def damage_columns(path: Path, but: set[str]) -> None:
+    """Damage what a Parquet file holds of all columns but some, of records but some fields."""
+    data, metadata = bytearray(path.read_bytes()), pq.read_metadata(path)
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if {column.path_in_schema.split(".")[0], column.path_in_schema.replace(".list.element", "")} & but:
+                continue
+            start = column.dictionary_page_offset or column.data_page_offset
+            data[start + column.total_compressed_size - 1] ^= 0xFF
+    path.write_bytes(data)
 
 
 def test_a_missing_or_emptied_source_fails_and_drops_nothing(world):

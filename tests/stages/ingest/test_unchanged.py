@@ -4,7 +4,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from schemas.tables import REJECTS, TRACKS
+from schemas.tables import REJECTS, TRACKS, selected
 from stages.ingest import update_shards
 from stages.ingest.fields import Fields
 from stages.ingest.index import COMPARED_COLUMNS, TrackIndex, is_unchanged
@@ -64,7 +64,7 @@ def test_a_source_is_unchanged_exactly_where_the_index_finds_nothing_to_do(befor
     first = _listing(before, beside)
     rows, rejects = _night([], {}, first)
     second = first if same else _listing(after, beside_after)
-    known = pa.Table.from_pylist([{name: row[name] for name in COMPARED_COLUMNS} for row in rows], _schema())
+    known = pa.Table.from_pylist(list(rows), selected(TRACKS.schema, COMPARED_COLUMNS))
     refused = pa.Table.from_pylist(
         [{"key": reject.key, "uri": reject.uri} for reject in rejects.values()], REJECTS.schema
     )
@@ -75,11 +75,18 @@ def test_a_source_is_unchanged_exactly_where_the_index_finds_nothing_to_do(befor
 def test_a_source_with_a_folder_that_cannot_be_read_is_not_unchanged():
     listing = _listing({"a": 1}, {})
     rows, _ = _night([], {}, listing)
-    known = pa.Table.from_pylist([{name: row[name] for name in COMPARED_COLUMNS} for row in rows], _schema())
+    known = pa.Table.from_pylist(list(rows), selected(TRACKS.schema, COMPARED_COLUMNS))
     assert is_unchanged(listing, _metadata(listing), known, {}, REJECTS.schema.empty_table())
     listing.unreadable_folders.append("/m/locked")
     assert not is_unchanged(listing, _metadata(listing), known, {}, REJECTS.schema.empty_table())
 
 
-def _schema() -> pa.Schema:
-    return pa.schema([TRACKS.schema.field(name) for name in COMPARED_COLUMNS])
+def test_files_are_compared_to_the_last_however_few_at_a_time(monkeypatch):
+    monkeypatch.setattr("stages.ingest.index.COMPARED_AT_ONCE", 2)
+    contents = {name: number for number, name in enumerate("abcde")}
+    rows, _ = _night([], {}, _listing(contents, {}))
+    known = pa.Table.from_pylist(list(rows), selected(TRACKS.schema, COMPARED_COLUMNS))
+    for changed in ({}, *({name: 8} for name in contents)):
+        listing = _listing(contents | changed, {})
+        unchanged = is_unchanged(listing, _metadata(listing), known, {}, REJECTS.schema.empty_table())
+        assert unchanged == (not changed)
