@@ -91,8 +91,10 @@ def make_catalog(root: Path, tracks: int, shard_size: int) -> None:
 def _track(file, index: TrackIndex, shard: int) -> dict:  # type: ignore[no-untyped-def]
     """The row that a probed recording would have."""
     track_id = hashlib.sha256(file.uri.encode()).hexdigest()
-    files = [{"uri": file.uri, "stamp": file.stamp, "tags": '{"values": {}, "warnings": []}'}]
     artist = f"Artist {track_id[:3]}"
+    texts = {"title": f"Title {track_id[:8]}", "artist": artist, "genre": "rock", "moods": ["calm"]}
+    tags = json.dumps({"values": {**texts, "description": f"As long as a comment may be: {track_id}"}, "warnings": []})
+    files = [{"uri": file.uri, "stamp": file.stamp, "tags": tags}]
     return {
         "track_id": track_id,
         "uri": file.uri,
@@ -108,10 +110,7 @@ def _track(file, index: TrackIndex, shard: int) -> dict:  # type: ignore[no-unty
         "silence": 0.0,
         "clipping": 0.0,
         "copies_of": [],
-        "title": f"Title {track_id[:8]}",
-        "artist": artist,
-        "genre": "rock",
-        "moods": ["calm"],
+        **texts,
         "keywords": [],
         "artists": [artist],
         "split": split_of(f"artist:{artist_key(artist)}", 0.05, 0.05),
