@@ -1,9 +1,11 @@
 """`prefect.yaml` deployed on the tests' server, with a store and a source of a test, and a worker that runs it."""
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from prefect.states import Scheduled
 from flows.commands.up import make_pools
 from tests.flows.conftest import Server
 from tests.worlds.patience import PATIENCE_SECONDS, wait_for
+from tests.worlds.processes import family
 
 PROJECT = yaml.safe_load((Path(__file__).resolve().parents[2] / "prefect.yaml").read_text())
 PREFECT = [sys.executable, "-m", "prefect"]
@@ -68,7 +71,10 @@ def clear(server: Server) -> None:
 def worker(
     server: Server, folder: Path, pool: str = "cpu", limit: int | None = None
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A worker of a pool, of so many runs at once, which writes `<folder>/worker.log`, with the logs of its runs."""
+    """A worker of a pool, of so many runs at once, which writes `<folder>/worker.log`, with the logs of its runs.
+
+    It is killed at the end, with the runs that it still has: asked to end, Prefect's takes half a minute and more.
+    """
     limited = ["--limit", str(limit)] if limit else []
     if not (folder / "server.log").exists():  # beside the worker's, so that a failed test shows both
         (folder / "server.log").symlink_to(server.log)
@@ -83,11 +89,10 @@ def worker(
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            for one in family(process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(one.pid, signal.SIGKILL)
+            process.wait()
 
 
 def waiting(name: str, pool: str, limit: Mapping[str, Any] | None = None) -> dict[str, Any]:
