@@ -12,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from tests.faults.forms import SEED
+from tests.worlds.prefect_home import make_home
 from tests.worlds.smallest_run import segue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +96,7 @@ def catalog(common: Path, home: Path) -> Path:
     store = common / "catalog"
     with FileLock(common / "catalog.lock"):
         if not (common / "catalog.done").exists():
+            make_home(home / "prefect", common)
             done = segue(store, home)
             assert done.returncode == 0, done.stderr[-4000:]
             (common / "catalog.done").touch()

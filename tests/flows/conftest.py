@@ -17,6 +17,7 @@ import pytest
 
 from flows.service.service import SERVER_SETTINGS
 from tests.worlds.postgresql import PROGRAMS, postgresql
+from tests.worlds.prefect_home import keep_database, make_home
 
 # Before anything imports Prefect, which reads its settings once.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="segue-prefect-")
@@ -126,10 +127,12 @@ class ServerProcess:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    process = ServerProcess(tmp_path_factory.mktemp("prefect"))
+def server(tmp_path_factory: pytest.TempPathFactory, common: Path) -> Iterator[Server]:
+    home = make_home(tmp_path_factory.mktemp("prefect") / "home", common)
+    process = ServerProcess(home)
     try:
         process.start()
+        keep_database(home, common)
         yield process.server
     finally:
         process.end()
@@ -144,7 +147,7 @@ def _answers(url: str) -> bool:
 
 
 @pytest.fixture
-def away(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+def away(tmp_path: Path, common: Path, request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
     """A server of the test's own, which can go away; with PostgreSQL where a test's parameter says so."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -154,9 +157,7 @@ def away(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServerProce
             if PROGRAMS is None:
                 pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
             settings = {DATABASE: stack.enter_context(postgresql())}
-        home = tmp_path / "prefect"
-        home.mkdir()
-        process = ServerProcess(home, **settings)
+        process = ServerProcess(make_home(tmp_path / "prefect", common), **settings)
         stack.callback(process.end)
         process.start()
         stack.enter_context(temporary_settings({PREFECT_API_URL: process.server.url}))

@@ -13,6 +13,7 @@ from flows.runs import server
 from flows.runs.failures import is_fault
 from tests.worlds.command_line import complaints, make_recordings, segue
 from tests.worlds.patience import PATIENCE_SECONDS
+from tests.worlds.prefect_home import make_home
 from tests.worlds.processes import Process, processes, still_there
 
 GONE_SECONDS = 60.0
@@ -20,10 +21,11 @@ GONE_SECONDS = 60.0
 
 
 @pytest.mark.parametrize("when", ["while its server starts", "while it reads recordings"])
-def test_a_run_that_is_killed_leaves_no_server_behind(when, tmp_path: Path):
+def test_a_run_that_is_killed_leaves_no_server_behind(when, tmp_path: Path, common: Path):
     source = make_recordings(tmp_path / "many", 300, seconds=4.0)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    home = make_home(tmp_path / "prefect", common)
+    environment |= {"PREFECT_HOME": str(home), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     words = [
         "run",
         "ingest",

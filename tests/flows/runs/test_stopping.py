@@ -9,6 +9,7 @@ from pathlib import Path
 from flows.runs.stopping import GRACE_SECONDS, STOPPED
 from tests.worlds.command_line import complaints, make_recordings, segue
 from tests.worlds.patience import PATIENCE_SECONDS
+from tests.worlds.prefect_home import make_home
 from tests.worlds.processes import Process, family, still_there
 
 
@@ -43,10 +44,13 @@ def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(
     assert int(row[1]) + int(row[2]) == 300
 
 
-def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_with_one_line_and_130(tmp_path: Path):
+def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_with_one_line_and_130(
+    tmp_path: Path, common: Path
+):
     source, store = make_recordings(tmp_path / "many", 300, seconds=4.0), tmp_path / "store"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    home = make_home(tmp_path / "prefect", common)
+    environment |= {"PREFECT_HOME": str(home), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     words = ["run", "ingest", "--source", str(source), "--store", str(store), "--set", "settings.workers=1"]
     process = segue(*words, environment=environment, start_new_session=True)
     members: list[Process] = []
