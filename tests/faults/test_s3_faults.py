@@ -255,16 +255,24 @@ def test_a_store_that_lets_nobody_write_is_not_tried_again_and_what_was_computed
     assert refused.calls == ["a", "b", "c"]
 
 
+@pytest.fixture(scope="module")
+def growing(proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of inputs whose name is that of a bucket, in which each test finds what those before it made."""
+    folder = tmp_path_factory.mktemp("growing-")
+    S3FileSystem().mkdir(folder.name)
+    return folder
+
+
 @pytest.mark.parametrize("name", ["ingest", "train", "decode", "report"])
 def test_what_a_store_does_not_take_is_computed_in_one_try_and_later_ones_give_up_before_it(
-    name: str, proxy: S3Proxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, proxy: S3Proxy, growing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A source's own shard, a folder, a file of a row, and a page."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(growing / "cache"))
     monkeypatch.setattr(S3FileSystem, "read_timeout", 60)
     S3FileSystem.clear_instance_cache()
     stages = chain()
-    settings = Settings(store=f"s3://{bucket}/store", **write_inputs(tmp_path, TRACKS, REQUESTS))
+    settings = Settings(store=f"s3://{growing.name}/store", **write_inputs(growing, TRACKS, REQUESTS))
     before = [each.name for each in stages[: [each.name for each in stages].index(name)]]
     if before:
         run_chain(settings, names=before)
