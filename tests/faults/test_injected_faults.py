@@ -24,7 +24,7 @@ from tests.faults.forms import SEED
 from tests.worlds.tiny_chain import INPUTS, run_chain, write_inputs
 
 URL = "faulty://disk/store"
-SHORT, LONG = 5, 100
+SHORT, LONG = 3, 100
 """Faults of a scenario that the short form tries, and of each way in a scenario that the long one tries."""
 
 WAYS = [(kind, lasting) for kind in get_args(Kind) for lasting in (False, True)]

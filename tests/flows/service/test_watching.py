@@ -17,7 +17,9 @@ def settings(tmp_path, source):
     return Settings(store=str(tmp_path / "store"), source=str(source))
 
 
-@pytest.mark.parametrize("written", [Cancelled(), Cancelling()], ids=["cancelled", "cancelling"])
+@pytest.mark.parametrize(
+    "written", [pytest.param(Cancelled(), marks=pytest.mark.slow), Cancelling()], ids=["cancelled", "cancelling"]
+)
 def test_a_run_that_is_cancelled_while_nobody_can_tell_it_ends_at_its_next_batch(
     written, on_server, settings, write_words
 ):

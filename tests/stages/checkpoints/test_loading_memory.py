@@ -19,10 +19,17 @@ MOST = 1.2
 BIG = replace(SHAPES["mono"], width=768, heads=12, layers=4, feedforward=3_072)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-@pytest.mark.parametrize("shard", ["5GB", "20MB"])
+@pytest.mark.parametrize(
+    ("shard", "dtype"),
+    [
+        ("5GB", torch.float32),
+        ("20MB", torch.float16),
+        pytest.param("5GB", torch.float16, marks=pytest.mark.slow),
+        pytest.param("20MB", torch.float32, marks=pytest.mark.slow),
+    ],
+)
 def test_a_folder_of_hugging_face_takes_little_more_than_its_weights(
-    dtype: torch.dtype, shard: str, tmp_path: Path
+    shard: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     small = save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "small")
     folder = save(random_musicgen(BIG), BIG, tmp_path / "big")
@@ -35,7 +42,7 @@ def test_a_folder_of_hugging_face_takes_little_more_than_its_weights(
     assert took.ratio <= MOST, took
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float32, marks=pytest.mark.slow), torch.float16])
 def test_a_folder_of_audiocraft_takes_little_more_than_its_weights(dtype: torch.dtype, tmp_path: Path) -> None:
     encoder = text_encoder(tmp_path / "t5")
     (tmp_path / "one").mkdir()

@@ -72,6 +72,7 @@ def test_a_student_starts_as_its_teacher_and_leaves_a_plain_model_that_says_what
     assert mine[0]["loss"] > mine[-1]["loss"] > 0  # a divergence, which is 0 for a perfect student
 
 
+@pytest.mark.slow
 def test_a_killed_training_of_guidance_ends_with_the_same_weights_bit_for_bit(taught: Path, tmp_path: Path) -> None:
     assert deaths_that_change_nothing(tmp_path, [(4, 0.0)], changes(taught / "teacher", 7)) == [signal.SIGKILL, 0]
 

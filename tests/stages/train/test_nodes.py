@@ -65,8 +65,9 @@ def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGE
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
-@pytest.mark.parametrize("parallel", ["data", pytest.param("fully_sharded", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("nodes", "processes"), [(2, 1), pytest.param(1, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # two nodes without a kill are less than those of the next test
+@pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
+@pytest.mark.parametrize(("nodes", "processes"), [(2, 1), (1, 2)])
 def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
     alone_for_a_short_time: Path, tmp_path: Path, nodes: int, processes: int, parallel: str
 ) -> None:

@@ -177,7 +177,7 @@ def test_muon_moves_the_parts_of_matrices_as_it_moves_whole_ones_bit_for_bit(tmp
         torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_processes_with_the_same_matrices_share_muons_work_and_agree(tmp_path: Path, processes: int) -> None:
     alone, together, matrices = run_together(share_work, context_in(tmp_path), processes)
     for mine, other in zip(alone, together, strict=True):
@@ -193,6 +193,7 @@ def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(alone_b
     same_training(alone_by_muon, tmp_path, MUON)
 
 
+@pytest.mark.slow  # what they share is checked above, and the next of kin with parts of matrices
 def test_two_processes_that_share_muons_work_train_the_model_of_one(alone_by_muon: Path, tmp_path: Path) -> None:
     fill(tmp_path)
     train_in(tmp_path, recipe(tmp_path, **MUON), processes=2, parallel="data")

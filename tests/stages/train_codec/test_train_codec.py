@@ -53,7 +53,9 @@ def killed_at(place: Path, rows: list[dict], step: int, changes: dict) -> None:
     assert done.returncode == -9, done.stderr
 
 
-@pytest.mark.parametrize("changes", [{}, ADVERSARIAL], ids=["alone", "against discriminators"])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, marks=pytest.mark.slow), ADVERSARIAL], ids=["alone", "against discriminators"]
+)
 def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, changes: dict) -> None:
     rows = tracks(tmp_path / "music")
     undisturbed, context = train_in(tmp_path / "a", rows, recipe(**changes))
