@@ -50,7 +50,7 @@ def deploy(server: Server, folder: Path, source: Path, deployments: Sequence[dic
         stdin=subprocess.DEVNULL,  # where there is no terminal, nothing may be asked
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,  # of a machine with much other work
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
