@@ -63,6 +63,12 @@ def folder_of_logs(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     request.node.stash[_FOLDER] = tmp_path
 
 
+@pytest.fixture(autouse=True)
+def own_database(common: Path) -> None:
+    """Runs that start a server of their own find the database that was kept, if one was."""
+    make_home(Path(os.environ["PREFECT_HOME"]), common)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the ends of a failed test's logs."""
