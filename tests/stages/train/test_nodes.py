@@ -65,7 +65,7 @@ def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGE
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
-@pytest.mark.slow  # two nodes without a kill are less than those of the next test
+@pytest.mark.slow  # the next test trains on two nodes too, one of which is killed
 @pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
 @pytest.mark.parametrize(("nodes", "processes"), [(2, 1), (1, 2)])
 def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(

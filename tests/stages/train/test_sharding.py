@@ -193,7 +193,7 @@ def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(alone_b
     same_training(alone_by_muon, tmp_path, MUON)
 
 
-@pytest.mark.slow  # what they share is checked above, and the next of kin with parts of matrices
+@pytest.mark.slow  # of the two tests above one shares this work, and one trains with matrices in parts
 def test_two_processes_that_share_muons_work_train_the_model_of_one(alone_by_muon: Path, tmp_path: Path) -> None:
     fill(tmp_path)
     train_in(tmp_path, recipe(tmp_path, **MUON), processes=2, parallel="data")
