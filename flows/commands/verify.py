@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from flows.commands.delivered_files import DeliveredFiles, is_sound
 from flows.commands.known_files import CLAIMED, find_file
 from flows.commands.options import StoreOption, UsageError, existing_store
 from flows.commands.watermarks import Finding, WatermarkSearch
@@ -23,13 +24,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_Answers = dict[str, list[Finding]]
+"""What was found, by file."""
+
 ONE_STEP = 1 / 2**15
 """By how much samples may differ that another kind of processor decoded: a step of 16 bits."""
 
 
 @app.command()
 def verify(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files, or the folder of a delivery.")],
     trust: Annotated[list[Path] | None, typer.Option(help="PEM files of roots that are trusted.")] = None,
     watermark: Annotated[
         str | None,
@@ -47,20 +51,53 @@ def verify(
         from flows.runs.output import be_quiet
 
         be_quiet()  # before anything imports transformers, which looks only once
+    answers: dict[Path, _Answers] = {}
     try:
         anchors = _anchors(trust or [])
-        look = WatermarkSearch(watermark, opened)
-        answers = {str(file): [*_verify(file, anchors, opened, render), *look.findings(file)] for file in files}
+        look, delivered = WatermarkSearch(watermark, opened), DeliveredFiles()
+
+        def answer(file: Path) -> list[Finding]:
+            checked = delivered.findings(file)
+            if checked and not (is_sound(file) and file.exists()):
+                return checked
+            return [*checked, *_verify(file, anchors, opened, render), *look.findings(file)]
+
+        for place in files:
+            within = delivered.files(place) if place.is_dir() else [place]
+            answers[place] = {str(file): answer(file) for file in within}
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
+    every = {file: findings for each in answers.values() for file, findings in each.items()}
     if format == "json":
-        print(json.dumps({file: [asdict(each) for each in findings] for file, findings in answers.items()}, indent=2))
+        print(json.dumps({file: [asdict(each) for each in findings] for file, findings in every.items()}, indent=2))
     else:
-        for file, findings in answers.items():
-            print(file)
-            for each in findings:
-                say(f"    {each.verdict:5}  {each.subject}: {each.words}", hang=7)
-    return int(any(each.verdict == "fails" for findings in answers.values() for each in findings))
+        for place, each in answers.items():
+            _print_folder(place, each) if place.is_dir() else _print_answers(each)
+    return int(any(map(_fails, every.values())))
+
+
+def _print_answers(answers: _Answers) -> None:
+    for file, findings in answers.items():
+        print(file)
+        for each in findings:
+            say(f"    {each.verdict:5}  {each.subject}: {each.words}", hang=7)
+
+
+def _print_folder(folder: Path, answers: _Answers) -> None:
+    """Print of a delivery the files of which something fails, and how many there are."""
+    failing = {file: findings for file, findings in answers.items() if _fails(findings)}
+    _print_answers(failing)
+    unlisted = sum(
+        each.subject == "checksum" and each.verdict == "note" for found in answers.values() for each in found
+    )
+    sounds = sum(is_sound(Path(file)) for file in answers)
+    besides = f", {unlisted:,} of them not in its checksums" if unlisted else ""
+    outcome = f"something fails of {len(failing):,}" if failing else "all that is claimed of them holds"
+    say(f"{folder}: {len(answers):,} files, {sounds:,} sounds{besides}: {outcome}")
+
+
+def _fails(findings: Sequence[Finding]) -> bool:
+    return any(each.verdict == "fails" for each in findings)
 
 
 def _anchors(files: Sequence[Path]) -> "list[Anchor]":

@@ -17,7 +17,7 @@ class Finding:
     """One thing that a file claims, or does not."""
 
     subject: str
-    """`marks`, `signature`, `claim`, `row`, `sound`, `codes`, `render` or `watermark`."""
+    """`checksum`, `file`, `marks`, `signature`, `claim`, `row`, `sound`, `codes`, `render` or `watermark`."""
     verdict: Literal["holds", "fails", "note"]
     words: str
 

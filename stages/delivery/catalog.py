@@ -105,11 +105,6 @@ def _csv(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def checksums(digests: Mapping[str, str]) -> bytes:
-    """Return what `sha256sum -c` reads: the digest of each file, by its path."""
-    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests)).encode()
-
-
 def card(rows: Sequence[Row]) -> bytes:
     """Return the README of a delivery, with the front matter by which `datasets` finds its parts."""
     licences = sorted({row["training_licences"] for row in rows if row["training_licences"]})

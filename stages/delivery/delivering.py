@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from schemas import Store
-from stages.delivery.catalog import card, catalog_csv, catalog_json, catalog_row, checksums, metadata_csv
+from stages.delivery.catalog import card, catalog_csv, catalog_json, catalog_row, metadata_csv
+from stages.delivery.checksums import CHECKSUMS, checksums
 from stages.delivery.choosing import ChosenClip
 from stages.delivery.folder import DeliveredFile, DeliveryFolder
 from stages.delivery.making import Maker
@@ -133,6 +134,6 @@ def _write_catalog(
     }
     digests = {file.file: file.sha256 for _, file in clips}
     digests |= {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    for name, data in (files | {"SHA256SUMS": checksums(digests)}).items():
+    for name, data in (files | {CHECKSUMS: checksums(digests)}).items():
         delivery.other_files += folder.write(name, data)
     folder.write_note()
