@@ -73,7 +73,9 @@ def take_down(
         list[str] | None, typer.Argument(metavar="TRACK", help="Ids of recordings, or beginnings.")
     ] = None,
     store: StoreOption = None,
-    artist: Annotated[str | None, typer.Option(help="All recordings that name this artist.")] = None,
+    artist: Annotated[
+        str | None, typer.Option(help="All recordings that name this artist; of several, those that name all.")
+    ] = None,
     where: Annotated[
         str | None, typer.Option(help="All that meet a condition in SQL over the columns of tracks.")
     ] = None,
@@ -102,23 +104,42 @@ def _recordings(store: "Store", names: Sequence[str], artist: str | None, where:
     Raises:
         ValueError: it names none, or some that are not there.
     """
-    from schemas.queries.descent import find_by_artist, find_by_condition, find_recordings
-    from stages.ingest.artists import artist_key, split_names
+    from schemas.queries.descent import find_by_condition, find_recordings
 
     if not (names or artist or where):
         raise ValueError("expected recordings to take down, got none: give ids, --artist or --where")
     rows = find_recordings(store, names)
     if artist:
-        rows += [
-            row
-            for row in find_by_artist(store, artist)
-            if artist_key(artist) in map(artist_key, row.get("artists") or split_names(row["artist"] or ""))
-        ]
+        rows += _recordings_by(store, artist)
     if where:
         rows += find_by_condition(store, where)
     if not rows:
         raise ValueError("expected recordings to take down, got none that match")
     return list({row["track_id"]: row for row in rows}.values())
+
+
+def _recordings_by(store: "Store", artist: str) -> "list[Row]":
+    """Return the recordings that name an artist; of several (`Otter & Vale`) those that name all of them.
+
+    Raises:
+        ValueError: none does; the message has the nearest artist that is known.
+    """
+    from schemas.names import did_you_mean
+    from schemas.queries.descent import artist_credits, find_by_credits
+    from stages.ingest.artists import artist_key, split_names
+
+    names = {credit: credit.artists or tuple(split_names(credit.artist)) for credit in artist_credits(store)}
+    whole, parts = artist_key(artist), set(map(artist_key, split_names(artist)))
+    meant = []
+    for credit, artists in names.items():
+        keys = {artist_key(credit.artist), *map(artist_key, artists)}
+        if whole in keys or (parts and parts <= keys):
+            meant.append(credit)
+    if not meant:
+        known = {name for credit, artists in names.items() for name in (credit.artist, *artists) if name}
+        near = did_you_mean(artist, sorted(known))
+        raise ValueError(f"expected recordings to take down, got none that name the artist {artist!r}{near}")
+    return find_by_credits(store, meant)
 
 
 def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, dry_run: bool, limit: int) -> int:

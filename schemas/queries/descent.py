@@ -68,18 +68,43 @@ def find_recordings(store: Store, names: Sequence[str]) -> list[Row]:
     return recordings
 
 
-def find_by_artist(store: Store, artist: str) -> list[Row]:
-    """Return the recordings of which an artist's name is part of what is written for the artist, whatever its case,
-    those that are tracks with their `artists`.
+@dataclass(frozen=True)
+class ArtistCredit:
+    """Whom recordings of one table name as their artists."""
 
-    Whether it is one of the artists named there is for the caller, who knows how names are parted.
-    """
-    name = literal(artist.strip())
-    named = f"contains(lower(artist), lower({name}))"
-    listed = f"{named} OR contains(lower(array_to_string(artists, chr(10))), lower({name}))"
-    rows = {row["track_id"]: row for row in _known(store, named)}
-    rows |= {row["track_id"]: row for row in _known(store, listed, MEASURED, (*FACTS, "artists"))}
+    table: str
+    artist: str
+    """As it is written; empty where it is not."""
+    artists: tuple[str, ...]
+    """Who they are; empty where that is not known, as only what is measured says so."""
+
+
+def artist_credits(store: Store) -> list[ArtistCredit]:
+    """Return whom the recordings that a store knows name as their artists, each credit of a table once."""
+    return [
+        ArtistCredit(table, row["artist"] or "", tuple(row["artists"] or ()))
+        for table in WHERE_FOUND
+        for row in query(store, f"SELECT DISTINCT artist, {_artists(table)} AS artists FROM {table}").to_pylist()
+    ]
+
+
+def find_by_credits(store: Store, credits: Iterable[ArtistCredit]) -> list[Row]:
+    """Return the recordings that are credited so."""
+    pairs: dict[str, list[str]] = {}
+    for credit in credits:
+        artists = ", ".join(map(literal, credit.artists))
+        pairs.setdefault(credit.table, []).append(f"({literal(credit.artist)}, [{artists}]::VARCHAR[])")
+    rows: dict[str, Row] = {}
+    for table, wanted in pairs.items():
+        credited = f"(coalesce(artist, ''), coalesce({_artists(table)}, [])::VARCHAR[]) IN ({', '.join(wanted)})"
+        for row in _known(store, credited, (table,)):
+            rows.setdefault(row["track_id"], row)
     return [rows[track_id] for track_id in sorted(rows)]
+
+
+def _artists(table: str) -> str:
+    """Return what stands for the list of artists in a statement over a table."""
+    return "artists" if table in MEASURED else "NULL::VARCHAR[]"
 
 
 def find_by_condition(store: Store, condition: str) -> list[Row]:
@@ -92,13 +117,11 @@ def find_by_condition(store: Store, condition: str) -> list[Row]:
     return _known(store, f"({condition})", MEASURED)
 
 
-def _known(
-    store: Store, condition: str, tables: Iterable[str] = WHERE_FOUND, columns: Sequence[str] = FACTS
-) -> list[Row]:
+def _known(store: Store, condition: str, tables: Iterable[str] = WHERE_FOUND) -> list[Row]:
     """Return the recordings that meet a condition, each once, in the order of their ids."""
     rows: dict[str, Row] = {}
     for table in tables:
-        sql = f"SELECT DISTINCT ON (track_id) {', '.join(columns)} FROM {table} WHERE {condition}"
+        sql = f"SELECT DISTINCT ON (track_id) {', '.join(FACTS)} FROM {table} WHERE {condition}"
         for row in query(store, sql).to_pylist():
             rows.setdefault(row["track_id"], row | {"found": table})
     return [rows[track_id] for track_id in sorted(rows)]

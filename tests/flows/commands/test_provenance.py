@@ -131,7 +131,21 @@ def test_a_dry_run_tells_all_and_changes_nothing(segue: Segue, store: Store) -> 
 def test_an_artist_is_named_whole(segue: Segue) -> None:
     told = segue("take-down", "--artist", "Ada", "--dry-run")
     assert "Melody" not in told
-    assert "expected recordings to take down, got none that match" in segue("take-down", "--artist", "A", code=2)
+    told = segue("take-down", "--artist", "Xy", code=2)
+    assert "expected recordings to take down, got none that name the artist 'Xy'\n" in told
+
+
+def test_a_misspelt_artist_is_refused_with_the_nearest_that_is_known_also_beside_ids(segue: Segue) -> None:
+    assert "'Adda' (did you mean Ada?)" in segue("take-down", "--artist", "Adda", code=2)
+    assert "'Adda' (did you mean Ada?)" in segue("take-down", THEIRS, "--artist", "Adda", "--dry-run", code=2)
+
+
+def test_several_artists_mean_the_recordings_that_name_all_of_them_however_they_are_written(segue: Segue) -> None:
+    for written in ("Ada & Bob", "ada and bob", "Bob & Ada", "Ada feat. Bob", "ＡＤＡ & Bob"):
+        told = segue("take-down", "--artist", written, "--dry-run")
+        assert "Ours" in told
+        assert "Theirs" not in told
+    assert "none that name the artist 'Ada & Cy'" in segue("take-down", "--artist", "Ada & Cy", code=2)
 
 
 def test_what_is_taken_down_withdraws_the_clips_of_all_models_that_come_of_it(segue: Segue, store: Store) -> None:
