@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas.licences import count_licences
+from schemas.names import did_you_mean
 from schemas.queries.database import query
 from schemas.queries.descent import find_recordings
 from schemas.sql import literal
@@ -77,13 +78,20 @@ def _clips(store: Store, name: str) -> list[Row]:
     if not requests:
         raise ValueError(
             f"expected a clip's request by id or name, with /TAKE for one take, got {name!r}, which no clip that is "
-            f"shown has (`taken_down` and `segue rollback --list` say what was){_quarantined(store, condition)}"
+            f"shown has{did_you_mean(wanted, _names(store))} (`taken_down` and `segue rollback --list` say what "
+            f"was){_quarantined(store, condition)}"
         )
     if len(requests) > 1:
         raise ValueError(
             f"expected one request, got {len(requests)} that {wanted!r} may mean: {', '.join(requests[:3])}"
         )
     return rows
+
+
+def _names(store: Store) -> list[str]:
+    """Return the names that people gave to requests."""
+    rows = query(store, "SELECT DISTINCT name FROM requests WHERE name IS NOT NULL ORDER BY name").to_pylist()
+    return [row["name"] for row in rows]
 
 
 def _quarantined(store: Store, condition: str) -> str:

@@ -280,6 +280,7 @@ def _request_ids(store: "Store", words: Sequence[str]) -> set[str]:
     Raises:
         ValueError: one of them means none.
     """
+    from schemas.names import did_you_mean
     from schemas.queries.database import query
 
     rows = query(store, "SELECT * FROM requests").to_pylist()
@@ -291,8 +292,9 @@ def _request_ids(store: "Store", words: Sequence[str]) -> set[str]:
         begins = [row for row in rows if len(word) >= SHORTEST_ID and row["request_id"].startswith(word.lower())]
         meant = [row["request_id"] for row in rows if row["name"] == word] or [row["request_id"] for row in begins]
         if len(meant) != 1:
-            got = f"{len(meant)} that {word!r} may mean" if meant else f"{word!r}, which is no file, id or name of one"
-            raise ValueError(f"expected a request, got {got}")
+            near = did_you_mean(word, [row["name"] for row in rows if row["name"]])
+            unknown = f"{word!r}, which is no file, id or name of one{near}"
+            raise ValueError(f"expected a request, got {f'{len(meant)} that {word!r} may mean' if meant else unknown}")
         ids.update(meant)
     return ids
 

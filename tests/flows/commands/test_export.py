@@ -69,6 +69,8 @@ def test_requests_are_meant_by_name_by_id_and_by_a_file_of_them(export: Segue, t
     assert "that this store's order has, got 1 that it has not: line 2" in told
     assert "got 7 that '0000' may mean" in export(tmp_path / "d", "--requests", "0000", code=2)
     assert "'nothing', which is no file, id or name" in export(tmp_path / "d", "--requests", "nothing", code=2)
+    told = export(tmp_path / "d", "--requests", "openning", code=2)
+    assert "'openning', which is no file, id or name of one (did you mean opening?)" in told
 
 
 def test_the_best_takes_and_the_picks_of_a_person_choose(export: Segue, tmp_path: Path) -> None:

@@ -118,6 +118,12 @@ def test_explanations_are_tables_that_a_person_reads(segue: Segue) -> None:
     assert "(1 more; --limit lists them)" in told
 
 
+def test_a_misspelt_request_is_refused_with_the_nearest_name(segue: Segue) -> None:
+    assert "'folowed/1', which no clip that is shown has (did you mean followed?)" in segue(
+        "explain", "clip", "folowed/1", code=2
+    )
+
+
 def test_a_dry_run_tells_all_and_changes_nothing(segue: Segue, store: Store) -> None:
     told = segue("take-down", "--artist", "ADA", "--dry-run")
     assert "Ours" in told
