@@ -43,3 +43,16 @@ def test_every_number_says_what_it_is_where_the_head_of_the_table_has_no_room(
     )
     assert labels[:2] == (['"Take "', '"Length "'] if labelled else ["none", "none"])
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_hint_in_the_search_field_stands_out(browser: Any, address: str, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(address)
+    colours = page.locator("input").evaluate(
+        "input => [getComputedStyle(input, '::placeholder').color, getComputedStyle(input).color,"
+        " Number(getComputedStyle(input, '::placeholder').opacity)]"
+    )
+    assert colours[0] == colours[1]
+    assert colours[2] >= 0.7  # of white on Chromium's dark field, and of black on white: 4.5 to 1 and more
+    page.close()

@@ -455,6 +455,22 @@ def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Any, width: 
     assert min(worst) >= 4.5
 
 
+HINT_AND_ROOM = """input => {
+    const style = getComputedStyle(input), context = document.createElement('canvas').getContext('2d');
+    context.font = style.font;
+    const room = input.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+    return [context.measureText(input.placeholder).width, room];
+}"""
+"""How wide the hint in an empty field is, and the room that it has."""
+
+
+def test_what_may_be_searched_for_is_not_cut_off_on_a_tablet(page: Any) -> None:
+    for width in (1600, 1000, 800, 600, 390):
+        page.set_viewport_size({"width": width, "height": 800})
+        hint, room = page.locator("#find").evaluate(HINT_AND_ROOM)
+        assert hint <= room
+
+
 TRACED = ("loading", "blink.user_timing", "toplevel", "disabled-by-default-thread_time")
 ROWS_MARK = """new MutationObserver((_, observer) => {
     if (!document.querySelector('#list .row')) return;
