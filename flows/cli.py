@@ -36,6 +36,7 @@ from flows.commands import (
 )
 from flows.commands.extra_words import with_place
 from flows.commands.foreground import run_and_tell
+from flows.commands.listing import CommandList
 from flows.commands.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.console import say, tell
 from flows.recipes.overrides import explain
@@ -63,6 +64,7 @@ TORCHRUN = "TORCHELASTIC_RUN_ID"
 """What torchrun, or another of torch's elastic agents, tells those that it starts."""
 
 app = typer.Typer(
+    cls=CommandList,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,

@@ -10,7 +10,7 @@ import typer
 
 from flows.commands.delivered_files import DeliveredFiles, is_sound
 from flows.commands.known_files import CLAIMED, find_file
-from flows.commands.options import StoreOption, UsageError, existing_store
+from flows.commands.options import UsageError, existing_store
 from flows.commands.watermarks import Finding, WatermarkSearch
 from flows.console import say
 from schemas import Settings
@@ -39,7 +39,9 @@ def verify(
         str | None,
         typer.Option(metavar="DETECTOR", help="Look for a watermark by this network: a file, a hub id or a URL."),
     ] = None,
-    store: StoreOption = None,
+    store: Annotated[
+        str | None, typer.Option("--store", help="Look the files up in this store, too: a folder or URL.")
+    ] = None,
     render: Annotated[
         bool, typer.Option("--render", help="Generate the codes of the file's row again, decode them, and compare.")
     ] = False,

@@ -88,6 +88,17 @@ def test_help_names_every_command(capfd):
     assert all(name in out for name in ("run", "plan", "sql", "presets", "convert"))
 
 
+def test_help_cuts_no_sentence_off(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_command(["--help"]) == 0
+    out = capfd.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    words = " ".join(out.partition("Commands:")[2].split())
+    assert "..." not in words
+    assert "plan Tell what a run would make, reuse and drop, and compute nothing." in words
+    assert "verify Tell what files claim of how they were made, and whether it holds." in words
+
+
 def test_a_plan_computes_nothing_and_tells_what_would_be_made(recordings, tmp_path, capfd):
     store = tmp_path / "store"
     assert run_command(["plan", "ingest", "--source", str(recordings), "--store", str(store)]) == 0
