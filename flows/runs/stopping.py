@@ -1,10 +1,12 @@
 """Stopping a run: by Ctrl-C, or by SIGTERM to it or to its whole process group, as service managers and `timeout` send.
 
-A run that is asked to stop ends at its next batch, with one line and exit code 130.
+A run that is asked to stop ends at its next batch, with one line and exit code 130; on a terminal a line says at once
+that it was heard.
 """
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ INTERRUPTED = 130
 """The exit code of a run that was asked to stop (128 + SIGINT), by whichever signal."""
 
 STOPPED = "segue: stopped; what is done is kept, and the same command goes on from there"
+
+STOPPING = "segue: stopping after the batch in work; Ctrl-C once more ends it at once"
 
 GRACE_SECONDS = 15.0
 """What a run that was asked to stop has to end in good order; after that it ends at once, which the store survives as
@@ -43,6 +47,8 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
             return
         first.append(time.monotonic())
         stop.set()
+        if sys.stderr.isatty():  # somebody waits
+            os.write(sys.stderr.fileno(), f"\n{STOPPING}\n".encode())  # a print may be what the signal came into
         # Whatever still works then, or waits for a server that has gone, is not waited for any longer.
         late = threading.Timer(GRACE_SECONDS, _end_at_once)
         late.daemon = True

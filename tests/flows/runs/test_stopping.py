@@ -1,16 +1,22 @@
 """Runs that are asked to stop end in seconds, say so in one line, and leave nothing behind that still works."""
 
 import os
+import pty
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
-from flows.runs.stopping import GRACE_SECONDS, STOPPED
+import pytest
+
+from flows.runs.stopping import GRACE_SECONDS, STOPPED, STOPPING
 from tests.worlds.command_line import complaints, make_recordings, segue
 from tests.worlds.patience import PATIENCE_SECONDS
 from tests.worlds.prefect_home import make_home
 from tests.worlds.processes import Process, family, still_there
+
+ROOT = Path(__file__).parents[3]
 
 
 def started(process: subprocess.Popen[str]) -> None:
@@ -69,3 +75,37 @@ def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_w
     assert process.returncode == 130, errors
     assert told(errors) == [STOPPED]
     assert still_there(members) == []
+
+
+ASKED = """
+import os, signal, threading
+from flows.runs.stopping import stoppable
+stop = threading.Event()
+try:
+    with stoppable(stop):
+        os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    raise SystemExit(130 if stop.is_set() else 1)
+"""
+"""A program that is asked to stop in the middle of its work."""
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_terminal_is_told_at_once_that_a_stop_was_heard_and_a_pipe_is_not(is_terminal: bool):
+    reading, writing = pty.openpty() if is_terminal else os.pipe()
+    try:
+        ended = subprocess.run([sys.executable, "-c", ASKED], stderr=writing, cwd=ROOT, check=False)
+        os.close(writing)
+        words = b""
+        while not words.endswith(b"\n"):
+            try:
+                part = os.read(reading, 4096)
+            except OSError:  # a terminal whose other side is closed, with nothing more to be read
+                break
+            if not part:
+                break
+            words += part
+    finally:
+        os.close(reading)
+    assert ended.returncode == 130
+    assert words.decode().split("\r\n") == (["", STOPPING, ""] if is_terminal else [""])
