@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import typer
 from typer.core import TyperGroup
 
 SENTENCE = 1_000
@@ -12,7 +11,7 @@ SENTENCE = 1_000
 class CommandList(TyperGroup):
     """A group of commands whose help says of each what it does, to the end."""
 
-    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the list of commands that are no secret."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         rows = [
