@@ -33,10 +33,7 @@ class DeliveredFiles:
 
     def findings(self, path: Path) -> list[Finding]:
         """Say whether a file is as the checksums in its folder, or in the one above, say; nothing where none are there.
-
-        Raises:
-            ValueError: they are none.
-        """
+        Ones that cannot be read may be of something else that lies in the folder."""
         from stages.delivery.checksums import CHECKSUMS, file_digest
 
         path = path.absolute()
@@ -45,6 +42,8 @@ class DeliveredFiles:
                 digests = self._of(folder)
             except (FileNotFoundError, NotADirectoryError, PermissionError):
                 continue
+            except ValueError as error:
+                return [Finding("checksum", "note", f"cannot be compared: {error}")]
             place, name = folder / CHECKSUMS, str(path.relative_to(folder).as_posix())
             if name not in digests:
                 return [Finding("checksum", "note", f"{place} does not list it: it was added, or delivered earlier")]

@@ -74,7 +74,10 @@ def verify(
         print(json.dumps({file: [asdict(each) for each in findings] for file, findings in every.items()}, indent=2))
     else:
         for place, each in answers.items():
-            _print_folder(place, each) if place.is_dir() else _print_answers(each)
+            if place.is_dir():
+                _print_folder(place, each)
+            else:
+                _print_answers(each)
     return int(any(map(_fails, every.values())))
 
 

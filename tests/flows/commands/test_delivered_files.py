@@ -85,3 +85,5 @@ def test_a_folder_without_checksums_is_refused_with_what_to_do(delivery, capsys)
     (delivery / "SHA256SUMS").write_text("<html>\n")
     assert run_command(["verify", str(delivery)]) == 2
     assert "expected a SHA-256 and a path in line 1" in capsys.readouterr().err
+    assert run_command(["verify", str(delivery / "clips" / "opening_1.mp3")]) == 0
+    assert "note   checksum: cannot be compared: expected a SHA-256" in capsys.readouterr().out
