@@ -75,10 +75,17 @@ def generate_tokens(
     room = MAX_SLOTS[device] * (most_lanes() if in_lanes else 1)
     most = min(options.slots or room, room, len(requests))
     free = None if options.free_memory is None else options.free_memory()
-    plan = plan_memory(model, requests, options.precision, most, free, options.cache_precision)
+
+    def planned(most: int) -> MemoryPlan:
+        return plan_memory(model, requests, options.precision, most, free, options.cache_precision)
+
+    plan = planned(most)
+    inference = prepare_for_inference(model, options.precision, options.kernel_memory)
+    lanes = lane_count(plan.slots) if in_lanes else 1
+    if lanes > 1 and not has_same_bits_with(inference, torch.get_num_threads() // lanes):
+        lanes, plan = 1, planned(min(most, MAX_SLOTS[device]))
     if options.on_plan is not None:
         options.on_plan(plan)
-    inference = prepare_for_inference(model, options.precision, options.kernel_memory)
     if device != "cpu":
         launch = CudaGraphRunner if options.cuda_graphs else None
         static = StaticShapeDecoder(inference, requests, plan.slots, launch, options.cache_precision)
@@ -91,12 +98,11 @@ def generate_tokens(
         options: DecodingOptions = options,
         admitting: Admitting = nullcontext,
     ) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-        slots = min(slots, len(share), MAX_SLOTS["cpu"])
+        slots = min(slots, len(share))
         decoder = DynamicShapeDecoder(inference, share, slots, options.cache_precision)
         return decode(decoder, share, slots, options, admitting)
 
-    lanes = lane_count(plan.slots) if in_lanes else 1
-    if lanes == 1 or not has_same_bits_with(inference, torch.get_num_threads() // lanes):
+    if lanes == 1:
         yield from decode_share(requests, plan.slots)
         return
 

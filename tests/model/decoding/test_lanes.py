@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoding import DecodingOptions, GenerationStoppedError, engine, generate_tokens, lanes
+from model.decoding import DecodingOptions, GenerationStoppedError, MemoryPlan, engine, generate_tokens, lanes
 from model.decoding.generation import GenerationRequest, generate
 from model.decoding.lanes import lane_count
 from model.decoding.windows import generate_long
@@ -120,5 +120,8 @@ def test_where_a_kernel_sums_in_another_order_with_fewer_threads_one_lane_does_a
     assert not has_same_bits_with(inference, 1)
     assert torch.get_num_threads() == 2
     monkeypatch.setattr(engine, "prepare_for_inference", lambda *_: inference)
-    generate(music_model(), mixed_requests()[:2])
+    monkeypatch.setitem(engine.MAX_SLOTS, "cpu", 1)
+    told: list[MemoryPlan] = []
+    generate(music_model(), mixed_requests()[:2], DecodingOptions(on_plan=told.append))
     assert lanes_seen == []
+    assert [plan.slots for plan in told] == [1]
