@@ -107,9 +107,11 @@ def generate_tokens(
         return
 
     def decode_lane(share: Sequence[SequenceRequest], lane: Lane) -> Iterator[tuple[int, Int[Tensor, "K _"]]]:
-        asked = options.stop
-        own = replace(options, progress=lane.progress, stop=lambda: lane.is_over() or (asked is not None and asked()))
-        return decode_share(share, plan.slots // lanes, own, lane.admitting)
+        def stop() -> bool:
+            return lane.is_over() or (options.stop is not None and options.stop())
+
+        of_lane = replace(options, progress=lane.progress, stop=stop)
+        return decode_share(share, plan.slots // lanes, of_lane, lane.admitting)
 
     yield from decode_in_lanes(decode_lane, requests, lanes, options.progress)
 

@@ -302,8 +302,8 @@ def _file_state(path: str) -> FileState:
     return path, *_state_numbers(os.stat(path))
 
 
-def _state_numbers(found: os.stat_result) -> tuple[int, int, int]:
-    return found.st_ino, found.st_size, found.st_mtime_ns
+def _state_numbers(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _remove_database(path: str) -> None:

@@ -38,7 +38,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
             raise ValueError(f"expected a SHA-256 and a path in line {number} of {file}, got {line[:80]!r}")
         escaped, digest, name = match.groups()
         if escaped:
-            name = re.sub(r"\\[\\nr]", lambda found: _ESCAPED[found[0]], name)
+            name = re.sub(r"\\[\\nr]", lambda escape: _ESCAPED[escape[0]], name)
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"expected a path in the folder in line {number} of {file}, got {name[:80]!r}")
