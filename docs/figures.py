@@ -9,10 +9,12 @@ GENERATION, TRAINING, CODEC = "Generation", "Training step", "Tokenizing"
 
 LOOPS: dict[str, tuple[str, str]] = {
     "decoding one clip, float32": (GENERATION, "float32, batch 1"),
+    "decoding one clip, float32, weights from float16": (GENERATION, "float32 from float16, batch 1"),
     "decoding one clip, float16": (GENERATION, "float16, batch 1"),
     "decoding one clip, bfloat16": (GENERATION, "bfloat16, batch 1"),
     "decoding one clip, int8": (GENERATION, "int8, batch 1"),
     "decoding eight clips, float32": (GENERATION, "float32, batch 8"),
+    "decoding eight clips, float32, weights from float16": (GENERATION, "float32 from float16, batch 8"),
     "decoding eight clips, float16": (GENERATION, "float16, batch 8"),
     "decoding eight clips, bfloat16": (GENERATION, "bfloat16, batch 8"),
     "decoding eight clips, int8": (GENERATION, "int8, batch 8"),
@@ -22,6 +24,8 @@ LOOPS: dict[str, tuple[str, str]] = {
     "EnCodec at 32 kHz, decoding": (CODEC, "decoding"),
     "clips from requests.csv to FLAC": ("Clips an hour", "segue run"),
     "clips, without Prefect": ("Clips an hour", "without Prefect"),
+    "clips, weights from float16": ("Clips an hour", "segue run, weights from float16"),
+    "clips, weights from float16, without Prefect": ("Clips an hour", "without Prefect, weights from float16"),
     "a training set from a folder": ("From a folder", "whole set"),
     "chroma, from files to rows": ("From recordings", "chroma"),
     "CLAP, from files to rows": ("From recordings", "clap"),

@@ -65,10 +65,13 @@ class MatrixKind:
     inputs: int
     activation: Activation
     bias: bool
+    of_float16: bool = False
+    """Whether the weights, in float32, are numbers of float16, for which there is a kernel more."""
 
     def __str__(self) -> str:
         bias = ", bias" if self.bias else ""
-        return f"{self.precision}, {self.inputs} to {self.outputs}, {self.activation}{bias}"
+        numbers = ", numbers of float16" if self.of_float16 else ""
+        return f"{self.precision}, {self.inputs} to {self.outputs}, {self.activation}{bias}{numbers}"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,8 @@ def linear_kernels(
 ) -> dict[str, Callable[[], LinearKernel]]:
     """Return what makes each kernel that a linear layer and its activation may have, the usual one first.
 
-    Making one lays the weights out anew, which takes time and memory. "torch" alone multiplies by the layer's own.
+    Making one lays the weights out anew, which takes time and memory. "torch" alone multiplies by the layer's own. Of
+    float32 one holds the weights as float16, where nothing is lost by that.
 
     Raises:
         ValueError: a precision that the device has no kernel for.
@@ -65,7 +66,15 @@ def linear_kernels(
     if onednn:
         makers["onednn"] = lambda: _onednn(weight.to(kind), bias, activation)
     makers["torch"] = lambda: with_activation(_torch(weight, bias, kind), activation)
+    if precision == "float32" and operators.available("fbgemm") and are_float16(weight):
+        makers["fbgemm, float16"] = lambda: with_activation(_float16(weight, bias), activation)
     return makers
+
+
+def are_float16(weight: Float[Tensor, "Y X"]) -> bool:
+    """Return whether weights in float32 are numbers of float16, as those of a checkpoint are that was written in it:
+    half of the bytes then hold the very same weights."""
+    return weight.dtype is torch.float32 and torch.equal(weight.half().float(), weight)
 
 
 def _without_bfloat16(

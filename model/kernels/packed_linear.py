@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from model import kernels
 from model.kernels.choosing import MAX_ROWS, KernelChooser, KernelMemory, MatrixKind, computing_with, random_rows
-from model.kernels.linear import LinearKernel, linear_kernels, with_activation
+from model.kernels.linear import LinearKernel, are_float16, linear_kernels, with_activation
 from model.kernels.operators import Activation
 from model.kernels.processor import multiplies_bfloat16
 from model.lm.attention import Attention, CrossAttention, SplitLinear
@@ -108,7 +108,8 @@ class PackedLinear(nn.Module):
             self.kernel = make()
             return
         outputs, inputs = weight.shape
-        self.kind = MatrixKind(precision, outputs, inputs, activation, bias is not None)
+        of_float16 = precision == "float32" and are_float16(weight)
+        self.kind = MatrixKind(precision, outputs, inputs, activation, bias is not None, of_float16)
         choice = chooser.choose(self.kind, makers, weight)
         self.kernel, self.sizes = makers[choice.kernel](), choice.sizes
 

@@ -9,9 +9,11 @@ in a process of its own whose start, imports and loading are counted:
 - `segue run`, and the same without Prefect (`segue.run` in Python): requests, codes, the gate, which hears every clip,
   and files whose loudness and true peak are measured of what a player will hear.
 
-Both decode greedily. That the first codes of the clips are equal, and the files as long as was asked for, comes before
-any time. The model is between the miniature and MusicGen-small, so that an order ends in minutes on two cores, or with
-`--model musicgen-small` of that shape; the codec has the published one.
+Both decode greedily, in float32: once of weights that use its precision, as a training leaves them, and once of weights
+that are numbers of float16, as those of a checkpoint are that was written in it. That the first codes of the clips are
+equal, and the files as long as was asked for, comes before any time. The model is between the miniature and
+MusicGen-small, so that an order ends in minutes on two cores, or with `--model musicgen-small` of that shape; the codec
+has the published one.
 """
 
 import argparse
@@ -23,9 +25,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from transformers import (
 
 from schemas import Store
 from schemas.queries.database import query
+from tests.benchmarks.peer import round_to_float16
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, options
 from tests.benchmarks.tokenizing import SAMPLE_RATE, network_config
@@ -50,6 +53,8 @@ from tests.worlds.tiny_model import WORDS, tokenizer
 CHECKED_FRAMES, LEAST_EQUAL = 20, 0.99
 """What of the codes of all clips must be the loop's, before anything is timed."""
 RATIO_GOAL = 2.0
+SIDES = ("segue run", "without Prefect")
+"""What is held against the loop."""
 LOOP_BATCHES = (8, 16, 32)
 """Clips that the loop makes at once; those that an order does not fill but once are left out."""
 KNOBS = ("gate.retakes=0", "evaluate.clap=null", "settings.offline=true")
@@ -88,8 +93,12 @@ class Run:
     megabytes: float
 
 
-def save_model(folder: Path, size: Size) -> None:
-    """Write a MusicGen of random weights, as transformers' `save_pretrained` does."""
+def save_model(folder: Path, size: Size, from_float16: bool = False) -> None:
+    """Write a MusicGen of random weights, as transformers' `save_pretrained` does.
+
+    Args:
+        from_float16: round the decoder's weights to float16, and write them in float32 all the same.
+    """
     torch.manual_seed(0)
     text = T5Config(
         d_model=size.text_width,
@@ -115,6 +124,8 @@ def save_model(folder: Path, size: Size) -> None:
     model = MusicgenForConditionalGeneration(config).eval()
     for layer in model.audio_encoder.quantizer.layers:
         layer.codebook.embed.normal_()
+    if from_float16:
+        round_to_float16(model.decoder)
     model.save_pretrained(folder)
     special = {"bos_token_id": 2048, "decoder_start_token_id": 2048, "pad_token_id": 2048}
     GenerationConfig(do_sample=False, guidance_scale=3.0, max_length=1500, **special).save_pretrained(folder)
@@ -236,67 +247,93 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+@dataclass(frozen=True)
+class Turns:
+    """What all sides took by turns."""
+
+    clips: int
+    """Of the order."""
+    runs: dict[str, list[Run]]
+    """By side."""
+    loops: dict[str, int]
+    """Which of the sides are loops, and how many clips each makes at once."""
+    equal: str
+    """What of the results is equal."""
+    stages: dict[str, float]
+    """Seconds of each stage, without Prefect."""
+
+    def hourly(self, side: str, cpu_time: bool) -> float:
+        """Return the clips an hour of a side's middle run."""
+        taken = [run.processor_seconds if cpu_time else run.seconds for run in self.runs[side]]
+        return self.clips * 3600 / statistics.median(taken)
+
+    def fastest(self, cpu_time: bool) -> str:
+        """Return the loop that the others are held against."""
+        return max(self.loops, key=lambda side: self.hourly(side, cpu_time))
+
+
+def take_turns(root: Path, clips: int, batches: Sequence[int], rounds: int, threads: int) -> Turns:
+    """Let the loop, with every batch, and Segue make the clips of the order that lies in a folder beside its model."""
+    loops = {f"loop, {batch} at once": batch for batch in batches}
+    runs: dict[str, list[Run]] = {side: [] for side in (*loops, *SIDES)}
+    loop_words = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.clips_loop"]
+    order = [str(root / "model"), str(root / "requests.csv")]
+    for turn in range(rounds):
+        stores = [str(root / f"store{turn}"), str(root / f"python{turn}")]
+        folders = {side: root / f"loop{turn}-{batch}" for side, batch in loops.items()}
+        commands: dict[str, list[str]] = {}
+        for side, batch in loops.items():
+            folders[side].mkdir()
+            commands[side] = [*loop_words, *order, str(folders[side]), str(threads), str(batch)]
+        words = (command_of_segue(root, stores[0]), python_of_segue(root, stores[1]))
+        commands |= dict(zip(SIDES, words, strict=True))
+        for side, command in commands.items():
+            runs[side].append(timed(command, threads))
+            print(f"{side}: {runs[side][-1]}", file=sys.stderr, flush=True)
+        for folder in folders.values():
+            equal = check(stores[0], folder)
+            check(stores[1], folder)
+        seconds = stage_seconds(stores[1])
+    return Turns(clips, runs, loops, equal, seconds)
+
+
 def measure(args: argparse.Namespace) -> Report:
-    """Make the model and the order, and let the sides take turns."""
+    """Make the models and the order, and let the sides take turns."""
     size = SIZES["small" if args.small else args.model]
-    clips = args.clips or size.clips
-    size = Size(**{**vars(size), "clips": clips})
+    size = replace(size, clips=args.clips or size.clips)
     report = Report("Clips an hour, from requests.csv to FLAC", peer="transformers' loop")
-    loops = {f"loop, {batch} at once": batch for batch in loop_batches(clips)}
-    runs: dict[str, list[Run]] = {side: [] for side in (*loops, "segue run", "without Prefect")}
     with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        save_model(root / "model", size)
-        write_order(root / "requests.csv", size)
-        loop_words = [sys.executable, "-W", "ignore", "-m", "tests.benchmarks.clips_loop"]
-        order = [str(root / "model"), str(root / "requests.csv")]
-        for turn in range(args.rounds):
-            stores = [str(root / f"store{turn}"), str(root / f"python{turn}")]
-            folders = {side: root / f"loop{turn}-{batch}" for side, batch in loops.items()}
-            for folder in folders.values():
-                folder.mkdir()
-            sides: dict[str, Callable[[], list[str]]] = {
-                side: lambda side=side, batch=batch, folders=folders: [  # type: ignore[misc]
-                    *loop_words,
-                    *(*order, str(folders[side]), str(args.threads), str(batch)),
-                ]
-                for side, batch in loops.items()
-            }
-            sides |= {
-                "segue run": lambda store=stores[0]: command_of_segue(root, store),  # type: ignore[misc]
-                "without Prefect": lambda store=stores[1]: python_of_segue(root, store),  # type: ignore[misc]
-            }
-            for side, command in sides.items():
-                runs[side].append(timed(command(), args.threads))
-                print(f"{side}: {runs[side][-1]}", file=sys.stderr, flush=True)
-            for folder in folders.values():
-                equal = check(stores[0], folder)
-                check(stores[1], folder)
-            seconds = stage_seconds(stores[1])
-    hourly = {side: [_hourly(clips, run, args.cpu_time) for run in of_side] for side, of_side in runs.items()}
-    middle = {side: statistics.median(values) for side, values in hourly.items()}
-    fastest = max(loops, key=lambda side: middle[side])
+        folders = {weights: Path(name, weights) for weights in ("float32", "float16")}
+        for weights, folder in folders.items():
+            save_model(folder / "model", size, from_float16=weights == "float16")
+            write_order(folder / "requests.csv", size)
+        turns = take_turns(folders["float32"], size.clips, loop_batches(size.clips), args.rounds, args.threads)
+        fastest = turns.fastest(args.cpu_time)
+        batches = [turns.loops[fastest]]
+        from_float16 = take_turns(folders["float16"], size.clips, batches, args.rounds, args.threads)
     what = "clips an hour" + (" of a processor" if args.cpu_time else "")
-    for side in ("segue run", "without Prefect"):
-        figure = Figure(side, what, middle[side], "more", peer=middle[fastest], ratio_goal=RATIO_GOAL, equal=equal)
-        report.add(figure)
+    for of_weights, suffix in ((turns, ""), (from_float16, ", weights from float16")):
+        peer = of_weights.hourly(fastest, args.cpu_time)
+        for side in SIDES:
+            made = of_weights.hourly(side, args.cpu_time)
+            figure = Figure(side + suffix, what, made, "more", peer=peer, ratio_goal=RATIO_GOAL, equal=of_weights.equal)
+            report.add(figure)
+    descriptions = len({number // 4 for number in range(size.clips)})
     lengths = " to ".join(f"{length:g}" for length in (min(size.seconds), max(size.seconds)))
     report.say(
-        f"{clips} clips of {lengths} s, {len({number // 4 for number in range(clips)})} descriptions, a model "
-        f"{size.width} wide with {size.layers} layers, guidance 3, greedy. Starts, imports and loading are counted. "
-        f"The peer is the fastest: {fastest}."
+        f"{size.clips} clips of {lengths} s, {descriptions} descriptions, a model {size.width} wide with {size.layers} "
+        "layers, guidance 3, greedy. Starts, imports and loading are counted. Both sides compute in float32, with "
+        f"weights that use its precision and with such as are numbers of float16. The peer is the fastest: {fastest}."
     )
-    rows = [
-        [side, *(f"{statistics.median(getattr(run, part) for run in of_side):,.0f}" for part in Run.__annotations__)]
-        for side, of_side in runs.items()
-    ]
-    report.say(table(["side", "wall, s", "processors, s", "most memory of a process, MB"], rows))
-    report.say(table(["stage", "wall, s"], [[stage, f"{taken:.1f}"] for stage, taken in seconds.items()]))
+    for heading, of_weights in (("weights in float32", turns), ("weights from float16", from_float16)):
+        rows = [
+            [side, *(f"{statistics.median(getattr(run, part) for run in runs):,.0f}" for part in Run.__annotations__)]
+            for side, runs in of_weights.runs.items()
+        ]
+        report.say(table([heading, "wall, s", "processors, s", "most memory of a process, MB"], rows))
+        stages = [[stage, f"{taken:.1f}"] for stage, taken in of_weights.stages.items()]
+        report.say(table([f"stage, {heading}", "wall, s"], stages))
     return report
-
-
-def _hourly(clips: int, run: Run, cpu_time: bool) -> float:
-    return clips * 3600 / (run.processor_seconds if cpu_time else run.seconds)
 
 
 if __name__ == "__main__":

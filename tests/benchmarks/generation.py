@@ -6,6 +6,9 @@ everything that has to be prepared, and told as seconds of audio a second. The l
 times: reading every weight and every cached key and value once at the measured bandwidth, and the arithmetic of the
 weights at the measured rate of large matrix products (of int8, whose rate is not measured, the first alone).
 
+Then the weights of both are rounded to float16, as a checkpoint's are that was written in it, and still computed with
+as float32: half of the bytes hold the same weights then, so that there is a kernel more to choose from.
+
 What a precision costs is measured over 200 frames: the share of greedy codes that stay as they are where every step
 reads the codes of float32, the same where every step reads its own, and the cross-entropy of random codes.
 """
@@ -20,7 +23,15 @@ from transformers import MusicgenForConditionalGeneration
 from model.lm.config import Precision
 from model.lm.language_model import LanguageModel
 from tests.benchmarks.limits import Limits, limits
-from tests.benchmarks.peer import GUIDANCE, TEXT_LENGTH, Run, generate_ours, generate_theirs, peers
+from tests.benchmarks.peer import (
+    GUIDANCE,
+    TEXT_LENGTH,
+    Run,
+    generate_ours,
+    generate_theirs,
+    peers,
+    round_to_float16,
+)
 from tests.benchmarks.quality import as_table, qualities
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, options
@@ -32,6 +43,10 @@ CHECKED_FRAMES, LEAST_EQUAL = 20, 0.99
 """What of float32's codes must be transformers', before anything is timed."""
 QUALITY_FRAMES, FAITHFUL = 200, 0.99
 """A precision counts as faithful whose own greedy codes are float32's to this share."""
+MATRIX_UNIT_GOALS = {8: 4.0}
+"""Of bfloat16 by batch, where the processor has units that multiply matrices of it (AMX)."""
+FROM_FLOAT16 = "float32 from float16"
+"""How figures of weights are called that are numbers of float16."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +60,13 @@ class Setting:
     """Of float32 by batch: transformers' time in times of ours."""
     faithful_goals: dict[int, float]
     """Of the fastest faithful precision by batch: the same, or seconds of audio a second on an accelerator."""
+    batches: tuple[int, ...]
+    """Clips at once."""
 
 
 SETTINGS = {
-    "cpu": Setting(("float32", "float16", "bfloat16", "int8"), 20, {1: 1.4, 8: 2.5}, {1: 2.5, 8: 5.0}),
-    "cuda": Setting(("float32", "float16", "bfloat16"), 1500, {}, {1: 15.0, 128: 150.0}),
+    "cpu": Setting(("float32", "float16", "bfloat16", "int8"), 20, {1: 1.3, 8: 1.8}, {1: 2.0}, (1, 8)),
+    "cuda": Setting(("float32", "float16", "bfloat16"), 1500, {}, {1: 15.0, 128: 150.0}, (1, 128)),
 }
 
 
@@ -107,34 +124,66 @@ def measure(args: argparse.Namespace) -> Report:
     faithful = [name for name, one in quality.items() if one.free >= FAITHFUL]
     report = Report(f"Generation, MusicGen-small shape, guidance {GUIDANCE:g}", "transformers, float32")
     steps: list[list[str]] = []
-    for batch in args.batches or setting.faithful_goals:
-        equal = equal_shares(theirs, ours, batch, setting.precisions, clock)
-        peer: list[Run] = []
-        runs: dict[Precision, list[Run]] = {name: [] for name in setting.precisions}
-        for _ in range(rounds):
-            peer.append(generate_theirs(theirs, batch, frames, clock))
-            for name, made in runs.items():
-                made.append(generate_ours(ours, batch, frames, name, clock))
-        best = min(faithful, key=lambda name: middle_step(runs[name]))
-        for name, made in runs.items():
+    batches = args.batches or setting.batches
+
+    def add(what: str, batch: int, turns: Turns, name: Precision, read: Precision, goal: float | None) -> None:
+        """Add the figure of a precision whose weights are read in the bytes of `read`."""
+        pair = Pair(turns.theirs, turns.ours[name], batch * frames / FRAME_RATE)
+        least = least_seconds(ours, batch, frames, read, machine, kind)
+        report.add(figure_of(f"{what}, batch {batch}", pair, goal, least, turns.equal[name], kind))
+        steps.append([f"{what}, batch {batch}", *fastest_steps(pair.theirs, pair.ours)])
+
+    for batch in batches:
+        turns = take_turns(theirs, ours, batch, frames, rounds, setting.precisions, clock)
+        best = min(faithful, key=lambda name: middle_step(turns.ours[name]))
+        for name in setting.precisions:
             goals = [setting.goals.get(batch)] if name == "float32" else []
             goals += [setting.faithful_goals.get(batch)] if name == best else []
-            report.add(
-                figure_of(
-                    f"{name}, batch {batch}",
-                    Pair(peer, made, batch * frames / FRAME_RATE),
-                    max((goal for goal in goals if goal is not None), default=None),
-                    least_seconds(ours, batch, frames, name, machine, kind),
-                    equal[name],
-                    kind,
-                )
-            )
-            steps.append([f"{name}, batch {batch}", *fastest_steps(peer, made)])
+            if name == "bfloat16" and kind == "cpu" and torch.cpu.get_capabilities().get("amx_bf16"):
+                goals.append(MATRIX_UNIT_GOALS.get(batch))
+            highest = max((goal for goal in goals if goal is not None), default=None)
+            add(name, batch, turns, name, name, highest)
+    if kind == "cpu":
+        for model in (theirs, ours):
+            round_to_float16(model)
+        for batch in batches:
+            turns = take_turns(theirs, ours, batch, frames, rounds, ("float32",), clock)
+            add(FROM_FLOAT16, batch, turns, "float32", "float16", setting.goals.get(batch))
     report.say(f"{frames} frames a clip, {rounds} runs of each side by turns. {machine}.")
     if kind == "cpu":
         report.say(table(["fastest step", "transformers, ms", "here", "ratio", "packed and begun after, s"], steps))
     report.say(as_table(quality, quality_frames))
     return report
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What both sides took by turns."""
+
+    equal: dict[Precision, float]
+    """Share of the first frames' codes that each precision has in common with transformers."""
+    theirs: list[Run]
+    ours: dict[Precision, list[Run]]
+
+
+def take_turns(
+    theirs: MusicgenForConditionalGeneration,
+    ours: LanguageModel,
+    batch: int,
+    frames: int,
+    rounds: int,
+    precisions: tuple[Precision, ...],
+    clock: Clock,
+) -> Turns:
+    """Compare the codes of all precisions, then let each side take its turns."""
+    equal = equal_shares(theirs, ours, batch, precisions, clock)
+    peer: list[Run] = []
+    runs: dict[Precision, list[Run]] = {name: [] for name in precisions}
+    for _ in range(rounds):
+        peer.append(generate_theirs(theirs, batch, frames, clock))
+        for name, made in runs.items():
+            made.append(generate_ours(ours, batch, frames, name, clock))
+    return Turns(equal, peer, runs)
 
 
 def equal_shares(

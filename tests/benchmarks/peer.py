@@ -84,6 +84,13 @@ def peers(small: bool = False) -> tuple[MusicgenForConditionalGeneration, Langua
     return theirs, ours.eval()
 
 
+@torch.no_grad()
+def round_to_float16(model: torch.nn.Module) -> None:
+    """Bring all weights of a model in float32 to the nearest numbers of float16."""
+    for weight in model.parameters():
+        weight.copy_(weight.half())
+
+
 def descriptions(batch: int, width: int) -> Tensor:
     """Embedded descriptions [B, L, D] of as many clips, each its own."""
     return torch.randn((batch, TEXT_LENGTH, width), generator=torch.Generator().manual_seed(1))

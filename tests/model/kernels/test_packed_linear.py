@@ -9,13 +9,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.decoding import DecodingOptions
 from model.decoding.generation import GenerationRequest, generate
-from model.kernels import linear, operators, packed_linear
+from model.kernels import choosing, linear, operators, packed_linear
 from model.kernels.choosing import (
     MAX_ROWS,
     SMALLER_SIZES,
     SMALLEST_TIMED,
     KernelChoice,
     KernelChooser,
+    ProcessMemory,
     find_invariant_sizes,
 )
 from model.kernels.linear import ACTIVATIONS, linear_kernels
@@ -28,8 +29,8 @@ from tests.worlds.generation_requests import mixed_requests
 from tests.worlds.tiny_model import music_model
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-KERNELS = [(name, kernel) for name in PRECISIONS for kernel in linear_kernels(torch.ones(8, 8), None, name)]
-"""Every precision with each of its kernels."""
+KERNELS = [(name, kernel) for name in PRECISIONS for kernel in linear_kernels(torch.full((8, 8), 0.1), None, name)]
+"""Every precision with each of its kernels; of float32 those of weights that use its precision."""
 ERRORS = {"float32": 1e-6, "float16": 1e-3, "bfloat16": 1e-2, "int8": 2e-2}
 """How far products may be from the layer's, in the layer's deviations."""
 
@@ -150,6 +151,65 @@ def test_weights_in_the_models_own_double_precision_stay_so() -> None:
     weight, rows = torch.randn(4, 6, dtype=torch.float64), torch.randn(2, 6, dtype=torch.float64)
     (make,) = linear_kernels(weight, None, "float32").values()
     assert torch.equal(make()(rows), rows @ weight.t())
+
+
+def numbers_of_float16(outputs: int, inputs: int) -> torch.Tensor:
+    """Return weights in float32, the least and the largest that float16 has among them."""
+    weight = (torch.randn(outputs, inputs) / inputs**0.5).half().float()
+    weight[0, :3] = torch.tensor([2.0**-24, -(2.0**-15), 65504.0])
+    return weight
+
+
+def test_weights_that_are_numbers_of_float16_lose_nothing_where_they_are_held_as_such() -> None:
+    torch.manual_seed(0)
+    weight, bias, rows = numbers_of_float16(96, 64), torch.randn(96), torch.randn(5, 64)
+    makers = linear_kernels(weight, bias, "float32")
+    assert set(makers) == {"onednn", "torch", "fbgemm, float16"}
+    exact = rows.double() @ weight.double().t() + bias.double()
+    for make in makers.values():
+        torch.testing.assert_close(make()(rows).double(), exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [1.0 + 2.0**-11, 65520.0, 2.0**-25, float("nan")])
+def test_one_weight_that_float16_has_not_leaves_the_matrix_in_float32(weight: float) -> None:
+    matrix = torch.ones(8, 8)
+    assert "fbgemm, float16" in linear_kernels(matrix, None, "float32")
+    matrix[3, 5] = weight
+    assert "fbgemm, float16" not in linear_kernels(matrix, None, "float32")
+
+
+def test_kernels_of_weights_from_float16_are_remembered_apart_and_chosen_where_they_are_faster() -> None:
+    memory = ProcessMemory()
+    weights = {"float32": torch.full((256, 512), 0.1), "float32, of float16": numbers_of_float16(256, 512)}
+    for weight in weights.values():
+        linear = nn.Linear(512, 256, bias=False)
+        linear.weight.data = weight
+        PackedLinear(linear, "float32", KernelChooser(memory))
+    assert set(memory.choices) == {"float32, 512 to 256, none", "float32, 512 to 256, none, numbers of float16"}
+    memory.choices = {kind: KernelChoice("fbgemm, float16", (MAX_ROWS,)) for kind in memory.choices}
+    rows = torch.randn(3, 512)
+    for name, weight in weights.items():
+        linear.weight.data = weight
+        matrix = PackedLinear(linear, "float32", KernelChooser(memory))
+        rounded = torch.equal(matrix(rows), linear_kernels(weight, None, "float16")["fbgemm"]()(rows))
+        assert rounded is (name == "float32, of float16"), "what is remembered of other weights rounds none"
+
+
+def test_clips_of_weights_from_float16_have_the_codes_of_float32_by_either_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choosing, "SMALLEST_TIMED", 0)  # or matrices as small as these would have the usual kernel
+    model, requests = music_model(), mixed_requests()[:6]
+    for weight in model.language_model.parameters():
+        weight.data = weight.data.half().float()
+    memory = Always(KernelChoice("fbgemm, float16", (MAX_ROWS,)))
+    prepared = prepare_for_inference(model.language_model, "float32", memory)
+    kinds = {str(matrix.kind) for matrix in prepared.modules() if isinstance(matrix, PackedLinear)}
+    assert kinds
+    assert all(kind.endswith("numbers of float16") for kind in kinds)
+    usual = generate(model, requests, DecodingOptions("float32"))
+    half = generate(model, requests, DecodingOptions("float32", kernel_memory=memory))
+    assert all(map(torch.equal, usual, half))
 
 
 def test_without_instructions_for_bfloat16_its_numbers_are_multiplied_in_another_form(
