@@ -35,6 +35,10 @@ LOOPS: dict[str, tuple[str, str]] = {
     "adding 1 % new tracks": ("1 % new tracks", "share of the first run's work"),
     "planning 1,000,000 tracks, nothing to do": ("Planning", "time by the wall"),
     "memory of that plan": ("Planning", "memory at its highest"),
+    "starting `segue --help`": ("Starting", "segue --help"),
+    "starting `segue sql`": ("Starting", "segue sql 'select count(*) from tracks'"),
+    "starting `segue plan`, a small store": ("Starting", "segue plan"),
+    "`segue run` with nothing to do, a small store": ("Starting", "segue run, nothing to do"),
 }
 """The loops of the tables, each by its benchmark's subject and its figure's name."""
 

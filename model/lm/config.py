@@ -11,8 +11,8 @@ from schemas import Config
 
 Precision = Literal["float32", "float16", "bfloat16", "int8"]
 """What the weights are while a model decodes; sums are in float32 whatever they are. `float16` halves what is read of
-each weight, as `float32` may where the weights are numbers of float16 already; `bfloat16` and `int8` round what the weights are multiplied by, too, which is faster for many rows where
-the processor has instructions for them."""
+each weight, as `float32` may where the weights are numbers of float16 already; `bfloat16` and `int8` round what the
+weights are multiplied by, too, which is faster for many rows where the processor has instructions for them."""
 
 
 CachePrecision = Literal["float32", "bfloat16", "int8"]

@@ -16,7 +16,7 @@ from tests.benchmarks.running import compile_sources, options, tell
 
 OF_THE_MODEL = ("generation", "training", "tokenizing")
 """What runs in a bare checkout, and on an accelerator."""
-OF_THE_PIPELINE = ("clips", "training_set", "embedding", "ingest", "rerun", "planning")
+OF_THE_PIPELINE = ("clips", "training_set", "embedding", "ingest", "rerun", "planning", "starting")
 NEEDED = ("pyarrow", "prefect", "soundfile")
 """Some of what these need, beside what the model's do: where one is not there, none of them runs."""
 

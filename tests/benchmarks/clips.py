@@ -19,14 +19,10 @@ has the published one.
 import argparse
 import csv
 import json
-import os
 import statistics
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +40,7 @@ from transformers import (
 
 from schemas import Store
 from schemas.queries.database import query
+from tests.benchmarks.commands import Run, timed
 from tests.benchmarks.peer import round_to_float16
 from tests.benchmarks.results import Figure, Report, table
 from tests.benchmarks.running import alone, options
@@ -82,15 +79,6 @@ SIZES = {
     "musicgen-small": Size(16, (2.0, 4.0, 6.0, 8.0), 1024, 24, 16, 768, 12, 64),
     "small": Size(4, (0.5, 1.0), 32, 2, 2, 16, 1, 4),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run of a side took: by the wall, of processors, and of memory in its largest process."""
-
-    seconds: float
-    processor_seconds: float
-    megabytes: float
 
 
 def save_model(folder: Path, size: Size, from_float16: bool = False) -> None:
@@ -143,43 +131,6 @@ def write_order(path: Path, size: Size) -> None:
             start = number // 4 % len(words)
             description = " ".join((words * 2)[start : start + 3 + number // 4 % 4])
             writer.writerow([f"clip{number}", description, size.seconds[number % len(size.seconds)], 0])
-
-
-def timed(command: Sequence[str], threads: int) -> Run:
-    """Run a command to its end; SystemExit with the end of its error output where it fails."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryFile() as errors:
-        begun = time.perf_counter()
-        redirect = [(os.POSIX_SPAWN_DUP2, errors.fileno(), 1), (os.POSIX_SPAWN_DUP2, errors.fileno(), 2)]
-        process = os.posix_spawnp(command[0], list(command), environment, file_actions=redirect)
-        with _most_memory(process) as most:
-            _, status, usage = os.wait4(process, 0)
-        seconds = time.perf_counter() - begun
-        if status:
-            errors.seek(0)
-            raise SystemExit(f"expected {' '.join(command[:6])} … to end well, got {errors.read()[-800:].decode()}")
-    return Run(seconds, usage.ru_utime + usage.ru_stime, max(most) / 1e6)
-
-
-@contextmanager
-def _most_memory(process: int) -> Iterator[list[int]]:
-    """Look every so often how many bytes a process has had at most, as long as the context lasts. What `wait4` says is
-    no less than what this process had when it started that one."""
-    ended, seen = threading.Event(), [0]
-
-    def look() -> None:
-        while not ended.wait(0.05):
-            with suppress(OSError, StopIteration):
-                lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
-                seen.append(int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024)
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield seen
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def command_of_segue(root: Path, store: str) -> list[str]:

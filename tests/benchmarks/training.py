@@ -23,6 +23,7 @@ from model.music_model import Attributes, MusicModel
 from model.objective import Batch, LossModule, MicroBatch, accumulate_gradients
 from model.optim.config import OptimizationConfig, TrainingPrecision
 from model.optim.mfu import training_flops
+from model.optim.precision import is_single
 from model.optim.train_state import TrainState
 from stages.checkpoints.huggingface.names import weights_to_hugging_face
 from tests.benchmarks.limits import limits
@@ -34,7 +35,7 @@ CONDITION_LENGTH = 16
 PRECISIONS: tuple[TrainingPrecision, ...] = ("float32", "bfloat16")
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest distance of a gradient from the peer's, by the gradient's own norm."""
-RATIO_GOALS = {"float32": 1.5, "bfloat16": 2.5}
+RATIO_GOALS = {"float32": 1.5, "bfloat16": 2.0}
 """On a processor, times transformers."""
 UTILISATION_GOALS = {"float32": None, "bfloat16": 45.0}
 """On an accelerator, per cent."""
@@ -153,7 +154,8 @@ def measure(args: argparse.Namespace) -> Report:
     size = replace(size, examples=args.examples or size.examples)
     machine = limits(args.device)
     report = Report("Training step, clipping and AdamW included", "transformers")
-    for precision in PRECISIONS:
+    emulated = kind == "cpu" and is_single(torch.device(args.device), "bfloat16")
+    for precision in PRECISIONS[:1] if emulated else PRECISIONS:
         both = Both(size, precision, args.device)
         equal = both.check()
         times = median_seconds(
@@ -188,6 +190,11 @@ def measure(args: argparse.Namespace) -> Report:
         f"{size.width} wide, {size.layers} layers, {size.examples} examples of {size.frames} frames. The limit is the "
         f"time of the matrix products. {machine}."
     )
+    if emulated:
+        report.say(
+            "bfloat16 is left out: this processor has no instructions for it, a training that asks for it computes in "
+            "float32, and transformers' step would be emulated."
+        )
     return report
 
 
