@@ -22,12 +22,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from model.kernels.linear import LinearKernel
+from model.kernels.linear import MAX_ROWS, ConvolutionKernel, LinearKernel
 from model.kernels.operators import Activation
 from model.lm.config import Precision
 
-MAX_ROWS = 96
-"""Rows that a CPU multiplies together: 32 requests of up to 3 branches each."""
 SMALLER_SIZES = (2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 80)
 """Numbers of rows that are tried there for the same bits."""
 SMALLEST_SIZE: dict[Precision, int] = {"float32": 4, "bfloat16": 4, "float16": 2, "int8": 2}
@@ -163,7 +161,7 @@ class KernelChooser:
     def _fastest(self, makers: Mapping[str, Callable[[], LinearKernel]], weight: Tensor) -> KernelChoice:
         linear_kernels = {name: make() for name, make in makers.items()}
         choices = {
-            name: KernelChoice(name, find_invariant_sizes(kernel, weight, (*SMALLER_SIZES, MAX_ROWS)))
+            name: KernelChoice(name, find_invariant_sizes(kernel, weight, _sizes_to_try(kernel)))
             for name, kernel in linear_kernels.items()
         }
         halves = self._time(linear_kernels, choices, weight)
@@ -196,6 +194,17 @@ class KernelChooser:
             if repetition + 1 >= LEAST_REPETITIONS and time.perf_counter() - begun > SECONDS:
                 break
         return halves
+
+
+def _sizes_to_try(kernel: LinearKernel) -> tuple[int, ...]:
+    """Return the numbers of rows that a kernel may be given by all of the calling thread's threads and by a lane's."""
+    if not isinstance(kernel, ConvolutionKernel):
+        return (*SMALLER_SIZES, MAX_ROWS)
+    suited = set(SMALLER_SIZES) | {MAX_ROWS}
+    for threads in lane_threads():
+        with computing_with(threads):
+            suited &= set(kernel.suited_sizes())
+    return tuple(sorted(suited))
 
 
 def timing_clock() -> Callable[[], float]:

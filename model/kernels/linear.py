@@ -4,6 +4,7 @@ Those of one precision round their weights alike, and add up in float32; what se
 sums, so their results differ in the last bits. `model.kernels.choosing` says which one is taken.
 """
 
+import time
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from model import kernels
 from model.kernels import operators
-from model.kernels.operators import Activation, Library
+from model.kernels.operators import Activation, Library, Packed
 from model.kernels.processor import adds_up_int8, multiplies_bfloat16
 from model.lm.config import Precision
 
@@ -23,6 +24,18 @@ INT7_LARGEST = 63
 """The same of 7 bits. Two products with whole numbers up to 255 add up to no more than 16 bits hold."""
 INT8_ZERO = 128
 """What stands for zero where activations are without a sign."""
+
+MAX_ROWS = 96
+"""Rows that a CPU multiplies together: 32 requests of up to 3 branches each."""
+CONVOLVED_INPUTS = 2048
+"""Inputs that a convolution adds up at once."""
+CONVOLVED_ROWS = (4, 8, 16, 24, 32, 48, 64, MAX_ROWS)
+"""Numbers of rows that one layout of a convolution's weights may do for: others were seen to want another."""
+LAID_OUT_ANEW, MOST_UNSUITED = 4.0, 2
+"""Times as long as the most rows take, from which on fewer are taken to have the weights laid out anew; and of how many
+numbers of rows this may be."""
+ONE_TAP = ([0, 0], [1, 1], [1, 1])
+"""Padding, stride and dilation of a convolution that is a product."""
 
 LinearKernel = Callable[[Tensor], Tensor]
 """From rows [R, X] to rows [R, Y]."""
@@ -66,6 +79,8 @@ def linear_kernels(
     if onednn:
         makers["onednn"] = lambda: _onednn(weight.to(kind), bias, activation)
     makers["torch"] = lambda: with_activation(_torch(weight, bias, kind), activation)
+    if onednn and kind is torch.float32:
+        makers["onednn, convolution"] = lambda: ConvolutionKernel(weight, bias, activation)
     if precision == "float32" and operators.available("fbgemm") and are_float16(weight):
         makers["fbgemm, float16"] = lambda: with_activation(_float16(weight, bias), activation)
     return makers
@@ -122,6 +137,69 @@ def _onednn(weight: Tensor, bias: Tensor | None, activation: Activation) -> Line
     if kind is torch.float32:
         return lambda rows: operators.multiply_packed(rows, packed, bias, activation)
     return lambda rows: operators.multiply_packed(rows.to(kind), packed, bias, activation).to(rows.dtype)
+
+
+class ConvolutionKernel:
+    """Multiply by oneDNN as if the rows were the moments of a sound, and the matrix a convolution of one tap: that has
+    kernels of its own, which on a processor without AVX-512 are up to twice as fast.
+
+    How they want the weights to lie follows from the number of rows. The weights are laid out once, for `MAX_ROWS`;
+    rows in a number that wants another layout would have it made anew in each call, which takes a hundred times as
+    long. So `suited_sizes` says which numbers to multiply by, and more rows than that go in parts. Many inputs are
+    multiplied in sections, for which one layout does for more numbers of rows.
+    """
+
+    def __init__(self, weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None, activation: Activation) -> None:
+        self.bias, self.activation, self.inputs = bias, activation, weight.shape[1]
+        self.sections = [_pack_as_convolution(section) for section in weight.split(CONVOLVED_INPUTS, dim=1)]
+
+    def __call__(self, rows: Float[Tensor, "R X"]) -> Float[Tensor, "R Y"]:
+        if len(rows) > MAX_ROWS:
+            parts = [F.pad(part, (0, 0, 0, MAX_ROWS - len(part))) for part in rows.split(MAX_ROWS)]
+            return torch.cat([self(part) for part in parts])[: len(rows)]
+        if len(self.sections) == 1:
+            return _convolve(rows, self.sections[0], self.bias, self.activation)
+        first, *others = zip(rows.split(CONVOLVED_INPUTS, dim=1), self.sections, strict=True)
+        product = _convolve(*first, self.bias)
+        for section, packed in others:
+            product += _convolve(section, packed, None)
+        return ACTIVATIONS[self.activation](product)
+
+    def suited_sizes(self) -> tuple[int, ...]:
+        """Return the numbers of rows for which the weights lie as they are wanted, by the time that these take; only
+        the largest where that is so of few."""
+        rows = torch.zeros(MAX_ROWS, self.inputs)
+
+        def seconds(size: int) -> float:
+            self(rows[:size])  # the first call with a size makes the code for it
+            begun = time.perf_counter()
+            self(rows[:size])
+            return time.perf_counter() - begun
+
+        *smaller, most = CONVOLVED_ROWS
+        longest, suited, unsuited = LAID_OUT_ANEW * seconds(most), [most], 0
+        for size in reversed(smaller):
+            if seconds(size) <= longest:
+                suited.append(size)
+            else:
+                unsuited += 1
+            if unsuited > MOST_UNSUITED:
+                return (most,)
+        return tuple(reversed(suited))
+
+
+def _pack_as_convolution(weight: Float[Tensor, "Y X"]) -> Packed:
+    image = weight[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    return operators.pack_convolution(image, ONE_TAP, [1, weight.shape[1], 1, MAX_ROWS])
+
+
+def _convolve(
+    rows: Float[Tensor, "R X"], packed: Packed, bias: Float[Tensor, "Y"] | None, activation: Activation = "none"
+) -> Float[Tensor, "R Y"]:
+    rows = rows.contiguous()
+    count, inputs = rows.shape
+    image = rows.as_strided((1, inputs, 1, count), (rows.numel(), 1, rows.numel(), inputs))
+    return operators.convolve_packed(image, packed, bias, ONE_TAP, activation)[0, :, 0].t()
 
 
 def _float16(weight: Float[Tensor, "Y X"], bias: Float[Tensor, "Y"] | None) -> LinearKernel:

@@ -89,9 +89,11 @@ def convolve_packed(
     packed: Packed,
     bias: Float[Tensor, "D"] | None,
     geometry: tuple[list[int], list[int], list[int]],
+    activation: Activation = "none",
 ) -> Float[Tensor, "B D 1 M"]:
     """Convolve an image with weights of `pack_convolution`."""
-    convolved: Tensor = torch.ops.mkldnn._convolution_pointwise(image, packed, bias, *geometry, 1, "none", [], "")
+    convolve = torch.ops.mkldnn._convolution_pointwise
+    convolved: Tensor = convolve(image, packed, bias, *geometry, 1, activation, [], "none")
     return convolved
 
 

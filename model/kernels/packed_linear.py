@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model import kernels
-from model.kernels.choosing import MAX_ROWS, KernelChooser, KernelMemory, MatrixKind, computing_with, random_rows
-from model.kernels.linear import LinearKernel, are_float16, linear_kernels, with_activation
+from model.kernels.choosing import KernelChooser, KernelMemory, MatrixKind, computing_with, random_rows
+from model.kernels.linear import MAX_ROWS, LinearKernel, are_float16, linear_kernels, with_activation
 from model.kernels.operators import Activation
 from model.kernels.processor import multiplies_bfloat16
 from model.lm.attention import Attention, CrossAttention, SplitLinear

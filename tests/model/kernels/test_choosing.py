@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from model.kernels.choosing import (
-    MAX_ROWS,
     SMALLER_SIZES,
     TIMED_SIZES,
     KernelChoice,
@@ -19,7 +18,7 @@ from model.kernels.choosing import (
     find_invariant_sizes,
     timing_clock,
 )
-from model.kernels.linear import LinearKernel
+from model.kernels.linear import MAX_ROWS, LinearKernel
 from model.kernels.packed_linear import PackedLinear, prepare_for_inference
 from model.lm.config import LanguageModelConfig
 from model.lm.language_model import LanguageModel

@@ -11,7 +11,6 @@ from model.decoding import DecodingOptions
 from model.decoding.generation import GenerationRequest, generate
 from model.kernels import choosing, linear, operators, packed_linear
 from model.kernels.choosing import (
-    MAX_ROWS,
     SMALLER_SIZES,
     SMALLEST_TIMED,
     KernelChoice,
@@ -19,7 +18,14 @@ from model.kernels.choosing import (
     ProcessMemory,
     find_invariant_sizes,
 )
-from model.kernels.linear import ACTIVATIONS, linear_kernels
+from model.kernels.linear import (
+    ACTIVATIONS,
+    CONVOLVED_INPUTS,
+    CONVOLVED_ROWS,
+    MAX_ROWS,
+    ConvolutionKernel,
+    linear_kernels,
+)
 from model.kernels.operators import Activation
 from model.kernels.packed_linear import PackedLinear, packed_bytes, prepare_for_inference
 from model.lm.attention import SplitLinear
@@ -153,6 +159,39 @@ def test_weights_in_the_models_own_double_precision_stay_so() -> None:
     assert torch.equal(make()(rows), rows @ weight.t())
 
 
+@pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
+@pytest.mark.parametrize("rows", [1, 7, MAX_ROWS, MAX_ROWS + 1, 2 * MAX_ROWS])
+@pytest.mark.parametrize("inputs", [40, CONVOLVED_INPUTS, CONVOLVED_INPUTS + 24])
+def test_a_product_as_a_convolution_is_the_product_for_any_number_of_rows_and_inputs(
+    inputs: int, rows: int, activation: Activation
+) -> None:
+    torch.manual_seed(0)
+    weight, bias, inward = torch.randn(56, inputs) / inputs**0.5, torch.randn(56), torch.randn(rows, inputs)
+    expected = ACTIVATIONS[activation](nn.functional.linear(inward.double(), weight.double(), bias.double())).float()
+    torch.testing.assert_close(ConvolutionKernel(weight, bias, activation)(inward), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_of_rows_that_want_the_weights_laid_out_anew_are_found_by_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    kernel = ConvolutionKernel(torch.randn(8, 8), None, "none")
+    monkeypatch.setattr(linear.time, "perf_counter", lambda: now)
+
+    def suited(slow: set[int]) -> tuple[int, ...]:
+        def multiply(rows: torch.Tensor, *others: object) -> torch.Tensor:
+            nonlocal now
+            now += 1.0 if len(rows) in slow else 0.01
+            return rows
+
+        monkeypatch.setattr(linear, "_convolve", multiply)
+        return kernel.suited_sizes()
+
+    assert suited(set()) == CONVOLVED_ROWS
+    assert suited({8, 24}) == (4, 16, 32, 48, 64, MAX_ROWS)
+    assert suited({8, 24, 32}) == (MAX_ROWS,), "a layout that does for few numbers is no use"
+
+
 def numbers_of_float16(outputs: int, inputs: int) -> torch.Tensor:
     """Return weights in float32, the least and the largest that float16 has among them."""
     weight = (torch.randn(outputs, inputs) / inputs**0.5).half().float()
@@ -164,7 +203,7 @@ def test_weights_that_are_numbers_of_float16_lose_nothing_where_they_are_held_as
     torch.manual_seed(0)
     weight, bias, rows = numbers_of_float16(96, 64), torch.randn(96), torch.randn(5, 64)
     makers = linear_kernels(weight, bias, "float32")
-    assert set(makers) == {"onednn", "torch", "fbgemm, float16"}
+    assert set(makers) == {"onednn", "torch", "onednn, convolution", "fbgemm, float16"}
     exact = rows.double() @ weight.double().t() + bias.double()
     for make in makers.values():
         torch.testing.assert_close(make()(rows).double(), exact, rtol=1e-6, atol=1e-6)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.kernels.choosing import MAX_ROWS, KernelChoice
+from model.kernels.choosing import KernelChoice
+from model.kernels.linear import MAX_ROWS
 from stages.pipeline.kernel_file import KernelFile, Machine, this_machine
 
 KIND = "float32, 1024 to 4096, gelu"
