@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from model import kernels
 from model.kernels import operators
 from model.kernels.operators import Activation, Library, Packed
-from model.kernels.processor import adds_up_int8, multiplies_bfloat16
+from model.kernels.processor import adds_up_int8, multiplies_bfloat16, multiplies_wide_vectors
 from model.lm.config import Precision
 
 INT8_LARGEST = 127
@@ -186,6 +186,12 @@ class ConvolutionKernel:
             if unsuited > MOST_UNSUITED:
                 return (most,)
         return tuple(reversed(suited))
+
+
+def few_rows_kernel(weight: Float[Tensor, "Y X"]) -> LinearKernel:
+    """Return what multiplies a few rows by a matrix in float32 fastest on processors of this kind, as far as kinds were
+    measured: where nothing is timed, a machine's results still follow from the machine alone."""
+    return _onednn(weight, None, "none") if multiplies_wide_vectors() else ConvolutionKernel(weight, None, "none")
 
 
 def _pack_as_convolution(weight: Float[Tensor, "Y X"]) -> Packed:

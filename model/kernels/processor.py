@@ -18,3 +18,10 @@ def adds_up_int8() -> bool:
     """Return whether this CPU adds products of two numbers of 8 bits up in 32 bits (VNNI). Without that two of them
     are added up in 16 bits, where larger sums are cut off."""
     return bool(torch.cpu.get_capabilities().get("avx512_vnni", False))
+
+
+@cache
+def multiplies_wide_vectors() -> bool:
+    """Return whether this CPU multiplies vectors of 512 bits (AVX-512). Without them oneDNN's kernels for products
+    reach half of what a core does for 4 to 64 rows, and those for convolutions more (AMD Zen 3)."""
+    return bool(torch.cpu.get_capabilities().get("avx512", False))

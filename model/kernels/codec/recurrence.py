@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.kernels.choosing import find_invariant_sizes
+from model.kernels.linear import LinearKernel, few_rows_kernel
 from model.kernels.operators import multiply_packed, pack_matrix
 
 SEGMENTS = 4
@@ -46,8 +47,8 @@ class _LstmLayer:
     width: int
     inwards: Tensor
     """Packed, of inputs."""
-    around: Tensor
-    """Packed, of the layer's output a step before."""
+    around: LinearKernel
+    """Multiplies the layer's output a step before."""
     bias: Float[Tensor, " G"]
     sizes: tuple[int, ...]
     """Numbers of rows that `around` is multiplied by, ascending."""
@@ -102,9 +103,10 @@ def _packed(lstm: nn.LSTM, number: int) -> _LstmLayer:
     inwards, around, bias = (
         each.unflatten(0, (4, -1))[order].flatten(0, 1) for each in (inwards, around, inner + outer)
     )
-    packed = pack_matrix(around)
-    sizes = find_invariant_sizes(lambda rows: multiply_packed(rows, packed, None), around, SIZES)
-    return _LstmLayer(lstm.hidden_size, pack_matrix(inwards), packed, bias, sizes)
+    multiply = few_rows_kernel(around)
+    return _LstmLayer(
+        lstm.hidden_size, pack_matrix(inwards), multiply, bias, find_invariant_sizes(multiply, around, SIZES)
+    )
 
 
 def _run_layer(layer: _LstmLayer, items: Sequence[Float[Tensor, "_T D"]], warm_up: int) -> list[Float[Tensor, "_T D"]]:
@@ -213,7 +215,7 @@ def _run_segments(
             running -= 1
         rows = size(firsts[running - 1] + counts[running - 1])
         hidden, cell = hidden[:rows], cell[:rows]
-        gates = multiply_packed(hidden, layer.around, None).add_(steps[step, :rows])
+        gates = layer.around(hidden).add_(steps[step, :rows])
         input_gate, forget_gate, output_gate = gates[:, : 3 * width].sigmoid_().split(width, 1)
         cell = torch.addcmul(cell * forget_gate, input_gate, gates[:, 3 * width :].tanh_())
         hidden = torch.mul(output_gate, cell.tanh(), out=output[:rows])
