@@ -32,7 +32,7 @@ def commands(store: Path) -> dict[str, list[str]]:
 
 def rows_made(store: Path) -> int:
     """Count the rows that all runs of a store have made."""
-    (row,) = query(Store(str(store)), "SELECT coalesce(sum(made), 0) AS made FROM runs").to_pylist()
+    (row,) = query(Store(str(store)), "SELECT coalesce(sum(rows_made), 0) AS made FROM runs").to_pylist()
     return int(row["made"])
 
 
