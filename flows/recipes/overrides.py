@@ -50,11 +50,12 @@ def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]])
     for pair in pairs:
         path, equals, text = pair.partition("=")
         names = path.strip().split(".")
-        meant = knobs_named(names, models)
         if not equals or len(names) < 2:
+            meant = knobs_named(names, models)
             where = f"; {where_it_is(meant)}" if meant else ""
             raise ValueError(f"expected --set stage.field=value, got {pair!r}{where}")
         if names[0] not in models:
+            meant = knobs_named(names, models)
             near = f": {where_it_is(meant)}" if meant else did_you_mean(names[0], models)
             raise ValueError(f"unknown stage {names[0]!r} in --set {pair}{near}; allowed: {', '.join(models)}")
         annotation = _field_at(names, models, pair)

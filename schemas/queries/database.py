@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from schemas.names import did_you_mean
 from schemas.queries.columns import COLUMNS, VIEW_COLUMNS
+from schemas.queries.made_from import FileState, ViewSource, keep_sources, recall_sources
 from schemas.queries.views import EVERY_CLIP, VIEWS
 from schemas.sql import literal
 from schemas.storage.addresses import ADDRESS, HERE
@@ -187,105 +188,70 @@ def _query(
             raise _Unread(_reason(error)) from error
 
 
-FileState = tuple[str, int, int, int]
-"""A file's path, and what changes where another file takes its place or it is written."""
-
-
-@dataclass(frozen=True)
-class _ViewSource:
-    """What a table's view is made from: its statement, and the files that DuckDB looks into as it is made."""
-
-    statement: str
-    files: tuple[FileState, ...]
-
-
-@dataclass(frozen=True)
-class _Written:
-    """A database of views that this process wrote, and what it made each table's view from."""
-
-    file: FileState
-    sources: Mapping[str, _ViewSource]
-
-
-_last_written: _Written | None = None
-"""A run writes the views of its store after every stage, and most of them are then as they were."""
-
-
 def write_views(store: Store) -> None:
     """Make `<store>/segue.duckdb` anew, with a view a table, so that any DuckDB client opens it; of a table with a
     damaged shard there is none until a run has made that anew. On an object store there is no such file: `query` makes
     the views in memory.
 
-    To make a view, the end of every file that it reads is read. So where the database is still the one that this
-    process wrote last, only views of tables with other files are made, in a copy of it.
+    Of a database that says what its views were made from (`schemas.queries.made_from`), only those of tables with other
+    files are made, in a copy of it.
     """
-    global _last_written
     if not store.is_local:
         return
     target = store.path(FILE)
     os.makedirs(store.root, exist_ok=True)
     temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
-    last, _last_written = _last_written, None
     try:
-        sources = None
-        if last and _copy_if_still(target, last.file, temporary):
-            sources = _write_views(store, temporary, last.sources)
-        if sources is None:  # there is none to begin with, or it would keep a view of what is damaged by now
+        if not _bring_up_to_date(store, target, temporary):
             _remove_database(temporary)
-            sources = _write_views(store, temporary, {})
-        file = (target, *_file_state(temporary)[1:])
+            with duckdb.connect(temporary) as connection:
+                _write_views(store, connection, {})
         os.replace(temporary, target)
-        _last_written = _Written(file, sources) if sources else None
     finally:
         _remove_database(temporary)
 
 
-def _copy_if_still(path: str, state: FileState, copy: str) -> bool:
-    """Copy a file if it is the one that it was; tell whether it is. Another run may replace it at any time."""
+def _bring_up_to_date(store: Store, database: str, copy: str) -> bool:
+    """Make the views that have changed in a copy of a database; tell whether it has all of them now."""
     try:
-        with open(path, "rb") as source:
-            if (path, *_state_numbers(os.fstat(source.fileno()))) != state:
-                return False
-            with open(copy, "wb") as target:
-                shutil.copyfileobj(source, target)
-    except FileNotFoundError:
+        shutil.copyfile(database, copy)
+        with duckdb.connect(copy) as connection:
+            known = recall_sources(connection)
+            return bool(known) and _write_views(store, connection, known)
+    except (duckdb.Error, FileNotFoundError):  # there is none, or it is damaged
         return False
-    return True
 
 
-def _write_views(store: Store, path: str, known: Mapping[str, _ViewSource]) -> dict[str, _ViewSource] | None:
-    """Write a database of views.
+def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Mapping[str, ViewSource]) -> bool:
+    """Make the views of a database; tell whether all could be made.
 
     Args:
-        path: of the database, which is there already where views of tables are known.
-        known: what those were made from.
-
-    Returns:
-        What each table's view was made from; None where one of the views could not be made.
+        known: what those of tables that are there already were made from.
     """
-    sources = dict[str, _ViewSource]()
-    with duckdb.connect(path) as connection:
-        shown, take_downs, whole = shown_files(store), TakeDowns(store), True
-        for table in TABLES.values():
-            try:
-                source = _view_source(store, table, shown[table.name], take_downs)
-                if known.get(table.name) != source:
-                    _create_view(connection, source.statement, f"shards of {table.name}", store)
-                sources[table.name] = source
-            except _Unread as error:
-                whole = False
-                log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
-        changed = {name for name, source in sources.items() if known.get(name) != source}
+    sources = dict[str, ViewSource]()
+    shown, take_downs, whole = shown_files(store), TakeDowns(store), True
+    for table in TABLES.values():
         try:
-            _make_views_over(connection, store, set(sources), changed=changed)
+            source = _view_source(store, table, shown[table.name], take_downs)
+            if known.get(table.name) != source:
+                _create_view(connection, source.statement, f"shards of {table.name}", store)
+            sources[table.name] = source
         except _Unread as error:
             whole = False
-            log.warning("no view over tables: %s; `segue check` says its cure", error)
-        _comment(connection)
-    return sources if whole else None
+            log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
+    changed = {name for name, source in sources.items() if known.get(name) != source}
+    try:
+        _make_views_over(connection, store, set(sources), changed=changed)
+    except _Unread as error:
+        whole = False
+        log.warning("no view over tables: %s; `segue check` says its cure", error)
+    _comment(connection)
+    if whole:
+        keep_sources(connection, sources)
+    return whole
 
 
-def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns) -> _ViewSource:
+def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns) -> ViewSource:
     """Return what the view of a table is made from that stays in the database of the store.
 
     Raises:
@@ -295,15 +261,12 @@ def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: T
         states = tuple(_file_state(store.path(file)) for file in files)
     except OSError as error:
         raise _Unread(f"expected shards of {table.name} in {store.url}: {error}") from error
-    return _ViewSource(_table_view(store, table, files, take_downs, kept=True), states)
+    return ViewSource(_table_view(store, table, files, take_downs, kept=True), states)
 
 
 def _file_state(path: str) -> FileState:
-    return path, *_state_numbers(os.stat(path))
-
-
-def _state_numbers(status: os.stat_result) -> tuple[int, int, int]:
-    return status.st_ino, status.st_size, status.st_mtime_ns
+    status = os.stat(path)
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _remove_database(path: str) -> None:

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.queries import database
+from schemas.queries import database, made_from
 from schemas.queries.columns import COLUMNS
 from schemas.queries.database import FILE, PLACE, QueryError, follow_move, query, write_views
 from schemas.queries.views import EVERY_CLIP, VIEWS
@@ -179,6 +179,36 @@ def test_views_of_tables_without_another_file_are_not_made_again(tmp_path, monke
     over = {name for name, view in VIEWS.items() if "tracks" in view.tables}
     assert set(made) == {"shards of tracks"} | over
     assert {"lineage", "artists_in_two_splits"} <= over
+
+
+@pytest.mark.parametrize("change", ["a view", "the definitions", "what it says", "all of it"])
+def test_a_database_that_is_not_what_it_was_is_made_anew(tmp_path, monkeypatch, change):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    expected = everything_in(tmp_path)
+    if change == "the definitions":  # another release's
+        monkeypatch.setattr(made_from, "_definitions", lambda: "others")
+    elif change == "all of it":
+        (tmp_path / FILE).write_bytes(b"no database")
+    else:
+        with duckdb.connect(str(tmp_path / FILE)) as client:
+            macro = f"CREATE OR REPLACE MACRO {made_from.MACRO}() AS 'nothing'"
+            client.execute("CREATE OR REPLACE VIEW tracks AS SELECT 1" if change == "a view" else macro)
+    made, create = [], database._create_view
+    monkeypatch.setattr(database, "_create_view", lambda *words: [made.append(words[2]), create(*words)])
+    write_views(store)
+    assert len(made) == len(TABLES) + len(VIEWS)
+    assert everything_in(tmp_path) == expected
+
+
+def test_a_database_that_is_brought_up_to_date_again_and_again_does_not_grow(tmp_path):
+    store, sizes = Store(str(tmp_path)), []
+    for number in range(12):
+        add_track(store, "v1", f"title {number}")
+        write_views(store)
+        sizes.append((tmp_path / FILE).stat().st_size)
+    assert max(sizes[6:]) <= 2 * sizes[0]
 
 
 def test_a_shard_that_is_damaged_later_takes_its_view_along_until_it_is_made_anew(tmp_path):
