@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from model import kernels
 from model.kernels import operators
 from model.kernels.operators import Activation, Library, Packed
-from model.kernels.processor import adds_up_int8, multiplies_bfloat16, multiplies_wide_vectors
+from model.kernels.processor import adds_up_int8, has_avx2_alone, multiplies_bfloat16
 from model.lm.config import Precision
 
 INT8_LARGEST = 127
@@ -31,9 +31,10 @@ CONVOLVED_INPUTS = 2048
 """Inputs that a convolution adds up at once."""
 CONVOLVED_ROWS = (4, 8, 16, 24, 32, 48, 64, MAX_ROWS)
 """Numbers of rows that one layout of a convolution's weights may do for: others were seen to want another."""
-LAID_OUT_ANEW, MOST_UNSUITED = 4.0, 2
-"""Times as long as the most rows take, from which on fewer are taken to have the weights laid out anew; and of how many
-numbers of rows this may be."""
+LAID_OUT_ANEW, CALLS = 4.0, 3
+"""Fewer rows that take so many times as long as the most, in each of so many calls, have the weights laid out anew."""
+MOST_UNSUITED = 2
+"""Of how many numbers of rows this may be."""
 ONE_TAP = ([0, 0], [1, 1], [1, 1])
 """Padding, stride and dilation of a convolution that is a product."""
 
@@ -171,27 +172,31 @@ class ConvolutionKernel:
         rows = torch.zeros(MAX_ROWS, self.inputs)
 
         def seconds(size: int) -> float:
-            self(rows[:size])  # the first call with a size makes the code for it
             begun = time.perf_counter()
             self(rows[:size])
             return time.perf_counter() - begun
 
         *smaller, most = CONVOLVED_ROWS
-        longest, suited, unsuited = LAID_OUT_ANEW * seconds(most), [most], 0
-        for size in reversed(smaller):
-            if seconds(size) <= longest:
+        seconds(most)  # the first call with a size makes the code for it
+        longest = LAID_OUT_ANEW * min(seconds(most) for _ in range(CALLS))
+        suited = [most]
+        for tried, size in enumerate(reversed(smaller), start=1):
+            if any(seconds(size) <= longest for _ in range(CALLS)):
                 suited.append(size)
-            else:
-                unsuited += 1
-            if unsuited > MOST_UNSUITED:
+            elif tried - len(suited) >= MOST_UNSUITED:
                 return (most,)
         return tuple(reversed(suited))
 
 
 def few_rows_kernel(weight: Float[Tensor, "Y X"]) -> LinearKernel:
-    """Return what multiplies a few rows by a matrix in float32 fastest on processors of this kind, as far as kinds were
-    measured: where nothing is timed, a machine's results still follow from the machine alone."""
-    return _onednn(weight, None, "none") if multiplies_wide_vectors() else ConvolutionKernel(weight, None, "none")
+    """Return what multiplies 4 to `MAX_ROWS` rows by a matrix in float32 fastest on processors of this kind, as far as
+    kinds were measured. No two kernels are timed for it, so that it needs no memory: a machine's results follow from
+    the machine and its number of threads alone."""
+    if has_avx2_alone():
+        kernel = ConvolutionKernel(weight, None, "none")
+        if kernel.suited_sizes() == CONVOLVED_ROWS:
+            return kernel
+    return _onednn(weight, None, "none")
 
 
 def _pack_as_convolution(weight: Float[Tensor, "Y X"]) -> Packed:

@@ -21,7 +21,9 @@ def adds_up_int8() -> bool:
 
 
 @cache
-def multiplies_wide_vectors() -> bool:
-    """Return whether this CPU multiplies vectors of 512 bits (AVX-512). Without them oneDNN's kernels for products
-    reach half of what a core does for 4 to 64 rows, and those for convolutions more (AMD Zen 3)."""
-    return bool(torch.cpu.get_capabilities().get("avx512", False))
+def has_avx2_alone() -> bool:
+    """Return whether the widest vectors that this CPU multiplies are those of AVX2, of 256 bits. With them oneDNN's
+    kernels for products reach half of what a core does for 4 to 64 rows, and those for convolutions more (AMD Zen 3).
+    """
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx2", False) and not capabilities.get("avx512", False))

@@ -24,6 +24,7 @@ from model.kernels.linear import (
     CONVOLVED_ROWS,
     MAX_ROWS,
     ConvolutionKernel,
+    few_rows_kernel,
     linear_kernels,
 )
 from model.kernels.operators import Activation
@@ -190,6 +191,12 @@ def test_numbers_of_rows_that_want_the_weights_laid_out_anew_are_found_by_their_
     assert suited(set()) == CONVOLVED_ROWS
     assert suited({8, 24}) == (4, 16, 32, 48, 64, MAX_ROWS)
     assert suited({8, 24, 32}) == (MAX_ROWS,), "a layout that does for few numbers is no use"
+    monkeypatch.setattr(linear, "has_avx2_alone", lambda: True)
+    for slow, expected in ((set(), True), ({8}, False)):
+        suited(slow)  # has products take as long
+        assert isinstance(few_rows_kernel(torch.randn(8, 8)), ConvolutionKernel) is expected
+    monkeypatch.setattr(linear, "has_avx2_alone", lambda: False)
+    assert not isinstance(few_rows_kernel(torch.randn(8, 8)), ConvolutionKernel)
 
 
 def numbers_of_float16(outputs: int, inputs: int) -> torch.Tensor:
