@@ -88,9 +88,10 @@ def linear_kernels(
 
 
 def are_float16(weight: Float[Tensor, "Y X"]) -> bool:
-    """Return whether weights in float32 are numbers of float16, as those of a checkpoint are that was written in it:
-    half of the bytes then hold the very same weights."""
-    return weight.dtype is torch.float32 and torch.equal(weight.half().float(), weight)
+    """Return whether weights in float32 on a CPU are numbers of float16, as those of a checkpoint are that was written
+    in it: half of the bytes then hold the very same weights."""
+    on_cpu = weight.device.type == "cpu"  # elsewhere to look at them is to wait for the device
+    return on_cpu and weight.dtype is torch.float32 and torch.equal(weight.half().float(), weight)
 
 
 def _without_bfloat16(
