@@ -43,17 +43,21 @@ def keep_sources(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, Vi
 
 def recall_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, ViewSource]:
     """Return what the views of a database were made from, by table; nothing where it does not say so, where its views
-    are others by now, and where another release of Segue or of DuckDB would make others of the same."""
+    are others by now, and where another release of Segue or of DuckDB would make others of the same.
+
+    The macro is read and never run: the database may be somebody else's.
+    """
+    sql = "SELECT macro_definition FROM duckdb_functions() WHERE function_name = ?"
     try:
-        (row,) = connection.execute(f"SELECT {MACRO}()").fetchall()
-        kept = json.loads(row[0])
+        ((text,),) = connection.execute(sql, [MACRO]).fetchall()
+        kept = json.loads(text.removeprefix("'").removesuffix("'").replace("''", "'"))
         if (kept["definitions"], kept["views"]) != (_definitions(), _views(connection)):
             return {}
         return {
             name: ViewSource(source["statement"], tuple((path, *numbers) for path, *numbers in source["files"]))
             for name, source in kept["sources"].items()
         }
-    except (duckdb.CatalogException, duckdb.BinderException, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return {}
 
 

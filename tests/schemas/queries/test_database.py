@@ -202,6 +202,15 @@ def test_a_database_that_is_not_what_it_was_is_made_anew(tmp_path, monkeypatch, 
     assert everything_in(tmp_path) == expected
 
 
+def test_what_a_database_says_of_itself_is_read_and_never_run(tmp_path):
+    store = Store(str(tmp_path))
+    add_track(store, "v1", "first")
+    write_views(store)
+    with duckdb.connect(str(tmp_path / FILE)) as client:
+        client.execute(f"CREATE OR REPLACE MACRO {made_from.MACRO}() AS error('it was run')")
+        assert made_from.recall_sources(client) == {}
+
+
 def test_a_database_that_is_brought_up_to_date_again_and_again_does_not_grow(tmp_path):
     store, sizes = Store(str(tmp_path)), []
     for number in range(12):
