@@ -218,7 +218,7 @@ def _bring_up_to_date(store: Store, database: str, copy: str) -> bool:
     """Make the views that have changed in a copy of a database; tell whether it has all of them now."""
     try:
         shutil.copyfile(database, copy)
-        with duckdb.connect(copy, config=NO_EXTENSIONS) as connection:
+        with duckdb.connect(copy, config={**NO_EXTENSIONS}) as connection:
             known = recall_sources(connection)
             return bool(known) and _write_views(store, connection, known)
     except (duckdb.Error, FileNotFoundError):  # there is none, or it is damaged
