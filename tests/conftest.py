@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
+from tests import shapes
 from tests.faults.forms import SEED
 from tests.worlds.prefect_home import make_home
 from tests.worlds.smallest_run import segue
@@ -32,6 +33,8 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+shapes.sample_shapes()  # before anything imports a package whose shapes are checked
 
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -75,6 +78,12 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def private_cache(caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(next(caches)))
+
+
+@pytest.fixture(autouse=True)
+def checked_shapes() -> None:
+    """The first calls of a test are among those whose shapes are checked."""
+    shapes.begin_test()
 
 
 @pytest.fixture(scope="session")
