@@ -57,9 +57,9 @@ def blocks(kind: str, pages: list[Path] = PAGES) -> list[str]:
     return [textwrap.dedent(text) for _, name, text in every if name == kind]
 
 
-def commands(kind: str, prompt: str) -> list[list[str]]:
+def commands(kind: str, prompt: str, pages: list[Path] = PAGES) -> list[list[str]]:
     """Return every `segue …` of the pages' blocks of a kind, whose lines of commands begin with a prompt."""
-    lines = [line for block in blocks(kind) for line in block.replace("\\\n", " ").splitlines()]
+    lines = [line for block in blocks(kind, pages) for line in block.replace("\\\n", " ").splitlines()]
     return [shlex.split(line, comments=True)[len(prompt.split()) :] for line in lines if line.startswith(prompt)]
 
 
@@ -300,7 +300,16 @@ def test_a_query_in_running_text_runs(catalog):
         query(Store(str(catalog)), sql)
 
 
-def test_every_command_of_the_documentation_runs(catalog, home, tmp_path, monkeypatch, capsys):
+def pages_with_commands():
+    """The pages that show commands with their prompt; those of which a command computes belong to the slow tests."""
+    for page in PAGES:
+        names = [words[0] for words in commands("console", "$ segue ", [page])]
+        if names:
+            yield pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if "run" in names else [])
+
+
+@pytest.mark.parametrize("page", pages_with_commands())
+def test_every_command_of_a_page_runs(page, catalog, home, tmp_path, monkeypatch, capsys):
     """On a copy of the smallest store, in a folder with two of its recordings and the pages' own requests file."""
     store = tmp_path / "store"
     shutil.copytree(catalog, store)
@@ -311,8 +320,8 @@ def test_every_command_of_the_documentation_runs(catalog, home, tmp_path, monkey
     assert len(list(recordings.iterdir())) == 2
     (tmp_path / "requests.csv").write_text(blocks("csv", [DOCS / "requests.md"])[0])
     # Plans change nothing, and are those of a store whose order is still the preset's own.
-    every = sorted(commands("console", "$ segue "), key=lambda words: words[0] != "plan" or "--requests" in words)
-    assert len(every) >= 6
+    every = commands("console", "$ segue ", [page])
+    every.sort(key=lambda words: words[0] != "plan" or "--requests" in words)
     monkeypatch.chdir(tmp_path)
     for words in every:
         where = words.index("--store")
@@ -326,5 +335,12 @@ def test_every_command_of_the_documentation_runs(catalog, home, tmp_path, monkey
         given = command(store, *rest)[3:]  # without Python's own
         code = run_command(given if words[0] == "plan" else given[: len(rest) + 2])
         assert code == 0, (words, capsys.readouterr().err[-3000:])
-    clips = query(Store(str(store)), "SELECT name FROM clips JOIN requests USING (request_id) ORDER BY name")
-    assert clips.to_pylist() == [{"name": "answer"}, {"name": "opening"}]
+    if page.stem == "requests":
+        clips = query(Store(str(store)), "SELECT name FROM clips JOIN requests USING (request_id) ORDER BY name")
+        assert clips.to_pylist() == [{"name": "answer"}, {"name": "opening"}]
+
+
+def test_most_pages_with_commands_are_run_by_the_quick_tests():
+    slow = [bool(page.marks) for page in pages_with_commands()]
+    assert len(slow) >= 6
+    assert sum(slow) <= len(slow) / 2
