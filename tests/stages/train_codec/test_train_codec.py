@@ -19,7 +19,7 @@ from stages import train_codec
 from stages.audio import read_audio
 from stages.audio.marks import read_marks
 from stages.checkpoints.codecs import load_codec
-from stages.pipeline.contract import Progress, Stopped
+from stages.pipeline.contract import Context, Progress, Stopped
 from stages.pipeline.plans import ConfiguredStage
 from stages.pipeline.runner import StageFailed
 from tests.worlds.codec_world import (
@@ -44,6 +44,22 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Ten pieces, two of them held out."""
+    return tracks(tmp_path_factory.mktemp("music"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(rows: list[dict], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Context]:
+    """What the plain recipe makes of them: the checkpoint's row, and the context of a store that nobody changes."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        return train_in(folder / "store", rows, recipe())
+
+
 def killed_at(place: Path, rows: list[dict], step: int, changes: dict) -> None:
     rows_file = place.with_suffix(".json")
     rows_file.write_text(json.dumps(rows))
@@ -53,9 +69,8 @@ def killed_at(place: Path, rows: list[dict], step: int, changes: dict) -> None:
     assert done.returncode == -9, done.stderr
 
 
-@pytest.mark.parametrize(
-    "changes", [pytest.param({}, marks=pytest.mark.slow), ADVERSARIAL], ids=["alone", "against discriminators"]
-)
+@pytest.mark.slow  # a training that is asked to stop, below, goes on as this one does
+@pytest.mark.parametrize("changes", [{}, ADVERSARIAL], ids=["alone", "against discriminators"])
 def test_a_training_killed_and_run_again_ends_with_the_same_weights_bit_for_bit(tmp_path: Path, changes: dict) -> None:
     rows = tracks(tmp_path / "music")
     undisturbed, context = train_in(tmp_path / "a", rows, recipe(**changes))
@@ -78,16 +93,18 @@ def test_a_retag_gives_no_other_codec_and_another_split_does(tmp_path: Path) -> 
         assert (context_of(tmp_path / "store", stage, [rows[0] | change, *rows[1:]]).identity == plain) is same
 
 
-def test_the_number_of_reading_threads_changes_nothing(tmp_path: Path) -> None:
-    rows = tracks(tmp_path / "music")
+def test_the_number_of_reading_threads_changes_nothing(
+    tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
+) -> None:
+    assert undisturbed[1].settings.workers != 1
     one, _ = train_in(tmp_path / "a", rows, recipe(), workers=1)
-    other, _ = train_in(tmp_path / "b", rows, recipe(), workers=4)
-    assert one["digest"] == other["digest"]
+    assert one["digest"] == undisturbed[0]["digest"]
 
 
-def test_the_checkpoint_is_a_folder_that_transformers_and_the_other_stages_load(tmp_path: Path) -> None:
-    rows = tracks(tmp_path / "music")
-    row, context = train_in(tmp_path / "store", rows, recipe())
+def test_the_checkpoint_is_a_folder_that_transformers_and_the_other_stages_load(
+    rows: list[dict], undisturbed: tuple[dict, Context]
+) -> None:
+    row, context = undisturbed
     folder = context.store.local(row["path"])
     network = EncodecModel.from_pretrained(folder)
     extractor = AutoFeatureExtractor.from_pretrained(folder)
@@ -122,8 +139,10 @@ save_file({"codes": codes[0].contiguous(), "sound": sound.contiguous()}, sys.arg
 """
 
 
-def test_transformers_alone_in_a_fresh_process_gives_the_same_codes_and_sound(tmp_path: Path) -> None:
-    row, context = train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe())
+def test_transformers_alone_in_a_fresh_process_gives_the_same_codes_and_sound(
+    tmp_path: Path, undisturbed: tuple[dict, Context]
+) -> None:
+    row, context = undisturbed
     folder, wav = context.store.local(row["path"]), torch.from_numpy(piece(99))[None, None]
     save_file({"wav": wav}, tmp_path / "given.safetensors")
     places = [str(folder), str(tmp_path / "given.safetensors"), str(tmp_path / "made.safetensors")]
@@ -135,8 +154,8 @@ def test_transformers_alone_in_a_fresh_process_gives_the_same_codes_and_sound(tm
     torch.testing.assert_close(made["sound"], codec.decode(codes), rtol=1e-5, atol=1e-6)
 
 
-def test_rows_of_training_and_metrics_say_how_the_codec_fares(tmp_path: Path) -> None:
-    row, context = train_in(tmp_path / "store", tracks(tmp_path / "music"), recipe())
+def test_rows_of_training_and_metrics_say_how_the_codec_fares(undisturbed: tuple[dict, Context]) -> None:
+    row, context = undisturbed
     logged = context.store.read(TRAINING, context.fingerprint).to_pylist()
     assert [(one["step"], one["split"]) for one in logged] == [
         *((5, "train"), (6, "valid"), (10, "train"), (12, "train"), (12, "valid"))
@@ -156,25 +175,27 @@ def test_rows_of_training_and_metrics_say_how_the_codec_fares(tmp_path: Path) ->
     assert metrics["valid_bit_rate"] == pytest.approx(1.2)
 
 
-def test_every_split_that_has_recordings_has_metrics_of_its_own(tmp_path: Path) -> None:
+def test_every_split_that_has_recordings_has_metrics_of_its_own(
+    tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
+) -> None:
     def names(split: str) -> set[str]:
         return {name.removeprefix(f"{split}_") for name in metrics if name.startswith(f"{split}_")}
 
-    rows = tracks(tmp_path / "music")
-    metrics = dict(train_in(tmp_path / "a", rows, recipe())[0]["metrics"])
+    metrics = dict(undisturbed[0]["metrics"])
     assert names("train") == {name for name in names("valid") if not name.endswith(("_untrained", "_scalar"))}
     assert {"si_snr", "multi_scale_mel_distance", "bit_rate", "codebook_3_used"} <= names("train")
     assert names("test") == set()
-    without, rows[1]["split"] = metrics, "test"
-    metrics = dict(train_in(tmp_path / "b", rows, recipe())[0]["metrics"])
+    without, of_test = metrics, [row | {"split": "test"} if row is rows[1] else row for row in rows]
+    metrics = dict(train_in(tmp_path / "b", of_test, recipe())[0]["metrics"])
     # Of a single recording nothing is known of the mean's error.
     assert names("test") == names("valid") - {"si_snr_error", "si_snr_error_untrained"}
     assert metrics["test_si_snr"] != metrics["train_si_snr"] != without["train_si_snr"]
 
 
-def test_a_plain_codec_of_the_same_bit_rate_is_evaluated_on_the_same_recordings(tmp_path: Path) -> None:
-    rows = tracks(tmp_path / "music")
-    metrics = dict(train_in(tmp_path / "store", rows, recipe())[0]["metrics"])
+def test_a_plain_codec_of_the_same_bit_rate_is_evaluated_on_the_same_recordings(
+    rows: list[dict], undisturbed: tuple[dict, Context]
+) -> None:
+    metrics = dict(undisturbed[0]["metrics"])
     held_out = [torch.from_numpy(read_audio(one["uri"]).samples)[None] for one in rows if one["split"] == "valid"]
     plain = evaluate_scalar_codec(held_out, SAMPLE_RATE, metrics["valid_bit_rate"])
     assert 1.1 < metrics["valid_bit_rate_scalar"] == plain.bit_rate <= metrics["valid_bit_rate"]
@@ -228,9 +249,10 @@ def test_a_stereo_codec_keeps_both_sides_and_a_recording_that_begins_with_silenc
     assert metrics["valid_bit_rate_scalar"] <= metrics["valid_bit_rate"]
 
 
-def test_how_many_reconstructions_are_kept_changes_neither_the_recipe_nor_the_codec(tmp_path: Path) -> None:
-    rows = tracks(tmp_path / "music")
-    some, context = train_in(tmp_path / "a", rows, recipe())
+def test_how_many_reconstructions_are_kept_changes_neither_the_recipe_nor_the_codec(
+    tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
+) -> None:
+    some, context = undisturbed
     none, other = train_in(tmp_path / "b", rows, recipe(reconstructions=0))
     assert context.store.read(RECONSTRUCTIONS, context.fingerprint).num_rows == 2
     assert other.store.read(RECONSTRUCTIONS, other.fingerprint).num_rows == 0
@@ -277,8 +299,10 @@ class Resumed(Progress):
         self.steps += count if note == "resumed" else 0
 
 
-def test_a_training_stopped_on_one_machine_goes_on_on_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows, url = tracks(tmp_path / "music"), f"memory:/{tmp_path}/store"
+def test_a_training_stopped_on_one_machine_goes_on_on_another(
+    tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"memory:/{tmp_path}/store"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "one"))
     stage = ConfiguredStage("train_codec", train_codec, recipe())
     context = context_of(url, stage, rows)
@@ -290,12 +314,13 @@ def test_a_training_stopped_on_one_machine_goes_on_on_another(tmp_path: Path, mo
     resumed = Resumed()
     finished, context = train_in(url, rows, recipe(), resumed)
     assert resumed.steps == 1
-    assert finished["digest"] == train_in(tmp_path / "undisturbed", rows, recipe())[0]["digest"]
+    assert finished["digest"] == undisturbed[0]["digest"]
     assert context.store.folders("scratch") == []
 
 
-def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> None:
-    rows = tracks(tmp_path / "music")
+def test_a_training_that_was_asked_to_stop_keeps_its_state(
+    tmp_path: Path, rows: list[dict], undisturbed: tuple[dict, Context]
+) -> None:
     stage = ConfiguredStage("train_codec", train_codec, recipe())
     context = context_of(tmp_path / "a", stage, rows)
     context.progress = StopAt()
@@ -304,7 +329,7 @@ def test_a_training_that_was_asked_to_stop_keeps_its_state(tmp_path: Path) -> No
         train_codec.reduce(stage.config, context, context.rows(train_codec.READS[0]))
     assert list(context.scratch().glob("*.safetensors"))
     finished, _ = train_in(tmp_path / "a", rows, recipe())
-    assert finished["digest"] == train_in(tmp_path / "b", rows, recipe())[0]["digest"]
+    assert finished["digest"] == undisturbed[0]["digest"]
 
 
 def test_a_codec_that_no_step_moved_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
