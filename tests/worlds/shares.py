@@ -1,5 +1,7 @@
 """What processes do that have a model's parameters in parts."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn
@@ -90,6 +92,19 @@ def hear_sharded(context: Context, rank: Rank) -> dict[str, bool]:
         "codes": all(torch.equal(one, own) for one, own in zip(_codes(heard), _codes(plain), strict=True)),
         "later": all(torch.equal(moved[name], wanted[name] + 1) for name in wanted),
     }
+
+
+class AllWork(NamedTuple):
+    """What comes of all three."""
+
+    moved: list[list[torch.Tensor]]
+    shared: tuple[list[torch.Tensor], list[torch.Tensor], list[int]]
+    heard: dict[str, bool]
+
+
+def all_work(context: Context, rank: Rank) -> AllWork:
+    """All three in the same processes, which take longer to start than to do them."""
+    return AllWork(move_matrices(context, rank), share_work(context, rank), hear_sharded(context, rank))
 
 
 def _named(model: MusicModel) -> dict[str, torch.Tensor]:

@@ -72,6 +72,11 @@ def learn(context: Context, rank: Rank) -> dict[str, bool | float]:
     return found | {f"weight {place}": value for place, value in enumerate(_vector(model.parameters()).tolist()[:50])}
 
 
+def tell_and_learn(context: Context, rank: Rank) -> tuple[list[float], dict[str, bool | float]]:
+    """Both in the same processes, which take longer to start than to do it."""
+    return tell(context, rank), learn(context, rank)
+
+
 def _vector(tensors) -> torch.Tensor:  # type: ignore[no-untyped-def]
     return torch.cat([tensor.detach().double().flatten() for tensor in tensors])
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from stages.pipeline.contract import Progress
 from stages.train.distributed import Rank
 from stages.train.following import ProcessDied, process_count, run_together
 from tests.worlds.patience import PATIENCE_SECONDS
-from tests.worlds.together import context_in, die, learn, object_to_it, tell
+from tests.worlds.together import context_in, die, learn, object_to_it, tell_and_learn
 from tests.worlds.training_world import ROOT
 
 SECONDS = PATIENCE_SECONDS
@@ -34,18 +35,23 @@ class Heard(Progress):
         self.heard.append((count, note))
 
 
-def test_processes_know_of_each_other_and_the_first_one_speaks_for_them(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[float], dict[str, bool | float], list[tuple]]:
+    """What two processes tell and learn, and what was heard of them."""
     progress = Heard()
-    context = replace(context_in(tmp_path), progress=progress)
-    total, first, agreed, threads = run_together(tell, context, 2)
+    context = replace(context_in(tmp_path_factory.mktemp("two")), progress=progress)
+    return *run_together(tell_and_learn, context, 2), progress.heard
+
+
+def test_processes_know_of_each_other_and_the_first_one_speaks_for_them(of_two: Any) -> None:
+    (total, first, agreed, threads), _, heard = of_two
     assert (total, first, agreed) == (3.0, 10.0, True)
     assert threads == max(1, torch.get_num_threads() // 2)
-    assert progress.heard == [("telling", 3, "words"), (1, "one of 0"), (1, "two of 0"), (1, "three of 0")]
+    assert heard == [("telling", 3, "words"), (1, "one of 0"), (1, "two of 0"), (1, "three of 0")]
 
 
-def test_processes_make_the_updates_of_one_and_leave_out_the_same_ones(tmp_path: Path) -> None:
-    context = context_in(tmp_path)
-    together, alone = run_together(learn, context, 2), learn(context, Rank())
+def test_processes_make_the_updates_of_one_and_leave_out_the_same_ones(of_two: Any, tmp_path: Path) -> None:
+    together, alone = of_two[1], learn(context_in(tmp_path), Rank())
     assert [together[f"applied {step}"] for step in range(3)] == [True, False, True]
     assert [together[f"stayed {step}"] for step in range(3)] == [False, True, False]
     assert all(together[f"agree {step}"] for step in range(3))
@@ -87,6 +93,7 @@ def _gone(process: int) -> bool:
     return state == "Z"  # ended, and nobody has asked for its exit code
 
 
+@pytest.mark.slow
 def test_ctrl_c_for_all_of_a_run_lets_every_process_end_in_good_order(tmp_path: Path) -> None:
     run, processes = _started(tmp_path)
     os.killpg(run.pid, signal.SIGINT)

@@ -15,7 +15,7 @@ from stages.train.following import run_together
 from stages.train.initial_model import initial_model
 from stages.train.sharding import SHARE_OF_STATE, is_to_be_sharded, state_bytes
 from tests.worlds.object_store import object_store
-from tests.worlds.shares import SHAPES, hear_sharded, move_matrices, share_work
+from tests.worlds.shares import SHAPES, AllWork, all_work, share_work
 from tests.worlds.together import context_in
 from tests.worlds.training_world import (
     StopAt,
@@ -88,6 +88,7 @@ def test_two_processes_that_have_half_of_the_model_each_train_the_model_of_one(a
     same_training(alone, tmp_path)
 
 
+@pytest.mark.slow  # four trainings; of whole models another file has one that goes on
 def test_any_number_of_processes_goes_on_from_what_others_kept_whole_or_in_parts(alone: Path, tmp_path: Path) -> None:
     handed_on = tmp_path
     fill(handed_on)
@@ -170,16 +171,25 @@ def test_an_optimiser_of_whole_matrices_is_sharded_like_any_other(tmp_path: Path
 # -- what needs a whole of it -------------------------------------------------------------------------------------
 
 
-def test_muon_moves_the_parts_of_matrices_as_it_moves_whole_ones_bit_for_bit(tmp_path: Path) -> None:
-    whole, parts, gathered_apart = run_together(move_matrices, context_in(tmp_path), 2)
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> AllWork:
+    """What two processes make of all that is asked of them here."""
+    return run_together(all_work, context_in(tmp_path_factory.mktemp("two")), 2)
+
+
+def test_muon_moves_the_parts_of_matrices_as_it_moves_whole_ones_bit_for_bit(of_two: AllWork) -> None:
+    whole, parts, gathered_apart = of_two.moved
     assert all(torch.equal(mine, other) for mine, other in zip(whole, parts, strict=True))
     for mine, other in zip(whole, gathered_apart, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_processes_with_the_same_matrices_share_muons_work_and_agree(tmp_path: Path, processes: int) -> None:
-    alone, together, matrices = run_together(share_work, context_in(tmp_path), processes)
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_processes_with_the_same_matrices_share_muons_work_and_agree(
+    of_two: AllWork, tmp_path: Path, processes: int
+) -> None:
+    work = of_two.shared if processes == 2 else run_together(share_work, context_in(tmp_path), processes)
+    alone, together, matrices = work
     for mine, other in zip(alone, together, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-2, atol=1e-3)
     # Of each shape's as many as come to each; the last have none of a shape of which there is one.
@@ -187,21 +197,22 @@ def test_processes_with_the_same_matrices_share_muons_work_and_agree(tmp_path: P
     assert matrices == [steps * sum(number < count for count in shapes) for number in range(processes)]
 
 
+@pytest.mark.slow
 def test_two_processes_that_share_what_muon_moves_train_the_model_of_one(alone_by_muon: Path, tmp_path: Path) -> None:
     fill(tmp_path)
     train_in(tmp_path, recipe(tmp_path, **MUON), processes=2, parallel="fully_sharded")
     same_training(alone_by_muon, tmp_path, MUON)
 
 
-@pytest.mark.slow  # of the two tests above one shares this work, and one trains with matrices in parts
+@pytest.mark.slow
 def test_two_processes_that_share_muons_work_train_the_model_of_one(alone_by_muon: Path, tmp_path: Path) -> None:
     fill(tmp_path)
     train_in(tmp_path, recipe(tmp_path, **MUON), processes=2, parallel="data")
     same_training(alone_by_muon, tmp_path, MUON)
 
 
-def test_a_sharded_model_is_heard_with_the_weights_that_it_has(tmp_path: Path) -> None:
-    heard = run_together(hear_sharded, context_in(tmp_path), 2)
+def test_a_sharded_model_is_heard_with_the_weights_that_it_has(of_two: AllWork) -> None:
+    heard = of_two.heard
     assert heard["weights"]
     assert heard["codes"]
     assert heard["later"]

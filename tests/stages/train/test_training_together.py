@@ -42,6 +42,7 @@ def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
     assert rows["checkpoints"][0]["checkpoint_id"] == theirs["checkpoints"][0]["checkpoint_id"]
 
 
+@pytest.mark.slow  # the next test's is asked to stop, and the stage's own is killed in test_train.py
 def test_a_training_of_two_processes_that_is_killed_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     assert deaths_that_change_nothing(tmp_path, [(5, 0.0)], CHANGES, processes=2) == [signal.SIGKILL, 0]
 
