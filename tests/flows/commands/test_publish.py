@@ -1,5 +1,7 @@
 """`segue publish`, `rollback` and `diff`: which catalog users see, and how it came to differ."""
 
+import shutil
+
 import pytest
 
 from flows.cli import run_command
@@ -9,18 +11,30 @@ from schemas.storage.publications import Publications
 from tests.worlds.tiny_chain import run_chain, write_inputs
 
 
+@pytest.fixture(scope="module")
+def two_nights(tmp_path_factory):
+    """A folder, which nobody changes, with a store after two nights: a track more and another setting in the second."""
+    folder = tmp_path_factory.mktemp("two nights")
+    inputs = write_inputs(folder / "in", {"a.txt": "do re", "b.txt": "re mi"}, ["2 calm"])
+    settings = Settings(store=str(folder / "store"), **inputs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        run_chain(settings, run_id="first")
+        write_inputs(folder / "in", {"a.txt": "do re", "b.txt": "re mi", "c.txt": "fa"}, ["2 calm"])
+        run_chain(settings, scale=2.0, run_id="second")
+    return folder
+
+
 @pytest.fixture
-def settings(tmp_path):
-    inputs = write_inputs(tmp_path / "in", {"a.txt": "do re", "b.txt": "re mi"}, ["2 calm"])
+def settings(two_nights, tmp_path):
+    """Those of a copy of the store, and of its inputs."""
+    shutil.copytree(two_nights, tmp_path, dirs_exist_ok=True)
+    inputs = {"source": str(tmp_path / "in" / "music"), "requests": str(tmp_path / "in" / "requests.txt")}
     return Settings(store=str(tmp_path / "store"), **inputs)
 
 
 @pytest.fixture
-def two_catalogs(settings, tmp_path):
-    """A store after two nights, with a track more and another setting in the second."""
-    run_chain(settings, run_id="first")
-    write_inputs(tmp_path / "in", {"a.txt": "do re", "b.txt": "re mi", "c.txt": "fa"}, ["2 calm"])
-    run_chain(settings, scale=2.0, run_id="second")
+def two_catalogs(settings):
     return Store(settings.store)
 
 
