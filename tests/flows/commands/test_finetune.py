@@ -70,37 +70,41 @@ def test_nothing_is_named_but_the_model_and_what_it_reads(tmp_path: Path) -> Non
         assert {str(reference) for reference in named} == {folder} | ({"demucs:htdemucs"} if conditions else set())
 
 
-def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(tmp_path: Path) -> None:
-    shape = SHAPES["mono"]
-    save(random_musicgen(shape), shape, tmp_path / "model")
-    make_recordings(tmp_path / "music", 4, seconds=5.0)
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with music, a model, and the store of a tuning, which nobody changes."""
+    folder, shape = tmp_path_factory.mktemp("tuned"), SHAPES["mono"]
+    save(random_musicgen(shape), shape, folder / "model")
+    make_recordings(folder / "music", 4, seconds=5.0)
     heard = ['train.samples.texts=["calm piano"]', "train.samples.seconds=1", "train.samples.every=2"]
-    assert tuned(tmp_path, str(tmp_path / "model"), *SMALL, *heard) == ["ingest", "tokenize", "train", "report"]
-    rows = query(Store(str(tmp_path / "store")), "SELECT path, steps, rows_seen FROM checkpoints").to_pylist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        assert tuned(folder, str(folder / "model"), *SMALL, *heard) == ["ingest", "tokenize", "train", "report"]
+    return folder
+
+
+def test_a_folder_of_music_and_a_checkpoint_make_updates_of_it_and_a_page(place: Path) -> None:
+    rows = query(Store(str(place / "store")), "SELECT path, steps, rows_seen FROM checkpoints").to_pylist()
     assert [(row["steps"], row["rows_seen"]) for row in rows] == [(4, 3)]  # one of four is held out
-    names = {file.name for file in (tmp_path / "store" / rows[0]["path"] / "adapter").iterdir()}
+    names = {file.name for file in (place / "store" / rows[0]["path"] / "adapter").iterdir()}
     assert names == {"adapter_config.json", "adapter_model.safetensors"}
-    made = query(Store(str(tmp_path / "store")), "SELECT step, seconds, path FROM samples ORDER BY step").to_pylist()
+    made = query(Store(str(place / "store")), "SELECT step, seconds, path FROM samples ORDER BY step").to_pylist()
     assert [(row["step"], row["seconds"]) for row in made] == [(0, 1.0), (2, 1.0), (4, 1.0)]
-    page = (tmp_path / "store" / "report" / "index.html").read_text()
-    assert all((tmp_path / "store" / row["path"]).is_file() and row["path"] in page for row in made)
+    page = (place / "store" / "report" / "index.html").read_text()
+    assert all((place / "store" / row["path"]).is_file() and row["path"] in page for row in made)
     assert page.count("<audio controls") == 3
 
 
 def test_the_updates_of_a_store_are_exported_for_peft_and_no_others_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shape = SHAPES["mono"]
-    save(random_musicgen(shape), shape, tmp_path / "model")
-    make_recordings(tmp_path / "music", 2, seconds=5.0)
-    tuned(tmp_path, str(tmp_path / "model"), *SMALL)
-    (row,) = query(Store(str(tmp_path / "store")), "SELECT checkpoint_id, path FROM checkpoints").to_pylist()
-    export = ["--to", "peft", "--store", str(tmp_path / "store")]
+    (row,) = query(Store(str(place / "store")), "SELECT checkpoint_id, path FROM checkpoints").to_pylist()
+    export = ["--to", "peft", "--store", str(place / "store")]
     assert run_command(["convert", f"checkpoint:{row['checkpoint_id']}", str(tmp_path / "updates"), *export]) == 0
     assert "parameters, for transformers' MusicGen that training began with" in capsys.readouterr().out
     assert (tmp_path / "updates" / "adapter_model.safetensors").is_file()
-    assert str(tmp_path) not in (tmp_path / "updates" / "adapter_config.json").read_text()
-    assert run_command(["convert", str(tmp_path / "model"), str(tmp_path / "none"), *export]) == 2
+    assert str(place) not in (tmp_path / "updates" / "adapter_config.json").read_text()
+    assert run_command(["convert", str(place / "model"), str(tmp_path / "none"), *export]) == 2
     assert "expected checkpoint:ID of a store that learned by low-rank updates alone" in capsys.readouterr().err
 
 
@@ -167,6 +171,7 @@ def test_a_model_in_two_parts_makes_its_samples_on_the_way_as_a_whole_one_does(t
     assert [parts[place] for place in before] == [whole[place] for place in before]  # as they began with equal weights
 
 
+@pytest.mark.slow
 def test_an_audiocraft_folder_is_tuned_with_the_text_encoder_that_it_is_given(tmp_path: Path) -> None:
     folder = written(tmp_path, "text").folder
     make_recordings(tmp_path / "music", 3, seconds=5.0)
