@@ -50,33 +50,49 @@ def run_in_child(settings: Settings, kill_at: int | None, folder: Path) -> int:
     return process.exitcode
 
 
+Undisturbed = tuple[Path, dict[str, str], int, Seen]
+"""The store before, what the run is given, what it asks of the disk, and what is seen after."""
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict[str, str], int, Seen]]:
-    """By scenario: the store before, what the run is given, what it asks of the disk, and what is seen after."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Undisturbed]:
+    """Make a scenario's undisturbed run, after those before it, and return it."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "before first").mkdir()
-    runs = {}
-    before = folder / "before first"
-    for name, (tracks, requests) in INPUTS.items():
-        store = folder / name
-        shutil.copytree(before, store)
-        inputs = write_inputs(folder / f"{name} inputs", tracks, requests)
-        assert run_in_child(Settings(store=str(store), **inputs), None, folder) == 0
-        runs[name] = (before, inputs, int((folder / "count").read_text()), seen(Store(str(store))))
-        before = store
-    return runs
+    runs: dict[str, Undisturbed] = {}
+    waiting = iter(INPUTS.items())
+
+    def run_of(wanted: str) -> Undisturbed:
+        while wanted not in runs:
+            before = folder / (list(runs) or ["before first"])[-1]
+            name, (tracks, requests) = next(waiting)
+            store = folder / name
+            shutil.copytree(before, store)
+            inputs = write_inputs(folder / f"{name} inputs", tracks, requests)
+            assert run_in_child(Settings(store=str(store), **inputs), None, folder) == 0
+            runs[name] = (before, inputs, int((folder / "count").read_text()), seen(Store(str(store))))
+        return runs[wanted]
+
+    return run_of
 
 
-@pytest.mark.parametrize("form", ["short", pytest.param("long", marks=long_form)])
-@pytest.mark.parametrize("name", ["first", "night"])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [
+        ("short", "first"),
+        pytest.param("short", "night", marks=pytest.mark.slow),
+        pytest.param("long", "first", marks=long_form),
+        pytest.param("long", "night", marks=long_form),
+    ],
+)
 def test_a_run_that_is_killed_again_and_again_ends_as_an_undisturbed_one(
     form: str,
     name: str,
-    undisturbed: dict[str, tuple[Path, dict[str, str], int, Seen]],
+    undisturbed: Callable[[str], Undisturbed],
     tmp_path: Path,
     record_property: Callable[[str, Any], None],
 ) -> None:
-    before, inputs, asked, wanted = undisturbed[name]
+    before, inputs, asked, wanted = undisturbed(name)
     draw, killed = random.Random(f"{SEED} {name}"), 0
     for number in range(ROUNDS[form]):
         store = tmp_path / f"store {number}"
