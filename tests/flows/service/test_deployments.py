@@ -98,8 +98,9 @@ def test_what_one_test_deployed_and_left_due_does_not_meet_another_of_the_same_s
 
 @pytest.fixture
 def deployed(server, tmp_path):
-    """All deployments on the server, on a store and a source of this test; a worker runs."""
-    deploy(server, tmp_path, make_recordings(tmp_path / "source", 3), DEPLOYMENTS)
+    """The deployments with a schedule on the server, on a store and a source of this test; a worker runs."""
+    scheduled = [one for one in DEPLOYMENTS if one["schedules"]]
+    deploy(server, tmp_path, make_recordings(tmp_path / "source", 3), scheduled)
     with worker(server, tmp_path):
         yield Store(str(tmp_path / "store"))
     clear(server)  # whose schedule would go on
