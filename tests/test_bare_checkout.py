@@ -64,6 +64,7 @@ def test_what_was_not_asked_for_is_not_there(bare, name):
     assert f"No module named '{name}'" in run(bare, "-c", f"import {name}").stderr
 
 
+@pytest.mark.slow
 def test_the_benchmarks_of_the_model_run_and_the_others_are_left_out(bare):
     done = run(bare, "-m", "tests.benchmarks", "--small", "--threads", "1")
     assert done.returncode == 0, done.stderr

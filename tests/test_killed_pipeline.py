@@ -57,10 +57,9 @@ def kill_in(line: str, store: Path, home: Path, delay: float) -> bool:
     return running
 
 
-# Small stages killed in all ways are in `tests/faults`; of the real ones, one that has kept work stands for all here.
-@pytest.mark.parametrize(
-    "stages", [("train",), pytest.param(tuple(WORK), marks=pytest.mark.slow)], ids=["one of them", "all"]
-)
+# Small stages killed in all ways are among the quick tests, in `tests/faults`.
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [("train",), tuple(WORK)], ids=["one of them", "all"])
 def test_a_run_killed_in_its_stages_and_run_to_the_end_equals_an_undisturbed_one(catalog, home, tmp_path, stages):
     draw, store = random.Random(0), tmp_path / "store"
     killed = {stage: kill_in(WORK[stage], store, home, draw.random() * 0.6) for stage in stages}

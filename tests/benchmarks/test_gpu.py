@@ -32,6 +32,7 @@ def test_a_device_that_is_not_there_is_told_at_once(monkeypatch):
         gpu.main([])
 
 
+@pytest.mark.slow
 def test_what_there_is_no_time_for_is_left_out_and_said_to_be(capsys):
     gpu.main([*TRIAL, "--budget", "0"])
     text = capsys.readouterr().out

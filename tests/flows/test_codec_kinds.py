@@ -33,7 +33,7 @@ def settings_of(folder: Path) -> Settings:
     return melody_world.settings_of(folder, {str(number): piece(number) for number in range(4)}, RATE)
 
 
-@pytest.fixture(scope="module", params=["dac", "mimi"])
+@pytest.fixture(scope="module", params=["dac", pytest.param("mimi", marks=pytest.mark.slow)])
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 

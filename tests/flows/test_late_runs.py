@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling
 
@@ -12,6 +13,7 @@ from tests.worlds.patience import wait_for
 ENQUEUE, CANCEL_NEW = PROJECT["definitions"]["one_at_a_time"], PROJECT["definitions"]["the_first"]
 
 
+@pytest.mark.slow
 def test_of_runs_that_came_late_one_is_done_and_the_next_one_has_nothing_to_do(
     away: ServerProcess, tmp_path: Path
 ) -> None:
@@ -34,6 +36,7 @@ def test_of_runs_that_came_late_one_is_done_and_the_next_one_has_nothing_to_do(
             wait_for_state(client, then, "Completed")
 
 
+@pytest.mark.slow
 def test_runs_on_demand_that_wait_for_their_turn_do_not_hold_up_the_nightly_one(
     away: ServerProcess, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def models(store: Store, kind: str) -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_an_artist_who_is_taken_down_is_in_no_track_no_model_that_counts_and_no_clip(folder: Path) -> None:
     store = store_of(folder)
     assert learned_artists(store) == set(ARTISTS)

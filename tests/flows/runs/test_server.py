@@ -20,7 +20,9 @@ GONE_SECONDS = 60.0
 """By when nothing of a killed run may be left, on a machine that has much other work."""
 
 
-@pytest.mark.parametrize("when", ["while its server starts", "while it reads recordings"])
+@pytest.mark.parametrize(
+    "when", ["while its server starts", pytest.param("while it reads recordings", marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_killed_leaves_no_server_behind(when, tmp_path: Path, common: Path):
     source = make_recordings(tmp_path / "many", 300, seconds=4.0)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

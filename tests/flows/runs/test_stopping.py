@@ -50,6 +50,7 @@ def test_ctrl_c_ends_with_one_line_and_130_and_the_next_run_completes_the_store(
     assert int(row[1]) + int(row[2]) == 300
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_whole_group_ends_the_run_and_its_own_server_in_seconds_with_one_line_and_130(
     tmp_path: Path, common: Path
 ):

@@ -102,7 +102,7 @@ def test_a_training_with_discriminators_and_balancer_goes_on_from_its_state_bit_
     ("channels", "causal"),
     [
         (1, True),
-        (2, False),
+        pytest.param(2, False, marks=pytest.mark.slow),
         pytest.param(1, False, marks=pytest.mark.slow),
         pytest.param(2, True, marks=pytest.mark.slow),
     ],

@@ -22,7 +22,7 @@ BIG = replace(SHAPES["mono"], width=768, heads=12, layers=4, feedforward=3_072)
 @pytest.mark.parametrize(
     ("shard", "dtype"),
     [
-        ("5GB", torch.float32),
+        pytest.param("5GB", torch.float32, marks=pytest.mark.slow),
         ("20MB", torch.float16),
         pytest.param("5GB", torch.float16, marks=pytest.mark.slow),
         pytest.param("20MB", torch.float32, marks=pytest.mark.slow),

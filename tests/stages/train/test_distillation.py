@@ -77,6 +77,7 @@ def test_a_killed_training_of_guidance_ends_with_the_same_weights_bit_for_bit(ta
     assert deaths_that_change_nothing(tmp_path, [(4, 0.0)], changes(taught / "teacher", 7)) == [signal.SIGKILL, 0]
 
 
+@pytest.mark.slow
 def test_two_processes_learn_the_guidance_that_one_learns(taught: Path, tmp_path: Path) -> None:
     folders = tmp_path / "alone", tmp_path / "together"
     given = changes(taught / "teacher", 4)

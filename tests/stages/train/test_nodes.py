@@ -65,7 +65,7 @@ def same_model(folder: Path, other: Path, changes: Mapping[str, object] = CHANGE
     assert losses[1] == pytest.approx(losses[0], abs=1e-3)
 
 
-@pytest.mark.slow  # the next test trains on two nodes too, one of which is killed
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
 @pytest.mark.parametrize(("nodes", "processes"), [(2, 1), (1, 2)])
 def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
@@ -80,7 +80,8 @@ def test_two_nodes_of_a_process_and_one_of_two_train_the_model_of_one_process(
     same_model(alone_for_a_short_time, together, SHORT)
 
 
-@pytest.mark.parametrize("parallel", ["data", pytest.param("fully_sharded", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["data", "fully_sharded"])
 def test_a_node_that_is_killed_is_replaced_and_the_training_goes_on_to_the_model_of_one_process(
     alone: Path, tmp_path: Path, parallel: str
 ) -> None:
@@ -114,6 +115,7 @@ def test_a_machine_that_is_lost_with_its_agent_is_replaced_by_another(
     same_model(alone, nodes)
 
 
+@pytest.mark.slow
 def test_one_machine_that_is_asked_to_stop_stops_all_and_one_process_goes_on_with_their_state(
     alone: Path, tmp_path: Path
 ) -> None:

@@ -48,6 +48,7 @@ def train_on(machine: Path, folder: Path, url: str, kill: int, save_every: int) 
     return done.returncode
 
 
+@pytest.mark.slow  # a codec's goes on on another machine by the same folder of kept work, in test_train_codec.py
 def test_a_training_killed_on_one_machine_is_resumed_on_another_bit_for_bit(tmp_path: Path, bucket: str) -> None:
     fill(tmp_path)
     fill(tmp_path, store_url=bucket)
