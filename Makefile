@@ -30,8 +30,10 @@ lint: env
 test: env lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
+# The tests of properties too, with four times the examples.
 test-slow: env
-	$(BIN)/pytest -m "slow and not faults"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "(slow or hypothesis) and not faults" --hypothesis-profile thorough \
+	  --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # Thousands of faults and a hundred kills; SEGUE_FAULTS_SEED chooses others.
 test-faults: env

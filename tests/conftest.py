@@ -19,20 +19,24 @@ from tests.worlds.smallest_run import segue
 ROOT = Path(__file__).resolve().parents[1]
 
 LONGEST_FIRST = (
-    *("test_killed_pipeline.py", "stages/train/test_nodes.py", "flows/test_late_runs.py"),
-    *("flows/service/test_deployments.py", "flows/service/test_suspending.py", "flows/runs/test_clusters.py"),
-    *("stages/train/test_sharding.py", "stages/train/test_training_together.py", "stages/train/test_following.py"),
-    *("test_docs.py", "stages/train_codec/test_train_codec.py", "flows/test_secrets.py", "test_pipeline.py"),
-    *("schemas/upkeep/test_cleaning.py", "stages/train/test_train.py", "test_segue.py", "flows/runs/test_stopping.py"),
+    *("test_docs.py", "flows/service/test_deployments.py", "faults/test_s3_faults.py", "test_killed_pipeline.py"),
+    *("flows/service/test_suspending.py", "flows/test_late_runs.py", "flows/runs/test_clusters.py"),
+    *("stages/train/test_nodes.py", "stages/train/test_following.py", "stages/train/test_sharding.py"),
+    *("stages/train_codec/test_train_codec.py", "stages/train/test_training_together.py", "test_pipeline.py"),
+    *("stages/train/test_other_machines.py", "stages/train/test_train.py", "flows/commands/test_finetune.py"),
+    *("flows/test_secrets.py", "flows/runs/test_stopping.py", "schemas/upkeep/test_cleaning.py", "test_segue.py"),
+    *("flows/test_cli.py", "test_bare_checkout.py", "model/decoding/test_windows.py", "model/decoding/test_engine.py"),
 )
 """The files of tests that take longest. They begin first: begun last, one of them would run alone. Of those that need
 `catalog`, which one makes while others wait for it, the first is the very first, and the next one much later."""
 
-# How long an example takes says how busy the machine is; hypothesis allows a fifth of a second.
-hypothesis.settings.register_profile(
-    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
-)
-hypothesis.settings.load_profile("any machine")
+# How long an example takes says how busy the machine is; hypothesis allows a fifth of a second. `make test-slow` asks
+# for the thorough profile.
+for profile, examples in (("quick", 25), ("thorough", 100)):
+    hypothesis.settings.register_profile(
+        profile, max_examples=examples, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    )
+hypothesis.settings.load_profile("quick")
 
 shapes.sample_shapes()  # before anything imports a package whose shapes are checked
 
