@@ -300,10 +300,20 @@ def test_a_query_in_running_text_runs(catalog):
         query(Store(str(catalog)), sql)
 
 
+FOLLOWS = {"upkeep": "requests"}
+"""Pages that speak of an earlier catalog, with the page whose commands leave one."""
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The commands with their prompt that a page shows, after those that it follows."""
+    before = [DOCS / f"{FOLLOWS[page.stem]}.md"] if page.stem in FOLLOWS else []
+    return commands("console", "$ segue ", [*before, page])
+
+
 def pages_with_commands():
-    """The pages that show commands with their prompt; those of which a command computes belong to the slow tests."""
+    """The pages that show commands with their prompt; those for which a command computes belong to the slow tests."""
     for page in PAGES:
-        names = [words[0] for words in commands("console", "$ segue ", [page])]
+        names = [words[0] for words in commands_of(page)]
         if names:
             yield pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if "run" in names else [])
 
@@ -320,7 +330,7 @@ def test_every_command_of_a_page_runs(page, catalog, home, tmp_path, monkeypatch
     assert len(list(recordings.iterdir())) == 2
     (tmp_path / "requests.csv").write_text(blocks("csv", [DOCS / "requests.md"])[0])
     # Plans change nothing, and are those of a store whose order is still the preset's own.
-    every = commands("console", "$ segue ", [page])
+    every = commands_of(page)
     every.sort(key=lambda words: words[0] != "plan" or "--requests" in words)
     monkeypatch.chdir(tmp_path)
     for words in every:
