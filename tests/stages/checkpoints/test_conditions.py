@@ -323,16 +323,16 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("request_", "kind", "says"), REFUSED)
-def test_a_request_that_cannot_be_followed_is_refused_by_its_line(
-    store: Store, request_: dict, kind: str, says: str
-) -> None:
-    rows = generate_rows(store, [{"description": "rock"}, request_])
+def test_requests_that_cannot_be_followed_are_refused_by_their_lines(store: Store) -> None:
+    rows = generate_rows(store, [{"description": "rock"}, *(request for request, _, _ in REFUSED)])
     assert list(rows) == [(f"{0:016x}", 1)]
-    (reject,) = rejects_in(store)
-    assert (reject["key"], reject["kind"]) == (f"{1:016x}", kind)
-    assert reject["message"].startswith("line 3: ")
-    assert says in reject["message"]
+    rejects = {reject["key"]: reject for reject in rejects_in(store)}
+    assert len(rejects) == len(REFUSED)
+    for number, (request, kind, says) in enumerate(REFUSED, 1):
+        reject = rejects[f"{number:016x}"]
+        assert reject["kind"] == kind, request
+        assert reject["message"].startswith(f"line {number + 2}: ")
+        assert says in reject["message"]
 
 
 @pytest.mark.parametrize(
