@@ -44,6 +44,7 @@ def test_what_there_is_no_time_for_is_left_out_and_said_to_be(capsys):
     assert "Tokens of captured graphs, eager steps and the CPU are equal" in text
 
 
+@pytest.mark.slow
 def test_parts_can_be_run_alone_and_give_all_their_figures(capsys):
     gpu.main([*TRIAL, "--parts", "generation", "analysis"])
     text = capsys.readouterr().out

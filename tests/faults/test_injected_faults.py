@@ -110,7 +110,7 @@ def survive(faults: Sequence[Fault], scenario: Scenario, new_process: Callable[[
     return len(faults)
 
 
-@pytest.mark.parametrize("name", ["first", "night"])
+@pytest.mark.parametrize("name", ["first", pytest.param("night", marks=pytest.mark.slow)])
 def test_a_run_that_meets_a_fault_ends_clearly_and_the_next_one_mends_all(
     name: str,
     scenarios: dict[str, Scenario],
@@ -173,8 +173,8 @@ def plant_not_found_is_nothing(patch: pytest.MonkeyPatch) -> None:
     ("plant", "name", "kind", "operation", "table"),
     [
         (plant_mark_first, "first", "killed after", "pipe_file", "chroma"),
-        (plant_append, "night", "before", "pipe_file", "tracks"),
-        (plant_not_found_is_nothing, "night", "not found", "cat_file", "tracks"),
+        pytest.param(plant_append, "night", "before", "pipe_file", "tracks", marks=pytest.mark.slow),
+        pytest.param(plant_not_found_is_nothing, "night", "not found", "cat_file", "tracks", marks=pytest.mark.slow),
     ],
 )
 def test_a_planted_bug_is_found(

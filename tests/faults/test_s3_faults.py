@@ -263,9 +263,8 @@ def growing(proxy: S3Proxy, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "name", ["ingest", *(pytest.param(name, marks=pytest.mark.slow) for name in ("train", "decode", "report"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ingest", "train", "decode", "report"])
 def test_what_a_store_does_not_take_is_computed_in_one_try_and_later_ones_give_up_before_it(
     name: str, proxy: S3Proxy, growing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

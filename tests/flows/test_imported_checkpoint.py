@@ -43,7 +43,7 @@ def recipe(checkpoint: Path, preset: str = "musicgen-small", **others: Any) -> R
     return Recipe.model_validate({"preset": preset, **differences, **others})
 
 
-@pytest.mark.parametrize(("form", "channels"), [("hf", 1), ("hf", 2), ("segue", 1)])
+@pytest.mark.parametrize(("form", "channels"), [("hf", 1), pytest.param("hf", 2, marks=pytest.mark.slow), ("segue", 1)])
 def test_clips_come_of_a_folder_that_holds_model_and_codec(tmp_path: Path, form: Form, channels: int) -> None:
     small = small_checkpoint(tmp_path, codebooks=2 * channels, channels=channels)
     convert_checkpoint(small.folder, tmp_path / "imported", form, find)

@@ -121,8 +121,9 @@ def test_a_run_is_named_for_what_it_runs_its_preset_and_its_time(client):
     assert client.read_flow_run(run.id).name == f"probe dac-44khz {run.expected_start_time:%Y-%m-%d %H:%M}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no chromium is installed: apt-get install chromium")
-@pytest.mark.parametrize("front", ["", pytest.param("/v2", marks=pytest.mark.slow)], ids=["first", "second"])
+@pytest.mark.parametrize("front", ["", "/v2"], ids=["first", "second"])
 def test_an_untouched_form_of_prefects_page_posts_the_preset_and_another_chosen_in_it_is_that(server, client, front):
     from playwright.sync_api import sync_playwright
 

@@ -53,7 +53,7 @@ def total(store: Store) -> int:
     return sum(size_of(store, name) for name in store.folders(""))
 
 
-@pytest.mark.parametrize("settings_tried", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("settings_tried", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_after_many_settings_only_the_shown_one_stays_and_views_are_equal(store, settings, settings_tried):
     for number in range(settings_tried):
         run_chain(settings, scale=1.0 + number)

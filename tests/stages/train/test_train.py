@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_training_killed_at_random_moments_ends_with_the_same_weights_bit_for_bit(tmp_path: Path) -> None:
     draw = random.Random(11)
     moments = [(draw.randrange(1, 6), draw.uniform(0, 1)) for _ in range(3)] + [(1, 0.0)]
-    deaths = deaths_that_change_nothing(tmp_path, moments, {})
+    deaths = deaths_that_change_nothing(tmp_path, moments, {"optimization": {"steps": 18}})
     assert deaths[-1] == 0
     assert deaths.count(signal.SIGKILL) >= 2
 

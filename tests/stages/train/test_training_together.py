@@ -23,6 +23,7 @@ CHANGES = {"optimization": {"steps": 9}, "batch_size": 6, "micro_batch_size": 2,
 """Three micro-batches a step, so that one process works on two and the other on one."""
 
 
+@pytest.mark.slow  # tests of what follows a run compare updates, and those of sharded models whole trainings
 def test_two_processes_train_the_model_that_one_trains(tmp_path: Path) -> None:
     folders = tmp_path / "alone", tmp_path / "together"
     for processes, folder in enumerate(folders, start=1):
