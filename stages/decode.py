@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from stages.checkpoints.codecs import AnyCodec, CodesFormat
     from stages.checkpoints.decoded import DecodedSound
 
-READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 6
+READS, WRITES, VERSION = (VERDICTS, GENERATIONS, REQUESTS), CLIPS, 7
 REPEATS = {REQUESTS: ("title",)}
 """What a file's tags tell of a request that its identity does not."""
 

@@ -32,7 +32,7 @@ from stages.pipeline.contract import Context, Dependencies, Shard
 if TYPE_CHECKING:
     from stages.networks.audioseal import WatermarkDetector, WatermarkGenerator
 
-READS, WRITES, VERSION = (CLIPS, VERDICTS, GENERATIONS, REQUESTS), WATERMARKS, 1
+READS, WRITES, VERSION = (CLIPS, VERDICTS, GENERATIONS, REQUESTS), WATERMARKS, 2
 
 RATES = (44_100, 16_000)
 """Hz that clips are resampled to before they are listened to again: what music is sold at, and what the networks hear,
