@@ -27,7 +27,7 @@ from schemas.storage.addresses import ADDRESS, HERE
 from schemas.storage.publications import Publications
 from schemas.storage.store import Store
 from schemas.storage.take_downs import HIDDEN_BY, TakeDowns
-from schemas.tables import BESIDE, CLIPS, RUNS, TABLES, Table
+from schemas.tables import BESIDE, CLIPS, RUNS, TABLES, Row, Table
 
 log = logging.getLogger(__name__)
 
@@ -322,8 +322,9 @@ def _shown_files(publications: Publications, names: Iterable[str]) -> dict[str, 
     if not wanted:
         return {}
     published = publications.shown_files({table.name for table in wanted})
-    runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs", "error", "sequence"])
-    ordered = sorted(runs.to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))
+    # A run leaves a record for each of its stages: they are read only where they decide what is shown.
+    by_runs = any(table.name not in published and (table in BESIDE or not table.accumulates) for table in wanted)
+    ordered = _runs_in_order(store) if by_runs else []
     last_of_stage = {run["stage"]: run["fingerprint"] for run in ordered}
     shown = {}
     for table in wanted:
@@ -341,6 +342,12 @@ def _shown_files(publications: Publications, names: Iterable[str]) -> dict[str, 
             store.shard_path(table, version, shard) for version in versions for shard in store.shards(table, version)
         ]
     return shown
+
+
+def _runs_in_order(store: Store) -> list[Row]:
+    """Return the records of runs, of each stage in the order of its runs."""
+    runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs", "error", "sequence"])
+    return sorted(runs.to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))
 
 
 def _make_views_over(

@@ -6,6 +6,7 @@ that it is done if and only if that matches: there are no markers, and marker an
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import pyarrow as pa
 
@@ -26,6 +27,9 @@ from schemas.storage.shards import (
 )
 from schemas.tables import Table, selected
 
+_FileKey: TypeAlias = tuple[str, int, int]
+"""A path, an inode, and when it was written, in nanoseconds."""
+
 
 class Store(FileStore):
     """Tables and files under `url`: a local folder or any fsspec URL (`s3://…`, `gs://…`, `memory://…`).
@@ -36,8 +40,9 @@ class Store(FileStore):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self._footers: dict[tuple[str, int, int], Footer] = {}
+        self._footers: dict[_FileKey, Footer] = {}
         self._column_digests: dict[tuple[str, str], Mapping[str, str]] = {}
+        self._records: dict[tuple[_FileKey, tuple[str, ...]], pa.Table] = {}
 
     @staticmethod
     def folder(table: Table, version: str) -> str:
@@ -177,7 +182,7 @@ class Store(FileStore):
         parts = []
         for relative in files:
             try:
-                part = self._read_file(relative, names)
+                part = self._read_record(relative, names) if table.accumulates else self._read_file(relative, names)
             except FileNotFoundError:
                 self._confirm_absent(relative)
                 continue
@@ -190,6 +195,16 @@ class Store(FileStore):
             return pa.Table.from_batches([], selected(table.schema, wanted))
         rows = distinct(table, parts).select(wanted) if table.combined else pa.concat_tables(parts)
         return read_addresses(table, rows, self.location() + "/")
+
+    def _read_record(self, relative: str, names: Sequence[str]) -> pa.Table:
+        """Return columns of a file of records, as `_read_file` does. A run asks for the same small ones at each of its
+        stages, and each query for them twice, so that on a local disk they are read once."""
+        if not self.is_local:
+            return self._read_file(relative, names)
+        key = (_file_key(self.path(relative)), tuple(names))
+        if key not in self._records:
+            self._records[key] = self._read_file(relative, names)
+        return self._records[key]
 
     def _read_file(self, relative: str, names: Sequence[str]) -> pa.Table:
         """Return columns of a file as `parse_rows` does. Its footer is known from then on."""
@@ -209,7 +224,7 @@ class Store(FileStore):
         )
 
 
-def _file_key(path: str) -> tuple[str, int, int]:
+def _file_key(path: str) -> _FileKey:
     """Return what tells a local file from one that replaced it."""
     state = os.stat(path)
     return path, state.st_ino, state.st_mtime_ns
