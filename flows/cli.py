@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from flows.commands import (
@@ -39,10 +38,8 @@ from flows.commands.foreground import run_and_tell
 from flows.commands.listing import CommandList
 from flows.commands.options import RunOptions, StoreOption, UsageError, with_run_options
 from flows.console import say, tell
-from flows.recipes.overrides import explain
 from flows.recipes.presets import OVERLAYS, PRESETS, describe_preset
 from flows.runs.stopping import INTERRUPTED, STOPPED
-from schemas import Settings, WeightsRef
 
 CheckpointForm = Literal["hf", "audiocraft", "segue", "peft"]
 """The forms of checkpoints, as `segue convert --to` names them; peft's has the updates alone."""
@@ -261,7 +258,7 @@ def _convert(
     Raises:
         ValueError: the source cannot be had or is no checkpoint that can be converted, or `destination` is taken.
     """
-    from schemas import Store
+    from schemas import Settings, Store, WeightsRef
     from schemas.weights import WeightsLibrary
     from stages.checkpoints.converting import convert_checkpoint  # with torch, which a help does without
 
@@ -325,6 +322,9 @@ def _draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
     Raises:
         ValueError: there is no such pattern.
     """
+    from pydantic import ValidationError
+
+    from flows.recipes.overrides import explain
     from model.lm.config import LanguageModelConfig
     from model.lm.language_model import pattern_of  # with torch, which a help does without
     from model.lm.pattern_figure import pattern_svg, pattern_text

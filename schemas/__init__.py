@@ -1,20 +1,24 @@
 """What is stored, its identity, and every shared knob: the lowest layer, which imports nothing else of Segue.
 
-`Config` is all that a configuration needs. The other names are found when they are asked for: with them come pyarrow
-and fsspec, which the model above does without.
+The names here are found when they are asked for: with `Config`, which is all that a configuration needs, comes
+pydantic, with the others pyarrow and fsspec, and none of them is needed to tell what commands there are.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from schemas.config import Config
-
 if TYPE_CHECKING:
+    from schemas.config import Config
     from schemas.identity import WeightsRef
     from schemas.settings import Settings
     from schemas.storage.store import Store
 else:
-    _FOUND_IN = {"Settings": "schemas.settings", "Store": "schemas.storage.store", "WeightsRef": "schemas.identity"}
+    _FOUND_IN = {
+        "Config": "schemas.config",
+        "Settings": "schemas.settings",
+        "Store": "schemas.storage.store",
+        "WeightsRef": "schemas.identity",
+    }
 
     def __getattr__(name: str) -> type:
         if name not in _FOUND_IN:
@@ -22,4 +26,7 @@ else:
         return getattr(import_module(_FOUND_IN[name]), name)
 
 
-__all__ = ["Config", "Settings", "Store", "WeightsRef"]
+DEFAULT_STORE = "segue-store"
+"""The store of whoever names none."""
+
+__all__ = ["DEFAULT_STORE", "Config", "Settings", "Store", "WeightsRef"]

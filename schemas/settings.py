@@ -4,13 +4,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from schemas import DEFAULT_STORE
 from schemas.config import Config
 
 
 class Settings(Config):
     """The places and means of one run."""
 
-    store: str = "segue-store"
+    store: str = DEFAULT_STORE
     """The store: a folder or any fsspec URL."""
     source: str | tuple[str, ...] | None = None
     """The recordings: a folder or any fsspec URL, or a list of several, read recursively; `miniature` makes its own

@@ -89,10 +89,10 @@ def weights() -> Iterator[Finding]:
 
 def trained(store: str | None) -> Iterator[Finding]:
     """Yield the models that a store has trained, where there is one."""
-    from schemas import Settings, Store
+    from schemas import DEFAULT_STORE, Store
     from schemas.tables import CHECKPOINTS
 
-    opened = Store(store or Settings().store)
+    opened = Store(store or DEFAULT_STORE)
     if opened.filesystem.exists(opened.root):
         kinds = sorted(set(opened.read_all(CHECKPOINTS, ["kind"])["kind"].to_pylist()))
         told = ", ".join(kinds) if kinds else "none yet"
@@ -102,9 +102,9 @@ def trained(store: str | None) -> Iterator[Finding]:
 def settings(store: str | None) -> Iterator[Finding]:
     """Yield what of the disks and of the environment will hurt."""
     from flows.service.service import state_folder
-    from schemas import Settings, Store
+    from schemas import DEFAULT_STORE, Store
 
-    opened = Store(store or Settings().store)
+    opened = Store(store or DEFAULT_STORE)
     there = opened.filesystem.exists(opened.root)
     yield Finding(GOOD if there else ABSENT, "store", opened.url if there else f"none at {opened.url}: give --store")
     places = {

@@ -32,12 +32,12 @@ from flows.commands.options import (
     parse_run_options,
 )
 from flows.console import tell, typed_place
-from flows.recipes.overrides import merge
+from flows.recipes.merging import merge
 from flows.recipes.presets import Difference
-from schemas import Settings, WeightsRef
+from schemas import DEFAULT_STORE
 
 if TYPE_CHECKING:
-    from schemas import Store
+    from schemas import Store, WeightsRef
     from schemas.tables import Row
     from schemas.weights import WeightsLibrary
     from stages.checkpoints.facts import ModelDescription
@@ -118,8 +118,8 @@ def finetune(
     be_quiet()  # before anything imports transformers, which looks only once
     if not source:
         raise UsageError("expected recordings to learn from, --source FOLDER, got none")
-    place = open_store(store or Settings().store)
-    settings = {"store": store or Settings().store, "source": source if len(source) > 1 else source[0]}
+    place = open_store(store or DEFAULT_STORE)
+    settings = {"store": store or DEFAULT_STORE, "source": source if len(source) > 1 else source[0]}
     asked: Difference = {"optimization": {}}
     asked |= {} if rank is None else {"lora": {"rank": rank, "alpha": 2 * rank}}
     asked |= {field: value for field, value in (("adapter", name), ("initial_adapter", adapter)) if value is not None}
@@ -157,6 +157,7 @@ def recipe_of_tuning(model: str, store: "Store", text_encoder: str | None = None
         MissingWeights: the checkpoint, or what it needs, cannot be had.
         ValueError: it is none.
     """
+    from schemas import Settings, WeightsRef
     from schemas.weights import WeightsLibrary
     from stages.checkpoints.loading import describe_model
 
@@ -173,7 +174,7 @@ def recipe_of_tuning(model: str, store: "Store", text_encoder: str | None = None
     return merge(difference, {"train": learning}), _stages_of_tuning(described)
 
 
-def _fetch_model(reference: WeightsRef, library: "WeightsLibrary") -> Path:
+def _fetch_model(reference: "WeightsRef", library: "WeightsLibrary") -> Path:
     """Return the local folder of a checkpoint.
 
     Raises:
@@ -291,6 +292,7 @@ def export_updates(source: str, folder: Path, destination: Path, library: "Weigh
         ValueError: it is no checkpoint of a store, or its updates are not all that it learned.
         MissingWeights: what it names cannot be had.
     """
+    from schemas import WeightsRef
     from stages.checkpoints.adapter_export import export_adapter
 
     row = library.checkpoint(WeightsRef(source).checkpoint or source)

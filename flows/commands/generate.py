@@ -29,9 +29,9 @@ from flows.commands.options import (
     parse_run_options,
 )
 from flows.console import tell
-from flows.recipes.overrides import merge
+from flows.recipes.merging import merge
 from flows.recipes.presets import Difference
-from schemas import Settings, WeightsRef
+from schemas import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from schemas import Store
@@ -115,10 +115,10 @@ def generate(
         raise UsageError("expected words after --text, got none (a variable of the shell that is not set?)")
     if adapter and not text:
         raise UsageError('expected --text "…" beside --adapter, got none: lines of a file have a column `adapters`')
-    place = open_store(store or Settings().store)
+    place = open_store(store or DEFAULT_STORE)
     if export is not None:
         check_destination(place, export)
-    options: dict[str, Any] = {"store": store or Settings().store, "requests": requests}
+    options: dict[str, Any] = {"store": store or DEFAULT_STORE, "requests": requests}
     options |= {"accept_refused": lines_or_share(accept_refused), "drop_requests": drop or None}
     defaults = {name: value for name, value in (("seconds", seconds), ("takes", takes)) if value is not None}
     adapters, folders = _read_adapters(adapter or [])
@@ -180,6 +180,8 @@ def recipe_of_checkpoint(model: str, store: "Store", text_encoder: str | None = 
         UsageError: it is no name of a checkpoint.
         MissingWeights: the store has no such checkpoint, or it learned from what was taken down.
     """
+    from schemas import WeightsRef
+
     given: dict[str, Any] = {} if text_encoder is None else {"text_encoder": text_encoder}
     reference = model_reference(model, store)
     name = WeightsRef(reference).checkpoint
@@ -196,6 +198,7 @@ def model_reference(model: str, store: "Store") -> str:
     Raises:
         UsageError: it is none of these.
     """
+    from schemas import WeightsRef
     from schemas.weights import WeightsLibrary
 
     if Path(model).expanduser().exists():
@@ -341,6 +344,8 @@ def told_where_to_put(options: Mapping[str, str]) -> Iterator[None]:
 
 def _cure(reference: str, field: str, options: Mapping[str, str]) -> str:
     """Say how weights come to a machine without a network."""
+    from schemas import WeightsRef
+
     if WeightsRef(reference).demucs is not None:
         return f"where there is a network run this once, or do without a separator by --set {field}=null"
     if "://" in reference and not reference.startswith("hf://"):

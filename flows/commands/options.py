@@ -12,19 +12,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
 from flows.commands.completion import complete_knob, complete_preset, complete_stage
 from flows.console import tell
-from flows.recipes.overrides import explain, merge, parse_overrides
+from flows.recipes.merging import merge
 from flows.recipes.presets import DEFAULT_PRESET, preset_difference
 from flows.recipes.recipe_file import FILE, read_recipe_file
-from schemas import Settings
+from schemas import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from flows.recipes.recipe import Recipe
     from flows.runs.running import RunPlan
-    from schemas import Store
+    from schemas import Settings, Store
 
 StagesArgument = Annotated[
     list[str] | None,
@@ -49,7 +48,7 @@ SourceOption = Annotated[
     list[str] | None, typer.Option(help="Recordings: a folder or URL; may be given several times.")
 ]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {Settings().store}.")
+    str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {DEFAULT_STORE}.")
 ]
 RequestsOption = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSON, .xlsx or Parquet file.")]
 AllTablesOption = Annotated[
@@ -84,7 +83,7 @@ class RunOptions:
     """What a command line asks for: the parameters of the catalog's flow, and the plan that follows from them."""
 
     recipe: "Recipe"
-    settings: Settings
+    settings: "Settings"
     requested: list[str] | None
     """The stages that were asked for by name; None means all."""
     plan: "RunPlan"
@@ -159,7 +158,7 @@ def existing_store(url: str | None, recipe: str | None = None) -> "Store":
         UsageError: there is none.
     """
     try:
-        place = url or read_recipe_file(recipe).settings.get("store") or Settings().store
+        place = url or read_recipe_file(recipe).settings.get("store") or DEFAULT_STORE
     except ValueError as error:
         raise UsageError(str(error)) from error
     store = open_store(str(place))
@@ -219,8 +218,12 @@ def parse_run_options(
     Raises:
         UsageError: a preset, stage, field or value is not one of those allowed.
     """
+    from pydantic import ValidationError
+
+    from flows.recipes.overrides import explain, parse_overrides
     from flows.recipes.recipe import Recipe, stage_models  # every stage, which `segue sql` does without
     from flows.runs.running import plan_run
+    from schemas import Settings
 
     try:
         preset_difference(preset)

@@ -13,7 +13,6 @@ from flows.commands.known_files import CLAIMED, find_file
 from flows.commands.options import UsageError, existing_store
 from flows.commands.watermarks import Finding, WatermarkSearch
 from flows.console import say
-from schemas import Settings
 
 if TYPE_CHECKING:
     from schemas import Store
@@ -321,6 +320,7 @@ def _version(versions: "Versions", fingerprint: str) -> "Version":
 
 
 def _context(store: "Store", stage: str, fingerprint: str, version: "Version") -> "Context":
+    from schemas import Settings
     from schemas.weights import WeightsLibrary
     from stages.pipeline.contract import Context
 

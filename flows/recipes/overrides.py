@@ -26,17 +26,6 @@ MOST_ERRORS = 3
 """Errors told in one line; a person mends these first."""
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on it: mappings merge key by key, anything else in `over` stands as it is."""
-    merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, BaseModel):
-            value = value.model_dump(exclude_unset=True)
-        below = merged.get(key)
-        merged[key] = merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
 def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
     """Return the difference that the `stage.field=value` of a command line ask for, by stage.
 

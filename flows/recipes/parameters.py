@@ -16,7 +16,8 @@ from prefect.context import FlowRunContext
 from pydantic import GetJsonSchemaHandler, SkipValidation, ValidationError
 from pydantic_core import CoreSchema
 
-from flows.recipes.overrides import explain, merge
+from flows.recipes.merging import merge
+from flows.recipes.overrides import explain
 from flows.recipes.recipe import STAGES, Recipe
 from schemas import Config, Settings
 from schemas.config import field_docstrings

@@ -7,7 +7,7 @@ Weights stand by name; what the first download of a name got is recorded in the 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from flows.recipes.overrides import merge
+from flows.recipes.merging import merge
 from schemas.names import did_you_mean
 
 Difference = dict[str, Any]

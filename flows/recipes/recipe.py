@@ -30,7 +30,7 @@ import stages.tokenize
 import stages.train
 import stages.train_codec
 import stages.watermark
-from flows.recipes.overrides import merge
+from flows.recipes.merging import merge
 from flows.recipes.presets import DEFAULT_PRESET, PRESET_NAMES, preset_difference
 from model.conditioning.config import ChromaConfig
 from schemas import Config, Settings, Store

@@ -11,14 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from pydantic import BaseModel
-
 from flows.console import tell
-from flows.recipes.overrides import model_in
-from schemas import Settings
 from schemas.names import did_you_mean
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from flows.recipes.knobs import Knob
     from flows.recipes.recipe import Recipe
 
@@ -102,8 +100,10 @@ def _check_names(path: str, content: Mapping[Any, Any]) -> None:
             raise ValueError(f"expected fields of {name} in {path}, got {value!r}")
 
 
-def _without_empty(section: Mapping[str, Any], model: type[BaseModel]) -> dict[str, Any]:
+def _without_empty(section: Mapping[str, Any], model: "type[BaseModel]") -> dict[str, Any]:
     """Return a section without those in it of which every line is a comment; a null that a field may be stays."""
+    from flows.recipes.overrides import model_in
+
     kept = {}
     for name, value in section.items():
         inner = model_in(model.model_fields[name].annotation) if name in model.model_fields else None
@@ -153,6 +153,8 @@ def _knob_lines(knob: "Knob", value: Any, is_set: bool) -> Iterable[str]:
 
 def _value(recipe: "Recipe", knob: "Knob") -> Any:
     """Return what a recipe, or the settings by default, have at a knob, as JSON, which is YAML too."""
+    from schemas import Settings
+
     stage, *names = knob.path
     section: Any = Settings() if stage == "settings" else getattr(recipe, stage)
     value: Any = section.model_dump(mode="json")

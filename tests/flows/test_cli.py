@@ -138,7 +138,7 @@ OF_RUNS = ("stages.pipeline.runner", "rich.progress", "http.server", "pyarrow.co
 @pytest.mark.parametrize(
     ("command", "absent"),
     [
-        ("--help", (*HEAVY, *SLOW)),
+        ("--help", (*HEAVY, *SLOW, "pydantic", "rich", "importlib.metadata")),
         ("run --help", (*HEAVY, *SLOW)),
         ("convert --help", (*HEAVY, *SLOW)),
         ("schema tracks", (*HEAVY, "flows.recipes.recipe")),

@@ -6,7 +6,7 @@ from typing import Any
 
 import soundfile
 
-from flows.recipes.overrides import merge
+from flows.recipes.merging import merge
 from flows.recipes.presets import miniature
 from flows.recipes.recipe import Recipe
 from flows.runs.running import Run, RunPlan, plan_run, run_stages

@@ -10,7 +10,7 @@ import pytest
 from flows.commands.finetune import recipe_of_tuning
 from flows.commands.generate import recipe_of_checkpoint, stages_of_order
 from flows.commands.options import parse_run_options
-from flows.recipes.overrides import merge
+from flows.recipes.merging import merge
 from flows.runs.running import Run, run_stages
 from schemas import Store
 from schemas.queries.database import query

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
-from flows.recipes.overrides import explain, merge, parse_overrides
+from flows.recipes.merging import merge
+from flows.recipes.overrides import explain, parse_overrides
 from schemas import Config, WeightsRef
 
 
