@@ -32,7 +32,8 @@ from jaxtyping import Float, UInt16
 import schemas
 from schemas import Settings, WeightsRef
 from schemas.names import did_you_mean
-from schemas.queries.database import follow_move, query
+from schemas.queries.database import query
+from schemas.queries.kept_database import follow_move
 from schemas.queries.views import VIEWS
 from schemas.tables import TABLES, Row
 from schemas.weights import WeightsLibrary
@@ -140,7 +141,7 @@ class Store:
             form: `arrow`, `pandas`, or `polars` where that package is installed.
 
         Raises:
-            schemas.queries.database.QueryError: it is no SELECT, or cannot be answered.
+            schemas.queries.errors.QueryError: it is no SELECT, or cannot be answered.
         """
         answer = query(self.store, sql)
         if form == "arrow":

@@ -268,7 +268,7 @@ def breaks_table() -> str:
             lambda size: f"{_shards(size):,} a table",
         ),
         (
-            "DuckDB's views (`schemas/queries/database.py`)",
+            "DuckDB's views (`schemas/queries/table_views.py`)",
             "a view names all files of a table, some 60 bytes each, and `union_by_name` opens all before a query",
             lambda size: f"{_shards(size):,} files opened, {amount(60 * _shards(size))} of SQL a view",
         ),

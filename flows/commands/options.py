@@ -164,7 +164,7 @@ def existing_store(url: str | None, recipe: str | None = None) -> "Store":
     store = open_store(str(place))
     if not store.filesystem.exists(store.root):
         raise UsageError(f"expected a store at {store.url}, got nothing there: give --store")
-    from schemas.queries.database import follow_move
+    from schemas.queries.kept_database import follow_move
 
     follow_move(store)
     return store

@@ -143,8 +143,8 @@ def _recordings_by(store: "Store", artist: str) -> "list[Row]":
 
 
 def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, dry_run: bool, limit: int) -> int:
-    from schemas.queries.database import write_views
     from schemas.queries.descent import FACTS, descent
+    from schemas.queries.kept_database import write_views
     from schemas.storage.take_downs import TakeDowns
 
     descended = descent(store, [row["track_id"] for row in recordings])
@@ -181,7 +181,7 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
 
 
 def _undo(store: "Store", recordings: "list[Row]", dry_run: bool) -> int:
-    from schemas.queries.database import write_views
+    from schemas.queries.kept_database import write_views
     from schemas.storage.take_downs import TakeDowns
 
     take_downs = TakeDowns(store)

@@ -139,7 +139,7 @@ def _reasons(store: "Store", before: "Content", after: "Content") -> Iterator[st
 
 def _show(publications: "Publications", what: str) -> int:
     """Write the views anew, and tell what they show."""
-    from schemas.queries.database import write_views
+    from schemas.queries.kept_database import write_views
 
     write_views(publications.store)
     latest = publications.latest()

@@ -66,7 +66,7 @@ def clean(
 ) -> int:
     """Tell what nothing reaches any more, or remove it."""
     from flows.runs.output import open_console, print_table
-    from schemas.queries.database import write_views
+    from schemas.queries.kept_database import write_views
     from schemas.upkeep.cleaning import clean as remove
     from schemas.upkeep.cleaning import plan_cleaning
 

@@ -51,10 +51,9 @@ def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
     Args:
         stages: those that ran.
     """
-    from schemas.queries.database import (  # DuckDB takes a fifth of a second that `segue plan` can do without
-        QueryError,
-        query,
-    )
+    # DuckDB takes a fifth of a second that `segue plan` can do without.
+    from schemas.queries.database import query
+    from schemas.queries.errors import QueryError
 
     names = ", ".join(f"'{name}'" for name in stages) or "NULL"
     try:

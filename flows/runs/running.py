@@ -107,9 +107,8 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
         Stopped: the run was asked to stop.
         ValueError: weights or settings that the stages need are missing.
     """
-    from schemas.queries.database import (
-        write_views,  # DuckDB takes a fifth of a second that `segue plan` can do without
-    )
+    # DuckDB takes a fifth of a second that `segue plan` can do without.
+    from schemas.queries.kept_database import write_views
 
     names = run.plan.names
     pipeline = run.plan.pipeline()

@@ -137,8 +137,8 @@ def _pictures(store: Store, run: Run) -> Iterator[str]:
 
 def _answer(store: Store, query: str) -> list[Row]:
     """Return what a store answers, nothing where it cannot: a summary is not what a run fails for."""
-    from schemas.queries.database import QueryError
     from schemas.queries.database import query as answer
+    from schemas.queries.errors import QueryError
 
     try:
         rows: list[Row] = answer(store, query).to_pylist()

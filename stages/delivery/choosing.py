@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from schemas import Store
-from schemas.queries.database import QueryError, query
+from schemas.queries.database import query
+from schemas.queries.errors import QueryError
 from schemas.queries.picks import Clip, Picks
 from schemas.sql import literal
 from schemas.tables import CLIPS, GENERATIONS, REQUESTS, TABLES, Row, Table

@@ -97,7 +97,8 @@ def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
 
 def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[str]) -> Iterator[CheckResult]:
     """Check that keys are there once, and that no column that had values has lost them all."""
-    from schemas.queries.database import QueryError, column_counts
+    from schemas.queries.database import column_counts
+    from schemas.queries.errors import QueryError
 
     table = stage.module.WRITES
     counts = column_counts(context.store, table, files)

@@ -6,7 +6,8 @@ import pytest
 
 from flows.cli import run_command
 from schemas import Settings, Store
-from schemas.queries.database import FILE, query
+from schemas.queries.database import query
+from schemas.queries.table_views import FILE
 from schemas.storage.publications import Publications
 from tests.worlds.tiny_chain import run_chain, write_inputs
 

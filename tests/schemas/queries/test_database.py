@@ -8,9 +8,12 @@ import pyarrow as pa
 import pytest
 
 from schemas import Store
-from schemas.queries import database, made_from
+from schemas.queries import kept_database, made_from, table_views
 from schemas.queries.columns import COLUMNS
-from schemas.queries.database import FILE, PLACE, QueryError, follow_move, query, write_views
+from schemas.queries.database import query
+from schemas.queries.errors import QueryError
+from schemas.queries.kept_database import follow_move, write_views
+from schemas.queries.table_views import FILE, PLACE
 from schemas.queries.views import EVERY_CLIP, VIEWS
 from schemas.tables import REJECTS, REMARKS, RUNS, TABLES, TRACKS
 
@@ -171,7 +174,8 @@ def test_views_of_tables_without_another_file_are_not_made_again(tmp_path, monke
     store, made = Store(str(tmp_path)), []
     add_track(store, "v1", "first")
     write_views(store)
-    monkeypatch.setattr(database, "_create_view", lambda connection, statement, expected, store: made.append(expected))
+    for module in (table_views, kept_database):
+        monkeypatch.setattr(module, "create_view", lambda connection, statement, expected, store: made.append(expected))
     write_views(store)
     assert made == []
     add_track(store, "v1", "second")  # in the same place
@@ -195,8 +199,9 @@ def test_a_database_that_is_not_what_it_was_is_made_anew(tmp_path, monkeypatch, 
         with duckdb.connect(str(tmp_path / FILE)) as client:
             macro = f"CREATE OR REPLACE MACRO {made_from.MACRO}() AS 'nothing'"
             client.execute("CREATE OR REPLACE VIEW tracks AS SELECT 1" if change == "a view" else macro)
-    made, create = [], database._create_view
-    monkeypatch.setattr(database, "_create_view", lambda *words: [made.append(words[2]), create(*words)])
+    made, create = [], table_views.create_view
+    for module in (table_views, kept_database):
+        monkeypatch.setattr(module, "create_view", lambda *words: [made.append(words[2]), create(*words)])
     write_views(store)
     assert len(made) == len(TABLES) + len(VIEWS)
     assert everything_in(tmp_path) == expected

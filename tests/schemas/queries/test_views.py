@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas import Store
-from schemas.queries.database import FILE, column_counts, query, shown_files, write_views
+from schemas.queries.database import column_counts, query
+from schemas.queries.kept_database import write_views
+from schemas.queries.shown import shown_files
+from schemas.queries.table_views import FILE
 from schemas.storage.drafts import Drafts
 from schemas.storage.publications import Publications
 from schemas.tables import CHECKPOINTS, CLIPS, LEARNED, REQUESTS, TRACKS, WEIGHTS, Table

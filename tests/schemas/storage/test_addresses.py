@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from schemas import Store
-from schemas.queries.database import FILE, query, write_views
+from schemas.queries.database import query
+from schemas.queries.kept_database import write_views
+from schemas.queries.table_views import FILE
 from schemas.storage.addresses import HERE
 from schemas.tables import REJECTS, TRACKS
 

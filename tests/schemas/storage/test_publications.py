@@ -8,7 +8,9 @@ import pytest
 
 import schemas.queries.database
 from schemas import Store
-from schemas.queries.database import FILE, query, write_views
+from schemas.queries.database import query
+from schemas.queries.kept_database import write_views
+from schemas.queries.table_views import FILE
 from schemas.storage.drafts import Drafts
 from schemas.storage.publications import Publications
 from schemas.tables import PUBLICATIONS, TOKENS

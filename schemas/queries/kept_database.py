@@ -1,0 +1,146 @@
+"""The database of views at the root of a store on a local disk, which any DuckDB client opens."""
+
+import logging
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+
+import duckdb
+
+from schemas.queries.columns import COLUMNS, VIEW_COLUMNS
+from schemas.queries.errors import UnreadFile
+from schemas.queries.made_from import FileState, ViewSource, keep_sources, recall_sources
+from schemas.queries.shown import shown_files
+from schemas.queries.table_views import FILE, create_view, make_views_over, quoted, table_view
+from schemas.queries.views import VIEWS
+from schemas.sql import literal
+from schemas.storage.store import Store
+from schemas.storage.take_downs import TakeDowns
+from schemas.tables import TABLES, Table
+
+log = logging.getLogger(__name__)
+
+NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+"""How a database is opened that may be somebody else's: nothing is fetched for what its views read."""
+
+
+def write_views(store: Store) -> None:
+    """Make `<store>/segue.duckdb` anew, with a view a table, so that any DuckDB client opens it; of a table with a
+    damaged shard there is none until a run has made that anew. On an object store there is no such file: `query` makes
+    the views in memory.
+
+    Of a database that says what its views were made from (`schemas.queries.made_from`), only those of tables with other
+    files are made, in a copy of it.
+    """
+    if not store.is_local:
+        return
+    target = store.path(FILE)
+    os.makedirs(store.root, exist_ok=True)
+    temporary = f"{target}.{uuid.uuid4().hex}.inprogress"
+    try:
+        if not _bring_up_to_date(store, target, temporary):
+            _remove_database(temporary)
+            with duckdb.connect(temporary) as connection:
+                _write_views(store, connection, {})
+        os.replace(temporary, target)
+    finally:
+        _remove_database(temporary)
+
+
+def _bring_up_to_date(store: Store, database: str, copy: str) -> bool:
+    """Make the views that have changed in a copy of a database; tell whether it has all of them now."""
+    try:
+        shutil.copyfile(database, copy)
+        with duckdb.connect(copy, config={**NO_EXTENSIONS}) as connection:
+            known = recall_sources(connection)
+            return bool(known) and _write_views(store, connection, known)
+    except (duckdb.Error, FileNotFoundError):  # there is none, or it is damaged
+        return False
+
+
+def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Mapping[str, ViewSource]) -> bool:
+    """Make the views of a database; tell whether all could be made.
+
+    Args:
+        known: what those of tables that are there already were made from.
+    """
+    sources = dict[str, ViewSource]()
+    shown, take_downs, whole = shown_files(store), TakeDowns(store), True
+    for table in TABLES.values():
+        try:
+            source = _view_source(store, table, shown[table.name], take_downs)
+            if known.get(table.name) != source:
+                create_view(connection, source.statement, f"shards of {table.name}", store)
+            sources[table.name] = source
+        except UnreadFile as error:
+            whole = False
+            log.warning("no view of %s: %s; `segue check` says its cure", table.name, error)
+    changed = {name for name, source in sources.items() if known.get(name) != source}
+    try:
+        make_views_over(connection, store, set(sources), changed=changed)
+    except UnreadFile as error:
+        whole = False
+        log.warning("no view over tables: %s; `segue check` says its cure", error)
+    _comment(connection)
+    if whole:
+        keep_sources(connection, sources)
+    return whole
+
+
+def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns) -> ViewSource:
+    """Return what the view of a table is made from that stays in the database of the store.
+
+    Raises:
+        UnreadFile: a file is not there, or what was taken down cannot be read.
+    """
+    try:
+        states = tuple(_file_state(store.path(file)) for file in files)
+    except OSError as error:
+        raise UnreadFile(f"expected shards of {table.name} in {store.url}: {error}") from error
+    return ViewSource(table_view(store, table, files, take_downs, kept=True), states)
+
+
+def _file_state(path: str) -> FileState:
+    status = os.stat(path)
+    return path, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _remove_database(path: str) -> None:
+    for left in (path, f"{path}.wal"):
+        if os.path.exists(left):
+            os.remove(left)
+
+
+def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+    """Say of every view that says nothing yet what a row is, and of every column what it holds, with its unit."""
+    about = {name: table.about for name, table in TABLES.items()} | {name: view.about for name, view in VIEWS.items()}
+    meanings = {**COLUMNS, **VIEW_COLUMNS}
+    views = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment IS NULL"
+    columns = "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
+    silent = {name for (name,) in connection.execute(views).fetchall()}
+    unexplained = connection.execute(columns).fetchall()
+    connection.begin()  # one write to the disk, not one for each of hundreds of comments
+    for name in silent & about.keys():
+        connection.execute(f"COMMENT ON VIEW {name} IS {literal(f'One row is {about[name]}.')}")
+    for name, column in unexplained:
+        if column in meanings:
+            connection.execute(f"COMMENT ON COLUMN {name}.{quoted(column)} IS {literal(meanings[column])}")
+    connection.commit()
+
+
+def follow_move(store: Store) -> None:
+    """Make the database of a store anew where its views read another place than the store's: it was moved or copied.
+
+    Where that cannot be written, somebody else is writing it, or what it is made from is damaged, it stays as it is.
+    """
+    if not store.is_local or not os.path.exists(store.path(FILE)):
+        return
+    try:
+        with duckdb.connect(store.path(FILE), read_only=True) as connection:
+            sql = "SELECT sql FROM duckdb_views() WHERE NOT internal AND contains(sql, 'read_parquet')"
+            statements = [statement for (statement,) in connection.execute(sql).fetchall()]
+        if not all(literal(f"{store.root}/") in statement for statement in statements):
+            write_views(store)
+    except (duckdb.Error, OSError, ValueError) as error:
+        log.info("the views of %s are left as they are: %s", store.url, error)
