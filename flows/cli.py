@@ -142,6 +142,7 @@ def plan(
     from flows.runs.orders import advice_lines, order_lines, stopping_lines, told_lines
     from flows.runs.output import open_console, plan_rows, print_table
     from flows.runs.reasons import plan_remark_lines, remark_line
+    from flows.runs.running import other_runs_lines
     from flows.runs.upgrading import WAITS, settle, waiting_line
     from schemas import Store
 
@@ -163,7 +164,8 @@ def plan(
             say(f"{stage}: {line}")
         for remark in preview.remarks:
             tell(remark_line(stage, remark))
-    for line in (*told_lines(plans), *(f"segue: {line}" for line in advice_lines(options.recipe)), *stopping):
+    remarks = (*advice_lines(options.recipe), *other_runs_lines(Store(options.plan.settings.store)))
+    for line in (*told_lines(plans), *(f"segue: {line}" for line in remarks), *stopping):
         tell(line)
     if settled.waits:
         tell(f"segue: a run would wait for a word: {waiting_line(settled)}")

@@ -176,7 +176,8 @@ def _planned(options: "RunOptions") -> dict[str, str]:
 
 
 def _state_lines(store: "Store") -> Iterator[str]:
-    """Yield whether views are held, how the last run went, the last error, and the weights that are held to."""
+    """Yield whether views are held, which runs are at work, how the last one went, the last error, and the weights that are held to."""
+    from schemas.storage.leases import runs_at_work
     from schemas.storage.publications import Publications
     from schemas.tables import WEIGHTS
     from schemas.upkeep.overview import last_run
@@ -184,6 +185,8 @@ def _state_lines(store: "Store") -> Iterator[str]:
     latest, run = Publications(store).latest(), last_run(store)
     if latest is not None and latest.held:
         yield f"held: the views stay as they are since {age_text(latest.created_at)}; `segue publish` lets them go on"
+    for name, holder in runs_at_work(store).items():
+        yield f"at work: {holder}, at {name.partition('-')[0]}"
     if run is not None:
         yield f"last run: {run.run_id}, {age_text(run.started_at)} ago, {run.stages} stages"
         error = f"{run.error['error']} ({age_text(run.error['started_at'])} ago)" if run.error else "none"

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 from flows.recipes.recipe import Recipe, selected_stages, with_source
 from flows.runs.codecs import check_codecs
-from schemas import Settings
+from schemas import Settings, Store
 from schemas.queries.checks import Check
+from schemas.storage.leases import runs_at_work
 from schemas.storage.records import combine_records
 from stages.pipeline.contract import Preview, Progress, Stopped
 from stages.pipeline.pipeline import Pipeline
@@ -92,6 +93,15 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     results: list[StageResult] = field(default_factory=list)
     """What came of each stage so far, the failed one too."""
+
+
+def other_runs_lines(store: Store) -> list[str]:
+    """Return a line for each run that is at work on a store, for whoever is about to start one more."""
+    return [
+        f"another run is at work on this store: {holder}, at {name.partition('-')[0]}; what both would make is made "
+        "once, and waited for"
+        for name, holder in runs_at_work(store).items()
+    ]
 
 
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 
@@ -46,7 +47,16 @@ class Holder:
     beat: int = 0
 
     def __str__(self) -> str:
-        return f"run {self.run_id} (process {self.pid} on {self.host})"
+        began = self._began()
+        since = f", since {began:%-d %B %H:%M} UTC" if began else ""
+        return f"run {self.run_id} (process {self.pid} on {self.host.partition('/')[0]}{since})"
+
+    def _began(self) -> datetime | None:
+        """Return when the run began, which its id says."""
+        try:
+            return datetime.strptime(self.run_id.partition("-")[0], "%Y%m%dT%H%M%S")
+        except ValueError:  # an id that a test or another program chose
+            return None
 
     def is_dead(self) -> bool:
         """Return whether the process is known to be gone: of another machine nothing is known."""
@@ -175,17 +185,25 @@ def _start_of(pid: int) -> str:
         return ""
 
 
-def live_leases(store: Store) -> list[str]:
-    """Return the names of the leases that a run may hold: its process is not known to be gone, and it gave a sign of
-    life within the hour."""
-    live = []
+def live_leases(store: Store, silent: float = STALE_SECONDS) -> dict[str, Holder]:
+    """Return who holds which lease, by its name, as far as can be told: its process is not known to be gone, and it
+    gave a sign of life not long ago.
+
+    Args:
+        silent: seconds without a sign of life, by the clocks of this machine and the store's, after which a holder is
+            none any more. The default is long, for whoever is to remove nothing that a run may need.
+    """
+    live = {}
     for name in store.folders("leases"):
         numbers = _numbers(store, _folder(name))
         holder, _ = _read(store, name, numbers[-1]) if numbers else (None, "")
-        if (
-            holder is not None
-            and not holder.is_dead()
-            and age_of(store, f"{_folder(name)}/{numbers[-1]}") < STALE_SECONDS
-        ):
-            live.append(name)
+        if holder is not None and not holder.is_dead() and age_of(store, f"{_folder(name)}/{numbers[-1]}") < silent:
+            live[name] = holder
     return live
+
+
+def runs_at_work(store: Store) -> dict[str, Holder]:
+    """Return which runs are making something in a store now, by the names of their leases, the longest at work first.
+    One that was killed is none of them: at once on its own machine, after `SILENT_SECONDS` on another."""
+    live = live_leases(store, SILENT_SECONDS)
+    return dict(sorted(live.items(), key=lambda each: each[1].run_id))

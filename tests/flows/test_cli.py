@@ -15,6 +15,8 @@ from flows.cli import PLANNING, run_command
 from flows.commands.foreground import STARTING
 from flows.commands.options import parse_run_options
 from flows.runs.running import Run, run_stages
+from schemas import Store
+from schemas.storage.leases import hold_lease
 from stages.audio import SourceType, encode_audio
 from tests.worlds.command_line import ROOT, complaints, make_recordings, segue
 from tests.worlds.patience import PATIENCE_SECONDS
@@ -344,6 +346,23 @@ def test_plans_and_runs_tell_what_they_refused_and_noticed_and_how_to_list_it(re
         command = shlex.split(line.removeprefix("all of them: `segue ").removesuffix("`"))
         assert run_command(command) == 0, line
         assert "ingest" in capfd.readouterr().out
+
+
+def test_plans_and_runs_tell_of_another_run_that_is_at_work_on_the_store(recordings, tmp_path, monkeypatch, capfd):
+    def refuse() -> None:
+        raise ValueError("expected no server here")
+
+    monkeypatch.setattr("flows.commands.foreground.start_server", refuse)  # what is told, is told before
+    store = Store(str(tmp_path / "store"))
+    words = ["ingest", "--preset", "musicgen-small", "--source", str(recordings), "--store", store.root]
+    told = "segue: another run is at work on this store: run 20261130T131652-41c178 (process "
+    with hold_lease(store, "tokenize-v", "20261130T131652-41c178", pytest.fail, lambda: None):
+        for command, code in (("plan", 0), ("run", 1)):
+            assert run_command([command, *words]) == code
+            assert told in capfd.readouterr().err
+    for command, code in (("plan", 0), ("run", 1)):
+        assert run_command([command, *words]) == code
+        assert told not in capfd.readouterr().err
 
 
 def test_a_source_may_be_given_several_times(tmp_path, capfd):

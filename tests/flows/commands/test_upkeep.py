@@ -7,6 +7,7 @@ import pytest
 from flows.cli import run_command
 from flows.commands.upkeep import age_text, size_text
 from schemas import Settings, Store
+from schemas.storage.leases import hold_lease
 from schemas.tables import CHROMA
 from schemas.upkeep import cleaning
 from tests.faults.comparing import seen
@@ -68,6 +69,14 @@ def test_status_tells_of_each_table_what_is_shown_since_when_and_how_large(store
     assert all(len(line) <= 80 for line in lines), lines
     assert run_command(["publish", "--hold", "--store", store.root]) == 0
     assert any(line.startswith("held: ") for line in output(capsys, store, "status"))
+
+
+def test_status_tells_which_run_is_at_work(store, capsys):
+    with hold_lease(store, "chroma-abc", "20261130T131652-41c178", pytest.fail, lambda: None):
+        (line,) = [line for line in output(capsys, store, "status") if line.startswith("at work: ")]
+    assert "run 20261130T131652-41c178 (process" in line
+    assert line.endswith("since 30 November 13:16 UTC), at chroma")
+    assert not any(line.startswith("at work: ") for line in output(capsys, store, "status"))
 
 
 def test_status_with_a_runs_options_tells_what_that_run_would_make(store, tmp_path, capsys):

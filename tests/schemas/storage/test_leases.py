@@ -9,7 +9,7 @@ import pytest
 
 from schemas import Store
 from schemas.storage import leases
-from schemas.storage.leases import LeaseLost, hold_lease
+from schemas.storage.leases import LeaseLost, hold_lease, runs_at_work
 
 
 def never() -> None:
@@ -72,6 +72,28 @@ def test_a_process_that_was_killed_is_not_waited_for(tmp_path):
     assert Store(str(tmp_path)).files("leases/a") == ["1"]
     with hold_lease(Store(str(tmp_path)), "a", "next", pytest.fail, never):
         assert Store(str(tmp_path)).files("leases/a") == ["2"]
+
+
+def test_who_is_at_work_is_known_by_its_lease_until_it_has_ended_or_was_killed(store, monkeypatch):
+    assert runs_at_work(store) == {}
+    with hold_lease(store, "chroma-v", "20261130T131652-41c178", pytest.fail, never):
+        ((name, holder),) = runs_at_work(store).items()
+        assert name == "chroma-v"
+        assert str(holder).startswith("run 20261130T131652-41c178 (process ")
+        assert str(holder).endswith(", since 30 November 13:16 UTC)")
+        monkeypatch.setattr(leases, "_start_of", lambda pid: "a later process of its number")
+        assert runs_at_work(store) == {}
+    monkeypatch.undo()
+    assert runs_at_work(store) == {}
+
+
+def test_a_run_on_another_machine_is_not_at_work_where_it_was_silent_for_a_minute(store, monkeypatch):
+    with hold_lease(store, "chroma-v", "elsewhere", pytest.fail, never):
+        monkeypatch.setattr(leases.Holder, "is_dead", lambda self: False)
+        assert [holder.run_id for holder in runs_at_work(store).values()] == ["elsewhere"]
+        monkeypatch.setattr(leases, "age_of", lambda store, path: leases.SILENT_SECONDS + 1)
+        assert runs_at_work(store) == {}
+        assert list(leases.live_leases(store)) == ["chroma-v"]  # what it may need is not removed yet
 
 
 def test_a_silent_holder_on_another_machine_is_replaced_and_finds_out(store, quick, monkeypatch):
