@@ -136,16 +136,19 @@ def open_store(url: str) -> "Store":
     """Open the store of a command line.
 
     Raises:
-        UsageError: nothing that is installed can open such a URL.
+        UsageError: nothing that is installed can open such a URL, or a file lies there.
     """
     from schemas import Store  # with pyarrow, before which the first line of a run is to be seen
     from schemas.arrow import leave_pandas_out
 
     leave_pandas_out()
     try:
-        return Store(url)
+        store = Store(url)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if store.is_local and os.path.isfile(store.root):
+        raise UsageError(f"expected a folder or URL as the store, got the file {store.root}: give --store")
+    return store
 
 
 def existing_store(url: str | None, recipe: str | None = None) -> "Store":
@@ -155,7 +158,7 @@ def existing_store(url: str | None, recipe: str | None = None) -> "Store":
         recipe: the recipe file; None takes the one of the current folder, if there is one.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or something else lies there.
     """
     try:
         place = url or read_recipe_file(recipe).settings.get("store") or DEFAULT_STORE
@@ -165,7 +168,14 @@ def existing_store(url: str | None, recipe: str | None = None) -> "Store":
     if not store.filesystem.exists(store.root):
         raise UsageError(f"expected a store at {store.url}, got nothing there: give --store")
     from schemas.queries.kept_database import follow_move
+    from schemas.storage.file_store import IDENTITY
+    from schemas.tables import PUBLICATIONS, RUNS
 
+    if not store.exists(IDENTITY) and not any(map(store.versions, (RUNS, PUBLICATIONS))):
+        what = "a folder of something else" if store.files("") or store.folders("") else "an empty folder"
+        raise UsageError(
+            f"expected a store at {store.url}, got {what}, without the {IDENTITY} that a first run writes: give --store"
+        )
     follow_move(store)
     return store
 

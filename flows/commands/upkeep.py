@@ -176,7 +176,7 @@ def _planned(options: "RunOptions") -> dict[str, str]:
 
 
 def _state_lines(store: "Store") -> Iterator[str]:
-    """Yield whether views are held, which runs are at work, how the last one went, the last error, and the weights that are held to."""
+    """Yield whether views are held, which runs are at work, how the last one went, and the weights that are held to."""
     from schemas.storage.leases import runs_at_work
     from schemas.storage.publications import Publications
     from schemas.tables import WEIGHTS

@@ -70,6 +70,33 @@ def test_a_mistake_is_one_line_that_names_what_is_allowed_and_exit_code_2(words,
     assert all(word in lines[0] for word in allowed), lines[0]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["status"], ["check"], ["clean"], ["show", "clips"], ["sql", "SELECT 1"], ["publish"], ["rollback"]),
+        *(["diff", "clips"], ["page"], ["export", "out"], ["explain", "clip", "calm"], ["take-down", "abcdef"]),
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_store_is_told_as_such_and_left_as_it_is(words, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("notes")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "project" / "src").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    for name, got in (("file", "the file"), ("empty", "an empty folder"), ("project", "a folder of something else")):
+        assert run_command([*words, "--store", name]) == 2
+        assert f"got {got}" in capfd.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_plan_and_a_run_refuse_a_file_for_a_store(recordings, tmp_path, capfd):
+    (tmp_path / "file").write_text("notes")
+    for command in ("plan", "run"):
+        assert run_command([command, "--source", str(recordings), "--store", str(tmp_path / "file")]) == 2
+        assert "expected a folder or URL as the store, got the file" in capfd.readouterr().err
+
+
 def test_presets_are_listed_with_their_differences(capfd):
     assert run_command(["presets"]) == 0
     out = capfd.readouterr().out
