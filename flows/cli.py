@@ -310,7 +310,9 @@ def pattern(
             svg.write_text(drawing, encoding="utf-8")
         else:
             print(drawing)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UsageError(f"expected to write {svg}, got: {error.strerror}: give --svg another file") from error
+    except ValueError as error:
         raise UsageError(str(error)) from error
     return 0
 

@@ -30,7 +30,9 @@ def init(
             opened.write(text)
     except FileExistsError as error:
         raise UsageError(f"expected to write a new file, got {file}, which is there: give --file") from error
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UsageError(f"expected to write {file}, got: {error.strerror}: give --file") from error
+    except ValueError as error:
         raise UsageError(str(error)) from error
     named = "" if file == FILE else f" --recipe {file}"
     say(f"{file} is written: change it; `segue plan{named}` tells what it would make, `segue run{named}` makes it")

@@ -66,6 +66,8 @@ def verify(
         for place in files:
             within = delivered.files(place) if place.is_dir() else [place]
             answers[place] = {str(file): answer(file) for file in within}
+    except FileNotFoundError as error:
+        raise UsageError(f"expected a sound or the folder of a delivery, got nothing at {error.filename}") from error
     except (OSError, ValueError) as error:
         raise UsageError(str(error)) from error
     every = {file: findings for each in answers.values() for file, findings in each.items()}

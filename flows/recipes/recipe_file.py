@@ -123,8 +123,10 @@ def recipe_text(preset: str, given: Mapping[str, Any]) -> str:
         ValueError: there is no such preset.
     """
     from flows.recipes.knobs import knobs
+    from flows.recipes.presets import preset_difference
     from flows.recipes.recipe import Recipe, stage_models
 
+    preset_difference(preset)  # which names the nearest one, in one line
     recipe = Recipe(preset=preset)
     by_path = {".".join(knob.path): knob for knob in knobs(stage_models())}
     lines, before = [HEADER + f"preset: {preset}"], tuple[str, ...]()

@@ -60,6 +60,10 @@ HEAVY = (
         (["generate", "mono", "order.csv"], ["'order.csv' has no place", "--requests order.csv"]),
         (["finetune", "mono", "./music"], ["'./music' has no place", "--source ./music"]),
         (["sql", "SELECT", "1"], ["'1' has no place", "between quotes"]),
+        (["init", "--preset", "minature"], ["unknown preset 'minature' (did you mean miniature?)", "study"]),
+        (["init", "--file", "no/such/place.yaml"], ["expected to write no/such/place.yaml", "--file"]),
+        (["pattern", "delay", "--svg", "no/such/place.svg"], ["expected to write no/such/place.svg", "--svg"]),
+        (["verify", "gone.flac"], ["expected a sound", "got nothing at gone.flac"]),
         (["export", "out", "there"], ["'there' has no place", "segue export --help"]),
     ],
 )
@@ -126,6 +130,15 @@ def test_help_cuts_no_sentence_off(capfd, monkeypatch):
     assert "..." not in words
     assert "plan Tell what a run would make, reuse and drop, and compute nothing." in words
     assert "verify Tell what files claim of how they were made, and whether it holds." in words
+
+
+@pytest.mark.parametrize("command", ["run", "export", "generate"])
+def test_help_breaks_lines_at_no_hyphen(command, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_command([command, "--help"]) == 0
+    lines = [line.rstrip() for line in capfd.readouterr().out.splitlines()]
+    assert not [line for line in lines if line.endswith("-") or len(line) > 80]
+    assert any(line.endswith(" segue-store.") for line in lines)
 
 
 def test_a_plan_computes_nothing_and_tells_what_would_be_made(recordings, tmp_path, capfd):
