@@ -20,6 +20,9 @@ FormatOption = Annotated[
     Literal["table", "markdown", "csv", "json", "parquet"],
     typer.Option(help="How it is printed; Parquet goes to a file or a program."),
 ]
+REQUEST = "request_id"
+"""The first column of the keys in whose place a person may give the name of a request."""
+
 MOST_KEYS = 5
 """Keys that are named where a beginning is that of several rows."""
 
@@ -70,7 +73,9 @@ def show(
     ],
     key: Annotated[
         str | None,
-        typer.Argument(metavar="KEY", help="A row's key or its beginning, parts with / between."),
+        typer.Argument(
+            metavar="KEY", help="A row's key or its beginning, parts with / between; for an id of a request, its name."
+        ),
     ] = None,
     store: StoreOption = None,
 ) -> int:
@@ -141,29 +146,51 @@ def _table(name: str, known: Sequence[str] = ()) -> "Table":
 
 
 def _row(store: "Store", table: "Table", key: str) -> "Row":
-    """Return the one row whose key begins so.
+    """Return the one row whose key begins so, or is of the request that has such a name.
 
     Raises:
         UsageError: there is none, or there are several.
     """
+    from schemas.names import did_you_mean
     from schemas.queries.database import query
 
-    where = " AND ".join(_conditions(table, key))
     keys = ", ".join(f'"{column}"' for column in table.key)
-    matching = query(store, f"SELECT {keys} FROM {table.name} WHERE {where} ORDER BY ALL").to_pylist()
+    matching: list[Row] = []
+    for where in _meanings(table, key):
+        matching = query(store, f"SELECT {keys} FROM {table.name} WHERE {where} ORDER BY ALL").to_pylist()
+        if matching:
+            break
     if not matching:
+        names, near = "", ""
+        if table.key[0] == REQUEST:
+            named = query(store, "SELECT DISTINCT name FROM requests WHERE name IS NOT NULL ORDER BY name")
+            names, near = " or the name of its request", did_you_mean(key, named["name"].to_pylist())
         raise UsageError(
-            f"expected a key of {table.name} ({'/'.join(table.key)}), got {key!r}, which no row's begins with"
+            f"expected a key of {table.name} ({'/'.join(table.key)}){names}, got {key!r}, which no row has{near}"
         )
     if len(matching) > 1:
         examples = ", ".join(_key_text(row) for row in matching[:MOST_KEYS])
         more = " …" if len(matching) > MOST_KEYS else ""
         raise UsageError(
-            f"expected one row, got {len(matching):,} of {table.name} that begin with {key}: {examples}{more}"
+            f"expected one row, got {len(matching):,} of {table.name} that {key!r} may mean: {examples}{more}"
         )
     exactly = " AND ".join(f'"{column}" = {literal(value)}' for column, value in matching[0].items())
     row: Row = query(store, f"SELECT * FROM {table.name} WHERE {exactly}").to_pylist()[0]
     return row
+
+
+def _meanings(table: "Table", key: str) -> Iterator[str]:
+    """Yield what a key on a command line may mean, the likeliest first, as conditions: the name of a request in the
+    place of its id, or the beginning of a row's key."""
+    if table.key[0] != REQUEST:
+        yield " AND ".join(_conditions(table, key))
+        return
+    named = f"{REQUEST} IN (SELECT {REQUEST} FROM requests WHERE name = {{}})"
+    yield named.format(literal(key))
+    name, _, take = key.rpartition("/")
+    if len(table.key) > 1 and take.isdecimal():
+        yield f'{named.format(literal(name))} AND "{table.key[1]}" = {int(take)}'
+    yield " AND ".join(_conditions(table, key))
 
 
 def _conditions(table: "Table", key: str) -> Iterator[str]:

@@ -5,12 +5,14 @@ was heard in it. Where two tables have a column of one name, it is the one of th
 `key` what was asked for), and the other's has its table's name before it (`scores.key`).
 """
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from schemas import Store
+from schemas.names import did_you_mean
 from schemas.queries.database import query
 from schemas.queries.errors import QueryError
 from schemas.queries.picks import Clip, Picks
@@ -75,7 +77,8 @@ def choose_clips(
     try:
         rows = query(store, sql).to_pylist()
     except QueryError as error:
-        raise ValueError(f"expected a condition over {_columns_in_words()}: {error}") from error
+        reason = f"{error}{_what_was_meant(str(error))}"
+        raise ValueError(f"expected SQL over {_columns_in_words()}: {reason}") from error
     chosen = [
         # A take that was made again at the gate has another seed than its first codes.
         ChosenClip(row["*clips"], row["*requests"], row["*generations"] | _seed(row["*clips"]), row["*heard"])
@@ -148,6 +151,13 @@ def _is_vector(table: Table, name: str) -> bool:
     """Return whether a column holds vectors, such as embeddings, which no condition speaks of."""
     kind = table.schema.field(name).type
     return pa.types.is_list(kind) and not pa.types.is_string(kind.value_type)
+
+
+def _what_was_meant(reason: str) -> str:
+    """Return the column that is nearest to one that is not there, as DuckDB tells it; empty where none is."""
+    unknown = re.search(r'Referenced column "?(\w+)"? not found', reason)
+    names = {name for table in (CLIPS, REQUESTS, *HEARD) for name in table.schema.names if not _is_vector(table, name)}
+    return did_you_mean(unknown[1], sorted(names)) if unknown else ""
 
 
 def _columns_in_words() -> str:

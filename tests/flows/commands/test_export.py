@@ -102,7 +102,8 @@ def test_a_request_of_which_every_take_was_refused_is_told_with_how_more_are_mad
     ("words", "message"),
     [
         (("--name", "{nme}"), "did you mean name?"),
-        (("--where", "clap_similarty > 1"), "clap_similarity"),
+        (("--where", "clap_similarty > 1"), "did you mean clap_similarity?"),
+        (("--by", "chroma_similarty"), "did you mean chroma_similarity?"),
         (("--where", "seconds > 999"), "expected clips to deliver, got none"),
         (("--format", "mp3", "--sample-rate", "44000"), "44100, 48000 for MP3, got 44000"),
         (("--format", "ogg", "--bit-depth", "24"), "expected --format flac or wav with --bit-depth, got ogg"),

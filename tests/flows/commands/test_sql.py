@@ -9,7 +9,7 @@ import pytest
 from flows.cli import run_command
 from schemas import Store
 from schemas.queries.columns import COLUMNS
-from schemas.tables import TABLES, TRACKS, TRAINING
+from schemas.tables import CLIPS, REQUESTS, TABLES, TRACKS, TRAINING
 from tests.worlds.command_line import complaints
 
 
@@ -22,6 +22,49 @@ def words(tmp_path):
     steps = [{"checkpoint_id": "model", "step": step, "split": "train", "loss": 1.0 * step} for step in (1, 2, 10)]
     store.write_shard(TRAINING, "1", "0", pa.Table.from_pylist(steps, schema=TRAINING.schema), "k")
     return ["--store", store.url]
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    """The words that name a store of two requests, `opening` of one take and `a/2` of two."""
+    store = Store(str(tmp_path / "catalog"))
+    requests = [{"request_id": "0a" * 8, "name": "opening"}, {"request_id": "0b" * 8, "name": "a/2"}]
+    store.write_shard(REQUESTS, "v1", "0", pa.Table.from_pylist(requests, schema=REQUESTS.schema), "k")
+    clips = [{"request_id": each * 8, "take": take} for each, take in (("0a", 1), ("0b", 1), ("0b", 2))]
+    store.write_shard(CLIPS, "v1", "0", pa.Table.from_pylist(clips, schema=CLIPS.schema), "k")
+    return ["--store", store.url]
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        (["requests", "opening"], ["request_id", "0a" * 8, "name", "opening"]),
+        (["clips", "opening"], ["request_id", "0a" * 8, "take", "1"]),
+        (["clips", "opening/1"], ["request_id", "0a" * 8, "take", "1"]),
+        (["requests", "a/2"], ["request_id", "0b" * 8, "name", "a/2"]),
+        (["clips", "a/2/2"], ["request_id", "0b" * 8, "take", "2"]),
+        (["clips", "0b/1"], ["request_id", "0b" * 8, "take", "1"]),
+    ],
+    ids=" ".join,
+)
+def test_a_row_of_a_request_is_shown_by_its_name_too(key, shown, catalog, capfd):
+    assert run_command(["show", *key, *catalog]) == 0
+    assert capfd.readouterr().out.split()[:4] == shown
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (["clips", "a/2"], ["got 2 of clips", "0b" * 8 + "/1", "0b" * 8 + "/2"]),
+        (["clips", "openin"], ["or the name of its request, got 'openin'", "did you mean opening?"]),
+        (["clips", "opening/3"], ["expected a key of clips (request_id/take)", "got 'opening/3'"]),
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_is_of_no_row_or_of_several_is_one_line(key, told, catalog, capfd):
+    assert run_command(["show", *key, *catalog]) == 2
+    (line,) = complaints(capfd.readouterr().err)
+    assert all(word in line for word in told), line
 
 
 def test_a_table_is_described_with_its_key_its_rows_and_its_units(words, capfd):
@@ -48,8 +91,8 @@ def test_numbers_of_a_key_are_whole(words, capfd):
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        (["tracks", "a"], ["got 2 of tracks that begin with a", "ab" * 32, "ac" * 32]),
-        (["tracks", "b"], ["expected a key of tracks (track_id), got 'b'"]),
+        (["tracks", "a"], ["got 2 of tracks that 'a' may mean", "ab" * 32, "ac" * 32]),
+        (["tracks", "b"], ["expected a key of tracks (track_id), got 'b', which no row has"]),
         (["training", "model"], ["got 3 of training", "model/1", "model/10"]),
         (["training", "model/x"], ["expected a number for step", "'x'"]),
         (["trakcs"], ["unknown table 'trakcs' (did you mean tracks?)"]),
