@@ -111,6 +111,8 @@ def format_error(error: BaseException) -> str:
         return f"{message}: {advice}"
     if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full: {message}; make room, and run the same command again to go on"
+    if isinstance(cause, OSError) and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"not permitted: {message}; have the disk mounted for writing, or be a user who may read and write there"
     if isinstance(cause, MemoryError):
         return (
             f"out of memory: {message}; lower settings.workers or settings.concurrency, and run the same command again"

@@ -1,6 +1,7 @@
 """Which failures are tried again, and how each is told."""
 
 import errno
+import os
 import ipaddress
 from types import SimpleNamespace
 
@@ -95,6 +96,13 @@ def test_what_an_object_store_s_client_says_is_one_line():
     told = format_error(error)
     assert told.startswith("Unable to locate credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_place_that_may_not_be_written_is_told_with_what_to_do(number):
+    line = format_error(OSError(number, os.strerror(number), "/store/publications"))
+    assert "/store/publications" in line
+    assert "mounted for writing, or be a user who may" in line
 
 
 def test_a_full_disk_in_a_shard_is_told_as_such_in_one_line():
