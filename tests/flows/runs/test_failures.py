@@ -1,8 +1,8 @@
 """Which failures are tried again, and how each is told."""
 
 import errno
-import os
 import ipaddress
+import os
 from types import SimpleNamespace
 
 import botocore.exceptions
