@@ -1,6 +1,7 @@
 """What a person sees: the tables that runs, plans and questions end with, and nothing of what libraries say."""
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,17 @@ WIDE = 200
 
 
 def be_quiet() -> None:
-    """Leave it to this command line to tell what happens; transformers looks only once, when it is imported."""
+    """Leave it to this command line to tell what happens; transformers looks only once, when it is imported,
+    and is told where it is already."""
     from huggingface_hub.utils import disable_progress_bars
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
+    if "transformers" in sys.modules:  # a plan that had to look into a model
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
 
 
 def result_rows(results: "Sequence[StageResult]") -> list[dict[str, str | int | float]]:

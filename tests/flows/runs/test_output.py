@@ -7,7 +7,7 @@ import sys
 
 from rich.console import Console
 
-from flows.runs.output import print_table, result_rows
+from flows.runs.output import be_quiet, print_table, result_rows
 from flows.runs.progress import BarProgress, LineProgress
 from stages.pipeline.jobs import Counts
 from stages.pipeline.runner import StageResult
@@ -135,3 +135,11 @@ logger.error("Service %r failed to process item %r", "EventsWorker", "an event o
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "EventsWorker" not in done.stdout + done.stderr
+
+
+def test_a_model_that_was_looked_into_before_shows_no_bars_of_its_own(monkeypatch):
+    from transformers.utils import logging
+
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    be_quiet()
+    assert not logging.is_progress_bar_enabled()

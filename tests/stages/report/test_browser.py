@@ -455,6 +455,17 @@ def test_nothing_is_wider_than_the_screen_and_text_stands_out(page: Any, width: 
     assert min(worst) >= 4.5
 
 
+def test_the_words_of_a_chart_can_be_read_on_a_telephone(page: Any) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.evaluate("location.hash = 'models'")
+    page.wait_for_function("document.documentElement.dataset.view === 'models'")
+    heights = page.evaluate(
+        "[...document.querySelectorAll('.chart text')].map(each => each.getBoundingClientRect().height)"
+    )
+    assert heights
+    assert min(heights) >= 9, heights
+
+
 HINT_AND_ROOM = """input => {
     const style = getComputedStyle(input), context = document.createElement('canvas').getContext('2d');
     context.font = style.font;
