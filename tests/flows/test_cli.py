@@ -300,13 +300,13 @@ def test_a_model_that_is_still_to_be_trained_is_one_line_that_names_its_stage(tm
 
 
 def test_a_store_that_cannot_be_written_is_one_line_before_anything_is_read(recordings, tmp_path, capfd):
-    (tmp_path / "store").write_text("a file where the store should be")
-    words = ["--source", str(recordings), "--store", str(tmp_path / "store")]
+    (tmp_path / "file").write_text("a file where a folder should be")
+    words = ["--source", str(recordings), "--store", str(tmp_path / "file" / "store")]
     assert run_command(["run", "ingest", *words]) == 1
     lines = complaints(capfd.readouterr().err)
     assert len(lines) == 1, lines
     assert "expected a store that can be written" in lines[0]
-    assert (tmp_path / "store").read_text() == "a file where the store should be"
+    assert (tmp_path / "file").read_text() == "a file where a folder should be"
 
 
 def test_a_source_that_is_not_there_is_one_line_and_exit_code_1(tmp_path, capfd):
