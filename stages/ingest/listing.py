@@ -148,7 +148,8 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
         chosen: which files and folders are looked at.
 
     Raises:
-        ValueError: there is nothing at `source`, or no recording; an unmounted disk must not empty the tables.
+        ValueError: there is nothing at `source`, or no recording; an unmounted disk must not empty the tables. Or it is
+            the store itself, whose clips are no recordings.
         OSError: the network failed.
     """
     try:
@@ -157,6 +158,8 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
         raise ValueError(
             f"expected a folder or a URL that can be read as the source, got {source!r}: {error}"
         ) from error
+    if store and _is_same_place(filesystem, root, store):
+        raise ValueError(f"expected recordings beside the store as the source, got the store itself, {source!r}")
     listing = Listing()
     if isinstance(filesystem, LocalFileSystem):
         if not os.path.exists(root):
@@ -175,6 +178,14 @@ def list_source(source: str, store: str = "", chosen: Chosen = Chosen()) -> List
         kinds = "wav, flac, mp3, ogg, m4a …"
         raise ValueError(f"expected recordings ({kinds}) at {source!r}, got none: is the disk mounted, the path right?")
     return sorted_listing(listing)
+
+
+def _is_same_place(filesystem: AbstractFileSystem, root: str, store: str) -> bool:
+    """Return whether a store lies at this very place."""
+    other, store_root = locate(store)
+    if isinstance(filesystem, LocalFileSystem) and isinstance(other, LocalFileSystem):
+        return os.path.realpath(root) == os.path.realpath(store_root)
+    return bool(other == filesystem) and store_root.rstrip("/") == root.rstrip("/")
 
 
 def sorted_listing(listing: Listing) -> Listing:
@@ -352,7 +363,7 @@ def _list_remote(
         raise ValueError(f"expected a folder or URL of recordings as the source, got {source!r}, not there") from error
     other, store_root = locate(store) if store else (None, "")
     hidden = store_root.rstrip("/") + "/" if other == filesystem else None
-    inside = hidden is not None and hidden.startswith(root.rstrip("/") + "/") and hidden != root.rstrip("/") + "/"
+    inside = hidden is not None and hidden.startswith(root.rstrip("/") + "/")
     passed_over: set[str] = set()
     for path, entry in sorted(entries.items()):
         relative = (path[len(root) :].lstrip("/") if path.startswith(root) else path) or PurePosixPath(path).name

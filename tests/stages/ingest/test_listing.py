@@ -160,6 +160,19 @@ def test_a_store_inside_the_source_is_no_part_of_it(tmp_path):
     assert [file.relative for file in recordings] == ["a.wav"]
 
 
+def test_the_store_itself_is_no_source(tmp_path):
+    write(tmp_path / "clips" / "x.flac", b"x")
+    (tmp_path / "link").symlink_to(tmp_path)
+    fsspec.filesystem("memory").pipe_file("/itself/clips/x.flac", b"x")
+    for source, store in (
+        (str(tmp_path), f"file://{tmp_path}/"),
+        (str(tmp_path / "link"), f"file://{tmp_path}"),
+        ("memory://itself/", "memory://itself"),
+    ):
+        with pytest.raises(ValueError, match="beside the store as the source, got the store itself"):
+            list_source(source, store)
+
+
 def test_a_single_file_is_a_source(tmp_path):
     write(tmp_path / "a.wav", b"x")
     assert _names(tmp_path / "a.wav") == ["a.wav"]
