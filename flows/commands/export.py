@@ -115,8 +115,8 @@ def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Pick
     names = [row["name"] or row["request_id"] for row in rows if row["request_id"] in refused]
     shown = ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
     tell(
-        f"segue: every take of {_count(len(names), 'request')} was refused: {shown}. A larger `takes` in a line of the "
-        "order has more made by the next run, and leaves those that are there"
+        f"segue: every take of {_count(len(names), 'request')} was refused: {shown}. A run of the order with "
+        "`--set requests.picks=…`, this file, makes one more for each that was refused, and leaves those that are there"
     )
 
 

@@ -25,6 +25,7 @@ import schemas
 from model.conditioning.charts import DEFAULT_METER, describe_chart, parse_chart, parse_meter
 from schemas import WeightsRef
 from schemas.identity import fingerprint
+from schemas.queries.picks import Clip, read_picks
 from schemas.tables import HARMONY, PIECES, REQUESTS, RHYTHM, TRACKS, Row
 from stages.audio.references import (
     Reference,
@@ -66,6 +67,9 @@ REFERENCES = ("unknown melody", "unknown clap", "unknown prompt")
 EQUAL_TAKES = "takes that will be equal: at temperature 0, or top_k 1 without top_p, nothing is left to chance"
 """What is noticed of requests for several clips that are one."""
 
+NOT_THERE = "takes that were refused by ear and are none of this order"
+"""What is noticed of picks that were made of another order."""
+
 
 class Config(schemas.Config):
     """What a line means where it says nothing, and what no line may ask for.
@@ -74,7 +78,7 @@ class Config(schemas.Config):
     """
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = (
-        *("default_set", "seconds", "prompt_seconds", "takes", "guidance", "guidance_text", "temperature"),
+        *("default_set", "seconds", "prompt_seconds", "takes", "picks", "guidance", "guidance_text", "temperature"),
         *(
             "top_k",
             "top_p",
@@ -99,6 +103,9 @@ class Config(schemas.Config):
     """How much of a prompt a clip begins with, seconds (AudioCraft's continuation demo)."""
     takes: int = Field(default=1, ge=1)
     """Clips a request."""
+    picks: str | None = None
+    """File of picks, as the page saves it: a request has one more clip for each of its takes that was refused. It
+    belongs to the order: without it those clips would be dropped again."""
     guidance: float = Field(default=3.0, ge=0)
     """Classifier-free guidance coefficient (MusicGen, arXiv:2306.05284, 3). A model that has learned guidance by
     distillation takes 1 where a line asks for none."""
@@ -190,6 +197,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
     default_set = config.default_set if context.store.versions(PIECES) else "text"
     path = url or str(files("stages.requests").joinpath(f"{default_set}_requests.csv"))
     reader = RowReader(config, context, ReferencedFiles(_folder(url) if url else None))
+    wanting = Wanting(read_picks(config.picks).refused if config.picks else (), config.max_takes)
     file, remarks = read_requests_file(path), Remarks()
     rows: dict[str, Row] = {}
     refusals, names = [], dict[str, int]()
@@ -210,6 +218,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
                 first = rows[row["request_id"]]["line"]
                 message = f"it asks for the clip of line {first} again: a name makes it another one"
                 raise RequestRefused("duplicate", message)
+            row["takes"] += wanting.more(row)
         except RequestRefused as error:
             message = f"line {line.number}: {error}"
             stamp = fingerprint([error.kind, message, path])
@@ -221,6 +230,8 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
             names[row["name"]] = line.number
         if row["takes"] > 1 and leaves_nothing_to_chance(row):
             remarks.add(EQUAL_TAKES, url or "", f"line {line.number}: {row['takes']} takes")
+    for request, take in wanting.left:
+        remarks.add(NOT_THERE, config.picks or "", f"{request}/{take}")
     for note in file.notes if url else ():
         remarks.add(note, path)
     rows |= {row["request_id"]: row for row in keep_refused(rows, refusals, before)}
@@ -249,6 +260,43 @@ def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], config: C
 def _sound(row: Row) -> float:
     """Return the seconds of sound that a request asks for."""
     return float(row["seconds"] * row["takes"])
+
+
+class Wanting:
+    """Takes that a person refused, for each of which a request is to have one more.
+
+    Args:
+        refused: those takes.
+        most: how many takes a request may have.
+    """
+
+    def __init__(self, refused: Iterable[Clip], most: int) -> None:
+        self._most = most
+        self._refused: dict[str, set[int]] = {}
+        for request, take in refused:
+            self._refused.setdefault(request, set()).add(take)
+
+    @property
+    def left(self) -> list[Clip]:
+        """Those that none of the requests so far has."""
+        return sorted((request, take) for request, takes in self._refused.items() for take in takes)
+
+    def more(self, row: Row) -> int:
+        """Return how many takes a request is to have beside those that its line asks for: what is made for a refused
+        one may be refused too.
+
+        Raises:
+            RequestRefused: that would be too many.
+        """
+        takes, refused = row["takes"], self._refused.get(row["request_id"], set())
+        for take in sorted(refused):
+            if take <= takes:
+                refused.remove(take)
+                takes += 1
+        if takes > self._most:
+            message = f"expected at most {self._most} (requests.max_takes), got {takes} with those for refused ones"
+            raise RequestRefused("bad value", f"takes: {message}")
+        return int(takes - row["takes"])
 
 
 @dataclass

@@ -91,7 +91,9 @@ def test_a_request_of_which_every_take_was_refused_is_told_with_how_more_are_mad
     assert "was refused" not in export(tmp_path / "d", "--picks", picks)
     picks.write_text(f"request_id,take,verdict\n{0:016x},1,refuse\n{0:016x},2,refuse\n")
     told = export(tmp_path / "d", "--picks", picks)
-    assert "segue: every take of 1 request was refused: opening. A larger `takes` in a line" in told
+    assert (
+        "segue: every take of 1 request was refused: opening. A run of the order with `--set requests.picks=…`" in told
+    )
     assert "was refused" not in export(tmp_path / "e", "--picks", picks, "--requests", "test")
     assert "expected clips to deliver, got none" in export(
         tmp_path / "f", "--picks", picks, "--requests", "opening", code=2
