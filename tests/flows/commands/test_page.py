@@ -103,7 +103,7 @@ def test_what_cannot_be_signed_and_what_has_no_page_is_told(folder, tmp_path, ca
     assert run_command(["page", "--store", str(folder), "--signed", str(tmp_path / "page.html")]) == 2
     assert "expected a store in a bucket for --signed" in capsys.readouterr().err
     empty = tmp_path / "empty"
-    empty.mkdir()
+    Store(str(empty)).require()
     assert run_command(["page", "--store", str(empty)]) == 2
     assert "`segue run report` makes it" in capsys.readouterr().err
     assert LONGEST_HOURS == 168

@@ -8,6 +8,7 @@ from flows.cli import run_command
 from flows.commands.options import UsageError, parse_run_options
 from flows.recipes.knobs import knobs
 from flows.recipes.recipe import Recipe, stage_models
+from schemas import Store
 from tests.worlds.command_line import complaints
 
 PATHS = [".".join(knob.path) for knob in knobs(stage_models())]
@@ -71,6 +72,7 @@ def test_a_typo_in_a_preset_or_a_stage_is_told_what_was_meant(words, told, capfd
     ],
 )
 def test_a_typo_in_a_table_or_a_column_is_told_what_was_meant(words, told, tmp_path, capfd):
+    Store(str(tmp_path)).require()
     assert run_command([*words, "--store", str(tmp_path)]) == 2
     (line,) = complaints(capfd.readouterr().err)
     assert told in line

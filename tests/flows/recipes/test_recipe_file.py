@@ -11,7 +11,7 @@ from flows.commands.options import parse_given_options
 from flows.recipes.presets import PRESETS
 from flows.recipes.recipe import Recipe
 from flows.recipes.recipe_file import COMMONEST, FILE, HEADER, recipe_text
-from schemas import Settings
+from schemas import Settings, Store
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +93,7 @@ def test_the_file_of_the_folder_is_said_and_names_the_store_of_every_command(cap
     assert run_command(["init", "--store", "kept", "--preset", "musicgen-small"]) == 0
     assert run_command(["init"]) == 2
     assert "expected to write a new file, got segue.yaml, which is there" in capfd.readouterr().err
-    Path("kept").mkdir()
+    Store("kept").require()
     assert run_command(["sql", "SELECT count(*) AS n FROM tracks", "--format", "csv"]) == 0
     out, err = capfd.readouterr()
     assert out == "n\n0\n"
