@@ -66,6 +66,10 @@ def _lay_out(matrices: "Iterable[PackedLinear]") -> None:
     """Have the kernels of matrices lay out their weights, several at once: FBGEMM uses one thread for each, and takes a
     second for eighty million weights."""
     threads = torch.get_num_threads()
+    if threads == 1:
+        for matrix in matrices:
+            _ = matrix.kernel
+        return
     with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for laid_out in [pool.submit(getattr, matrix, "kernel") for matrix in matrices]:
             laid_out.result()
