@@ -26,7 +26,4 @@ else:
         return getattr(import_module(_FOUND_IN[name]), name)
 
 
-DEFAULT_STORE = "segue-store"
-"""The store of whoever names none."""
-
-__all__ = ["DEFAULT_STORE", "Config", "Settings", "Store", "WeightsRef"]
+__all__ = ["Config", "Settings", "Store", "WeightsRef"]

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from schemas import DEFAULT_STORE
 from schemas.config import Config
+from schemas.storage import DEFAULT_STORE
 
 
 class Settings(Config):

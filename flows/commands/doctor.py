@@ -89,7 +89,8 @@ def weights() -> Iterator[Finding]:
 
 def trained(store: str | None) -> Iterator[Finding]:
     """Yield the models that a store has trained, where there is one."""
-    from schemas import DEFAULT_STORE, Store
+    from schemas import Store
+    from schemas.storage import DEFAULT_STORE
     from schemas.tables import CHECKPOINTS
 
     opened = Store(store or DEFAULT_STORE)
@@ -102,7 +103,8 @@ def trained(store: str | None) -> Iterator[Finding]:
 def settings(store: str | None) -> Iterator[Finding]:
     """Yield what of the disks and of the environment will hurt."""
     from flows.service.service import state_folder
-    from schemas import DEFAULT_STORE, Store
+    from schemas import Store
+    from schemas.storage import DEFAULT_STORE
 
     opened = Store(store or DEFAULT_STORE)
     there = opened.filesystem.exists(opened.root)

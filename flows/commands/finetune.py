@@ -34,7 +34,7 @@ from flows.commands.options import (
 from flows.console import tell, typed_place
 from flows.recipes.merging import merge
 from flows.recipes.presets import Difference
-from schemas import DEFAULT_STORE
+from schemas.storage import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from schemas import Store, WeightsRef

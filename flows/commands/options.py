@@ -18,7 +18,7 @@ from flows.console import tell
 from flows.recipes.merging import merge
 from flows.recipes.presets import DEFAULT_PRESET, preset_difference
 from flows.recipes.recipe_file import FILE, read_recipe_file
-from schemas import DEFAULT_STORE
+from schemas.storage import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from flows.recipes.recipe import Recipe
