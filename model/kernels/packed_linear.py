@@ -6,9 +6,6 @@ precision. Which kernel that is, and how it leaves a row's bits alone, is the ma
 """
 
 import copy
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -58,22 +55,7 @@ def prepare_for_inference(
             module.activation = nn.Identity()
             module.contract = pack(module.contract)
     inference.heads = nn.ModuleList(pack(head) for head in inference.heads)
-    _lay_out(module for module in inference.modules() if isinstance(module, PackedLinear))
     return inference
-
-
-def _lay_out(matrices: "Iterable[PackedLinear]") -> None:
-    """Have the kernels of matrices lay out their weights, several at once: FBGEMM uses one thread for each, and takes a
-    second for eighty million weights."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        for matrix in matrices:
-            _ = matrix.kernel
-        return
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for laid_out in [pool.submit(getattr, matrix, "kernel") for matrix in matrices]:
-            laid_out.result()
-    torch.set_num_threads(threads)  # MKL has one number for all threads, which those of the pool have changed
 
 
 def packed_bytes(model: LanguageModel, precision: Precision) -> int:
@@ -107,6 +89,8 @@ class PackedLinear(nn.Module):
         activation: of what the layer gives.
     """
 
+    kernel: LinearKernel
+
     def __init__(
         self, linear: nn.Module, precision: Precision, chooser: KernelChooser, activation: Activation = "none"
     ) -> None:
@@ -115,25 +99,19 @@ class PackedLinear(nn.Module):
         """What is multiplied by; None where nobody chose its kernel."""
         self.sizes: tuple[int, ...] = (MAX_ROWS,) if kernels.enabled() else ()
         if not isinstance(linear, nn.Linear):
-            self._make: Callable[[], LinearKernel] | None = lambda: with_activation(linear, activation)
+            self.kernel = with_activation(linear, activation)
             return
         weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
         makers = linear_kernels(weight, bias, precision, activation)
         if not kernels.enabled():
-            (self._make,) = makers.values()
+            (make,) = makers.values()
+            self.kernel = make()
             return
         outputs, inputs = weight.shape
         of_float16 = precision == "float32" and are_float16(weight)
         self.kind = MatrixKind(precision, outputs, inputs, activation, bias is not None, of_float16)
         choice = chooser.choose(self.kind, makers, weight)
-        self._make, self.sizes = makers[choice.kernel], choice.sizes
-
-    @cached_property
-    def kernel(self) -> LinearKernel:
-        """What multiplies rows; its weights are laid out when it is first asked for."""
-        assert self._make is not None
-        make, self._make = self._make, None  # or the layer's own weights would stay for it
-        return make()
+        self.kernel, self.sizes = makers[choice.kernel](), choice.sizes
 
     def forward(self, inputs: Float[Tensor, "*rows X"]) -> Float[Tensor, "*rows Y"]:
         rows = inputs.reshape(-1, inputs.shape[-1])

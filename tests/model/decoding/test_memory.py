@@ -14,7 +14,7 @@ from model.decoding.generation import GenerationRequest, generate
 from model.decoding.memory import FEW_SLOTS, MAX_SLOTS, USABLE_SHARE, MemoryRequirements, plan_memory
 from model.decoding.static_shapes import StaticShapeDecoder
 from model.guidance import num_cfg_branches
-from model.kernels.choosing import candidate_sizes, computing_with
+from model.kernels.choosing import candidate_sizes
 from model.kernels.packed_linear import prepare_for_inference
 from model.kernels.processor import multiplies_bfloat16
 from model.lm.config import Precision
@@ -28,12 +28,8 @@ CARDINALITY = 300
 
 
 def _peak(model: LanguageModel, sequences: list[SequenceRequest], precision: Precision, slots: int) -> int:
-    """The most bytes that torch had given out at any instant of decoding, by one thread: it knows of its own alone."""
-    with (
-        computing_with(1),
-        torch.inference_mode(),
-        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled,
-    ):
+    """The most bytes that torch had given out at any instant of decoding."""
+    with torch.inference_mode(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         assert len(list(generate_tokens(model, sequences, DecodingOptions(precision, slots=slots)))) == len(sequences)
     assert profiled.profiler is not None
     events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -16,7 +16,6 @@ from model.kernels.choosing import (
     KernelChoice,
     KernelChooser,
     ProcessMemory,
-    computing_with,
     find_invariant_sizes,
 )
 from model.kernels.linear import (
@@ -133,15 +132,6 @@ def test_a_model_prepared_for_inference_leaves_the_model_as_it_was_and_shares_it
     assert inference.embeddings[0].weight is model.embeddings[0].weight
     assert isinstance(model.transformer.layers[0].expand, nn.Linear)
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
-
-
-def test_weights_are_laid_out_before_decoding_begins_and_the_callers_threads_stay_as_many() -> None:
-    with computing_with(2):
-        inference = prepare_for_inference(music_model().language_model, "float16")
-        assert torch.get_num_threads() == 2
-    matrices = [module for module in inference.modules() if isinstance(module, PackedLinear)]
-    assert matrices
-    assert all("kernel" in vars(matrix) for matrix in matrices)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
