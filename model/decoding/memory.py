@@ -14,6 +14,7 @@ from model.decoding.sequences import SequenceRequest
 from model.decoding.static_shapes import round_up_to_bucket
 from model.kernels.cached_attention import attends_in_cache
 from model.kernels.packed_linear import packed_bytes
+from model.kernels.processor import multiplies_bfloat16
 from model.lm.config import CachePrecision, LanguageModelConfig, Precision
 from model.lm.language_model import LanguageModel
 
@@ -98,6 +99,11 @@ class MemoryRequirements:
         self.sorted = largest_top_k(requests) is None
         """Whether entries are sorted to sample among them."""
         self.weights = packed_bytes(model, precision)
+        self.activations = _activations(model.config)
+        """Numbers that a layer holds at once for a row and step."""
+        if precision == "bfloat16" and model.device.type == "cpu" and not multiplies_bfloat16():
+            # What is multiplied is there once more, rounded: as half as many bytes, and brought back to single ones.
+            self.activations += model.config.expanded_width * 3 // 2
 
     def bytes_for(self, slots: int) -> int:
         """Return the bytes that so many slots take."""
@@ -123,13 +129,13 @@ class MemoryRequirements:
         config, single, double = self.model.config, torch.float32.itemsize, torch.float64.itemsize
         entries = config.codebooks * config.cardinality
         an_entry = 4 * single + double + (4 * single + 2 * torch.long.itemsize if self.sorted else 0)
-        return slots * (self.rows * (2 * entries + _activations(config)) * single + entries * an_entry)
+        return slots * (self.rows * (2 * entries + self.activations) * single + entries * an_entry)
 
     def _prefill(self) -> int:
         """Return the bytes of reading a prompt at once: activations, and each query's weights of what it sees."""
         config, single = self.model.config, torch.float32.itemsize
         scores = 3 * config.heads * max(self.known, self.cross_length)
-        return self.rows * self.known * (_activations(config) + scores) * single
+        return self.rows * self.known * (self.activations + scores) * single
 
 
 def _activations(config: LanguageModelConfig) -> int:

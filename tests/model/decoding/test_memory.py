@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -63,6 +63,7 @@ def _model_and_sequences(
     slots=some.integers(1, 5),
     top_p=some.sampled_from([0.0, 0.9]),
 )
+@example(form={}, precision="bfloat16", frames=8, prompt=20, slots=1, top_p=0.0)
 def test_decoding_takes_no_more_than_was_planned_and_not_much_less(
     form: dict, precision: Precision, frames: int, prompt: int, slots: int, top_p: float
 ) -> None:
@@ -127,8 +128,9 @@ def test_more_slots_longer_clips_and_wider_weights_need_more() -> None:
         model.language_model, sequences, "bfloat16"
     ).bytes_for(2)
     narrow = MemoryRequirements(model.language_model, sequences, "bfloat16").bytes_for(2)
-    # Without instructions for it the fastest kernel may be one that holds single ones, as for float16: planned for.
-    assert narrow < needed[1] if multiplies_bfloat16() else narrow == needed[1]
+    # Without instructions for it the fastest kernel may be one that holds single ones, as for float16, and what it
+    # multiplies is there once more, rounded: planned for.
+    assert narrow < needed[1] if multiplies_bfloat16() else needed[1] <= narrow < 1.1 * needed[1]
     # The fastest kernel for float16 may be one that holds single ones: that much is planned for.
     assert MemoryRequirements(model.language_model, sequences, "float16").bytes_for(2) == needed[1]
 
