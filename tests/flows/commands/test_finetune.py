@@ -224,7 +224,7 @@ def test_a_command_that_was_killed_or_stopped_ends_as_an_undisturbed_one_and_bel
 ) -> None:
     shape = SHAPES["mono"]
     model = save(random_musicgen(shape), shape, tmp_path / "model")
-    words = ["finetune", str(model), "--source", str(corpus), "--steps", "100", "--name", "small"]
+    words = ["finetune", str(model), "--source", str(corpus), "--steps", "300", "--name", "small"]
     for knob in ("batch_size=4", "save_every=5", "early_stop.every=25", "samples.every=50", "samples.seconds=2"):
         words += ["--set", f"train.{knob}"]
     words += ["--set", "train.optimization.learning_rate=2e-3", "--set", "settings.device=cpu"]
