@@ -25,7 +25,7 @@ import schemas
 from model.conditioning.charts import DEFAULT_METER, describe_chart, parse_chart, parse_meter
 from schemas import WeightsRef
 from schemas.identity import fingerprint
-from schemas.queries.picks import Clip, read_picks
+from schemas.queries.picks import read_picks
 from schemas.tables import HARMONY, PIECES, REQUESTS, RHYTHM, TRACKS, Row
 from stages.audio.references import (
     Reference,
@@ -43,6 +43,7 @@ from stages.requests.held_out import held_out_lines
 from stages.requests.lines import FIELDS, RequestLine
 from stages.requests.orders import Order, Refusal, keep_refused, losses, order_checks
 from stages.requests.reading import Line, read_requests_file
+from stages.requests.retakes import Wanting
 
 READS, CONSULTS, WRITES, VERSION = (), (TRACKS, RHYTHM, HARMONY), REQUESTS, 4
 STAGED = True
@@ -260,43 +261,6 @@ def _assign_shards(rows: Mapping[str, Row], before: Mapping[str, Row], config: C
 def _sound(row: Row) -> float:
     """Return the seconds of sound that a request asks for."""
     return float(row["seconds"] * row["takes"])
-
-
-class Wanting:
-    """Takes that a person refused, for each of which a request is to have one more.
-
-    Args:
-        refused: those takes.
-        most: how many takes a request may have.
-    """
-
-    def __init__(self, refused: Iterable[Clip], most: int) -> None:
-        self._most = most
-        self._refused: dict[str, set[int]] = {}
-        for request, take in refused:
-            self._refused.setdefault(request, set()).add(take)
-
-    @property
-    def left(self) -> list[Clip]:
-        """Those that none of the requests so far has."""
-        return sorted((request, take) for request, takes in self._refused.items() for take in takes)
-
-    def more(self, row: Row) -> int:
-        """Return how many takes a request is to have beside those that its line asks for: what is made for a refused
-        one may be refused too.
-
-        Raises:
-            RequestRefused: that would be too many.
-        """
-        takes, refused = row["takes"], self._refused.get(row["request_id"], set())
-        for take in sorted(refused):
-            if take <= takes:
-                refused.remove(take)
-                takes += 1
-        if takes > self._most:
-            message = f"expected at most {self._most} (requests.max_takes), got {takes} with those for refused ones"
-            raise RequestRefused("bad value", f"takes: {message}")
-        return int(takes - row["takes"])
 
 
 @dataclass
