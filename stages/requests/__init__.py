@@ -43,7 +43,7 @@ from stages.requests.held_out import held_out_lines
 from stages.requests.lines import FIELDS, RequestLine
 from stages.requests.orders import Order, Refusal, keep_refused, losses, order_checks
 from stages.requests.reading import Line, read_requests_file
-from stages.requests.retakes import Wanting
+from stages.requests.retakes import RefusedTakes
 
 READS, CONSULTS, WRITES, VERSION = (), (TRACKS, RHYTHM, HARMONY), REQUESTS, 4
 STAGED = True
@@ -198,7 +198,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
     default_set = config.default_set if context.store.versions(PIECES) else "text"
     path = url or str(files("stages.requests").joinpath(f"{default_set}_requests.csv"))
     reader = RowReader(config, context, ReferencedFiles(_folder(url) if url else None))
-    wanting = Wanting(read_picks(config.picks).refused if config.picks else (), config.max_takes)
+    refused_takes = RefusedTakes(read_picks(config.picks).refused if config.picks else (), config.max_takes)
     file, remarks = read_requests_file(path), Remarks()
     rows: dict[str, Row] = {}
     refusals, names = [], dict[str, int]()
@@ -219,7 +219,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
                 first = rows[row["request_id"]]["line"]
                 message = f"it asks for the clip of line {first} again: a name makes it another one"
                 raise RequestRefused("duplicate", message)
-            row["takes"] += wanting.more(row)
+            row["takes"] += refused_takes.retakes_of(row)
         except RequestRefused as error:
             message = f"line {line.number}: {error}"
             stamp = fingerprint([error.kind, message, path])
@@ -231,7 +231,7 @@ def _read_order(config: Config, context: Context, known: pa.Table) -> tuple[Orde
             names[row["name"]] = line.number
         if row["takes"] > 1 and leaves_nothing_to_chance(row):
             remarks.add(EQUAL_TAKES, url or "", f"line {line.number}: {row['takes']} takes")
-    for request, take in wanting.left:
+    for request, take in refused_takes.not_asked_for:
         remarks.add(NOT_THERE, config.picks or "", f"{request}/{take}")
     for note in file.notes if url else ():
         remarks.add(note, path)

@@ -7,7 +7,7 @@ from schemas.tables import Row
 from stages.audio.references import RequestRefused
 
 
-class Wanting:
+class RefusedTakes:
     """Takes that a person refused, for each of which a request is to have one more.
 
     Args:
@@ -22,11 +22,11 @@ class Wanting:
             self._refused.setdefault(request, set()).add(take)
 
     @property
-    def left(self) -> list[Clip]:
-        """Those that none of the requests so far has."""
+    def not_asked_for(self) -> list[Clip]:
+        """Those that none of the requests has that retakes were counted for."""
         return sorted((request, take) for request, takes in self._refused.items() for take in takes)
 
-    def more(self, row: Row) -> int:
+    def retakes_of(self, row: Row) -> int:
         """Return how many takes a request is to have beside those that its line asks for: what is made for a refused
         one may be refused too.
 
