@@ -121,7 +121,7 @@ def order_checks(order: Order, settings: Settings, lines: int) -> Iterator[Check
         0 if settings.drop_requests else order.dropped_clips,
         0,
         f"{dropped_text(order)}: the last order stays. Let them go by --drop (settings.drop_requests), or give the "
-        "file that has them (--requests)",
+        "files that have them (--requests; requests.picks)",
     )
 
 
