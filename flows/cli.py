@@ -1,4 +1,4 @@
-"""The command line: `segue run`, `plan`, `sql`, `presets`, `convert`, `pattern`, and what looks after a store.
+"""The command line: `segue run`, `plan` and `presets`, and the commands of `flows/commands/`.
 
 What a person got wrong is one line and exit code 2; a run that did not do all that it had to do ends with 1, one that
 waits for a word on what a release changed with 3, a stopped one with 130. A run says its first line before it imports
@@ -6,19 +6,17 @@ what takes long; Prefect, which takes seconds, is imported only once there is so
 """
 
 import gc
-import logging
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
 from flows.commands import (
+    convert,
     doctor,
     export,
     finetune,
@@ -26,6 +24,7 @@ from flows.commands import (
     generate,
     init,
     page,
+    pattern,
     provenance,
     publish,
     sql,
@@ -36,19 +35,10 @@ from flows.commands import (
 from flows.commands.extra_words import with_place
 from flows.commands.foreground import run_and_tell
 from flows.commands.listing import CommandList
-from flows.commands.options import RunOptions, StoreOption, UsageError, with_run_options
+from flows.commands.options import RunOptions, UsageError, with_run_options
 from flows.console import say, tell
 from flows.recipes.presets import OVERLAYS, PRESETS, describe_preset
 from flows.runs.stopping import INTERRUPTED, STOPPED
-
-CheckpointForm = Literal["hf", "audiocraft", "segue", "peft"]
-"""The forms of checkpoints, as `segue convert --to` names them; peft's has the updates alone."""
-
-Dtype = Literal["float32", "float16", "bfloat16"]
-
-DtypeOption = Annotated[
-    Dtype | None, typer.Option(help="Round the weights to it; if not given, they stay as they are.")
-]
 
 PLANNING = "segue: planning …"
 
@@ -78,6 +68,8 @@ app.add_typer(provenance.app)
 app.add_typer(verify.app)
 app.add_typer(gates.app)
 app.add_typer(export.app)
+app.add_typer(convert.app)
+app.add_typer(pattern.app)
 app.add_typer(up.app)
 app.add_typer(doctor.app)
 app.add_typer(page.app)
@@ -95,7 +87,10 @@ def _say_release(asked: bool) -> None:
 @app.callback()
 def segue(
     version: Annotated[
-        bool, typer.Option("--version", callback=_say_release, is_eager=True, help="Say the version and the commit.")
+        bool,
+        typer.Option(
+            "--version", callback=_say_release, is_eager=True, help="Show the version and the commit, and exit."
+        ),
     ] = False,
 ) -> None:
     """From a folder of recordings to a catalog of generated clips."""
@@ -104,7 +99,7 @@ def segue(
 @app.command()
 @with_run_options(PLANNING)
 def run(options: RunOptions) -> int:
-    """Run the whole catalog or some stages, and tell what was made."""
+    """Run the whole pipeline or some of its stages, and report what was made."""
     if TORCHRUN in os.environ:
         from stages.train.following import world_of_torchrun
 
@@ -124,15 +119,19 @@ def plan(
             "--estimate",
             metavar="TRACKS",
             min=1,
-            help="Tell instead what so many recordings would take, by this store.",
+            help="Instead estimate what this many recordings would take.",
         ),
     ] = None,
-    track_seconds: Annotated[float | None, typer.Option(min=0, help="Of each; if not given, as in the store.")] = None,
-    clips: Annotated[int, typer.Option(min=0, help="With --estimate: how many clips.")] = 0,
-    clip_seconds: Annotated[float | None, typer.Option(min=0, help="Of each; if not given, as in the store.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="With --estimate: machines like the one of the runs.")] = 1,
+    track_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Length of each, in seconds; by default as in the store.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=0, help="With --estimate: the number of clips.")] = 0,
+    clip_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Length of each, in seconds; by default as in the store.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="With --estimate: the number of machines like this one.")] = 1,
 ) -> int:
-    """Tell what a run would make, reuse and drop, and compute nothing."""
+    """Show what a run would make, reuse and drop, without computing anything."""
     if estimate_tracks is not None:
         return _tell_estimate(options, estimate_tracks, track_seconds, clips, clip_seconds, workers)
     if track_seconds is not None or clips or clip_seconds is not None or workers > 1:
@@ -213,132 +212,12 @@ def _tell_estimate(
 
 @app.command()
 def presets() -> int:
-    """List the presets, and what each sets differently."""
+    """List the presets and what each of them changes."""
     for name, difference in {**PRESETS, **OVERLAYS}.items():
         say(f"{name}: {describe_preset(name)}")
         for line in _override_lines(difference()):
             say(f"    {line}", hang=8)
     return 0
-
-
-@app.command()
-def convert(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A checkpoint: a folder, a hub id, checkpoint:ID.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write; new, or empty.")],
-    to: Annotated[
-        CheckpointForm, typer.Option(help="Hugging Face's MusicGen, AudioCraft, this project's own, or peft's.")
-    ],
-    codec: Annotated[str | None, typer.Option(help="The codec, where the checkpoint neither has nor names it.")] = None,
-    dtype: DtypeOption = None,
-    store: StoreOption = None,
-) -> int:
-    """Write a checkpoint in another form, with all that it needs."""
-    from flows.runs.failures import is_fault
-    from flows.runs.output import be_quiet
-
-    be_quiet()
-    try:
-        say(_convert(source, destination, to, codec, dtype, store))
-    except ValueError as error:
-        if is_fault(error):
-            raise
-        raise UsageError(str(error)) from error
-    return 0
-
-
-def _convert(
-    source: str, destination: Path, form: CheckpointForm, codec: str | None, dtype: Dtype | None, store: str | None
-) -> str:
-    """Convert a checkpoint, and say what was written in one line.
-
-    Args:
-        source: a local folder, or any other name of weights.
-        codec: the name of a codec; None takes the one that the checkpoint has or names.
-        dtype: what weights are rounded to; None keeps those of the source.
-        store: where `checkpoint:…` is and first uses of names are held to; None takes the default store if it is there.
-
-    Raises:
-        ValueError: the source cannot be had or is no checkpoint that can be converted, or `destination` is taken.
-    """
-    from schemas import Settings, Store, WeightsRef
-    from schemas.weights import WeightsLibrary
-    from stages.checkpoints.converting import convert_checkpoint  # with torch, which a help does without
-
-    settings = Settings()
-    opened = Store(store or settings.store)
-    there = opened.filesystem.exists(opened.root)
-    if (store is not None or WeightsRef(source).checkpoint is not None) and not there:
-        raise ValueError(f"expected a store at {opened.url}, got nothing there: give --store")
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tried in vain is told in one line
-    with tempfile.TemporaryDirectory(prefix="segue-convert-") as nowhere:
-        library = WeightsLibrary(opened if there else Store(nowhere), offline=settings.offline)
-        local = Path(source).expanduser()
-        # A folder of one's own may change between two conversions; names are held to what they first meant.
-        folder = local if local.exists() else library.get(WeightsRef(source)).path
-        if form == "peft":
-            if codec or dtype:
-                raise ValueError(
-                    "expected neither --codec nor --dtype beside --to peft, which has no codec and rounds nothing"
-                )
-            return finetune.export_updates(source, folder, destination, library)
-        reference = WeightsRef(codec) if codec else None
-        written = convert_checkpoint(folder, destination, form, library.get, reference, dtype)
-    return (
-        f"{source} ({written.source}) is written as {form} to {destination}: {written.parameters:,} parameters as "
-        f"{written.stored}, with {written.codec}"
-    )
-
-
-@app.command()
-def pattern(
-    name: Annotated[Literal["delay", "unroll", "coarse_first", "grouped"], typer.Argument(help="The pattern.")],
-    codebooks: Annotated[int, typer.Option(help="K, codebooks of the codec.")] = 4,
-    frames: Annotated[int, typer.Option(min=1, help="How many frames are shown.")] = 6,
-    delays: Annotated[str | None, typer.Option(help="One a codebook, such as 0,0,1,1,2,2,3,3 for stereo.")] = None,
-    group: Annotated[int, typer.Option(help="Codebooks of a group of the pattern grouped.")] = 2,
-    svg: Annotated[Path | None, typer.Option(help="A file to draw it into, rather than on the terminal.")] = None,
-    title: Annotated[str | None, typer.Option(help="What stands over the image; by default, the command.")] = None,
-) -> int:
-    """Show in which order a pattern has the codes predicted."""
-    knobs: dict[str, Any] = {"pattern": name, "codebooks": codebooks, "group": group}
-    if delays is not None:
-        knobs["delays"] = delays.split(",")
-    heading = title or f"{name}, {codebooks} codebooks" + (f", delays {delays}" if delays else "")
-    try:
-        drawing = _draw_pattern(knobs, frames, heading if svg else None)
-        if svg:
-            svg.write_text(drawing, encoding="utf-8")
-        else:
-            print(drawing)
-    except OSError as error:
-        raise UsageError(f"expected to write {svg}, got: {error.strerror}: give --svg another file") from error
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-    return 0
-
-
-def _draw_pattern(knobs: dict[str, Any], frames: int, title: str | None) -> str:
-    """Draw a codebook pattern as text, or under a title as an SVG image.
-
-    Args:
-        knobs: fields of the language model's configuration, `pattern`, `codebooks`, `delays` …
-
-    Raises:
-        ValueError: there is no such pattern.
-    """
-    from pydantic import ValidationError
-
-    from flows.recipes.overrides import explain
-    from model.lm.config import LanguageModelConfig
-    from model.lm.language_model import pattern_of  # with torch, which a help does without
-    from model.lm.pattern_figure import pattern_svg, pattern_text
-
-    try:
-        config = LanguageModelConfig.model_validate(knobs)
-    except ValidationError as error:
-        raise ValueError(explain(error, LanguageModelConfig)) from error
-    pattern = pattern_of(config, frames)
-    return pattern_text(pattern) if title is None else pattern_svg(pattern, title)
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ class Finding:
 
 @app.command()
 def doctor(store: StoreOption = None) -> int:
-    """Tell what this machine has, what of the service runs, what will hurt, and what to type."""
+    """Report on this machine and the service, and say what will cause trouble and what to do about it."""
     findings = [*machine(), *weights(), *settings(store), *trained(store), *service()]
     width = max(len(finding.what) for finding in findings)
     for finding in findings:

@@ -33,36 +33,49 @@ SHOWN = 5
 
 @app.command()
 def export(
-    destination: Annotated[str, typer.Argument(metavar="DEST", help="A folder or URL: new, empty, or a delivery.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DEST", help="A folder or URL: new, empty, or an earlier delivery.")
+    ],
     store: StoreOption = None,
     requests: Annotated[
-        list[str] | None, typer.Option(metavar="FILE|ID", help="Requests: a file of them, an id or a name; repeatable.")
+        list[str] | None, typer.Option(metavar="FILE|ID", help="Requests: a file, an id or a name. Repeatable.")
     ] = None,
-    where: Annotated[str | None, typer.Option(help="A condition in SQL over a clip, its request and scores.")] = None,
-    best: Annotated[int | None, typer.Option(min=1, help="So many takes of each request, the best --by.")] = None,
-    by: Annotated[str | None, typer.Option(help="A score, or SQL over scores: the highest is best.")] = None,
-    picks: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Picks and refusals, as the page saves them.")
+    where: Annotated[str | None, typer.Option(help="An SQL condition over a clip, its request and its scores.")] = None,
+    best: Annotated[
+        int | None, typer.Option(min=1, help="Only this many takes of each request, the best by --by.")
     ] = None,
-    format: Annotated[Literal["flac", "wav", "mp3", "ogg"] | None, typer.Option(help="Another format.")] = None,
-    sample_rate: Annotated[int | None, typer.Option(help="Another sample rate, Hz.")] = None,
-    bit_depth: Annotated[Literal["16", "24"] | None, typer.Option(help="Bits a sample of FLAC and WAV.")] = None,
-    name: Annotated[str, typer.Option(help="How clips are called.")] = NAME,
+    by: Annotated[
+        str | None, typer.Option(help="A score, or an SQL expression over scores; the highest is best.")
+    ] = None,
+    picks: Annotated[str | None, typer.Option(metavar="FILE", help="Picks and refusals as saved by the page.")] = None,
+    format: Annotated[
+        Literal["flac", "wav", "mp3", "ogg"] | None, typer.Option(help="Convert to another format.")
+    ] = None,
+    sample_rate: Annotated[int | None, typer.Option(help="Convert to another sample rate, Hz.")] = None,
+    bit_depth: Annotated[Literal["16", "24"] | None, typer.Option(help="Bits per sample of FLAC and WAV.")] = None,
+    name: Annotated[str, typer.Option(help="The pattern for file names.")] = NAME,
     certificate: Annotated[
-        str | None, typer.Option(metavar="PEM", help="Who signs files in another form; `development` for trying out.")
+        str | None,
+        typer.Option(
+            metavar="PEM", help="The certificate that signs converted files; `development` for trying it out."
+        ),
     ] = None,
     key: Annotated[str | None, typer.Option(metavar="PEM", help="The certificate's private key.")] = None,
-    unsigned: Annotated[bool, typer.Option("--unsigned", help="Let signed clips lose that in another form.")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove clips of earlier exports, if not chosen now.")] = False,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Allow converted clips to lose their signature.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove clips of earlier exports that are not chosen now.")
+    ] = False,
     dataset: Annotated[
-        bool, typer.Option("--dataset", help="Write the training set and the clips as a Hugging Face data set instead.")
+        bool, typer.Option("--dataset", help="Instead write the training set and the clips as a Hugging Face data set.")
     ] = False,
     table: Annotated[Literal["tracks", "clips"] | None, typer.Option(help="With --dataset: only this table.")] = None,
     references: Annotated[
-        bool, typer.Option("--references", help="With --dataset: name where the sound lies, rather than hold it.")
+        bool, typer.Option("--references", help="With --dataset: refer to sound files instead of including them.")
     ] = False,
 ) -> int:
-    """Deliver clips under human names, with a catalog and checksums; or tables as a data set."""
+    """Deliver clips under readable names, with a catalog and checksums, or export tables as a data set."""
     from schemas.queries.picks import read_picks
     from stages.delivery.choosing import choose_clips
     from stages.delivery.making import Form

@@ -77,22 +77,23 @@ NAMED_BY = {"": _MODEL, "train.initial": _MODEL, "tokenize.codec": _MODEL, "trai
 
 app = typer.Typer()
 
-RankOption = Annotated[int | None, typer.Option(min=1, help="Rank of the updates; if not given, 8.")]
+RankOption = Annotated[int | None, typer.Option(min=1, help="Rank of the updates; by default 8.")]
 NameOption = Annotated[
-    str | None, typer.Option("--name", help="What requests will call the updates, as in `noir:0.8`.")
+    str | None, typer.Option("--name", help="The name by which requests refer to the updates, as in `noir:0.8`.")
 ]
 GoOnOption = Annotated[
-    str | None, typer.Option("--adapter", metavar="FOLDER", help="Updates of peft's to go on from: a folder or hub id.")
+    str | None,
+    typer.Option("--adapter", metavar="FOLDER", help="Updates in peft's form to continue from: a folder or hub id."),
 ]
 PromptOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--prompt", metavar="WORDS", help="A text to hear on the way; if not given, those of held-out tracks."
+        "--prompt", metavar="WORDS", help="A text for samples during training; by default those of held-out tracks."
     ),
 ]
-StepsOption = Annotated[int | None, typer.Option(min=1, help="Most steps; if not given, 2,000.")]
+StepsOption = Annotated[int | None, typer.Option(min=1, help="Maximum number of steps; by default 2,000.")]
 PrecisionOption = Annotated[
-    str | None, typer.Option(help="Of the matrix products: bfloat16 (if not given) or float32.")
+    str | None, typer.Option(help="Precision of matrix products: bfloat16 (the default) or float32.")
 ]
 
 
@@ -111,7 +112,7 @@ def finetune(
     dry_run: DryRunOption = False,
     set_: SetOption = None,
 ) -> int:
-    """Teach a checkpoint a collection by low-rank updates: what it learns from, training, sounds and the page."""
+    """Fine-tune a checkpoint on a collection with low-rank updates: plan, training, samples and page."""
     tell("segue: planning …")  # before what takes long is imported
     from flows.runs.output import be_quiet
 

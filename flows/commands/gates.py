@@ -23,11 +23,14 @@ TOLD = 12
 
 @app.command()
 def gates(
-    source: Annotated[list[str], typer.Option(help="Recordings: a folder or URL; may be given several times.")],
-    seconds: Annotated[float, typer.Option(min=1, help="Length of an excerpt: as long as clips will be.")] = 10.0,
-    step: Annotated[float, typer.Option(min=0.5, help="From one excerpt to the next, seconds.")] = 5.0,
+    source: Annotated[list[str], typer.Option(help="Recordings: a folder or URL. Repeatable.")],
+    seconds: Annotated[
+        float, typer.Option(min=1, help="Length of an excerpt in seconds: as long as clips will be.")
+    ] = 10.0,
+    step: Annotated[float, typer.Option(min=0.5, help="Seconds from one excerpt to the next.")] = 5.0,
     share: Annotated[
-        float, typer.Option(min=0.5, max=1, help="Share of all that is to pass; less than 1 where some are bad.")
+        float,
+        typer.Option(min=0.5, max=1, help="Share of the recordings that should pass; less than 1 if some are bad."),
     ] = 1.0,
     codec: Annotated[
         str | None, typer.Option(metavar="WEIGHTS", help="A codec, for the limits on codes: a folder, a hub id, …")
@@ -36,7 +39,7 @@ def gates(
     overrides: SetOption = None,
     format: FormatOption = "table",
 ) -> int:
-    """Tell where recordings lie against each limit of the gate, which would fail, and which limits they suggest."""
+    """Measure recordings against the gate's limits, list those that would fail, and suggest limits."""
     import pyarrow as pa
 
     from flows.commands.answers import print_answer

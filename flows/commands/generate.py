@@ -58,29 +58,32 @@ FORMS = {"hf": "Hugging Face's", "audiocraft": "AudioCraft's", "segue": "this pr
 app = typer.Typer()
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A checkpoint: a folder, a hub id, or checkpoint:ID of the store.")
+    str,
+    typer.Argument(metavar="MODEL", help="The checkpoint: a folder, a hub id, or checkpoint:ID for one of the store."),
 ]
 TextOption = Annotated[
-    list[str] | None, typer.Option("--text", metavar="WORDS", help="A clip in words, beside those ordered so before.")
+    list[str] | None,
+    typer.Option("--text", metavar="WORDS", help="Description of a clip, added to those given before. Repeatable."),
 ]
 AdapterOption = Annotated[
     list[str] | None,
     typer.Option(
         "--adapter",
         metavar="NAME[:STRENGTH]",
-        help="An adapter for the words: one of the store, or NAME=FOLDER[:STRENGTH] for one of peft's.",
+        help="An adapter for --text: one of the store, or NAME=FOLDER[:STRENGTH] in peft's form. Repeatable.",
     ),
 ]
-SecondsOption = Annotated[float | None, typer.Option(help="Length of a clip that does not say its own, seconds.")]
-TakesOption = Annotated[int | None, typer.Option(help="Clips of a request that does not say how many.")]
+SecondsOption = Annotated[float | None, typer.Option(help="Length in seconds of clips that do not say their own.")]
+TakesOption = Annotated[int | None, typer.Option(help="Number of clips for requests that do not say it.")]
 TextEncoderOption = Annotated[
-    str | None, typer.Option(help="The T5 of an AudioCraft folder, which only names it: a folder or a hub id.")
+    str | None,
+    typer.Option(help="The T5 of an AudioCraft checkpoint, which does not contain it: a folder or a hub id."),
 ]
 ExportOption = Annotated[
     str | None,
     typer.Option("--export", metavar="DEST", help="Deliver the clips there, as `segue export` does."),
 ]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Tell what would be made, and make nothing.")]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would be made, and make nothing.")]
 
 
 @app.command()
@@ -99,7 +102,7 @@ def generate(
     dry_run: DryRunOption = False,
     set_: SetOption = None,
 ) -> int:
-    """Make the clips of an order with a checkpoint alone: a plan, then sounds, scores, the page."""
+    """Generate the clips of an order from a checkpoint: plan, clips, scores and page."""
     tell("segue: planning …")  # before what takes long is imported
     from flows.runs.codecs import disagreement_lines
     from flows.runs.estimates import estimate

@@ -16,13 +16,14 @@ app = typer.Typer()
 @app.command()
 def init(
     preset: Annotated[
-        str, typer.Option(help="The preset that fills the rest; see `segue presets`.", autocompletion=complete_preset)
+        str,
+        typer.Option(help="The preset that fills in the rest; see `segue presets`.", autocompletion=complete_preset),
     ] = DEFAULT_PRESET,
     source: Annotated[str | None, typer.Option(help="Recordings: a folder or URL.")] = None,
     store: Annotated[str | None, typer.Option(help="The store: a folder or URL.")] = None,
-    file: Annotated[str, typer.Option(metavar="FILE", help="The file to write; it must not be there.")] = FILE,
+    file: Annotated[str, typer.Option(metavar="FILE", help="The file to write; it must not exist.")] = FILE,
 ) -> int:
-    """Write a recipe file with the commonest knobs, to be read by run, plan and status."""
+    """Write a recipe file with the most common knobs, which run, plan and status read."""
     given = {"settings.source": source, "settings.store": store}
     try:
         text = recipe_text(preset, {name: value for name, value in given.items() if value is not None})

@@ -28,47 +28,47 @@ if TYPE_CHECKING:
 StagesArgument = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="STAGE", help="Stages, as `segue plan` lists them; none means all.", autocompletion=complete_stage
+        metavar="STAGE", help="Stages as `segue plan` lists them; by default all.", autocompletion=complete_stage
     ),
 ]
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        help=f"What fills whatever is not set; see `segue presets`. If not given, {DEFAULT_PRESET}.",
+        help=f"The preset that fills in whatever is not set; see `segue presets`. By default {DEFAULT_PRESET}.",
         autocompletion=complete_preset,
     ),
 ]
 RecipeOption = Annotated[
     str | None,
     typer.Option(
-        "--recipe", metavar="FILE", help=f"A recipe, as `segue init` writes it; else ./{FILE} if it is there."
+        "--recipe", metavar="FILE", help=f"A recipe file as `segue init` writes it; by default ./{FILE} if it exists."
     ),
 ]
-SourceOption = Annotated[
-    list[str] | None, typer.Option(help="Recordings: a folder or URL; may be given several times.")
-]
+SourceOption = Annotated[list[str] | None, typer.Option(help="Recordings: a folder or URL. Repeatable.")]
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help=f"The store: a folder or URL; if not given, {DEFAULT_STORE}.")
+    str | None, typer.Option("--store", help=f"The store: a folder or URL; by default {DEFAULT_STORE}.")
 ]
-RequestsOption = Annotated[str | None, typer.Option(help="What to generate: a CSV, JSON, .xlsx or Parquet file.")]
+RequestsOption = Annotated[str | None, typer.Option(help="Requests for clips: a CSV, JSON, .xlsx or Parquet file.")]
 AllTablesOption = Annotated[
-    bool, typer.Option("--all-tables", help="Make tables of conditions that the model does not read, too.")
+    bool, typer.Option("--all-tables", help="Also make the tables of conditions that the model does not read.")
 ]
 ChecksOption = Annotated[
     str | None,
-    typer.Option("--checks", metavar="FILE", help="What must hold before a table is published, in SQL: a YAML file."),
+    typer.Option("--checks", metavar="FILE", help="A YAML file of SQL checks that a table must pass to be published."),
 ]
 AcceptRefusedOption = Annotated[
     str | None,
-    typer.Option("--accept-refused", metavar="N|SHARE", help="Lines of --requests that may be refused: 3, 0.1, 10%."),
+    typer.Option(
+        "--accept-refused", metavar="N|SHARE", help="How many lines of --requests may be refused: 3, 0.1 or 10%."
+    ),
 ]
-DropOption = Annotated[bool, typer.Option("--drop", help="Let --requests drop clips that the last order has.")]
+DropOption = Annotated[bool, typer.Option("--drop", help="Allow --requests to drop clips of the last order.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="STAGE.FIELD=VALUE",
-        help="Any knob, of settings too; may be given often.",
+        help="Set any knob, also of settings. Repeatable.",
         autocompletion=complete_knob,
     ),
 ]

@@ -34,16 +34,16 @@ LONGEST_HOURS = 7 * 24
 @app.command()
 def page(
     store: StoreOption = None,
-    port: Annotated[int, typer.Option(help="The port on the loopback; 0 takes a free one.")] = 0,
+    port: Annotated[int, typer.Option(help="The port on the loopback interface; 0 picks a free one.")] = 0,
     signed: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the page of a bucket with signed links, and serve nothing."),
+        typer.Option(metavar="FILE", help="Write a bucket's page with signed links instead of serving it."),
     ] = None,
     hours: Annotated[
-        float, typer.Option(min=0.01, max=LONGEST_HOURS, help="How long links of --signed hold, in hours.")
+        float, typer.Option(min=0.01, max=LONGEST_HOURS, help="How long the links of --signed are valid, in hours.")
     ] = 24.0,
 ) -> int:
-    """Serve a store's page and sounds to a browser on this machine, or write it with signed links."""
+    """Serve a store's page and clips to a browser on this machine, or write the page with signed links."""
     from flows.commands.page_server import HOST, serve
     from stages.report import PAGE
 

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-LimitOption = Annotated[int, typer.Option(min=0, help="How many recordings or clips are listed.")]
+LimitOption = Annotated[int, typer.Option(min=0, help="The number of recordings or clips to list.")]
 SHORT = 12
 """Digits of an id that are shown."""
 
 
 @app.command()
 def explain(
-    what: Annotated[Literal["clip", "track"], typer.Argument(help="What is to be explained.")],
+    what: Annotated[Literal["clip", "track"], typer.Argument(help="What to explain.")],
     name: Annotated[
-        str, typer.Argument(metavar="ID", help="An id or its beginning; of a clip also ID/TAKE or its name.")
+        str, typer.Argument(metavar="ID", help="An id or its beginning; for a clip also ID/TAKE or its name.")
     ],
     store: StoreOption = None,
     limit: LimitOption = 20,
-    format: Annotated[Literal["table", "json"], typer.Option(help="How it is printed; JSON holds all.")] = "table",
+    format: Annotated[Literal["table", "json"], typer.Option(help="The output format; JSON is complete.")] = "table",
 ) -> int:
-    """Tell which models and recordings a clip comes from, or what came of a recording."""
+    """Show which models and recordings a clip comes from, or what came from a recording."""
     from flows.commands.explaining import explain_clip, explain_track
 
     opened = existing_store(store)
@@ -70,24 +70,24 @@ def _shown(value: Any) -> Any:
 @app.command("take-down")
 def take_down(
     tracks: Annotated[
-        list[str] | None, typer.Argument(metavar="TRACK", help="Ids of recordings, or beginnings.")
+        list[str] | None, typer.Argument(metavar="TRACK", help="Ids of recordings, or their beginnings.")
     ] = None,
     store: StoreOption = None,
     artist: Annotated[
-        str | None, typer.Option(help="All recordings that name this artist; of several, those that name all.")
+        str | None, typer.Option(help="All recordings by this artist; if it names several, those by all of them.")
     ] = None,
     where: Annotated[
-        str | None, typer.Option(help="All that meet a condition in SQL over the columns of tracks.")
+        str | None, typer.Option(help="All recordings that meet an SQL condition over the columns of tracks.")
     ] = None,
     reason: Annotated[
-        str, typer.Option(help="Why; it is what ingest says of the recording from now on.")
+        str, typer.Option(help="The reason, which ingest gives for the recording from now on.")
     ] = "taken down",
-    yes: Annotated[bool, typer.Option("--yes", help="Do it, without being asked.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what came of the recordings.")] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Let recordings that were taken down come back.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what came from the recordings.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Allow recordings that were taken down to come back.")] = False,
     limit: LimitOption = 20,
 ) -> int:
-    """Refuse recordings for ever, and withdraw the clips that come of them."""
+    """Refuse recordings permanently, and withdraw the clips that come from them."""
     opened = existing_store(store)
     try:
         recordings = _recordings(opened, tracks or [], artist, where)

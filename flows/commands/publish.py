@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-ListOption = Annotated[bool, typer.Option("--list", help="Only list what was published, the newest first.")]
+ListOption = Annotated[bool, typer.Option("--list", help="Only list the publications, newest first.")]
 LISTED = 20
 """Catalogs that are listed."""
 
@@ -32,7 +32,7 @@ def publish(
     hold: Annotated[bool, typer.Option(help="Keep the views where they are, whatever passes from now on.")] = False,
     list_: ListOption = False,
 ) -> int:
-    """Let the views show what passes, or hold them as they are."""
+    """Let the views follow what passes, or hold them where they are."""
     from schemas.storage.publications import Publications
 
     publications = Publications(existing_store(store))
@@ -45,12 +45,13 @@ def publish(
 @app.command()
 def rollback(
     number: Annotated[
-        int | None, typer.Argument(metavar="N", help="A publication; if not given, the catalog before the one shown.")
+        int | None,
+        typer.Argument(metavar="N", help="A publication's number; by default the catalog before the one shown."),
     ] = None,
     store: StoreOption = None,
     list_: ListOption = False,
 ) -> int:
-    """Show an earlier catalog, until `segue publish`."""
+    """Show an earlier catalog until the next `segue publish`."""
     from schemas.storage.catalogs import catalog_before
     from schemas.storage.publications import Publications
 
@@ -72,18 +73,21 @@ def diff(
         str,
         typer.Argument(
             metavar="TABLE",
-            help="A table that stages publish, such as tokens.",
+            help="A table that a stage publishes, such as tokens.",
             autocompletion=complete_published_table,
         ),
     ],
     before: Annotated[
-        str | None, typer.Argument(metavar="FROM", help="A publication's number, or a version's first digits.")
+        str | None,
+        typer.Argument(metavar="FROM", help="The number of a publication, or the first digits of a version."),
     ] = None,
-    after: Annotated[str | None, typer.Argument(metavar="TO", help="The same; by default the last two.")] = None,
+    after: Annotated[
+        str | None, typer.Argument(metavar="TO", help="Likewise; by default the last two are compared.")
+    ] = None,
     store: StoreOption = None,
-    limit: Annotated[int, typer.Option(min=0, help="How many rows are listed.")] = 20,
+    limit: Annotated[int, typer.Option(min=0, help="The number of rows to list.")] = 20,
 ) -> int:
-    """Tell which rows of a table differ, and which knob did it."""
+    """Show which rows of a table differ, and which knob caused it."""
     from flows.runs.output import open_console, print_table
     from schemas.queries.differences import compare
 

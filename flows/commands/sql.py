@@ -18,7 +18,7 @@ app = typer.Typer()
 
 FormatOption = Annotated[
     Literal["table", "markdown", "csv", "json", "parquet"],
-    typer.Option(help="How it is printed; Parquet goes to a file or a program."),
+    typer.Option(help="The output format; Parquet must go to a file or a pipe."),
 ]
 REQUEST = "request_id"
 """The first column of the keys in whose place a person may give the name of a request."""
@@ -35,14 +35,14 @@ def sql(
     words: Annotated[
         list[str] | None,
         typer.Option(
-            "--words", metavar="TEXT", help="A row of the table words, with its CLAP embedding; may be given often."
+            "--words",
+            metavar="TEXT",
+            help="Add a row with the CLAP embedding of TEXT to the table `words`. Repeatable.",
         ),
     ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="Shorten no ids, lists and numbers on a terminal; elsewhere none are.")
-    ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Do not shorten ids, lists and numbers on a terminal.")] = False,
 ) -> int:
-    """Answer a question to the store; nothing can be changed by it."""
+    """Query the store's tables; a query cannot change anything."""
     from flows.commands.answers import print_answer
     from flows.runs.output import open_console
     from schemas.queries.database import query as answer
@@ -74,12 +74,13 @@ def show(
     key: Annotated[
         str | None,
         typer.Argument(
-            metavar="KEY", help="A row's key or its beginning, parts with / between; for an id of a request, its name."
+            metavar="KEY",
+            help="A row's key or its beginning, with / between parts; a request's name may stand for its id.",
         ),
     ] = None,
     store: StoreOption = None,
 ) -> int:
-    """Describe a table; given a key, print that row whole."""
+    """Describe a table or, with a key, print one row in full."""
     from flows.commands.answers import print_record, print_rows
     from flows.runs.output import open_console
     from schemas.queries.columns import describe_columns
@@ -105,11 +106,11 @@ def show(
 def schema(
     tables: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TABLE", help="Tables; none means all.", autocompletion=complete_table),
+        typer.Argument(metavar="TABLE", help="Tables; by default all.", autocompletion=complete_table),
     ] = None,
     format: FormatOption = "table",
 ) -> int:
-    """Tell the columns of tables, with types, units and what they hold; needs no store."""
+    """List the columns of tables with their types, units and meaning; needs no store."""
     import pyarrow as pa
 
     from flows.commands.answers import print_answer

@@ -42,16 +42,21 @@ QUEUES = {"scheduled": 1, "default": 10}
 
 @app.command()
 def up(
-    port: Annotated[int | None, typer.Option(help="The server's port on the loopback; if not given, 4200.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The server's port on the loopback interface; by default 4200.")
+    ] = None,
     database: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="postgresql+asyncpg://…, or sqlite; if not given, as last: first SQLite."),
+        typer.Option(
+            metavar="URL", help="postgresql+asyncpg://… or sqlite; by default the last one used, at first SQLite."
+        ),
     ] = None,
     stay: Annotated[
-        bool, typer.Option("--stay", help="Stay, and start again what ends, until `segue down`: for systemd.")
+        bool,
+        typer.Option("--stay", help="Stay in the foreground and restart what ends, until `segue down`: for systemd."),
     ] = False,
 ) -> int:
-    """Start a Prefect server, workers and the deployments of prefect.yaml on this machine; what runs already stays."""
+    """Start a Prefect server, workers and the deployments of prefect.yaml on this machine, except what already runs."""
     from flows.service.service import load_service
 
     if database is not None and database != SQLITE and not database.startswith(POSTGRESQL):
@@ -138,7 +143,7 @@ def _start_missing(project: Path, port: int | None = None, database: str | None 
 
 @app.command()
 def down() -> int:
-    """End the service that `segue up` started, runs in work too; what they did is kept, and `segue up` goes on."""
+    """Stop the service that `segue up` started and its runs; their work is kept, and `segue up` continues."""
     from flows.service.service import end_service, load_service, save_service
 
     with _in_turn():
@@ -153,8 +158,8 @@ def down() -> int:
 
 @app.command()
 def deploy() -> int:
-    """Register pools, automations and the deployments of prefect.yaml at a Prefect server of your own, the one that
-    PREFECT_API_URL names; what is there is renewed. Workers are started by `prefect worker start --pool cpu`."""
+    """Register pools, automations and the deployments of prefect.yaml with the Prefect server that PREFECT_API_URL
+    names, and update those that exist. Start workers with `prefect worker start --pool cpu`."""
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()

@@ -32,13 +32,15 @@ app = typer.Typer()
 def check(
     tables: Annotated[
         list[str] | None,
-        typer.Argument(metavar="TABLE", help="Tables; none means all.", autocompletion=complete_table),
+        typer.Argument(metavar="TABLE", help="Tables; by default all.", autocompletion=complete_table),
     ] = None,
     store: StoreOption = None,
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, and compare digests.")] = False,
-    repair: Annotated[bool, typer.Option("--repair", help="Set what is damaged aside, to be made again.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte and compare digests.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set damaged files aside, so that the next run makes them again.")
+    ] = False,
 ) -> int:
-    """Tell what is damaged, missing or in the way, and its cure."""
+    """Check for damaged, missing and stray files, and say how to repair them."""
     from schemas.upkeep.inspection import Inspection, set_aside
 
     opened = existing_store(store)
@@ -61,10 +63,10 @@ def check(
 @app.command()
 def clean(
     store: StoreOption = None,
-    keep: Annotated[float, typer.Option(min=0, help="Days that what is no longer shown is kept.")] = 30.0,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove it, rather than tell what would go.")] = False,
+    keep: Annotated[float, typer.Option(min=0, help="Keep what is no longer shown for this many days.")] = 30.0,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it; otherwise it is only listed.")] = False,
 ) -> int:
-    """Tell what nothing reaches any more, or remove it."""
+    """List what nothing refers to any more, or remove it."""
     from flows.runs.output import open_console, print_table
     from schemas.queries.kept_database import write_views
     from schemas.upkeep.cleaning import clean as remove
@@ -138,7 +140,7 @@ def status(
     requests: RequestsOption = None,
     set_: SetOption = None,
 ) -> int:
-    """Tell what a store holds and shows; given a run's options, what that run would find stale."""
+    """Show what a store holds and, with the options of a run, what that run would find out of date."""
     from flows.runs.output import open_console, print_table
     from schemas.upkeep.overview import overview
 

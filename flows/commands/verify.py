@@ -33,20 +33,22 @@ ONE_STEP = 1 / 2**15
 @app.command()
 def verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Sound files, or the folder of a delivery.")],
-    trust: Annotated[list[Path] | None, typer.Option(help="PEM files of roots that are trusted.")] = None,
+    trust: Annotated[
+        list[Path] | None, typer.Option(help="A PEM file with trusted root certificates. Repeatable.")
+    ] = None,
     watermark: Annotated[
         str | None,
-        typer.Option(metavar="DETECTOR", help="Look for a watermark by this network: a file, a hub id or a URL."),
+        typer.Option(metavar="DETECTOR", help="Look for a watermark with this network: a file, a hub id or a URL."),
     ] = None,
     store: Annotated[
-        str | None, typer.Option("--store", help="Look the files up in this store, too: a folder or URL.")
+        str | None, typer.Option("--store", help="Also look the files up in this store: a folder or URL.")
     ] = None,
     render: Annotated[
-        bool, typer.Option("--render", help="Generate the codes of the file's row again, decode them, and compare.")
+        bool, typer.Option("--render", help="Generate the clip's codes again, decode them, and compare.")
     ] = False,
-    format: Annotated[Literal["text", "json"], typer.Option(help="How the answer is printed.")] = "text",
+    format: Annotated[Literal["text", "json"], typer.Option(help="The output format.")] = "text",
 ) -> int:
-    """Tell what files claim of how they were made, and whether it holds."""
+    """Show what files claim about how they were made, and whether that is true."""
     opened = existing_store(store) if store is not None or render else None
     if render:
         from flows.runs.output import be_quiet

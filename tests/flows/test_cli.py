@@ -128,8 +128,8 @@ def test_help_cuts_no_sentence_off(capfd, monkeypatch):
     assert max(map(len, out.splitlines())) <= 80
     words = " ".join(out.partition("Commands:")[2].split())
     assert "..." not in words
-    assert "plan Tell what a run would make, reuse and drop, and compute nothing." in words
-    assert "verify Tell what files claim of how they were made, and whether it holds." in words
+    assert "plan Show what a run would make, reuse and drop, without computing anything." in words
+    assert "verify Show what files claim about how they were made, and whether that is true." in words
 
 
 @pytest.mark.parametrize("command", ["run", "export", "generate"])

@@ -1,0 +1,93 @@
+"""`segue convert`: a checkpoint of one project written as another reads it."""
+
+import logging
+import tempfile
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.commands import finetune
+from flows.commands.options import StoreOption, UsageError
+from flows.console import say
+
+app = typer.Typer()
+
+CheckpointForm = Literal["hf", "audiocraft", "segue", "peft"]
+"""The forms of checkpoints, as `segue convert --to` names them; peft's has the updates alone."""
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+DtypeOption = Annotated[
+    Dtype | None, typer.Option(help="Round the weights to this type; by default they are kept as they are.")
+]
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="The checkpoint: a folder, a hub id or checkpoint:ID.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write: new or empty.")],
+    to: Annotated[
+        CheckpointForm, typer.Option(help="Hugging Face's MusicGen, AudioCraft, this project's own, or peft's.")
+    ],
+    codec: Annotated[
+        str | None, typer.Option(help="The codec, if the checkpoint neither contains nor names one.")
+    ] = None,
+    dtype: DtypeOption = None,
+    store: StoreOption = None,
+) -> int:
+    """Convert a checkpoint to another form, with everything that it needs."""
+    from flows.runs.failures import is_fault
+    from flows.runs.output import be_quiet
+
+    be_quiet()
+    try:
+        say(_convert(source, destination, to, codec, dtype, store))
+    except ValueError as error:
+        if is_fault(error):
+            raise
+        raise UsageError(str(error)) from error
+    return 0
+
+
+def _convert(
+    source: str, destination: Path, form: CheckpointForm, codec: str | None, dtype: Dtype | None, store: str | None
+) -> str:
+    """Convert a checkpoint, and say what was written in one line.
+
+    Args:
+        source: a local folder, or any other name of weights.
+        codec: the name of a codec; None takes the one that the checkpoint has or names.
+        dtype: what weights are rounded to; None keeps those of the source.
+        store: where `checkpoint:…` is and first uses of names are held to; None takes the default store if it is there.
+
+    Raises:
+        ValueError: the source cannot be had or is no checkpoint that can be converted, or `destination` is taken.
+    """
+    from schemas import Settings, Store, WeightsRef
+    from schemas.weights import WeightsLibrary
+    from stages.checkpoints.converting import convert_checkpoint  # with torch, which a help does without
+
+    settings = Settings()
+    opened = Store(store or settings.store)
+    there = opened.filesystem.exists(opened.root)
+    if (store is not None or WeightsRef(source).checkpoint is not None) and not there:
+        raise ValueError(f"expected a store at {opened.url}, got nothing there: give --store")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tried in vain is told in one line
+    with tempfile.TemporaryDirectory(prefix="segue-convert-") as nowhere:
+        library = WeightsLibrary(opened if there else Store(nowhere), offline=settings.offline)
+        local = Path(source).expanduser()
+        # A folder of one's own may change between two conversions; names are held to what they first meant.
+        folder = local if local.exists() else library.get(WeightsRef(source)).path
+        if form == "peft":
+            if codec or dtype:
+                raise ValueError(
+                    "expected neither --codec nor --dtype beside --to peft, which has no codec and rounds nothing"
+                )
+            return finetune.export_updates(source, folder, destination, library)
+        reference = WeightsRef(codec) if codec else None
+        written = convert_checkpoint(folder, destination, form, library.get, reference, dtype)
+    return (
+        f"{source} ({written.source}) is written as {form} to {destination}: {written.parameters:,} parameters as "
+        f"{written.stored}, with {written.codec}"
+    )
