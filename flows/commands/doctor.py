@@ -159,7 +159,7 @@ def _server(url: str) -> Iterator[Finding]:
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         yield Finding(GOOD, "page", url.removesuffix("/api"))
         yield from _pools(client)
-        yield from _places(client)
+        yield from _slots(client)
         yield from _runs(client)
 
 
@@ -177,8 +177,8 @@ def _pools(client: "SyncPrefectClient") -> Iterator[Finding]:
         yield Finding(GOOD if online else BAD, f"pool {name}", told)
 
 
-def _places(client: "SyncPrefectClient") -> Iterator[Finding]:
-    """Yield whose the places of each limited deployment are, where some are taken, and how many runs wait for one."""
+def _slots(client: "SyncPrefectClient") -> Iterator[Finding]:
+    """Yield which runs hold the concurrency slots of each limited deployment, where some are taken, and how many wait."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
     from prefect.client.schemas.objects import StateType
 
@@ -193,9 +193,9 @@ def _places(client: "SyncPrefectClient") -> Iterator[Finding]:
         waits = sum(run.state_name == "AwaitingConcurrencySlot" for run in runs)
         told = f"{limit.active_slots:g} of {limit.limit} taken, by {', '.join(holders) or 'no run'}; {waits} wait"
         if limit.active_slots > len(holders):
-            yield Finding(BAD, f"place of {deployment.name}", f"{told}: it is free within 5 minutes")
+            yield Finding(BAD, f"slot of {deployment.name}", f"{told}: it is free within 5 minutes")
         else:
-            yield Finding(GOOD, f"place of {deployment.name}", told)
+            yield Finding(GOOD, f"slot of {deployment.name}", told)
 
 
 def _runs(client: "SyncPrefectClient") -> Iterator[Finding]:

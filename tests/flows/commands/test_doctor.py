@@ -73,12 +73,12 @@ def test_the_doctor_tells_whose_the_taken_places_are_and_the_next_run_of_each_sc
             due = Scheduled(scheduled_time=datetime(year, 1, 1, tzinfo=UTC))
             client.create_flow_run_from_deployment(other, state=due)
         told = {(finding.what, finding.state, finding.told) for finding in doctor._server(on_server.url)}
-        assert ("place of train", "ok", f"1 of 1 taken, by {holder.name} (Pending); 1 wait") in told
+        assert ("slot of train", "ok", f"1 of 1 taken, by {holder.name} (Pending); 1 wait") in told
         assert [line for what, _, line in told if what == "next run" and "other" in line] == [
             "2040-01-01 00:00 other: Scheduled"
         ]
         client.delete_flow_run(holder.id)  # and its place is free, which then nobody's run takes
         client.increment_concurrency_slots([f"deployment:{train}"], 1, "concurrency")
         told = {(finding.what, finding.state) for finding in doctor._server(on_server.url)}
-        assert ("place of train", "!!") in told
+        assert ("slot of train", "!!") in told
     clear(on_server)
