@@ -107,7 +107,7 @@ def main() -> None:
         genres[piece.genre].append(rows["as it is, tempo told"][-1])
     each = 1000 * (time.perf_counter() - began) / sum(map(len, rows.values()))
     print(f"n = {arguments.pieces}, {each:.0f} ms a hearing\n")
-    for title, table in (("heard", rows), ("genre (tempo told)", genres)):
+    for title, table in (("input", rows), ("genre (tempo told)", genres)):
         print("| " + " | ".join((title, "beat F, median", *MEASURES)) + " |\n" + "| --- " * (len(MEASURES) + 2) + "|")
         for name, values in table.items():
             means = [f"{mean:.3f}" for mean in (np.median(np.array(values)[:, 0]), *np.mean(values, axis=0))]
