@@ -178,7 +178,7 @@ def _pools(client: "SyncPrefectClient") -> Iterator[Finding]:
 
 
 def _slots(client: "SyncPrefectClient") -> Iterator[Finding]:
-    """Yield which runs hold the concurrency slots of each limited deployment, where some are taken, and how many wait."""
+    """Yield which runs hold the concurrency slots of each limited deployment, if any are taken, and how many wait."""
     from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
     from prefect.client.schemas.objects import StateType
 

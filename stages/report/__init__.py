@@ -37,7 +37,7 @@ READS = (
 )
 OPTIONAL = (CLIPS, REQUESTS, GENERATIONS, VERDICTS, SCORES, CONTROLS, MEASURES, NEAREST, TRACKS, ORIGINALITY)
 """A page without clips tells of models and what they learned from."""
-WRITES, VERSION = REPORTS, 8
+WRITES, VERSION = REPORTS, 9
 
 FOLDER, PAGE = "report", "report/index.html"
 """Where the page and all that lies beside it are in the store."""

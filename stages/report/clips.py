@@ -192,13 +192,13 @@ def clip_view(clip: Row, request: Row, seed: int, score: Row | None, around: Aro
 def _marks(request: Row, score: Row) -> tuple[tuple[str, str], ...]:
     marks = []
     if request.get("stale"):
-        marks.append(("stale", f"Its line was refused since, and the clip is the last order’s: {request['stale']}"))
+        marks.append(("stale", f"Its line has been refused since; the clip is from the last order: {request['stale']}"))
     if (score.get("zeros") or 0) > MARKED_ZEROS:
         words = f"{score['zeros']:.0%}".replace("%", " %")
         marks.append((f"{words} digital silence", f"{words} of its samples are exactly zero"))
     elif (score.get("silence") or 0) > MARKED_SILENCE:
         words = f"{score['silence']:.0%}".replace("%", " %")
-        marks.append((f"{words} silence", f"{words} of its time is under -60 dBFS"))
+        marks.append((f"{words} silence", f"{words} of its length is below -60 dBFS"))
     return tuple(marks)
 
 

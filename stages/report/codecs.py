@@ -92,8 +92,8 @@ def codec_view(
         checkpoint_id=codec["checkpoint_id"],
         summary=_codec_summary(metrics),
         findings=(
-            _beats(metrics, "_untrained", "It gives held-out recordings back better than an untrained codec does"),
-            _beats(metrics, "_scalar", "It gives them back better than a plain scalar quantiser of the same bit rate"),
+            _beats(metrics, "_untrained", "It reproduces held-out recordings better than an untrained codec"),
+            _beats(metrics, "_scalar", "It reproduces them better than a plain scalar quantiser at the same bit rate"),
             _codebook_finding(metrics),
         ),
         measured=tuple(_coder_figures(metrics)),
@@ -116,13 +116,13 @@ def _codec_summary(metrics: Mapping[str, float]) -> str:
     if share > 0.5:
         words = "there is more error than music in it"
     elif share > 0.1:
-        words = "the piece is there, and so is audible noise or roughness"
+        words = "the piece is recognisable, with audible noise or roughness"
     else:
-        words = "the music is clearly stronger than what is wrong with it"
+        words = "the music is clearly stronger than the error"
     return (
-        f"{begin} {share:.0%} of the energy of what this codec gives back of recordings that it has not learnt from is "
-        f"error: {words}. Its spectrum is {distance:.1f} dB from the original’s on average. Every clip that it decodes "
-        "passes through it, so no clip can sound better than the decoded examples here."
+        f"{begin} {share:.0%} of the energy of this codec’s output is error, for recordings that it has not learned "
+        f"from: {words}. Its spectrum differs from the original’s by {distance:.1f} dB on average. Every clip passes "
+        "through this codec, so no clip can sound better than the decoded examples here."
     )
 
 

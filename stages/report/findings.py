@@ -79,15 +79,15 @@ def findings(measures: Sequence[Row], metrics: dict[str, float], originality: Se
         *(_followed_finding(by_name, measure, claim) for measure, claim in CLAIMS.items()),
         _order_finding(
             metrics,
-            "Held-out cross-entropy is under ln(cardinality), and under a unigram model's",
+            "Held-out cross-entropy is below ln(cardinality) and below a unigram model's",
             ("valid_cross_entropy", "valid_cross_entropy_unigram", "uniform_cross_entropy"),
             ("the model", "a unigram model", "ln(cardinality)"),
         ),
         _order_finding(
             metrics,
-            "The right condition predicts better than none, and none better than a wrong one",
+            "The right conditions predict better than none, and none better than wrong ones",
             ("valid_cross_entropy", "valid_cross_entropy_unconditional", "valid_cross_entropy_shuffled"),
-            ("the right condition", "none", "a shuffled one"),
+            ("the right conditions", "none", "shuffled ones"),
         ),
         _length_finding(by_name.get(("seconds_correct", "clips"))),
         _originality_finding([row for row in originality if row["compared"]]),
@@ -98,7 +98,7 @@ def _followed_finding(by_name: Mapping[tuple[str, str], Row], measure: str, clai
     """Judge whether clips do what was asked: better than chance, and than what an untrained model makes."""
     clips = by_name.get((measure, "clips"))
     if clips is None:
-        return Finding(claim, "not measured", "No request asks for it, or nothing was scored.")
+        return Finding(claim, "not measured", "No request asks for this, or nothing was scored.")
     others = {name: by_name[measure, name] for name in ("chance", "untrained") if (measure, name) in by_name}
     evidence = "; ".join(
         f"{COLUMNS[name][0].lower()} {cell.value} ({cell.interval})"
@@ -131,7 +131,7 @@ def _order_finding(metrics: dict[str, float], claim: str, names: Sequence[str], 
 
 
 def _length_finding(row: Row | None) -> Finding:
-    claim = "Clips are as long as asked"
+    claim = "Clips are as long as requested"
     if row is None:
         return Finding(claim, "not measured", "There are no clips.")
     evidence = f"{row['successes']} of {row['n']} within 0.02 s."
@@ -141,9 +141,9 @@ def _length_finding(row: Row | None) -> Finding:
 def _originality_finding(rows: Sequence[Row]) -> Finding:
     """Judge whether clips are further from what was learned from than held-out music is; those that are not are kept
     from the page."""
-    claim = "Clips have no more in common with what was learned from than held-out music has"
+    claim = "Clips have no more in common with the training data than held-out music has"
     if not rows:
-        return Finding(claim, "not measured", "Nothing was compared, or it is not known what was learned from.")
+        return Finding(claim, "not measured", "Nothing was compared, or the training data is not known.")
     near = sum(any(row[f"{what}_seconds"] >= row[f"{what}_threshold"] for what in ("code", "sound")) for row in rows)
     duplicates = sum(row["too_near"] for row in rows) - near
     most = [
@@ -151,9 +151,7 @@ def _originality_finding(rows: Sequence[Row]) -> Finding:
         f"{max(row[f'{what}_threshold'] for row in rows):.1f} s)"
         for what, words in (("code", "equal codes"), ("sound", "equal sound"))
     ]
-    evidence = (
-        f"{near} of {len(rows)} clips too near and {max(duplicates, 0)} later duplicates, which are in quarantine"
-    )
+    evidence = f"{near} of {len(rows)} clips too near and {max(duplicates, 0)} later duplicates, which are quarantined"
     evidence += f"; at most {' and '.join(most)}."
     return Finding(claim, "does not hold" if near else "holds", evidence)
 

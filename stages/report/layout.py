@@ -106,9 +106,9 @@ def _control_notes(untrained: Collection[tuple[str, int]], clips: Sequence[Row])
     here = {(row["request_id"], row["take"]) for row in clips}
     if others := len([key for key in untrained if key not in here]):
         return [
-            f"Of {len(untrained)} sounds of the untrained model {others} are of requests or takes that are not among "
-            "these clips, so they are counted and cannot be heard beside one: segue run controls measure report makes "
-            "them of this order."
+            f"{others} of the {len(untrained)} sounds of the untrained model belong to requests or takes that are not "
+            "among these clips, so they are counted but cannot be compared with one: segue run controls measure report "
+            "makes them again for this order."
         ]
     return []
 
@@ -116,32 +116,32 @@ def _control_notes(untrained: Collection[tuple[str, int]], clips: Sequence[Row])
 def _notes(refused: int, codec_refused: int, with_codec: bool) -> list[str]:
     """Return what a reader must know of the figures, and of what is left out."""
     notes = [
-        "Intervals are of 95 %: Wilson’s for shares of right answers, a bootstrap’s for means and distances. n counts "
-        "sounds. Every number of the score card is a row of the table measures.",
-        "Chance is what the same clips score by what other requests asked for; of a melody by its own frames in any "
-        "order.",
-        "The untrained model has the same architecture, requests and seeds, and random weights. Recordings are of the "
-        "splits valid and test, as long as the median request, and judged by their metadata: what is wrong there is "
-        "the detector’s error. The codec ceiling is the same recordings through the codec.",
-        "Chroma similarity is the share of frames, at 7.8 a second, whose strongest pitch class is the asked one: the "
-        "mean cosine of the quantised chroma (MusicGen, arXiv:2306.05284, section 4).",
-        "What was asked and could not be heard counts as wrong. Of beats and chords the lines and lanes on top are "
-        "what was asked, those below what was heard.",
-        "A claim holds when clips are more than two standard errors above chance and above the untrained model.",
-        "Text match is the CLAP cosine of clip and description. The nearest track is that of the training split whose "
-        "CLAP embedding has the highest cosine with the clip’s: near 1 it would be a copy.",
+        "Intervals are 95 % intervals: Wilson’s for shares of right answers, a bootstrap’s for means and distances. n "
+        "counts sounds. Every number of the score card is a row of the table measures.",
+        "Chance is what the same clips score when they are judged by other requests; for a melody, by its own frames "
+        "in random order.",
+        "The untrained model has the same architecture, requests and seeds, but random weights. Recordings are from "
+        "the splits valid and test, cut to the length of the median request and judged by their metadata: what is "
+        "wrong there is the detector’s error. The codec ceiling is the same recordings after the codec.",
+        "Chroma similarity is the share of frames, at 7.8 a second, whose strongest pitch class is the requested one: "
+        "the mean cosine of the quantised chroma (MusicGen, arXiv:2306.05284, section 4).",
+        "What was asked for and could not be detected counts as wrong. For beats and chords, the lines and lanes at "
+        "the top are what was asked for, those at the bottom what was detected.",
+        "A claim holds if clips are more than two standard errors above chance and above the untrained model.",
+        "Text match is the CLAP cosine of clip and description. The nearest track is the one of the training split "
+        "whose CLAP embedding has the highest cosine with the clip’s; near 1 the clip would be a copy.",
     ]
     if with_codec:
         notes += [
             "SI-SNR is the scale-invariant signal-to-noise ratio of decoded sound (Le Roux et al., arXiv:1811.02508). "
-            "Mel distance is the mean difference of mel spectra, which forgives a wrong phase. The codec is evaluated "
-            "on the beginnings of recordings; of a codebook no more entries can be in use than they have frames.",
-            "The untrained codec is the same network with random weights and codebooks started on its own output. The "
-            "scalar quantiser sends fewer samples of a few bits each, evenly or by the mu-law; of every recording it "
-            "takes the number of bits, law and scale with the best SI-SNR, and it never has more bits than the codec.",
+            "Mel distance is the mean difference of mel spectra, which tolerates a wrong phase. The codec is evaluated "
+            "on the beginnings of recordings; no more entries of a codebook can be in use than these have frames.",
+            "The untrained codec is the same network with random weights and with codebooks initialised from its own "
+            "output. The scalar quantiser sends fewer samples of a few bits each, linearly or by the mu-law. For every "
+            "recording it uses the number of bits, law and scale with the best SI-SNR, never more bits than the codec.",
         ]
     if codec_refused:
-        notes.append(f"Of the codec’s reconstructions {codec_refused} cannot be read: their pairs are left out.")
+        notes.append(f"{codec_refused} of the codec’s reconstructions cannot be read; their pairs are left out.")
     if refused:
         notes.append(f"{refused} clips are left out because their files cannot be read; the table rejects says why.")
     return notes

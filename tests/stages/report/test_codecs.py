@@ -25,7 +25,7 @@ def reconstruction(number: int) -> dict:
     [
         (-10.0, ("91%", "more error than music")),
         (5.0, ("24%", "audible noise or roughness")),
-        (15.0, ("3%", "clearly stronger than what is wrong with it")),
+        (15.0, ("3%", "clearly stronger than the error")),
     ],
 )
 def test_the_summary_says_in_plain_words_how_good_it_is(ratio: float, words: tuple[str, str]) -> None:

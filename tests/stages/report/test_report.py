@@ -243,7 +243,7 @@ def test_sounds_of_an_untrained_model_that_belong_to_no_clip_here_are_told(tmp_p
     assert "of the untrained model" not in (tmp_path / report.PAGE).read_text()
     write(context.store, REQUESTS, requests[2:])
     make(context)
-    assert "Of 2 sounds of the untrained model 1 are of requests" in (tmp_path / report.PAGE).read_text()
+    assert "1 of the 2 sounds of the untrained model belong to requests" in (tmp_path / report.PAGE).read_text()
 
 
 def test_what_is_quarantined_is_not_on_the_page(tmp_path: Path) -> None:
@@ -480,5 +480,5 @@ def test_a_reconstruction_whose_file_is_gone_is_left_out_and_told(tmp_path: Path
     page = Tags((tmp_path / "report/index.html").read_text())
     assert len([row for row in page.of("audio") if "checkpoint=" in str(row.get("src"))]) == 2
     said = "".join(page.text)
-    assert "Of the codec’s reconstructions 1 cannot be read" in said
+    assert "1 of the codec’s reconstructions cannot be read" in said
     assert "clips are left out" not in said
