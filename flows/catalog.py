@@ -1,4 +1,4 @@
-"""The whole catalog as one Prefect flow: from recordings to a catalog of generated clips.
+"""The whole pipeline as one Prefect flow: from recordings to a catalog of generated clips.
 
 Stages are plain functions whose stale shards are tasks, not flows of their own: a flow costs a second, and a night on
 which nothing changed should cost none. A task is a shard or some (1 to 30 minutes of work), never a track. Prefect's

@@ -1,4 +1,4 @@
-"""Lines for people: whole where they go to a file or a program, wrapped at words where they go to a terminal.
+"""Lines for people: wrapped at words on a terminal, unbroken in a file or a pipe.
 
 A terminal by itself breaks a long line wherever its last column is, in the middle of a word. What may be copied off it
 stays in one piece: paths and ids, as they hold no spaces, and what stands in quotes or backticks, such as a command. A

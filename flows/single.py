@@ -1,5 +1,5 @@
-"""A Prefect flow for each stage, `flows.single.<stage>`, so that one can be rerun by itself, as it runs within the
-catalog."""
+"""A Prefect flow for each stage, `flows.single.<stage>`, so that a stage can be rerun by itself as it runs in the whole
+pipeline."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""What a language model's training minimises and is evaluated by: cross-entropy over many batches, as if they were one.
+"""What training a language model minimises and reports: cross-entropy over many batches, as if they were one.
 
 A codebook's cross-entropy is the mean over all of its predicted codes, and the model's is the mean of its codebooks
 (AudioCraft's `_compute_cross_entropy`). Micro-batches hold unequal numbers of codes (padding), so a mean of their means

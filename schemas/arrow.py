@@ -1,4 +1,4 @@
-"""Arrow without pandas, whose import takes longer than most commands have to do."""
+"""Arrow without pandas, whose import takes longer than the work of most commands."""
 
 import sys
 from importlib.abc import MetaPathFinder

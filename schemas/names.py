@@ -1,4 +1,4 @@
-"""Names that a person gets nearly right: the known one that is nearest, for messages that say what was meant."""
+"""Names that are almost right: the nearest known name, for messages that suggest what was meant."""
 
 import difflib
 from collections.abc import Iterable

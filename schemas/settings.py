@@ -1,4 +1,4 @@
-"""Where and how a run runs: everything that changes no result and so enters no fingerprint."""
+"""Settings: where and how a run runs, everything that changes no result and so is part of no fingerprint."""
 
 from typing import Literal
 

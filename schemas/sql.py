@@ -1,4 +1,4 @@
-"""SQL's spelling of values: the one place where a text is quoted for it."""
+"""How values are written in SQL: the only place where a text is quoted for it."""
 
 
 def literal(value: object) -> str:

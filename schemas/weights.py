@@ -1,4 +1,4 @@
-"""Weights by name: one place that finds them, fetches them, and holds to what the first use of a name got.
+"""Weights by name: one place that finds them, fetches them, and insists on what the first use of a name got.
 
 The first use of a reference writes its revision and digest into the table `weights`; every later use must match, so
 that a moved tag, a half-finished download or an edited file is an error rather than another model under the same name.

@@ -1,5 +1,5 @@
-"""Descriptions: CLAP's embedding of what is said of each track, in one space with those of sounds (arXiv:2211.06687,
-3.1), so that what is nearest to a description is one query."""
+"""Descriptions: CLAP's embedding of each track's description, in the same space as those of sounds (arXiv:2211.06687,
+3.1), so that one query finds what is most similar to a description."""
 
 from collections.abc import Callable, Iterator
 

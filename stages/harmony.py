@@ -1,5 +1,5 @@
-"""Harmony: the chords of a track from beat to beat and its key, what the model's condition `chords` is made of (JASCO,
-arXiv:2406.10970, and MusiConGen, arXiv:2407.15060).
+"""Harmony: the chords of a track from beat to beat and its key, from which the model's condition `chords` is made
+(JASCO, arXiv:2406.10970, and MusiConGen, arXiv:2407.15060).
 
 They are heard in the full mix, of which only the peaks of spectra count: on the demo's pieces the stems without drums
 give no better chords (docs/analysis.md), and separating them takes far longer.

@@ -1,4 +1,4 @@
-"""Nearest tracks: of every clip the recording of the training split that is most like it by CLAP, a check for copies.
+"""Nearest tracks: for every clip the training recording that is most similar to it by CLAP, a check for copies.
 
 All clips are compared with all tracks that are there, and again whenever one of either comes, goes or changes.
 """

@@ -1,4 +1,5 @@
-"""Rhythm: the beats and bars of a track, what the model's condition `beat` is made of (MusiConGen, arXiv:2407.15060).
+"""Rhythm: the beats and bars of a track, from which the model's condition `beat` is made (MusiConGen,
+arXiv:2407.15060).
 
 They are heard in the full mix, for which drums and bass are wanted; a tempo that its metadata tell is a hint, read
 when its row is made. A track in which nothing recurs has a row without beats: a model is then told that there are

@@ -1,4 +1,4 @@
-"""Watermarks: whether the mark that a clip carries is found again, and what it did to the sound (AudioSeal,
+"""Watermarks: whether the mark in each clip can be detected, and what it did to the sound (AudioSeal,
 arXiv:2401.17264).
 
 `decode` adds the mark, where `decode.watermark` asks for one, to levelled sound and before it signs. Here the clip's

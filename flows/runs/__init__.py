@@ -1,1 +1,1 @@
-"""Running stages: their order, their jobs on threads or a cluster, what they take, how they stop and fail."""
+"""Running stages: their order, their jobs on threads or a cluster, estimates, stopping and failing."""

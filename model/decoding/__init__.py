@@ -1,4 +1,4 @@
-"""The decoding engine: sequences side by side, step by step, with their conditions' keys and values cached.
+"""The decoding engine: many sequences together, step by step, with the keys and values of their conditions cached.
 
 There is a fixed number of slots. A sequence that is finished makes room for the next, so sequences of any length,
 prompt and conditions go together, each where it is. How many slots fit is planned (`memory`); then one of two decoders

@@ -1,5 +1,5 @@
-"""What exists only to be fast, all but attention to a cache on a CPU: each computes what its plain form does, and is
-tested against it.
+"""Code that exists only for speed, except attention to a cache on a CPU. Each part computes what its plain form does,
+and is tested against it.
 
 One switch turns all of it off. Inside `with kernels.disabled():` a network that is prepared for inference, and every
 call that would choose a kernel as it runs, computes by torch's own operators. Outside, kernels are taken wherever they

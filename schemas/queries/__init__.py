@@ -1,1 +1,1 @@
-"""Queries: SQL over the store, views, conditions, checks, and what follows from them."""
+"""Queries: SQL over the store, its views, conditions and checks."""

@@ -1,4 +1,4 @@
-"""Storage: tables as Parquet shards and the files beside them, whole or not there, and which of them are published."""
+"""Storage: tables as Parquet shards, the files beside them, each whole or absent, and which of them are published."""
 
 DEFAULT_STORE = "segue-store"
 """The store of whoever names none."""

@@ -1,4 +1,4 @@
-"""Every table of the store: its columns, its key, and which of its versions a view shows.
+"""Every table of the store: its columns, its key, and which of its versions its view shows.
 
 A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; those of `records`
 hold what happened.

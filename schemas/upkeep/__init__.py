@@ -1,1 +1,1 @@
-"""Upkeep: what of a store is whole, what is still reached, what may go."""
+"""Upkeep of a store: what is intact, what is still in use, and what may be removed."""

@@ -1,4 +1,4 @@
-"""What plain signal processing hears in a recording: its beats and bars, its chords, its key, and of what it is a copy.
+"""What signal processing detects in a recording: beats and bars, chords, key, and what it is a copy of.
 
 Each detector is a function from mono samples to a small dataclass: no model to load, no randomness, no torch. So the
 stages `rhythm` and `harmony`, and whoever scores a clip, call the same one.

@@ -1,4 +1,4 @@
-"""Recordings in and out: what every stage that touches sound files shares. Samples are float32 [C, N] throughout."""
+"""Reading and writing sound files, for every stage that does so. Samples are float32 [C, N] throughout."""
 
 from stages.audio.locations import AudioError, locate, open_binary
 from stages.audio.loudness import (

@@ -1,1 +1,1 @@
-"""Trained language models as folders: this project's own form, and those of other projects, read and written."""
+"""Reading and writing trained models as folders, in this project's own form and those of other projects."""

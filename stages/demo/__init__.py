@@ -1,4 +1,4 @@
-"""The demo corpus: synthesised recordings on disk, described the way people describe theirs, and the truth about each.
+"""The demo corpus: synthesised recordings on disk with metadata as people write it, and the truth about each.
 
 `demo/studio/` holds an artist's pieces a folder, FLAC with JSON sidecars in AudioCraft's form; `demo/radio/` holds the
 other artists' as Ogg Vorbis and WAV with one `metadata.csv` in the AudioFolder form. Nothing but the corpus lies under

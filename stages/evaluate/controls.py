@@ -1,4 +1,4 @@
-"""Controls: sounds that the clips are compared with, each scored as a clip is.
+"""Controls: sounds that the clips are compared with, each scored like a clip.
 
 A score means little alone. What a detector hears of a held-out recording that is known (`raw`) says how far it is to be
 believed; the same through the codec (`codec`) is the most that a language model over its codes can reach; what a model

@@ -1,4 +1,4 @@
-"""The gate: every take is heard before it becomes a clip, and made again where something is wrong with it.
+"""The gate: every take is judged before it becomes a clip, and made again if something is wrong with it.
 
 A generation is decoded, as it would be alone and before its loudness is touched, and held against the limits of its
 configuration (`stages.gate.config`). One that does not keep them all is *retaken*: generated once more as it was, with

@@ -1,1 +1,1 @@
-"""Networks that are not ours, from files: Demucs, CLAP, transformers' own, without running what a file might name."""
+"""Loading networks of other projects (Demucs, CLAP, transformers' own) without running code that a file may name."""

@@ -1,1 +1,1 @@
-"""What runs a stage: the contract, what is stale, the runner, and the processes and memory that a stage may use."""
+"""What runs a stage: its contract, what is out of date, the runner, and the processes and memory that it may use."""

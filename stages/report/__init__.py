@@ -1,4 +1,4 @@
-"""The report: a static page of the whole catalog, at which clips are heard, compared and chosen.
+"""The report: a static page of the whole catalog, on which clips are heard, compared and chosen.
 
 It lies at `report/index.html` of the store, always, and links to the clips where they are: it opens from a disk, a web
 server or a bucket alike, and asks no network for anything else. Beside it lie spectrograms (`pictures/`) and

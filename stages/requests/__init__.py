@@ -1,4 +1,4 @@
-"""Requests: the clips that the catalog should hold, taken in from a requests file.
+"""Requests: the clips that the catalog should hold, read from a requests file.
 
 A request's id is the hash of what reaches the model, defaults filled in and references by what they resolve to: the
 same line gives the same id wherever it stands, and a default that is changed makes those requests others that leave it

@@ -1,4 +1,4 @@
-"""The language model's training: a transformer over codec codes learns to follow text, melody and joint embeddings.
+"""Training the language model: a transformer over codec codes learns to follow text, melody and other conditions.
 
 MusicGen (arXiv:2306.05284): windows of tracks drawn uniformly, the delay pattern, conditions dropped at random so that
 generation can be guided, AdamW, and averaged weights, which are the ones that are kept. Every draw is a function of the

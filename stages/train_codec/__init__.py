@@ -1,5 +1,5 @@
-"""The codec's training: an EnCodec learns from the corpus's own sound, from nothing (EnCodec, arXiv:2210.13438), with
-discriminators against it or without.
+"""Training a codec: an EnCodec (arXiv:2210.13438) learns from the corpus's own sound, from scratch, with or without
+discriminators.
 
 For corpora that no published codec fits, and for machines that cannot fetch one. The result is a folder that
 transformers' `EncodecModel.from_pretrained` reads. Every draw is a function of the seed and the step, and the state is
