@@ -30,7 +30,7 @@ class _Embedded:
     rows: pa.Table
     """Those that have any."""
     windows: Float[npt.NDArray[np.float32], "W E"]
-    """Of all of them in turn, each of unit length."""
+    """Embeddings of all of them in turn, each of unit length."""
     firsts: Int[npt.NDArray[np.int64], "rows"]
     """Where those of each begin."""
 

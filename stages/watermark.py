@@ -47,7 +47,7 @@ class Config(schemas.Config):
     codec: WeightsRef = ENCODEC_32KHZ
     """What the clips were decoded by; in a recipe `tokenize.codec` unless it is given."""
     loudness: float = -16.0
-    """Of the clips before their mark, LUFS; in a recipe `decode.loudness`."""
+    """Loudness of the clips before their mark, LUFS; in a recipe `decode.loudness`."""
     true_peak: float = -1.0
     """The highest that they have, dBTP; in a recipe `decode.true_peak`."""
     max_gain: float = 30.0

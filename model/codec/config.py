@@ -30,7 +30,7 @@ class QuantizerConfig(Config):
     """How codebooks learn."""
 
     decay: float = 0.99
-    """Of the moving averages of counts and sums, a step (EnCodec, 3.2)."""
+    """Decay of the moving averages of counts and sums, a step (EnCodec, 3.2)."""
     epsilon: float = 1e-5
     """Laplace smoothing of the counts, in vectors (AudioCraft)."""
     dead_code_share: float = 0.1
@@ -60,7 +60,7 @@ class SpectralLossConfig(Config):
     floor: float = 1e-5
     """Added to the power before the logarithm."""
     linear_weight: float = 1.0
-    """Of the part on mel power, whose few loudest bands outweigh all others."""
+    """Weight of the part on mel power, whose few loudest bands outweigh all others."""
     logarithm: Literal["square", "absolute"] = "square"
     """Distance of logarithms: mean square as published, or mean absolute difference."""
     normalized: bool = True
@@ -110,9 +110,9 @@ class SpectrogramDiscriminatorConfig(Config):
     windows: tuple[int, ...] = (1024, 2048, 512, 256, 128)
     """Lengths of the Hann windows, samples; one for each FFT."""
     dilations: tuple[int, ...] = (1, 2, 4)
-    """Of the inner convolutions, in time."""
+    """Dilations of the inner convolutions, in time."""
     negative_slope: float = 0.3
-    """Of the leaky rectifiers (AudioCraft; the paper says 0.2)."""
+    """Negative slope of the leaky rectifiers (AudioCraft; the paper says 0.2)."""
 
     @model_validator(mode="after")
     def _one_of_each(self) -> "SpectrogramDiscriminatorConfig":
@@ -129,9 +129,9 @@ class PeriodDiscriminatorConfig(Config):
     kernel: int = Field(default=5, ge=1)
     """Width of the convolutions in time."""
     stride: int = Field(default=3, ge=1)
-    """Of all but the last."""
+    """Stride of all convolutions but the last."""
     negative_slope: float = 0.1
-    """Of the leaky rectifiers."""
+    """Negative slope of the leaky rectifiers."""
 
 
 class ScaleDiscriminatorConfig(Config):
@@ -142,11 +142,11 @@ class ScaleDiscriminatorConfig(Config):
     filters: int = Field(default=16, ge=4, multiple_of=4)
     """Channels of the first convolution; they grow with the strides."""
     strides: tuple[int, ...] = (4, 4, 4, 4)
-    """Of the grouped convolutions, whose kernels are ten strides and one sample."""
+    """Strides of the grouped convolutions, whose kernels are ten strides and one sample."""
     largest: int = Field(default=1024, ge=4)
     """Most channels."""
     negative_slope: float = 0.2
-    """Of the leaky rectifiers."""
+    """Negative slope of the leaky rectifiers."""
 
 
 class AdversarialConfig(Config):
@@ -162,13 +162,13 @@ class AdversarialConfig(Config):
     loss: Literal["hinge", "mse", "hinge2"] = "hinge"
     """Hinge (Lim and Ye, arXiv:1705.02894), least squares (Mao et al., arXiv:1611.04076), or hinge for both sides."""
     weight: float = Field(default=4.0, ge=0)
-    """Of each kind of discriminators' adversarial loss."""
+    """Weight of the adversarial loss of each kind of discriminator."""
     feature_weight: float = Field(default=4.0, ge=0)
-    """Of each kind of discriminators' feature matching."""
+    """Weight of the feature matching of each kind of discriminator."""
     update_probability: float = Field(default=1.0, gt=0, le=1)
     """How likely a step is to train the discriminators too (AudioCraft's 1 / `adversarial.every`)."""
     learning_rate: float = Field(default=3e-4, gt=0)
-    """Of the discriminators; everything else of how they move is as for the codec."""
+    """Learning rate of the discriminators; the rest of their optimisation is as for the codec."""
 
     @model_validator(mode="after")
     def _at_least_one_discriminator(self) -> "AdversarialConfig":
@@ -183,7 +183,7 @@ class BalancerConfig(Config):
     total_norm: float = Field(default=1.0, gt=0)
     """2-norm of the gradient that reaches the reconstruction, if all losses pulled the same way."""
     decay: float = Field(default=0.999, ge=0, lt=1)
-    """Of the moving averages of the losses' norms, a step."""
+    """Decay of the moving averages of the losses' norms, a step."""
     per_item: bool = True
     """Average the norms of the items of a batch, instead of taking the norm over all of it."""
     epsilon: float = Field(default=1e-12, gt=0)
@@ -202,7 +202,7 @@ class CodecConfig(Config):
     ratios: tuple[int, ...] = Field(default=(8, 5, 4, 4), min_length=1)
     """Strides in the decoder's order; their product is the hop, in samples."""
     width: int = Field(default=128, ge=1)
-    """Of the latents and the codebooks' entries."""
+    """Dimensions of the latents and of the codebooks' entries."""
     residual_layers: int = Field(default=1, ge=1)
     """Residual blocks at each ratio."""
     lstm_layers: int = Field(default=2, ge=1)
@@ -259,16 +259,16 @@ class CodecTrainingConfig(Config):
     segment: float = Field(default=1.0, gt=0)
     """Length of a segment, seconds."""
     waveform_weight: float = Field(default=0.1, ge=0)
-    """Of the L1 of the waveform. In a plain sum it needs 20 and more: with 1, a small network did not find the phase in
-    thousands of steps."""
+    """Weight of the L1 of the waveform. In a plain sum it needs 20 and more: with 1, a small network did not find the
+    phase in thousands of steps."""
     spectral_weight: float = Field(default=2.0, ge=0)
-    """Of the multi-scale mel loss."""
+    """Weight of the multi-scale mel loss."""
     stft_weight: float = Field(default=0.0, ge=0)
-    """Of the multi-resolution STFT loss."""
+    """Weight of the multi-resolution STFT loss."""
     si_snr_weight: float = Field(default=0.0, ge=0)
-    """Of the scale-invariant signal-to-noise ratio."""
+    """Weight of the scale-invariant signal-to-noise ratio."""
     commitment_weight: float = Field(default=1.0, ge=0)
-    """Of the commitment loss, which reaches the encoder alone and so stands outside the balance."""
+    """Weight of the commitment loss, which reaches the encoder alone and so stands outside the balance."""
     spectral: SpectralLossConfig = SpectralLossConfig()
     """The multi-scale mel loss. As published it needs the balancer: in a plain sum it drowns the waveform's part and
     the network answers with silence; logarithms alone, equally weighted, do not."""

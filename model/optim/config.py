@@ -46,8 +46,8 @@ class OptimizationConfig(Config):
     """Steps between two updates of the averaged weights (AudioCraft's `optim.ema.updates`); the weights of a shorter
     training are kept as they are."""
     precision: TrainingPrecision = "bfloat16"
-    """Of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models in
-    float16, whose narrow range needs loss scaling; bfloat16 does not. A CPU without instructions that multiply
+    """Precision of the matrix products; weights and their updates are float32. MusicGen trained its two smaller models
+    in float16, whose narrow range needs loss scaling; bfloat16 does not. A CPU without instructions that multiply
     bfloat16 takes float32 instead."""
     max_skipped_steps: int = Field(default=10, ge=1)
     """Updates that may be skipped in a row, because the loss or a gradient was not finite, before training stops."""

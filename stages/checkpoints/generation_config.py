@@ -67,15 +67,15 @@ class GenerationConfig(schemas.Config):
     """Whether guidance's null is padded to the length of the conditions, or has a pass and a length of its own
     (AudioCraft: `two_step_cfg`, off)."""
     precision: Precision = "float32"
-    """Of the model's weights while it decodes. Less is faster and gives other codes now and then: of random weights'
-    greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md), and more on a
-    CPU without VNNI, where it is of 7 bits. On one that has no instructions for `bfloat16` take `float16`. Weights that
-    are numbers of float16, as the published ones are, lose nothing by it: of those a CPU may read half as much in
-    `float32` too, where that is faster there."""
+    """Precision of the model's weights while it decodes. Less is faster and gives other codes now and then: of random
+    weights' greedy codes `float16` changes next to none, `int8` about one in ten (tests/benchmarks/RESULTS.md), and
+    more on a CPU without VNNI, where it is of 7 bits. On one that has no instructions for `bfloat16` take `float16`.
+    Weights that are numbers of float16, as the published ones are, lose nothing by it: of those a CPU may read half as
+    much in `float32` too, where that is faster there."""
     cache_precision: CachePrecision = "float32"
-    """Of the keys and values that are kept of a clip's earlier steps. On a GPU `bfloat16` halves and `int8`, with a
-    scale for each head and step, nearly quarters what a step of many clips reads, and how many fit; on a CPU it saves
-    memory alone, and takes longer. Other codes come of it now and then: docs/performance.md says how many."""
+    """Precision of the keys and values of a clip's earlier steps. On a GPU `bfloat16` halves and `int8`, with a scale
+    for each head and step, nearly quarters what a step of many clips reads, and how many fit; on a CPU it saves memory
+    alone, and takes longer. Other codes come of it now and then: docs/performance.md says how many."""
     codec: WeightsRef | None = ENCODEC_32KHZ
     """What encodes prompts that are files. In a recipe it is `tokenize.codec` unless it is given, or the codec inside
     `checkpoint` where that is one from elsewhere. None refuses such prompts."""

@@ -19,7 +19,7 @@ class Config(schemas.Config):
     pieces: int = Field(default=96, ge=1, le=10_000)
     """How many; every 16 are one of each artist."""
     sample_rate: int = Field(default=16_000, ge=8_000)
-    """Of the files, Hz."""
+    """Sample rate of the files, Hz."""
 
 
 class SeparatorTrainingConfig(schemas.Config):
@@ -66,7 +66,7 @@ class SeparatorConfig(schemas.Config):
     kHz."""
 
     sample_rate: int = Field(default=16_000, ge=8_000)
-    """Of what it separates, Hz: recordings are brought to it first, so half the rate is half the work."""
+    """Sample rate at which it separates, Hz: recordings are resampled first, so half the rate is half the work."""
     channels: int = Field(default=16, ge=8)
     """Channels of the outermost layer; each further layer has twice as many."""
     fft: int = Field(default=1024, ge=256)
@@ -128,7 +128,7 @@ class DemoModelsConfig(schemas.Config):
     seed: int = Field(default=0, ge=0)
     """The music, the initial weights and every draw follow from it."""
     sample_rate: int = Field(default=16_000, ge=8_000)
-    """Of CLAP, Hz."""
+    """Sample rate of CLAP, Hz."""
     pieces: int = Field(default=288, ge=32)
     """Pieces that separator and CLAP learn from; they are composed for this, and no demo corpus has them."""
     held_out: int = Field(default=32, ge=4)

@@ -23,7 +23,7 @@ class Limits(schemas.Config):
     tail_silence: float | None = Field(default=5.0, ge=0)
     """Longest silence at the end, seconds; the recordings have 4.1 at most, where the last chord dies away."""
     silent_share: float | None = Field(default=0.2, ge=0, le=1)
-    """Of a clip's length, the most that may be silent at either end, from half a second on: 0.09 of the recordings."""
+    """The largest share of a clip that may be silent at either end, from half a second on: 0.09 in recordings."""
     zeros: float | None = Field(default=0.25, ge=0, le=1)
     """Largest share of samples under half a step of 16 bits, which is digital silence; the recordings have 0.09."""
     loudness: float | None = Field(default=-46.0, ge=-70, le=0)

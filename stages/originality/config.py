@@ -16,7 +16,7 @@ class Config(schemas.Config):
     """The same of seconds of sound: the length of a passage times the share of its peaks that are in the recording. The
     demo's distinct pieces, on the same chords and instruments, reach 2 to 4 (docs/originality.md)."""
     quantile: float = Field(default=0.99, ge=0.5, le=1)
-    """Of held-out recordings, this share has less in common with what was learned from than makes a clip too near."""
+    """A clip is too near if it has more in common with the training data than this share of held-out recordings."""
     held_out: int = Field(default=200, ge=0)
     """Most held-out recordings that are compared, each as long as clips are."""
     duplicates: float | None = Field(default=0.9, gt=0, le=1)

@@ -36,7 +36,7 @@ class Config(schemas.Config):
     held_out_share: float = Field(default=0.1, gt=0, lt=1)
     """Share of the training tracks, by hash, that are held out instead where the split `valid` is empty."""
     held_out_seconds: float = Field(default=10.0, gt=0)
-    """Of each recording, from its start, that the codec is evaluated on."""
+    """How much of each recording, from its start, the codec is evaluated on, seconds."""
     held_out_tracks: int = Field(default=64, ge=1)
     """Most recordings of a split that the codec is evaluated on, by hash."""
     reconstructions: int = Field(default=4, ge=0)
