@@ -74,8 +74,7 @@ class Drafts:
 
     def footers(self) -> dict[str, Footer]:
         """Return the footer of each shard."""
-        footers = {shard: self.store.footer_of(file) for shard, file in self.files().items()}
-        return {shard: footer for shard, footer in footers.items() if footer is not None}
+        return self.store.footers_of(self.files())
 
     def read(self, shards: Iterable[str] | None = None, columns: Iterable[str] | None = None) -> pa.Table:
         """Return the rows of the version or of some of its shards; of shards that are not there, none."""

@@ -5,8 +5,9 @@ that it is done if and only if that matches: there are no markers, and marker an
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 
@@ -29,6 +30,12 @@ from schemas.tables import Table, selected
 
 _FileKey: TypeAlias = tuple[str, int, int]
 """A path, an inode, and when it was written, in nanoseconds."""
+
+Part = TypeVar("Part")
+
+AT_ONCE = 8
+"""Files that are read at once of an object store, where each is a request that waits. On a disk threads gain nothing:
+what Arrow does at once they lose by taking turns with Python."""
 
 
 class Store(FileStore):
@@ -92,6 +99,16 @@ class Store(FileStore):
         except FileNotFoundError:
             self._confirm_absent(relative)
             return None
+
+    def footers(self, table: Table, version: str) -> dict[str, Footer]:
+        """Return the footer of each shard of a version, by its name."""
+        return self.footers_of({shard: self.shard_path(table, version, shard) for shard in self.shards(table, version)})
+
+    def footers_of(self, files: Mapping[str, str]) -> dict[str, Footer]:
+        """Return the footers of files with shards' rows, by the names under which the files are given; of those that
+        are not there, none."""
+        footers = zip(files, self._each(self.footer_of, list(files.values())), strict=True)
+        return {name: footer for name, footer in footers if footer is not None}
 
     def column_bytes(self, relative: str) -> dict[str, int]:
         """Return how many bytes of a file with a shard's rows each of its columns takes.
@@ -179,22 +196,25 @@ class Store(FileStore):
         wanted = list(columns) if columns is not None else table.schema.names
         names = [*wanted, *(name for name in table.key if table.combined and name not in wanted)]
         schema = selected(table.schema, names)
-        parts = []
-        for relative in files:
-            try:
-                part = self._read_record(relative, names) if table.accumulates else self._read_file(relative, names)
-            except FileNotFoundError:
-                self._confirm_absent(relative)
-                continue
-            for name in set(schema.names) - set(part.schema.names):  # a file of a release that lacked the column
-                part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
-            part = part.replace_schema_metadata(None).select(schema.names)
-            # A cast, even to what it is, loads all of Arrow's functions: an eighth of the time of `segue sql`.
-            parts.append(part if part.schema.equals(schema) else part.cast(schema))
+        read = self._each(lambda relative: self._read_part(table, relative, schema, names), files)
+        parts = [part for part in read if part is not None]
         if not parts:  # not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest
             return pa.Table.from_batches([], selected(table.schema, wanted))
         rows = distinct(table, parts).select(wanted) if table.combined else pa.concat_tables(parts)
         return read_addresses(table, rows, self.location() + "/")
+
+    def _read_part(self, table: Table, relative: str, schema: pa.Schema, names: list[str]) -> pa.Table | None:
+        """Return columns of one file with a table's rows, in a schema; None where it is not there."""
+        try:
+            part = self._read_record(relative, names) if table.accumulates else self._read_file(relative, names)
+        except FileNotFoundError:
+            self._confirm_absent(relative)
+            return None
+        for name in set(schema.names) - set(part.schema.names):  # a file of a release that lacked the column
+            part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
+        part = part.replace_schema_metadata(None).select(schema.names)
+        # A cast, even to what it is, loads all of Arrow's functions: an eighth of the time of `segue sql`.
+        return part if part.schema.equals(schema) else part.cast(schema)
 
     def _read_record(self, relative: str, names: Sequence[str]) -> pa.Table:
         """Return columns of a file of records, as `_read_file` does. A run asks for the same small ones at each of its
@@ -214,6 +234,17 @@ class Store(FileStore):
         if key is not None and key not in self._footers and (footer := footer_of_rows(part)):
             self._footers[key] = footer
         return part
+
+    def _each(self, read: Callable[[str], Part], files: Sequence[str]) -> list[Part]:
+        """Return what a function gives for each file, in their order; the first error ends the reading."""
+        # The others may have one connection, which two threads must not use at once.
+        if not self.filesystem.async_impl or len(files) < 2:
+            return [read(file) for file in files]
+        threads = ThreadPoolExecutor(min(AT_ONCE, len(files)))
+        try:
+            return list(threads.map(read, files))
+        finally:
+            threads.shutdown(cancel_futures=True)
 
     def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of every version: for records, which accumulate."""

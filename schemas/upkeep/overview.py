@@ -36,10 +36,7 @@ def overview(store: Store) -> Iterator[Holdings]:
             rows = sum(shard.rows for shard in record.shards[table.name])
             yield Holdings(table.name, size, rows, len(versions), record.versions[table.name], record.created_at)
         elif versions:
-            footers = [
-                store.footer(table, version, shard) for version in versions for shard in store.shards(table, version)
-            ]
-            rows = sum(footer.rows for footer in footers if footer)
+            rows = sum(footer.rows for version in versions for footer in store.footers(table, version).values())
             yield Holdings(table.name, size, 0 if table.name in PUBLISHED else rows, len(versions))
     for folder in (*FILE_FOLDERS, "scratch"):
         size = size_of(store, folder)

@@ -24,9 +24,8 @@ def consulted_digest(module: ModuleType, context: Context) -> str | None:
     tables = [table for table in getattr(module, "CONSULTS", ()) if table.name in context.versions]
     contents = {}
     for table in tables:
-        version = context.versions[table.name]
-        footers = [context.store.footer(table, version, shard) for shard in context.store.shards(table, version)]
-        contents[table.name] = [footer.content for footer in footers if footer]
+        footers = context.store.footers(table, context.versions[table.name])
+        contents[table.name] = [footer.content for footer in footers.values()]
     return fingerprint(contents) if tables else None
 
 
@@ -81,13 +80,16 @@ class _Planner:
         self.planned = contents.get(self.source.name)
         self.drafts = Drafts(context.store, module.WRITES, context.fingerprint)
         self.existing, self.in_work = self.drafts.footers(), self.drafts.rows_in_work()
+        read = context.store.shards(self.source, self.version) if self.planned is None else ()
+        self.read = {shard: context.store.shard_path(self.source, self.version, shard) for shard in read}
+        self.footers = context.store.footers_of(self.read)
         self.consulted = consulted_digest(module, context)
         self.columns = [*file_columns(module.WRITES), *repeated_columns(module)]
         self.may_be_stale = bool(module.WRITES.files or repeated_columns(module))
 
     def shards(self) -> list[str]:
         """Return the shards that there will be by then."""
-        return self.context.store.shards(self.source, self.version) if self.planned is None else list(self.planned)
+        return list(self.read if self.planned is None else self.planned)
 
     def plan(self, shard: str) -> _ShardPlan | None:
         """Return what there is to do for a shard; None where it is gone meanwhile."""
@@ -108,7 +110,7 @@ class _Planner:
         """Return the identity of what is made from a shard, as it will be by then; None where it is not there."""
         if self.planned is not None:
             return keys_digest(output_keys(self.source, self.planned[shard]))
-        footer = self.context.store.footer(self.source, self.version, shard)
+        footer = self.footers.get(shard)
         return footer.output_key if footer else None
 
     def _plan_work(

@@ -174,11 +174,11 @@ def table_sizes(store: Store) -> list[TableSize]:
         for version in versions:
             listed = store.filesystem.ls(store.path(store.folder(table, version)), detail=True)
             bytes_of = {entry["name"].rsplit("/", 1)[-1]: int(entry["size"] or 0) for entry in listed}
-            for shard in store.shards(table, version):
-                # A record of a run is one row; a store has thousands of them, and each footer is a request.
-                footer = None if table == RUNS else store.footer(table, version, shard)
-                shards, rows = shards + 1, rows + (footer.rows if footer else 1)
-                size += bytes_of.get(f"shard={shard}.parquet", 0)
+            names = store.shards(table, version)
+            shards, size = shards + len(names), size + sum(bytes_of.get(f"shard={name}.parquet", 0) for name in names)
+            # A record of a run is one row; a store has thousands of them, and each footer is a request.
+            footers = store.footers(table, version).values() if table != RUNS else ()
+            rows += sum(footer.rows for footer in footers) if table != RUNS else len(names)
         if shards:
             sizes.append(TableSize(table.name, table.about, len(versions), shards, rows, size))
     return sizes

@@ -1,5 +1,7 @@
 """The store on an object store, over the real S3 protocol (moto's server on loopback)."""
 
+import threading
+
 import pyarrow as pa
 import pytest
 from s3fs import S3FileSystem
@@ -55,6 +57,33 @@ def test_a_folder_of_weights_goes_to_s3_and_comes_back_as_local_files(bucket):
     local = Store(bucket).local("models/one")
     assert (local / "model.safetensors").read_bytes() == b"numbers"
     assert (local / "text_encoder" / "config.json").read_text() == "{}"
+
+
+def test_shards_are_read_side_by_side_and_come_in_their_order(bucket, monkeypatch):
+    store, names = Store(bucket), [f"{number:064x}" for number in range(3)]
+    for shard, name in enumerate(names):
+        rows = pa.Table.from_pylist([{"track_id": name, "frame_rate": 7.8, "chroma": []}], CHROMA.schema)
+        store.write_shard(CHROMA, "v1", str(shard), rows, input_key=name)
+    together, cat_file = threading.Barrier(3, timeout=60), store.filesystem.cat_file
+
+    def cat_file_together(path, *arguments, **named):
+        together.wait()  # until three ask at once
+        return cat_file(path, *arguments, **named)
+
+    monkeypatch.setattr(store.filesystem, "cat_file", cat_file_together)
+    footers = store.footers(CHROMA, "v1")
+    assert [(shard, footer.input_key) for shard, footer in footers.items()] == list(zip("012", names, strict=True))
+    assert store.read(CHROMA, "v1").column("track_id").to_pylist() == names
+
+
+def test_one_damaged_shard_of_many_is_named(bucket):
+    store = Store(bucket)
+    for shard in map(str, range(4)):
+        store.write_shard(CHROMA, "v1", shard, CHROMA.schema.empty_table(), input_key="k")
+    store.write_bytes(store.shard_path(CHROMA, "v1", "2"), b"half of a shar")
+    for read in (store.footers, store.read):
+        with pytest.raises(ValueError, match=r"expected a Parquet shard at .*version=v1/shard=2\.parquet"):
+            read(CHROMA, "v1")
 
 
 def test_a_removed_shard_is_gone_for_every_reader(bucket):
