@@ -120,6 +120,17 @@ def column_counts(store: Store, table: Table, files: Sequence[str]) -> ColumnCou
     return ColumnCounts(values.pop("*"), values.pop("key *"), values)
 
 
+def filled_columns(store: Store, table: Table, files: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return those of some plain columns that have a value in any row of files of a table.
+
+    Raises:
+        QueryError: a file cannot be read.
+    """
+    counts = ", ".join(f'count("{name}") AS "{name}"' for name in names)
+    values = query(store, f"SELECT {counts} FROM {table.name}", {table.name: files}).to_pylist()[0]
+    return [name for name in names if values[name]]
+
+
 def _query(
     store: Store,
     sql: str,

@@ -97,7 +97,7 @@ def _keys(rows: pa.Table, names: Sequence[str]) -> set[tuple[str, ...]]:
 
 def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[str]) -> Iterator[CheckResult]:
     """Check that keys are there once, and that no column that had values has lost them all."""
-    from schemas.queries.database import column_counts
+    from schemas.queries.database import column_counts, filled_columns
     from schemas.queries.errors import QueryError
 
     table = stage.module.WRITES
@@ -109,11 +109,11 @@ def _keys_and_columns(context: Context, stage: ConfiguredStage, files: Sequence[
     if before is None or not counts.rows:
         return
     published = Publications(context.store).files_of(table, before)
+    empty = [name for name, count in counts.values.items() if not count]
     try:
-        earlier = column_counts(context.store, table, published)
+        emptied = filled_columns(context.store, table, published, empty) if empty else []
     except QueryError:  # a shard was damaged or removed, which this run mends
         return
-    emptied = [name for name, count in counts.values.items() if not count and earlier.values.get(name)]
     emptied = _lost(context, table, emptied, published, files) if emptied else []
     message = f"every row of {table.name} lost its {', '.join(emptied)}, which the published rows have"
     yield CheckResult("emptied columns", table.name, "warn", len(emptied), 0, message)
