@@ -17,6 +17,7 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 _ALWAYS = re.compile(
     r"\s*;\s*|\s+/\s+|\s*[(\[]\s*with\s+|\s*[(\[]?\s*\b(?:feat|ft|featuring)\b\.?\s+|\s+(?:vs\.?|versus|x|×)\s+",
@@ -70,6 +71,7 @@ def featured_names(title: str) -> list[str]:
     return [name for names in _FEATURED.findall(title) for name in split_names(names)]
 
 
+@lru_cache(2**16)  # a catalog has several tracks of an artist, and a run with new ones asks of each several times
 def artist_key(name: str) -> str:
     """Return what names of one artist have in common: not case, Unicode form, `and` or `&`, nor a `the` before it."""
     plain = " ".join(unicodedata.normalize("NFKC", name).casefold().split())

@@ -94,8 +94,12 @@ def run_stage(
         log.warning("%s waits for %s, which is making it", stage.name, holder)
 
     name = f"{stage.name}-{context.fingerprint}"
-    with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, _):
-        plan = plan_stage(stage, context, by_name)  # another run may have made some of it since the plan was drawn up
+    with hold_lease(context.store, name, context.run_id, tell, context.check_stopped) as (lease, waited):
+        # Another run may have made some of it since the plan was drawn up. The job of a source finds that out by
+        # itself, and to plan it once more is to list and compare all recordings once more.
+        is_compared_by_job = hasattr(stage.module, "plan_source") and not is_staged(stage.module)
+        if waited or not (plan.jobs and is_compared_by_job):
+            plan = plan_stage(stage, context, by_name)
         parts = list_parts(stage, context) if plan.jobs else ()
         context.progress.begin_stage(stage.name, len(parts) + len(plan.jobs))
         failures = _failed(run_jobs(stage, context, parts)) if parts else []

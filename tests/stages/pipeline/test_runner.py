@@ -63,6 +63,18 @@ def test_a_new_row_touches_one_shard_and_is_the_only_one_computed(tmp_path):
     assert calls == ["e"]
 
 
+def test_a_source_with_work_is_planned_once_and_what_follows_by_the_state_it_leaves(tmp_path):
+    planned = []
+    pipeline = make_pipeline(tmp_path, ["a", "b"], make_mapping([]))
+    source = pipeline.stages["source"].module
+    plan_source = source.plan_source
+    source.plan_source = lambda *arguments: planned.append(arguments) or plan_source(*arguments)
+    for made in (2, 0):
+        results = [run_stage(stage, pipeline.context(stage.name, f"r{made}")) for stage in pipeline.stages.values()]
+        assert [result.counts.made for result in results] == [made, made]
+    assert len(planned) == 2  # once with its work, and once when there was none
+
+
 def test_a_removed_rows_results_go_and_the_rest_is_reused(tmp_path):
     calls: list[str] = []
     run(make_pipeline(tmp_path, list("abcd"), make_mapping(calls)))
