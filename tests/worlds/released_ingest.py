@@ -2,7 +2,7 @@
 
 import stages.ingest
 from flows.runs import upgrading
-from flows.single import ingest  # type: ignore[attr-defined]
+from flows.single import ingest
 
 __all__ = ["ingest"]
 

@@ -1,5 +1,6 @@
 """What a deployed run is asked for: an untouched form is the preset, a difference is laid over the deployment's own."""
 
+import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +19,6 @@ from flows.recipes.presets import PRESET_NAMES, PRESETS
 from flows.recipes.recipe import STAGES, Recipe
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLOWS = {"catalog": catalog, **{name: getattr(flows.single, name) for name in STAGES}}
 OWN = {"recipe": {"preset": "miniature", "demo": {"pieces": 12}}, "settings": {"store": "ours", "workers": 1}}
 
 
@@ -56,9 +56,11 @@ def schemas_within(schema: Any) -> Iterator[dict[str, Any]]:
         yield from schemas_within(below)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+# All have the same fields; that each can be asked for is a test of their deployments.
+@pytest.mark.parametrize("name", ["catalog", "train"])
 def test_a_form_has_no_defaults_no_switches_a_list_of_presets_and_a_description_of_every_field(name):
-    form = parameter_schema(FLOWS[name]).model_dump_for_openapi()
+    deployed_flow = catalog if name == "catalog" else getattr(flows.single, name)
+    form = parameter_schema(deployed_flow).model_dump_for_openapi()
     recipe = form["properties"]["recipe"]
     assert recipe["properties"]["preset"]["enum"] == list(PRESET_NAMES)
     assert set(recipe["properties"]) == set(Recipe.model_fields)
@@ -71,15 +73,28 @@ def test_a_form_has_no_defaults_no_switches_a_list_of_presets_and_a_description_
             assert field.get("description") or definition.get("description"), (field_name, field)
 
 
+def test_the_flow_of_a_stage_is_made_when_it_is_asked_for_and_no_other_name_is_one():
+    spec = importlib.util.find_spec("flows.single")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert not [name for name in STAGES if name in vars(module)]
+    assert module.clap is module.clap
+    assert module.clap.name == "clap"
+    assert [name for name in STAGES if name in vars(module)] == ["clap"]
+    assert set(STAGES) <= set(dir(module))
+    with pytest.raises(AttributeError, match=r"'flows\.single' has no attribute 'clasp'"):
+        module.clasp  # noqa: B018
+
+
 def test_a_form_of_one_stage_begins_with_its_preset_and_its_stage():
-    form = parameter_schema(FLOWS["train"]).model_dump_for_openapi()
+    form = parameter_schema(flows.single.train).model_dump_for_openapi()
     assert list(form["properties"]) == ["settings", "recipe"]
     fields = form["properties"]["recipe"]["properties"]
     assert sorted(fields, key=lambda name: fields[name]["position"])[:3] == ["preset", "train", "demo"]
 
 
 def test_a_bad_value_is_rejected_by_the_schema_that_a_run_is_asked_for_by():
-    form = parameter_schema(FLOWS["train"]).model_dump_for_openapi()
+    form = parameter_schema(flows.single.train).model_dump_for_openapi()
 
     def problems(recipe: Mapping[str, Any]) -> list[str]:
         return [error.message for error in validate({"settings": {}, "recipe": recipe}, form)]
