@@ -61,7 +61,7 @@ def compare_tokens() -> None:
     transformer.attends_in_cache = lambda device, width: device.type == "cpu"  # type: ignore[assignment]
     model = music_model(config(positions="both", past_context=5, key_value_heads=2))
     requests = [
-        replace(request, frames=frames) for request, frames in zip(mixed_requests()[:3], (5, 9, 4), strict=True)
+        replace(request, frames=frames) for request, frames in zip(mixed_requests()[:3], (3, 6, 2), strict=True)
     ]
     expected = generate(model, requests, DecodingOptions(cache_precision="int8"))
     with torch.inference_mode():
