@@ -34,7 +34,7 @@ from flows.commands import (
 )
 from flows.commands.extra_words import with_place
 from flows.commands.foreground import run_and_tell
-from flows.commands.listing import CommandList
+from flows.commands.listing import WIDEST_HELP, CommandList
 from flows.commands.options import RunOptions, UsageError, with_run_options
 from flows.console import say, tell
 from flows.recipes.presets import OVERLAYS, PRESETS, describe_preset
@@ -55,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=True,
+    context_settings={"max_content_width": WIDEST_HELP},
 )
 
 

@@ -9,6 +9,9 @@ from typer.core import TyperGroup
 SENTENCE = 1_000
 """Letters of a sentence that are never too many. By itself a list cuts each off where its first line is full."""
 
+WIDEST_HELP = 120
+"""Columns of a help on a terminal that has them; longer lines are hard to read. By itself no help is wider than 80."""
+
 UNBROKEN_HYPHEN = "\N{NON-BREAKING HYPHEN}"
 """What stands for a hyphen while lines are filled."""
 

@@ -141,6 +141,14 @@ def test_help_breaks_lines_at_no_hyphen(command, capfd, monkeypatch):
     assert any(line.endswith(" segue-store.") for line in lines)
 
 
+@pytest.mark.parametrize(("columns", "widest"), [(100, 100), (120, 120), (250, 120)])
+@pytest.mark.parametrize("command", [[], ["run"]])
+def test_help_is_as_wide_as_the_terminal_up_to_what_can_be_read(command, columns, widest, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert run_command([*command, "--help"]) == 0
+    assert widest - 20 < max(map(len, capfd.readouterr().out.splitlines())) <= widest
+
+
 def test_a_plan_computes_nothing_and_tells_what_would_be_made(recordings, tmp_path, capfd):
     store = tmp_path / "store"
     assert run_command(["plan", "ingest", "--source", str(recordings), "--store", str(store)]) == 0
