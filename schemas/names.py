@@ -20,8 +20,10 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean …?)` to stand behind an unknown name; empty where no known one is near."""
-    nearest = nearest_name(name, known)
+    """Return ` (did you mean …?)` to stand behind an unknown name; empty where no known one is near, or it is known,
+    and something else is wrong with it."""
+    names = list(known)
+    nearest = None if name in names else nearest_name(name, names)
     return f" (did you mean {nearest}?)" if nearest else ""
 
 

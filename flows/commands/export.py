@@ -98,9 +98,13 @@ def export(
             return _export_dataset(opened, chosen, destination, [table] if table else ["tracks", "clips"], references)
         if decided is not None:
             _tell_wanting(opened, ids, decided)
+        held = _quarantined_words(opened, ids)
         if not chosen:
-            raise ValueError(f"expected clips to deliver, got none of {opened.url} that are chosen")
+            told = f"; {held}" if held else ""
+            raise ValueError(f"expected clips to deliver, got none of {opened.url} that are chosen{told}")
         signer = _signer(opened, chosen, form, certificate, key, unsigned)
+        if held:
+            tell(f"segue: {held}")
         return _deliver(opened, chosen, destination, form, signer, name, prune)
     except ValueError as error:
         raise UsageError(str(error)) from error
@@ -130,6 +134,29 @@ def _tell_wanting(store: "Store", requests: Collection[str] | None, picks: "Pick
     tell(
         f"segue: every take of {_count(len(names), 'request')} was refused: {shown}. A run of the order with "
         "`--set requests.picks=…`, this file, makes one more for each that was refused, and leaves those that are there"
+    )
+
+
+def _quarantined_words(store: "Store", requests: Collection[str] | None) -> str:
+    """Return which clips of requests are quarantined, so that nobody waits for them; empty where none is.
+
+    Args:
+        requests: ids of those that are delivered; None for all.
+    """
+    from schemas.queries.database import query
+
+    rows = query(
+        store,
+        "SELECT request_id, coalesce(name, request_id) || '/' || take AS clip FROM quarantine "
+        "LEFT JOIN requests USING (request_id) ORDER BY shard, line, request_id, take",
+    ).to_pylist()
+    clips = [row["clip"] for row in rows if requests is None or row["request_id"] in requests]
+    if not clips:
+        return ""
+    shown = ", ".join(clips[:SHOWN]) + (", …" if len(clips) > SHOWN else "")
+    return (
+        f"{_count(len(clips), 'clip')} quarantined, and never delivered: {shown} "
+        "(`segue sql \"SELECT request_id, take, reasons FROM quarantine\"` says why)"
     )
 
 
@@ -261,13 +288,17 @@ def _signer(
     Raises:
         ValueError: the store's files are signed and nobody is there to sign these, or the certificate cannot be had.
     """
-    from stages.audio.credentials import FORMATS, Credentials, Signer, identified_credentials
+    from stages.audio.credentials import DEVELOPMENT, FORMATS, Credentials, Signer, identified_credentials
     from stages.delivery.making import Maker
 
     maker = Maker(store, form)
     changed = [each for each in chosen if maker.form_of(each)]
     signed = {digest for each in changed if (digest := maker.signed_by(each)) is not None}
     if certificate is not None:
+        if certificate == DEVELOPMENT and key is not None:
+            raise ValueError(f"expected no --key beside the development certificate, which has its own, got {key}")
+        if certificate != DEVELOPMENT and key is None:
+            raise ValueError(f"expected --key, its private key, beside --certificate {certificate}, got none")
         return Signer(Credentials(certificate=certificate, key=key))
     if key is not None:
         raise ValueError("expected --certificate beside --key, got none")

@@ -176,7 +176,10 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
 
     store.remove(FOLDER)  # it may show and play them; the next run writes it anew
     write_views(store)
-    say(f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn")
+    say(
+        f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn; the page "
+        "is removed until `segue run report` writes it anew"
+    )
     return 0
 
 
@@ -191,8 +194,11 @@ def _undo(store: "Store", recordings: "list[Row]", dry_run: bool) -> int:
     if not dry_run:
         take_downs.remove(down)
         write_views(store)
-    say(f"{_count(len(down), 'recording')} may come back{' (nothing was changed)' if dry_run else ''}: the next run")
-    say("takes in what is still at its source, and views show the clips whose files no `segue clean` has removed")
+    say(
+        f"{_count(len(down), 'recording')} may come back{' (nothing was changed)' if dry_run else ''}: the next run takes "
+        "in what is still at its source and writes the page, and views show the clips whose files no `segue clean` has "
+        "removed"
+    )
     return 0
 
 

@@ -49,6 +49,8 @@ def read_picks(url: str) -> Picks:
     try:
         with fsspec.open(url, "rb") as file:
             text = file.read().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ValueError(f"expected picks as JSON or CSV at {url}, got nothing there") from error
     except (OSError, ValueError, ImportError) as error:
         raise ValueError(f"expected picks as JSON or CSV at {url}, got {type(error).__name__}: {error}") from error
     rows = _json_rows(text, url) if text.lstrip().startswith(("{", "[")) else _csv_rows(text, url)

@@ -66,6 +66,8 @@ class DeliveryFolder:
     """
 
     def __init__(self, url: str, store_id: str, kind: Kind = "delivery") -> None:
+        if not url.strip():  # which file systems take for the folder that one is in
+            raise ValueError("expected a folder or a URL to deliver to, got none")
         try:
             self._filesystem, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:

@@ -28,3 +28,7 @@ def test_the_only_name_that_begins_so_is_meant_however_long_it_is():
 def test_a_name_like_none_is_told_nothing():
     assert nearest_name("xylophone", TABLES) is None
     assert did_you_mean("xylophone", TABLES) == ""
+
+
+def test_a_name_that_is_known_is_not_said_to_mean_itself():
+    assert did_you_mean("tracks", TABLES) == ""

@@ -13,7 +13,7 @@ from schemas.storage.versions import record_version
 from schemas.tables import CLIPS
 from stages.audio.credentials import Credentials, identified_credentials, read_credentials
 from tests.worlds.delivered_clips import delivered_store
-from tests.worlds.small_catalog import VERSION
+from tests.worlds.small_catalog import VERSION, write
 
 Segue = Callable[..., str]
 
@@ -100,6 +100,29 @@ def test_a_request_of_which_every_take_was_refused_is_told_with_how_more_are_mad
     )
 
 
+def test_an_order_of_which_a_clip_is_quarantined_is_delivered_without_it_and_tells_which(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = delivered_store(tmp_path / "s")
+    rows = store.read(CLIPS, VERSION).to_pylist()
+    for row in rows:
+        row["reasons"] = ["dc: expected none, got some"] if row["request_id"] == f"{0:016x}" and row["take"] == 2 else []
+    write(store, CLIPS, rows)
+    assert run_command(["export", str(tmp_path / "d"), "--store", store.url]) == 0
+    told = capsys.readouterr()
+    assert "7 clips written" in told.out
+    assert "segue: 1 clip quarantined, and never delivered: opening/2 (`segue sql" in told.err
+    assert run_command(["export", str(tmp_path / "e"), "--requests", "test", "--store", store.url]) == 0
+    assert "quarantined" not in capsys.readouterr().err
+    words = ["export", str(tmp_path / "f"), "--where", "take = 2", "--store", store.url]
+    assert run_command(words) == 2
+    assert "that are chosen; 1 clip quarantined, and never delivered: opening/2" in capsys.readouterr().err
+    assert run_command(["explain", "clip", "opening/2", "--store", store.url]) == 2
+    told = capsys.readouterr().err
+    assert "take 2 is quarantined by gate: dc: expected none, got some" in told
+    assert "did you mean" not in told, "the name is right"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -110,8 +133,10 @@ def test_a_request_of_which_every_take_was_refused_is_told_with_how_more_are_mad
         (("--format", "mp3", "--sample-rate", "44000"), "44100, 48000 for MP3, got 44000"),
         (("--format", "ogg", "--bit-depth", "24"), "expected --format flac or wav with --bit-depth, got ogg"),
         (("--sample-rate", "3"), "from 8000 to 192000 Hz, got 3"),
-        (("--picks", "/no/picks.json"), "expected picks as JSON or CSV at /no/picks.json"),
+        (("--picks", "/no/picks.json"), "expected picks as JSON or CSV at /no/picks.json, got nothing there"),
         (("--key", "a.pem"), "expected --certificate beside --key"),
+        (("--certificate", "a.pem"), "expected --key, its private key, beside --certificate a.pem, got none"),
+        (("--certificate", "development", "--key", "a.pem"), "expected no --key beside the development certificate"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_nothing_is_written(export, tmp_path, words, message) -> None:

@@ -156,7 +156,7 @@ def test_several_artists_mean_the_recordings_that_name_all_of_them_however_they_
 
 def test_what_is_taken_down_withdraws_the_clips_of_all_models_that_come_of_it(segue: Segue, store: Store) -> None:
     told = segue("take-down", OURS, "--yes", "--reason", "asked by letter")
-    assert "1 recording taken down, 1 clip withdrawn" in told
+    assert "1 recording taken down, 1 clip withdrawn; the page is removed until `segue run report` writes it" in told
     assert clips(store) == {"bbbb", "cccc"}
     (row,) = query(store, "SELECT * FROM taken_down").to_pylist()
     assert (row["title"], row["reason"], row["checkpoints"]) == ("Ours", "asked by letter", ["codec1", "model1"])

@@ -56,5 +56,5 @@ def test_a_file_that_holds_no_picks_is_refused_by_what_was_expected(tmp_path, co
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(ValueError, match=r"expected picks as JSON or CSV at .*nothing\.json, got FileNotFoundError"):
+    with pytest.raises(ValueError, match=r"expected picks as JSON or CSV at .*nothing\.json, got nothing there"):
         read_picks(str(tmp_path / "nothing.json"))

@@ -315,6 +315,8 @@ def test_picks_are_kept_saved_and_loaded(page: Any, browser: Any, address: str, 
     page.locator('#list [data-do="pick"]').first.click()
     page.locator('#list [data-do="refuse"]').nth(1).click()
     page.click("#picks-menu summary")
+    hint = page.inner_text("#picks-menu .hint")
+    assert all(words in hint for words in ("segue export DEST --picks FILE", "--set requests.picks=FILE"))
     saved = {}
     for button in ("json", "csv"):
         with page.expect_download() as waiting:
