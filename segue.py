@@ -58,7 +58,7 @@ Request = str | Mapping[str, Any]
 """What a clip is asked for by: a description, or columns of a requests file (docs/requests.md)."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sound:
     """Sound in memory, which a notebook shows as a player."""
 
@@ -72,6 +72,14 @@ class Sound:
         """Its length."""
         return self.samples.shape[1] / self.sample_rate
 
+    def __repr__(self) -> str:
+        return f"{self._words()})"
+
+    def _words(self) -> str:
+        """Return what it is, its numbers left out: a bracket that is still to be closed."""
+        channels = self.samples.shape[0]
+        return f"segue.{type(self).__name__}({self.seconds:.2f} s, {channels} x {self.sample_rate} Hz"
+
     def _repr_html_(self) -> str:
         import soundfile
 
@@ -81,7 +89,7 @@ class Sound:
         return f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clip(Sound):
     """A generated sound, with what it was made of and from."""
 
@@ -92,6 +100,12 @@ class Clip(Sound):
     """Its number among the takes of the request, counted from 1."""
     seed: int
     """What its chance started from."""
+
+    def __repr__(self) -> str:
+        asked = {name: self.request[name] for name in ("description", "melody", "prompt") if self.request[name]}
+        told = "".join(f", {name}={value!r}" for name, value in asked.items())
+        codebooks, frames = self.codes.shape
+        return f"{self._words()}, {codebooks} x {frames} codes{told}, take={self.take}, seed={self.seed})"
 
 
 def read_sound(path: str | os.PathLike[str]) -> Sound:
@@ -118,9 +132,12 @@ class Store:
 
     def __init__(self, url: str | os.PathLike[str] = Settings().store) -> None:
         self.store = schemas.Store(os.fspath(url))
-        if not self.store.filesystem.exists(self.store.root):
-            raise ValueError(f"expected a store at {self.store.url}, got nothing there")
+        if absence := self.store.absence():
+            raise ValueError(f"expected a store at {self.store.url}, got {absence}")
         follow_move(self.store)
+
+    def __repr__(self) -> str:
+        return f"segue.Store({self.store.location()!r})"
 
     @property
     def tables(self) -> Sequence[str]:
@@ -233,7 +250,8 @@ def load_codec(
     from stages.pipeline.contract import device_of
 
     with tempfile.TemporaryDirectory(prefix="segue-") as nowhere:
-        library = WeightsLibrary(schemas.Store(os.fspath(store or nowhere)), offline=offline)
+        home = Store(store).store if store else schemas.Store(nowhere)
+        library = WeightsLibrary(home, offline=offline)
         return Codec(load(library.get(WeightsRef(name)).path, device_of(Settings(device=device))))
 
 
@@ -246,6 +264,9 @@ class Model:
         from stages.generate import load_generator
 
         self._generator: Generator = load_generator(self._recipe.generate, self._context)
+
+    def __repr__(self) -> str:
+        return f"segue.Model({self._recipe.generate.checkpoint}, reads {', '.join(self.conditions)})"
 
     @property
     def conditions(self) -> Sequence[str]:
@@ -343,7 +364,8 @@ def load_model(
 
     nowhere = None if store else tempfile.TemporaryDirectory(prefix="segue-")
     place = os.fspath(store) if store else nowhere.name if nowhere else ""
-    difference = recipe_of_checkpoint(os.fspath(name), schemas.Store(place), text_encoder)
+    home = Store(store).store if store else schemas.Store(place)
+    difference = recipe_of_checkpoint(os.fspath(name), home, text_encoder)
     settings = {"store": place, "device": device, "offline": offline}
     options = parse_run_options(["generate"], PRESET, settings, knobs, recipe_difference=difference)
     return Model(options, nowhere)

@@ -5,6 +5,7 @@ import re
 import runpy
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,7 @@ def test_an_audiocraft_folder_generates_with_the_text_encoder_that_it_is_given(t
 
 def test_a_store_gives_tables_as_arrow_and_pandas(tmp_path: Path) -> None:
     place = Store(str(tmp_path))
+    place.require()
     rows = [{"track_id": name, "title": name, "bpm": bpm} for name, bpm in (("a", 100.0), ("b", 140.0))]
     place.write_shard(TRACKS, "v1", "0", pa.Table.from_pylist(rows, schema=TRACKS.schema), "k")
     store = segue.Store(tmp_path)
@@ -117,8 +119,24 @@ def test_a_store_gives_tables_as_arrow_and_pandas(tmp_path: Path) -> None:
     assert store.query("SELECT count(*) AS n FROM tracks").to_pylist() == [{"n": 2}]
     with pytest.raises(ValueError, match=re.escape("got 'trakcs' (did you mean tracks?)")):
         store.table("trakcs")
-    with pytest.raises(ValueError, match="got nothing there"):
-        segue.Store(tmp_path / "no")
+    assert repr(store) == f"segue.Store({str(tmp_path)!r})"
+
+
+def test_what_is_no_store_is_told_as_such_in_python_too(tmp_path: Path) -> None:
+    (tmp_path / "project" / "src").mkdir(parents=True)
+    for name, got in (("no", "nothing there"), ("project", "a folder of something else")):
+        for opening in (segue.Store, partial(segue.load_model, "checkpoint:language_model")):
+            with pytest.raises(ValueError, match=f"expected a store at .*{name}, got {got}"):
+                opening(tmp_path / name)
+
+
+def test_a_sound_says_in_a_line_what_it_is() -> None:
+    samples = np.zeros((2, 48_000), np.float32)
+    assert repr(segue.Sound(samples, 32_000)) == "segue.Sound(1.50 s, 2 x 32000 Hz)"
+    request = {"description": "calm bells", "melody": None, "prompt": None}
+    clip = segue.Clip(samples, 32_000, np.zeros((4, 75), np.uint16), request, take=1, seed=7)
+    told = "segue.Clip(1.50 s, 2 x 32000 Hz, 4 x 75 codes, description='calm bells', take=1, seed=7)"
+    assert repr(clip) == told
 
 
 def test_the_example_with_a_published_model_runs(

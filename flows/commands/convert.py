@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.commands import finetune
-from flows.commands.options import StoreOption, UsageError
+from flows.commands.options import StoreOption, UsageError, open_store
 from flows.console import say
 
 app = typer.Typer()
@@ -69,13 +69,13 @@ def _convert(
     from stages.checkpoints.converting import convert_checkpoint  # with torch, which a help does without
 
     settings = Settings()
-    opened = Store(store or settings.store)
-    there = opened.filesystem.exists(opened.root)
-    if (store is not None or WeightsRef(source).checkpoint is not None) and not there:
-        raise ValueError(f"expected a store at {opened.url}, got nothing there: give --store")
+    opened = open_store(store or settings.store)
+    absence = opened.absence()
+    if (store is not None or WeightsRef(source).checkpoint is not None) and absence:
+        raise ValueError(f"expected a store at {opened.url}, got {absence}: give --store")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it tried in vain is told in one line
     with tempfile.TemporaryDirectory(prefix="segue-convert-") as nowhere:
-        library = WeightsLibrary(opened if there else Store(nowhere), offline=settings.offline)
+        library = WeightsLibrary(Store(nowhere) if absence else opened, offline=settings.offline)
         local = Path(source).expanduser()
         # A folder of one's own may change between two conversions; names are held to what they first meant.
         folder = local if local.exists() else library.get(WeightsRef(source)).path

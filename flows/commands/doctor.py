@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from flows.commands.options import StoreOption
+from flows.commands.options import StoreOption, open_store
 from flows.console import say
 
 if TYPE_CHECKING:
@@ -89,12 +89,11 @@ def weights() -> Iterator[Finding]:
 
 def trained(store: str | None) -> Iterator[Finding]:
     """Yield the models that a store has trained, where there is one."""
-    from schemas import Store
     from schemas.storage import DEFAULT_STORE
     from schemas.tables import CHECKPOINTS
 
-    opened = Store(store or DEFAULT_STORE)
-    if opened.filesystem.exists(opened.root):
+    opened = open_store(store or DEFAULT_STORE)
+    if not opened.absence():
         kinds = sorted(set(opened.read_all(CHECKPOINTS, ["kind"])["kind"].to_pylist()))
         told = ", ".join(kinds) if kinds else "none yet"
         yield Finding(GOOD if kinds else ABSENT, "weights of the store", told)
@@ -103,12 +102,12 @@ def trained(store: str | None) -> Iterator[Finding]:
 def settings(store: str | None) -> Iterator[Finding]:
     """Yield what of the disks and of the environment will hurt."""
     from flows.service.service import state_folder
-    from schemas import Store
     from schemas.storage import DEFAULT_STORE
 
-    opened = Store(store or DEFAULT_STORE)
-    there = opened.filesystem.exists(opened.root)
-    yield Finding(GOOD if there else ABSENT, "store", opened.url if there else f"none at {opened.url}: give --store")
+    opened = open_store(store or DEFAULT_STORE)
+    absence = opened.absence()
+    told = f"none at {opened.url}, {absence}: give --store" if absence else opened.url
+    yield Finding(ABSENT if absence else GOOD, "store", told)
     places = {
         "disk of the state": state_folder(),
         **({"disk of the store": Path(opened.root)} if opened.is_local else {}),

@@ -156,7 +156,7 @@ def _quarantined_words(store: "Store", requests: Collection[str] | None) -> str:
     shown = ", ".join(clips[:SHOWN]) + (", …" if len(clips) > SHOWN else "")
     return (
         f"{_count(len(clips), 'clip')} quarantined, and never delivered: {shown} "
-        "(`segue sql \"SELECT request_id, take, reasons FROM quarantine\"` says why)"
+        '(`segue sql "SELECT request_id, take, reasons FROM quarantine"` says why)'
     )
 
 

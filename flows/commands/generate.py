@@ -211,9 +211,10 @@ def model_reference(model: str, store: "Store") -> str:
         return model
     if WeightsLibrary(store).checkpoint(model) is not None:
         return WeightsRef.to_checkpoint(model)
+    in_store = "" if store.absence() else f", and no such checkpoint in {store.location()}"
     raise UsageError(
         "expected a model (a folder, a hub id OWNER/NAME, a URL, or checkpoint:ID of the store), got "
-        f"{model!r}: no such folder is here{_likely_folder(model)}, and no such checkpoint in {store.location()}"
+        f"{model!r}: no such folder is here{_likely_folder(model)}{in_store}"
     )
 
 

@@ -165,17 +165,10 @@ def existing_store(url: str | None, recipe: str | None = None) -> "Store":
     except ValueError as error:
         raise UsageError(str(error)) from error
     store = open_store(str(place))
-    if not store.filesystem.exists(store.root):
-        raise UsageError(f"expected a store at {store.url}, got nothing there: give --store")
+    if absence := store.absence():
+        raise UsageError(f"expected a store at {store.url}, got {absence}: give --store")
     from schemas.queries.kept_database import follow_move
-    from schemas.storage.file_store import IDENTITY
-    from schemas.tables import PUBLICATIONS, RUNS
 
-    if not store.exists(IDENTITY) and not any(map(store.versions, (RUNS, PUBLICATIONS))):
-        what = "a folder of something else" if store.files("") or store.folders("") else "an empty folder"
-        raise UsageError(
-            f"expected a store at {store.url}, got {what}, without the {IDENTITY} that a first run writes: give --store"
-        )
     follow_move(store)
     return store
 

@@ -177,8 +177,8 @@ def _take_down(store: "Store", recordings: "list[Row]", reason: str, yes: bool, 
     store.remove(FOLDER)  # it may show and play them; the next run writes it anew
     write_views(store)
     say(
-        f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn; the page "
-        "is removed until `segue run report` writes it anew"
+        f"{_count(len(recordings), 'recording')} taken down, {_count(len(descended.clips), 'clip')} withdrawn; "
+        "the page is removed until `segue run report` writes it anew"
     )
     return 0
 
@@ -195,9 +195,9 @@ def _undo(store: "Store", recordings: "list[Row]", dry_run: bool) -> int:
         take_downs.remove(down)
         write_views(store)
     say(
-        f"{_count(len(down), 'recording')} may come back{' (nothing was changed)' if dry_run else ''}: the next run takes "
-        "in what is still at its source and writes the page, and views show the clips whose files no `segue clean` has "
-        "removed"
+        f"{_count(len(down), 'recording')} may come back{' (nothing was changed)' if dry_run else ''}: the next run "
+        "takes in what is still at its source and writes the page, and views show the clips whose files no "
+        "`segue clean` has removed"
     )
     return 0
 

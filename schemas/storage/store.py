@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from schemas.storage.addresses import read_addresses, written_addresses
 from schemas.storage.digests import column_digests
-from schemas.storage.file_store import FileStore
+from schemas.storage.file_store import IDENTITY, FileStore
 from schemas.storage.shards import (
     SHARD_NAME,
     Footer,
@@ -26,7 +26,7 @@ from schemas.storage.shards import (
     read_tail,
     sort_shards,
 )
-from schemas.tables import Table, selected
+from schemas.tables import PUBLICATIONS, RUNS, Table, selected
 
 _FileKey: TypeAlias = tuple[str, int, int]
 """A path, an inode, and when it was written, in nanoseconds."""
@@ -50,6 +50,16 @@ class Store(FileStore):
         self._footers: dict[_FileKey, Footer] = {}
         self._column_digests: dict[tuple[str, str], Mapping[str, str]] = {}
         self._records: dict[tuple[_FileKey, tuple[str, ...]], pa.Table] = {}
+
+    def absence(self) -> str:
+        """Return what lies here in place of a store that a run has begun, in words that follow `got`; empty where one
+        lies here."""
+        if not self.filesystem.exists(self.root):
+            return "nothing there"
+        if self.exists(IDENTITY) or any(map(self.versions, (RUNS, PUBLICATIONS))):
+            return ""
+        what = "a folder of something else" if self.files("") or self.folders("") else "an empty folder"
+        return f"{what}, without the {IDENTITY} that a first run writes"
 
     @staticmethod
     def folder(table: Table, version: str) -> str:

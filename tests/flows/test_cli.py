@@ -79,6 +79,7 @@ def test_a_mistake_is_one_line_that_names_what_is_allowed_and_exit_code_2(words,
     [
         *(["status"], ["check"], ["clean"], ["show", "clips"], ["sql", "SELECT 1"], ["publish"], ["rollback"]),
         *(["diff", "clips"], ["page"], ["export", "out"], ["explain", "clip", "calm"], ["take-down", "abcdef"]),
+        ["convert", "checkpoint:language_model", "out", "--to", "hf"],
     ],
     ids=" ".join,
 )

@@ -35,8 +35,17 @@ def test_the_doctor_tells_without_a_server_what_there_is_and_what_to_type(capsys
     assert "give --store" in told["store"]
 
 
+def test_the_doctor_takes_a_folder_of_something_else_for_no_store(capsys, tmp_path):
+    (tmp_path / "src").mkdir()
+    assert run_command(["doctor", "--store", str(tmp_path)]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line[3:].startswith("store ")]
+    assert told.startswith("--")
+    assert "a folder of something else" in told
+
+
 def test_the_doctor_tells_which_weights_are_published_ones_and_which_a_store_has_trained(capsys, tmp_path):
     store = Store(str(tmp_path / "store"))
+    store.require()
     rows = [{"checkpoint_id": kind, "kind": kind, "path": f"models/{kind}"} for kind in ("language_model", "codec")]
     table = pa.Table.from_pylist(rows, schema=CHECKPOINTS.schema)
     store.write_shard(CHECKPOINTS, "recipe", "0", table, input_key="all")

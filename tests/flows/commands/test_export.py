@@ -106,7 +106,9 @@ def test_an_order_of_which_a_clip_is_quarantined_is_delivered_without_it_and_tel
     store = delivered_store(tmp_path / "s")
     rows = store.read(CLIPS, VERSION).to_pylist()
     for row in rows:
-        row["reasons"] = ["dc: expected none, got some"] if row["request_id"] == f"{0:016x}" and row["take"] == 2 else []
+        row["reasons"] = (
+            ["dc: expected none, got some"] if row["request_id"] == f"{0:016x}" and row["take"] == 2 else []
+        )
     write(store, CLIPS, rows)
     assert run_command(["export", str(tmp_path / "d"), "--store", store.url]) == 0
     told = capsys.readouterr()
