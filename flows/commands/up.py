@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.commands.options import UsageError
-from flows.console import say
+from flows.console import say, tell
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -111,6 +111,7 @@ def _start_missing(project: Path, port: int | None = None, database: str | None 
     else:
         chosen = database or kept_database
         new = replace(service, port=port or service.port, database=None if chosen == SQLITE else chosen)
+        tell("segue: starting Prefect's server, which takes a minute the first time …")
         try:
             new = start_server(new)
         except (ChildProcessError, ValueError):
@@ -257,6 +258,7 @@ def _deploy_all(project: Path, environment: Mapping[str, str]) -> None:
     """
     from flows.service.service import cause_in, log_of
 
+    tell(f"segue: deploying what {project} says, one deployment after the other …")
     words = [sys.executable, "-m", "prefect", "deploy", "--all", "--prefect-file", str(project)]
     told: Any = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     folder = Path.cwd()

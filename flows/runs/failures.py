@@ -4,6 +4,7 @@ A wrong value, missing weights, a full disk or a lost store is one line; a fault
 """
 
 import errno
+import re
 import traceback
 from pathlib import Path
 
@@ -55,6 +56,9 @@ ADVICE = (
 )
 """What to do about an answer of an object store, by words of it."""
 
+UNFINISHED = re.compile(r"(?<=/)\.?([^/']+)\.[0-9a-f]{32}\.inprogress")
+"""The name of a file that is being written, around the name that it is to have, which a person knows."""
+
 OWN_CODE = tuple(str(Path(__file__).resolve().parents[2] / layer) for layer in ("flows", "stages", "model", "schemas"))
 """Where an error is raised with a message that was written for the user."""
 
@@ -105,7 +109,7 @@ def is_fault(error: BaseException) -> bool:
 def format_error(error: BaseException) -> str:
     """Return an error as one line."""
     cause = error.__cause__ if isinstance(error, StageFailed) and error.__cause__ else error
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = UNFINISHED.sub(r"\1", " ".join(str(error).split())) or type(error).__name__
     advice = next((advice for words, advice in ADVICE if any(word in message for word in words)), None)
     if advice is not None:
         return f"{message}: {advice}"

@@ -72,7 +72,8 @@ class FileStore:
         try:
             self._write_probe()
         except OSError as error:
-            raise ValueError(f"expected a store that can be written, got {self.url}: {error}") from error
+            reason = error.strerror or error  # without the name of the file that was tried, which nobody knows
+            raise ValueError(f"expected a store that can be written, got {self.url}: {reason}") from error
 
     def check_taking(self) -> None:
         """See, before work whose result it is to keep, that a remote store takes files: what it does not take would be

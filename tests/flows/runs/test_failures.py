@@ -105,6 +105,13 @@ def test_a_place_that_may_not_be_written_is_told_with_what_to_do(number):
     assert "mounted for writing, or be a user who may" in line
 
 
+def test_a_file_that_could_not_be_written_is_told_by_the_name_that_it_was_to_have():
+    unfinished = f"/music/store/clips/.shard=0.parquet.{'a1' * 16}.inprogress"
+    told = format_error(OSError(errno.EROFS, "Read-only file system", unfinished))
+    assert "'/music/store/clips/shard=0.parquet'" in told
+    assert "inprogress" not in told
+
+
 def test_a_full_disk_in_a_shard_is_told_as_such_in_one_line():
     failed = StageFailed("chroma: 1 of its shards failed;\nshard 1: no space")
     failed.__cause__ = OSError(errno.ENOSPC, "No space left on device")

@@ -1,5 +1,7 @@
+import errno
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -87,6 +89,15 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"expected a store that can be written, got .*file/store"):
         Store(str(tmp_path / "file" / "store")).check_writable()
+
+
+def test_a_store_on_a_disk_that_may_only_be_read_says_so_by_its_own_place_alone(store, monkeypatch):
+    def refuse(path: str, data: bytes) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", f"{path}.inprogress")
+
+    monkeypatch.setattr("schemas.storage.file_store.replace_file", refuse)
+    with pytest.raises(ValueError, match=f"got {re.escape(store.url)}: Read-only file system$"):
+        store.check_writable()
 
 
 @pytest.mark.parametrize("url", ["s4://bucket/store", "gs://bucket/store"])
