@@ -91,7 +91,9 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path):
         Store(str(tmp_path / "file" / "store")).check_writable()
 
 
-def test_a_store_on_a_disk_that_may_only_be_read_says_so_by_its_own_place_alone(store, monkeypatch):
+def test_a_store_on_a_disk_that_may_only_be_read_says_so_by_its_own_place_alone(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+
     def refuse(path: str, data: bytes) -> None:
         raise OSError(errno.EROFS, "Read-only file system", f"{path}.inprogress")
 
