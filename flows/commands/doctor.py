@@ -106,7 +106,7 @@ def settings(store: str | None) -> Iterator[Finding]:
 
     opened = open_store(store or DEFAULT_STORE)
     absence = opened.absence()
-    told = f"none at {opened.url}, {absence}: give --store" if absence else opened.url
+    told = f"none at {opened.url} ({absence}): give --store" if absence else opened.url
     yield Finding(ABSENT if absence else GOOD, "store", told)
     places = {
         "disk of the state": state_folder(),
