@@ -45,7 +45,8 @@ from stages.train.batches import (
     split_tracks,
     word_embedder,
 )
-from stages.train.config import CONDITION_TABLES, Config
+from stages.train.checks import check_codec, check_tables
+from stages.train.config import Config
 from stages.train.corpus import Corpus, tiled_windows
 from stages.train.data_report import DataReport, data_report
 from stages.train.distillation import guided_teacher
@@ -82,7 +83,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
     tracks = context.rows(TRACKS, ["track_id", "split", *METADATA])
     corpus = Corpus(tracks, *(open_packed(context, table, column) for table, column in PACKED))
     splits = split_tracks(corpus, config)
-    _check(corpus, config, splits["train"])
+    check_tables(corpus, config, splits["train"])
     learned = tracks_to_learn(context, [corpus.ids[track] for track in splits["train"]], config.licences)
     frames, shortest = segment_frames(corpus, config), shortest_window(corpus, config)
     evaluators = {}
@@ -95,7 +96,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
     # Dropout draws from torch's own generator, which is seeded anew for every micro-batch and given back as it was.
     with torch.random.fork_rng([torch.cuda.current_device()] if context.device == "cuda" else []):
         initial = initial_model(config, context)
-        _check_codec(corpus, config, initial)
+        check_codec(corpus, config, initial)
         _start_joint_codebooks(corpus, config, initial.model, splits["train"])
         loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
         if is_single(torch.device(context.device), config.optimization.precision) and not config.compile:
@@ -337,65 +338,3 @@ def _card(
         origin=origin,
         base_model=base,
     )
-
-
-def _check(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
-    """Refuse, before it begins, a training that would be useless.
-
-    Raises:
-        ValueError: the message says what was expected of the tables or of the recipe.
-    """
-    network = config.model.language_model
-    if (network.codebooks, network.cardinality) != (corpus.codebooks, corpus.cardinality):
-        raise ValueError(
-            f"expected tokens of {network.codebooks} codebooks with {network.cardinality} codes, as "
-            f"train.model.language_model says, got {corpus.codebooks} with {corpus.cardinality}"
-        )
-    if not trained_on:
-        longest = corpus.seconds(int(corpus.frames.max()))
-        raise ValueError(
-            f"expected tracks of the split train that last at least {config.shortest_seconds} s, got "
-            f"{corpus.splits.count('train')} of {len(corpus.ids)} tracks in it (the longest lasts {longest:.2f} s)"
-        )
-    frames, delay = segment_frames(corpus, config), max(network.codebook_delays)
-    if frames <= delay:
-        raise ValueError(f"expected segments longer than the largest delay of {delay} frames, got {frames} frames")
-    told = {"chroma": corpus.chroma, "clap": corpus.embeddings, "beat": corpus.beats, "chords": corpus.chords}
-    for name, vectors in told.items():
-        if name in config.model.conditions and not vectors.present.any():
-            table = CONDITION_TABLES[name].name
-            raise ValueError(
-                f"expected rows in {table} for a model that reads {name}, got none for any track with tokens"
-            )
-    width = corpus.embeddings.width
-    if config.model.clap is not None and width != config.model.clap.width:
-        raise ValueError(f"expected joint embeddings of width {config.model.clap.width}, got {width}")
-    if "chroma" in network.sum and config.model.chroma is not None and 1 < config.model.chroma.frames < frames:
-        raise ValueError(
-            f"expected train.model.chroma.frames of {frames} or more, a melody frame for every frame of codes to be "
-            f"added to, got {config.model.chroma.frames}"
-        )
-    absent = [name for name in config.model.fields if not any(corpus.fields(track, [name]) for track in trained_on)]
-    if absent:
-        raise ValueError(
-            f"expected {', '.join(absent)} of at least one track of the split train, as train.model.fields reads it, "
-            f"got none in {len(trained_on)} tracks"
-        )
-
-
-def _check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
-    """Refuse tokens of another codec than that of the checkpoint which training begins with: they are noise to it."""
-    if initial.facts is None:
-        return
-    if initial.facts.frame_rate != corpus.frame_rate:
-        raise ValueError(
-            f"expected tokens of {initial.facts.frame_rate:g} frames a second, as train.initial = {config.initial} "
-            f"speaks, got {corpus.frame_rate:g}"
-        )
-    expected, got = initial.facts.codec, corpus.codec
-    if expected is not None and got is not None and expected.identity != got.identity:
-        raise ValueError(
-            f"expected tokens of the codec {expected.reference or ''} (identity {expected.identity[:16]}…), which "
-            f"train.initial = {config.initial} speaks, got those of {got.reference or ''} (identity "
-            f"{got.identity[:16]}…): let tokenize.codec be that codec"
-        )

@@ -1,0 +1,70 @@
+"""What must hold of a store's tables before a training begins on them: a training that would be useless is refused."""
+
+from collections.abc import Sequence
+
+from stages.train.batches import segment_frames
+from stages.train.config import CONDITION_TABLES, Config
+from stages.train.corpus import Corpus
+from stages.train.initial_model import InitialModel
+
+
+def check_tables(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> None:
+    """Refuse, before it begins, a training that would be useless.
+
+    Raises:
+        ValueError: the message says what was expected of the tables or of the recipe.
+    """
+    network = config.model.language_model
+    if (network.codebooks, network.cardinality) != (corpus.codebooks, corpus.cardinality):
+        raise ValueError(
+            f"expected tokens of {network.codebooks} codebooks with {network.cardinality} codes, as "
+            f"train.model.language_model says, got {corpus.codebooks} with {corpus.cardinality}"
+        )
+    if not trained_on:
+        longest = corpus.seconds(int(corpus.frames.max()))
+        raise ValueError(
+            f"expected tracks of the split train that last at least {config.shortest_seconds} s, got "
+            f"{corpus.splits.count('train')} of {len(corpus.ids)} tracks in it (the longest lasts {longest:.2f} s)"
+        )
+    frames, delay = segment_frames(corpus, config), max(network.codebook_delays)
+    if frames <= delay:
+        raise ValueError(f"expected segments longer than the largest delay of {delay} frames, got {frames} frames")
+    told = {"chroma": corpus.chroma, "clap": corpus.embeddings, "beat": corpus.beats, "chords": corpus.chords}
+    for name, vectors in told.items():
+        if name in config.model.conditions and not vectors.present.any():
+            table = CONDITION_TABLES[name].name
+            raise ValueError(
+                f"expected rows in {table} for a model that reads {name}, got none for any track with tokens"
+            )
+    width = corpus.embeddings.width
+    if config.model.clap is not None and width != config.model.clap.width:
+        raise ValueError(f"expected joint embeddings of width {config.model.clap.width}, got {width}")
+    if "chroma" in network.sum and config.model.chroma is not None and 1 < config.model.chroma.frames < frames:
+        raise ValueError(
+            f"expected train.model.chroma.frames of {frames} or more, a melody frame for every frame of codes to be "
+            f"added to, got {config.model.chroma.frames}"
+        )
+    absent = [name for name in config.model.fields if not any(corpus.fields(track, [name]) for track in trained_on)]
+    if absent:
+        raise ValueError(
+            f"expected {', '.join(absent)} of at least one track of the split train, as train.model.fields reads it, "
+            f"got none in {len(trained_on)} tracks"
+        )
+
+
+def check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
+    """Refuse tokens of another codec than that of the checkpoint which training begins with: they are noise to it."""
+    if initial.facts is None:
+        return
+    if initial.facts.frame_rate != corpus.frame_rate:
+        raise ValueError(
+            f"expected tokens of {initial.facts.frame_rate:g} frames a second, as train.initial = {config.initial} "
+            f"speaks, got {corpus.frame_rate:g}"
+        )
+    expected, got = initial.facts.codec, corpus.codec
+    if expected is not None and got is not None and expected.identity != got.identity:
+        raise ValueError(
+            f"expected tokens of the codec {expected.reference or ''} (identity {expected.identity[:16]}…), which "
+            f"train.initial = {config.initial} speaks, got those of {got.reference or ''} (identity "
+            f"{got.identity[:16]}…): let tokenize.codec be that codec"
+        )
