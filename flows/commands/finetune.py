@@ -249,7 +249,8 @@ def data_lines(pipeline: "Pipeline") -> Iterator[str]:
     from flows.runs.reasons import remark_line
     from stages.train import Config, preview
 
-    if not pipeline.store.versions(pipeline.stages["ingest"].module.WRITES):
+    ingest = pipeline.stages["ingest"]
+    if not pipeline.store.shards(ingest.module.WRITES, pipeline.context(ingest.name, run_id="plan").fingerprint):
         yield "data: told once the recordings have been taken in"
         return
     config = pipeline.stages["train"].config

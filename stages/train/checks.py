@@ -44,12 +44,6 @@ def check_tables(corpus: Corpus, config: Config, trained_on: Sequence[int]) -> N
             f"expected train.model.chroma.frames of {frames} or more, a melody frame for every frame of codes to be "
             f"added to, got {config.model.chroma.frames}"
         )
-    absent = [name for name in config.model.fields if not any(corpus.fields(track, [name]) for track in trained_on)]
-    if absent:
-        raise ValueError(
-            f"expected {', '.join(absent)} of at least one track of the split train, as train.model.fields reads it, "
-            f"got none in {len(trained_on)} tracks"
-        )
 
 
 def check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
@@ -67,4 +61,21 @@ def check_codec(corpus: Corpus, config: Config, initial: InitialModel) -> None:
             f"expected tokens of the codec {expected.reference or ''} (identity {expected.identity[:16]}…), which "
             f"train.initial = {config.initial} speaks, got those of {got.reference or ''} (identity "
             f"{got.identity[:16]}…): let tokenize.codec be that codec"
+        )
+
+
+def check_fields(corpus: Corpus, config: Config, trained_on: Sequence[int], initial: InitialModel) -> None:
+    """Refuse fields that no track has, of which nothing could be learned. Those that the checkpoint reads with which
+    training begins are known to it: they may be left out, as in requests that do not say them.
+
+    Raises:
+        ValueError: some field is new and no track that is trained on has it.
+    """
+    known = initial.facts.model.fields if initial.facts is not None else {}
+    new = [name for name in config.model.fields if name not in known]
+    absent = [name for name in new if not any(corpus.fields(track, [name]) for track in trained_on)]
+    if absent:
+        raise ValueError(
+            f"expected {', '.join(absent)} of at least one track of the split train, as train.model.fields reads it, "
+            f"got none in {len(trained_on)} tracks"
         )

@@ -45,7 +45,7 @@ from stages.train.batches import (
     split_tracks,
     word_embedder,
 )
-from stages.train.checks import check_codec, check_tables
+from stages.train.checks import check_codec, check_fields, check_tables
 from stages.train.config import Config
 from stages.train.corpus import Corpus, tiled_windows
 from stages.train.data_report import DataReport, data_report
@@ -97,6 +97,7 @@ def _train_process(config: Config, report: DataReport, context: Context, rank: R
     with torch.random.fork_rng([torch.cuda.current_device()] if context.device == "cuda" else []):
         initial = initial_model(config, context)
         check_codec(corpus, config, initial)
+        check_fields(corpus, config, splits["train"], initial)
         _start_joint_codebooks(corpus, config, initial.model, splits["train"])
         loss_module = LossModule(initial.model, config.optimization.precision, guided_teacher(config, context, initial))
         if is_single(torch.device(context.device), config.optimization.precision) and not config.compile:

@@ -10,7 +10,7 @@ import torch
 from model.conditioning.config import MusicModelConfig
 from model.music_model import MusicModel
 from model.optim.train_state import step_seed
-from schemas.tables import TOKENS
+from schemas.tables import TOKENS, TRACKS
 from schemas.weights import folder_digest
 from stages import train
 from stages.checkpoints.audiocraft.checkpoint import write_audiocraft
@@ -97,6 +97,24 @@ def test_conditions_that_the_checkpoint_lacks_start_fresh_and_are_named(place: P
     frozen = going_on(place, first, model=model, lora={"conditioners": False})
     with pytest.raises(StageFailed, match=r"expected train\.lora\.conditioners = true .*, got \['genre'\] frozen"):
         train_in(place, frozen)
+
+
+def test_a_field_that_no_track_has_is_refused_unless_the_checkpoint_knows_it(tmp_path: Path) -> None:
+    fill(tmp_path)
+    fields = {"genre": {"kind": "label", "rows": 10, "width": 4}}
+    model = model_with(recipe(tmp_path), language_model={"cross": ("description", "clap", "genre")}, fields=fields)
+    begun = train_in(tmp_path, recipe(tmp_path, model=model, optimization=STILL))
+    untold = [row | {"genre": None} for row in world()["tracks"].to_pylist()]
+    fill(tmp_path, tracks=pa.Table.from_pylist(untold, schema=TRACKS.schema))
+    further = train_in(tmp_path, going_on(tmp_path, begun, model=model, optimization=STILL))
+    assert further["checkpoint_id"] != begun["checkpoint_id"]
+    both = model_with(
+        recipe(tmp_path),
+        language_model={"cross": ("description", "clap", "genre", "artist")},
+        fields=fields | {"artist": fields["genre"]},
+    )
+    with pytest.raises(StageFailed, match="expected artist of at least one track"):
+        train_in(tmp_path, going_on(tmp_path, begun, model=both, optimization=STILL))
 
 
 def test_a_model_unlike_the_checkpoint_is_refused_field_by_field(place: Path, first: dict) -> None:
