@@ -7,17 +7,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from flows.cli import run_command
-from flows.commands.finetune import recipe_of_tuning
+from flows.commands.finetune import data_lines, recipe_of_tuning
 from flows.commands.options import parse_run_options
 from flows.runs.running import Run, run_stages
 from schemas import Store, WeightsRef
 from schemas.identity import weights_in
 from schemas.queries.database import query
+from schemas.tables import TRACKS
 from schemas.weights import WeightsLibrary
 from stages.checkpoints.loading import describe_model, load_checkpoint
 from stages.pipeline.contract import Progress
@@ -68,6 +70,22 @@ def test_nothing_is_named_but_the_model_and_what_it_reads(tmp_path: Path) -> Non
         options = parse_run_options(stages, "musicgen-small", settings, [], recipe_difference=difference)
         named = weights_in([stage.config for stage in options.plan.stages if stage.name in stages])
         assert {str(reference) for reference in named} == {folder} | ({"demucs:htdemucs"} if conditions else set())
+
+
+def test_what_is_learned_from_is_told_of_the_recordings_that_are_given_and_of_no_others(tmp_path: Path) -> None:
+    folder = str(save(random_musicgen(SHAPES["mono"]), SHAPES["mono"], tmp_path / "model"))
+    difference, stages = recipe_of_tuning(folder, Store(str(tmp_path / "store")))
+    settings = {"source": str(tmp_path), "store": str(tmp_path / "store")}
+    options = parse_run_options(stages, "musicgen-small", settings, [], recipe_difference=difference)
+    pipeline = options.plan.pipeline()
+    unread = ["data: told once the recordings have been taken in"]
+    assert list(data_lines(pipeline)) == unread
+    row = {"track_id": "a", "split": "train", "seconds": 3600.0}
+    rows = pa.Table.from_pylist([row], schema=TRACKS.schema)
+    pipeline.store.write_shard(TRACKS, "of-another-recipe", "0", rows, "k")
+    assert list(data_lines(pipeline)) == unread
+    pipeline.store.write_shard(TRACKS, pipeline.context("ingest", run_id="plan").fingerprint, "0", rows, "k")
+    assert "1 track (1 h) in train" in next(data_lines(pipeline))
 
 
 @pytest.fixture(scope="module")
