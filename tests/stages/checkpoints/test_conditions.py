@@ -285,6 +285,7 @@ def test_chords_and_metre_change_a_clip_and_a_long_one_follows_them_past_its_fir
 @pytest.mark.parametrize(
     ("reads", "asked", "says"),
     [
+        ({}, {"bpm": 90.0, "chords": "C"}, "chords: expected a model that was trained with chords, got"),
         ({"beat": {}}, {"bpm": 90.0, "chords": "C"}, "chords: expected a model that was trained with chords, got"),
         ({}, {"bpm": 90.0, "meter": "3/4"}, "meter: expected a model that was trained with beat, got"),
         ({"chords": {}}, {"bpm": 90.0, "meter": "3/4"}, "meter: expected a model that was trained with beat, got"),
