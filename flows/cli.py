@@ -130,7 +130,9 @@ def plan(
     clip_seconds: Annotated[
         float | None, typer.Option(min=0, help="Length of each, in seconds; by default as in the store.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="With --estimate: the number of machines like this one.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="With --estimate: the number of machines like that of the runs.")
+    ] = 1,
 ) -> int:
     """Show what a run would make, reuse and drop, without computing anything."""
     if estimate_tracks is not None:
