@@ -9,6 +9,7 @@ A row's sums go through its steps in one order, block after block, whatever is b
 are tensors, so a captured graph is right for all of them.
 """
 
+import logging
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -29,6 +30,9 @@ NARROWEST = 16
 """Entries that a block has of a narrower head, the rest masked."""
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, eq=False)
 class SpanMask:
     """Which positions of its cache each row sees: those from `first` up to `stop`, which it does not see itself, that
@@ -40,14 +44,34 @@ class SpanMask:
 
 
 def attends_in_cache(device: torch.device, head_width: int) -> bool:
-    """Tell whether there is a kernel for heads of this width on a device: on CUDA where Triton is installed, as with
-    torch's own packages for Linux."""
-    return kernels.enabled() and device.type == "cuda" and head_width <= WIDEST and _has_triton()
+    """Return whether there is a kernel for heads of this width on a device: on CUDA, where Triton can launch one."""
+    return kernels.enabled() and device.type == "cuda" and head_width <= WIDEST and _triton_launches()
 
 
 @cache
-def _has_triton() -> bool:
-    return find_spec("triton") is not None
+def _triton_launches() -> bool:
+    """Return whether Triton is installed, as with torch's packages for Linux, and can launch kernels on this machine.
+
+    It compiles its launcher in C the first time, so it needs a C compiler and Python's headers. Where there is no
+    device, so that nothing is launched, it is taken to be able to.
+    """
+    if find_spec("triton") is None:
+        return False
+    if not torch.cuda.is_available():
+        return True
+    from triton.runtime import driver
+
+    try:
+        _ = driver.active  # compiles what it calls CUDA with, or finds it in Triton's cache
+    except Exception as error:  # a missing compiler, header or library; each raises something else
+        log.warning(
+            "Triton cannot launch kernels on this machine, so attention reads the whole cache, which is slower: "
+            "expected a C compiler and Python's headers (Debian: gcc, libc6-dev, python3-dev), got %s: %s",
+            type(error).__name__,
+            error,
+        )
+        return False
+    return True
 
 
 def attend_in_cache(

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from model import kernels
+from model.kernels import cached_attention
 from model.kernels.cached_attention import WIDEST, attends_in_cache
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,3 +33,15 @@ def test_it_is_taken_on_cuda_alone_for_heads_that_fit_and_where_kernels_are_on()
     assert not attends_in_cache(torch.device("cpu"), 64)
     with kernels.disabled():
         assert not attends_in_cache(cuda, 64)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="Triton finds the CUDA device that this machine has")
+def test_where_triton_cannot_launch_a_kernel_it_is_said_once_and_the_cache_is_read_by_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cached_attention, "_triton_launches", cache(cached_attention._triton_launches.__wrapped__))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # as with a driver, and a part missing beside it
+    assert not attends_in_cache(torch.device("cuda"), 64)
+    assert not attends_in_cache(torch.device("cuda"), 64)
+    (record,) = caplog.records
+    assert "expected a C compiler and Python's headers" in record.getMessage()
