@@ -62,13 +62,15 @@ class DynamicShapeDecoder:
         """Return for how many steps there is room where `length` are needed."""
         return min(self.longest, length + BLOCK)
 
-    def prefill(self, admitted: Mapping[int, SequenceRequest]) -> None:
-        """Read the conditions and known steps of requests into slots, which they are given by."""
+    def prefill(self, admitted: Mapping[int, SequenceRequest]) -> dict[int, int]:
+        """Read the conditions and known steps of requests into slots, which they are given by; return for each slot
+        the step that `step` goes on with."""
         places = [(request, slot_index * self.rows) for slot_index, request in admitted.items()]
         for slot_index, hidden in zip(admitted, prefill(self.model, places, self.cache), strict=True):
             self.sequences[slot_index] = admitted[slot_index].sequence.clone()
             self.hidden[slot_index] = hidden
         self.segment_requests = []
+        return {slot_index: request.start for slot_index, request in admitted.items()}
 
     def step(self, running: Sequence[Slot]) -> None:
         """Sample the next codes of every slot, and read them where more are to come."""

@@ -50,9 +50,9 @@ class DecodingOptions:
 
 
 Decoder = DynamicShapeDecoder | StaticShapeDecoder
-"""A way of taking steps: `prefill` reads what is known of requests into slots, `step` samples the next codes of every
-slot and reads them, `take_sequence` gives the sequence of a slot whose last step is sampled, and `finite` says whether
-all logits so far were numbers."""
+"""A way of taking steps: `prefill` reads what is known of requests into slots and returns the step that each goes on
+with, `step` samples the next codes of every slot and reads them, `take_sequence` returns the sequence of a slot whose
+last step is sampled, and `finite` says whether all logits so far were numbers."""
 
 
 @torch.inference_mode()
@@ -147,9 +147,9 @@ def decode(
         if beginning:
             with admitting():
                 admitted = {slot_index: make() for slot_index, (_, make) in beginning.items()}
-                decoder.prefill(admitted)
+                first_steps = decoder.prefill(admitted)
             running += [
-                Slot(beginning[slot_index][0], request, slot_index, request.start)
+                Slot(beginning[slot_index][0], request, slot_index, first_steps[slot_index])
                 for slot_index, request in admitted.items()
             ]
             beginning = {}

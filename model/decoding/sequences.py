@@ -100,6 +100,12 @@ class SequenceRequest:
         return self.prefix_length + max(self.start, self.then.start if self.then else 0)
 
     @property
+    def begins_with_one_step(self) -> bool:
+        """Whether all its passes begin with a single step, without a prefix, so that it can be read like any later
+        step."""
+        return self.start == 1 and self.prefix_length == 0
+
+    @property
     def steps_to_sample(self) -> int:
         """Steps that are sampled until it and what goes on from it are whole."""
         return self.steps - self.start + (self.then.steps if self.then else 0)
@@ -110,8 +116,10 @@ class SequenceRequest:
         return max(cfg_pass.cross_length for cfg_pass in self.passes)
 
     def frames_made(self, step: int) -> int:
-        """Count the frames that this step makes: the request's new frames, spread evenly over its steps."""
+        """Count the frames that this step makes: the request's new frames, spread evenly over its sampled steps."""
         frames, steps, done = self.new_frames, self.steps - self.start, step - self.start
+        if done < 0:
+            return 0
         return frames * (done + 1) // steps - frames * done // steps
 
 
@@ -160,6 +168,15 @@ def view_segments(cache: KVCache, spans: Sequence[Span]) -> list[KVCache]:
     return segments
 
 
+def cache_conditions(model: LanguageModel, cfg_pass: CfgPass, row: int, cache: KVCache) -> KVCache:
+    """Write the keys and values of what a pass reads by cross-attention into the cache, and return the view of its
+    rows, which begin at `row`."""
+    view, fused = cache.rows(row, row + cfg_pass.rows, cfg_pass.cross_length), cfg_pass.fused
+    if fused.cross is not None:
+        model.transformer.cache_cross_kv(view, fused.cross, fused.cross_mask)
+    return view
+
+
 def prefill(
     model: LanguageModel, admitted: Sequence[tuple[SequenceRequest, int]], cache: KVCache
 ) -> list[Float[Tensor, "_ 1 D"]]:
@@ -174,14 +191,12 @@ def prefill(
     for number, (request, row) in enumerate(admitted):
         known = request.sequence[None, :, : request.start].to(model.device)
         for cfg_pass in request.passes:
-            fused, view = cfg_pass.fused, cache.rows(row, row + cfg_pass.rows, cfg_pass.cross_length)
+            fused, view = cfg_pass.fused, cache_conditions(model, cfg_pass, row, cache)
             inputs = model.embed(known).expand(cfg_pass.rows, -1, -1)
             if fused.added is not None:
                 inputs = inputs + fused.added[:, : request.start]
             if fused.prefix is not None:
                 inputs = torch.cat([fused.prefix.to(inputs.dtype), inputs], dim=1)
-            if fused.cross is not None:
-                model.transformer.cache_cross_kv(view, fused.cross, fused.cross_mask)
             if inputs.shape[1] == 1:
                 span = Span(row, cfg_pass.rows, 0, cfg_pass.cross_length)
                 single.append((number, len(hidden[number]), span, inputs))

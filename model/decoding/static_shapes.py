@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from model.decoding.sampling import SamplingBatch, largest_top_k, sample_tokens
-from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, prefill
+from model.decoding.sequences import UNKNOWN, SequenceRequest, Slot, cache_conditions, prefill
 from model.lm.attention import KVCache
 from model.lm.config import CachePrecision
 from model.lm.language_model import LanguageModel
@@ -101,18 +101,33 @@ class StaticShapeDecoder:
         self.largest = largest_top_k(requests)
         self.launch = self._advance if launch is None else launch(self._advance)
 
-    def prefill(self, admitted: Mapping[int, SequenceRequest]) -> None:
-        """Read the conditions and known steps of requests into slots, which they are given by."""
-        places = [(request, slot_index * self.rows) for slot_index, request in admitted.items()]
-        for slot_index, hidden in zip(admitted, prefill(self.model, places, self.cache), strict=True):
-            self._begin(slot_index, admitted[slot_index], hidden)
+    def prefill(self, admitted: Mapping[int, SequenceRequest]) -> dict[int, int]:
+        """Read the conditions and known steps of requests into slots, which they are given by; return for each slot
+        the step that `step` goes on with.
 
-    def _begin(self, slot_index: int, request: SequenceRequest, hidden: Float[Tensor, "W 1 D"]) -> None:
+        A request that begins with a single known step has that one read by `step` too: products then have the same
+        shapes however many requests begin together, so that its numbers do not depend on them.
+        """
+        first_steps = {}
+        for slot_index, request in admitted.items():
+            row = slot_index * self.rows
+            if request.begins_with_one_step:
+                for cfg_pass in request.passes:
+                    cache_conditions(self.model, cfg_pass, row, self.cache)
+                    row += cfg_pass.rows
+                # What would be sampled from it is not taken, as the codes of the first step are known.
+                hidden, first_steps[slot_index] = torch.zeros_like(self.state.hidden[: request.rows]), 0
+            else:
+                (hidden,), first_steps[slot_index] = prefill(self.model, [(request, row)], self.cache), request.start
+            self._begin(slot_index, request, hidden, first_steps[slot_index])
+        return first_steps
+
+    def _begin(self, slot_index: int, request: SequenceRequest, hidden: Float[Tensor, "W 1 D"], step: int) -> None:
         """Put what a slot's next steps follow from in its place."""
         state, first = self.state, slot_index * self.rows
         state.hidden[first : first + request.rows] = hidden
         state.sequence[slot_index, :, : request.steps] = request.sequence.to(state.sequence.device)
-        state.step[slot_index] = request.start
+        state.step[slot_index] = step
         state.uniform[slot_index, : request.steps] = request.uniform.to(state.uniform.device)
         sampling = SamplingBatch.of([request], [first], self.model.device)
         for field in fields(SamplingBatch):

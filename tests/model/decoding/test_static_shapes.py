@@ -18,6 +18,7 @@ from model.decoding.sequences import Slot
 from model.decoding.static_shapes import CudaGraphRunner, StaticShapeDecoder, round_up_to_bucket
 from model.kernels.packed_linear import prepare_for_inference
 from model.lm.config import CachePrecision
+from model.lm.transformer import Transformer
 from model.music_model import Attributes, MusicModel
 from tests.worlds.generation_oracles import greedy_case
 from tests.worlds.generation_requests import mixed_requests
@@ -78,6 +79,19 @@ def test_the_tokens_are_the_same_in_any_number_of_slots_and_any_length_of_bucket
     model, requests = music_model(), mixed_requests()[2:9]
     expected = generate(model, requests)
     _in_static_shapes(slots, monkeypatch, bucket)
+    found = generate(model, requests)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_requests_that_begin_with_one_step_are_read_in_the_shapes_of_decoding_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = music_model(config(prepend=(), cross=("description", "clap", "chroma")))
+    requests = [request for request in mixed_requests() if request.prompt is None][:4]
+    expected = generate(model, requests)
+    _in_static_shapes(3, monkeypatch)
+    for passed_over in ("forward", "step"):  # whose shapes follow from how many begin together
+        monkeypatch.setattr(Transformer, passed_over, lambda *_, **__: pytest.fail("read in other shapes"))
     found = generate(model, requests)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
