@@ -1,7 +1,7 @@
 """What is stored, its identity, and every shared knob: the lowest layer, which imports nothing else of Segue.
 
-The names here are found when they are asked for: with `Config`, which is all that a configuration needs, comes
-pydantic, with the others pyarrow and fsspec, and none of them is needed to tell what commands there are.
+Each name is imported only when it is used. `Config`, which is all that a configuration needs, brings in pydantic; the
+others bring in pyarrow and fsspec. Listing the commands needs none of them.
 """
 
 from importlib import import_module

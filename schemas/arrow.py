@@ -5,7 +5,7 @@ from importlib.abc import MetaPathFinder
 
 
 class _WithoutPandas(MetaPathFinder):
-    """Finds that pandas is not there."""
+    """Import finder that reports pandas as not installed."""
 
     def find_spec(self, name: str, *_: object) -> None:
         if name == "pandas":
@@ -13,12 +13,12 @@ class _WithoutPandas(MetaPathFinder):
 
 
 def leave_pandas_out() -> None:
-    """Have Arrow look for pandas now and not find it. Else the first list that becomes an array, or the first time of
-    day that is read, imports pandas, to see whether the list is a column of a data frame.
+    """Make Arrow look for pandas now and not find it. Otherwise Arrow imports pandas when it first converts a list to
+    an array, or first reads a time of day, to check whether the list is a column of a data frame.
 
-    Whoever asks for a data frame (`Table.to_pandas`) still gets one, since Arrow then looks again. What Arrow leaves
-    undone until then is to take a column of a data frame for more than a list of its values; so this is for processes
-    that have none: a command, or a worker.
+    Asking for a data frame (`Table.to_pandas`) still works, since Arrow then looks again. Until then Arrow treats a
+    column of a data frame as a plain list of values; so this is only for processes that use no data frames: a command
+    or a worker.
     """
     import pyarrow as pa
 

@@ -19,12 +19,12 @@ class Config(BaseModel):
         frozen=True,
         extra="forbid",
         protected_namespaces=(),
-        # A default written as text becomes the field's own type (a `WeightsRef`), which a fingerprint looks for.
+        # Turns a default written as text into the field's own type: fingerprints look for `WeightsRef`, not `str`.
         validate_default=True,
     )
 
     NOT_IDENTITY: ClassVar[tuple[str, ...]] = ()
-    """Fields that change when or how often something is done, never its result, and so enter no fingerprint."""
+    """Fields that change when or how often something is done, but never its result. No fingerprint includes them."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -38,10 +38,10 @@ class Config(BaseModel):
 
 @cache
 def field_docstrings(model: type[BaseModel]) -> Mapping[str, str]:
-    """Return the docstring under each field of a configuration and of those that it extends, by the field's name.
+    """Return the docstring under each field of a configuration class and of its base classes, by field name.
 
-    Pydantic reads them too (`use_attribute_docstrings`), but for every class as it is made, which takes a fifth of a
-    second of every command; here they are read when somebody asks.
+    Pydantic can read them too (`use_attribute_docstrings`), but it does so for every class at import, which costs every
+    command a fifth of a second. Here they are read on demand.
     """
     texts: dict[str, str] = {}
     for owner in reversed(model.__mro__):

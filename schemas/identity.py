@@ -1,7 +1,7 @@
 """Identity: what makes two artifacts the same one.
 
 A fingerprint is the hash of canonical JSON, so it is the same in every process, on every machine and in every order of
-the fields. A value that has no stable JSON form raises instead of getting an address or a repr for an identity.
+the fields. A value without a stable JSON form raises an error; its memory address or repr never becomes an identity.
 """
 
 import hashlib
@@ -19,11 +19,11 @@ from pydantic_core import CoreSchema, core_schema
 from schemas.config import Config
 
 FINGERPRINT_LENGTH = 16
-"""Hexadecimal digits of a fingerprint: 64 bits, which name the few hundred versions of a store without collision."""
+"""Hexadecimal digits of a fingerprint: 64 bits, enough for the few hundred versions of a store without collision."""
 
 
 _HUB_MODEL = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""How the hub names a model: an owner and a name."""
+"""The form of a model's name on the hub: owner and name."""
 
 
 class WeightsRef(str):
@@ -53,7 +53,7 @@ class WeightsRef(str):
 
     @property
     def hub_model(self) -> str | None:
-        """The model on the hub that it names, without a revision; None for a file there and for what lies elsewhere."""
+        """The model on the hub, without a revision; None for a file on the hub and for weights from elsewhere."""
         name = self.partition("@")[0]
         return name if _HUB_MODEL.fullmatch(name) and not Path(name).exists() else None
 
@@ -68,10 +68,11 @@ def weights_in(value: Any) -> list[WeightsRef]:
 
 
 def weights_fields(value: Any, where: str = "") -> dict[WeightsRef, str]:
-    """Return every `WeightsRef` in it with the dotted name of the first field that names it.
+    """Return every `WeightsRef` in `value`, with the dotted name of the first field that names it.
 
     Args:
-        where: the name of `value` itself.
+        value: a Config, or a mapping, list or tuple of them.
+        where: the dotted name of `value` itself.
     """
     if isinstance(value, WeightsRef):
         return {value: where}
@@ -91,11 +92,11 @@ def weights_fields(value: Any, where: str = "") -> dict[WeightsRef, str]:
 
 
 def canonical(value: Any, digests: Mapping[str, str] | None = None) -> str:
-    """Return the canonical JSON of `value`: sorted keys, no spaces; for a `WeightsRef` its digest out of `digests`.
+    """Return the canonical JSON of `value`: sorted keys, no spaces, and for each `WeightsRef` its digest in `digests`.
 
     Raises:
         ValueError: the value, or something in it, has no stable identity (an object, a set, NaN, bytes, a function, or
-            weights whose digest is not given).
+            weights without a digest in `digests`).
     """
     return json.dumps(_plain(value, "value", digests or {}), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
@@ -137,26 +138,26 @@ def stage_fingerprint(
     stage: str, version: int, config: BaseModel, digests: Mapping[str, str], upstream: Mapping[str, str]
 ) -> str:
     """Return the version that a stage writes: the hash of its name, its VERSION, its configuration with the digests of
-    the weights that it loads, and the fingerprints of what it reads (by table)."""
+    the weights that it loads, and the fingerprints of the tables that it reads (by table name)."""
     return fingerprint({"stage": stage, "version": version, "config": config, "upstream": upstream}, digests)
 
 
 def keys_digest(keys: Iterable[tuple[str, ...]]) -> str:
-    """Return the identity of a set of keys, whatever their order."""
-    # What `json.dumps` makes of each key, in a fifth of its time: every shard that is read or written has them.
+    """Return a digest of a set of keys that does not depend on their order."""
+    # The same text as `json.dumps` of each key, in a fifth of the time: this runs for every shard read or written.
     texts = (f"[{', '.join(map(encode_basestring_ascii, key))}]" for key in sorted(keys))
     return hashlib.sha256("".join(texts).encode()).hexdigest()[:FINGERPRINT_LENGTH]
 
 
 def by_hash(key: str) -> bytes:
-    """Return the SHA-256 of a key. Sorted by it, keys come in an order that neither their names nor their times decide,
-    and that new keys do not change."""
+    """Return the SHA-256 of a key. Sorting by it gives an order that depends neither on names nor on times, and in
+    which new keys do not change the order of old ones."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def hold_out(track_ids: Sequence[str], share: float) -> frozenset[str]:
-    """Choose the tracks that are held out where the split `valid` is empty: a share of the training tracks, at least
-    one of them, by hash. Of a single track none is."""
+    """Choose the tracks to hold out where the split `valid` is empty: a share of the training tracks by hash, at least
+    one of them, but none where there is only one track."""
     if len(track_ids) < 2:
         return frozenset()
     count = max(1, round(share * len(track_ids)))

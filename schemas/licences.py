@@ -1,8 +1,8 @@
 """Licences: what people write for one, as one name each, and a policy over those names.
 
-A licence comes as an SPDX identifier, as a URL of creativecommons.org, in words, or as a sentence around any of these.
-Each form of one licence has one name here: SPDX's (https://spdx.org/licenses). What is not understood for certain has
-none, and a policy says what becomes of it: a licence that is guessed is worse than one that is asked for.
+A licence comes as an SPDX identifier, as a URL of creativecommons.org, in words, or in a sentence around any of these.
+All forms of one licence get one name here: SPDX's (https://spdx.org/licenses). A text that is not understood for
+certain gets no name, and a policy decides what happens to it: a guessed licence is worse than an unknown one.
 """
 
 import re
@@ -20,7 +20,7 @@ from pydantic import field_validator
 from schemas.config import Config
 
 PUBLIC_DOMAIN, ALL_RIGHTS_RESERVED = "LicenseRef-public-domain", "LicenseRef-all-rights-reserved"
-"""What SPDX has no identifier for, in SPDX's form for such."""
+"""Names for what SPDX has no identifier for, in the form that SPDX reserves for such names."""
 
 _URL = re.compile(
     r"creativecommons\.org/(?:licen[sc]es/(?P<parts>[a-z+-]+)(?:/(?P<version>\d\.\d))?(?:/(?P<port>[a-z]{2,3})\b)?"
@@ -35,13 +35,13 @@ _ELEMENTS = {
     "ND": ("nd", "noderivatives", "noderivs", "noderivative"),
     "SA": ("sa", "sharealike"),
 }
-"""The elements of a Creative Commons licence, in the order of SPDX's identifiers, and the words for each."""
+"""The elements of a Creative Commons licence, in the order of SPDX's identifiers, with the words that mean each."""
 
 _FILLERS = frozenset(
     {"cc", "creativecommons", "licence", "license", "licensed", "under", "a", "the", "version", "v", "international"}
     | {"unported", "generic"}
 )
-"""Words that may stand beside the elements and say nothing besides."""
+"""Words that may stand beside the elements and add no meaning."""
 
 _JOINED = {
     "creative commons": "creativecommons",
@@ -51,7 +51,7 @@ _JOINED = {
     "no derivatives": "noderivatives",
     "no derivs": "noderivs",
 }
-"""Words that are written apart or together."""
+"""Phrases that are also written as one word, and that word."""
 
 _COMBINATIONS = frozenset({"BY", "BY-SA", "BY-NC", "BY-NC-SA", "BY-ND", "BY-NC-ND", "SA", "NC", "ND", "NC-SA", "NC-ND"})
 """The licences that Creative Commons has published; those without BY are of version 1.0."""
@@ -59,16 +59,17 @@ _COMBINATIONS = frozenset({"BY", "BY-SA", "BY-NC", "BY-NC-SA", "BY-ND", "BY-NC-N
 
 @dataclass(frozen=True)
 class Licence:
-    """A licence by its name."""
+    """A licence under its one name."""
 
     name: str
-    """SPDX's identifier, without a version where none was given; a text that is not understood, in lower case."""
+    """SPDX's identifier, without a version where none was given; for a text that is not understood, that text in lower
+    case."""
     is_known: bool
-    """Whether it was understood."""
+    """Whether the text was understood."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name as it is, without the country that it was adapted to, and without its version: `CC-BY-3.0-US`,
+        """The full name, then the name without its country, then also without its version: `CC-BY-3.0-US`,
         `CC-BY-3.0`, `CC-BY`."""
         match = _VERSION.search(self.name) if self.is_known else None
         if match is None:
@@ -79,7 +80,7 @@ class Licence:
 
 @lru_cache(maxsize=4096)
 def parse_licence(text: str | None) -> Licence | None:
-    """Read what somebody wrote for a licence; None where nothing was written."""
+    """Parse the licence that somebody wrote; None where nothing was written."""
     plain = " ".join(unicodedata.normalize("NFKC", text or "").split())
     if not plain:
         return None
@@ -89,13 +90,13 @@ def parse_licence(text: str | None) -> Licence | None:
 
 
 def count_licences(texts: Iterable[str | None]) -> Counter[str]:
-    """Count licences by their one name; `none` is where nothing was written."""
+    """Count licences by name; `none` counts those where nothing was written."""
     licences = map(parse_licence, texts)
     return Counter("none" if licence is None else licence.name for licence in licences)
 
 
 def _of_url(plain: str, lower: str) -> str | None:
-    """Read a licence's address, wherever in a sentence it stands; None where there is none, or several that differ."""
+    """Read the address of a licence anywhere in a text; None where there is none, or several licences differ."""
     names = set()
     for match in _URL.finditer(lower):
         if match["tool"]:
@@ -111,7 +112,7 @@ def _of_url(plain: str, lower: str) -> str | None:
 
 
 def _of_identifier(text: str) -> str | None:
-    """Read one SPDX identifier; an expression of several is not one licence."""
+    """Read one SPDX identifier; None for an expression of several licences."""
     if " " in text:
         return None
     try:
@@ -121,7 +122,7 @@ def _of_identifier(text: str) -> str | None:
 
 
 def _of_words(text: str) -> str | None:
-    """Read a licence in words, every one of which must be understood."""
+    """Read a licence in words; None unless every word is understood."""
     if "all rights reserved" in text:
         return ALL_RIGHTS_RESERVED
     words = " ".join(re.findall(r"\d+(?:\.\d+)?|[^\W\d_]+\d?(?!\.)|[^\W\d_]+", text))
@@ -135,7 +136,7 @@ def _of_words(text: str) -> str | None:
 
 
 def _of_elements(words: Sequence[str]) -> str | None:
-    """Read the words of a Creative Commons licence, such as `cc by nc 4.0`."""
+    """Read the words of a Creative Commons licence, such as `cc by nc 4.0`; None where they name none."""
     named = [element for word in words for element, forms in _ELEMENTS.items() if word in forms]
     versions = [word for word in words if re.fullmatch(r"\d(\.\d)?", word)]
     others = [word for word in words if word not in versions and not any(word in forms for forms in _ELEMENTS.values())]
@@ -149,21 +150,22 @@ def _of_elements(words: Sequence[str]) -> str | None:
 
 
 class LicencePolicy(Config):
-    """Which licences a recording may have to be a track and to be learned from. Without `allow`, `deny` and `refuse`
-    nothing is asked."""
+    """Which licences a recording must have to become a track and be learned from. The defaults let every recording
+    pass."""
 
     allow: tuple[str, ...] = ()
-    """The only licences that pass: by name in any form (`CC-BY-4.0`, `CC BY 4.0`, a URL), of all versions where none is
-    given (`CC-BY`), or by a pattern over SPDX's names (`CC-BY-*`, which takes in CC-BY-NC too). None means all."""
+    """The only licences that pass; none given means all. Each is a name in any form (`CC-BY-4.0`, `CC BY 4.0`, a URL),
+    which covers all versions if it has no version (`CC-BY`), or a pattern over SPDX's names (`CC-BY-*`, which also
+    covers CC-BY-NC)."""
     deny: tuple[str, ...] = ()
     """Licences that do not pass, whatever `allow` says; written the same way (`*-NC-*`)."""
     unknown: Literal["refuse", "warn"] = "warn"
-    """What becomes of a recording with no licence, or with one that is not understood and that neither list names."""
+    """What happens to a recording with no licence, or with one that is not understood and that neither list names."""
 
     @field_validator("allow", "deny", mode="before")
     @classmethod
     def _split_text(cls, value: Any) -> Any:
-        """Take a text as a command line gives it: licences between commas."""
+        """Split the text that a command line gives: licences separated by commas."""
         return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("allow", "deny")
@@ -175,11 +177,11 @@ class LicencePolicy(Config):
 
     @property
     def asks(self) -> bool:
-        """Whether it asks anything of a recording."""
+        """Whether the policy checks anything about a recording."""
         return bool(self.allow or self.deny or self.unknown == "refuse")
 
     def refusal(self, text: str | None) -> str | None:
-        """Return why a recording with such a licence does not pass, as a sentence; None where it does."""
+        """Return why a recording with this licence does not pass, as a sentence; None where it passes."""
         licence = parse_licence(text)
         shown = repr(text[:80]) if text else "none"
         if licence is not None:
@@ -197,7 +199,7 @@ class LicencePolicy(Config):
         return f"expected a licence of licences.allow ({', '.join(self.allow)}), got {shown}"
 
     def is_unknown(self, text: str | None) -> bool:
-        """Return whether a licence passes only because `unknown` lets it."""
+        """Return whether a recording with this licence passes only because `unknown` is `warn`."""
         licence = parse_licence(text)
         if licence is not None and (licence.is_known or any(_covers(entry, licence) for entry in self.allow)):
             return False
@@ -205,7 +207,7 @@ class LicencePolicy(Config):
 
 
 def _covers(entry: str, licence: Licence) -> bool:
-    """Return whether an entry of a policy means a licence."""
+    """Return whether an entry of a policy covers a licence."""
     if "*" in entry or "?" in entry:
         return licence.is_known and fnmatchcase(licence.name.lower(), entry.strip().lower())
     meant = parse_licence(entry)

@@ -4,12 +4,13 @@ import difflib
 from collections.abc import Iterable
 
 ALIKE = 0.6
-"""Share of characters in common, in order, from which on a name may be meant (difflib's own default)."""
+"""Share of characters, in order, that two names must have in common for one to be suggested for the other (difflib's
+default)."""
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most like another one: by its letters, or as the only one that begins so; None
-    where none is."""
+    """Return the known name that is nearest to `name`: the only one that begins with it, or the one with the most
+    similar spelling; None where none is similar enough."""
     names = list(known)
     plain = {_plain(other): other for other in reversed(names)}
     beginning = [other for other in names if _plain(other).startswith(_plain(name))]
@@ -20,8 +21,8 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean …?)` to stand behind an unknown name; empty where no known one is near, or it is known,
-    and something else is wrong with it."""
+    """Return ` (did you mean …?)` to append to an unknown name. Empty where no known name is near, or where the name is
+    known and something else is wrong with it."""
     names = list(known)
     nearest = None if name in names else nearest_name(name, names)
     return f" (did you mean {nearest}?)" if nearest else ""

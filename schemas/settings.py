@@ -9,7 +9,7 @@ from schemas.storage import DEFAULT_STORE
 
 
 class Settings(Config):
-    """The places and means of one run."""
+    """Where one run reads and writes, and with which resources."""
 
     store: str = DEFAULT_STORE
     """The store: a folder or any fsspec URL."""
@@ -24,51 +24,52 @@ class Settings(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where tensors live; `auto` takes CUDA where there is one."""
     workers: int = Field(default=0, ge=0)
-    """Processes that decode audio; 0 takes one for each core that this process may use, 1 decodes in the run's own. For
-    a model on the CPU a quarter of them read ahead; where that is none, it works and they are read by turns."""
+    """Processes that decode audio. 0 takes one for each core that this process may use; 1 decodes in the run's own
+    process. For a model on the CPU, a quarter of the cores read ahead; with fewer than four, reading and the model take
+    turns."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that compute on the CPU, divided among the shards or the training processes at work at once. None takes
     the cores that this process may use (its affinity, a container's quota), or what OMP_NUM_THREADS says of each."""
     processes: int | None = Field(default=None, ge=1)
-    """Processes that train a language model together on this machine, each with a GPU of its own or a share of the
-    cores; None takes one for each GPU, or one on a CPU. Sums are rounded by their number, as by the device."""
+    """Processes that train a language model together on this machine, each with its own GPU or a share of the cores;
+    None takes one for each GPU, or one on a CPU. Their number, like the device, changes how sums are rounded."""
     parallel: Literal["auto", "data", "fully_sharded"] = "auto"
     """How the processes of one training share it: each has the whole model and works on a part of the data
     (arXiv:2006.15704), or each has only its part of all weights, gradients and moments as well (PyTorch's
     `fully_shard`, arXiv:2304.11277), which takes longer and fits larger models. `auto` shards what does not fit
     whole."""
     task_runner: Literal["threads", "dask", "ray"] = "threads"
-    """What runs the shards of a stage: threads of the run, or the workers of a cluster of Dask or Ray, here or
-    elsewhere. Stages that run a model go only where a GPU is offered (Dask: `--resources GPU=1`), if there are any."""
+    """What runs the shards of a stage: threads of the run, or the workers of a Dask or Ray cluster, here or elsewhere.
+    If any worker offers a GPU (Dask: `--resources GPU=1`), stages that run a model go only to such workers."""
     concurrency: int = Field(default=1, ge=1)
-    """Shards in work at once, which share the cores. One shard has all of them already, so more helps on larger
-    machines, and where networks are so small that two threads gain little on one."""
+    """Shards processed at the same time, which share the cores. One shard alone can use all cores, so more helps only
+    on larger machines, and with networks so small that two threads are hardly faster than one."""
     dask_address: str | None = None
     """The scheduler of a running Dask cluster; None starts a local one."""
     ray_address: str | None = None
     """The address of a running Ray cluster (`ray://head:10001`, or `auto` on a machine of it); None starts a local
     one."""
     decode_at_once: int | None = Field(default=None, ge=1)
-    """Sequences that a language model decodes together at most; never more than 128 on CUDA, and on a CPU 32 for each
-    core up to four (of long clips 8 in all). Where memory is short they are fewer, and progress says how many."""
+    """Most sequences that a language model decodes together; never more than 128 on CUDA, and on a CPU 32 for each
+    core up to four (8 in all for long clips). Where memory is short they are fewer, and progress says how many."""
     cuda_graphs: bool = True
     """Whether a step of decoding on CUDA is captured and launched as one graph; without it each kernel is launched by
     itself, which takes longer and works where a capture does not."""
     max_refused: float = Field(default=0.5, ge=0, le=1)
     """Share of a stage's items above which refusals fail the stage."""
     accept_refused: float = Field(default=0, ge=0)
-    """Lines of a requests file that may be refused while the others take the place of the last order: a number of them,
-    or, below 1, a share. What a refused line asked for before stays, marked stale."""
+    """How many lines of a requests file may be refused while the others still replace the last order: a number of
+    lines, or, below 1, a share. The clips that a refused line asked for before stay, marked stale."""
     drop_requests: bool = False
-    """Whether a requests file may drop clips that the last order has: those of lines that are gone or changed, and
-    takes beyond a smaller number."""
+    """Whether a new requests file may drop clips of the last order: those of lines that are gone or changed, and takes
+    beyond a smaller number."""
     on_upgrade: Literal["ask", "remake", "keep"] = "ask"
-    """What a run does where a release changed a stage, so that all that the stage and those after it made would be made
-    again: `ask` says what and how long it takes, and waits for a word where that is more than a minute; `remake` makes
-    it again; `keep` goes on with what is there, to which new rows come by the code of now."""
+    """What a run does where a new release changed a stage, so that the results of that stage and of those after it
+    would be made again. `ask` says what would be made and how long that takes, and waits for an answer if it is more
+    than a minute; `remake` makes them again; `keep` keeps them and makes only new rows, with the new code."""
     on_failure: str | None = None
-    """Who is told when a run of the service fails or crashes: a block of Prefect for notifications or webhooks, as
-    `slack-webhook/ops`, or the http(s) address of a webhook that is no secret. What is secret belongs in a block."""
+    """Who is notified when a run of the service fails or crashes: a Prefect block for notifications or webhooks, such
+    as `slack-webhook/ops`, or the http(s) address of a webhook that is not secret. Secrets belong in a block."""
     cost_per_hour: float | None = Field(default=None, ge=0)
     """What an hour of this machine costs, in any currency; a run's summary then says what each stage cost."""
     offline: bool = False
@@ -83,7 +84,7 @@ class Settings(Config):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The places of recordings, none where none is given."""
+        """Places of recordings; empty where none is given."""
         if self.source is None:
             return ()
         return (self.source,) if isinstance(self.source, str) else self.source

@@ -2,5 +2,5 @@
 
 
 def literal(value: object) -> str:
-    """Return a value as SQL writes it: a text between quotes, a number as it is."""
+    """Return a value as an SQL literal: a text in quotes, anything else as `str` writes it."""
     return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)

@@ -1,7 +1,7 @@
 """Weights by name: one place that finds them, fetches them, and insists on what the first use of a name got.
 
-The first use of a reference writes its revision and digest into the table `weights`; every later use must match, so
-that a moved tag, a half-finished download or an edited file is an error rather than another model under the same name.
+The first use of a reference writes its revision and digest into the table `weights`, and every later use must match. So
+a moved tag, a half-finished download or an edited file is an error, not another model under the same name.
 """
 
 import hashlib
@@ -27,28 +27,28 @@ DEMUCS_FILES = {
     "htdemucs": ("955717e8-8726e21a.th",),
     "htdemucs_ft": ("f7e0c4bc-ba3fe64a.th", "d12395a8-e57c48e6.th", "92cfc3b6-ef3bcb9c.th", "04573f0d-f3cf25b2.th"),
 }
-"""The files of Demucs' published models (their names end in the first digits of their SHA-256)."""
+"""The files of Demucs' published models. Each name ends in the first digits of the file's SHA-256."""
 
 HUB_PATTERNS = ["*.safetensors", "*.json", "*.txt", "*.model", "*.th", "*.yaml"]
 """What is fetched of a hub repository: weights that need no unpickling, configuration and vocabulary."""
 
 AUDIOCRAFT_FILES = ["state_dict.bin", "compression_state_dict.bin"]
-"""What is fetched besides where there is no such weight: AudioCraft's models, which are read without running what is in
-them."""
+"""What is fetched of a hub repository that has no safetensors or `.th` weights: AudioCraft's models, which are read
+without running the code in them."""
 
 
 class MissingWeights(ValueError):
-    """Weights that a run needs are not there; the message says which and how to get them."""
+    """Weights that a run needs are not there. The message says which, and how to get them."""
 
 
 class WeightsNotFetched(MissingWeights):
-    """Weights that are not on this machine and cannot be fetched now.
+    """Weights that are not on this machine cannot be fetched now.
 
     Args:
-        references: their names.
+        references: the names of the weights.
         why: what kept them from being fetched.
         fields: the fields of a recipe that name weights.
-        perhaps: weights that are wanted besides if these turn out to be of a kind that needs them.
+        perhaps: weights that are also needed if the missing ones turn out to be of a kind that reads them.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class WeightsNotFetched(MissingWeights):
         self.perhaps = tuple(map(str, perhaps))
 
     def of_fields(self, fields: Mapping[WeightsRef, str]) -> "WeightsNotFetched":
-        """Return the same error, which names the fields where another name may be given."""
+        """Return the same error with the fields that name the weights, for which another name may be given."""
         return WeightsNotFetched(self.references, self.why, fields, self.perhaps)
 
 
 class NotTrainedYet(MissingWeights):
-    """A model of this store's own that is still to be trained, by the stage `trainer` where the run has one."""
+    """A model of this store still has to be trained, by the stage `trainer` where the run has one."""
 
     def __init__(self, message: str, trainer: str = "") -> None:
         super().__init__(message)
@@ -101,8 +101,8 @@ class WeightsLibrary:
 
     Args:
         store: where records of first uses and the store's own checkpoints are.
-        recipes: the recipe (fingerprint) that this run follows for each kind of checkpoint; `checkpoint:<kind>` is the
-            newest of that recipe, or of any recipe where the run does not name one.
+        recipes: for each kind of checkpoint, the recipe (fingerprint) that this run uses. `checkpoint:<kind>` is the
+            newest checkpoint of that recipe, or of any recipe where the run names none.
         offline: never ask the network.
     """
 
@@ -112,15 +112,15 @@ class WeightsLibrary:
         self.offline = offline
         self._found: dict[str, LocalWeights] = {}
         self._rows: dict[tuple[str, str, str], list[Row]] = {}
-        """Of `checkpoints`, by version, shard and content: a plan asks for the same ones dozens of times."""
+        """Rows of `checkpoints`, by version, shard and content: a plan asks for the same ones dozens of times."""
 
     def get(self, reference: WeightsRef) -> LocalWeights:
-        """Return the weights of a name, fetched if they must be.
+        """Return the weights of a name, fetching them if necessary.
 
         Raises:
-            NotTrainedYet: a checkpoint that an earlier stage of this store is still to train.
-            MissingWeights: they cannot be found or fetched, or are no longer what the first use of the name got or
-                the store's own training wrote.
+            NotTrainedYet: the checkpoint still has to be trained by an earlier stage.
+            MissingWeights: the weights cannot be found or fetched, or differ from those of the name's first use or from
+                those that this store's training wrote.
         """
         if reference.checkpoint is not None:
             return self._checkpoint(reference, reference.checkpoint)
@@ -130,22 +130,22 @@ class WeightsLibrary:
         return self._found[reference]
 
     def fetch_all(self, references: Iterable[WeightsRef], perhaps: Iterable[WeightsRef] = ()) -> None:
-        """Fetch published weights before any work begins, so that what is missing is told at once and all together.
+        """Fetch published weights before any work begins, so that everything missing is reported at once.
 
         Args:
-            perhaps: weights that are wanted only where some that cannot be fetched turn out to need them: they are told
-                with those, and not fetched.
+            perhaps: weights that are needed only if some that cannot be fetched turn out to read them. Where any are
+                missing, those of `perhaps` that cannot be fetched either are named with them.
 
         Raises:
             MissingWeights: some cannot be found or fetched.
         """
         missing = self._unfetched(references)
-        if missing:  # and from now on this is offline
+        if missing:  # `_unfetched` has then set `offline`
             more = [reference for reference in self._unfetched(perhaps) if reference not in missing]
             raise WeightsNotFetched(list(missing), next(iter(missing.values())).why, perhaps=more)
 
     def _unfetched(self, references: Iterable[WeightsRef]) -> dict[str, WeightsNotFetched]:
-        """Fetch published weights, and return why some cannot be."""
+        """Fetch published weights, and return the error of each that cannot be fetched."""
         missing: dict[str, WeightsNotFetched] = {}
         for reference in references:
             if reference.checkpoint is None:
@@ -153,12 +153,12 @@ class WeightsLibrary:
                     self.get(reference)
                 except WeightsNotFetched as error:
                     missing[reference] = error
-                    self.offline = True  # one host that cannot be reached is waited for, not each of them
+                    self.offline = True  # so that only one unreachable host is waited for, not each of them
         return missing
 
     def checkpoint(self, name: str) -> Row | None:
-        """Return the newest row of `checkpoints` for a kind (by this run's recipe), or that of an id; None if none. A
-        model that learned from a recording which was taken down is none.
+        """Return the newest row of `checkpoints` of a kind (by this run's recipe) or with an id; None where there is
+        none. A model that learned from a recording that was taken down counts as absent.
 
         Raises:
             MissingWeights: the id is that of such a model.
@@ -179,7 +179,7 @@ class WeightsLibrary:
         return max(standing, key=lambda row: row["created_at"], default=None)
 
     def _rows_of(self, version: str, shard: str) -> list[Row]:
-        """Return the rows of a shard of `checkpoints`, read anew only where the file holds others than before."""
+        """Return the rows of a shard of `checkpoints`; the file is read again only if its content changed."""
         footer = self.store.footer(CHECKPOINTS, version, shard)
         if footer is None:
             return []
@@ -196,14 +196,14 @@ class WeightsLibrary:
         return LocalWeights(reference, self._trained(reference, row), row["digest"])
 
     def _trained(self, reference: WeightsRef, row: Row) -> Path:
-        """Return where a checkpoint of this store lies on this machine, with the very bytes that its training wrote.
+        """Return the local path of a checkpoint of this store, after comparing its digest with the one in its row.
 
         Raises:
-            MissingWeights: it is not there, or some of them changed.
+            MissingWeights: the files are not there, or some changed.
         """
         path = self.store.local(row["path"])
         if not self.store.is_local and _known_digest(path, _stamp(path)) != row["digest"]:
-            shutil.rmtree(path)  # a copy, which may be half of one; the store's own is what counts
+            shutil.rmtree(path)  # a local copy, perhaps incomplete; the store has the original
             path = self.store.local(row["path"])
         came = _known_digest(path, _stamp(path)) if path.exists() else ""
         if came != row["digest"]:
@@ -215,7 +215,7 @@ class WeightsLibrary:
         return path
 
     def _fetch(self, reference: WeightsRef) -> tuple[Path, str]:
-        """Return where the weights lie now, and their revision (empty where the source has none)."""
+        """Return the local path of the weights and their revision (empty where the source has none)."""
         if reference.demucs is not None:
             return self._demucs(reference, reference.demucs), ""
         if "://" in reference:
@@ -255,7 +255,7 @@ class WeightsLibrary:
             filesystem, path = fsspec.core.url_to_fs(url)
             filesystem.get(path, str(temporary), recursive=bool(filesystem.isdir(path)))
             os.replace(temporary, target)
-        except Exception as error:  # every protocol has errors of its own
+        except Exception as error:  # every protocol raises its own errors
             raise WeightsNotFetched([reference], f"{type(error).__name__}: {error}") from error
         return target
 
@@ -278,7 +278,7 @@ class WeightsLibrary:
                     downloaded = snapshot_download(
                         repository, revision=wanted, allow_patterns=AUDIOCRAFT_FILES, local_files_only=self.offline
                     )
-        except Exception as error:  # the hub's client raises many kinds, one for each way of not being there
+        except Exception as error:  # the hub's client raises many kinds of errors for what is not there
             raise WeightsNotFetched([reference], _why_of_hub(error, repository, self.offline)) from error
         snapshot = Path(downloaded).parents[len(parts) - 3] if file else Path(downloaded)
         return Path(downloaded), snapshot.name
@@ -288,7 +288,12 @@ class WeightsLibrary:
         return rows[0] if rows else None
 
     def _hold(self, reference: str, path: Path, revision: str) -> str:
-        """Return the digest, computed where the files changed since it was recorded, and recorded on the first use."""
+        """Return the digest. It is computed only if the files changed since it was recorded, and recorded on first
+        use.
+
+        Raises:
+            MissingWeights: the digest differs from the recorded one.
+        """
         recorded, stamp = self._recorded(reference), _stamp(path)
         if recorded and recorded["stamp"] == stamp:
             return str(recorded["digest"])
@@ -312,11 +317,11 @@ HUB_ANSWERS = {
     "RemoteEntryNotFoundError": "the hub has {}, and no such file",
     "EntryNotFoundError": "the hub has {}, and no such file",
 }
-"""What the errors of the hub's client mean, by their classes."""
+"""What the errors of the hub's client mean, by class name."""
 
 
 def _why_of_hub(error: Exception, repository: str, offline: bool) -> str:
-    """Return what kept a repository from being fetched, in words."""
+    """Return what kept a repository from being fetched, as a sentence."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     name = type(error).__name__
@@ -328,13 +333,13 @@ def _why_of_hub(error: Exception, repository: str, offline: bool) -> str:
 
 
 def folder_digest(path: Path) -> str:
-    """SHA-256 over the names and contents of a file or of a folder's files."""
+    """Return the SHA-256 over the names and contents of a file or of a folder's files."""
     return _digest(path)[0]
 
 
 @cache
 def _known_digest(path: Path, stamp: str) -> str:
-    """Return the digest of a file or folder in the state that has this stamp: read once in a process."""
+    """Return the digest of a file or folder whose stamp is `stamp`. It is computed once for each process and stamp."""
     return _digest(path)[0]
 
 
@@ -345,7 +350,7 @@ def _members(path: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> str:
-    """Changes whenever a file's name, size or time does; cheap, where a digest reads gigabytes."""
+    """Return a hash that changes whenever a file's name, size or time does: cheap, where a digest reads gigabytes."""
     facts = []
     for file in _members(path):
         status = file.stat()

@@ -1,7 +1,7 @@
 """Every table of the store: its columns, its key, and which of its versions its view shows.
 
-A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most hold what was made; those of `records`
-hold what happened.
+A table lies at `<store>/<table>/version=<fingerprint>/shard=<n>.parquet`. Most tables hold data that stages made; those
+in `schemas.tables.records` log what happened.
 """
 
 from schemas.tables.catalog import CLIPS, GENERATIONS, REPORTS, REQUESTS, VERDICTS, WATERMARKS
@@ -33,11 +33,11 @@ TABLES: dict[str, Table] = {
     )
 }
 BESIDE = (WITHHELD, PRINTS, REJECTS, REMARKS)
-"""Tables that a stage writes beside its own, under the same version, and that no publication speaks of."""
+"""Tables that a stage writes beside its main ones, under the same version. No publication lists them."""
 PUBLISHED: dict[str, Table] = {
     name: table for name, table in TABLES.items() if not table.accumulates and table not in BESIDE
 }
-"""The tables whose views show what was published last: rows that stages derive."""
+"""Tables of derived rows, whose views show what was published last."""
 
 __all__ = [
     "BESIDE",

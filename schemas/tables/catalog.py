@@ -7,7 +7,7 @@ import pyarrow as pa
 from schemas.tables.table import TEXT, TEXTS, VECTOR, FileColumns, Row, Table, columns
 
 USED_ADAPTER = pa.struct([("name", TEXT), ("strength", pa.float64()), ("reference", TEXT), ("digest", TEXT)])
-"""An adapter that is added to the model: as the line names it, how strongly, where it lies, and of which content."""
+"""An adapter that is added to the model: its name in the requests file, its strength, its address and its digest."""
 REQUESTS = Table(
     "requests",
     "one clip to make",
@@ -85,7 +85,7 @@ TRY = pa.struct(
         *(("chord_accuracy", pa.float64()), ("chroma_similarity", pa.float64())),
     ]
 )
-"""A try of a take: its seed, whether it passed, what speaks against it, and what it was judged by."""
+"""One try of a take: its seed, whether it passed, the reasons why not, and the measures that it was judged by."""
 VERDICTS = Table(
     "verdicts",
     "a take at the gate: the try of it that passed, or that least speaks against, with all of its tries",
@@ -133,7 +133,7 @@ CLIPS = Table(
 HEARD_MARK = pa.struct(
     [("form", TEXT), ("score", pa.float64()), ("bits_right", pa.int32()), ("found", pa.bool_())],
 )
-"""What a watermark's detector hears of a clip in one form: the share of samples that it takes for marked, how many bits
+"""What a watermark's detector finds in one form of a clip: the share of samples that it takes for marked, how many bits
 of the message are right, and whether the clip counts as marked."""
 WATERMARKS = Table(
     "watermarks",
@@ -161,18 +161,18 @@ REPORTS = Table(
 
 
 def passed_gate(clip: Row) -> bool:
-    """Return whether the gate had nothing against a row of `clips`. One of a release before the gate has no reasons at
-    all, which counts as none."""
+    """Return whether a row of `clips` has no reasons from the gate. A row that was written before there was a gate has
+    None as its reasons, which counts as no reasons."""
     return not clip["reasons"]
 
 
 HELD_BY_GATE = "len(reasons) > 0"
-"""The same in SQL, of those that did not pass."""
+"""SQL condition for the opposite of `passed_gate`."""
 
 
 def clips_shown(clips: Iterable[Row], originality: Iterable[Row]) -> list[Row]:
-    """Return the rows of `clips` that the view of that name shows: neither the gate nor `originality` has anything
-    against them. Of a clip that was made again an earlier file's verdict says nothing."""
+    """Return the rows of `clips` that the view `clips` shows: neither the gate nor `originality` objects to them. A
+    verdict of `originality` counts only for the file with its digest, not for a clip that was made again since."""
     too_near = {(row["request_id"], row["take"], row["sha256"]) for row in originality if row["too_near"]}
     return [
         row for row in clips if passed_gate(row) and (row["request_id"], row["take"], row["sha256"]) not in too_near

@@ -128,9 +128,8 @@ CHORD = pa.struct(
         *(("bass", pa.int8()), ("confidence", pa.float32())),
     ]
 )
-"""A chord: from when to when (seconds), its root as a pitch class (0 is C, -1 no chord), its quality in the names of
-`model.conditioning.config.CHORD_QUALITIES` ("N" for no chord), the pitch class of its bass, and how sure it is (0 to
-1)."""
+"""A chord: start and end (seconds), root as a pitch class (0 is C, -1 no chord), quality as named in
+`model.conditioning.config.CHORD_QUALITIES` ("N" for no chord), pitch class of the bass, and confidence (0 to 1)."""
 HARMONY = Table(
     "harmony",
     "the chords of a track, one after another, and its key",

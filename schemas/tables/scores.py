@@ -17,7 +17,7 @@ _SCORED = {
     **{"drums_asked": pa.bool_(), "drums": pa.bool_(), "drums_correct": pa.bool_()},
     **{"instruments_asked": TEXTS, "instruments": TEXTS, "instrument_recall": pa.float64()},
 }
-"""What is measured of a sound, whether it is a clip or what clips are compared with."""
+"""What is measured of every sound, both of clips and of the sounds that they are compared with."""
 SCORES = Table(
     "scores",
     "how well a clip follows its request, and what is wrong with its sound",

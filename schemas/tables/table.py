@@ -15,17 +15,18 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class FileColumns:
-    """Columns of a table that name a file or folder of the store, and say how it must be."""
+    """Columns of a table that name a file or folder of the store and describe what it must contain."""
 
     path: str
     bytes: str | None = None
-    """The column of its size; None for a folder, which must be there."""
+    """The column with the file's size; None for a folder, which only has to exist."""
     sha256: str | None = None
-    """The column of its digest."""
+    """The column with the file's digest."""
     small: bool = False
-    """A file under one name for all versions, and soon read: that it is this version's is told by its digest."""
+    """The file has the same name in all versions and is quick to read. Its digest is compared, to see whether it is
+    this version's."""
     folder_digest: str | None = None
-    """The column of a folder's digest (`schemas.weights.folder_digest`)."""
+    """The column with the folder's digest (`schemas.weights.folder_digest`)."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,23 @@ class Table:
 
     name: str
     about: str
-    """One row is …"""
+    """What one row is, as a phrase that completes "one row is …"."""
     key: tuple[str, ...]
     schema: pa.Schema
     accumulates: bool = False
-    """Every version is part of the view (records), rather than the newest one alone (derived data)."""
+    """Whether the view shows the rows of every version (records), or only those of the newest (derived data)."""
     identity: tuple[str, ...] | None = None
-    """The columns whose values enter a shard's content digest; None: all of them. Left out: where and when."""
+    """The columns that enter a shard's content digest; None means all. Left out are places and times."""
     combined: bool = False
-    """Records whose files are put together as they grow many (`schemas.storage.records`), so that a key may stand twice
+    """Whether many files of the table are merged into one (`schemas.storage.records`). A key may then be there twice
     for a while."""
     copies: str | None = None
-    """The column that says how many rows are made from a row, by the stage that the table drives."""
+    """The column that says how many rows the stage that reads this table makes from one row."""
     locations: tuple[str, ...] = ()
-    """The columns that hold addresses of recordings, or lists of records with one each in `uri`: those inside the store
-    are written relative to it (`schemas.storage.addresses`)."""
+    """The columns that hold addresses of recordings, or lists of records with an address in the field `uri`. Addresses
+    inside the store are written relative to it (`schemas.storage.addresses`)."""
     files: tuple[FileColumns, ...] = ()
-    """The columns that name files of the store: a row whose file is gone is made again."""
+    """The columns that name files of the store. A row whose file is gone is made again."""
 
 
 def columns(**types: pa.DataType) -> pa.Schema:
@@ -59,10 +60,10 @@ def columns(**types: pa.DataType) -> pa.Schema:
 
 
 def selected(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
-    """Return the schema of some columns, in the order in which they are named first.
+    """Return the schema of the named columns, in the order in which they are first named.
 
     Args:
-        names: columns; `files.uri` is the field `uri` of a list of records, which then has those named alone.
+        names: columns; `files.uri` names the field `uri` of a list of records, which then keeps only its named fields.
     """
     fields: dict[str, list[str]] = {}
     for name in names:
@@ -72,7 +73,7 @@ def selected(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
 
 
 def _narrowed(field: pa.Field, parts: Sequence[str]) -> pa.Field:
-    """Return a column with some fields of its records, or whole where one of the names is empty."""
+    """Return a column with only the named fields of its records, or whole where one of the names is empty."""
     if "" in parts:
         return field
     records = field.type.value_type
