@@ -1,10 +1,11 @@
-"""Addresses of recordings in rows: those of files inside the store are written relative to it, and read as they are.
+"""Addresses of recordings in rows: written relative to the store where they lie in it, and read as full addresses.
 
-A store may be moved or copied, and the demo corpus lies in it. So a row says `segue-store://demo/studio/a.flac` where
-it is written, and whoever reads it through the store or its views sees the path or URL of the file where it is now.
-What lies outside the store keeps its own address.
+A store may be moved or copied, and the demo corpus lies inside it. So a written row says
+`segue-store://demo/studio/a.flac`, and whoever reads it through the store or its views gets the path or URL where the
+file is now. Addresses outside the store are not changed.
 
-Arrow's functions are imported where there are addresses to change: they take an eighth of the time of `segue sql`.
+Arrow's functions are imported only where there are addresses to change: the import takes an eighth of the time of
+`segue sql`.
 """
 
 import re
@@ -15,14 +16,18 @@ import pyarrow as pa
 from schemas.tables import Table
 
 HERE = "segue-store://"
-"""What stands for the store's folder in an address that is written."""
+"""Stands for the store's folder in a written address."""
 
 ADDRESS = "uri"
-"""The field that is the address, where a column of locations has records."""
+"""The field that holds the address, in columns of records."""
 
 
 def written_address(uri: str, prefix: str) -> str:
-    """Return an address as it is written, by what stands before a place in the store, with its slash."""
+    """Return an address as it is written.
+
+    Args:
+        prefix: what a full address inside the store begins with, up to and including the slash; empty for none.
+    """
     return f"{HERE}{uri[len(prefix) :]}" if prefix and uri.startswith(prefix) else uri
 
 
@@ -30,7 +35,7 @@ def written_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
     """Return rows as they are written, with addresses inside the store relative to it.
 
     Args:
-        prefix: what stands before a place in the store, with its slash.
+        prefix: what a full address inside the store begins with, up to and including the slash.
     """
     # A member of an archive is `tar://name::archive`, and the archive may lie in the store.
     pattern = f"^((?:.*::)?){re.escape(prefix)}"
@@ -44,10 +49,10 @@ def written_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
 
 
 def read_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
-    """Return rows as they are read, with addresses inside the store where the store is now. They may lack columns.
+    """Return rows as they are read, with full addresses of files inside the store. Rows may lack columns.
 
     Args:
-        prefix: what stands before a place in the store, with its slash.
+        prefix: what a full address inside the store begins with now, up to and including the slash.
     """
 
     def lengthen(texts: pa.Array) -> pa.Array:
@@ -59,7 +64,8 @@ def read_addresses(table: Table, rows: pa.Table, prefix: str) -> pa.Table:
 
 
 def _with_addresses(table: Table, rows: pa.Table, sign: str, change: Callable[[pa.Array], pa.Array]) -> pa.Table:
-    """Change the addresses in rows, in columns where one holds `sign`: most tables have none."""
+    """Return rows with their addresses changed by `change`, in the columns where any address contains `sign`. Most
+    tables have no such column."""
     for name in table.locations:
         number = rows.schema.get_field_index(name)
         if number < 0 or not _holds(rows.column(name), sign):
@@ -71,18 +77,18 @@ def _with_addresses(table: Table, rows: pa.Table, sign: str, change: Callable[[p
 
 
 def _holds(values: pa.ChunkedArray, sign: str) -> bool:
-    """Tell whether an address in a column holds a text."""
+    """Return whether any address in a column contains `sign`."""
     import pyarrow.compute as pc
 
     if pa.types.is_list(values.type):
-        if values.type.value_type.get_field_index(ADDRESS) < 0:  # of the records' fields others were read
+        if values.type.value_type.get_field_index(ADDRESS) < 0:  # only other fields of the records were read
             return False
         values = pc.struct_field(pc.list_flatten(values), ADDRESS)
     return bool(pc.any(pc.match_substring(values, sign)).as_py())
 
 
 def _changed(values: pa.Array, change: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """Return a column of addresses, or of lists of records with one each, with every address changed."""
+    """Return a column of addresses, or of lists of records with an address each, with every address changed."""
     kind = values.type
     if pa.types.is_list(kind):
         import pyarrow.compute as pc

@@ -1,4 +1,4 @@
-"""Catalogs: what the views showed one after the other. What a run published is one, however many stages it had."""
+"""Catalogs: the states that the views showed one after another. All publications of a run are one catalog."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ class Catalog:
     """The publications of one run, or one change by hand."""
 
     sequence: int
-    """The number of the last of its publications: what `segue rollback` takes."""
+    """The number of its last publication, which `segue rollback` takes."""
     action: Action
     created_at: datetime
     run_id: str | None
     rows: Mapping[str, int]
-    """The rows of each table that it published, by the table's name."""
+    """How many rows it published of each table, by the table's name."""
     is_shown: bool
-    """The views show it now, of those tables that it published."""
+    """Whether the views show it now, for the tables that it published."""
 
 
 def catalogs(publications: Publications) -> Iterator[Catalog]:
-    """Yield the catalogs of a store, the newest first."""
+    """Yield the catalogs of a store, newest first."""
     latest = publications.latest()
     newest_shown = max(latest.shown.values(), default=0) if latest else 0
     group: list[Publication] = []
@@ -38,10 +38,10 @@ def catalogs(publications: Publications) -> Iterator[Catalog]:
 
 
 def catalog_before(publications: Publications) -> int:
-    """Return the number of the publication after which the views showed the catalog before the one that they show now.
+    """Return the number of the last publication of the catalog before the one that the views show now.
 
     Raises:
-        ValueError: there is none before it.
+        ValueError: there is no earlier catalog.
     """
     latest = publications.latest()
     shown = dict(latest.shown) if latest else {}

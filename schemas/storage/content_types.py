@@ -1,5 +1,7 @@
-"""Content types of the files that people open, told to the object stores that keep one: without it a browser that is
-sent to the page or to a clip downloads it."""
+"""Content types of the files that people open, for object stores that keep one.
+
+Without a content type, a browser that is sent to the page or to a clip downloads the file instead of showing it.
+"""
 
 import posixpath
 from collections.abc import Mapping
@@ -24,24 +26,24 @@ CONTENT_TYPES: Mapping[str, str] = {
     ".opus": "audio/ogg",
     ".m4a": "audio/mp4",
 }
-"""By the end of a file's name (RFC 9110, 8.3; RFC 9639 for FLAC, RFC 5334 for Ogg). Python's own table depends on the
-machine."""
+"""Content types by file extension (RFC 9110, 8.3; RFC 9639 for FLAC, RFC 5334 for Ogg). Python's own table depends on
+the machine."""
 
 ARGUMENTS: Mapping[str, str] = {"s3": "ContentType", "s3a": "ContentType", "gs": "content_type", "gcs": "content_type"}
-"""What the clients of object stores call it, by protocol; others are not told."""
+"""The argument of each object store's client that takes a content type, by protocol. Other protocols have none."""
 
 
 def content_type(path: str) -> str | None:
-    """Return the content type of a file by the end of its name; None where it is not known."""
+    """Return the content type of a file by its extension; None where it is not known."""
     return CONTENT_TYPES.get(posixpath.splitext(path)[1].lower())
 
 
 def content_type_arguments(protocols: str | tuple[str, ...], path: str) -> dict[str, str]:
-    """Return what a filesystem's `pipe_file` is to be told of a file's content type; nothing where it is not known, or
-    the filesystem keeps none.
+    """Return the arguments that give a filesystem's `pipe_file` the content type of a file. Empty where the type is not
+    known or the filesystem keeps none.
 
     Args:
-        protocols: as fsspec names those of the filesystem.
+        protocols: the filesystem's protocols, as fsspec names them.
     """
     known = content_type(path)
     names = (protocols,) if isinstance(protocols, str) else protocols

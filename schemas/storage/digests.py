@@ -1,11 +1,12 @@
-"""Digests of rows that add up: of each column the sum, over its rows, of a hash of the row's key and value.
+"""Digests of rows that add up: for each column, the sum over all rows of a hash of the row's key and value.
 
-A sum knows no order, so the digests of shards add up to that of the table whatever row lies in which shard, and what
-reads only some columns has a digest of those alone. Both halves of a hash of 128 bits are summed modulo 2^64
-(Bellare and Micciancio, EUROCRYPT '97: AdHash).
+A sum does not depend on order. So the digests of shards add up to that of the table, however the rows are spread over
+shards, and a reader of some columns can have a digest of only those. Both halves of a 128-bit hash are summed modulo
+2^64 (Bellare and Micciancio, EUROCRYPT '97: AdHash).
 
-Arrow's buffers may hold anything under a null and any slice of a larger buffer, so values are hashed, not buffers. What
-is long, lists of numbers, is hashed by SHA-256 row by row; texts and single numbers, all rows and columns at once.
+Values are hashed, not buffers: an Arrow buffer may hold any bytes under a null, and an array may be a slice of a larger
+buffer. Lists of numbers, which are long, are hashed by SHA-256, row by row. Texts and single numbers are hashed for all
+rows and columns at once.
 """
 
 import hashlib
@@ -19,19 +20,19 @@ import pyarrow as pa
 from schemas.tables import Table
 
 Hashes = npt.NDArray[np.uint64]
-"""[…, 2], a hash of 128 bits for each value."""
+"""[…, 2], a 128-bit hash of each value."""
 
 Integers = npt.NDArray[np.int64]
 
 SEEDS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], dtype=np.uint64)
-"""What makes the two halves of a hash different: 2^64 over the golden ratio, and a prime of xxHash."""
+"""Constants that make the two halves of a hash different: 2^64 over the golden ratio, and a prime of xxHash."""
 
 NULL = np.array([0x6C6C756E6C6C756E, 0x6E756C6C6E756C6C], dtype=np.uint64)
-"""The hash of what is not there."""
+"""The hash of a null."""
 
 
 def column_digests(table: Table, rows: pa.Table) -> dict[str, str]:
-    """Return the digest of each of the table's identity columns, 32 hexadecimal digits."""
+    """Return the digest of each of the table's identity columns, as 32 hexadecimal digits."""
     names = table.identity or tuple(table.schema.names)
     columns = {name: _one_array(rows.column(name)) for name in dict.fromkeys((*table.key, *names))}
     texts = [name for name, values in columns.items() if pa.types.is_string(values.type)]
@@ -44,7 +45,7 @@ def column_digests(table: Table, rows: pa.Table) -> dict[str, str]:
 
 
 def add_digests(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    """Return the digests of the rows of all parts together, by column."""
+    """Return the digests, by column, of the rows of all parts together."""
     digests: dict[str, list[str]] = {}
     for part in parts:
         for name, digest in part.items():
@@ -54,7 +55,7 @@ def add_digests(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 
 def digest_of_columns(digests: Mapping[str, str]) -> str:
-    """Return one digest of the digests of columns."""
+    """Return one digest, 16 hexadecimal digits, of the digests of columns."""
     return hashlib.sha256("".join(f"{name}={digests[name]};" for name in sorted(digests)).encode()).hexdigest()[:16]
 
 
@@ -63,7 +64,7 @@ def _encode(value: Hashes) -> str:
 
 
 def _scrambled(values: Hashes) -> Hashes:
-    """Return 64 bits from 64, each of which depends on all (SplitMix64: Steele, Lea and Flood, OOPSLA 2014)."""
+    """Return 64 bits that each depend on all 64 bits of the value (SplitMix64: Steele, Lea and Flood, OOPSLA 2014)."""
     values = values ^ (values >> np.uint64(30))
     values *= np.uint64(0xBF58476D1CE4E5B9)
     values ^= values >> np.uint64(27)
@@ -73,14 +74,19 @@ def _scrambled(values: Hashes) -> Hashes:
 
 
 def _mixed(first: Hashes, *others: Hashes) -> Hashes:
-    """Return one hash from several, in their order."""
+    """Return one hash from several; their order matters."""
     for other in others:
         first = _scrambled(_scrambled(first + SEEDS) + other)
     return first
 
 
 def _combined(hashes: Hashes, lengths: Integers) -> Hashes:
-    """Return the hash [lists, 2] of each list of so many of the hashes [items, 2], one list after another."""
+    """Return the hash [lists, 2] of each list, from the hashes [items, 2] of the items of all lists, one list after
+    another.
+
+    Args:
+        lengths: how many items each list has.
+    """
     bounds = _bounds(lengths)
     positions = np.arange(len(hashes)) - np.repeat(bounds[:-1], lengths)
     placed = _scrambled(positions.astype(np.uint64)[:, None] * SEEDS + hashes)
@@ -89,7 +95,7 @@ def _combined(hashes: Hashes, lengths: Integers) -> Hashes:
 
 
 def _text_hashes(columns: list[pa.Array]) -> Iterator[Hashes]:
-    """Yield the hashes [rows, 2] of each of some columns of text of one length; equal texts are hashed once."""
+    """Yield the hashes [rows, 2] of each of some text columns of equal length. Equal texts are hashed once."""
     if not columns:
         return
     encoded = pa.concat_arrays(columns).dictionary_encode()
@@ -99,11 +105,11 @@ def _text_hashes(columns: list[pa.Array]) -> Iterator[Hashes]:
 
 
 def _hashes_of_texts(texts: pa.Array) -> Hashes:
-    """Return the hashes [texts, 2] of texts, an array of its own without nulls."""
+    """Return the hashes [texts, 2] of an array of texts that is no slice and has no nulls."""
     _, starts, data = texts.buffers()
     bounds = np.frombuffer(starts, np.int32)[: len(texts) + 1].astype(np.int64)
     lengths = np.diff(bounds)
-    # Every text on words of its own, the last one filled with zeros.
+    # Each text starts on a new 8-byte word; its last word is filled with zeros.
     counts = -(-lengths // 8)
     words = np.zeros(int(counts.sum()), np.dtype("<u8"))
     if len(words):
@@ -145,15 +151,18 @@ def _hashes(values: pa.Array) -> Hashes:
 
 
 def _holds_numbers(kind: pa.DataType) -> bool:
-    """Tell whether a type of lists has numbers inside, at whatever depth."""
+    """Return whether the items of a list type are numbers, at whatever depth of nesting."""
     inner = kind.value_type
     return _holds_numbers(inner) if pa.types.is_list(inner) else bool(pa.types.is_primitive(inner))
 
 
 def _pieces(values: pa.Array, bounds: Integers) -> Iterator[tuple[npt.NDArray[Any], Integers]]:
-    """Yield what lists of numbers consist of, level by level, each with where every row's part begins and ends.
+    """Yield the arrays that lists of numbers consist of, level by level, each with the bounds of every row's part.
 
-    Which values are null is said only for rows that have such, so that a row is the same beside any others.
+    Null flags are yielded only for rows that have nulls, so that a row's hash does not depend on the rows beside it.
+
+    Args:
+        bounds: where each row's part of `values` begins, and where the last one ends.
     """
     counts = np.zeros(len(bounds) - 1, np.int64)
     if values.null_count:
@@ -170,7 +179,7 @@ def _pieces(values: pa.Array, bounds: Integers) -> Iterator[tuple[npt.NDArray[An
 
 
 def _bits(values: pa.Array) -> npt.NDArray[Any]:
-    """Return numbers as whole numbers of their own width, zero for a null."""
+    """Return numbers as unsigned integers of the same width, with zero for a null."""
     if pa.types.is_timestamp(values.type):
         values = values.cast(pa.int64())
     if pa.types.is_boolean(values.type):
@@ -182,7 +191,7 @@ def _bits(values: pa.Array) -> npt.NDArray[Any]:
 
 
 def _bounds(lengths: npt.NDArray[Any]) -> Integers:
-    """Return where each of some stretches begins that lie side by side, and where the last one ends."""
+    """Return where each of some adjacent stretches of these lengths begins, and where the last one ends."""
     bounds: Integers = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return bounds
 

@@ -1,10 +1,10 @@
 """Files under one fsspec URL: each is there whole or not at all, whatever ends the run that writes it.
 
-On a local disk a file is written under a temporary name that no `*.parquet` glob matches, synced and renamed; on an
-object store it is one PUT. What is not found is believed to be absent only where its folder does not list it.
+On a local disk, a file is written under a temporary name that no `*.parquet` glob matches, synced and renamed. On an
+object store, it is one PUT. A file that is not found counts as absent only if its folder does not list it either.
 
-A store of files has an identity of its own, in a small file at its root. Before anything is written it is seen to be
-there, so that a disk that went away is an error rather than a second store under its mount point.
+A store has an identity, kept in a small file at its root. It is checked before every write, so that a disk that went
+away is an error and not a second store under its mount point.
 """
 
 import errno
@@ -29,10 +29,11 @@ IDENTITY = "segue-store.json"
 """The file at a store's root that says which store it is."""
 
 BUCKET_SECONDS = 60.0
-"""A bucket is not unmounted, so it is looked at so often and not before every write, each look being a request."""
+"""Seconds between two checks of a store's identity in a bucket. A bucket cannot be unmounted, and each check is a
+request, so it is not checked before every write."""
 
 STALE_SECONDS = 3600.0
-"""Age after which a temporary file is the remains of a killed run, rather than another run's work."""
+"""Age in seconds after which a temporary file counts as left by a killed run, rather than as another run's work."""
 
 
 class StoreGone(OSError):
@@ -40,7 +41,7 @@ class StoreGone(OSError):
 
 
 class NotTaken(OSError):
-    """A remote store did not take something, for the reason that is the cause; the message says what became of it."""
+    """A remote store did not accept a write. The error's cause says why, the message what happened to the work."""
 
 
 class FileStore:
@@ -64,7 +65,8 @@ class FileStore:
         self._seen_at = -math.inf
 
     def check_writable(self) -> None:
-        """Write a file and remove it again: hours of work are not to end with the first shard that cannot be kept.
+        """Write a file and remove it again, so that a store that cannot be written fails before hours of work, not
+        after.
 
         Raises:
             ValueError: the store cannot be written; the message says why.
@@ -72,15 +74,15 @@ class FileStore:
         try:
             self._write_probe()
         except OSError as error:
-            reason = error.strerror or error  # without the name of the file that was tried, which nobody knows
+            reason = error.strerror or error  # without the name of the probe file, which means nothing to a user
             raise ValueError(f"expected a store that can be written, got {self.url}: {reason}") from error
 
     def check_taking(self) -> None:
-        """See, before work whose result it is to keep, that a remote store takes files: what it does not take would be
-        computed again at each try. A local store is not asked, for its disk says so at once.
+        """Check that a remote store accepts files before computing what it is to keep. Otherwise each retry would
+        compute the same again. A local store is not checked, since its disk reports errors at once.
 
         Raises:
-            NotTaken: it takes none.
+            NotTaken: the store accepts no files.
         """
         if self.is_local:
             return
@@ -101,10 +103,10 @@ class FileStore:
         self.remove(probe)
 
     def check_bucket(self) -> None:
-        """See that a store on an object store has its bucket: what nobody made would look like an empty store.
+        """Check that the bucket of a store on an object store exists. A missing bucket would look like an empty store.
 
         Raises:
-            ValueError: it has none.
+            ValueError: there is no such bucket.
         """
         protocols = self.filesystem.protocol
         names = {protocols} if isinstance(protocols, str) else set(protocols)
@@ -115,10 +117,10 @@ class FileStore:
     # -- identity -------------------------------------------------------------------------------------------------
 
     def require(self) -> None:
-        """See that the store is the one that this object began with; one that has no identity yet gets one.
+        """Check that the store is the one that this object began with. A store without an identity gets one.
 
         Raises:
-            StoreGone: it is not there any more, or another one is.
+            StoreGone: the store is no longer there, or another one is in its place.
         """
         if not self.is_local and time.monotonic() - self._seen_at < BUCKET_SECONDS:
             return
@@ -126,7 +128,7 @@ class FileStore:
         if identity is None and self._identity is None:
             new = uuid.uuid4().hex
             is_new = self.write_new(IDENTITY, json.dumps({"store_id": new}).encode())
-            identity = new if is_new else self._read_identity()  # where not, a run beside this one was faster
+            identity = new if is_new else self._read_identity()  # if not new, another run wrote one first
         if identity is None or self._identity not in (None, identity):
             state = "another store" if identity else "nothing"
             raise StoreGone(
@@ -137,7 +139,7 @@ class FileStore:
 
     @property
     def identity(self) -> str:
-        """The store's own name, by which it is known wherever it lies; empty where it has none yet."""
+        """The store's id, which stays the same wherever the store lies; empty where it has none yet."""
         return self._read_identity() or ""
 
     def _read_identity(self) -> str | None:
@@ -152,7 +154,8 @@ class FileStore:
     # -- files ----------------------------------------------------------------------------------------------------
 
     def location(self, relative: str = "") -> str:
-        """Return what a person calls a place inside the store, or the store: a path where it is local, else a URL."""
+        """Return a place inside the store, or the store itself, as shown to people: a path if it is local, else a
+        URL."""
         if self.is_local:
             return self.path(relative) if relative else self.root
         return f"{self.url}/{relative}" if relative else self.url
@@ -172,12 +175,12 @@ class FileStore:
         """Return whether a file or folder is there.
 
         Raises:
-            OSError: the disk or the network failed, which is no answer.
+            OSError: the disk or the network failed, so this is not known.
         """
         return self.size(relative) is not None
 
     def size(self, relative: str) -> int | None:
-        """Return the bytes of a file (of a folder, 0); None if it is not there."""
+        """Return the bytes of a file (0 for a folder); None if it is not there."""
         path = self.path(relative)
         self.filesystem.invalidate_cache(path)
         try:
@@ -187,39 +190,39 @@ class FileStore:
             return None
 
     def files(self, folder: str) -> list[str]:
-        """Return the names of the files right under `folder`, sorted; none if it is not there. Never from a cache."""
+        """Return the names of the files directly in `folder`, sorted; empty if it is not there. Never from a cache."""
         return sorted(name for name, (kind, _) in self._entries(folder).items() if kind == "file")
 
     def folders(self, folder: str) -> list[str]:
-        """Return the names of the folders right under `folder`, sorted; none if it is not there."""
+        """Return the names of the folders directly in `folder`, sorted; empty if it is not there."""
         return sorted(name for name, (kind, _) in self._entries(folder).items() if kind == "directory")
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Return the names of the files right under `folder` with their bytes; none if it is not there."""
+        """Return the sizes in bytes of the files directly in `folder`, by name; empty if it is not there."""
         return {name: size for name, (kind, size) in self._entries(folder).items() if kind == "file"}
 
     def _entries(self, folder: str) -> dict[str, tuple[str, int]]:
-        """Return the kind and size of what lies right under a folder, by name; nothing if the folder is not there.
+        """Return the kind and size of each entry directly in a folder, by name; empty if the folder is not there.
 
         Raises:
             StoreGone: nothing is there because the store is gone.
-            OSError: the folder around lists it, and it is not found.
+            OSError: the parent folder lists it, but it is not found.
         """
         named = self._listing(folder, detail=True)
         return {name: (entry["type"], int(entry["size"] or 0)) for name, entry in named.items()}
 
     def _listing(self, folder: str, detail: bool) -> dict[str, Any]:
-        """Return what the filesystem says of what lies right under a folder, by name.
+        """Return the filesystem's entries directly in a folder, by name; empty if the folder is not there.
 
         Args:
-            detail: else it is not asked for more than names, which on a local disk takes a look at each file.
+            detail: whether to ask for more than names, which on a local disk takes a look at each file.
 
         Raises:
             StoreGone: nothing is there because the store is gone.
-            OSError: the folder around lists it, and it is not found.
+            OSError: the parent folder lists it, but it is not found.
         """
         path = self.path(folder) if folder else self.root
-        for _ in range(2):  # it may come to be between the two looks
+        for _ in range(2):  # the folder may be created between the two looks
             self.filesystem.invalidate_cache(path)
             try:
                 entries = self.filesystem.ls(path, detail=detail)
@@ -234,22 +237,22 @@ class FileStore:
         raise _not_found_but_listed(path)
 
     def _is_listed(self, relative: str) -> bool:
-        """Return whether the folder around a place lists it."""
+        """Return whether the parent folder of a place lists it."""
         folder, _, name = relative.rpartition("/")
         return name in self._listing(folder, detail=False)
 
     def _confirm_absent(self, relative: str) -> None:
-        """See that what was not found is not there, by its folder: a filesystem in trouble says "not found" as well,
-        and to take that for "no rows" would double or drop them.
+        """Check with its folder's listing that what was not found is absent. A failing filesystem also answers "not
+        found", and taking that for "no rows" would duplicate or drop them.
 
         Raises:
-            OSError: it is listed; or the store itself is gone.
+            OSError: it is listed, or the store itself is gone.
         """
         if self._is_listed(relative):
             raise _not_found_but_listed(self.path(relative))
 
     def read_bytes(self, relative: str) -> bytes:
-        """Return what a file holds; raise FileNotFoundError where there is none."""
+        """Return the contents of a file; raise FileNotFoundError if there is none."""
         return bytes(self.filesystem.cat_file(self.path(relative)))
 
     def write_bytes(self, relative: str, data: bytes) -> None:
@@ -266,7 +269,7 @@ class FileStore:
             self.filesystem.pipe_file(path, data, **content_type_arguments(self.filesystem.protocol, path))
 
     def write_new(self, relative: str, data: bytes) -> bool:
-        """Write a file where none is, whole or not at all; return False, having written nothing, where one is."""
+        """Write a file, whole or not at all, if there is none. Return False, without writing, if there is one."""
         path = self.path(relative)
         if self.is_local:
             return create_file(path, data)
@@ -277,7 +280,7 @@ class FileStore:
         return True
 
     def remove(self, relative: str) -> None:
-        """Remove a file or a folder, if it is there; on a local disk it does not come back after a power cut."""
+        """Remove a file or a folder, if it is there. On a local disk it does not reappear after a power cut."""
         self.require()
         path = self.path(relative)
         try:
@@ -289,10 +292,10 @@ class FileStore:
                 sync(os.path.dirname(path))
 
     def move(self, source: str, target: str, keep: str | None = None) -> None:
-        """Put a file in the place of another, in one step for whoever reads `target`.
+        """Move a file over another; for readers of `target` this is one step.
 
         Args:
-            keep: where the file that is replaced stays; None lets it go.
+            keep: where to keep the file that is replaced; None discards it.
         """
         self.require()
         old, new = self.path(target), self.path(source)
@@ -308,9 +311,9 @@ class FileStore:
 
     @contextmanager
     def new_folder(self, relative: str) -> Iterator[Path]:
-        """Yield a local folder to fill; when the block ends without an error it stands, whole, at `relative`.
+        """Yield a local folder to fill. If the block ends without an error, the folder appears, whole, at `relative`.
 
-        On an object store its files are uploaded one by one, so a row that names the folder must be written after it.
+        On an object store its files are uploaded one by one, so write a row that names the folder only after this.
         """
         target = self.path(relative)
         self.require()
@@ -329,7 +332,7 @@ class FileStore:
                     self.filesystem.pipe_file(uploaded, file.read_bytes(), **content_type)
 
     def local(self, relative: str) -> Path:
-        """Return a local path to a file or folder of the store: on a local disk itself, else a copy in a cache."""
+        """Return a local path to a file or folder of the store: the file itself on a local disk, else a cached copy."""
         path = self.path(relative)
         if self.is_local:
             return Path(path)
@@ -341,7 +344,7 @@ class FileStore:
                 self.filesystem.get(path, str(temporary), recursive=bool(self.filesystem.isdir(path)))
                 os.rename(temporary, target)
             except OSError:
-                if not target.exists():  # else a run beside this one was faster
+                if not target.exists():  # else another run was faster
                     raise
             finally:
                 if temporary.exists():
@@ -349,7 +352,7 @@ class FileStore:
         return target
 
     def sweep(self, folder: str) -> None:
-        """Remove the temporary files that killed runs left right under `folder`, once they are an hour old."""
+        """Remove temporary files directly in `folder` that killed runs left, once they are an hour old."""
         path = self.path(folder) if folder else self.root
         if not self.is_local or not os.path.isdir(path):
             return
@@ -359,10 +362,11 @@ class FileStore:
 
 
 def _not_found_but_listed(path: str) -> OSError:
-    """Return the error of a filesystem that lists what it then does not find."""
+    """Return the error for a place that is listed but not found."""
     return OSError(errno.ESTALE, "expected what its folder lists, got an answer that it is not there; try again", path)
 
 
 def cache_folder() -> Path:
-    """Return where copies of remote files lie here (`$XDG_CACHE_HOME/segue`, by default `~/.cache/segue`)."""
+    """Return where copies of remote files are kept on this machine (`$XDG_CACHE_HOME/segue`, by default
+    `~/.cache/segue`)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segue"

@@ -1,8 +1,8 @@
-"""Leases: of two runs that would make the same thing in one store, the second waits for the first.
+"""Leases: if two runs would make the same thing in one store, the second waits for the first.
 
-A lease is a numbered file that its holder rewrites every few seconds. The highest number holds. Who finds that it has
-not changed for a while, by its own clock, or that the process behind it is gone, writes the next number, which a store
-gives to one alone; so no clocks are compared and nothing is locked for ever.
+A lease is a numbered file that its holder rewrites every few seconds. The file with the highest number is in force. A
+waiting run that sees no change for a while, by its own clock, or finds that the holder's process is gone, writes the
+next number; a store lets only one run create it. So no clocks are compared, and nothing is locked for ever.
 """
 
 import json
@@ -22,28 +22,28 @@ from schemas.storage.holdings import age_of
 from schemas.storage.store import Store
 
 BEAT_SECONDS = 10.0
-"""Between two signs of life."""
+"""Seconds between two signs of life of a holder."""
 
 SILENT_SECONDS = 60.0
-"""A holder that gave no sign for so long is taken for dead."""
+"""Seconds without a sign of life after which a holder is taken for dead."""
 
 LOOK_SECONDS = 1.0
-"""Between two looks of who waits."""
+"""Seconds between two looks at a lease that is waited for."""
 
 
 class LeaseLost(OSError):
-    """Another run took this one for dead and makes the same thing now."""
+    """Another run took this one for dead and now makes the same thing."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease."""
+    """The process that holds a lease."""
 
     run_id: str
     host: str
     pid: int
     started: str
-    """Tells the process from a later one with its number."""
+    """The process's start time, in the system's own terms; tells it from a later process with the same number."""
     beat: int = 0
 
     def __str__(self) -> str:
@@ -52,19 +52,19 @@ class Holder:
         return f"run {self.run_id} (process {self.pid} on {self.host.partition('/')[0]}{since})"
 
     def _began(self) -> datetime | None:
-        """Return when the run began, which its id says."""
+        """Return when the run began, which its id says; None for an id of another form."""
         try:
             return datetime.strptime(self.run_id.partition("-")[0], "%Y%m%dT%H%M%S")
         except ValueError:  # an id that a test or another program chose
             return None
 
     def is_dead(self) -> bool:
-        """Return whether the process is known to be gone: of another machine nothing is known."""
+        """Return whether the process is known to be gone. For a process on another machine this is never known."""
         return self.host == _host() and _start_of(self.pid) != self.started
 
 
 class Lease:
-    """A lease that is held; it gives signs of life until it is released."""
+    """A lease that this process holds. A thread gives signs of life until it is released."""
 
     def __init__(self, store: Store, name: str, number: int, holder: Holder) -> None:
         self._store, self._folder, self._number, self._holder = store, _folder(name), number, holder
@@ -73,10 +73,10 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """See that the lease is still this run's: called before what it guards becomes visible.
+        """Check that the lease is still this run's. Call this before what it guards becomes visible.
 
         Raises:
-            LeaseLost: it is not.
+            LeaseLost: another run has it now.
         """
         if self._lost or _numbers(self._store, self._folder)[-1:] != [self._number]:
             raise LeaseLost(
@@ -86,17 +86,17 @@ class Lease:
             )
 
     def release(self) -> None:
-        """Let the next run have it."""
+        """Give up the lease, so that the next run can take it."""
         self._released.set()
         self._thread.join()
-        with suppress(OSError):  # whoever comes next will find it silent
+        with suppress(OSError):  # if the file stays, the next run finds it silent
             self._store.remove(f"{self._folder}/{self._number}")
 
     def _keep(self) -> None:
         beat = 0
         while not self._released.wait(BEAT_SECONDS):
             beat += 1
-            with suppress(OSError):  # a sign that does not arrive is one of several
+            with suppress(OSError):  # a single sign of life may get lost
                 if _numbers(self._store, self._folder)[-1:] != [self._number]:
                     self._lost = True
                     return
@@ -107,11 +107,12 @@ class Lease:
 def hold_lease(
     store: Store, name: str, run_id: str, on_wait: Callable[[Holder], None], check_stopped: Callable[[], None]
 ) -> Iterator[tuple[Lease, bool]]:
-    """Hold the lease `name` for a block, once no other run does; yield it, and whether it had to be waited for.
+    """Hold the lease `name` for a block, after waiting until no other run holds it. Yield the lease, and whether this
+    run had to wait.
 
     Args:
-        on_wait: told once whom this run waits for.
-        check_stopped: called while waiting; what it raises ends the wait.
+        on_wait: called once with the holder that this run waits for.
+        check_stopped: called while waiting; an exception that it raises ends the wait.
     """
     holder, waited = Holder(run_id, _host(), os.getpid(), _start_of(os.getpid())), False
     seen, since = "", time.monotonic()
@@ -120,7 +121,7 @@ def hold_lease(
         current, content = _read(store, name, numbers[-1]) if numbers else (None, "")
         if content != seen:
             seen, since = content, time.monotonic()
-        if current == holder:  # it was given, and the answer was lost on its way
+        if current == holder:  # an earlier try created the file, but the store's answer was lost
             number = numbers.pop()
             break
         silent = time.monotonic() - since > SILENT_SECONDS
@@ -156,7 +157,8 @@ def _encode(holder: Holder, beat: int) -> bytes:
 
 
 def _read(store: Store, name: str, number: int) -> tuple[Holder | None, str]:
-    """Return who holds a lease, and the text of its file; nobody where it was released meanwhile or is no lease."""
+    """Return the holder in a lease's file, and the file's text; None and an empty text if the lease was released
+    meanwhile or its file is no lease."""
     try:
         content = store.read_bytes(f"{_folder(name)}/{number}").decode()
         return Holder(**json.loads(content)), content
@@ -168,13 +170,15 @@ def _read(store: Store, name: str, number: int) -> tuple[Holder | None, str]:
 
 @cache
 def _host() -> str:
-    """Return a name of this machine that another one with the same name, or this one after a restart, does not have."""
+    """Return a name for this machine that differs from that of another machine with the same host name, and changes
+    when this one restarts."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()}/{boot.read_text().strip()[:8] if boot.exists() else ''}"
 
 
 def _start_of(pid: int) -> str:
-    """Return when a process began, in the system's own terms; empty where there is none."""
+    """Return when a process began, in the system's own terms; "alive" where that is not known; empty where there is no
+    such process."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
         return status.rpartition(")")[2].split()[19]
@@ -186,12 +190,12 @@ def _start_of(pid: int) -> str:
 
 
 def live_leases(store: Store, silent: float = STALE_SECONDS) -> dict[str, Holder]:
-    """Return who holds which lease, by its name, as far as can be told: its process is not known to be gone, and it
-    gave a sign of life not long ago.
+    """Return the holders of leases that are in use, by the lease's name. A lease is in use if its process is not known
+    to be gone and gave a sign of life in the last `silent` seconds.
 
     Args:
-        silent: seconds without a sign of life, by the clocks of this machine and the store's, after which a holder is
-            none any more. The default is long, for whoever is to remove nothing that a run may need.
+        silent: seconds, compared by the clocks of this machine and of the store. The default is long, for callers that
+            must not remove anything that a run may need.
     """
     live = {}
     for name in store.folders("leases"):
@@ -203,7 +207,7 @@ def live_leases(store: Store, silent: float = STALE_SECONDS) -> dict[str, Holder
 
 
 def runs_at_work(store: Store) -> dict[str, Holder]:
-    """Return which runs are making something in a store now, by the names of their leases, the longest at work first.
-    One that was killed is none of them: at once on its own machine, after `SILENT_SECONDS` on another."""
+    """Return the runs that are making something in a store now, by the names of their leases, the longest-running run
+    first. A killed run is left out: at once on its own machine, after `SILENT_SECONDS` on another."""
     live = live_leases(store, SILENT_SECONDS)
     return dict(sorted(live.items(), key=lambda each: each[1].run_id))

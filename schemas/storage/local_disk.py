@@ -1,7 +1,7 @@
-"""Files on a local disk: written so that they are whole or not there, after a kill and after a power cut.
+"""Files on a local disk: written so that each is whole or absent, after a kill and after a power cut.
 
-A name is on the disk only once its folder was synced, and a folder only once the one around it was; so what names a
-file is to be written after these functions have returned.
+A name is on the disk only once its folder was synced, and a folder only once its parent was. So write a row that names
+a file only after these functions have returned.
 """
 
 import errno
@@ -14,12 +14,12 @@ from pathlib import Path
 from fsspec.implementations.local import LocalFileSystem
 
 NO_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EXDEV})
-"""Errors of disks that give no file a second name."""
+"""Errors of disks that cannot give a file a second name (a hard link)."""
 
 
 def replace_file(path: str, data: bytes) -> None:
-    """Write a file on a local disk, or put it in the place of the one that is there, so that it is whole or not at all
-    after a kill and after a power cut: it gets its name when it is on the disk, and that name is there on return."""
+    """Write a file on a local disk, or replace it, so that it is whole or absent after a kill and after a power cut.
+    The data is on the disk before the file gets its name, and the name is on the disk on return."""
     folder, name = os.path.split(path)
     make_folder(folder)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
@@ -37,8 +37,8 @@ def replace_file(path: str, data: bytes) -> None:
 
 
 def create_file(path: str, data: bytes) -> bool:
-    """Write a file on a local disk where none is; return False, having written nothing, where one is. It gets its name
-    when it is whole and on the disk, as `replace_file`'s does."""
+    """Write a file on a local disk if there is none. Return False, without writing, if there is one. As in
+    `replace_file`, the file gets its name only when it is whole and on the disk."""
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.inprogress")
     replace_file(temporary, data)
@@ -49,7 +49,7 @@ def create_file(path: str, data: bytes) -> bool:
     except OSError as error:
         if error.errno not in NO_LINKS:
             raise
-        # A disk without hard links: of two that come at the same moment the later one is not told.
+        # A disk without hard links: if two processes create the file at the same moment, both get True.
         if os.path.exists(path):
             return False
         os.rename(temporary, path)
@@ -61,7 +61,7 @@ def create_file(path: str, data: bytes) -> bool:
 
 
 def link_file(path: str, name: str) -> None:
-    """Give a file on a local disk a second name; where it has it already, nothing happens."""
+    """Give a file on a local disk a second name, unless that name exists already."""
     folder = os.path.dirname(name)
     make_folder(folder)
     try:
@@ -76,7 +76,7 @@ def link_file(path: str, name: str) -> None:
 
 
 def move_file(path: str, target: str) -> None:
-    """Put a file on a local disk in the place of another, on the disk on return."""
+    """Move a file on a local disk to `target`, replacing what is there. The change is on the disk on return."""
     folder = os.path.dirname(target)
     make_folder(folder)
     os.replace(path, target)
@@ -86,7 +86,7 @@ def move_file(path: str, target: str) -> None:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Yield a folder to fill; when the block ends without an error it stands, whole, at `target`."""
+    """Yield a folder to fill. If the block ends without an error, the folder is moved to `target` as a whole."""
     with staging_folder(target.with_name(f"{target.name}.{uuid.uuid4().hex}.inprogress")) as folder:
         yield folder
         replace_folder(folder, target)
@@ -94,7 +94,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def staging_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder for the length of a block; what is then left of it goes."""
+    """Make a folder for the duration of a block, and remove it afterwards if it is still there."""
     make_folder(str(folder.parent))
     folder.mkdir()
     try:
@@ -105,16 +105,18 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put the folder `new` in the place of `target`, on the disk on return. A rename does not replace a folder that has
-    files in it, so the old one moves away first; whoever is killed between the two finds no folder, and no row that
-    names it."""
-    for path in (*new.rglob("*"), new):  # what is in its files, and its names and those of the folders in it
+    """Replace the folder `target` by `new`; the change is on the disk on return.
+
+    A rename cannot replace a folder that has files in it, so the old one is moved away first. A kill between the two
+    renames leaves no folder at `target`, and no row names it yet.
+    """
+    for path in (*new.rglob("*"), new):  # the contents of files, and the names in every folder
         sync(str(path))
     if target.exists():
         old = target.with_name(f".{target.name}.{uuid.uuid4().hex}.inprogress")
         os.rename(target, old)
         os.rename(new, target)
-        sync(str(target.parent))  # before the old one goes: after a power cut it may have its name again
+        sync(str(target.parent))  # before the old one is removed: until then a power cut may undo the renames
         LocalFileSystem().rm(str(old), recursive=True)
     else:
         os.rename(new, target)
@@ -122,7 +124,7 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder, and the parents that it lacks, unless it is there; their names are on the disk on return."""
+    """Make a folder and its missing parents, unless it exists; their names are on the disk on return."""
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
@@ -133,7 +135,7 @@ def make_folder(path: str) -> None:
 
 
 def sync(path: str) -> None:
-    """Wait until what was written to a file, or the names in a folder, are on the disk."""
+    """Wait until the contents of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

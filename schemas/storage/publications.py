@@ -1,10 +1,11 @@
 """Publications: which files the views show, as a sequence of records that are never rewritten.
 
-A stage that ended without error, and whose checks passed, adds a record of what its tables then held, shard by shard.
-So a failed stage changes nothing that users see, and every earlier catalog is one record away: a record may also hold
-the views where they are, take them back, or let them go on.
+A stage that ended without error and passed its checks adds a record of what its tables then held, shard by shard. So a
+failed stage changes nothing that users see, and every earlier catalog is one record away. A record may also hold the
+views where they are, take them back to an earlier record, or release them.
 
-Records are numbered, not ordered by clocks: a machine whose clock is behind publishes after what it read all the same.
+Records are ordered by number, not by time: a machine whose clock is slow still publishes after the records that it
+read.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,7 +25,7 @@ Action = Literal["stage", "hold", "rollback", "release"]
 
 @dataclass(frozen=True)
 class Publication:
-    """One record: what it published itself, and what stands after it."""
+    """One record: what it published itself, and what the views show after it."""
 
     sequence: int
     action: Action
@@ -34,21 +35,21 @@ class Publication:
     versions: Mapping[str, str] = field(default_factory=dict)
     """The version that it published of each table, by the table's name."""
     shards: Mapping[str, list[PublishedShard]] = field(default_factory=dict)
-    """The shards of each."""
+    """The shards that it published of each table, by the table's name."""
     passed: Mapping[str, int] = field(default_factory=dict)
-    """The record that published each table last, by the table's name."""
+    """The number of the record that last published each table, by the table's name."""
     shown: Mapping[str, int] = field(default_factory=dict)
-    """The record whose rows the views show of each table."""
+    """The number of the record whose rows the view of each table shows, by the table's name."""
     held: bool = False
-    """Views stay as they are, whatever passes, until they are let go."""
+    """Whether the views stay as they are, whatever passes, until they are released."""
 
 
 _Following = Callable[["Publication | None", int], Publication]
-"""Makes the record that follows the newest, with its number."""
+"""Makes the next record from the newest (None if there is none) and the next record's number."""
 
 
 class Publications:
-    """The records of a store."""
+    """The publications of a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -59,7 +60,7 @@ class Publications:
         return [int(shard) for shard in self.store.shards(PUBLICATIONS, "1") if shard.isdecimal()]
 
     def latest(self) -> Publication | None:
-        """Return the newest record; None in a store where nothing was published yet."""
+        """Return the newest record; None in a store where nothing has been published."""
         sequences = self.sequences()
         return self.record(sequences[-1]) if sequences else None
 
@@ -84,17 +85,19 @@ class Publications:
         latest = self.latest()
         if latest is None:
             return {}
-        sequences = set(self.sequences())  # not one that was damaged and set aside
+        sequences = set(self.sequences())  # without records that were damaged and set aside
         return {name: self.record(number) for name, number in latest.shown.items() if number in sequences}
 
     def shown_files(self, names: Collection[str]) -> dict[str, list[str]]:
-        """Return the files that the views of those of some tables read that were published, by the table's name."""
+        """Return the files that the views of the named tables read, by the table's name; without tables that were
+        never published."""
         latest = self.latest()
         shown = {name: sequence for name, sequence in latest.shown.items() if name in names} if latest else {}
         return {name: self.files_of(TABLES[name], self.record(sequence)) for name, sequence in shown.items()}
 
     def files_of(self, table: Table, record: Publication) -> list[str]:
-        """Return the files that hold what a record published of a table: in the history where they were replaced."""
+        """Return the files that hold what a record published of a table. Those that were replaced since are in the
+        history."""
         version = record.versions[table.name]
         replaced = Drafts(self.store, table, version).replaced()
         return [
@@ -103,7 +106,7 @@ class Publications:
         ]
 
     def is_current(self, table: Table, version: str, shards: Iterable[PublishedShard]) -> bool:
-        """Return whether the table's last record is of this very content."""
+        """Return whether the record that last published the table has exactly this version and these shards."""
         latest = self.latest()
         sequence = latest.passed.get(table.name) if latest else None
         if sequence is None or sequence not in self.sequences():
@@ -115,7 +118,7 @@ class Publications:
         """Add the record of a stage that passed.
 
         Args:
-            tables: the version of each table that it makes, and its shards, by the table's name.
+            tables: the version and the shards of each table that the stage made, by the table's name.
         """
         versions = {name: version for name, (version, _) in tables.items()}
         shards = {name: shards for name, (_, shards) in tables.items()}
@@ -131,7 +134,7 @@ class Publications:
         return self._append(following)
 
     def hold(self) -> Publication:
-        """Keep the views where they are, whatever passes from now on."""
+        """Keep the views as they are, whatever passes from now on."""
         return self._by_hand("hold", None)
 
     def roll_back(self, sequence: int) -> Publication:
@@ -154,7 +157,7 @@ class Publications:
         return self._by_hand("rollback", record)
 
     def release(self) -> Publication:
-        """Show what passed last, and follow it from now on."""
+        """Show what passed last, and let the views follow new records from now on."""
         return self._by_hand("release", None)
 
     def _by_hand(self, action: Action, target: Publication | None) -> Publication:
@@ -167,7 +170,7 @@ class Publications:
         return self._append(following)
 
     def _append(self, following: _Following) -> Publication:
-        """Write the record that follows the newest, whoever else writes one meanwhile."""
+        """Write the record that follows the newest. Try again if another process took its number meanwhile."""
         while True:
             latest = self.latest()
             record = following(latest, latest.sequence + 1 if latest else 1)

@@ -1,22 +1,24 @@
-"""Records of runs, which grow by a file for every stage of every run: a year of nightly and hourly ones is put together
-into one file, so that a query opens a few files and not ten thousand."""
+"""Records of runs: many small files merged into one, so that a query opens a few files.
+
+Every stage of every run adds a file. A year of nightly and hourly runs would make ten thousand.
+"""
 
 from schemas.storage.leases import hold_lease
 from schemas.storage.store import Store
 from schemas.tables import CHECKS, RUNS
 
 COMBINED = "combined"
-"""The shard that holds what was put together."""
+"""The shard that holds the merged records."""
 
 MOST_FILES = 64
-"""Files of a table of records from which on they are put together."""
+"""Most files that a table of records may have; with more, they are merged."""
 
 
 def combine_records(store: Store, run_id: str) -> None:
-    """Put the records of runs together where there are many files of them.
+    """Merge the files of the tables of records that have more than `MOST_FILES`.
 
-    The combined file is written before the others go. Whoever is killed in between leaves rows twice, which the store's
-    readers and views count once.
+    The merged file is written before the others are removed. A run that is killed in between leaves rows twice, which
+    the store's readers and views count once.
     """
     for table in (RUNS, CHECKS):
         if len(store.shards(table, "1")) <= MOST_FILES:

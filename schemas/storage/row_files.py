@@ -1,5 +1,4 @@
-"""Files that rows name: whether they are there as the rows say, by listing their folders, and reading
-only small ones."""
+"""Files that rows name: whether they are as the rows say, found by listing folders and reading only small files."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from schemas.tables import Row, Table
 
 
 def file_columns(table: Table) -> list[str]:
-    """Return the columns that `absent_files` looks at, the table's key first."""
+    """Return the columns that `absent_files` reads, the table's key first."""
     named = [
         name
         for columns in table.files
@@ -23,13 +22,14 @@ def file_columns(table: Table) -> list[str]:
 
 
 def absent_files(store: Store, table: Table, rows: pa.Table) -> list[str]:
-    """Say for each row which of its files is not there, or is another one; empty where all are as they should be.
+    """Return for each row a sentence about the first of its files that is absent or differs; empty where all are as
+    the row says.
 
     Args:
         rows: at least the columns of `file_columns`.
 
     Raises:
-        OSError: a folder could not be listed, which is no answer.
+        OSError: a folder could not be listed, so it is not known whether the files are there.
     """
     listing = cache(store.sizes)
     folders = cache(store.folders)
@@ -40,7 +40,7 @@ def absent_files(store: Store, table: Table, rows: pa.Table) -> list[str]:
 
 
 def orphans(store: Store, folder: str, named: set[str]) -> dict[str, int]:
-    """Return the files under a folder that no row names, with their bytes, by path in the store."""
+    """Return the files under a folder that are not in `named`, with their sizes in bytes, by path in the store."""
     sizes: dict[str, int] = {}
     for name, size in store.sizes(folder).items():
         if f"{folder}/{name}" not in named:

@@ -1,7 +1,7 @@
-"""Take-downs: recordings that are refused for ever, and what of a store came of them.
+"""Take-downs: recordings that are refused for ever, and what in a store came from them.
 
-A row of `taken_down` names the recording, the models that had learned from it by then, themselves or through a model
-that they were made with, and the requests that refer to it. From that row follows everything: ingest withholds the
+A row of `taken_down` names the recording, the requests that refer to it, and the models that had learned from it by
+then, directly or through a model that they were made from. Everything else follows from that row: ingest withholds the
 recording wherever it comes from, those models count as not trained, and no view shows their clips.
 """
 
@@ -24,20 +24,20 @@ HIDDEN_BY: Mapping[str, tuple[str, ...]] = {
     SAMPLES.name: ("checkpoint_id",),
     RECONSTRUCTIONS.name: ("checkpoint_id", "track_id"),
 }
-"""The tables of which rows are hidden after a take-down, and the columns that say which."""
+"""The tables with rows that a take-down hides, and the columns that decide which."""
 
 
 @dataclass(frozen=True)
 class Hidden:
-    """What is hidden, by the column that names it."""
+    """What is hidden, by the column that identifies it."""
 
     checkpoint_id: frozenset[str]
-    """Models that learned from what was taken down, and those that were made with them."""
+    """Models that learned from a recording that was taken down, and models that were made from them."""
     request_id: frozenset[str]
     track_id: frozenset[str]
 
     def condition(self, table: Table) -> str:
-        """Return the condition in SQL that a shown row of a table meets; empty where all are shown."""
+        """Return the SQL condition that the shown rows of a table meet; empty where all rows are shown."""
         parts = []
         for column in HIDDEN_BY.get(table.name, ()):
             values = sorted(getattr(self, column))
@@ -47,7 +47,7 @@ class Hidden:
         return " AND ".join(parts)
 
     def shown(self, table: Table, rows: pa.Table) -> pa.Table:
-        """Return those of a table's rows that are shown; `rows` have the columns of `HIDDEN_BY`."""
+        """Return the rows of a table that are shown; `rows` must have the table's columns in `HIDDEN_BY`."""
         for column in HIDDEN_BY.get(table.name, ()):
             if values := sorted(getattr(self, column)):
                 rows = _without(rows, column, values)
@@ -55,7 +55,7 @@ class Hidden:
 
 
 class TakeDowns:
-    """The take-downs of a store, as they stand now."""
+    """The take-downs of a store at the time of the first access."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -81,14 +81,14 @@ class TakeDowns:
         return Hidden(frozenset(with_descendants(self._store, learned)), requests, tracks)
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Write take-downs, one file for all of them, in the place of earlier ones of the same recordings."""
+        """Write take-downs, one file for all of them. They replace earlier take-downs of the same recordings."""
         moment, names = datetime.now(UTC), sorted(row["track_id"] for row in rows)
         shard = fingerprint([moment.isoformat(), names])
         self._write(shard, pa.Table.from_pylist([{**row, "taken_down_at": moment} for row in rows], TAKEN_DOWN.schema))
-        self._remove(names, besides=shard)  # not before: a kill in between must not let anything back in
+        self._remove(names, besides=shard)  # after writing: a kill in between must not let anything back in
 
     def remove(self, track_ids: Collection[str]) -> int:
-        """Take take-downs back, and return how many there were."""
+        """Undo the take-downs of some recordings, and return how many there were."""
         return self._remove(track_ids)
 
     def _remove(self, track_ids: Collection[str], besides: str | None = None) -> int:
@@ -112,7 +112,7 @@ class TakeDowns:
 
 
 def with_descendants(store: Store, checkpoint_ids: Collection[str]) -> set[str]:
-    """Return some models with all that were made with one of them, directly or not."""
+    """Return the given models and all models that were made from them, directly or not."""
     children: dict[str, list[str]] = {}
     for row in store.read_all(CHECKPOINTS, ["checkpoint_id", "parents"]).to_pylist():
         for parent in row["parents"] or ():
@@ -127,7 +127,7 @@ def with_descendants(store: Store, checkpoint_ids: Collection[str]) -> set[str]:
 
 
 def _without(rows: pa.Table, column: str, values: Sequence[str]) -> pa.Table:
-    """Return the rows that have none of some values in a column."""
-    import pyarrow.compute as pc  # a tenth of a second, which a store without take-downs does without
+    """Return the rows whose value in a column is not one of `values`."""
+    import pyarrow.compute as pc  # takes a tenth of a second, which a store without take-downs saves
 
     return rows.filter(pc.invert(pc.is_in(rows.column(column), pa.array(values, pa.string()))))

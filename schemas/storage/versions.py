@@ -1,7 +1,8 @@
 """Versions: what each version of a stage's table was made with, and which knob makes two of them differ.
 
-A fingerprint tells versions apart and says nothing of them. So the first run that makes a version keeps what its
-fingerprint is the hash of: the code's version, the configuration with the digests of weights, the versions read.
+A fingerprint tells versions apart, but does not say how they differ. So the first run that makes a version records what
+its fingerprint is the hash of: the version of the stage's code, its configuration with the digests of its weights, and
+the versions that it reads.
 """
 
 import json
@@ -17,7 +18,7 @@ from schemas.storage.store import Store
 from schemas.tables import CHECKPOINTS, VERSIONS, WEIGHTS, Row
 
 SHORT = 8
-"""Digits of a digest that are shown to a person."""
+"""How many digits of a digest are shown to people."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Version:
     stage: str
     stage_version: int
     config: Mapping[str, Any]
-    """By knob; weights are `{"weights": digest}`."""
+    """The stage's configuration; weights are `{"weights": digest}`."""
     inputs: Mapping[str, str]
     """The version of each table that the stage reads or consults, by the table's name."""
 
     def fields(self) -> dict[str, str]:
-        """Return the name of a field that names each of its weights, as `stage.field`, by their digest."""
+        """Return a field that names each of its weights, as `stage.field`, by the weights' digest."""
         items = knobs(self.config).items()
         return {value["weights"]: f"{self.stage}.{name}" for name, value in items if _is_weights(value)}
 
@@ -43,14 +44,14 @@ class Version:
 
 
 def weights_of_config(config: Mapping[str, Any]) -> set[str]:
-    """Return the digests of all weights that a configuration names, where they are `{"weights": digest}`."""
+    """Return the digests of all weights that a configuration names; in it, weights are `{"weights": digest}`."""
     return {value["weights"] for value in knobs(config).values() if _is_weights(value)}
 
 
 def record_version(
     store: Store, fingerprint: str, stage: str, stage_version: int, config: str, inputs: Mapping[str, str]
 ) -> None:
-    """Keep what a version is made with, unless it is kept.
+    """Record what a version is made with, unless that is recorded already.
 
     Args:
         config: the stage's configuration as canonical JSON.
@@ -64,18 +65,18 @@ def record_version(
 
 
 class Versions:
-    """The versions of a store, as far as they were kept: an earlier release kept none."""
+    """The versions recorded in a store. Early releases recorded none."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     @cached_property
     def all(self) -> Mapping[str, Version]:
-        """Every version that was kept, by its fingerprint."""
+        """Every recorded version, by its fingerprint."""
         return {row["fingerprint"]: _of_row(row) for row in self._store.read_all(VERSIONS).to_pylist()}
 
     def upstream(self, fingerprint: str) -> set[str]:
-        """Return the versions that a version is made from, directly or not, itself included."""
+        """Return the versions that a version is made from, directly or not, including itself."""
         ancestors, waiting = set(), [fingerprint]
         while waiting:
             version = waiting.pop()
@@ -85,8 +86,8 @@ class Versions:
         return ancestors
 
     def differences(self, before: str, after: str) -> list[str]:
-        """Return what makes two versions differ, a line each: knobs, code, weights; of what they are made from as
-        well, and of trained weights what they were trained with."""
+        """Return what makes two versions differ, a line for each difference: knobs, code or weights. This includes
+        differences between the versions that they are made from, and in what trained weights were trained with."""
         return list(dict.fromkeys(self._differences(before, after, "", set())))
 
     def _differences(self, before: str, after: str, through: str, seen: set[tuple[str, str]]) -> Iterator[str]:
@@ -118,7 +119,7 @@ class Versions:
                 yield from self._differences(str(pair[0]), str(pair[1]), f", through {table}", seen)
 
     def _trained(self, before: str, after: str, through: str, seen: set[tuple[str, str]]) -> Iterator[str]:
-        """Tell two models that this store trained apart."""
+        """Yield how two models that this store trained differ; nothing where either was not trained here."""
         old, new = self._checkpoints.get(before), self._checkpoints.get(after)
         if old is None or new is None:
             return
@@ -127,7 +128,7 @@ class Versions:
         yield from self._differences(old["recipe"], new["recipe"], through, seen)
 
     def reference(self, digest: str | None) -> WeightsRef | None:
-        """Return a name by which the store has the weights of a digest; None where it has none."""
+        """Return a name that the store has for the weights with a digest; None where it has none."""
         if (checkpoint := self._checkpoints.get(digest or "")) is not None:
             return WeightsRef.to_checkpoint(checkpoint["checkpoint_id"])
         name = self._references.get(digest or "")
@@ -135,12 +136,12 @@ class Versions:
 
     @cached_property
     def _checkpoints(self) -> Mapping[str, Row]:
-        """The rows of models that this store trained, by their weights' digest."""
+        """Rows of models that this store trained, by the digest of their weights."""
         return {row["digest"]: row for row in self._store.read_all(CHECKPOINTS).to_pylist()}
 
     @cached_property
     def _references(self) -> Mapping[str, str]:
-        """The names of published weights, by their digest."""
+        """Names of published weights, by their digest."""
         return {row["digest"]: row["reference"] for row in self._store.read_all(WEIGHTS).to_pylist()}
 
     def _shown(self, value: Any) -> str:
@@ -160,7 +161,7 @@ def _is_weights(value: Any) -> bool:
 
 
 def knobs(config: Any, name: str = "") -> dict[str, Any]:
-    """Return the values of a configuration by dotted name."""
+    """Return the values of a configuration by dotted name; `{"weights": digest}` counts as one value."""
     if isinstance(config, dict) and config and not _is_weights(config):
         fields: dict[str, Any] = {}
         for field, value in config.items():
