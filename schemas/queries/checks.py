@@ -1,4 +1,4 @@
-"""Checks: what must hold of a table before users see it, as a user says it in SQL."""
+"""Checks: what must hold of a table before users see it, written by a user in SQL."""
 
 from typing import Literal
 
@@ -12,16 +12,16 @@ Severity = Literal["warn", "error"]
 
 
 class Check(Config):
-    """A statement that finds what is wrong with a table: rows that it returns are faults."""
+    """A statement that finds what is wrong with a table: every row that it returns is a fault."""
 
     name: str | None = None
-    """What the table `checks` calls it; None takes the statement itself."""
+    """The check's name in the table `checks`; None takes the statement itself."""
     table: str
-    """The table whose publication waits for it."""
+    """The table that is published only after this check."""
     severity: Severity = "error"
-    """`error`: the stage fails and the views stay as they were; `warn`: the run says so and goes on."""
+    """`error`: the stage fails and the views stay as they were; `warn`: the run reports the fault and goes on."""
     sql: str = Field(min_length=1)
-    """One SELECT over the store's tables, this table as it is to be published."""
+    """One SELECT over the store's tables, in which this table is as it would be published."""
 
     @field_validator("table")
     @classmethod

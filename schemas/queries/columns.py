@@ -1,6 +1,6 @@
-"""What every column holds, with its unit: the comments of `segue.duckdb`, `segue schema`, and the reference.
+"""What every column holds, with its unit: the comments in `segue.duckdb`, the output of `segue schema`, the reference.
 
-Sorted by name; a column that a table gains gets its line here.
+Sorted by name. A new column of a table needs its line here.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Conditions in SQL over the columns of one table, such as `bandwidth > 12000 AND clipping < 0.001`.
 
-They come from users, so they are parsed by DuckDB and each part of what it read is looked at before anything runs: a
-condition is an expression of columns, constants, operators and the functions below, and nothing else. It reads no other
-table and no file, and gives the same for the same row at any time.
+They come from users, so DuckDB parses them and every part of the parse tree is checked before anything runs: a
+condition consists of columns, constants, operators and the functions below, and nothing else. It reads no other table
+and no file, and always gives the same result for the same row.
 """
 
 import json
@@ -38,26 +38,26 @@ FUNCTIONS = frozenset(
         *("len", "list_contains", "list_has", "list_has_any", "list_has_all", "array_contains", "list_value"),
     }
 )
-"""The functions that a condition may use, operators among them by the names that DuckDB gives them."""
+"""The functions that a condition may use, including operators under DuckDB's names for them."""
 
 CLASSES = frozenset(
     {"COLUMN_REF", "CONSTANT", "COMPARISON", "CONJUNCTION", "OPERATOR", "BETWEEN", "CASE", "CAST", "TYPE", "FUNCTION"}
 )
-"""DuckDB's classes of the expressions that a condition may be made of."""
+"""DuckDB's classes of the expressions that a condition may consist of."""
 
 ROWS = "rows"
-"""The one table that a condition sees."""
+"""The name of the only table that a condition can read."""
 
 
 class Conditions:
-    """Conditions that rows may meet.
+    """Conditions on rows.
 
     Args:
         texts: the conditions, each a boolean expression in SQL.
         schema: the columns that they may name.
 
     Raises:
-        ValueError: a condition is none; the message names it.
+        ValueError: a text is not such a condition; the message quotes it.
     """
 
     def __init__(self, texts: Sequence[str], schema: pa.Schema) -> None:
@@ -77,17 +77,17 @@ class Conditions:
 
     @property
     def all_columns(self) -> tuple[str, ...]:
-        """The columns that any of them names, each once."""
+        """The columns that the conditions name, each once."""
         return tuple(dict.fromkeys(name for names in self.columns.values() for name in names))
 
     def met(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Return for each row whether it meets all conditions, as booleans; one that gives NULL is not met.
+        """Return for each row whether it meets all conditions, as booleans. A condition that gives NULL is not met.
 
         Args:
-            rows: at least the columns that the conditions name, and one column.
+            rows: rows with at least one column, and with the columns that the conditions name.
 
         Raises:
-            ValueError: a condition cannot be worked out for one of the rows, such as text that is to be a number.
+            ValueError: a condition cannot be evaluated for a row, for example if a text is not a number.
         """
         met = pa.chunked_array([pa.repeat(pa.scalar(True), rows.num_rows)])
         for column in self._each_met(rows):
@@ -95,10 +95,13 @@ class Conditions:
         return met
 
     def failed(self, rows: pa.Table) -> list[tuple[str, ...]]:
-        """Return for each row, as `met` takes them, the conditions that it does not meet.
+        """Return for each row the conditions that it does not meet.
+
+        Args:
+            rows: as in `met`.
 
         Raises:
-            ValueError: as `met` does.
+            ValueError: as in `met`.
         """
         if not self.texts:
             return [()] * rows.num_rows
@@ -109,7 +112,7 @@ class Conditions:
         ]
 
     def _each_met(self, rows: pa.Table) -> list[pa.ChunkedArray]:
-        """Return a column of booleans for each condition."""
+        """Return a column for each condition: whether each row meets it, or NULL."""
         if not self.texts:
             return []
         with _connect() as connection:
@@ -118,14 +121,14 @@ class Conditions:
 
 
 def _connect() -> "duckdb.DuckDBPyConnection":
-    """Open an empty database that reaches no file."""
+    """Open an empty database that cannot reach files."""
     import duckdb
 
     return duckdb.connect(":memory:", config={"enable_external_access": "false", "threads": "1"})
 
 
 def _evaluate(texts: Sequence[str], rows: pa.Table, connection: "duckdb.DuckDBPyConnection") -> pa.Table:
-    """Return a column for each of some conditions that were parsed, in the order of the rows."""
+    """Return a column for each of some checked conditions, with the rows in their order."""
     import duckdb
 
     connection.register(ROWS, rows)
@@ -144,7 +147,7 @@ def _columns_of(text: str, schema: pa.Schema, connection: "duckdb.DuckDBPyConnec
     """Parse a condition, and return the columns that it names, in order, each once.
 
     Raises:
-        ValueError: it is no condition.
+        ValueError: the text is not a condition.
     """
     wanted = f"expected a condition over columns, such as `bandwidth > 12000`, got {text!r}"
     names: dict[str, None] = {}
@@ -165,7 +168,7 @@ def _columns_of(text: str, schema: pa.Schema, connection: "duckdb.DuckDBPyConnec
 
 
 def _parse(text: str, wanted: str, connection: "duckdb.DuckDBPyConnection") -> Any:
-    """Return what DuckDB reads a condition as: an expression, in nested mappings."""
+    """Return DuckDB's parse tree of a condition, one expression as nested mappings."""
     if not text.strip():
         raise ValueError(f"{wanted}, which is empty")
     statement = f"SELECT ({text}) FROM {ROWS}"
@@ -183,7 +186,7 @@ def _parse(text: str, wanted: str, connection: "duckdb.DuckDBPyConnection") -> A
 
 
 def _expressions(part: Any) -> Iterator[dict[str, Any]]:
-    """Yield every expression in what was parsed."""
+    """Yield every expression in a parse tree."""
     if isinstance(part, dict):
         if "class" in part:
             yield part

@@ -1,8 +1,8 @@
-"""SQL over the store: a view a table, through DuckDB, on a local disk and on any fsspec filesystem.
+"""SQL over the store: a view for each table, through DuckDB, on a local disk and on any fsspec filesystem.
 
-A table of derived data shows what of it was published last (`schemas.storage.publications`); a table of records, all of
-its versions. A shard may be replaced while a query reads it: the query is then asked again, so that its answer is of
-what was published before or of what was published after, and never of both.
+A table of derived data shows what was published last (`schemas.storage.publications`); a table of records shows all its
+versions. If a shard is replaced while a query reads it, the query is run again, so that its answer comes from one
+publication and never from two.
 """
 
 import itertools
@@ -25,11 +25,11 @@ from schemas.storage.take_downs import TakeDowns
 from schemas.tables import CLIPS, TABLES, Table
 
 PATIENCE, READS = 120.0, 3
-"""For how many seconds a query is asked again while shards are being replaced, and how often it is asked where they are
-not and one of their files cannot be read."""
+"""For how many seconds a query is run again while shards are being replaced, and how often it is tried at least before
+a file that cannot be read, though nothing was replaced, is an error."""
 
 WORDS = "words"
-"""The table of words that a question brings along."""
+"""The temporary table with the words of a query and their embeddings."""
 
 
 def query(
@@ -41,13 +41,13 @@ def query(
     """Return the answer to one read-only statement over the store's tables.
 
     Args:
-        words: what the table `words` holds, which is there for this statement alone: texts with their embeddings.
-        candidates: files that take the place of what is published of a table, by the table's name.
+        candidates: files to read in place of those published of a table, by the table's name.
+        words: texts with their embeddings, for the table `words` of this statement.
 
     Raises:
         QueryError: the statement is not one SELECT, DESCRIBE, SHOW or EXPLAIN of one, or DuckDB refuses it.
     """
-    # Only what the statement can read is looked for: on an object store each look is a request.
+    # Only the tables that the statement can read are listed: on an object store each listing is a request.
     named = [table.name for table in _tables_in(sql) if table.name not in (candidates or {})]
     deadline, publications = time.monotonic() + PATIENCE, Publications(store)
     for attempt in itertools.count(1):
@@ -56,7 +56,7 @@ def query(
             files = {**shown.files, **(candidates or {})}
             answer = _query(store, sql, files, whole=candidates or (), words=words or {})
         except UnreadFile as error:
-            # A shard was replaced between two looks of the reader, or the network failed for a moment.
+            # A shard was replaced while it was read, or the network failed for a moment.
             if attempt >= READS and shown == _shown(publications, named):
                 raise QueryError(f"{error}; `segue check` says what is damaged, and its cure") from error
         else:
@@ -71,10 +71,10 @@ def query(
 
 @dataclass(frozen=True)
 class _Shown:
-    """What the views of some tables read at a moment."""
+    """What the views of some tables read at one moment."""
 
     publication: int
-    """The number of the last one: another one may have the same files, with other rows in them."""
+    """The number of the last publication. A later one may have the same file paths, with other rows in them."""
     files: Mapping[str, list[str]]
 
 
@@ -84,8 +84,8 @@ def _shown(publications: Publications, names: Sequence[str]) -> _Shown:
 
 
 def _tables_in(sql: str) -> list[Table]:
-    """Return the tables that a statement names, also by a view over them; all where it names none, as it may list
-    them."""
+    """Return the tables that a statement names, directly or through a view; all tables if it names none, since it may
+    list them."""
     through = {table for name, view in VIEWS.items() if _names(sql, name) for table in view.tables}
     through |= {CLIPS.name} if _names(sql, EVERY_CLIP) else set()
     named = [table for table in TABLES.values() if table.name in through or _names(sql, table.name)]
@@ -98,16 +98,16 @@ def _names(sql: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class ColumnCounts:
-    """How many rows some files of a table have, and how full their columns are."""
+    """How many rows some files of a table have, and how many values each column has."""
 
     rows: int
     distinct_keys: int
     values: Mapping[str, int]
-    """The number of values that are not null, by plain column: lists would have to be read whole."""
+    """The number of values that are not null, by column; without nested columns, which would have to be read whole."""
 
 
 def column_counts(store: Store, table: Table, files: Sequence[str]) -> ColumnCounts:
-    """Count rows, keys and values in files of a table.
+    """Count the rows, keys and values in files of a table.
 
     Raises:
         QueryError: a file cannot be read.
@@ -121,7 +121,10 @@ def column_counts(store: Store, table: Table, files: Sequence[str]) -> ColumnCou
 
 
 def filled_columns(store: Store, table: Table, files: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return those of some plain columns that have a value in any row of files of a table.
+    """Return those of the named columns that have a value in any row of some files of a table.
+
+    Args:
+        names: columns that are not nested.
 
     Raises:
         QueryError: a file cannot be read.
@@ -141,7 +144,7 @@ def _query(
     with duckdb.connect(":memory:") as connection:
         if not store.is_local:
             connection.register_filesystem(store.filesystem)
-        # Of the tables that the statement speaks of, so that a damaged shard of another one is not in its way.
+        # Only for the tables that the statement names, so that a damaged shard of another table does no harm.
         tables, take_downs = _tables_in(sql), TakeDowns(store)
         for table in tables:
             make_view(connection, store, table, shown[table.name], None if table.name in whole else take_downs)
@@ -151,7 +154,7 @@ def _query(
             for text, embedding in words.items():
                 connection.execute(f"INSERT INTO {WORDS} VALUES (?, ?)", [text, list(embedding)])
         try:
-            # EXPLAIN ANALYZE runs what it explains, so that is what must be a SELECT.
+            # EXPLAIN ANALYZE runs the statement that it explains, so that statement must be a SELECT.
             statements = connection.extract_statements(re.sub(r"(?i)^\s*explain\s+(analyze\s+)?", "", sql))
             if [statement.type for statement in statements] != [duckdb.StatementType.SELECT]:
                 kinds = ", ".join(statement.type.name for statement in statements) or "nothing"
@@ -164,8 +167,8 @@ def _query(
 
 
 def _what_was_meant(message: str) -> str:
-    """Return what DuckDB says of a name that is not there, with what of the store may be meant: it knows only the
-    tables that were spoken of."""
+    """Return DuckDB's message about an unknown name, with a suggestion from the whole store. DuckDB itself knows only
+    the tables that the statement names."""
     table = re.match(r"Catalog Error: Table with name (\w+) does not exist", message)
     if table:
         return f"{table[0]}{did_you_mean(table[1], (*TABLES, *VIEWS))}"

@@ -1,7 +1,7 @@
-"""Descent: the recordings that a person means, and what of a store came of them.
+"""Descent: which recordings a person means, and what in a store came from them.
 
-The views `lineage` and `descendants` answer one question at a time. This is for taking down: it also looks at what no
-view shows, such as recordings that were removed and requests of earlier catalogs.
+The views `lineage` and `descendants` answer this for what views show. Take-downs use this module, which also looks at
+what no view shows, such as recordings that were removed and requests of earlier catalogs.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -23,34 +23,35 @@ FACTS = ("track_id", "title", "artist", "licence", "uri")
 """The columns that every table with recordings has."""
 
 WHERE_FOUND = ("tracks", "withheld", "learned", "taken_down")
-"""Tables that know recordings: what the first of them says holds."""
+"""Tables with recordings. If several know a recording, the first one's row counts."""
 
 MEASURED = ("tracks", "withheld")
-"""Those that hold all that was measured."""
+"""Those of these tables that have all the columns that ingest measures."""
 
 SHORTEST_ID = 6
-"""Digits of a recording's id that must be given at least."""
+"""The fewest digits of a recording's id that a person may give."""
 
 WHOLE_ID = 64
-"""Digits of a whole one."""
+"""The number of digits of a complete id."""
 
 LEARN_FROM_TRACKS = ("codec", "language_model")
-"""The kinds of checkpoint that are made of a store's recordings."""
+"""The kinds of checkpoint that are trained on a store's recordings."""
 
 REFERENCES = ("melody", "prompt", "clap")
 """The columns of requests that may refer to a recording."""
 
 
 class UnknownRecording(ValueError):
-    """Says that what a person gave is no recording of the store, or several."""
+    """What a person gave matches no recording of the store, or several."""
 
 
 def find_recordings(store: Store, names: Sequence[str]) -> list[Row]:
-    """Return the recordings with some ids, or beginnings of ids, by the columns `FACTS` and `found`, the table. A whole
-    id need not be known: what comes later can be refused too.
+    """Return the recordings with the given ids, or beginnings of ids. Each row has the columns of `FACTS`, and `found`,
+    the table that has it. A complete id need not be known (`found` is then empty), so that a recording can be refused
+    before it comes.
 
     Raises:
-        UnknownRecording: one is too short, is none's, or several recordings begin with it.
+        UnknownRecording: a beginning is too short, or no recording or several recordings have it.
     """
     recordings = []
     for name in map(str.lower, names):
@@ -70,17 +71,17 @@ def find_recordings(store: Store, names: Sequence[str]) -> list[Row]:
 
 @dataclass(frozen=True)
 class ArtistCredit:
-    """Whom recordings of one table name as their artists."""
+    """The artists to whom recordings in one table are credited."""
 
     table: str
     artist: str
-    """As it is written; empty where it is not."""
+    """The credit as it is written; empty if there is none."""
     artists: tuple[str, ...]
-    """Who they are; empty where that is not known, as only what is measured says so."""
+    """The artists that it names; empty in tables that do not have them (`MEASURED` do)."""
 
 
 def artist_credits(store: Store) -> list[ArtistCredit]:
-    """Return whom the recordings that a store knows name as their artists, each credit of a table once."""
+    """Return the different artist credits of each table with recordings."""
     return [
         ArtistCredit(table, row["artist"] or "", tuple(row["artists"] or ()))
         for table in WHERE_FOUND
@@ -89,7 +90,7 @@ def artist_credits(store: Store) -> list[ArtistCredit]:
 
 
 def find_by_credits(store: Store, credits: Iterable[ArtistCredit]) -> list[Row]:
-    """Return the recordings that are credited so."""
+    """Return the recordings that have one of these credits."""
     pairs: dict[str, list[str]] = {}
     for credit in credits:
         artists = ", ".join(map(literal, credit.artists))
@@ -103,22 +104,22 @@ def find_by_credits(store: Store, credits: Iterable[ArtistCredit]) -> list[Row]:
 
 
 def _artists(table: str) -> str:
-    """Return what stands for the list of artists in a statement over a table."""
+    """Return the SQL expression for the list of artists in a table."""
     return "artists" if table in MEASURED else "NULL::VARCHAR[]"
 
 
 def find_by_condition(store: Store, condition: str) -> list[Row]:
-    """Return the recordings among tracks and those withheld that meet a condition in SQL over their columns.
+    """Return the recordings, tracks or withheld, that meet an SQL condition over their columns.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not such a condition.
     """
     Conditions([condition], TRACKS.schema)
     return _known(store, f"({condition})", MEASURED)
 
 
 def _known(store: Store, condition: str, tables: Iterable[str] = WHERE_FOUND) -> list[Row]:
-    """Return the recordings that meet a condition, each once, in the order of their ids."""
+    """Return the recordings that meet a condition, each once, sorted by id."""
     rows: dict[str, Row] = {}
     for table in tables:
         sql = f"SELECT DISTINCT ON (track_id) {', '.join(FACTS)} FROM {table} WHERE {condition}"
@@ -129,28 +130,29 @@ def _known(store: Store, condition: str, tables: Iterable[str] = WHERE_FOUND) ->
 
 @dataclass(frozen=True)
 class Descent:
-    """What came of some recordings."""
+    """What came from some recordings."""
 
     learned_by: dict[str, set[str]]
-    """Models that learned from each, by its `track_id`; none for one that no model did."""
+    """Ids of the models that learned from each recording, by `track_id`; an empty set where none did."""
     models: list[Row]
-    """Rows of `checkpoints` of those models and of all that were made with them, the oldest first."""
+    """Rows of `checkpoints` of those models and of all models made from them, oldest first."""
     referred: dict[str, set[str]]
-    """Requests, of any catalog, that refer to each, or are made with an adapter that learned from it."""
+    """Ids of the requests, of any catalog, that refer to each recording or use an adapter that learned from it, by
+    `track_id`."""
     clips: list[Row]
-    """The clips that views show now of those models and requests: `request_id`, `take`, `path`."""
+    """The clips of those models and requests that views show now: `request_id`, `take`, `path`."""
     untraced: list[str]
-    """Models that were trained here by a release which did not keep what they learned from."""
+    """Ids of models trained in this store by a release that did not record what they learned from."""
     reconstructions: int
-    """Segments of these recordings that are kept to be heard, and those of the models."""
+    """How many segments that are kept for listening are of these recordings or were made by these models."""
 
     def descendants_of(self, store: Store, track_id: str) -> list[str]:
-        """Return the ids of the models that learned from a recording, or were made with one that did."""
+        """Return the ids of the models that learned from a recording or were made from one that did, sorted."""
         return sorted(with_descendants(store, self.learned_by[track_id]))
 
 
 def descent(store: Store, track_ids: Collection[str]) -> Descent:
-    """Find what came of some recordings."""
+    """Return what came from some recordings."""
     learned_by: dict[str, set[str]] = {track_id: set() for track_id in track_ids}
     rows = store.read_all(CHECKPOINTS).to_pylist()
     for shard, known in _sets_with(store, track_ids).items():
@@ -187,7 +189,7 @@ def _among(column: str, values: Collection[str]) -> str:
 
 
 def _sets_with(store: Store, track_ids: Collection[str]) -> dict[str, list[str]]:
-    """Return which of some recordings are in each set that models learned from, by the set's name."""
+    """Return which of the recordings are in each set that models learned from, by the set's name."""
     wanted, sets = pa.array(sorted(track_ids), pa.string()), {}
     for shard in store.shards(LEARNED, "1"):
         ids = store.read(LEARNED, "1", [shard], ["track_id"]).column("track_id")
@@ -197,7 +199,7 @@ def _sets_with(store: Store, track_ids: Collection[str]) -> dict[str, list[str]]
 
 
 def _adapted(store: Store) -> dict[str, set[str]]:
-    """Return the requests of every version that are made with an adapter of the store, by its checkpoint."""
+    """Return the requests, of every version, that use an adapter, by the adapter's checkpoint or address."""
     adapted: dict[str, set[str]] = {}
     for version in store.versions(REQUESTS):
         for row in store.read(REQUESTS, version, columns=["request_id", "adapters"]).to_pylist():
@@ -207,7 +209,7 @@ def _adapted(store: Store) -> dict[str, set[str]]:
 
 
 def _references(store: Store, track_ids: Collection[str]) -> dict[str, set[str]]:
-    """Return the requests of every version that refer to each of some recordings."""
+    """Return the requests, of every version, that refer to each of some recordings, by `track_id`."""
     references = {f"track:{track_id}": track_id for track_id in track_ids}
     referred: dict[str, set[str]] = {track_id: set() for track_id in track_ids}
     for version in store.versions(REQUESTS):
@@ -219,8 +221,8 @@ def _references(store: Store, track_ids: Collection[str]) -> dict[str, set[str]]
 
 
 def training_licences(store: Store, checkpoint_id: str) -> str:
-    """Return the licences of the recordings that a model and those it was made with learned from, the commonest first,
-    as `CC-BY-4.0 (40), none (3)`; empty where they are not known."""
+    """Return the licences of the recordings that a model, or a model it was made from, learned from, the most frequent
+    first, as `CC-BY-4.0 (40), none (3)`; empty where they are not known."""
     models = store.read_all(CHECKPOINTS, ["checkpoint_id", "parents", "training_set"]).to_pylist()
     of_id = {row["checkpoint_id"]: row for row in models}
     sets, waiting = dict[str, str](), [checkpoint_id]
@@ -239,7 +241,8 @@ def training_licences(store: Store, checkpoint_id: str) -> str:
 
 def model_behind(store: Store, checkpoint_id: str) -> tuple[str, str]:
     """Return the name and the digest of a language model: one that this store trained, or one from elsewhere, whose id
-    begins its digest. Of a model from a folder the name is the folder's own, without the path to it."""
+    is the beginning of its digest. A model from a folder is named by the folder's name without its path. A model that
+    is not known is `("unknown", "")`."""
     for row in store.read_all(CHECKPOINTS, ["checkpoint_id", "kind", "digest"]).to_pylist():
         if row["checkpoint_id"] == checkpoint_id:
             return str(row["kind"]), str(row["digest"])

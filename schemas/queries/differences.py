@@ -1,4 +1,4 @@
-"""Differences: which rows of a table came, went and changed between two of its publications or versions, by key."""
+"""Differences: which rows of a table were added, removed or changed between two publications or versions, by key."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{4,16}")
 
 @dataclass(frozen=True)
 class Content:
-    """What a table held once: as it was published, or as a version holds it now."""
+    """What a table held: as a publication recorded it, or as a version holds it now."""
 
     version: str
     files: Mapping[PublishedShard, str]
-    """Where each shard lies."""
+    """The file of each shard."""
     publication: int | None = None
 
     def __str__(self) -> str:
@@ -32,30 +32,30 @@ class Content:
 
 @dataclass(frozen=True)
 class ChangedRow:
-    """A row that is not as it was."""
+    """A row that differs."""
 
     key: tuple[str, ...]
     change: str
-    """`in`, `out` or `changed`."""
+    """`in` (added), `out` (removed) or `changed`."""
     columns: tuple[str, ...] = ()
-    """Those that changed."""
+    """The columns that changed."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The rows that differ between two contents of a table, and how many do not."""
+    """The rows that differ between two contents of a table, and how many rows are the same."""
 
     rows: Sequence[ChangedRow]
     same: int
 
     def count(self, change: str) -> int:
-        """Return the number of rows that came `in`, went `out` or `changed`."""
+        """Return the number of rows with the given `change`."""
         return sum(row.change == change for row in self.rows)
 
 
 def find_content(store: Store, table: Table, name: str) -> Content:
-    """Return what a table held after a publication (by its number), or holds in a version (by the digits that its
-    fingerprint begins with).
+    """Return what a table held after a publication (given by number), or holds in a version (given by the first digits
+    of its fingerprint).
 
     Raises:
         ValueError: there is no such publication or version.
@@ -79,10 +79,10 @@ def find_content(store: Store, table: Table, name: str) -> Content:
 
 
 def last_contents(store: Store, table: Table) -> tuple[Content, Content]:
-    """Return what a table held in its last two publications.
+    """Return what a table held in its last but one and in its last publication.
 
     Raises:
-        ValueError: it has fewer.
+        ValueError: it has fewer than two.
     """
     numbers = list(islice(_publications_of(store, table), 2))
     if len(numbers) < 2:
@@ -93,7 +93,7 @@ def last_contents(store: Store, table: Table) -> tuple[Content, Content]:
 
 
 def _publications_of(store: Store, table: Table) -> Iterator[int]:
-    """Yield the numbers of the publications of a table, the newest first."""
+    """Yield the numbers of the publications of a table, newest first."""
     publications, latest = Publications(store), Publications(store).latest()
     sequences, number = publications.sequences(), latest.passed.get(table.name) if latest else None
     while number in sequences:
@@ -120,7 +120,7 @@ def _published(store: Store, table: Table, sequence: int) -> Content:
 def compare(store: Store, table: Table, before: Content, after: Content) -> Difference:
     """Compare two contents of a table, reading only the shards that differ.
 
-    Of a column that says where something lies, what lies there is compared instead, where the row has its digest.
+    A column that names a file is not compared if the row also has the file's digest, which is.
     """
     both = before.files.keys() & after.files.keys()
     old, new = (
@@ -145,7 +145,8 @@ def compare(store: Store, table: Table, before: Content, after: Content) -> Diff
 
 
 def _compared(table: Table) -> list[str]:
-    """Return the columns whose values make a row what it is."""
+    """Return the columns to compare: those of the table's identity without its key and without named files that have a
+    digest."""
     located = {columns.path for columns in table.files if columns.sha256 or columns.folder_digest}
     return [name for name in table.identity or table.schema.names if name not in (*table.key, *located)]
 

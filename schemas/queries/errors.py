@@ -1,4 +1,4 @@
-"""What goes wrong when a store is asked."""
+"""Errors of queries over a store."""
 
 
 class QueryError(ValueError):
@@ -6,4 +6,4 @@ class QueryError(ValueError):
 
 
 class UnreadFile(QueryError):
-    """A file could not be read; another try may find it whole."""
+    """A file could not be read, perhaps because a run was replacing it; another try may succeed."""

@@ -22,16 +22,16 @@ from schemas.tables import TABLES, Table
 log = logging.getLogger(__name__)
 
 NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-"""How a database is opened that may be somebody else's: nothing is fetched for what its views read."""
+"""Settings for opening a database that may be somebody else's: DuckDB fetches nothing for what its views read."""
 
 
 def write_views(store: Store) -> None:
-    """Make `<store>/segue.duckdb` anew, with a view a table, so that any DuckDB client opens it; of a table with a
-    damaged shard there is none until a run has made that anew. On an object store there is no such file: `query` makes
-    the views in memory.
+    """Write `<store>/segue.duckdb`, with a view for each table, for any DuckDB client. A table with a damaged shard has
+    no view until a run has made the shard again. On an object store there is no such file; `query` makes its views in
+    memory.
 
-    Of a database that says what its views were made from (`schemas.queries.made_from`), only those of tables with other
-    files are made, in a copy of it.
+    If the database records what its views were made from (`schemas.queries.made_from`), only the views of tables with
+    other files are made again, in a copy of it.
     """
     if not store.is_local:
         return
@@ -49,21 +49,21 @@ def write_views(store: Store) -> None:
 
 
 def _bring_up_to_date(store: Store, database: str, copy: str) -> bool:
-    """Make the views that have changed in a copy of a database; tell whether it has all of them now."""
+    """Make the views that have changed in a copy of a database; return whether the copy now has all views."""
     try:
         shutil.copyfile(database, copy)
         with duckdb.connect(copy, config={**NO_EXTENSIONS}) as connection:
             known = recall_sources(connection)
             return bool(known) and _write_views(store, connection, known)
-    except (duckdb.Error, FileNotFoundError):  # there is none, or it is damaged
+    except (duckdb.Error, FileNotFoundError):  # the database is absent or damaged
         return False
 
 
 def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Mapping[str, ViewSource]) -> bool:
-    """Make the views of a database; tell whether all could be made.
+    """Make the views of a database; return whether all could be made.
 
     Args:
-        known: what those of tables that are there already were made from.
+        known: what the existing views of tables were made from, by table.
     """
     sources = dict[str, ViewSource]()
     shown, take_downs, whole = shown_files(store), TakeDowns(store), True
@@ -89,10 +89,10 @@ def _write_views(store: Store, connection: duckdb.DuckDBPyConnection, known: Map
 
 
 def _view_source(store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns) -> ViewSource:
-    """Return what the view of a table is made from that stays in the database of the store.
+    """Return what the view of a table in the store's database is made from.
 
     Raises:
-        UnreadFile: a file is not there, or what was taken down cannot be read.
+        UnreadFile: a file is not there, or the take-downs cannot be read.
     """
     try:
         states = tuple(_file_state(store.path(file)) for file in files)
@@ -113,7 +113,7 @@ def _remove_database(path: str) -> None:
 
 
 def _comment(connection: duckdb.DuckDBPyConnection) -> None:
-    """Say of every view that says nothing yet what a row is, and of every column what it holds, with its unit."""
+    """Add a comment to every view and column without one: what a row is, and what the column holds, with its unit."""
     about = {name: table.about for name, table in TABLES.items()} | {name: view.about for name, view in VIEWS.items()}
     meanings = {**COLUMNS, **VIEW_COLUMNS}
     views = "SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment IS NULL"
@@ -130,9 +130,11 @@ def _comment(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def follow_move(store: Store) -> None:
-    """Make the database of a store anew where its views read another place than the store's: it was moved or copied.
+    """Write the database of a store again if its views read another place than the store's, since it was moved or
+    copied.
 
-    Where that cannot be written, somebody else is writing it, or what it is made from is damaged, it stays as it is.
+    The database stays as it is if it cannot be written, if somebody else is writing it, or if a file that it reads is
+    damaged.
     """
     if not store.is_local or not os.path.exists(store.path(FILE)):
         return

@@ -1,8 +1,8 @@
 """What the views of a store's database were made from, kept in that database.
 
-To make a view DuckDB reads the end of every file behind it, a hundredth of a second a view. A run with little to do
-spends a fifth of its time so, unless it knows which views are still what they would be made to be. The database says
-that itself, in a macro, which no client lists among its tables.
+To make a view, DuckDB reads the end of every file behind it, which takes a hundredth of a second for each view. That
+would be a fifth of the time of a run with little to do, so views that would not change are not made again. The database
+itself says what its views were made from, in a macro, which no client lists among its tables.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from schemas.tables import TABLES
 MACRO = "segue_views_made_from"
 
 FileState = tuple[str, int, int, int]
-"""A file's path, and what changes where another file takes its place or it is written."""
+"""A file's path, and numbers that change when the file is replaced or written to."""
 
 
 @dataclass(frozen=True)
 class ViewSource:
-    """What a table's view is made from: its statement, and the files that DuckDB looks into as it is made."""
+    """What a table's view is made from: its statement, and the files that DuckDB reads when it makes the view."""
 
     statement: str
     files: tuple[FileState, ...]
 
 
 def keep_sources(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, ViewSource]) -> None:
-    """Keep what the views of a database were made from, by table."""
+    """Record in a database what its views were made from, by table."""
     kept = {
         "definitions": _definitions(),
         "views": _views(connection),
@@ -42,10 +42,10 @@ def keep_sources(connection: duckdb.DuckDBPyConnection, sources: Mapping[str, Vi
 
 
 def recall_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, ViewSource]:
-    """Return what the views of a database were made from, by table; nothing where it does not say so, where its views
-    are others by now, and where another release of Segue or of DuckDB would make others of the same.
+    """Return what the views of a database were made from, by table. Empty if that is not recorded, if the views were
+    changed since, or if this release of Segue or DuckDB would make them differently.
 
-    The macro is read and never run: the database may be somebody else's.
+    The macro is read but never run, since the database may be somebody else's.
     """
     sql = "SELECT macro_definition FROM duckdb_functions() WHERE function_name = ?"
     try:
@@ -62,14 +62,14 @@ def recall_sources(connection: duckdb.DuckDBPyConnection) -> dict[str, ViewSourc
 
 
 def _definitions() -> str:
-    """Return a digest of all that views follow from beside a store."""
+    """Return a digest of everything that views depend on besides the store."""
     views = [(name, view.about, view.tables, view.statement) for name, view in VIEWS.items()]
     tables = [(name, table.about) for name, table in TABLES.items()]
     return _digest([duckdb.__version__, views, tables, dict(COLUMNS), dict(VIEW_COLUMNS)])
 
 
 def _views(connection: duckdb.DuckDBPyConnection) -> str:
-    """Return a digest of the views of a database, as DuckDB has them."""
+    """Return a digest of the views of a database, as DuckDB reports them."""
     sql = "SELECT view_name, sql FROM duckdb_views() WHERE NOT internal ORDER BY view_name"
     return _digest(connection.execute(sql).fetchall())
 

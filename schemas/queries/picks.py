@@ -1,7 +1,7 @@
-"""Picks: what a person decided by ear, clip by clip, in a file that the page writes and people write too.
+"""Picks: what a person decided by ear, clip by clip, in a file that the report's page or a person writes.
 
 As JSON it is `{"format": "segue-picks-2", "store": …, "picks": [{"request_id": …, "take": 1, "verdict": "pick"}]}`,
-as CSV the columns `request_id,take,verdict`. Takes count from 1, as everywhere; a verdict is `pick` or `refuse`.
+as CSV it has the columns `request_id,take,verdict`. Takes count from 1, as everywhere; a verdict is `pick` or `refuse`.
 """
 
 import csv
@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import fsspec
 
 FORMAT = "segue-picks-2"
-"""In the first, takes counted from 0."""
+"""The format's name and version. Version 1 counted takes from 0."""
 COLUMNS = ("request_id", "take", "verdict")
 
 Verdict = Literal["pick", "refuse"]
@@ -24,7 +24,7 @@ Clip = tuple[str, int]
 
 @dataclass(frozen=True)
 class Picks:
-    """The verdicts of a file, by clip; of two on one clip the later holds."""
+    """The verdicts of a file, by clip; the last verdict on a clip counts."""
 
     verdicts: Mapping[Clip, Verdict]
 
@@ -41,10 +41,10 @@ def read_picks(url: str) -> Picks:
     """Read a file of picks.
 
     Args:
-        url: path or fsspec URL of a JSON or CSV file, told apart by its content.
+        url: path or fsspec URL of a JSON or CSV file; its content shows which of the two it is.
 
     Raises:
-        ValueError: it is not there, or holds no picks; the message says what was expected.
+        ValueError: the file is not there or does not hold picks; the message says what was expected.
     """
     try:
         with fsspec.open(url, "rb") as file:
@@ -81,10 +81,10 @@ def _csv_rows(text: str, url: str) -> list[tuple[str, Any]]:
 
 
 def _verdict(row: Any, where: str) -> tuple[Clip, Verdict]:
-    """Return what one row of a file says.
+    """Return the clip and the verdict in one row of a file.
 
     Raises:
-        ValueError: it says nothing of a clip.
+        ValueError: the row names no clip or no known verdict.
     """
     values = {name: row.get(name) for name in COLUMNS} if isinstance(row, Mapping) else {}
     request, take, verdict = (str(value).strip() if value is not None else "" for value in values.values() or ("",) * 3)

@@ -1,10 +1,10 @@
-"""Postings: which of many rows have most keys in common, by a join that DuckDB takes to the disk where memory is short.
+"""Postings: which of many rows share most keys, by a join that DuckDB takes to the disk where memory is short.
 
-An inverted index, as search engines have it: of each key the rows that have it (its postings), the earliest first. Keys
-that many rows have say little, as common words do. So a key counts the less, the more rows have it, and leads to the
-earliest few of these alone: what is done grows with the rows, and not with their square, however common a key is. Of
-many copies of one thing each is found by the first few of them. Rows that come later have no say in where a key leads,
-only in how much it counts.
+This is an inverted index, as in search engines: for each key, the rows that have it (its postings), earliest first. A
+key that many rows have says little, like a common word. So a key counts less the more rows have it, and leads only to
+the earliest few of them. The work then grows with the number of rows and not with its square, however common a key is.
+Of many copies of one thing, each is found through the first few. Later rows do not change where a key leads, only how
+much it counts.
 """
 
 import tempfile
@@ -21,31 +21,32 @@ if TYPE_CHECKING:
     import duckdb
 
 MEMORY = "2GB"
-"""What DuckDB keeps in memory before it goes to the disk, in the folder for temporary files (`TMPDIR`)."""
+"""How much DuckDB keeps in memory before it uses the disk, in the folder for temporary files (`TMPDIR`)."""
 
 WHOLE = 720_720_000
-"""What a key counts as that one row has: sums of whole numbers are equal in whatever order threads add."""
+"""The weight of a key that one row has, divisible by 1 to 16. Weights are whole numbers, since their sums do not depend
+on the order in which threads add."""
 
 SCHEMA = pa.schema({"number": pa.int64(), "key": pa.uint64()})
 
 
 class Keys(NamedTuple):
-    """Some rows' keys, each of a row once."""
+    """The keys of some rows; each key appears once for a row."""
 
     numbers: Int[npt.NDArray[np.int64], " N"]
-    """The row of each key, as numbers in the order in which rows came."""
+    """The row of each key; rows are numbered in the order in which they came."""
     keys: Int[npt.NDArray[np.uint64], " N"]
 
 
 class InCommon(NamedTuple):
-    """Pairs of rows, in the order of the first ones and then of what they have in common, the most first."""
+    """Pairs of rows that share keys, sorted by the row asked about, then by how much they share, most first."""
 
     asked: Int[npt.NDArray[np.int64], " P"]
     others: Int[npt.NDArray[np.int64], " P"]
 
 
 def keys_of(rows: Sequence[npt.NDArray[np.uint64]], first: int = 0) -> Keys:
-    """Return the keys of rows that are numbered from `first` on."""
+    """Return the keys of rows that are numbered from `first`."""
     numbers = np.repeat(np.arange(first, first + len(rows)), [len(keys) for keys in rows])
     return Keys(numbers, np.concatenate([np.zeros(0, np.uint64), *rows]))
 
@@ -58,16 +59,17 @@ def most_in_common(
     most: int = 8,
     among_asked: bool = True,
 ) -> InCommon:
-    """Find of each row that is asked about the others that it has most in common with: known ones, and asked ones that
-    came before it.
+    """Find, for each row that is asked about, the rows that share most with it: known rows, and rows asked about that
+    came earlier.
 
     Args:
-        asked, known: batches, each of which is read once; no row is in both.
+        asked, known: batches, each read once; no row is in both.
         earliest: to how many rows a key leads.
-        least: how much two rows must have in common: a key that two rows have counts 1/2, one that three have 1/3, and
-            none less than 1/`earliest`.
-        most: others that are found of a row.
-        among_asked: whether asked ones are others too; their numbers need not be larger than those of known ones then.
+        least: how much two rows must share. A key that two rows have counts 1/2, one that three have 1/3, and none
+            counts less than 1/`earliest`.
+        most: how many rows are found for one row.
+        among_asked: whether rows asked about are found too. If not, their numbers need not be larger than those of
+            known rows.
 
     Raises:
         Whatever reading a batch raises.
@@ -113,14 +115,14 @@ def most_in_common(
 
 
 def _fill(connection: "duckdb.DuckDBPyConnection", name: str, batches: Iterable[Keys], sql: str) -> None:
-    """Make a table of what a query gives of batches, which stand in it as `batches`."""
+    """Make a table from the result of a query over `batches`, the name under which the batches are registered."""
     failures: list[Exception] = []
 
     def read() -> Iterator[pa.RecordBatch]:
         try:
             for batch in batches:
                 yield pa.record_batch([batch.numbers, batch.keys], schema=SCHEMA)
-        except Exception as error:  # which DuckDB would tell as one of its own
+        except Exception as error:  # DuckDB would turn it into one of its own
             failures.append(error)
 
     connection.register("batches", pa.RecordBatchReader.from_batches(SCHEMA, read()))

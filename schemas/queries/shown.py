@@ -1,4 +1,4 @@
-"""Which files the views of tables read: of derived data what was published last, of records all versions."""
+"""Which files the views of tables read: the latest publication of derived data, and all versions of records."""
 
 from collections.abc import Iterable
 
@@ -17,7 +17,7 @@ def shown_files_by(publications: Publications, names: Iterable[str]) -> dict[str
     if not wanted:
         return {}
     published = publications.shown_files({table.name for table in wanted})
-    # A run leaves a record for each of its stages: they are read only where they decide what is shown.
+    # A run writes a record for each of its stages. They are read only if they decide what is shown.
     by_runs = any(table.name not in published and (table in BESIDE or not table.accumulates) for table in wanted)
     ordered = _runs_in_order(store) if by_runs else []
     last_of_stage = {run["stage"]: run["fingerprint"] for run in ordered}
@@ -30,7 +30,7 @@ def shown_files_by(publications: Publications, names: Iterable[str]) -> dict[str
         if table in BESIDE:
             versions = [version for version in versions if version in last_of_stage.values()]
         elif not table.accumulates:
-            # A store of an earlier release, which has no publications yet.
+            # A store of an early release, which has no publications yet.
             passed = [run["fingerprint"] for run in ordered if table.name in run["outputs"] and not run["error"]]
             versions = [version for version in (*passed[-1:], *versions[-1:]) if version in versions][:1]
         shown[table.name] = [
@@ -40,6 +40,6 @@ def shown_files_by(publications: Publications, names: Iterable[str]) -> dict[str
 
 
 def _runs_in_order(store: Store) -> list[Row]:
-    """Return the records of runs, of each stage in the order of its runs."""
+    """Return the records of runs in the order of the runs."""
     runs = store.read(RUNS, "1", columns=["stage", "fingerprint", "started_at", "outputs", "error", "sequence"])
     return sorted(runs.to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))

@@ -1,7 +1,7 @@
-"""The views of tables and of what is joined from them: their statements in SQL, and making them.
+"""The views of tables, and the views joined from them: their SQL statements, and making them.
 
-Views of the database that stays in a store read its files wherever the store is then; those of one query, where it is
-now.
+Views of the database that is kept in a store find its files wherever the store is when they are read. Views made for
+one query read them where the store is now.
 """
 
 import re
@@ -22,11 +22,11 @@ FILE = "segue.duckdb"
 """The database of views at the root of a store on a local disk."""
 
 PLACE = "segue_store"
-"""The variable of DuckDB that says where a store lies: `SET VARIABLE segue_store = '/mnt/store'`."""
+"""The DuckDB variable that says where a store lies: `SET VARIABLE segue_store = '/mnt/store'`."""
 
 OPENED_IN = f"nullif(regexp_extract(current_setting('temp_directory'), '^(.*/){re.escape(FILE)}[.]tmp$', 1), '')"
-"""The folder of the database that a client has opened, in SQL, NULL where that is none of a store. DuckDB has no name
-for it, but keeps its temporary files beside it; a table function may call this, and no subquery."""
+"""SQL expression for the folder of the database that a client opened; NULL if that is not a store's. DuckDB has no
+function for it, but keeps temporary files beside the database. A table function may use this, a subquery may not."""
 
 ONE_STORE = f"""(
     SELECT CASE WHEN {OPENED_IN} IS NULL OR getvariable('{PLACE}') IS NOT NULL OR count(*) < 2 THEN true
@@ -35,8 +35,8 @@ ONE_STORE = f"""(
            END
     FROM duckdb_databases() WHERE ends_with(path, '/{FILE}')
 )"""
-"""A condition that holds unless a client opened the database of one store and then attached that of another, whose
-views would look for their files beside the first."""
+"""SQL condition that fails if a client opened the database of one store and then attached that of another: the views of
+the second would look for their files beside the first."""
 
 
 def make_views_over(
@@ -46,11 +46,13 @@ def make_views_over(
     whole: Collection[str] = (),
     changed: Collection[str] | None = None,
 ) -> None:
-    """Make the views over tables whose own views are there.
+    """Make the views over tables whose own views exist.
 
     Args:
-        whole: tables of which all rows are to be seen.
-        changed: tables whose views are new: views over none of them are there already. None makes all.
+        made: names of the tables whose views exist.
+        whole: names of tables whose views show all rows.
+        changed: names of tables whose views are new. Views that read none of them exist already and are not made
+            again; None makes all views.
     """
     for name, view in VIEWS.items():
         if made.issuperset(view.tables) and (changed is None or not set(view.tables).isdisjoint(changed)):
@@ -65,10 +67,10 @@ def make_view(
     files: Sequence[str],
     take_downs: TakeDowns | None,
 ) -> None:
-    """Make the view of a table over some files.
+    """Make the view of a table over the given files.
 
     Args:
-        take_downs: say which rows are hidden; None shows all.
+        take_downs: decide which rows are hidden; None shows all.
     """
     create_view(connection, table_view(store, table, files, take_downs), f"shards of {table.name}", store)
 
@@ -76,14 +78,14 @@ def make_view(
 def table_view(
     store: Store, table: Table, files: Sequence[str], take_downs: TakeDowns | None, kept: bool = False
 ) -> str:
-    """Return the statement that makes the view of a table over some files.
+    """Return the SQL statement that makes the view of a table over the given files.
 
     Args:
-        take_downs: say which rows are hidden; None shows all.
-        kept: it stays in the database of the store, for any client, wherever the store is then.
+        take_downs: decide which rows are hidden; None shows all.
+        kept: whether the view stays in the store's database, for any client and wherever the store is then.
 
     Raises:
-        UnreadFile: what was taken down cannot be read.
+        UnreadFile: the take-downs cannot be read.
     """
     try:
         condition = take_downs.hidden.condition(table) if take_downs and table.name in HIDDEN_BY else ""
@@ -95,7 +97,7 @@ def table_view(
 
 
 def create_view(connection: duckdb.DuckDBPyConnection, statement: str, expected: str, store: Store) -> None:
-    """Make a view, for which DuckDB looks into the files that it reads.
+    """Make a view. DuckDB reads the end of each of its files for that.
 
     Raises:
         UnreadFile: a file could not be read.
@@ -107,14 +109,14 @@ def create_view(connection: duckdb.DuckDBPyConnection, statement: str, expected:
 
 
 def reason_of(error: Exception) -> str:
-    """Return what DuckDB says, without the statement that it points at; of an error in a filesystem, its last line."""
+    """Return DuckDB's message without the statement it quotes; for an error in a filesystem, only the last line."""
     message = str(error).split("\n\nLINE ")[0].strip()
     return message.rpartition("\n")[2].strip() if "Traceback (most recent call last)" in message else message
 
 
 def _statement(store: Store, table: Table, files: Sequence[str], kept: bool) -> str:
-    """Return the statement that makes a table's view. It has all of the table's columns, also where there is no shard
-    yet or only files of an earlier release, which lacked some of them."""
+    """Return the statement that makes a table's view. The view has all of the table's columns, even if there is no
+    shard yet, or only files of an early release that lack some of them."""
     columns = ", ".join(f'NULL::{_sql_type(field.type)} AS "{field.name}"' for field in table.schema)
     name = EVERY_CLIP if table is CLIPS else table.name
     view = f"CREATE OR REPLACE VIEW {name} AS SELECT {columns} WHERE false"
@@ -131,7 +133,7 @@ def _statement(store: Store, table: Table, files: Sequence[str], kept: bool) -> 
 
 
 def _located(store: Store, table: Table, column: str, kept: bool) -> str:
-    """Return a column of addresses in SQL, with those inside the store where the store is now."""
+    """Return the SQL expression for a column of addresses in which those inside the store are full addresses."""
 
     def located(address: str) -> str:
         return f"replace({address}, {literal(HERE)}, {_prefix(store, kept)})"
@@ -146,14 +148,14 @@ def quoted(name: str) -> str:
 
 
 def _prefix(store: Store, kept: bool) -> str:
-    """Return what stands before the paths of a store's files, in SQL: where the store is; of views that are kept first
-    where a client says that it is, and then the folder of the database that the client opened."""
+    """Return the SQL expression for what precedes the paths of a store's files: where the store is now. Views that are
+    kept first try the client's variable `PLACE`, and then the folder of the database that the client opened."""
     url = literal(f"{store.root if store.is_local else store.filesystem.unstrip_protocol(store.root)}/")
     return f"coalesce(getvariable('{PLACE}') || '/', {OPENED_IN}, {url})" if kept else url
 
 
 def _sql_type(kind: pa.DataType) -> str:
-    """DuckDB's name of an Arrow type that the tables use."""
+    """Return DuckDB's name of an Arrow type that the tables use."""
     if pa.types.is_map(kind):
         return f"MAP({_sql_type(kind.key_type)}, {_sql_type(kind.item_type)})"
     if pa.types.is_list(kind):

@@ -1,11 +1,11 @@
-"""Views over several tables: what a question to the store need not join for itself.
+"""Views over several tables, so that a query of the store need not join them.
 
-`clips` shows what passed. A clip that did not is *quarantined*: its row and its file stay, `quarantine` lists it with
-the reasons and the stage that gave them, and `every_clip` has both kinds. A later stage that has something against
-clips says so in its own table; a line in `_REASONS` lets all three views know.
+`clips` shows the clips that passed. A clip that did not is *quarantined*: its row and its file stay, `quarantine` lists
+it with the reasons and the stage that gave them, and `every_clip` has both kinds. A later stage that objects to clips
+says so in its own table; a line in `_REASONS` then changes all three views.
 
-`lineage` and `descendants` go from a clip to the recordings that its models learned from, and back. They are joins of
-what was written once, and no table: asked for one clip or one recording, they read what is about that one.
+`lineage` and `descendants` go from a clip to the recordings that its models learned from, and back. They are joins, not
+stored tables: a query about one clip or one recording reads only what is about it.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from schemas.tables.catalog import HELD_BY_GATE
 
 @dataclass(frozen=True)
 class View:
-    """A view, and what it reads."""
+    """A view over tables."""
 
     about: str
-    """One row is …"""
+    """What one row is, as a phrase that completes "one row is …"."""
     tables: tuple[str, ...]
-    """Those that it reads, through other views too."""
+    """The names of the tables that it reads, also through other views."""
     statement: str
 
 
@@ -29,29 +29,29 @@ _REFERENCES = """
     FROM requests UNPIVOT (reference FOR how IN (melody, prompt, clap))
     WHERE starts_with(reference, 'track:')
 """
-"""The recordings that requests refer to, by what they are used as."""
+"""SQL: the recordings that requests refer to, and as what."""
 
 _ADAPTERS = """
     SELECT request_id, CASE WHEN starts_with(a.reference, 'checkpoint:') THEN substr(a.reference, 12) ELSE a.digest END
            AS adapter_id
     FROM requests, unnest(adapters) AS u(a)
 """
-"""The models that the adapters of requests are, as `ancestry` names them."""
+"""SQL: the models that requests use as adapters, with the ids that `ancestry` has for them."""
 
 EVERY_CLIP = "every_clip"
-"""The view of all rows of the table `clips`, what is quarantined too; `clips` itself is a view over it."""
+"""The view of all rows of the table `clips`, including those in quarantine; `clips` itself is a view over it."""
 
 _REASONS = {
     "clips": f"SELECT request_id, take, sha256, 'gate' AS stage, reasons FROM {EVERY_CLIP} WHERE {HELD_BY_GATE}",
     "originality": "SELECT request_id, take, sha256, 'originality' AS stage, reasons FROM originality WHERE too_near",
 }
-"""A table -> the clips that it has something against: by key and digest of the file, for a clip that was made again is
-another one, with the stage that found it and the reasons."""
+"""For each table that can quarantine clips, the SQL that selects those clips: by key and by the digest of the file,
+since a clip that was made again is another one, with the stage that objects to them and its reasons."""
 
 _QUARANTINED = " UNION ALL ".join(_REASONS.values())
 
 CLIPS_AND_REASONS = tuple(_REASONS)
-"""The tables that the view `clips` reads."""
+"""The names of the tables that the view `clips` reads."""
 
 VIEWS = {
     "tries": View(
@@ -172,4 +172,4 @@ VIEWS = {
         """,
     ),
 }
-"""Every view, after those that it reads."""
+"""Every view by its name, each after the views that it reads."""

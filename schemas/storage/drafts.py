@@ -1,15 +1,16 @@
-"""Drafts: a version's shards while they are made, out of sight of every view and glob until their stage has passed.
+"""Drafts: a version's shards while they are made, hidden from every view and glob until their stage has passed.
 
 ```
 tokens/version=…/shard=3.parquet            what users see
-tokens/version=…/drafts/shard=3.draft       the same shard, made anew, whole
-tokens/version=…/drafts/shard=4.<id>.part   rows of a shard in work, so that a kill does not lose them
+tokens/version=…/drafts/shard=3.draft       the same shard made again, complete
+tokens/version=…/drafts/shard=4.<id>.part   rows of a shard in progress, so that a kill does not lose them
 tokens/version=…/history/shard=3.<digest>   a shard that was replaced, for `segue rollback` and for rows that come back
 ```
 
-Publishing moves each draft to its place, and what stood there to the history; both are one step each for whoever reads.
+Publishing moves each draft to its place, and the file that it replaces to the history. Each move is one step for
+readers.
 
-Rows that a remote store does not take are kept on this machine, as parts of the same name under the user's cache: the
+Rows that a remote store does not accept are kept on this machine, as parts of the same name under the user's cache. The
 next try of the shard, or the next run, sends them and computes nothing again.
 """
 
@@ -34,21 +35,21 @@ log = logging.getLogger(__name__)
 DRAFT_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.draft")
 PART_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)\.part")
 HISTORY_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.([0-9a-f]+)")
-"""How the files of drafts, of shards in work and of replaced shards are named, below their folders."""
+"""Names of the files of drafts, of shards in progress and of replaced shards, inside their folders."""
 
 
 @dataclass(frozen=True)
 class PublishedShard:
-    """A shard as a publication names it."""
+    """A shard as a publication records it."""
 
     shard: str
     digest: str
-    """Its file's `data_digest`."""
+    """The `data_digest` of its file."""
     rows: int
 
 
 class Drafts:
-    """The drafts of one version of a table, over what of it is published."""
+    """The drafts of one version of a table, together with its published shards."""
 
     def __init__(self, store: Store, table: Table, version: str) -> None:
         self.store, self.table, self.version = store, table, version
@@ -61,11 +62,11 @@ class Drafts:
         return sort_shards(match[1] for name in self._names("drafts") if (match := DRAFT_NAME.fullmatch(name)))
 
     def shards(self) -> list[str]:
-        """Return the shards of the version, drafts among them."""
+        """Return the shards of the version, including those that have only a draft."""
         return sort_shards(self.files())
 
     def files(self) -> dict[str, str]:
-        """Return where each shard is read: its draft, or the published one where it has none."""
+        """Return the file from which each shard is read: its draft, or the published file where it has none."""
         shards, folders = self.store.shards_and_folders(self.table, self.version)
         published = {shard: self.store.shard_path(self.table, self.version, shard) for shard in shards}
         names = self.store.files(f"{self._folder}/drafts") if "drafts" in folders else []
@@ -73,20 +74,20 @@ class Drafts:
         return published | {shard: self._draft(shard) for shard in drafted}
 
     def footers(self) -> dict[str, Footer]:
-        """Return the footer of each shard."""
+        """Return the footer of each shard, by shard."""
         return self.store.footers_of(self.files())
 
     def read(self, shards: Iterable[str] | None = None, columns: Iterable[str] | None = None) -> pa.Table:
-        """Return the rows of the version or of some of its shards; of shards that are not there, none."""
+        """Return the rows of the version, or of some of its shards; shards that are not there give no rows."""
         files = self.files()
         wanted = files if shards is None else shards
         names = None if columns is None else list(columns)
         return self.store.read_files(self.table, [files[shard] for shard in wanted if shard in files], names)
 
-    # -- a shard in work ----------------------------------------------------------------------------------------------
+    # -- a shard in progress ------------------------------------------------------------------------------------------
 
     def write(self, shard: str, rows: pa.Table, input_key: str, refused: int = 0, passing: int = 0) -> None:
-        """Write the draft of a shard, which takes the place of its parts."""
+        """Write the draft of a shard, and remove the shard's parts."""
         where = self._draft(shard)
         self.store.write_rows(where, self.table, rows, input_key, refused, passing)
         for part in self._parts(shard):
@@ -95,8 +96,8 @@ class Drafts:
             self._here.remove_parts(shard)
 
     def write_part(self, shard: str, rows: pa.Table) -> None:
-        """Keep rows of a shard that is not whole yet; what a remote store does not take is kept on this machine. Two
-        that make the same shard keep their rows apart."""
+        """Keep rows of a shard that is not complete yet, on this machine if a remote store does not accept them. Each
+        call writes its own file, so two runs that make the same shard do not overwrite each other's rows."""
         where = f"{self._folder}/drafts/shard={shard}.{uuid.uuid4().hex}.part"
         try:
             self.store.write_rows(where, self.table, rows, "")
@@ -108,10 +109,10 @@ class Drafts:
 
     @contextmanager
     def kept_here(self, shard: str, rows: pa.Table) -> Iterator[None]:
-        """Keep all rows of a shard on this machine where a remote store takes not all that is written in this block.
+        """Keep all rows of a shard on this machine if a remote store does not accept everything written in this block.
 
         Raises:
-            NotTaken: it does not; the message says how often it did not, and since when.
+            NotTaken: the store did not accept it; the message says how often, and since when.
         """
         try:
             yield
@@ -125,17 +126,17 @@ class Drafts:
             raise NotTaken(self._refusal(shard, error)) from error
 
     def parts(self, shard: str) -> pa.Table:
-        """Return the rows that were kept of a shard in work, each once."""
+        """Return the rows kept of a shard in progress, each key once."""
         kept = [self.store.read_files(self.table, [part]) for part in self._parts(shard)]
         return distinct(self.table, [*kept, *([self._here.parts(shard)] if self._here else [])])
 
     def remove_parts(self, shard: str) -> None:
-        """Remove what was kept of a shard in work, and the record of what a store did not take of it."""
+        """Remove what was kept of a shard in progress, and the record of failed writes to a remote store."""
         for part in [*self._parts(shard), *self._refusals(shard)]:
             self.store.remove(part)
 
     def rows_in_work(self) -> dict[str, list[tuple[str, ...]]]:
-        """Return the keys of the rows that were kept of shards in work, by shard."""
+        """Return the keys of the rows kept of shards in progress, by shard."""
         keys: dict[str, list[tuple[str, ...]]] = {}
         for name in self._names("drafts"):
             if match := PART_NAME.fullmatch(name):
@@ -147,13 +148,14 @@ class Drafts:
 
     @cached_property
     def _here(self) -> "Drafts | None":
-        """The same place on this machine, for what a remote store does not take; None of a store that is local."""
+        """The same version in this machine's cache, for what a remote store does not accept; None if the store is
+        local."""
         if self.store.is_local:
             return None
         return Drafts(Store(str(cache_folder() / str(self.store.root).strip("/"))), self.table, self.version)
 
     def _refusal(self, shard: str, error: Exception) -> str:
-        """Note that a remote store did not take something of a shard, and return what is to be told of it."""
+        """Record that a remote store did not accept part of a shard, and return a message about it."""
         assert self._here is not None
         noted = [self._here.store.read_bytes(file).decode() for file in self._here._refusals(shard)]
         times = [*"".join(noted).split(), f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"]
@@ -172,17 +174,17 @@ class Drafts:
     # -- history ------------------------------------------------------------------------------------------------------
 
     def replaced(self) -> dict[tuple[str, str], str]:
-        """Return the files of shards that were replaced, by shard and digest."""
+        """Return the files of replaced shards, by shard and digest."""
         matches = [match for name in self._names("history") if (match := HISTORY_NAME.fullmatch(name))]
         return {(match[1], match[2]): f"{self._folder}/history/{match[0]}" for match in matches}
 
     def replaced_keys(self, keys: Iterable[tuple[str, ...]]) -> set[tuple[str, ...]]:
-        """Return those of some keys whose rows are in replaced shards: they were dropped and are wanted again."""
+        """Return those of the keys that have rows in replaced shards: rows that were dropped and are wanted again."""
         wanted = set(keys)
         return set().union(*(wanted & names for names in self._keys_of_replaced(wanted).values()))
 
     def find_replaced(self, keys: Iterable[tuple[str, ...]]) -> pa.Table:
-        """Return the rows of replaced shards with some keys, each once."""
+        """Return the rows with these keys in replaced shards, each key once."""
         wanted, found = set(keys), []
         for file, names in self._keys_of_replaced(wanted).items():
             if wanted & names:
@@ -193,7 +195,7 @@ class Drafts:
         return distinct(self.table, found)
 
     def _keys_of_replaced(self, wanted: set[tuple[str, ...]]) -> dict[str, set[tuple[str, ...]]]:
-        """Return the keys in each file of the history, where there is one to look for."""
+        """Return the keys in each file of the history; empty if no keys are wanted."""
         files = self.replaced().values() if wanted else ()
         return {
             file: set(row_keys(self.store.read_files(self.table, [file], self.table.key), self.table.key))
@@ -203,7 +205,8 @@ class Drafts:
     # -- publishing ---------------------------------------------------------------------------------------------------
 
     def manifest(self, gone: Iterable[str] = ()) -> list[PublishedShard]:
-        """Return what the version holds once its drafts are published, without the shards that are `gone`."""
+        """Return the shards of the version as they will be once its drafts are published and the shards in `gone` are
+        removed."""
         footers, without = self.footers(), set(gone)
         return [
             PublishedShard(shard, footers[shard].data_digest, footers[shard].rows)
@@ -212,8 +215,8 @@ class Drafts:
         ]
 
     def publish(self, gone: Iterable[str] = ()) -> None:
-        """Put each draft in its place, and take away the shards that are `gone`; what was there is kept as history.
-        Broken off and done again, it ends the same."""
+        """Move each draft to its place and remove the shards in `gone`; the files that were there go to the history.
+        If this is interrupted and run again, the result is the same."""
         for shard in self.drafted():
             published = self.store.footer(self.table, self.version, shard)
             drafted = self.store.footer_of(self._draft(shard))
@@ -228,12 +231,13 @@ class Drafts:
                 self.store.remove(part)
 
     def discard(self) -> None:
-        """Remove every draft: what it was to replace stays."""
+        """Remove every draft; the published shards stay."""
         for shard in self.drafted():
             self.store.remove(self._draft(shard))
 
     def _names(self, folder: str) -> list[str]:
-        """Return the names of the files in a folder of the version; it is seldom there, which its parent tells."""
+        """Return the names of the files in a folder of the version. The version's own listing, which is read anyway,
+        shows whether the folder exists; it seldom does."""
         _, folders = self.store.shards_and_folders(self.table, self.version)
         return self.store.files(f"{self._folder}/{folder}") if folder in folders else []
 

@@ -1,4 +1,4 @@
-"""Holdings: every file of a store, by what it is: a shard's place in its version, a file that rows name, or neither."""
+"""Holdings: every file of a store by what it is: a file of a version's rows, a file that rows name, or neither."""
 
 import re
 import time
@@ -24,16 +24,16 @@ _NAMES: dict[Kind, tuple[str, re.Pattern[str]]] = {
     "part": ("/drafts", PART_NAME),
     "history": ("/history", HISTORY_NAME),
 }
-"""Where under a version each kind of file with rows lies, and how it is named."""
+"""For each kind of file with rows, its folder below a version and the form of its name."""
 
 FILE_FOLDERS = ("audio", "models", "report")
-"""Where the files that rows name lie."""
+"""The folders of files that rows name."""
 
 PAGE_FOLDERS = ("report/pictures", "report/excerpts")
-"""Where files lie that the page names, rather than a row; the report looks after them itself."""
+"""Folders of files that the report's page names rather than a row. The report cleans them up itself."""
 
 LEFTOVER = ".inprogress"
-"""How the name of a temporary file or folder ends."""
+"""The ending of the names of temporary files and folders."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Holding:
     path: str
     bytes: int
     digest: str = ""
-    """Of a replaced shard: what its name says of it."""
+    """The digest in the name of a replaced shard; empty for other kinds."""
 
 
 def versions_of(store: Store, table: Table) -> list[str]:
-    """Return every version of a table that has a folder, also those of which nothing was published yet."""
+    """Return every version of a table that has a folder, including those without published shards."""
     return [name.removeprefix("version=") for name in store.folders(table.name) if name.startswith("version=")]
 
 
@@ -66,8 +66,8 @@ def holdings(store: Store, table: Table, version: str) -> Iterator[Holding]:
 
 
 def foreign_files(store: Store, table: Table) -> dict[str, int]:
-    """Return the files among a table's that are not the store's, with their bytes: such as the copies that a
-    synchronising program makes. Nothing reads them."""
+    """Return the files in a table's folders that are not the store's, with their sizes in bytes: for example copies
+    that a synchronising program made. Nothing reads them."""
     sizes = {f"{table.name}/{name}": size for name, size in store.sizes(table.name).items()}
     for version in versions_of(store, table):
         folder = store.folder(table, version)
@@ -83,8 +83,12 @@ def foreign_files(store: Store, table: Table) -> dict[str, int]:
 
 
 def leftovers(store: Store, now: float | None = None) -> dict[str, int]:
-    """Return the temporary files and folders that killed runs left, with their bytes: an hour old at least, so that
-    they are not a running run's."""
+    """Return the temporary files and folders that killed runs left, with their sizes in bytes. They are more than an
+    hour old, so that they do not belong to a run at work.
+
+    Args:
+        now: the present in seconds since 1970; None takes the clock's.
+    """
     sizes = {name: size for name, size in store.sizes("").items() if LEFTOVER in name}
     sizes |= {name: size_of(store, name) for name in store.folders("") if name.endswith(LEFTOVER)}
     for folder in (*TABLES, *FILE_FOLDERS, "leases", "damaged"):
@@ -101,18 +105,18 @@ def _leftovers_under(store: Store, folder: str) -> dict[str, int]:
 
 
 def named_files(table: Table, rows: pa.Table) -> set[str]:
-    """Return the paths of all files that rows name."""
+    """Return the paths of all files that the rows name."""
     paths = [path for columns in table.files for path in rows.column(columns.path).to_pylist()]
     return {path for path in paths if path is not None}
 
 
 def unnamed_files(store: Store, named: set[str], now: float | None = None) -> dict[str, int]:
-    """Return the files that no row names, with their bytes: an hour old at least, as a file is written before the row
-    that names it.
+    """Return the files that no row names, with their sizes in bytes. They are more than an hour old, since a file is
+    written before the row that names it.
 
     Args:
         named: the paths that rows name.
-        now: the present, seconds since 1970, unless it is to be another.
+        now: the present in seconds since 1970; None takes the clock's.
     """
     sizes: dict[str, int] = {}
     for folder in FILE_FOLDERS:
@@ -123,13 +127,13 @@ def unnamed_files(store: Store, named: set[str], now: float | None = None) -> di
 
 
 def size_of(store: Store, path: str) -> int:
-    """Return the bytes of a file, or of all files under a folder."""
+    """Return the bytes of a file, or of all files in a folder."""
     below = sum(orphans(store, path, set()).values())
     return below or store.size(path) or 0
 
 
 def age_of(store: Store, path: str, now: float | None = None) -> float:
-    """Return the seconds since a file was written, or the newest of a folder's; 0 where it is gone meanwhile."""
+    """Return the seconds since a file, or the newest file in a folder, was written; 0 if it is gone by now."""
     names = orphans(store, path, set()) or [path]
     newest = 0.0
     for name in names:

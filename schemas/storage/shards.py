@@ -17,49 +17,49 @@ from schemas.storage.digests import column_digests, digest_of_columns
 from schemas.tables import Table
 
 FOOTER_BYTES = 2**16
-"""Read of a shard's end at first: a footer is smaller, but for that of a table with very many row groups."""
+"""How much of a shard's end is read first. Only the footer of a table with very many row groups is larger."""
 
 SHARD_NAME = re.compile(r"shard=([0-9A-Za-z_-]+)\.parquet")
-"""A file of any other name is not the store's: a copy that a synchronising program made, a file manager's shadow."""
+"""Files of any other name are not the store's, such as copies that a synchronising program or a file manager made."""
 
 
 @dataclass(frozen=True)
 class Footer:
-    """What a shard's Parquet footer says of it, read without reading a row."""
+    """What a shard's Parquet footer says about it, read without reading any rows."""
 
     input_key: str
-    """Identity of the keys that the shard was made from."""
+    """Digest of the keys that the shard was made from."""
     output_key: str
-    """Identity of the keys of its own rows."""
+    """Digest of the keys of its own rows, as stages read them (`output_keys`)."""
     content: str
     """Digest of its rows (of the table's `identity` columns)."""
     columns: Mapping[str, str]
-    """The digest of each of those columns (`schemas.storage.digests`), which add up over shards; none in files of
-    earlier releases."""
+    """Digest of each of the table's `identity` columns (`schemas.storage.digests`). These digests add up over shards;
+    empty in files of early releases."""
     rows: int
     refused: int
     """Items that the stage refused while it made this shard."""
     passing: int = 0
-    """Those of them that the next run tries again."""
+    """How many of the refused items the next run tries again."""
     data_digest: str = ""
-    """Digest of the file's first `data_bytes` bytes, which hold its rows; empty in files of earlier releases."""
+    """Digest of the file's first `data_bytes` bytes, which hold its rows; empty in files of early releases."""
     data_bytes: int = 0
 
 
 def sort_shards(shards: Iterable[str]) -> list[str]:
-    """Sort the names of shards: numbers in their order, then others by name."""
+    """Sort the names of shards: numbers first, in numerical order, then other names."""
     return sorted(shards, key=lambda shard: (0, int(shard), "") if shard.isdecimal() else (1, 0, shard))
 
 
 def encode_shard(table: Table, rows: pa.Table, input_key: str, where: str, refused: int = 0, passing: int = 0) -> bytes:
-    """Return a shard as the bytes of a Parquet file: its rows sorted by key, its pages with checksums, and in its
-    footer what `Footer` holds.
+    """Return a shard as the bytes of a Parquet file: rows sorted by key, pages with checksums, and the contents of a
+    `Footer` in its footer.
 
     Args:
-        where: the place that it is for, to be named in an error.
+        where: where the shard will be written, for error messages.
 
     Raises:
-        ValueError: the rows do not have the table's schema, or a key stands twice.
+        ValueError: the rows do not have the table's schema, or a key appears twice.
     """
     if rows.schema.names != table.schema.names:
         raise ValueError(f"expected the columns {table.schema.names} for {table.name}, got {rows.schema.names}")
@@ -94,7 +94,7 @@ def data_digest(data: bytes) -> str:
 
 
 def read_tail(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
-    """Return the end of a file, its whole Parquet footer in it if it has one."""
+    """Return the end of a file, long enough to contain its whole Parquet footer if it has one."""
     tail = bytes(filesystem.cat_file(path, start=-FOOTER_BYTES))
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if tail[-4:] == b"PAR1" and length > len(tail):
@@ -103,10 +103,10 @@ def read_tail(filesystem: fsspec.AbstractFileSystem, path: str) -> bytes:
 
 
 def parse_footer(tail: bytes, path: str) -> Footer:
-    """Return the footer at the end of a shard.
+    """Return the footer from the last bytes of a shard.
 
     Raises:
-        ValueError: the bytes do not end as a shard does.
+        ValueError: the bytes are not the end of a shard.
     """
     metadata = _metadata(tail, path)
     values = metadata.metadata or {}
@@ -116,10 +116,10 @@ def parse_footer(tail: bytes, path: str) -> Footer:
 
 
 def column_bytes(tail: bytes, path: str) -> dict[str, int]:
-    """Return how many bytes of a shard each of its columns takes, by the footer at its end.
+    """Return how many bytes each column of a shard takes, from the footer in its last bytes.
 
     Raises:
-        ValueError: the bytes do not end as a shard does.
+        ValueError: the bytes are not the end of a Parquet file.
     """
     metadata = _metadata(tail, path)
     taken: dict[str, int] = {}
@@ -139,19 +139,21 @@ def _metadata(tail: bytes, path: str) -> pq.FileMetaData:
 
 
 THREADED_BYTES = 2**20
-"""From this size on a shard's columns are decoded by several threads, which take longer to wake than a small one."""
+"""Size in bytes from which several threads decode a shard's columns. Below it, waking them takes longer than it
+saves."""
 
 
 def parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
-    """Return those of the columns `names` that a Parquet file has, with its footer in the schema's metadata.
+    """Return the columns `names` that a Parquet file has, with its footer in the schema's metadata. Names that the file
+    lacks are ignored.
 
     Args:
-        names: columns; `files.uri` is the field `uri` of a list of records, of which no other is read then.
+        names: columns; `files.uri` reads only the field `uri` of a list of records.
 
     Raises:
-        ValueError: the bytes are no Parquet file, or a damaged one.
+        ValueError: the bytes are not a Parquet file, or it is damaged.
     """
-    # A list's items are called `element` in Parquet. Names that the file lacks are passed over.
+    # Parquet calls a list's items `element`.
     paths = [name.replace(".", ".list.element.") for name in names]
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
@@ -161,11 +163,11 @@ def parse_rows(data: bytes, names: Sequence[str], path: str) -> pa.Table:
 
 
 def read_columns(filesystem: fsspec.AbstractFileSystem, path: str, names: Sequence[str]) -> pa.Table:
-    """Return those of the columns `names` that a Parquet file has, fetching little else of it: for the short columns
-    of tables that also hold long ones.
+    """Return the columns `names` that a Parquet file has, fetching little else of it. For short columns of tables that
+    also have long ones.
 
     Raises:
-        ValueError: it is no Parquet file, or a damaged one.
+        ValueError: the file is not Parquet, or is damaged.
         OSError: it could not be read.
     """
     with filesystem.open(path, "rb") as opened:
@@ -178,8 +180,8 @@ def read_columns(filesystem: fsspec.AbstractFileSystem, path: str, names: Sequen
 
 
 Rows: TypeAlias = pa.Table | Sequence[Mapping[str, Any]]
-"""Rows of a table as it is stored, or as they are planned: making Arrow of the latter would load pandas, which takes
-longer than a plan."""
+"""Rows of a table as stored (Arrow), or as planned (mappings). Converting planned rows to Arrow would load pandas,
+which takes longer than the plan."""
 
 
 def column_values(rows: Rows, name: str) -> list[Any]:
@@ -191,39 +193,39 @@ def column_values(rows: Rows, name: str) -> list[Any]:
 
 
 def row_values(rows: Rows, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    """Return some values of every row."""
+    """Return the values of the named columns in every row, a tuple for each row."""
     return list(zip(*(column_values(rows, name) for name in names), strict=True))
 
 
 def row_keys(rows: Rows, key: Sequence[str]) -> list[tuple[str, ...]]:
-    """Return the key of every row as a tuple of text."""
+    """Return the key of every row, as a tuple of texts."""
     return list(zip(*([str(value) for value in column_values(rows, name)] for name in key), strict=True))
 
 
 def distinct(table: Table, rows: Iterable[pa.Table]) -> pa.Table:
-    """Return rows put together, each key once: that of the last. They need not have all columns."""
+    """Return rows in one table, with only the last row of each key. The rows need not have all columns."""
     parts = list(rows)
     combined = pa.concat_tables(parts) if parts else pa.Table.from_batches([], table.schema)
     last = {key: number for number, key in enumerate(row_keys(combined, table.key))}
-    if len(last) == combined.num_rows:  # nearly always; and `take` loads all of Arrow's functions
+    if len(last) == combined.num_rows:  # nearly always; saves `take`, which loads all of Arrow's functions
         return combined
     return combined.take(pa.array(sorted(last.values()), pa.int64()))
 
 
 def output_keys(table: Table, rows: Rows) -> list[tuple[str, ...]]:
-    """Return what a stage that reads the table makes its rows from: the key of every row, and, where several are made
-    from one, how many."""
+    """Return the keys that a stage reading the table makes its rows from: the key of every row, extended by the number
+    of copies where several rows are made from one (`Table.copies`)."""
     return row_keys(rows, (*table.key, *([table.copies] if table.copies else [])))
 
 
 def footer_of_rows(rows: pa.Table) -> Footer | None:
-    """Return the footer of the shard that `parse_rows` gave these rows of; None where a store did not write it."""
+    """Return the footer of the shard that `parse_rows` read these rows from; None if a store did not write it."""
     metadata = rows.schema.metadata or {}
     return _footer_of(metadata, rows.num_rows) if b"input_key" in metadata else None
 
 
 def _footer_of(metadata: Mapping[bytes, bytes], rows: int) -> Footer:
-    """Return what the metadata of a Parquet file of so many rows says, which a store wrote."""
+    """Return a footer from the metadata of a Parquet file that a store wrote, and from its number of rows."""
     values = {key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"}
     return Footer(
         values["input_key"],

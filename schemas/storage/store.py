@@ -1,7 +1,7 @@
-"""The store: tables as Parquet shards, beside files, under one fsspec URL (`schemas.storage.file_store`).
+"""The store: tables as Parquet shards, and files beside them, under one fsspec URL (`schemas.storage.file_store`).
 
-One file a shard, replaced atomically. Its footer holds `input_key`, the identity of the keys that it was made from, so
-that it is done if and only if that matches: there are no markers, and marker and data cannot disagree.
+Each shard is one file, replaced atomically. Its footer holds `input_key`, the identity of the keys that it was made
+from; the shard is done if and only if that matches. There are no separate markers that could disagree with the data.
 """
 
 import os
@@ -29,13 +29,13 @@ from schemas.storage.shards import (
 from schemas.tables import PUBLICATIONS, RUNS, Table, selected
 
 _FileKey: TypeAlias = tuple[str, int, int]
-"""A path, an inode, and when it was written, in nanoseconds."""
+"""A path, an inode, and the time of the last write in nanoseconds."""
 
 Part = TypeVar("Part")
 
 AT_ONCE = 8
-"""Files that are read at once of an object store, where each is a request that waits. On a disk threads gain nothing:
-what Arrow does at once they lose by taking turns with Python."""
+"""Files read at once from an object store, where each read is a request that waits. On a local disk, threads are no
+faster: what they gain while Arrow reads in parallel, they lose taking turns with Python."""
 
 
 class Store(FileStore):
@@ -52,8 +52,8 @@ class Store(FileStore):
         self._records: dict[tuple[_FileKey, tuple[str, ...]], pa.Table] = {}
 
     def absence(self) -> str:
-        """Return what lies here in place of a store that a run has begun, in words that follow `got`; empty where one
-        lies here."""
+        """Return what lies at the URL if it is not a store that a run has begun, as words to follow `got` in a message;
+        empty if it is such a store."""
         if not self.filesystem.exists(self.root):
             return "nothing there"
         if self.exists(IDENTITY) or any(map(self.versions, (RUNS, PUBLICATIONS))):
@@ -72,11 +72,11 @@ class Store(FileStore):
         return [version for version in versions if self.shards(table, version)]
 
     def shards(self, table: Table, version: str) -> list[str]:
-        """Return the names of a version's shards (numbers, or for a record its id), numbers in their order."""
+        """Return the names of a version's shards (a number, or the id of a record), numbers first and in order."""
         return self.shards_and_folders(table, version)[0]
 
     def shards_and_folders(self, table: Table, version: str) -> tuple[list[str], list[str]]:
-        """Return the names of a version's shards, and of the folders beside them, by one look."""
+        """Return the names of a version's shards and of the folders beside them, from one listing."""
         entries = self._entries(self.folder(table, version))
         files = [name for name, (kind, _) in entries.items() if kind == "file"]
         shards = sort_shards(match[1] for name in files if (match := SHARD_NAME.fullmatch(name)))
@@ -87,21 +87,21 @@ class Store(FileStore):
         return f"{self.folder(table, version)}/shard={shard}.parquet"
 
     def footer(self, table: Table, version: str, shard: str) -> Footer | None:
-        """Return the footer of a shard, or None where there is no such shard.
+        """Return the footer of a shard; None if there is no such shard.
 
         Raises:
-            ValueError: the file is not a shard that this store wrote.
+            ValueError: the file is not a shard that a store wrote.
             OSError: it could not be read.
         """
         return self.footer_of(self.shard_path(table, version, shard))
 
     def footer_of(self, relative: str) -> Footer | None:
-        """Return the footer of a file with a shard's rows, or None where there is no such file."""
+        """Return the footer of a file with a shard's rows; None if there is no such file."""
         path = self.path(relative)
         try:
             if not self.is_local:
                 return parse_footer(read_tail(self.filesystem, path), path)
-            # A plan asks for the same footers once a stage.
+            # A plan reads the same footers once for each stage.
             key = _file_key(path)
             if key not in self._footers:
                 self._footers[key] = parse_footer(read_tail(self.filesystem, path), path)
@@ -111,28 +111,28 @@ class Store(FileStore):
             return None
 
     def footers(self, table: Table, version: str) -> dict[str, Footer]:
-        """Return the footer of each shard of a version, by its name."""
+        """Return the footer of each shard of a version, by the shard's name."""
         return self.footers_of({shard: self.shard_path(table, version, shard) for shard in self.shards(table, version)})
 
     def footers_of(self, files: Mapping[str, str]) -> dict[str, Footer]:
-        """Return the footers of files with shards' rows, by the names under which the files are given; of those that
-        are not there, none."""
+        """Return the footers of files with a shard's rows, by the same names as `files`; files that are not there are
+        left out."""
         footers = zip(files, self._each(self.footer_of, list(files.values())), strict=True)
         return {name: footer for name, footer in footers if footer is not None}
 
     def column_bytes(self, relative: str) -> dict[str, int]:
-        """Return how many bytes of a file with a shard's rows each of its columns takes.
+        """Return how many bytes each column takes in a file with a shard's rows.
 
         Raises:
-            ValueError: the file is not a shard that this store wrote.
+            ValueError: the file is not a shard that a store wrote.
             OSError: it could not be read, or is not there.
         """
         path = self.path(relative)
         return column_bytes(read_tail(self.filesystem, path), path)
 
     def column_digests(self, table: Table, version: str, shard: str) -> Mapping[str, str]:
-        """Return the digest of each identity column of a shard, none where there is no such shard. Of a file of an
-        earlier release, whose footer has none, they are computed from its rows once."""
+        """Return the digest of each identity column of a shard; empty if there is no such shard. Files of early
+        releases have no digests in their footer; theirs are computed from the rows, once."""
         footer = self.footer(table, version, shard)
         if footer is None or footer.columns:
             return footer.columns if footer else {}
@@ -150,10 +150,10 @@ class Store(FileStore):
         input_key: str,
         refused: int = 0,
     ) -> None:
-        """Write or replace one shard, its rows sorted by key.
+        """Write or replace one shard, with its rows sorted by key.
 
         Raises:
-            ValueError: the rows do not have the table's schema, or a key stands twice.
+            ValueError: the rows do not have the table's schema, or a key appears twice.
         """
         where = self.shard_path(table, version, shard)
         self.write_rows(where, table, rows, input_key, refused)
@@ -161,10 +161,13 @@ class Store(FileStore):
     def write_rows(
         self, where: str, table: Table, rows: pa.Table, input_key: str, refused: int = 0, passing: int = 0
     ) -> None:
-        """Write or replace a file with rows of a table, as a shard is encoded (`schemas.storage.shards`).
+        """Write or replace a file with rows of a table, encoded as a shard (`schemas.storage.shards`).
+
+        Args:
+            where: the file's path in the store.
 
         Raises:
-            ValueError: the rows do not have the table's schema, or a key stands twice.
+            ValueError: the rows do not have the table's schema, or a key appears twice.
         """
         rows = written_addresses(table, rows, self.location() + "/")
         self.write_bytes(where, encode_shard(table, rows, input_key, where, refused, passing))
@@ -180,11 +183,11 @@ class Store(FileStore):
         shards: Sequence[str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
-        """Return the rows of a version (of some of its shards) with the table's schema; none where there is no shard.
+        """Return the rows of a version, or of some of its shards, with the table's schema; no rows if it has no shards.
 
         Args:
-            columns: those that are read, all by default; `files.uri` is a field of a list of records, and stands for
-                lists of records of that field alone.
+            columns: the columns to read, all by default; `files.uri` reads a list of records with only the field
+                `uri`.
 
         Raises:
             ValueError: a shard cannot be read as Parquet.
@@ -194,10 +197,10 @@ class Store(FileStore):
         return self.read_files(table, [self.shard_path(table, version, shard) for shard in wanted], columns)
 
     def read_files(self, table: Table, files: Sequence[str], columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows of files with rows of a table, with its schema; of those that are not there, none.
+        """Return the rows of files of a table, with its schema; files that are not there give no rows.
 
         Args:
-            columns: as `read` takes them.
+            columns: as in `read`.
 
         Raises:
             ValueError: a file cannot be read as Parquet.
@@ -208,27 +211,27 @@ class Store(FileStore):
         schema = selected(table.schema, names)
         read = self._each(lambda relative: self._read_part(table, relative, schema, names), files)
         parts = [part for part in read if part is not None]
-        if not parts:  # not `schema.empty_table()`: that loads pandas, which takes a plan longer than all the rest
+        if not parts:  # not `schema.empty_table()`, which loads pandas: that takes longer than all the rest of a plan
             return pa.Table.from_batches([], selected(table.schema, wanted))
         rows = distinct(table, parts).select(wanted) if table.combined else pa.concat_tables(parts)
         return read_addresses(table, rows, self.location() + "/")
 
     def _read_part(self, table: Table, relative: str, schema: pa.Schema, names: list[str]) -> pa.Table | None:
-        """Return columns of one file with a table's rows, in a schema; None where it is not there."""
+        """Return columns of one file of a table, in the given schema; None if the file is not there."""
         try:
             part = self._read_record(relative, names) if table.accumulates else self._read_file(relative, names)
         except FileNotFoundError:
             self._confirm_absent(relative)
             return None
-        for name in set(schema.names) - set(part.schema.names):  # a file of a release that lacked the column
+        for name in set(schema.names) - set(part.schema.names):  # a file of a release without this column
             part = part.append_column(schema.field(name), pa.nulls(part.num_rows, schema.field(name).type))
         part = part.replace_schema_metadata(None).select(schema.names)
-        # A cast, even to what it is, loads all of Arrow's functions: an eighth of the time of `segue sql`.
+        # Even a cast to the same type loads all of Arrow's functions: an eighth of the time of `segue sql`.
         return part if part.schema.equals(schema) else part.cast(schema)
 
     def _read_record(self, relative: str, names: Sequence[str]) -> pa.Table:
-        """Return columns of a file of records, as `_read_file` does. A run asks for the same small ones at each of its
-        stages, and each query for them twice, so that on a local disk they are read once."""
+        """Return columns of a file of records, as `_read_file` does. A run reads the same small files in each of its
+        stages, and each query reads them twice, so files on a local disk are cached."""
         if not self.is_local:
             return self._read_file(relative, names)
         key = (_file_key(self.path(relative)), tuple(names))
@@ -237,7 +240,7 @@ class Store(FileStore):
         return self._records[key]
 
     def _read_file(self, relative: str, names: Sequence[str]) -> pa.Table:
-        """Return columns of a file as `parse_rows` does. Its footer is known from then on."""
+        """Return columns of a file as `parse_rows` does, and cache the file's footer."""
         path = self.path(relative)
         key = _file_key(path) if self.is_local else None
         part = parse_rows(self.read_bytes(relative), names, path)
@@ -246,8 +249,8 @@ class Store(FileStore):
         return part
 
     def _each(self, read: Callable[[str], Part], files: Sequence[str]) -> list[Part]:
-        """Return what a function gives for each file, in their order; the first error ends the reading."""
-        # The others may have one connection, which two threads must not use at once.
+        """Return what `read` gives for each file, in order; the first error ends the reading."""
+        # A filesystem that is not asynchronous may have one connection, which two threads must not use at once.
         if not self.filesystem.async_impl or len(files) < 2:
             return [read(file) for file in files]
         threads = ThreadPoolExecutor(min(AT_ONCE, len(files)))
@@ -257,7 +260,7 @@ class Store(FileStore):
             threads.shutdown(cancel_futures=True)
 
     def read_all(self, table: Table, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows of every version: for records, which accumulate."""
+        """Return the rows of every version of a table; meant for records, which accumulate."""
         names = list(columns) if columns is not None else table.schema.names
         empty = pa.Table.from_batches([], pa.schema([table.schema.field(name) for name in names]))
         return pa.concat_tables(
@@ -266,6 +269,6 @@ class Store(FileStore):
 
 
 def _file_key(path: str) -> _FileKey:
-    """Return what tells a local file from one that replaced it."""
+    """Return a key that distinguishes a local file from one that replaced it."""
     state = os.stat(path)
     return path, state.st_ino, state.st_mtime_ns

@@ -1,7 +1,7 @@
-"""Cleaning: what of a store is still reached, why, and what may go.
+"""Cleaning: which parts of a store are still needed and why, and what may be removed.
 
-Reached is what a publication needs that could be wanted again, what a run made lately or makes now, and the models that
-any of that was made with. Nothing goes that is younger than an hour, since a running run may be about to name it.
+Needed is what a publication shows that might be taken back to, what a recent or present run makes, and the models that
+any of that was made with. Nothing younger than an hour is removed, since a run at work may be about to name it.
 """
 
 import os
@@ -49,7 +49,7 @@ from schemas.upkeep.inspection import DAMAGED
 
 @dataclass(frozen=True)
 class Item:
-    """A file or folder of the store, and why it goes or stays."""
+    """A file or folder of the store, and why it is removed or kept."""
 
     path: str
     bytes: int
@@ -63,32 +63,32 @@ class Item:
 
 @dataclass
 class CleaningPlan:
-    """What would go, in an order that may be broken off anywhere, and which versions stay."""
+    """What to remove, in an order that may be interrupted anywhere, and what is kept."""
 
     remove: list[Item] = field(default_factory=list)
     keep: list[Item] = field(default_factory=list)
 
 
 def plan_cleaning(store: Store, keep: timedelta, now: datetime | None = None) -> CleaningPlan:
-    """Return what may go.
+    """Return what may be removed.
 
     Args:
-        keep: how long what is no longer shown is kept, an hour at least.
-        now: the present, unless it is to be another.
+        keep: how long to keep what is no longer shown; at least an hour.
+        now: the present; None takes the clock's.
 
     Raises:
-        ValueError: something is damaged, so what it reaches cannot be told.
+        ValueError: something is damaged, so it is not known what it needs.
     """
     return _Cleaning(store, keep, now or datetime.now(UTC)).plan()
 
 
 def clean(store: Store, plan: CleaningPlan) -> None:
-    """Remove what a plan says: first what names something, then what was named."""
+    """Remove what a plan lists. A file that names others is listed, and so removed, before them."""
     for item in plan.remove:
         store.remove(item.path)
         if store.is_local and item.group in FILE_FOLDERS:
             folder = os.path.dirname(item.path)
-            with suppress(OSError):  # until one is not empty
+            with suppress(OSError):  # stop at the first folder that is not empty
                 while "/" in folder:
                     os.rmdir(store.path(folder))
                     folder = os.path.dirname(folder)
@@ -125,13 +125,13 @@ class _Cleaning:
         return self._plan
 
     def _remove(self, path: str, why: str, age: float = STALE_SECONDS) -> bool:
-        """Let something go unless it is too young."""
+        """Plan to remove a path unless it is younger than `age` seconds; return whether it is to be removed."""
         if age_of(self._store, path, self._time) <= age:
             return False
         self._plan.remove.append(Item(path, size_of(self._store, path), why))
         return True
 
-    # -- what is reached ----------------------------------------------------------------------------------------------
+    # -- what is needed -----------------------------------------------------------------------------------------------
 
     @property
     def _days(self) -> str:
@@ -139,7 +139,7 @@ class _Cleaning:
 
     @cached_property
     def _needed_publications(self) -> set[int]:
-        """The records that were in effect within the time that is kept, and those that they show."""
+        """Numbers of the records that were in effect in the time to keep, and of the records that those show."""
         records = [self._publications.record(sequence) for sequence in self._publications.sequences()]
         before = [record for record in records if record.created_at < self._cutoff]
         kept = [*before[-1:], *(record for record in records if record.created_at >= self._cutoff), *records[-1:]]
@@ -150,7 +150,8 @@ class _Cleaning:
 
     @cached_property
     def _needed_shards(self) -> dict[tuple[str, str], dict[tuple[str, str], int]]:
-        """By table and version, the shards that those publications need, by name and digest, with one of them."""
+        """The shards of the needed publications, as name and digest with the number of one such publication, by table
+        and version."""
         needed: dict[tuple[str, str], dict[tuple[str, str], int]] = {}
         for sequence in sorted(self._needed_publications):
             record = self._publications.record(sequence)
@@ -161,7 +162,7 @@ class _Cleaning:
 
     @cached_property
     def _whole(self) -> dict[str, str]:
-        """Versions of which all is kept, with the reason."""
+        """Versions that are kept completely, with the reason."""
         runs = sorted(self._store.read(RUNS, "1").to_pylist(), key=lambda row: row["sequence"] or 0)
         reasons = {
             run["fingerprint"]: f"the last run of {run['stage']}" for run in {r["stage"]: r for r in runs}.values()
@@ -179,7 +180,7 @@ class _Cleaning:
     # -- tables -------------------------------------------------------------------------------------------------------
 
     def _table_version(self, table: Table, version: str) -> None:
-        """Decide on a version of a table that stages publish."""
+        """Decide on one version of a table that stages publish."""
         folder, needed = self._store.folder(table, version), self._needed_shards.get((table.name, version), {})
         why = self._whole.get(version, "")
         if needed:
@@ -218,12 +219,12 @@ class _Cleaning:
         return f"publication {max(self._needed_shards[table.name, version].values())} can be taken back"
 
     def _name_files(self, table: Table, path: str) -> None:
-        """Note what the rows of a file that stays name: files, and checkpoints."""
+        """Record the files and checkpoints that the rows of a kept file name."""
         columns = dict.fromkeys((*HIDDEN_BY.get(table.name, ()), *(file_columns(table) if table.files else ())))
         if not columns:
             return
         rows = self._store.read_files(table, [path], list(columns))
-        shown = self._hidden.shown(table, rows)  # the files of others go, and nothing brings them back
+        shown = self._hidden.shown(table, rows)  # hidden rows never come back, so their files may be removed
         if table in (GENERATIONS, VERDICTS, CLIPS):
             self._used_checkpoints |= set(shown.column("checkpoint_id").to_pylist())
         if table.files:
@@ -232,7 +233,7 @@ class _Cleaning:
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def _checkpoints(self) -> None:
-        """Decide on trained models: a shard of `checkpoints` goes if nothing was made with any of its models."""
+        """Decide on trained models: a shard of `checkpoints` is removed if none of its models is in use."""
         shards = [
             (version, shard, self._store.read(CHECKPOINTS, version, [shard]).to_pylist())
             for version in versions_of(self._store, CHECKPOINTS)
@@ -269,7 +270,7 @@ class _Cleaning:
                 self._remove(self._store.shard_path(LEARNED, "1", name), "no model that stays learned from these")
 
     def _checkpoints_in_use(self, rows: list[Row]) -> dict[str, str]:
-        """Return the ids of the models that stay, with the reason."""
+        """Return the ids of the models to keep, with the reason."""
         used = dict.fromkeys(self._used_checkpoints, "clips that stay were made with it")
         versions = self._kept_versions | self._whole.keys()
         unknown = self._kept_versions - self._versions.all.keys()
@@ -285,7 +286,7 @@ class _Cleaning:
             elif row["digest"] in weights:
                 used.setdefault(row["checkpoint_id"], "tables that stay were made with it")
             elif row["checkpoint_id"] in self._hidden.checkpoint_id and row["created_at"] < self._cutoff:
-                continue  # it counts as not trained
+                continue  # a model hidden by a take-down counts as not trained
             elif newest[f"kind {row['kind']}"] is row:
                 used.setdefault(row["checkpoint_id"], "the newest of its kind")
             elif row["created_at"] >= self._cutoff:
@@ -305,10 +306,11 @@ class _Cleaning:
     def _why_trained(rows: list[Row], used: dict[str, str]) -> str:
         return next((used[row["checkpoint_id"]] for row in rows if row["checkpoint_id"] in used), "the last hour")
 
-    # -- remains ------------------------------------------------------------------------------------------------------
+    # -- leftovers ----------------------------------------------------------------------------------------------------
 
     def _remains(self) -> None:
-        """Let go what killed runs left, state of trainings that nobody resumed, and what a repair set aside."""
+        """Plan to remove what killed runs left, the state of trainings that nobody resumed, and what a repair set
+        aside."""
         store, seconds = self._store, self._keep.total_seconds()
         for path, size in leftovers(store, self._time).items():
             self._plan.remove.append(Item(path, size, "left by a killed run"))

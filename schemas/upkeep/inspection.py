@@ -1,7 +1,7 @@
 """Inspection: whether everything in a store is whole and where the rows say, and what to do about what is not.
 
-Shards are read as far as their keys, which finds what cannot be read; a deep inspection reads every byte, and so finds
-bits that turned behind a whole footer and in the files that rows name.
+Normally only the keys of shards and the columns that name files are read, which finds files that cannot be read. A deep
+inspection reads every byte, so it also finds flipped bits behind an intact footer and in files that rows name.
 """
 
 import hashlib
@@ -34,35 +34,35 @@ from schemas.tables import CHECKPOINTS, PUBLISHED, TABLES, FileColumns, Row, Tab
 from schemas.weights import folder_digest
 
 DAMAGED = "damaged"
-"""The folder of the store in which damaged files are set aside, under the paths that they had."""
+"""The folder of the store to which damaged files are moved, under their former paths."""
 
 MADE = {*PUBLISHED, CHECKPOINTS.name}
-"""The tables whose shards a run makes again once they are gone."""
+"""Names of the tables whose shards a run makes again if they are gone."""
 
 REPAIR = "`segue check --repair` sets it aside"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be."""
+    """A fault in a store, and what to do about it."""
 
     path: str
-    """The file or folder of the store that it is about."""
+    """The file or folder of the store with the fault."""
     what: str
     cure: str
     is_problem: bool = True
-    """Rows or files are damaged or gone, rather than something in the way."""
+    """Whether rows or files are damaged or gone; otherwise something is merely in the way or out of date."""
     to_set_aside: bool = False
-    """It is damaged: once it is out of the way, the next run makes it again."""
+    """Whether the file is damaged and the next run makes it again once it is moved away."""
 
 
 class Inspection:
-    """One look at some tables of a store, which counts what it has looked at.
+    """An inspection of some tables of a store, which counts the shards, rows and files that it looked at.
 
     Args:
-        tables: those to look at.
-        drivers: the table whose shards each table is made from, by name.
-        deep: whether every byte is read.
+        tables: the tables to inspect.
+        drivers: the name of the table whose shards each table is made from, by the table's name.
+        deep: whether to read every byte.
     """
 
     def __init__(self, store: Store, tables: Sequence[Table], drivers: Mapping[str, str], deep: bool = False) -> None:
@@ -72,7 +72,7 @@ class Inspection:
         self.shards = self.rows = self.files = 0
 
     def findings(self) -> Iterator[Finding]:
-        """Yield whatever is not as it should be."""
+        """Yield every fault."""
         named: set[str] = set()
         for table in self._tables:
             for path, size in foreign_files(self._store, table).items():
@@ -84,7 +84,7 @@ class Inspection:
                 yield from self._files(table, self._take_downs.hidden.shown(table, pa.concat_tables(published)))
             if table.name in PUBLISHED:
                 yield from self._shown(table)
-        if len(self._tables) == len(TABLES):  # what no row names is known once all rows are
+        if len(self._tables) == len(TABLES):  # unnamed files are known only once all rows were read
             cure = "`segue clean` removes it"
             for path, size in unnamed_files(self._store, named).items():
                 yield Finding(path, f"a file of {size:,} bytes that no row names", cure, False)
@@ -92,12 +92,12 @@ class Inspection:
                 yield Finding(path, f"{size:,} bytes that a killed run left", cure, False)
 
     def _version(self, table: Table, version: str, named: set[str], published: list[pa.Table]) -> Iterator[Finding]:
-        """Look at every file with rows of a version, and put the rows that are published into `published`."""
+        """Inspect every file with rows of a version, and append the published rows to `published`."""
         shard_of: dict[tuple[str, ...], str] = {}
         for holding in holdings(self._store, table, version):
             try:
                 footer = self._store.footer_of(holding.path)
-                if footer is None:  # a run has put another in its place
+                if footer is None:  # a run replaced it meanwhile
                     continue
                 rows = self._rows(holding, footer)
             except ValueError as error:
@@ -108,7 +108,7 @@ class Inspection:
             if holding.kind != "published":
                 continue
             keys = row_keys(rows, table.key)
-            # Records may be there twice after a kill while they were put together; readers count them once.
+            # A kill while records were merged may leave them twice; readers count them once.
             twice = [key for key in keys if key in shard_of] if table.name in MADE else []
             if twice:
                 key = "/".join(twice[0])
@@ -118,7 +118,7 @@ class Inspection:
             yield from self._input(holding, footer)
 
     def _rows(self, holding: Holding, footer: Footer) -> pa.Table:
-        """Return those columns of a file with rows that are looked at.
+        """Return the columns of a file that the inspection needs.
 
         Raises:
             ValueError: the file is not what its footer says, or cannot be read.
@@ -138,7 +138,7 @@ class Inspection:
         return rows
 
     def _input(self, holding: Holding, footer: Footer) -> Iterator[Finding]:
-        """Compare what a shard was made from with what is there to make it from now."""
+        """Compare the keys that a shard was made from with those of the shard it would be made from now."""
         driver = self._drivers.get(holding.table.name)
         if driver is None or self._passed.get(holding.table.name) != holding.version:
             return  # superseded, so nothing keeps it up to date
@@ -148,17 +148,17 @@ class Inspection:
                 return
             read = self._store.footer(TABLES[driver], version.inputs[driver], holding.shard)
         except ValueError:
-            return  # told where that table is looked at
+            return  # reported when that table is inspected
         if read is None or read.output_key != footer.input_key:
             what = f"made from other rows than {driver} has in shard {holding.shard} now"
             yield Finding(holding.path, what, "the next run makes it anew", False)
 
     def _shown(self, table: Table) -> Iterator[Finding]:
-        """See that what the view shows is there as it was published."""
+        """Yield faults in what the view of a table shows, compared with its publication."""
         try:
             record = self._publications.shown().get(table.name)
         except ValueError:
-            return  # told where publications are looked at
+            return  # reported when publications are inspected
         if record is None:
             return
         files = self._publications.files_of(table, record)
@@ -166,7 +166,7 @@ class Inspection:
             try:
                 footer = self._store.footer_of(file)
             except ValueError:
-                continue  # told where its version is looked at
+                continue  # reported when its version is inspected
             if footer is None or footer.data_digest != shard.digest:
                 state = "not there" if footer is None else "another one"
                 what = f"publication {record.sequence} shows this shard, and it is {state}"
@@ -179,13 +179,13 @@ class Inspection:
             latest = self._publications.latest()
             passed = latest.passed.items() if latest else ()
             return {name: self._publications.record(number).versions[name] for name, number in passed}
-        except ValueError:  # told where publications are looked at
+        except ValueError:  # reported when publications are inspected
             return {}
 
     # -- files that rows name -----------------------------------------------------------------------------------------
 
     def _files(self, table: Table, rows: pa.Table) -> Iterator[Finding]:
-        """See that the files that rows name are there, as one of the rows that name them says."""
+        """Yield faults in the files that rows name. A file is correct if it is as any one of its rows says."""
         for columns in table.files:
             rows_of: dict[str, list[Row]] = {}
             problems: dict[str, list[str]] = {}
@@ -203,7 +203,8 @@ class Inspection:
                     yield Finding(path, what, f"{REPAIR}, and the next run makes it anew", to_set_aside=True)
 
     def _other_content(self, columns: FileColumns, rows: Sequence[Row]) -> str:
-        """Say that a file or folder has not the digest of any row that names it; empty if it has, or no row says."""
+        """Return a sentence if a file or folder has none of the digests in the rows that name it; empty if it has one
+        of them, or if no row has a digest."""
         name = columns.sha256 or columns.folder_digest
         expected = {row[name] for row in rows if row[name]} if name else set()
         if not expected:
@@ -213,7 +214,7 @@ class Inspection:
             digest = hashlib.sha256(self._store.read_bytes(path)).hexdigest()
         elif self._store.is_local:
             digest = folder_digest(self._store.local(path))
-        else:  # not by the cache, which may hold what the folder was
+        else:  # not from the cache, which may hold an earlier copy of the folder
             with tempfile.TemporaryDirectory(prefix="segue-check-") as copy:
                 self._store.filesystem.get(self._store.path(path), f"{copy}/folder", recursive=True)
                 digest = folder_digest(Path(copy) / "folder")
@@ -221,7 +222,7 @@ class Inspection:
 
 
 def set_aside(store: Store, path: str) -> str:
-    """Move what is damaged to the folder `damaged` of the store, and return where it lies now."""
+    """Move a damaged file or folder to the store's folder `damaged`, and return its new path."""
     target = f"{DAMAGED}/{path}"
     store.remove(target)
     if store.is_local:
@@ -232,7 +233,7 @@ def set_aside(store: Store, path: str) -> str:
 
 
 def _damaged(holding: Holding, what: str) -> Finding:
-    """Say what becomes of a damaged file with rows."""
+    """Return the finding about a damaged file with rows, with what happens once it is set aside."""
     after = {
         "published": ", and the next run makes it anew" if holding.table.name in MADE else "; what it records is lost",
         "draft": ", and the next run makes it anew",
@@ -243,10 +244,10 @@ def _damaged(holding: Holding, what: str) -> Finding:
 
 
 def _read_columns(store: Store, table: Table, path: str, names: Sequence[str]) -> pa.Table:
-    """Return columns of a file with rows, reading no others.
+    """Return the named columns of a file with rows, reading no others.
 
     Raises:
-        ValueError: it cannot be read as Parquet, or its columns are of other types.
+        ValueError: the file cannot be read as Parquet, or has columns of other types.
         OSError: it could not be read.
     """
     names = list(dict.fromkeys(names))
@@ -260,5 +261,5 @@ def _read_columns(store: Store, table: Table, path: str, names: Sequence[str]) -
             if set(names) <= set(parquet.schema_arrow.names):
                 return parquet.read(columns=names).select(names)
     except (pa.ArrowException, OSError):
-        pass  # whether it is the file or the disk is told apart below
+        pass  # `read_files` below tells whether the file or the disk is at fault
     return store.read_files(table, [path], names)

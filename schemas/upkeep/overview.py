@@ -1,4 +1,4 @@
-"""An overview of a store: what it holds of each table, which version is shown and since when, how the last run went."""
+"""An overview of a store: what it holds of each table, which version is shown since when, and how the last run went."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from schemas.tables import PUBLISHED, RUNS, TABLES, Row
 
 @dataclass(frozen=True)
 class Holdings:
-    """What a store holds of a table, or of the files in a folder."""
+    """What a store holds of a table, or of files in a folder."""
 
     name: str
     bytes: int
-    """Of all versions."""
+    """Size of all versions together."""
     rows: int | None = None
-    """Those that the view shows; of records, all."""
+    """Rows that the view shows; for records, all rows; None for a folder of files."""
     versions: int | None = None
     shown: str = ""
     """The version that the view shows."""
     published: datetime | None = None
-    """When that was published."""
+    """When that version was published."""
 
 
 def overview(store: Store) -> Iterator[Holdings]:
@@ -46,17 +46,17 @@ def overview(store: Store) -> Iterator[Holdings]:
 
 @dataclass(frozen=True)
 class LastRun:
-    """The last run of a store, and the last error of any."""
+    """The last run of a store, and the last error of any run."""
 
     run_id: str
     started_at: datetime
     stages: int
     error: Row | None
-    """The row of `runs` with the last error."""
+    """The row of `runs` with the last error; None where no run failed."""
 
 
 def last_run(store: Store) -> LastRun | None:
-    """Return how the last run went; None where there was none."""
+    """Return how the last run went; None if there was none."""
     runs = sorted(store.read(RUNS, "1").to_pylist(), key=lambda row: (row["sequence"] or 0, row["started_at"]))
     if not runs:
         return None
