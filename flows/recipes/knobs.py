@@ -1,4 +1,4 @@
-"""Every knob by its path, such as `train.optimization.steps`, and which of them a name that is not there may mean."""
+"""Every knob by its path, such as `train.optimization.steps`, and which knobs an unknown name may mean."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,27 +11,31 @@ from schemas.config import field_docstrings
 from schemas.names import nearest_name
 
 MOST_PLACES = 3
-"""Knobs of one name that a message tells of."""
+"""Most knobs of the same name that a message lists."""
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A field of a configuration that holds no further fields."""
+    """A field of a configuration that has no fields of its own."""
 
     path: tuple[str, ...]
-    """A stage's name, or `settings`, then names of nested fields."""
+    """The name of a stage, or `settings`, then the names of nested fields."""
     field: FieldInfo
     model: type[BaseModel]
-    """The configuration whose field it is."""
+    """The configuration class that has the field."""
 
     @property
     def meaning(self) -> str:
-        """Its docstring, on one line."""
+        """The field's docstring, on one line."""
         return " ".join(field_docstrings(self.model).get(self.path[-1], "").split())
 
 
 def knobs(models: Mapping[str, type[BaseModel]]) -> Iterator[Knob]:
-    """Yield every knob of some configurations, by the first name of its path."""
+    """Yield every knob of some configurations.
+
+    Args:
+        models: the configurations, by the first name of their knobs' paths.
+    """
     for name, model in models.items():
         yield from _knobs(model, (name,))
 
@@ -46,7 +50,7 @@ def _knobs(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Knob]:
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yield the configurations that a field may be, not those that it may hold many of by names."""
+    """Yield the configuration classes that a field's value may have, without those in mappings, tuples or lists."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif not isinstance(annotation, type) and not _is_collection(annotation):
@@ -62,13 +66,14 @@ def _is_collection(annotation: Any) -> bool:
 def unknown_field(
     names: Sequence[str], fields: Sequence[str], models: Mapping[str, type[BaseModel]], setting: str = "--set "
 ) -> str:
-    """Return what to say of a path whose last name is no field: where a knob of that name is, or what else was meant.
+    """Return a message about a path whose last name is not a field: where a knob of that name is, or else which name
+    may be meant.
 
     Args:
-        names: the path, the first name one of `models`.
-        fields: those that there are in its place.
+        names: the path; its first name is one of `models`.
+        fields: the fields that exist in place of the last name.
         models: the configurations whose knobs may be meant.
-        setting: what a knob is set by, to stand before it.
+        setting: text before a knob's path in the message, that shows how to set it.
     """
     unknown = f"unknown field {'.'.join(names)}"
     elsewhere = knobs_named(names[-1:], models, first=names[0])
@@ -81,15 +86,15 @@ def unknown_field(
 
 
 def knobs_named(names: Sequence[str], models: Mapping[str, type[BaseModel]], first: str = "") -> list[Knob]:
-    """Return the knobs whose paths end with some names, those of the stage `first` before others, then the nearest to
-    their stage's own."""
+    """Return the knobs whose paths end with the given names: first those of the stage `first`, then those with the
+    shortest path."""
     ending = tuple(names)
     named = [knob for knob in knobs(models) if knob.path[-len(ending) :] == ending]
     return sorted(named, key=lambda knob: (knob.path[0] != first, len(knob.path)))
 
 
 def where_it_is(named: Sequence[Knob], setting: str = "--set ") -> str:
-    """Say where knobs of one name are, and how the first of them is set."""
+    """Return a message that says where the knobs of one name are, and how to set the first of them."""
     places = [".".join(knob.path[:-1]) for knob in named[:MOST_PLACES]]
     more = f" and {len(named) - len(places)} more" if len(named) > len(places) else ""
     return f"{named[0].path[-1]} is a knob of {', '.join(places)}{more}: {setting}{'.'.join(named[0].path)}=…"

@@ -1,12 +1,13 @@
-"""Differences of recipes laid on one another, before anything knows what their fields are."""
+"""Merging of recipes' differences, as nested mappings, before anything knows what their fields are."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on it: mappings merge key by key, anything else in `over` stands as it is."""
-    from pydantic import BaseModel  # which takes longer than a help, whose presets lay nothing on anything yet
+    """Return `base` overridden by `over`: mappings are merged key by key, and any other value of `over` replaces that
+    of `base`."""
+    from pydantic import BaseModel  # takes longer than printing help, for which no presets are merged yet
 
     merged = dict(base)
     for key, value in over.items():

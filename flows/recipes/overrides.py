@@ -1,6 +1,6 @@
-"""`--set stage.field=value`: words of a command line as a difference from a recipe, and pydantic's errors as one line.
+"""`--set stage.field=value`: command-line arguments as a difference from a recipe, and pydantic's errors as one line.
 
-Values are JSON where they parse and the field is not text, so that `--set train.steps=100` is a number and
+A value is read as JSON if it parses and the field is not text, so `--set train.steps=100` is a number and
 `--set generate.checkpoint=1e9` a name.
 """
 
@@ -20,20 +20,20 @@ AS_JSON = {
     **dict.fromkeys(("dict_type", "mapping_type"), 'expected a JSON object such as {"name": …}'),
     **dict.fromkeys(("model_type", "model_attributes_type"), "expected a JSON object, or one of its fields by name"),
 }
-"""What pydantic calls a valid tuple or dictionary, as it is written on a command line, by the type of its error."""
+"""How to write a valid list or object on a command line, by the type of pydantic's error."""
 
 MOST_ERRORS = 3
-"""Errors told in one line; a person mends these first."""
+"""Most errors that are listed in one line."""
 
 
 def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]]) -> dict[str, dict[str, Any]]:
-    """Return the difference that the `stage.field=value` of a command line ask for, by stage.
+    """Return the difference that the `stage.field=value` arguments of a command line ask for, by stage.
 
     Args:
-        models: the model behind each first name of a path (`settings`, `ingest`, `train` …).
+        models: the configuration behind each first name of a path (`settings`, `ingest`, `train` …).
 
     Raises:
-        ValueError: a pair has another form, or names no field; the message names what is allowed.
+        ValueError: an argument has another form, or names no field; the message names what is allowed.
     """
     difference: dict[str, dict[str, Any]] = {}
     for pair in pairs:
@@ -58,7 +58,11 @@ def parse_overrides(pairs: Sequence[str], models: Mapping[str, type[BaseModel]])
 
 
 def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") -> str:
-    """Return what is wrong with values, in one line that names the fields and what is allowed."""
+    """Return one line that says what is wrong with values, with the fields and what is allowed.
+
+    Args:
+        prefix: the path of `model` with a dot at its end; empty for a recipe.
+    """
     messages: list[str] = []
     for problem in error.errors()[:MOST_ERRORS]:
         names = [str(name) for name in problem["loc"]]
@@ -78,7 +82,7 @@ def explain(error: ValidationError, model: type[BaseModel], prefix: str = "") ->
 
 
 def _field_at(names: Sequence[str], models: Mapping[str, type[BaseModel]], pair: str) -> Any:
-    """Return the annotation of the field at the end of a path whose first name is the stage."""
+    """Return the annotation of the field at the end of a path; the path's first name is one of `models`."""
     current: type[BaseModel] | None = models[names[0]]
     annotation: Any = current
     for position, name in enumerate(names[1:], start=1):
@@ -97,7 +101,7 @@ def _field_at(names: Sequence[str], models: Mapping[str, type[BaseModel]], pair:
 
 
 def _model_at(model: type[BaseModel], names: Sequence[str]) -> type[BaseModel] | None:
-    """Return the model at a path of pydantic's, which also names the branches of unions."""
+    """Return the configuration at a path in pydantic's form, which also names the branches of unions."""
     current: type[BaseModel] | None = model
     for name in names:
         if current is not None and name in current.model_fields:
@@ -106,7 +110,7 @@ def _model_at(model: type[BaseModel], names: Sequence[str]) -> type[BaseModel] |
 
 
 def _sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
-    """Return the configurations right within one, by field."""
+    """Return the configurations directly inside one, by field."""
     inner = {name: model_in(field.annotation) for name, field in model.model_fields.items()}
     return {name: section for name, section in inner.items() if section is not None}
 
@@ -116,7 +120,7 @@ def _branches(annotation: Any) -> tuple[Any, ...]:
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the configuration that a field may be; None where it is none."""
+    """Return the configuration class that a field's value may have; None if it has none."""
     for branch in _branches(annotation):
         if isinstance(branch, type) and issubclass(branch, BaseModel):
             return branch
@@ -137,7 +141,7 @@ def _value(text: str, annotation: Any) -> Any:
     branches = _branches(annotation)
     wanted = [branch for branch in branches if branch is not type(None)]
     if all(_is_text(branch) for branch in wanted):
-        nothing = len(wanted) < len(branches) or WeightsRef in wanted  # no weights have that name
+        nothing = len(wanted) < len(branches) or WeightsRef in wanted  # no weights are named "null"
         return None if text == "null" and nothing else text
     try:
         return json.loads(text)

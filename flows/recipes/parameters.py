@@ -1,9 +1,9 @@
-"""What a flow run is asked for: the parameters it was given, laid over those of its deployment, and the form for them.
+"""What a flow run is asked for: its own parameters merged over those of its deployment, and the form for them.
 
-Prefect merges a run's parameters with its deployment's at the top level only: a run with `settings: {max_refused: 0.6}`
-would lose the deployment's store. And its form posts every default that a schema names: as explicit values they would
-beat the preset. So the schema names none (what is not given is as the preset says), and what came is laid over the
-deployment's own field by field, before it is validated as a whole.
+Prefect merges a run's parameters with its deployment's only at the top level: a run with `settings: {max_refused: 0.6}`
+would lose the deployment's store. And Prefect's form posts every default in the schema; as explicit values these would
+override the preset. So the schema has no defaults (what is not given is as the preset says), and a run's parameters are
+merged over the deployment's field by field before the whole is validated.
 """
 
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ from schemas.config import field_docstrings
 
 @dataclass(frozen=True)
 class Form:
-    """An annotation: the JSON schema of a parameter as a form in which nothing is filled in but what a deployment says,
-    its groups named for their fields."""
+    """An annotation that makes the JSON schema of a parameter a form in which only a deployment's values are filled in.
+    Groups of fields have the field's name as their title."""
 
     model: type[Config]
-    """Of the parameter; its schema is asked for past it, as it is not to validate, and so without its docstrings."""
+    """The parameter's model. The parameter itself is not validated, so its own schema has no docstrings."""
     first: str | None = None
-    """The field that comes first, after the preset."""
+    """The field to show first, after the preset."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         form = handler(schema)
@@ -46,9 +46,9 @@ class Form:
 
 
 def _empty(schema: Any, handler: GetJsonSchemaHandler, done: list[Any]) -> None:
-    """Take out of a schema, and of all that it refers to, whatever Prefect's form would post of a field that nobody
-    touched: its default, and `false` of a switch. Groups are named for their fields. (Of an object of any keys it posts
-    a mark that Prefect's server takes away.)"""
+    """Remove from a schema, and from all schemas it refers to, whatever Prefect's form would post for a field that
+    nobody touched: its default, or `false` for a switch. Groups get the field's name as their title. (For an object
+    with arbitrary keys the form posts a mark, which Prefect's server removes.)"""
     if isinstance(schema, list):
         for branch in schema:
             _empty(branch, handler, done)
@@ -64,14 +64,14 @@ def _empty(schema: Any, handler: GetJsonSchemaHandler, done: list[Any]) -> None:
         field.pop("default", None)
         field["title"] = name
         if field.get("type") == "boolean":
-            del field["type"]  # of which a form makes a switch, which is always on or off
+            del field["type"]  # otherwise the form has a switch, which is always on or off
             field["enum"] = [True, False]
     for below in (*properties.values(), *(schema[key] for key in _BELOW if key in schema)):
         _empty(below, handler, done)
 
 
 _BELOW = ("items", "prefixItems", "anyOf", "oneOf", "allOf", "additionalProperties")
-"""Where a JSON schema has others in it, but for its properties."""
+"""The keys of a JSON schema that hold other schemas, besides `properties`."""
 
 
 def _summary(docstring: str) -> str:
@@ -80,26 +80,26 @@ def _summary(docstring: str) -> str:
 
 RecipeParameter = Annotated[Recipe, SkipValidation, Form(Recipe)]
 SettingsParameter = Annotated[Settings, SkipValidation, Form(Settings)]
-"""Parameters of a flow as they come, a model or the difference from one: `asked_for` validates them as a whole."""
+"""Parameters of a flow as they are given: a model or the difference from one. `asked_for` validates them as a whole."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What a flow run makes, where and by what means."""
+    """What a flow run is asked to make, and where and with which resources."""
 
     recipe: Recipe
     settings: Settings
 
 
 def asked_for(recipe: Any, settings: Any) -> Asked:
-    """Return what a flow run is asked for: its parameters over those of its deployment, where it is of one.
+    """Return what a flow run is asked for: its parameters merged over those of its deployment, if it has one.
 
     Args:
-        recipe: a `Recipe`, or the difference that the run was given.
-        settings: `Settings`, or the difference that the run was given.
+        recipe: a `Recipe`, or the difference from one that the run was given.
+        settings: `Settings`, or the difference from them that the run was given.
 
     Raises:
-        ValueError: a field is unknown or its value not allowed, or a run of a deployment names no store.
+        ValueError: a field is unknown or its value not allowed, or neither the run nor its deployment names a store.
     """
     deployment = _deployment()
     if deployment is not None:
@@ -120,7 +120,7 @@ def asked_for(recipe: Any, settings: Any) -> Asked:
 
 
 def run_name() -> str:
-    """Return the name of the flow run at hand: what it runs, by which preset, and when."""
+    """Return the name of the current flow run: what it runs, with which preset, and when."""
     context = FlowRunContext.get()
     assert context is not None
     assert context.flow is not None
@@ -134,12 +134,12 @@ def run_name() -> str:
 
 
 def settings_of(flow_run: FlowRun) -> dict[str, Any]:
-    """Return the settings that a flow run was asked for, over those of its deployment, as they are given."""
+    """Return the settings of a flow run, merged over those of its deployment, as they were given (not validated)."""
     return _laid_over(_deployment_of(flow_run), "settings", (flow_run.parameters or {}).get("settings") or {})
 
 
 def _deployment() -> DeploymentResponse | None:
-    """Return the deployment of the flow run at hand; None where it has none."""
+    """Return the deployment of the current flow run; None if it has none."""
     context = FlowRunContext.get()
     return None if context is None or context.flow_run is None else _deployment_of(context.flow_run)
 
@@ -152,7 +152,7 @@ def _deployment_of(flow_run: FlowRun) -> DeploymentResponse | None:
 
 
 def _laid_over(deployment: DeploymentResponse | None, name: str, given: Any) -> dict[str, Any]:
-    """Return the parameter `name` of a deployment with what a run was given laid over it."""
+    """Return the parameter `name` of a deployment with a run's own value merged over it."""
     own = deployment.parameters.get(name) if deployment else None
     whole: dict[str, Any] = merge({name: own or {}}, {name: given})[name]
     return whole

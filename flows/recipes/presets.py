@@ -1,7 +1,7 @@
 """Presets: a preset is a function that returns its difference from the stages' own defaults, which are the published
 values of MusicGen (arXiv:2306.05284) for 32 kHz mono.
 
-Weights stand by name; what the first download of a name got is recorded in the store and held to from then on.
+Weights are given by name. The store records what the first download of a name got, and insists on it from then on.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,27 +23,27 @@ def miniature() -> Difference:
     learning = {"learning_rate": 2e-3, "floor": 0.05, "ema_interval": 1, "precision": "float32"}
     frame_rate = 50.0
     return {
-        # Of 520 to learn from (640 in all), held-out cross-entropy stays 0.4 nats above that of the training; of 896,
-        # 0.3. 1,024 are two whole shards, which two cores share evenly.
+        # With 520 pieces to learn from (640 in all), held-out cross-entropy stays 0.4 nats above that of the training;
+        # with 896, 0.3. 1,024 pieces fill two shards, which two cores share evenly.
         "demo": {"pieces": 1024},
-        # Two of the sixteen artists, so that more than a hundred tracks that no model heard can be asked for, and each
-        # genre keeps an artist of its own to learn from. Shares go by the hash of a name, and an artist one of whose
-        # pieces sounds like one in `train` is there, too. Of the pairs of pieces the most alike, two tunes on the same
-        # chords and instruments, have 0.79: with the default, 0.4, such pairs join every artist to another.
+        # Two of the sixteen artists: more than a hundred tracks that no model heard are there for requests, and each
+        # genre keeps an artist to learn from. Shares go by the hash of an artist's name, and an artist with a piece
+        # that sounds like one in `train` goes there too. The most similar two pieces, tunes on the same chords and
+        # instruments, have 0.79: with the default, 0.4, such pairs would join every artist to another.
         "ingest": {"valid": 0.1, "test": 0.0, "near_duplicates": 0.8},
         # Half the channels at half the rate take a third of the time for every track, and the chroma is as near to that
-        # of the true stems (mean cosine 0.956) as with the whole rate (0.953); the full mix's is 0.945. No melody or
-        # chord of the demo has its fundamental above 4 kHz.
-        # There is no transformer between encoder and decoder, a fifth of the time: the chroma is as near (0.959).
+        # of the true stems (mean cosine 0.956) as at the full rate (0.953); the full mix's is 0.945. No melody or
+        # chord of the demo has a fundamental above 4 kHz.
+        # The transformer between encoder and decoder, a fifth of the time, is left out: the chroma is as near (0.959).
         "demo_models": {"separator": {"sample_rate": 8_000, "channels": 8, "layers": 0}},
         "train_codec": {
             "network": {
                 "sample_rate": 16_000,
                 "filters": 12,
                 "ratios": (8, 5, 4, 2),
-                # 64 components of a frame cannot hold a bright piece (-0.4 dB for one, 9.1 with 128, before any code).
-                # 256 entries cost 0.6 dB of a codec without training; 40 frames a second instead of 50 cost 0.7 dB of
-                # one that trains as long.
+                # 64 components of a frame cannot hold a bright piece (-0.4 dB for one, 9.1 with 128, both without
+                # quantisation). 256 entries instead of 512 cost an untrained codec 0.6 dB; 40 frames a second instead
+                # of 50 cost 0.7 dB after the same training.
                 "width": 128,
                 "lstm_layers": 1,
                 "cardinality": 512,
@@ -60,25 +60,25 @@ def miniature() -> Difference:
                     "ema_decay": 0.97,
                 },
                 "batch_size": 8,
-                # Both cores, a half each: of so small a network two threads make a step no faster than one.
+                # One half for each core: for so small a network, two threads are no faster than one.
                 "micro_batch_size": 4,
                 "segment": 0.5,
-                # In its minutes the reconstruction alone is learnt, and a plain sum of logarithms learns it fastest.
+                # Minutes suffice for learning reconstruction only; a plain sum of logarithms learns it fastest.
                 "adversarial": None,
                 "balancer": None,
                 "weight_norm": False,
                 "waveform_weight": 50.0,
-                # It gives every piece much the same hiss above 4 kHz: of 32 held-out pieces the centroids have a mean
-                # of 1264 Hz where the originals' is 1919. A weight of 0.6, windows from 64 samples on and a learning
-                # rate of 1.3e-3 follow the originals better (1335 Hz, correlation 0.59 instead of 0.16) at as many
-                # decibels, but the same language model then follows keys in 66 instead of 77 % and chords in 78 instead
-                # of 81 (one run each). At 2e-3 and more the codec fills the treble with clicks: 1451 Hz, but pulse
-                # clarity 0.51 instead of 0.60; at 2.5e-3 with a weight of 0.9 and windows from 256 samples on 1459 Hz
-                # and 0.43, and the gate held back 40 clips of 133, 39 for their peaks.
+                # Every piece gets much the same hiss above 4 kHz: the mean centroid of 32 held-out pieces is 1264 Hz,
+                # of the originals 1919. A weight of 0.6, windows from 64 samples on and a learning rate of 1.3e-3
+                # follow the originals better (1335 Hz, correlation 0.59 instead of 0.16) with as many decibels, but
+                # then the same language model follows 66 instead of 77 % of keys and 78 instead of 81 % of chords (one
+                # run each). From 2e-3 on the codec fills the treble with clicks: 1451 Hz, but pulse clarity 0.51
+                # instead of 0.60. 2.5e-3 with a weight of 0.9 and windows from 256 samples on gives 1459 Hz and 0.43,
+                # and the gate held back 40 clips of 133, 39 for their peaks.
                 "spectral_weight": 0.333,
-                # Batches are small: with less memory, a codebook's entries are means of a dozen frames.
+                # Batches are small: with a lower decay, a codebook's entries would be means of a dozen frames.
                 "quantizer": {"decay": 0.99, "dead_code_share": 0.2},
-                # From random weights, minutes are spent before a latent says anything of the sound.
+                # From random weights, it takes minutes until a latent says anything about the sound.
                 "start": "transform",
                 "start_batches": 24,
                 "spectral": {
@@ -89,7 +89,7 @@ def miniature() -> Difference:
                 },
             },
             "gain": (-3.0, 3.0),
-            # With 64 of 10 s, and three validations on the way, the evaluation took a quarter of the stage.
+            # With 64 tracks of 10 s and three validations on the way, evaluation took a quarter of the stage's time.
             "held_out_tracks": 32,
             "held_out_seconds": 6.0,
             "valid_every": 1000,
@@ -102,14 +102,14 @@ def miniature() -> Difference:
             "model": {
                 "language_model": {
                     "cardinality": 512,
-                    # A step takes 0.16 s of each of two cores instead of 0.09 with 128.
+                    # A step takes 0.16 s of each of two cores; with a width of 128, 0.09 s.
                     "width": 192,
                     "heads": 6,
                     "layers": 4,
                     "feedforward_multiplier": 2,
                     "cross": ("description",),
                     "prepend": ("clap",),
-                    # What is to be followed is told at every frame: in minutes no model learns to look it up.
+                    # Conditions are added to every frame: in minutes, no model learns to look them up.
                     "sum": ("key", "bpm", "chroma", "beat", "chords"),
                 },
                 "description": {"width": 96, "finetune": True},
@@ -123,8 +123,8 @@ def miniature() -> Difference:
                 "chords": {},
             },
             "text_encoder": "checkpoint:text_encoder",
-            # Its few thousand examples are too few to meet each word often enough with a fifth of them left out. Of the
-            # demo's texts 80 % hold their whole description so; with the published values 4 % did.
+            # A few thousand examples show each word too seldom if a fifth of the words is left out. Now 80 % of the demo's
+            # texts hold their whole description; with the published values 4 % did.
             "captions": {"drop_words": 0.0},
             "optimization": {
                 **learning,
@@ -136,30 +136,30 @@ def miniature() -> Difference:
                 "ema_decay": 0.98,
             },
             "batch_size": 8,
-            # So that two processes can share a step (`settings.processes`): of so small a model two threads make a step
-            # no faster than one (0.2 s); two processes take 0.14 s of a core each.
+            # So that two processes can share a step (`settings.processes`): for so small a model two threads are no
+            # faster than one (0.2 s a step); two processes take 0.14 s of a core each.
             "micro_batch_size": 4,
             "segment_seconds": 6.0,
-            # A dozen cross-entropies are taken of each at the end, which counts in minutes like these.
+            # At the end a dozen cross-entropies are computed for each window, noticeable in a training of minutes.
             "held_out_windows": 48,
             "condition_dropout": 0.1,
-            # Requests tell some of these and not others. With 0.05 for chords and 0.1 for key, tempo and beats a model
-            # heeds chords more (shuffled, they cost 0.25 nats instead of 0.13), but its clips follow no better: chords
-            # 74 % as before, keys 64 and not 66 %.
+            # Requests give some of these and not others. With 0.05 for chords and 0.1 for key, tempo and beats, a model
+            # relies more on chords (shuffled, they cost 0.25 nats instead of 0.13), but its clips follow no better:
+            # chords 74 % as before, keys 64 instead of 66 %.
             "attribute_dropout": dict.fromkeys(("key", "bpm", "chroma", "clap", "beat", "chords"), 0.2),
             "log_every": 25,
             "valid_every": 500,
             "save_every": 200,
         },
-        # Guidance 2 and 3 of one model, some hundred requests each: chords 83 and 78 % right, keys 76 and 72 %,
+        # One model at guidance 2 and 3, some hundred requests each: chords 83 and 78 % right, keys 76 and 72 %,
         # melodies 69 and 73 %, tempi 62 and 70 %; pulse clarity .39 and .43, and the sound gets noisier (pitch strength
-        # .22 and .20). Temperature 0.7 instead of 0.4, at 2: chords 79, keys 74, melodies 74, tempi 68 %. The
-        # 104 held-out requests of a later model at guidance 2.5, and temperature 0.4, 0.25 and 0.15: chords 76, 81 and
-        # 79 %, keys 75, 77 and 75 %, tempi 73, 78 and 68 %, pulse clarity .48, .49 and .49; at 0.15 four clips are
+        # .22 and .20). At guidance 2 with temperature 0.7 instead of 0.4: chords 79, keys 74, melodies 74, tempi 68 %.
+        # The 104 held-out requests of a later model at guidance 2.5, and temperature 0.4, 0.25 and 0.15: chords 76, 81
+        # and 79 %, keys 75, 77 and 75 %, tempi 73, 78 and 68 %, pulse clarity .48, .49 and .49; at 0.15 four clips are
         # copies of others.
         "requests": {
             **{"default_set": "demo", "held_out": 104, "temperature": 0.25, "guidance": 2.5},
-            # The demo's 133 requests in two shards, one a core.
+            # The demo's 133 requests fill two shards, one for each core.
             "shard_size": 67,
         },
     }
@@ -172,7 +172,7 @@ def study() -> Difference:
         miniature(),
         {
             "demo": {"pieces": 2400},
-            # Four artists: more held-out tracks are there.
+            # Four artists, so that more tracks are held out.
             "ingest": {"valid": 0.13},
             "demo_models": {"separator": {"sample_rate": 16_000, "layers": 1}},
             "train_codec": {
@@ -187,7 +187,7 @@ def study() -> Difference:
                 "log_every": 50,
                 "valid_every": 500,
             },
-            # More held-out tracks are there; guidance and temperature are those of docs/study.md.
+            # More tracks are held out; guidance and temperature are those of docs/study.md.
             "requests": {"held_out": 200, "guidance": 3.0, "temperature": 0.4, "shard_size": 64},
         },
     )
@@ -239,15 +239,17 @@ def musicgen_stereo_melody() -> Difference:
 
 
 def _stereo(mono: Difference) -> Difference:
-    """The same model of a mono codec's codes for both sides; a level's two share a delay (the model cards of
-    facebook/musicgen-stereo-small and its siblings; AudioCraft's `interleave_stereo_codebooks`)."""
+    """Return the same model with codebooks for both sides, coded by a mono codec. The two codebooks of one level share
+    a delay (model cards of facebook/musicgen-stereo-small and its siblings; AudioCraft's
+    `interleave_stereo_codebooks`)."""
     mono["tokenize"] = {"channels": "stereo"}
     mono["train"]["model"]["language_model"] |= {"codebooks": 8, "delays": (0, 0, 1, 1, 2, 2, 3, 3)}
     return mono
 
 
 def _published(width: int, layers: int, heads: int) -> Difference:
-    """The published sizes (arXiv:2306.05284, 4.1); the published weights around them are the stages' own defaults."""
+    """Return a model of a published size (arXiv:2306.05284, 4.1); the published weights around it are the stages'
+    defaults."""
     model = {"language_model": {"width": width, "layers": layers, "heads": heads}}
     return {"train": {"model": model, "condition_dropout": 0.3}}
 
@@ -255,8 +257,8 @@ def _published(width: int, layers: int, heads: int) -> Difference:
 def encodec_32khz() -> Difference:
     """MusicGen's EnCodec trained on your music: 64 filters, 4 codebooks of 2048, 50 frames a second; musicgen-small on
     it."""
-    # What the codec's training differs in from the stage's own defaults, which are this codec's (arXiv:2306.05284, 3.1;
-    # AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml): nothing.
+    # The codec's training does not differ from the stage's own defaults, which are this codec's (arXiv:2306.05284, 3.1;
+    # AudioCraft's config/solver/compression/encodec_musicgen_32khz.yaml).
     return _with_codec(musicgen_small(), OWN_CODEC)
 
 
@@ -264,7 +266,7 @@ def encodec_24khz() -> Difference:
     """EnCodec for 24 kHz trained on your music, causal, 1.5 to 24 kbit/s; musicgen-small on 8 of its codebooks, 6
     kbit/s."""
     difference = _with_codec(musicgen_small(), OWN_CODEC)
-    # Everything here: EnCodec, arXiv:2210.13438. Network: 3.1 and 3.2, and the files of facebook/encodec_24khz.
+    # All values are EnCodec's, arXiv:2210.13438. Network: 3.1 and 3.2, and the files of facebook/encodec_24khz.
     difference["train_codec"] = {
         "network": {
             "sample_rate": 24_000,
@@ -278,7 +280,7 @@ def encodec_24khz() -> Difference:
         },
         "training": {
             # 4.4: 300 epochs of 2,000 updates of 64 seconds. 3.4: the weights, and discriminators that learn in two
-            # steps of three; spectra of 7 scales. 3.2: every item at one of the bandwidths.
+            # of three steps; spectra of 7 scales. 3.2: every item at one of the bandwidths.
             "optimization": {"steps": 600_000},
             "waveform_weight": 0.1,
             "spectral_weight": 1.0,
@@ -291,7 +293,7 @@ def encodec_24khz() -> Difference:
             },
             "quantizer": {"dropout": 1.0},
         },
-        # 4.1, of what has to do with music.
+        # 4.1: the augmentations that apply to music.
         "gain": (-10.0, 6.0),
         "mix": 0.24,
     }
@@ -318,7 +320,7 @@ def mimi_24khz() -> Difference:
 
 
 def _with_codec(difference: Difference, codec: str) -> Difference:
-    """The same models on another codec."""
+    """Return the same models on another codec."""
     return difference | {"tokenize": {"codec": codec}}
 
 
@@ -341,38 +343,39 @@ PRESETS: Mapping[str, Callable[[], Difference]] = {
 
 
 DEFAULT_PRESET = "miniature"
-"""The preset of whoever names none."""
+"""The preset that is used where none is named."""
 
 
 NO_WATERMARK = (
     "the clips carry no watermark, which the EU's Code of Practice recommends beside signed metadata: name one by "
     "--set decode.watermark.generator=FILE --set decode.watermark.detector=FILE"
 )
-"""What runs and plans say where `eu` is laid over a preset and no watermark is named: its weights do not come along."""
+"""What runs and plans say if a preset has `eu` over it and no watermark is named. Segue comes without the weights of a
+watermark."""
 
 
 def eu() -> Difference:
     """Laid over another preset (`miniature+eu`): what the EU's Code of Practice asks for and Segue can do."""
     return {
-        # Signed metadata. The development certificate is trusted by nobody: whoever ships gives their own.
+        # Signed metadata. Nobody trusts the development certificate: whoever publishes clips gives their own.
         "decode": {"credentials": {"certificate": "development"}},
-        # Recordings whose licence nobody can say are not learned from, and neither is what a model made.
+        # Recordings of unknown licence are not learned from, nor are recordings that a model made.
         "ingest": {"licences": {"unknown": "refuse"}, "limits": {"generated": "reject"}},
     }
 
 
 OVERLAYS: Mapping[str, Callable[[], Difference]] = {"eu": eu}
-"""Differences that say nothing of models, and are laid over a preset: `miniature+eu`."""
+"""Differences that say nothing about models and are merged over a preset: `miniature+eu`."""
 
 PRESET_NAMES = (*PRESETS, *(f"{preset}+{overlay}" for preset in PRESETS for overlay in OVERLAYS))
-"""Every name of a preset, those with something laid over them too."""
+"""Every name of a preset, including those with an overlay."""
 
 
 def preset_difference(name: str) -> Difference:
-    """The difference of a preset, or of one with others laid over it, which `+` joins.
+    """Return the difference of a preset, merged with those of the overlays that follow it after a `+`.
 
     Raises:
-        ValueError: there is no such preset.
+        ValueError: there is no such preset or overlay.
     """
     preset, *overlays = name.split("+")
     if preset in OVERLAYS:
@@ -391,5 +394,5 @@ def preset_difference(name: str) -> Difference:
 
 
 def describe_preset(name: str) -> str:
-    """Say what a preset is, and what is laid over it, in one line."""
+    """Return one line about a preset and its overlays."""
     return " ".join(" ".join(({**PRESETS, **OVERLAYS}[part].__doc__ or "").split()) for part in name.split("+"))

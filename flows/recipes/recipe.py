@@ -1,4 +1,4 @@
-"""A recipe: the configuration of every stage, as a preset's difference with what was asked for laid on it."""
+"""A recipe: the configuration of every stage, from a preset with what was asked for merged over it."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,15 +42,15 @@ from stages.pipeline.plans import ConfiguredStage
 
 @dataclass(frozen=True)
 class Stage:
-    """What a field of `Recipe` says of its stage."""
+    """The stage that a field of `Recipe` configures."""
 
     module: ModuleType
     gpu: bool = False
-    """It runs models, and so wants an accelerator where there is one."""
+    """Whether it runs models, and so uses an accelerator if there is one."""
 
 
 Path = tuple[str, ...]
-"""Names of nested fields: a stage's first."""
+"""Names of nested fields, a stage's first."""
 
 FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
     ("ingest", "licences"): (("train_codec", "licences"), ("train", "licences")),
@@ -70,20 +70,21 @@ FOLLOWED: Mapping[Path, tuple[Path, ...]] = {
         ("train", "vocabulary"),
     ),
     ("generate", "stride"): (("evaluate", "stride"),),
-    ("generate",): (("gate", "generation"),),  # the last, once all of it is filled in
+    ("generate",): (("gate", "generation"),),  # last, when all of `generate` is filled in
 }
-"""A field of the stage that makes a table -> fields of other stages that are the same unless they are given."""
+"""For each field, the fields of other stages that take its value unless they are given."""
 
 
 class Recipe(Config):
-    """What is made, as opposed to where and by what means (`Settings`): a field for each stage, in the order of a run.
+    """What to make, as opposed to where and with which resources (`Settings`): a field for each stage, in the order of
+    a run.
 
-    Codec, CLAP, separator and the way in which melodies are measured are each given to the stage that makes a table
-    with them; other stages follow it where they are given none of their own (`FOLLOWED`).
+    Codec, CLAP, separator and the measuring of melodies are each configured in the stage that makes a table with them.
+    Other stages take the same values unless they are given their own (`FOLLOWED`).
     """
 
     preset: str = Field(default=DEFAULT_PRESET, json_schema_extra={"enum": list(PRESET_NAMES)})
-    """The preset that fills whatever is not given."""
+    """The preset that sets all fields that are not given."""
     demo: Annotated[stages.demo.Config, Stage(stages.demo)] = stages.demo.Config()
     ingest: Annotated[stages.ingest.Config, Stage(stages.ingest)] = stages.ingest.Config()
     train_codec: Annotated[stages.train_codec.Config, Stage(stages.train_codec, gpu=True)] = stages.train_codec.Config()
@@ -113,7 +114,7 @@ class Recipe(Config):
     )
     report: Annotated[stages.report.Config, Stage(stages.report)] = stages.report.Config()
     checks: tuple[Check, ...] = ()
-    """What must hold before a table is published, besides what always must."""
+    """Checks that a table must pass before it is published, in addition to the built-in ones."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,8 +124,8 @@ class Recipe(Config):
         name = given.get("preset", cls.model_fields["preset"].default)
         if not isinstance(name, str):
             return given
-        # A field's default may be a model whose own fields differ from its class's defaults, so whoever gives one of
-        # them must not get the class's defaults for the others.
+        # A field's default may be an instance whose values differ from its class's defaults. If only one of its fields
+        # is given, the others must keep that instance's values.
         defaults = {stage: module.Config().model_dump() for stage, module in STAGES.items()}
         for follower in chain.from_iterable(FOLLOWED.values()):
             section = _at(defaults, follower[:-1])
@@ -142,18 +143,19 @@ class Recipe(Config):
     def configured_stages(
         self, source: str | Sequence[str] | None, requested: Collection[str] = (), all_tables: bool = False
     ) -> list[ConfiguredStage]:
-        """Return the stages that take part, in order: those that train a stand-in do only where something names it,
-        those that make a condition only where the model reads it or they are asked for, and descriptions are embedded
-        where sounds are.
+        """Return the stages that take part, in order.
+
+        A stage that trains a stand-in takes part only if the recipe names the stand-in; one that makes a condition,
+        only if the model reads the condition or the stage is asked for. Descriptions are embedded only if sounds are.
 
         Args:
-            source: where the recordings are; None where the demo corpus is to be taken in.
+            source: where the recordings are; None to ingest the demo corpus.
             requested: stages that are asked for by name.
-            all_tables: the conditions that the model does not read are asked for.
+            all_tables: whether to make conditions that the model does not read, too.
         """
         after = {} if source else {"ingest": "demo"}
         left_out = {name for name in self._unread() if not all_tables and name not in requested}
-        # Beats are wanted where chords are, which change with them.
+        # Chords are detected from beat to beat, so whoever needs them needs the table of beats.
         wanted = {table for name in _CONDITION_STAGES - left_out for table in STAGES[name].READS}
         left_out = {name for name in left_out if STAGES[name].WRITES not in wanted}
         if self.clap.model is None:
@@ -168,7 +170,7 @@ class Recipe(Config):
         return [ConfiguredStage(name, STAGES[name], getattr(self, name), after.get(name)) for name in names]
 
     def _unread(self) -> set[str]:
-        """Return the stages whose tables training does not read, though another model's would."""
+        """Return the stages whose tables this recipe's training does not read, though another model's could."""
         read = stages.train.reads(self.train)
         unread = [table for table in stages.train.READS if table not in read]
         return {name for name, module in STAGES.items() if module.WRITES in unread}
@@ -198,16 +200,16 @@ _STAGES: Mapping[str, Stage] = {
     name: stage for name, field in Recipe.model_fields.items() for stage in field.metadata if isinstance(stage, Stage)
 }
 STAGES: Mapping[str, ModuleType] = {name: stage.module for name, stage in _STAGES.items()}
-"""Every stage, in the order of a whole run."""
+"""Every stage's module by name, in the order of a whole run."""
 
 _CONDITION_STAGES = frozenset(name for name, module in STAGES.items() if module.WRITES in stages.train.READS)
-"""Stages that make what a training may read."""
+"""The stages that make tables which a training may read."""
 
 GPU_STAGES = frozenset(name for name, stage in _STAGES.items() if stage.gpu)
 
 
 def known_stage(name: str) -> str:
-    """Return the name itself.
+    """Return the name itself if there is such a stage.
 
     Raises:
         ValueError: there is no such stage.
@@ -218,11 +220,11 @@ def known_stage(name: str) -> str:
 
 
 StageName = Annotated[str, AfterValidator(known_stage), WithJsonSchema({"type": "string", "enum": list(STAGES)})]
-"""A stage's name, checked where a run is asked for."""
+"""A stage's name, checked when a run is asked for."""
 
 
 def _at(recipe: Mapping[str, Any], path: Path) -> Any:
-    """Return what stands at a path; None where there is no such field."""
+    """Return the value at a path; None if there is no such field."""
     value: Any = recipe
     for name in path:
         value = value.get(name) if isinstance(value, Mapping) else None
@@ -230,12 +232,12 @@ def _at(recipe: Mapping[str, Any], path: Path) -> Any:
 
 
 def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what is not given of the fields that follow others, and how the model's melodies are measured."""
+    """Fill in the fields that take another field's value (`FOLLOWED`), and how the model's melodies are measured."""
     unread = _unread_by_newest(recipe)
     for leader, followers in FOLLOWED.items():
         for follower in followers:
             section = _at(recipe, follower[:-1])
-            # Only what embeds captions has to know by which CLAP.
+            # Training needs to know the CLAP only if it embeds captions.
             unused = follower[0] == "train" and leader[0] == "clap" and not _at(recipe, ("train", "joint_text"))
             if isinstance(section, Mapping) and follower[-1] not in section and not unused:
                 difference: Any = None if follower in unread else _at(recipe, leader)
@@ -250,8 +252,8 @@ def _fill_followers(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unread_by_newest(recipe: Mapping[str, Any]) -> set[Path]:
-    """Return the fields of `generate` that make conditions which the recipe's own model, where that is the one that
-    generates, does not read."""
+    """Return the fields of `generate` that make conditions which the generating model does not read, if that model is
+    the one that this recipe trains."""
     checkpoint = _at(recipe, ("generate", "checkpoint"))
     if not isinstance(checkpoint, str) or not stages.generate.is_newest(checkpoint):
         return set()
@@ -260,8 +262,8 @@ def _unread_by_newest(recipe: Mapping[str, Any]) -> set[Path]:
 
 
 def _of_foreign_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a checkpoint from elsewhere makes different: it brings the codec that its codes are decoded by, and a
-    CLAP to score its clips with is only looked for where one is named."""
+    """Return the difference that a checkpoint from elsewhere makes. Its own codec decodes its codes, and its clips are
+    scored with a CLAP only if one is named."""
     given = merge({}, given)
     checkpoint = _at(given, ("generate", "checkpoint"))
     if not isinstance(checkpoint, str) or not stages.generate.is_foreign(checkpoint):
@@ -275,13 +277,13 @@ def _of_foreign_checkpoint(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stage_models() -> dict[str, type[BaseModel]]:
-    """Return the model behind each first name of a `--set` path."""
+    """Return the configuration behind each first name of a `--set` path."""
     return {"settings": Settings, **{name: STAGES[name].Config for name in STAGES}}
 
 
 def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[str] | None, preset: str) -> list[str]:
-    """Return the names of the stages to run, in order: all that take part, or those requested. Generating begins by
-    reading the requests, so `generate` brings `requests`; and `ingest` brings `demo` where it takes in that corpus.
+    """Return the names of the stages to run, in order: all that take part, or those requested. `generate` brings
+    `requests`, which it reads; `decode` brings `gate`; and `ingest` brings `demo` where it ingests that corpus.
 
     Raises:
         ValueError: a stage is not known, or takes no part in the recipe.
@@ -302,10 +304,11 @@ def selected_stages(configured: Sequence[ConfiguredStage], requested: Sequence[s
 
 
 def with_source(settings: Settings, names: Sequence[str], taking_part: Sequence[str]) -> Settings:
-    """Return the settings, with the demo corpus of the store for a source where a recipe that makes one was given none.
+    """Return the settings, with the store's demo corpus as the source if no source was given and the recipe makes that
+    corpus.
 
     Raises:
-        ValueError: recordings are to be taken in, and nothing says from where.
+        ValueError: recordings are to be ingested, and there is no source.
     """
     if settings.source is not None or "ingest" not in names:
         return settings

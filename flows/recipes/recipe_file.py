@@ -1,7 +1,8 @@
-"""A recipe as a file: `segue.yaml`, which `segue init` writes, and whoever runs, plans or asks in its folder has read.
+"""A recipe as a file: `segue.yaml`, which `segue init` writes and which commands in its folder read.
 
 It has the fields of `flows.recipes.recipe.Recipe`, with `settings` beside them, under the names that `--set` takes:
-`train: {seed: 3}` is `--set train.seed=3`. What is said last holds: the preset, the file, then options and `--set`.
+`train: {seed: 3}` is `--set train.seed=3`. Later sources override earlier ones: the preset, the file, then options and
+`--set`.
 """
 
 import json
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from flows.recipes.recipe import Recipe
 
 FILE = "segue.yaml"
-"""The file that is read where it lies in the current folder."""
+"""The file that is read if it is in the current folder."""
 
 WIDTH = 96
-"""Columns of the file's comments."""
+"""Width of the file's comments, in columns."""
 
 COMMONEST = (
     *("settings.store", "settings.source", "settings.requests", "settings.device", "settings.concurrency"),
@@ -34,7 +35,7 @@ COMMONEST = (
     *("requests.seconds", "requests.takes", "requests.guidance", "requests.temperature", "requests.top_k"),
     *("generate.checkpoint", "generate.precision", "decode.format", "decode.loudness"),
 )
-"""The knobs that people turn first."""
+"""The knobs that people change most often."""
 
 HEADER = """\
 # What Segue makes here: `segue run`, `segue plan` and `segue status` read this file in its folder, or wherever
@@ -46,19 +47,20 @@ HEADER = """\
 
 @dataclass(frozen=True)
 class RecipeFile:
-    """What a file says."""
+    """The contents of a recipe file."""
 
     preset: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     stages: Mapping[str, Any] = field(default_factory=dict)
-    """The other fields of `Recipe`: its stages, and `checks`."""
+    """The other fields of `Recipe`: its stages and `checks`."""
 
 
 def read_recipe_file(path: str | None) -> RecipeFile:
-    """Read the file of a command line, and say so; where none is named, the one of the current folder, if there is one.
+    """Read the recipe file that a command line names, or else the one in the current folder, and print its name. Return
+    an empty one if there is neither.
 
     Raises:
-        ValueError: it cannot be read, is no YAML, or names what there is not.
+        ValueError: the file cannot be read, is not YAML, or names unknown fields.
     """
     if path is None and not Path(FILE).is_file():
         return RecipeFile()
@@ -79,7 +81,7 @@ def read_recipe_file(path: str | None) -> RecipeFile:
     sections: dict[str, Any] = {
         name: _without_empty(value, models[name]) if isinstance(value, dict) and name in models else value
         for name, value in content.items()
-        if value is not None  # a section of which every line is a comment
+        if value is not None  # None: every line of the section is a comment
     }
     preset, settings = sections.pop("preset", None), sections.pop("settings", {})
     tell(f"segue: recipe from {path}" + (f", preset {preset}" if preset else ""))
@@ -101,7 +103,8 @@ def _check_names(path: str, content: Mapping[Any, Any]) -> None:
 
 
 def _without_empty(section: Mapping[str, Any], model: "type[BaseModel]") -> dict[str, Any]:
-    """Return a section without those in it of which every line is a comment; a null that a field may be stays."""
+    """Return a section without its subsections in which every line is a comment. Nulls stay where the field may be
+    null."""
     from flows.recipes.overrides import model_in
 
     kept = {}
@@ -114,10 +117,10 @@ def _without_empty(section: Mapping[str, Any], model: "type[BaseModel]") -> dict
 
 
 def recipe_text(preset: str, given: Mapping[str, Any]) -> str:
-    """Return a recipe file with the commonest knobs as comments, as a preset sets them.
+    """Return the text of a recipe file: a preset with its most common knobs, as comments that show their values.
 
     Args:
-        given: knobs that are set, by path.
+        given: knobs to set rather than comment, by path.
 
     Raises:
         ValueError: there is no such preset.
@@ -126,7 +129,7 @@ def recipe_text(preset: str, given: Mapping[str, Any]) -> str:
     from flows.recipes.presets import preset_difference
     from flows.recipes.recipe import Recipe, stage_models
 
-    preset_difference(preset)  # which names the nearest one, in one line
+    preset_difference(preset)  # its error is one line, with the nearest name
     recipe = Recipe(preset=preset)
     by_path = {".".join(knob.path): knob for knob in knobs(stage_models())}
     lines, before = [HEADER + f"preset: {preset}"], tuple[str, ...]()
@@ -139,7 +142,7 @@ def recipe_text(preset: str, given: Mapping[str, Any]) -> str:
 
 
 def _section_lines(before: tuple[str, ...], path: tuple[str, ...]) -> Iterable[str]:
-    """Yield the names of the sections that a knob is in and the one before it was not."""
+    """Yield the headings of the sections that a knob is in and the previous knob is not."""
     for depth, name in enumerate(path[:-1]):
         if before[: depth + 1] != path[: depth + 1] or depth >= len(before) - 1:
             yield f"{'' if depth else chr(10)}{'  ' * depth}{name}:"
@@ -154,7 +157,7 @@ def _knob_lines(knob: "Knob", value: Any, is_set: bool) -> Iterable[str]:
 
 
 def _value(recipe: "Recipe", knob: "Knob") -> Any:
-    """Return what a recipe, or the settings by default, have at a knob, as JSON, which is YAML too."""
+    """Return the value of a knob in a recipe, or in the default settings, as JSON, which is also YAML."""
     from schemas import Settings
 
     stage, *names = knob.path
