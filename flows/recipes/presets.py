@@ -123,8 +123,8 @@ def miniature() -> Difference:
                 "chords": {},
             },
             "text_encoder": "checkpoint:text_encoder",
-            # A few thousand examples show each word too seldom if a fifth of the words is left out. Now 80 % of the demo's
-            # texts hold their whole description; with the published values 4 % did.
+            # A few thousand examples show each word too seldom if a fifth of the words is left out. Now 80 % of the
+            # demo's texts hold their whole description; with the published values 4 % did.
             "captions": {"drop_words": 0.0},
             "optimization": {
                 **learning,

@@ -1,7 +1,7 @@
-"""Telling somebody that a run failed: through a block of Prefect, or the address of a webhook.
+"""Notifying somebody that a run failed, through a block of Prefect or the address of a webhook.
 
-Flows call `tell_failure` as their hook. What is secret, such as the address of a Slack channel, lies in a block on the
-server, and only the block's name among the parameters that everybody sees.
+Flows use `tell_failure` as their hook. Secrets, such as the address of a Slack channel, are in a block on the server;
+the parameters, which everybody sees, have only the block's name.
 """
 
 import asyncio
@@ -21,14 +21,15 @@ from prefect.settings import PREFECT_UI_URL
 from flows.recipes.parameters import settings_of
 
 SEND_SECONDS = 15.0
-"""What the receiver has for its answer."""
+"""Seconds that the receiver has to answer."""
 
 Send = Callable[[str, str], None]
-"""Sends a message with its subject."""
+"""Sends a message, given its subject and its body."""
 
 
 def tell_failure(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Tell whom `settings.on_failure` names that a run failed or crashed; where that fails, the run's log says so."""
+    """Notify the receiver in `settings.on_failure` that a run failed or crashed. If that fails, the run's log says
+    so."""
     settings = settings_of(flow_run)
     where = settings.get("on_failure")
     if not where:
@@ -41,19 +42,19 @@ def tell_failure(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> 
     ]
     try:
         sender(where)(f"Segue: {flow_run.name}: {state.name}", "\n".join(lines))
-    except Exception as error:  # the receiver's fault must not become the run's
+    except Exception as error:  # a fault of the receiver must not fail the run
         log = flow_run_logger(flow_run, flow)
         log.warning("settings.on_failure: expected %s to take a message, got %s", where, type(error).__name__)
 
 
 def sender(where: str) -> Send:
-    """Return what sends to a receiver.
+    """Return the function that sends messages to a receiver.
 
     Args:
-        where: a block's type and name, `slack-webhook/ops`, or an http(s) address.
+        where: a block's type and name, such as `slack-webhook/ops`, or an http(s) address.
 
     Raises:
-        ValueError: there is no such block, or it can send nothing.
+        ValueError: there is no such block, or it cannot send messages.
     """
     if where.startswith(("http://", "https://")):
         return lambda subject, body: _post(where, subject, body)

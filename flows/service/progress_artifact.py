@@ -1,7 +1,7 @@
-"""How far a run is, as an artifact of Prefect that moves: what an operator sees of a long stage on the server's page.
+"""The progress of a run as an artifact of Prefect: what an operator sees of a long stage on the server's page.
 
-Whoever works only counts. A thread of its own tells the server every ten seconds, so that a slow server slows no stage,
-and a run that ends sooner leaves no such artifact.
+The working threads only count. A thread of its own updates the server every ten seconds, so that a slow server slows no
+stage. A run that ends sooner leaves no such artifact.
 """
 
 import threading
@@ -19,22 +19,22 @@ from flows.runs.progress import Work, stage_share
 from stages.pipeline.contract import Progress
 
 KEY = "segue-progress"
-"""The artifact's name on the page, which shows the newest of it and those before."""
+"""The artifact's key on the page, which shows the newest artifact with this key and earlier ones."""
 
 TELL_SECONDS = 10.0
-"""Between two words to the server: each is a small write in its database."""
+"""Seconds between two updates of the server; each is a small write to its database."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How far the stage in work is."""
+    """How far the current stage is, in percent and in words."""
 
     percent: float
     text: str
 
 
 class ReadableProgress(Progress):
-    """Passes on what it is told, and keeps how far the stage in work is for whoever asks."""
+    """Passes progress on to a listener, and records how far the current stage is."""
 
     def __init__(self, listener: Progress) -> None:
         self._listener = listener
@@ -70,7 +70,7 @@ class ReadableProgress(Progress):
         self._listener.tell(lines)
 
     def reading(self) -> Reading | None:
-        """Return how far the stage in work is; None before the first one."""
+        """Return how far the current stage is; None before the first one."""
         with self._lock:
             stage, works = self._stage, list(self._works.values())
         if not stage.what:
@@ -83,13 +83,13 @@ class ReadableProgress(Progress):
 
 @contextmanager
 def moving_artifact(progress: ReadableProgress) -> Iterator[None]:
-    """Show how far the work within this block is as an artifact of the flow run at hand."""
+    """Show the progress of the work within this block as an artifact of the current flow run."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         yield
         return
     ended, done = threading.Event(), threading.Event()
-    within = copy_context()  # which has the settings of Prefect that hold here
+    within = copy_context()  # with the Prefect settings that are in effect here
     words = (context.flow_run.id, progress, ended, done)
     thread = threading.Thread(target=within.run, args=(_tell, *words), daemon=True)
     thread.start()
@@ -108,7 +108,7 @@ def _tell(flow_run: UUID, progress: ReadableProgress, ended: threading.Event, do
         reading = progress.reading()
         if reading is None or reading == last:
             continue
-        with suppress(Exception), get_client(sync_client=True) as client:  # a server that is away is told the next time
+        with suppress(Exception), get_client(sync_client=True) as client:  # if the server is down, try the next time
             if artifact is None:
                 request = ArtifactCreate(
                     key=KEY, type="progress", flow_run_id=flow_run, description=reading.text, data=reading.percent

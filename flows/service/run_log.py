@@ -1,15 +1,16 @@
-"""The log of a run: what Segue's modules warn of stands on Prefect's page too, not only on the worker's terminal."""
+"""The log of a run: warnings of Segue's modules appear on Prefect's page too, not only on the worker's terminal."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 LAYERS = ("flows", "stages", "model", "schemas")
-"""Loggers of the modules, whatever thread they log in: Prefect's own way wants each of them to know its run."""
+"""The loggers of Segue's modules. They are forwarded from any thread; Prefect's own way needs each thread to know its
+run."""
 
 
 class _Forwarding(logging.Handler):
-    """Says what it is given in another log."""
+    """Handler that repeats its records in another log."""
 
     def __init__(self, log: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> None:
         super().__init__()
@@ -21,7 +22,7 @@ class _Forwarding(logging.Handler):
 
 @contextmanager
 def in_run_log(log: "logging.Logger | logging.LoggerAdapter[logging.Logger]") -> Iterator[None]:
-    """Have what Segue's modules log within this block stand in the log of a run.
+    """Repeat in a run's log what Segue's modules log within this block.
 
     Args:
         log: the run's log, which knows its run.

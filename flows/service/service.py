@@ -1,8 +1,9 @@
 """The service on this machine: Prefect's server, its pools, deployments and automations, and a worker for each pool.
 
-Everything listens on the loopback alone. What is known of it lies in the user's state folder (`$XDG_STATE_HOME/segue`,
-by default `~/.local/state/segue`): numbers of processes with the time at which they began, so that another process that
-got the same number is not taken for one of these; logs; and Prefect's own folder, with its SQLite database.
+Everything listens on the loopback interface only. The service's state is in the user's state folder
+(`$XDG_STATE_HOME/segue`, by default `~/.local/state/segue`): process ids, with the times at which the processes began,
+so that a later process with the same id is not mistaken for one of these; logs; and Prefect's folder with its SQLite
+database.
 """
 
 import fcntl
@@ -26,46 +27,47 @@ import psutil
 from schemas.storage.local_disk import replace_file
 
 MARK = "SEGUE_SERVICE"
-"""The environment variable that every process of the service has from the first: the state folder."""
+"""The environment variable that marks every process of the service. Its value is the state folder."""
 
 HOST, PORT = "127.0.0.1", 4200
 POOLS = ("cpu", "gpu")
 SERVER = "server"
 
 START_SECONDS = 180.0
-"""A first start migrates its database, on a busy machine for a minute or more."""
+"""Seconds that the server has to start. The first start migrates its database, which can take a busy machine a minute
+or more."""
 
 END_SECONDS = 45.0
-"""What a process that is told to end has for it: a run in work ends at its next batch."""
+"""Seconds that a process has to end when it is told to: a run at work ends at its next batch."""
 
 RETENTION_DAYS = 30
-"""How long Prefect keeps finished runs with their logs; what a run did stands in the store's own `runs`."""
+"""Days for which Prefect keeps finished runs with their logs. What a run did is in the store's own table `runs`."""
 
 POSTGRESQL_PORT = 5432
-"""Where PostgreSQL listens if its address says nothing else."""
+"""PostgreSQL's port if the database's address names none."""
 CONNECT_SECONDS = 10.0
-"""How long a database has to answer."""
+"""Seconds that a database has to answer."""
 
 ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Invalid\w*|NotFound|Refused): ")
-"""How the line of a traceback begins that says what was raised."""
+"""Matches the beginning of the line of a traceback that says what was raised."""
 
 SERVER_SETTINGS = {
-    # Without it events go after a week and runs never.
+    # By default events are deleted after a week and runs never.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(RETENTION_DAYS * 86_400),
-    # In memory, the places that runs hold are forgotten when the server ends: a run that was about to begin is then
-    # cancelled, and one in work is ended when it renews its hold, up to four minutes later.
+    # By default leases of concurrency slots are in memory and lost when the server ends: a run that was about to begin
+    # is then cancelled, and a run at work is ended when it renews its lease, up to four minutes later.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-    # What the automations wait for is forgotten a minute after its time, also where the server was away then: a run
+    # By default what automations wait for is dropped a minute after it is due, even if the server was down then: a run
     # that was killed meanwhile would stay "Running" for ever.
     "PREFECT_SERVER_EVENTS_EXPIRED_BUCKET_BUFFER": "P7D",
-    # A worker that ended a cancelled run while the server was away cannot say so: that run holds its place for so long.
+    # A worker that ended a cancelled run while the server was down cannot report it: the run's slot is freed by this.
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_CANCELLING_TIMEOUT_SECONDS": "60",
-    # SQLite has one writer, which others wait for, and a busy machine is slow with PostgreSQL too: after the 10 s that
-    # Prefect allows, a run is answered "Internal Server Error".
+    # SQLite has a single writer, for which others wait, and PostgreSQL is slow too on a busy machine: after Prefect's
+    # 10 s, a run would get the answer "Internal Server Error".
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
 }
-"""What a Prefect server is to be told, wherever it runs, so that it outlives its own outages and does not grow for
+"""Settings that a Prefect server needs, wherever it runs, so that it survives its own outages and does not grow for
 ever."""
 
 
@@ -75,10 +77,10 @@ class Part:
 
     pid: int
     began: float
-    """Seconds since the epoch, as the system tells it."""
+    """When the process began, in seconds since the epoch, as the system reports it."""
 
     def process(self) -> psutil.Process | None:
-        """Return the process, or None where it has ended."""
+        """Return the process; None if it has ended."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.began) < 1.0
@@ -89,15 +91,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Service:
-    """What `segue up` started, as the state folder says."""
+    """The service that `segue up` started, as recorded in the state folder."""
 
     port: int = PORT
     database: str | None = None
     """The URL of a PostgreSQL database; None for Prefect's own SQLite file."""
     parts: Mapping[str, Part] = field(default_factory=dict)
-    """`server`, and a worker by the name of its pool."""
+    """The processes: `server`, and a worker under the name of its pool."""
     deployed: str = ""
-    """A digest of what was deployed last."""
+    """A digest of what was last deployed."""
 
     @property
     def url(self) -> str:
@@ -105,12 +107,16 @@ class Service:
         return f"http://{HOST}:{self.port}/api"
 
     def running(self, name: str) -> psutil.Process | None:
-        """Return the process of a part, or None where it does not run."""
+        """Return the process of a part; None if it does not run."""
         part = self.parts.get(name)
         return part.process() if part else None
 
     def answers(self, url: str | None = None) -> bool:
-        """Return whether the server answers, or another one by the address of its API."""
+        """Return whether the server answers.
+
+        Args:
+            url: the address of another server's API; None asks this service's.
+        """
         try:
             with urllib.request.urlopen(f"{url or self.url}/health", timeout=5):
                 return True
@@ -118,12 +124,12 @@ class Service:
             return False
 
     def environment(self) -> dict[str, str]:
-        """Return the environment of the service's processes, and of whoever talks to them."""
+        """Return the environment for the service's processes and for whoever talks to them."""
         ours = {
             MARK: str(state_folder()),
             "PREFECT_HOME": str(state_folder() / "prefect"),
             "PREFECT_API_URL": self.url,
-            # Prefect writes its page's files among its own, which may belong to another user; it then has no page.
+            # Prefect writes its page's files into its package, which may belong to another user; then it has no page.
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(state_folder() / "page"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
@@ -137,17 +143,17 @@ class Service:
 
 
 def state_folder() -> Path:
-    """Return where the service's state lies."""
+    """Return the folder with the service's state."""
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "segue"
 
 
 def log_of(name: str) -> Path:
-    """Return the log of a part."""
+    """Return the log file of a part."""
     return state_folder() / f"{name}.log"
 
 
 def load_service() -> Service:
-    """Return what the state folder says of the service, a new one where it says nothing."""
+    """Return the service recorded in the state folder; a new one if none is."""
     file = state_folder() / "service.json"
     if not file.exists():
         return Service()
@@ -156,7 +162,7 @@ def load_service() -> Service:
 
 
 def save_service(service: Service) -> None:
-    """Write what is known of the service; nobody else may read it, for a database's URL may hold a password."""
+    """Record the service. Only this user may read the file, since a database's URL may contain a password."""
     folder = state_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     file = folder / "service.json"
@@ -166,11 +172,11 @@ def save_service(service: Service) -> None:
 
 @contextmanager
 def only_one(waits: Callable[[], None]) -> Iterator[None]:
-    """Do a block while no other process is within one like it, on this machine and with this state folder: two that
-    start what is missing at once would each miss it, and two servers would want one port.
+    """Run a block while no other process runs one under the same state folder. Two processes that start missing parts
+    at the same time would start each part twice, and two servers would want one port.
 
     Args:
-        waits: called once where another is within, and has to be waited for.
+        waits: called once if another process is in such a block and must be waited for.
     """
     state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(state_folder() / "up.lock", "ab") as lock:
@@ -183,7 +189,11 @@ def only_one(waits: Callable[[], None]) -> Iterator[None]:
 
 
 def start_part(service: Service, name: str, words: Sequence[str]) -> Service:
-    """Start a part as a process that outlives this one, and return the service with it."""
+    """Start a part as a process that outlives this one, and return the service with it.
+
+    Args:
+        words: the arguments of `prefect`.
+    """
     state_folder().mkdir(parents=True, exist_ok=True, mode=0o700)
     with open(log_of(name), "ab") as log:
         process = subprocess.Popen(
@@ -205,7 +215,7 @@ def start_server(service: Service) -> Service:
 
     Raises:
         ValueError: its port is taken, or its database does not answer.
-        ChildProcessError: it ended, or does not answer in time.
+        ChildProcessError: the server ended, or did not answer in time.
     """
     if service.database is not None:
         _require_database(service.database)
@@ -231,14 +241,14 @@ def start_server(service: Service) -> Service:
 
 
 def _require_database(url: str) -> None:
-    """See that something answers where a database is to be. Of a server whose database does not, Prefect now and then
-    loses what it said as it ended.
+    """Check that something answers at the database's address. If the database does not answer, Prefect's server ends,
+    and its last messages are sometimes lost.
 
     Raises:
-        ValueError: nothing does.
+        ValueError: nothing answers.
     """
     address = urllib.parse.urlsplit(url)
-    if address.hostname is None:  # of a socket in the file system
+    if address.hostname is None:  # a socket in the file system
         return
     place = address.hostname, address.port or POSTGRESQL_PORT
     try:
@@ -251,17 +261,17 @@ def _require_database(url: str) -> None:
 
 
 def cause_in(output: str) -> str:
-    """Return, of what a program of Prefect's wrote before it failed, the line that says why: the last one that names an
-    error, as a traceback's does, or else what it said last."""
+    """Return the line that says why a program of Prefect's failed, from its output: the last one that names an error,
+    as in a traceback, or else the last four lines."""
     lines = [line.strip() for line in output.splitlines() if line.strip() and line.strip() != "An exception occurred."]
     named = [line for line in lines if ERROR_LINE.match(line)]
     return " ".join(named[-1:] or lines[-4:]) or "nothing said"
 
 
 def end_service(service: Service) -> list[str]:
-    """End every process of the service, runs in work too, and return the parts that ran.
+    """End every process of the service, including runs at work, and return the names of the parts that ran.
 
-    Workers and what they run go first, so that the server still hears how their runs ended.
+    Workers and their runs end first, so that the server still records how the runs ended.
     """
     ran = [name for name in service.parts if service.running(name)]
     server = service.running(SERVER)
@@ -272,19 +282,20 @@ def end_service(service: Service) -> list[str]:
 
 
 def members() -> list[psutil.Process]:
-    """Return the processes of the service, also those whose parent has gone: each has its folder in its environment."""
+    """Return the processes of the service, including those whose parent is gone: all have the state folder in their
+    environment."""
     ours, found = str(state_folder()), []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARK) == ours:
                 found.append(process)
-        except psutil.Error:  # another user's, or gone
+        except psutil.Error:  # another user's process, or one that is gone
             continue
     return found
 
 
 def end_processes(processes: Sequence[psutil.Process]) -> None:
-    """Ask processes to end, wait for it, and kill what is left then."""
+    """Ask processes to end, wait, and kill those that are left."""
     for process in processes:
         with suppress(psutil.Error):
             process.terminate()

@@ -1,8 +1,8 @@
-"""What a run leaves on Prefect's page: one artifact of what was made, refused and checked, what it took, and pictures.
+"""What a run leaves on Prefect's page: one artifact of what it made, refused and checked, its time, and pictures.
 
-Pictures lie in the text as data: the page shows those of a markdown artifact, while of an image artifact it also prints
-the address, which would be the whole picture in letters. A run that changed nothing leaves none, so that the database
-of a service that runs every hour stays small.
+Pictures are embedded in the Markdown as data URLs. The page shows those; for an image artifact it would also print the
+address, which is the whole picture in letters. A run that changed nothing leaves no pictures, so that the database of a
+service that runs every hour stays small.
 """
 
 import base64
@@ -20,13 +20,13 @@ from stages.pipeline.durations import duration
 from stages.pipeline.release import release_text
 
 KEY = "segue-run"
-"""The artifact's name on the page, which shows the newest of it and those before."""
+"""The artifact's key on the page, which shows the newest artifact with this key and earlier ones."""
 
 CLIPS = 3
-"""Clips whose spectrograms are shown."""
+"""How many clips are shown with their spectrograms."""
 
 CHARTS = 2
-"""Charts of a training that are shown: its loss, and the cross-entropy of each codebook."""
+"""How many charts of a training are shown: its loss, and the cross-entropy of each codebook."""
 
 _CHECKS = """
     SELECT stage, "check" AS name, severity, passed, message FROM checks WHERE run_id = {run}
@@ -40,10 +40,10 @@ _CLIPS = """
 
 
 def leave_summary(run: Run, problem: BaseException | None) -> None:
-    """Leave the artifact of a run that has ended.
+    """Create the artifact of a run that has ended.
 
     Args:
-        problem: what ended it; None where it did all that it had to do.
+        problem: the error that ended it; None if it did everything.
     """
     create_markdown_artifact(key=KEY, markdown=summary_text(run, problem), description=_heading(run, problem))
 
@@ -111,7 +111,7 @@ def _checks(store: Store, run: Run) -> list[str]:
 
 
 def _pictures(store: Store, run: Run) -> Iterator[str]:
-    """Yield the curves of what the run trained, and spectrograms of clips where it made the page."""
+    """Yield the training curves of what the run trained, and, if it made the page, spectrograms of clips."""
     from stages.report.charts import chart_svg
     from stages.report.contents import training_charts
     from stages.report.pictures import FOLDER
@@ -136,7 +136,7 @@ def _pictures(store: Store, run: Run) -> Iterator[str]:
 
 
 def _answer(store: Store, query: str) -> list[Row]:
-    """Return what a store answers, nothing where it cannot: a summary is not what a run fails for."""
+    """Return the rows that a query gives; none if it fails, since a run must not fail because of its summary."""
     from schemas.queries.database import query as answer
     from schemas.queries.errors import QueryError
 
@@ -148,7 +148,7 @@ def _answer(store: Store, query: str) -> list[Row]:
 
 
 def _lines(lines: list[str]) -> str:
-    """Return lines as they are: text of metadata is data, and in an indented block nothing of it is Markdown."""
+    """Return lines as an indented block of Markdown, in which text from metadata cannot act as Markdown."""
     return "\n".join("    " + " ".join(line.split()) if not line.startswith(" ") else "    " + line for line in lines)
 
 

@@ -1,7 +1,8 @@
-"""A deployed run that waits for a word: it is suspended, an artifact says what, why and how much, and the form behind
-Resume on Prefect's page takes the word.
+"""Asking on Prefect's page: a deployed run that needs an answer is suspended until somebody gives it there.
 
-A suspended run has no process and holds no place of its deployment. Resumed, it begins anew, with the word.
+An artifact says what is asked, why, and how much work it is about. The form behind Resume on the page takes the answer,
+`keep` or `remake`. A suspended run has no process and holds no concurrency slot of its deployment. Once resumed,
+it begins again, with the answer.
 """
 
 from collections.abc import Sequence
@@ -25,29 +26,29 @@ from prefect.states import Cancelled, Suspended
 from flows.service.notifying import tell_failure
 
 KEY = "segue-upgrade"
-"""The artifact's name on the page, which shows the newest of it and those before."""
+"""The artifact's key on the page, which shows the newest artifact with this key and earlier ones."""
 
 WAIT_SECONDS = 7 * 86_400
-"""After a week without a word a run fails."""
+"""Seconds after which a run without an answer fails: a week."""
 
 
 class Word(RunInput):
-    """What is to become of what a release changed."""
+    """What to do with the tables that a release changed."""
 
     on_upgrade: Literal["keep", "remake"]
 
 
 def ask_on_page(lines: Sequence[str]) -> str:
-    """Suspend the flow run at hand until somebody gives a word on Prefect's page, and return that once it is resumed.
+    """Suspend the current flow run until somebody answers on Prefect's page, and return the answer once it is resumed.
 
-    Only the newest run of a deployment waits: those before it that wait for the same word are cancelled. Whom
-    `settings.on_failure` names is told of the first.
+    Only the newest run of a deployment waits; earlier ones that wait for the same answer are cancelled. When the first
+    one begins to wait, the receiver in `settings.on_failure` is notified.
 
     Args:
-        lines: what a release changed, and what it takes to make that again.
+        lines: what a release changed, and what making it again takes.
 
     Returns:
-        `keep` or `remake`; nothing for a run without a deployment, which cannot be suspended.
+        `keep` or `remake`; empty for a run without a deployment, which cannot be suspended.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow is None:
@@ -56,7 +57,7 @@ def ask_on_page(lines: Sequence[str]) -> str:
     if context.flow_run.deployment_id is None:
         create_markdown_artifact(key=KEY, markdown=text, description="Waits for a word")
         return ""
-    if KEY not in (context.flow_run.empirical_policy.pause_keys or ()):  # else it was resumed, and has its word
+    if KEY not in (context.flow_run.empirical_policy.pause_keys or ()):  # else the run was resumed and has its answer
         create_markdown_artifact(key=KEY, markdown=text, description="Waits for a word")
         if not _cancel_waiting(context.flow_run.deployment_id):
             message = f"a release changed {'; '.join(lines)}: resume the run with a word, keep or remake"
@@ -66,7 +67,7 @@ def ask_on_page(lines: Sequence[str]) -> str:
 
 
 def _text(lines: Sequence[str]) -> str:
-    told = "\n".join(f"    {' '.join(line.split())}" for line in lines)  # indented, for text of a recipe is no Markdown
+    told = "\n".join(f"    {' '.join(line.split())}" for line in lines)  # indented, so that it is not read as Markdown
     return (
         f"# A release changed what made this store's tables\n\n{told}\n\n"
         "Nothing was done yet. **Resume** this run with a word:\n\n"
@@ -77,7 +78,7 @@ def _text(lines: Sequence[str]) -> str:
 
 
 def _cancel_waiting(deployment: UUID) -> int:
-    """Cancel the runs of a deployment that wait, and return how many did."""
+    """Cancel the suspended runs of a deployment, and return how many there were."""
     suspended = FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Suspended"])))
     ours = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
     with get_client(sync_client=True) as client:

@@ -1,11 +1,12 @@
-"""What Prefect's server says of the run at hand, which the run looks up itself.
+"""Watching the state of the current run on Prefect's server, so that it ends when it should not be running.
 
-A run is told to stop by a signal from its worker. Where the server was away when someone cancelled it, or its worker
-is gone, that signal never comes: the server writes Cancelled after five minutes, gives the run's place to the next one,
-and the process goes on for hours. So it asks now and then, and ends at its next batch where it should not be running.
+A worker tells its run to stop by a signal. If the server was down when someone cancelled the run, or the worker is
+gone, the signal never comes: after five minutes the server marks the run Cancelled and gives its slot to the next run,
+while the process continues for hours. So the run asks the server now and then, and ends at its next batch if the
+server says that it is cancelled or crashed.
 
-A server that was away has heard no heartbeat meanwhile, and `flows/service/automations.yaml` has it take a silent run
-for a dead one. So the run says that it lives as soon as the server answers again.
+A server that was down received no heartbeats meanwhile, and `flows/service/automations.yaml` makes it take a silent run
+for dead. So the run sends a heartbeat as soon as the server answers again.
 """
 
 import threading
@@ -23,27 +24,27 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled
 
 LOOK_SECONDS = 10.0
-"""Between two looks: one small question to the server, whose answer costs it a millisecond or so."""
+"""Seconds between two looks. Each is one small request, which takes the server about a millisecond."""
 
 AWAY_SECONDS = 2.0
-"""Between two looks for a server that is away."""
+"""Seconds between two looks while the server does not answer."""
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 
 
 @contextmanager
 def heeding_server(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` within this block as soon as the server says that the flow run at hand is cancelled or crashed.
+    """Set `stop` within this block as soon as the server says that the current flow run is cancelled or crashed.
 
     Raises:
-        Abort: it says so, and the block ended for it; the server's word stands as the state of the run.
+        Abort: the server said so, and the block then ended with an error. The server's state of the run stays.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         yield
         return
     flow_run, ended, said = context.flow_run.id, threading.Event(), list[State]()
-    within = copy_context()  # which has the settings of Prefect that hold here
+    within = copy_context()  # with the Prefect settings that are in effect here
     threading.Thread(target=within.run, args=(_watch, flow_run, stop, ended, said), daemon=True).start()
     try:
         yield
@@ -60,11 +61,11 @@ def heeding_server(stop: threading.Event) -> Iterator[None]:
 
 def _watch(flow_run: UUID, stop: threading.Event, ended: threading.Event, said: list[State]) -> None:
     away = False
-    # Prefect's client would try for a minute, waiting longer each time, while the server is back already.
+    # Prefect's client would retry for a minute, with longer and longer waits, even if the server is back by then.
     with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
         while not ended.wait(AWAY_SECONDS if away else LOOK_SECONDS):
             was_away, away = away, True
-            with suppress(Exception), get_client(sync_client=True) as client:  # of one that is away nothing is known
+            with suppress(Exception), get_client(sync_client=True) as client:  # the server may be down
                 state = client.read_flow_run(flow_run).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled() or state.is_crashed()):
                     said.append(state)
