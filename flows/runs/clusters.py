@@ -1,8 +1,8 @@
-"""Jobs on a cluster: where the workers of Dask or Ray come from, which of them has a GPU, what they tell the run of
-their progress, and how they hear that it stops.
+"""Jobs on a cluster: where the workers of Dask or Ray come from, which of them has a GPU, how they report progress to
+the run, and how they learn that the run stops.
 
-What workers tell and hear goes by the cluster's own connections: a queue and a flag in Dask's scheduler, an actor in
-Ray. So nothing else has to reach anything, and a cluster elsewhere is as good as one here.
+Both directions use the cluster's own connections: a queue and a flag in Dask's scheduler, or an actor in Ray. So no
+other connection is needed, and a remote cluster works like a local one.
 """
 
 import logging
@@ -24,36 +24,36 @@ from schemas import Settings
 from stages.pipeline.contract import Context, Progress
 
 PULSE_SECONDS = 0.5
-"""Between two words of a worker to its run, and the other way round."""
+"""Seconds between two exchanges of a worker with its run, and of the run with its workers."""
 
 GRACE_SECONDS = 10.0
-"""How long a run that stops waits for workers to end at their next batch."""
+"""Seconds for which a run that stops waits for its workers to end at their next batch."""
 
 OBJECT_STORE_BYTES = 128 * 1024**2
-"""Of Ray's shared memory on this machine: jobs pass names, and no tables."""
+"""Size of Ray's shared memory on this machine. Jobs pass names, not tables, so little is enough."""
 
 Event = tuple[str, str, tuple[Any, ...]]
-"""A job, a method of `Progress` (or `begin` or `end`), and what it is called with."""
+"""A job, a method of `Progress` (or `begin` or `end`), and the method's arguments."""
 
 Exchange = Callable[[Sequence[Event]], bool]
-"""Tells the run some events, and returns whether it stops."""
+"""Sends events to the run, and returns whether the run stops."""
 
 
 class Channel(Protocol):
-    """What joins a run and its workers. It travels to them with each job."""
+    """The connection between a run and its workers. It is sent to the workers with each job."""
 
     def connect(self) -> Exchange:
-        """Return what a worker exchanges by; to be called in the thread of its job."""
+        """Return a worker's exchange function; call this in the thread of the worker's job."""
 
     def hear(self, stop: bool) -> Sequence[Event]:
-        """Return what workers have told since, and have them know whether the run stops."""
+        """Return what workers have sent since the last call, and tell them whether the run stops."""
 
 
 def task_runner(settings: Settings) -> TaskRunner[Any]:
-    """Return what does the jobs: threads, or the workers of a cluster of Dask or Ray.
+    """Return Prefect's task runner for the jobs: threads, or the workers of a Dask or Ray cluster.
 
     Raises:
-        ValueError: a cluster is asked for without its packages or without a Prefect server that its workers can reach.
+        ValueError: a cluster is asked for without its packages, or without a Prefect server that its workers can reach.
     """
     name = settings.task_runner
     if name == "threads":
@@ -62,7 +62,7 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
         if name == "dask":
             from prefect_dask.task_runners import DaskTaskRunner
         else:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports no usage statistics
             from prefect_ray.task_runners import RayTaskRunner
     except ImportError as error:
         raise ValueError(f"settings.task_runner={name} expects the packages of segue[{name}], got none") from error
@@ -84,8 +84,8 @@ def task_runner(settings: Settings) -> TaskRunner[Any]:
 
 
 def local_dask_cluster(settings: Settings) -> Any:
-    """Return a Dask cluster of this machine, on the loopback: a process for each shard at work at once. Each of the
-    first ones has a GPU of its own and offers it; the others share them and offer none."""
+    """Return a Dask cluster on this machine's loopback interface, with a process for each concurrent shard. As many
+    processes as there are GPUs have a GPU each and offer it; the others share these GPUs and offer none."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus = _gpus() if settings.device != "cpu" else []
@@ -103,7 +103,7 @@ def local_dask_cluster(settings: Settings) -> Any:
 
 
 def places(runner: TaskRunner[Any], settings: Settings, wants_gpu: bool) -> int:
-    """Return how many jobs a running task runner does at the same time: of a cluster elsewhere as many as its workers
+    """Return how many jobs a running task runner runs at the same time; for a remote cluster, as many as its workers
     offer now."""
     if settings.task_runner == "dask" and settings.dask_address:
         workers = runner.client.scheduler_info(n_workers=-1)["workers"].values()  # type: ignore[attr-defined]
@@ -129,8 +129,7 @@ def _gpus() -> list[str]:
 
 
 def placement(settings: Settings, wants_gpu: bool) -> AbstractContextManager[Any]:
-    """Return where in a cluster jobs that are submitted within may go: those that want a GPU, only to workers that
-    have one to give."""
+    """Return a context in which jobs that want a GPU are submitted only to workers that offer one."""
     if not wants_gpu or settings.task_runner == "threads" or not _offers_gpus(settings):
         return nullcontext()
     if settings.task_runner == "ray":
@@ -145,7 +144,7 @@ def placement(settings: Settings, wants_gpu: bool) -> AbstractContextManager[Any
 
 
 def _offers_gpus(settings: Settings) -> bool:
-    """Return whether the workers have GPUs: of a cluster elsewhere the settings must say so."""
+    """Return whether the workers have GPUs. For a remote cluster, the settings must say so."""
     elsewhere = settings.dask_address if settings.task_runner == "dask" else settings.ray_address
     return settings.device == "cuda" or (settings.device == "auto" and not elsewhere and bool(_gpus()))
 
@@ -159,7 +158,7 @@ class DaskChannel:
 
     name: str
     client: Any = None
-    """The run's own; a worker takes its own."""
+    """The run's client. A worker uses its own instead."""
 
     def connect(self) -> Exchange:
         from distributed import Event as Flag
@@ -189,7 +188,7 @@ class DaskChannel:
 
 
 class _Box:
-    """What Ray's actor holds: events that the run has not taken yet, and whether it stops."""
+    """The contents of Ray's actor: events that the run has not taken yet, and whether the run stops."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
@@ -207,7 +206,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class RayChannel:
-    """An actor that takes no core of the cluster."""
+    """An actor, which takes no core of the cluster."""
 
     actor: Any
 
@@ -235,8 +234,9 @@ def _open_channel(runner: TaskRunner[Any], settings: Settings) -> Channel:
 def hearing_workers(
     runner: TaskRunner[Any], settings: Settings, progress: Progress, stop: threading.Event
 ) -> Iterator[Channel | None]:
-    """Pass on what workers tell to `progress`, and to them that the run stops, as long as the context lasts; after a
-    stop, until they have ended at their next batch. Threads need none of it."""
+    """While the context lasts, pass what workers report on to `progress`, and tell the workers whether the run stops.
+    After a stop, wait until they have ended at their next batch, at most `GRACE_SECONDS`. Threads need none of this:
+    for them, yield None."""
     if settings.task_runner == "threads":
         yield None
         return
@@ -244,7 +244,7 @@ def hearing_workers(
 
     def listen() -> None:
         while not ended.wait(PULSE_SECONDS):
-            with suppress(Exception):  # a cluster that is gone fails the jobs themselves
+            with suppress(Exception):  # if the cluster is gone, the jobs themselves fail
                 relay.replay(channel.hear(stop.is_set()))
 
     listener = threading.Thread(target=listen, name="workers", daemon=True)
@@ -263,7 +263,8 @@ def hearing_workers(
 
 
 class _Relay:
-    """Calls a run's progress as its workers call theirs: each job in a thread of its own, by which it is known."""
+    """Calls a run's progress as the workers called theirs. Each job has a thread here, by which progress tells jobs
+    apart."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -290,7 +291,7 @@ class _Relay:
 
 
 class _ToldProgress(Progress):
-    """A job's progress in a worker: kept until it is told. What is counted one by one goes as one number."""
+    """A job's progress in a worker, kept until it is sent. Successive counts are sent as their sum."""
 
     def __init__(self, job: str) -> None:
         self._job = job
@@ -313,7 +314,7 @@ class _ToldProgress(Progress):
         self._add("end_job")
 
     def take(self) -> Sequence[Event]:
-        """Return what has not been told yet."""
+        """Return the events that have not been sent yet."""
         with self._lock:
             events, self._events = self._events, []
         return events
@@ -325,7 +326,7 @@ class _ToldProgress(Progress):
 
 @contextmanager
 def telling_run(channel: Channel, job: str, context: Context) -> Iterator[Context]:
-    """Yield a job's context whose progress the run hears of, and which stops with the run."""
+    """Yield a job's context whose progress is reported to the run, and which stops with the run."""
     name, stop, ended = f"{job}-{uuid.uuid4().hex[:8]}", threading.Event(), threading.Event()
     progress, exchange = _ToldProgress(name), channel.connect()
     if exchange([(name, "begin", ())]):
@@ -335,7 +336,7 @@ def telling_run(channel: Channel, job: str, context: Context) -> Iterator[Contex
         is_last = False
         while not is_last:
             is_last = ended.wait(PULSE_SECONDS)
-            with suppress(Exception):  # without its run a worker is ended by the cluster
+            with suppress(Exception):  # if the run is gone, the cluster ends the worker
                 if exchange([*progress.take(), *([(name, "end", ())] if is_last else [])]):
                     stop.set()
 

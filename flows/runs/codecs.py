@@ -1,7 +1,7 @@
-"""Codecs that a run names for one another's codes, seen to agree before anything is made.
+"""Codecs of a run that must agree because one reads the other's codes, checked before anything is made.
 
-Codes of one codec are noise to another, and what a stage makes of them shows that only when it is reached: after all
-clips were generated, or all recordings encoded. So what is named is compared first, where the names are not the same.
+Codes of one codec are noise to another. A stage would find this only when it is reached: after all clips were
+generated, or all recordings encoded. So codecs under different names are compared first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
 
 TRAINERS = {"language_model": "train", "codec": "train_codec"}
-"""Kinds of checkpoints of a store's own -> the stage that trains them."""
+"""The stage that trains each kind of checkpoint in a store."""
 
 READERS = ("generate", "gate", "decode", "evaluate", "controls")
-"""Stages that read a model's codes, or write the beginnings of them, by a codec of their own."""
+"""Stages that read a model's codes, or encode prompts for it, with a codec of their own."""
 
 
 def check_codecs(pipeline: "Pipeline", names: Sequence[str]) -> None:
-    """See that the codecs which the stages of a run name can read the codes that they are given.
+    """Check that the codecs in the stages of a run can read the codes that they are given.
 
-    A model that is still to be trained, or that this run trains anew because it was damaged, speaks the codes of
-    `tokenize.codec`; what that one is, if it is still to be trained too, the stages themselves see.
+    A model that is still to be trained, or that this run trains again because it was damaged, makes codes of
+    `tokenize.codec`. If that codec is still to be trained too, only the stages themselves can check it.
 
     Raises:
-        ValueError: one is another codec than the model's; the message names both.
-        MissingWeights: one cannot be had.
+        ValueError: a codec differs from the model's; the message names both.
+        MissingWeights: weights cannot be found or fetched.
     """
     configs: dict[str, Any] = {name: stage.config for name, stage in pipeline.stages.items()}
     initial = getattr(configs.get("train"), "initial", None)
@@ -45,10 +45,10 @@ def check_codecs(pipeline: "Pipeline", names: Sequence[str]) -> None:
 
 
 def disagreement_lines(pipeline: "Pipeline", names: Sequence[str]) -> Iterator[str]:
-    """Yield why a run would be stopped by `check_codecs`, for a plan.
+    """Yield why `check_codecs` would stop a run, for a plan.
 
     Raises:
-        MissingWeights: a codec cannot be had.
+        MissingWeights: weights cannot be found or fetched.
     """
     try:
         check_codecs(pipeline, names)
@@ -59,10 +59,10 @@ def disagreement_lines(pipeline: "Pipeline", names: Sequence[str]) -> Iterator[s
 
 
 def _is_to_come(pipeline: "Pipeline", names: Sequence[str], reference: WeightsRef) -> bool:
-    """Return whether weights are still to be trained, or were lost or damaged and are trained again by this run.
+    """Return whether weights are still to be trained, or were lost or damaged and this run trains them again.
 
     Raises:
-        MissingWeights: they cannot be had, and no stage of the run makes them.
+        MissingWeights: they cannot be found or fetched, and no stage of the run makes them.
     """
     try:
         pipeline.weights(reference)
@@ -82,10 +82,15 @@ def _check(
     speaker: WeightsRef,
     codecs: Mapping[str, WeightsRef | None],
 ) -> None:
-    """See that codecs, by the fields that name them, read what a model or codec speaks, as far as all are there yet.
+    """Check that codecs read the codes of a model or codec, as far as all of them exist yet.
+
+    Args:
+        field: the field that names the model or codec.
+        speaker: the model that makes the codes, or the codec that encodes the training set.
+        codecs: the codecs, by the fields that name them.
 
     Raises:
-        ValueError: one does not.
+        ValueError: one of the codecs does not read the codes.
     """
     others: dict[WeightsRef, str] = {}
     for name, codec in codecs.items():
@@ -97,11 +102,11 @@ def _check(
     others = {codec: name for codec, name in others.items() if pipeline.weights(codec).digest != own}
     if not others:
         return
-    from stages.checkpoints.codecs import load_matching_network  # with torch, which most plans do without
+    from stages.checkpoints.codecs import load_matching_network  # imports torch, which most plans do not need
 
     try:
         codes = _codes(pipeline, field, speaker)
-    except NotTrainedYet:  # the codec that it names
+    except NotTrainedYet:  # the codec that the model names
         return
     for codec, name in others.items():
         if codes is not None and codes.reference != codec:
@@ -110,8 +115,8 @@ def _check(
 
 
 def _digest_of_codec(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> str | None:
-    """Return the digest of the codec of whose codes a model of this project's form says that it makes them, or that of
-    the codec which encodes the training set; None where only a codec that is loaded can say."""
+    """Return the digest of the codec that encodes the training set, or of the codec whose codes a model in this
+    project's form makes, as the model says; None if the codec must be loaded to find out."""
     from stages.checkpoints.facts import read_facts
     from stages.checkpoints.loading import detect_form
 
@@ -123,7 +128,8 @@ def _digest_of_codec(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> s
 
 
 def _codes(pipeline: "Pipeline", field: str, speaker: WeightsRef) -> "CodesFormat | None":
-    """Return which codes a model makes, or the codec that encodes the training set; None where it does not say."""
+    """Return the format of the codes that a model makes, or that the training set is encoded in; None if the model
+    does not say."""
     from stages.checkpoints.codecs import CodesFormat, codes_of_checkpoint, load_codec
 
     folder = pipeline.weights(speaker).path

@@ -1,8 +1,8 @@
-"""What a run would take: seconds and bytes by stage, from the rates that this store's own runs and files have.
+"""What a run would take: seconds and bytes for each stage, from the rates of this store's own runs and files.
 
-A stage that makes its rows one by one takes so long for each, and one that makes clips so long for each second of
-them; one that makes its rows all at once, such as a training, takes as long as it last did. What no run of the store
-has done yet is not known, and nothing is guessed.
+A stage that makes rows one by one takes a fixed time for each row, or, if its rows are clips, for each second of sound.
+A stage that makes all rows at once, such as a training, takes as long as it did last time. What no run of the store has
+done yet is not known, and nothing is guessed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
 
 LATEST_RUNS = 5
-"""Runs of a stage that its rate is measured by: the machine and the settings of now are more like those of late."""
+"""How many runs of a stage its rate is measured on. Recent runs are most like the present machine and settings."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage would take."""
+    """What one stage would take."""
 
     stage: str
     seconds: float | None
-    """None where no run of this store did it yet."""
+    """None if no run of this store has done the stage."""
     bytes: float | None
-    """Of its table and of the files that its rows name; None where the table has no rows yet."""
+    """The size of its new rows and of the files that they name; None if its table has no rows yet."""
 
 
 def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
@@ -62,12 +62,12 @@ def estimate(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Estimate]:
 
 
 def makes_clips(module: ModuleType) -> bool:
-    """Return whether a stage has a row for each clip, which takes the longer, the longer the clip is."""
+    """Return whether a stage has a row for each clip, so that its time depends on the clips' length."""
     return bool(module.WRITES.key == GENERATIONS.key)
 
 
 def planned_requests(pipeline: "Pipeline", plans: Sequence[Plan]) -> dict[str, Row] | None:
-    """Return the requests as they will stand, by id; None where the plan takes in no order."""
+    """Return the requests as they will be after the plan, by id; None if the plan reads no requests file."""
     plan = next((plan for plan in plans if plan.stage == "requests"), None)
     if plan is None:
         return None
@@ -79,14 +79,14 @@ def planned_requests(pipeline: "Pipeline", plans: Sequence[Plan]) -> dict[str, R
 
 
 def planned_takes(pipeline: "Pipeline", plans: Sequence[Plan]) -> list[Row]:
-    """Return the request of each take that a plan with an order would generate."""
+    """Return the request of each take that a plan would generate, if the plan reads a requests file."""
     rows = planned_requests(pipeline, plans) or {}
     generate = next((plan for plan in plans if plan.stage == "generate"), None)
     return [] if generate is None else [rows[key[0]] for key in generate.missing if key[0] in rows]
 
 
 def _length(pipeline: "Pipeline", plans: Sequence[Plan]) -> float:
-    """Return how many times as long the clips of a plan are as those that the store's rates were measured on."""
+    """Return the mean length of the clips in a plan, relative to that of the clips that the store's rates are from."""
     takes = planned_takes(pipeline, plans)
     if not takes:
         return 1.0
@@ -97,7 +97,7 @@ def _length(pipeline: "Pipeline", plans: Sequence[Plan]) -> float:
 
 
 def total_line(estimates: Sequence[Estimate]) -> str | None:
-    """Say what all stages together would take, and which have never run; None where nothing has."""
+    """Return a line about what all stages together would take, and which have never run; None if none has."""
     known = [each for each in estimates if each.seconds is not None]
     if not known:
         return None
@@ -108,7 +108,7 @@ def total_line(estimates: Sequence[Estimate]) -> str | None:
 
 
 def latest_runs(store: Store) -> Mapping[str, Sequence[Row]]:
-    """Return the latest runs of each stage in which it made rows and did not fail, the newest last."""
+    """Return the latest runs of each stage that made rows and did not fail, newest last, by stage."""
     latest: dict[str, list[Row]] = {}
     columns = ["stage", "started_at", "seconds", "rows_made", "error"]
     for row in store.read(RUNS, "1", columns=columns).to_pylist():
@@ -118,12 +118,13 @@ def latest_runs(store: Store) -> Mapping[str, Sequence[Row]]:
 
 
 def seconds_a_row(runs: Sequence[Row]) -> float:
-    """Return how long some runs took for each row that they made."""
+    """Return the mean seconds that some runs took for each row."""
     return float(sum(run["seconds"] for run in runs) / sum(run["rows_made"] for run in runs))
 
 
 def _bytes_a_row(pipeline: "Pipeline", tables: Sequence[Table]) -> Mapping[str, float]:
-    """Return the mean bytes of a row of each table that users see, with the file that it names; not of empty ones."""
+    """Return the mean bytes of a published row of each table, including the clip's file, by table; without empty
+    tables."""
     shown = Publications(pipeline.store).shown_files([table.name for table in tables])
     means = {}
     for table in tables:
@@ -137,7 +138,7 @@ def _bytes_a_row(pipeline: "Pipeline", tables: Sequence[Table]) -> Mapping[str, 
 
 
 def amount(size: float) -> str:
-    """Return a number of bytes in the unit that a person would say it in."""
+    """Return a number of bytes as text, in a suitable unit."""
     for unit, bytes_ in (("GB", 1e9), ("MB", 1e6)):
         if size >= bytes_:
             return f"{size / bytes_:,.1f} {unit}"

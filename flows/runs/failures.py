@@ -1,6 +1,7 @@
-"""Failures: which ones another try may not meet, and how each is told to a person.
+"""Failures: which errors another try may avoid, and how each error is reported.
 
-A wrong value, missing weights, a full disk or a lost store is one line; a fault of Segue's own shows its traceback.
+A wrong value, missing weights, a full disk or a lost store is reported in one line; a fault of Segue's own with its
+traceback.
 """
 
 import errno
@@ -20,10 +21,10 @@ PASSING_ERRNOS = frozenset(
         *(errno.EBUSY, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.EHOSTUNREACH, errno.ESTALE),
     }
 )
-"""Errors of the operating system that another try may not meet; a full disk is not among them."""
+"""Errors of the operating system that another try may not meet. A full disk is not among them."""
 
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses of throttling and of servers in trouble."""
+"""HTTP statuses of throttling and of failing servers."""
 
 PASSING_NAMES = frozenset(
     {
@@ -31,11 +32,11 @@ PASSING_NAMES = frozenset(
         *("ServiceUnavailable", "TooManyRequests", "SlowDown", "Throttling"),
     }
 )
-"""Names of the classes for such errors in the clients of object stores, which need not be installed."""
+"""Class names of such errors in the clients of object stores, which need not be installed."""
 
 CLIENTS = frozenset({"botocore", "aiobotocore", "boto3", "gcsfs", "google", "adlfs", "azure", "aiohttp"})
-"""Packages of object stores' clients: what they raise is the service's answer, or that it cannot be asked (no
-credentials), not a fault."""
+"""Packages of object stores' clients. What they raise is not a fault of Segue's: the service answered so, or could not
+be asked (no credentials)."""
 
 ADVICE = (
     (
@@ -54,17 +55,17 @@ ADVICE = (
         "the object store throttles or is in trouble: run the same command again later, what is done is kept",
     ),
 )
-"""What to do about an answer of an object store, by words of it."""
+"""What to do about an object store's answer, by words in it."""
 
 UNFINISHED = re.compile(r"(?<=/)\.?([^/']+)\.[0-9a-f]{32}\.inprogress")
-"""The name of a file that is being written, around the name that it is to have, which a person knows."""
+"""The name of a temporary file; the group is the file's final name, which a person knows."""
 
 OWN_CODE = tuple(str(Path(__file__).resolve().parents[2] / layer) for layer in ("flows", "stages", "model", "schemas"))
-"""Where an error is raised with a message that was written for the user."""
+"""Folders of Segue's modules. An error that is raised there has a message written for the user."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether another try may succeed: connections lost, time-outs, throttling. Never for a wrong value, a full
+    """Return whether another try may succeed: lost connections, time-outs, throttling. Never for a wrong value, a full
     disk or missing weights, whatever caused them."""
     if isinstance(error, ValueError):
         return False
@@ -92,8 +93,8 @@ def _http_status(error: BaseException) -> int | None:
 
 
 def is_fault(error: BaseException) -> bool:
-    """Return whether an error is a fault of Segue's own, which its traceback helps to mend, rather than something that
-    its message tells whole."""
+    """Return whether an error is a fault of Segue's own, so that its traceback helps, and not one that its message
+    explains completely."""
     if isinstance(error, StageFailed):
         return error.__cause__ is not None and is_fault(error.__cause__)
     if isinstance(error, Stopped | KeyboardInterrupt | OSError | MemoryError) or is_transient(error):
@@ -107,7 +108,7 @@ def is_fault(error: BaseException) -> bool:
 
 
 def format_error(error: BaseException) -> str:
-    """Return an error as one line."""
+    """Return an error as one line, with what to do about it where that is known."""
     cause = error.__cause__ if isinstance(error, StageFailed) and error.__cause__ else error
     message = UNFINISHED.sub(r"\1", " ".join(str(error).split())) or type(error).__name__
     advice = next((advice for words, advice in ADVICE if any(word in message for word in words)), None)

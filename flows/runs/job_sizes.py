@@ -1,8 +1,8 @@
-"""Jobs by expected work: of many shards those that take a moment go together, so that a job is worth its bookkeeping,
-and the longest jobs begin first, so that none waits long for the last.
+"""Jobs by expected work: many short shards go into one job, and the longest jobs begin first.
 
-What a shard takes is the seconds of its sound times what this store's runs took for a second. A cluster's scheduler
-takes 150 ms for a job, and Prefect's database 27 kB. So a job of decoding may be many shards, and one of generating,
+A job then takes much longer than its bookkeeping, and no job is still running long after the others. A shard's time is
+estimated as the seconds of its sound times what this store's runs took for a second of sound. A cluster's scheduler
+takes 150 ms for a job, and Prefect's database 27 kB. So a job of decoding may be many shards, and a job of generating,
 which takes a hundred times as long, is one.
 """
 
@@ -16,21 +16,21 @@ from stages.pipeline.contract import Context
 from stages.pipeline.plans import ConfiguredStage
 
 JOB_SECONDS = 60.0
-"""Of expected work, which a job of several shards has at most."""
+"""Most seconds of expected work in a job of several shards."""
 
 JOBS_EACH = 4
-"""Jobs for each place that does them, if there are shards enough."""
+"""Fewest jobs for each place that runs them, if there are enough shards."""
 
 Job = tuple[str, ...]
-"""The shards of a job."""
+"""The names of the shards in a job."""
 
 
 def sized_jobs(stage: ConfiguredStage, context: Context, shards: Sequence[str], places: int) -> list[Job]:
-    """Return the jobs that some shards of a stage are done in, in the order of their beginning: each by itself, where
-    they are few or no run of the store tells what they take.
+    """Return the jobs for some shards of a stage, in the order in which they begin. Each shard is a job of its own if
+    there are few, or if no run of the store shows how long they take.
 
     Args:
-        places: where jobs are done at the same time.
+        places: how many jobs run at the same time.
     """
     few = len(shards) <= JOBS_EACH * places
     seconds = {} if few else expected_seconds(stage, context, shards)
@@ -50,7 +50,7 @@ def sized_jobs(stage: ConfiguredStage, context: Context, shards: Sequence[str], 
 
 
 def expected_seconds(stage: ConfiguredStage, context: Context, shards: Sequence[str]) -> dict[str, float]:
-    """Return what each shard would take, made whole; nothing where that is not known."""
+    """Return the seconds that making each shard as a whole would take; empty if that is not known."""
     module, store, versions = stage.module, context.store, context.versions
     runs = latest_runs(store).get(stage.name)
     if runs is None or not hasattr(module, "shard"):

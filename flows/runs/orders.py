@@ -1,4 +1,5 @@
-"""What a plan says of an order: its clips, what making them takes by what this store's runs took, and what stops it."""
+"""What a plan says about an order: its clips, what making them takes by this store's earlier runs, and what stops
+it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def order_lines(pipeline: "Pipeline", plans: Sequence[Plan], estimates: Sequence[Estimate]) -> Iterator[str]:
-    """Yield what the order of a plan holds and what making its clips takes; nothing where a plan takes in no order."""
+    """Yield what the order of a plan contains and what making its clips takes; nothing if the plan reads no order."""
     rows = planned_requests(pipeline, plans)
     if rows is None:
         return
@@ -36,8 +37,8 @@ def order_lines(pipeline: "Pipeline", plans: Sequence[Plan], estimates: Sequence
 
 
 def told_lines(plans: Sequence[Plan]) -> Iterator[str]:
-    """Yield what stages have to tell a person before they work: what they refuse, each with its whole reason, and what
-    would go."""
+    """Yield what stages report before they work: what they refuse, each with its full reason, and what would be
+    dropped."""
     for plan in plans:
         certain, waiting = _refused(plan)
         if certain:
@@ -50,13 +51,13 @@ def told_lines(plans: Sequence[Plan]) -> Iterator[str]:
 
 
 def advice_lines(recipe: "Recipe") -> Iterator[str]:
-    """Yield what the difference that is laid over a recipe's preset is for, and the recipe does without."""
+    """Yield what a preset's overlay is meant for but the recipe lacks."""
     if "eu" in recipe.preset.split("+") and recipe.decode.watermark is None:
         yield NO_WATERMARK
 
 
 def stopping_lines(plans: Sequence[Plan]) -> Iterator[str]:
-    """Yield why a run would stop before it has done what is planned: checks of a source that do not pass."""
+    """Yield why a run would stop before it has done what is planned: checks of a source that fail."""
     for plan in plans:
         _, waiting = _refused(plan)
         for check in plan.checks:
@@ -66,13 +67,13 @@ def stopping_lines(plans: Sequence[Plan]) -> Iterator[str]:
 
 
 def _refused(plan: Plan) -> tuple[list[Reject], list[Reject]]:
-    """Return what a stage refuses for certain, and what refers to recordings that are still to be taken in."""
+    """Return what a stage refuses for certain, and what refers to recordings that are still to be ingested."""
     waiting = [reject for reject in plan.rejects if plan.estimated and reject.kind in REFERENCES]
     return [reject for reject in plan.rejects if reject not in waiting], waiting
 
 
 def _frames(pipeline: "Pipeline", takes: Sequence[Row]) -> int | None:
-    """Return the frames of codes that are generated for takes; None where their rate is not known yet."""
+    """Return how many frames of codes are generated for the takes; None if the frame rate is not known yet."""
     rate = _frame_rate(pipeline)
     if rate is None:
         return None
@@ -81,21 +82,21 @@ def _frames(pipeline: "Pipeline", takes: Sequence[Row]) -> int | None:
 
 
 def _frame_rate(pipeline: "Pipeline") -> float | None:
-    """Return the frames a second of the model that generates; None where it is still to be trained, or does not say."""
+    """Return the frame rate, Hz, of the model that generates; None if it is still to be trained or does not say."""
     from schemas.weights import NotTrainedYet
     from stages.checkpoints.loading import read_frame_rate
 
     config = pipeline.stages["generate"].config
     assert isinstance(config, GenerationConfig)
     try:
-        pipeline.fingerprint("generate")  # which finds the model of this very recipe
+        pipeline.fingerprint("generate")  # finds the model that this very recipe trains
         return read_frame_rate(pipeline.library.get(config.checkpoint).path)
     except NotTrainedYet:
         return None
 
 
 def _cost(pipeline: "Pipeline", estimates: Sequence[Estimate]) -> str:
-    """Say how long making the clips takes, stage by stage, and how large their rows and files are."""
+    """Return how long making the clips takes, stage by stage, and how large their rows and files are, as text."""
     of_clips = [each for each in estimates if makes_clips(pipeline.stages[each.stage].module)]
     times = {each.stage: each.seconds for each in of_clips if each.seconds is not None}
     if not times:

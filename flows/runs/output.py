@@ -1,4 +1,4 @@
-"""What a person sees: the tables that runs, plans and questions end with, and nothing of what libraries say."""
+"""What a person sees: the tables at the end of runs, plans and queries, without the messages of libraries."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-if TYPE_CHECKING:  # a question to a store prints a table, and knows nothing of runs
+if TYPE_CHECKING:  # a query prints a table without importing runs
     from flows.runs.estimates import Estimate
     from stages.pipeline.plans import Plan
     from stages.pipeline.runner import StageResult
@@ -17,36 +17,36 @@ if TYPE_CHECKING:  # a question to a store prints a table, and knows nothing of 
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # The command line tells what happened itself; Prefect's own log still reaches its server.
+    # The command line reports what happened itself; Prefect's own log still reaches its server.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
-    # On a machine so busy that its server is late it prints each event whole, thirty lines of it, into the bars.
+    # If its server is late on a busy machine, Prefect prints each event in full, thirty lines, into the bars.
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
-    # It warns of every MusicGen that its special token comes after the codes.
+    # Transformers warns for every MusicGen that its special token comes after the codes.
     "TRANSFORMERS_VERBOSITY": "error",
 }
-"""What the command line sets where the user has not."""
+"""Environment variables that the command line sets if the user has not."""
 
 WIDE = 200
-"""Columns of a table that is not printed on a terminal."""
+"""Width in columns of a table that is not printed on a terminal."""
 
 
 def be_quiet() -> None:
-    """Leave it to this command line to tell what happens; transformers looks only once, when it is imported,
-    and is told where it is already."""
+    """Silence the messages of libraries. Transformers reads its settings only when it is imported; if it is imported
+    already, it is told directly."""
     from huggingface_hub.utils import disable_progress_bars
 
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    disable_progress_bars()  # whatever had to be fetched is here; transformers' bars would break into ours
-    if "transformers" in sys.modules:  # a plan that had to look into a model
+    disable_progress_bars()  # everything is fetched by now; transformers' bars would break into ours
+    if "transformers" in sys.modules:  # imported by a plan that had to read a model
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()
 
 
 def result_rows(results: "Sequence[StageResult]") -> list[dict[str, str | int | float]]:
-    """Return the table that a run ends with, as rows."""
+    """Return the table printed at the end of a run, as rows."""
     return [
         {
             "stage": result.stage,
@@ -60,7 +60,7 @@ def result_rows(results: "Sequence[StageResult]") -> list[dict[str, str | int | 
 
 
 def plan_rows(plans: "Sequence[Plan]", estimates: "Sequence[Estimate]" = ()) -> list[dict[str, str | int | float]]:
-    """Return what each stage would do, and what that takes where it is known, as rows."""
+    """Return what each stage would do, and how long that takes where it is known, as rows."""
     from flows.runs.estimates import Estimate, amount
     from stages.pipeline.durations import duration
 
@@ -87,7 +87,7 @@ def _told(value: float | None, tell: Callable[[float], str]) -> str:
 
 
 def open_console() -> Console:
-    """Return standard output: as wide as the terminal, or wide enough for any table where there is none."""
+    """Return a console on standard output, as wide as the terminal, or wide enough for any table if there is none."""
     console = Console(emoji=False)
     return console if console.is_terminal else Console(width=WIDE, emoji=False)
 
@@ -96,8 +96,8 @@ def print_table(console: Console, rows: Sequence[Mapping[str, object]], narrowes
     """Print rows as a table of text; cells are data, never markup.
 
     Args:
-        narrowest: columns that texts with spaces in them may be narrowed to, while no other text is broken; at 0 any
-            text is broken where it must be.
+        narrowest: the width in columns to which cells that contain spaces may be narrowed; cells without spaces are
+            then never broken. With 0, any cell is broken where it must be.
     """
     if not rows:
         return

@@ -1,6 +1,6 @@
 """Progress as a person sees it while a run works.
 
-A bar where there is a terminal; elsewhere plain lines at intervals, which a log file keeps readable.
+On a terminal there are bars; elsewhere plain lines at intervals, so that a log file stays readable.
 """
 
 import threading
@@ -20,15 +20,15 @@ from flows.runs.run_pace import RunPace
 from stages.pipeline.contract import Progress
 
 LINE_SECONDS = 10.0
-"""Time between two lines on one piece of work."""
+"""Seconds between two lines about one piece of work."""
 
 ROOMY = 110
-"""Columns of a terminal from which on bars are long."""
+"""Width of a terminal, in columns, from which on bars are long."""
 
 
 @dataclass
 class Work:
-    """A piece of work that is going on."""
+    """A piece of work in progress."""
 
     what: str
     total: int
@@ -46,7 +46,7 @@ class Work:
         return (self.total - self.done) / max(self.rate(), 1e-9)
 
     def line(self) -> str:
-        """Return how far it is, in one line."""
+        """Return how far the work is, in one line."""
         left = "done" if self.done >= self.total else f"{self.seconds_left():.0f} s left"
         line = f"{self.what}: {self.done}/{self.total} {self.unit}, {self.rate():.1f}/s, {left}"
         return f"{line}, {self.note}" if self.note else line
@@ -57,13 +57,13 @@ class Work:
 
 
 def stage_share(stage: Work, works: Collection[Work]) -> float:
-    """Return how much of a stage is done, 0 to 1: its shards, and what of those in work is."""
+    """Return how much of a stage is done, 0 to 1, including the shares of its unfinished shards."""
     shares = [min(work.done / work.total, 1.0) for work in works if work.total]
     return min((stage.done + sum(shares)) / max(stage.total, len(shares), 1), 1.0)
 
 
 class RunProgress(Progress):
-    """Listens to a run of which may be known what it takes."""
+    """The progress of a run, which may have estimates of what the run takes."""
 
     def __init__(self, told: Collection[str]) -> None:
         self._pace = RunPace()
@@ -71,25 +71,25 @@ class RunProgress(Progress):
         """Lines that whoever listens knows already."""
 
     def expect(self, estimates: Sequence[Estimate]) -> None:
-        """Hear what the stages that have work would take, before the first of them."""
+        """Take the estimates of the stages that have work, before the first stage begins."""
         self._pace = RunPace(estimates)
 
     def _news(self, lines: Sequence[str]) -> list[str]:
-        """Return those of some lines that were not told yet."""
+        """Return the lines that are not known already."""
         return [line for line in lines if line not in self._told]
 
 
 class _TimeLeft(TimeRemainingColumn):
-    """The time left of each bar by its own pace, but for that of the whole run, which says another."""
+    """The time left of each bar by its own pace. Empty for the bar of the whole run, which shows its own estimate."""
 
     def render(self, task: Task) -> Text:
         return Text("") if task.fields.get("whole") else super().render(task)
 
 
 class BarProgress(RunProgress):
-    """Bars with rate and time left, one for each piece of work at once (each thread has its own), over which a bar
-    stands for all shards of the stage where there are several, and one for the whole run where what it takes is known.
-    Each is one line, however narrow the terminal is."""
+    """Bars with rate and time left, one for each current piece of work (each thread has its own). Above them is a bar
+    for all shards of the stage if there are several, and one for the whole run if its time is known. Each is one line,
+    however narrow the terminal is."""
 
     def __init__(self, console: Console, told: Collection[str] = ()) -> None:
         super().__init__(told)
@@ -141,7 +141,7 @@ class BarProgress(RunProgress):
                 self._draw_stage()
 
     def _draw_stage(self) -> None:
-        """Bring the bars of all shards and of the run to those that are done, and to the share of those in work."""
+        """Update the bars of all shards and of the run with what is done, including the shares of unfinished shards."""
         if self._stage is None:
             return
         share = stage_share(self._stage, self._works.values())
@@ -174,8 +174,8 @@ class BarProgress(RunProgress):
 
 
 class LineProgress(RunProgress):
-    """A line at the start and the end of each piece of work, one every ten seconds between, and one for each shard of
-    a stage that has several; they end with what is left of the whole run, where that is known."""
+    """A line at the start and the end of each piece of work, one every ten seconds in between, and one for each shard
+    of a stage that has several. Each line ends with what is left of the whole run, if that is known."""
 
     def __init__(
         self, write: Callable[[str], object], seconds: float = LINE_SECONDS, told: Collection[str] = ()
@@ -207,7 +207,7 @@ class LineProgress(RunProgress):
         self._write(line)
 
     def _of_run(self) -> str:
-        """Return what a line says of the whole run."""
+        """Return the end of a line, about the whole run; empty if its time is not known."""
         stage = self._stage
         left = None if stage is None else self._pace.left(stage_share(stage, self._works.values()), stage.done)
         return f"; the run: {left}" if left else ""

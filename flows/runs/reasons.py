@@ -1,5 +1,5 @@
-"""Why things were refused or quarantined, and what was noticed: the commonest reasons at the end of a run, and what a
-plan notices."""
+"""Why items were refused or clips quarantined, and what was noticed: the most common reasons, printed after a run, and
+what a plan notices."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,18 +9,18 @@ from stages.pipeline.plans import Plan
 from stages.pipeline.remarks import Remark
 
 COMMONEST = 5
-"""Reasons that a run ends with; the tables hold all of them."""
+"""How many reasons are printed after a run; the tables hold all."""
 
 PLANNED = 20
-"""Remarks that a plan shows of a stage."""
+"""How many remarks of a stage a plan shows."""
 
 LONGEST = 160
-"""Characters of an example in a line; the tables hold all of them. A reason is told whole."""
+"""Most characters of an example in a line; the tables hold all. Reasons are never shortened."""
 
 REFUSALS = "SELECT stage, kind, uri, message FROM rejects"
 QUARANTINE = "SELECT stage, title, reasons FROM quarantine"
 REMARKS = "SELECT * FROM remarks ORDER BY count DESC"
-"""The queries that list all of them."""
+"""The queries that list all refusals, quarantined clips and remarks."""
 
 _REFUSALS = """
     SELECT stage, kind, count(*) AS count, arg_min(uri, key) AS uri, arg_min(message, key) AS message
@@ -40,18 +40,18 @@ _ALL = f"""
         (SELECT list(row) FROM ({_REFUSALS}) row) AS refusals,
         (SELECT list(row) FROM ({_QUARANTINED}) row) AS quarantined,
         (SELECT list(row) FROM ({_REMARKS}) row) AS remarks"""
-"""One question: each has the store's tables looked for anew."""
+"""One query instead of three: each query lists the store's tables again."""
 
 
 def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
-    """Return why stages refused things and quarantined clips, and what they noticed, the commonest reasons first, each
-    with an example, and the queries that list them all. There are no lines where there is nothing to tell, nor where
-    the store is damaged, which a run says itself.
+    """Return lines that say why stages refused items and quarantined clips, and what they noticed: the most common
+    reasons first, each with an example, and the queries that list all. There are no lines if there is nothing to say,
+    or if the store is damaged, which a run reports itself.
 
     Args:
-        stages: those that ran.
+        stages: names of the stages that ran.
     """
-    # DuckDB takes a fifth of a second that `segue plan` can do without.
+    # Importing DuckDB takes a fifth of a second, which `segue plan` saves.
     from schemas.queries.database import query
     from schemas.queries.errors import QueryError
 
@@ -79,7 +79,7 @@ def reason_lines(store: Store, stages: Sequence[str]) -> list[str]:
 
 
 def plan_remark_lines(plans: Iterable[Plan]) -> list[str]:
-    """Return what the stages of a plan notice at their sources, the commonest first."""
+    """Return what the stages of a plan notice at their sources, the most common remarks first."""
     lines = []
     for plan in plans:
         ranked = sorted(plan.remarks, key=lambda remark: -remark.count)
@@ -90,7 +90,7 @@ def plan_remark_lines(plans: Iterable[Plan]) -> list[str]:
 
 
 def remark_line(stage: str, remark: Remark) -> str:
-    """Return a remark as one line: how many, of what, where, and the first example."""
+    """Return a remark as one line: how many items, what was noticed, where, and the first example."""
     where = f" ({_shown(remark.location)})" if remark.location else ""
     example = f", such as {_shown(remark.examples[0])}" if remark.examples else ""
     return f"{remark.count:,} × {stage}: {remark.what}{where}{example}"

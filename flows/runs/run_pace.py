@@ -1,4 +1,4 @@
-"""What is left of a run: of the stage in work by its own pace, of those after it by what runs of the store took."""
+"""How long a run still takes: the current stage by its own pace, later stages by what the store's earlier runs took."""
 
 import time
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from flows.runs.estimates import Estimate
 from stages.pipeline.durations import duration
 
 LEAST_SHARE = 0.05
-"""How much of a stage must be done before its own pace says more than earlier runs do: the first rows wait for what is
-loaded."""
+"""Share of a stage that must be done before its own pace is a better measure than earlier runs: its first rows include
+the time for loading models and data."""
 
 
 class RunPace:
-    """How far a run is, as its stages begin.
+    """How far a run is, updated as its stages begin.
 
     Args:
-        estimates: of the stages that have work, in their order.
+        estimates: estimates of the stages that have work, in their order.
     """
 
     def __init__(self, estimates: Sequence[Estimate] = ()) -> None:
@@ -27,11 +27,11 @@ class RunPace:
 
     @property
     def done(self) -> int:
-        """How many stages are done; the one in work is not."""
+        """How many stages are done, without the current one."""
         return max(self.stages - len(self._ahead) - 1, 0)
 
     def begin(self, stage: str) -> None:
-        """Begin a stage; those that were to come before it had nothing to do in the end."""
+        """Begin a stage. Stages expected before it that did not begin had nothing to do."""
         names = list(self._ahead)
         passed = names[: names.index(stage) + 1] if stage in self._ahead else []
         self._expected, self._since = self._ahead.get(stage), time.monotonic()
@@ -39,11 +39,11 @@ class RunPace:
             del self._ahead[name]
 
     def left(self, share: float, shards: int) -> str | None:
-        """Say how long the run still takes; None where nothing can be said of it, or it has one stage.
+        """Return how long the run still takes, as text; None if that is not known or the run has only one stage.
 
         Args:
-            share: of the stage in work that is done, 0 to 1.
-            shards: of it that are whole.
+            share: how much of the current stage is done, 0 to 1.
+            shards: how many shards of it are complete.
         """
         current = self._left_of_stage(share, shards)
         if self.stages < 2 or not self._known or current is None:
@@ -54,7 +54,7 @@ class RunPace:
 
     def _left_of_stage(self, share: float, shards: int) -> float | None:
         elapsed = time.monotonic() - self._since
-        # Within a shard there may be works of several kinds, of which only the one at hand is seen.
+        # A shard may consist of several kinds of work, of which only the current one is seen.
         if self._expected is not None and elapsed < self._expected and not shards:
             return self._expected - elapsed
         return elapsed * (1 - share) / share if share >= LEAST_SHARE else None if self._expected is None else 0.0

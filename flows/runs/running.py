@@ -1,7 +1,7 @@
-"""Running stages in their order: plan one, do its jobs, write its row, go on; stop at the first that fails.
+"""Running stages in their order: plan a stage, do its jobs, write its row in `runs`, go on; stop at the first failure.
 
-The command line and the flows derive the same `RunPlan` and go through the same `run_stages`. How jobs are done is
-handed in, so that this knows nothing of Prefect: `flows.catalog` does them as tasks.
+The command line and the flows derive the same `RunPlan` and call the same `run_stages`. How jobs are run is an
+argument, so this module does not know Prefect; `flows.catalog` runs them as tasks.
 """
 
 import secrets
@@ -26,46 +26,46 @@ from stages.pipeline.runner import RunJobs, StageFailed, StageResult, run_one_by
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Which stages of a recipe run, and where."""
+    """Which stages of a recipe run, and with which settings."""
 
     stages: Sequence[ConfiguredStage]
     """All stages of the recipe, in order."""
     names: Sequence[str]
-    """Those to run, in order."""
+    """Names of the stages to run, in order."""
     settings: Settings
-    """With the demo corpus for a source where none was given."""
+    """The settings, with the demo corpus as the source if none was given."""
     by_name: bool = False
-    """The stages were asked for by name, so a `refresh` policy does not hold them back."""
+    """Whether the stages were asked for by name, so that a `refresh` policy does not hold them back."""
     checks: tuple[Check, ...] = ()
-    """What must hold before a table is published."""
+    """Checks that a table must pass before it is published."""
     kept: Mapping[str, str] = field(default_factory=dict)
-    """Versions of tables that stages go on with though a release would make others, by the stage."""
+    """Versions that stages keep although a new release would make others, by stage."""
 
     def pipeline(self) -> Pipeline:
-        """Return the stages with new identities: a run may have trained a model that they depend on."""
+        """Return the stages with freshly computed identities: a run may have trained a model that they depend on."""
         return Pipeline(self.stages, self.settings, self.names, self.kept)
 
     def stage_plans(self, pipeline: Pipeline | None = None) -> list[Plan]:
-        """Return what each stage would do, computing nothing.
+        """Return what each stage would do; nothing is computed.
 
         Args:
-            pipeline: the stages with their identities, where whoever asks goes on with them.
+            pipeline: the stages with their identities, if the caller has them already.
 
         Raises:
-            MissingWeights: published weights cannot be had.
+            MissingWeights: published weights cannot be found or fetched.
         """
         return plan_pipeline(pipeline or self.pipeline(), self.names, self.by_name)
 
     def previews(self, plans: Sequence[Plan]) -> dict[str, Preview]:
-        """Return what the stages of a plan that were asked for by name would work on, by stage, where they tell."""
+        """Return what the stages that were asked for by name would work on, by stage, for stages that provide it."""
         return preview_stages(self.pipeline(), plans) if self.by_name else {}
 
 
 def plan_run(recipe: Recipe, settings: Settings, requested: Sequence[str] | None) -> RunPlan:
-    """Derive what a run does from what was asked for.
+    """Return what a run does, derived from what was asked for.
 
     Args:
-        requested: names of the stages to run; none means all.
+        requested: names of the stages to run; None or empty means all.
 
     Raises:
         ValueError: a stage is not known or takes no part in the recipe, or recordings have no source.
@@ -77,26 +77,26 @@ def plan_run(recipe: Recipe, settings: Settings, requested: Sequence[str] | None
 
 
 def new_run_id() -> str:
-    """Return a name for a run that sorts by its start."""
+    """Return a new run id; ids sort by the time when the run began."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
 
 
 @dataclass
 class Run:
-    """One run: what it does, what whoever started it tells it, and what it tells them."""
+    """One run: its plan, what whoever started it passes in, and its results."""
 
     plan: RunPlan
     stage_plans: Sequence[Plan] = ()
-    """What its stages have to do, where that is known; they stand until a stage before them has done something."""
+    """What its stages have to do, if that is known. This is valid until an earlier stage has changed something."""
     run_id: str = field(default_factory=new_run_id)
     progress: Progress = field(default_factory=Progress)
     stop: threading.Event = field(default_factory=threading.Event)
     results: list[StageResult] = field(default_factory=list)
-    """What came of each stage so far, the failed one too."""
+    """The result of each stage so far, including the one that failed."""
 
 
 def other_runs_lines(store: Store) -> list[str]:
-    """Return a line for each run that is at work on a store, for whoever is about to start one more."""
+    """Return a line about each run at work on a store, for whoever is about to start another."""
     return [
         f"another run is at work on this store: {holder}, at {name.partition('-')[0]}; what both would make is made "
         "once, and waited for"
@@ -105,19 +105,19 @@ def other_runs_lines(store: Store) -> list[str]:
 
 
 current_run: ContextVar[Run | None] = ContextVar("current_run", default=None)
-"""The run that this flow run belongs to, where the command line started it: a flow's parameters are JSON, so a progress
-bar cannot be one of them."""
+"""The run that the current flow run belongs to, if the command line started it. It is not a parameter of the flow,
+since parameters are JSON and a progress bar is not."""
 
 
 def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
     """Run the stages of a run, each after those that it reads.
 
     Raises:
-        StageFailed: a stage did not do all that it had to do; later ones did not run, what was done is kept.
+        StageFailed: a stage did not do everything. Later stages did not run; what was done is kept.
         Stopped: the run was asked to stop.
         ValueError: weights or settings that the stages need are missing.
     """
-    # DuckDB takes a fifth of a second that `segue plan` can do without.
+    # Importing DuckDB takes a fifth of a second, which `segue plan` saves.
     from schemas.queries.kept_database import write_views
 
     names = run.plan.names
@@ -142,6 +142,6 @@ def run_stages(run: Run, run_jobs: RunJobs = run_one_by_one) -> None:
             raise
         run.results.append(result)
         if result.changed:
-            stage_plans.clear()  # what follows has other rows to read now
+            stage_plans.clear()  # later stages have other rows to read now
         if result.changed or name == names[-1]:
             write_views(pipeline.store)

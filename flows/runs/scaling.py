@@ -1,8 +1,8 @@
-"""What a larger catalog would take: the rates of a store's own runs and files, carried on linearly (docs/scaling.md).
+"""What a larger catalog would take: the rates of a store's own runs and files, extrapolated linearly (docs/scaling.md).
 
-A rate is a cost divided by what it grows with, and an estimate is that rate times the same measure of the catalog that
-is asked for: twice the recordings take twice as long. Stages that compare all with all are the exception (`Growth`).
-Seconds of stages that no run of the store did are those of the benchmarks, where they have any.
+A rate is a cost divided by the quantity that it grows with. An estimate is that rate times the same quantity of the
+larger catalog: twice the recordings take twice as long. Stages that compare everything with everything are an exception
+(`Growth`). The seconds of stages that no run of the store has done are the benchmarks', where these have any.
 """
 
 import math
@@ -39,12 +39,13 @@ if TYPE_CHECKING:
     from stages.pipeline.pipeline import Pipeline
 
 Growth = Literal["tracks", "clips", "clips × tracks", "clips + tracks", "nothing"]
-"""What a cost grows with: a stage that compares each clip with each recording grows with both at once, at most; one
-that looks each clip up among the recordings with the sum of both; a training takes the steps that its recipe says,
+"""The quantity that a cost grows with. A stage that compares each clip with each recording grows at most with their
+product; one that looks each clip up among the recordings, with their sum. A training takes the steps in its recipe,
 however many recordings there are."""
 
 BOUNDS: tuple[Growth, ...] = ("clips × tracks", "clips + tracks")
-"""Of stages that grow so it is told what they take at most, for it is not known which part of them took the time."""
+"""For stages that grow in these ways, the estimate is an upper bound, since it is not known which part of the stage
+took the time."""
 
 BENCHMARKS: Mapping[str, float] = {
     "ingest": 1 / 1373,
@@ -54,45 +55,45 @@ BENCHMARKS: Mapping[str, float] = {
     "generate": 0.0705 * 50 / 8,
     "decode": 0.0563,
 }
-"""Seconds of two cores for a second of sound, by benchmarks of published sizes (tests/benchmarks/results): HTDemucs,
+"""Seconds of two cores for a second of sound, from benchmarks of published sizes (tests/benchmarks/results): HTDemucs,
 CLAP, EnCodec at 32 kHz; MusicGen-small in bfloat16, eight clips at a time, 50 steps a second."""
 
 BENCHMARKED = "AMD EPYC (Zen 4), 2 cores, 2 threads"
-"""The machine that they ran on."""
+"""The machine that the benchmarks ran on."""
 
 HOLDS_SOUND = frozenset(table.name for table in (CHROMA, RHYTHM, HARMONY, CLAP, TOKENS, PRINTS, GENERATIONS, SCORES))
-"""Tables whose rows grow with the seconds that they are about; rows of others are as large whatever they are about."""
+"""Tables whose rows grow with the length of their sound; rows of other tables have a fixed size."""
 
 SAME_OF_ALL: Mapping[str, tuple[str, ...]] = {PRINTS.name: ("quads",)}
-"""Columns of those tables that are as large of every row, however long what it is about: a recording of ten seconds has
-about as many quads as are kept of any."""
+"""Columns of those tables with a fixed size in every row, however long the sound. A recording of ten seconds has about
+as many quads as are kept of any recording."""
 
 COUNTED = frozenset({"requests", "measure", "report"})
-"""Stages that take so long for each clip, however long it is."""
+"""Stages that take a fixed time for each clip, however long it is."""
 
 SAMPLES = (CHECKPOINTS, PIECES, CONTROLS)
-"""Tables of stages whose knobs say how much they do: steps, pieces, a sample of the recordings and of the clips."""
+"""Tables of stages whose knobs set the amount of work: steps, pieces, or a sample of recordings and clips."""
 
 SUMMARIES = (MEASURES, REPORTS)
-"""Tables that are made of all clips, and have a row for a group of them, or one row."""
+"""Tables made from all clips, with a row for each group of clips, or a single row."""
 
 AUDIO = "audio"
-"""The folder of the clips' sound, which is told among the tables: a file a clip."""
+"""The folder of the clips' sound files, one for each clip, which is listed among the tables."""
 
 
 class Size(BaseModel):
-    """How large a catalog is."""
+    """The size of a catalog."""
 
     model_config = ConfigDict(frozen=True)
 
     tracks: int
     track_seconds: float
-    """Of a recording, in the mean."""
+    """Mean length of a recording."""
     clips: int
     clip_seconds: float
 
     def units(self, grows: Growth, by_sound: bool) -> float:
-        """Return how much there is of what a cost grows with: seconds of sound, or rows."""
+        """Return the quantity that a cost grows with, in seconds of sound or in rows."""
         tracks = self.tracks * (self.track_seconds if by_sound else 1)
         clips = self.clips * (self.clip_seconds if by_sound else 1)
         units = {"tracks": tracks, "clips": clips, "clips × tracks": tracks * clips, "clips + tracks": clips}
@@ -100,7 +101,7 @@ class Size(BaseModel):
 
 
 class StageRate(BaseModel):
-    """What a stage takes for each unit of what it grows with."""
+    """What a stage takes for each unit of the quantity that it grows with."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,23 +109,23 @@ class StageRate(BaseModel):
     grows: Growth
     by_sound: bool
     spreads: bool
-    """Its shards, or the parts of its source, are jobs of their own, which any number of workers share out; else it is
-    one job of one worker."""
+    """Whether its shards, or the parts of its source, are separate jobs that any number of workers can share; otherwise
+    the stage is one job of one worker."""
     rows_a_shard: int
-    """Or in a part of its source."""
+    """Rows of a shard, or items of a part of its source."""
     seconds: float | None
-    """For each unit; None where no run and no benchmark knows."""
+    """Seconds for each unit; None if neither a run nor a benchmark shows it."""
     by_tracks: float | None = None
-    """Seconds for a second of recording of a stage that grows with clips + tracks, as if all of its time were reading
-    recordings; its `seconds` are as if all were comparing clips."""
+    """For a stage that grows with clips + tracks: seconds for each second of recordings, as if all its time were spent
+    on reading recordings. Its `seconds` are as if all its time were spent on comparing clips."""
     alone: float = 0.0
-    """Of `seconds`, those of one job whatever the number of workers: of a source that is read in parts, all that does
-    more than read it, as if reading took what the benchmark says."""
+    """The part of `seconds` in one job, whatever the number of workers. For a source that is read in parts, this is
+    everything except reading, where reading is assumed to take what the benchmark says."""
     measured_by: str
 
     def seconds_of(self, size: Size, workers: int = 1) -> float | None:
-        """Return how long the stage takes: the longest that any of so many equal workers works, in whole shards. Of a
-        stage that compares, it is the most that it may take, whichever of its comparisons its time went into."""
+        """Return the seconds that the stage takes on a number of equal workers: those of the busiest worker, in whole
+        shards. For a stage that compares, this is an upper bound, whichever of its comparisons took the time."""
         if self.seconds is None:
             return None
         reading = (self.by_tracks or 0.0) * size.units("tracks", True)
@@ -137,12 +138,12 @@ class StageRate(BaseModel):
 
     @property
     def spreads_words(self) -> str:
-        """Say in which jobs it spreads."""
+        """The jobs into which the stage can be spread, as text."""
         return f"{'reading' if self.alone else 'all'}, {self.rows_a_shard} a job" if self.spreads else "no"
 
 
 class TableRate(BaseModel):
-    """What a table, or a folder beside the tables, has for each unit of what it grows with."""
+    """What a table, or a folder beside the tables, contains for each unit of the quantity that it grows with."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -150,13 +151,13 @@ class TableRate(BaseModel):
     grows: Growth
     by_sound: bool
     rows: float
-    """For each recording or clip."""
+    """Rows for each recording or clip."""
     bytes: float
-    """For each unit."""
+    """Bytes for each unit."""
     bytes_a_row: float = 0.0
-    """Besides, for each recording or clip, however long it is."""
+    """Further bytes for each recording or clip, however long it is."""
     rows_a_file: int | None
-    """Recordings or clips; None where all is in one file."""
+    """Recordings or clips in each file; None if there is a single file."""
 
     def rows_of(self, size: Size) -> int:
         return round(self.rows * size.units(self.grows, False))
@@ -171,18 +172,18 @@ class TableRate(BaseModel):
 
 
 class Rates(BaseModel):
-    """All that was measured of a store."""
+    """All rates that were measured on a store."""
 
     model_config = ConfigDict(frozen=True)
 
     size: Size
-    """Of the store's own catalog."""
+    """The size of the store's own catalog."""
     stages: tuple[StageRate, ...]
     tables: tuple[TableRate, ...]
 
 
 def measure_rates(pipeline: "Pipeline") -> Rates:
-    """Return the rates of a store: seconds of its latest runs, rows and bytes of the tables that users see."""
+    """Return the rates of a store, from the seconds of its latest runs and from its published tables."""
     held = _Held(pipeline)
     shards = {grows: held.shard_size(stage) for grows, stage in (("tracks", "ingest"), ("clips", "requests"))}
     runs = latest_runs(pipeline.store)
@@ -191,7 +192,7 @@ def measure_rates(pipeline: "Pipeline") -> Rates:
     for name, stage in pipeline.stages.items():
         module = stage.module
         if module.WRITES is PIECES:
-            continue  # the demo makes as many pieces as it is told
+            continue  # the demo makes as many pieces as its configuration says
         grows, by_sound = growth(module), name not in COUNTED
         units = held.size.units(grows, by_sound)
         seconds, by_tracks, measured_by = None, None, ""
@@ -222,7 +223,7 @@ def measure_rates(pipeline: "Pipeline") -> Rates:
 
 
 def growth(module: ModuleType) -> Growth:
-    """Return what the work of a stage grows with, by the tables that the contract says it reads and writes."""
+    """Return the quantity that a stage's work grows with, from the tables that it reads and writes."""
     if module.WRITES in SAMPLES:
         return "nothing"
     driving = module.READS[0] if module.READS else module.WRITES
@@ -236,7 +237,7 @@ def growth(module: ModuleType) -> Growth:
 
 
 class _Held:
-    """What a store holds of the tables that users see."""
+    """The published tables of a store."""
 
     def __init__(self, pipeline: "Pipeline") -> None:
         self._pipeline, self._store = pipeline, pipeline.store
@@ -252,7 +253,8 @@ class _Held:
         self._audio = sum(clips["bytes"])
 
     def shard_size(self, stage: str) -> int:
-        """Return how many rows a shard takes of what a stage takes in; 1 where the recipe has no such stage."""
+        """Return how many rows a shard has in a stage that reads from outside the store; 1 if the recipe has no such
+        stage."""
         configured = self._pipeline.stages.get(stage)
         return int(getattr(configured.config, "shard_size", 1)) if configured else 1
 
@@ -261,11 +263,11 @@ class _Held:
         return int(self._store.read_files(table, files, list(table.key)).num_rows) if files else 0
 
     def table_rates(self, module: ModuleType, rows_a_file: int | None) -> Iterator[TableRate]:
-        """Yield the rate of the table that a stage writes and of what lies beside it; none of what is empty."""
+        """Yield the rates of the table that a stage writes and of what lies beside it; nothing for empty tables."""
         table, files = module.WRITES, self._files.get(module.WRITES.name, [])
         grows = "nothing" if table in SUMMARIES else growth(module)
         if grows in BOUNDS:
-            grows = "clips"  # a row a clip, whatever it was compared with
+            grows = "clips"  # a row for each clip, whatever it was compared with
         many = self.size.units(grows, False)
         if not files or not many:
             return
@@ -308,7 +310,7 @@ def _mean(values: list[float]) -> float:
 
 
 def stage_rows(rates: Rates, size: Size, workers: int) -> list[dict[str, str | int | float]]:
-    """Return what each stage would take on one worker, and on several, as rows."""
+    """Return what each stage would take on one worker and on `workers`, as rows."""
     return [
         {
             "stage": stage.stage,
@@ -335,7 +337,7 @@ def table_rows(rates: Rates, size: Size) -> list[dict[str, str | int | float]]:
 
 
 def total_lines(rates: Rates, size: Size, workers: int) -> Iterator[str]:
-    """Yield the sums, and what they leave out."""
+    """Yield lines with the totals, and with what they leave out."""
     known = [stage for stage in rates.stages if stage.seconds is not None]
     linear = sum(stage.seconds_of(size, workers) or 0 for stage in known if stage.grows not in BOUNDS)
     size_told = amount(sum(table.bytes_of(size) for table in rates.tables))

@@ -1,8 +1,8 @@
 """Prefect's own server, for a run that is given none: `prefect server start`, which ends when the run does.
 
-The server is in a session of its own, so that what asks the whole process group of the run to stop (Ctrl-C, `timeout`)
-does not reach it: Prefect would then ask it for minutes how the run is. Its standard input is a pipe from the run, and
-it ends with that: every system closes what the dead held open, so that a run that is killed with -9 leaves no server.
+The server has a session of its own, so that signals to the run's whole process group (Ctrl-C, `timeout`) do not reach
+it; otherwise Prefect would ask the dead server for minutes how the run is. Its standard input is a pipe from the run,
+and it ends when that closes. Every system closes the files of a dead process, so a run killed with -9 leaves no server.
 """
 
 import atexit
@@ -16,13 +16,13 @@ import time
 from dataclasses import dataclass
 
 START_SECONDS = 300.0
-"""Several first starts at once on a small machine need longer than the 20 seconds that Prefect allows its own; one with
-much other work took more than two minutes."""
+"""Seconds that the server has to start. Prefect allows its own 20 seconds: too short for several first starts at once
+on a small machine. A start beside much other work took more than two minutes."""
 
 
 HEARTBEAT_SECONDS = "30"
-"""Between two heartbeats of a run, as `prefect.yaml` has it for deployments and `flows/service/automations.yaml`
-expects it."""
+"""Seconds between two heartbeats of a run; `prefect.yaml` has the same for deployments, and
+`flows/service/automations.yaml` expects it."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class _OwnServer:
 
 
 _own: list[_OwnServer] = []
-"""The server of this run, while there is one."""
+"""The server of this run, if there is one."""
 
 
 def start_server() -> None:
-    """See that Prefect has a server: the one that PREFECT_API_URL names, or one that ends with this run.
+    """Make sure that Prefect has a server: the one that PREFECT_API_URL names, or one that ends with this run.
 
-    The latter is only begun, so that what takes seconds to import can be imported meanwhile; see `wait_for_server`.
+    The latter is only started, so that slow imports can run meanwhile; `wait_for_server` waits until it answers.
 
     Raises:
-        ValueError: a server is named, and does not answer.
+        ValueError: PREFECT_API_URL names a server that does not answer.
     """
     from prefect.context import refresh_global_settings_context
     from prefect.settings import PREFECT_API_URL
 
     if url := PREFECT_API_URL.value():
-        # Its automations take a run that was silent for longer for a dead one; Prefect's own default is 180 seconds.
+        # The server's automations take a run that is silent for longer for dead; Prefect's default is 180 seconds.
         os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", HEARTBEAT_SECONDS)
         refresh_global_settings_context()
         _check_answer(url)
@@ -82,8 +82,8 @@ def wait_for_server() -> None:
     """Wait until the server of this run answers, if it has one.
 
     Raises:
-        RuntimeError: it ended.
-        TimeoutError: it takes longer than five minutes.
+        RuntimeError: the server ended.
+        TimeoutError: it did not answer in five minutes.
     """
     deadline = time.monotonic() + START_SECONDS
     for server in _own:
@@ -102,7 +102,7 @@ def wait_for_server() -> None:
 
 
 def has_own_server() -> bool:
-    """Return whether Prefect's server is that of this run, which only this machine reaches."""
+    """Return whether Prefect's server is this run's own, which only this machine can reach."""
     return bool(_own)
 
 
@@ -115,7 +115,7 @@ def end_server() -> None:
 
 
 def _answers(url: str) -> bool:
-    import urllib.error  # which every command would else import
+    import urllib.error  # here, so that not every command imports it
     import urllib.request
 
     try:
@@ -126,7 +126,7 @@ def _answers(url: str) -> bool:
 
 
 def _check_answer(url: str) -> None:
-    """See that a server answers: Prefect itself would try for half a minute."""
+    """Check that a server answers. Prefect itself would try for half a minute."""
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
@@ -143,7 +143,7 @@ def _end_with_standard_input() -> None:
     os._exit(0)
 
 
-if __name__ == "__main__":  # the server's process
+if __name__ == "__main__":  # run in the server's process
     threading.Thread(target=_end_with_standard_input, daemon=True).start()
     sys.argv = ["prefect", "server", "start", *sys.argv[1:]]
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

@@ -1,7 +1,7 @@
 """Stopping a run: by Ctrl-C, or by SIGTERM to it or to its whole process group, as service managers and `timeout` send.
 
-A run that is asked to stop ends at its next batch, with one line and exit code 130; on a terminal a line says at once
-that it was heard.
+A run that is asked to stop ends at its next batch, with one line and exit code 130. On a terminal, a line acknowledges
+the request at once.
 """
 
 import os
@@ -20,23 +20,23 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """The signals that ask a run to stop."""
 
 INTERRUPTED = 130
-"""The exit code of a run that was asked to stop (128 + SIGINT), by whichever signal."""
+"""The exit code of a run that was asked to stop by either signal (128 + SIGINT)."""
 
 STOPPED = "segue: stopped; what is done is kept, and the same command goes on from there"
 
 STOPPING = "segue: stopping after the batch in work; Ctrl-C once more ends it at once"
 
 GRACE_SECONDS = 15.0
-"""What a run that was asked to stop has to end in good order; after that it ends at once, which the store survives as
-it survives a kill."""
+"""Seconds that a run has to end in good order when asked to stop. After that it is ended at once, which the store
+survives as it survives a kill."""
 
 SAME_SECONDS = 1.0
-"""Signals so close together are one wish: `timeout` signals the process, and then its group."""
+"""Seconds within which further signals count as the same request: `timeout` signals the process and then its group."""
 
 
 @contextmanager
 def stoppable(stop: threading.Event) -> Iterator[None]:
-    """Have the first signal set `stop` and raise KeyboardInterrupt within this block, and a second, later one end the
+    """Within this block, let the first signal set `stop` and raise KeyboardInterrupt. A later second signal ends the
     process at once, which the store survives as it survives a kill."""
     first: list[float] = []
 
@@ -47,9 +47,9 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
             return
         first.append(time.monotonic())
         stop.set()
-        if sys.stderr.isatty():  # somebody waits
-            os.write(sys.stderr.fileno(), f"\n{STOPPING}\n".encode())  # a print may be what the signal came into
-        # Whatever still works then, or waits for a server that has gone, is not waited for any longer.
+        if sys.stderr.isatty():  # somebody is waiting
+            os.write(sys.stderr.fileno(), f"\n{STOPPING}\n".encode())  # not `print`, which the signal may interrupt
+        # Do not wait longer than this for work in progress, or for a server that is gone.
         late = threading.Timer(GRACE_SECONDS, _end_at_once)
         late.daemon = True
         late.start()

@@ -1,7 +1,7 @@
-"""What a run does where a release changed a stage: it says what would be made again and how long that takes, and waits
-for a word, unless `settings.on_upgrade` has given it.
+"""What a run does if a release changed a stage: it says what would be made again and how long that takes, and asks
+whether to do it, unless `settings.on_upgrade` says.
 
-With nobody to ask, waiting for a word is ending before any work, with the words to give.
+If there is nobody to ask, the run ends before any work, and says which settings to give.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,41 +15,42 @@ from stages.pipeline.plans import Plan
 from stages.pipeline.upgrades import Upgrade, find_upgrades
 
 WAITS = 3
-"""The exit code of a run that waits for a word."""
+"""The exit code of a run that ended because nobody decided about upgrades."""
 
 ASK_SECONDS = 60.0
-"""What takes less is made again without asking: nobody is to be woken for a page that is drawn anew."""
+"""Seconds up to which stages are made again without asking. Nobody needs to be asked about a page that is drawn
+again."""
 
 ANSWERS = ("remake", "keep")
 
 Ask = Callable[[Sequence[str]], str]
-"""Shows a person lines, and returns `remake`, `keep`, or anything else for neither."""
+"""Shows lines to a person, and returns the answer: `remake`, `keep`, or anything else for neither."""
 
 
 class UpgradeWaits(ValueError):
-    """A run would make again what a release changed, and nobody has said that it may."""
+    """A run would make again what a release changed, and nobody has allowed it."""
 
 
 @dataclass(frozen=True)
 class Settled:
-    """A run's plan, once it is known what becomes of upgrades."""
+    """The plan of a run with decisions about upgrades."""
 
     plan: RunPlan
     stage_plans: Sequence[Plan]
     lines: Sequence[str] = ()
-    """What a person is to know of upgrades."""
+    """Lines about upgrades for a person."""
     waits: bool = False
-    """Nobody has said yet what is to become of them."""
+    """Whether somebody still has to decide about them."""
     may_keep: bool = True
-    """What is there can be gone on with."""
+    """Whether the existing tables can be kept."""
 
 
 def settle(plan: RunPlan) -> Settled:
-    """Return the plan of a run with what `settings.on_upgrade` makes of its upgrades; nothing is computed.
+    """Return the plan of a run after applying `settings.on_upgrade` to its upgrades; nothing is computed.
 
     Raises:
-        MissingWeights: published weights cannot be had.
-        UpgradeWaits: a table that the run reads and does not make cannot be gone on with.
+        MissingWeights: published weights cannot be found or fetched.
+        UpgradeWaits: a table that the run reads, but does not make, can no longer be read.
         ValueError: a table that a stage reads is not there, and no stage of the run makes it.
     """
     policy = plan.settings.on_upgrade
@@ -89,12 +90,12 @@ def settle(plan: RunPlan) -> Settled:
 
 
 def _all_kept(upgrades: Sequence[Upgrade]) -> bool:
-    """Return whether a run could go on with what is there of all of them."""
+    """Return whether a run could keep what all of these stages made."""
     return not any(each.outdated for each in upgrades)
 
 
 def _unmade_line(upgrade: Upgrade) -> str:
-    """Say what becomes of a table that the run reads and does not make."""
+    """Return a line about a table that a release changed, and that the run reads but does not make."""
     makes = f"`segue run {upgrade.stage}` makes it again"
     if upgrade.outdated:
         return f"{upgrade.stage}: {upgrade.text}: what it made is not read any more ({upgrade.outdated}); {makes}"
@@ -102,12 +103,11 @@ def _unmade_line(upgrade: Upgrade) -> str:
 
 
 def _rows_again(upgrade: Upgrade, plan: RunPlan, plans: Sequence[Plan], kept: Sequence[Plan]) -> int:
-    """Return how many rows that are there a run would make a second time: what it makes of new things, as of a new
-    order, is not made again.
+    """Return how many existing rows a run would make again. Rows for new items, such as new requests, do not count.
 
     Args:
-        plans: the run's, with all upgrades made again.
-        kept: the run's, with those kept that can be.
+        plans: the run's plans if all upgrades are made again.
+        kept: the run's plans if everything that can be kept is kept.
     """
     make = {planned.stage: planned.make for planned in plans}[upgrade.stage]
     if not upgrade.outdated:
@@ -115,19 +115,19 @@ def _rows_again(upgrade: Upgrade, plan: RunPlan, plans: Sequence[Plan], kept: Se
     pipeline = plan.pipeline()
     table = pipeline.stages[upgrade.stage].module.WRITES
     there = Drafts(pipeline.store, table, upgrade.before).read(columns=list(table.key[:1])).column(0).to_pylist()
-    # Its rows have keys of another meaning: they are told by what they were made of.
+    # The keys of its rows have another meaning: rows are recognised by the items that they were made from.
     wanted = {key[0] for planned in plans if planned.stage == upgrade.stage for key in planned.missing}
     return min(make, sum(str(key) in wanted for key in there) if wanted else len(there))
 
 
 def settled_plan(plan: RunPlan, ask: Ask | None = None) -> Settled:
-    """Return the plan of a run as `settle` does, once somebody has given the word that it may wait for.
+    """Return the plan of a run as `settle` does, after asking if somebody has to decide.
 
     Args:
-        ask: asks a person; None where there is nobody.
+        ask: asks a person; None if there is nobody to ask.
 
     Raises:
-        UpgradeWaits: nobody gave it.
+        UpgradeWaits: nobody decided.
     """
     settled = settle(plan)
     if not settled.waits:
@@ -141,7 +141,7 @@ def settled_plan(plan: RunPlan, ask: Ask | None = None) -> Settled:
 
 
 def waiting_line(settled: Settled) -> str:
-    """Say in one line what a run waits for, and how the word is given."""
+    """Return one line that says what a run waits for and how to answer."""
     keep = ", or settings.on_upgrade=keep to go on with what is there"
     return (
         f"a release changed {'; '.join(settled.lines)}: say settings.on_upgrade=remake to make it again"
@@ -159,8 +159,8 @@ def _lines(upgrades: Sequence[Upgrade], again: Mapping[str, int], plans: Sequenc
 
 
 def _seconds_more(plan: RunPlan, plans: Sequence[Plan], kept: RunPlan, kept_plans: Sequence[Plan]) -> float | None:
-    """Return how much longer a run takes that makes upgrades again than one that keeps what can be kept; None where no
-    run of the store tells."""
+    """Return how many seconds more a run takes that makes all upgrades again than one that keeps what can be kept; None
+    if no run of the store shows it."""
     again = [each.seconds for each in estimate(plan.pipeline(), plans)]
     if not any(again):
         return None
