@@ -25,7 +25,7 @@ class Settings(Config):
     """Where tensors live; `auto` takes CUDA where there is one."""
     workers: int = Field(default=0, ge=0)
     """Processes that decode audio. 0 takes one for each core that this process may use; 1 decodes in the run's own
-    process. For a model on the CPU, a quarter of the cores read ahead; with fewer than four, reading and the model take
+    process. For a model on the CPU only a quarter as many read ahead; if that is none, reading and the model take
     turns."""
     threads: int | None = Field(default=None, ge=1)
     """Threads that compute on the CPU, divided among the shards or the training processes at work at once. None takes
@@ -40,7 +40,8 @@ class Settings(Config):
     whole."""
     task_runner: Literal["threads", "dask", "ray"] = "threads"
     """What runs the shards of a stage: threads of the run, or the workers of a Dask or Ray cluster, here or elsewhere.
-    If any worker offers a GPU (Dask: `--resources GPU=1`), stages that run a model go only to such workers."""
+    Where workers have GPUs (for a cluster elsewhere: with `device` set to `cuda`), stages that run a model go only to
+    those that offer one (Dask: `--resources GPU=1`)."""
     concurrency: int = Field(default=1, ge=1)
     """Shards processed at the same time, which share the cores. One shard alone can use all cores, so more helps only
     on larger machines, and with networks so small that two threads are hardly faster than one."""

@@ -60,7 +60,7 @@ def miniature() -> Difference:
                     "ema_decay": 0.97,
                 },
                 "batch_size": 8,
-                # One half for each core: for so small a network, two threads are no faster than one.
+                # One half for each core: with so small a network, two threads are no faster than one.
                 "micro_batch_size": 4,
                 "segment": 0.5,
                 # Minutes suffice for learning reconstruction only; a plain sum of logarithms learns it fastest.

@@ -25,8 +25,8 @@ from schemas.storage.take_downs import TakeDowns
 from schemas.tables import CLIPS, TABLES, Table
 
 PATIENCE, READS = 120.0, 3
-"""For how many seconds a query is run again while shards are being replaced, and how often it is tried at least before
-a file that cannot be read, though nothing was replaced, is an error."""
+"""The seconds for which a query is run again while shards are being replaced, and the tries after which a file that
+cannot be read is an error if nothing was replaced."""
 
 WORDS = "words"
 """The temporary table with the words of a query and their embeddings."""

@@ -66,7 +66,7 @@ class Drafts:
         return sort_shards(self.files())
 
     def files(self) -> dict[str, str]:
-        """Return the file from which each shard is read: its draft, or the published file where it has none."""
+        """Return, by shard, the file from which it is read: its draft, or the published file if it has no draft."""
         shards, folders = self.store.shards_and_folders(self.table, self.version)
         published = {shard: self.store.shard_path(self.table, self.version, shard) for shard in shards}
         names = self.store.files(f"{self._folder}/drafts") if "drafts" in folders else []

@@ -57,6 +57,7 @@ def encode_shard(table: Table, rows: pa.Table, input_key: str, where: str, refus
 
     Args:
         where: where the shard will be written, for error messages.
+        refused, passing: as in `Footer`.
 
     Raises:
         ValueError: the rows do not have the table's schema, or a key appears twice.

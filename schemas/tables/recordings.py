@@ -1,4 +1,4 @@
-"""Tables of recordings: what was taken in, and what was computed from it for a model to learn from."""
+"""Tables of recordings: what was ingested, and what was computed from it for a model to learn from."""
 
 import pyarrow as pa
 

@@ -23,8 +23,8 @@ class FileColumns:
     sha256: str | None = None
     """The column with the file's digest."""
     small: bool = False
-    """The file has the same name in all versions and is quick to read. Its digest is compared, to see whether it is
-    this version's."""
+    """Whether the file has the same name in all versions and is quick to read. Its digest is then compared, to see
+    whether it is this version's."""
     folder_digest: str | None = None
     """The column with the folder's digest (`schemas.weights.folder_digest`)."""
 

@@ -1,7 +1,8 @@
 """Cleaning: which parts of a store are still needed and why, and what may be removed.
 
-Needed is what a publication shows that might be taken back to, what a recent or present run makes, and the models that
-any of that was made with. Nothing younger than an hour is removed, since a run at work may be about to name it.
+Needed are the rows of every publication that views show or may be taken back to, what recent and present runs make, and
+the models that any of these were made with. Nothing younger than an hour is removed, since a run at work may be about
+to name it.
 """
 
 import os
