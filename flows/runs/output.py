@@ -96,8 +96,8 @@ def print_table(console: Console, rows: Sequence[Mapping[str, object]], narrowes
     """Print rows as a table of text; cells are data, never markup.
 
     Args:
-        narrowest: the width in columns to which cells that contain spaces may be narrowed; cells without spaces are
-            then never broken. With 0, any cell is broken where it must be.
+        narrowest: if above 0, columns without spaces in any cell are never broken; with 0, any text is broken where it
+            must be. The value itself is not used.
     """
     if not rows:
         return

@@ -18,7 +18,7 @@ WAITS = 3
 """The exit code of a run that ended because nobody decided about upgrades."""
 
 ASK_SECONDS = 60.0
-"""Seconds up to which stages are made again without asking. Nobody needs to be asked about a page that is drawn
+"""Seconds up to which stages are made again without asking: nobody is to be disturbed for a page that is drawn
 again."""
 
 ANSWERS = ("remake", "keep")

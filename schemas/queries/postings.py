@@ -68,8 +68,8 @@ def most_in_common(
         least: how much two rows must share. A key that two rows have counts 1/2, one that three have 1/3, and none
             counts less than 1/`earliest`.
         most: how many rows are found for one row.
-        among_asked: whether rows asked about are found too. If not, their numbers need not be larger than those of
-            known rows.
+        among_asked: whether rows asked about are found too. If not, number them after all known rows, so that they do
+            not take the places of known rows among the earliest of a key.
 
     Raises:
         Whatever reading a batch raises.
