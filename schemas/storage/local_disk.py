@@ -107,8 +107,8 @@ def staging_folder(folder: Path) -> Iterator[Path]:
 def replace_folder(new: Path, target: Path) -> None:
     """Replace the folder `target` by `new`; the change is on the disk on return.
 
-    A rename cannot replace a folder that has files in it, so the old one is moved away first. A kill between the two
-    renames leaves no folder at `target`, and no row names it yet.
+    A rename cannot replace a folder that has files in it, so the old one is moved away first. A process
+    that is killed between the two renames leaves no folder at `target`, and no row that names it.
     """
     for path in (*new.rglob("*"), new):  # the contents of files, and the names in every folder
         sync(str(path))
