@@ -29,7 +29,7 @@ class Estimate:
 
     stage: str
     seconds: float | None
-    """None if no run of this store has done the stage."""
+    """How long it takes; None if no run of this store has done the stage."""
     bytes: float | None
     """The size of its new rows and of the files that they name; None if its table has no rows yet."""
 

@@ -33,11 +33,13 @@ class Work:
     what: str
     total: int
     unit: str
+    """What is counted, such as `shards`."""
     done: int = 0
     note: str = ""
     bar: TaskID | None = None
     started: float = field(default_factory=time.monotonic)
     told: float = field(default_factory=time.monotonic)
+    """When the last line about it was written, by the monotonic clock, seconds."""
 
     def rate(self) -> float:
         return self.done / max(time.monotonic() - self.started, 1e-6)

@@ -88,9 +88,10 @@ class Size(BaseModel):
 
     tracks: int
     track_seconds: float
-    """Mean length of a recording."""
+    """Mean length of a recording, seconds."""
     clips: int
     clip_seconds: float
+    """Mean length of a clip, seconds."""
 
     def units(self, grows: Growth, by_sound: bool) -> float:
         """Return the quantity that a cost grows with, in seconds of sound or in rows."""
@@ -108,6 +109,7 @@ class StageRate(BaseModel):
     stage: str
     grows: Growth
     by_sound: bool
+    """Whether the unit is a second of sound rather than a row."""
     spreads: bool
     """Whether its shards, or the parts of its source, are separate jobs that any number of workers can share; otherwise
     the stage is one job of one worker."""
@@ -122,6 +124,7 @@ class StageRate(BaseModel):
     """The part of `seconds` in one job, whatever the number of workers. For a source that is read in parts, this is
     everything except reading, where reading is assumed to take what the benchmark says."""
     measured_by: str
+    """`this store` or `benchmarks`; empty where `seconds` is None."""
 
     def seconds_of(self, size: Size, workers: int = 1) -> float | None:
         """Return the seconds that the stage takes on a number of equal workers: those of the busiest worker, in whole
@@ -150,6 +153,7 @@ class TableRate(BaseModel):
     table: str
     grows: Growth
     by_sound: bool
+    """Whether the unit is a second of sound rather than a row."""
     rows: float
     """Rows for each recording or clip."""
     bytes: float

@@ -42,7 +42,9 @@ class InCommon(NamedTuple):
     """Pairs of rows that share keys, sorted by the row asked about, then by how much they share, most first."""
 
     asked: Int[npt.NDArray[np.int64], " P"]
+    """The number of the row asked about, for each pair."""
     others: Int[npt.NDArray[np.int64], " P"]
+    """The number of the row found for it."""
 
 
 def keys_of(rows: Sequence[npt.NDArray[np.uint64]], first: int = 0) -> Keys:

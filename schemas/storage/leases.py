@@ -45,6 +45,7 @@ class Holder:
     started: str
     """The process's start time, in the system's own terms; tells it from a later process with the same number."""
     beat: int = 0
+    """How many signs of life it has given."""
 
     def __str__(self) -> str:
         began = self._began()
